@@ -1,0 +1,48 @@
+"""Errors a user can meet, each with the exit code that `rsna-e2e` ends with.
+
+A message says what is wrong, where, and what to do about it. Programming mistakes are not in here: those are asserts.
+"""
+
+from typing import ClassVar
+
+
+class RsnaError(Exception):
+    """Base of every error that is shown to the user as one line, without a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(RsnaError):
+    """The command line or the configuration asks for something that does not exist."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class BadInputError(RsnaError):
+    """A file or folder is missing, damaged, or not what it should be."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class MissingCapabilityError(RsnaError):
+    """A library, compiler or device is missing; the message names the command that installs it."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class OutOfResourcesError(RsnaError):
+    """Disk or memory ran out; the message names the path and what is needed."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class DivergedError(RsnaError):
+    """Training produced no finite loss any more."""
+
+    exit_code: ClassVar[int] = 6
+
+
+class PreemptedError(RsnaError):
+    """Training was asked to stop and has saved its state."""
+
+    exit_code: ClassVar[int] = 75

@@ -1,0 +1,61 @@
+"""Plain data that modules hand to each other: one slice, one refused file, and how progress is reported."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Int16Image = npt.NDArray[np.int16]
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+
+
+class Progress(Protocol):
+    """Called as work proceeds: `done` of `total` units, and a short note such as "31 refused"."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+def no_progress(done: int, total: int, note: str = "") -> None:
+    """A `Progress` that shows nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceRecord:
+    """What one CT slice (one SOP instance) says about itself, apart from its pixels.
+
+    Names are DICOM's keywords in snake case, with units. `image_id` is the file's stem, which label files refer to.
+    `image_position_mm` is ImagePositionPatient [3], `image_orientation` is ImageOrientationPatient [6],
+    `pixel_spacing_mm` is PixelSpacing (between rows, between columns).
+    """
+
+    image_id: str
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    rows: int
+    columns: int
+    image_position_mm: tuple[float, float, float]
+    image_orientation: tuple[float, float, float, float, float, float]
+    pixel_spacing_mm: tuple[float, float]
+    slope: float
+    intercept: float
+    bits_stored: int
+    pixel_representation: int
+    window_center_hu: float | None
+    window_width_hu: float | None
+    transfer_syntax_uid: str
+    repair: str = ""
+    n_rounded: int = 0
+    n_saturated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A file that was not taken: its path as given, a stable reason code, and a detail for a person to read."""
+
+    path: str
+    reason: str
+    detail: str
