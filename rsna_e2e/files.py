@@ -1,0 +1,41 @@
+"""Writing a file so that nobody ever sees half of it."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from rsna_e2e.errors import OutOfResourcesError
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes `path`'s place only when the block ends well.
+
+    The bytes go to a temporary name in the same folder, are synced and renamed; on any error the temporary file is
+    removed and a file already at `path` stays as it was. Raises OutOfResourcesError when the disk is full.
+    """
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfResourcesError(f"{path}: the disk is full. Free some space there and run again") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,187 @@
+"""Label files in the competition's long form: columns `ID,Label`, one row per image and label.
+
+Truth files and submissions share this form; in a submission `Label` is a probability.
+"""
+
+# N images, L labels, R rows of the file
+
+import gzip
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from rsna_e2e.errors import BadInputError
+from rsna_e2e.files import atomic_writer
+from rsna_e2e.records import Float64Array
+from rsna_e2e.tasks import Task
+
+COLUMNS = ("ID", "Label")
+
+_Strings = Any  # pyarrow.StringArray; pyarrow carries no types
+_Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelTable:
+    """Labels of N images: image_ids sorted, values [N, L] in [0, 1] with NaN where the file has no row."""
+
+    image_ids: list[str]
+    values: Float64Array
+    n_repeated_rows: int
+
+    def __post_init__(self) -> None:
+        assert self.values.ndim == 2
+        assert len(self.image_ids) == len(self.values)
+
+
+def read_labels(path: Path, task: Task) -> LabelTable:
+    """Read a label file of `task`, `.csv` or `.csv.gz`; a byte order mark, CRLF and further columns do no harm.
+
+    Repeated rows must agree and are counted. Raises BadInputError naming file and line when a column is missing, a
+    label name is unknown, a Label is no number in [0, 1], or two rows of one ID differ.
+    """
+    row_ids, row_texts = _read_columns(path)
+    values_R = _parse_values(path, row_ids, row_texts)
+    row_R, label_R, stems = _split_ids(path, row_ids, task)
+    images = stems.dictionary_encode()
+    order = pc.sort_indices(images.dictionary).to_numpy()
+    cell_R = np.argsort(order)[images.indices.to_numpy()] * len(task.label_names) + label_R
+    cells = np.full(len(order) * len(task.label_names), np.nan)
+    cells[cell_R] = values_R[row_R]
+    differs_R = cells[cell_R] != values_R[row_R]
+    if differs_R.any():
+        _fail_on_conflict(path, row_ids, int(row_R[np.argmax(differs_R)]))
+    return LabelTable(
+        image_ids=images.dictionary.take(pa.array(order)).to_pylist(),
+        values=cells.reshape(len(order), len(task.label_names)),
+        n_repeated_rows=len(cell_R) - int(np.count_nonzero(~np.isnan(cells))),
+    )
+
+
+def write_labels(
+    path: Path, task: Task, image_ids: Sequence[str], values: npt.ArrayLike, *, decimals: int | None = None
+) -> None:
+    """Write `values` [N, L] in [0, 1] as a label file, the rows of an image in task order, images in the order given.
+
+    `decimals` is the number of digits after the point; None writes the shortest text that reads back as the same
+    number. A name that ends in `.gz` is compressed. Equal input gives equal bytes; a file appears whole or never.
+    """
+    values_NL = np.asarray(values, dtype=np.float64)
+    assert values_NL.shape == (len(image_ids), len(task.label_names))
+    assert bool(((values_NL >= 0) & (values_NL <= 1)).all()), "labels and probabilities lie in [0, 1]"
+    with atomic_writer(path) as file:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+                packed.writelines(_lines(task, image_ids, values_NL, decimals))
+        else:
+            file.writelines(_lines(task, image_ids, values_NL, decimals))
+
+
+def _lines(task: Task, image_ids: Sequence[str], values_NL: Float64Array, decimals: int | None) -> Iterable[bytes]:
+    yield (",".join(COLUMNS) + "\n").encode()
+    suffixes = [task.label_id("", name) for name in task.label_names]
+    for image_id, row in zip(image_ids, values_NL.tolist(), strict=True):
+        texts = (f"{value:.{decimals}f}" if decimals is not None else _shortest(value) for value in row)
+        yield "".join(f"{image_id}{suffix},{text}\n" for suffix, text in zip(suffixes, texts, strict=True)).encode()
+
+
+def _shortest(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(value)
+
+
+def _read_columns(path: Path) -> tuple[_Strings, _Strings]:
+    """Return the ID and Label columns as text."""
+    convert = pa.csv.ConvertOptions(include_columns=COLUMNS, column_types=dict.fromkeys(COLUMNS, pa.string()))
+    advice = f"Expected the header {','.join(COLUMNS)} and one row per image and label"
+    try:
+        table = pa.csv.read_csv(path, convert_options=convert)
+    except FileNotFoundError:
+        raise BadInputError(f"{path}: no such label file. Check the path") from None
+    except KeyError as error:
+        raise BadInputError(f"{path}, line 1: a column is missing: {_one_line(error)}. {advice}") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadInputError(f"{path}: not a readable CSV file: {_one_line(error)}. {advice}") from None
+    if table.num_rows == 0:
+        raise BadInputError(f"{path}: no rows after the header. {advice}")
+    return table["ID"].combine_chunks(), table["Label"].combine_chunks()
+
+
+def _split_ids(path: Path, row_ids: _Strings, task: Task) -> tuple[_Rows, _Rows, _Strings]:
+    """Split each `<image_id>_<label>`; return rows grouped by label, and for each of them the label and the image id.
+
+    A label name may end like another one, so longer names are tried first.
+    """
+    is_open_R = np.ones(len(row_ids), dtype=bool)
+    rows, labels, stems = [], [], []
+    for label in sorted(range(len(task.label_names)), key=lambda index: -len(task.label_names[index])):
+        suffix = task.label_id("", task.label_names[label])
+        fits = pc.and_(pc.ends_with(row_ids, suffix), pc.not_equal(row_ids, suffix))
+        fits_R = fits.to_numpy(zero_copy_only=False) & is_open_R
+        is_open_R &= ~fits_R
+        rows.append(np.flatnonzero(fits_R))
+        labels.append(np.full(len(rows[-1]), label, dtype=np.int64))
+        stems.append(pc.utf8_slice_codeunits(row_ids.filter(pa.array(fits_R)), 0, -len(suffix)))
+    if is_open_R.any():
+        row = int(np.argmax(is_open_R))
+        raise BadInputError(
+            f"{path}, line {_line_number(path, row)}: ID {row_ids[row].as_py()!r} does not end in a known label. "
+            f"Expected <image>_<label> with a label of: {', '.join(task.label_names)}"
+        )
+    return np.concatenate(rows), np.concatenate(labels), pa.concat_arrays(stems)
+
+
+def _parse_values(path: Path, row_ids: _Strings, row_texts: _Strings) -> Float64Array:
+    try:
+        values_R: Float64Array = pc.cast(row_texts, pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        row = _first_without_number(row_texts)
+    else:
+        is_bad_R = ~((values_R >= 0) & (values_R <= 1))
+        if not is_bad_R.any():
+            return values_R
+        row = int(np.argmax(is_bad_R))
+    raise BadInputError(
+        f"{path}, line {_line_number(path, row)}: Label of {row_ids[row].as_py()} is {row_texts[row].as_py()!r}. "
+        "Expected a number in [0, 1]"
+    )
+
+
+def _first_without_number(texts: _Strings) -> int:
+    """Bisect for the first text that is no number: each half is cast as a whole."""
+    low, high = 0, len(texts)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            pc.cast(texts[low:middle], pa.float64())
+        except pa.ArrowInvalid:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def _fail_on_conflict(path: Path, row_ids: _Strings, row: int) -> NoReturn:
+    same = np.flatnonzero(pc.equal(row_ids, row_ids[row]).to_numpy(zero_copy_only=False))
+    lines = ", ".join(str(_line_number(path, int(other))) for other in same)
+    raise BadInputError(
+        f"{path}: rows of ID {row_ids[row].as_py()} differ (lines {lines}). Keep the right one and remove the others"
+    )
+
+
+def _line_number(path: Path, row: int) -> int:
+    """Return the line, counted from 1, that data row `row` stands on; empty lines hold no row."""
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        filled = (number for number, line in enumerate(file, start=1) if line.strip(b"\r\n"))
+        return next(islice(filled, row + 1, None))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,43 @@
+"""Atomic writing: whole or not at all."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from rsna_e2e.errors import OutOfResourcesError
+from rsna_e2e.files import atomic_writer
+
+
+def test_the_file_takes_its_place_only_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
+    with atomic_writer(path) as file:
+        file.write(b"new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
+    with pytest.raises(KeyError), atomic_writer(path) as file:
+        file.write(b"half")
+        raise KeyError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_says_where_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with (
+        pytest.raises(OutOfResourcesError, match=r"metrics\.json: the disk is full\. Free"),
+        atomic_writer(tmp_path / "metrics.json") as file,
+    ):
+        file.write(b"half")
+    assert list(tmp_path.iterdir()) == []
