@@ -1,0 +1,30 @@
+"""NumPy twin of the pixel operations in csrc, in float64 where it judges: slow, plain, independent of the C++ code."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from rsna_e2e.records import Int16Image
+
+
+def content_threshold_hu(windows_hu: Sequence[tuple[float, float]]) -> int:
+    """Return the lowest integer HU that reaches grey level 1 in any window.
+
+    windows_hu: (center, width) each. Grey level of a pixel is floor(255 * (hu - lower) / width) with
+    lower = center - width / 2 (LINEAR_EXACT, PS3.3 C.11.2.1.3.2), so level 1 begins at lower + width / 255.
+    """
+    return min(math.ceil(center - width / 2 + width / 255) for center, width in windows_hu)
+
+
+def content_box(hu: Int16Image, windows_hu: Sequence[tuple[float, float]]) -> tuple[int, int, int, int] | None:
+    """Return the bounding box (x0, y0, x1, y1), x1 and y1 exclusive, of what reaches grey level 1 in any window.
+
+    hu: [H, W] int16 in HU. windows_hu: (center, width) each. None when nothing does (a slice of air).
+    """
+    is_content = hu >= content_threshold_hu(windows_hu)
+    (columns,) = np.nonzero(is_content.any(axis=0))
+    (rows,) = np.nonzero(is_content.any(axis=1))
+    if len(rows) == 0:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
