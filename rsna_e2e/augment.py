@@ -1,0 +1,123 @@
+"""Geometry of a series: crop square, resize and random augmentation, composed to one 2x3 matrix per slice.
+
+A matrix maps an output pixel (x, y) to an input pixel, both counted at pixel centres from 0. Draws are a pure
+function of (seed, epoch, series key), so a resumed or redistributed run sees the same pixels.
+"""
+
+# N slices of one series
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.config import AugmentConfig
+from rsna_e2e.records import Float32Array, Float64Array
+
+Boxes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class SliceParams:
+    """What `ops.transform_slices` needs beside pixels: affine [N,2,3] f32, source_box [N,3] i32 (x0, y0, side) or None.
+
+    supersample: k of the k x k samples averaged per output pixel.
+    """
+
+    affine: Float32Array
+    source_box: Boxes | None
+    supersample: int
+
+
+def series_generator(seed: int, epoch: int, series_key: str) -> np.random.Generator:
+    """Return the counter-based generator of one series in one epoch."""
+    digest = hashlib.sha256(f"{seed}/{epoch}/{series_key}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def draw_augmentation(rng: np.random.Generator, config: AugmentConfig, *, size: int) -> Float64Array:
+    """Draw a 3x3 matrix from output pixels to un-augmented output pixels of a `size` x `size` image.
+
+    The image is flipped, then shifted, scaled and rotated about its centre, then transposed: the order of the
+    published 2nd-place solution. Every draw consumes the same number of random values.
+    """
+    flip, transpose, affine = rng.random(3) < (
+        config.hflip_probability,
+        config.transpose_probability,
+        config.affine_probability,
+    )
+    shift_x, shift_y, scale, rotate = rng.uniform(-1.0, 1.0, 4)
+    matrix = np.eye(3)
+    if flip:
+        matrix = np.array([[-1.0, 0.0, size - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    if affine:
+        forward = _shift_scale_rotate(
+            shift_px=(shift_x * config.shift_limit * size, shift_y * config.shift_limit * size),
+            scale=1.0 + scale * config.scale_limit,
+            angle_rad=np.deg2rad(rotate * config.rotate_limit_deg),
+            centre_px=(size - 1) / 2,
+        )
+        matrix = matrix @ np.linalg.inv(forward)
+    if transpose:
+        matrix = matrix @ np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    return matrix
+
+
+def slice_params(
+    boxes: Boxes, augmentation: Float64Array | None, *, size: int, supersample_above: float
+) -> SliceParams:
+    """Compose each slice's crop square, the resize to `size` and one augmentation for the series.
+
+    boxes: [N,3] i32 (x0, y0, side) in input pixels. augmentation: [3,3] or None.
+    The number of samples per pixel follows the strongest reduction in the series.
+    """
+    side = boxes[:, 2].astype(np.float64)
+    scale = side / size
+    resize = np.zeros((len(boxes), 3, 3))
+    resize[:, 0, 0] = resize[:, 1, 1] = scale
+    resize[:, :2, 2] = boxes[:, :2] + (0.5 * scale - 0.5)[:, None]
+    resize[:, 2, 2] = 1.0
+    matrix = resize if augmentation is None else resize @ augmentation
+    strongest = float(scale.max(initial=0.0))
+    supersample = int(np.ceil(strongest)) if strongest > supersample_above else 1
+    return SliceParams(np.ascontiguousarray(matrix[:, :2], dtype=np.float32), boxes, supersample)
+
+
+def crop_squares(content: npt.NDArray[np.int64], shapes: npt.NDArray[np.int64], crop: str) -> Boxes:
+    """Return the square (x0, y0, side) that each slice of a series is cropped to.
+
+    content: [N,4] x0, y0, x1, y1 (exclusive) of what is not background, x1 <= x0 where there is none.
+    shapes: [N,2] rows, columns. crop: "none" (the whole slice), "series" (one square round the content of all
+    slices, so that the head sees no jumps of scale) or "slice". A square is centred on what it holds and may reach
+    beyond the slice, where there is nothing.
+    """
+    whole = np.stack([np.zeros(len(shapes)), np.zeros(len(shapes)), shapes[:, 1], shapes[:, 0]], axis=1).astype(
+        np.int64
+    )
+    filled = content[:, 2] > content[:, 0]
+    extent = whole.copy()
+    if crop == "slice":
+        extent[filled] = content[filled]
+    elif crop == "series" and filled.any():
+        extent[:, :2] = content[filled, :2].min(axis=0)
+        extent[:, 2:] = content[filled, 2:].max(axis=0)
+    width, height = extent[:, 2] - extent[:, 0], extent[:, 3] - extent[:, 1]
+    side = np.maximum(width, height)
+    x0 = extent[:, 0] - (side - width) // 2
+    y0 = extent[:, 1] - (side - height) // 2
+    return np.stack([x0, y0, side], axis=1).astype(np.int32)
+
+
+def _shift_scale_rotate(
+    *, shift_px: tuple[float, float], scale: float, angle_rad: float, centre_px: float
+) -> Float64Array:
+    """3x3 matrix that scales and rotates about the centre (counter-clockwise on screen) and then shifts."""
+    cos, sin = scale * np.cos(angle_rad), scale * np.sin(angle_rad)
+    return np.array(
+        [
+            [cos, sin, (1.0 - cos) * centre_px - sin * centre_px + shift_px[0]],
+            [-sin, cos, sin * centre_px + (1.0 - cos) * centre_px + shift_px[1]],
+            [0.0, 0.0, 1.0],
+        ]
+    )

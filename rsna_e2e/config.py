@@ -1,0 +1,191 @@
+"""Typed configuration of a run, checked on birth and saved whole; recipes are functions that return one.
+
+A recipe is where the numbers of a published or a demonstration run live. `--set a.b=value` overrides any of them.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from rsna_e2e.errors import BadInputError, UsageError
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Frozen(BaseModel):
+    """Base of every configuration: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageConfig(Frozen):
+    """How an int16 slice becomes a square network input of `size` x `size` pixels."""
+
+    size: PositiveInt = 480
+    crop: Literal["none", "series", "slice"] = "series"
+    supersample_above: PositiveFloat = 1.5  # reductions stronger than this average k x k samples against aliasing
+
+
+class AugmentConfig(Frozen):
+    """Random geometry, drawn once per series and epoch. Defaults: the published 2nd-place solution of RSNA ICH 2019."""
+
+    hflip_probability: Probability = 0.5
+    transpose_probability: Probability = 0.5
+    affine_probability: Probability = 0.3
+    shift_limit: NonNegative = 0.05  # of the image side
+    scale_limit: Fraction = 0.05
+    rotate_limit_deg: NonNegative = 20.0
+
+
+class LoaderConfig(Frozen):
+    """Batches hold whole series, up to `slices_per_batch` slices; a longer series is a batch of its own."""
+
+    slices_per_batch: PositiveInt = 128
+    threads: PositiveInt = 2
+    prefetch_batches: PositiveInt = 3
+
+
+class ModelConfig(Frozen):
+    """A timm backbone on every slice and a recurrent head over the series.
+
+    `embedding_width` projects the backbone's features to this many before the head; None keeps their number.
+    `weights_file` is a local safetensors file for the backbone, used instead of timm's download.
+    """
+
+    backbone: str
+    pretrained: bool = False
+    weights_file: Path | None = None
+    embedding_width: PositiveInt | None = None
+    backbone_dropout: Fraction = 0.0
+    slice_loss_weight: NonNegative = 0.0  # auxiliary per-slice classifier on the embeddings, in training only
+
+
+class OptimizerConfig(Frozen):
+    """AdamW with linear warm-up, then a constant or cosine schedule over all steps of the run."""
+
+    learning_rate: PositiveFloat
+    head_learning_rate: PositiveFloat | None = None
+    weight_decay: NonNegative = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_fraction: Fraction = 0.0
+    clip_norm: PositiveFloat | None = None
+
+
+class RunConfig(Frozen):
+    """Everything a training run depends on, besides the store.
+
+    `validation_fold` is held out and scored after every epoch; None trains on all.
+    """
+
+    recipe: str
+    task: str = "ich"
+    seed: int = 1234
+    epochs: PositiveInt
+    validation_fold: int | None = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    image: ImageConfig = ImageConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loader: LoaderConfig = LoaderConfig()
+    model: ModelConfig
+    optimizer: OptimizerConfig
+
+
+def reference() -> RunConfig:
+    """ResNeXt-101 32x8d with WSL weights at 480 px, as the published 2nd-place solution used it, trained jointly."""
+    return RunConfig(
+        recipe="reference",
+        epochs=5,
+        model=ModelConfig(backbone="resnext101_32x8d.fb_wsl_ig1b_ft_in1k", pretrained=True),
+        optimizer=OptimizerConfig(learning_rate=2e-5, head_learning_rate=1e-5),
+        loader=LoaderConfig(slices_per_batch=64, threads=8),
+    )
+
+
+def demo() -> RunConfig:
+    """A small backbone at 128 px, trained from scratch in minutes on two CPU cores."""
+    return RunConfig(
+        recipe="demo",
+        epochs=12,
+        image=ImageConfig(size=128),
+        model=ModelConfig(backbone="regnetx_002", embedding_width=128, slice_loss_weight=0.5),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3, weight_decay=0.02, schedule="cosine", warmup_fraction=0.05, clip_norm=2.0
+        ),
+        augment=AugmentConfig(transpose_probability=0.0),  # too few studies to learn both orientations from scratch
+        loader=LoaderConfig(slices_per_batch=96),
+    )
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "reference": reference}
+
+
+def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return a recipe by name, or a saved config.yaml by path, with `a.b=value` overrides applied.
+
+    Raises UsageError for an unknown recipe, key or value; BadInputError for a file that is not a configuration.
+    """
+    if str(recipe) in RECIPES:
+        raw = RECIPES[str(recipe)]().model_dump(mode="json")
+    elif Path(recipe).is_file():
+        raw = _read_yaml(Path(recipe))
+    else:
+        raise UsageError(f"unknown recipe {str(recipe)!r}; known: {', '.join(RECIPES)}, or the path of a config.yaml")
+    for override in overrides:
+        _override(raw, override)
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(f"configuration {recipe}: {_explain(error)}") from None
+
+
+def save_config(config: RunConfig, *, path: Path) -> None:
+    """Write the whole configuration as YAML."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise BadInputError(f"{path}: not a YAML configuration") from None
+    if not isinstance(raw, dict):
+        raise BadInputError(f"{path}: not a YAML configuration")
+    return raw
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator:
+        raise UsageError(f"--set {override}: expected a.b=value, for example --set optimizer.learning_rate=1e-3")
+    *parents, leaf = name.split(".")
+    node = raw
+    for parent in parents:
+        child = node.get(parent)
+        if not isinstance(child, dict):
+            raise UsageError(f"--set {override}: there is no section {parent!r}; it has {', '.join(node)}")
+        node = child
+    if leaf not in node:
+        raise UsageError(f"--set {override}: there is no {leaf!r}; it has {', '.join(node)}")
+    try:
+        node[leaf] = _number_or(yaml.safe_load(text))
+    except yaml.YAMLError:
+        raise UsageError(f"--set {override}: cannot read the value {text!r}") from None
+
+
+def _number_or(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as a string; take it as the number that was meant."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())

@@ -1,0 +1,133 @@
+"""The joint model: a 2D CNN over every slice and a recurrent head over the whole series."""
+
+# N slices (packed), B series, T longest series, C windows, S image side, D embedding width, L labels
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
+
+from rsna_e2e.config import ModelConfig
+from rsna_e2e.errors import BadInputError, MissingCapabilityError, UsageError
+
+
+class SequenceHead(nn.Module):
+    """Two bidirectional LSTMs over embeddings with their lag and lead differences; logits for every slice.
+
+    The head of the published 2nd-place solution of RSNA ICH 2019, at any width D, with its parameter names. hidden =
+    h1 + h2 + relu(linear1(h1)) + relu(linear2(h2)) + [e, e]. Runs in float32 whatever the backbone's precision.
+    """
+
+    def __init__(self, embedding_width: int, n_labels: int) -> None:
+        super().__init__()
+        width = embedding_width
+        self.lstm1 = nn.LSTM(3 * width, width, bidirectional=True)
+        self.lstm2 = nn.LSTM(2 * width, width, bidirectional=True)
+        self.linear1 = nn.Linear(2 * width, 2 * width)
+        self.linear2 = nn.Linear(2 * width, 2 * width)
+        self.linear = nn.Linear(2 * width, n_labels)
+
+    def forward(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, L]. lengths_B: int64 on the CPU. A series' logits do not depend on its batch mates."""
+        series = embeddings_ND.split(lengths_B.tolist())
+        inputs = pack_sequence([_with_deltas(e) for e in series], enforce_sorted=False)
+        hidden1, _ = self.lstm1(inputs)
+        hidden2, _ = self.lstm2(hidden1)
+        h1, h2 = hidden1.data, hidden2.data
+        hidden = h1 + h2 + torch.relu(self.linear1(h1)) + torch.relu(self.linear2(h2))
+        hidden = hidden + inputs.data[:, : embeddings_ND.shape[1]].repeat(1, 2)
+        logits = PackedSequence(self.linear(hidden), inputs.batch_sizes, inputs.sorted_indices, inputs.unsorted_indices)
+        return torch.cat(unpack_sequence(logits))
+
+
+class JointModel(nn.Module):
+    """Backbone, optional projection, and head: images of whole series to logits of every slice.
+
+    With `config.slice_loss_weight` > 0 there is also a linear classifier of single slices on the embeddings, an
+    auxiliary target that exists in training only.
+    """
+
+    def __init__(self, config: ModelConfig, *, n_channels: int, n_labels: int) -> None:
+        super().__init__()
+        self.backbone = _create_backbone(config, n_channels)
+        features = int(self.backbone.num_features)
+        width = config.embedding_width or features
+        self.projection = nn.Linear(features, width) if config.embedding_width else nn.Identity()
+        self.head = SequenceHead(width, n_labels)
+        self.slice_classifier = nn.Linear(width, n_labels) if config.slice_loss_weight > 0 else None
+
+    def embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
+        """Return float32 embeddings [N, D] of slices, in the autocast precision of the caller."""
+        features: torch.Tensor = self.projection(self.backbone(images_NCSS))
+        return features.float()
+
+    def forward(self, images_NCSS: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, L] of the recurrent head."""
+        return self.classify(self.embed(images_NCSS), lengths_B)
+
+    def classify(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, L] of the recurrent head from embeddings, in float32."""
+        with torch.autocast(embeddings_ND.device.type, enabled=False):
+            logits: torch.Tensor = self.head(embeddings_ND, lengths_B)
+        return logits
+
+
+def _with_deltas(embeddings_TD: torch.Tensor) -> torch.Tensor:
+    """[T, D] -> [T, 3D]: each embedding, its difference to the previous slice and to the next; 0 at the ends."""
+    step = embeddings_TD[1:] - embeddings_TD[:-1]
+    none = torch.zeros_like(embeddings_TD[:1])
+    return torch.cat([embeddings_TD, torch.cat([none, step]), torch.cat([-step, none])], dim=1)
+
+
+def _create_backbone(config: ModelConfig, n_channels: int) -> nn.Module:
+    download = config.pretrained and config.weights_file is None
+    try:
+        backbone: nn.Module = timm.create_model(
+            config.backbone,
+            pretrained=download,
+            num_classes=0,
+            in_chans=n_channels,
+            drop_rate=config.backbone_dropout,
+        )
+    except RuntimeError as error:
+        if "Unknown model" in str(error):
+            raise UsageError(
+                f"timm knows no backbone {config.backbone!r}; timm.list_models() lists those it has"
+            ) from None
+        raise
+    except OSError as error:
+        raise MissingCapabilityError(_no_weights(config.backbone, error)) from None
+    if config.weights_file is not None:
+        load_weights(backbone, config.weights_file, allow_extra=("fc.", "head.", "classifier."))
+    return backbone
+
+
+def _no_weights(backbone: str, error: Exception) -> str:
+    return (
+        f"cannot download the pretrained weights of {backbone} ({type(error).__name__}). Fetch model.safetensors of "
+        f"timm/{backbone} on a machine with network and give it with --set model.weights_file=FILE, continue from "
+        "another run with --init-from RUN, or train from scratch with --set model.pretrained=false"
+    )
+
+
+def load_weights(module: nn.Module, path: Path, *, allow_extra: Sequence[str] = ()) -> None:
+    """Copy the tensors of a safetensors file into `module`, all of them and nothing else.
+
+    allow_extra: prefixes of keys in the file that the module may lack. Raises BadInputError naming the file when it is
+    missing, not safetensors, or does not fit.
+    """
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError):
+        raise BadInputError(f"{path}: not a readable safetensors file (pickled .pth files are not loaded)") from None
+    tensors = {k: v for k, v in tensors.items() if not k.startswith(tuple(allow_extra))} if allow_extra else tensors
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise BadInputError(f"{path}: weights do not fit this model: {reason}") from None

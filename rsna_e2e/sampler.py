@@ -1,0 +1,46 @@
+"""Who comes when: global batches of whole series, and their division over ranks.
+
+Batches are a pure function of (seed, epoch, slice budget), whatever the number of ranks; a position in the data is
+therefore one integer, the number of batches consumed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Batch = tuple[int, ...]
+
+
+def global_batches(lengths: Sequence[int], *, slice_budget: int, seed: int | None, epoch: int = 0) -> list[Batch]:
+    """Group series into batches of at most `slice_budget` slices, every series in exactly one batch.
+
+    lengths: number of slices of each series. seed: order is shuffled by (seed, epoch), or kept when None.
+    A series longer than the budget is a batch of its own.
+    """
+    order = np.arange(len(lengths))
+    if seed is not None:
+        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(lengths))
+    batches: list[Batch] = []
+    current: list[int] = []
+    used = 0
+    for series in map(int, order):
+        if current and used + lengths[series] > slice_budget:
+            batches.append(tuple(current))
+            current, used = [], 0
+        current.append(series)
+        used += lengths[series]
+    if current:
+        batches.append(tuple(current))
+    return batches
+
+
+def rank_share(batch: Batch, lengths: Sequence[int], *, rank: int, world_size: int) -> Batch:
+    """Return the series of a global batch that `rank` computes, longest first to the least loaded rank."""
+    loads = [0] * world_size
+    share: list[int] = []
+    for series in sorted(batch, key=lambda s: (-lengths[s], s)):
+        target = loads.index(min(loads))
+        loads[target] += lengths[series]
+        if target == rank:
+            share.append(series)
+    return tuple(share)
