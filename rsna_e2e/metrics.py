@@ -168,7 +168,7 @@ def resampled_auc(
     starts = np.flatnonzero(np.diff(-score_N[order], prepend=-np.inf))
     is_positive = truth_N[order] == 1
     step = max(1, _CELLS_AT_ONCE // len(order))
-    parts = []
+    parts = [np.empty(0)]
     for first in range(0, len(draws_BS), step):
         drawn_BN = draws_BS[first : first + step][:, cluster_N[order]]
         positives_BG = np.add.reduceat(drawn_BN * is_positive, starts, axis=1)
