@@ -33,7 +33,7 @@ def made_up_run(folder: Path, *, n_series: int, seed: int, skill: float = 2.5) -
     for series in range(n_series):
         n_slices = int(rng.integers(24, 42))
         truth = np.zeros((n_slices, len(ICH.label_names)))
-        for label in np.flatnonzero(rng.random(5) < [0.06, 0.25, 0.18, 0.22, 0.28]):
+        for label in np.flatnonzero(rng.random(5) < [0.15, 0.25, 0.18, 0.22, 0.28]):
             start = int(rng.integers(2, n_slices - 6))
             truth[start : start + int(rng.integers(3, 12)), label] = 1
         truth[:, ICH.any_index] = truth.max(axis=1)
