@@ -20,14 +20,10 @@ Boxes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class SliceParams:
-    """What `ops.transform_slices` needs beside pixels: affine [N,2,3] f32, source_box [N,3] i32 (x0, y0, side) or None.
-
-    supersample: k of the k x k samples averaged per output pixel.
-    """
+    """What `ops.transform_slices` needs beside pixels: affine [N,2,3] f32, source_box [N,3] i32 (x0, y0, side)."""
 
     affine: Float32Array
-    source_box: Boxes | None
-    supersample: int
+    source_box: Boxes
 
 
 def series_generator(seed: int, epoch: int, series_key: str) -> np.random.Generator:
@@ -64,24 +60,19 @@ def draw_augmentation(rng: np.random.Generator, config: AugmentConfig, *, size: 
     return matrix
 
 
-def slice_params(
-    boxes: Boxes, augmentation: Float64Array | None, *, size: int, supersample_above: float
-) -> SliceParams:
+def slice_params(boxes: Boxes, augmentation: Float64Array | None, *, size: int) -> SliceParams:
     """Compose each slice's crop square, the resize to `size` and one augmentation for the series.
 
-    boxes: [N,3] i32 (x0, y0, side) in input pixels. augmentation: [3,3] or None.
-    The number of samples per pixel follows the strongest reduction in the series.
+    boxes: [N,3] i32 (x0, y0, side) in input pixels. augmentation: [3,3] or None. The resize keeps the corners of the
+    square at the corners of the output (pixel x covers [x - 0.5, x + 0.5]), as OpenCV's does.
     """
-    side = boxes[:, 2].astype(np.float64)
-    scale = side / size
+    scale = boxes[:, 2] / size
     resize = np.zeros((len(boxes), 3, 3))
     resize[:, 0, 0] = resize[:, 1, 1] = scale
     resize[:, :2, 2] = boxes[:, :2] + (0.5 * scale - 0.5)[:, None]
     resize[:, 2, 2] = 1.0
     matrix = resize if augmentation is None else resize @ augmentation
-    strongest = float(scale.max(initial=0.0))
-    supersample = int(np.ceil(strongest)) if strongest > supersample_above else 1
-    return SliceParams(np.ascontiguousarray(matrix[:, :2], dtype=np.float32), boxes, supersample)
+    return SliceParams(np.ascontiguousarray(matrix[:, :2], dtype=np.float32), boxes)
 
 
 def crop_squares(content: npt.NDArray[np.int64], shapes: npt.NDArray[np.int64], crop: str) -> Boxes:

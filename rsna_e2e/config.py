@@ -24,11 +24,15 @@ class Frozen(BaseModel):
 
 
 class ImageConfig(Frozen):
-    """How an int16 slice becomes a square network input of `size` x `size` pixels."""
+    """How an int16 slice becomes a square network input of `size` x `size` pixels.
+
+    Each output pixel is the mean of `supersample` x `supersample` samples: set it near the factor of reduction where
+    that is over 1.5, or thin structures alias.
+    """
 
     size: PositiveInt = 480
     crop: Literal["none", "series", "slice"] = "series"
-    supersample_above: PositiveFloat = 1.5  # reductions stronger than this average k x k samples against aliasing
+    supersample: PositiveInt = 1
 
 
 class AugmentConfig(Frozen):
@@ -63,6 +67,10 @@ class ModelConfig(Frozen):
     embedding_width: PositiveInt | None = None
     backbone_dropout: Fraction = 0.0
     slice_loss_weight: NonNegative = 0.0  # auxiliary per-slice classifier on the embeddings, in training only
+
+    def without_initial_weights(self) -> "ModelConfig":
+        """The same architecture, for weights that come from a checkpoint."""
+        return self.model_copy(update={"pretrained": False, "weights_file": None})
 
 
 class OptimizerConfig(Frozen):
@@ -111,7 +119,7 @@ def demo() -> RunConfig:
     return RunConfig(
         recipe="demo",
         epochs=12,
-        image=ImageConfig(size=128),
+        image=ImageConfig(size=128, supersample=3),
         model=ModelConfig(backbone="regnetx_002", embedding_width=128, slice_loss_weight=0.5),
         optimizer=OptimizerConfig(
             learning_rate=2e-3, weight_decay=0.02, schedule="cosine", warmup_fraction=0.05, clip_norm=2.0

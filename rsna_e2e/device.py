@@ -1,0 +1,74 @@
+"""Which device and precision a run computes in."""
+
+import os
+import subprocess
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from rsna_e2e.errors import MissingCapabilityError
+
+# oneDNN's name for the best instruction set below AMX; read by oneDNN at its first primitive
+_ISA_WITHOUT_AMX = "AVX512_CORE_FP16"
+_BF16_PRODUCT = "import torch; a = torch.ones(64, 64, dtype=torch.bfloat16); assert (a @ a).sum() == 64**3"
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A device and the dtype that autocast uses on it (None: float32 throughout)."""
+
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Context in which the backbone runs."""
+        return torch.autocast(
+            self.device.type, dtype=self.autocast_dtype or torch.float32, enabled=self.autocast_dtype is not None
+        )
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return f"{name}, {'fp32' if self.autocast_dtype is None else 'bf16'}"
+
+
+def choose_compute(precision: str, device: str = "auto") -> Compute:
+    """Return where to compute: `device` is auto, cpu or cuda; `precision` is auto, fp32 or bf16.
+
+    auto takes bf16 where it is faster: on a GPU that has it, and on a CPU whose AMX units work. Raises
+    MissingCapabilityError when the device asked for is not there.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise MissingCapabilityError(
+            "--device cuda: torch sees no usable NVIDIA GPU. Run nvidia-smi, or use --device cpu"
+        )
+    chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
+    if precision == "fp32":
+        return Compute(chosen, None)
+    if chosen.type == "cuda":
+        bf16 = precision == "bf16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        amx = _cpu_claims_amx() and _amx_works()
+        if _cpu_claims_amx() and not amx:
+            os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _ISA_WITHOUT_AMX)
+        bf16 = precision == "bf16" or amx
+    return Compute(chosen, torch.bfloat16 if bf16 else None)
+
+
+def _cpu_claims_amx() -> bool:
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and "amx_bf16" in flags.read_text()
+
+
+@cache
+def _amx_works() -> bool:
+    """Try a bf16 product in a process of its own.
+
+    Some hypervisors announce AMX but hide the leaf that describes its tiles (CPUID 0x1D); oneDNN then dies of an
+    illegal instruction.
+    """
+    return subprocess.run([sys.executable, "-c", _BF16_PRODUCT], capture_output=True, check=False).returncode == 0

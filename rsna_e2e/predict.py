@@ -1,0 +1,133 @@
+"""From a trained run and a store to probabilities: the predictions table and the submission."""
+
+# N slices (packed), L labels
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rsna_e2e.batch import StudyBatch
+from rsna_e2e.checkpoint import find_checkpoint, load_checkpoint
+from rsna_e2e.config import load_config
+from rsna_e2e.device import Compute, choose_compute
+from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.labels import write_labels
+from rsna_e2e.loader import StudyLoader
+from rsna_e2e.model import JointModel
+from rsna_e2e.predictions import PredictionTable, predictions_path, write_predictions
+from rsna_e2e.records import Float32Array, Progress, no_progress
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import Task, get_task
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """What `predict` wrote, and from which checkpoint."""
+
+    submission: Path
+    table: Path
+    checkpoint: Path
+    n_series: int
+    n_slices: int
+
+
+def predict(
+    run: Path,
+    store: Store,
+    *,
+    split: str,
+    out: Path,
+    checkpoint: str = "auto",
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> Predicted:
+    """Predict every slice of a split of `store`; write a submission and its predictions table beside it.
+
+    Raises BadInputError when the run, checkpoint or store is not one or does not fit, UsageError for an empty split.
+    """
+    folder = find_checkpoint(run, checkpoint)
+    config = load_config(run / "config.yaml")
+    task = get_task(config.task)
+    check_labels(store, task)
+    positions = [position for position, span in enumerate(store.series) if span.split == split]
+    if not positions:
+        splits = ", ".join(sorted({span.split for span in store.series}))
+        raise UsageError(f"{store.path}: no series in split {split!r}; it has: {splits}")
+    compute = choose_compute(config.precision, device)
+    model = JointModel(
+        config.model.without_initial_weights(), n_channels=len(task.windows_hu), n_labels=len(task.label_names)
+    )
+    load_checkpoint(model, folder)
+    model.to(compute.device, memory_format=torch.channels_last)
+    loader = StudyLoader(store, config, task=task, device=compute.device)
+    rows, probability = predict_series(model, loader, positions, compute=compute, progress=progress)
+    table = _table(store, rows, probability)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_predictions(predictions_path(out), task, table)
+    write_labels(out, task, table.image_ids, table.probability)
+    return Predicted(
+        submission=out,
+        table=predictions_path(out),
+        checkpoint=folder,
+        n_series=len(positions),
+        n_slices=len(rows),
+    )
+
+
+def predict_series(
+    model: JointModel,
+    loader: StudyLoader,
+    positions: Sequence[int],
+    *,
+    compute: Compute,
+    progress: Progress = no_progress,
+) -> tuple[Rows, Float32Array]:
+    """Return (store rows [N], probabilities [N, L]) of the series at `positions` in the store, un-augmented."""
+    batches = loader.group(positions)
+    n_slices = sum(map(loader.n_slices, batches))
+    rows: list[Rows] = []
+    probabilities: list[Float32Array] = []
+    started_s, done = time.monotonic(), 0
+    for batch in loader.load(batches, epoch=None):
+        probabilities.append(_predict_batch(model, batch, compute))
+        for first, n in zip(batch.first_rows, batch.series_lengths.tolist(), strict=True):
+            rows.append(np.arange(first, first + n))
+        done += len(batch.labels)
+        progress(done, n_slices, f"{done / (time.monotonic() - started_s):.0f} slices/s")
+    return np.concatenate(rows), np.concatenate(probabilities)
+
+
+def check_labels(store: Store, task: Task) -> None:
+    """Raise BadInputError unless the store was prepared for `task`."""
+    if tuple(store.label_names) != task.label_names:
+        raise BadInputError(
+            f"{store.path}: prepared for labels {', '.join(store.label_names)}, not for task {task.name}. "
+            f"Run: rsna-e2e prepare RAW STORE --task {task.name}"
+        )
+
+
+@torch.inference_mode()
+def _predict_batch(model: JointModel, batch: StudyBatch, compute: Compute) -> Float32Array:
+    model.eval()
+    with compute.autocast():
+        embeddings = model.embed(batch.images)
+    probability: Float32Array = torch.sigmoid(model.classify(embeddings, batch.series_lengths)).cpu().numpy()
+    return probability
+
+
+def _table(store: Store, rows: Rows, probability: Float32Array) -> PredictionTable:
+    index = store.index
+    return PredictionTable(
+        image_ids=[str(image_id) for image_id in index["image_id"][rows]],
+        series_keys=[str(key) for key in index["series_key"][rows]],
+        slice_index=index["slice_index"][rows].astype(np.int64),
+        position_mm=index["position_mm"][rows].astype(np.float64),
+        probability=probability.astype(np.float64),
+    )
