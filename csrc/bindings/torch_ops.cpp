@@ -1,0 +1,177 @@
+// torch's face of the kernels, on its stable ABI: one library serves every torch from 2.11 on.
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "../ct_params.h"
+
+// N slices, C channels, S size.
+// values: flat int16 HU of all slices, on the device that computes; all other tensors are small and on the host.
+// offsets [N] int64, heights [N] int32, widths [N] int32: where each slice lies among the values.
+// affine [N, 2, 3] float32: output pixel (x, y) to input pixel, both counted at pixel centres from 0.
+// windows [C, 2] float32: center and width in HU. source_box [N, 3] int32: x0, y0, side of the square that may be seen;
+// none: the whole slice. mean, std [C] float32: of the windowed values; none: 0 and 1.
+// border: "zero" (0 before normalisation) or "replicate". supersample: k x k samples per output pixel.
+// instruction_set: "auto", or one of cpu_instruction_sets(); all give the same bits. Only CPU looks at it.
+// Returns [N, C, S, S] of `dtype` (float32, float16 or bfloat16), in channels-last memory if asked.
+STABLE_TORCH_LIBRARY(rsna_e2e, library) {
+  library.def(
+      "transform_slices(Tensor values, Tensor offsets, Tensor heights, Tensor widths, Tensor affine, Tensor windows, "
+      "*, "
+      "int size, Tensor? source_box=None, Tensor? mean=None, Tensor? std=None, str border=\"zero\", "
+      "ScalarType dtype=float, bool channels_last=False, int supersample=1, str instruction_set=\"auto\") -> Tensor");
+  library.def("cpu_instruction_sets() -> str");
+  library.def("is_cuda_built() -> bool");
+}
+
+namespace {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kRowsPerTask = 64;  // about 0.1 ms of work
+constexpr int64_t kMaxSize = 16384;
+constexpr int64_t kMaxSupersample = 16;
+
+void check(bool is_good, const std::string& message) {
+  if (!is_good) throw std::invalid_argument(message);
+}
+
+// Runs `function`; complaints about arguments get the prefix by which ops.py tells them from failures of the machine.
+template <class Function>
+auto naming_the_op(const Function& function) {
+  try {
+    return function();
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(std::string("transform_slices: ") + error.what());
+  }
+}
+
+// `sizes`: what the shape must be.
+void check_host_tensor(const Tensor& tensor, const char* name, ScalarType type, std::initializer_list<int64_t> sizes) {
+  bool is_good = tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == type &&
+                 tensor.dim() == static_cast<int64_t>(sizes.size());
+  int64_t dim = 0;
+  for (const int64_t size : sizes) is_good = is_good && tensor.size(dim++) == size;
+  if (is_good) return;
+  std::string shape;
+  for (const int64_t size : sizes) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+  const char* type_name = type == ScalarType::Float ? "float32" : type == ScalarType::Long ? "int64" : "int32";
+  check(false,
+        std::string(name) + " must be a contiguous " + type_name + " tensor of shape [" + shape + "] on the CPU");
+}
+
+template <class T>
+const T* data_or_null(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? tensor->const_data_ptr<T>() : nullptr;
+}
+
+rsna::OutputType output_type_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return rsna::OutputType::kFloat32;
+    case ScalarType::Half:
+      return rsna::OutputType::kFloat16;
+    case ScalarType::BFloat16:
+      return rsna::OutputType::kBFloat16;
+    default:
+      throw std::invalid_argument("dtype must be float32, float16 or bfloat16");
+  }
+}
+
+// The checked request: slices and channels are on the host, output is allocated beside the values.
+struct Prepared {
+  std::vector<rsna::Slice> slices;
+  std::vector<rsna::Channel> channels;
+  Tensor output;
+  rsna::Transform transform;
+};
+
+Prepared prepare(const Tensor& values, const Tensor& offsets, const Tensor& heights, const Tensor& widths,
+                 const Tensor& affine, const Tensor& windows, int64_t size, const std::optional<Tensor>& source_box,
+                 const std::optional<Tensor>& mean, const std::optional<Tensor>& std, const std::string& border,
+                 ScalarType dtype, bool channels_last, int64_t supersample) {
+  check(values.dim() == 1 && values.is_contiguous() && values.scalar_type() == ScalarType::Short,
+        "values must be a contiguous int16 tensor of one dimension");
+  check(size >= 1 && size <= kMaxSize, "size must be 1 to 16384");
+  check(supersample >= 1 && supersample <= kMaxSupersample, "supersample must be 1 to 16");
+  check(offsets.dim() == 1, "offsets must have one dimension");
+  check(windows.dim() == 2 && windows.size(0) >= 1, "windows must have shape [C, 2] with C at least 1");
+  const int64_t n_slices = offsets.size(0), n_channels = windows.size(0);
+  check_host_tensor(offsets, "offsets", ScalarType::Long, {n_slices});
+  check_host_tensor(heights, "heights", ScalarType::Int, {n_slices});
+  check_host_tensor(widths, "widths", ScalarType::Int, {n_slices});
+  check_host_tensor(affine, "affine", ScalarType::Float, {n_slices, 2, 3});
+  check_host_tensor(windows, "windows", ScalarType::Float, {n_channels, 2});
+  if (source_box.has_value()) check_host_tensor(*source_box, "source_box", ScalarType::Int, {n_slices, 3});
+  if (mean.has_value()) check_host_tensor(*mean, "mean", ScalarType::Float, {n_channels});
+  if (std.has_value()) check_host_tensor(*std, "std", ScalarType::Float, {n_channels});
+  const rsna::OutputType output_type = output_type_of(dtype);
+
+  Prepared prepared;
+  prepared.slices =
+      rsna::make_slices({n_slices, values.numel(), offsets.const_data_ptr<int64_t>(), heights.const_data_ptr<int32_t>(),
+                         widths.const_data_ptr<int32_t>(), affine.const_data_ptr<float>(),
+                         data_or_null<int32_t>(source_box), rsna::border_of(border), static_cast<int32_t>(size)});
+  prepared.channels =
+      rsna::make_channels(static_cast<int32_t>(n_channels), windows.const_data_ptr<float>(), data_or_null<float>(mean),
+                          data_or_null<float>(std), static_cast<int32_t>(supersample));
+  prepared.output =
+      torch::stable::empty({n_slices, n_channels, size, size}, dtype, std::nullopt, values.device(), std::nullopt,
+                           channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  prepared.transform = {values.const_data_ptr<int16_t>(),
+                        prepared.slices.data(),
+                        prepared.channels.data(),
+                        prepared.output.mutable_data_ptr(),
+                        n_slices,
+                        static_cast<int32_t>(n_channels),
+                        static_cast<int32_t>(size),
+                        static_cast<int32_t>(supersample),
+                        0.5f / static_cast<float>(supersample),
+                        output_type,
+                        channels_last};
+  return prepared;
+}
+
+Tensor transform_slices_cpu(const Tensor& values, const Tensor& offsets, const Tensor& heights, const Tensor& widths,
+                            const Tensor& affine, const Tensor& windows, int64_t size,
+                            const std::optional<Tensor>& source_box, const std::optional<Tensor>& mean,
+                            const std::optional<Tensor>& std, const std::string& border, ScalarType dtype,
+                            bool channels_last, int64_t supersample, const std::string& instruction_set) {
+  return naming_the_op([&] {
+    const rsna::CpuKernel kernel = rsna::cpu_kernel(instruction_set.c_str());
+    const Prepared prepared = prepare(values, offsets, heights, widths, affine, windows, size, source_box, mean, std,
+                                      border, dtype, channels_last, supersample);
+    const rsna::Transform& transform = prepared.transform;
+    torch::stable::parallel_for(0, transform.n_slices * size, kRowsPerTask,
+                                [&](int64_t begin, int64_t end) { kernel(transform, begin, end); });
+    return prepared.output;
+  });
+}
+
+std::string cpu_instruction_sets() { return rsna::cpu_instruction_sets(); }
+
+bool is_cuda_built() {
+#ifdef RSNA_WITH_CUDA
+  return true;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(rsna_e2e, CPU, library) {
+  library.impl("transform_slices", TORCH_BOX(&transform_slices_cpu));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(rsna_e2e, CompositeExplicitAutograd, library) {
+  library.impl("cpu_instruction_sets", TORCH_BOX(&cpu_instruction_sets));
+  library.impl("is_cuda_built", TORCH_BOX(&is_cuda_built));
+}

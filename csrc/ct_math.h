@@ -1,0 +1,141 @@
+// The arithmetic of transform_slices, written once: the CPU kernel and the CUDA kernel call these functions.
+//
+// Every multiply-add is an explicit fmaf, the compilers' own contraction is off, and nothing may be reordered, so that
+// every CPU instruction set and CUDA give the same bits. Inputs are finite; the bindings check that.
+#pragma once
+
+#ifdef __CUDACC_RTC__  // NVRTC compiles without the host's headers
+using int16_t = short;
+using uint16_t = unsigned short;
+using int32_t = int;
+using uint32_t = unsigned int;
+using int64_t = long long;
+#else
+#include <cmath>
+#include <cstdint>
+#endif
+
+#ifdef __CUDACC__
+#define RSNA_INLINE __host__ __device__ __forceinline__
+#else
+// Never emitted out of line: objects built for different instruction sets are linked into one library.
+#define RSNA_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace rsna {
+
+// One axis of one slice. A sample at coordinate s lies between two neighbouring pixels, the pair.
+struct Axis {
+  float clamp_low, clamp_high;    // s is clamped to this before it becomes an integer
+  float pair_low, pair_high;      // range of the pair's first pixel, so that both pixels can be read
+  float gain_first, gain_second;  // 1, or 0 where that pixel of the pair is outside what may be seen
+};
+
+// One slice: where its pixels are, and how an output pixel (x, y) maps to an input pixel.
+struct Slice {
+  int64_t offset;  // of its first value among all values
+  int32_t width;   // in pixels
+  float to_x[3];   // input x = to_x . (x, y, 1), pixel centres at integers
+  float to_y[3];
+  Axis x, y;
+};
+
+// One window and what normalises it: clip(hu * inv_width + bias, 0, 1), later * scale + shift.
+struct Channel {
+  float inv_width, bias, scale, shift;
+};
+
+// Where one sample reads: the top left of 2 x 2 pixels, and their weights.
+struct Taps {
+  int32_t x, y;
+  float top_left, top_right, bottom_left, bottom_right;
+};
+
+// The pixels there, in HU.
+struct Quad {
+  float top_left, top_right, bottom_left, bottom_right;
+};
+
+RSNA_INLINE float clamp(float value, float low, float high) { return fminf(fmaxf(value, low), high); }
+
+// Position in output pixels of sample `sub` of `n_sub` in pixel `pixel`; half_step = 1 / (2 n_sub).
+RSNA_INLINE float sample_position(int32_t pixel, int32_t sub, int32_t n_sub, float half_step) {
+  return fmaf(static_cast<float>(2 * sub + 1 - n_sub), half_step, static_cast<float>(pixel));
+}
+
+RSNA_INLINE float source_coordinate(const float* to_axis, float x, float y) {
+  return fmaf(to_axis[0], x, fmaf(to_axis[1], y, to_axis[2]));
+}
+
+// Linear interpolation's weight of a pixel at this distance. It is 0 from distance 1 on, which is the zero border too.
+RSNA_INLINE float tent(float gain, float distance) { return fmaxf(gain - fabsf(distance), 0.0f); }
+
+RSNA_INLINE Taps locate(const Slice& slice, float x, float y) {
+  const float source_x = clamp(source_coordinate(slice.to_x, x, y), slice.x.clamp_low, slice.x.clamp_high);
+  const float source_y = clamp(source_coordinate(slice.to_y, x, y), slice.y.clamp_low, slice.y.clamp_high);
+  const float left = clamp(floorf(source_x), slice.x.pair_low, slice.x.pair_high);
+  const float top = clamp(floorf(source_y), slice.y.pair_low, slice.y.pair_high);
+  const float weight_left = tent(slice.x.gain_first, source_x - left);
+  const float weight_right = tent(slice.x.gain_second, source_x - (left + 1.0f));
+  const float weight_top = tent(slice.y.gain_first, source_y - top);
+  const float weight_bottom = tent(slice.y.gain_second, source_y - (top + 1.0f));
+  return {static_cast<int32_t>(left), static_cast<int32_t>(top),   weight_top * weight_left,
+          weight_top * weight_right,  weight_bottom * weight_left, weight_bottom * weight_right};
+}
+
+RSNA_INLINE float window(const Channel& channel, float hu) {
+  return clamp(fmaf(hu, channel.inv_width, channel.bias), 0.0f, 1.0f);
+}
+
+// Window every tap, then interpolate.
+RSNA_INLINE float sample(const Channel& channel, const Taps& weight, const Quad& hu) {
+  const float first = weight.top_left * window(channel, hu.top_left);
+  const float second = fmaf(weight.top_right, window(channel, hu.top_right), first);
+  const float third = fmaf(weight.bottom_left, window(channel, hu.bottom_left), second);
+  return fmaf(weight.bottom_right, window(channel, hu.bottom_right), third);
+}
+
+RSNA_INLINE float normalise(const Channel& channel, float sum_of_samples) {
+  return fmaf(sum_of_samples, channel.scale, channel.shift);
+}
+
+RSNA_INLINE uint32_t bits_of(float value) {
+#ifdef __CUDA_ARCH__
+  return __float_as_uint(value);
+#else
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  return bits;
+#endif
+}
+
+RSNA_INLINE float float_of(uint32_t bits) {
+#ifdef __CUDA_ARCH__
+  return __uint_as_float(bits);
+#else
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+#endif
+}
+
+// Bits of the nearest bfloat16, ties to even.
+RSNA_INLINE uint16_t to_bfloat16(float value) {
+  const uint32_t bits = bits_of(value);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// Bits of the nearest IEEE 754 half, ties to even; infinity from 65520 on.
+RSNA_INLINE uint16_t to_float16(float value) {
+  const uint32_t bits = bits_of(value);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  // Exponent bias 127 becomes 15, 23 fraction bits become 10.
+  const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Near 0.5 a float's unit in the last place is 2^-24, the step of half's subnormals: the addition rounds to it.
+  const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
+  const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+  const uint32_t half = magnitude < 0x477ff000u ? finite : 0x7c00u;
+  return static_cast<uint16_t>(((bits >> 16) & 0x8000u) | half);
+}
+
+}  // namespace rsna

@@ -1,0 +1,110 @@
+#include "ct_params.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+namespace rsna {
+namespace {
+
+constexpr int32_t kMaxExtent = 32767;   // height * width stays within int32, the kernels' index inside a slice
+constexpr double kMaxCoordinate = 1e9;  // far from overflow in fp32
+constexpr double kSingular = 1e-6;      // |determinant| over the size of its terms; fp32 resolves 1e-7
+
+void check(bool is_good, const char* what, int64_t index, const char* problem) {
+  if (!is_good) throw std::invalid_argument(std::string(what) + " " + std::to_string(index) + ": " + problem);
+}
+
+// What may be seen of this axis is the square [square_low, square_high] as far as the slice reaches; not empty.
+Axis make_axis(int64_t extent, Border border, int64_t square_low, int64_t square_high) {
+  const int64_t low = std::max<int64_t>(square_low, 0);
+  const int64_t high = std::min<int64_t>(square_high, extent - 1);
+  Axis axis;
+  // One pixel beyond what may be seen every weight is 0, so there is no need to go further.
+  const bool replicate = border == Border::kReplicate;
+  axis.clamp_low = static_cast<float>(replicate ? std::max(square_low, low - 1) : low - 1);
+  axis.clamp_high = static_cast<float>(replicate ? std::min(square_high, high + 1) : high + 1);
+  const bool is_single = low == high;
+  const bool is_second = is_single && high == extent - 1;
+  axis.pair_low = static_cast<float>(is_second ? low - 1 : low);
+  axis.pair_high = is_single ? axis.pair_low : static_cast<float>(high - 1);
+  axis.gain_first = is_second ? 0.0f : 1.0f;
+  axis.gain_second = is_single && !is_second ? 0.0f : 1.0f;
+  return axis;
+}
+
+void check_matrix(const float* matrix, int32_t size, int64_t n) {
+  for (int i = 0; i < 6; ++i) check(std::isfinite(matrix[i]), "slice", n, "its affine matrix is not finite");
+  for (int row = 0; row < 2; ++row) {
+    const double reach = (std::abs(double(matrix[3 * row])) + std::abs(double(matrix[3 * row + 1]))) * size +
+                         std::abs(double(matrix[3 * row + 2]));
+    check(reach < kMaxCoordinate, "slice", n, "its affine matrix leads more than 1e9 pixels away");
+  }
+  const double main = double(matrix[0]) * matrix[4];
+  const double cross = double(matrix[1]) * matrix[3];
+  check(std::abs(main - cross) > kSingular * (std::abs(main) + std::abs(cross)), "slice", n,
+        "its affine matrix is singular");
+}
+
+}  // namespace
+
+Border border_of(const std::string& name) {
+  if (name == "zero") return Border::kZero;
+  if (name == "replicate") return Border::kReplicate;
+  throw std::invalid_argument("border is \"" + name + "\"; it must be \"zero\" or \"replicate\"");
+}
+
+std::vector<Slice> make_slices(const SliceParams& params) {
+  std::vector<Slice> slices(params.n_slices);
+  for (int64_t n = 0; n < params.n_slices; ++n) {
+    const int64_t height = params.heights[n], width = params.widths[n];
+    check(std::min(height, width) >= 2 && std::max(height, width) <= kMaxExtent, "slice", n,
+          "height and width must be 2 to 32767 pixels");
+    const int64_t offset = params.offsets[n];
+    check(offset >= 0 && offset <= params.n_values - height * width, "slice", n,
+          "its offset and size lie outside the values");
+    const float* matrix = params.affine + 6 * n;
+    check_matrix(matrix, params.size, n);
+
+    Slice& slice = slices[n];
+    slice.offset = offset;
+    slice.width = static_cast<int32_t>(width);
+    std::copy(matrix, matrix + 3, slice.to_x);
+    std::copy(matrix + 3, matrix + 6, slice.to_y);
+    int64_t x0 = 0, y0 = 0, x1 = width, y1 = height;
+    if (params.source_box != nullptr) {
+      const int32_t* box = params.source_box + 3 * n;
+      check(box[2] >= 1, "slice", n, "the side of its source box must be at least 1");
+      x0 = box[0], y0 = box[1], x1 = x0 + box[2], y1 = y0 + box[2];
+      check(x0 < width && y0 < height && x1 > 0 && y1 > 0, "slice", n, "its source box lies outside the slice");
+    }
+    slice.x = make_axis(width, params.border, x0, x1 - 1);
+    slice.y = make_axis(height, params.border, y0, y1 - 1);
+  }
+  return slices;
+}
+
+std::vector<Channel> make_channels(int32_t n_channels, const float* windows, const float* mean, const float* std,
+                                   int32_t n_sub) {
+  std::vector<Channel> channels(n_channels);
+  for (int32_t c = 0; c < n_channels; ++c) {
+    const double center = windows[2 * c], width = windows[2 * c + 1];
+    const double channel_mean = mean == nullptr ? 0.0 : mean[c], channel_std = std == nullptr ? 1.0 : std[c];
+    Channel& channel = channels[c];
+    // PS3.3 C.11.2.1.3.2 (LINEAR_EXACT): the window begins at center - width / 2. The sum of n_sub^2 samples becomes
+    // their mean in the same multiplication that normalises it. 0.0f + x turns -0 into 0.
+    channel.inv_width = static_cast<float>(1.0 / width);
+    channel.bias = static_cast<float>(-(center - width / 2.0) * channel.inv_width);
+    channel.scale = static_cast<float>(1.0 / (channel_std * n_sub * n_sub));
+    channel.shift = 0.0f + static_cast<float>(-channel_mean / channel_std);
+    check(width > 0.0 && std::isfinite(width) && std::isfinite(channel.inv_width), "window", c,
+          "its width must be finite and above 0");
+    check(std::isfinite(channel.bias), "window", c, "its center must be finite and not absurdly far for its width");
+    check(channel_std > 0.0 && std::isfinite(channel.scale) && channel.scale > 0.0f, "channel", c,
+          "its std must be finite and above 0");
+    check(std::isfinite(channel.shift), "channel", c, "its mean must be finite");
+  }
+  return channels;
+}
+
+}  // namespace rsna

@@ -1,0 +1,39 @@
+// From what a caller asks for to what a kernel needs: every check of values, and every constant that is computed once.
+// Host only; shared by all bindings. Compiled without finite-math flags, so that NaN and infinity are seen.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ct_slices.h"
+
+namespace rsna {
+
+enum class Border { kZero, kReplicate };
+
+// Throws std::invalid_argument for a name that is neither "zero" nor "replicate".
+Border border_of(const std::string& name);
+
+// N slices as the caller names them; all pointers are to host memory.
+struct SliceParams {
+  int64_t n_slices;
+  int64_t n_values;           // of all slices together
+  const int64_t* offsets;     // [N]
+  const int32_t* heights;     // [N]
+  const int32_t* widths;      // [N]
+  const float* affine;        // [N, 2, 3]: output pixel (x, y) to input pixel
+  const int32_t* source_box;  // [N, 3]: x0, y0, side of a square; or null
+  Border border;
+  int32_t size;  // of the output
+};
+
+// Throws std::invalid_argument naming the slice: outside the values, smaller than 2 x 2 or larger than 32767, matrix
+// not finite, singular or leading more than 1e9 pixels away, box without a pixel of the slice.
+std::vector<Slice> make_slices(const SliceParams& params);
+
+// windows: [C, 2] center and width in HU, mean and std: [C] of the windowed values, or null for 0 and 1.
+// Throws std::invalid_argument naming the channel: anything not finite, width or std not above 0.
+std::vector<Channel> make_channels(int32_t n_channels, const float* windows, const float* mean, const float* std,
+                                   int32_t n_sub);
+
+}  // namespace rsna

@@ -1,0 +1,153 @@
+"""Python face of csrc: int16 HU slices to normalised network input, in one pass.
+
+Shapes: N slices, C channels (windows), S output size. Only `values`/`hu` may be on a GPU; all other tensors are small
+and stay on the host, so that checking them never waits for a device.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rsna_e2e.errors import MissingCapabilityError
+
+Floats = torch.Tensor | Sequence[float]
+Pairs = torch.Tensor | Sequence[tuple[float, float]]
+
+BUILD_COMMAND = "pip install --no-build-isolation -e ."
+_LIBRARY = Path(__file__).with_name("_C.abi3.so")
+_BAD_ARGUMENT = "transform_slices: "  # csrc begins every complaint about an argument with this
+
+if not _LIBRARY.exists():
+    raise MissingCapabilityError(f"the compiled extension {_LIBRARY.name} is missing; build it with: {BUILD_COMMAND}")
+torch.ops.load_library(str(_LIBRARY))  # type: ignore[no-untyped-call]  # torch has no types for it
+
+
+def transform_slices(
+    hu: torch.Tensor,
+    affine: torch.Tensor,
+    windows: Pairs,
+    *,
+    size: int,
+    mean: Floats | None = None,
+    std: Floats | None = None,
+    border: str = "zero",
+    source_box: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    supersample: int = 1,
+) -> torch.Tensor:
+    """Window, resample and normalise N slices of one size; `transform_slices_packed` says what each argument is.
+
+    hu: [N, H, W] int16 in HU. Returns [N, C, S, S]. Raises ValueError for arguments that make no sense.
+    """
+    if hu.dim() != 3:
+        raise ValueError(f"hu must have shape [N, H, W], not {list(hu.shape)}")
+    n, height, width = hu.shape
+    return transform_slices_packed(
+        hu.reshape(-1),
+        torch.arange(n, dtype=torch.int64) * (height * width),
+        torch.full((n,), height, dtype=torch.int32),
+        torch.full((n,), width, dtype=torch.int32),
+        affine,
+        windows,
+        size=size,
+        mean=mean,
+        std=std,
+        border=border,
+        source_box=source_box,
+        dtype=dtype,
+        channels_last=channels_last,
+        supersample=supersample,
+    )
+
+
+def transform_slices_packed(
+    values: torch.Tensor,
+    offsets: torch.Tensor,
+    heights: torch.Tensor,
+    widths: torch.Tensor,
+    affine: torch.Tensor,
+    windows: Pairs,
+    *,
+    size: int,
+    mean: Floats | None = None,
+    std: Floats | None = None,
+    border: str = "zero",
+    source_box: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    supersample: int = 1,
+) -> torch.Tensor:
+    """Window, resample and normalise N slices of any sizes that lie one after another in `values`.
+
+    values: flat int16 in HU. offsets [N] int64, heights [N] int32, widths [N] int32: where each slice is, in values.
+    affine: [N, 2, 3] float32, maps an output pixel (x, y) to an input pixel, both counted at pixel centres from 0.
+    windows: [C, 2] center and width in HU; every tap is clipped to [0, 1] by its window (LINEAR_EXACT,
+    PS3.3 C.11.2.1.3.2) before the bilinear interpolation. mean, std: [C] of the windowed values; None is 0 and 1.
+    border: "zero" (0 before normalisation) or "replicate". source_box: [N, 3] int32, (x0, y0, side) of a square: taps
+    outside the slice's part of it are 0, and "replicate" clamps to the square; None is the whole slice.
+    dtype: float32, float16 or bfloat16. supersample: k x k samples per output pixel, against aliasing.
+    Returns [N, C, S, S], in channels-last memory if asked. Raises ValueError for arguments that make no sense.
+    """
+    try:
+        images_NCSS: torch.Tensor = torch.ops.rsna_e2e.transform_slices(
+            values.contiguous(),
+            offsets.contiguous(),
+            heights.contiguous(),
+            widths.contiguous(),
+            affine.contiguous(),
+            _float32(windows),
+            size=size,
+            source_box=None if source_box is None else source_box.contiguous(),
+            mean=None if mean is None else _float32(mean),
+            std=None if std is None else _float32(std),
+            border=border,
+            dtype=dtype,
+            channels_last=channels_last,
+            supersample=supersample,
+        )
+    except RuntimeError as error:
+        # torch turns every C++ exception of an operator into a RuntimeError.
+        if str(error).startswith(_BAD_ARGUMENT):
+            raise ValueError(str(error)) from None
+        raise
+    return images_NCSS
+
+
+def cpu_instruction_sets() -> tuple[str, ...]:
+    """Names of the compiled CPU kernels that this machine can run, the one in use first; all give the same bits."""
+    return tuple(torch.ops.rsna_e2e.cpu_instruction_sets().split())
+
+
+def is_cuda_built() -> bool:
+    """Whether the extension was built with its CUDA half."""
+    return bool(torch.ops.rsna_e2e.is_cuda_built())
+
+
+def _float32(numbers: Floats | Pairs) -> torch.Tensor:
+    return torch.as_tensor(numbers, dtype=torch.float32).contiguous()
+
+
+@torch.library.register_fake("rsna_e2e::transform_slices")  # type: ignore[untyped-decorator]
+def _transform_slices_fake(
+    values: torch.Tensor,
+    offsets: torch.Tensor,
+    heights: torch.Tensor,
+    widths: torch.Tensor,
+    affine: torch.Tensor,
+    windows: torch.Tensor,
+    *,
+    size: int,
+    source_box: torch.Tensor | None = None,
+    mean: torch.Tensor | None = None,
+    std: torch.Tensor | None = None,
+    border: str = "zero",
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    supersample: int = 1,
+    instruction_set: str = "auto",
+) -> torch.Tensor:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    shape = (offsets.shape[0], windows.shape[0], size, size)
+    return torch.empty(shape, dtype=dtype, device=values.device, memory_format=memory_format)
