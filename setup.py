@@ -58,7 +58,7 @@ def find_torch() -> Path:
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         stop("torch is not installed where the extension is built. Install it first: pip install 'torch>=2.11'")
-        return Path(spec.origin).parent
+    return Path(spec.origin).parent
 
 
 class BuildExtension(build_ext):
