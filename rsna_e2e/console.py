@@ -1,6 +1,5 @@
 """What a person sees while a verb works: a progress bar on a terminal, a line now and then elsewhere."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ def progress_bar(title: str, *, unit: str) -> Iterator[records.Progress]:
     """Yield a `records.Progress` that draws on the terminal, or prints a line every 10 s when there is none."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(title, unit=unit)
+        yield _Lines(console, title, unit=unit)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -42,8 +41,8 @@ def progress_bar(title: str, *, unit: str) -> Iterator[records.Progress]:
 class _Lines:
     """Progress for a log file: title, count, share, time left."""
 
-    def __init__(self, title: str, *, unit: str) -> None:
-        self._title, self._unit = title, unit
+    def __init__(self, console: Console, title: str, *, unit: str) -> None:
+        self._console, self._title, self._unit = console, title, unit
         self._started_s = self._shown_s = time.monotonic()
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
@@ -53,8 +52,8 @@ class _Lines:
         self._shown_s = now_s
         left_s = (now_s - self._started_s) / max(done, 1) * (total - done)
         share = done / max(total, 1)
-        print(
+        self._console.print(
             f"{self._title}: {done}/{total} {self._unit} ({share:.0%}), {left_s:.0f} s left  {note}".rstrip(),
-            file=sys.stderr,
-            flush=True,
+            soft_wrap=True,
+            highlight=False,
         )

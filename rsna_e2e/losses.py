@@ -15,6 +15,7 @@ def weighted_bce(
     the competition's metric without its clipping, (6 * mean over all labels + mean over 'any') / 7 with 'any' counted
     double. Cells outside mask_NL (bool) contribute exactly zero gradient. Computed in float32.
     """
-    cells_NL = binary_cross_entropy_with_logits(logits_NL.float(), labels_NL, reduction="none")
-    weights_NL = label_weights_L.expand_as(cells_NL) * mask_NL
-    return torch.where(mask_NL, cells_NL * weights_NL, 0.0).sum(), weights_NL.sum()
+    known_NL = torch.where(mask_NL, labels_NL, 0.0)
+    cells_NL = binary_cross_entropy_with_logits(logits_NL.float(), known_NL, reduction="none")
+    weights_NL = label_weights_L * mask_NL
+    return (cells_NL * weights_NL).sum(), weights_NL.sum()

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Style, types and tests. Usage: bin/test.sh [--slow] [PYTEST ARGUMENTS]   --slow runs the cases of full size too.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bin/setup.sh
+export PATH="$PWD/.venv/bin:$PATH"
+
+for script in bin/*.sh; do bash -n "$script"; done
+ruff format --check .
+ruff check .
+mypy
+find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cc' | LC_ALL=C sort | xargs clang-format --dry-run --Werror
+exec python -m pytest "$@"

@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from rsna_e2e.config import RECIPES, load_config, save_config
+from rsna_e2e.errors import BadInputError, UsageError
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_a_recipe_survives_being_saved_and_loaded(tmp_path: Path, recipe: str) -> None:
+    config = load_config(recipe)
+    save_config(config, path=tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_override_reaches_a_nested_value_with_its_type() -> None:
+    config = load_config("demo", ["optimizer.learning_rate=1e-3", "validation_fold=null", "image.size=64"])
+    assert config.optimizer.learning_rate == 0.001
+    assert config.validation_fold is None
+    assert config.image.size == 64
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("image.size", "expected a.b=value"),
+        ("image.sise=3", "there is no 'sise'"),
+        ("picture.size=3", "there is no section 'picture'"),
+        ("image.size=-3", "image.size: Input should be greater than 0"),
+        ("image.size=[", "cannot read the value"),
+    ],
+)
+def test_a_bad_override_is_named(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_config("demo", [override])
+
+
+def test_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="known: demo, reference"):
+        load_config("demmo")
+
+
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("- 1\n- 2\n")
+    with pytest.raises(BadInputError, match=r"config\.yaml: not a YAML configuration"):
+        load_config(path)
+
+
+def test_a_yaml_tag_builds_no_object(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    path = tmp_path / "config.yaml"
+    path.write_text(f'!!python/object/apply:os.system ["touch {canary}"]\n')
+    with pytest.raises(BadInputError):
+        load_config(path)
+    assert not canary.exists()

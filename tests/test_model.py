@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from rsna_e2e.config import ModelConfig
+from rsna_e2e.errors import BadInputError, MissingCapabilityError, UsageError
+from rsna_e2e.losses import weighted_bce
+from rsna_e2e.model import JointModel, SequenceHead
+from rsna_e2e.tasks import ICH
+
+GOLDEN = {"rtol": 0, "atol": 1e-5}  # float32 LSTM of 9 steps against the published one's output
+MATES = {"rtol": 0, "atol": 1e-6}  # the same sums in another order of batching
+TINY = ModelConfig(backbone="test_resnet", embedding_width=16, slice_loss_weight=0.5)
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, torch.Tensor]:
+    with np.load(Path(__file__).parent / "golden" / "sequence_model.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+
+
+@pytest.fixture(scope="module")
+def head(golden: dict[str, torch.Tensor]) -> SequenceHead:
+    head = SequenceHead(16, 6)
+    head.load_state_dict({name[2:]: tensor for name, tensor in golden.items() if name.startswith("w.")})
+    return head.eval()
+
+
+@pytest.mark.parametrize("series", [0, 1, 2])
+def test_head_equals_the_published_head(head: SequenceHead, golden: dict[str, torch.Tensor], series: int) -> None:
+    embeddings = golden[f"emb_{series}"]
+    logits = head(embeddings, torch.tensor([len(embeddings)]))
+    torch.testing.assert_close(logits, golden[f"logits_alone_{series}"], **GOLDEN)
+
+
+def test_logits_do_not_depend_on_batch_mates(head: SequenceHead, golden: dict[str, torch.Tensor]) -> None:
+    parts = [golden[f"emb_{series}"] for series in (0, 1, 2)]
+    alone = torch.cat([head(part, torch.tensor([len(part)])) for part in parts])
+    together = head(torch.cat(parts), torch.tensor([5, 9, 1]))
+    torch.testing.assert_close(together, alone, **MATES)
+
+
+def test_loss_equals_the_published_loss(golden: dict[str, torch.Tensor]) -> None:
+    logits = torch.cat([golden[f"logits_leftpadded_batch_{series}"] for series in (0, 1, 2)])
+    labels = torch.cat([golden[f"labels_{series}"] for series in (0, 1, 2)])
+    everything = torch.ones(labels.shape, dtype=torch.bool)
+    total, weight = weighted_bce(logits, labels, everything, label_weights_L=torch.tensor(ICH.label_weights))
+    torch.testing.assert_close(total / weight, golden["loss"], **GOLDEN)
+
+
+def test_unknown_labels_give_exactly_no_gradient() -> None:
+    logits = torch.randn(4, 6, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[1, 2] = mask[3, 5] = False
+    labels = torch.zeros(4, 6)
+    labels[1, 2] = torch.nan
+    total, weight = weighted_bce(logits, labels, mask, label_weights_L=torch.tensor(ICH.label_weights))
+    total.backward()
+    assert logits.grad is not None
+    assert (logits.grad[~mask] == 0).all()
+    assert (logits.grad[mask] != 0).all()
+    assert weight == 4 * 7 - 1 - 2
+
+
+def test_one_loss_reaches_the_first_convolution() -> None:
+    torch.manual_seed(0)
+    model = JointModel(TINY, n_channels=3, n_labels=6)
+    model(torch.randn(5, 3, 32, 32), torch.tensor([3, 2])).sum().backward()
+    first = next(model.backbone.parameters())
+    assert first.grad is not None
+    assert first.grad.abs().max() > 0
+
+
+def test_reference_backbone_has_2048_features() -> None:
+    with torch.device("meta"):
+        config = ModelConfig(backbone="resnext101_32x8d.fb_wsl_ig1b_ft_in1k")
+        model = JointModel(config, n_channels=3, n_labels=6)
+    assert model.head.lstm1.input_size == 3 * 2048
+    assert model.head.linear.in_features == 4096
+
+
+def test_unknown_backbone_is_named() -> None:
+    with pytest.raises(UsageError, match="no backbone 'resnet19'"):
+        JointModel(ModelConfig(backbone="resnet19"), n_channels=3, n_labels=6)
+
+
+def test_backbone_weights_come_from_a_local_file(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = JointModel(TINY, n_channels=3, n_labels=6).backbone
+    safetensors.torch.save_file(
+        {**source.state_dict(), "fc.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors"
+    )
+    config = TINY.model_copy(update={"weights_file": tmp_path / "model.safetensors"})
+    loaded = JointModel(config, n_channels=3, n_labels=6).backbone
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
+
+
+def test_a_pickled_weights_file_is_refused_and_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(BadInputError, match=r"model\.pth: not a readable safetensors file"):
+        JointModel(TINY.model_copy(update={"weights_file": path}), n_channels=3, n_labels=6)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(BadInputError, match=r"other\.safetensors: weights do not fit this model"):
+        JointModel(TINY.model_copy(update={"weights_file": path}), n_channels=3, n_labels=6)
+
+
+def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    config = ModelConfig(backbone="resnext101_32x8d.fb_wsl_ig1b_ft_in1k", pretrained=True)
+    with pytest.raises(MissingCapabilityError, match=r"--set model\.weights_file=FILE"):
+        JointModel(config, n_channels=3, n_labels=6)

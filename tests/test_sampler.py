@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+
+from rsna_e2e.sampler import global_batches, rank_share
+
+LENGTHS = [int(n) for n in np.random.default_rng(0).integers(1, 61, 200)]
+
+
+def test_batches_by_hand_without_shuffling() -> None:
+    assert global_batches([30, 40, 20, 100, 5], slice_budget=70, seed=None) == [(0, 1), (2,), (3,), (4,)]
+
+
+def test_every_series_comes_once_and_batches_keep_the_budget() -> None:
+    batches = global_batches(LENGTHS, slice_budget=96, seed=3, epoch=5)
+    assert sorted(s for batch in batches for s in batch) == list(range(len(LENGTHS)))
+    assert all(sum(LENGTHS[s] for s in batch) <= 96 for batch in batches)
+
+
+def test_order_depends_on_seed_and_epoch_and_nothing_else() -> None:
+    first = global_batches(LENGTHS, slice_budget=96, seed=3, epoch=5)
+    assert first == global_batches(LENGTHS, slice_budget=96, seed=3, epoch=5)
+    assert first != global_batches(LENGTHS, slice_budget=96, seed=3, epoch=6)
+    assert first != global_batches(LENGTHS, slice_budget=96, seed=4, epoch=5)
+
+
+def test_a_series_longer_than_the_budget_is_a_batch_of_its_own() -> None:
+    assert (1,) in global_batches([10, 500, 10], slice_budget=96, seed=None)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_share_a_batch_without_loss_or_repeat(world_size: int) -> None:
+    batch = (0, 1, 2, 3, 4, 5, 6)
+    shares = [rank_share(batch, LENGTHS, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert sorted(s for share in shares for s in share) == list(batch)
+
+
+def test_shares_are_balanced_by_slices() -> None:
+    assert rank_share((0, 1, 2), [60, 30, 30], rank=0, world_size=2) == (0,)
+    assert rank_share((0, 1, 2), [60, 30, 30], rank=1, world_size=2) == (1, 2)
