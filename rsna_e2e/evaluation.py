@@ -91,6 +91,24 @@ class Evaluation:
     n_bootstrap: int
     seed: int
 
+    def summary(self) -> str:
+        """Return the headline numbers as a few lines of text."""
+        level_lines = [
+            f"AUC of {self.task.any_label!r} over {name}: {_text(scores.auc, 3)}, "
+            f"{scores.n_positive} of {scores.n} positive"
+            for name, level in (("slices", self.slices), ("series", self.series))
+            if level
+            for scores in (level.scores[self.task.any_index],)
+        ]
+        return "\n".join(
+            [
+                f"weighted log loss: {_text(self.weighted_log_loss, 4)}",
+                f"best constant prediction: {self.constant_weighted_log_loss:.4f}, "
+                f"of which that is {_text(self.ratio_to_constant, 2)}",
+                *level_lines,
+            ]
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return what `metrics.json` holds: plain numbers and texts, None where a number is undefined."""
         levels = {"slice": self.slices} | ({"series": self.series} if self.series else {})
@@ -137,3 +155,12 @@ def _plain(number: float | Estimate) -> Any:
     if isinstance(number, Estimate):
         return {"value": _plain(number.value), "low": _plain(number.low), "high": _plain(number.high)}
     return number if math.isfinite(number) else None
+
+
+def _text(estimate: Estimate, decimals: int) -> str:
+    if not math.isfinite(estimate.value):
+        return "undefined"
+    text = f"{estimate.value:.{decimals}f}"
+    if math.isfinite(estimate.low):
+        text += f" [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"
+    return text

@@ -125,6 +125,17 @@ def test_the_dictionary_is_strict_json_and_names_no_folder(run: MadeUpRun, tmp_p
     assert "patient" not in text
 
 
+def test_the_summary_by_hand(tmp_path: Path) -> None:
+    submission, truth = hand_made(tmp_path)
+    predictions_path(submission).unlink()
+    loss = (5 * math.log(2) + 2 * (3 * -math.log(0.8) - math.log(0.2)) / 4) / 7
+    assert evaluate(submission, truth, task=ICH).summary().splitlines() == [
+        f"weighted log loss: {loss:.4f}",
+        f"best constant prediction: {2 * math.log(2) / 7:.4f}, of which that is {loss / (2 * math.log(2) / 7):.2f}",
+        "AUC of 'any' over slices: 0.750, 2 of 4 positive",
+    ]
+
+
 def test_truth_without_positives_has_losses_but_no_ratio(run: MadeUpRun) -> None:
     write_labels(run.truth, ICH, run.table.image_ids, np.zeros_like(run.truth_values))
     result = evaluate(run.submission, run.truth, task=ICH)
