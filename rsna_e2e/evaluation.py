@@ -103,8 +103,8 @@ class Evaluation:
         return "\n".join(
             [
                 f"weighted log loss: {_text(self.weighted_log_loss, 4)}",
-                f"best constant prediction: {self.constant_weighted_log_loss:.4f}, "
-                f"of which that is {_text(self.ratio_to_constant, 2)}",
+                f"relative to the best constant prediction's {self.constant_weighted_log_loss:.4f}: "
+                f"{_text(self.ratio_to_constant, 2)}",
                 *level_lines,
             ]
         )

@@ -131,7 +131,7 @@ def test_the_summary_by_hand(tmp_path: Path) -> None:
     loss = (5 * math.log(2) + 2 * (3 * -math.log(0.8) - math.log(0.2)) / 4) / 7
     assert evaluate(submission, truth, task=ICH).summary().splitlines() == [
         f"weighted log loss: {loss:.4f}",
-        f"best constant prediction: {2 * math.log(2) / 7:.4f}, of which that is {loss / (2 * math.log(2) / 7):.2f}",
+        f"relative to the best constant prediction's {2 * math.log(2) / 7:.4f}: {loss / (2 * math.log(2) / 7):.2f}",
         "AUC of 'any' over slices: 0.750, 2 of 4 positive",
     ]
 

@@ -211,3 +211,5 @@ def test_a_file_in_place_of_the_folder_is_refused(evaluation: Evaluation, tmp_pa
     with pytest.raises(BadInputError, match="out: is a file"):
         write_report(evaluation, out=tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
+    with pytest.raises(BadInputError, match=r"below: the folder cannot be made \(Not a directory\)"):
+        write_report(evaluation, out=tmp_path / "out" / "below")

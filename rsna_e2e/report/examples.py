@@ -32,9 +32,9 @@ def selection_rule(any_label: str) -> str:
     """Return the rule of `choose_examples` in words."""
     return (
         f"A series is called positive when its highest probability of “{any_label}” is at least {DECISION_THRESHOLD}. "
-        f"Shown are the {_N_TRUE_POSITIVES} true positives nearest the median probability of all true positives, the "
+        f"Shown are the {_N_TRUE_POSITIVES} true positives nearest their median probability, the "
         f"{_N_FALSE_NEGATIVES} false negatives with the lowest and the {_N_FALSE_POSITIVES} false positives with the "
-        f"highest probability, and {_N_TRUE_NEGATIVES} true negative nearest the median of all. Kinds that do not occur "
+        f"highest probability, and {_N_TRUE_NEGATIVES} true negative nearest their median. Kinds that do not occur "
         "are left out."
     )
 

@@ -83,6 +83,7 @@ def histogram_figure(evaluation: Evaluation) -> str:
             axes.stairs(counts, edges, fill=True, color=colour(name), alpha=0.28)
             axes.stairs(counts, edges, color=colour(name), linewidth=1.3)
         axes.set_yscale("log")
+        axes.minorticks_off()
         axes.set_ylim(bottom=0.7)
         axes.set_xlim(0, 1)
         axes.grid(axis="y")

@@ -33,7 +33,7 @@ def write_report(
     """Write `report.html`, `metrics.json` and `metrics.csv` into the folder `out` and return the page's path.
 
     With the store of the predicted images the page shows slices of its example series. Files of these names are
-    replaced, each whole or not at all. Raises BadInputError when `out` is a file or an image is not in the store.
+    replaced, each whole or not at all. Raises BadInputError when `out` cannot be a folder or the store lacks an image.
     """
     if out.exists() and not out.is_dir():
         raise BadInputError(f"{out}: is a file. Give a folder for report.html, metrics.json and metrics.csv")
@@ -43,7 +43,10 @@ def write_report(
         "metrics.csv": _table_csv(content["labels"]),
         "report.html": _page(evaluation, content, store, title),
     }
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"{out}: the folder cannot be made ({error.strerror}). Give another one") from error
     for name, text in texts.items():
         with atomic_writer(out / name) as file:
             file.write(text.encode())
