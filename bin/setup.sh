@@ -23,7 +23,7 @@ pip_install() { # pip_install WHAT ARGUMENTS...
   local what=$1
   shift
   echo "setup: $what" >&2
-  if .venv/bin/python -m pip install --disable-pip-version-check --quiet "$@" >>"$log" 2>&1; then return; fi
+  if .venv/bin/python -m pip install --disable-pip-version-check "$@" >>"$log" 2>&1; then return; fi
   tail -n 15 "$log" >&2
   if grep -q "No space left on device" "$log"; then
     fail 5 "the disk is full. Free ${needed_gb} GB here (or point TMPDIR at a larger disk) and run again."
@@ -42,7 +42,8 @@ if [[ -f .venv/fingerprint && $(<.venv/fingerprint) == "$(fingerprint)" ]]; then
 
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
   fail 4 "$python has no venv module. On Debian and Ubuntu: apt-get install python3-venv"
-command -v "${CXX:-c++}" >/dev/null || fail 4 "no C++ compiler. On Debian and Ubuntu: apt-get install g++"
+command -v "${CXX:-g++}" >/dev/null || command -v c++ >/dev/null || command -v clang++ >/dev/null ||
+  fail 4 "no C++ compiler. On Debian and Ubuntu: apt-get install g++"
 if [[ ! -f .venv/fingerprint ]]; then
   free_gb=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1024 / 1024))
   ((free_gb >= needed_gb)) || fail 5 "needs ${needed_gb} GB of disk, $PWD has ${free_gb} GB free."
@@ -51,6 +52,7 @@ fi
 [[ -x .venv/bin/python ]] || "$python" -m venv .venv
 rm -f .venv/fingerprint "$log"
 pip_install "installing the locked dependencies (5.5 GB, one to three minutes)" -r "$lock"
-pip_install "building the extension" --no-build-isolation --no-deps --editable .
+pip_install "building the extension" --verbose --no-build-isolation --no-deps --editable .
+grep -oE "rsna_e2e: (C\+\+|CUDA) .*" "$log" >&2
 fingerprint >.venv/fingerprint
 echo "setup: done; commands: .venv/bin/rsna-e2e --help" >&2

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rsna_e2e import __version__
@@ -74,7 +75,7 @@ def _train(options: argparse.Namespace) -> None:
     from rsna_e2e.train import train
 
     config = load_config(options.recipe, options.set)
-    with Store.open(options.store) as store, progress_bar("train", unit="slices") as progress:
+    with closing(Store.open(options.store)) as store, progress_bar("train", unit="slices") as progress:
         summary = train(
             store, options.out, config, device=options.device, init_from=options.init_from, progress=progress
         )
@@ -92,7 +93,7 @@ def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.predict import predict
     from rsna_e2e.store import Store
 
-    with Store.open(options.store) as store, progress_bar("predict", unit="slices") as progress:
+    with closing(Store.open(options.store)) as store, progress_bar("predict", unit="slices") as progress:
         done = predict(
             options.model_run,
             store,
@@ -115,7 +116,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.store is None:
         page = write_report(evaluation, out=options.out)
     else:
-        with Store.open(options.store) as store:
+        with closing(Store.open(options.store)) as store:
             page = write_report(evaluation, out=options.out, store=store)
     print(evaluation.summary())
     print(f"report: {page}")

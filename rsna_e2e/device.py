@@ -7,10 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from rsna_e2e.errors import MissingCapabilityError
+
+M = TypeVar("M", bound=nn.Module)
 
 # oneDNN's name for the best instruction set below AMX; read by oneDNN at its first primitive
 _ISA_WITHOUT_AMX = "AVX512_CORE_FP16"
@@ -29,6 +33,10 @@ class Compute:
         return torch.autocast(
             self.device.type, dtype=self.autocast_dtype or torch.float32, enabled=self.autocast_dtype is not None
         )
+
+    def place(self, model: M) -> M:
+        """Move a model of images to the device, its convolutions in channels-last memory."""
+        return model.to(self.device).to(memory_format=torch.channels_last)
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"

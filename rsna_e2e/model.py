@@ -4,6 +4,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import timm
@@ -34,7 +35,7 @@ class SequenceHead(nn.Module):
 
     def forward(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """Return logits [N, L]. lengths_B: int64 on the CPU. A series' logits do not depend on its batch mates."""
-        series = embeddings_ND.split(lengths_B.tolist())
+        series = torch.split(embeddings_ND, lengths_B.tolist())
         inputs = pack_sequence([_with_deltas(e) for e in series], enforce_sorted=False)
         hidden1, _ = self.lstm1(inputs)
         hidden2, _ = self.lstm2(hidden1)
@@ -55,7 +56,7 @@ class JointModel(nn.Module):
     def __init__(self, config: ModelConfig, *, n_channels: int, n_labels: int) -> None:
         super().__init__()
         self.backbone = _create_backbone(config, n_channels)
-        features = int(self.backbone.num_features)
+        features: int = self.backbone.num_features
         width = config.embedding_width or features
         self.projection = nn.Linear(features, width) if config.embedding_width else nn.Identity()
         self.head = SequenceHead(width, n_labels)
@@ -84,10 +85,10 @@ def _with_deltas(embeddings_TD: torch.Tensor) -> torch.Tensor:
     return torch.cat([embeddings_TD, torch.cat([none, step]), torch.cat([-step, none])], dim=1)
 
 
-def _create_backbone(config: ModelConfig, n_channels: int) -> nn.Module:
+def _create_backbone(config: ModelConfig, n_channels: int) -> Any:
     download = config.pretrained and config.weights_file is None
     try:
-        backbone: nn.Module = timm.create_model(
+        backbone = timm.create_model(
             config.backbone,
             pretrained=download,
             num_classes=0,

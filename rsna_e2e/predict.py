@@ -20,7 +20,7 @@ from rsna_e2e.labels import write_labels
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
 from rsna_e2e.predictions import PredictionTable, predictions_path, write_predictions
-from rsna_e2e.records import Float32Array, Progress, no_progress
+from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
 
@@ -65,9 +65,8 @@ def predict(
         config.model.without_initial_weights(), n_channels=len(task.windows_hu), n_labels=len(task.label_names)
     )
     load_checkpoint(model, folder)
-    model.to(compute.device, memory_format=torch.channels_last)
     loader = StudyLoader(store, config, task=task, device=compute.device)
-    rows, probability = predict_series(model, loader, positions, compute=compute, progress=progress)
+    rows, probability = predict_series(compute.place(model), loader, positions, compute=compute, progress=progress)
     table = _table(store, rows, probability)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(predictions_path(out), task, table)
@@ -88,12 +87,12 @@ def predict_series(
     *,
     compute: Compute,
     progress: Progress = no_progress,
-) -> tuple[Rows, Float32Array]:
+) -> tuple[Rows, Float64Array]:
     """Return (store rows [N], probabilities [N, L]) of the series at `positions` in the store, un-augmented."""
     batches = loader.group(positions)
     n_slices = sum(map(loader.n_slices, batches))
     rows: list[Rows] = []
-    probabilities: list[Float32Array] = []
+    probabilities: list[Float64Array] = []
     started_s, done = time.monotonic(), 0
     for batch in loader.load(batches, epoch=None):
         probabilities.append(_predict_batch(model, batch, compute))
@@ -114,20 +113,20 @@ def check_labels(store: Store, task: Task) -> None:
 
 
 @torch.inference_mode()
-def _predict_batch(model: JointModel, batch: StudyBatch, compute: Compute) -> Float32Array:
+def _predict_batch(model: JointModel, batch: StudyBatch, compute: Compute) -> Float64Array:
     model.eval()
     with compute.autocast():
         embeddings = model.embed(batch.images)
-    probability: Float32Array = torch.sigmoid(model.classify(embeddings, batch.series_lengths)).cpu().numpy()
+    probability: Float64Array = torch.sigmoid(model.classify(embeddings, batch.series_lengths)).double().cpu().numpy()
     return probability
 
 
-def _table(store: Store, rows: Rows, probability: Float32Array) -> PredictionTable:
+def _table(store: Store, rows: Rows, probability: Float64Array) -> PredictionTable:
     index = store.index
     return PredictionTable(
         image_ids=[str(image_id) for image_id in index["image_id"][rows]],
         series_keys=[str(key) for key in index["series_key"][rows]],
         slice_index=index["slice_index"][rows].astype(np.int64),
         position_mm=index["position_mm"][rows].astype(np.float64),
-        probability=probability.astype(np.float64),
+        probability=probability,
     )

@@ -23,7 +23,7 @@ from rsna_e2e.losses import weighted_bce
 from rsna_e2e.metrics import auc, weighted_log_loss
 from rsna_e2e.model import JointModel, load_weights
 from rsna_e2e.predict import check_labels, predict_series
-from rsna_e2e.records import Progress, no_progress
+from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.runlog import RunLog
 from rsna_e2e.sampler import Batch
 from rsna_e2e.store import Store
@@ -68,7 +68,7 @@ def train(
     training, held_out = _split(store, config)
     compute = choose_compute(config.precision, device)
     torch.manual_seed(config.seed)
-    model = _build_model(config, task, init_from).to(compute.device, memory_format=torch.channels_last)
+    model = compute.place(_build_model(config, task, init_from))
     loader = StudyLoader(store, config, task=task, device=compute.device)
     epochs = [loader.group(training, epoch=epoch) for epoch in range(1, config.epochs + 1)]
     stepper = _Stepper(model, config, task, compute, n_steps=sum(map(len, epochs)))
@@ -125,7 +125,7 @@ class _Stepper:
                 f"step {self.step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g} on series "
                 f"{', '.join(key[:8] for key in batch.series_keys)}. Lower optimizer.learning_rate"
             )
-        learning_rate = self._scheduler.get_last_lr()[0]
+        learning_rate = float(self._scheduler.get_last_lr()[0])
         self._optimizer.step()
         self._scheduler.step()
         self.step += 1
@@ -195,13 +195,11 @@ def _validate(
 ) -> Validation:
     task = get_task(config.task)
     rows, probability = predict_series(model, loader, held_out, compute=compute)
-    truth = store.labels[rows].astype(np.float64)
+    truth: Float64Array = store.labels[rows].astype(np.float64)
     known = ~np.isnan(truth).any(axis=1)
-    truth, probability = truth[known], probability[known].astype(np.float64)
-    any_truth = truth[:, task.any_index]
     return Validation(
-        weighted_log_loss=weighted_log_loss(truth, probability, np.array(task.label_weights)),
-        any_auc=auc(any_truth, probability[:, task.any_index]),
+        weighted_log_loss=weighted_log_loss(truth[known], probability[known], np.array(task.label_weights)),
+        any_auc=auc(truth[known, task.any_index], probability[known, task.any_index]),
     )
 
 
