@@ -1,0 +1,69 @@
+"""From the words in a file to stored values, and from stored values to int16 Hounsfield units."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.records import Int16Image
+
+StoredImage = npt.NDArray[np.int16] | npt.NDArray[np.uint16]
+
+INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True, slots=True)
+class Hounsfield:
+    """HU [rows, columns], and how many of them are not slope * stored + intercept exactly."""
+
+    hu: Int16Image
+    n_rounded: int
+    n_saturated: int
+
+
+def stored_values(words: npt.NDArray[np.uint16], *, bits_stored: int, high_bit: int, is_signed: bool) -> StoredImage:
+    """Take each word's `bits_stored` bits that end at `high_bit`, and extend the sign when there is one.
+
+    Source: PS3.5 8.1.1. Other bits of a word are no part of the value.
+    """
+    if bits_stored == 16:
+        return words.view(np.int16) if is_signed else words
+    top = words << np.uint16(15 - high_bit)
+    return (top.view(np.int16) if is_signed else top) >> (16 - bits_stored)
+
+
+def to_hounsfield(stored: StoredImage, slope: float, intercept: float) -> Hounsfield:
+    """Return slope * stored + intercept as int16.
+
+    Exact where the result is an integer within int16; else computed in float64, rounded half to even, saturated, and
+    counted. Source: PS3.3 C.11.1.1.2 (output units = m * stored + b).
+    """
+    ends = [slope * float(stored.min()) + intercept, slope * float(stored.max()) + intercept]
+    if slope.is_integer() and intercept.is_integer() and min(ends) >= INT16.min and max(ends) <= INT16.max:
+        # Arithmetic modulo 2^16 is exact for a result that fits, so uint16 needs no wider type.
+        words = stored.view(np.uint16)
+        if slope != 1:
+            words = words * np.uint16(int(slope) % 65536)
+        return Hounsfield((words + np.uint16(int(intercept) % 65536)).view(np.int16), 0, 0)
+    with np.errstate(over="ignore"):
+        exact = stored.astype(np.float64) * slope + intercept
+    rounded = np.rint(exact)
+    clipped = np.clip(rounded, INT16.min, INT16.max)
+    return Hounsfield(
+        clipped.astype(np.int16), int(np.count_nonzero(rounded != exact)), int(np.count_nonzero(clipped != rounded))
+    )
+
+
+def is_wrapped_12bit(*, bits_stored: int, is_signed: bool, slope: float, intercept: float) -> bool:
+    """Tell whether a slice is one of those whose HU were written into 12 bits without sign, and lost it.
+
+    Unsigned 12-bit values with an intercept near 0 have no room for air. Of RSNA 2019's first training set these are
+    123 images, with intercept 0 or 1. Source: the public analyses of that data set, which put the limit at -100.
+    """
+    return bits_stored == 12 and not is_signed and slope == 1 and intercept > -100
+
+
+def unwrap_12bit(stored: StoredImage) -> Int16Image:
+    """Return the HU behind wrapped 12-bit values: 3096 to 4095 stand for -1000 to -1, the others for themselves."""
+    values = stored.astype(np.int16)
+    return np.where(values >= 4096 - 1000, values - np.int16(4096), values)

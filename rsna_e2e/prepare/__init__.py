@@ -1,0 +1,9 @@
+"""From a folder of DICOM files to a study store: find, read headers, order, then write pixels series by series.
+
+All decoding and writing happens in worker processes; only records come back. What ends up in the store depends neither
+on the number of workers nor on which of them was faster.
+"""
+
+from rsna_e2e.prepare.run import PrepareReport, prepare
+
+__all__ = ["PrepareReport", "prepare"]

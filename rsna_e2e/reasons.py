@@ -1,0 +1,33 @@
+"""Why a file or a slice is not taken: stable codes that land in `refusals.parquet` and in counts."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Code of a refusal. A code, once published, keeps its meaning; the detail beside it is for people."""
+
+    # the file
+    NOT_REGULAR_FILE = "not_regular_file"  # a FIFO, socket or device: never opened
+    LINKED_FOLDER = "linked_folder"  # a symbolic link to a folder: never followed
+    UNREADABLE_FILE = "unreadable_file"  # the operating system does not give its bytes
+    NOT_DICOM = "not_dicom"  # no DICOM preamble and prefix (PS3.10 7.1)
+    NO_TRANSFER_SYNTAX = "no_transfer_syntax"  # file meta information without TransferSyntaxUID
+    UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
+    MALFORMED = "malformed"  # elements that cannot be parsed
+    # what the file says
+    NOT_CT = "not_ct"  # another SOP class or modality
+    LOCALIZER = "localizer"  # a scout image, not a slice
+    MULTI_FRAME = "multi_frame"
+    MISSING_TAG = "missing_tag"
+    BAD_VALUE = "bad_value"  # a tag that holds what cannot be
+    UNSUPPORTED_PIXEL_FORMAT = "unsupported_pixel_format"  # not MONOCHROME2 in 8 or 16 bits
+    # its pixels
+    NO_PIXEL_DATA = "no_pixel_data"  # none, or the file ends before it
+    TRUNCATED = "truncated"  # the file ends inside the pixel data
+    WRONG_PIXEL_LENGTH = "wrong_pixel_length"  # pixel data that does not fit Rows x Columns
+    DECODER_FAILED = "decoder_failed"
+    # its place in the series
+    MIXED_ORIENTATION = "mixed_orientation"  # another orientation than most of its series
+    DUPLICATE_SOP_UID = "duplicate_sop_uid"  # the instance was already seen in its series
+    SAME_POSITION = "same_position"  # another slice of the series lies at the same place
+    AMBIGUOUS_IMAGE_ID = "ambiguous_image_id"  # a label names it, and so are several files called

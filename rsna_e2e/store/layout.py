@@ -1,0 +1,120 @@
+"""What the files of a store are called and hold; reader and writer both follow it."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from rsna_e2e.errors import BadInputError
+from rsna_e2e.records import Float32Array
+
+FORMAT = "rsna_e2e study store"
+FORMAT_VERSION = 1
+
+MANIFEST = "store.json"
+INDEX = "index.parquet"
+LABELS = "labels.parquet"
+REFUSALS = "refusals.parquet"
+SHARDS = "shards"
+
+Column = npt.NDArray[Any]
+
+# Columns of the index. Positions and directions are in mm and unit vectors of the patient axes (left, back, head);
+# `content_*` bounds the content in px, x1 and y1 exclusive, all 0 on a slice of air.
+INDEX_COLUMNS: dict[str, str] = {
+    "series_key": "str",
+    "slice_index": "int32",
+    "position_mm": "float64",
+    "image_id": "str",
+    "patient_id": "str",
+    "study_uid": "str",
+    "series_uid": "str",
+    "sop_uid": "str",
+    "split": "str",
+    "fold": "int32",
+    "rows": "int32",
+    "columns": "int32",
+    **{f"ipp_{axis}_mm": "float64" for axis in "xyz"},
+    **{f"iop_{direction}_{axis}": "float64" for direction in ("row", "column") for axis in "xyz"},
+    "spacing_row_mm": "float64",
+    "spacing_column_mm": "float64",
+    "slope": "float64",
+    "intercept": "float64",
+    "bits_stored": "int32",
+    "pixel_representation": "int32",
+    "window_center_hu": "float64",
+    "window_width_hu": "float64",
+    "transfer_syntax_uid": "str",
+    "repair": "str",
+    "n_rounded": "int32",
+    "n_saturated": "int32",
+    **{f"content_{corner}": "int32" for corner in ("x0", "y0", "x1", "y1")},
+    "checksum": "uint64",
+    "shard": "str",
+    "byte_offset": "int64",
+}
+
+# Where the pixels lie, but not what they are.
+_STORAGE_COLUMNS = ("shard", "byte_offset")
+
+
+class StoreError(BadInputError):
+    """A study store that is missing, unfinished, of another version, or damaged."""
+
+
+def data_hash(index: Mapping[str, Column], label_names: tuple[str, ...], labels: Float32Array) -> str:
+    """Return the sha256 of all that the data are: pixels by their checksums, index, folds and labels."""
+    digest = hashlib.sha256()
+    for name in INDEX_COLUMNS:
+        if name not in _STORAGE_COLUMNS:
+            column = index[name]
+            digest.update(f"{name}\0".encode())
+            digest.update("\0".join(column).encode() if column.dtype == object else column.tobytes())
+    digest.update("\0".join(label_names).encode())
+    digest.update(np.where(np.isnan(labels), np.float32(np.nan), labels).tobytes())
+    return digest.hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """Return the xxh3_64 of a file's bytes, in hex."""
+    return xxhash.xxh3_64_hexdigest(path.read_bytes())
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_table(path: Path, columns: Mapping[str, Column]) -> None:
+    """Write columns of equal length as Parquet; columns of objects hold text."""
+    arrays = {name: pa.array(c, pa.string() if c.dtype == object else None) for name, c in columns.items()}
+    pq.write_table(pa.table(arrays), path, compression="zstd")
+
+
+def read_table(path: Path) -> dict[str, Column]:
+    """Read Parquet columns; text becomes objects, equal texts of a column the same one."""
+    return {name: _to_numpy(column) for name, column in zip(*_names_and_columns(path), strict=True)}
+
+
+def _names_and_columns(path: Path) -> tuple[list[str], list[Any]]:
+    table = pq.read_table(path, memory_map=False)
+    return table.column_names, table.columns
+
+
+def _to_numpy(column: Any) -> Column:
+    if not pa.types.is_string(column.type):
+        return np.asarray(column.to_numpy())
+    codes = column.combine_chunks().dictionary_encode()
+    texts = np.array(codes.dictionary.to_pylist(), dtype=object)
+    return np.asarray(texts[codes.indices.to_numpy()])

@@ -1,0 +1,151 @@
+"""Reading a study store: its index in memory, its pixels slice by slice, each checked."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsna_e2e.records import Float32Array, Int16Image
+from rsna_e2e.store.layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    INDEX,
+    INDEX_COLUMNS,
+    LABELS,
+    MANIFEST,
+    SHARDS,
+    Column,
+    StoreError,
+    file_checksum,
+    read_table,
+)
+from rsna_e2e.store.shards import StoredPixels, read_pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesSpan:
+    """One series: its slices are the rows [first_row, first_row + n_slices) of the index, in geometric order.
+
+    split is "train" where any slice has a label, else "test". fold is -1 in split "test".
+    """
+
+    series_key: str
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    first_row: int
+    n_slices: int
+    split: str
+    fold: int
+
+
+class Store:
+    """An opened study store; open one with `Store.open`. Threads may share it; pickled, it opens itself again.
+
+    index: every column of `INDEX_COLUMNS` by name, [N]. labels: [N, L] float32, NaN where there is none.
+    series: in the order of the index.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], index: dict[str, Column], labels: Float32Array) -> None:
+        self.path = path
+        self.index = index
+        self.labels = labels
+        self.label_names: tuple[str, ...] = tuple(manifest["label_names"])
+        self.task_name: str = manifest["task"]
+        self.data_hash: str = manifest["data_hash"]
+        self.content_windows_hu: tuple[tuple[float, float], ...] = tuple(
+            (center, width) for center, width in manifest["content_windows_hu"]
+        )
+        self.series = _spans(index)
+
+    @classmethod
+    def open(cls, path: Path) -> "Store":
+        """Open a store. Raises StoreError when it is missing, unfinished, of another version, or damaged."""
+        path = Path(path)
+        manifest = _read_manifest(path)
+        for name, checksum in manifest["files"].items():
+            if not (path / name).is_file() or file_checksum(path / name) != checksum:
+                raise _damaged(path / name)
+        for name, n_bytes in manifest["shards"].items():
+            shard = path / SHARDS / name
+            if not shard.is_file() or shard.stat().st_size != n_bytes:
+                raise _damaged(shard)
+        index = read_table(path / INDEX)
+        labels = read_table(path / LABELS)
+        label_columns = [labels[name] for name in manifest["label_names"]]
+        if set(index) != set(INDEX_COLUMNS) or any(len(c) != manifest["n_slices"] for c in index.values()):
+            raise _damaged(path / INDEX)
+        return cls(path, manifest, index, np.stack(label_columns, axis=1).astype(np.float32))
+
+    def __len__(self) -> int:
+        """Return the number of slices, N."""
+        return len(self.index["series_key"])
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Store.open, (self.path,)
+
+    def read_slice(self, row: int) -> Int16Image:
+        """Return the HU [rows, columns] of one row of the index. Raises StoreError when they are not those stored."""
+        assert 0 <= row < len(self)
+        index = self.index
+        shard = self.path / SHARDS / index["shard"][row]
+        pixels = StoredPixels(int(index["byte_offset"][row]), int(index["checksum"][row]))
+        shape = int(index["rows"][row]), int(index["columns"][row])
+        try:
+            hu = read_pixels(shard, pixels, shape=shape)
+        except OSError as error:
+            raise StoreError(f"{shard}: cannot be read: {error.strerror}. Check the disk") from error
+        if hu is None:
+            raise StoreError(
+                f"{shard}: slice {index['slice_index'][row]} of series {index['series_key'][row][:8]} is damaged "
+                "(checksum). Prepare the store again"
+            )
+        return hu
+
+    def close(self) -> None:
+        """Let go of the index. No file is held open between reads, so there is nothing else to close."""
+        self.index = {}
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise StoreError(f"{path}: no such folder. Make a store with: rsna-e2e prepare RAW {path}")
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"{path}: not a finished study store (no {MANIFEST}). Prepare it again") from None
+    except ValueError:
+        raise _damaged(path / MANIFEST) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise StoreError(f"{path / MANIFEST}: not the {MANIFEST} of a study store")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{path}: store version {manifest.get('format_version')}, this program reads {FORMAT_VERSION}. "
+            "Prepare it again with this program"
+        )
+    return manifest
+
+
+def _damaged(path: Path) -> StoreError:
+    return StoreError(f"{path}: missing or damaged. Prepare the store again")
+
+
+def _spans(index: dict[str, Column]) -> tuple[SeriesSpan, ...]:
+    keys = index["series_key"]
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    ends = np.append(starts[1:], len(keys))
+    return tuple(
+        SeriesSpan(
+            series_key=keys[start],
+            patient_id=index["patient_id"][start],
+            study_uid=index["study_uid"][start],
+            series_uid=index["series_uid"][start],
+            first_row=int(start),
+            n_slices=int(end - start),
+            split=index["split"][start],
+            fold=int(index["fold"][start]),
+        )
+        for start, end in zip(starts, ends, strict=True)
+    )

@@ -1,0 +1,106 @@
+"""One shard: an HDF5 file of int16 HU, one chunk per slice, uncompressed, that readers take apart by byte offset."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import xxhash
+
+from rsna_e2e.records import Int16Image
+from rsna_e2e.store.layout import StoreError, sync
+
+# Chunks begin on a page, so that they can be mapped or read past the page cache. Smaller ones are packed.
+ALIGNMENT_BYTES = 4096
+
+# HDF5's 1.10 format marks a file that is open for writing: one left by a killed writer cannot be opened as whole.
+HDF5_VERSIONS = ("v110", "v110")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPixels:
+    """Where a slice's HU begin in its shard, and the xxh3_64 of their bytes (int16, little endian)."""
+
+    byte_offset: int
+    checksum: int
+
+
+def write_shard(
+    path: Path, slices: Iterable[Int16Image], *, capacity: Mapping[tuple[int, int], int]
+) -> list[StoredPixels]:
+    """Write HU slices [rows, columns], in the order given, as a shard; each comes from `slices` as it is needed.
+
+    capacity: how many slices of each (rows, columns) come at most. Slices of one shape share a dataset
+    `hu_<rows>x<columns>` [n, rows, columns]. The file gets its name after every slice was read back and compared, its
+    attribute `complete` was set, and it reached the disk. Raises OSError, on a full disk among others.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with h5py.File(
+            temporary,
+            "w",
+            libver=HDF5_VERSIONS,
+            alignment_threshold=ALIGNMENT_BYTES,
+            alignment_interval=ALIGNMENT_BYTES,
+        ) as file:
+            stored = _write_slices(file, slices, capacity)
+            file.flush()
+            _verify(temporary, stored)
+            file.attrs["complete"] = 1
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return [pixels for pixels, _ in stored]
+
+
+def read_pixels(path: Path, pixels: StoredPixels, *, shape: tuple[int, int]) -> Int16Image | None:
+    """Read one slice [rows, columns] by its byte offset; None when its bytes are missing or not those written.
+
+    Raises OSError when the file cannot be read. Holds nothing open, so any thread or process may call it.
+    """
+    hu = np.empty(shape, dtype="<i2")
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        n_bytes = os.preadv(descriptor, [hu.data], pixels.byte_offset)
+    finally:
+        os.close(descriptor)
+    is_whole = n_bytes == hu.nbytes and xxhash.xxh3_64_intdigest(hu.data) == pixels.checksum
+    return hu if is_whole else None
+
+
+def _write_slices(
+    file: h5py.File, slices: Iterable[Int16Image], capacity: Mapping[tuple[int, int], int]
+) -> list[tuple[StoredPixels, tuple[int, int]]]:
+    """Write the slices and return where each begins, with its shape."""
+    datasets = {
+        shape: file.create_dataset(
+            f"hu_{shape[0]}x{shape[1]}", shape=(n, *shape), maxshape=(n, *shape), chunks=(1, *shape), dtype="<i2"
+        )
+        for shape, n in sorted(capacity.items())
+    }
+    counts = dict.fromkeys(datasets, 0)
+    written: list[tuple[tuple[int, int], int, int]] = []
+    for hu in slices:
+        rows, columns = shape = hu.shape
+        values = np.ascontiguousarray(hu, dtype="<i2")
+        datasets[shape].id.write_direct_chunk((counts[shape], 0, 0), values.data)
+        written.append(((rows, columns), counts[shape], xxhash.xxh3_64_intdigest(values.data)))
+        counts[shape] += 1
+    for shape, dataset in datasets.items():
+        if counts[shape] < len(dataset):
+            dataset.resize(counts[shape], axis=0)
+    file.flush()
+    return [
+        (StoredPixels(datasets[shape].id.get_chunk_info_by_coord((row, 0, 0)).byte_offset, checksum), shape)
+        for shape, row, checksum in written
+    ]
+
+
+def _verify(path: Path, stored: list[tuple[StoredPixels, tuple[int, int]]]) -> None:
+    for pixels, shape in stored:
+        if read_pixels(path, pixels, shape=shape) is None:
+            raise StoreError(f"{path}: what was written does not read back. Check the disk")

@@ -1,0 +1,120 @@
+"""Writing a study store: built beside its place under another name, and moved there when it is whole."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from rsna_e2e import __version__
+from rsna_e2e.records import Float32Array, Refusal
+from rsna_e2e.store.layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    INDEX,
+    INDEX_COLUMNS,
+    LABELS,
+    MANIFEST,
+    REFUSALS,
+    SHARDS,
+    Column,
+    StoreError,
+    data_hash,
+    file_checksum,
+    sync,
+    write_table,
+)
+from rsna_e2e.tasks import Task
+
+
+class StoreWriter:
+    """Context in which a store is built in `STORE.partial`; `commit` makes it STORE, anything else leaves no trace.
+
+    Shards go into `shards_folder`, by `write_shard`, from any process. Raises StoreError when STORE exists or another
+    process is building it.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self._partial = target.with_name(target.name + ".partial")
+        self.shards_folder = self._partial / SHARDS
+        self._lock = -1
+
+    def __enter__(self) -> "StoreWriter":
+        self._check_target_is_free()
+        self._partial.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._partial, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise StoreError(f"{self.target}: another process is preparing it. Wait for it or choose another") from None
+        for leftover in self._partial.iterdir():  # of a run that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self.shards_folder.mkdir()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+        os.close(self._lock)
+
+    def commit(
+        self, task: Task, *, index: Mapping[str, Column], labels: Float32Array, refusals: Sequence[Refusal]
+    ) -> str:
+        """Write the tables and the manifest, put the store in its place, and return its data hash.
+
+        index: all `INDEX_COLUMNS` [N], series after series, slices in geometric order. labels: [N, L], NaN where
+        there is none. Raises OSError, on a full disk among others.
+        """
+        columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
+        assert labels.shape == (len(columns["image_id"]), len(task.label_names))
+        label_columns = {name: labels[:, i] for i, name in enumerate(task.label_names)}
+        write_table(self._partial / INDEX, columns)
+        write_table(self._partial / LABELS, {"image_id": columns["image_id"], **label_columns})
+        write_table(self._partial / REFUSALS, _refusal_columns(refusals))
+        hashed = data_hash(columns, task.label_names, labels)
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "created_by": f"rsna_e2e {__version__}",
+            "task": task.name,
+            "label_names": task.label_names,
+            "content_windows_hu": task.windows_hu,
+            "n_slices": len(labels),
+            "n_series": len(set(columns["series_key"])),
+            "n_refused": len(refusals),
+            "data_hash": hashed,
+            "files": {name: file_checksum(self._partial / name) for name in (INDEX, LABELS, REFUSALS)},
+            "shards": {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())},
+        }
+        (self._partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        for name in (INDEX, LABELS, REFUSALS, MANIFEST, ""):
+            sync(self._partial / name)
+        self._check_target_is_free()
+        self._partial.replace(self.target)
+        sync(self.target.parent)
+        return hashed
+
+    def _check_target_is_free(self) -> None:
+        if (self.target / MANIFEST).exists():
+            raise StoreError(f"{self.target}: a prepared store is already there. Use it, or remove it first")
+        if self.target.exists() and not (self.target.is_dir() and next(self.target.iterdir(), None) is None):
+            raise StoreError(f"{self.target}: exists and is not empty. Choose another folder for the store")
+
+
+def _numpy_type(kind: str) -> np.dtype[np.generic]:
+    return np.dtype(object if kind == "str" else kind)
+
+
+def _refusal_columns(refusals: Sequence[Refusal]) -> dict[str, Column]:
+    return {
+        "path": np.array([refusal.path for refusal in refusals], dtype=object),
+        "reason": np.array([str(refusal.reason) for refusal in refusals], dtype=object),
+        "detail": np.array([refusal.detail for refusal in refusals], dtype=object),
+    }
