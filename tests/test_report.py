@@ -208,8 +208,7 @@ def test_a_store_without_the_images_leaves_nothing_behind(evaluation: Evaluation
 
 def test_a_file_in_place_of_the_folder_is_refused(evaluation: Evaluation, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(BadInputError, match="out: is a file"):
-        write_report(evaluation, out=tmp_path / "out")
+    for out in (tmp_path / "out", tmp_path / "out" / "below"):
+        with pytest.raises(BadInputError, match="out: is a file"):
+            write_report(evaluation, out=out)
     assert (tmp_path / "out").read_text() == "mine"
-    with pytest.raises(BadInputError, match=r"below: the folder cannot be made \(Not a directory\)"):
-        write_report(evaluation, out=tmp_path / "out" / "below")

@@ -35,18 +35,16 @@ def write_report(
     With the store of the predicted images the page shows slices of its example series. Files of these names are
     replaced, each whole or not at all. Raises BadInputError when `out` cannot be a folder or the store lacks an image.
     """
-    if out.exists() and not out.is_dir():
-        raise BadInputError(f"{out}: is a file. Give a folder for report.html, metrics.json and metrics.csv")
+    nearest = next(path for path in (out, *out.parents) if path.exists())
+    if not nearest.is_dir():
+        raise BadInputError(f"{nearest}: is a file. Give a folder for report.html, metrics.json and metrics.csv")
     content = evaluation.to_dict()
     texts = {
         "metrics.json": json.dumps(content, indent=2, allow_nan=False) + "\n",
         "metrics.csv": _table_csv(content["labels"]),
         "report.html": _page(evaluation, content, store, title),
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInputError(f"{out}: the folder cannot be made ({error.strerror}). Give another one") from error
+    out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         with atomic_writer(out / name) as file:
             file.write(text.encode())
