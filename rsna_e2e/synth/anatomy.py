@@ -1,0 +1,338 @@
+"""A head as signed distances in millimetres: bone, air, brain, fluid spaces and membranes.
+
+Frame: LPS, origin midway between the anterior and posterior commissure, x to the left, y to the back, z to the top.
+Positions and sizes are those of an adult head as drawn in any atlas of sectional anatomy, rounded to whole millimetres;
+every patient scales, bends and shifts them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsna_e2e.synth.shapes import (
+    FAR_MM,
+    Field,
+    Points,
+    Waves,
+    blob,
+    ellipsoid,
+    intersection,
+    smooth_intersection,
+    smooth_union,
+    tube,
+    union,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """One patient's anatomy. Lengths in mm; `scale` is per axis; `atrophy` runs from 0 (young) to 1 (much shrunken)."""
+
+    scale: tuple[float, float, float]
+    atrophy: float
+    skull_mm: float
+    scalp_mm: float
+    egg: float  # how much narrower the front is than the back
+    ventricle_scale: float
+    sulcus_half_mm: float
+    gap_mm: float  # fluid between brain and inner table
+    falx_half_mm: float
+    sinus_scale: float  # dural venous sinuses
+    air_scale: float  # frontal sinus and mastoid cells
+    warp: tuple[Waves, Waves, Waves]
+    warp_mm: float
+    folds: Waves
+    cells: Waves  # air cells of mastoid and ethmoid, marrow
+    calcified: tuple[tuple[float, float, float, float], ...]  # x, y, z, radius of each calcification
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tissues:
+    """Signed distances (mm, negative inside) at the same places; `folds` is signed distance to the sulcal sheets."""
+
+    skin: Field
+    skull: Field  # outer surface of bone, cavity and sinuses included
+    cavity: Field
+    air: Field
+    petrous: Field
+    muscle: Field
+    orbit: Field
+    globe: Field
+    ventricle: Field
+    cistern: Field
+    folds: Field
+    nuclei: Field
+    dura: Field
+    calcified: Field
+    posterior_fossa: Field
+
+
+def draw_head(rng: np.random.Generator) -> Head:
+    """Draw one patient."""
+    age = rng.uniform(18.0, 92.0)
+    atrophy = float(np.clip((age - 45.0) / 45.0 + rng.normal(0.0, 0.2), 0.0, 1.0))
+    size = rng.normal(1.0, 0.03)
+    scale = tuple(float(size * rng.normal(1.0, 0.025)) for _ in range(3))
+    return Head(
+        scale=(scale[0], scale[1], scale[2]),
+        atrophy=atrophy,
+        skull_mm=float(rng.uniform(4.5, 8.5)),
+        scalp_mm=float(rng.uniform(3.5, 7.5)),
+        egg=float(rng.normal(0.0012, 0.0004)),
+        ventricle_scale=float(0.75 + 0.75 * atrophy * rng.uniform(0.6, 1.3) + rng.uniform(0.0, 0.2)),
+        sulcus_half_mm=float(0.35 + 1.1 * atrophy * rng.uniform(0.7, 1.2) + rng.uniform(0.0, 0.25)),
+        gap_mm=float(0.6 + 2.2 * atrophy * rng.uniform(0.4, 1.2)),
+        falx_half_mm=float(rng.uniform(0.5, 1.3)),
+        sinus_scale=float(rng.uniform(0.7, 1.4)),
+        air_scale=float(rng.uniform(0.4, 1.3)),
+        warp=(
+            Waves.draw(rng, n=3, wavelength_mm=130.0),
+            Waves.draw(rng, n=3, wavelength_mm=150.0),
+            Waves.draw(rng, n=3, wavelength_mm=150.0),
+        ),
+        warp_mm=float(rng.uniform(0.8, 2.2)),
+        folds=Waves.draw(rng, n=9, wavelength_mm=float(rng.uniform(14.0, 17.0))),
+        cells=Waves.draw(rng, n=6, wavelength_mm=9.0),
+        calcified=_draw_calcified(rng, age=age),
+    )
+
+
+def _draw_calcified(rng: np.random.Generator, *, age: float) -> tuple[tuple[float, float, float, float], ...]:
+    """Choroid plexus, pineal gland and globus pallidus: common harmless calcifications, commoner with age."""
+    spots: list[tuple[float, float, float, float]] = []
+    often = 0.25 + 0.6 * (age - 18.0) / 74.0
+    for side in (-1.0, 1.0):
+        if rng.random() < often:
+            for _ in range(int(rng.integers(1, 4))):
+                x, y, z = rng.normal((24.0 * side, 40.0, 11.0), (1.5, 3.0, 2.5))
+                spots.append((float(x), float(y), float(z), float(rng.uniform(1.0, 3.2))))
+    if rng.random() < 0.8 * often:
+        x, y, z = rng.normal((0.0, 31.0, 3.0), (0.6, 1.5, 1.0))
+        spots.append((float(x), float(y), float(z), float(rng.uniform(1.2, 3.0))))
+    if rng.random() < 0.2 * often:
+        for side in (-1.0, 1.0):
+            x, y, z = rng.normal((20.0 * side, -3.0, 1.0), (1.0, 2.0, 1.0))
+            spots.append((float(x), float(y), float(z), float(rng.uniform(1.5, 3.5))))
+    return tuple(spots)
+
+
+def to_canonical(head: Head, p: Points) -> Points:
+    """Undo a patient's size, asymmetry and bends: places of the patient (mm) to places of the canonical head (mm)."""
+    x, y, z = (v * np.float32(1.0 / s) for v, s in zip((p.x, p.y, p.z), head.scale, strict=True))
+    scaled = Points(x, y, z)
+    dx, dy, dz = (wave(scaled) * np.float32(head.warp_mm) for wave in head.warp)
+    return Points(x + dx, y + dy, z + dz)
+
+
+def skin_distance(head: Head, p: Points, skull: Field) -> Field:
+    """Distance to the skin, given that to the outer table of the skull."""
+    skin = skull - np.float32(head.scalp_mm)
+    if float(p.z.min()) > -5.0:
+        return skin
+    a = p.folded
+    face = ellipsoid(a, (0.0, -42.0, -62.0), (67.0, 60.0, 58.0))
+    face = smooth_union(face, tube(p, (0.0, -98.0, -32.0), (0.0, -108.0, -58.0), (7.0, 12.0)), 8.0)
+    neck = np.hypot(p.x * (1.0 / 60.0), (p.y - 26.0) * (1.0 / 62.0))
+    neck -= 1.0
+    neck *= 60.0
+    neck = smooth_intersection(neck, p.z + 40.0, 20.0)
+    ears = ellipsoid(a, (82.0, 20.0, -32.0), (5.0, 15.0, 27.0))
+    return union(smooth_union(smooth_union(skin, face, 14.0), neck, 12.0), ears)
+
+
+def cavity_distance(head: Head, p: Points) -> Field:
+    """Distance to the inner table: vault above the floors of the anterior, middle and posterior fossa."""
+    a = p.folded
+    round_x = a.x / (1.0 + np.float32(head.egg) * p.y)
+    vault = ellipsoid(Points(round_x, p.y, p.z), (0.0, 3.0, 0.0), (67.0, 86.0, 75.0))
+    if float(p.z.min()) > 5.0:
+        return vault
+    roof = (a.x - 28.0) * (1.0 / 15.0)
+    bump = (p.y + 60.0) * (1.0 / 22.0)
+    roof *= roof
+    bump *= bump
+    floor = 9.0 * np.exp(-(roof + bump))
+    floor -= 24.0
+    floor -= p.z
+    cavity = smooth_intersection(vault, floor, 8.0)
+    cavity = smooth_union(cavity, ellipsoid(a, (36.0, -13.0, -24.0), (25.0, 33.0, 22.0)), 5.0)
+    cavity = smooth_union(cavity, ellipsoid(p, (0.0, 45.0, -30.0), (54.0, 43.0, 37.0)), 5.0)
+    return smooth_union(cavity, tube(p, (0.0, 30.0, -58.0), (0.0, 32.0, -140.0), (15.0, 13.0)), 6.0)
+
+
+def skull_distance(head: Head, p: Points, cavity: Field) -> Field:
+    """Distance to the outer surface of the skull and the bones of the base and face."""
+    thickness = head.cells(Points(p.x * 0.12, p.y * 0.12, p.z * 0.12))
+    thickness *= 0.18 * head.skull_mm
+    thickness += head.skull_mm
+    thickness += np.clip((p.y - 60.0) * 0.12, 0.0, 4.0)
+    skull = cavity - thickness
+    if float(p.z.min()) > 2.0:
+        return skull
+    a = p.folded
+    base = ellipsoid(a, (0.0, -14.0, -44.0), (34.0, 44.0, 17.0))
+    base = smooth_union(base, tube(a, (14.0, 12.0, -36.0), (60.0, 26.0, -36.0), (8.0, 15.0)), 6.0)
+    orbit = orbit_distance(p) - 2.5
+    cheek = tube(a, (64.0, -8.0, -46.0), (50.0, -64.0, -50.0), (3.0, 6.0))
+    jaw = ellipsoid(a, (22.0, -66.0, -66.0), (24.0, 26.0, 21.0))
+    brow = blob(a, (12.0, -84.0, -16.0), (26.0, 12.0, 16.0))
+    return union(smooth_union(skull, base, 5.0), orbit, cheek, jaw, smooth_union(skull, brow, 8.0))
+
+
+def orbit_distance(p: Points) -> Field:
+    """Distance to the fat-filled cone of the orbit."""
+    return ellipsoid(p.folded, (30.0, -70.0, -34.0), (18.0, 27.0, 17.0))
+
+
+def air_distance(head: Head, p: Points) -> Field:
+    """Distance to the air of the paranasal sinuses, mastoid cells, ear canal and throat."""
+    a = p.folded
+    s = head.air_scale
+    cells = np.abs(head.cells(Points(p.x * 2.0, p.y * 2.0, p.z * 2.0)))
+    cells *= 2.2
+    ethmoid = ellipsoid(a, (0.0, -64.0, -40.0), (12.0, 28.0, 15.0))
+    mastoid = ellipsoid(a, (57.0, 34.0, -42.0), (10.0 * s, 13.0 * s, 15.0 * s))
+    cellular = union(ethmoid, mastoid) + (1.6 - cells)
+    septum = 0.7 - a.x
+    sphenoid = intersection(blob(a, (0.0, -24.0, -41.0), (13.0, 12.0, 9.0)), septum)
+    frontal = intersection(blob(a, (9.0, -90.0, -14.0), (12.0 * s, 5.0, 11.0 * s)), septum)
+    maxillary = ellipsoid(a, (27.0, -64.0, -67.0), (14.0, 18.0, 17.0))
+    canal = tube(a, (44.0, 15.0, -43.0), (84.0, 13.0, -43.0), (3.0, 3.5))
+    throat = tube(p, (0.0, -38.0, -70.0), (0.0, -12.0, -120.0), (11.0, 9.0))
+    return union(cellular, sphenoid, frontal, maxillary, canal, throat)
+
+
+def ventricle_distance(head: Head, p: Points) -> Field:
+    """Distance to the four ventricles."""
+    a = p.folded
+    s = head.ventricle_scale
+    lateral = tube(a, (5.0, -4.0, 8.0), (14.0, -37.0, 8.0), (2.6 * s, 3.6 * s))
+    lateral = smooth_union(lateral, tube(a, (9.0, -30.0, 15.0), (12.0, 20.0, 22.0), (3.6 * s, 4.8 * s)), 4.0)
+    lateral = smooth_union(lateral, tube(a, (12.0, 18.0, 22.0), (24.0, 40.0, 11.0), (4.5 * s, 6.2 * s)), 4.0)
+    lateral = smooth_union(lateral, tube(a, (24.0, 40.0, 11.0), (23.0, 64.0, 6.0), (5.5 * s, 2.0 * s)), 3.0)
+    lateral = smooth_union(lateral, tube(a, (25.0, 38.0, 8.0), (34.0, 16.0, -13.0), (4.5 * s, 2.0 * s)), 3.0)
+    lateral = smooth_union(lateral, tube(a, (34.0, 16.0, -13.0), (30.0, -6.0, -19.0), (1.8 * s, 1.6 * s)), 2.0)
+    lateral = intersection(lateral, 0.8 - a.x)
+    third = ellipsoid(p, (0.0, 3.0, -2.0), (2.0 * s, 14.0, 10.0))
+    fourth = ellipsoid(p, (0.0, 36.0, -29.0), (7.0 * s, 5.0 * s, 9.0))
+    return union(lateral, third, fourth)
+
+
+def cistern_distance(head: Head, p: Points) -> Field:
+    """Distance to the cisterns, the Sylvian and the interhemispheric fissure."""
+    a = p.folded
+    w = head.sulcus_half_mm
+    fissure = intersection(a.x - (0.7 + 0.7 * w), -blob(p, (0.0, 4.0, 4.0), (60.0, 46.0, 30.0)))
+    fissure = intersection(fissure, -22.0 - p.z)
+    insula = intersection(
+        np.abs(a.x - 41.0 - 0.004 * (p.y * p.y)) - (0.9 + w), blob(a, (41.0, 2.0, 4.0), (16.0, 24.0, 18.0))
+    )
+    lateral = np.abs(p.z - 3.0 - 0.35 * p.y) * 0.9 - (1.0 + w)
+    lateral = intersection(lateral, 41.0 - a.x, np.abs(p.y - 3.0) - 32.0)
+    stem = tube(a, (10.0, -14.0, -20.0), (42.0, -16.0, -8.0), (2.5 + w, 2.0 + w))
+    cisterns = union(fissure, insula, lateral, stem)
+    if float(p.z.min()) > 8.0:
+        return cisterns
+    suprasellar = blob(a, (0.0, -11.0, -23.0), (13.0, 10.0, 7.0))
+    prepontine = blob(a, (0.0, 5.0, -36.0), (15.0, 4.5 + w, 15.0))
+    shell = np.abs(blob(p, (0.0, 17.0, -14.0), (18.0, 17.0, 18.0))) - (0.8 + 0.8 * w)
+    ambient = intersection(shell, 4.0 - a.x, p.z + 26.0 - 24.0)
+    quadrigeminal = blob(a, (0.0, 35.0, -4.0), (11.0, 4.0 + w, 6.0))
+    angle = blob(a, (24.0, 17.0, -38.0), (9.0, 4.0 + w, 6.0))
+    magna = blob(a, (0.0, 70.0, -56.0), (13.0, 7.0 + 2.0 * w, 9.0))
+    return union(cisterns, suprasellar, prepontine, ambient, quadrigeminal, angle, magna)
+
+
+def tentorium_height(p: Points) -> Field:
+    """Height above the commissures (mm) of the tentorium's surface."""
+    height = np.abs(p.x) * -0.45
+    height += 11.0
+    height -= 0.26 * np.abs(p.y - 24.0)
+    return height
+
+
+def posterior_fossa_distance(p: Points) -> Field:
+    """Distance to the space below the tentorium."""
+    return intersection((p.z - tentorium_height(p)) * 0.85, (8.0 + 0.4 * np.abs(p.x) - p.y) * 0.9)
+
+
+def dura_distance(head: Head, p: Points, cavity: Field) -> Field:
+    """Distance to falx, tentorium and the venous sinuses along them."""
+    a = p.folded
+    depth_limit = 20.0 + 0.22 * (p.y + 85.0)
+    falx = intersection(a.x - head.falx_half_mm, -cavity - depth_limit, -p.z - 5.0)
+    below = intersection((8.0 + 0.4 * a.x - p.y) * 0.9, -blob(p, (0.0, 18.0, -5.0), (20.0, 21.0, 40.0)))
+    tentorium = intersection(np.abs(p.z - tentorium_height(p)) * 0.85 - 0.9, below)
+    s = head.sinus_scale
+    sagittal = intersection(a.x + 0.6 * (-cavity) - 5.5 * s, -cavity - 8.0 * s, 20.0 - p.y - p.z)
+    transverse = tube(a, (0.0, 84.0, -9.0), (52.0, 50.0, -19.0), (4.0 * s, 3.6 * s))
+    straight = tube(p, (0.0, 38.0, 7.0), (0.0, 80.0, -7.0), (1.8 * s, 2.4 * s))
+    return union(falx, tentorium, sagittal, transverse, straight)
+
+
+def nuclei_distance(p: Points) -> Field:
+    """Distance to the deep grey matter: caudate, lentiform nucleus, thalamus."""
+    a = p.folded
+    caudate = blob(a, (17.0, -23.0, 9.0), (5.5, 11.0, 10.0))
+    turned = Points(0.94 * (a.x - 26.0) - 0.34 * (a.y + 4.0), 0.34 * (a.x - 26.0) + 0.94 * (a.y + 4.0), a.z)
+    lentiform = blob(turned, (0.0, 0.0, 2.0), (6.5, 16.0, 11.0))
+    thalamus = blob(a, (11.0, 11.0, 6.0), (8.0, 14.0, 10.0))
+    return union(caudate, lentiform, thalamus)
+
+
+def folds_distance(head: Head, p: Points, posterior_fossa: Field) -> Field:
+    """Signed distance to the sheets along which the cortex folds; far away inside the posterior fossa.
+
+    The sheets stand upright on the brain's surface: the field is read at places pulled out towards a sphere.
+    """
+    radius = np.sqrt(p.x * p.x + p.y * p.y + p.z * p.z)
+    pull = 1.0 / (0.4 + radius * np.float32(0.6 / 70.0))
+    field = head.folds(Points(p.x * pull, p.y * pull, p.z * pull))
+    field *= np.float32(1.0 / np.linalg.norm(head.folds.k[0]))
+    field += np.clip(2.0 - posterior_fossa, 0.0, 6.0)
+    return field
+
+
+def calcified_distance(head: Head, p: Points) -> Field:
+    """Distance to calcified spots."""
+    nearest = np.full_like(p.x, FAR_MM)
+    for x, y, z, radius in head.calcified:
+        if float(p.z.min()) - 6.0 < z < float(p.z.max()) + 6.0:
+            np.minimum(nearest, blob(p, (x, y, z), (radius, radius * 1.3, radius)), out=nearest)
+    return nearest
+
+
+def tissues(head: Head, p: Points, brain_p: Points) -> Tissues:
+    """All distances at canonical places `p`; `brain_p` are the same places with a bleed's displacement undone."""
+    far = np.full_like(p.x, FAR_MM)
+    low = float(p.z.min())
+    cavity = cavity_distance(head, p)
+    skull = skull_distance(head, p, cavity)
+    posterior_fossa = posterior_fossa_distance(p) if low < 15.0 else far
+    orbit = orbit_distance(p) if low < -12.0 else far
+    return Tissues(
+        skin=skin_distance(head, p, skull),
+        skull=skull,
+        cavity=cavity,
+        air=air_distance(head, p) if low < 5.0 else far,
+        petrous=tube(p.folded, (16.0, 10.0, -35.0), (56.0, 24.0, -34.0), (5.0, 9.0)) if low < -10.0 else far,
+        muscle=_muscle_distance(p) if low < 32.0 else far,
+        orbit=orbit,
+        globe=ellipsoid(p.folded, (31.0, -82.0, -34.0), (12.0, 12.0, 12.0)) if low < -12.0 else far,
+        ventricle=ventricle_distance(head, brain_p) if low < 45.0 else far,
+        cistern=cistern_distance(head, brain_p),
+        folds=folds_distance(head, brain_p, posterior_fossa),
+        nuclei=nuclei_distance(brain_p) if low < 30.0 else far,
+        dura=dura_distance(head, p, cavity),
+        calcified=calcified_distance(head, brain_p),
+        posterior_fossa=posterior_fossa,
+    )
+
+
+def _muscle_distance(p: Points) -> Field:
+    a = p.folded
+    temporalis = ellipsoid(a, (72.0, -24.0, -14.0), (14.0, 32.0, 44.0))
+    nape = ellipsoid(a, (26.0, 86.0, -72.0), (30.0, 24.0, 44.0))
+    chewing = ellipsoid(a, (46.0, -34.0, -72.0), (18.0, 28.0, 30.0))
+    pharynx = ellipsoid(a, (0.0, -14.0, -82.0), (26.0, 30.0, 26.0))
+    return union(temporalis, nape, chewing, pharynx)

@@ -1,0 +1,224 @@
+"""From anatomy to attenuation: HU of every pixel of a slice, averaged through its thickness, and what bleeds add."""
+
+# S sub-planes of a slice, a x b coarse samples, h x w fine pixels (half the file's resolution)
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from rsna_e2e.records import Float32Array, Float64Array
+from rsna_e2e.synth.anatomy import Head, Tissues, cavity_distance, skin_distance, skull_distance, tissues, to_canonical
+from rsna_e2e.synth.bleeds import Bleed, bleed_distance, displaced
+from rsna_e2e.synth.geometry import COLUMNS, Series
+from rsna_e2e.synth.resample import MARGIN, refine
+from rsna_e2e.synth.shapes import Points, coverage
+
+FINE = COLUMNS // 2  # pixels of the rendering grid; CT's own resolution is about two pixels of the file
+COARSE_STEP = 3  # fine pixels between the places where distances are computed; shapes are smooth, 3 mm is enough
+SUB_PLANE_MM = 1.3  # sub-planes through a slice are at most this far apart
+
+AIR_HU = -1000.0
+FAT_HU = -95.0
+SKIN_HU = 25.0
+MUSCLE_HU = 55.0
+CORTICAL_HU = 1350.0
+MARROW_HU = 550.0
+PETROUS_HU = 1750.0
+FLUID_HU = 7.0
+WHITE_HU = 28.0
+GREY_HU = 37.5
+CEREBELLUM_HU = 35.0
+DURA_HU = 60.0
+CALCIFIED_HU = 260.0
+EYE_HU = 12.0
+CORTEX_MM = 3.2
+MARROW_DEPTH_MM = 1.9  # thickness of the compact bone on either side
+SULCUS_DEPTH_MM = 19.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """One slice. hu [FINE, FINE]; gain_hu [B, FINE, FINE]: what each bleed adds; area_mm2 [B] is its area."""
+
+    hu: Float32Array
+    gain_hu: Float32Array
+    area_mm2: Float64Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """All that decides a study's pixels, but for noise."""
+
+    head: Head
+    bleeds: tuple[Bleed, ...]
+    series: Series
+    white_hu: float
+    grey_hu: float
+
+
+def _sub_offsets(series: Series) -> Float64Array:
+    n = max(2, int(np.ceil(series.thickness_mm / SUB_PLANE_MM)))
+    return np.asarray(((np.arange(n) + 0.5) / n - 0.5) * series.thickness_mm)
+
+
+def _places(scene: Scene, k: int, first: tuple[int, int], counts: tuple[int, int], offsets: Float64Array) -> Points:
+    """Head-frame places [S, a, b] of coarse samples; `first` is the fine pixel (row, column) of sample (0, 0)."""
+    series = scene.series
+    fine_mm = 2.0 * series.spacing_mm
+    v = (np.arange(counts[0]) * COARSE_STEP + first[0] + 0.25) * fine_mm
+    u = (np.arange(counts[1]) * COARSE_STEP + first[1] + 0.25) * fine_mm
+    to_head = series.rotation.T
+    start = to_head @ (series.origins_mm[k] - np.array(series.head_centre_mm))
+    along_u, along_v = to_head @ np.array(series.row_direction), to_head @ np.array(series.column_direction)
+    along_w = to_head @ series.normal
+    xyz = [
+        (start[i] + along_w[i] * offsets[:, None, None] + along_v[i] * v[:, None] + along_u[i] * u).astype(np.float32)
+        for i in range(3)
+    ]
+    return Points(*xyz)
+
+
+def _window(scene: Scene, k: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Find the fine pixels that the head needs: first pixel and coarse counts; None where the slice misses it."""
+    n = -(-FINE // COARSE_STEP)
+    p = to_canonical(scene.head, _places(scene, k, (0, 0), (n, n), np.zeros(1)))
+    cavity = cavity_distance(scene.head, p)
+    skin = skin_distance(scene.head, p, skull_distance(scene.head, p, cavity))[0]
+    inside = skin < scene.series.thickness_mm + 4.0
+    if not inside.any():
+        return None
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    last_row, last_column = min(int(rows[-1]), FINE // COARSE_STEP - 1), min(int(columns[-1]), FINE // COARSE_STEP - 1)
+    row, column = int(rows[0]), int(columns[0])
+    return (row * COARSE_STEP, column * COARSE_STEP), (last_row - row + 1, last_column - column + 1)
+
+
+def render_slice(scene: Scene, k: int) -> Rendering:
+    """Render slice `k` of a scene without noise."""
+    n = len(scene.bleeds)
+    hu = np.full((FINE, FINE), AIR_HU, np.float32)
+    gain = np.zeros((n, FINE, FINE), np.float32)
+    area = np.zeros(n)
+    found = _window(scene, k)
+    if found is None:
+        return Rendering(hu=hu, gain_hu=gain, area_mm2=area)
+    (row, column), (n_rows, n_columns) = found
+    offsets = _sub_offsets(scene.series)
+    margin = MARGIN * COARSE_STEP
+    places = _places(scene, k, (row - margin, column - margin), (n_rows + 2 * MARGIN, n_columns + 2 * MARGIN), offsets)
+    p = to_canonical(scene.head, places)
+    brain_p = displaced(scene.bleeds, p)
+    tissue = tissues(scene.head, p, brain_p)
+    distances = [bleed_distance(b, scene.head, p, brain_p, tissue) for b in scene.bleeds]
+    pixel_mm = 2.0 * scene.series.spacing_mm
+    painter = _Painter(scene, pixel_mm, (n_rows * COARSE_STEP, n_columns * COARSE_STEP))
+    for s in range(len(offsets)):
+        painter.paint({f.name: getattr(tissue, f.name)[s] for f in fields(Tissues)}, [d[s] for d in distances])
+    window = (slice(row, row + n_rows * COARSE_STEP), slice(column, column + n_columns * COARSE_STEP))
+    hu[window] = painter.hu / len(offsets)
+    gain[(slice(None), *window)] = painter.gain / len(offsets)
+    area[:] = painter.area / len(offsets) * pixel_mm**2
+    return Rendering(hu=hu, gain_hu=gain, area_mm2=area)
+
+
+class _Painter:
+    """Adds up sub-planes: hu [h, w], gain [B, h, w] and area [B] in pixels are sums over the sub-planes painted."""
+
+    def __init__(self, scene: Scene, pixel_mm: float, shape: tuple[int, int]) -> None:
+        self._scene = scene
+        self._pixel_mm = pixel_mm
+        self.hu = np.zeros(shape, np.float32)
+        self.gain = np.zeros((len(scene.bleeds), *shape), np.float32)
+        self.area = np.zeros(len(scene.bleeds))
+
+    def paint(self, tissue: dict[str, Float32Array], bleeds: list[Float32Array]) -> None:
+        """Paint one sub-plane from coarse distances, outside in."""
+        reach = 2.0 * self._pixel_mm
+        near = {name: refine(d, COARSE_STEP) for name, d in tissue.items() if float(d.min()) < reach}
+        hu = self._outside(near)
+        cavity = near.get("cavity")
+        if cavity is not None:
+            inside = coverage(cavity, self._pixel_mm)
+            content = self._brain(near, cavity)
+            fluid = content.pop()
+            self._blend_bleeds(content[0], fluid, inside, bleeds)
+            if "dura" in near:
+                self._blend(content[0], coverage(near["dura"], self._pixel_mm), DURA_HU)
+            if "calcified" in near:
+                self._blend(content[0], coverage(near["calcified"], self._pixel_mm), CALCIFIED_HU)
+            hu += inside * (content[0] - hu)
+        self.hu += hu
+
+    @staticmethod
+    def _blend(hu: Float32Array, share: Float32Array, value: float | Float32Array) -> None:
+        hu += share * (value - hu)
+
+    def _outside(self, near: dict[str, Float32Array]) -> Float32Array:
+        """Scalp, muscle, bone, orbit and air."""
+        mm = self._pixel_mm
+        hu = np.full(self.hu.shape, AIR_HU, np.float32)
+        if "skin" not in near:
+            return hu
+        self._blend(hu, coverage(near["skin"], mm), SKIN_HU)
+        self._blend(hu, coverage(near["skin"] + 1.8, mm), FAT_HU)
+        if "muscle" in near:
+            self._blend(hu, coverage(np.maximum(near["muscle"], near["skin"] + 2.5), 2.0), MUSCLE_HU)
+        if "skull" in near:
+            self._blend(hu, coverage(near["skull"], mm), CORTICAL_HU)
+            cavity = near.get("cavity")
+            deep = near["skull"] + MARROW_DEPTH_MM
+            if cavity is not None:
+                deep = np.maximum(deep, MARROW_DEPTH_MM - cavity)
+            self._blend(hu, coverage(deep, 2.0), MARROW_HU)
+        for name, value in (("petrous", PETROUS_HU), ("orbit", FAT_HU), ("globe", EYE_HU), ("air", AIR_HU)):
+            if name in near:
+                share = coverage(np.maximum(near[name], near["skin"] + 1.0), mm)
+                self._blend(hu, share, value)
+        return hu
+
+    def _brain(self, near: dict[str, Float32Array], cavity: Float32Array) -> list[Float32Array]:
+        """Return HU inside the cavity, and the share of fluid outside the brain (subarachnoid)."""
+        scene, mm = self._scene, self._pixel_mm
+        depth = -cavity
+        outside = depth - scene.head.gap_mm  # distance from the fluid spaces, positive in brain
+        taper = depth * (-scene.head.sulcus_half_mm / SULCUS_DEPTH_MM)
+        taper += scene.head.sulcus_half_mm
+        if "folds" in near:
+            outside = np.minimum(outside, np.abs(near["folds"]) - taper)
+        if "cistern" in near:
+            outside = np.minimum(outside, near["cistern"])
+        grey = coverage(outside - CORTEX_MM, 1.5)
+        if "nuclei" in near:
+            grey = np.maximum(grey, 0.8 * coverage(near["nuclei"], 2.0))
+        hu = grey * (scene.grey_hu - scene.white_hu)
+        hu += scene.white_hu
+        if "posterior_fossa" in near:
+            self._blend(hu, 0.8 * coverage(near["posterior_fossa"], 2.0), CEREBELLUM_HU)
+        fluid = coverage(outside, mm)
+        self._blend(hu, fluid, FLUID_HU)
+        if "ventricle" in near:
+            self._blend(hu, coverage(near["ventricle"], mm), FLUID_HU)
+        return [hu, fluid]
+
+    def _blend_bleeds(
+        self, hu: Float32Array, fluid: Float32Array, inside: Float32Array, bleeds: list[Float32Array]
+    ) -> None:
+        """Lay the bleeds over the brain one after another and keep what each adds."""
+        for index, (bleed, coarse) in enumerate(zip(self._scene.bleeds, bleeds, strict=True)):
+            if float(coarse.min()) > 2.0 * self._pixel_mm + bleed.rim_mm:
+                continue
+            distance = refine(coarse, COARSE_STEP)
+            if bleed.site == "spaces":
+                share = fluid * coverage(distance, 8.0)
+            else:
+                share = coverage(distance, 1.2 * self._pixel_mm)
+                if bleed.rim_mm > 0.0:
+                    oedema = coverage(distance - bleed.rim_mm, 2.0)
+                    oedema *= 1.0 - fluid
+                    self._blend(hu, 0.5 * oedema, 14.0)
+            added = share * (bleed.hu - hu)
+            hu += added
+            share *= inside
+            added *= inside
+            self.gain[index] += added
+            self.area[index] += float(share.sum(dtype=np.float64))
