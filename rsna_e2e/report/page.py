@@ -19,16 +19,16 @@ from rsna_e2e.report.examples import Example, choose_examples, selection_rule, s
 from rsna_e2e.report.figures import calibration_figure, display_name, histogram_figure, roc_figure
 from rsna_e2e.report.profiles import profile_figure
 from rsna_e2e.report.theme import css_variables
+from rsna_e2e.store import Store
 
 if TYPE_CHECKING:
     from rsna_e2e.report.thumbnails import Thumbnails
-    from rsna_e2e.store import Store
 
 _ESTIMATES = ("log_loss", "auc")
 
 
 def write_report(
-    evaluation: Evaluation, *, out: Path, store: "Store | None" = None, title: str = "Evaluation of a submission"
+    evaluation: Evaluation, *, out: Path, store: Store | None = None, title: str = "Evaluation of a submission"
 ) -> Path:
     """Write `report.html`, `metrics.json` and `metrics.csv` into the folder `out` and return the page's path.
 
@@ -71,7 +71,7 @@ def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _page(evaluation: Evaluation, content: dict[str, Any], store: "Store | None", title: str) -> str:
+def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, title: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rsna_e2e.report"),
         autoescape=True,
@@ -114,7 +114,7 @@ def _number_writer(content: dict[str, Any]) -> Any:
     return number
 
 
-def _examples(evaluation: Evaluation, store: "Store | None") -> list[dict[str, Any]]:
+def _examples(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:
     assert evaluation.layout is not None
     thumbnails = None
     if store is not None:

@@ -3,7 +3,6 @@
 # H, W rows and columns of a slice
 
 import io
-from typing import TYPE_CHECKING
 
 import matplotlib.image
 import torch
@@ -12,9 +11,7 @@ from rsna_e2e import ops
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.records import Float32Array, Int16Image
 from rsna_e2e.report.theme import data_uri
-
-if TYPE_CHECKING:
-    from rsna_e2e.store import Store
+from rsna_e2e.store import Store
 
 # The usual brain window: center and width in HU.
 WINDOW_HU = (40.0, 80.0)
@@ -30,7 +27,7 @@ _JPEG_QUALITY = 85
 class Thumbnails:
     """Pictures of the slices of a store, by image id."""
 
-    def __init__(self, store: "Store") -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._row_of = {str(image_id): row for row, image_id in enumerate(store.index["image_id"])}
 
