@@ -75,10 +75,12 @@ RSNA_INLINE Taps locate(const Slice& slice, float x, float y) {
   const float source_y = clamp(source_coordinate(slice.to_y, x, y), slice.y.clamp_low, slice.y.clamp_high);
   const float left = clamp(floorf(source_x), slice.x.pair_low, slice.x.pair_high);
   const float top = clamp(floorf(source_y), slice.y.pair_low, slice.y.pair_high);
-  const float weight_left = tent(slice.x.gain_first, source_x - left);
-  const float weight_right = tent(slice.x.gain_second, source_x - (left + 1.0f));
-  const float weight_top = tent(slice.y.gain_first, source_y - top);
-  const float weight_bottom = tent(slice.y.gain_second, source_y - (top + 1.0f));
+  const float from_left = source_x - left;
+  const float from_top = source_y - top;
+  const float weight_left = tent(slice.x.gain_first, from_left);
+  const float weight_right = tent(slice.x.gain_second, from_left - 1.0f);
+  const float weight_top = tent(slice.y.gain_first, from_top);
+  const float weight_bottom = tent(slice.y.gain_second, from_top - 1.0f);
   return {static_cast<int32_t>(left), static_cast<int32_t>(top),   weight_top * weight_left,
           weight_top * weight_right,  weight_bottom * weight_left, weight_bottom * weight_right};
 }

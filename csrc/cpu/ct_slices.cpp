@@ -11,39 +11,65 @@ constexpr int32_t kBlock = 256;  // pixels of a row that are worked on at once; 
 // Two neighbouring int16 values, read in one load from an address that is a multiple of 2.
 typedef int32_t Pair __attribute__((aligned(2), may_alias));
 
-// What the samples of one block read: per pixel the four taps' weights and HU.
+// What one sample of each pixel of a block reads: where, and per tap its weight and HU.
 struct Block {
+  alignas(64) int32_t index[kBlock];  // of the top left tap inside the slice
   alignas(64) float weight[4][kBlock];
   alignas(64) float hu[4][kBlock];
 };
 
-void gather(const Transform& transform, const Slice& slice, int32_t x_begin, int32_t n, int32_t sub_x, float y,
-            Block& block) {
-  const int16_t* __restrict pixels = transform.values + slice.offset;
-  const int32_t width = slice.width;
+// Constants are copied to local variables before each loop: compilers then see that no store changes them.
+
+void locate_taps(const Transform& transform, const Slice& slice_in_memory, int32_t x_begin, int32_t n, int32_t sub_x,
+                 float y, Block& __restrict block) {
+  const Slice slice = slice_in_memory;
+  const int32_t n_sub = transform.n_sub;
+  const float half_step = transform.half_step;
   for (int32_t i = 0; i < n; ++i) {
-    const float x = sample_position(x_begin + i, sub_x, transform.n_sub, transform.half_step);
-    const Taps taps = locate(slice, x, y);
-    const int32_t index = taps.y * width + taps.x;
-    const int32_t top = *reinterpret_cast<const Pair*>(pixels + index);
-    const int32_t bottom = *reinterpret_cast<const Pair*>(pixels + index + width);
+    const Taps taps = locate(slice, sample_position(x_begin + i, sub_x, n_sub, half_step), y);
+    block.index[i] = taps.y * slice.width + taps.x;
     block.weight[0][i] = taps.top_left;
     block.weight[1][i] = taps.top_right;
     block.weight[2][i] = taps.bottom_left;
     block.weight[3][i] = taps.bottom_right;
-    block.hu[0][i] = static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(top) << 16) >> 16);
-    block.hu[1][i] = static_cast<float>(top >> 16);
-    block.hu[2][i] = static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(bottom) << 16) >> 16);
-    block.hu[3][i] = static_cast<float>(bottom >> 16);
   }
 }
 
-void add_samples(const Channel& channel, const Block& block, int32_t n, float* __restrict sums) {
-  const Channel constants = channel;
+void read_pairs(const int16_t* pixels, const int32_t* __restrict index, int32_t n, float* __restrict left,
+                float* __restrict right) {
+  for (int32_t i = 0; i < n; ++i) {
+    const int32_t pair = *reinterpret_cast<const Pair*>(pixels + index[i]);
+    left[i] = static_cast<float>(static_cast<int16_t>(pair));
+    right[i] = static_cast<float>(pair >> 16);
+  }
+}
+
+template <bool kIsFirst>
+void add_samples(const Channel& channel_in_memory, const Block& __restrict block, int32_t n, float* __restrict sums) {
+  const Channel channel = channel_in_memory;
   for (int32_t i = 0; i < n; ++i) {
     const Taps taps = {0, 0, block.weight[0][i], block.weight[1][i], block.weight[2][i], block.weight[3][i]};
     const Quad hu = {block.hu[0][i], block.hu[1][i], block.hu[2][i], block.hu[3][i]};
-    sums[i] += sample(constants, taps, hu);
+    const float value = sample(channel, taps, hu);
+    sums[i] = kIsFirst ? value : sums[i] + value;
+  }
+}
+
+// Sums of the samples of pixels [x, x + n) of output row y: [n_channels, kBlock].
+void sum_samples(const Transform& transform, const Slice& slice, int32_t x, int32_t n, int32_t y, Block& block,
+                 float* sums) {
+  const int16_t* pixels = transform.values + slice.offset;
+  for (int32_t sub_y = 0; sub_y < transform.n_sub; ++sub_y) {
+    const float sample_y = sample_position(y, sub_y, transform.n_sub, transform.half_step);
+    for (int32_t sub_x = 0; sub_x < transform.n_sub; ++sub_x) {
+      locate_taps(transform, slice, x, n, sub_x, sample_y, block);
+      read_pairs(pixels, block.index, n, block.hu[0], block.hu[1]);
+      read_pairs(pixels + slice.width, block.index, n, block.hu[2], block.hu[3]);
+      const auto add = sub_y == 0 && sub_x == 0 ? add_samples<true> : add_samples<false>;
+      for (int32_t c = 0; c < transform.n_channels; ++c) {
+        add(transform.channels[c], block, n, sums + c * kBlock);
+      }
+    }
   }
 }
 
@@ -70,12 +96,12 @@ void store(const Transform& transform, const float* __restrict sums, int32_t n, 
   Type* __restrict image = static_cast<Type*>(transform.output) + slice_index * n_channels * plane;
   const Channel* __restrict channels = transform.channels;
   if (transform.channels_last && n_channels == 3) {  // the usual case, in a form that compilers vectorise
-    const Channel red = channels[0], green = channels[1], blue = channels[2];
+    const Channel first = channels[0], second = channels[1], third = channels[2];
     Type* __restrict output = image + first_pixel * 3;
     for (int32_t i = 0; i < n; ++i) {
-      output[3 * i] = Output::convert(normalise(red, sums[i]));
-      output[3 * i + 1] = Output::convert(normalise(green, sums[kBlock + i]));
-      output[3 * i + 2] = Output::convert(normalise(blue, sums[2 * kBlock + i]));
+      output[3 * i] = Output::convert(normalise(first, sums[i]));
+      output[3 * i + 1] = Output::convert(normalise(second, sums[kBlock + i]));
+      output[3 * i + 2] = Output::convert(normalise(third, sums[2 * kBlock + i]));
     }
     return;
   }
@@ -107,27 +133,15 @@ void store_as(const Transform& transform, const float* sums, int32_t n, int64_t 
 }  // namespace
 
 void RSNA_CPU_KERNEL(const Transform& transform, int64_t begin, int64_t end) {
-  const int64_t size = transform.size;
-  const int64_t n_sums = static_cast<int64_t>(transform.n_channels) * kBlock;
-  const std::unique_ptr<float[]> sums(new float[n_sums]);
+  const std::unique_ptr<float[]> sums(new float[static_cast<size_t>(transform.n_channels) * kBlock]);
   Block block;
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t slice_index = row / size;
-    const int32_t y = static_cast<int32_t>(row % size);
-    const Slice slice = transform.slices[slice_index];
+    const int64_t slice_index = row / transform.size;
+    const int32_t y = static_cast<int32_t>(row % transform.size);
     for (int32_t x = 0; x < transform.size; x += kBlock) {
       const int32_t n = transform.size - x < kBlock ? transform.size - x : kBlock;
-      for (int64_t i = 0; i < n_sums; ++i) sums[i] = 0.0f;
-      for (int32_t sub_y = 0; sub_y < transform.n_sub; ++sub_y) {
-        const float sample_y = sample_position(y, sub_y, transform.n_sub, transform.half_step);
-        for (int32_t sub_x = 0; sub_x < transform.n_sub; ++sub_x) {
-          gather(transform, slice, x, n, sub_x, sample_y, block);
-          for (int32_t c = 0; c < transform.n_channels; ++c) {
-            add_samples(transform.channels[c], block, n, sums.get() + c * kBlock);
-          }
-        }
-      }
-      store_as(transform, sums.get(), n, y * size + x, slice_index);
+      sum_samples(transform, transform.slices[slice_index], x, n, y, block, sums.get());
+      store_as(transform, sums.get(), n, static_cast<int64_t>(y) * transform.size + x, slice_index);
     }
   }
 }
