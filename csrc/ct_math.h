@@ -24,6 +24,10 @@ using int64_t = long long;
 
 namespace rsna {
 
+// Positions are counted from the middle, which costs nothing and halves the rounding errors of fp32: in the output from
+// its centre, in the input from the anchor, the pixel nearest to where the centre maps. Pixel centres are at integers
+// from the anchor.
+
 // One axis of one slice. A sample at coordinate s lies between two neighbouring pixels, the pair.
 struct Axis {
   float clamp_low, clamp_high;    // s is clamped to this before it becomes an integer
@@ -31,11 +35,11 @@ struct Axis {
   float gain_first, gain_second;  // 1, or 0 where that pixel of the pair is outside what may be seen
 };
 
-// One slice: where its pixels are, and how an output pixel (x, y) maps to an input pixel.
+// One slice: where its pixels are, and how an output position (x, y) maps to an input position.
 struct Slice {
-  int64_t offset;  // of its first value among all values
+  int64_t offset;  // of the anchor among all values
   int32_t width;   // in pixels
-  float to_x[3];   // input x = to_x . (x, y, 1), pixel centres at integers
+  float to_x[3];   // input x = to_x . (x, y, 1)
   float to_y[3];
   Axis x, y;
 };
@@ -45,7 +49,7 @@ struct Channel {
   float inv_width, bias, scale, shift;
 };
 
-// Where one sample reads: the top left of 2 x 2 pixels, and their weights.
+// Where one sample reads: the top left of 2 x 2 pixels, from the anchor, and their weights.
 struct Taps {
   int32_t x, y;
   float top_left, top_right, bottom_left, bottom_right;
@@ -58,9 +62,16 @@ struct Quad {
 
 RSNA_INLINE float clamp(float value, float low, float high) { return fminf(fmaxf(value, low), high); }
 
-// Position in output pixels of sample `sub` of `n_sub` in pixel `pixel`; half_step = 1 / (2 n_sub).
-RSNA_INLINE float sample_position(int32_t pixel, int32_t sub, int32_t n_sub, float half_step) {
-  return fmaf(static_cast<float>(2 * sub + 1 - n_sub), half_step, static_cast<float>(pixel));
+// Which positions of the output are sampled: centre = (size - 1) / 2, half_step = 1 / (2 n_sub).
+struct Sampling {
+  int32_t n_sub;  // samples per output pixel and axis
+  float half_step, centre;
+};
+
+// Position of sample `sub` of n_sub in output pixel `pixel`.
+RSNA_INLINE float sample_position(const Sampling& sampling, int32_t pixel, int32_t sub) {
+  return fmaf(static_cast<float>(2 * sub + 1 - sampling.n_sub), sampling.half_step,
+              static_cast<float>(pixel) - sampling.centre);
 }
 
 RSNA_INLINE float source_coordinate(const float* to_axis, float x, float y) {

@@ -16,21 +16,34 @@ void check(bool is_good, const char* what, int64_t index, const char* problem) {
 }
 
 // What may be seen of this axis is the square [square_low, square_high] as far as the slice reaches; not empty.
-Axis make_axis(int64_t extent, Border border, int64_t square_low, int64_t square_high) {
+// All results are counted from the anchor.
+Axis make_axis(int64_t extent, int64_t anchor, Border border, int64_t square_low, int64_t square_high) {
   const int64_t low = std::max<int64_t>(square_low, 0);
   const int64_t high = std::min<int64_t>(square_high, extent - 1);
-  Axis axis;
   // One pixel beyond what may be seen every weight is 0, so there is no need to go further.
   const bool replicate = border == Border::kReplicate;
-  axis.clamp_low = static_cast<float>(replicate ? std::max(square_low, low - 1) : low - 1);
-  axis.clamp_high = static_cast<float>(replicate ? std::min(square_high, high + 1) : high + 1);
+  const int64_t clamp_low = replicate ? std::max(square_low, low - 1) : low - 1;
+  const int64_t clamp_high = replicate ? std::min(square_high, high + 1) : high + 1;
   const bool is_single = low == high;
   const bool is_second = is_single && high == extent - 1;
-  axis.pair_low = static_cast<float>(is_second ? low - 1 : low);
-  axis.pair_high = is_single ? axis.pair_low : static_cast<float>(high - 1);
-  axis.gain_first = is_second ? 0.0f : 1.0f;
-  axis.gain_second = is_single && !is_second ? 0.0f : 1.0f;
-  return axis;
+  const int64_t pair_low = is_second ? low - 1 : low;
+  const int64_t pair_high = is_single ? pair_low : high - 1;
+  return {static_cast<float>(clamp_low - anchor),
+          static_cast<float>(clamp_high - anchor),
+          static_cast<float>(pair_low - anchor),
+          static_cast<float>(pair_high - anchor),
+          is_second ? 0.0f : 1.0f,
+          is_single && !is_second ? 0.0f : 1.0f};
+}
+
+// Moves the origin of a matrix row to the output's centre and to a pixel of the slice, the anchor, which it returns.
+int64_t move_origin(const float* row, double centre, int64_t extent, float* to_axis) {
+  const double middle = row[0] * centre + row[1] * centre + row[2];
+  const int64_t anchor = std::clamp<int64_t>(std::llround(middle), 0, extent - 1);
+  to_axis[0] = row[0];
+  to_axis[1] = row[1];
+  to_axis[2] = static_cast<float>(middle - static_cast<double>(anchor));
+  return anchor;
 }
 
 void check_matrix(const float* matrix, int32_t size, int64_t n) {
@@ -54,8 +67,13 @@ Border border_of(const std::string& name) {
   throw std::invalid_argument("border is \"" + name + "\"; it must be \"zero\" or \"replicate\"");
 }
 
+Sampling make_sampling(int32_t size, int32_t n_sub) {
+  return {n_sub, 0.5f / static_cast<float>(n_sub), 0.5f * static_cast<float>(size - 1)};
+}
+
 std::vector<Slice> make_slices(const SliceParams& params) {
   std::vector<Slice> slices(params.n_slices);
+  const double centre = make_sampling(params.size, 1).centre;
   for (int64_t n = 0; n < params.n_slices; ++n) {
     const int64_t height = params.heights[n], width = params.widths[n];
     check(std::min(height, width) >= 2 && std::max(height, width) <= kMaxExtent, "slice", n,
@@ -66,11 +84,6 @@ std::vector<Slice> make_slices(const SliceParams& params) {
     const float* matrix = params.affine + 6 * n;
     check_matrix(matrix, params.size, n);
 
-    Slice& slice = slices[n];
-    slice.offset = offset;
-    slice.width = static_cast<int32_t>(width);
-    std::copy(matrix, matrix + 3, slice.to_x);
-    std::copy(matrix + 3, matrix + 6, slice.to_y);
     int64_t x0 = 0, y0 = 0, x1 = width, y1 = height;
     if (params.source_box != nullptr) {
       const int32_t* box = params.source_box + 3 * n;
@@ -78,8 +91,13 @@ std::vector<Slice> make_slices(const SliceParams& params) {
       x0 = box[0], y0 = box[1], x1 = x0 + box[2], y1 = y0 + box[2];
       check(x0 < width && y0 < height && x1 > 0 && y1 > 0, "slice", n, "its source box lies outside the slice");
     }
-    slice.x = make_axis(width, params.border, x0, x1 - 1);
-    slice.y = make_axis(height, params.border, y0, y1 - 1);
+    Slice& slice = slices[n];
+    const int64_t anchor_x = move_origin(matrix, centre, width, slice.to_x);
+    const int64_t anchor_y = move_origin(matrix + 3, centre, height, slice.to_y);
+    slice.offset = offset + anchor_y * width + anchor_x;
+    slice.width = static_cast<int32_t>(width);
+    slice.x = make_axis(width, anchor_x, params.border, x0, x1 - 1);
+    slice.y = make_axis(height, anchor_y, params.border, y0, y1 - 1);
   }
   return slices;
 }

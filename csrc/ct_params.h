@@ -31,6 +31,9 @@ struct SliceParams {
 // not finite, singular or leading more than 1e9 pixels away, box without a pixel of the slice.
 std::vector<Slice> make_slices(const SliceParams& params);
 
+// How an output of this size is sampled n_sub x n_sub times per pixel.
+Sampling make_sampling(int32_t size, int32_t n_sub);
+
 // windows: [C, 2] center and width in HU, mean and std: [C] of the windowed values, or null for 0 and 1.
 // Throws std::invalid_argument naming the channel: anything not finite, width or std not above 0.
 std::vector<Channel> make_channels(int32_t n_channels, const float* windows, const float* mean, const float* std,

@@ -17,8 +17,7 @@ struct Transform {
   int64_t n_slices;
   int32_t n_channels;
   int32_t size;
-  int32_t n_sub;    // samples per output pixel and axis
-  float half_step;  // 1 / (2 n_sub)
+  Sampling sampling;
   OutputType output_type;
   bool channels_last;
 };

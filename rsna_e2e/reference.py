@@ -4,11 +4,17 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from rsna_e2e.records import Int16Image
+from rsna_e2e.records import Float32Array, Float64Array, Int16Image
+
+# N slices, C channels (windows), S output size.
+Windows = Sequence[tuple[float, float]]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
 
 
-def content_threshold_hu(windows_hu: Sequence[tuple[float, float]]) -> int:
+def content_threshold_hu(windows_hu: Windows) -> int:
     """Return the lowest integer HU that reaches grey level 1 in any window.
 
     windows_hu: (center, width) each. Grey level of a pixel is floor(255 * (hu - lower) / width) with
@@ -17,7 +23,7 @@ def content_threshold_hu(windows_hu: Sequence[tuple[float, float]]) -> int:
     return min(math.ceil(center - width / 2 + width / 255) for center, width in windows_hu)
 
 
-def content_box(hu: Int16Image, windows_hu: Sequence[tuple[float, float]]) -> tuple[int, int, int, int] | None:
+def content_box(hu: Int16Image, windows_hu: Windows) -> tuple[int, int, int, int] | None:
     """Return the bounding box (x0, y0, x1, y1), x1 and y1 exclusive, of what reaches grey level 1 in any window.
 
     hu: [H, W] int16 in HU. windows_hu: (center, width) each. None when nothing does (a slice of air).
@@ -28,3 +34,78 @@ def content_box(hu: Int16Image, windows_hu: Sequence[tuple[float, float]]) -> tu
     if len(rows) == 0:
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def transform_slices(
+    hu: Sequence[Int16Image],
+    affine: Float32Array,
+    windows_hu: Windows,
+    *,
+    size: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    border: str = "zero",
+    source_box: Sequence[tuple[int, int, int]] | None = None,
+    supersample: int = 1,
+) -> Float64Array:
+    """Return what `ops.transform_slices` must: [N, C, S, S], here in float64 throughout.
+
+    hu: N slices [H, W] int16, which may differ in size. affine: [N, 2, 3]. windows_hu: C of (center, width). mean, std:
+    C each. border: "zero" or "replicate". source_box: N of (x0, y0, side). Meaning: see ops.py.
+    """
+    images = np.empty((len(hu), len(windows_hu), size, size))
+    for n, pixels in enumerate(hu):
+        box = None if source_box is None else source_box[n]
+        x, y = _source_coordinates(affine[n].astype(np.float64), size, supersample)
+        for c, (center, width) in enumerate(windows_hu):
+            windowed = np.clip((pixels - (center - width / 2)) / width, 0.0, 1.0)
+            images[n, c] = _pool(_bilinear(windowed, x, y, border=border, box=box), supersample)
+    if mean is not None:
+        images -= np.reshape(mean, (1, -1, 1, 1))
+    if std is not None:
+        images /= np.reshape(std, (1, -1, 1, 1))
+    return images
+
+
+def _source_coordinates(matrix: Float64Array, size: int, supersample: int) -> tuple[Float64Array, Float64Array]:
+    """Input x and y of all samples, each [S k, S k]: sample i of k in pixel p is at p + (i + 1/2) / k - 1/2."""
+    positions = (np.arange(size * supersample) + 0.5) / supersample - 0.5
+    y, x = np.meshgrid(positions, positions, indexing="ij")
+    return matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2], matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]
+
+
+def _bilinear(
+    image: Float64Array, x: Float64Array, y: Float64Array, *, border: str, box: tuple[int, int, int] | None
+) -> Float64Array:
+    """Interpolate image [H, W] at (x, y). Taps outside it, or outside the box, are 0 or repeat the box's edge."""
+    height, width = image.shape
+    x_low, y_low, x_high, y_high = 0, 0, width - 1, height - 1
+    if box is not None:
+        x_low, y_low, side = box
+        x_high, y_high = x_low + side - 1, y_low + side - 1
+    left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    result = np.zeros_like(x)
+    for tap_x, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
+        for tap_y, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
+            column, row = tap_x, tap_y
+            if border == "replicate":
+                column, row = np.clip(tap_x, x_low, x_high), np.clip(tap_y, y_low, y_high)
+            is_seen = (
+                _is_within(column, x_low, x_high)
+                & _is_within(row, y_low, y_high)
+                & _is_within(column, 0, width - 1)
+                & _is_within(row, 0, height - 1)
+            )
+            result += weight_x * weight_y * np.where(is_seen, image[row * is_seen, column * is_seen], 0.0)
+    return result
+
+
+def _is_within(index: IntArray, low: int, high: int) -> BoolArray:
+    return (low <= index) & (index <= high)
+
+
+def _pool(image: Float64Array, factor: int) -> Float64Array:
+    """Mean of factor x factor blocks."""
+    size = image.shape[0] // factor
+    mean: Float64Array = image.reshape(size, factor, size, factor).mean(axis=(1, 3))
+    return mean

@@ -132,8 +132,7 @@ Prepared prepare(const Tensor& values, const Tensor& offsets, const Tensor& heig
                         n_slices,
                         static_cast<int32_t>(n_channels),
                         static_cast<int32_t>(size),
-                        static_cast<int32_t>(supersample),
-                        0.5f / static_cast<float>(supersample),
+                        rsna::make_sampling(static_cast<int32_t>(size), static_cast<int32_t>(supersample)),
                         output_type,
                         channels_last};
   return prepared;

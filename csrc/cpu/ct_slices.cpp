@@ -13,7 +13,7 @@ typedef int32_t Pair __attribute__((aligned(2), may_alias));
 
 // What one sample of each pixel of a block reads: where, and per tap its weight and HU.
 struct Block {
-  alignas(64) int32_t index[kBlock];  // of the top left tap inside the slice
+  alignas(64) int32_t index[kBlock];  // of the top left tap, from the anchor
   alignas(64) float weight[4][kBlock];
   alignas(64) float hu[4][kBlock];
 };
@@ -23,10 +23,9 @@ struct Block {
 void locate_taps(const Transform& transform, const Slice& slice_in_memory, int32_t x_begin, int32_t n, int32_t sub_x,
                  float y, Block& __restrict block) {
   const Slice slice = slice_in_memory;
-  const int32_t n_sub = transform.n_sub;
-  const float half_step = transform.half_step;
+  const Sampling sampling = transform.sampling;
   for (int32_t i = 0; i < n; ++i) {
-    const Taps taps = locate(slice, sample_position(x_begin + i, sub_x, n_sub, half_step), y);
+    const Taps taps = locate(slice, sample_position(sampling, x_begin + i, sub_x), y);
     block.index[i] = taps.y * slice.width + taps.x;
     block.weight[0][i] = taps.top_left;
     block.weight[1][i] = taps.top_right;
@@ -59,9 +58,9 @@ void add_samples(const Channel& channel_in_memory, const Block& __restrict block
 void sum_samples(const Transform& transform, const Slice& slice, int32_t x, int32_t n, int32_t y, Block& block,
                  float* sums) {
   const int16_t* pixels = transform.values + slice.offset;
-  for (int32_t sub_y = 0; sub_y < transform.n_sub; ++sub_y) {
-    const float sample_y = sample_position(y, sub_y, transform.n_sub, transform.half_step);
-    for (int32_t sub_x = 0; sub_x < transform.n_sub; ++sub_x) {
+  for (int32_t sub_y = 0; sub_y < transform.sampling.n_sub; ++sub_y) {
+    const float sample_y = sample_position(transform.sampling, y, sub_y);
+    for (int32_t sub_x = 0; sub_x < transform.sampling.n_sub; ++sub_x) {
       locate_taps(transform, slice, x, n, sub_x, sample_y, block);
       read_pairs(pixels, block.index, n, block.hu[0], block.hu[1]);
       read_pairs(pixels + slice.width, block.index, n, block.hu[2], block.hu[3]);
