@@ -22,7 +22,7 @@ from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
 
 from rsna_e2e.elements import TAGS, Elements, RefusedError, read_file_meta
-from rsna_e2e.hounsfield import is_wrapped_12bit, stored_values, to_hounsfield, unwrap_12bit
+from rsna_e2e.hounsfield import has_unused_bits, is_wrapped_12bit, stored_values, to_hounsfield, unwrap_12bit
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Int16Image, Refusal, SliceRecord
 
@@ -118,10 +118,12 @@ def _read_header(path: Path) -> SliceHeader:
         )
         elements = Elements(dataset)
         _check_is_ct_slice(elements, meta.sop_class_uid)
+        length = _read_pixel_data_length(file, syntax)
         bits_allocated, high_bit = _check_pixel_format(elements)
         record = _slice_record(path, elements, syntax)
         n_bytes = record.rows * record.columns * bits_allocated // 8
-        offset = _find_pixel_data(file, syntax, n_bytes)
+        _check_pixel_data_length(file, syntax, length=length, expected=n_bytes)
+        offset = file.tell() if syntax in NATIVE_SYNTAXES else None
     return SliceHeader(record=record, bits_allocated=bits_allocated, high_bit=high_bit, pixel_offset=offset)
 
 
@@ -208,10 +210,10 @@ def _check_orientation(cosines: tuple[float, ...]) -> None:
         raise RefusedError(Reason.BAD_VALUE, detail)
 
 
-def _find_pixel_data(file: BinaryIO, syntax: str, n_bytes: int) -> int | None:
-    """Return where the value of PixelData begins; None when it is encapsulated. The file stands before its tag.
+def _read_pixel_data_length(file: BinaryIO, syntax: str) -> int:
+    """Read the head of PixelData, which the file stands before, up to its value, and return the value's length.
 
-    Source: PS3.5 7.1.2 and 7.1.3 (element headers), A.4 (encapsulated data has undefined length).
+    Source: PS3.5 7.1.2 and 7.1.3 (element heads).
     """
     size = 8 if syntax == IMPLICIT_LITTLE_ENDIAN else 12
     head = file.read(size)
@@ -220,18 +222,20 @@ def _find_pixel_data(file: BinaryIO, syntax: str, n_bytes: int) -> int | None:
         raise RefusedError(Reason.NO_PIXEL_DATA, "the file has none, or ends before it")
     if size == 12 and head[4:6] not in (b"OW", b"OB"):
         raise RefusedError(Reason.MALFORMED, "PixelData is neither OW nor OB")
-    (length,) = struct.unpack(order + "L", head[-4:])
+    return int(struct.unpack(order + "L", head[-4:])[0])
+
+
+def _check_pixel_data_length(file: BinaryIO, syntax: str, *, length: int, expected: int) -> None:
+    """Check the length of a value that begins where the file stands. Source: PS3.5 A.4, 7.1.1 (even lengths)."""
     if syntax in DECODING_PLUGINS:
         if length != UNDEFINED_LENGTH:
             raise RefusedError(Reason.MALFORMED, "compressed PixelData of defined length")
-        return None
-    if length != n_bytes + n_bytes % 2:
-        raise RefusedError(Reason.WRONG_PIXEL_LENGTH, f"pixel data {length} bytes, expected {n_bytes}")
-    offset = file.tell()
-    present = os.fstat(file.fileno()).st_size - offset
+        return
+    if length != expected + expected % 2:
+        raise RefusedError(Reason.WRONG_PIXEL_LENGTH, f"pixel data {length} bytes, expected {expected}")
+    present = os.fstat(file.fileno()).st_size - file.tell()
     if present < length:
-        raise RefusedError(Reason.TRUNCATED, f"pixel data {present} bytes, expected {n_bytes}")
-    return offset
+        raise RefusedError(Reason.TRUNCATED, f"pixel data {present} bytes, expected {expected}")
 
 
 def _read_hounsfield(path: Path, header: SliceHeader) -> tuple[SliceRecord, Int16Image]:
@@ -245,12 +249,16 @@ def _read_hounsfield(path: Path, header: SliceHeader) -> tuple[SliceRecord, Int1
         bits_stored=record.bits_stored, is_signed=is_signed, slope=record.slope, intercept=record.intercept
     ):
         return replace(record, repair=WRAPPED_12BIT), unwrap_12bit(stored)
+    # Above a signed value both zeros and its sign are common; above an unsigned one nothing but zeros means nothing.
+    is_foreign = not is_signed and has_unused_bits(words, bits_stored=high_bit + 1)
     result = to_hounsfield(stored, record.slope, record.intercept)
-    repair = ""
-    if not is_signed and high_bit == record.bits_stored - 1 and not np.array_equal(stored, words):
-        repair = UNUSED_BITS
     return (
-        replace(record, repair=repair, n_rounded=result.n_rounded, n_saturated=result.n_saturated),
+        replace(
+            record,
+            repair=UNUSED_BITS if is_foreign else "",
+            n_rounded=result.n_rounded,
+            n_saturated=result.n_saturated,
+        ),
         result.hu,
     )
 

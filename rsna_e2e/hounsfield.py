@@ -28,8 +28,20 @@ def stored_values(words: npt.NDArray[np.uint16], *, bits_stored: int, high_bit: 
     """
     if bits_stored == 16:
         return words.view(np.int16) if is_signed else words
-    top = words << np.uint16(15 - high_bit)
-    return (top.view(np.int16) if is_signed else top) >> (16 - bits_stored)
+    if high_bit >= bits_stored:
+        words = words >> np.uint16(high_bit + 1 - bits_stored)
+    if has_unused_bits(words, bits_stored=bits_stored) or is_signed:
+        words = words & np.uint16((1 << bits_stored) - 1)
+    if not is_signed:
+        return words
+    # Two's complement: flipping the sign bit and taking it away again, modulo 2^16, fills the bits above with it.
+    sign = np.uint16(1 << (bits_stored - 1))
+    return ((words ^ sign) - sign).view(np.int16)
+
+
+def has_unused_bits(words: npt.NDArray[np.uint16], *, bits_stored: int) -> bool:
+    """Tell whether any word has a bit set above its `bits_stored` lowest ones."""
+    return int(words.max()) >> bits_stored != 0
 
 
 def to_hounsfield(stored: StoredImage, slope: float, intercept: float) -> Hounsfield:

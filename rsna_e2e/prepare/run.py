@@ -82,19 +82,19 @@ def prepare(
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     names, refusals = find_files(raw)
     table = _read_label_table(raw, labels, task)
-    with _disk_errors(store), StoreWriter(store) as writer, worker_pool(n_jobs or available_cores()) as pool:
+    with StoreWriter(store) as writer, worker_pool(n_jobs or available_cores()) as pool:
         headers = _read_headers(pool, raw, names, refusals, progress)
-        plans = _plan(headers, table, refusals)
-        _check_space(store, plans)
-        stored = _write_shards(pool, raw, writer, plans, refusals, task, progress)
-        if not stored:
-            raise BadInputError(_nothing_taken(raw, refusals))
-        labels_NL = join_labels(stored, table)
-        if labels is not None and np.isnan(labels_NL).all():
+        if headers and labels is not None and {h.header.record.image_id for h in headers}.isdisjoint(table.image_ids):
             raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
-        refusals.sort(key=lambda refusal: (refusal.path, refusal.reason))
-        index = index_columns(stored, labels_NL, n_folds=n_folds, seed=seed)
-        data_hash = writer.commit(task, index=index, labels=labels_NL, refusals=refusals)
+        plans = _plan(headers, table, refusals)
+        with _enough_space(store, plans):
+            stored = _write_shards(pool, raw, writer, plans, refusals, task, progress)
+            if not stored:
+                raise BadInputError(_nothing_taken(raw, refusals))
+            labels_NL = join_labels(stored, table)
+            index = index_columns(stored, labels_NL, n_folds=n_folds, seed=seed)
+            refusals.sort(key=lambda refusal: (refusal.path, refusal.reason))
+            data_hash = writer.commit(task, index=index, labels=labels_NL, refusals=refusals)
     elapsed_s = time.perf_counter() - started_s
     return _report(store, data_hash, stored, labels_NL, table, refusals, elapsed_s=elapsed_s)
 
@@ -187,28 +187,17 @@ def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
     return f"{raw}: no CT slice in DICOM form found there: {why}. Give the folder that holds the DICOM files"
 
 
-def _check_space(store: Path, plans: Sequence[ShardPlan]) -> None:
+@contextmanager
+def _enough_space(store: Path, plans: Sequence[ShardPlan]) -> Iterator[None]:
+    """Refuse to begin what cannot be finished, and say the same if somebody else fills the disk meanwhile."""
     pages = sum(-(-planned.n_bytes // PAGE_BYTES) for plan in plans for planned in plan.slices)
     needed = pages * PAGE_BYTES + TABLE_BYTES
-    free = shutil.disk_usage(store.parent).free
-    if free < needed:
-        raise OutOfResourcesError(
-            f"{store}: needs {needed:,} bytes, {free:,} are free there. Free some space or choose another disk"
-        )
-
-
-@contextmanager
-def _disk_errors(store: Path) -> Iterator[None]:
-    """Turn what the operating system says about the store's disk into one line for the user."""
+    advice = f"the disk is too small: the store needs {needed:,} bytes. Free some space or choose another disk"
+    if shutil.disk_usage(store.parent).free < needed:
+        raise OutOfResourcesError(f"{store}: {advice}")
     try:
         yield
     except OSError as error:
-        # HDF5 puts the number into its text only.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or f"errno = {errno.ENOSPC}," in str(error):
-            free = shutil.disk_usage(store.parent).free
-            raise OutOfResourcesError(
-                f"{store}: the disk is full ({free:,} bytes are free now). Free some space or choose another disk"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise BadInputError(f"{store}: cannot be written: {error.strerror}. Choose another place") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfResourcesError(f"{store}: {advice}") from error
         raise

@@ -1,7 +1,9 @@
 """One shard: an HDF5 file of int16 HU, one chunk per slice, uncompressed, that readers take apart by byte offset."""
 
+import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +40,7 @@ def write_shard(
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with h5py.File(
-            temporary,
-            "w",
-            libver=HDF5_VERSIONS,
-            alignment_threshold=ALIGNMENT_BYTES,
-            alignment_interval=ALIGNMENT_BYTES,
-        ) as file:
+        with _new_file(temporary) as file:
             stored = _write_slices(file, slices, capacity)
             file.flush()
             _verify(temporary, stored)
@@ -70,6 +66,24 @@ def read_pixels(path: Path, pixels: StoredPixels, *, shape: tuple[int, int]) -> 
         os.close(descriptor)
     is_whole = n_bytes == hu.nbytes and xxhash.xxh3_64_intdigest(hu.data) == pixels.checksum
     return hu if is_whole else None
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[h5py.File]:
+    """Create an HDF5 file and close it at the end. A full disk is an OSError with its number, whenever it shows."""
+    file = h5py.File(
+        path, "w", libver=HDF5_VERSIONS, alignment_threshold=ALIGNMENT_BYTES, alignment_interval=ALIGNMENT_BYTES
+    )
+    try:
+        yield file
+        file.close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: what closing a file raises
+        if f"errno = {errno.ENOSPC}," in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+    finally:
+        with suppress(OSError, RuntimeError):  # on a full disk closing fails as well; the first error counts
+            file.close()
 
 
 def _write_slices(

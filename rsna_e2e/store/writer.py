@@ -46,8 +46,11 @@ class StoreWriter:
 
     def __enter__(self) -> "StoreWriter":
         self._check_target_is_free()
-        self._partial.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._partial, os.O_RDONLY)
+        try:
+            self._partial.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self._partial, os.O_RDONLY)
+        except OSError as error:
+            raise StoreError(f"{self._partial}: cannot be made: {error.strerror}. Choose another place") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

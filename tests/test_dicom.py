@@ -1,0 +1,330 @@
+"""One file in: every pixel's HU against pydicom's own reading, or the right reason for refusing it."""
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import data_store
+import numpy as np
+import phantoms
+import pydicom
+import pydicom.data
+import pytest
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from rsna_e2e import dicom
+from rsna_e2e.reasons import Reason
+from rsna_e2e.records import Refusal
+
+PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
+MORE_FILES = Path(data_store.__file__).parent / "data"
+
+COMPRESSIBLE = (66, 70)  # rows, columns; JPEG 2000's six resolutions need 64
+
+STORED = phantoms.stored_image(12, 10, seed=1, form=phantoms.SIGNED_16)
+
+
+def taken(path: Path) -> tuple[Any, np.ndarray]:
+    result = dicom.read_slice(path)
+    assert not isinstance(result, Refusal), result
+    return result
+
+
+def refused(path: Path) -> Refusal:
+    result = dicom.read_slice(path)
+    assert isinstance(result, Refusal)
+    return result
+
+
+@pytest.mark.parametrize("form", [phantoms.SIGNED_16, phantoms.UNSIGNED_12])
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        RLELossless,
+        JPEG2000Lossless,
+        JPEGLSLossless,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # pydicom's advice to whoever writes such files
+def test_every_pixel_of_both_forms_in_every_lossless_syntax(tmp_path: Path, form: dict[str, int], syntax: str) -> None:
+    stored = phantoms.stored_image(*COMPRESSIBLE, seed=2, form=form)
+    dataset = phantoms.slice_dataset(stored, **form)
+    if syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        path = phantoms.write_dicom(tmp_path / "ID_1.dcm", dataset, syntax=syntax)
+    elif syntax == ExplicitVRBigEndian:
+        dataset.PixelData = stored.byteswap().tobytes()
+        path = phantoms.write_dicom(tmp_path / "ID_1.dcm", dataset, syntax=syntax)
+    else:
+        path = phantoms.write_dicom(tmp_path / "ID_1.dcm", dataset)
+        dataset = pydicom.dcmread(path)
+        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.save_as(path)
+    record, hu = taken(path)
+    np.testing.assert_array_equal(hu, stored.astype(np.int64) + form["RescaleIntercept"])
+    assert hu.dtype == np.int16
+    assert (record.image_id, record.transfer_syntax_uid, record.rows, record.columns) == ("ID_1", syntax, *COMPRESSIBLE)
+    assert (record.n_rounded, record.n_saturated, record.repair) == (0, 0, "")
+
+
+@pytest.mark.parametrize(("folder", "n_taken"), [(PYDICOM_FILES, 12), (MORE_FILES, 4)], ids=["pydicom", "pydicom-data"])
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # pydicom's remarks on its own odd files
+def test_real_files_equal_pydicoms_reading_or_are_refused(folder: Path, n_taken: int) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".py")
+    taken_paths = []
+    for path in paths:
+        result = dicom.read_slice(path)
+        if isinstance(result, Refusal):
+            assert result.reason in set(Reason)
+            continue
+        taken_paths.append(path)
+        dataset = pydicom.dcmread(path)
+        assert dataset.Modality == "CT"
+        expected = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        np.testing.assert_array_equal(result[1], expected)
+    # pydicom: CT_small, 693_J2KI, J2K_pixelrep_mismatch, and two small series of 4 and 5 slices; the third
+    # small series is of localizers.
+    # pydicom-data: 693_J2KR, 693_UNCI, 693_UNCR, explicit_VR-UN.
+    assert len(taken_paths) == n_taken
+
+
+def test_what_a_record_says(tmp_path: Path) -> None:
+    dataset = phantoms.slice_dataset(
+        STORED,
+        ImagePositionPatient=["-125.5", "1e2", "+7"],
+        ImageOrientationPatient=list(phantoms.TILTED),
+        PixelSpacing=[0.488281, 0.5],
+        WindowCenter=["40", "600"],
+        WindowWidth=["80", "2800"],
+        RescaleIntercept=-24,
+        PatientName="Canary^Name",
+    )
+    record, _ = taken(phantoms.write_dicom(tmp_path / "ID_a.b.dcm", dataset))
+    assert record.image_id == "ID_a.b"
+    assert record.image_position_mm == (-125.5, 100.0, 7.0)
+    assert record.image_orientation == phantoms.TILTED
+    assert record.pixel_spacing_mm == (0.488281, 0.5)
+    assert (record.window_center_hu, record.window_width_hu) == (40.0, 80.0)
+    assert (record.slope, record.intercept, record.bits_stored, record.pixel_representation) == (1.0, -24.0, 16, 1)
+    assert "Canary" not in repr(record)
+
+
+def test_the_competitions_files_have_no_sop_class_in_the_data_set(tmp_path: Path) -> None:
+    taken(phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED, SOPClassUID=None)))
+
+
+def test_wrapped_12bit_values_are_repaired_by_name(tmp_path: Path) -> None:
+    stored = np.array([[3096, 40], [0, 4095]], "<u2")
+    form = {**phantoms.UNSIGNED_12, "RescaleIntercept": 1}
+    record, hu = taken(phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(stored, **form)))
+    assert hu.tolist() == [[-1000, 40], [0, -1]]
+    assert (record.repair, record.intercept) == (dicom.WRAPPED_12BIT, 1.0)
+
+
+def test_unused_bits_are_cleared_by_name(tmp_path: Path) -> None:
+    stored = np.array([[0x1001, 0x0001]], "<u2")
+    record, hu = taken(phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(stored, **phantoms.UNSIGNED_12)))
+    assert hu.tolist() == [[1 - 1024, 1 - 1024]]
+    assert record.repair == dicom.UNUSED_BITS
+
+
+def test_eight_bits_and_odd_length(tmp_path: Path) -> None:
+    stored = np.arange(9, dtype=np.uint8).reshape(3, 3)
+    dataset = phantoms.slice_dataset(stored, BitsStored=8, HighBit=7, PixelRepresentation=0)
+    dataset.PixelData += b"\0"  # values have even length (PS3.5 7.1.1)
+    _, hu = taken(phantoms.write_dicom(tmp_path / "a.dcm", dataset))
+    assert hu.tolist() == stored.tolist()
+
+
+REFUSED_TAGS: list[tuple[dict[str, Any], Reason]] = [
+    *(
+        ({name: None}, Reason.MISSING_TAG)
+        for name in (
+            "PatientID",
+            "StudyInstanceUID",
+            "SeriesInstanceUID",
+            "SOPInstanceUID",
+            "ImagePositionPatient",
+            "ImageOrientationPatient",
+            "PixelSpacing",
+            "Rows",
+            "Columns",
+            "BitsAllocated",
+            "BitsStored",
+            "PixelRepresentation",
+            "PhotometricInterpretation",
+            "RescaleSlope",
+            "RescaleIntercept",
+        )
+    ),
+    ({"PatientID": ""}, Reason.MISSING_TAG),
+    ({"RescaleSlope": ""}, Reason.MISSING_TAG),
+    ({"Rows": 0}, Reason.BAD_VALUE),
+    ({"Rows": 65535, "Columns": 65535}, Reason.BAD_VALUE),
+    ({"RescaleSlope": 0}, Reason.BAD_VALUE),
+    ({"PixelSpacing": [0.5, 0]}, Reason.BAD_VALUE),
+    ({"PixelSpacing": [0.5]}, Reason.BAD_VALUE),
+    ({"ImagePositionPatient": [1, 2]}, Reason.BAD_VALUE),
+    ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, Reason.BAD_VALUE),
+    ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, Reason.BAD_VALUE),
+    ({"BitsStored": 17}, Reason.BAD_VALUE),
+    ({"BitsStored": 12, "HighBit": 5}, Reason.BAD_VALUE),
+    ({"PixelRepresentation": 2}, Reason.BAD_VALUE),
+    ({"PhotometricInterpretation": "MONOCHROME1"}, Reason.UNSUPPORTED_PIXEL_FORMAT),
+    ({"SamplesPerPixel": 3}, Reason.UNSUPPORTED_PIXEL_FORMAT),
+    ({"BitsAllocated": 32}, Reason.UNSUPPORTED_PIXEL_FORMAT),
+    ({"NumberOfFrames": 2}, Reason.MULTI_FRAME),
+    ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, Reason.LOCALIZER),
+    ({"Modality": "MR"}, Reason.NOT_CT),
+    ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, Reason.NOT_CT),
+    ({"Rows": 11}, Reason.WRONG_PIXEL_LENGTH),
+]
+
+
+@pytest.mark.parametrize(("tags", "reason"), REFUSED_TAGS, ids=lambda value: str(value))
+def test_refusals_by_tag(tmp_path: Path, tags: dict[str, Any], reason: Reason) -> None:
+    result = refused(phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED, **tags)))
+    assert result.reason == reason
+    assert result.path == str(tmp_path / "a.dcm")
+    assert str(tmp_path) not in result.detail
+
+
+@pytest.mark.parametrize("text", [b"nan ", b"inf ", b"1E400 ", b"1,5 ", b"1\\2 ", b"1_0 ", b"0x10", b"--1 "])
+def test_numbers_that_are_none(tmp_path: Path, text: bytes) -> None:
+    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED, RescaleSlope="1.25"))
+    raw = path.read_bytes()
+    assert raw.count(b"DS\x04\x001.25") == 1
+    path.write_bytes(raw.replace(b"DS\x04\x001.25", b"DS" + struct.pack("<H", len(text)) + text))
+    assert refused(path).reason == Reason.BAD_VALUE
+
+
+def test_a_window_that_makes_no_sense_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    dataset = phantoms.slice_dataset(STORED, WindowCenter=None, WindowWidth=0)
+    record, _ = taken(phantoms.write_dicom(tmp_path / "a.dcm", dataset))
+    assert (record.window_center_hu, record.window_width_hu) == (None, None)
+
+
+def _no_meta(path: Path) -> None:
+    phantoms.write_dicom(path, phantoms.slice_dataset(STORED), meta=False)
+
+
+def _text(path: Path) -> None:
+    path.write_text("no image\n" * 100)
+
+
+def _empty(path: Path) -> None:
+    path.touch()
+
+
+def _no_pixels(path: Path) -> None:
+    dataset = phantoms.slice_dataset(STORED)
+    del dataset.PixelData
+    phantoms.write_dicom(path, dataset)
+
+
+def _cut(path: Path) -> None:
+    phantoms.write_dicom(path, phantoms.slice_dataset(STORED))
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _deflated(path: Path) -> None:
+    phantoms.write_dicom(path, phantoms.slice_dataset(STORED), syntax=DeflatedExplicitVRLittleEndian)
+
+
+def _no_syntax(path: Path) -> None:
+    phantoms.write_dicom(path, phantoms.slice_dataset(STORED))
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"\x02\x00\x10\x00UI", b"\x02\x00\x11\x00UI", 1))
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_no_meta, Reason.NOT_DICOM),
+        (_text, Reason.NOT_DICOM),
+        (_empty, Reason.NOT_DICOM),
+        (_no_pixels, Reason.NO_PIXEL_DATA),
+        (_cut, Reason.TRUNCATED),
+        (_deflated, Reason.UNSUPPORTED_TRANSFER_SYNTAX),
+        (_no_syntax, Reason.NO_TRANSFER_SYNTAX),
+        (_folder, Reason.UNREADABLE_FILE),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_refusals_by_file(tmp_path: Path, make: Callable[[Path], None], reason: Reason) -> None:
+    make(tmp_path / "a.dcm")
+    assert refused(tmp_path / "a.dcm").reason == reason
+
+
+def test_a_deflated_file_is_refused_before_it_is_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _deflated(tmp_path / "a.dcm")
+    monkeypatch.setattr("zlib.decompress", lambda *args: pytest.fail("inflated"))
+    assert refused(tmp_path / "a.dcm").reason == Reason.UNSUPPORTED_TRANSFER_SYNTAX
+
+
+def test_no_cut_of_a_file_is_taken(tmp_path: Path) -> None:
+    raw = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED)).read_bytes()
+    for length in range(0, len(raw), 7):
+        (tmp_path / "cut.dcm").write_bytes(raw[:length])
+        assert isinstance(dicom.read_slice(tmp_path / "cut.dcm"), Refusal), length
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path, syntax: str) -> None:
+    stored = phantoms.stored_image(*COMPRESSIBLE, seed=1, form=phantoms.SIGNED_16)
+    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(stored))
+    dataset = pydicom.dcmread(path)
+    dataset.compress(syntax, generate_instance_uid=False)
+    dataset.save_as(path)
+    raw = np.frombuffer(path.read_bytes(), np.uint8)
+    rng = np.random.default_rng(5)
+    outcomes = []
+    for _ in range(150):
+        mutant = raw.copy()
+        mutant[rng.integers(132, len(raw), 3)] = rng.integers(0, 256, 3)
+        path.write_bytes(mutant.tobytes())
+        outcomes.append(isinstance(dicom.read_slice(path), Refusal))
+    assert any(outcomes)
+
+
+def test_a_panic_outside_exception_is_a_refusal_and_ctrl_c_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PanicException(BaseException):
+        """Stands for pyo3's, which is a BaseException as well."""
+
+    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED))
+    header = dicom.read_header(path)
+    assert not isinstance(header, Refusal)
+
+    def fail_with(error: BaseException) -> None:
+        def read(*args: object) -> None:
+            raise error
+
+        monkeypatch.setattr(dicom, "_read_words", read)
+
+    fail_with(PanicException("Patient^Name in the text"))
+    assert dicom.read_hounsfield(path, header) == Refusal(str(path), Reason.DECODER_FAILED, "PanicException")
+    fail_with(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        dicom.read_hounsfield(path, header)
+
+
+def test_a_file_name_that_is_no_text() -> None:
+    assert dicom.printable(os.fsdecode(b"ID_\xff")) == "ID_\\udcff"
