@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -113,3 +114,8 @@ def _positions(orientation: tuple[float, ...], n_slices: int, spacing_mm: float)
     """Table positions of a scan from feet to head: only z moves, also with a tilted gantry."""
     for index in range(n_slices):
         yield [-125.0, -125.0, -40.0 + spacing_mm * index]
+
+
+def read(path: Path) -> Dataset:
+    """Read a file written here, to change it."""
+    return dcmread(path)

@@ -9,10 +9,6 @@ from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Refusal
 from rsna_e2e.series import group_series, order_series, series_key
 
-# Slices of a shard take about this much: enough to write at the disk's speed, little enough to keep all workers busy
-# to the end and to lose little when one dies.
-SHARD_BYTES = 128 * 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class HeaderOf:
@@ -80,7 +76,7 @@ def refuse_ambiguous_ids(
     return kept, refusals
 
 
-def plan_shards(series: Iterable[Sequence[PlannedSlice]], *, shard_bytes: int = SHARD_BYTES) -> list[ShardPlan]:
+def plan_shards(series: Iterable[Sequence[PlannedSlice]], *, shard_bytes: int) -> list[ShardPlan]:
     """Cut series, in order and never apart, into shards of at least `shard_bytes` (but for the last)."""
     shards: list[ShardPlan] = []
     slices: list[PlannedSlice] = []

@@ -24,6 +24,10 @@ from rsna_e2e.records import Float32Array, Progress, Refusal, no_progress
 from rsna_e2e.store import StoreWriter
 from rsna_e2e.tasks import Task
 
+# Slices of a shard take about this much: enough to write at the disk's speed, little enough to keep all workers busy
+# to the end and to lose little when one dies.
+SHARD_BYTES = 128 * 1024 * 1024
+
 HEADERS_PER_JOB = 256
 PAGE_BYTES = 4096  # slices in a shard begin on a page
 TABLE_BYTES = 1024 * 1024  # room for the tables, generously
@@ -103,7 +107,7 @@ def _plan(headers: Sequence[HeaderOf], table: LabelTable, refusals: list[Refusal
     unambiguous, ambiguous = refuse_ambiguous_ids(headers, table.image_ids)
     series, misplaced = plan_series(unambiguous)
     refusals += ambiguous + misplaced
-    return plan_shards(series)
+    return plan_shards(series, shard_bytes=SHARD_BYTES)
 
 
 def _report(

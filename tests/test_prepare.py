@@ -1,0 +1,331 @@
+"""From files to store: every pixel, the order, the labels, and one line for whatever is wrong."""
+
+import gzip
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pyarrow.parquet as pq
+import pytest
+
+from rsna_e2e.dicom import SliceHeader, read_header
+from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
+from rsna_e2e.labels import write_labels
+from rsna_e2e.prepare import PrepareReport, prepare
+from rsna_e2e.prepare.plan import HeaderOf, plan_series, plan_shards
+from rsna_e2e.prepare.walk import find_files
+from rsna_e2e.store import Store, StoreError
+from rsna_e2e.tasks import ICH
+
+HuById = dict[str, np.ndarray]
+
+
+def write_raw(raw: Path) -> HuById:
+    """Four series of three patients: both storage forms, tilted, reversed, two sizes; nested folders; two strays."""
+    hu = phantoms.write_series(raw / "train", name="tilted", orientation=phantoms.TILTED, patient_id="p1")
+    hu |= phantoms.write_series(
+        raw / "train" / "deep", name="back", orientation=phantoms.REVERSED, form=phantoms.UNSIGNED_12, patient_id="p1"
+    )
+    hu |= phantoms.write_series(raw / "train", name="large", shape=(24, 20), n_slices=5, patient_id="p2")
+    hu |= phantoms.write_series(raw / "test", name="unknown", patient_id="p3", form=phantoms.UNSIGNED_12)
+    (raw / "train" / "notes.txt").write_text("no image")
+    phantoms.write_dicom(
+        raw / "train" / "ID_scout.dcm",
+        phantoms.slice_dataset(np.zeros((4, 4), "<i2"), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+    )
+    return hu
+
+
+def write_train_labels(raw: Path, image_ids: list[str], name: str = "stage_2_train.csv") -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, 2, size=(len(image_ids), 6))
+    write_labels(raw / name, ICH, image_ids, values)
+    return values
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, HuById, PrepareReport, np.ndarray]:
+    """A store of `write_raw`, with labels for two series, for one absent image, and for half of a third series."""
+    folder = tmp_path_factory.mktemp("prepared")
+    hu = write_raw(folder / "raw")
+    labelled = [i for i in sorted(hu) if "unknown" not in i and i != "ID_large_001"]
+    labels = write_train_labels(folder / "raw", [*labelled, "ID_absent"])
+    report = prepare(folder / "raw", folder / "store", task=ICH, n_jobs=1)
+    return Store.open(folder / "store"), hu, report, labels
+
+
+def test_every_pixel(prepared: tuple[Store, HuById, PrepareReport, np.ndarray]) -> None:
+    store, hu, report, _ = prepared
+    assert sorted(store.index["image_id"]) == sorted(hu)
+    for row, image_id in enumerate(store.index["image_id"]):
+        np.testing.assert_array_equal(store.read_slice(row), hu[image_id])
+    assert (report.n_slices, report.n_series, report.n_patients) == (14, 4, 3)
+    assert (report.n_rounded, report.n_saturated, report.repairs) == (0, 0, {})
+    assert report.data_hash == store.data_hash
+
+
+def test_slices_come_feet_first_and_series_together(prepared: tuple[Store, HuById, PrepareReport, np.ndarray]) -> None:
+    store, *_ = prepared
+    ids = {span.series_key: span for span in store.series}
+    assert len(ids) == 4
+    for span in store.series:
+        rows = slice(span.first_row, span.first_row + span.n_slices)
+        assert store.index["slice_index"][rows].tolist() == list(range(span.n_slices))
+        assert store.index["ipp_z_mm"][rows].tolist() == [-40.0 + 5.0 * i for i in range(span.n_slices)]
+        assert (np.diff(store.index["position_mm"][rows]) > 0).all()
+        # File names count down from the feet.
+        numbers = [int(image_id[-3:]) for image_id in store.index["image_id"][rows]]
+        assert numbers == list(range(span.n_slices, 0, -1))
+    assert [span.patient_id for span in store.series] == ["p1", "p1", "p2", "p3"]
+
+
+def test_labels_are_joined_by_id(prepared: tuple[Store, HuById, PrepareReport, np.ndarray]) -> None:
+    store, hu, report, labels = prepared
+    labelled = [i for i in sorted(hu) if "unknown" not in i and i != "ID_large_001"]
+    expected = dict(zip(labelled, labels.tolist(), strict=False))
+    for image_id, row in zip(store.index["image_id"], store.labels.tolist(), strict=True):
+        assert (row == expected[image_id]) if image_id in expected else np.isnan(row).all()
+    assert (report.n_unlabelled, report.n_labels_without_image) == (4, 1)
+
+
+def test_splits_and_folds(prepared: tuple[Store, HuById, PrepareReport, np.ndarray]) -> None:
+    store, *_ = prepared
+    assert [span.split for span in store.series] == ["train", "train", "train", "test"]
+    folds = {span.patient_id: span.fold for span in store.series}
+    assert folds["p3"] == -1
+    assert folds["p1"] != folds["p2"]
+    assert all(span.fold == folds[span.patient_id] for span in store.series)
+
+
+def test_what_is_not_taken_is_recorded(prepared: tuple[Store, HuById, PrepareReport, np.ndarray]) -> None:
+    store, _, report, _ = prepared
+    refusals = pq.read_table(store.path / "refusals.parquet").to_pylist()
+    assert [(r["path"], r["reason"]) for r in refusals] == [
+        ("train/ID_scout.dcm", "localizer"),
+        ("train/notes.txt", "not_dicom"),
+    ]
+    assert report.refusals == {"localizer": 1, "not_dicom": 1}
+
+
+def test_content_boxes_are_of_the_tasks_windows(tmp_path: Path) -> None:
+    stored = np.full((20, 30), -2000, "<i2")
+    stored[4:9, 5:17] = 40
+    stored[2, 3] = -149  # one below grey level 1 of the widest window, (40, 380): -150 + 380 / 255 = -148.5
+    phantoms.write_dicom(tmp_path / "raw" / "ID_a.dcm", phantoms.slice_dataset(stored))
+    air = phantoms.slice_dataset(stored * 0 - 2000, SOPInstanceUID="1.9", ImagePositionPatient=[0, 0, 5])
+    phantoms.write_dicom(tmp_path / "raw" / "ID_b.dcm", air)
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    store = Store.open(tmp_path / "store")
+    boxes = np.stack([store.index[f"content_{corner}"] for corner in ("x0", "y0", "x1", "y1")], axis=1)
+    assert boxes.tolist() == [[5, 4, 17, 9], [0, 0, 0, 0]]
+    assert store.content_windows_hu == ICH.windows_hu
+
+
+def test_the_same_store_for_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hu = write_raw(tmp_path / "raw")
+    write_train_labels(tmp_path / "raw", sorted(hu))
+    # Shards of one series and jobs of two files, so that two workers share the work.
+    monkeypatch.setattr("rsna_e2e.prepare.run.SHARD_BYTES", 1)
+    monkeypatch.setattr("rsna_e2e.prepare.run.HEADERS_PER_JOB", 2)
+    stores = []
+    for n_jobs in (1, 2):
+        path = tmp_path / f"store{n_jobs}"
+        calls: list[tuple[int, int, str]] = []
+        prepare(
+            tmp_path / "raw",
+            path,
+            task=ICH,
+            n_jobs=n_jobs,
+            progress=lambda done, total, note="", calls=calls: calls.append((done, total, note)),
+        )
+        assert (14, 14, "pixels, 2 refused") in calls
+        assert (16, 16, "headers, 2 refused") in calls
+        stores.append(path)
+    for name in ["index.parquet", "labels.parquet", "refusals.parquet", "store.json"]:
+        assert (stores[0] / name).read_bytes() == (stores[1] / name).read_bytes()
+    shards = sorted(path.name for path in (stores[0] / "shards").iterdir())
+    assert len(shards) == 4
+    for name in shards:
+        assert (stores[0] / "shards" / name).read_bytes() == (stores[1] / "shards" / name).read_bytes()
+
+
+def test_a_slice_refused_late_leaves_its_series_whole(tmp_path: Path) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a", n_slices=4, shape=(66, 70))
+    damaged = sorted((tmp_path / "raw").iterdir())[1]  # ID_a_002, third from the feet
+    dataset = phantoms.read(damaged)
+    dataset.compress("1.2.840.10008.1.2.5", generate_instance_uid=False)
+    dataset.PixelData = dataset.PixelData[:40] + b"\0" * 40 + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    dataset.save_as(damaged)
+    report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    store = Store.open(tmp_path / "store")
+    assert store.index["image_id"].tolist() == ["ID_a_004", "ID_a_003", "ID_a_001"]
+    assert store.index["slice_index"].tolist() == [0, 1, 2]
+    assert sum(report.refusals.values()) == 1
+
+
+def test_a_label_that_could_mean_two_files(tmp_path: Path) -> None:
+    phantoms.write_series(tmp_path / "raw" / "one", name="a")
+    phantoms.write_series(tmp_path / "raw" / "two", name="a", patient_id="other")
+    for path in (tmp_path / "raw" / "two").iterdir():
+        dataset = phantoms.read(path)
+        dataset.SOPInstanceUID += ".1"
+        dataset.save_as(path)
+    write_train_labels(tmp_path / "raw", ["ID_a_001"])
+    report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    assert report.refusals == {"ambiguous_image_id": 2}
+    assert report.n_slices == 4
+
+
+def test_compressed_labels_and_labels_from_elsewhere(tmp_path: Path) -> None:
+    hu = phantoms.write_series(tmp_path / "raw", name="a")
+    write_train_labels(tmp_path, sorted(hu), "elsewhere.csv")
+    (tmp_path / "raw" / "stage_2_train.csv.gz").write_bytes(gzip.compress((tmp_path / "elsewhere.csv").read_bytes()))
+    assert prepare(tmp_path / "raw", tmp_path / "store1", task=ICH, n_jobs=1).n_unlabelled == 0
+    elsewhere = tmp_path / "elsewhere.csv"
+    assert prepare(tmp_path / "raw", tmp_path / "store2", task=ICH, labels=elsewhere, n_jobs=1).n_unlabelled == 0
+    assert Store.open(tmp_path / "store1").data_hash == Store.open(tmp_path / "store2").data_hash
+
+
+def _two_label_files(folder: Path) -> None:
+    for name in ("train.csv", "stage_2_train.csv"):
+        write_train_labels(folder / "raw", ["ID_a_001"], name)
+
+
+def _bad_labels(folder: Path) -> None:
+    (folder / "raw" / "train.csv").write_text("Image,Label\nID_a_001_any,1\n")
+
+
+def _only_text(folder: Path) -> None:
+    shutil.rmtree(folder / "raw")
+    (folder / "raw").mkdir()
+    (folder / "raw" / "a.txt").write_text("x")
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder / "raw")
+    (folder / "raw").mkdir()
+
+
+def _missing(folder: Path) -> None:
+    shutil.rmtree(folder / "raw")
+
+
+def _a_file(folder: Path) -> None:
+    shutil.rmtree(folder / "raw")
+    (folder / "raw").write_text("x")
+
+
+def _store_there(folder: Path) -> None:
+    (folder / "store").mkdir()
+    (folder / "store" / "thesis.txt").write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (_missing, BadInputError, "raw: no such folder"),
+        (_a_file, BadInputError, "raw: not a folder"),
+        (_empty, BadInputError, "no CT slice in DICOM form found there: it holds no files"),
+        (_only_text, BadInputError, "no CT slice in DICOM form found there: 1 not_dicom"),
+        (_two_label_files, BadInputError, "stage_2_train.csv, train.csv"),
+        (_bad_labels, BadInputError, "train.csv, line 1"),
+        (_store_there, StoreError, "store: exists and is not empty"),
+    ],
+)
+def test_one_line_and_nothing_left_behind(
+    tmp_path: Path, spoil: Callable[[Path], None], error: type[RsnaError], message: str
+) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a")
+    spoil(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(error, match=message) as caught:
+        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_labels_of_other_images(tmp_path: Path) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a")
+    write_train_labels(tmp_path, ["ID_other"], "labels.csv")
+    with pytest.raises(BadInputError, match=r"labels\.csv: names none of the images"):
+        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels=tmp_path / "labels.csv", n_jobs=1)
+
+
+@pytest.mark.parametrize("options", [{"n_jobs": 0}, {"n_folds": 0}])
+def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, **options)
+
+
+def test_a_store_inside_the_raw_folder(tmp_path: Path) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a")
+    with pytest.raises(UsageError, match="must not lie inside"):
+        prepare(tmp_path / "raw", tmp_path / "raw" / "store", task=ICH)
+
+
+def test_a_disk_that_is_too_small_is_seen_before_a_pixel_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a", shape=(64, 64))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    # Three slices of 8 KiB and 1 MiB for the tables.
+    with pytest.raises(OutOfResourcesError, match=f"store: .* needs {3 * 8192 + (1 << 20):,} bytes"):
+        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a")
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rsna_e2e.store.writer.write_table", full)
+    with pytest.raises(OutOfResourcesError, match="the disk is too small"):
+        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_files_are_found_without_being_led_astray(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    (raw / "b" / "c").mkdir(parents=True)
+    for name in ("b/c/2.dcm", "b/1", "a.dcm"):
+        (raw / name).write_text("x")
+    (raw / "labels.csv").write_text("x")
+    (raw / "b" / "c" / "loop").symlink_to(raw)
+    (raw / "linked.dcm").symlink_to(raw / "a.dcm")
+    (raw / "broken.dcm").symlink_to(raw / "nothing")
+    os.mkfifo(raw / "pipe.dcm")
+    names, refusals = find_files(raw)
+    assert names == ["a.dcm", "b/1", "b/c/2.dcm", "linked.dcm"]
+    assert [(refusal.path, refusal.reason) for refusal in refusals] == [
+        ("b/c/loop", "linked_folder"),
+        ("broken.dcm", "not_regular_file"),
+        ("pipe.dcm", "not_regular_file"),
+    ]
+
+
+def test_shards_are_cut_between_series(tmp_path: Path) -> None:
+    write_raw(tmp_path)
+    read = [(name, read_header(tmp_path / name)) for name in find_files(tmp_path)[0]]
+    series, _ = plan_series([HeaderOf(name, header) for name, header in read if isinstance(header, SliceHeader)])
+    # 16 x 16 slices are 512 bytes, 3 a series; the large ones 960 bytes, 5 a series.
+    shards = plan_shards(series, shard_bytes=3072)
+    assert [len(shard.slices) for shard in shards] == [6, 5, 3]
+    assert [shard.name for shard in shards] == ["00000.h5", "00001.h5", "00002.h5"]
+
+
+@pytest.mark.parametrize("phase", ["headers", "pixels"])
+def test_ctrl_c_leaves_nothing(tmp_path: Path, phase: str) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a")
+
+    def interrupt(done: int, total: int, note: str = "") -> None:
+        if note.startswith(phase):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1, progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
