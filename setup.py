@@ -9,6 +9,7 @@ Everything else about the package is in pyproject.toml.
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,16 @@ X86_64_VARIANTS = {
     "v3": ["-march=x86-64-v3", "-mtune=haswell"],
     "v4": ["-march=x86-64-v4", "-mtune=skylake-avx512", "-mprefer-vector-width=512"],
 }
+# --fmad=false: no contraction, as on the CPU. Of these architectures, those that the compiler knows are built.
+NVCC_FLAGS = ["-std=c++17", "-O3", "--fmad=false", "-Werror", "all-warnings"]
+NVCC_HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+CUDA_ARCHITECTURES = ("70", "75", "80", "90", "100")
 TORCH_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11: nothing newer slips in
+
+
+def say(message: str) -> None:
+    """Print a decision of this build."""
+    print(f"rsna_e2e: {message}", flush=True)
 
 
 def stop(message: str) -> NoReturn:
@@ -49,12 +59,15 @@ class Compilation:
 
 
 def find_cxx() -> str:
-    """Path of the C++ compiler."""
-    for name in filter(None, (os.environ.get("CXX"), "g++", "c++", "clang++")):
+    """Path of the C++ compiler: CXX if it is set."""
+    chosen = os.environ.get("CXX")
+    for name in (chosen,) if chosen else ("g++", "c++", "clang++"):
         path = shutil.which(name)
         if path is not None:
             return path
-    stop("no C++ compiler found. Install one (Debian: apt install g++; Fedora: dnf install gcc-c++) or set CXX.")
+    if chosen:
+        stop(f"CXX names {chosen!r}, which is no command. Set it to a C++ compiler, or unset it")
+    stop("no C++ compiler found. Install one (Debian: apt install g++; Fedora: dnf install gcc-c++) or set CXX")
 
 
 def find_torch() -> Path:
@@ -65,30 +78,96 @@ def find_torch() -> Path:
     return Path(spec.origin).parent
 
 
+@dataclass(frozen=True)
+class CudaToolkit:
+    """A CUDA compiler and the runtime library that belongs to it."""
+
+    nvcc: Path
+    runtime: Path
+
+
+def find_cuda(torch_dir: Path) -> CudaToolkit | None:
+    """The CUDA toolkit to build with, or None. Prints why."""
+    choice = os.environ.get("RSNA_WITH_CUDA", "auto")
+    if choice not in ("auto", "0", "1"):
+        stop(f"RSNA_WITH_CUDA is {choice!r}; it must be auto, 0 or 1")
+    if choice == "0":
+        say("CUDA half: no, RSNA_WITH_CUDA=0")
+        return None
+    toolkit, reason = search_cuda(torch_dir)
+    if toolkit is None and choice == "1":
+        stop(f"RSNA_WITH_CUDA=1, but {reason}")
+    say(f"CUDA half: no, {reason}" if toolkit is None else f"CUDA half: yes, with {toolkit.nvcc}")
+    return toolkit
+
+
+def search_cuda(torch_dir: Path) -> tuple[CudaToolkit | None, str]:
+    """The first toolkit of torch's CUDA version, or None and the reason."""
+    version = re.search(r"^cuda\b.*?(\d+)\.\d+", (torch_dir / "version.py").read_text(), re.MULTILINE)
+    if version is None:
+        return None, "this torch is built without CUDA"
+    wanted = version[1]
+    on_path = shutil.which("nvcc")
+    homes = [
+        *([Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []),
+        torch_dir.parent / "nvidia" / f"cu{wanted}",
+        *([Path(on_path).resolve().parents[1]] if on_path else []),
+    ]
+    for home in homes:
+        runtimes = [path for name in ("lib64", "lib") for path in sorted((home / name).glob(f"libcudart.so.{wanted}*"))]
+        if (home / "bin/nvcc").exists() and runtimes:
+            return CudaToolkit(home / "bin/nvcc", runtimes[0]), ""
+    return None, (
+        f"no compiler for CUDA {wanted} in {', '.join(map(str, homes))}. Install one (pip install -r of the cuda-build "
+        "extra in pyproject.toml) or set CUDA_HOME"
+    )
+
+
+def cuda_compilation(toolkit: CudaToolkit, cxx: str) -> Compilation:
+    """What nvcc has to do: code for each architecture, and PTX of the last for those to come."""
+    listed = subprocess.run(
+        [toolkit.nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    known = [architecture for architecture in CUDA_ARCHITECTURES if f"sm_{architecture}" in listed]
+    targets = [f"-gencode=arch=compute_{one},code=sm_{one}" for one in known]
+    targets.append(f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}")
+    say(f"CUDA architectures: {' '.join(known)}")
+    host_flags = [f"-Xcompiler={','.join(NVCC_HOST_FLAGS)}", f"-ccbin={cxx}"]
+    command = [str(toolkit.nvcc), *NVCC_FLAGS, *host_flags, *targets, "--threads=2"]
+    return Compilation(command, CSRC / "cuda/ct_slices.cu", "cuda.o")
+
+
 class BuildExtension(build_ext):
     """Compiles each source with its own flags, several at a time, and links them to one library."""
 
     def build_extension(self, ext: Extension) -> None:
         torch_dir, cxx = find_torch(), find_cxx()
-        compilations = host_compilations(cxx, torch_dir)
-        print(f"rsna_e2e: C++ compiler {cxx}; torch {torch_dir}; CPU half: {platform.machine()}")
+        say(f"C++ compiler {cxx}; torch {torch_dir}; CPU half for {platform.machine()}")
+        toolkit = find_cuda(torch_dir)
+        compilations = host_compilations(cxx, torch_dir, with_cuda=toolkit is not None)
+        libraries = [f"-L{torch_dir / 'lib'}", "-ltorch_cpu"]
+        if toolkit is not None:
+            compilations.insert(0, cuda_compilation(toolkit, cxx))
+            libraries += ["-ltorch_cuda", str(toolkit.runtime)]
         build_dir = Path(self.build_temp)
         build_dir.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda item: compile_one(item, build_dir), compilations))
         library = Path(self.get_ext_fullpath(ext.name))
         library.parent.mkdir(parents=True, exist_ok=True)
-        run([cxx, "-shared", *map(str, objects), f"-L{torch_dir / 'lib'}", "-ltorch_cpu", "-o", str(library)])
-        print(f"rsna_e2e: built {library}")
+        run([cxx, "-shared", *map(str, objects), *libraries, "-o", str(library)])
+        say(f"built {library}")
 
 
-def host_compilations(cxx: str, torch_dir: Path) -> list[Compilation]:
+def host_compilations(cxx: str, torch_dir: Path, *, with_cuda: bool) -> list[Compilation]:
     """What the C++ compiler has to do."""
     host = [cxx, *HOST_FLAGS]
     kernel, kernel_source = [*host, *KERNEL_FLAGS], CSRC / "cpu/ct_slices.cpp"
     variants = X86_64_VARIANTS if platform.machine() in ("x86_64", "AMD64") else {}
     dispatch = [*host, "-DRSNA_X86_64_VARIANTS"] if variants else host
     binding = [*host, TORCH_ABI, "-isystem", str(torch_dir / "include")]
+    if with_cuda:
+        binding += ["-DRSNA_WITH_CUDA", "-DUSE_CUDA"]  # the second makes torch's header declare its CUDA functions
     return [
         Compilation(binding, CSRC / "bindings/torch_ops.cpp", "torch_ops.o"),
         *(

@@ -35,6 +35,12 @@ const char* cpu_instruction_sets();
 
 // Launches on `stream` (a cudaStream_t) of the current device. Returns a cudaError_t.
 int launch_cuda(const Transform& transform, void* stream);
+
+// Copies from host memory to the current device, in the order of `stream`; the source may change as soon as it returns.
+// Returns a cudaError_t.
+int upload_cuda(void* destination, const void* source, int64_t n_bytes, void* stream);
+
+const char* cuda_error_text(int error);
 #endif
 
 }  // namespace rsna

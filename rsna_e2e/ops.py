@@ -88,8 +88,11 @@ def transform_slices_packed(
     border: "zero" (0 before normalisation) or "replicate". source_box: [N, 3] int32, (x0, y0, side) of a square: taps
     outside the slice's part of it are 0, and "replicate" clamps to the square; None is the whole slice.
     dtype: float32, float16 or bfloat16. supersample: k x k samples per output pixel, against aliasing.
-    Returns [N, C, S, S], in channels-last memory if asked. Raises ValueError for arguments that make no sense.
+    Returns [N, C, S, S], in channels-last memory if asked. Raises ValueError for arguments that make no sense,
+    MissingCapabilityError for values on a GPU when the extension was built without CUDA.
     """
+    if values.is_cuda and not is_cuda_built():
+        raise MissingCapabilityError(f"the extension has no CUDA half; build it with: RSNA_WITH_CUDA=1 {BUILD_COMMAND}")
     try:
         images_NCSS: torch.Tensor = torch.ops.rsna_e2e.transform_slices(
             values.contiguous(),

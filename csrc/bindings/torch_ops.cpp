@@ -154,6 +154,43 @@ Tensor transform_slices_cpu(const Tensor& values, const Tensor& offsets, const T
   });
 }
 
+#ifdef RSNA_WITH_CUDA
+void check_cuda(int error, const char* action) {
+  if (error != 0) throw std::runtime_error(std::string(action) + " failed: " + rsna::cuda_error_text(error));
+}
+
+Tensor transform_slices_cuda(const Tensor& values, const Tensor& offsets, const Tensor& heights, const Tensor& widths,
+                             const Tensor& affine, const Tensor& windows, int64_t size,
+                             const std::optional<Tensor>& source_box, const std::optional<Tensor>& mean,
+                             const std::optional<Tensor>& std, const std::string& border, ScalarType dtype,
+                             bool channels_last, int64_t supersample, const std::string&) {
+  const Prepared prepared = naming_the_op([&] {
+    check(values.is_cuda(), "values must be on the GPU; all other tensors stay on the CPU");
+    return prepare(values, offsets, heights, widths, affine, windows, size, source_box, mean, std, border, dtype,
+                   channels_last, supersample);
+  });
+  if (prepared.slices.empty()) return prepared.output;
+  const torch::stable::accelerator::DeviceGuard guard(values.get_device_index());
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(values.get_device_index(), &stream));
+
+  // One buffer for both arrays. It may be freed before the kernel runs: the allocator reuses it in this stream's order.
+  const int64_t slice_bytes = prepared.slices.size() * sizeof(rsna::Slice);
+  const int64_t channel_bytes = prepared.channels.size() * sizeof(rsna::Channel);
+  const Tensor constants =
+      torch::stable::empty({slice_bytes + channel_bytes}, ScalarType::Byte, std::nullopt, values.device());
+  char* on_device = static_cast<char*>(constants.mutable_data_ptr());
+  check_cuda(rsna::upload_cuda(on_device, prepared.slices.data(), slice_bytes, stream), "copying slice parameters");
+  check_cuda(rsna::upload_cuda(on_device + slice_bytes, prepared.channels.data(), channel_bytes, stream),
+             "copying channel parameters");
+  rsna::Transform transform = prepared.transform;
+  transform.slices = reinterpret_cast<const rsna::Slice*>(on_device);
+  transform.channels = reinterpret_cast<const rsna::Channel*>(on_device + slice_bytes);
+  check_cuda(rsna::launch_cuda(transform, stream), "launching transform_slices");
+  return prepared.output;
+}
+#endif
+
 std::string cpu_instruction_sets() { return rsna::cpu_instruction_sets(); }
 
 bool is_cuda_built() {
@@ -169,6 +206,12 @@ bool is_cuda_built() {
 STABLE_TORCH_LIBRARY_IMPL(rsna_e2e, CPU, library) {
   library.impl("transform_slices", TORCH_BOX(&transform_slices_cpu));
 }
+
+#ifdef RSNA_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(rsna_e2e, CUDA, library) {
+  library.impl("transform_slices", TORCH_BOX(&transform_slices_cuda));
+}
+#endif
 
 STABLE_TORCH_LIBRARY_IMPL(rsna_e2e, CompositeExplicitAutograd, library) {
   library.impl("cpu_instruction_sets", TORCH_BOX(&cpu_instruction_sets));
