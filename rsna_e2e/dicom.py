@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.filereader import read_dataset
+from pydicom.filereader import data_element_generator
 from pydicom.pixels import get_decoder
 
 from rsna_e2e.elements import TAGS, Elements, RefusedError, read_file_meta
@@ -109,14 +109,15 @@ def _read_header(path: Path) -> SliceHeader:
         syntax = meta.transfer_syntax_uid
         if syntax not in NATIVE_SYNTAXES and syntax not in DECODING_PLUGINS:
             raise RefusedError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, syntax)
-        dataset = read_dataset(
-            file,
-            is_implicit_VR=syntax == IMPLICIT_LITTLE_ENDIAN,
-            is_little_endian=syntax != EXPLICIT_BIG_ENDIAN,
-            stop_when=lambda tag, vr, length: tag >= PIXEL_DATA,
-            specific_tags=list(TAGS.values()),
+        elements = Elements(
+            data_element_generator(
+                file,
+                is_implicit_VR=syntax == IMPLICIT_LITTLE_ENDIAN,
+                is_little_endian=syntax != EXPLICIT_BIG_ENDIAN,
+                stop_when=lambda tag, vr, length: int(tag) >= PIXEL_DATA,
+                specific_tags=list(TAGS.values()),
+            )
         )
-        elements = Elements(dataset)
         _check_is_ct_slice(elements, meta.sop_class_uid)
         length = _read_pixel_data_length(file, syntax)
         bits_allocated, high_bit = _check_pixel_format(elements)

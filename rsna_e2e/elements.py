@@ -6,6 +6,7 @@ Works on the undecoded bytes of the elements on an allow-list; no other tag of a
 import math
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -88,10 +89,11 @@ def read_file_meta(file: BinaryIO) -> FileMeta:
 
 
 class Elements:
-    """The allow-listed elements of one data set, given as pydicom's undecoded elements."""
+    """The elements of one data set on the allow-list, given as pydicom's undecoded elements."""
 
-    def __init__(self, dataset: Any) -> None:
-        self._elements = {name: dataset.get_item(tag) for name, tag in TAGS.items() if tag in dataset}
+    def __init__(self, elements: Iterable[Any]) -> None:
+        by_tag = {int(element.tag): element for element in elements}
+        self._elements = {name: by_tag[tag] for name, tag in TAGS.items() if tag in by_tag}
 
     def text(self, name: str, *, default: str | None = None) -> str:
         """Return a text, without padding. Raises RefusedError when it is missing or empty and has no default."""

@@ -328,3 +328,24 @@ def test_a_panic_outside_exception_is_a_refusal_and_ctrl_c_is_not(
 
 def test_a_file_name_that_is_no_text() -> None:
     assert dicom.printable(os.fsdecode(b"ID_\xff")) == "ID_\\udcff"
+
+
+@pytest.mark.parametrize("labelled", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("written", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_transfer_syntax_that_lies_never_gives_other_pixels(tmp_path: Path, written: str, labelled: str) -> None:
+    dataset = phantoms.slice_dataset(STORED)
+    if written == ExplicitVRBigEndian:
+        dataset.PixelData = STORED.byteswap().tobytes()
+    path = phantoms.write_dicom(tmp_path / "a.dcm", dataset, syntax=written)
+    raw = path.read_bytes()
+
+    def element(uid: str) -> bytes:
+        value = uid.encode() + b"\0" * (len(uid) % 2)
+        return b"\x02\x00\x10\x00UI" + struct.pack("<H", len(value)) + value
+
+    assert raw.count(element(written)) == 1
+    path.write_bytes(raw.replace(element(written), element(labelled)))
+    result = dicom.read_slice(path)
+    assert isinstance(result, Refusal) == (written != labelled)
+    if not isinstance(result, Refusal):
+        np.testing.assert_array_equal(result[1], STORED)
