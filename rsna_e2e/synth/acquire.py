@@ -12,10 +12,10 @@ from rsna_e2e.synth.resample import double
 from rsna_e2e.synth.shapes import coverage
 
 WATER_PER_MM = 0.019  # attenuation of water at the effective energy of a 120 kV beam, about 70 keV
-REFERENCE_PATH = 3.3  # line integral through the middle of a head, at which the noise is what was asked for
+REFERENCE_PATH = 3.8  # line integral through the middle of a head, at which the noise is what was asked for
 BONE_HU = 300.0
 CORRECTED_BONE_MM = 11.0  # bone on both sides that the scanner's own beam-hardening correction copes with
-HARDENING_HU_PER_MM = 1.1
+HARDENING_HU_PER_MM = 1.6
 PEAK_WIDTH = 0.3  # noise kernel [w, 1, w] along rows and columns
 OUTSIDE_SIGNED = -2000
 RESCALE_INTERCEPT_HU = -1024
@@ -64,7 +64,7 @@ def headrest(series: Series) -> Float32Array:
     arms = series.table_y_mm - 78.0 - y
     shell = coverage(np.maximum(np.abs(distance - 1.2) - 1.2, arms), 1.0)
     foam = coverage(np.maximum(distance, arms + 18.0), 2.0) * 20.0
-    return np.asarray(AIR_HU + np.maximum(foam, shell * 820.0), np.float32)
+    return np.asarray(AIR_HU + np.maximum(foam, shell * 960.0), np.float32)
 
 
 def _smooth_rows(rng: np.random.Generator, n: int) -> Float32Array:

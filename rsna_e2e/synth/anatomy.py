@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsna_e2e.synth.patient import Head, Spot
 from rsna_e2e.synth.shapes import (
     FAR_MM,
     Field,
     Points,
-    Waves,
     blob,
     ellipsoid,
     intersection,
@@ -23,27 +23,7 @@ from rsna_e2e.synth.shapes import (
     union,
 )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """One patient's anatomy. Lengths in mm; `scale` is per axis; `atrophy` runs from 0 (young) to 1 (much shrunken)."""
-
-    scale: tuple[float, float, float]
-    atrophy: float
-    skull_mm: float
-    scalp_mm: float
-    egg: float  # how much narrower the front is than the back
-    ventricle_scale: float
-    sulcus_half_mm: float
-    gap_mm: float  # fluid between brain and inner table
-    falx_half_mm: float
-    sinus_scale: float  # dural venous sinuses
-    air_scale: float  # frontal sinus and mastoid cells
-    warp: tuple[Waves, Waves, Waves]
-    warp_mm: float
-    folds: Waves
-    cells: Waves  # air cells of mastoid and ethmoid, marrow
-    calcified: tuple[tuple[float, float, float, float], ...]  # x, y, z, radius of each calcification
+SULCUS_DEPTH_MM = 18.0  # on average
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,59 +41,12 @@ class Tissues:
     ventricle: Field
     cistern: Field
     folds: Field
+    fold_floor: Field  # below 0 where sulci reach
     nuclei: Field
     dura: Field
     calcified: Field
+    scar: Field
     posterior_fossa: Field
-
-
-def draw_head(rng: np.random.Generator) -> Head:
-    """Draw one patient."""
-    age = rng.uniform(18.0, 92.0)
-    atrophy = float(np.clip((age - 45.0) / 45.0 + rng.normal(0.0, 0.2), 0.0, 1.0))
-    size = rng.normal(1.0, 0.03)
-    scale = tuple(float(size * rng.normal(1.0, 0.025)) for _ in range(3))
-    return Head(
-        scale=(scale[0], scale[1], scale[2]),
-        atrophy=atrophy,
-        skull_mm=float(rng.uniform(4.5, 8.5)),
-        scalp_mm=float(rng.uniform(3.5, 7.5)),
-        egg=float(rng.normal(0.0012, 0.0004)),
-        ventricle_scale=float(0.75 + 0.75 * atrophy * rng.uniform(0.6, 1.3) + rng.uniform(0.0, 0.2)),
-        sulcus_half_mm=float(0.35 + 1.1 * atrophy * rng.uniform(0.7, 1.2) + rng.uniform(0.0, 0.25)),
-        gap_mm=float(0.6 + 2.2 * atrophy * rng.uniform(0.4, 1.2)),
-        falx_half_mm=float(rng.uniform(0.5, 1.3)),
-        sinus_scale=float(rng.uniform(0.7, 1.4)),
-        air_scale=float(rng.uniform(0.4, 1.3)),
-        warp=(
-            Waves.draw(rng, n=3, wavelength_mm=130.0),
-            Waves.draw(rng, n=3, wavelength_mm=150.0),
-            Waves.draw(rng, n=3, wavelength_mm=150.0),
-        ),
-        warp_mm=float(rng.uniform(0.8, 2.2)),
-        folds=Waves.draw(rng, n=9, wavelength_mm=float(rng.uniform(14.0, 17.0))),
-        cells=Waves.draw(rng, n=6, wavelength_mm=9.0),
-        calcified=_draw_calcified(rng, age=age),
-    )
-
-
-def _draw_calcified(rng: np.random.Generator, *, age: float) -> tuple[tuple[float, float, float, float], ...]:
-    """Choroid plexus, pineal gland and globus pallidus: common harmless calcifications, commoner with age."""
-    spots: list[tuple[float, float, float, float]] = []
-    often = 0.25 + 0.6 * (age - 18.0) / 74.0
-    for side in (-1.0, 1.0):
-        if rng.random() < often:
-            for _ in range(int(rng.integers(1, 4))):
-                x, y, z = rng.normal((24.0 * side, 40.0, 11.0), (1.5, 3.0, 2.5))
-                spots.append((float(x), float(y), float(z), float(rng.uniform(1.0, 3.2))))
-    if rng.random() < 0.8 * often:
-        x, y, z = rng.normal((0.0, 31.0, 3.0), (0.6, 1.5, 1.0))
-        spots.append((float(x), float(y), float(z), float(rng.uniform(1.2, 3.0))))
-    if rng.random() < 0.2 * often:
-        for side in (-1.0, 1.0):
-            x, y, z = rng.normal((20.0 * side, -3.0, 1.0), (1.0, 2.0, 1.0))
-            spots.append((float(x), float(y), float(z), float(rng.uniform(1.5, 3.5))))
-    return tuple(spots)
 
 
 def to_canonical(head: Head, p: Points) -> Points:
@@ -127,6 +60,10 @@ def to_canonical(head: Head, p: Points) -> Points:
 def skin_distance(head: Head, p: Points, skull: Field) -> Field:
     """Distance to the skin, given that to the outer table of the skull."""
     skin = skull - np.float32(head.scalp_mm)
+    *centre, radius = head.swelling
+    if radius > 0.0:
+        bruise = sum((v - c) ** 2 for v, c in zip((p.x, p.y, p.z), centre, strict=True))
+        skin = skin - 0.35 * radius * np.exp(bruise * (-2.0 / radius**2))
     if float(p.z.min()) > -5.0:
         return skin
     a = p.folded
@@ -152,7 +89,8 @@ def cavity_distance(head: Head, p: Points) -> Field:
     roof *= roof
     bump *= bump
     floor = 9.0 * np.exp(-(roof + bump))
-    floor -= 24.0
+    sella = (p.x * (1.0 / 11.0)) ** 2 + ((p.y + 10.0) * (1.0 / 8.0)) ** 2
+    floor -= 24.0 + 8.0 * np.exp(-sella)
     floor -= p.z
     cavity = smooth_intersection(vault, floor, 8.0)
     cavity = smooth_union(cavity, ellipsoid(a, (36.0, -13.0, -24.0), (25.0, 33.0, 22.0)), 5.0)
@@ -172,8 +110,8 @@ def skull_distance(head: Head, p: Points, cavity: Field) -> Field:
     a = p.folded
     base = ellipsoid(a, (0.0, -14.0, -44.0), (34.0, 44.0, 17.0))
     base = smooth_union(base, tube(a, (14.0, 12.0, -36.0), (60.0, 26.0, -36.0), (8.0, 15.0)), 6.0)
-    orbit = orbit_distance(p) - 2.5
-    cheek = tube(a, (64.0, -8.0, -46.0), (50.0, -64.0, -50.0), (3.0, 6.0))
+    orbit = orbit_distance(p) - 1.8
+    cheek = tube(a, (66.0, -6.0, -48.0), (50.0, -62.0, -50.0), (2.2, 5.0))
     jaw = ellipsoid(a, (22.0, -66.0, -66.0), (24.0, 26.0, 21.0))
     brow = blob(a, (12.0, -84.0, -16.0), (26.0, 12.0, 16.0))
     return union(smooth_union(skull, base, 5.0), orbit, cheek, jaw, smooth_union(skull, brow, 8.0))
@@ -218,25 +156,26 @@ def ventricle_distance(head: Head, p: Points) -> Field:
     return union(lateral, third, fourth)
 
 
-def cistern_distance(head: Head, p: Points) -> Field:
-    """Distance to the cisterns, the Sylvian and the interhemispheric fissure."""
+def cistern_distance(head: Head, p: Points, cavity: Field, wobble: Field) -> Field:
+    """Distance to the cisterns, the Sylvian and the interhemispheric fissure; `wobble` bends them."""
     a = p.folded
     w = head.sulcus_half_mm
     fissure = intersection(a.x - (0.7 + 0.7 * w), -blob(p, (0.0, 4.0, 4.0), (60.0, 46.0, 30.0)))
     fissure = intersection(fissure, -22.0 - p.z)
     insula = intersection(
-        np.abs(a.x - 41.0 - 0.004 * (p.y * p.y)) - (0.9 + w), blob(a, (41.0, 2.0, 4.0), (16.0, 24.0, 18.0))
+        np.abs(a.x - 42.0 + 0.008 * (p.y - 2.0) ** 2 + 1.2 * wobble) - (0.4 + w),
+        blob(a, (41.0, 2.0, 4.0), (16.0, 24.0, 18.0)),
     )
-    lateral = np.abs(p.z - 3.0 - 0.35 * p.y) * 0.9 - (1.0 + w)
-    lateral = intersection(lateral, 41.0 - a.x, np.abs(p.y - 3.0) - 32.0)
+    lateral = np.abs(p.z - 3.0 - 0.55 * p.y - 0.35 * (a.x - 50.0) - 3.5 * wobble) * 0.7 - (0.3 + 1.2 * w)
+    lateral = intersection(lateral, 41.0 - a.x, np.abs(p.y - 3.0) - 26.0)
     stem = tube(a, (10.0, -14.0, -20.0), (42.0, -16.0, -8.0), (2.5 + w, 2.0 + w))
     cisterns = union(fissure, insula, lateral, stem)
     if float(p.z.min()) > 8.0:
         return cisterns
     suprasellar = blob(a, (0.0, -11.0, -23.0), (13.0, 10.0, 7.0))
-    prepontine = blob(a, (0.0, 5.0, -36.0), (15.0, 4.5 + w, 15.0))
-    shell = np.abs(blob(p, (0.0, 17.0, -14.0), (18.0, 17.0, 18.0))) - (0.8 + 0.8 * w)
-    ambient = intersection(shell, 4.0 - a.x, p.z + 26.0 - 24.0)
+    prepontine = intersection(-cavity - (2.8 + w), p.y - 14.0 - 0.15 * a.x, -50.0 - p.z, p.z + 22.0)
+    shell = np.abs(blob(p, (0.0, 15.0, -14.0), (19.0, 18.0, 24.0))) - (0.5 + 0.7 * w)
+    ambient = intersection(shell, 6.0 - p.y, p.z - 2.0, -26.0 - p.z)
     quadrigeminal = blob(a, (0.0, 35.0, -4.0), (11.0, 4.0 + w, 6.0))
     angle = blob(a, (24.0, 17.0, -38.0), (9.0, 4.0 + w, 6.0))
     magna = blob(a, (0.0, 70.0, -56.0), (13.0, 7.0 + 2.0 * w, 9.0))
@@ -262,7 +201,7 @@ def dura_distance(head: Head, p: Points, cavity: Field) -> Field:
     depth_limit = 20.0 + 0.22 * (p.y + 85.0)
     falx = intersection(a.x - head.falx_half_mm, -cavity - depth_limit, -p.z - 5.0)
     below = intersection((8.0 + 0.4 * a.x - p.y) * 0.9, -blob(p, (0.0, 18.0, -5.0), (20.0, 21.0, 40.0)))
-    tentorium = intersection(np.abs(p.z - tentorium_height(p)) * 0.85 - 0.9, below)
+    tentorium = intersection(np.abs(p.z - tentorium_height(p)) * 0.85 - 0.8 * head.falx_half_mm, below)
     s = head.sinus_scale
     sagittal = intersection(a.x + 0.6 * (-cavity) - 5.5 * s, -cavity - 8.0 * s, 20.0 - p.y - p.z)
     transverse = tube(a, (0.0, 84.0, -9.0), (52.0, 50.0, -19.0), (4.0 * s, 3.6 * s))
@@ -293,12 +232,12 @@ def folds_distance(head: Head, p: Points, posterior_fossa: Field) -> Field:
     return field
 
 
-def calcified_distance(head: Head, p: Points) -> Field:
-    """Distance to calcified spots."""
+def _nearest_spot(spots: tuple[Spot, ...], p: Points, *, stretch: float) -> Field:
+    """Distance to the nearest of some spots, each drawn out from front to back."""
     nearest = np.full_like(p.x, FAR_MM)
-    for x, y, z, radius in head.calcified:
-        if float(p.z.min()) - 6.0 < z < float(p.z.max()) + 6.0:
-            np.minimum(nearest, blob(p, (x, y, z), (radius, radius * 1.3, radius)), out=nearest)
+    for x, y, z, radius in spots:
+        if float(p.z.min()) - 2.0 * radius < z < float(p.z.max()) + 2.0 * radius:
+            np.minimum(nearest, blob(p, (x, y, z), (radius, radius * stretch, radius)), out=nearest)
     return nearest
 
 
@@ -309,6 +248,7 @@ def tissues(head: Head, p: Points, brain_p: Points) -> Tissues:
     cavity = cavity_distance(head, p)
     skull = skull_distance(head, p, cavity)
     posterior_fossa = posterior_fossa_distance(p) if low < 15.0 else far
+    wobble = head.bends(brain_p)
     orbit = orbit_distance(p) if low < -12.0 else far
     return Tissues(
         skin=skin_distance(head, p, skull),
@@ -316,23 +256,30 @@ def tissues(head: Head, p: Points, brain_p: Points) -> Tissues:
         cavity=cavity,
         air=air_distance(head, p) if low < 5.0 else far,
         petrous=tube(p.folded, (16.0, 10.0, -35.0), (56.0, 24.0, -34.0), (5.0, 9.0)) if low < -10.0 else far,
-        muscle=_muscle_distance(p) if low < 32.0 else far,
+        muscle=_muscle_distance(head, p) if low < 32.0 or head.swelling[3] > 0.0 else far,
         orbit=orbit,
         globe=ellipsoid(p.folded, (31.0, -82.0, -34.0), (12.0, 12.0, 12.0)) if low < -12.0 else far,
         ventricle=ventricle_distance(head, brain_p) if low < 45.0 else far,
-        cistern=cistern_distance(head, brain_p),
+        cistern=cistern_distance(head, brain_p, cavity, wobble),
         folds=folds_distance(head, brain_p, posterior_fossa),
+        fold_floor=-cavity - (SULCUS_DEPTH_MM + 5.0 * wobble),
         nuclei=nuclei_distance(brain_p) if low < 30.0 else far,
         dura=dura_distance(head, p, cavity),
-        calcified=calcified_distance(head, brain_p),
+        calcified=_nearest_spot(head.calcified, brain_p, stretch=1.3),
+        scar=_nearest_spot(head.scars, brain_p, stretch=1.5),
         posterior_fossa=posterior_fossa,
     )
 
 
-def _muscle_distance(p: Points) -> Field:
+def _muscle_distance(head: Head, p: Points) -> Field:
+    """Distance to the muscles of head and neck, and to the blood in a bruised scalp."""
     a = p.folded
     temporalis = ellipsoid(a, (72.0, -24.0, -14.0), (14.0, 32.0, 44.0))
     nape = ellipsoid(a, (26.0, 86.0, -72.0), (30.0, 24.0, 44.0))
     chewing = ellipsoid(a, (46.0, -34.0, -72.0), (18.0, 28.0, 30.0))
     pharynx = ellipsoid(a, (0.0, -14.0, -82.0), (26.0, 30.0, 26.0))
-    return union(temporalis, nape, chewing, pharynx)
+    muscle = union(temporalis, nape, chewing, pharynx)
+    x, y, z, radius = head.swelling
+    if radius > 0.0:
+        muscle = union(muscle, blob(p, (x, y, z), (0.8 * radius,) * 3))
+    return muscle

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsna_e2e.synth.anatomy import Head, Tissues, tentorium_height
+from rsna_e2e.synth.anatomy import Tissues, tentorium_height
+from rsna_e2e.synth.patient import Head
 from rsna_e2e.synth.shapes import FAR_MM, Field, Point, Points, Waves, blob, intersection, union
 
 INNER_TABLE_CENTRE: Point = (0.0, 3.0, 0.0)
@@ -48,8 +49,8 @@ def _density_hu(rng: np.random.Generator) -> float:
 
 
 def _volume_mm3(rng: np.random.Generator, *, median_ml: float, spread: float) -> float:
-    """Log-normal, cut to 0.3-60 ml."""
-    return float(1000.0 * np.clip(median_ml * np.exp(spread * rng.standard_normal()), 0.3, 60.0))
+    """Log-normal, cut so that what is rendered, with a head's size, stays within about 0.2 to 60 ml."""
+    return float(1000.0 * np.clip(median_ml * np.exp(spread * rng.standard_normal()), 0.3, 48.0))
 
 
 def _side(rng: np.random.Generator) -> float:
@@ -63,7 +64,7 @@ def draw_epidural(rng: np.random.Generator) -> Bleed:
     steepness = rng.uniform(0.28, 0.5)
     radius = (2.0 * volume / (np.pi * steepness)) ** (1.0 / 3.0)  # a paraboloid cap holds pi/2 r^2 h
     if rng.random() < 0.8:
-        direction = np.array([side, rng.uniform(-0.15, 0.5), rng.uniform(-0.15, 0.55)])
+        direction = np.array([side, rng.uniform(-0.15, 0.5), rng.uniform(-0.15, 0.5)])
     else:
         direction = np.array([0.6 * side, rng.uniform(-1.2, -0.9), rng.uniform(0.0, 0.4)])
     return Bleed(
@@ -83,12 +84,12 @@ def draw_subdural(rng: np.random.Generator) -> Bleed:
     """A crescent over the convexity, or a layer along the falx or on the tentorium."""
     side = _side(rng)
     where = rng.random()
-    volume = _volume_mm3(rng, median_ml=18.0, spread=0.9)
+    volume = _volume_mm3(rng, median_ml=13.0, spread=1.1)
     texture = Waves.draw(rng, n=4, wavelength_mm=40.0)
     if where < 0.74:
-        along, up = rng.uniform(38.0, 82.0), rng.uniform(26.0, 58.0)
+        along, up = rng.uniform(30.0, 76.0), rng.uniform(18.0, 50.0)
         centre = _surface_point(np.array([side, rng.uniform(-0.6, 0.7), rng.uniform(0.0, 0.7)]))
-        thickness = float(np.clip(volume / (0.5 * np.pi * along * up), 2.0, 22.0))
+        thickness = float(np.clip(volume / (0.6 * np.pi * along * up), 2.0, 20.0))
         return Bleed(
             label="subdural", site="crescent", hu=_density_hu(rng), centres=(centre,), radii=((60.0, along, up),),
             thickness_mm=thickness, side=side, rough_mm=0.12 * thickness, texture=texture,
@@ -118,9 +119,9 @@ def draw_subarachnoid(rng: np.random.Generator, *, traumatic: bool) -> Bleed:
             direction = np.array([side * flip, rng.uniform(-1.3, 1.3), rng.uniform(-0.2, 1.1)])
             x, y, z = _surface_point(direction)
             centres.append((0.86 * x, 0.86 * y, 0.86 * z))
-            radii.append((float(rng.uniform(12.0, 32.0)),) * 3)
+            radii.append((float(rng.uniform(10.0, 26.0)),) * 3)
     else:
-        reach = rng.uniform(16.0, 42.0)
+        reach = rng.uniform(12.0, 30.0)
         centres.append((0.0, -8.0, -22.0))
         radii.append((float(reach),) * 3)
         for side in (-1.0, 1.0):
@@ -131,7 +132,7 @@ def draw_subarachnoid(rng: np.random.Generator, *, traumatic: bool) -> Bleed:
             centres.append((0.0, -45.0, 10.0))
             radii.append((12.0, float(reach), float(reach)))
     return Bleed(
-        label="subarachnoid", site="spaces", hu=float(rng.uniform(50.0, 76.0)), centres=tuple(centres),
+        label="subarachnoid", site="spaces", hu=float(rng.uniform(52.0, 80.0)), centres=tuple(centres),
         radii=tuple(radii), rough_mm=3.0, texture=Waves.draw(rng, n=5, wavelength_mm=22.0),
     )  # fmt: skip
 
@@ -140,7 +141,7 @@ def draw_intraventricular(rng: np.random.Generator) -> Bleed:
     """A level in the back of both lateral ventricles, or a cast of some part of the ventricles."""
     texture = Waves.draw(rng, n=4, wavelength_mm=18.0)
     if rng.random() < 0.55:
-        level_y = float(rng.uniform(34.0, 60.0))
+        level_y = float(rng.uniform(28.0, 60.0))
         return Bleed(
             label="intraventricular", site="level", hu=_density_hu(rng), centres=((0.0, level_y, 0.0),),
             radii=((90.0, 90.0, 90.0),), rough_mm=0.5, texture=texture,
@@ -157,7 +158,7 @@ def draw_intraventricular(rng: np.random.Generator) -> Bleed:
     return Bleed(
         label="intraventricular", site="level", hu=_density_hu(rng),
         centres=tuple(choices[i] for i in sorted(picked)),
-        radii=tuple((float(rng.uniform(9.0, 30.0)),) * 3 for _ in range(n)), thickness_mm=1.0, rough_mm=1.5,
+        radii=tuple((float(rng.uniform(10.0, 34.0)),) * 3 for _ in range(n)), thickness_mm=1.0, rough_mm=1.5,
         texture=texture,
     )  # fmt: skip
 
@@ -179,9 +180,9 @@ def draw_intraparenchymal(rng: np.random.Generator, *, traumatic: bool) -> Bleed
     return Bleed(
         label="intraparenchymal", site="blob", hu=_density_hu(rng), centres=tuple(centres),
         radii=tuple((r[0], r[1], r[2]) for r in radii), side=side,
-        rough_mm=float(rng.uniform(0.08, 0.22)) * mean_radius,
+        rough_mm=float(rng.uniform(0.1, 0.3)) * mean_radius,
         rim_mm=float(rng.uniform(1.0, 2.5) + rng.uniform(0.0, 0.35) * mean_radius),
-        texture=Waves.draw(rng, n=6, wavelength_mm=max(9.0, 1.7 * mean_radius)),
+        texture=Waves.draw(rng, n=6, wavelength_mm=max(8.0, 1.5 * mean_radius)),
     )  # fmt: skip
 
 
@@ -238,13 +239,16 @@ def displaced(bleeds: tuple[Bleed, ...], p: Points) -> Points:
 
 def bleed_distance(bleed: Bleed, head: Head, p: Points, brain_p: Points, tissue: Tissues) -> Field:
     """Distance (mm) to a bleed at canonical places `p`; for the site "spaces", to the region whose fluid it fills."""
-    wander = bleed.texture(p)
-    wander *= bleed.rough_mm
     if bleed.site in ("lens", "crescent"):
-        return _layer_distance(bleed, p, tissue) + wander
-    parts = [blob(p, c, r) for c, r in zip(bleed.centres, bleed.radii, strict=True)]
-    region = union(*parts)
-    region += wander
+        region = _layer_distance(bleed, p, tissue)
+    else:
+        region = union(*(blob(p, c, r) for c, r in zip(bleed.centres, bleed.radii, strict=True)))
+    if float(region.min()) > bleed.rim_mm + 3.0 * bleed.rough_mm + 2.0:
+        return region
+    wander = bleed.texture(p) * bleed.rough_mm
+    region = region + wander
+    if bleed.site in ("lens", "crescent"):
+        return region
     if bleed.site == "spaces":
         return region
     if bleed.site == "level":

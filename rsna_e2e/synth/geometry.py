@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from rsna_e2e.records import Float64Array
-from rsna_e2e.synth.anatomy import Head
+from rsna_e2e.synth.patient import Head
 
 ROWS = 512
 COLUMNS = 512
 MIN_SLICES = 24
 MAX_SLICES = 60
 BELOW_MM = 58.0  # of the canonical head, under the commissures along the slice normal
-ABOVE_MM = 92.0
+ABOVE_MM = 89.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,12 +17,12 @@ ID_BITS = 36  # nine hexadecimal digits, as in the reference data
 # 3.5 %, epidural 0.4 %. `demo` is denser, so that a few hundred studies hold enough of each.
 EVENTS = (
     ("none", 0.60, 0.36),
-    ("hypertensive", 0.115, 0.17),
-    ("aneurysm", 0.06, 0.11),
-    ("subdural", 0.095, 0.12),
-    ("trauma", 0.105, 0.14),
-    ("epidural", 0.01, 0.06),
-    ("intraventricular", 0.015, 0.04),
+    ("hypertensive", 0.135, 0.17),
+    ("aneurysm", 0.05, 0.11),
+    ("subdural", 0.085, 0.12),
+    ("trauma", 0.085, 0.14),
+    ("epidural", 0.006, 0.06),
+    ("intraventricular", 0.039, 0.05),
 )
 PREVALENCES = ("natural", "demo")
 
@@ -94,7 +94,7 @@ def draw_bleeds(rng: np.random.Generator, prevalence: str) -> tuple[Bleed, ...]:
     found: list[Bleed] = []
     if event == "hypertensive":
         found.append(bleeds.draw_intraparenchymal(rng, traumatic=False))
-        _maybe(found, rng, 0.42, bleeds.draw_intraventricular(rng))
+        _maybe(found, rng, 0.65, bleeds.draw_intraventricular(rng))
         _maybe(found, rng, 0.12, bleeds.draw_subarachnoid(rng, traumatic=True))
     elif event == "aneurysm":
         _maybe(found, rng, 0.25, bleeds.draw_intraparenchymal(rng, traumatic=False))

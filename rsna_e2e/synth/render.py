@@ -7,11 +7,20 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from rsna_e2e.records import Float32Array, Float64Array
-from rsna_e2e.synth.anatomy import Head, Tissues, cavity_distance, skin_distance, skull_distance, tissues, to_canonical
+from rsna_e2e.synth.anatomy import (
+    SULCUS_DEPTH_MM,
+    Tissues,
+    cavity_distance,
+    skin_distance,
+    skull_distance,
+    tissues,
+    to_canonical,
+)
 from rsna_e2e.synth.bleeds import Bleed, bleed_distance, displaced
 from rsna_e2e.synth.geometry import COLUMNS, Series
+from rsna_e2e.synth.patient import Head
 from rsna_e2e.synth.resample import MARGIN, refine
-from rsna_e2e.synth.shapes import Points, coverage
+from rsna_e2e.synth.shapes import Field, Points, coverage
 
 FINE = COLUMNS // 2  # pixels of the rendering grid; CT's own resolution is about two pixels of the file
 COARSE_STEP = 3  # fine pixels between the places where distances are computed; shapes are smooth, 3 mm is enough
@@ -28,12 +37,16 @@ FLUID_HU = 7.0
 WHITE_HU = 28.0
 GREY_HU = 37.5
 CEREBELLUM_HU = 35.0
-DURA_HU = 60.0
 CALCIFIED_HU = 260.0
+SCAR_HU = 17.0  # an old infarct
+WORN_HU = 21.0  # white matter around the ventricles in old age, fading out at WORN_REACH_MM
+WORN_REACH_MM = 9.0
 EYE_HU = 12.0
-CORTEX_MM = 3.2
+CORTEX_MM = 3.0
+OEDEMA_HU = 14.0
+BLEED_EDGE_MM = 1.6
+CLOT_IN_SULCUS_MM = 0.5  # blood widens the sulci that it fills by this much on either side
 MARROW_DEPTH_MM = 1.9  # thickness of the compact bone on either side
-SULCUS_DEPTH_MM = 19.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,29 +144,30 @@ class _Painter:
         self.gain = np.zeros((len(scene.bleeds), *shape), np.float32)
         self.area = np.zeros(len(scene.bleeds))
 
-    def paint(self, tissue: dict[str, Float32Array], bleeds: list[Float32Array]) -> None:
+    def paint(self, tissue: dict[str, Field], bleeds: list[Field]) -> None:
         """Paint one sub-plane from coarse distances, outside in."""
-        reach = 2.0 * self._pixel_mm
-        near = {name: refine(d, COARSE_STEP) for name, d in tissue.items() if float(d.min()) < reach}
+        near = {
+            name: refine(d, COARSE_STEP)
+            for name, d in tissue.items()
+            if float(d.min()) < (WORN_REACH_MM if name == "ventricle" else 2.0 * self._pixel_mm)
+        }
         hu = self._outside(near)
         cavity = near.get("cavity")
         if cavity is not None:
             inside = coverage(cavity, self._pixel_mm)
-            content = self._brain(near, cavity)
-            fluid = content.pop()
-            self._blend_bleeds(content[0], fluid, inside, bleeds)
-            if "dura" in near:
-                self._blend(content[0], coverage(near["dura"], self._pixel_mm), DURA_HU)
-            if "calcified" in near:
-                self._blend(content[0], coverage(near["calcified"], self._pixel_mm), CALCIFIED_HU)
-            hu += inside * (content[0] - hu)
+            content, outside = self._brain(near, cavity)
+            for name, value in (("dura", self._scene.head.dura_hu), ("calcified", CALCIFIED_HU)):
+                if name in near:
+                    self._blend(content, coverage(near[name], self._pixel_mm), value)
+            self._blend_bleeds(content, outside, inside, bleeds)
+            hu += inside * (content - hu)
         self.hu += hu
 
     @staticmethod
-    def _blend(hu: Float32Array, share: Float32Array, value: float | Float32Array) -> None:
+    def _blend(hu: Field, share: Field, value: float | Field) -> None:
         hu += share * (value - hu)
 
-    def _outside(self, near: dict[str, Float32Array]) -> Float32Array:
+    def _outside(self, near: dict[str, Field]) -> Field:
         """Scalp, muscle, bone, orbit and air."""
         mm = self._pixel_mm
         hu = np.full(self.hu.shape, AIR_HU, np.float32)
@@ -170,21 +184,24 @@ class _Painter:
             if cavity is not None:
                 deep = np.maximum(deep, MARROW_DEPTH_MM - cavity)
             self._blend(hu, coverage(deep, 2.0), MARROW_HU)
-        for name, value in (("petrous", PETROUS_HU), ("orbit", FAT_HU), ("globe", EYE_HU), ("air", AIR_HU)):
+        for name, value in (("petrous", PETROUS_HU), ("orbit", FAT_HU), ("globe", SKIN_HU), ("air", AIR_HU)):
             if name in near:
                 share = coverage(np.maximum(near[name], near["skin"] + 1.0), mm)
                 self._blend(hu, share, value)
+        if "globe" in near:
+            self._blend(hu, coverage(near["globe"] + 1.6, mm), EYE_HU)
         return hu
 
-    def _brain(self, near: dict[str, Float32Array], cavity: Float32Array) -> list[Float32Array]:
-        """Return HU inside the cavity, and the share of fluid outside the brain (subarachnoid)."""
+    def _brain(self, near: dict[str, Field], cavity: Field) -> tuple[Field, Field]:
+        """Return HU inside the cavity, and the distance to the subarachnoid fluid, negative in it."""
         scene, mm = self._scene, self._pixel_mm
         depth = -cavity
         outside = depth - scene.head.gap_mm  # distance from the fluid spaces, positive in brain
         taper = depth * (-scene.head.sulcus_half_mm / SULCUS_DEPTH_MM)
         taper += scene.head.sulcus_half_mm
-        if "folds" in near:
-            outside = np.minimum(outside, np.abs(near["folds"]) - taper)
+        if "folds" in near and "fold_floor" in near:
+            sulcus = np.abs(near["folds"]) - taper
+            outside = np.minimum(outside, np.maximum(sulcus, near["fold_floor"]))
         if "cistern" in near:
             outside = np.minimum(outside, near["cistern"])
         grey = coverage(outside - CORTEX_MM, 1.5)
@@ -194,29 +211,28 @@ class _Painter:
         hu += scene.white_hu
         if "posterior_fossa" in near:
             self._blend(hu, 0.8 * coverage(near["posterior_fossa"], 2.0), CEREBELLUM_HU)
-        fluid = coverage(outside, mm)
-        self._blend(hu, fluid, FLUID_HU)
+        if "scar" in near:
+            self._blend(hu, coverage(near["scar"], 5.0), SCAR_HU)
+        self._blend(hu, coverage(outside, mm), FLUID_HU)
         if "ventricle" in near:
+            worn = coverage(near["ventricle"] - 0.5 * WORN_REACH_MM, WORN_REACH_MM)
+            self._blend(hu, scene.head.worn * worn, np.minimum(hu, WORN_HU))
             self._blend(hu, coverage(near["ventricle"], mm), FLUID_HU)
-        return [hu, fluid]
+        return hu, outside
 
-    def _blend_bleeds(
-        self, hu: Float32Array, fluid: Float32Array, inside: Float32Array, bleeds: list[Float32Array]
-    ) -> None:
+    def _blend_bleeds(self, hu: Field, outside: Field, inside: Field, bleeds: list[Field]) -> None:
         """Lay the bleeds over the brain one after another and keep what each adds."""
         for index, (bleed, coarse) in enumerate(zip(self._scene.bleeds, bleeds, strict=True)):
             if float(coarse.min()) > 2.0 * self._pixel_mm + bleed.rim_mm:
                 continue
             distance = refine(coarse, COARSE_STEP)
+            if bleed.rim_mm > 0.0:
+                oedema = coverage(distance - bleed.rim_mm, 2.0) * coverage(-outside, self._pixel_mm)
+                self._blend(hu, 0.5 * oedema, np.minimum(hu, OEDEMA_HU))
+            share = coverage(distance, BLEED_EDGE_MM)
             if bleed.site == "spaces":
-                share = fluid * coverage(distance, 8.0)
-            else:
-                share = coverage(distance, 1.2 * self._pixel_mm)
-                if bleed.rim_mm > 0.0:
-                    oedema = coverage(distance - bleed.rim_mm, 2.0)
-                    oedema *= 1.0 - fluid
-                    self._blend(hu, 0.5 * oedema, 14.0)
-            added = share * (bleed.hu - hu)
+                share = coverage(distance, 8.0) * coverage(outside - CLOT_IN_SULCUS_MM, self._pixel_mm)
+            added = share * np.maximum(bleed.hu - hu, 0.0)  # blood hides neither bone nor calcification
             hu += added
             share *= inside
             added *= inside

@@ -1,0 +1,201 @@
+"""Simulated studies: files as the competition has them, geometry that is true, labels that follow from the truth."""
+
+import json
+import time
+import warnings
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.labels import read_labels
+from rsna_e2e.synth.geometry import MAX_SLICES, MIN_SLICES
+from rsna_e2e.synth.plan import EVENTS, draw_bleeds, make_id, plan_studies, scatter
+from rsna_e2e.synth.preview import preview
+from rsna_e2e.synth.simulate import SynthReport, simulate
+from rsna_e2e.synth.study import draw_scene
+from rsna_e2e.tasks import ICH
+
+TAGS = {
+    "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyID",
+    "ImagePositionPatient", "ImageOrientationPatient", "SamplesPerPixel", "PhotometricInterpretation", "Rows",
+    "Columns", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "WindowCenter",
+    "WindowWidth", "RescaleIntercept", "RescaleSlope", "PixelData",
+}  # fmt: skip
+ARGUMENTS = {"n_studies": 3, "seed": 251, "prevalence": "demo", "test_fraction": 0.34}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SynthReport]:
+    out = tmp_path_factory.mktemp("synth") / "raw"
+    return out, simulate(out, n_jobs=1, **ARGUMENTS)
+
+
+def _read(path: Path) -> pydicom.Dataset:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ids of this kind are no valid UIDs
+        dataset = pydicom.dcmread(path)
+        dataset.decode()
+    return dataset
+
+
+def _files(out: Path, split: str) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((out / f"stage_2_{split}_images").glob("ID_*.dcm"))}
+
+
+def test_layout_and_ids(made: tuple[Path, SynthReport]) -> None:
+    out, report = made
+    train, test = _files(out, "train"), _files(out, "test")
+    labels = read_labels(out / "stage_2_train.csv", ICH)
+    truth = read_labels(out / "stage_2_test_truth.csv", ICH)
+    sample = read_labels(out / "stage_2_sample_submission.csv", ICH)
+    assert labels.image_ids == list(train)
+    assert truth.image_ids == sample.image_ids == list(test)
+    assert np.all(sample.values == 0.5)
+    assert labels.n_repeated_rows == 4 * 6
+    assert report.n_repeated_images == 4
+    assert report.n_slices == len(train) + len(test)
+    assert report.n_test_studies == 1
+    for table in (labels, truth):
+        assert set(np.unique(table.values)) <= {0.0, 1.0}
+        np.testing.assert_array_equal(table.values[:, 5], table.values[:, :5].max(axis=1))
+    assert sorted(path.name for path in out.parent.iterdir()) == ["raw"]
+
+
+def test_headers(made: tuple[Path, SynthReport]) -> None:
+    out, _ = made
+    series: dict[str, list[pydicom.Dataset]] = {}
+    for stem, path in (_files(out, "train") | _files(out, "test")).items():
+        dataset = _read(path)
+        assert {element.keyword for element in dataset} == TAGS
+        assert dataset.SOPInstanceUID == stem
+        series.setdefault(dataset.SeriesInstanceUID, []).append(dataset)
+    assert len(series) == 3
+    for members in series.values():
+        assert MIN_SLICES <= len(members) <= MAX_SLICES
+        normal = np.cross(members[0].ImageOrientationPatient[:3], members[0].ImageOrientationPatient[3:])
+        height = np.sort([np.dot(d.ImagePositionPatient, normal) for d in members])
+        assert 2.4 < np.diff(height).min()
+        assert np.ptp(np.diff(height)) < 0.003  # positions are written with three decimals
+        in_file_order = [np.dot(d.ImagePositionPatient, normal) for d in members]
+        assert in_file_order not in (sorted(in_file_order), sorted(in_file_order)[::-1])
+
+
+def test_both_forms_and_windows_occur_in_files(made: tuple[Path, SynthReport]) -> None:
+    out, _ = made
+    forms, n_windows = set(), set()
+    for path in (_files(out, "train") | _files(out, "test")).values():
+        dataset = _read(path)
+        forms.add((dataset.BitsStored, dataset.PixelRepresentation, int(dataset.pixel_array[0, 0])))
+        n_windows.add(dataset["WindowCenter"].VM)
+        assert dataset["WindowWidth"].VM == dataset["WindowCenter"].VM
+        assert (dataset.RescaleSlope, dataset.RescaleIntercept) == (1, -1024)
+        assert dataset.pixel_array.shape == (512, 512)
+    assert forms == {(16, 1, -2000), (12, 0, 0)}
+    assert n_windows == {1, 2}
+
+
+def test_same_bytes_for_any_number_of_processes(made: tuple[Path, SynthReport], tmp_path: Path) -> None:
+    out, _ = made
+    again = tmp_path / "raw"
+    seen: list[tuple[int, int]] = []
+    simulate(again, n_jobs=2, progress=lambda done, total, note="": seen.append((done, total)), **ARGUMENTS)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+    def digests(root: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(root)): sha256(path.read_bytes()).hexdigest()
+            for path in sorted(root.rglob("*"))
+            if path.is_file()
+        }
+
+    assert digests(again) == digests(out)
+
+
+def test_truth_file(made: tuple[Path, SynthReport]) -> None:
+    out, report = made
+    truth = json.loads((out / "stage_2_truth.json").read_text())
+    assert [study["n_slices"] for study in truth["studies"]] == [
+        sum(
+            1
+            for path in (_files(out, "train") | _files(out, "test")).values()
+            if _series_of(path) == study["series_uid"]
+        )
+        for study in truth["studies"]
+    ]
+    labelled = {bleed["label"] for study in truth["studies"] for bleed in study["bleeds"]}
+    assert {name for name, rate in report.label_rates.items() if rate > 0 and name != "any"} <= labelled
+
+
+def _series_of(path: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return str(pydicom.dcmread(path, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID)
+
+
+def test_plan_keeps_patients_apart() -> None:
+    plans = plan_studies(400, seed=3, prevalence="natural", test_fraction=0.25)
+    in_test = {plan.patient for plan in plans if plan.is_test}
+    in_train = {plan.patient for plan in plans if not plan.is_test}
+    n_patients = plans[-1].patient + 1
+    assert not in_test & in_train
+    assert len(in_test) == round(0.25 * n_patients)
+    assert 1.08 < len(plans) / n_patients < 1.22  # 21,744 series of 18,938 patients: 1.148
+    first, second = next((a, b) for a, b in pairwise(plans) if b.visit == 1)
+    (scene_a, _), (scene_b, _) = draw_scene(first), draw_scene(second)
+    assert scene_a.head.scale == scene_b.head.scale
+    assert scene_a.series.head_centre_mm != scene_b.series.head_centre_mm
+
+
+def test_ids_never_collide() -> None:
+    assert sorted(scatter(7, "image", n, bits=8) for n in range(256)) == list(range(256))
+    assert make_id(0, "image", 5) != make_id(1, "image", 5)
+    assert len(make_id(0, "image", 5)) == len("ID_") + 9
+
+
+@pytest.mark.parametrize("prevalence", ["natural", "demo"])
+def test_events_happen_as_often_as_planned(prevalence: str) -> None:
+    n = 1500
+    drawn = [draw_bleeds(np.random.default_rng(seed), prevalence) for seed in range(n)]
+    column = 1 if prevalence == "natural" else 2
+    none = EVENTS[0][column] / sum(row[column] for row in EVENTS)
+    share = sum(not found for found in drawn) / n
+    assert abs(share - none) < 4.0 * np.sqrt(none * (1.0 - none) / n)
+    assert {b.label for found in drawn for b in found} == set(ICH.label_names) - {"any"}
+
+
+def test_bad_requests_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown prevalence 'rare'"):
+        simulate(tmp_path / "a", n_studies=1, seed=0, prevalence="rare", n_jobs=1)
+    with pytest.raises(UsageError, match="at least 1"):
+        simulate(tmp_path / "a", n_studies=0, seed=0, n_jobs=1)
+    with pytest.raises(UsageError, match="test fraction 1"):
+        simulate(tmp_path / "a", n_studies=1, seed=0, test_fraction=1.0, n_jobs=1)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(BadInputError, match="exists already"):
+        simulate(tmp_path / "there", n_studies=1, seed=0, n_jobs=1)
+
+    def stop(done: int, total: int, note: str = "") -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tmp_path / "b", n_studies=1, seed=0, n_jobs=1, progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_preview_draws_a_sheet(tmp_path: Path) -> None:
+    png = tmp_path / "sheet.png"
+    preview(png, n_studies=1, seed=0, columns=3)
+    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.slow
+def test_speed(tmp_path: Path) -> None:
+    """At least 40 slices/s on one core, files written."""
+    started = time.process_time()
+    report = simulate(tmp_path / "raw", n_studies=12, seed=1, prevalence="demo", n_jobs=1)
+    assert report.n_slices / (time.process_time() - started) >= 40.0
