@@ -329,3 +329,15 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, phase: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1, progress=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.mark.slow
+def test_every_pixel_at_full_size(tmp_path: Path) -> None:
+    raw, form = tmp_path / "raw", phantoms.UNSIGNED_12
+    hu = phantoms.write_series(raw, name="a", n_slices=34, shape=(512, 512), orientation=phantoms.TILTED)
+    hu |= phantoms.write_series(raw, name="b", n_slices=34, shape=(768, 512), patient_id="p2", form=form)
+    prepare(raw, tmp_path / "store", task=ICH, n_jobs=2)
+    store = Store.open(tmp_path / "store")
+    assert len(store) == len(hu) == 68
+    for row, image_id in enumerate(store.index["image_id"]):
+        np.testing.assert_array_equal(store.read_slice(row), hu[image_id])
