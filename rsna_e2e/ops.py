@@ -1,7 +1,17 @@
 """Python face of csrc: int16 HU slices to normalised network input, in one pass.
 
-Shapes: N slices, C channels (windows), S output size. Only `values`/`hu` may be on a GPU; all other tensors are small
-and stay on the host, so that checking them never waits for a device.
+Shapes: N slices, C channels (windows), S output size. Only the HU values may be on a GPU; all other tensors are small
+and stay on the host, so that checking them never waits for a device. Both functions take:
+
+affine: [N, 2, 3] float32, maps an output pixel (x, y) to an input pixel, both counted at pixel centres from 0.
+windows: [C, 2] center and width in HU; every tap is clipped to [0, 1] by its window (LINEAR_EXACT,
+PS3.3 C.11.2.1.3.2) before the bilinear interpolation. mean, std: [C] of the windowed values; None is 0 and 1.
+border: "zero" (0 before normalisation) or "replicate". source_box: [N, 3] int32, (x0, y0, side) of a square: taps
+outside the slice's part of it are 0, and "replicate" clamps to the square; None is the whole slice.
+dtype: float32, float16 or bfloat16. supersample: k x k samples per output pixel, against aliasing.
+
+They return [N, C, S, S], in channels-last memory if asked, and raise ValueError for arguments that make no sense,
+MissingCapabilityError for values on a GPU when the extension was built without CUDA.
 """
 
 from collections.abc import Sequence
@@ -21,6 +31,7 @@ _BAD_ARGUMENT = "transform_slices: "  # csrc begins every complaint about an arg
 if not _LIBRARY.exists():
     raise MissingCapabilityError(f"the compiled extension {_LIBRARY.name} is missing; build it with: {BUILD_COMMAND}")
 torch.ops.load_library(str(_LIBRARY))  # type: ignore[no-untyped-call]  # torch has no types for it
+IS_CUDA_BUILT = bool(torch.ops.rsna_e2e.is_cuda_built())
 
 
 def transform_slices(
@@ -37,10 +48,7 @@ def transform_slices(
     channels_last: bool = False,
     supersample: int = 1,
 ) -> torch.Tensor:
-    """Window, resample and normalise N slices of one size; `transform_slices_packed` says what each argument is.
-
-    hu: [N, H, W] int16 in HU. Returns [N, C, S, S]. Raises ValueError for arguments that make no sense.
-    """
+    """Window, resample and normalise N slices of one size. hu: [N, H, W] int16 in HU; the rest is explained above."""
     if hu.dim() != 3:
         raise ValueError(f"hu must have shape [N, H, W], not {list(hu.shape)}")
     n, height, width = hu.shape
@@ -82,24 +90,13 @@ def transform_slices_packed(
     """Window, resample and normalise N slices of any sizes that lie one after another in `values`.
 
     values: flat int16 in HU. offsets [N] int64, heights [N] int32, widths [N] int32: where each slice is, in values.
-    affine: [N, 2, 3] float32, maps an output pixel (x, y) to an input pixel, both counted at pixel centres from 0.
-    windows: [C, 2] center and width in HU; every tap is clipped to [0, 1] by its window (LINEAR_EXACT,
-    PS3.3 C.11.2.1.3.2) before the bilinear interpolation. mean, std: [C] of the windowed values; None is 0 and 1.
-    border: "zero" (0 before normalisation) or "replicate". source_box: [N, 3] int32, (x0, y0, side) of a square: taps
-    outside the slice's part of it are 0, and "replicate" clamps to the square; None is the whole slice.
-    dtype: float32, float16 or bfloat16. supersample: k x k samples per output pixel, against aliasing.
-    Returns [N, C, S, S], in channels-last memory if asked. Raises ValueError for arguments that make no sense,
-    MissingCapabilityError for values on a GPU when the extension was built without CUDA.
+    The rest is explained above.
     """
-    if values.is_cuda and not is_cuda_built():
+    if values.is_cuda and not IS_CUDA_BUILT:
         raise MissingCapabilityError(f"the extension has no CUDA half; build it with: RSNA_WITH_CUDA=1 {BUILD_COMMAND}")
     try:
         images_NCSS: torch.Tensor = torch.ops.rsna_e2e.transform_slices(
-            values.contiguous(),
-            offsets.contiguous(),
-            heights.contiguous(),
-            widths.contiguous(),
-            affine.contiguous(),
+            *(tensor.contiguous() for tensor in (values, offsets, heights, widths, affine)),
             _float32(windows),
             size=size,
             source_box=None if source_box is None else source_box.contiguous(),
@@ -121,11 +118,6 @@ def transform_slices_packed(
 def cpu_instruction_sets() -> tuple[str, ...]:
     """Names of the compiled CPU kernels that this machine can run, the one in use first; all give the same bits."""
     return tuple(torch.ops.rsna_e2e.cpu_instruction_sets().split())
-
-
-def is_cuda_built() -> bool:
-    """Whether the extension was built with its CUDA half."""
-    return bool(torch.ops.rsna_e2e.is_cuda_built())
 
 
 def _float32(numbers: Floats | Pairs) -> torch.Tensor:
