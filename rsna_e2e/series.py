@@ -52,7 +52,7 @@ def order_series(records: Sequence[SliceRecord]) -> SeriesOrder:
     """Order the records of one series along their common normal, in a direction that does not depend on the file.
 
     Slices of another orientation than most are refused; of slices with one SOP instance UID, and of slices at one
-    position, the first by (SOP instance UID, image id) stays; the order of `records` decides between equals of both only.
+    position, the first by (SOP instance UID, image id) stays; the order of `records` decides between equals only.
     Source: PS3.3 C.7.6.2.1.1 (ImagePositionPatient and ImageOrientationPatient).
     """
     assert records

@@ -2,7 +2,6 @@
 
 import os
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pydicom
 import pydicom.data
 import pytest
 from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -37,12 +35,6 @@ STORED = phantoms.stored_image(12, 10, seed=1, form=phantoms.SIGNED_16)
 def taken(path: Path) -> tuple[Any, np.ndarray]:
     result = dicom.read_slice(path)
     assert not isinstance(result, Refusal), result
-    return result
-
-
-def refused(path: Path) -> Refusal:
-    result = dicom.read_slice(path)
-    assert isinstance(result, Refusal)
     return result
 
 
@@ -148,182 +140,10 @@ def test_eight_bits_and_odd_length(tmp_path: Path) -> None:
     assert hu.tolist() == stored.tolist()
 
 
-REFUSED_TAGS: list[tuple[dict[str, Any], Reason]] = [
-    *(
-        ({name: None}, Reason.MISSING_TAG)
-        for name in (
-            "PatientID",
-            "StudyInstanceUID",
-            "SeriesInstanceUID",
-            "SOPInstanceUID",
-            "ImagePositionPatient",
-            "ImageOrientationPatient",
-            "PixelSpacing",
-            "Rows",
-            "Columns",
-            "BitsAllocated",
-            "BitsStored",
-            "PixelRepresentation",
-            "PhotometricInterpretation",
-            "RescaleSlope",
-            "RescaleIntercept",
-        )
-    ),
-    ({"PatientID": ""}, Reason.MISSING_TAG),
-    ({"RescaleSlope": ""}, Reason.MISSING_TAG),
-    ({"Rows": 0}, Reason.BAD_VALUE),
-    ({"Rows": 65535, "Columns": 65535}, Reason.BAD_VALUE),
-    ({"RescaleSlope": 0}, Reason.BAD_VALUE),
-    ({"PixelSpacing": [0.5, 0]}, Reason.BAD_VALUE),
-    ({"PixelSpacing": [0.5]}, Reason.BAD_VALUE),
-    ({"ImagePositionPatient": [1, 2]}, Reason.BAD_VALUE),
-    ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, Reason.BAD_VALUE),
-    ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, Reason.BAD_VALUE),
-    ({"BitsStored": 17}, Reason.BAD_VALUE),
-    ({"BitsStored": 12, "HighBit": 5}, Reason.BAD_VALUE),
-    ({"PixelRepresentation": 2}, Reason.BAD_VALUE),
-    ({"PhotometricInterpretation": "MONOCHROME1"}, Reason.UNSUPPORTED_PIXEL_FORMAT),
-    ({"SamplesPerPixel": 3}, Reason.UNSUPPORTED_PIXEL_FORMAT),
-    ({"BitsAllocated": 32}, Reason.UNSUPPORTED_PIXEL_FORMAT),
-    ({"NumberOfFrames": 2}, Reason.MULTI_FRAME),
-    ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, Reason.LOCALIZER),
-    ({"Modality": "MR"}, Reason.NOT_CT),
-    ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, Reason.NOT_CT),
-    ({"Rows": 11}, Reason.WRONG_PIXEL_LENGTH),
-]
-
-
-@pytest.mark.parametrize(("tags", "reason"), REFUSED_TAGS, ids=lambda value: str(value))
-def test_refusals_by_tag(tmp_path: Path, tags: dict[str, Any], reason: Reason) -> None:
-    result = refused(phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED, **tags)))
-    assert result.reason == reason
-    assert result.path == str(tmp_path / "a.dcm")
-    assert str(tmp_path) not in result.detail
-
-
-@pytest.mark.parametrize("text", [b"nan ", b"inf ", b"1E400 ", b"1,5 ", b"1\\2 ", b"1_0 ", b"0x10", b"--1 "])
-def test_numbers_that_are_none(tmp_path: Path, text: bytes) -> None:
-    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED, RescaleSlope="1.25"))
-    raw = path.read_bytes()
-    assert raw.count(b"DS\x04\x001.25") == 1
-    path.write_bytes(raw.replace(b"DS\x04\x001.25", b"DS" + struct.pack("<H", len(text)) + text))
-    assert refused(path).reason == Reason.BAD_VALUE
-
-
 def test_a_window_that_makes_no_sense_is_no_reason_to_refuse(tmp_path: Path) -> None:
     dataset = phantoms.slice_dataset(STORED, WindowCenter=None, WindowWidth=0)
     record, _ = taken(phantoms.write_dicom(tmp_path / "a.dcm", dataset))
     assert (record.window_center_hu, record.window_width_hu) == (None, None)
-
-
-def _no_meta(path: Path) -> None:
-    phantoms.write_dicom(path, phantoms.slice_dataset(STORED), meta=False)
-
-
-def _text(path: Path) -> None:
-    path.write_text("no image\n" * 100)
-
-
-def _empty(path: Path) -> None:
-    path.touch()
-
-
-def _no_pixels(path: Path) -> None:
-    dataset = phantoms.slice_dataset(STORED)
-    del dataset.PixelData
-    phantoms.write_dicom(path, dataset)
-
-
-def _cut(path: Path) -> None:
-    phantoms.write_dicom(path, phantoms.slice_dataset(STORED))
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def _deflated(path: Path) -> None:
-    phantoms.write_dicom(path, phantoms.slice_dataset(STORED), syntax=DeflatedExplicitVRLittleEndian)
-
-
-def _no_syntax(path: Path) -> None:
-    phantoms.write_dicom(path, phantoms.slice_dataset(STORED))
-    raw = path.read_bytes()
-    path.write_bytes(raw.replace(b"\x02\x00\x10\x00UI", b"\x02\x00\x11\x00UI", 1))
-
-
-def _folder(path: Path) -> None:
-    path.mkdir()
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (_no_meta, Reason.NOT_DICOM),
-        (_text, Reason.NOT_DICOM),
-        (_empty, Reason.NOT_DICOM),
-        (_no_pixels, Reason.NO_PIXEL_DATA),
-        (_cut, Reason.TRUNCATED),
-        (_deflated, Reason.UNSUPPORTED_TRANSFER_SYNTAX),
-        (_no_syntax, Reason.NO_TRANSFER_SYNTAX),
-        (_folder, Reason.UNREADABLE_FILE),
-    ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
-)
-def test_refusals_by_file(tmp_path: Path, make: Callable[[Path], None], reason: Reason) -> None:
-    make(tmp_path / "a.dcm")
-    assert refused(tmp_path / "a.dcm").reason == reason
-
-
-def test_a_deflated_file_is_refused_before_it_is_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _deflated(tmp_path / "a.dcm")
-    monkeypatch.setattr("zlib.decompress", lambda *args: pytest.fail("inflated"))
-    assert refused(tmp_path / "a.dcm").reason == Reason.UNSUPPORTED_TRANSFER_SYNTAX
-
-
-def test_no_cut_of_a_file_is_taken(tmp_path: Path) -> None:
-    raw = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED)).read_bytes()
-    for length in range(0, len(raw), 7):
-        (tmp_path / "cut.dcm").write_bytes(raw[:length])
-        assert isinstance(dicom.read_slice(tmp_path / "cut.dcm"), Refusal), length
-
-
-@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
-def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path, syntax: str) -> None:
-    stored = phantoms.stored_image(*COMPRESSIBLE, seed=1, form=phantoms.SIGNED_16)
-    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(stored))
-    dataset = pydicom.dcmread(path)
-    dataset.compress(syntax, generate_instance_uid=False)
-    dataset.save_as(path)
-    raw = np.frombuffer(path.read_bytes(), np.uint8)
-    rng = np.random.default_rng(5)
-    outcomes = []
-    for _ in range(150):
-        mutant = raw.copy()
-        mutant[rng.integers(132, len(raw), 3)] = rng.integers(0, 256, 3)
-        path.write_bytes(mutant.tobytes())
-        outcomes.append(isinstance(dicom.read_slice(path), Refusal))
-    assert any(outcomes)
-
-
-def test_a_panic_outside_exception_is_a_refusal_and_ctrl_c_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class PanicException(BaseException):
-        """Stands for pyo3's, which is a BaseException as well."""
-
-    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED))
-    header = dicom.read_header(path)
-    assert not isinstance(header, Refusal)
-
-    def fail_with(error: BaseException) -> None:
-        def read(*args: object) -> None:
-            raise error
-
-        monkeypatch.setattr(dicom, "_read_words", read)
-
-    fail_with(PanicException("Patient^Name in the text"))
-    assert dicom.read_hounsfield(path, header) == Refusal(str(path), Reason.DECODER_FAILED, "PanicException")
-    fail_with(KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        dicom.read_hounsfield(path, header)
 
 
 def test_a_file_name_that_is_no_text() -> None:

@@ -2,8 +2,6 @@
 
 import gzip
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsna_e2e.dicom import SliceHeader, read_header
-from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import PrepareReport, prepare
 from rsna_e2e.prepare.plan import HeaderOf, plan_series, plan_shards
 from rsna_e2e.prepare.walk import find_files
-from rsna_e2e.store import Store, StoreError
+from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 
 HuById = dict[str, np.ndarray]
@@ -188,107 +185,6 @@ def test_compressed_labels_and_labels_from_elsewhere(tmp_path: Path) -> None:
     assert Store.open(tmp_path / "store1").data_hash == Store.open(tmp_path / "store2").data_hash
 
 
-def _two_label_files(folder: Path) -> None:
-    for name in ("train.csv", "stage_2_train.csv"):
-        write_train_labels(folder / "raw", ["ID_a_001"], name)
-
-
-def _bad_labels(folder: Path) -> None:
-    (folder / "raw" / "train.csv").write_text("Image,Label\nID_a_001_any,1\n")
-
-
-def _only_text(folder: Path) -> None:
-    shutil.rmtree(folder / "raw")
-    (folder / "raw").mkdir()
-    (folder / "raw" / "a.txt").write_text("x")
-
-
-def _empty(folder: Path) -> None:
-    shutil.rmtree(folder / "raw")
-    (folder / "raw").mkdir()
-
-
-def _missing(folder: Path) -> None:
-    shutil.rmtree(folder / "raw")
-
-
-def _a_file(folder: Path) -> None:
-    shutil.rmtree(folder / "raw")
-    (folder / "raw").write_text("x")
-
-
-def _store_there(folder: Path) -> None:
-    (folder / "store").mkdir()
-    (folder / "store" / "thesis.txt").write_text("x")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "error", "message"),
-    [
-        (_missing, BadInputError, "raw: no such folder"),
-        (_a_file, BadInputError, "raw: not a folder"),
-        (_empty, BadInputError, "no CT slice in DICOM form found there: it holds no files"),
-        (_only_text, BadInputError, "no CT slice in DICOM form found there: 1 not_dicom"),
-        (_two_label_files, BadInputError, "stage_2_train.csv, train.csv"),
-        (_bad_labels, BadInputError, "train.csv, line 1"),
-        (_store_there, StoreError, "store: exists and is not empty"),
-    ],
-)
-def test_one_line_and_nothing_left_behind(
-    tmp_path: Path, spoil: Callable[[Path], None], error: type[RsnaError], message: str
-) -> None:
-    phantoms.write_series(tmp_path / "raw", name="a")
-    spoil(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(error, match=message) as caught:
-        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
-    assert "\n" not in str(caught.value)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_labels_of_other_images(tmp_path: Path) -> None:
-    phantoms.write_series(tmp_path / "raw", name="a")
-    write_train_labels(tmp_path, ["ID_other"], "labels.csv")
-    with pytest.raises(BadInputError, match=r"labels\.csv: names none of the images"):
-        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels=tmp_path / "labels.csv", n_jobs=1)
-
-
-@pytest.mark.parametrize("options", [{"n_jobs": 0}, {"n_folds": 0}])
-def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match="at least 1"):
-        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, **options)
-
-
-def test_a_store_inside_the_raw_folder(tmp_path: Path) -> None:
-    phantoms.write_series(tmp_path / "raw", name="a")
-    with pytest.raises(UsageError, match="must not lie inside"):
-        prepare(tmp_path / "raw", tmp_path / "raw" / "store", task=ICH)
-
-
-def test_a_disk_that_is_too_small_is_seen_before_a_pixel_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    phantoms.write_series(tmp_path / "raw", name="a", shape=(64, 64))
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    # Three slices of 8 KiB and 1 MiB for the tables.
-    with pytest.raises(OutOfResourcesError, match=f"store: .* needs {3 * 8192 + (1 << 20):,} bytes"):
-        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
-
-
-def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    phantoms.write_series(tmp_path / "raw", name="a")
-
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("rsna_e2e.store.writer.write_table", full)
-    with pytest.raises(OutOfResourcesError, match="the disk is too small"):
-        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
-
-
 def test_files_are_found_without_being_led_astray(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     (raw / "b" / "c").mkdir(parents=True)
@@ -316,19 +212,6 @@ def test_shards_are_cut_between_series(tmp_path: Path) -> None:
     shards = plan_shards(series, shard_bytes=3072)
     assert [len(shard.slices) for shard in shards] == [6, 5, 3]
     assert [shard.name for shard in shards] == ["00000.h5", "00001.h5", "00002.h5"]
-
-
-@pytest.mark.parametrize("phase", ["headers", "pixels"])
-def test_ctrl_c_leaves_nothing(tmp_path: Path, phase: str) -> None:
-    phantoms.write_series(tmp_path / "raw", name="a")
-
-    def interrupt(done: int, total: int, note: str = "") -> None:
-        if note.startswith(phase):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1, progress=interrupt)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
 @pytest.mark.slow
