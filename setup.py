@@ -189,7 +189,7 @@ def compile_one(item: Compilation, build_dir: Path) -> Path:
 def run(command: Sequence[str]) -> None:
     """Run a compiler; its own messages go to the terminal."""
     if subprocess.run(command).returncode != 0:
-        stop(f"this command failed, see the messages above: {' '.join(command)}")
+        stop(f"this command failed, see its messages above (g++ from 11 on is known to work): {' '.join(command)}")
 
 
 setup(

@@ -108,7 +108,7 @@ def transform_slices_packed(
             supersample=supersample,
         )
     except RuntimeError as error:
-        # torch turns every C++ exception of an operator into a RuntimeError.
+        # Newer torch turns every C++ exception of an operator into a RuntimeError (2.11 does not).
         if str(error).startswith(_BAD_ARGUMENT):
             raise ValueError(str(error)) from None
         raise

@@ -172,7 +172,9 @@ Tensor transform_slices_cuda(const Tensor& values, const Tensor& offsets, const 
   if (prepared.slices.empty()) return prepared.output;
   const torch::stable::accelerator::DeviceGuard guard(values.get_device_index());
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(values.get_device_index(), &stream));
+  if (aoti_torch_get_current_cuda_stream(values.get_device_index(), &stream) != AOTI_TORCH_SUCCESS) {
+    throw std::runtime_error("torch named no current CUDA stream");
+  }
 
   // One buffer for both arrays. It may be freed before the kernel runs: the allocator reuses it in this stream's order.
   const int64_t slice_bytes = prepared.slices.size() * sizeof(rsna::Slice);

@@ -1,0 +1,54 @@
+"""setup.py: what it decides, what it says, and that what it builds can be loaded."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def build(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Build the extension into `folder`."""
+    command = [sys.executable, "setup.py", "build_ext", f"--build-lib={folder}/lib", f"--build-temp={folder}/temp"]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RSNA_WITH_CUDA": "yes"}, "rsna_e2e: RSNA_WITH_CUDA is 'yes'; it must be auto, 0 or 1"),
+        ({"CXX": "no-such-compiler"}, "rsna_e2e: CXX names 'no-such-compiler', which is no command"),
+        ({"PATH": "", "CXX": ""}, "rsna_e2e: no C++ compiler found. Install one (Debian: apt install g++"),
+    ],
+    ids=["unknown_choice", "unknown_compiler", "no_compiler"],
+)
+def test_one_line_says_what_is_missing(tmp_path: Path, environment: dict[str, str], message: str) -> None:
+    result = build(tmp_path, **environment)
+    assert result.returncode == 1
+    assert last_line(result.stderr).startswith(message)
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "lib").exists()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_cpu_half_alone_builds_loads_and_says_so(tmp_path: Path) -> None:
+    result = build(tmp_path, RSNA_WITH_CUDA="0")
+    assert result.returncode == 0, result.stderr
+    assert "rsna_e2e: CUDA half: no, RSNA_WITH_CUDA=0" in result.stdout
+    library = tmp_path / "lib/rsna_e2e/_C.abi3.so"
+    script = (
+        f"import torch; torch.ops.load_library({str(library)!r}); "
+        "print(torch.ops.rsna_e2e.is_cuda_built(), torch.ops.rsna_e2e.cpu_instruction_sets())"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    is_cuda_built, *instruction_sets = loaded.stdout.split()
+    assert is_cuda_built == "False"
+    assert instruction_sets[-1] == "baseline"
