@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from rsna_e2e.records import Float32Array, Int16Image
 from rsna_e2e.synth.geometry import COLUMNS, ROWS, Series
@@ -16,6 +17,8 @@ REFERENCE_PATH = 3.8  # line integral through the middle of a head, at which the
 BONE_HU = 300.0
 CORRECTED_BONE_MM = 11.0  # bone on both sides that the scanner's own beam-hardening correction copes with
 HARDENING_HU_PER_MM = 1.6
+SCATTER_SHARE = 0.012  # of the bone within a centimetre: brain under the skull reads a few HU too high
+SCATTER_PIXELS = 1.7  # standard deviation of that centimetre, in groups of 4 rendering pixels
 PEAK_WIDTH = 0.3  # noise kernel [w, 1, w] along rows and columns
 OUTSIDE_SIGNED = -2000
 RESCALE_INTERCEPT_HU = -1024
@@ -64,7 +67,7 @@ def headrest(series: Series) -> Float32Array:
     arms = series.table_y_mm - 78.0 - y
     shell = coverage(np.maximum(np.abs(distance - 1.2) - 1.2, arms), 1.0)
     foam = coverage(np.maximum(distance, arms + 18.0), 2.0) * 20.0
-    return np.asarray(AIR_HU + np.maximum(foam, shell * 960.0), np.float32)
+    return np.asarray(AIR_HU + np.maximum(foam, shell * 900.0), np.float32)
 
 
 def _smooth_rows(rng: np.random.Generator, n: int) -> Float32Array:
@@ -94,6 +97,13 @@ def _hardening(hu: Float32Array, scanner: Scanner, pixel_mm: float, rng: np.rand
     streaks[bone > 0.2] *= 0.3
     streaks[hu < -800.0] *= 0.3
     return streaks
+
+
+def _scatter(hu: Float32Array) -> Float32Array:
+    """What scatter and hardening by the nearest bone leave behind after the scanner's correction, HU."""
+    bone = np.clip(hu - BONE_HU, 0.0, 1500.0)
+    coarse = bone.reshape(FINE // 4, 4, FINE // 4, 4).mean(axis=(1, 3))
+    return double(double(gaussian_filter(coarse, SCATTER_PIXELS) * np.float32(SCATTER_SHARE)))
 
 
 def _noise(hu: Float32Array, scanner: Scanner, pixel_mm: float, rng: np.random.Generator) -> Float32Array:
@@ -131,6 +141,7 @@ def acquire(
     if streaks is not None:
         noise += streaks
     noise += seen
+    noise += _scatter(seen)
     return double(noise)
 
 

@@ -47,6 +47,7 @@ class Tissues:
     calcified: Field
     scar: Field
     posterior_fossa: Field
+    stem: Field  # white matter of brain stem and cerebellum
 
 
 def to_canonical(head: Head, p: Points) -> Points:
@@ -64,7 +65,7 @@ def skin_distance(head: Head, p: Points, skull: Field) -> Field:
     if radius > 0.0:
         bruise = sum((v - c) ** 2 for v, c in zip((p.x, p.y, p.z), centre, strict=True))
         skin = skin - 0.35 * radius * np.exp(bruise * (-2.0 / radius**2))
-    if float(p.z.min()) > -5.0:
+    if float(p.z.min()) > 12.0:
         return skin
     a = p.folded
     face = ellipsoid(a, (0.0, -42.0, -62.0), (67.0, 60.0, 58.0))
@@ -82,7 +83,7 @@ def cavity_distance(head: Head, p: Points) -> Field:
     a = p.folded
     round_x = a.x / (1.0 + np.float32(head.egg) * p.y)
     vault = ellipsoid(Points(round_x, p.y, p.z), (0.0, 3.0, 0.0), (67.0, 86.0, 75.0))
-    if float(p.z.min()) > 5.0:
+    if float(p.z.min()) > 30.0:
         return vault
     roof = (a.x - 28.0) * (1.0 / 15.0)
     bump = (p.y + 60.0) * (1.0 / 22.0)
@@ -195,11 +196,15 @@ def posterior_fossa_distance(p: Points) -> Field:
     return intersection((p.z - tentorium_height(p)) * 0.85, (8.0 + 0.4 * np.abs(p.x) - p.y) * 0.9)
 
 
+def falx_distance(p: Points) -> Field:
+    """Distance to the part of the median plane that the falx takes: above base and tentorium, around the callosum."""
+    return intersection(-blob(p, (0.0, 6.0, 0.0), (60.0, 52.0, 34.0)), -7.0 - p.z + 0.1 * p.y)
+
+
 def dura_distance(head: Head, p: Points, cavity: Field) -> Field:
     """Distance to falx, tentorium and the venous sinuses along them."""
     a = p.folded
-    depth_limit = 20.0 + 0.22 * (p.y + 85.0)
-    falx = intersection(a.x - head.falx_half_mm, -cavity - depth_limit, -p.z - 5.0)
+    falx = intersection(a.x - head.falx_half_mm, falx_distance(p))
     below = intersection((8.0 + 0.4 * a.x - p.y) * 0.9, -blob(p, (0.0, 18.0, -5.0), (20.0, 21.0, 40.0)))
     tentorium = intersection(np.abs(p.z - tentorium_height(p)) * 0.85 - 0.8 * head.falx_half_mm, below)
     s = head.sinus_scale
@@ -217,6 +222,14 @@ def nuclei_distance(p: Points) -> Field:
     lentiform = blob(turned, (0.0, 0.0, 2.0), (6.5, 16.0, 11.0))
     thalamus = blob(a, (11.0, 11.0, 6.0), (8.0, 14.0, 10.0))
     return union(caudate, lentiform, thalamus)
+
+
+def _stem_distance(p: Points) -> Field:
+    a = p.folded
+    pons = blob(p, (0.0, 14.0, -35.0), (13.0, 9.0, 14.0))
+    midbrain = tube(p, (0.0, 15.0, -24.0), (0.0, 12.0, -8.0), (10.0, 11.0))
+    arms = smooth_union(pons, tube(a, (10.0, 18.0, -34.0), (22.0, 46.0, -32.0), (6.0, 10.0)), 5.0)
+    return union(arms, midbrain)
 
 
 def folds_distance(head: Head, p: Points, posterior_fossa: Field) -> Field:
@@ -268,6 +281,7 @@ def tissues(head: Head, p: Points, brain_p: Points) -> Tissues:
         calcified=_nearest_spot(head.calcified, brain_p, stretch=1.3),
         scar=_nearest_spot(head.scars, brain_p, stretch=1.5),
         posterior_fossa=posterior_fossa,
+        stem=_stem_distance(brain_p) if low < 5.0 else far,
     )
 
 

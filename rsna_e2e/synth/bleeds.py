@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsna_e2e.synth.anatomy import Tissues, tentorium_height
+from rsna_e2e.synth.anatomy import Tissues, falx_distance, tentorium_height
 from rsna_e2e.synth.patient import Head
 from rsna_e2e.synth.shapes import FAR_MM, Field, Point, Points, Waves, blob, intersection, union
 
@@ -260,8 +260,7 @@ def bleed_distance(bleed: Bleed, head: Head, p: Points, brain_p: Points, tissue:
     if bleed.site == "falx":
         half = 0.5 * bleed.thickness_mm
         slab = np.abs(bleed.side * p.x - (head.falx_half_mm + half)) - half + 0.4 * wander
-        depth_limit = 20.0 + 0.22 * (p.y + 85.0)
-        return intersection(slab, -tissue.cavity - depth_limit, region, tissue.cavity)
+        return intersection(slab, falx_distance(p), region, tissue.cavity)
     half = 0.5 * bleed.thickness_mm
     slab = np.abs((p.z - tentorium_height(p)) * 0.85 - half) - half + 0.4 * wander
     return intersection(slab, region, tissue.cavity, 8.0 + 0.4 * np.abs(p.x) - p.y)

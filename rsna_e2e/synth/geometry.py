@@ -78,7 +78,7 @@ def draw_series(rng: np.random.Generator, head: Head) -> Series:
         spacing_mm=spacing,
         thickness_mm=round(step * cos, 3),
         row_direction=(1.0, 0.0, 0.0),
-        column_direction=(0.0, cos, -sin),
+        column_direction=(0.0, cos, 0.0 - sin),
         origins_mm=np.round(origins, 3),
         rotation=rotation,
         head_centre_mm=(centre[0], centre[1], table_z + centre[2]),

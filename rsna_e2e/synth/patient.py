@@ -60,7 +60,7 @@ def draw_head(rng: np.random.Generator) -> Head:
             Waves.draw(rng, n=3, wavelength_mm=150.0),
         ),
         warp_mm=float(rng.uniform(0.8, 2.2)),
-        folds=Waves.draw(rng, n=9, wavelength_mm=float(rng.uniform(15.0, 19.0))),
+        folds=Waves.draw(rng, n=8, wavelength_mm=float(rng.uniform(15.0, 19.0))),
         bends=Waves.draw(rng, n=4, wavelength_mm=42.0),
         cells=Waves.draw(rng, n=6, wavelength_mm=9.0),
         dura_hu=float(rng.uniform(46.0, 64.0)),

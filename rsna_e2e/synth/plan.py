@@ -9,7 +9,7 @@ from rsna_e2e.errors import UsageError
 from rsna_e2e.synth import bleeds
 from rsna_e2e.synth.bleeds import Bleed
 
-REPEAT_RATE = 0.148  # 21,744 series of 18,938 patients in the reference data
+REPEAT_RATE = 0.148  # patients with a second study: 21,744 series of 18,938 patients in the reference data
 ID_BITS = 36  # nine hexadecimal digits, as in the reference data
 
 # What happens to a patient, and how often: (event, natural, demo). Natural rates are set so that labels per slice come
@@ -71,7 +71,7 @@ def plan_studies(n_studies: int, *, seed: int, prevalence: str, test_fraction: f
         raise UsageError(f"unknown prevalence {prevalence!r}; known: {', '.join(PREVALENCES)}")
     visits = [0]
     for index in range(1, n_studies):
-        again = visits[-1] == 0 and stream(seed, "again", index).random() < REPEAT_RATE / (1.0 - REPEAT_RATE)
+        again = visits[-1] == 0 and stream(seed, "again", index).random() < REPEAT_RATE
         visits.append(1 if again else 0)
     patients = np.cumsum([1 - v for v in visits]) - 1
     n_patients = int(patients[-1]) + 1

@@ -5,6 +5,7 @@
 from dataclasses import dataclass, fields
 
 import numpy as np
+import numpy.typing as npt
 
 from rsna_e2e.records import Float32Array, Float64Array
 from rsna_e2e.synth.anatomy import (
@@ -22,8 +23,11 @@ from rsna_e2e.synth.patient import Head
 from rsna_e2e.synth.resample import MARGIN, refine
 from rsna_e2e.synth.shapes import Field, Points, coverage
 
+FineGrid = npt.NDArray[np.int64]
+
 FINE = COLUMNS // 2  # pixels of the rendering grid; CT's own resolution is about two pixels of the file
 COARSE_STEP = 3  # fine pixels between the places where distances are computed; shapes are smooth, 3 mm is enough
+SEARCH_STEP = 6  # fine pixels between the places where the head is looked for; a multiple of COARSE_STEP
 SUB_PLANE_MM = 1.3  # sub-planes through a slice are at most this far apart
 
 AIR_HU = -1000.0
@@ -74,12 +78,11 @@ def _sub_offsets(series: Series) -> Float64Array:
     return np.asarray(((np.arange(n) + 0.5) / n - 0.5) * series.thickness_mm)
 
 
-def _places(scene: Scene, k: int, first: tuple[int, int], counts: tuple[int, int], offsets: Float64Array) -> Points:
-    """Head-frame places [S, a, b] of coarse samples; `first` is the fine pixel (row, column) of sample (0, 0)."""
+def _places(scene: Scene, k: int, rows: FineGrid, columns: FineGrid, offsets: Float64Array) -> Points:
+    """Head-frame places [S, a, b] of samples at fine pixels `rows` [a] and `columns` [b] of each sub-plane."""
     series = scene.series
-    fine_mm = 2.0 * series.spacing_mm
-    v = (np.arange(counts[0]) * COARSE_STEP + first[0] + 0.25) * fine_mm
-    u = (np.arange(counts[1]) * COARSE_STEP + first[1] + 0.25) * fine_mm
+    # fine pixel i covers the file's pixels 2 i and 2 i + 1, whose common centre is at 2 i + 1/2
+    v, u = ((2.0 * pixels + 0.5) * series.spacing_mm for pixels in (rows, columns))
     to_head = series.rotation.T
     start = to_head @ (series.origins_mm[k] - np.array(series.head_centre_mm))
     along_u, along_v = to_head @ np.array(series.row_direction), to_head @ np.array(series.column_direction)
@@ -91,19 +94,27 @@ def _places(scene: Scene, k: int, first: tuple[int, int], counts: tuple[int, int
     return Points(*xyz)
 
 
-def _window(scene: Scene, k: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Find the fine pixels that the head needs: first pixel and coarse counts; None where the slice misses it."""
-    n = -(-FINE // COARSE_STEP)
-    p = to_canonical(scene.head, _places(scene, k, (0, 0), (n, n), np.zeros(1)))
+def _window(scene: Scene, k: int) -> tuple[slice, slice] | None:
+    """Find the fine pixels [rows, columns] that the head needs, in steps of COARSE_STEP; None where it is missed."""
+    sparse = np.arange(0, FINE, SEARCH_STEP)
+    p = to_canonical(scene.head, _places(scene, k, sparse, sparse, np.zeros(1)))
     cavity = cavity_distance(scene.head, p)
     skin = skin_distance(scene.head, p, skull_distance(scene.head, p, cavity))[0]
-    inside = skin < scene.series.thickness_mm + 4.0
+    inside = skin < scene.series.thickness_mm + SEARCH_STEP * scene.series.spacing_mm + 2.0
     if not inside.any():
         return None
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    last_row, last_column = min(int(rows[-1]), FINE // COARSE_STEP - 1), min(int(columns[-1]), FINE // COARSE_STEP - 1)
-    row, column = int(rows[0]), int(columns[0])
-    return (row * COARSE_STEP, column * COARSE_STEP), (last_row - row + 1, last_column - column + 1)
+    spans = []
+    for axis in (1, 0):
+        hits = sparse[np.flatnonzero(inside.any(axis=axis))]
+        end = min(int(hits[-1]) + SEARCH_STEP, FINE - FINE % COARSE_STEP)
+        spans.append(slice(int(hits[0]), end))
+    return spans[0], spans[1]
+
+
+def _coarse(span: slice) -> FineGrid:
+    """Fine pixels at which distances are computed so that `refine` can fill `span`."""
+    margin = MARGIN * COARSE_STEP
+    return np.arange(span.start - margin, span.stop + margin, COARSE_STEP)
 
 
 def render_slice(scene: Scene, k: int) -> Rendering:
@@ -115,21 +126,18 @@ def render_slice(scene: Scene, k: int) -> Rendering:
     found = _window(scene, k)
     if found is None:
         return Rendering(hu=hu, gain_hu=gain, area_mm2=area)
-    (row, column), (n_rows, n_columns) = found
     offsets = _sub_offsets(scene.series)
-    margin = MARGIN * COARSE_STEP
-    places = _places(scene, k, (row - margin, column - margin), (n_rows + 2 * MARGIN, n_columns + 2 * MARGIN), offsets)
+    places = _places(scene, k, _coarse(found[0]), _coarse(found[1]), offsets)
     p = to_canonical(scene.head, places)
     brain_p = displaced(scene.bleeds, p)
     tissue = tissues(scene.head, p, brain_p)
     distances = [bleed_distance(b, scene.head, p, brain_p, tissue) for b in scene.bleeds]
     pixel_mm = 2.0 * scene.series.spacing_mm
-    painter = _Painter(scene, pixel_mm, (n_rows * COARSE_STEP, n_columns * COARSE_STEP))
+    painter = _Painter(scene, pixel_mm, (found[0].stop - found[0].start, found[1].stop - found[1].start))
     for s in range(len(offsets)):
         painter.paint({f.name: getattr(tissue, f.name)[s] for f in fields(Tissues)}, [d[s] for d in distances])
-    window = (slice(row, row + n_rows * COARSE_STEP), slice(column, column + n_columns * COARSE_STEP))
-    hu[window] = painter.hu / len(offsets)
-    gain[(slice(None), *window)] = painter.gain / len(offsets)
+    hu[found] = painter.hu / len(offsets)
+    gain[(slice(None), *found)] = painter.gain / len(offsets)
     area[:] = painter.area / len(offsets) * pixel_mm**2
     return Rendering(hu=hu, gain_hu=gain, area_mm2=area)
 
@@ -211,6 +219,8 @@ class _Painter:
         hu += scene.white_hu
         if "posterior_fossa" in near:
             self._blend(hu, 0.8 * coverage(near["posterior_fossa"], 2.0), CEREBELLUM_HU)
+        if "stem" in near:
+            self._blend(hu, 0.7 * coverage(near["stem"], 4.0), scene.white_hu)
         if "scar" in near:
             self._blend(hu, coverage(near["scar"], 5.0), SCAR_HU)
         self._blend(hu, coverage(outside, mm), FLUID_HU)
