@@ -117,24 +117,22 @@ def test_same_bytes_for_any_number_of_processes(made: tuple[Path, SynthReport], 
 
 
 def test_truth_file(made: tuple[Path, SynthReport]) -> None:
-    out, report = made
-    truth = json.loads((out / "stage_2_truth.json").read_text())
-    assert [study["n_slices"] for study in truth["studies"]] == [
-        sum(
-            1
-            for path in (_files(out, "train") | _files(out, "test")).values()
-            if _series_of(path) == study["series_uid"]
-        )
-        for study in truth["studies"]
-    ]
-    labelled = {bleed["label"] for study in truth["studies"] for bleed in study["bleeds"]}
-    assert {name for name, rate in report.label_rates.items() if rate > 0 and name != "any"} <= labelled
-
-
-def _series_of(path: Path) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return str(pydicom.dcmread(path, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID)
+    """Studies list their images; volumes are there for each bleed, and every label seen has its bleed."""
+    out, _ = made
+    studies = json.loads((out / "stage_2_truth.json").read_text())["studies"]
+    files = _files(out, "train") | _files(out, "test")
+    train = read_labels(out / "stage_2_train.csv", ICH)
+    test = read_labels(out / "stage_2_test_truth.csv", ICH)
+    labels = {i: v for table in (train, test) for i, v in zip(table.image_ids, table.values, strict=True)}
+    assert sorted(i for study in studies for i in study["image_ids"]) == sorted(files)
+    for study in studies:
+        assert {_read(files[i]).SeriesInstanceUID for i in study["image_ids"]} == {study["series_uid"]}
+        seen = np.max([labels[i] for i in study["image_ids"]], axis=0)
+        bled = {bleed["label"] for bleed in study["bleeds"] if bleed["volume_ml"] > 0.5}
+        assert bled <= {name for name, value in zip(ICH.label_names, seen, strict=True) if value}
+        assert {n for n, v in zip(ICH.label_names[:5], seen, strict=False) if v} <= {
+            b["label"] for b in study["bleeds"]
+        }
 
 
 def test_plan_keeps_patients_apart() -> None:
@@ -175,9 +173,14 @@ def test_bad_requests_leave_nothing_behind(tmp_path: Path) -> None:
         simulate(tmp_path / "a", n_studies=0, seed=0, n_jobs=1)
     with pytest.raises(UsageError, match="test fraction 1"):
         simulate(tmp_path / "a", n_studies=1, seed=0, test_fraction=1.0, n_jobs=1)
+    with pytest.raises(UsageError, match="0 processes"):
+        simulate(tmp_path / "a", n_studies=1, seed=0, n_jobs=0)
     (tmp_path / "there").mkdir()
     with pytest.raises(BadInputError, match="exists already"):
         simulate(tmp_path / "there", n_studies=1, seed=0, n_jobs=1)
+    (tmp_path / "there" / "file").touch()
+    with pytest.raises(BadInputError, match="cannot be written: Not a directory"):
+        simulate(tmp_path / "there" / "file" / "raw", n_studies=1, seed=0, n_jobs=1)
 
     def stop(done: int, total: int, note: str = "") -> None:
         raise KeyboardInterrupt
@@ -187,10 +190,14 @@ def test_bad_requests_leave_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def test_preview_draws_a_sheet(tmp_path: Path) -> None:
+def test_preview_draws_a_sheet(made: tuple[Path, SynthReport], tmp_path: Path) -> None:
     png = tmp_path / "sheet.png"
-    preview(png, n_studies=1, seed=0, columns=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        preview(made[0], png, n_studies=2, columns=3)
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(BadInputError, match="rsna-e2e synth"):
+        preview(tmp_path, png)
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ FineGrid = npt.NDArray[np.int64]
 FINE = COLUMNS // 2  # pixels of the rendering grid; CT's own resolution is about two pixels of the file
 COARSE_STEP = 3  # fine pixels between the places where distances are computed; shapes are smooth, 3 mm is enough
 SEARCH_STEP = 6  # fine pixels between the places where the head is looked for; a multiple of COARSE_STEP
-SUB_PLANE_MM = 1.3  # sub-planes through a slice are at most this far apart
+SUB_PLANE_MM = 1.35  # sub-planes through a slice are at most this far apart
 
 AIR_HU = -1000.0
 FAT_HU = -95.0

@@ -1,18 +1,21 @@
 """The whole simulated data set, laid out as the competition's: DICOM files, label rows, sample submission, truth."""
 
+import errno
 import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
 from rsna_e2e.files import atomic_writer
 from rsna_e2e.labels import write_labels
 from rsna_e2e.records import Float64Array, Progress, no_progress
@@ -71,8 +74,10 @@ def simulate(
 
     The same arguments give the same bytes for any `n_jobs` (processes; None: one per core). `progress` counts studies.
     The folder appears only when it is complete. Raises UsageError on impossible arguments, BadInputError when `out`
-    exists.
+    exists or cannot be written, OutOfResourcesError when disk or memory run out.
     """
+    if n_jobs is not None and n_jobs < 1:
+        raise UsageError(f"{n_jobs} processes asked for; give at least 1")
     plans = plan_studies(n_studies, seed=seed, prevalence=prevalence, test_fraction=test_fraction)
     with _new_folder(out) as folder:
         (folder / TRAIN_IMAGES).mkdir()
@@ -101,6 +106,12 @@ def _new_folder(out: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
         folder.rename(out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfResourcesError(f"{out}: the disk is full. A slice takes 0.5 MB; free some space") from error
+        raise BadInputError(f"{out}: cannot be written: {error.strerror}. Choose another folder") from error
+    except BrokenProcessPool as error:
+        raise OutOfResourcesError(f"{out}: a process was killed, likely for want of memory. Use fewer jobs") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -121,8 +132,9 @@ def _finished(plans: tuple[StudyPlan, ...], folder: Path, n_jobs: int) -> Iterat
         for plan in plans:
             yield plan.index, make_study(plan, folder, ICH)
         return
-    # spawned, not forked: the caller may have started threads
-    with ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # spawned, not forked: the caller may have started threads; Ctrl-C is the caller's to handle
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         waiting = {pool.submit(make_study, plan, folder, ICH): plan.index for plan in plans}
         try:
             for future in as_completed(waiting):
@@ -176,7 +188,7 @@ def _write_tables(folder: Path, truths: list[StudyTruth], task: Task, seed: int)
     studies = [
         {
             "patient_id": t.patient_id, "study_uid": t.study_uid, "series_uid": t.series_uid,
-            "split": "test" if t.is_test else "train", "n_slices": len(t.image_ids), "bleeds": list(t.bleeds),
+            "split": "test" if t.is_test else "train", "image_ids": list(t.image_ids), "bleeds": list(t.bleeds),
         }
         for t in truths
     ]  # fmt: skip
