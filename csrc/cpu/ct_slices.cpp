@@ -1,7 +1,7 @@
 // The CPU kernel. Compiled once per instruction set, with RSNA_CPU_KERNEL naming the function that comes out.
+// All its functions are internal, and it uses no templates of the standard library: of a function that several objects
+// share, the linker keeps one, which may be the one that this CPU cannot run.
 #include "../ct_slices.h"
-
-#include <memory>
 
 namespace rsna {
 namespace {
@@ -18,14 +18,22 @@ struct Block {
   alignas(64) float hu[4][kBlock];
 };
 
+// An array that lives as long as its variable.
+struct Floats {
+  explicit Floats(int64_t n) : data(new float[static_cast<size_t>(n)]) {}
+  ~Floats() { delete[] data; }
+  Floats(const Floats&) = delete;
+  Floats& operator=(const Floats&) = delete;
+  float* const data;
+};
+
 // Constants are copied to local variables before each loop: compilers then see that no store changes them.
 
-void locate_taps(const Transform& transform, const Slice& slice_in_memory, int32_t x_begin, int32_t n, int32_t sub_x,
-                 float y, Block& __restrict block) {
+// x: the n samples' positions in the output, which all have the same y.
+void locate_taps(const Slice& slice_in_memory, const float* __restrict x, int32_t n, float y, Block& __restrict block) {
   const Slice slice = slice_in_memory;
-  const Sampling sampling = transform.sampling;
   for (int32_t i = 0; i < n; ++i) {
-    const Taps taps = locate(slice, sample_position(sampling, x_begin + i, sub_x), y);
+    const Taps taps = locate(slice, x[i], y);
     block.index[i] = taps.y * slice.width + taps.x;
     block.weight[0][i] = taps.top_left;
     block.weight[1][i] = taps.top_right;
@@ -54,14 +62,15 @@ void add_samples(const Channel& channel_in_memory, const Block& __restrict block
   }
 }
 
-// Sums of the samples of pixels [x, x + n) of output row y: [n_channels, kBlock].
-void sum_samples(const Transform& transform, const Slice& slice, int32_t x, int32_t n, int32_t y, Block& block,
-                 float* sums) {
+// Sums of the samples of n pixels of output row y: [n_channels, kBlock]. positions: of the first pixel's samples in x;
+// those of the next sample of every pixel are `size` further.
+void sum_samples(const Transform& transform, const Slice& slice, const float* positions, int32_t n, int32_t y,
+                 Block& block, float* sums) {
   const int16_t* pixels = transform.values + slice.offset;
   for (int32_t sub_y = 0; sub_y < transform.sampling.n_sub; ++sub_y) {
     const float sample_y = sample_position(transform.sampling, y, sub_y);
     for (int32_t sub_x = 0; sub_x < transform.sampling.n_sub; ++sub_x) {
-      locate_taps(transform, slice, x, n, sub_x, sample_y, block);
+      locate_taps(slice, positions + sub_x * transform.size, n, sample_y, block);
       read_pairs(pixels, block.index, n, block.hu[0], block.hu[1]);
       read_pairs(pixels + slice.width, block.index, n, block.hu[2], block.hu[3]);
       const auto add = sub_y == 0 && sub_x == 0 ? add_samples<true> : add_samples<false>;
@@ -132,15 +141,20 @@ void store_as(const Transform& transform, const float* sums, int32_t n, int64_t 
 }  // namespace
 
 void RSNA_CPU_KERNEL(const Transform& transform, int64_t begin, int64_t end) {
-  const std::unique_ptr<float[]> sums(new float[static_cast<size_t>(transform.n_channels) * kBlock]);
+  const int32_t size = transform.size, n_sub = transform.sampling.n_sub;
+  const Floats sums(static_cast<int64_t>(transform.n_channels) * kBlock);
+  const Floats positions(static_cast<int64_t>(n_sub) * size);  // [n_sub, size]: the same for every row
+  for (int32_t sub = 0; sub < n_sub; ++sub) {
+    for (int32_t x = 0; x < size; ++x) positions.data[sub * size + x] = sample_position(transform.sampling, x, sub);
+  }
   Block block;
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t slice_index = row / transform.size;
-    const int32_t y = static_cast<int32_t>(row % transform.size);
-    for (int32_t x = 0; x < transform.size; x += kBlock) {
-      const int32_t n = transform.size - x < kBlock ? transform.size - x : kBlock;
-      sum_samples(transform, transform.slices[slice_index], x, n, y, block, sums.get());
-      store_as(transform, sums.get(), n, static_cast<int64_t>(y) * transform.size + x, slice_index);
+    const int64_t slice_index = row / size;
+    const int32_t y = static_cast<int32_t>(row % size);
+    for (int32_t x = 0; x < size; x += kBlock) {
+      const int32_t n = size - x < kBlock ? size - x : kBlock;
+      sum_samples(transform, transform.slices[slice_index], positions.data + x, n, y, block, sums.data);
+      store_as(transform, sums.data, n, static_cast<int64_t>(y) * size + x, slice_index);
     }
   }
 }
