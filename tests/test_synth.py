@@ -26,7 +26,7 @@ TAGS = {
     "Columns", "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "WindowCenter",
     "WindowWidth", "RescaleIntercept", "RescaleSlope", "PixelData",
 }  # fmt: skip
-ARGUMENTS = {"n_studies": 3, "seed": 251, "prevalence": "demo", "test_fraction": 0.34}
+ARGUMENTS = {"n_studies": 3, "seed": 153, "prevalence": "demo", "test_fraction": 0.34}
 
 
 @pytest.fixture(scope="module")

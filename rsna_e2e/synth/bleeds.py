@@ -101,10 +101,11 @@ def draw_subdural(rng: np.random.Generator) -> Bleed:
             label="subdural", site="falx", hu=_density_hu(rng), centres=(centre,), radii=((30.0, reach, 0.7 * reach),),
             thickness_mm=float(rng.uniform(2.0, 7.0)), side=side, rough_mm=0.5, texture=texture,
         )  # fmt: skip
+    reach = rng.uniform(12.0, 36.0)
     centre = (28.0 * side, float(rng.uniform(40.0, 60.0)), -6.0)
     return Bleed(
-        label="subdural", site="tentorium", hu=_density_hu(rng), centres=(centre,), radii=((34.0, 34.0, 40.0),),
-        thickness_mm=float(rng.uniform(2.0, 6.0)), side=side, rough_mm=0.5, texture=texture,
+        label="subdural", site="tentorium", hu=_density_hu(rng), centres=(centre,), radii=((reach, reach, 40.0),),
+        thickness_mm=float(rng.uniform(2.0, 5.0)), side=side, rough_mm=0.5, texture=texture,
     )  # fmt: skip
 
 

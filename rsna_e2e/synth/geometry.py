@@ -14,8 +14,9 @@ ROWS = 512
 COLUMNS = 512
 MIN_SLICES = 24
 MAX_SLICES = 60
-BELOW_MM = 58.0  # of the canonical head, under the commissures along the slice normal
+BELOW_MM = (44.0, 60.0)  # of the canonical head that is taken under the commissures, from base to foramen magnum
 ABOVE_MM = 89.0
+HEAD_MM = 200.0  # from forehead to back, canonical
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +60,16 @@ def draw_series(rng: np.random.Generator, head: Head) -> Series:
     cos, sin = round(float(np.cos(tilt)), 6), round(float(np.sin(tilt)), 6)
     lean = np.radians(rng.normal(6.0, 5.0)) - tilt  # planes rise towards the forehead, as the orbitomeatal line does
     rotation = _rotation(float(np.radians(rng.normal(0.0, 4.0))), float(np.radians(rng.normal(0.0, 2.5))), float(lean))
-    spacing = round(float(np.clip(rng.normal(0.479, 0.03), 0.43, 0.55)), 6)
-    length = (BELOW_MM + ABOVE_MM) * head.scale[2]
-    step = float(rng.choice((2.5, 3.0, 4.0, 5.0, 5.0, 5.0)))
-    step = max(step, np.ceil(length / MAX_SLICES / cos * 4.0) / 4.0)
-    n = int(np.clip(np.ceil(length / (step * cos)), MIN_SLICES, MAX_SLICES))
+    # the reference data has 0.479 mm on average; never so little that the vault would not fit
+    spacing = round(float(np.clip(rng.normal(0.479, 0.03), (HEAD_MM * head.scale[1] + 18.0) / ROWS, 0.56)), 6)
+    below = rng.uniform(*BELOW_MM) * head.scale[2]
+    length = below + ABOVE_MM * head.scale[2]
+    thickness = max(float(rng.choice((2.5, 3.0, 4.0, 5.0, 5.0, 5.0))), float(np.ceil(length / MAX_SLICES * 4.0) / 4.0))
+    n = int(np.clip(np.ceil(length / thickness), MIN_SLICES, MAX_SLICES))
+    step = thickness / cos  # the table moves along z, whichever way the gantry leans
     centre = tuple(round(float(v), 3) for v in rng.normal((0.0, 0.0, 0.0), (5.0, 5.0, 1.0)))
     table_z = round(float(rng.uniform(-400.0, 900.0)), 3)
-    start = table_z - BELOW_MM * head.scale[2] / cos + step * rng.uniform(0.0, 1.0)
+    start = table_z - below / cos + step * rng.uniform(0.0, 1.0)
     heights = np.round(start + step * np.arange(n), 3)
     if rng.random() < 0.5:
         heights = heights[::-1]
@@ -76,7 +79,7 @@ def draw_series(rng: np.random.Generator, head: Head) -> Series:
     origins += np.array([rng.normal(0.0, 2.0), rng.normal(4.0, 3.0), 0.0])
     return Series(
         spacing_mm=spacing,
-        thickness_mm=round(step * cos, 3),
+        thickness_mm=thickness,
         row_direction=(1.0, 0.0, 0.0),
         column_direction=(0.0, cos, 0.0 - sin),
         origins_mm=np.round(origins, 3),
