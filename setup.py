@@ -32,9 +32,10 @@ X86_64_VARIANTS = {
     "v3": ["-march=x86-64-v3", "-mtune=haswell"],
     "v4": ["-march=x86-64-v4", "-mtune=skylake-avx512", "-mprefer-vector-width=512"],
 }
-# --fmad=false: no contraction, as on the CPU. Of these architectures, those that the compiler knows are built.
+# --fmad=false: no contraction, as on the CPU. Of the architectures, those that the compiler knows are built.
 NVCC_FLAGS = ["-std=c++17", "-O3", "--fmad=false", "-Werror", "all-warnings"]
 NVCC_HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+PYPI_COMPILER = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm")
 CUDA_ARCHITECTURES = ("70", "75", "80", "90", "100")
 TORCH_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11: nothing newer slips in
 
@@ -103,23 +104,24 @@ def find_cuda(torch_dir: Path) -> CudaToolkit | None:
 
 def search_cuda(torch_dir: Path) -> tuple[CudaToolkit | None, str]:
     """The first toolkit of torch's CUDA version, or None and the reason."""
-    version = re.search(r"^cuda\b.*?(\d+)\.\d+", (torch_dir / "version.py").read_text(), re.MULTILINE)
+    version = re.search(r"^cuda\b.*?(\d+)\.(\d+)", (torch_dir / "version.py").read_text(), re.MULTILINE)
     if version is None:
         return None, "this torch is built without CUDA"
-    wanted = version[1]
+    major, minor = version.groups()
     on_path = shutil.which("nvcc")
     homes = [
         *([Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []),
-        torch_dir.parent / "nvidia" / f"cu{wanted}",
+        torch_dir.parent / "nvidia" / f"cu{major}",
         *([Path(on_path).resolve().parents[1]] if on_path else []),
     ]
     for home in homes:
-        runtimes = [path for name in ("lib64", "lib") for path in sorted((home / name).glob(f"libcudart.so.{wanted}*"))]
+        runtimes = [path for name in ("lib64", "lib") for path in sorted((home / name).glob(f"libcudart.so.{major}*"))]
         if (home / "bin/nvcc").exists() and runtimes:
             return CudaToolkit(home / "bin/nvcc", runtimes[0]), ""
-    return None, (
-        f"no compiler for CUDA {wanted} in {', '.join(map(str, homes))}. Install one (pip install -r of the cuda-build "
-        "extra in pyproject.toml) or set CUDA_HOME"
+    packages = " ".join(f"'{name}=={major}.{minor}.*'" for name in PYPI_COMPILER)
+    return (
+        None,
+        f"no compiler for CUDA {major} in {', '.join(map(str, homes))}. Set CUDA_HOME, or: pip install {packages}",
     )
 
 
@@ -189,7 +191,8 @@ def compile_one(item: Compilation, build_dir: Path) -> Path:
 def run(command: Sequence[str]) -> None:
     """Run a compiler; its own messages go to the terminal."""
     if subprocess.run(command).returncode != 0:
-        stop(f"this command failed, see its messages above (g++ from 11 on is known to work): {' '.join(command)}")
+        hint = "it needs g++ 11 or newer; RSNA_WITH_CUDA=0 leaves CUDA out"
+        stop(f"this command failed, its messages are above ({hint}): {' '.join(command)}")
 
 
 setup(
