@@ -24,6 +24,7 @@ from rsna_e2e.synth.shapes import (
 )
 
 SULCUS_DEPTH_MM = 18.0  # on average
+LEAF_MM = 0.3  # by which the fissures of the cerebellum are narrower than those of the cortex, on either side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +75,8 @@ def skin_distance(head: Head, p: Points, skull: Field) -> Field:
     neck -= 1.0
     neck *= 60.0
     neck = smooth_intersection(neck, p.z + 40.0, 20.0)
-    ears = ellipsoid(a, (82.0, 20.0, -32.0), (5.0, 15.0, 27.0))
-    return union(smooth_union(smooth_union(skin, face, 14.0), neck, 12.0), ears)
+    ears = ellipsoid(a, (77.0, 20.0, -30.0), (6.0, 14.0, 26.0))
+    return smooth_union(smooth_union(smooth_union(skin, face, 14.0), neck, 12.0), ears, 4.0)
 
 
 def cavity_distance(head: Head, p: Points) -> Field:
@@ -127,8 +128,7 @@ def air_distance(head: Head, p: Points) -> Field:
     """Distance to the air of the paranasal sinuses, mastoid cells, ear canal and throat."""
     a = p.folded
     s = head.air_scale
-    cells = np.abs(head.cells(Points(p.x * 2.0, p.y * 2.0, p.z * 2.0)))
-    cells *= 2.2
+    cells = 2.2 * np.abs(head.cells(Points(p.x * 2.0, p.y * 2.0, p.z * 2.0)))
     ethmoid = ellipsoid(a, (0.0, -64.0, -40.0), (12.0, 28.0, 15.0))
     mastoid = ellipsoid(a, (57.0, 34.0, -42.0), (10.0 * s, 13.0 * s, 15.0 * s))
     cellular = union(ethmoid, mastoid) + (1.6 - cells)
@@ -185,10 +185,7 @@ def cistern_distance(head: Head, p: Points, cavity: Field, wobble: Field) -> Fie
 
 def tentorium_height(p: Points) -> Field:
     """Height above the commissures (mm) of the tentorium's surface."""
-    height = np.abs(p.x) * -0.45
-    height += 11.0
-    height -= 0.26 * np.abs(p.y - 24.0)
-    return height
+    return np.asarray(11.0 - 0.45 * np.abs(p.x) - 0.26 * np.abs(p.y - 24.0))
 
 
 def posterior_fossa_distance(p: Points) -> Field:
@@ -233,16 +230,19 @@ def _stem_distance(p: Points) -> Field:
 
 
 def folds_distance(head: Head, p: Points, posterior_fossa: Field) -> Field:
-    """Signed distance to the sheets along which the cortex folds; far away inside the posterior fossa.
+    """Signed distance to the sheets along which the cortex folds, and, closer together, the cerebellum.
 
-    The sheets stand upright on the brain's surface: the field is read at places pulled out towards a sphere.
+    The cortex's sheets stand upright on the brain's surface: the field is read at places pulled out towards a sphere.
     """
     radius = np.sqrt(p.x * p.x + p.y * p.y + p.z * p.z)
     pull = 1.0 / (0.4 + radius * np.float32(0.6 / 70.0))
     field = head.folds(Points(p.x * pull, p.y * pull, p.z * pull))
     field *= np.float32(1.0 / np.linalg.norm(head.folds.k[0]))
+    if float(posterior_fossa.min()) > 2.0:
+        return field
     field += np.clip(2.0 - posterior_fossa, 0.0, 6.0)
-    return field
+    leaves = np.abs(head.cells(p)) * np.float32(1.0 / np.linalg.norm(head.cells.k[0]))
+    return np.where(posterior_fossa > 0.0, field, leaves + np.float32(LEAF_MM))
 
 
 def _nearest_spot(spots: tuple[Spot, ...], p: Points, *, stretch: float) -> Field:
