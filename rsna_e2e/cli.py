@@ -31,13 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _synth(options: argparse.Namespace) -> None:
     from rsna_e2e.console import progress_bar
-    from rsna_e2e.synth import preview, simulate
+    from rsna_e2e.synth.simulate import simulate
 
     if options.preview is not None:
+        from rsna_e2e.synth.preview import preview
+
         preview(options.out, options.preview)
         print(f"contact sheet: {options.preview}")
         return
-    with progress_bar("simulate", unit="slices") as progress:
+    with progress_bar("simulate", unit="studies") as progress:
         report = simulate(
             options.out,
             n_studies=options.studies,

@@ -62,6 +62,7 @@ class ModelConfig(Frozen):
     """
 
     backbone: str
+    global_pool: Literal["avg", "max", "avgmax", "catavgmax"] = "avg"
     pretrained: bool = False
     weights_file: Path | None = None
     embedding_width: PositiveInt | None = None

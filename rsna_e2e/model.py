@@ -56,7 +56,7 @@ class JointModel(nn.Module):
     def __init__(self, config: ModelConfig, *, n_channels: int, n_labels: int) -> None:
         super().__init__()
         self.backbone = _create_backbone(config, n_channels)
-        features: int = self.backbone.num_features
+        features: int = getattr(self.backbone, "head_hidden_size", self.backbone.num_features)
         width = config.embedding_width or features
         self.projection = nn.Linear(features, width) if config.embedding_width else nn.Identity()
         self.head = SequenceHead(width, n_labels)
@@ -93,6 +93,7 @@ def _create_backbone(config: ModelConfig, n_channels: int) -> Any:
             pretrained=download,
             num_classes=0,
             in_chans=n_channels,
+            global_pool=config.global_pool,
             drop_rate=config.backbone_dropout,
         )
     except RuntimeError as error:

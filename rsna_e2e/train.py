@@ -2,6 +2,7 @@
 
 # N slices (packed), L labels
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from rsna_e2e.checkpoint import CheckpointState, find_checkpoint, load_checkpoin
 from rsna_e2e.config import OptimizerConfig, RunConfig
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.errors import DivergedError, UsageError
+from rsna_e2e.files import atomic_writer
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.metrics import auc, weighted_log_loss
@@ -77,7 +79,12 @@ def train(
         def validate() -> Validation | None:
             return _validate(model, loader, held_out, store, config, compute) if held_out else None
 
-        return _fit(stepper, loader, epochs, validate=validate, log=log, data_hash=store.data_hash, progress=progress)
+        summary = _fit(
+            stepper, loader, epochs, validate=validate, log=log, data_hash=store.data_hash, progress=progress
+        )
+    with atomic_writer(run / "summary.json") as file:
+        file.write((json.dumps(asdict(summary) | {"compute": str(compute)}, indent=2) + "\n").encode())
+    return summary
 
 
 def make_schedule(config: OptimizerConfig, *, n_steps: int) -> Callable[[int], float]:

@@ -1,0 +1,73 @@
+"""A small prepared store whose labels can be seen in the pixels, and a configuration that learns it in seconds."""
+
+from pathlib import Path
+
+import numpy as np
+import phantoms
+
+from rsna_e2e.config import RunConfig, load_config
+from rsna_e2e.labels import write_labels
+from rsna_e2e.prepare import prepare
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import ICH
+
+LENGTHS = (5, 3, 1, 6, 4, 2)  # slices of the labelled series, one patient each
+SIDE = 32
+
+
+def write_raw(raw: Path, *, n_unlabelled: int = 1) -> None:
+    """Write labelled series and `n_unlabelled` more of 4 slices; a label is a bright patch at its own place."""
+    ids: list[str] = []
+    labels: list[np.ndarray] = []
+    for series, length in enumerate((*LENGTHS, *[4] * n_unlabelled)):
+        rng = np.random.default_rng(series)
+        for index in range(length):
+            values = np.append(rng.integers(0, 2, 5), 0)
+            values[ICH.any_index] = values.max()
+            image_id = f"ID_{series:02d}{index:02d}"
+            dataset = phantoms.slice_dataset(
+                _patches(rng, values),
+                SOPInstanceUID=f"1.2.3.{series}.{index}",
+                PatientID=f"ID_p{series}",
+                StudyInstanceUID=f"1.2.4.{series}",
+                SeriesInstanceUID=f"1.2.5.{series}",
+                ImagePositionPatient=[-125.0, -125.0, 5.0 * index],
+            )
+            phantoms.write_dicom(raw / f"{image_id}.dcm", dataset)
+            if series < len(LENGTHS):
+                ids.append(image_id)
+                labels.append(values.astype(np.float64))
+    write_labels(raw / "stage_2_train.csv", ICH, ids, np.stack(labels))
+
+
+def make_store(folder: Path) -> Store:
+    """Write and prepare the series below `folder`; three folds."""
+    write_raw(folder / "raw")
+    prepare(folder / "raw", folder / "store", task=ICH, n_folds=3, n_jobs=1)
+    return Store.open(folder / "store")
+
+
+def config(*overrides: str) -> RunConfig:
+    """The demo recipe with a tiny backbone on 32 px, and `overrides`."""
+    return load_config(
+        "demo",
+        [
+            "model.backbone=test_resnet",
+            "model.embedding_width=16",
+            f"image.size={SIDE}",
+            "image.supersample=1",
+            "loader.slices_per_batch=8",
+            "precision=fp32",
+            "epochs=1",
+            *overrides,
+        ],
+    )
+
+
+def _patches(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:
+    hu = rng.integers(20, 40, size=(SIDE, SIDE)).astype("<i2")
+    for label, value in enumerate(values[:5]):
+        if value:
+            row, column = divmod(label, 3)
+            hu[2 + 10 * row : 8 + 10 * row, 2 + 10 * column : 8 + 10 * column] = 75
+    return hu

@@ -1,0 +1,102 @@
+"""Data flows one way: a module imports only from lower levels, and each library only where it belongs.
+
+Modules of one package (`store`, `prepare`, `synth`, `report`) count as one.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
+
+LEVELS = (
+    {"__init__", "errors", "records", "reasons"},
+    {"tasks", "config", "files", "elements", "hounsfield"},
+    {"series", "folds", "augment", "sampler", "metrics", "reference"},
+    {"labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device"},
+    {"evaluation", "checkpoint", "prepare", "loader", "synth", "runlog"},
+    {"predict"},
+    {"train", "evaluate"},
+    {"report", "console"},
+    {"cli"},
+)
+LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+
+# Libraries beside numpy, and who may import them
+LIBRARIES = {
+    "pydantic": {"config"},
+    "yaml": {"config"},
+    "pydicom": {"dicom", "synth"},  # synth writes files
+    "h5py": {"store"},
+    "xxhash": {"store"},
+    "pyarrow": {"store", "labels", "predictions"},
+    "torch": {
+        "ops",
+        "batch",
+        "losses",
+        "model",
+        "device",
+        "checkpoint",
+        "loader",
+        "runlog",
+        "predict",
+        "train",
+        "report",
+    },
+    "timm": {"model"},
+    "safetensors": {"model", "checkpoint"},
+    "scipy": {"synth"},
+    "matplotlib": {"report", "synth"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
+    "rich": {"console"},
+}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _module(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            if node.module == "rsna_e2e":
+                yield from (f"rsna_e2e.{alias.name}" for alias in node.names if alias.name != "__version__")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_lower_levels(path: Path) -> None:
+    own = _module(path)
+    assert own in LEVEL, f"{own} has no level yet"
+    for name in _imports(path):
+        if name.startswith("rsna_e2e."):
+            other = name.split(".")[1]
+            assert other == own or LEVEL[other] < LEVEL[own], f"{own} (level {LEVEL[own]}) imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_library_is_imported_only_where_it_belongs(path: Path) -> None:
+    own = _module(path)
+    for library in {name.split(".")[0] for name in _imports(path)} - sys.stdlib_module_names - {"rsna_e2e", "numpy"}:
+        assert own in LIBRARIES.get(library, set()), f"{own} imports {library}"
+
+
+def test_label_names_stand_in_one_module() -> None:
+    for path in FILES:
+        if path.name != "tasks.py" and _module(path) != "synth":  # synth makes the bleeds themselves
+            assert "subarachnoid" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_stay_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+
+from rsna_e2e import reference
+from rsna_e2e.batch import StudyBatch
+from rsna_e2e.loader import StudyLoader
+from rsna_e2e.store import Store, StoreError
+from rsna_e2e.tasks import ICH
+
+CPU = torch.device("cpu")
+FP32 = {"rtol": 0, "atol": 2e-5}  # float32 op against a float64 twin on smooth values
+LENGTHS = (*small.LENGTHS, 4)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return small.make_store(tmp_path_factory.mktemp("loader"))
+
+
+def _loader(store: Store, *overrides: str) -> StudyLoader:
+    return StudyLoader(store, small.config(*overrides), task=ICH, device=CPU)
+
+
+def test_every_series_is_delivered_whole_and_once(store: Store) -> None:
+    loader = _loader(store)
+    batches = list(loader.load(loader.group(range(len(store.series)), epoch=1), epoch=1))
+    delivered = {key: n for b in batches for key, n in zip(b.series_keys, b.series_lengths.tolist(), strict=True)}
+    assert delivered == {span.series_key: span.n_slices for span in store.series}
+    assert sorted(delivered.values()) == sorted(LENGTHS)
+
+
+def test_pixels_equal_the_float64_twin(store: Store) -> None:
+    loader = _loader(store, "image.size=20", "image.crop=none")
+    span = store.series[3]
+    batch = loader.build((3,), epoch=None)
+    scale = small.SIDE / 20
+    affine = np.array([[scale, 0, 0.5 * scale - 0.5], [0, scale, 0.5 * scale - 0.5]])
+    hu = np.stack([store.read_slice(span.first_row + i) for i in range(span.n_slices)])
+    expected = reference.transform_slices(
+        hu,
+        np.repeat(affine[None].astype(np.float32), span.n_slices, axis=0),
+        np.array(ICH.windows_hu),
+        size=20,
+        mean=np.array(ICH.channel_mean),
+        std=np.array(ICH.channel_std),
+    )
+    np.testing.assert_allclose(batch.images.numpy() * 0.3, expected * 0.3, **FP32)
+
+
+def test_labels_follow_the_images(store: Store) -> None:
+    for position, span in enumerate(store.series):
+        batch = _loader(store).build((position,), epoch=None)
+        if span.split == "test":
+            assert not batch.label_mask.any()
+            continue
+        # the patch of a label is 75 HU, everything else below 40; brain window, un-normalised: 75 / 80
+        brain = batch.images[:, 0] * ICH.channel_std[0] + ICH.channel_mean[0]
+        for label in range(5):
+            row, column = divmod(label, 3)
+            seen = brain[:, 5 + 10 * row, 5 + 10 * column] > 60 / 80
+            assert seen.tolist() == batch.labels[:, label].bool().tolist()
+
+
+def test_threads_change_nothing_and_epochs_do(store: Store) -> None:
+    positions = range(len(store.series))
+
+    def pixels(threads: int, epoch: int) -> list[torch.Tensor]:
+        loader = _loader(store, f"loader.threads={threads}")
+        return [batch.images for batch in loader.load(loader.group(positions), epoch=epoch)]
+
+    one, four, later = pixels(1, 1), pixels(4, 1), pixels(1, 2)
+    assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(one, later, strict=True))
+
+
+def test_pixels_of_a_series_do_not_depend_on_its_batch_mates(store: Store) -> None:
+    loader = _loader(store)
+    together = loader.build((0, 3), epoch=2).images
+    alone = loader.build((3,), epoch=2).images
+    assert torch.equal(together[-len(alone) :], alone)
+
+
+def test_a_damaged_slice_ends_the_epoch_and_is_named(tmp_path: Path) -> None:
+    store = small.make_store(tmp_path)
+    span = store.series[2]
+    shard = tmp_path / "store" / "shards" / str(store.index["shard"][span.first_row])
+    content = bytearray(shard.read_bytes())
+    content[int(store.index["byte_offset"][span.first_row])] ^= 1
+    shard.write_bytes(content)
+    loader = _loader(store)
+    with pytest.raises(StoreError, match=span.series_key[:8]):
+        list(loader.load(loader.group(range(len(store.series))), epoch=1))
+
+
+def test_a_batch_that_does_not_add_up_is_refused() -> None:
+    labels = torch.zeros(3, 6)
+    with pytest.raises(ValueError, match="lengths sum to 4, but there are 3 slices"):
+        StudyBatch(
+            images=torch.zeros(3, 3, 8, 8),
+            series_lengths=torch.tensor([3, 1]),
+            labels=labels,
+            label_mask=labels.bool(),
+            series_keys=("a", "b"),
+            first_rows=(0, 3),
+        )

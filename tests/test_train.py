@@ -1,0 +1,146 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+
+from rsna_e2e.checkpoint import CheckpointState, find_checkpoint, load_checkpoint, save_checkpoint
+from rsna_e2e.config import ModelConfig, OptimizerConfig
+from rsna_e2e.errors import BadInputError, DivergedError, UsageError
+from rsna_e2e.labels import read_labels
+from rsna_e2e.model import JointModel
+from rsna_e2e.predict import predict
+from rsna_e2e.predictions import predictions_path, read_predictions
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import ICH
+from rsna_e2e.train import make_schedule, train
+
+STATE = CheckpointState(step=3, epoch=1, validation_loss=0.5, data_hash="d")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return small.make_store(tmp_path_factory.mktemp("train"))
+
+
+@pytest.fixture(scope="module")
+def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(store, folder, small.config("epochs=2"))
+    return folder
+
+
+def _log(run: Path, kind: str) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def test_a_tiny_model_overfits_a_few_series(store: Store, tmp_path: Path) -> None:
+    still = ["augment.hflip_probability=0", "augment.affine_probability=0", "validation_fold=null"]
+    config = small.config("epochs=40", "optimizer.learning_rate=5e-3", "optimizer.weight_decay=0", *still)
+    train(store, tmp_path / "run", config)
+    losses = {epoch: [] for epoch in (1, 40)}
+    for line in _log(tmp_path / "run", "train"):
+        losses.get(line["epoch"], []).append(line["loss"])
+    assert np.mean(losses[40]) < np.mean(losses[1]) / 10
+
+
+def test_a_run_leaves_what_is_needed_to_use_and_repeat_it(run: Path, store: Store) -> None:
+    assert json.loads((run / "manifest.json").read_text())["data_hash"] == store.data_hash
+    assert json.loads((run / "summary.json").read_text())["best_epoch"] in (1, 2)
+    assert [line["epoch"] for line in _log(run, "validation")] == [1, 2]
+    assert list((run / "tensorboard").glob("events*"))
+    for name in ("best", "last"):
+        load_checkpoint(_model(), run / "checkpoints" / name)
+
+
+def test_the_same_seed_gives_the_same_weights(run: Path, store: Store, tmp_path: Path) -> None:
+    train(store, tmp_path / "again", small.config("epochs=2"))
+    first, again = _model(), _model()
+    load_checkpoint(first, run / "checkpoints" / "last")
+    load_checkpoint(again, tmp_path / "again" / "checkpoints" / "last")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_predictions_name_every_slice_of_the_split(run: Path, store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "submission.csv.gz"
+    predict(run, store, split="test", out=out)
+    span = next(span for span in store.series if span.split == "test")
+    rows = slice(span.first_row, span.first_row + span.n_slices)
+    submission = read_labels(out, ICH)
+    assert submission.image_ids == sorted(store.index["image_id"][rows])
+    table = read_predictions(predictions_path(out), ICH)
+    assert table.slice_index.tolist() == [0, 1, 2, 3]
+    assert table.position_mm.tolist() == store.index["position_mm"][rows].tolist()
+    order = [submission.image_ids.index(image_id) for image_id in table.image_ids]
+    np.testing.assert_array_equal(submission.values[order], table.probability)
+
+
+def test_a_run_can_start_from_another(run: Path, store: Store, tmp_path: Path) -> None:
+    frozen = ["optimizer.learning_rate=1e-12", "optimizer.weight_decay=0"]
+    train(store, tmp_path / "next", small.config(*frozen), init_from=run)
+    first, following = _model(), _model()
+    load_checkpoint(first, find_checkpoint(run))
+    load_checkpoint(following, tmp_path / "next" / "checkpoints" / "last")
+    for a, b in zip(first.parameters(), following.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+def test_a_run_folder_in_use_is_left_alone(run: Path, store: Store) -> None:
+    before = sorted(run.rglob("*"))
+    with pytest.raises(UsageError, match="run: already exists"):
+        train(store, run, small.config())
+    assert sorted(run.rglob("*")) == before
+
+
+def test_an_unknown_fold_is_named(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no series in fold 7; it has folds \[0, 1, 2\]"):
+        train(store, tmp_path / "run", small.config("validation_fold=7"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diverging_run_names_step_and_series(store: Store, tmp_path: Path) -> None:
+    wild = small.config("optimizer.learning_rate=1e30", "optimizer.warmup_fraction=0", "epochs=9")
+    with pytest.raises(DivergedError, match=r"step \d+: loss .* on series [0-9a-f]{8}"):
+        train(store, tmp_path / "run", wild)
+
+
+def test_damaged_weights_are_noticed(run: Path, tmp_path: Path) -> None:
+    save_checkpoint(_model(), STATE, folder=tmp_path / "checkpoint")
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BadInputError, match=r"model\.safetensors: damaged"):
+        load_checkpoint(_model(), tmp_path / "checkpoint")
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "checkpoint.json").write_text("[1]")
+    with pytest.raises(BadInputError, match="not a checkpoint"):
+        load_checkpoint(_model(), tmp_path / "checkpoint")
+    with pytest.raises(BadInputError, match="not a run folder"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_replaces_the_one_before_it(tmp_path: Path) -> None:
+    for step in (1, 2):
+        state = CheckpointState(step=step, epoch=step, validation_loss=None, data_hash="d")
+        save_checkpoint(_model(), state, folder=tmp_path / "last")
+    assert load_checkpoint(_model(), tmp_path / "last").step == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_schedule_by_hand() -> None:
+    config = OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_fraction=0.2)
+    factor = make_schedule(config, n_steps=10)
+    # two steps of warm-up to 1, then half a cosine over eight
+    assert [factor(step) for step in (0, 1, 2, 6, 10)] == pytest.approx([1 / 3, 2 / 3, 1.0, 0.5, 0.0])
+
+
+def _model() -> JointModel:
+    config: ModelConfig = small.config().model
+    return JointModel(config, n_channels=3, n_labels=6)
