@@ -1,6 +1,9 @@
 """Simulated studies seen as physics: geometry, partial volume, noise, and labels that follow from what is there."""
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from rsna_e2e.synth.geometry import Series, draw_series
 from rsna_e2e.synth.patient import Head, draw_head
 from rsna_e2e.synth.plan import plan_studies
 from rsna_e2e.synth.render import Rendering, Scene, render_slice
-from rsna_e2e.synth.study import draw_scene, slice_labels
+from rsna_e2e.synth.study import draw_scene, make_images, slice_labels
 from rsna_e2e.tasks import ICH
 
 # a spot of 3 mm on pixels of 1 mm and planes 1.3 mm apart: its centroid is good to a small part of a pixel
@@ -182,3 +185,14 @@ def test_natural_rates_are_near_the_real_ones() -> None:
     assert np.all(found[1:] > 0.55 * real[1:])
     assert np.all(found[1:] < 1.7 * real[1:])
     assert found[0] < 0.012
+
+
+def test_speed_has_a_floor(record_property: Callable[[str, object], None]) -> None:
+    """Rendering and acquiring keep far above a tenth of the speed that the slow tier asks for, whatever else runs."""
+    (plan,) = plan_studies(1, seed=0, prevalence="demo", test_fraction=0.0)
+    scene, scanner = draw_scene(plan)
+    started = time.process_time()
+    images = list(islice(make_images(plan, scene, scanner, ICH), 12))
+    slices_per_s = len(images) / (time.process_time() - started)
+    record_property("slices_per_s", slices_per_s)
+    assert slices_per_s > 4.0
