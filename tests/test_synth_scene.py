@@ -93,7 +93,7 @@ def test_gain_is_what_the_bleed_adds() -> None:
     head = _plain_head()
     series = _tilted_series(head, tilted=False)
     bleed = next(
-        b for b in (bleeds.draw_intraventricular(np.random.default_rng(seed)) for seed in range(50)) if b.thickness_mm
+        b for b in (bleeds.draw_intraventricular(np.random.default_rng(seed)) for seed in range(50)) if b.site == "cast"
     )
     scene = Scene(head=head, bleeds=(bleed,), series=series, white_hu=28.0, grey_hu=37.0)
     area = 0.0

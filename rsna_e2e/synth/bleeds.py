@@ -19,7 +19,8 @@ LAMBDOID_SUTURE_Y_MM = 56.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bleed:
-    """One bleed. label: the label name it makes positive. site: which shape (see `bleed_distance`). hu: its density.
+    """One bleed. label: the label name it makes positive. hu: its density. site: its shape, one of lens, crescent, falx,
+    tentorium (layers), spaces (subarachnoid), level, cast (ventricles), blob (brain).
 
     centres and radii (mm) place its parts; thickness_mm is its greatest depth where it is a layer; side is -1 right,
     +1 left, 0 both; rough_mm is how far its edge wanders; rim_mm is the width of the oedema around it.
@@ -157,10 +158,9 @@ def draw_intraventricular(rng: np.random.Generator) -> Bleed:
     n = int(rng.integers(1, 4))
     picked = rng.choice(len(choices), size=n, replace=False, p=(0.35, 0.35, 0.15, 0.15))
     return Bleed(
-        label="intraventricular", site="level", hu=_density_hu(rng),
+        label="intraventricular", site="cast", hu=_density_hu(rng),
         centres=tuple(choices[i] for i in sorted(picked)),
-        radii=tuple((float(rng.uniform(10.0, 34.0)),) * 3 for _ in range(n)), thickness_mm=1.0, rough_mm=1.5,
-        texture=texture,
+        radii=tuple((float(rng.uniform(10.0, 34.0)),) * 3 for _ in range(n)), rough_mm=1.5, texture=texture,
     )  # fmt: skip
 
 
@@ -248,13 +248,11 @@ def bleed_distance(bleed: Bleed, head: Head, p: Points, brain_p: Points, tissue:
         return region
     wander = bleed.texture(p) * bleed.rough_mm
     region = region + wander
-    if bleed.site in ("lens", "crescent"):
-        return region
-    if bleed.site == "spaces":
+    if bleed.site in ("lens", "crescent", "spaces"):
         return region
     if bleed.site == "level":
-        if bleed.thickness_mm == 0.0:
-            return intersection(tissue.ventricle, bleed.centres[0][1] - p.y + wander)
+        return intersection(tissue.ventricle, bleed.centres[0][1] - p.y + wander)
+    if bleed.site == "cast":
         return intersection(tissue.ventricle, region)
     if bleed.site == "blob":
         return intersection(region, tissue.cavity + head.gap_mm)
