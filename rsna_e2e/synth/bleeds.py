@@ -19,7 +19,7 @@ LAMBDOID_SUTURE_Y_MM = 56.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bleed:
-    """One bleed. label: the label name it makes positive. hu: its density. site: its shape, one of lens, crescent, falx,
+    """One bleed. label: the label name it makes positive. hu: its density. site: its shape, of lens, crescent, falx,
     tentorium (layers), spaces (subarachnoid), level, cast (ventricles), blob (brain).
 
     centres and radii (mm) place its parts; thickness_mm is its greatest depth where it is a layer; side is -1 right,
