@@ -133,6 +133,8 @@ def test_label_rule_by_hand() -> None:
     assert not positive(hu=42.0, gain=(8.0, 0.0), n_pixels=14)
     assert not positive(hu=42.0, gain=(7.9, 0.0), n_pixels=15)
     assert not positive(hu=41.9, gain=(30.0, 0.0), n_pixels=200)
+    assert positive(hu=100.0, gain=(30.0, 0.0), n_pixels=200)
+    assert not positive(hu=100.1, gain=(30.0, 0.0), n_pixels=200)
     assert positive(hu=42.0, gain=(4.0, 4.0), n_pixels=15)
 
 

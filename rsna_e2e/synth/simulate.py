@@ -20,7 +20,14 @@ from rsna_e2e.files import atomic_writer
 from rsna_e2e.labels import write_labels
 from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.synth.plan import StudyPlan, make_id, plan_studies, stream
-from rsna_e2e.synth.study import MIN_CONTRAST_HU, MIN_OVER_GREY_HU, MIN_VISIBLE_MM2, draw_scene, make_images
+from rsna_e2e.synth.study import (
+    MAX_VISIBLE_HU,
+    MIN_CONTRAST_HU,
+    MIN_OVER_GREY_HU,
+    MIN_VISIBLE_MM2,
+    draw_scene,
+    make_images,
+)
 from rsna_e2e.synth.write import SeriesWriter
 from rsna_e2e.tasks import ICH, Task
 
@@ -195,6 +202,7 @@ def _write_tables(folder: Path, truths: list[StudyTruth], task: Task, seed: int)
     rule = {
         "min_contrast_hu": MIN_CONTRAST_HU,
         "min_over_grey_hu": MIN_OVER_GREY_HU,
+        "max_visible_hu": MAX_VISIBLE_HU,
         "min_visible_mm2": MIN_VISIBLE_MM2,
     }
     with atomic_writer(folder / STUDY_TRUTH) as file:

@@ -17,11 +17,13 @@ from rsna_e2e.tasks import Task
 
 # A bleed is called visible in a slice, and its label set, where at least MIN_VISIBLE_MM2 of the image, after partial
 # volume, is raised by it by MIN_CONTRAST_HU or more and ends up MIN_OVER_GREY_HU or more above grey matter: blood that
-# only turns a dark sulcus grey cannot be told from a swollen brain. 8 HU is two standard deviations of the noise of a
-# routine head CT, and the step from white to grey matter, the faintest that a reader relies on. 15 mm2 is a spot of
-# 4.4 mm: over that area the noise averages to a signal-to-noise ratio of about 8, above the 5 of Rose's criterion.
+# only turns a dark sulcus grey cannot be told from a swollen brain. Above MAX_VISIBLE_HU a pixel is bone in part, where
+# nobody can tell blood. 8 HU is two standard deviations of the noise of a routine head CT, and the step from white to
+# grey matter, the faintest that a reader relies on. 15 mm2 is a spot of 4.4 mm: over that area the noise averages to a
+# signal-to-noise ratio of about 8, above the 5 of Rose's criterion.
 MIN_CONTRAST_HU = 8.0
 MIN_OVER_GREY_HU = 5.0
+MAX_VISIBLE_HU = 100.0
 MIN_VISIBLE_MM2 = 15.0
 DAYS_OLD_HU = 9.0  # what a clot loses between a patient's two studies
 CLOT_FLOOR_HU = 45.0
@@ -55,7 +57,7 @@ def slice_labels(scene: Scene, rendering: Rendering, task: Task) -> Float64Array
     """Labels [L] of a slice by the rule above; any is the or of the others."""
     labels = np.zeros(len(task.label_names))
     pixel_mm2 = (2.0 * scene.series.spacing_mm) ** 2
-    is_bright = rendering.hu >= scene.grey_hu + MIN_OVER_GREY_HU
+    is_bright = (rendering.hu >= scene.grey_hu + MIN_OVER_GREY_HU) & (rendering.hu <= MAX_VISIBLE_HU)
     for label in sorted({bleed.label for bleed in scene.bleeds}):
         members = [i for i, bleed in enumerate(scene.bleeds) if bleed.label == label]
         gain: Float32Array = rendering.gain_hu[members].sum(axis=0)
