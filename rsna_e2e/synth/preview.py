@@ -20,8 +20,9 @@ from rsna_e2e.tasks import ICH, Task
 WINDOWS_HU = ((40.0, 80.0), (40.0, 380.0))  # (center, width): brain, and one wide enough to show scalp and headrest
 IMAGES = {"train": TRAIN_IMAGES, "test": TEST_IMAGES}
 LABELS = {"train": TRAIN_LABELS, "test": TEST_TRUTH}
-INCHES_PER_TILE = 1.6
-CAPTION_TILES = 1.25  # room for the text beside a row
+SHOWN = np.s_[16:496:2, 76:436:2]  # rows and columns of a slice: a head is narrower than the field of view
+TILE_INCHES = (1.2, 1.6)
+CAPTION_TILES = 1.6  # room for the text beside a row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ def preview(raw: Path, png: Path, *, n_studies: int = 6, columns: int = 10, prog
     labels = _labels_by_image(raw, {study["split"] for study in studies}, ICH)
     n_rows = len(studies) * len(WINDOWS_HU)
     width = columns + CAPTION_TILES
-    figure = Figure(figsize=(width * INCHES_PER_TILE, n_rows * INCHES_PER_TILE * 1.08), facecolor="black")
+    figure = Figure(figsize=(width * TILE_INCHES[0], n_rows * TILE_INCHES[1] * 1.08), facecolor="black")
     grid = figure.add_gridspec(
         n_rows, columns, left=CAPTION_TILES / width, right=1.0, bottom=0.0, top=0.985, wspace=0.02, hspace=0.1
     )
@@ -96,7 +97,7 @@ def _read_row(raw: Path, study: dict[str, Any], labels: Mapping[str, Float64Arra
     tiles: list[tuple[float, Float64Array, str]] = []
     for at in np.linspace(0, len(image_ids) - 1, columns).round().astype(int).tolist():
         dataset = pydicom.dcmread(folder / f"{image_ids[at]}.dcm")
-        hu = dataset.pixel_array[::2, ::2] * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        hu = dataset.pixel_array[SHOWN] * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
         names = [n for n, v in zip(task.label_names, labels[image_ids[at]], strict=True) if v and n != task.any_label]
         title = "\n".join(names[:2]) + (" +" if len(names) > 2 else "")
         tiles.append((float(dataset.ImagePositionPatient[2]), hu, title))
