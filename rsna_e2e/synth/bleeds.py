@@ -88,7 +88,8 @@ def draw_subdural(rng: np.random.Generator) -> Bleed:
     volume = _volume_mm3(rng, median_ml=13.0, spread=1.1)
     texture = Waves.draw(rng, n=4, wavelength_mm=40.0)
     if where < 0.74:
-        along, up = rng.uniform(30.0, 76.0), rng.uniform(18.0, 50.0)
+        grown = float(np.clip((volume / 13e3) ** (1.0 / 3.0), 0.5, 1.15))  # a small one is smaller, not only thinner
+        along, up = grown * rng.uniform(34.0, 76.0), grown * rng.uniform(22.0, 50.0)
         centre = _surface_point(np.array([side, rng.uniform(-0.6, 0.7), rng.uniform(0.0, 0.7)]))
         thickness = float(np.clip(volume / (0.6 * np.pi * along * up), 2.0, 20.0))
         return Bleed(
