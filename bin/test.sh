@@ -9,5 +9,5 @@ for script in bin/*.sh; do bash -n "$script"; done
 ruff format --check .
 ruff check .
 mypy
-find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cc' | LC_ALL=C sort | xargs clang-format --dry-run --Werror
+find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cc' | LC_ALL=C sort | xargs clang-format --dry-run --Werror
 exec python -m pytest "$@"

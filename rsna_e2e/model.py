@@ -93,8 +93,8 @@ def _create_backbone(config: ModelConfig, n_channels: int) -> Any:
             pretrained=download,
             num_classes=0,
             in_chans=n_channels,
-            global_pool=config.global_pool,
             drop_rate=config.backbone_dropout,
+            **config.backbone_arguments,
         )
     except RuntimeError as error:
         if "Unknown model" in str(error):

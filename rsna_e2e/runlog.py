@@ -26,7 +26,7 @@ class RunLog:
     def __init__(self, run: Path, config: RunConfig, *, data_hash: str, compute: Compute) -> None:
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise UsageError(f"{run}: already exists. Choose another run folder, or remove it first")
-        self.run = run
+        self.run, self.data_hash = run, data_hash
         run.mkdir(parents=True, exist_ok=True)
         save_config(config, path=run / "config.yaml")
         manifest = {

@@ -34,6 +34,16 @@ def global_batches(lengths: Sequence[int], *, slice_budget: int, seed: int | Non
     return batches
 
 
+def slice_batches(rows: Sequence[int], *, batch_size: int, seed: int, epoch: int) -> list[Batch]:
+    """Group single slices, drawn from all series alike, into batches of `batch_size`; what is left over waits.
+
+    rows: store rows. The order is a pure function of (seed, epoch).
+    """
+    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(rows))
+    whole = len(rows) // batch_size * batch_size if len(rows) >= batch_size else len(rows)
+    return [tuple(rows[i] for i in order[start : start + batch_size]) for start in range(0, whole, batch_size)]
+
+
 def rank_share(batch: Batch, lengths: Sequence[int], *, rank: int, world_size: int) -> Batch:
     """Return the series of a global batch that `rank` computes, longest first to the least loaded rank."""
     loads = [0] * world_size

@@ -3,31 +3,29 @@
 # N slices (packed), L labels
 
 import json
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.checkpoint import CheckpointState, find_checkpoint, load_checkpoint, save_checkpoint
 from rsna_e2e.config import OptimizerConfig, RunConfig
 from rsna_e2e.device import Compute, choose_compute
-from rsna_e2e.errors import DivergedError, UsageError
+from rsna_e2e.errors import UsageError
 from rsna_e2e.files import atomic_writer
 from rsna_e2e.loader import StudyLoader
-from rsna_e2e.losses import weighted_bce
 from rsna_e2e.metrics import auc, weighted_log_loss
 from rsna_e2e.model import JointModel, load_weights
 from rsna_e2e.predict import check_labels, predict_series
 from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.runlog import RunLog
 from rsna_e2e.sampler import Batch
+from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
 
@@ -72,124 +70,147 @@ def train(
     torch.manual_seed(config.seed)
     model = compute.place(_build_model(config, task, init_from))
     loader = StudyLoader(store, config, task=task, device=compute.device)
-    epochs = [loader.group(training, epoch=epoch) for epoch in range(1, config.epochs + 1)]
-    stepper = _Stepper(model, config, task, compute, n_steps=sum(map(len, epochs)))
+    phases = _plan(config, loader, training)
     with RunLog(run, config, data_hash=store.data_hash, compute=compute) as log:
 
         def validate() -> Validation | None:
-            return _validate(model, loader, held_out, store, config, compute) if held_out else None
+            return _validate(model, loader, held_out, store, task, compute) if held_out else None
 
-        summary = _fit(
-            stepper, loader, epochs, validate=validate, log=log, data_hash=store.data_hash, progress=progress
-        )
+        summary = _fit(model, phases, config, task, compute, validate=validate, log=log, progress=progress)
     with atomic_writer(run / "summary.json") as file:
         file.write((json.dumps(asdict(summary) | {"compute": str(compute)}, indent=2) + "\n").encode())
     return summary
 
 
-def make_schedule(config: OptimizerConfig, *, n_steps: int) -> Callable[[int], float]:
-    """Return the factor on the learning rate as a function of the step: linear warm-up, then constant or half a cosine
-    down to 0 at `n_steps` (Loshchilov and Hutter 2017, without restarts)."""
-    n_warmup = round(config.warmup_fraction * n_steps)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Phase:
+    """Part of a run: its batches epoch by epoch, what loads them, and whether the head takes part."""
 
-    def factor(step: int) -> float:
-        if step < n_warmup:
-            return (step + 1) / (n_warmup + 1)
-        if config.schedule == "constant":
-            return 1.0
-        return 0.5 * (1.0 + math.cos(math.pi * (step - n_warmup) / max(n_steps - n_warmup, 1)))
+    kind: Literal["slices", "series"]
+    first_epoch: int
+    epochs: Sequence[Sequence[Batch]]
+    load: Callable[..., Iterator[StudyBatch]]
+    optimizer: OptimizerConfig
 
-    return factor
+    @property
+    def n_steps(self) -> int:
+        return sum(map(len, self.epochs))
 
 
-class _Stepper:
-    """One optimiser step at a time on one model."""
-
-    def __init__(self, model: JointModel, config: RunConfig, task: Task, compute: Compute, *, n_steps: int) -> None:
-        self.model = model
-        self.compute = compute
-        self.step = 0
-        self._slice_loss_weight = config.model.slice_loss_weight
-        self._clip_norm = config.optimizer.clip_norm or math.inf
-        self._label_weights = torch.tensor(task.label_weights, device=compute.device)
-        self._optimizer = _make_optimizer(model, config.optimizer)
-        self._scheduler = LambdaLR(self._optimizer, make_schedule(config.optimizer, n_steps=n_steps))
-
-    def __call__(self, batch: StudyBatch) -> dict[str, float]:
-        """Take one step; return its loss, gradient norm and learning rate. Raises DivergedError."""
-        self.model.train()
-        with self.compute.autocast():
-            embeddings = self.model.embed(batch.images)
-        loss = self._loss(self.model.classify(embeddings, batch.series_lengths), batch)
-        objective = loss
-        if self.model.slice_classifier is not None:
-            objective = loss + self._slice_loss_weight * self._loss(self.model.slice_classifier(embeddings), batch)
-        self._optimizer.zero_grad(set_to_none=True)
-        objective.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm)
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-            raise DivergedError(
-                f"step {self.step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g} on series "
-                f"{', '.join(key[:8] for key in batch.series_keys)}. Lower optimizer.learning_rate"
+def _plan(config: RunConfig, loader: StudyLoader, training: Sequence[int]) -> list[_Phase]:
+    phases: list[_Phase] = []
+    first = 1
+    if config.slice_phase is not None:
+        size = config.slice_phase.slices_per_batch
+        epochs = range(1, config.slice_phase.epochs + 1)
+        phases.append(
+            _Phase(
+                kind="slices",
+                first_epoch=first,
+                epochs=[loader.group_slices(training, batch_size=size, epoch=epoch) for epoch in epochs],
+                load=loader.load_slices,
+                optimizer=config.slice_phase.optimizer,
             )
-        learning_rate = float(self._scheduler.get_last_lr()[0])
-        self._optimizer.step()
-        self._scheduler.step()
-        self.step += 1
-        return {"loss": loss.item(), "gradient_norm": norm.item(), "learning_rate": learning_rate}
-
-    def _loss(self, logits_NL: torch.Tensor, batch: StudyBatch) -> torch.Tensor:
-        total, weight = weighted_bce(logits_NL, batch.labels, batch.label_mask, label_weights_L=self._label_weights)
-        return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+        )
+        first += config.slice_phase.epochs
+    epochs = range(first, first + config.epochs)
+    phases.append(
+        _Phase(
+            kind="series",
+            first_epoch=first,
+            epochs=[loader.group(training, epoch=epoch) for epoch in epochs],
+            load=loader.load,
+            optimizer=config.optimizer,
+        )
+    )
+    return phases
 
 
 def _fit(
-    stepper: _Stepper,
-    loader: StudyLoader,
-    epochs: Sequence[Sequence[Batch]],
+    model: JointModel,
+    phases: Sequence[_Phase],
+    config: RunConfig,
+    task: Task,
+    compute: Compute,
     *,
     validate: Callable[[], Validation | None],
     log: RunLog,
-    data_hash: str,
     progress: Progress,
 ) -> TrainSummary:
+    last_epoch = phases[-1].first_epoch + len(phases[-1].epochs) - 1
+    meter = _Meter(log, progress, n_steps=sum(phase.n_steps for phase in phases), n_epochs=last_epoch)
     best: Validation | None = None
-    best_epoch, trained, train_s = len(epochs), 0, 0.0
-    n_slices = sum(loader.n_slices(batch) for batches in epochs for batch in batches)
-    for epoch, batches in enumerate(epochs, start=1):
-        before_s = time.monotonic()
-        for batch in loader.load(batches, epoch=epoch):
-            waited_s = time.monotonic() - before_s
-            values = stepper(batch)
-            trained += len(batch.labels)
-            train_s += time.monotonic() - before_s
-            log.write("train", stepper.step, epoch=epoch, **values, slices_per_s=trained / train_s, wait_s=waited_s)
-            progress(
-                trained,
-                n_slices,
-                f"epoch {epoch}/{len(epochs)}  loss {values['loss']:.4f}  {trained / train_s:.0f} slices/s",
-            )
-            before_s = time.monotonic()
-        validation = validate()
-        if validation:
-            log.write("validation", stepper.step, epoch=epoch, **asdict(validation))
-        state = CheckpointState(
-            step=stepper.step,
-            epoch=epoch,
-            validation_loss=validation.weighted_log_loss if validation else None,
-            data_hash=data_hash,
-        )
-        save_checkpoint(stepper.model, state, folder=log.run / "checkpoints" / "last")
-        if validation and (best is None or validation.weighted_log_loss < best.weighted_log_loss):
-            best, best_epoch = validation, epoch
-            save_checkpoint(stepper.model, state, folder=log.run / "checkpoints" / "best")
+    best_epoch = last_epoch
+    for phase in phases:
+        is_joint = phase.kind == "series"
+        stepper = Stepper(model, phase.optimizer, config, task, compute, n_steps=phase.n_steps, is_joint=is_joint)
+        for epoch, batches in enumerate(phase.epochs, start=phase.first_epoch):
+            for batch in meter.watch(phase.load(batches, epoch=epoch)):
+                meter.record(phase.kind, epoch, batch, stepper(batch))
+            validation = validate() if is_joint else None
+            if validation:
+                log.write("validation", meter.step, epoch=epoch, **asdict(validation))
+            is_best = validation and (best is None or validation.weighted_log_loss < best.weighted_log_loss)
+            if is_best:
+                best, best_epoch = validation, epoch
+            _save(model, log, meter.step, epoch, validation, names=("last", "best") if is_best else ("last",))
     return TrainSummary(
-        steps=stepper.step,
-        slices_per_s=trained / train_s,
-        best_epoch=best_epoch,
-        best=best,
-        compute=stepper.compute,
+        steps=meter.step, slices_per_s=meter.slices_per_s, best_epoch=best_epoch, best=best, compute=compute
     )
+
+
+class _Meter:
+    """Counts steps and slices, times them, and reports each step."""
+
+    def __init__(self, log: RunLog, progress: Progress, *, n_steps: int, n_epochs: int) -> None:
+        self._log, self._progress = log, progress
+        self._n_steps, self._n_epochs = n_steps, n_epochs
+        self.step = 0
+        self._slices, self._train_s, self._wait_s = 0, 0.0, 0.0
+        self._before_s = 0.0
+
+    @property
+    def slices_per_s(self) -> float:
+        """Slices trained on per second so far, waiting for the loader included."""
+        return self._slices / self._train_s
+
+    def watch(self, batches: Iterator[StudyBatch]) -> Iterator[StudyBatch]:
+        """Pass the batches on, timing how long each is waited for."""
+        self._before_s = time.monotonic()
+        for batch in batches:
+            self._wait_s = time.monotonic() - self._before_s
+            yield batch
+
+    def record(self, kind: str, epoch: int, batch: StudyBatch, values: dict[str, float]) -> None:
+        """Report the step just taken on `batch`."""
+        now_s = time.monotonic()
+        self._train_s += now_s - self._before_s
+        self._before_s = now_s
+        self.step += 1
+        self._slices += len(batch.labels)
+        rate = self.slices_per_s
+        self._log.write(f"train_{kind}", self.step, epoch=epoch, **values, slices_per_s=rate, wait_s=self._wait_s)
+        note = f"epoch {epoch}/{self._n_epochs} ({kind})  loss {values['loss']:.4f}  {rate:.0f} slices/s"
+        self._progress(self.step, self._n_steps, note)
+
+
+def _save(
+    model: JointModel,
+    log: RunLog,
+    step: int,
+    epoch: int,
+    validation: Validation | None,
+    *,
+    names: Sequence[str],
+) -> None:
+    state = CheckpointState(
+        step=step,
+        epoch=epoch,
+        validation_loss=validation.weighted_log_loss if validation else None,
+        data_hash=log.data_hash,
+    )
+    for name in names:
+        save_checkpoint(model, state, folder=log.run / "checkpoints" / name)
 
 
 def _validate(
@@ -197,10 +218,9 @@ def _validate(
     loader: StudyLoader,
     held_out: Sequence[int],
     store: Store,
-    config: RunConfig,
+    task: Task,
     compute: Compute,
 ) -> Validation:
-    task = get_task(config.task)
     rows, probability = predict_series(model, loader, held_out, compute=compute)
     truth: Float64Array = store.labels[rows].astype(np.float64)
     known = ~np.isnan(truth).any(axis=1)
@@ -234,21 +254,3 @@ def _build_model(config: RunConfig, task: Task, init_from: Path | None) -> Joint
     elif init_from is not None:
         load_weights(model, init_from)
     return model
-
-
-def _make_optimizer(model: JointModel, config: OptimizerConfig) -> AdamW:
-    """AdamW; the backbone and the rest may have learning rates of their own, and biases and norms do not decay."""
-    groups = []
-    for part, learning_rate in (
-        (list(model.backbone.parameters()), config.learning_rate),
-        (
-            [p for name, p in model.named_parameters() if not name.startswith("backbone.")],
-            config.head_learning_rate or config.learning_rate,
-        ),
-    ):
-        for decays in (True, False):
-            parameters = [p for p in part if (p.ndim > 1) == decays]
-            groups.append(
-                {"params": parameters, "lr": learning_rate, "weight_decay": config.weight_decay if decays else 0.0}
-            )
-    return AdamW(groups, fused=True)

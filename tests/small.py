@@ -53,7 +53,9 @@ def config(*overrides: str) -> RunConfig:
         "demo",
         [
             "model.backbone=test_resnet",
+            "model.backbone_arguments={}",
             "model.embedding_width=16",
+            "slice_phase=null",
             f"image.size={SIDE}",
             "image.supersample=1",
             "loader.slices_per_batch=8",

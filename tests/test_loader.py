@@ -84,6 +84,16 @@ def test_pixels_of_a_series_do_not_depend_on_its_batch_mates(store: Store) -> No
     assert torch.equal(together[-len(alone) :], alone)
 
 
+def test_a_single_slice_has_the_pixels_and_labels_it_has_in_its_series(store: Store) -> None:
+    loader = _loader(store)
+    first, second = store.series[0], store.series[3]
+    mixed = loader.build_slices((second.first_row + 2, first.first_row), epoch=2)
+    whole_first, whole_second = loader.build((0,), epoch=2), loader.build((3,), epoch=2)
+    assert torch.equal(mixed.images, torch.stack([whole_second.images[2], whole_first.images[0]]))
+    assert torch.equal(mixed.labels, torch.stack([whole_second.labels[2], whole_first.labels[0]]))
+    assert mixed.series_keys == (second.series_key, first.series_key)
+
+
 def test_a_damaged_slice_ends_the_epoch_and_is_named(tmp_path: Path) -> None:
     store = small.make_store(tmp_path)
     span = store.series[2]

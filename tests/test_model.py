@@ -90,9 +90,7 @@ def test_unknown_backbone_is_named() -> None:
 def test_backbone_weights_come_from_a_local_file(tmp_path: Path) -> None:
     torch.manual_seed(1)
     source = JointModel(TINY, n_channels=3, n_labels=6).backbone
-    safetensors.torch.save_file(
-        {**source.state_dict(), "fc.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors"
-    )
+    safetensors.torch.save_file({**source.state_dict(), "fc.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
     config = TINY.model_copy(update={"weights_file": tmp_path / "model.safetensors"})
     loaded = JointModel(config, n_channels=3, n_labels=6).backbone
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rsna_e2e.sampler import global_batches, rank_share
+from rsna_e2e.sampler import global_batches, rank_share, slice_batches
 
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(1, 61, 200)]
 
@@ -25,6 +25,18 @@ def test_order_depends_on_seed_and_epoch_and_nothing_else() -> None:
 
 def test_a_series_longer_than_the_budget_is_a_batch_of_its_own() -> None:
     assert (1,) in global_batches([10, 500, 10], slice_budget=96, seed=None)
+
+
+def test_slices_are_mixed_and_what_is_left_over_waits() -> None:
+    rows = list(range(100, 200))
+    batches = slice_batches(rows, batch_size=32, seed=1, epoch=1)
+    drawn = [row for batch in batches for row in batch]
+    assert [len(batch) for batch in batches] == [32, 32, 32]
+    assert len(set(drawn)) == 96
+    assert set(drawn) <= set(rows)
+    assert drawn != sorted(drawn)
+    assert batches != slice_batches(rows, batch_size=32, seed=1, epoch=2)
+    assert slice_batches(rows[:5], batch_size=32, seed=1, epoch=1)[0] != ()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

@@ -7,15 +7,16 @@ import small
 import torch
 
 from rsna_e2e.checkpoint import CheckpointState, find_checkpoint, load_checkpoint, save_checkpoint
-from rsna_e2e.config import ModelConfig, OptimizerConfig
+from rsna_e2e.config import ModelConfig, OptimizerConfig, RunConfig
 from rsna_e2e.errors import BadInputError, DivergedError, UsageError
 from rsna_e2e.labels import read_labels
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import predict
 from rsna_e2e.predictions import predictions_path, read_predictions
+from rsna_e2e.steps import make_schedule
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
-from rsna_e2e.train import make_schedule, train
+from rsna_e2e.train import train
 
 STATE = CheckpointState(step=3, epoch=1, validation_loss=0.5, data_hash="d")
 
@@ -42,9 +43,23 @@ def test_a_tiny_model_overfits_a_few_series(store: Store, tmp_path: Path) -> Non
     config = small.config("epochs=40", "optimizer.learning_rate=5e-3", "optimizer.weight_decay=0", *still)
     train(store, tmp_path / "run", config)
     losses = {epoch: [] for epoch in (1, 40)}
-    for line in _log(tmp_path / "run", "train"):
+    for line in _log(tmp_path / "run", "train_series"):
         losses.get(line["epoch"], []).append(line["loss"])
     assert np.mean(losses[40]) < np.mean(losses[1]) / 10
+
+
+def test_the_slice_phase_comes_first_and_leaves_the_head_alone(store: Store, tmp_path: Path) -> None:
+    phase = {"epochs": 2, "slices_per_batch": 4, "optimizer": {"learning_rate": 0.01}}
+    frozen = ["optimizer.learning_rate=1e-12", "optimizer.head_learning_rate=1e-12", "optimizer.weight_decay=0"]
+    config = RunConfig.model_validate(small.config(*frozen).model_dump() | {"slice_phase": phase})
+    train(store, tmp_path / "run", config)
+    assert {line["epoch"] for line in _log(tmp_path / "run", "train_slices")} == {1, 2}
+    assert {line["epoch"] for line in _log(tmp_path / "run", "train_series")} == {3}
+    torch.manual_seed(config.seed)
+    initial, trained = _model(), _model()
+    load_checkpoint(trained, tmp_path / "run" / "checkpoints" / "last")
+    torch.testing.assert_close(trained.head.state_dict(), initial.head.state_dict(), rtol=0, atol=1e-9)
+    assert not torch.equal(next(trained.backbone.parameters()), next(initial.backbone.parameters()))
 
 
 def test_a_run_leaves_what_is_needed_to_use_and_repeat_it(run: Path, store: Store) -> None:
@@ -79,7 +94,7 @@ def test_predictions_name_every_slice_of_the_split(run: Path, store: Store, tmp_
 
 
 def test_a_run_can_start_from_another(run: Path, store: Store, tmp_path: Path) -> None:
-    frozen = ["optimizer.learning_rate=1e-12", "optimizer.weight_decay=0"]
+    frozen = ["optimizer.learning_rate=1e-12", "optimizer.head_learning_rate=1e-12", "optimizer.weight_decay=0"]
     train(store, tmp_path / "next", small.config(*frozen), init_from=run)
     first, following = _model(), _model()
     load_checkpoint(first, find_checkpoint(run))
@@ -101,9 +116,9 @@ def test_an_unknown_fold_is_named(store: Store, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_diverging_run_names_step_and_series(store: Store, tmp_path: Path) -> None:
+def test_a_diverging_run_names_its_series(store: Store, tmp_path: Path) -> None:
     wild = small.config("optimizer.learning_rate=1e30", "optimizer.warmup_fraction=0", "epochs=9")
-    with pytest.raises(DivergedError, match=r"step \d+: loss .* on series [0-9a-f]{8}"):
+    with pytest.raises(DivergedError, match=r"loss .* on series [0-9a-f]{8}"):
         train(store, tmp_path / "run", wild)
 
 
