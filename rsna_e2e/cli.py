@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _synth(options: argparse.Namespace) -> None:
-    from rsna_e2e.console import progress_bar
+    from rsna_e2e.console import field_lines, progress_bar
     from rsna_e2e.synth.simulate import simulate
 
     if options.preview is not None:
@@ -49,11 +49,11 @@ def _synth(options: argparse.Namespace) -> None:
             n_jobs=options.jobs,
             progress=progress,
         )
-    print(report)
+    print(field_lines(report))
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from rsna_e2e.console import progress_bar
+    from rsna_e2e.console import field_lines, progress_bar
     from rsna_e2e.prepare import prepare
 
     with progress_bar("prepare", unit="slices") as progress:
@@ -67,7 +67,9 @@ def _prepare(options: argparse.Namespace) -> None:
             n_jobs=options.jobs,
             progress=progress,
         )
-    print(report)
+    print(field_lines(report))
+    if report.refusals:
+        print(f"what was not taken and why: {options.store / 'refusals.parquet'}")
 
 
 def _train(options: argparse.Namespace) -> None:

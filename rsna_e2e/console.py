@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -36,6 +38,19 @@ def progress_bar(title: str, *, unit: str) -> Iterator[records.Progress]:
             bar.update(task, completed=done, total=total, note=note)
 
         yield show
+
+
+def field_lines(report: Any) -> str:
+    """Show a dataclass as lines of name and value; a dictionary as `key value` pairs."""
+    shown = {item.name.replace("_", " "): getattr(report, item.name) for item in fields(report)}
+    width = max(map(len, shown))
+    return "\n".join(f"{name:<{width}}  {_value(value)}" for name, value in shown.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(item)}" for key, item in value.items()) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class _Lines:

@@ -1,7 +1,7 @@
-"""Who comes when: global batches of whole series, and their division over ranks.
+"""Who comes when: batches of whole series, or of single slices from all of them.
 
-Batches are a pure function of (seed, epoch, slice budget), whatever the number of ranks; a position in the data is
-therefore one integer, the number of batches consumed.
+Batches are a pure function of (seed, epoch, batch size); a position in the data is therefore one integer, the number of
+batches consumed.
 """
 
 from collections.abc import Sequence
@@ -42,15 +42,3 @@ def slice_batches(rows: Sequence[int], *, batch_size: int, seed: int, epoch: int
     order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(rows))
     whole = len(rows) // batch_size * batch_size if len(rows) >= batch_size else len(rows)
     return [tuple(rows[i] for i in order[start : start + batch_size]) for start in range(0, whole, batch_size)]
-
-
-def rank_share(batch: Batch, lengths: Sequence[int], *, rank: int, world_size: int) -> Batch:
-    """Return the series of a global batch that `rank` computes, longest first to the least loaded rank."""
-    loads = [0] * world_size
-    share: list[int] = []
-    for series in sorted(batch, key=lambda s: (-lengths[s], s)):
-        target = loads.index(min(loads))
-        loads[target] += lengths[series]
-        if target == rank:
-            share.append(series)
-    return tuple(share)

@@ -1,7 +1,6 @@
 import numpy as np
-import pytest
 
-from rsna_e2e.sampler import global_batches, rank_share, slice_batches
+from rsna_e2e.sampler import global_batches, slice_batches
 
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(1, 61, 200)]
 
@@ -37,15 +36,3 @@ def test_slices_are_mixed_and_what_is_left_over_waits() -> None:
     assert drawn != sorted(drawn)
     assert batches != slice_batches(rows, batch_size=32, seed=1, epoch=2)
     assert slice_batches(rows[:5], batch_size=32, seed=1, epoch=1)[0] != ()
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_share_a_batch_without_loss_or_repeat(world_size: int) -> None:
-    batch = (0, 1, 2, 3, 4, 5, 6)
-    shares = [rank_share(batch, LENGTHS, rank=rank, world_size=world_size) for rank in range(world_size)]
-    assert sorted(s for share in shares for s in share) == list(batch)
-
-
-def test_shares_are_balanced_by_slices() -> None:
-    assert rank_share((0, 1, 2), [60, 30, 30], rank=0, world_size=2) == (0,)
-    assert rank_share((0, 1, 2), [60, 30, 30], rank=1, world_size=2) == (1, 2)

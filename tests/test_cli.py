@@ -1,0 +1,123 @@
+"""The command line as a user meets it: quick help, one line for every mistake, the documented exit code."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import small
+
+from rsna_e2e.cli import main
+from rsna_e2e.store import Store
+
+VERBS = ("synth", "prepare", "train", "predict", "evaluate")
+HELP_LIMIT_S = 0.5
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return small.make_store(tmp_path_factory.mktemp("cli"))
+
+
+def test_help_answers_at_once() -> None:
+    command = [sys.executable, "-m", "rsna_e2e.cli", "--help"]
+    times_s = []
+    for _ in range(5):
+        started_s = time.monotonic()
+        subprocess.run(command, check=True, capture_output=True)
+        times_s.append(time.monotonic() - started_s)
+    assert min(times_s) < HELP_LIMIT_S  # the best of five: the machine may be busy, the code may not
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    assert f"  rsna-e2e {verb} " in capsys.readouterr().out.split("example")[-1]
+
+
+def _says(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> str:
+    """Run a verb that must fail with `code`, and return the one line it says."""
+    assert main(arguments) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+def test_a_missing_or_empty_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing, empty, store = tmp_path / "missing", tmp_path / "empty", tmp_path / "store"
+    empty.mkdir()
+    assert str(missing) in _says(capsys, ["prepare", str(missing), str(store)], 3)
+    assert str(empty) in _says(capsys, ["prepare", str(empty), str(store)], 3)
+    assert not store.exists()
+
+
+def test_what_is_no_store_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert str(tmp_path) in _says(capsys, ["train", str(tmp_path), str(run)], 3)
+    assert not run.exists()
+
+
+def test_a_store_of_another_version_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = small.make_store(tmp_path).path
+    manifest = folder / "store.json"
+    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 99'))
+    line = _says(capsys, ["train", str(folder), str(tmp_path / "run")], 3)
+    assert "99" in line
+    assert "Prepare it again" in line
+
+
+def test_a_run_folder_that_exists_is_named(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    assert "already exists" in _says(capsys, ["train", str(store.path), str(tmp_path / "run")], 2)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_what_is_no_run_or_no_checkpoint_is_named(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "submission.csv"
+    assert "not a run folder" in _says(capsys, ["predict", str(tmp_path), str(store.path), "--out", str(out)], 3)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"not weights")
+    line = _says(capsys, ["train", str(store.path), str(tmp_path / "run"), "--init-from", str(weights)], 3)
+    assert "model.safetensors" in line
+    assert not out.exists()
+
+
+def test_an_unknown_setting_is_named(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = _says(capsys, ["train", str(store.path), str(tmp_path / "run"), "--set", "image.sise=3"], 2)
+    assert "image.sise" in line
+
+
+def test_a_label_file_without_its_columns_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small.write_raw(tmp_path / "raw")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,value\na_any,1\n")
+    line = _says(capsys, ["prepare", str(tmp_path / "raw"), str(tmp_path / "store"), "--labels", str(labels)], 3)
+    assert str(labels) in line
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_whole_way_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw, store, run, out = (str(tmp_path / name) for name in ("raw", "store", "run", "submission.csv"))
+    truth = str(tmp_path / "raw" / "stage_2_test_truth.csv")
+    settings = [
+        "model.backbone=test_resnet",
+        "model.backbone_arguments={}",
+        "image.size=32",
+        "slice_phase.epochs=1",
+        "epochs=1",
+    ]
+    assert main(["synth", raw, "--studies", "6", "--seed", "5", "--prevalence", "demo", "--test-fraction", "0.4"]) == 0
+    assert main(["prepare", raw, store, "--folds", "2"]) == 0
+    assert main(["train", store, run, *(word for s in settings for word in ("--set", s))]) == 0
+    assert main(["predict", run, store, "--out", out]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", out, truth, "--out", str(tmp_path / "report"), "--store", store]) == 0
+    assert "weighted log loss" in capsys.readouterr().out
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
