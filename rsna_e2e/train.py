@@ -89,6 +89,7 @@ class _Phase:
     kind: Literal["slices", "series"]
     first_epoch: int
     epochs: Sequence[Sequence[Batch]]
+    n_slices: int
     load: Callable[..., Iterator[StudyBatch]]
     optimizer: OptimizerConfig
 
@@ -102,23 +103,28 @@ def _plan(config: RunConfig, loader: StudyLoader, training: Sequence[int]) -> li
     first = 1
     if config.slice_phase is not None:
         size = config.slice_phase.slices_per_batch
-        epochs = range(1, config.slice_phase.epochs + 1)
+        epochs = [
+            loader.group_slices(training, batch_size=size, epoch=epoch)
+            for epoch in range(1, config.slice_phase.epochs + 1)
+        ]
         phases.append(
             _Phase(
                 kind="slices",
                 first_epoch=first,
-                epochs=[loader.group_slices(training, batch_size=size, epoch=epoch) for epoch in epochs],
+                epochs=epochs,
+                n_slices=sum(len(batch) for batches in epochs for batch in batches),
                 load=loader.load_slices,
                 optimizer=config.slice_phase.optimizer,
             )
         )
         first += config.slice_phase.epochs
-    epochs = range(first, first + config.epochs)
+    epochs = [loader.group(training, epoch=epoch) for epoch in range(first, first + config.epochs)]
     phases.append(
         _Phase(
             kind="series",
             first_epoch=first,
-            epochs=[loader.group(training, epoch=epoch) for epoch in epochs],
+            epochs=epochs,
+            n_slices=sum(loader.n_slices(batch) for batches in epochs for batch in batches),
             load=loader.load,
             optimizer=config.optimizer,
         )
@@ -138,7 +144,7 @@ def _fit(
     progress: Progress,
 ) -> TrainSummary:
     last_epoch = phases[-1].first_epoch + len(phases[-1].epochs) - 1
-    meter = _Meter(log, progress, n_steps=sum(phase.n_steps for phase in phases), n_epochs=last_epoch)
+    meter = _Meter(log, progress, n_slices=sum(phase.n_slices for phase in phases), n_epochs=last_epoch)
     best: Validation | None = None
     best_epoch = last_epoch
     for phase in phases:
@@ -162,9 +168,9 @@ def _fit(
 class _Meter:
     """Counts steps and slices, times them, and reports each step."""
 
-    def __init__(self, log: RunLog, progress: Progress, *, n_steps: int, n_epochs: int) -> None:
+    def __init__(self, log: RunLog, progress: Progress, *, n_slices: int, n_epochs: int) -> None:
         self._log, self._progress = log, progress
-        self._n_steps, self._n_epochs = n_steps, n_epochs
+        self._n_slices, self._n_epochs = n_slices, n_epochs
         self.step = 0
         self._slices, self._train_s, self._wait_s = 0, 0.0, 0.0
         self._before_s = 0.0
@@ -191,7 +197,7 @@ class _Meter:
         rate = self.slices_per_s
         self._log.write(f"train_{kind}", self.step, epoch=epoch, **values, slices_per_s=rate, wait_s=self._wait_s)
         note = f"epoch {epoch}/{self._n_epochs} ({kind})  loss {values['loss']:.4f}  {rate:.0f} slices/s"
-        self._progress(self.step, self._n_steps, note)
+        self._progress(self._slices, self._n_slices, note)
 
 
 def _save(

@@ -1,7 +1,6 @@
 """What the files of a store are called and hold; reader and writer both follow it."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,15 +84,6 @@ def data_hash(index: Mapping[str, Column], label_names: tuple[str, ...], labels:
 def file_checksum(path: Path) -> str:
     """Return the xxh3_64 of a file's bytes, in hex."""
     return xxhash.xxh3_64_hexdigest(path.read_bytes())
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_table(path: Path, columns: Mapping[str, Column]) -> None:

@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import xxhash
 
+from rsna_e2e.files import sync
 from rsna_e2e.records import Int16Image
-from rsna_e2e.store.layout import StoreError, sync
+from rsna_e2e.store.layout import StoreError
 
 # Chunks begin on a page, so that they can be mapped or read past the page cache. Smaller ones are packed.
 ALIGNMENT_BYTES = 4096

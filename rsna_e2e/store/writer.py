@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from rsna_e2e import __version__
+from rsna_e2e.files import sync
 from rsna_e2e.records import Float32Array, Refusal
 from rsna_e2e.store.layout import (
     FORMAT,
@@ -25,7 +26,6 @@ from rsna_e2e.store.layout import (
     StoreError,
     data_hash,
     file_checksum,
-    sync,
     write_table,
 )
 from rsna_e2e.tasks import Task
