@@ -27,6 +27,8 @@ pip_install() { # pip_install WHAT ARGUMENTS...
   tail -n 15 "$log" >&2
   if grep -q "No space left on device" "$log"; then
     fail 5 "the disk is full. Free ${needed_gb} GB here (or point TMPDIR at a larger disk) and run again."
+  elif grep -q "CERTIFICATE_VERIFY_FAILED" "$log"; then
+    fail 4 "the package index's certificate is not trusted here. Set PIP_CERT to your CA bundle and run again."
   elif grep -qE "NewConnectionError|NameResolutionError|ConnectTimeout|ProxyError|Network is unreachable" "$log"; then
     fail 4 "the package index cannot be reached. Connect to the network (or set PIP_INDEX_URL to a mirror) and run again."
   fi
