@@ -1,0 +1,50 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small
+import torch
+
+from rsna_e2e import device
+from rsna_e2e.device import choose_compute
+from rsna_e2e.errors import MissingCapabilityError
+
+
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine without a GPU whose CPU announces AMX."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "_cpu_claims_amx", lambda: True)
+    return monkeypatch
+
+
+def test_auto_takes_bf16_where_amx_works(cpu: pytest.MonkeyPatch) -> None:
+    cpu.setattr(device, "_amx_works", lambda: True)
+    assert choose_compute("auto").autocast_dtype == torch.bfloat16
+    assert choose_compute("fp32").autocast_dtype is None
+    assert "ONEDNN_MAX_CPU_ISA" not in os.environ
+
+
+def test_announced_but_broken_amx_is_kept_away_from(cpu: pytest.MonkeyPatch) -> None:
+    cpu.setattr(device, "_amx_works", lambda: False)
+    assert choose_compute("auto").autocast_dtype is None
+    assert os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX512_CORE_FP16"
+    assert choose_compute("bf16").autocast_dtype == torch.bfloat16
+
+
+def test_a_gpu_that_is_not_there_is_an_error(cpu: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingCapabilityError, match="--device cuda: torch sees no usable NVIDIA GPU"):
+        choose_compute("auto", "cuda")
+
+
+def test_bf16_trains_on_this_cpu(tmp_path: Path) -> None:
+    store = small.make_store(tmp_path)
+    small_backbone = ["model.backbone=test_resnet", "model.backbone_arguments={}", "image.size=32", "slice_phase=null"]
+    settings = [word for s in (*small_backbone, "epochs=1", "precision=bf16") for word in ("--set", s)]
+    command = [sys.executable, "-m", "rsna_e2e.cli", "train", str(store.path), str(tmp_path / "run"), "--device", "cpu"]
+    result = subprocess.run([*command, *settings], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "cpu, bf16" in result.stdout
