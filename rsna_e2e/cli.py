@@ -1,13 +1,14 @@
 """`rsna-e2e VERB`: parses, calls, prints. Everything heavy is imported inside the verb, so that --help is quick."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from rsna_e2e import __version__
-from rsna_e2e.errors import RsnaError
+from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
 from rsna_e2e.tasks import TASKS, get_task
 
 RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
@@ -19,14 +20,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = parsed.run
     try:
+        _check_names(parsed)
         run(parsed)
     except RsnaError as error:
         print(f"rsna-e2e {parsed.verb}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a file or folder that the system does not let us use
+        print(f"rsna-e2e {parsed.verb}: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return (OutOfResourcesError if is_full else BadInputError).exit_code
     except KeyboardInterrupt:
         print(f"rsna-e2e {parsed.verb}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _check_names(options: argparse.Namespace) -> None:
+    """Parquet and TensorBoard cannot write to a path that is not UTF-8; say so before any work."""
+    for value in vars(options).values():
+        if isinstance(value, Path) and str(value) != str(value).encode(errors="replace").decode():
+            raise UsageError(
+                f"{str(value).encode(errors='replace').decode()}: not a UTF-8 name. Rename it or choose another"
+            )
 
 
 def _synth(options: argparse.Namespace) -> None:
@@ -137,7 +152,7 @@ def _add_synth(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     verb.add_argument("out", type=Path, metavar="OUT", help="folder to write to; with --preview, folder to show")
     verb.add_argument("--studies", type=_at_least_one, default=100, help="how many studies (default 100)")
-    verb.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
+    verb.add_argument("--seed", type=_seed, default=0, help="same seed, same bytes (default 0)")
     verb.add_argument(
         "--prevalence",
         choices=("natural", "demo"),
@@ -163,7 +178,7 @@ def _add_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     verb.add_argument("--labels", type=Path, help="label CSV with columns ID,Label (default: RAW/*train*.csv[.gz])")
     _add_task(verb)
     verb.add_argument("--folds", type=_at_least_one, default=5, help="patient-level folds (default 5)")
-    verb.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
+    verb.add_argument("--seed", type=_seed, default=0, help="seed of the folds (default 0)")
     verb.add_argument("--jobs", type=_at_least_one, help="processes (default: all cores)")
 
 
@@ -214,7 +229,7 @@ def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     verb.add_argument("truth", type=Path, metavar="TRUTH", help="label CSV of the same images")
     verb.add_argument("--out", type=Path, required=True, help="folder for the report")
     verb.add_argument("--store", type=Path, help="store with the images, for pictures of example series")
-    verb.add_argument("--seed", type=int, default=0, help="seed of the bootstrap intervals (default 0)")
+    verb.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap intervals (default 0)")
     _add_task(verb)
 
 
@@ -261,10 +276,17 @@ def _add_device(verb: argparse.ArgumentParser) -> None:
 
 
 def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+    return _integer(text, at_least=1)
+
+
+def _seed(text: str) -> int:
+    return _integer(text, at_least=0)
+
+
+def _integer(text: str, *, at_least: int) -> int:
+    if not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {at_least}")
+    return int(text)
 
 
 if __name__ == "__main__":

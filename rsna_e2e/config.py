@@ -20,7 +20,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 class Frozen(BaseModel):
     """Base of every configuration: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ImageConfig(Frozen):
@@ -94,7 +94,7 @@ class SlicePhaseConfig(Frozen):
     """
 
     epochs: PositiveInt
-    slices_per_batch: PositiveInt = 32
+    slices_per_batch: Annotated[int, Field(ge=2)] = 32  # train-mode BatchNorm needs two
     optimizer: OptimizerConfig
 
 
@@ -107,7 +107,7 @@ class RunConfig(Frozen):
 
     recipe: str
     task: str = "ich"
-    seed: int = 1234
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1234
     epochs: PositiveInt
     validation_fold: int | None = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -177,7 +177,8 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise UsageError(f"configuration {recipe}: {_explain(error)}") from None
+        kind = UsageError if overrides or str(recipe) in RECIPES else BadInputError
+        raise kind(f"configuration {recipe}: {_explain(error)}") from None
 
 
 def save_config(config: RunConfig, *, path: Path) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from rsna_e2e.errors import OutOfResourcesError
+from rsna_e2e.errors import BadInputError, OutOfResourcesError
 
 
 @contextmanager
@@ -15,7 +15,8 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes `path`'s place only when the block ends well.
 
     The bytes go to a temporary name in the same folder, are synced and renamed; on any error the temporary file is
-    removed and a file already at `path` stays as it was. Raises OutOfResourcesError when the disk is full.
+    removed and a file already at `path` stays as it was. Raises OutOfResourcesError when the disk is full,
+    BadInputError when nothing can be written there.
     """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
@@ -28,9 +29,18 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfResourcesError(f"{path}: the disk is full. Free some space there and run again") from error
-        raise
+        raise BadInputError(f"{path}: cannot be written: {error.strerror}. Choose another place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder with its parents, if it is not there. Raises BadInputError when it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be made: {error.strerror}. Choose another folder") from error
 
 
 def sync(path: Path) -> None:

@@ -177,10 +177,11 @@ def _fail_on_conflict(path: Path, row_ids: _Strings, row: int) -> NoReturn:
 
 
 def _line_number(path: Path, row: int) -> int:
-    """Return the line, counted from 1, that data row `row` stands on; empty lines hold no row."""
+    """Return the line, counted from 1, that data row `row` stands on; empty lines hold no row, and
+    where lines end in CR alone no empty ones are looked for."""
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         filled = (number for number, line in enumerate(file, start=1) if line.strip(b"\r\n"))
-        return next(islice(filled, row + 1, None))
+        return next(islice(filled, row + 1, None), row + 2)
 
 
 def _one_line(error: Exception) -> str:

@@ -102,6 +102,8 @@ def _create_backbone(config: ModelConfig, n_channels: int) -> Any:
                 f"timm knows no backbone {config.backbone!r}; timm.list_models() lists those it has"
             ) from None
         raise
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"model.backbone_arguments do not suit {config.backbone}: {error}") from None
     except OSError as error:
         raise MissingCapabilityError(_no_weights(config.backbone, error)) from None
     if config.weights_file is not None:
@@ -123,6 +125,8 @@ def load_weights(module: nn.Module, path: Path, *, allow_extra: Sequence[str] = 
     allow_extra: prefixes of keys in the file that the module may lack. Raises BadInputError naming the file when it is
     missing, not safetensors, or does not fit.
     """
+    if not path.exists():
+        raise BadInputError(f"{path}: no such file. Give a safetensors file, or the folder of a run")
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, SafetensorError):

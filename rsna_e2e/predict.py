@@ -16,6 +16,7 @@ from rsna_e2e.checkpoint import find_checkpoint, load_checkpoint
 from rsna_e2e.config import load_config
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.files import make_folder
 from rsna_e2e.labels import write_labels
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
@@ -52,6 +53,9 @@ def predict(
 
     Raises BadInputError when the run, checkpoint or store is not one or does not fit, UsageError for an empty split.
     """
+    if out.is_dir() or not out.name:
+        raise UsageError(f"{out}: not the name of a file. Give one, such as submission.csv")
+    make_folder(out.parent)
     folder = find_checkpoint(run, checkpoint)
     config = load_config(run / "config.yaml")
     task = get_task(config.task)
@@ -67,8 +71,9 @@ def predict(
     load_checkpoint(model, folder)
     loader = StudyLoader(store, config, task=task, device=compute.device)
     rows, probability = predict_series(compute.place(model), loader, positions, compute=compute, progress=progress)
+    if not np.isfinite(probability).all():
+        raise BadInputError(f"{folder}: predicts numbers that are not finite. Use another checkpoint")
     table = _table(store, rows, probability)
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(predictions_path(out), task, table)
     write_labels(out, task, table.image_ids, table.probability)
     return Predicted(

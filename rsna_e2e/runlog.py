@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import time
 from pathlib import Path
 from types import TracebackType
@@ -14,20 +15,21 @@ from rsna_e2e import __version__
 from rsna_e2e.config import RunConfig, save_config
 from rsna_e2e.device import Compute
 from rsna_e2e.errors import UsageError
-from rsna_e2e.files import atomic_writer
+from rsna_e2e.files import atomic_writer, make_folder
 
 
 class RunLog:
     """A run folder being written: config.yaml, manifest.json, metrics.jsonl, tensorboard/.
 
-    A run folder that already holds files is refused with UsageError.
+    A run folder that already holds files is refused with UsageError. A run that fails before its first checkpoint
+    leaves no folder behind.
     """
 
     def __init__(self, run: Path, config: RunConfig, *, data_hash: str, compute: Compute) -> None:
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise UsageError(f"{run}: already exists. Choose another run folder, or remove it first")
         self.run, self.data_hash = run, data_hash
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         save_config(config, path=run / "config.yaml")
         manifest = {
             "rsna_e2e": __version__,
@@ -59,3 +61,5 @@ class RunLog:
     ) -> None:
         self._metrics.close()
         self._tensorboard.close()
+        if kind is not None and not (self.run / "checkpoints").exists():
+            shutil.rmtree(self.run)

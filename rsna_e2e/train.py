@@ -16,7 +16,7 @@ from rsna_e2e.batch import StudyBatch
 from rsna_e2e.checkpoint import CheckpointState, find_checkpoint, load_checkpoint, save_checkpoint
 from rsna_e2e.config import OptimizerConfig, RunConfig
 from rsna_e2e.device import Compute, choose_compute
-from rsna_e2e.errors import UsageError
+from rsna_e2e.errors import DivergedError, UsageError
 from rsna_e2e.files import atomic_writer
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.metrics import auc, weighted_log_loss
@@ -69,6 +69,7 @@ def train(
     compute = choose_compute(config.precision, device)
     torch.manual_seed(config.seed)
     model = compute.place(_build_model(config, task, init_from))
+    _try_one_image(model, config, task, compute)
     loader = StudyLoader(store, config, task=task, device=compute.device)
     phases = _plan(config, loader, training)
     with RunLog(run, config, data_hash=store.data_hash, compute=compute) as log:
@@ -159,10 +160,30 @@ def _fit(
             is_best = validation and (best is None or validation.weighted_log_loss < best.weighted_log_loss)
             if is_best:
                 best, best_epoch = validation, epoch
+            _check_finite(model, epoch)
             _save(model, log, meter.step, epoch, validation, names=("last", "best") if is_best else ("last",))
     return TrainSummary(
         steps=meter.step, slices_per_s=meter.slices_per_s, best_epoch=best_epoch, best=best, compute=compute
     )
+
+
+def _check_finite(model: JointModel, epoch: int) -> None:
+    """Refuse to save weights that no step can mend."""
+    for name, tensor in model.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise DivergedError(f"{name} is not finite after epoch {epoch}. Lower optimizer.learning_rate")
+
+
+@torch.inference_mode()
+def _try_one_image(model: JointModel, config: RunConfig, task: Task, compute: Compute) -> None:
+    """Find out before anything is written whether the backbone takes images of this size."""
+    size = config.image.size
+    image = torch.zeros(1, len(task.windows_hu), size, size, device=compute.device)
+    try:
+        model.eval().embed(image)
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{config.model.backbone} does not take images of {size} px: {reason}") from None
 
 
 class _Meter:
@@ -230,6 +251,10 @@ def _validate(
     rows, probability = predict_series(model, loader, held_out, compute=compute)
     truth: Float64Array = store.labels[rows].astype(np.float64)
     known = ~np.isnan(truth).any(axis=1)
+    if not known.any():
+        raise UsageError(
+            "the validation fold has no slice with all its labels. Choose another with --set validation_fold=N"
+        )
     return Validation(
         weighted_log_loss=weighted_log_loss(truth[known], probability[known], np.array(task.label_weights)),
         any_auc=auc(truth[known, task.any_index], probability[known, task.any_index]),

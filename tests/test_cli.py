@@ -103,6 +103,37 @@ def test_a_label_file_without_its_columns_is_named(tmp_path: Path, capsys: pytes
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("verb", ["synth", "prepare", "evaluate"])
+def test_a_negative_seed_is_a_usage_error(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([verb, "a", "b", "--out", "c", "--seed", "-1"] if verb == "evaluate" else [verb, "a", "--seed", "-1"])
+    assert end.value.code == 2
+    assert "'-1' is not a whole number of at least 0" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    below = tmp_path / "file" / "x"
+    tiny = ["--set", "model.backbone=test_resnet", "--set", "model.backbone_arguments={}"]
+    assert str(below) in _says(capsys, ["train", str(store.path), str(below), *tiny], 3)
+    assert str(below) in _says(capsys, ["predict", str(tmp_path), str(store.path), "--out", str(below / "o.csv")], 3)
+    assert "not the name of a file" in _says(
+        capsys, ["predict", str(tmp_path), str(store.path), "--out", str(tmp_path)], 2
+    )
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "not a UTF-8 name" in _says(capsys, ["prepare", str(tmp_path), f"{tmp_path}/st\udcff"], 2)
+
+
+def test_an_incomplete_manifest_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "store.json").write_text('{"format": "rsna_e2e study store", "format_version": 1}')
+    assert "damaged" in _says(capsys, ["train", str(tmp_path / "store"), str(tmp_path / "run")], 3)
+
+
 def test_the_whole_way_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw, store, run, out = (str(tmp_path / name) for name in ("raw", "store", "run", "submission.csv"))
     truth = str(tmp_path / "raw" / "stage_2_test_truth.csv")

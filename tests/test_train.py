@@ -122,6 +122,29 @@ def test_a_diverging_run_names_its_series(store: Store, tmp_path: Path) -> None:
         train(store, tmp_path / "run", wild)
 
 
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(store: Store, tmp_path: Path) -> None:
+    wild = small.config("optimizer.learning_rate=1e30", "optimizer.warmup_fraction=0", "validation_fold=null")
+    with pytest.raises(DivergedError):
+        train(store, tmp_path / "run", wild)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(store: Store, tmp_path: Path) -> None:
+    one_step = small.config(
+        "optimizer.learning_rate=1e38", "optimizer.warmup_fraction=0", "loader.slices_per_batch=999"
+    )
+    with pytest.raises(DivergedError, match="is not finite after epoch 1"):
+        train(store, tmp_path / "run", one_step)
+
+
+def test_a_backbone_that_cannot_take_the_size_is_named(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"vit_tiny_patch16_224 does not take images of 32 px"):
+        train(store, tmp_path / "run", small.config("model.backbone=vit_tiny_patch16_224"))
+    with pytest.raises(UsageError, match=r"backbone_arguments do not suit test_resnet"):
+        train(store, tmp_path / "run", small.config("model.backbone_arguments={foo: 1}"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_damaged_weights_are_noticed(run: Path, tmp_path: Path) -> None:
     save_checkpoint(_model(), STATE, folder=tmp_path / "checkpoint")
     weights = tmp_path / "checkpoint" / "model.safetensors"

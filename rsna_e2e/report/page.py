@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.evaluation import Evaluation, SeriesLayout
-from rsna_e2e.files import atomic_writer
+from rsna_e2e.files import atomic_writer, make_folder
 from rsna_e2e.metrics import Int64Array
 from rsna_e2e.report.examples import Example, choose_examples, selection_rule, series_name
 from rsna_e2e.report.figures import calibration_figure, display_name, histogram_figure, roc_figure
@@ -44,7 +44,7 @@ def write_report(
         "metrics.csv": _table_csv(content["labels"]),
         "report.html": _page(evaluation, content, store, title),
     }
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for name, text in texts.items():
         with atomic_writer(out / name) as file:
             file.write(text.encode())

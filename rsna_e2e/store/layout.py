@@ -16,6 +16,7 @@ from rsna_e2e.records import Float32Array
 
 FORMAT = "rsna_e2e study store"
 FORMAT_VERSION = 1
+MANIFEST_KEYS = {"data_hash", "files", "shards", "label_names", "n_slices", "content_windows_hu"}
 
 MANIFEST = "store.json"
 INDEX = "index.parquet"

@@ -15,6 +15,7 @@ from rsna_e2e.store.layout import (
     INDEX_COLUMNS,
     LABELS,
     MANIFEST,
+    MANIFEST_KEYS,
     SHARDS,
     Column,
     StoreError,
@@ -116,7 +117,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise StoreError(f"{path}: not a finished study store (no {MANIFEST}). Prepare it again") from None
-    except ValueError:
+    except (ValueError, OSError):
         raise _damaged(path / MANIFEST) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise StoreError(f"{path / MANIFEST}: not the {MANIFEST} of a study store")
@@ -125,6 +126,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: store version {manifest.get('format_version')}, this program reads {FORMAT_VERSION}. "
             "Prepare it again with this program"
         )
+    if not MANIFEST_KEYS <= set(manifest):
+        raise _damaged(path / MANIFEST)
     return manifest
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 
 from rsna_e2e.errors import BadInputError
+from rsna_e2e.files import atomic_writer
 from rsna_e2e.labels import LabelTable, read_labels
 from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.synth.simulate import STUDY_TRUTH, TEST_IMAGES, TEST_TRUTH, TRAIN_IMAGES, TRAIN_LABELS
@@ -60,7 +61,8 @@ def preview(raw: Path, png: Path, *, n_studies: int = 6, columns: int = 10, prog
                     axes.set_title(title, color="orange", fontsize=6, pad=1.5)
         figure.text(0.004, 1.0 - (index + 0.04) / len(studies), row.caption, color="white", fontsize=6.5, va="top")
         progress(index + 1, len(studies))
-    figure.savefig(png, dpi=110, facecolor="black")
+    with atomic_writer(png) as file:
+        figure.savefig(file, format="png", dpi=110, facecolor="black")
 
 
 def _read_truth(path: Path) -> list[dict[str, Any]]:
