@@ -14,7 +14,7 @@ import safetensors.torch
 from torch import nn
 
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import atomic_writer
+from rsna_e2e.files import atomic_writer, write_json
 from rsna_e2e.model import load_weights
 
 WEIGHTS_NAME = "model.safetensors"
@@ -41,8 +41,7 @@ def save_checkpoint(model: nn.Module, state: CheckpointState, *, folder: Path) -
         with atomic_writer(temporary / WEIGHTS_NAME) as file:
             file.write(weights)
         described = asdict(state) | {"weights_sha256": hashlib.sha256(weights).hexdigest()}
-        with atomic_writer(temporary / STATE_NAME) as file:
-            file.write((json.dumps(described, indent=2) + "\n").encode())
+        write_json(temporary / STATE_NAME, described)
         replaced = folder.with_name(f"{folder.name}.old-{os.getpid()}")
         if folder.exists():
             folder.rename(replaced)

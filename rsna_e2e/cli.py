@@ -16,7 +16,7 @@ RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 usage, 3 bad input, 4 missing capability, 5 out of disk or
-    memory, 6 diverged, 75 preempted, 130 interrupted."""
+    memory, 6 diverged, 130 interrupted."""
     parsed = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = parsed.run
     try:

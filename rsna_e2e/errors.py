@@ -40,9 +40,3 @@ class DivergedError(RsnaError):
     """Training produced no finite loss any more."""
 
     exit_code: ClassVar[int] = 6
-
-
-class PreemptedError(RsnaError):
-    """Training was asked to stop and has saved its state."""
-
-    exit_code: ClassVar[int] = 75

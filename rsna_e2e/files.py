@@ -1,11 +1,12 @@
 """Writing a file so that nobody ever sees half of it."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from rsna_e2e.errors import BadInputError, OutOfResourcesError
 
@@ -33,6 +34,12 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all."""
+    with atomic_writer(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
 def make_folder(path: Path) -> None:

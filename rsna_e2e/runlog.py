@@ -15,7 +15,7 @@ from rsna_e2e import __version__
 from rsna_e2e.config import RunConfig, save_config
 from rsna_e2e.device import Compute
 from rsna_e2e.errors import UsageError
-from rsna_e2e.files import atomic_writer, make_folder
+from rsna_e2e.files import make_folder, write_json
 
 
 class RunLog:
@@ -42,8 +42,7 @@ class RunLog:
             "data_hash": data_hash,
             "started_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        with atomic_writer(run / "manifest.json") as file:
-            file.write((json.dumps(manifest, indent=2) + "\n").encode())
+        write_json(run / "manifest.json", manifest)
         self._metrics = (run / "metrics.jsonl").open("a", buffering=1)
         self._tensorboard = SummaryWriter(str(run / "tensorboard"))
 

@@ -2,7 +2,6 @@
 
 # N slices (packed), L labels
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from rsna_e2e.checkpoint import CheckpointState, find_checkpoint, load_checkpoin
 from rsna_e2e.config import OptimizerConfig, RunConfig
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.errors import DivergedError, UsageError
-from rsna_e2e.files import atomic_writer
+from rsna_e2e.files import write_json
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.metrics import auc, weighted_log_loss
 from rsna_e2e.model import JointModel, load_weights
@@ -78,8 +77,7 @@ def train(
             return _validate(model, loader, held_out, store, task, compute) if held_out else None
 
         summary = _fit(model, phases, config, task, compute, validate=validate, log=log, progress=progress)
-    with atomic_writer(run / "summary.json") as file:
-        file.write((json.dumps(asdict(summary) | {"compute": str(compute)}, indent=2) + "\n").encode())
+    write_json(run / "summary.json", asdict(summary) | {"compute": str(compute)})
     return summary
 
 
