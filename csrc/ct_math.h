@@ -37,9 +37,9 @@ struct Axis {
 
 // One slice: where its pixels are, and how an output position (x, y) maps to an input position.
 struct Slice {
-  int64_t offset;  // of the anchor among all values
-  int32_t width;   // in pixels
-  float to_x[3];   // input x = to_x . (x, y, 1)
+  const int16_t* anchor;
+  int32_t width;  // in pixels
+  float to_x[3];  // input x = to_x . (x, y, 1)
   float to_y[3];
   Axis x, y;
 };

@@ -46,6 +46,11 @@ int64_t move_origin(const float* row, double centre, int64_t extent, float* to_a
   return anchor;
 }
 
+void check_extent(int64_t height, int64_t width, int64_t n) {
+  check(std::min(height, width) >= 2 && std::max(height, width) <= kMaxExtent, "slice", n,
+        "height and width must be 2 to 32767 pixels");
+}
+
 void check_matrix(const float* matrix, int32_t size, int64_t n) {
   for (int i = 0; i < 6; ++i) check(std::isfinite(matrix[i]), "slice", n, "its affine matrix is not finite");
   for (int row = 0; row < 2; ++row) {
@@ -71,16 +76,24 @@ Sampling make_sampling(int32_t size, int32_t n_sub) {
   return {n_sub, 0.5f / static_cast<float>(n_sub), 0.5f * static_cast<float>(size - 1)};
 }
 
+std::vector<Pixels> make_pixels(const int16_t* values, int64_t n_values, int64_t n_slices, const int64_t* offsets,
+                                const int32_t* heights, const int32_t* widths) {
+  std::vector<Pixels> pixels(n_slices);
+  for (int64_t n = 0; n < n_slices; ++n) {
+    const int64_t height = heights[n], width = widths[n], offset = offsets[n];
+    check_extent(height, width, n);
+    check(offset >= 0 && offset <= n_values - height * width, "slice", n, "its offset and size lie outside the values");
+    pixels[n] = {values + offset, height, width};
+  }
+  return pixels;
+}
+
 std::vector<Slice> make_slices(const SliceParams& params) {
   std::vector<Slice> slices(params.n_slices);
   const double centre = make_sampling(params.size, 1).centre;
   for (int64_t n = 0; n < params.n_slices; ++n) {
-    const int64_t height = params.heights[n], width = params.widths[n];
-    check(std::min(height, width) >= 2 && std::max(height, width) <= kMaxExtent, "slice", n,
-          "height and width must be 2 to 32767 pixels");
-    const int64_t offset = params.offsets[n];
-    check(offset >= 0 && offset <= params.n_values - height * width, "slice", n,
-          "its offset and size lie outside the values");
+    const auto [values, height, width] = params.pixels[n];
+    check_extent(height, width, n);
     const float* matrix = params.affine + 6 * n;
     check_matrix(matrix, params.size, n);
 
@@ -94,7 +107,7 @@ std::vector<Slice> make_slices(const SliceParams& params) {
     Slice& slice = slices[n];
     const int64_t anchor_x = move_origin(matrix, centre, width, slice.to_x);
     const int64_t anchor_y = move_origin(matrix + 3, centre, height, slice.to_y);
-    slice.offset = offset + anchor_y * width + anchor_x;
+    slice.anchor = values + anchor_y * width + anchor_x;
     slice.width = static_cast<int32_t>(width);
     slice.x = make_axis(width, anchor_x, params.border, x0, x1 - 1);
     slice.y = make_axis(height, anchor_y, params.border, y0, y1 - 1);

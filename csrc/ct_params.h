@@ -14,21 +14,29 @@ enum class Border { kZero, kReplicate };
 // Throws std::invalid_argument for a name that is neither "zero" nor "replicate".
 Border border_of(const std::string& name);
 
-// N slices as the caller names them; all pointers are to host memory.
+// One stored slice: int16 HU, row after row, on the device that computes.
+struct Pixels {
+  const int16_t* values;
+  int64_t height, width;
+};
+
+// N slices that lie among `n_values` values. offsets [N]: where each begins; heights, widths: [N].
+// Throws std::invalid_argument naming the slice that lies outside the values.
+std::vector<Pixels> make_pixels(const int16_t* values, int64_t n_values, int64_t n_slices, const int64_t* offsets,
+                                const int32_t* heights, const int32_t* widths);
+
+// N slices as the caller names them; all arrays are in host memory.
 struct SliceParams {
   int64_t n_slices;
-  int64_t n_values;           // of all slices together
-  const int64_t* offsets;     // [N]
-  const int32_t* heights;     // [N]
-  const int32_t* widths;      // [N]
+  const Pixels* pixels;       // [N]
   const float* affine;        // [N, 2, 3]: output pixel (x, y) to input pixel
   const int32_t* source_box;  // [N, 3]: x0, y0, side of a square; or null
   Border border;
   int32_t size;  // of the output
 };
 
-// Throws std::invalid_argument naming the slice: outside the values, smaller than 2 x 2 or larger than 32767, matrix
-// not finite, singular or leading more than 1e9 pixels away, box without a pixel of the slice.
+// Throws std::invalid_argument naming the slice: smaller than 2 x 2 or larger than 32767, matrix not finite, singular
+// or leading more than 1e9 pixels away, box without a pixel of the slice.
 std::vector<Slice> make_slices(const SliceParams& params);
 
 // How an output of this size is sampled n_sub x n_sub times per pixel.

@@ -7,10 +7,9 @@ namespace rsna {
 
 enum class OutputType : int32_t { kFloat32, kFloat16, kBFloat16 };
 
-// values, slices, channels and output are on the device that runs the kernel.
+// slices, what they point to, channels and output are on the device that runs the kernel.
 // output: [n_slices, n_channels, size, size], in memory as such or channels last.
 struct Transform {
-  const int16_t* values;
   const Slice* slices;
   const Channel* channels;
   void* output;

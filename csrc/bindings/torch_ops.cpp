@@ -115,18 +115,19 @@ Prepared prepare(const Tensor& values, const Tensor& offsets, const Tensor& heig
   const rsna::OutputType output_type = output_type_of(dtype);
 
   Prepared prepared;
+  const std::vector<rsna::Pixels> pixels =
+      rsna::make_pixels(values.const_data_ptr<int16_t>(), values.numel(), n_slices, offsets.const_data_ptr<int64_t>(),
+                        heights.const_data_ptr<int32_t>(), widths.const_data_ptr<int32_t>());
   prepared.slices =
-      rsna::make_slices({n_slices, values.numel(), offsets.const_data_ptr<int64_t>(), heights.const_data_ptr<int32_t>(),
-                         widths.const_data_ptr<int32_t>(), affine.const_data_ptr<float>(),
-                         data_or_null<int32_t>(source_box), rsna::border_of(border), static_cast<int32_t>(size)});
+      rsna::make_slices({n_slices, pixels.data(), affine.const_data_ptr<float>(), data_or_null<int32_t>(source_box),
+                         rsna::border_of(border), static_cast<int32_t>(size)});
   prepared.channels =
       rsna::make_channels(static_cast<int32_t>(n_channels), windows.const_data_ptr<float>(), data_or_null<float>(mean),
                           data_or_null<float>(std), static_cast<int32_t>(supersample));
   prepared.output =
       torch::stable::empty({n_slices, n_channels, size, size}, dtype, std::nullopt, values.device(), std::nullopt,
                            channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  prepared.transform = {values.const_data_ptr<int16_t>(),
-                        prepared.slices.data(),
+  prepared.transform = {prepared.slices.data(),
                         prepared.channels.data(),
                         prepared.output.mutable_data_ptr(),
                         n_slices,

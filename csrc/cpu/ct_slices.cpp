@@ -66,13 +66,12 @@ void add_samples(const Channel& channel_in_memory, const Block& __restrict block
 // those of the next sample of every pixel are `size` further.
 void sum_samples(const Transform& transform, const Slice& slice, const float* positions, int32_t n, int32_t y,
                  Block& block, float* sums) {
-  const int16_t* pixels = transform.values + slice.offset;
   for (int32_t sub_y = 0; sub_y < transform.sampling.n_sub; ++sub_y) {
     const float sample_y = sample_position(transform.sampling, y, sub_y);
     for (int32_t sub_x = 0; sub_x < transform.sampling.n_sub; ++sub_x) {
       locate_taps(slice, positions + sub_x * transform.size, n, sample_y, block);
-      read_pairs(pixels, block.index, n, block.hu[0], block.hu[1]);
-      read_pairs(pixels + slice.width, block.index, n, block.hu[2], block.hu[3]);
+      read_pairs(slice.anchor, block.index, n, block.hu[0], block.hu[1]);
+      read_pairs(slice.anchor + slice.width, block.index, n, block.hu[2], block.hu[3]);
       const auto add = sub_y == 0 && sub_x == 0 ? add_samples<true> : add_samples<false>;
       for (int32_t c = 0; c < transform.n_channels; ++c) {
         add(transform.channels[c], block, n, sums + c * kBlock);

@@ -32,13 +32,12 @@ __device__ Quad read_quad(const int16_t* anchor, int32_t width, const Taps& taps
 // Adds up the samples of pixel (x, y) for channels [first, first + kGroup), as far as there are any.
 __device__ void sum_samples(const Transform& transform, const Slice& slice, int32_t x, int32_t y, int32_t first,
                             float (&sums)[kGroup]) {
-  const int16_t* anchor = transform.values + slice.offset;
   const Sampling sampling = transform.sampling;
   for (int32_t sub_y = 0; sub_y < sampling.n_sub; ++sub_y) {
     const float sample_y = sample_position(sampling, y, sub_y);
     for (int32_t sub_x = 0; sub_x < sampling.n_sub; ++sub_x) {
       const Taps taps = locate(slice, sample_position(sampling, x, sub_x), sample_y);
-      const Quad hu = read_quad(anchor, slice.width, taps);
+      const Quad hu = read_quad(slice.anchor, slice.width, taps);
 #pragma unroll
       for (int32_t k = 0; k < kGroup; ++k) {
         if (first + k < transform.n_channels) sums[k] += sample(transform.channels[first + k], taps, hu);

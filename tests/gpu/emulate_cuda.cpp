@@ -23,20 +23,14 @@ extern "C" void emulate(const int16_t* values, int64_t n_slices, int32_t height,
   for (int64_t n = 0; n < n_slices; ++n) offsets.push_back(n * height * width);
   const std::vector<int32_t> heights(n_slices, height), widths(n_slices, width);
   const auto border = replicate ? rsna::Border::kReplicate : rsna::Border::kZero;
-  const auto slices = rsna::make_slices({n_slices, n_slices * height * width, offsets.data(), heights.data(),
-                                         widths.data(), affine, source_box, border, size});
+  const auto pixels =
+      rsna::make_pixels(values, n_slices * height * width, n_slices, offsets.data(), heights.data(), widths.data());
+  const auto slices = rsna::make_slices({n_slices, pixels.data(), affine, source_box, border, size});
   const auto channels = rsna::make_channels(n_channels, windows, nullptr, nullptr, supersample);
   const auto type = static_cast<rsna::OutputType>(output_type);
-  const rsna::Transform transform = {values,
-                                     slices.data(),
-                                     channels.data(),
-                                     output,
-                                     n_slices,
-                                     n_channels,
-                                     size,
-                                     rsna::make_sampling(size, supersample),
-                                     type,
-                                     channels_last != 0};
+  const rsna::Transform transform = {
+      slices.data(), channels.data(),   output, n_slices, n_channels, size, rsna::make_sampling(size, supersample),
+      type,          channels_last != 0};
   const int32_t blocks_per_slice = (size * size + rsna::kThreads - 1) / rsna::kThreads;
   for (blockIdx.x = 0; blockIdx.x < n_slices * blocks_per_slice; ++blockIdx.x) {
     for (threadIdx.x = 0; threadIdx.x < rsna::kThreads; ++threadIdx.x) {
