@@ -177,6 +177,7 @@ def host_compilations(cxx: str, torch_dir: Path, *, with_cuda: bool) -> list[Com
             for name, flags in {"baseline": [], **variants}.items()
         ),
         Compilation(dispatch, CSRC / "cpu/dispatch.cpp", "dispatch.o"),
+        Compilation(host, CSRC / "cpu/content.cpp", "content.o"),
         Compilation(host, CSRC / "ct_params.cpp", "ct_params.o"),
     ]
 

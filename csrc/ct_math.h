@@ -6,6 +6,7 @@
 
 #ifdef __CUDACC_RTC__  // NVRTC compiles without the host's headers
 using int16_t = short;
+using uint8_t = unsigned char;
 using uint16_t = unsigned short;
 using int32_t = int;
 using uint32_t = unsigned int;
@@ -42,11 +43,15 @@ struct Slice {
   float to_x[3];  // input x = to_x . (x, y, 1)
   float to_y[3];
   Axis x, y;
+  float lowest_hu;  // grey levels count from here; kNoLowestHu: from the window's lower edge
 };
+
+constexpr float kNoLowestHu = -1e30f;  // below every window
 
 // One window and what normalises it: clip(hu * inv_width + bias, 0, 1), later * scale + shift.
 struct Channel {
   float inv_width, bias, scale, shift;
+  double lower, width;  // of the window in HU: grey levels are exact in float64
 };
 
 // Where one sample reads: the top left of 2 x 2 pixels, from the anchor, and their weights.
@@ -100,12 +105,34 @@ RSNA_INLINE float window(const Channel& channel, float hu) {
   return clamp(fmaf(hu, channel.inv_width, channel.bias), 0.0f, 1.0f);
 }
 
+RSNA_INLINE float interpolate(const Taps& weight, const Quad& value) {
+  const float first = weight.top_left * value.top_left;
+  const float second = fmaf(weight.top_right, value.top_right, first);
+  const float third = fmaf(weight.bottom_left, value.bottom_left, second);
+  return fmaf(weight.bottom_right, value.bottom_right, third);
+}
+
 // Window every tap, then interpolate.
 RSNA_INLINE float sample(const Channel& channel, const Taps& weight, const Quad& hu) {
-  const float first = weight.top_left * window(channel, hu.top_left);
-  const float second = fmaf(weight.top_right, window(channel, hu.top_right), first);
-  const float third = fmaf(weight.bottom_left, window(channel, hu.bottom_left), second);
-  return fmaf(weight.bottom_right, window(channel, hu.bottom_right), third);
+  return interpolate(weight, {window(channel, hu.top_left), window(channel, hu.top_right),
+                              window(channel, hu.bottom_left), window(channel, hu.bottom_right)});
+}
+
+// The same in float64 and by division, as the reference system computes it.
+RSNA_INLINE double window_exactly(const Channel& channel, double hu) {
+  return fmin(fmax((hu - channel.lower) / channel.width, 0.0), 1.0);
+}
+
+// Grey level 0 to 255, truncated, above `darkest`: the slice's lowest HU, windowed.
+RSNA_INLINE float grey_level(const Channel& channel, double darkest, float hu) {
+  return static_cast<float>(static_cast<int32_t>(255.0 * fmax(window_exactly(channel, hu) - darkest, 0.0)));
+}
+
+// Every tap becomes a grey level, then interpolate: the 8-bit mode's sample.
+RSNA_INLINE float sample_grey(const Channel& channel, double darkest, const Taps& weight, const Quad& hu) {
+  return interpolate(weight,
+                     {grey_level(channel, darkest, hu.top_left), grey_level(channel, darkest, hu.top_right),
+                      grey_level(channel, darkest, hu.bottom_left), grey_level(channel, darkest, hu.bottom_right)});
 }
 
 RSNA_INLINE float normalise(const Channel& channel, float sum_of_samples) {
@@ -131,6 +158,9 @@ RSNA_INLINE float float_of(uint32_t bits) {
   return value;
 #endif
 }
+
+// The nearest grey level, as OpenCV's resize of 8-bit images rounds; value: 0 to 255.
+RSNA_INLINE uint8_t to_uint8(float value) { return static_cast<uint8_t>(static_cast<int32_t>(value + 0.5f)); }
 
 // Bits of the nearest bfloat16, ties to even.
 RSNA_INLINE uint16_t to_bfloat16(float value) {

@@ -111,6 +111,12 @@ std::vector<Slice> make_slices(const SliceParams& params) {
     slice.width = static_cast<int32_t>(width);
     slice.x = make_axis(width, anchor_x, params.border, x0, x1 - 1);
     slice.y = make_axis(height, anchor_y, params.border, y0, y1 - 1);
+    slice.lowest_hu = kNoLowestHu;
+    if (params.lowest_hu != nullptr) {
+      const int32_t lowest_hu = params.lowest_hu[n];
+      check(lowest_hu == static_cast<int16_t>(lowest_hu), "slice", n, "its lowest HU must be -32768 to 32767");
+      slice.lowest_hu = static_cast<float>(lowest_hu);
+    }
   }
   return slices;
 }
@@ -124,8 +130,10 @@ std::vector<Channel> make_channels(int32_t n_channels, const float* windows, con
     Channel& channel = channels[c];
     // PS3.3 C.11.2.1.3.2 (LINEAR_EXACT): the window begins at center - width / 2. The sum of n_sub^2 samples becomes
     // their mean in the same multiplication that normalises it. 0.0f + x turns -0 into 0.
+    channel.lower = center - width / 2.0;
+    channel.width = width;
     channel.inv_width = static_cast<float>(1.0 / width);
-    channel.bias = static_cast<float>(-(center - width / 2.0) * channel.inv_width);
+    channel.bias = static_cast<float>(-channel.lower * channel.inv_width);
     channel.scale = static_cast<float>(1.0 / (channel_std * n_sub * n_sub));
     channel.shift = 0.0f + static_cast<float>(-channel_mean / channel_std);
     check(width > 0.0 && std::isfinite(width) && std::isfinite(channel.inv_width), "window", c,
@@ -136,6 +144,21 @@ std::vector<Channel> make_channels(int32_t n_channels, const float* windows, con
     check(std::isfinite(channel.shift), "channel", c, "its mean must be finite");
   }
   return channels;
+}
+
+void check_mode(OutputType output_type, bool has_mean_or_std, bool has_lowest_hu) {
+  const bool is_grey = output_type == OutputType::kUInt8;
+  if (is_grey && has_mean_or_std) throw std::invalid_argument("mean and std must be left out with dtype uint8");
+  if (!is_grey && has_lowest_hu) throw std::invalid_argument("lowest_hu is for dtype uint8 only; leave it out");
+}
+
+int32_t content_threshold_hu(int32_t n_channels, const float* windows) {
+  double threshold = 32768.0;  // above every HU
+  for (const Channel& channel : make_channels(n_channels, windows, nullptr, nullptr, 1)) {
+    // Grey level floor(255 * (hu - lower) / width) is 1 from here on.
+    threshold = std::min(threshold, std::ceil(channel.lower + channel.width / 255.0));
+  }
+  return static_cast<int32_t>(std::max(threshold, -32768.0));
 }
 
 }  // namespace rsna

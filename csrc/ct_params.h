@@ -14,12 +14,6 @@ enum class Border { kZero, kReplicate };
 // Throws std::invalid_argument for a name that is neither "zero" nor "replicate".
 Border border_of(const std::string& name);
 
-// One stored slice: int16 HU, row after row, on the device that computes.
-struct Pixels {
-  const int16_t* values;
-  int64_t height, width;
-};
-
 // N slices that lie among `n_values` values. offsets [N]: where each begins; heights, widths: [N].
 // Throws std::invalid_argument naming the slice that lies outside the values.
 std::vector<Pixels> make_pixels(const int16_t* values, int64_t n_values, int64_t n_slices, const int64_t* offsets,
@@ -32,11 +26,12 @@ struct SliceParams {
   const float* affine;        // [N, 2, 3]: output pixel (x, y) to input pixel
   const int32_t* source_box;  // [N, 3]: x0, y0, side of a square; or null
   Border border;
-  int32_t size;  // of the output
+  int32_t size;                        // of the output
+  const int32_t* lowest_hu = nullptr;  // [N]: of each slice, subtracted after windowing in 8-bit mode; or null
 };
 
 // Throws std::invalid_argument naming the slice: smaller than 2 x 2 or larger than 32767, matrix not finite, singular
-// or leading more than 1e9 pixels away, box without a pixel of the slice.
+// or leading more than 1e9 pixels away, box without a pixel of the slice, lowest HU that is no int16.
 std::vector<Slice> make_slices(const SliceParams& params);
 
 // How an output of this size is sampled n_sub x n_sub times per pixel.
@@ -46,5 +41,11 @@ Sampling make_sampling(int32_t size, int32_t n_sub);
 // Throws std::invalid_argument naming the channel: anything not finite, width or std not above 0.
 std::vector<Channel> make_channels(int32_t n_channels, const float* windows, const float* mean, const float* std,
                                    int32_t n_sub);
+
+// Throws std::invalid_argument for mean or std with 8-bit output, and for lowest_hu without it.
+void check_mode(OutputType output_type, bool has_mean_or_std, bool has_lowest_hu);
+
+// The lowest HU that reaches grey level 1 of 255 in any window. windows: as above, and checked the same.
+int32_t content_threshold_hu(int32_t n_channels, const float* windows);
 
 }  // namespace rsna

@@ -1,21 +1,33 @@
 """Python face of csrc: int16 HU slices to normalised network input, in one pass.
 
 Shapes: N slices, C channels (windows), S output size. Only the HU values may be on a GPU; all other tensors are small
-and stay on the host, so that checking them never waits for a device. Both functions take:
+and stay on the host, so that checking them never waits for a device. All functions raise ValueError for arguments that
+make no sense, MissingCapabilityError for values on a GPU when the extension was built without CUDA.
+
+windows: [C, 2] center and width in HU (LINEAR_EXACT, PS3.3 C.11.2.1.3.2). A packed form takes slices of any sizes that
+lie one after another: values, flat int16 in HU, and offsets [N] int64, heights [N] int32, widths [N] int32, where each
+slice is among them.
+
+`transform_slices` and its packed form take:
 
 affine: [N, 2, 3] float32, maps an output pixel (x, y) to an input pixel, both counted at pixel centres from 0.
-windows: [C, 2] center and width in HU; every tap is clipped to [0, 1] by its window (LINEAR_EXACT,
-PS3.3 C.11.2.1.3.2) before the bilinear interpolation. mean, std: [C] of the windowed values; None is 0 and 1.
+windows: every tap is clipped to [0, 1] by its window before the bilinear interpolation.
+mean, std: [C] of the windowed values; None is 0 and 1.
 border: "zero" (0 before normalisation) or "replicate". source_box: [N, 3] int32, (x0, y0, side) of a square: taps
 outside the slice's part of it are 0, and "replicate" clamps to the square; None is the whole slice.
-dtype: float32, float16 or bfloat16. supersample: k x k samples per output pixel, against aliasing.
+dtype: float32, float16 or bfloat16; or uint8, see below. supersample: k x k samples per output pixel, against aliasing.
 
-They return [N, C, S, S], in channels-last memory if asked, and raise ValueError for arguments that make no sense,
-MissingCapabilityError for values on a GPU when the extension was built without CUDA.
+They return [N, C, S, S], in channels-last memory if asked.
+
+dtype uint8 is the published reference's way (its 8-bit images, made before they are resized): every tap becomes a grey
+level trunc(255 * windowed) in float64, and the interpolated grey level is rounded to the nearest. The reference
+subtracts each channel's minimum before it truncates: lowest_hu [N] int32, the lowest HU of each slice, asks for that;
+None subtracts nothing. The zero border is level 0. mean and std must be None. Other dtypes take no lowest_hu.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +38,7 @@ Pairs = torch.Tensor | Sequence[tuple[float, float]]
 
 BUILD_COMMAND = "pip install --no-build-isolation -e ."
 _LIBRARY = Path(__file__).with_name("_C.abi3.so")
-_BAD_ARGUMENT = "transform_slices: "  # csrc begins every complaint about an argument with this
+_BAD_ARGUMENT = ("transform_slices: ", "content_box: ")  # csrc begins every complaint about an argument so
 
 if not _LIBRARY.exists():
     raise MissingCapabilityError(f"the compiled extension {_LIBRARY.name} is missing; build it with: {BUILD_COMMAND}")
@@ -47,16 +59,11 @@ def transform_slices(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
     supersample: int = 1,
+    lowest_hu: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Window, resample and normalise N slices of one size. hu: [N, H, W] int16 in HU; the rest is explained above."""
-    if hu.dim() != 3:
-        raise ValueError(f"hu must have shape [N, H, W], not {list(hu.shape)}")
-    n, height, width = hu.shape
     return transform_slices_packed(
-        hu.reshape(-1),
-        torch.arange(n, dtype=torch.int64) * (height * width),
-        torch.full((n,), height, dtype=torch.int32),
-        torch.full((n,), width, dtype=torch.int32),
+        *_packed(hu),
         affine,
         windows,
         size=size,
@@ -67,6 +74,7 @@ def transform_slices(
         dtype=dtype,
         channels_last=channels_last,
         supersample=supersample,
+        lowest_hu=lowest_hu,
     )
 
 
@@ -86,33 +94,65 @@ def transform_slices_packed(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
     supersample: int = 1,
+    lowest_hu: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Window, resample and normalise N slices of any sizes that lie one after another in `values`.
+    """Window, resample and normalise N slices of any sizes; the arguments are explained above."""
+    return _call(
+        torch.ops.rsna_e2e.transform_slices,
+        *(values, offsets, heights, widths, affine, _float32(windows)),
+        size=size,
+        source_box=None if source_box is None else source_box.contiguous(),
+        mean=None if mean is None else _float32(mean),
+        std=None if std is None else _float32(std),
+        border=border,
+        dtype=dtype,
+        channels_last=channels_last,
+        supersample=supersample,
+        lowest_hu=None if lowest_hu is None else lowest_hu.contiguous(),
+    )
 
-    values: flat int16 in HU. offsets [N] int64, heights [N] int32, widths [N] int32: where each slice is, in values.
-    The rest is explained above.
+
+def content_box(hu: torch.Tensor, windows: Pairs) -> torch.Tensor:
+    """Bounding box of what reaches grey level 1 of 255 in any window, per slice of one size. hu: [N, H, W] int16 in HU.
+
+    Returns [N, 4] int32 on the device of hu: x0, y0, x1, y1 (x1 and y1 exclusive), all 0 for a slice without content.
     """
+    return content_box_packed(*_packed(hu), windows)
+
+
+def content_box_packed(
+    values: torch.Tensor, offsets: torch.Tensor, heights: torch.Tensor, widths: torch.Tensor, windows: Pairs
+) -> torch.Tensor:
+    """`content_box` of slices of any sizes; the arguments are explained above."""
+    return _call(torch.ops.rsna_e2e.content_box, values, offsets, heights, widths, _float32(windows))
+
+
+def _packed(hu: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Values, offsets, heights and widths of slices of one size."""
+    if hu.dim() != 3:
+        raise ValueError(f"hu must have shape [N, H, W], not {list(hu.shape)}")
+    n, height, width = hu.shape
+    return (
+        hu.reshape(-1),
+        torch.arange(n, dtype=torch.int64) * (height * width),
+        torch.full((n,), height, dtype=torch.int32),
+        torch.full((n,), width, dtype=torch.int32),
+    )
+
+
+def _call(
+    op: Callable[..., torch.Tensor], values: torch.Tensor, *tensors: torch.Tensor, **options: Any
+) -> torch.Tensor:
+    """Call the operator and give its complaints their class."""
     if values.is_cuda and not IS_CUDA_BUILT:
         raise MissingCapabilityError(f"the extension has no CUDA half; build it with: RSNA_WITH_CUDA=1 {BUILD_COMMAND}")
     try:
-        images_NCSS: torch.Tensor = torch.ops.rsna_e2e.transform_slices(
-            *(tensor.contiguous() for tensor in (values, offsets, heights, widths, affine)),
-            _float32(windows),
-            size=size,
-            source_box=None if source_box is None else source_box.contiguous(),
-            mean=None if mean is None else _float32(mean),
-            std=None if std is None else _float32(std),
-            border=border,
-            dtype=dtype,
-            channels_last=channels_last,
-            supersample=supersample,
-        )
+        return op(*(tensor.contiguous() for tensor in (values, *tensors)), **options)
     except RuntimeError as error:
         # Newer torch turns every C++ exception of an operator into a RuntimeError (2.11 does not).
         if str(error).startswith(_BAD_ARGUMENT):
             raise ValueError(str(error)) from None
         raise
-    return images_NCSS
 
 
 def cpu_instruction_sets() -> tuple[str, ...]:
@@ -141,8 +181,16 @@ def _transform_slices_fake(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
     supersample: int = 1,
+    lowest_hu: torch.Tensor | None = None,
     instruction_set: str = "auto",
 ) -> torch.Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     shape = (offsets.shape[0], windows.shape[0], size, size)
     return torch.empty(shape, dtype=dtype, device=values.device, memory_format=memory_format)
+
+
+@torch.library.register_fake("rsna_e2e::content_box")  # type: ignore[untyped-decorator]
+def _content_box_fake(
+    values: torch.Tensor, offsets: torch.Tensor, heights: torch.Tensor, widths: torch.Tensor, windows: torch.Tensor
+) -> torch.Tensor:
+    return torch.empty((offsets.shape[0], 4), dtype=torch.int32, device=values.device)

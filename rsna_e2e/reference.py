@@ -53,18 +53,63 @@ def transform_slices(
     hu: N slices [H, W] int16, which may differ in size. affine: [N, 2, 3]. windows_hu: C of (center, width). mean, std:
     C each. border: "zero" or "replicate". source_box: N of (x0, y0, side). Meaning: see ops.py.
     """
-    images = np.empty((len(hu), len(windows_hu), size, size))
-    for n, pixels in enumerate(hu):
-        box = None if source_box is None else source_box[n]
-        x, y = _source_coordinates(affine[n].astype(np.float64), size, supersample)
-        for c, (center, width) in enumerate(windows_hu):
-            windowed = np.clip((pixels - (center - width / 2)) / width, 0.0, 1.0)
-            images[n, c] = _pool(_bilinear(windowed, x, y, border=border, box=box), supersample)
+    windowed = [_windowed(pixels, windows_hu) for pixels in hu]
+    images = _resample(windowed, affine, size=size, border=border, source_box=source_box, supersample=supersample)
     if mean is not None:
         images -= np.reshape(mean, (1, -1, 1, 1))
     if std is not None:
         images /= np.reshape(std, (1, -1, 1, 1))
     return images
+
+
+def transform_slices_uint8(
+    hu: Sequence[Int16Image],
+    affine: Float32Array,
+    windows_hu: Windows,
+    *,
+    size: int,
+    border: str = "zero",
+    source_box: Sequence[tuple[int, int, int]] | None = None,
+    supersample: int = 1,
+    subtract_lowest: bool = False,
+) -> npt.NDArray[np.uint8]:
+    """Return what `ops.transform_slices` must with dtype uint8: [N, C, S, S].
+
+    subtract_lowest: grey levels count from each channel's minimum, as in the published reference, which takes it from
+    the windowed image; the operator is told the slice's lowest HU instead. The rest: as above.
+    """
+    levels = []
+    for pixels in hu:
+        windowed = _windowed(pixels, windows_hu)
+        if subtract_lowest:
+            windowed -= windowed.min(axis=(1, 2), keepdims=True)
+        levels.append(np.trunc(255 * windowed))
+    images = _resample(levels, affine, size=size, border=border, source_box=source_box, supersample=supersample)
+    return np.floor(images + 0.5).astype(np.uint8)
+
+
+def _windowed(pixels: Int16Image, windows_hu: Windows) -> Float64Array:
+    """[C, H, W] in 0 to 1."""
+    return np.stack([np.clip((pixels - (center - width / 2)) / width, 0.0, 1.0) for center, width in windows_hu])
+
+
+def _resample(
+    images: Sequence[Float64Array],
+    affine: Float32Array,
+    *,
+    size: int,
+    border: str,
+    source_box: Sequence[tuple[int, int, int]] | None,
+    supersample: int,
+) -> Float64Array:
+    """N of [C, H, W] to [N, C, S, S]."""
+    resampled = np.empty((len(images), len(images[0]), size, size))
+    for n, channels in enumerate(images):
+        box = None if source_box is None else source_box[n]
+        x, y = _source_coordinates(affine[n].astype(np.float64), size, supersample)
+        for c, image in enumerate(channels):
+            resampled[n, c] = _pool(_bilinear(image, x, y, border=border, box=box), supersample)
+    return resampled
 
 
 def _source_coordinates(matrix: Float64Array, size: int, supersample: int) -> tuple[Float64Array, Float64Array]:

@@ -51,13 +51,15 @@ void read_pairs(const int16_t* pixels, const int32_t* __restrict index, int32_t 
   }
 }
 
-template <bool kIsFirst>
-void add_samples(const Channel& channel_in_memory, const Block& __restrict block, int32_t n, float* __restrict sums) {
+template <bool kIsGrey, bool kIsFirst>
+void add_samples(const Slice& slice, const Channel& channel_in_memory, const Block& __restrict block, int32_t n,
+                 float* __restrict sums) {
   const Channel channel = channel_in_memory;
+  const double darkest = kIsGrey ? window_exactly(channel, slice.lowest_hu) : 0.0;
   for (int32_t i = 0; i < n; ++i) {
     const Taps taps = {0, 0, block.weight[0][i], block.weight[1][i], block.weight[2][i], block.weight[3][i]};
     const Quad hu = {block.hu[0][i], block.hu[1][i], block.hu[2][i], block.hu[3][i]};
-    const float value = sample(channel, taps, hu);
+    const float value = kIsGrey ? sample_grey(channel, darkest, taps, hu) : sample(channel, taps, hu);
     sums[i] = kIsFirst ? value : sums[i] + value;
   }
 }
@@ -72,9 +74,12 @@ void sum_samples(const Transform& transform, const Slice& slice, const float* po
       locate_taps(slice, positions + sub_x * transform.size, n, sample_y, block);
       read_pairs(slice.anchor, block.index, n, block.hu[0], block.hu[1]);
       read_pairs(slice.anchor + slice.width, block.index, n, block.hu[2], block.hu[3]);
-      const auto add = sub_y == 0 && sub_x == 0 ? add_samples<true> : add_samples<false>;
+      const bool is_first = sub_y == 0 && sub_x == 0;
+      const auto add = transform.output_type == OutputType::kUInt8
+                           ? (is_first ? add_samples<true, true> : add_samples<true, false>)
+                           : (is_first ? add_samples<false, true> : add_samples<false, false>);
       for (int32_t c = 0; c < transform.n_channels; ++c) {
-        add(transform.channels[c], block, n, sums + c * kBlock);
+        add(slice, transform.channels[c], block, n, sums + c * kBlock);
       }
     }
   }
@@ -91,6 +96,11 @@ struct AsFloat16 {
 struct AsBFloat16 {
   using Type = uint16_t;
   static RSNA_INLINE uint16_t convert(float value) { return to_bfloat16(value); }
+};
+
+struct AsUInt8 {
+  using Type = uint8_t;
+  static RSNA_INLINE uint8_t convert(float value) { return to_uint8(value); }
 };
 
 // sums: [n_channels, kBlock]. output: the first channel of the block's first pixel.
@@ -134,6 +144,8 @@ void store_as(const Transform& transform, const float* sums, int32_t n, int64_t 
       return store<AsFloat16>(transform, sums, n, first_pixel, slice_index);
     case OutputType::kBFloat16:
       return store<AsBFloat16>(transform, sums, n, first_pixel, slice_index);
+    case OutputType::kUInt8:
+      return store<AsUInt8>(transform, sums, n, first_pixel, slice_index);
   }
 }
 

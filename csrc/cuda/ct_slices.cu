@@ -16,6 +16,10 @@ struct AsBFloat16 {
   using Type = uint16_t;
   static __device__ uint16_t convert(float value) { return to_bfloat16(value); }
 };
+struct AsUInt8 {
+  using Type = uint8_t;
+  static __device__ uint8_t convert(float value) { return to_uint8(value); }
+};
 
 namespace {
 
@@ -30,6 +34,7 @@ __device__ Quad read_quad(const int16_t* anchor, int32_t width, const Taps& taps
 }
 
 // Adds up the samples of pixel (x, y) for channels [first, first + kGroup), as far as there are any.
+template <bool kIsGrey>
 __device__ void sum_samples(const Transform& transform, const Slice& slice, int32_t x, int32_t y, int32_t first,
                             float (&sums)[kGroup]) {
   const Sampling sampling = transform.sampling;
@@ -40,7 +45,10 @@ __device__ void sum_samples(const Transform& transform, const Slice& slice, int3
       const Quad hu = read_quad(slice.anchor, slice.width, taps);
 #pragma unroll
       for (int32_t k = 0; k < kGroup; ++k) {
-        if (first + k < transform.n_channels) sums[k] += sample(transform.channels[first + k], taps, hu);
+        if (first + k >= transform.n_channels) continue;
+        const Channel& channel = transform.channels[first + k];
+        sums[k] += kIsGrey ? sample_grey(channel, window_exactly(channel, slice.lowest_hu), taps, hu)
+                           : sample(channel, taps, hu);
       }
     }
   }
@@ -48,7 +56,7 @@ __device__ void sum_samples(const Transform& transform, const Slice& slice, int3
 
 }  // namespace
 
-template <class Output>
+template <class Output, bool kIsGrey = false>
 __global__ void __launch_bounds__(kThreads) transform_slices(Transform transform, int32_t blocks_per_slice) {
   using Type = typename Output::Type;
   const int32_t slice_index = blockIdx.x / blocks_per_slice;
@@ -62,7 +70,8 @@ __global__ void __launch_bounds__(kThreads) transform_slices(Transform transform
   Type* output = static_cast<Type*>(transform.output) + image + offset;
   for (int32_t first = 0; first < n_channels; first += kGroup) {
     float sums[kGroup] = {0.0f, 0.0f, 0.0f, 0.0f};
-    sum_samples(transform, transform.slices[slice_index], pixel % transform.size, pixel / transform.size, first, sums);
+    sum_samples<kIsGrey>(transform, transform.slices[slice_index], pixel % transform.size, pixel / transform.size,
+                         first, sums);
 #pragma unroll
     for (int32_t k = 0; k < kGroup; ++k) {
       const int32_t c = first + k;
@@ -75,6 +84,32 @@ __global__ void __launch_bounds__(kThreads) transform_slices(Transform transform
 template __global__ void transform_slices<AsFloat32>(Transform, int32_t);
 template __global__ void transform_slices<AsFloat16>(Transform, int32_t);
 template __global__ void transform_slices<AsBFloat16>(Transform, int32_t);
+template __global__ void transform_slices<AsUInt8, true>(Transform, int32_t);
+
+// One block per slice. The first thread sets the block's box up, the last one writes it out.
+__global__ void __launch_bounds__(kThreads) find_content(ContentSearch search) {
+  __shared__ int32_t box[4];
+  const Pixels slice = search.slices[blockIdx.x];
+  if (threadIdx.x == 0) {
+    box[0] = static_cast<int32_t>(slice.width);
+    box[1] = static_cast<int32_t>(slice.height);
+    box[2] = box[3] = 0;
+  }
+  __syncthreads();
+  const int32_t width = static_cast<int32_t>(slice.width);
+  const int32_t n_pixels = static_cast<int32_t>(slice.height) * width;
+  for (int32_t i = threadIdx.x; i < n_pixels; i += kThreads) {
+    if (slice.values[i] < search.threshold_hu) continue;
+    atomicMin(box, i % width);
+    atomicMin(box + 1, i / width);
+    atomicMax(box + 2, i % width + 1);
+    atomicMax(box + 3, i / width + 1);
+  }
+  __syncthreads();
+  if (threadIdx.x != kThreads - 1) return;
+  const bool is_empty = box[3] == 0;
+  for (int32_t k = 0; k < 4; ++k) search.boxes[4 * static_cast<int64_t>(blockIdx.x) + k] = is_empty ? 0 : box[k];
+}
 
 }  // namespace rsna
 
@@ -102,7 +137,16 @@ int launch_cuda(const Transform& transform, void* stream_handle) {
     case OutputType::kBFloat16:
       transform_slices<AsBFloat16><<<grid, kThreads, 0, stream>>>(transform, blocks_per_slice);
       break;
+    case OutputType::kUInt8:
+      transform_slices<AsUInt8, true><<<grid, kThreads, 0, stream>>>(transform, blocks_per_slice);
+      break;
   }
+  return cudaGetLastError();
+}
+
+int launch_content_cuda(const ContentSearch& search, void* stream) {
+  if (search.n_slices > std::numeric_limits<int32_t>::max()) return cudaErrorInvalidValue;
+  find_content<<<static_cast<unsigned>(search.n_slices), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(search);
   return cudaGetLastError();
 }
 

@@ -4,7 +4,6 @@ import ctypes
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,25 +17,24 @@ TOOLKIT = Path(sysconfig.get_path("purelib")) / "nvidia/cu13"
 NVRTC = sorted(TOOLKIT.glob("lib/libnvrtc.so.*"))
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 EXACT_FLAGS = ("-O2", "-ffp-contract=off", "-Wno-unknown-pragmas")
-TYPES = (torch.float32, torch.float16, torch.bfloat16)
+TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 
 
 @pytest.fixture(scope="module")
-def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The CUDA kernel's source, compiled for the host."""
     library = tmp_path_factory.mktemp("emulated") / "emulated.so"
     sources = [ROOT / "tests/gpu/emulate_cuda.cpp", ROOT / "csrc/ct_params.cpp"]
     command = ["g++", "-std=c++20", "-shared", "-fPIC", *EXACT_FLAGS, f"-I{ROOT}", *map(str, sources)]
     subprocess.run([*command, "-o", str(library)], check=True)
-    function: Callable[..., None] = ctypes.CDLL(str(library)).emulate
-    return function
+    return ctypes.CDLL(str(library))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("n_channels", "supersample", "with_box"), [(3, 1, True), (1, 2, False), (6, 3, True)])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_emulated_kernel_gives_the_bits_of_the_cpu(
-    emulate: Callable[..., None],
+    emulated: ctypes.CDLL,
     dtype: torch.dtype,
     n_channels: int,
     supersample: int,
@@ -53,6 +51,7 @@ def test_emulated_kernel_gives_the_bits_of_the_cpu(
     box = torch.tensor([[4, -3, 30], [20, 8, 60], [7, 7, 1]], dtype=torch.int32) if with_box else None
     windows = torch.tensor([[40.0 + 20 * c, 80.0 + 33 * c] for c in range(n_channels)])
     border = "replicate" if with_box else "zero"
+    lowest_hu = hu.amin((1, 2)).int() if dtype == torch.uint8 else None
     expected = ops.transform_slices(
         hu,
         affine,
@@ -63,14 +62,32 @@ def test_emulated_kernel_gives_the_bits_of_the_cpu(
         dtype=dtype,
         channels_last=channels_last,
         supersample=supersample,
+        lowest_hu=lowest_hu,
     )
     result = torch.empty_like(expected)  # keeps the memory layout
-    emulate(
+    emulated.emulate(
         *(ctypes.c_void_p(hu.data_ptr()), ctypes.c_int64(n), height, width, ctypes.c_void_p(affine.data_ptr())),
         *(None if box is None else ctypes.c_void_p(box.data_ptr()), n_channels, ctypes.c_void_p(windows.data_ptr())),
-        *(size, supersample, with_box, TYPES.index(dtype), channels_last, ctypes.c_void_p(result.data_ptr())),
+        *(size, supersample, with_box, TYPES.index(dtype), channels_last),
+        *(None if lowest_hu is None else ctypes.c_void_p(lowest_hu.data_ptr()), ctypes.c_void_p(result.data_ptr())),
     )
     assert torch.equal(result, expected)
+
+
+def test_emulated_search_finds_the_boxes_of_the_cpu(emulated: ctypes.CDLL) -> None:
+    hu = torch.full((4, 30, 41), -1000, dtype=torch.int16)
+    hu[0, 5:9, 7:30] = 40
+    hu[1, 29, 40] = 40
+    hu[2] = 40
+    windows = torch.tensor([[40.0, 80.0]])
+    expected = ops.content_box(hu, windows)
+    boxes = torch.full_like(expected, -1)
+    emulated.emulate_content(
+        *(ctypes.c_void_p(hu.data_ptr()), ctypes.c_int64(4), 30, 41),
+        *(1, ctypes.c_void_p(windows.data_ptr()), ctypes.c_void_p(boxes.data_ptr())),
+    )
+    assert expected.tolist() == [[7, 5, 30, 9], [40, 29, 41, 30], [0, 0, 41, 30], [0, 0, 0, 0]]
+    assert torch.equal(boxes, expected)
 
 
 @pytest.mark.skipif(not NVRTC, reason=f"no NVRTC in {TOOLKIT}")
