@@ -1,8 +1,8 @@
-"""Builds the extension rsna_e2e/_C.abi3.so: a C++ compiler is required, a CUDA compiler is used where there is one.
+"""Builds the extension rsna_e2e/_C.abi3.so, and rsna_e2e/_dali-VERSION.so for the installed DALI of that version.
 
-RSNA_WITH_CUDA=auto|0|1 decides about the CUDA half (auto: if a compiler is found; a visible GPU plays no part).
-A CUDA compiler is looked for in CUDA_HOME, then in PyPI's nvidia-cuda-nvcc, then on the PATH.
-CXX names the C++ compiler.
+A C++ compiler is required; CXX names it. RSNA_WITH_CUDA=auto|0|1 decides about the CUDA half of both (auto: if a CUDA
+compiler is found; a visible GPU plays no part). It is looked for in CUDA_HOME, then in PyPI's nvidia-cuda-nvcc, then on
+the PATH. RSNA_WITH_DALI=auto|0|1 decides about DALI's plugin (auto: if DALI and the headers of CUDA are found).
 Everything else about the package is in pyproject.toml.
 """
 
@@ -13,16 +13,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
+TORCH_LIBRARY, DALI_LIBRARY = "rsna_e2e._C", "rsna_e2e._dali"
 HOST_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
 # Allowed in the kernels because the bindings let only finite numbers in; none of these reorders arithmetic.
 KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only"]
@@ -37,6 +38,9 @@ NVCC_FLAGS = ["-std=c++17", "-O3", "--fmad=false", "-Werror", "all-warnings"]
 NVCC_HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
 PYPI_COMPILER = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm")
 CUDA_ARCHITECTURES = ("70", "75", "80", "90", "100")
+# g++ 12 takes the inlined destructors of DALI's SmallVector for a mistake.
+DALI_FLAGS = ["-Wno-free-nonheap-object"]
+CUDA_HEADERS = ("cuda_runtime.h", "cuda_fp16.h", "crt/host_config.h", "nv/target")  # DALI's own headers ask for them
 TORCH_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11: nothing newer slips in
 
 
@@ -86,43 +90,80 @@ class CudaToolkit:
     nvcc: Path
     runtime: Path
 
+    def __str__(self) -> str:
+        return str(self.nvcc)
 
-def find_cuda(torch_dir: Path) -> CudaToolkit | None:
-    """The CUDA toolkit to build with, or None. Prints why."""
-    choice = os.environ.get("RSNA_WITH_CUDA", "auto")
+
+@dataclass(frozen=True)
+class Dali:
+    """An installed DALI and what its sysconfig says of it."""
+
+    version: str
+    compile_flags: list[str]
+    link_flags: list[str]
+
+    def __str__(self) -> str:
+        return f"DALI {self.version}"
+
+
+Found = TypeVar("Found", CudaToolkit, Dali)
+
+
+def decide(what: str, variable: str, search: Callable[[], Found | str]) -> Found | None:
+    """What `search` finds, unless `variable` says 0. Prints the decision and the reason that `search` gives for it."""
+    choice = os.environ.get(variable, "auto")
     if choice not in ("auto", "0", "1"):
-        stop(f"RSNA_WITH_CUDA is {choice!r}; it must be auto, 0 or 1")
-    if choice == "0":
-        say("CUDA half: no, RSNA_WITH_CUDA=0")
-        return None
-    toolkit, reason = search_cuda(torch_dir)
-    if toolkit is None and choice == "1":
-        stop(f"RSNA_WITH_CUDA=1, but {reason}")
-    say(f"CUDA half: no, {reason}" if toolkit is None else f"CUDA half: yes, with {toolkit.nvcc}")
-    return toolkit
+        stop(f"{variable} is {choice!r}; it must be auto, 0 or 1")
+    found = f"{variable}=0" if choice == "0" else search()
+    if not isinstance(found, str):
+        say(f"{what}: yes, with {found}")
+        return found
+    if choice == "1":
+        stop(f"{variable}=1, but {found}")
+    say(f"{what}: no, {found}")
+    return None
 
 
-def search_cuda(torch_dir: Path) -> tuple[CudaToolkit | None, str]:
-    """The first toolkit of torch's CUDA version, or None and the reason."""
+def cuda_homes(torch_dir: Path) -> tuple[str, str, list[Path]]:
+    """Major and minor version of torch's CUDA (empty: none), and where a toolkit of that version may be."""
     version = re.search(r"^cuda\b.*?(\d+)\.(\d+)", (torch_dir / "version.py").read_text(), re.MULTILINE)
-    if version is None:
-        return None, "this torch is built without CUDA"
-    major, minor = version.groups()
+    major, minor = version.groups() if version else ("", "")
     on_path = shutil.which("nvcc")
     homes = [
         *([Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []),
-        torch_dir.parent / "nvidia" / f"cu{major}",
+        *([torch_dir.parent / "nvidia" / f"cu{major}"] if major else []),
         *([Path(on_path).resolve().parents[1]] if on_path else []),
     ]
+    return major, minor, homes
+
+
+def search_cuda(torch_dir: Path) -> CudaToolkit | str:
+    """The first toolkit of torch's CUDA version, or the reason why there is none."""
+    major, minor, homes = cuda_homes(torch_dir)
+    if not major:
+        return "this torch is built without CUDA"
     for home in homes:
         runtimes = [path for name in ("lib64", "lib") for path in sorted((home / name).glob(f"libcudart.so.{major}*"))]
         if (home / "bin/nvcc").exists() and runtimes:
-            return CudaToolkit(home / "bin/nvcc", runtimes[0]), ""
+            return CudaToolkit(home / "bin/nvcc", runtimes[0])
     packages = " ".join(f"'{name}=={major}.{minor}.*'" for name in PYPI_COMPILER)
-    return (
-        None,
-        f"no compiler for CUDA {major} in {', '.join(map(str, homes))}. Set CUDA_HOME, or: pip install {packages}",
-    )
+    return f"no compiler for CUDA {major} in {', '.join(map(str, homes))}. Set CUDA_HOME, or: pip install {packages}"
+
+
+def search_dali(torch_dir: Path) -> Dali | str:
+    """The installed DALI, or the reason why no plugin can be built for it."""
+    try:
+        from nvidia import dali
+        from nvidia.dali import sysconfig
+    except ImportError as error:
+        return f"it cannot be imported ({error}). To install it: pip install nvidia-dali-cuda130"
+    folders = [home / "include" for home in cuda_homes(torch_dir)[2]]
+    for folder in folders:
+        if all((folder / name).exists() for name in CUDA_HEADERS):
+            # As system headers: warnings are about our code, not theirs.
+            flags = [re.sub("^-I", "-isystem", flag) for flag in (*sysconfig.get_compile_flags(), f"-I{folder}")]
+            return Dali(dali.__version__, flags, sysconfig.get_link_flags())
+    return f"no CUDA headers in {', '.join(map(str, folders))}. Set CUDA_HOME, or: pip install nvidia-cuda-crt"
 
 
 def cuda_compilation(toolkit: CudaToolkit, cxx: str) -> Compilation:
@@ -140,38 +181,61 @@ def cuda_compilation(toolkit: CudaToolkit, cxx: str) -> Compilation:
 
 
 class BuildExtension(build_ext):
-    """Compiles each source with its own flags, several at a time, and links them to one library."""
+    """Compiles each source with its own flags, several at a time, and links them to the libraries."""
 
-    def build_extension(self, ext: Extension) -> None:
+    dali: Dali | None = None
+
+    def build_extensions(self) -> None:
         torch_dir, cxx = find_torch(), find_cxx()
         say(f"C++ compiler {cxx}; torch {torch_dir}; CPU half for {platform.machine()}")
-        toolkit = find_cuda(torch_dir)
-        compilations = host_compilations(cxx, torch_dir, with_cuda=toolkit is not None)
-        libraries = [f"-L{torch_dir / 'lib'}", "-ltorch_cpu"]
+        toolkit = decide("CUDA half", "RSNA_WITH_CUDA", lambda: search_cuda(torch_dir))
+        self.dali = decide("DALI plugin", "RSNA_WITH_DALI", lambda: search_dali(torch_dir))
+        kernels = kernel_compilations(cxx)
         if toolkit is not None:
-            compilations.insert(0, cuda_compilation(toolkit, cxx))
-            libraries += ["-ltorch_cuda", str(toolkit.runtime)]
+            kernels.insert(0, cuda_compilation(toolkit, cxx))
+        bindings = [torch_binding(cxx, torch_dir, toolkit)]
+        if self.dali is not None:
+            bindings.append(dali_binding(cxx, self.dali, toolkit))
         build_dir = Path(self.build_temp)
         build_dir.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(lambda item: compile_one(item, build_dir), compilations))
-        library = Path(self.get_ext_fullpath(ext.name))
+            objects = list(pool.map(lambda item: compile_one(item, build_dir), [*kernels, *bindings]))
+        kernel_objects, binding_objects = objects[: len(kernels)], objects[len(kernels) :]
+        link = [cxx, "-shared", *map(str, kernel_objects)]
+        runtime = [str(toolkit.runtime)] if toolkit else []
+        torch_libraries = [f"-L{torch_dir / 'lib'}", "-ltorch_cpu", *(["-ltorch_cuda"] if toolkit else [])]
+        self.link([*link, str(binding_objects[0]), *torch_libraries, *runtime], TORCH_LIBRARY)
+        if self.dali is not None:
+            self.link([*link, str(binding_objects[1]), *self.dali.link_flags, *runtime], DALI_LIBRARY)
+
+    def link(self, command: list[str], name: str) -> None:
+        """Make the library of the extension `name`."""
+        library = Path(self.get_ext_fullpath(name))
         library.parent.mkdir(parents=True, exist_ok=True)
-        run([cxx, "-shared", *map(str, objects), *libraries, "-o", str(library)])
+        run([*command, "-o", str(library)])
         say(f"built {library}")
 
+    def get_ext_filename(self, fullname: str) -> str:
+        """DALI's plugin bears the version of DALI that it is for, so that one for another version is recognised."""
+        *packages, name = fullname.split(".")
+        if name != DALI_LIBRARY.split(".")[-1]:
+            return super().get_ext_filename(fullname)
+        return str(Path(*packages, f"{name}-{self.dali.version if self.dali else 'none'}.so"))
 
-def host_compilations(cxx: str, torch_dir: Path, *, with_cuda: bool) -> list[Compilation]:
-    """What the C++ compiler has to do."""
+    def copy_extensions_to_source(self) -> None:
+        """Put the libraries beside the Python files; a plugin of an earlier build must not be taken for this one's."""
+        for plugin in Path("rsna_e2e").glob("_dali-*.so"):
+            plugin.unlink()
+        super().copy_extensions_to_source()
+
+
+def kernel_compilations(cxx: str) -> list[Compilation]:
+    """What all bindings share."""
     host = [cxx, *HOST_FLAGS]
     kernel, kernel_source = [*host, *KERNEL_FLAGS], CSRC / "cpu/ct_slices.cpp"
     variants = X86_64_VARIANTS if platform.machine() in ("x86_64", "AMD64") else {}
     dispatch = [*host, "-DRSNA_X86_64_VARIANTS"] if variants else host
-    binding = [*host, TORCH_ABI, "-isystem", str(torch_dir / "include")]
-    if with_cuda:
-        binding += ["-DRSNA_WITH_CUDA", "-DUSE_CUDA"]  # the second makes torch's header declare its CUDA functions
     return [
-        Compilation(binding, CSRC / "bindings/torch_ops.cpp", "torch_ops.o"),
         *(
             Compilation([*kernel, *flags, f"-DRSNA_CPU_KERNEL=transform_rows_{name}"], kernel_source, f"cpu_{name}.o")
             for name, flags in {"baseline": [], **variants}.items()
@@ -180,6 +244,21 @@ def host_compilations(cxx: str, torch_dir: Path, *, with_cuda: bool) -> list[Com
         Compilation(host, CSRC / "cpu/content.cpp", "content.o"),
         Compilation(host, CSRC / "ct_params.cpp", "ct_params.o"),
     ]
+
+
+def torch_binding(cxx: str, torch_dir: Path, toolkit: CudaToolkit | None) -> Compilation:
+    """torch's operators."""
+    flags = [TORCH_ABI, "-isystem", str(torch_dir / "include")]
+    # The second makes torch's header declare its CUDA functions.
+    cuda = ["-DRSNA_WITH_CUDA", "-DUSE_CUDA"] if toolkit else []
+    return Compilation([cxx, *HOST_FLAGS, *flags, *cuda], CSRC / "bindings/torch_ops.cpp", "torch_ops.o")
+
+
+def dali_binding(cxx: str, dali: Dali, toolkit: CudaToolkit | None) -> Compilation:
+    """DALI's operators."""
+    cuda = ["-DRSNA_WITH_CUDA"] if toolkit else []
+    command = [cxx, *HOST_FLAGS, *DALI_FLAGS, *dali.compile_flags, *cuda]
+    return Compilation(command, CSRC / "bindings/dali_ops.cc", "dali_ops.o")
 
 
 def compile_one(item: Compilation, build_dir: Path) -> Path:
@@ -197,7 +276,10 @@ def run(command: Sequence[str]) -> None:
 
 
 setup(
-    ext_modules=[Extension("rsna_e2e._C", sources=[], py_limited_api=True)],
+    ext_modules=[
+        Extension(TORCH_LIBRARY, sources=[], py_limited_api=True),
+        Extension(DALI_LIBRARY, sources=[], optional=True),
+    ],
     cmdclass={"build_ext": BuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

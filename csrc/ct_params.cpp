@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <string>
 
 namespace rsna {
 namespace {
 
-constexpr int32_t kMaxExtent = 32767;   // height * width stays within int32, the kernels' index inside a slice
+constexpr int32_t kMaxExtent = 32767;  // height * width stays within int32, the kernels' index inside a slice
+constexpr int64_t kMaxSize = 16384;
+constexpr int64_t kMaxSupersample = 16;
 constexpr double kMaxCoordinate = 1e9;  // far from overflow in fp32
 constexpr double kSingular = 1e-6;      // |determinant| over the size of its terms; fp32 resolves 1e-7
 
@@ -66,14 +69,17 @@ void check_matrix(const float* matrix, int32_t size, int64_t n) {
 
 }  // namespace
 
-Border border_of(const std::string& name) {
-  if (name == "zero") return Border::kZero;
-  if (name == "replicate") return Border::kReplicate;
-  throw std::invalid_argument("border is \"" + name + "\"; it must be \"zero\" or \"replicate\"");
+Border border_of(const char* name) {
+  const std::string border = name;
+  if (border == "zero") return Border::kZero;
+  if (border == "replicate") return Border::kReplicate;
+  throw std::invalid_argument("border is \"" + border + "\"; it must be \"zero\" or \"replicate\"");
 }
 
-Sampling make_sampling(int32_t size, int32_t n_sub) {
-  return {n_sub, 0.5f / static_cast<float>(n_sub), 0.5f * static_cast<float>(size - 1)};
+Sampling make_sampling(int64_t size, int64_t n_sub) {
+  if (size < 1 || size > kMaxSize) throw std::invalid_argument("size must be 1 to 16384");
+  if (n_sub < 1 || n_sub > kMaxSupersample) throw std::invalid_argument("supersample must be 1 to 16");
+  return {static_cast<int32_t>(n_sub), 0.5f / static_cast<float>(n_sub), 0.5f * static_cast<float>(size - 1)};
 }
 
 std::vector<Pixels> make_pixels(const int16_t* values, int64_t n_values, int64_t n_slices, const int64_t* offsets,

@@ -2,7 +2,6 @@
 // Host only; shared by all bindings. Compiled without finite-math flags, so that NaN and infinity are seen.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "ct_slices.h"
@@ -11,8 +10,9 @@ namespace rsna {
 
 enum class Border { kZero, kReplicate };
 
-// Throws std::invalid_argument for a name that is neither "zero" nor "replicate".
-Border border_of(const std::string& name);
+// Throws std::invalid_argument for a name that is neither "zero" nor "replicate". No std::string: objects that are
+// built for either of libstdc++'s strings link with this.
+Border border_of(const char* name);
 
 // N slices that lie among `n_values` values. offsets [N]: where each begins; heights, widths: [N].
 // Throws std::invalid_argument naming the slice that lies outside the values.
@@ -35,7 +35,8 @@ struct SliceParams {
 std::vector<Slice> make_slices(const SliceParams& params);
 
 // How an output of this size is sampled n_sub x n_sub times per pixel.
-Sampling make_sampling(int32_t size, int32_t n_sub);
+// Throws std::invalid_argument: size not 1 to 16384, n_sub not 1 to 16.
+Sampling make_sampling(int64_t size, int64_t n_sub);
 
 // windows: [C, 2] center and width in HU, mean and std: [C] of the windowed values, or null for 0 and 1.
 // Throws std::invalid_argument naming the channel: anything not finite, width or std not above 0.

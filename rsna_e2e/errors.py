@@ -5,6 +5,8 @@ A message says what is wrong, where, and what to do about it. Programming mistak
 
 from typing import ClassVar
 
+BUILD_COMMAND = "pip install --no-build-isolation -e ."  # what to run when something compiled is missing
+
 
 class RsnaError(Exception):
     """Base of every error that is shown to the user as one line, without a traceback."""

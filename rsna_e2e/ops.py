@@ -31,12 +31,11 @@ from typing import Any
 
 import torch
 
-from rsna_e2e.errors import MissingCapabilityError
+from rsna_e2e.errors import BUILD_COMMAND, MissingCapabilityError
 
 Floats = torch.Tensor | Sequence[float]
 Pairs = torch.Tensor | Sequence[tuple[float, float]]
 
-BUILD_COMMAND = "pip install --no-build-isolation -e ."
 _LIBRARY = Path(__file__).with_name("_C.abi3.so")
 _BAD_ARGUMENT = ("transform_slices: ", "content_box: ")  # csrc begins every complaint about an argument so
 

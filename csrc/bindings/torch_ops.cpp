@@ -42,8 +42,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kRowsPerTask = 64;  // about 0.1 ms of work
-constexpr int64_t kMaxSize = 16384;
-constexpr int64_t kMaxSupersample = 16;
 
 void check(bool is_good, const std::string& message) {
   if (!is_good) throw std::invalid_argument(message);
@@ -126,8 +124,7 @@ Prepared prepare(const Tensor& values, const Tensor& offsets, const Tensor& heig
                  const Tensor& affine, const Tensor& windows, int64_t size, const std::optional<Tensor>& source_box,
                  const std::optional<Tensor>& mean, const std::optional<Tensor>& std, const std::string& border,
                  ScalarType dtype, bool channels_last, int64_t supersample, const std::optional<Tensor>& lowest_hu) {
-  check(size >= 1 && size <= kMaxSize, "size must be 1 to 16384");
-  check(supersample >= 1 && supersample <= kMaxSupersample, "supersample must be 1 to 16");
+  const rsna::Sampling sampling = rsna::make_sampling(size, supersample);
   const std::vector<rsna::Pixels> pixels = checked_pixels(values, offsets, heights, widths);
   const int64_t n_slices = offsets.size(0);
   const int32_t n_channels = check_windows(windows);
@@ -140,9 +137,9 @@ Prepared prepare(const Tensor& values, const Tensor& offsets, const Tensor& heig
   rsna::check_mode(output_type, mean.has_value() || std.has_value(), lowest_hu.has_value());
 
   Prepared prepared;
-  prepared.slices =
-      rsna::make_slices({n_slices, pixels.data(), affine.const_data_ptr<float>(), data_or_null<int32_t>(source_box),
-                         rsna::border_of(border), static_cast<int32_t>(size), data_or_null<int32_t>(lowest_hu)});
+  prepared.slices = rsna::make_slices({n_slices, pixels.data(), affine.const_data_ptr<float>(),
+                                       data_or_null<int32_t>(source_box), rsna::border_of(border.c_str()),
+                                       static_cast<int32_t>(size), data_or_null<int32_t>(lowest_hu)});
   prepared.channels = rsna::make_channels(n_channels, windows.const_data_ptr<float>(), data_or_null<float>(mean),
                                           data_or_null<float>(std), static_cast<int32_t>(supersample));
   prepared.output =
@@ -154,7 +151,7 @@ Prepared prepare(const Tensor& values, const Tensor& offsets, const Tensor& heig
                         n_slices,
                         n_channels,
                         static_cast<int32_t>(size),
-                        rsna::make_sampling(static_cast<int32_t>(size), static_cast<int32_t>(supersample)),
+                        sampling,
                         output_type,
                         channels_last};
   return prepared;

@@ -1,0 +1,244 @@
+// DALI's face of the kernels: fn.rsna.transform_slices, on a CPU and on a GPU, each with one pass over a whole batch.
+#include <dali/pipeline/operator/operator.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../ct_params.h"
+
+#ifdef RSNA_WITH_CUDA
+#include <dali/core/device_guard.h>
+#include <dali/kernels/dynamic_scratchpad.h>
+#endif
+
+// The schema is the manual: it is what help(fn.rsna.transform_slices) prints.
+DALI_SCHEMA(rsna__TransformSlices)
+    .DocStr(R"(Windows, resamples and normalises CT slices into network input, in one pass.
+
+Every sample is one slice [H, W] of int16 HU; slices of a batch may differ in size. For each output pixel the four
+neighbouring input pixels are windowed, interpolated bilinearly, and the result is normalised::
+
+    windowed = clip((hu - (center - width / 2)) / width, 0, 1)         # DICOM PS3.3 C.11.2.1.3.2, LINEAR_EXACT
+    output[c] = (bilinear(windowed[c]) - mean[c]) / std[c]
+
+The output is [C, size, size] or [size, size, C], dense for the whole batch, so that torch takes it by DLPack without a
+copy. CPU and GPU give the same bits, whatever the number of threads. Example::
+
+    images = fn.rsna.transform_slices(
+        hu, affine=affine, windows=[40, 80, 80, 200, 600, 2800], size=480, mean=[0.19, 0.23, 0.18], std=[0.32, 0.29, 0.22]
+    )
+)")
+    .NumInput(1)
+    .NumOutput(1)
+    .InputDox(0, "hu", "TensorList of int16", "Slices [H, W] in Hounsfield units, 2 to 32767 pixels high and wide.")
+    .AddArg("affine", R"(Float32 [2, 3] of each slice: output pixel (x, y) to input pixel, both counted at pixel centres
+from 0: input_x = a[0, 0] * x + a[0, 1] * y + a[0, 2], input_y likewise by the second row. Six numbers serve all slices.
+Neutral: [1, 0, 0, 0, 1, 0].)",
+            ::DALI_FLOAT_VEC, true)
+    .AddArg("windows", "Center and width of each window in HU, one after another; each window makes one channel.",
+            ::DALI_FLOAT_VEC)
+    .AddArg("size", "Rows and columns of the output, in pixels.", ::DALI_INT32)
+    .AddOptionalArg<std::vector<int>>("source_box",
+                                      R"(Int32 [3] of each slice: x0, y0, side of a square in input pixels.
+What lies outside it is not seen: it is 0, or with border "replicate" the square's edge. Neutral: not given.)",
+                                      nullptr, true)
+    .AddOptionalArg<std::vector<float>>("mean", "Per channel, of the windowed values. Neutral: 0.", nullptr)
+    .AddOptionalArg<std::vector<float>>("std", "Per channel, of the windowed values. Neutral: 1.", nullptr)
+    .AddOptionalArg("border", R"(What lies outside the slice: "zero" (0 before normalisation) or "replicate".)", "zero")
+    .AddOptionalTypeArg("dtype", "Type of the output: FLOAT or FLOAT16.", ::DALI_FLOAT)
+    .AddOptionalArg("output_layout", R"("CHW" or "HWC"; torch calls the latter channels last, once permuted.)",
+                    ::dali::TensorLayout("CHW"))
+    .AddOptionalArg("supersample", "Takes the mean of k x k samples per output pixel, against aliasing. Neutral: 1.",
+                    1);
+
+namespace rsna {
+namespace {
+
+constexpr int64_t kRowsPerTask = 64;  // about 0.1 ms of work
+
+void check(bool is_good, const std::string& message) {
+  if (!is_good) throw std::invalid_argument(message);
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text;
+  for (const int64_t extent : shape) text += (text.empty() ? "" : ", ") + std::to_string(extent);
+  return "[" + text + "]";
+}
+
+// The numbers of an argument that every slice has: [n_slices, shape].
+template <class T>
+std::vector<T> per_slice(const dali::OpSpec& spec, const dali::Workspace& workspace, const char* name, int n_slices,
+                         const std::vector<int64_t>& shape) {
+  int64_t n = 1;
+  for (const int64_t extent : shape) n *= extent;
+  std::vector<T> numbers;
+  if (!spec.HasTensorArgument(name)) {
+    const auto constant = spec.GetRepeatedArgument<T>(name);
+    check(static_cast<int64_t>(constant.size()) == n,
+          std::string(name) + " must have " + std::to_string(n) + " numbers, not " + std::to_string(constant.size()));
+    for (int i = 0; i < n_slices; ++i) numbers.insert(numbers.end(), constant.begin(), constant.end());
+    return numbers;
+  }
+  const auto& input = workspace.ArgumentInput(name);
+  const char* type_name = std::is_same_v<T, float> ? "float32" : "int32";
+  for (int i = 0; i < n_slices; ++i) {
+    const auto found = input.tensor_shape(i);
+    check(input.type() == dali::type2id<T>::value && std::vector<int64_t>(found.begin(), found.end()) == shape,
+          "slice " + std::to_string(i) + ": its " + name + " must be " + type_name + " of shape " + shape_text(shape));
+    const T* values = input.tensor<T>(i);
+    numbers.insert(numbers.end(), values, values + n);
+  }
+  return numbers;
+}
+
+// The slices of a batch, wherever each of them lies.
+template <class Backend>
+std::vector<Pixels> pixels_of(const dali::TensorList<Backend>& hu) {
+  std::vector<Pixels> pixels;
+  if (hu.num_samples() == 0) return pixels;
+  check(hu.type() == ::DALI_INT16, "hu must be int16");
+  check(hu.sample_dim() == 2,
+        "each slice must have shape [H, W], not " + std::to_string(hu.sample_dim()) + " dimensions");
+  for (int i = 0; i < hu.num_samples(); ++i) {
+    const auto shape = hu.tensor_shape_span(i);
+    pixels.push_back({static_cast<const int16_t*>(hu.raw_tensor(i)), shape[0], shape[1]});
+  }
+  return pixels;
+}
+
+OutputType output_type_of(dali::DALIDataType type) {
+  if (type == ::DALI_FLOAT) return OutputType::kFloat32;
+  check(type == ::DALI_FLOAT16, "dtype must be FLOAT or FLOAT16");
+  return OutputType::kFloat16;
+}
+
+bool is_channels_last(const dali::TensorLayout& layout) {
+  check(layout == "CHW" || layout == "HWC",
+        "output_layout is \"" + std::string(layout.c_str()) + "\"; it must be \"CHW\" or \"HWC\"");
+  return layout == "HWC";
+}
+
+std::vector<Channel> channels_of(const dali::OpSpec& spec, int32_t n_sub) {
+  const auto windows = spec.GetRepeatedArgument<float>("windows");
+  check(!windows.empty() && windows.size() % 2 == 0, "windows must be pairs of center and width, at least one");
+  std::vector<float> normalisation[2];
+  for (const int i : {0, 1}) {
+    const char* name = i == 0 ? "mean" : "std";
+    if (!spec.ArgumentDefined(name)) continue;
+    normalisation[i] = spec.GetRepeatedArgument<float>(name);
+    check(2 * normalisation[i].size() == windows.size(), std::string(name) + " must have one number per window");
+  }
+  const auto data_or_null = [](const std::vector<float>& numbers) {
+    return numbers.empty() ? nullptr : numbers.data();
+  };
+  return make_channels(static_cast<int32_t>(windows.size() / 2), windows.data(), data_or_null(normalisation[0]),
+                       data_or_null(normalisation[1]), n_sub);
+}
+
+// What both devices share: arguments are read once, then each batch is checked before memory for it is asked for.
+template <class Backend>
+class TransformSlices : public dali::Operator<Backend> {
+ public:
+  explicit TransformSlices(const dali::OpSpec& spec)
+      : dali::Operator<Backend>(spec),
+        type_(spec.GetArgument<dali::DALIDataType>("dtype")),
+        layout_(spec.GetArgument<dali::TensorLayout>("output_layout")),
+        border_(border_of(spec.GetArgument<std::string>("border").c_str())),
+        sampling_(make_sampling(spec.GetArgument<int>("size"), spec.GetArgument<int>("supersample"))),
+        channels_(channels_of(spec, sampling_.n_sub)),
+        transform_{nullptr,
+                   channels_.data(),
+                   nullptr,
+                   0,
+                   static_cast<int32_t>(channels_.size()),
+                   spec.GetArgument<int>("size"),
+                   sampling_,
+                   output_type_of(type_),
+                   is_channels_last(layout_)} {}
+
+ protected:
+  bool SetupImpl(std::vector<dali::OutputDesc>& outputs, const dali::Workspace& workspace) override {
+    const std::vector<Pixels> pixels = pixels_of(workspace.Input<Backend>(0));
+    const int n_slices = static_cast<int>(pixels.size());
+    const auto affine = per_slice<float>(this->spec_, workspace, "affine", n_slices, {2, 3});
+    std::vector<int> boxes;
+    if (this->spec_.ArgumentDefined("source_box"))
+      boxes = per_slice<int>(this->spec_, workspace, "source_box", n_slices, {3});
+    slices_ = make_slices(
+        {n_slices, pixels.data(), affine.data(), boxes.empty() ? nullptr : boxes.data(), border_, transform_.size});
+    const int64_t size = transform_.size, n_channels = transform_.n_channels;
+    const dali::TensorShape<> shape = transform_.channels_last ? dali::TensorShape<>{size, size, n_channels}
+                                                               : dali::TensorShape<>{n_channels, size, size};
+    outputs.assign(1, {dali::uniform_list_shape(n_slices, shape), type_});
+    return true;
+  }
+
+  // The batch as a kernel takes it; slices and channels are in host memory.
+  Transform prepare(dali::Workspace& workspace) {
+    auto& output = workspace.Output<Backend>(0);
+    output.SetLayout(layout_);
+    Transform transform = transform_;
+    transform.slices = slices_.data();
+    transform.n_slices = static_cast<int64_t>(slices_.size());
+    transform.output = contiguous_raw_mutable_data(output);
+    return transform;
+  }
+
+  const dali::DALIDataType type_;
+  const dali::TensorLayout layout_;
+  const Border border_;
+  const Sampling sampling_;
+  const std::vector<Channel> channels_;
+  const Transform transform_;  // all but the batch
+  std::vector<Slice> slices_;  // of the batch
+};
+
+class TransformSlicesCpu : public TransformSlices<dali::CPUBackend> {
+ public:
+  explicit TransformSlicesCpu(const dali::OpSpec& spec) : TransformSlices(spec), kernel_(cpu_kernel("auto")) {}
+
+ protected:
+  void RunImpl(dali::Workspace& workspace) override {
+    const Transform transform = prepare(workspace);
+    auto& pool = workspace.GetThreadPool();
+    // Ranges of rows, not slices: a batch of few slices keeps every thread busy too.
+    const int64_t n_rows = transform.n_slices * transform.size;
+    for (int64_t begin = 0; begin < n_rows; begin += kRowsPerTask) {
+      const int64_t end = std::min(begin + kRowsPerTask, n_rows);
+      pool.AddWork([this, &transform, begin, end](int) { kernel_(transform, begin, end); }, -begin);
+    }
+    pool.RunAll();
+  }
+
+ private:
+  const CpuKernel kernel_;
+};
+
+#ifdef RSNA_WITH_CUDA
+class TransformSlicesGpu : public TransformSlices<dali::GPUBackend> {
+ public:
+  using TransformSlices::TransformSlices;
+
+ protected:
+  void RunImpl(dali::Workspace& workspace) override {
+    Transform transform = prepare(workspace);
+    if (transform.n_slices == 0) return;
+    const dali::DeviceGuard guard(workspace.Output<dali::GPUBackend>(0).device_id());
+    // Copied by way of pinned memory; both copies are given back in the stream's order, after the kernel has run.
+    dali::kernels::DynamicScratchpad scratchpad(dali::AccessOrder(workspace.stream()));
+    std::tie(transform.slices, transform.channels) = scratchpad.ToContiguousGPU(workspace.stream(), slices_, channels_);
+    const int error = launch_cuda(transform, workspace.stream());
+    if (error != 0) throw std::runtime_error(std::string("launching the kernel failed: ") + cuda_error_text(error));
+  }
+};
+#endif
+
+}  // namespace
+}  // namespace rsna
+
+DALI_REGISTER_OPERATOR(rsna__TransformSlices, ::rsna::TransformSlicesCpu, ::dali::CPU);
+#ifdef RSNA_WITH_CUDA
+DALI_REGISTER_OPERATOR(rsna__TransformSlices, ::rsna::TransformSlicesGpu, ::dali::GPU);
+#endif
