@@ -25,6 +25,10 @@ class SliceParams:
     affine: Float32Array
     source_box: Boxes
 
+    def of_slice(self, n: int) -> "SliceParams":
+        """Those of slice n alone, N = 1."""
+        return SliceParams(self.affine[n : n + 1], self.source_box[n : n + 1])
+
 
 def series_generator(seed: int, epoch: int, series_key: str) -> np.random.Generator:
     """Return the counter-based generator of one series in one epoch."""

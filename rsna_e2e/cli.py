@@ -98,7 +98,10 @@ def _train(options: argparse.Namespace) -> None:
         summary = train(
             store, options.out, config, device=options.device, init_from=options.init_from, progress=progress
         )
-    print(f"trained {summary.steps} steps on {summary.compute} at {summary.slices_per_s:.0f} slices/s")
+    print(
+        f"trained {summary.steps} steps on {summary.compute} at {summary.slices_per_s:.0f} slices/s, "
+        f"{summary.stall_share:.1%} of the time waiting for the loader ({summary.stalls} stalls)"
+    )
     if summary.best is not None:
         print(
             f"best epoch {summary.best_epoch}: validation weighted log loss {summary.best.weighted_log_loss:.4f}, "

@@ -47,9 +47,14 @@ class AugmentConfig(Frozen):
 
 
 class LoaderConfig(Frozen):
-    """Batches hold whole series, up to `slices_per_batch` slices; a longer series is a batch of its own."""
+    """Batches hold whole series, up to `slices_per_batch` slices; a longer series is a batch of its own.
+
+    `threads` read ahead by `prefetch_batches`, and as many transform where that is the CPU's work. `backend` auto is
+    DALI where it is installed; both give the same bits.
+    """
 
     slices_per_batch: PositiveInt = 128
+    backend: Literal["auto", "dali", "torch"] = "auto"
     threads: PositiveInt = 2
     prefetch_batches: PositiveInt = 3
 

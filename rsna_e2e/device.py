@@ -30,9 +30,12 @@ class Compute:
 
     def autocast(self) -> AbstractContextManager[None]:
         """Context in which the backbone runs."""
-        return torch.autocast(
-            self.device.type, dtype=self.autocast_dtype or torch.float32, enabled=self.autocast_dtype is not None
-        )
+        return torch.autocast(self.device.type, dtype=self.image_dtype, enabled=self.autocast_dtype is not None)
+
+    @property
+    def image_dtype(self) -> torch.dtype:
+        """The dtype in which images are made: what autocast would turn them into at the first layer."""
+        return self.autocast_dtype or torch.float32
 
     def place(self, model: M) -> M:
         """Move a model of images to the device, its convolutions in channels-last memory."""
@@ -47,7 +50,7 @@ def choose_compute(precision: str, device: str = "auto") -> Compute:
     """Return where to compute: `device` is auto, cpu or cuda; `precision` is auto, fp32 or bf16.
 
     auto takes bf16 where it is faster: on a GPU that has it, and on a CPU whose AMX units work. Raises
-    MissingCapabilityError when the device asked for is not there.
+    MissingCapabilityError when the device asked for is not there, or is a GPU that this torch was not built for.
     """
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
@@ -55,6 +58,8 @@ def choose_compute(precision: str, device: str = "auto") -> Compute:
             "--device cuda: torch sees no usable NVIDIA GPU. Run nvidia-smi, or use --device cpu"
         )
     chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
+    if chosen.type == "cuda":
+        _check_gpu_age()
     if precision == "fp32":
         return Compute(chosen, None)
     if chosen.type == "cuda":
@@ -65,6 +70,16 @@ def choose_compute(precision: str, device: str = "auto") -> Compute:
             os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _ISA_WITHOUT_AMX)
         bf16 = precision == "bf16" or amx
     return Compute(chosen, torch.bfloat16 if bf16 else None)
+
+
+def _check_gpu_age() -> None:
+    built_for = [int(name.removeprefix("sm_")) for name in torch.cuda.get_arch_list() if name[3:].isdecimal()]
+    major, minor = torch.cuda.get_device_capability()
+    if built_for and 10 * major + minor < min(built_for):
+        raise MissingCapabilityError(
+            f"{torch.cuda.get_device_name()} (sm_{major}{minor}) is older than this torch supports "
+            f"(sm_{min(built_for)} and newer). Install the `volta` stack (README, Older GPUs), or use --device cpu"
+        )
 
 
 def _cpu_claims_amx() -> bool:

@@ -69,7 +69,7 @@ def predict(
         config.model.without_initial_weights(), n_channels=len(task.windows_hu), n_labels=len(task.label_names)
     )
     load_checkpoint(model, folder)
-    loader = StudyLoader(store, config, task=task, device=compute.device)
+    loader = StudyLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype)
     rows, probability = predict_series(compute.place(model), loader, positions, compute=compute, progress=progress)
     if not np.isfinite(probability).all():
         raise BadInputError(f"{folder}: predicts numbers that are not finite. Use another checkpoint")

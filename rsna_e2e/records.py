@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Int16Image = npt.NDArray[np.int16]
+Int16Array = npt.NDArray[np.int16]  # flat
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 

@@ -25,7 +25,7 @@ class RunLog:
     leaves no folder behind.
     """
 
-    def __init__(self, run: Path, config: RunConfig, *, data_hash: str, compute: Compute) -> None:
+    def __init__(self, run: Path, config: RunConfig, *, data_hash: str, compute: Compute, loader: str) -> None:
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise UsageError(f"{run}: already exists. Choose another run folder, or remove it first")
         self.run, self.data_hash = run, data_hash
@@ -37,6 +37,7 @@ class RunLog:
             "python": platform.python_version(),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "compute": str(compute),
+            "loader": loader,
             "threads": torch.get_num_threads(),
             "seed": config.seed,
             "data_hash": data_hash,

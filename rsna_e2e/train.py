@@ -28,6 +28,8 @@ from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
 
+_STALL_S = 0.01  # handing over a batch that is there takes a few milliseconds of bookkeeping
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
@@ -39,10 +41,16 @@ class Validation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSummary:
-    """How a run ended. best: validation of the best epoch, None without a validation fold."""
+    """How a run ended. best: validation of the best epoch, None without a validation fold.
+
+    stalls: steps whose batch was not there when it was asked for; stall_share: waiting for batches, as a part of the
+    time.
+    """
 
     steps: int
     slices_per_s: float
+    stalls: int
+    stall_share: float
     best_epoch: int
     best: Validation | None
     compute: Compute
@@ -69,9 +77,9 @@ def train(
     torch.manual_seed(config.seed)
     model = compute.place(_build_model(config, task, init_from))
     _try_one_image(model, config, task, compute)
-    loader = StudyLoader(store, config, task=task, device=compute.device)
+    loader = StudyLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype)
     phases = _plan(config, loader, training)
-    with RunLog(run, config, data_hash=store.data_hash, compute=compute) as log:
+    with RunLog(run, config, data_hash=store.data_hash, compute=compute, loader=loader.backend) as log:
 
         def validate() -> Validation | None:
             return _validate(model, loader, held_out, store, task, compute) if held_out else None
@@ -161,7 +169,13 @@ def _fit(
             _check_finite(model, epoch)
             _save(model, log, meter.step, epoch, validation, names=("last", "best") if is_best else ("last",))
     return TrainSummary(
-        steps=meter.step, slices_per_s=meter.slices_per_s, best_epoch=best_epoch, best=best, compute=compute
+        steps=meter.step,
+        slices_per_s=meter.slices_per_s,
+        stalls=meter.stalls,
+        stall_share=meter.stall_share,
+        best_epoch=best_epoch,
+        best=best,
+        compute=compute,
     )
 
 
@@ -185,13 +199,13 @@ def _try_one_image(model: JointModel, config: RunConfig, task: Task, compute: Co
 
 
 class _Meter:
-    """Counts steps and slices, times them, and reports each step."""
+    """Counts steps, slices and stalls, times them, and reports each step."""
 
     def __init__(self, log: RunLog, progress: Progress, *, n_slices: int, n_epochs: int) -> None:
         self._log, self._progress = log, progress
         self._n_slices, self._n_epochs = n_slices, n_epochs
-        self.step = 0
-        self._slices, self._train_s, self._wait_s = 0, 0.0, 0.0
+        self.step = self.stalls = 0
+        self._slices, self._train_s, self._wait_s, self._all_waits_s = 0, 0.0, 0.0, 0.0
         self._before_s = 0.0
 
     @property
@@ -199,11 +213,18 @@ class _Meter:
         """Slices trained on per second so far, waiting for the loader included."""
         return self._slices / self._train_s
 
+    @property
+    def stall_share(self) -> float:
+        """Part of the time so far that was spent waiting for batches."""
+        return self._all_waits_s / self._train_s
+
     def watch(self, batches: Iterator[StudyBatch]) -> Iterator[StudyBatch]:
         """Pass the batches on, timing how long each is waited for."""
         self._before_s = time.monotonic()
         for batch in batches:
             self._wait_s = time.monotonic() - self._before_s
+            self._all_waits_s += self._wait_s
+            self.stalls += self._wait_s > _STALL_S
             yield batch
 
     def record(self, kind: str, epoch: int, batch: StudyBatch, values: dict[str, float]) -> None:
@@ -214,7 +235,8 @@ class _Meter:
         self.step += 1
         self._slices += len(batch.labels)
         rate = self.slices_per_s
-        self._log.write(f"train_{kind}", self.step, epoch=epoch, **values, slices_per_s=rate, wait_s=self._wait_s)
+        waits = {"wait_s": self._wait_s, "stalls": self.stalls}
+        self._log.write(f"train_{kind}", self.step, epoch=epoch, **values, slices_per_s=rate, **waits)
         note = f"epoch {epoch}/{self._n_epochs} ({kind})  loss {values['loss']:.4f}  {rate:.0f} slices/s"
         self._progress(self._slices, self._n_slices, note)
 

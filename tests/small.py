@@ -1,5 +1,6 @@
 """A small prepared store whose labels can be seen in the pixels, and a configuration that learns it in seconds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ LENGTHS = (5, 3, 1, 6, 4, 2)  # slices of the labelled series, one patient each
 SIDE = 32
 
 
-def write_raw(raw: Path, *, n_unlabelled: int = 1) -> None:
-    """Write labelled series and `n_unlabelled` more of 4 slices; a label is a bright patch at its own place."""
+def write_raw(raw: Path, *, n_unlabelled: int = 1, sides: Sequence[int] = (SIDE,)) -> None:
+    """Write labelled series and `n_unlabelled` more of 4 slices; a label is a bright patch at its own place.
+
+    sides: of the images in pixels, taken in turn by series; what is beyond `SIDE` is air.
+    """
     ids: list[str] = []
     labels: list[np.ndarray] = []
     for series, length in enumerate((*LENGTHS, *[4] * n_unlabelled)):
@@ -26,7 +30,7 @@ def write_raw(raw: Path, *, n_unlabelled: int = 1) -> None:
             values[ICH.any_index] = values.max()
             image_id = f"ID_{series:02d}{index:02d}"
             dataset = phantoms.slice_dataset(
-                _patches(rng, values),
+                _in_air(_patches(rng, values), sides[series % len(sides)]),
                 SOPInstanceUID=f"1.2.3.{series}.{index}",
                 PatientID=f"ID_p{series}",
                 StudyInstanceUID=f"1.2.4.{series}",
@@ -40,9 +44,9 @@ def write_raw(raw: Path, *, n_unlabelled: int = 1) -> None:
     write_labels(raw / "stage_2_train.csv", ICH, ids, np.stack(labels))
 
 
-def make_store(folder: Path) -> Store:
+def make_store(folder: Path, *, sides: Sequence[int] = (SIDE,)) -> Store:
     """Write and prepare the series below `folder`; three folds."""
-    write_raw(folder / "raw")
+    write_raw(folder / "raw", sides=sides)
     prepare(folder / "raw", folder / "store", task=ICH, n_folds=3, n_jobs=1)
     return Store.open(folder / "store")
 
@@ -73,3 +77,7 @@ def _patches(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:
             row, column = divmod(label, 3)
             hu[2 + 10 * row : 8 + 10 * row, 2 + 10 * column : 8 + 10 * column] = 75
     return hu
+
+
+def _in_air(hu: np.ndarray, side: int) -> np.ndarray:
+    return np.pad(hu, (0, side - SIDE), constant_values=-1000)

@@ -40,6 +40,18 @@ def test_a_gpu_that_is_not_there_is_an_error(cpu: pytest.MonkeyPatch) -> None:
         choose_compute("auto", "cuda")
 
 
+def test_a_gpu_older_than_torch_supports_is_named_with_the_stack_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90", "compute_90"])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla V100")
+    with pytest.raises(MissingCapabilityError, match=r"Tesla V100 \(sm_70\) .*sm_75.* `volta` stack"):
+        choose_compute("fp32")
+    assert choose_compute("fp32", "cpu").device.type == "cpu"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (12, 0))  # runs what was built for sm_90
+    assert choose_compute("fp32").device.type == "cuda"
+
+
 def test_bf16_trains_on_this_cpu(tmp_path: Path) -> None:
     store = small.make_store(tmp_path)
     small_backbone = ["model.backbone=test_resnet", "model.backbone_arguments={}", "image.size=32", "slice_phase=null"]

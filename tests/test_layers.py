@@ -16,7 +16,7 @@ LEVELS = (
     {"__init__", "errors", "records", "reasons"},
     {"tasks", "config", "files", "elements", "hounsfield"},
     {"series", "folds", "augment", "sampler", "metrics", "reference"},
-    {"labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device"},
+    {"labels", "predictions", "dicom", "store", "ops", "dali_plugin", "batch", "losses", "model", "device"},
     {"evaluation", "checkpoint", "prepare", "loader", "synth", "runlog", "steps"},
     {"predict"},
     {"train", "evaluate"},

@@ -1,4 +1,4 @@
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torch
 from rsna_e2e import reference
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.loader import StudyLoader
-from rsna_e2e.store import Store, StoreError
+from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 
 CPU = torch.device("cpu")
@@ -25,6 +25,11 @@ def _loader(store: Store, *overrides: str) -> StudyLoader:
     return StudyLoader(store, small.config(*overrides), task=ICH, device=CPU)
 
 
+def one(batches: Iterator[StudyBatch]) -> StudyBatch:
+    (batch,) = batches
+    return batch
+
+
 def test_every_series_is_delivered_whole_and_once(store: Store) -> None:
     loader = _loader(store)
     batches = list(loader.load(loader.group(range(len(store.series)), epoch=1), epoch=1))
@@ -36,7 +41,7 @@ def test_every_series_is_delivered_whole_and_once(store: Store) -> None:
 def test_pixels_equal_the_float64_twin(store: Store) -> None:
     loader = _loader(store, "image.size=20", "image.crop=none")
     span = store.series[3]
-    batch = loader.build((3,), epoch=None)
+    batch = one(loader.load([(3,)], epoch=None))
     scale = small.SIDE / 20
     affine = np.array([[scale, 0, 0.5 * scale - 0.5], [0, scale, 0.5 * scale - 0.5]])
     hu = np.stack([store.read_slice(span.first_row + i) for i in range(span.n_slices)])
@@ -53,7 +58,7 @@ def test_pixels_equal_the_float64_twin(store: Store) -> None:
 
 def test_labels_follow_the_images(store: Store) -> None:
     for position, span in enumerate(store.series):
-        batch = _loader(store).build((position,), epoch=None)
+        batch = one(_loader(store).load([(position,)], epoch=None))
         if span.split == "test":
             assert not batch.label_mask.any()
             continue
@@ -65,45 +70,21 @@ def test_labels_follow_the_images(store: Store) -> None:
             assert seen.tolist() == batch.labels[:, label].bool().tolist()
 
 
-def test_threads_change_nothing_and_epochs_do(store: Store) -> None:
-    positions = range(len(store.series))
-
-    def pixels(threads: int, epoch: int) -> list[torch.Tensor]:
-        loader = _loader(store, f"loader.threads={threads}")
-        return [batch.images for batch in loader.load(loader.group(positions), epoch=epoch)]
-
-    one, four, later = pixels(1, 1), pixels(4, 1), pixels(1, 2)
-    assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(one, later, strict=True))
-
-
 def test_pixels_of_a_series_do_not_depend_on_its_batch_mates(store: Store) -> None:
     loader = _loader(store)
-    together = loader.build((0, 3), epoch=2).images
-    alone = loader.build((3,), epoch=2).images
+    together = one(loader.load([(0, 3)], epoch=2)).images
+    alone = one(loader.load([(3,)], epoch=2)).images
     assert torch.equal(together[-len(alone) :], alone)
 
 
 def test_a_single_slice_has_the_pixels_and_labels_it_has_in_its_series(store: Store) -> None:
     loader = _loader(store)
     first, second = store.series[0], store.series[3]
-    mixed = loader.build_slices((second.first_row + 2, first.first_row), epoch=2)
-    whole_first, whole_second = loader.build((0,), epoch=2), loader.build((3,), epoch=2)
+    mixed = one(loader.load_slices([(second.first_row + 2, first.first_row)], epoch=2))
+    whole_first, whole_second = one(loader.load([(0,)], epoch=2)), one(loader.load([(3,)], epoch=2))
     assert torch.equal(mixed.images, torch.stack([whole_second.images[2], whole_first.images[0]]))
     assert torch.equal(mixed.labels, torch.stack([whole_second.labels[2], whole_first.labels[0]]))
     assert mixed.series_keys == (second.series_key, first.series_key)
-
-
-def test_a_damaged_slice_ends_the_epoch_and_is_named(tmp_path: Path) -> None:
-    store = small.make_store(tmp_path)
-    span = store.series[2]
-    shard = tmp_path / "store" / "shards" / str(store.index["shard"][span.first_row])
-    content = bytearray(shard.read_bytes())
-    content[int(store.index["byte_offset"][span.first_row])] ^= 1
-    shard.write_bytes(content)
-    loader = _loader(store)
-    with pytest.raises(StoreError, match=span.series_key[:8]):
-        list(loader.load(loader.group(range(len(store.series))), epoch=1))
 
 
 def test_a_batch_that_does_not_add_up_is_refused() -> None:

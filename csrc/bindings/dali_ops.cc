@@ -46,7 +46,9 @@ What lies outside it is not seen: it is 0, or with border "replicate" the square
     .AddOptionalArg<std::vector<float>>("mean", "Per channel, of the windowed values. Neutral: 0.", nullptr)
     .AddOptionalArg<std::vector<float>>("std", "Per channel, of the windowed values. Neutral: 1.", nullptr)
     .AddOptionalArg("border", R"(What lies outside the slice: "zero" (0 before normalisation) or "replicate".)", "zero")
-    .AddOptionalTypeArg("dtype", "Type of the output: FLOAT or FLOAT16.", ::DALI_FLOAT)
+    .AddOptionalTypeArg(
+        "dtype", "Type of the output: FLOAT, FLOAT16, or UINT16 for the bits of bfloat16, of which DALI has no type.",
+        ::DALI_FLOAT)
     .AddOptionalArg("output_layout", R"("CHW" or "HWC"; torch calls the latter channels last, once permuted.)",
                     ::dali::TensorLayout("CHW"))
     .AddOptionalArg("supersample", "Takes the mean of k x k samples per output pixel, against aliasing. Neutral: 1.",
@@ -110,7 +112,8 @@ std::vector<Pixels> pixels_of(const dali::TensorList<Backend>& hu) {
 
 OutputType output_type_of(dali::DALIDataType type) {
   if (type == ::DALI_FLOAT) return OutputType::kFloat32;
-  check(type == ::DALI_FLOAT16, "dtype must be FLOAT or FLOAT16");
+  if (type == ::DALI_UINT16) return OutputType::kBFloat16;
+  check(type == ::DALI_FLOAT16, "dtype must be FLOAT, FLOAT16 or UINT16 (the bits of bfloat16)");
   return OutputType::kFloat16;
 }
 

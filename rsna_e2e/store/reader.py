@@ -1,13 +1,15 @@
 """Reading a study store: its index in memory, its pixels slice by slice, each checked."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rsna_e2e.records import Float32Array, Int16Image
+from rsna_e2e.records import Float32Array, Int16Array, Int16Image
 from rsna_e2e.store.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -89,21 +91,38 @@ class Store:
 
     def read_slice(self, row: int) -> Int16Image:
         """Return the HU [rows, columns] of one row of the index. Raises StoreError when they are not those stored."""
-        assert 0 <= row < len(self)
-        index = self.index
-        shard = self.path / SHARDS / index["shard"][row]
-        pixels = StoredPixels(int(index["byte_offset"][row]), int(index["checksum"][row]))
-        shape = int(index["rows"][row]), int(index["columns"][row])
-        try:
-            hu = read_pixels(shard, pixels, shape=shape)
-        except OSError as error:
-            raise StoreError(f"{shard}: cannot be read: {error.strerror}. Check the disk") from error
-        if hu is None:
-            raise StoreError(
-                f"{shard}: slice {index['slice_index'][row]} of series {index['series_key'][row][:8]} is damaged "
-                "(checksum). Prepare the store again"
-            )
+        hu = np.empty((int(self.index["rows"][row]), int(self.index["columns"][row])), dtype="<i2")
+        self.read_slices([row], hu.reshape(-1))
         return hu
+
+    def read_slices(self, rows: Sequence[int], values: Int16Array) -> None:
+        """Read the HU of these rows of the index one after another into `values`, flat and of their total size.
+
+        Raises StoreError, naming the slice, when they are not those stored.
+        """
+        end = 0
+        for shard, run in groupby(rows, key=self.index["shard"].__getitem__):
+            slices: list[tuple[StoredPixels, Int16Array]] = []
+            of_run = list(run)
+            for row in of_run:
+                pixels = StoredPixels(int(self.index["byte_offset"][row]), int(self.index["checksum"][row]))
+                start, end = end, end + int(self.index["rows"][row]) * int(self.index["columns"][row])
+                slices.append((pixels, values[start:end]))
+            self._read_run(self.path / SHARDS / shard, of_run, slices)
+        assert end == len(values)
+
+    def _read_run(self, shard: Path, rows: Sequence[int], slices: Sequence[tuple[StoredPixels, Int16Array]]) -> None:
+        series = f"series {self.index['series_key'][rows[0]][:8]}"
+        try:
+            damaged = read_pixels(shard, slices)
+        except OSError as error:
+            raise StoreError(f"{shard}: cannot be read ({series}): {error.strerror}. Check the disk") from error
+        if damaged is not None:
+            row = rows[damaged]
+            raise StoreError(
+                f"{shard}: slice {self.index['slice_index'][row]} of series {self.index['series_key'][row][:8]} is "
+                "damaged, or changed since the store was opened (checksum). Prepare the store again"
+            )
 
     def close(self) -> None:
         """Let go of the index. No file is held open between reads, so there is nothing else to close."""

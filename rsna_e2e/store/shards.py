@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from rsna_e2e.files import sync
-from rsna_e2e.records import Int16Image
+from rsna_e2e.records import Int16Array, Int16Image
 from rsna_e2e.store.layout import StoreError
 
 # Chunks begin on a page, so that they can be mapped or read past the page cache. Smaller ones are packed.
@@ -54,19 +54,21 @@ def write_shard(
     return [pixels for pixels, _ in stored]
 
 
-def read_pixels(path: Path, pixels: StoredPixels, *, shape: tuple[int, int]) -> Int16Image | None:
-    """Read one slice [rows, columns] by its byte offset; None when its bytes are missing or not those written.
+def read_pixels(path: Path, slices: Sequence[tuple[StoredPixels, Int16Array]]) -> int | None:
+    """Read slices by their byte offsets into the arrays beside them, which are contiguous and of their sizes.
 
-    Raises OSError when the file cannot be read. Holds nothing open, so any thread or process may call it.
+    Returns the position of the first whose bytes are missing or not those written, None when all are right. Raises
+    OSError when the file cannot be read. Holds nothing open afterwards, so any thread or process may call it.
     """
-    hu = np.empty(shape, dtype="<i2")
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        n_bytes = os.preadv(descriptor, [hu.data], pixels.byte_offset)
+        for position, (pixels, hu) in enumerate(slices):
+            n_bytes = os.preadv(descriptor, [hu.data], pixels.byte_offset)
+            if n_bytes != hu.nbytes or xxhash.xxh3_64_intdigest(hu.data) != pixels.checksum:
+                return position
     finally:
         os.close(descriptor)
-    is_whole = n_bytes == hu.nbytes and xxhash.xxh3_64_intdigest(hu.data) == pixels.checksum
-    return hu if is_whole else None
+    return None
 
 
 @contextmanager
@@ -117,5 +119,5 @@ def _write_slices(
 
 def _verify(path: Path, stored: list[tuple[StoredPixels, tuple[int, int]]]) -> None:
     for pixels, shape in stored:
-        if read_pixels(path, pixels, shape=shape) is None:
+        if read_pixels(path, [(pixels, np.empty(shape, dtype="<i2"))]) is not None:
             raise StoreError(f"{path}: what was written does not read back. Check the disk")

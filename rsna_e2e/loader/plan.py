@@ -1,0 +1,102 @@
+"""What a batch is made of, decided before a pixel is read: a pure function of (store, configuration, epoch, batch)."""
+
+# N slices (packed), B series
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.augment import Boxes, SliceParams, crop_squares, draw_augmentation, series_generator, slice_params
+from rsna_e2e.config import RunConfig
+from rsna_e2e.records import Float32Array
+from rsna_e2e.sampler import Batch, rank_share
+from rsna_e2e.store import SeriesSpan, Store
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """Which slices, in which order, and how each is transformed.
+
+    rows [N]: of the store's index. shapes [N, 2]: height, width. affine [N, 2, 3], source_box [N, 3]: as `SliceParams`.
+    spans, lengths [B]: the series and how many of the slices belong to each.
+    """
+
+    rows: Rows
+    shapes: npt.NDArray[np.int32]
+    affine: Float32Array
+    source_box: Boxes
+    spans: tuple[SeriesSpan, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def n_values(self) -> int:
+        """Number of HU values in all slices."""
+        return int(self.shapes.astype(np.int64).prod(axis=1).sum())
+
+    @property
+    def offsets(self) -> Rows:
+        """Where each slice begins [N] when they lie one after another."""
+        sizes = self.shapes.astype(np.int64).prod(axis=1)
+        offsets: Rows = np.cumsum(sizes) - sizes
+        return offsets
+
+
+class Planner:
+    """Plans batches of one store for one configuration and one of `n_ranks` processes."""
+
+    def __init__(self, store: Store, config: RunConfig, *, rank: int, n_ranks: int) -> None:
+        self._store, self._config = store, config
+        self._rank, self._n_ranks = rank, n_ranks
+        corners = [store.index[f"content_{name}"] for name in ("x0", "y0", "x1", "y1")]
+        self._content = np.stack(corners, axis=1).astype(np.int64)
+        self._shapes = np.stack([store.index["rows"], store.index["columns"]], axis=1).astype(np.int32)
+        self._series_of_row = np.repeat(np.arange(len(store.series)), [span.n_slices for span in store.series])
+
+    def series(self, batch: Batch, *, epoch: int | None) -> BatchPlan:
+        """Plan this rank's share of a batch of whole series, given by their positions in `store.series`."""
+        lengths = [self._store.series[position].n_slices for position in batch]
+        mine = rank_share(lengths, rank=self._rank, n_ranks=self._n_ranks)
+        spans = [self._store.series[batch[i]] for i in mine]
+        return self._plan(
+            [row for span in spans for row in range(span.first_row, span.first_row + span.n_slices)],
+            [self._params(span, epoch) for span in spans],
+            spans,
+            [span.n_slices for span in spans],
+        )
+
+    def slices(self, rows: Batch, *, epoch: int | None) -> BatchPlan:
+        """Plan this rank's share of a batch of single slices, each with the geometry of its series."""
+        mine = [rows[i] for i in rank_share([1] * len(rows), rank=self._rank, n_ranks=self._n_ranks)]
+        spans = [self._store.series[self._series_of_row[row]] for row in mine]
+        params = [
+            self._params(span, epoch).of_slice(row - span.first_row) for row, span in zip(mine, spans, strict=True)
+        ]
+        return self._plan(mine, params, spans, [1] * len(mine))
+
+    def _plan(
+        self, rows: Sequence[int], params: Sequence[SliceParams], spans: Sequence[SeriesSpan], lengths: Sequence[int]
+    ) -> BatchPlan:
+        row_array = np.array(rows, dtype=np.int64)
+        empty = SliceParams(np.empty((0, 2, 3), dtype=np.float32), np.empty((0, 3), dtype=np.int32))
+        return BatchPlan(
+            rows=row_array,
+            shapes=self._shapes[row_array],
+            affine=np.concatenate([p.affine for p in (empty, *params)]),
+            source_box=np.concatenate([p.source_box for p in (empty, *params)]),
+            spans=tuple(spans),
+            lengths=tuple(lengths),
+        )
+
+    def _params(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
+        rows = slice(span.first_row, span.first_row + span.n_slices)
+        image = self._config.image
+        augmentation = None
+        if epoch is not None:
+            rng = series_generator(self._config.seed, epoch, span.series_key)
+            augmentation = draw_augmentation(rng, self._config.augment, size=image.size)
+        boxes = crop_squares(self._content[rows], self._shapes[rows].astype(np.int64), image.crop)
+        return slice_params(boxes, augmentation, size=image.size)

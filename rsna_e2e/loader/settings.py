@@ -1,0 +1,25 @@
+"""What all images of a run have in common."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSettings:
+    """windows_hu: (center, width) of each channel; mean, std: of the windowed values. The rest: see `ops`."""
+
+    windows_hu: tuple[tuple[float, float], ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+    supersample: int
+    border: str
+    dtype: torch.dtype
+    device: torch.device
+
+
+def empty_images(settings: ImageSettings) -> torch.Tensor:
+    """The images of a batch without slices."""
+    shape = (0, len(settings.windows_hu), settings.size, settings.size)
+    return torch.empty(shape, dtype=settings.dtype, device=settings.device, memory_format=torch.channels_last)

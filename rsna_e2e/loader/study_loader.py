@@ -1,0 +1,116 @@
+"""Batches of one store, in order, ahead of their consumer."""
+
+# N slices (packed), B series, L labels
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from rsna_e2e import dali_plugin
+from rsna_e2e.batch import StudyBatch
+from rsna_e2e.config import RunConfig
+from rsna_e2e.loader.dali import dali_images
+from rsna_e2e.loader.pixels import BufferPool
+from rsna_e2e.loader.plain import torch_images
+from rsna_e2e.loader.plan import BatchPlan, Planner
+from rsna_e2e.loader.settings import ImageSettings
+from rsna_e2e.sampler import Batch, global_batches, slice_batches
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import Task
+
+
+class StudyLoader:
+    """Builds `StudyBatch`es of one store for one configuration; rank `rank` of `n_ranks` gets its share of each.
+
+    Batches are handed over as a sequence, so position k in the data is `batches[k:]`. An epoch is the one whose
+    augmentation is drawn, None for none. Raises MissingCapabilityError when `loader.backend` is dali and DALI or its
+    plugin is not there; `backend` says what was chosen.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: RunConfig,
+        *,
+        task: Task,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        n_ranks: int = 1,
+    ) -> None:
+        self._store, self._config = store, config
+        self._planner = Planner(store, config, rank=rank, n_ranks=n_ranks)
+        self._settings = ImageSettings(
+            windows_hu=task.windows_hu,
+            mean=task.channel_mean,
+            std=task.channel_std,
+            size=config.image.size,
+            supersample=config.image.supersample,
+            border="zero",
+            dtype=dtype,
+            device=device,
+        )
+        self.backend = _choose_backend(config.loader.backend)
+        self._buffers = BufferPool(is_pinned=device.type == "cuda")
+
+    def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
+        """Group series, given by their positions in `store.series`, into batches; shuffled when an epoch is given."""
+        batches = global_batches(
+            [self._store.series[position].n_slices for position in positions],
+            slice_budget=self._config.loader.slices_per_batch,
+            seed=None if epoch is None else self._config.seed,
+            epoch=epoch or 0,
+        )
+        return [tuple(positions[i] for i in batch) for batch in batches]
+
+    def group_slices(self, positions: Sequence[int], *, batch_size: int, epoch: int) -> list[Batch]:
+        """Group the slices of these series, mixed, into batches of store rows."""
+        spans = [self._store.series[position] for position in positions]
+        rows = [row for span in spans for row in range(span.first_row, span.first_row + span.n_slices)]
+        return slice_batches(rows, batch_size=batch_size, seed=self._config.seed, epoch=epoch)
+
+    def n_slices(self, batch: Batch) -> int:
+        """Number of slices in a batch."""
+        return sum(self._store.series[position].n_slices for position in batch)
+
+    def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
+        """Yield the batches, each of positions in `store.series`, in the given order."""
+        plans = [partial(self._planner.series, batch, epoch=epoch) for batch in batches]
+        return self._load(plans, max_slices=max(map(self.n_slices, batches), default=0), epoch=epoch)
+
+    def load_slices(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
+        """Yield the batches, each of store rows, in the given order; every slice counts as a series of one."""
+        plans = [partial(self._planner.slices, rows, epoch=epoch) for rows in batches]
+        return self._load(plans, max_slices=max(map(len, batches), default=0), epoch=epoch)
+
+    def _load(
+        self, plans: Sequence[Callable[[], BatchPlan]], *, max_slices: int, epoch: int | None
+    ) -> Iterator[StudyBatch]:
+        settings = replace(self._settings, border="zero" if epoch is None else "replicate")
+        arguments = (self._store, plans, settings, self._buffers, self._config.loader)
+        is_dali = self.backend == "dali"
+        images = dali_images(*arguments, max_slices=max_slices) if is_dali else torch_images(*arguments)
+        for plan, images_NCSS in images:
+            yield self._batch(plan, images_NCSS)
+
+    def _batch(self, plan: BatchPlan, images: torch.Tensor) -> StudyBatch:
+        labels = torch.from_numpy(self._store.labels[plan.rows].astype(np.float32)).to(self._settings.device)
+        lengths = np.array(plan.lengths, dtype=np.int64)
+        return StudyBatch(
+            images=images,
+            series_lengths=torch.from_numpy(lengths),
+            labels=labels.nan_to_num(0.0),
+            label_mask=~labels.isnan(),
+            series_keys=tuple(span.series_key for span in plan.spans),
+            first_rows=tuple(plan.rows[np.cumsum(lengths) - lengths].tolist()),
+        )
+
+
+def _choose_backend(wanted: str) -> str:
+    if wanted == "torch" or (wanted == "auto" and not dali_plugin.is_installed()):
+        return "torch"
+    dali_plugin.load()
+    return "dali"

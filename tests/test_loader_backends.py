@@ -1,0 +1,236 @@
+"""DALI and plain torch give the same batches, in order, and end cleanly."""
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+
+from rsna_e2e.batch import StudyBatch
+from rsna_e2e.errors import MissingCapabilityError
+from rsna_e2e.loader import StudyLoader, study_loader
+from rsna_e2e.loader.pixels import work_ahead
+from rsna_e2e.store import Store, StoreError
+from rsna_e2e.tasks import ICH
+
+CPU = torch.device("cpu")
+BACKENDS = (pytest.param("dali", marks=pytest.mark.needs_dali), "torch")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Series of different lengths and of images of different sizes."""
+    return small.make_store(tmp_path_factory.mktemp("backends"), sides=(32, 40, 33))
+
+
+def make_loader(
+    store: Store, *overrides: str, dtype: torch.dtype = torch.float32, rank: int = 0, n_ranks: int = 1
+) -> StudyLoader:
+    config = small.config(*overrides)
+    return StudyLoader(store, config, task=ICH, device=CPU, dtype=dtype, rank=rank, n_ranks=n_ranks)
+
+
+def all_series(loader: StudyLoader, store: Store, *, epoch: int | None = 1) -> Iterator[StudyBatch]:
+    return loader.load(loader.group(range(len(store.series)), epoch=epoch), epoch=epoch)
+
+
+def assert_same(left: StudyBatch, right: StudyBatch) -> None:
+    for name in ("images", "series_lengths", "labels", "label_mask"):
+        assert torch.equal(getattr(left, name), getattr(right, name)), name
+    assert left.images.is_contiguous(memory_format=torch.channels_last)
+    assert (left.series_keys, left.first_rows) == (right.series_keys, right.first_rows)
+
+
+def threads_of_loaders() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def resident_pages() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_and_number_of_threads_gives_the_same_bits(
+    store: Store, backend: str, threads: int, dtype: torch.dtype
+) -> None:
+    for epoch in (1, None):
+        plain = list(all_series(make_loader(store, "loader.backend=torch", dtype=dtype), store, epoch=epoch))
+        loader = make_loader(store, f"loader.backend={backend}", f"loader.threads={threads}", dtype=dtype)
+        for expected, batch in zip(plain, all_series(loader, store, epoch=epoch), strict=True):
+            assert batch.images.dtype == dtype
+            assert_same(batch, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_single_slices_come_as_in_plain_torch(store: Store, backend: str) -> None:
+    loader, plain = make_loader(store, f"loader.backend={backend}"), make_loader(store, "loader.backend=torch")
+    batches = loader.group_slices(range(len(store.series)), batch_size=4, epoch=3)
+    for batch, expected in zip(loader.load_slices(batches, epoch=3), plain.load_slices(batches, epoch=3), strict=True):
+        assert_same(batch, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_epochs_differ_and_repeat(store: Store, backend: str) -> None:
+    loader = make_loader(store, f"loader.backend={backend}")
+    batches = loader.group(range(len(store.series)))
+    first, again, later = ([b.images for b in loader.load(batches, epoch=epoch)] for epoch in (1, 1, 2))
+    assert all(map(torch.equal, first, again))
+    assert not all(map(torch.equal, first, later))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_resumed_epoch_goes_on_with_the_batches_that_a_whole_one_has(store: Store, backend: str, step: int) -> None:
+    loader = make_loader(store, f"loader.backend={backend}")
+    batches = loader.group(range(len(store.series)), epoch=2)
+    whole = list(loader.load(batches, epoch=2))
+    resumed = make_loader(store, f"loader.backend={backend}").load(batches[step:], epoch=2)
+    for batch, expected in zip(resumed, whole[step:], strict=True):
+        assert_same(batch, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batches_that_are_held_are_not_overwritten(store: Store, backend: str) -> None:
+    loader = make_loader(store, f"loader.backend={backend}", "loader.slices_per_batch=2")
+    batches = loader.group(range(len(store.series))) * 5
+    held, copies = [], []
+    for batch in loader.load(batches, epoch=1):
+        held.append(batch.images)
+        copies.append(batch.images.clone())
+    assert len(held) == len(batches)
+    assert all(map(torch.equal, held, copies))
+    assert len({images.data_ptr() for images in held}) == len(held)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n_ranks", [2, 4])
+def test_ranks_divide_every_batch_and_one_may_get_nothing(store: Store, backend: str, n_ranks: int) -> None:
+    together = list(all_series(make_loader(store), store))
+    by_rank = [
+        list(all_series(make_loader(store, f"loader.backend={backend}", rank=rank, n_ranks=n_ranks), store))
+        for rank in range(n_ranks)
+    ]
+    n_empty = 0
+    for step, whole in enumerate(together):
+        expected = dict(zip(whole.series_keys, whole.images.split(whole.series_lengths.tolist()), strict=True))
+        for batch in (batches[step] for batches in by_rank):
+            n_empty += len(batch.images) == 0
+            for key, images in zip(batch.series_keys, batch.images.split(batch.series_lengths.tolist()), strict=False):
+                assert torch.equal(images, expected.pop(key))
+        assert not expected
+    assert all(len(batches) == len(together) for batches in by_rank)
+    assert n_empty > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_damaged_slice_ends_the_epoch_is_named_and_leaves_nothing_behind(tmp_path: Path, backend: str) -> None:
+    store = small.make_store(tmp_path)
+    span = store.series[2]
+    shard = tmp_path / "store" / "shards" / str(store.index["shard"][span.first_row])
+    content = bytearray(shard.read_bytes())
+    content[int(store.index["byte_offset"][span.first_row])] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(StoreError, match=f"slice 0 of series {span.series_key[:8]} is damaged"):
+        list(all_series(make_loader(store, f"loader.backend={backend}"), store))
+    assert threads_of_loaders() == []
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("change", ["removed", "cut", "replaced"])
+def test_a_store_that_changes_under_the_loader(tmp_path: Path, backend: str, change: str) -> None:
+    store = small.make_store(tmp_path)
+    loader = make_loader(store, f"loader.backend={backend}", "loader.slices_per_batch=1", "loader.prefetch_batches=1")
+    batches = loader.load(loader.group(range(len(store.series))) * 3, epoch=1)
+    next(batches)
+    for shard in (tmp_path / "store" / "shards").iterdir():
+        content = shard.read_bytes()
+        shard.unlink()
+        if change == "cut":
+            shard.write_bytes(content[: len(content) // 20])
+        elif change == "replaced":
+            shard.write_bytes(bytes(len(content)))
+    with pytest.raises(StoreError, match=r"cannot be read \(series" if change == "removed" else "changed since"):
+        list(batches)
+    assert threads_of_loaders() == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_consumer_that_stops_early_leaves_no_threads(store: Store, backend: str) -> None:
+    batches = all_series(make_loader(store, f"loader.backend={backend}", "loader.slices_per_batch=1"), store)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert threads_of_loaders() == []
+
+
+def test_an_error_does_not_wait_for_its_turn() -> None:
+    started = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 1:
+            started.wait(10)
+            raise StoreError("slice 1")
+        return item
+
+    results = work_ahead(work, range(100), small.config("loader.threads=2", "loader.prefetch_batches=8").loader)
+    assert next(results) == 0
+    started.set()
+    with pytest.raises(StoreError, match="slice 1"):
+        list(results)
+    assert threads_of_loaders() == []
+
+
+def test_work_goes_ahead_of_the_consumer_but_not_further_than_asked() -> None:
+    done: list[int] = []
+    results = work_ahead(
+        lambda item: done.append(item) or item, range(100), small.config("loader.prefetch_batches=5").loader
+    )
+    next(results)
+    deadline_s = time.monotonic() + 10
+    while len(done) < 6 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert sorted(done) == [0, 1, 2, 3, 4, 5]
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_without_dali_torch_is_taken_and_dali_on_request_is_an_error(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise MissingCapabilityError("NVIDIA DALI is not installed")
+
+    monkeypatch.setattr(study_loader.dali_plugin, "is_installed", lambda: False)
+    monkeypatch.setattr(study_loader.dali_plugin, "load", missing)
+    assert make_loader(store).backend == "torch"
+    with pytest.raises(MissingCapabilityError, match="DALI is not installed"):
+        make_loader(store, "loader.backend=dali")
+
+
+@pytest.mark.needs_dali
+def test_dali_is_the_default(store: Store) -> None:
+    assert make_loader(store).backend == "dali"
+
+
+@pytest.mark.parametrize("n_batches", [300, pytest.param(2000, marks=pytest.mark.slow)], ids=["scaled_down", "full"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_resident_memory_is_flat(store: Store, backend: str, n_batches: int) -> None:
+    loader = make_loader(store, f"loader.backend={backend}", "image.size=224")
+    rng = np.random.default_rng(0)
+    positions = range(len(store.series))
+    batches = [tuple(map(int, rng.choice(positions, rng.integers(1, len(positions) + 1)))) for _ in range(n_batches)]
+    resident = []
+    for batch in loader.load(batches, epoch=1):
+        assert len(batch.images)
+        resident.append(resident_pages())
+    # a few batches of different lengths are there at once, so halves are compared, not single readings
+    first, second = resident[n_batches // 10 : n_batches // 2], resident[n_batches // 2 :]
+    assert max(second) <= 1.03 * max(first)
+    assert np.median(second) <= 1.03 * np.median(first)
