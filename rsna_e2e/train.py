@@ -2,7 +2,6 @@
 
 # N slices (packed), L labels
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.errors import DivergedError, UsageError
 from rsna_e2e.files import write_json
 from rsna_e2e.loader import StudyLoader
+from rsna_e2e.meter import Meter
 from rsna_e2e.metrics import auc, weighted_log_loss
 from rsna_e2e.model import JointModel, load_weights
 from rsna_e2e.predict import check_labels, predict_series
@@ -27,8 +27,6 @@ from rsna_e2e.sampler import Batch
 from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
-
-_STALL_S = 0.01  # handing over a batch that is there takes a few milliseconds of bookkeeping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +149,7 @@ def _fit(
     progress: Progress,
 ) -> TrainSummary:
     last_epoch = phases[-1].first_epoch + len(phases[-1].epochs) - 1
-    meter = _Meter(log, progress, n_slices=sum(phase.n_slices for phase in phases), n_epochs=last_epoch)
+    meter = Meter(log, progress, n_slices=sum(phase.n_slices for phase in phases), n_epochs=last_epoch)
     best: Validation | None = None
     best_epoch = last_epoch
     for phase in phases:
@@ -196,49 +194,6 @@ def _try_one_image(model: JointModel, config: RunConfig, task: Task, compute: Co
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{config.model.backbone} does not take images of {size} px: {reason}") from None
-
-
-class _Meter:
-    """Counts steps, slices and stalls, times them, and reports each step."""
-
-    def __init__(self, log: RunLog, progress: Progress, *, n_slices: int, n_epochs: int) -> None:
-        self._log, self._progress = log, progress
-        self._n_slices, self._n_epochs = n_slices, n_epochs
-        self.step = self.stalls = 0
-        self._slices, self._train_s, self._wait_s, self._all_waits_s = 0, 0.0, 0.0, 0.0
-        self._before_s = 0.0
-
-    @property
-    def slices_per_s(self) -> float:
-        """Slices trained on per second so far, waiting for the loader included."""
-        return self._slices / self._train_s
-
-    @property
-    def stall_share(self) -> float:
-        """Part of the time so far that was spent waiting for batches."""
-        return self._all_waits_s / self._train_s
-
-    def watch(self, batches: Iterator[StudyBatch]) -> Iterator[StudyBatch]:
-        """Pass the batches on, timing how long each is waited for."""
-        self._before_s = time.monotonic()
-        for batch in batches:
-            self._wait_s = time.monotonic() - self._before_s
-            self._all_waits_s += self._wait_s
-            self.stalls += self._wait_s > _STALL_S
-            yield batch
-
-    def record(self, kind: str, epoch: int, batch: StudyBatch, values: dict[str, float]) -> None:
-        """Report the step just taken on `batch`."""
-        now_s = time.monotonic()
-        self._train_s += now_s - self._before_s
-        self._before_s = now_s
-        self.step += 1
-        self._slices += len(batch.labels)
-        rate = self.slices_per_s
-        waits = {"wait_s": self._wait_s, "stalls": self.stalls}
-        self._log.write(f"train_{kind}", self.step, epoch=epoch, **values, slices_per_s=rate, **waits)
-        note = f"epoch {epoch}/{self._n_epochs} ({kind})  loss {values['loss']:.4f}  {rate:.0f} slices/s"
-        self._progress(self._slices, self._n_slices, note)
 
 
 def _save(

@@ -18,7 +18,7 @@ LEVELS = (
     {"series", "folds", "augment", "sampler", "metrics", "reference"},
     {"labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
     {"evaluation", "checkpoint", "prepare", "loader", "synth", "runlog", "steps"},
-    {"predict"},
+    {"predict", "meter"},
     {"train", "evaluate"},
     {"report", "console"},
     {"cli"},
