@@ -195,7 +195,7 @@ class BuildExtension(build_ext):
             kernels.insert(0, cuda_compilation(toolkit, cxx))
         bindings = [torch_binding(cxx, torch_dir, toolkit)]
         if self.dali is not None:
-            bindings.append(dali_binding(cxx, self.dali, toolkit))
+            bindings += dali_bindings(cxx, self.dali, toolkit)
         build_dir = Path(self.build_temp)
         build_dir.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -206,7 +206,7 @@ class BuildExtension(build_ext):
         torch_libraries = [f"-L{torch_dir / 'lib'}", "-ltorch_cpu", *(["-ltorch_cuda"] if toolkit else [])]
         self.link([*link, str(binding_objects[0]), *torch_libraries, *runtime], TORCH_LIBRARY)
         if self.dali is not None:
-            self.link([*link, str(binding_objects[1]), *self.dali.link_flags, *runtime], DALI_LIBRARY)
+            self.link([*link, *map(str, binding_objects[1:]), *self.dali.link_flags, *runtime], DALI_LIBRARY)
 
     def link(self, command: list[str], name: str) -> None:
         """Make the library of the extension `name`."""
@@ -254,11 +254,11 @@ def torch_binding(cxx: str, torch_dir: Path, toolkit: CudaToolkit | None) -> Com
     return Compilation([cxx, *HOST_FLAGS, *flags, *cuda], CSRC / "bindings/torch_ops.cpp", "torch_ops.o")
 
 
-def dali_binding(cxx: str, dali: Dali, toolkit: CudaToolkit | None) -> Compilation:
+def dali_bindings(cxx: str, dali: Dali, toolkit: CudaToolkit | None) -> list[Compilation]:
     """DALI's operators."""
     cuda = ["-DRSNA_WITH_CUDA"] if toolkit else []
     command = [cxx, *HOST_FLAGS, *DALI_FLAGS, *dali.compile_flags, *cuda]
-    return Compilation(command, CSRC / "bindings/dali_ops.cc", "dali_ops.o")
+    return [Compilation(command, CSRC / f"bindings/{name}.cc", f"{name}.o") for name in ("dali_ops", "dali_content")]
 
 
 def compile_one(item: Compilation, build_dir: Path) -> Path:

@@ -94,6 +94,10 @@ std::vector<Pixels> make_pixels(const int16_t* values, int64_t n_values, int64_t
   return pixels;
 }
 
+void check_extents(int64_t n_slices, const Pixels* pixels) {
+  for (int64_t n = 0; n < n_slices; ++n) check_extent(pixels[n].height, pixels[n].width, n);
+}
+
 std::vector<Slice> make_slices(const SliceParams& params) {
   std::vector<Slice> slices(params.n_slices);
   const double centre = make_sampling(params.size, 1).centre;

@@ -19,6 +19,9 @@ Border border_of(const char* name);
 std::vector<Pixels> make_pixels(const int16_t* values, int64_t n_values, int64_t n_slices, const int64_t* offsets,
                                 const int32_t* heights, const int32_t* widths);
 
+// Throws std::invalid_argument naming the slice that is smaller than 2 x 2 or larger than 32767.
+void check_extents(int64_t n_slices, const Pixels* pixels);
+
 // N slices as the caller names them; all arrays are in host memory.
 struct SliceParams {
   int64_t n_slices;

@@ -1,9 +1,17 @@
-"""Options of the test run: --slow adds the cases of full size; RSNA_FAIL_WITHOUT=cuda makes a missing GPU an error."""
+"""Options of the test run: --slow adds the cases of full size; RSNA_FAIL_WITHOUT=cuda,dali: to lack one is an error."""
 
 import os
 
 import pytest
 import torch
+
+from rsna_e2e import dali_plugin
+
+# Marker, whether this machine has what it needs, and what that is.
+NEEDS = {
+    "cuda": (torch.cuda.is_available(), "an NVIDIA GPU"),
+    "dali": (dali_plugin.is_installed(), "NVIDIA DALI and the plugin for it"),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -11,11 +19,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    without_cuda = not torch.cuda.is_available()
-    if without_cuda and os.environ.get("RSNA_FAIL_WITHOUT") == "cuda":
-        raise pytest.UsageError("RSNA_FAIL_WITHOUT=cuda, but torch sees no GPU")
+    for name in filter(None, os.environ.get("RSNA_FAIL_WITHOUT", "").split(",")):
+        if name not in NEEDS:
+            raise pytest.UsageError(f"RSNA_FAIL_WITHOUT names {name!r}; it takes {', '.join(NEEDS)}")
+        is_here, what = NEEDS[name]
+        if not is_here:
+            raise pytest.UsageError(f"RSNA_FAIL_WITHOUT={name}, but this machine lacks {what}")
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="full size: bin/test.sh --slow"))
-        if "needs_cuda" in item.keywords and without_cuda:
-            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+        for name, (is_here, what) in NEEDS.items():
+            if f"needs_{name}" in item.keywords and not is_here:
+                item.add_marker(pytest.mark.skip(reason=f"needs {what}"))

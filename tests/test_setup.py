@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from rsna_e2e import dali_plugin
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -26,10 +28,11 @@ def last_line(text: str) -> str:
     ("environment", "message"),
     [
         ({"RSNA_WITH_CUDA": "yes"}, "rsna_e2e: RSNA_WITH_CUDA is 'yes'; it must be auto, 0 or 1"),
+        ({"RSNA_WITH_DALI": "2"}, "rsna_e2e: RSNA_WITH_DALI is '2'; it must be auto, 0 or 1"),
         ({"CXX": "no-such-compiler"}, "rsna_e2e: CXX names 'no-such-compiler', which is no command"),
         ({"PATH": "", "CXX": ""}, "rsna_e2e: no C++ compiler found. Install one (Debian: apt install g++"),
     ],
-    ids=["unknown_choice", "unknown_compiler", "no_compiler"],
+    ids=["unknown_choice", "unknown_dali_choice", "unknown_compiler", "no_compiler"],
 )
 def test_one_line_says_what_is_missing(tmp_path: Path, environment: dict[str, str], message: str) -> None:
     result = build(tmp_path, **environment)
@@ -39,11 +42,22 @@ def test_one_line_says_what_is_missing(tmp_path: Path, environment: dict[str, st
     assert not (tmp_path / "lib").exists()
 
 
+def test_without_dali_the_reason_is_given(tmp_path: Path) -> None:
+    (tmp_path / "nvidia").mkdir()
+    (tmp_path / "nvidia/__init__.py").touch()
+    result = build(tmp_path, RSNA_WITH_DALI="1", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert last_line(result.stderr).startswith("rsna_e2e: RSNA_WITH_DALI=1, but it cannot be imported (cannot import")
+    assert last_line(result.stderr).endswith("To install it: pip install nvidia-dali-cuda130")
+
+
 @pytest.mark.skipif(shutil.which("g++") is None or platform.machine() != "x86_64", reason="no g++ for x86-64")
 def test_cpu_half_alone_builds_loads_and_says_so(tmp_path: Path) -> None:
-    result = build(tmp_path, RSNA_WITH_CUDA="0")
+    result = build(tmp_path, RSNA_WITH_CUDA="0", RSNA_WITH_DALI="0")
     assert result.returncode == 0, result.stderr
     assert "rsna_e2e: CUDA half: no, RSNA_WITH_CUDA=0" in result.stdout
+    assert "rsna_e2e: DALI plugin: no, RSNA_WITH_DALI=0" in result.stdout
+    assert not list(tmp_path.glob("lib/rsna_e2e/_dali*"))
     library = tmp_path / "lib/rsna_e2e/_C.abi3.so"
     script = (
         f"import torch; torch.ops.load_library({str(library)!r}); "
@@ -59,3 +73,26 @@ def test_cpu_half_alone_builds_loads_and_says_so(tmp_path: Path) -> None:
             ["nm", str(tmp_path / "temp" / name)], capture_output=True, text=True, check=True
         ).stdout
         assert " W " not in symbols, name
+
+
+@pytest.mark.needs_dali
+def test_dali_plugin_is_built_for_the_installed_version(tmp_path: Path) -> None:
+    result = build(tmp_path, RSNA_WITH_CUDA="0", RSNA_WITH_DALI="1")
+    assert result.returncode == 0, result.stderr
+    version = dali_plugin.load().__version__
+    assert f"rsna_e2e: DALI plugin: yes, with DALI {version}" in result.stdout
+    plugin = tmp_path / f"lib/rsna_e2e/_dali-{version}.so"
+    script = (
+        f"from nvidia import dali; dali.plugin_manager.load_library({str(plugin)!r}); "
+        "print(dali.fn.rsna.transform_slices.__module__)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "nvidia.dali.fn.rsna"
+    # What the plugin shares with the extension must link with either of libstdc++'s strings.
+    for name in ("ct_params.o", "dispatch.o", "content.o"):
+        symbols = subprocess.run(
+            ["nm", str(tmp_path / "temp" / name)], capture_output=True, text=True, check=True
+        ).stdout
+        own = [line for line in symbols.splitlines() if "4rsna" in line and " T " in line]
+        assert own, name
+        assert not [line for line in own if "cxx11" in line], name

@@ -1,16 +1,8 @@
-// DALI's face of the kernels: fn.rsna.transform_slices, on a CPU and on a GPU, each with one pass over a whole batch.
-#include <dali/pipeline/operator/operator.h>
+// fn.rsna.transform_slices: DALI's face of the kernels, on a CPU and on a GPU, with one pass over a whole batch.
+#include <algorithm>
+#include <tuple>
 
-#include <stdexcept>
-#include <string>
-#include <vector>
-
-#include "../ct_params.h"
-
-#ifdef RSNA_WITH_CUDA
-#include <dali/core/device_guard.h>
-#include <dali/kernels/dynamic_scratchpad.h>
-#endif
+#include "dali_inputs.h"
 
 // The schema is the manual: it is what help(fn.rsna.transform_slices) prints.
 DALI_SCHEMA(rsna__TransformSlices)
@@ -31,13 +23,12 @@ copy. CPU and GPU give the same bits, whatever the number of threads. Example::
 )")
     .NumInput(1)
     .NumOutput(1)
-    .InputDox(0, "hu", "TensorList of int16", "Slices [H, W] in Hounsfield units, 2 to 32767 pixels high and wide.")
+    .InputDox(0, "hu", "TensorList of int16", rsna::kSlicesDoc)
     .AddArg("affine", R"(Float32 [2, 3] of each slice: output pixel (x, y) to input pixel, both counted at pixel centres
 from 0: input_x = a[0, 0] * x + a[0, 1] * y + a[0, 2], input_y likewise by the second row. Six numbers serve all slices.
 Neutral: [1, 0, 0, 0, 1, 0].)",
             ::DALI_FLOAT_VEC, true)
-    .AddArg("windows", "Center and width of each window in HU, one after another; each window makes one channel.",
-            ::DALI_FLOAT_VEC)
+    .AddArg("windows", std::string(rsna::kWindowsDoc) + " Each window makes one channel.", ::DALI_FLOAT_VEC)
     .AddArg("size", "Rows and columns of the output, in pixels.", ::DALI_INT32)
     .AddOptionalArg<std::vector<int>>("source_box",
                                       R"(Int32 [3] of each slice: x0, y0, side of a square in input pixels.
@@ -46,9 +37,13 @@ What lies outside it is not seen: it is 0, or with border "replicate" the square
     .AddOptionalArg<std::vector<float>>("mean", "Per channel, of the windowed values. Neutral: 0.", nullptr)
     .AddOptionalArg<std::vector<float>>("std", "Per channel, of the windowed values. Neutral: 1.", nullptr)
     .AddOptionalArg("border", R"(What lies outside the slice: "zero" (0 before normalisation) or "replicate".)", "zero")
-    .AddOptionalTypeArg(
-        "dtype", "Type of the output: FLOAT, FLOAT16, or UINT16 for the bits of bfloat16, of which DALI has no type.",
-        ::DALI_FLOAT)
+    .AddOptionalTypeArg("dtype", R"(Type of the output: FLOAT, FLOAT16, UINT16 or UINT8. UINT16 holds the bits of
+bfloat16, of which DALI has no type. UINT8 is the published reference's way: every tap becomes a grey level
+trunc(255 * windowed), and the interpolated level is rounded; without mean and std.)",
+                        ::DALI_FLOAT)
+    .AddOptionalArg<std::vector<int>>("lowest_hu", R"(Int32 of each slice, with dtype UINT8 only: the slice's lowest HU,
+whose windowed value is subtracted from every tap's. Neutral: not given.)",
+                                      nullptr, true)
     .AddOptionalArg("output_layout", R"("CHW" or "HWC"; torch calls the latter channels last, once permuted.)",
                     ::dali::TensorLayout("CHW"))
     .AddOptionalArg("supersample", "Takes the mean of k x k samples per output pixel, against aliasing. Neutral: 1.",
@@ -59,62 +54,19 @@ namespace {
 
 constexpr int64_t kRowsPerTask = 64;  // about 0.1 ms of work
 
-void check(bool is_good, const std::string& message) {
-  if (!is_good) throw std::invalid_argument(message);
-}
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text;
-  for (const int64_t extent : shape) text += (text.empty() ? "" : ", ") + std::to_string(extent);
-  return "[" + text + "]";
-}
-
-// The numbers of an argument that every slice has: [n_slices, shape].
-template <class T>
-std::vector<T> per_slice(const dali::OpSpec& spec, const dali::Workspace& workspace, const char* name, int n_slices,
-                         const std::vector<int64_t>& shape) {
-  int64_t n = 1;
-  for (const int64_t extent : shape) n *= extent;
-  std::vector<T> numbers;
-  if (!spec.HasTensorArgument(name)) {
-    const auto constant = spec.GetRepeatedArgument<T>(name);
-    check(static_cast<int64_t>(constant.size()) == n,
-          std::string(name) + " must have " + std::to_string(n) + " numbers, not " + std::to_string(constant.size()));
-    for (int i = 0; i < n_slices; ++i) numbers.insert(numbers.end(), constant.begin(), constant.end());
-    return numbers;
-  }
-  const auto& input = workspace.ArgumentInput(name);
-  const char* type_name = std::is_same_v<T, float> ? "float32" : "int32";
-  for (int i = 0; i < n_slices; ++i) {
-    const auto found = input.tensor_shape(i);
-    check(input.type() == dali::type2id<T>::value && std::vector<int64_t>(found.begin(), found.end()) == shape,
-          "slice " + std::to_string(i) + ": its " + name + " must be " + type_name + " of shape " + shape_text(shape));
-    const T* values = input.tensor<T>(i);
-    numbers.insert(numbers.end(), values, values + n);
-  }
-  return numbers;
-}
-
-// The slices of a batch, wherever each of them lies.
-template <class Backend>
-std::vector<Pixels> pixels_of(const dali::TensorList<Backend>& hu) {
-  std::vector<Pixels> pixels;
-  if (hu.num_samples() == 0) return pixels;
-  check(hu.type() == ::DALI_INT16, "hu must be int16");
-  check(hu.sample_dim() == 2,
-        "each slice must have shape [H, W], not " + std::to_string(hu.sample_dim()) + " dimensions");
-  for (int i = 0; i < hu.num_samples(); ++i) {
-    const auto shape = hu.tensor_shape_span(i);
-    pixels.push_back({static_cast<const int16_t*>(hu.raw_tensor(i)), shape[0], shape[1]});
-  }
-  return pixels;
-}
-
 OutputType output_type_of(dali::DALIDataType type) {
-  if (type == ::DALI_FLOAT) return OutputType::kFloat32;
-  if (type == ::DALI_UINT16) return OutputType::kBFloat16;
-  check(type == ::DALI_FLOAT16, "dtype must be FLOAT, FLOAT16 or UINT16 (the bits of bfloat16)");
-  return OutputType::kFloat16;
+  switch (type) {
+    case ::DALI_FLOAT:
+      return OutputType::kFloat32;
+    case ::DALI_FLOAT16:
+      return OutputType::kFloat16;
+    case ::DALI_UINT16:
+      return OutputType::kBFloat16;
+    case ::DALI_UINT8:
+      return OutputType::kUInt8;
+    default:
+      throw std::invalid_argument("dtype must be FLOAT, FLOAT16, UINT16 (the bits of bfloat16) or UINT8");
+  }
 }
 
 bool is_channels_last(const dali::TensorLayout& layout) {
@@ -123,21 +75,19 @@ bool is_channels_last(const dali::TensorLayout& layout) {
   return layout == "HWC";
 }
 
+// One number per channel; none if the argument is not given.
+std::vector<float> per_channel(const dali::OpSpec& spec, const char* name, size_t n_channels) {
+  if (!spec.ArgumentDefined(name)) return {};
+  const auto numbers = spec.GetRepeatedArgument<float>(name);
+  check(numbers.size() == n_channels, std::string(name) + " must have one number per window");
+  return numbers;
+}
+
 std::vector<Channel> channels_of(const dali::OpSpec& spec, int32_t n_sub) {
-  const auto windows = spec.GetRepeatedArgument<float>("windows");
-  check(!windows.empty() && windows.size() % 2 == 0, "windows must be pairs of center and width, at least one");
-  std::vector<float> normalisation[2];
-  for (const int i : {0, 1}) {
-    const char* name = i == 0 ? "mean" : "std";
-    if (!spec.ArgumentDefined(name)) continue;
-    normalisation[i] = spec.GetRepeatedArgument<float>(name);
-    check(2 * normalisation[i].size() == windows.size(), std::string(name) + " must have one number per window");
-  }
-  const auto data_or_null = [](const std::vector<float>& numbers) {
-    return numbers.empty() ? nullptr : numbers.data();
-  };
-  return make_channels(static_cast<int32_t>(windows.size() / 2), windows.data(), data_or_null(normalisation[0]),
-                       data_or_null(normalisation[1]), n_sub);
+  const auto windows = windows_of(spec);
+  const size_t n_channels = windows.size() / 2;
+  const auto mean = per_channel(spec, "mean", n_channels), std = per_channel(spec, "std", n_channels);
+  return make_channels(static_cast<int32_t>(n_channels), windows.data(), data_or_null(mean), data_or_null(std), n_sub);
 }
 
 // What both devices share: arguments are read once, then each batch is checked before memory for it is asked for.
@@ -159,18 +109,20 @@ class TransformSlices : public dali::Operator<Backend> {
                    spec.GetArgument<int>("size"),
                    sampling_,
                    output_type_of(type_),
-                   is_channels_last(layout_)} {}
+                   is_channels_last(layout_)} {
+    check_mode(transform_.output_type, spec.ArgumentDefined("mean") || spec.ArgumentDefined("std"),
+               spec.ArgumentDefined("lowest_hu"));
+  }
 
  protected:
   bool SetupImpl(std::vector<dali::OutputDesc>& outputs, const dali::Workspace& workspace) override {
     const std::vector<Pixels> pixels = pixels_of(workspace.Input<Backend>(0));
     const int n_slices = static_cast<int>(pixels.size());
     const auto affine = per_slice<float>(this->spec_, workspace, "affine", n_slices, {2, 3});
-    std::vector<int> boxes;
-    if (this->spec_.ArgumentDefined("source_box"))
-      boxes = per_slice<int>(this->spec_, workspace, "source_box", n_slices, {3});
-    slices_ = make_slices(
-        {n_slices, pixels.data(), affine.data(), boxes.empty() ? nullptr : boxes.data(), border_, transform_.size});
+    const auto boxes = per_slice<int32_t>(this->spec_, workspace, "source_box", n_slices, {3});
+    const auto lowest_hu = per_slice<int32_t>(this->spec_, workspace, "lowest_hu", n_slices, {});
+    slices_ = make_slices({n_slices, pixels.data(), affine.data(), data_or_null(boxes), border_, transform_.size,
+                           data_or_null(lowest_hu)});
     const int64_t size = transform_.size, n_channels = transform_.n_channels;
     const dali::TensorShape<> shape = transform_.channels_last ? dali::TensorShape<>{size, size, n_channels}
                                                                : dali::TensorShape<>{n_channels, size, size};
@@ -232,8 +184,7 @@ class TransformSlicesGpu : public TransformSlices<dali::GPUBackend> {
     // Copied by way of pinned memory; both copies are given back in the stream's order, after the kernel has run.
     dali::kernels::DynamicScratchpad scratchpad(dali::AccessOrder(workspace.stream()));
     std::tie(transform.slices, transform.channels) = scratchpad.ToContiguousGPU(workspace.stream(), slices_, channels_);
-    const int error = launch_cuda(transform, workspace.stream());
-    if (error != 0) throw std::runtime_error(std::string("launching the kernel failed: ") + cuda_error_text(error));
+    check_cuda(launch_cuda(transform, workspace.stream()));
   }
 };
 #endif
