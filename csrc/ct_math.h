@@ -54,9 +54,9 @@ struct Channel {
   double lower, width;  // of the window in HU: grey levels are exact in float64
 };
 
-// Where one sample reads: the top left of 2 x 2 pixels, from the anchor, and their weights.
+// Where one sample reads: the index of the top left of 2 x 2 pixels, from the anchor, and their weights.
 struct Taps {
-  int32_t x, y;
+  int32_t index;
   float top_left, top_right, bottom_left, bottom_right;
 };
 
@@ -83,22 +83,54 @@ RSNA_INLINE float source_coordinate(const float* to_axis, float x, float y) {
   return fmaf(to_axis[0], x, fmaf(to_axis[1], y, to_axis[2]));
 }
 
-// Linear interpolation's weight of a pixel at this distance. It is 0 from distance 1 on, which is the zero border too.
-RSNA_INLINE float tent(float gain, float distance) { return fmaxf(gain - fabsf(distance), 0.0f); }
+// Linear interpolation on one axis: the pair's first pixel, and the weights of both.
+struct Pair {
+  float first, weight_first, weight_second;
+};
 
+// The short form gives the same bits where is_inside holds.
+template <bool kIsInside>
+RSNA_INLINE Pair pair_at(const Axis& axis, float coordinate) {
+  if (kIsInside) {
+    const float first = floorf(coordinate);
+    const float distance = coordinate - first;
+    return {first, fmaf(-1.0f, distance, 1.0f), distance};  // compilers turn a plain 1 - distance into two operations
+  }
+  const float clamped = clamp(coordinate, axis.clamp_low, axis.clamp_high);
+  const float first = clamp(floorf(clamped), axis.pair_low, axis.pair_high);
+  const float distance = clamped - first;  // -1 to 2; weights are 0 from a pixel's distance 1 on: the zero border
+  return {first, fmaxf(axis.gain_first - fabsf(distance), 0.0f),
+          fmaxf(fminf(fminf(distance, 2.0f - distance), axis.gain_second), 0.0f)};
+}
+
+template <bool kIsInside = false>
 RSNA_INLINE Taps locate(const Slice& slice, float x, float y) {
-  const float source_x = clamp(source_coordinate(slice.to_x, x, y), slice.x.clamp_low, slice.x.clamp_high);
-  const float source_y = clamp(source_coordinate(slice.to_y, x, y), slice.y.clamp_low, slice.y.clamp_high);
-  const float left = clamp(floorf(source_x), slice.x.pair_low, slice.x.pair_high);
-  const float top = clamp(floorf(source_y), slice.y.pair_low, slice.y.pair_high);
-  const float from_left = source_x - left;
-  const float from_top = source_y - top;
-  const float weight_left = tent(slice.x.gain_first, from_left);
-  const float weight_right = tent(slice.x.gain_second, from_left - 1.0f);
-  const float weight_top = tent(slice.y.gain_first, from_top);
-  const float weight_bottom = tent(slice.y.gain_second, from_top - 1.0f);
-  return {static_cast<int32_t>(left), static_cast<int32_t>(top),   weight_top * weight_left,
-          weight_top * weight_right,  weight_bottom * weight_left, weight_bottom * weight_right};
+  const Pair column = pair_at<kIsInside>(slice.x, source_coordinate(slice.to_x, x, y));
+  const Pair row = pair_at<kIsInside>(slice.y, source_coordinate(slice.to_y, x, y));
+  const int32_t index = kIsInside ? static_cast<int32_t>(fmaf(row.first, static_cast<float>(slice.width), column.first))
+                                  : static_cast<int32_t>(row.first) * slice.width + static_cast<int32_t>(column.first);
+  return {index, row.weight_first * column.weight_first, row.weight_first * column.weight_second,
+          row.weight_second * column.weight_first, row.weight_second * column.weight_second};
+}
+
+// Coordinates are monotone along an output row, so what the next two functions say of two of its positions holds for
+// all between them.
+
+// True where no clamp changes anything, and an index is small enough to be exact in fp32.
+RSNA_INLINE bool is_inside(const Slice& slice, float x, float y) {
+  constexpr float kExact = 16777216.0f;
+  const float source_x = source_coordinate(slice.to_x, x, y);
+  const float source_y = source_coordinate(slice.to_y, x, y);
+  return slice.x.pair_low <= source_x && source_x < slice.x.pair_high + 1.0f && slice.y.pair_low <= source_y &&
+         source_y < slice.y.pair_high + 1.0f && slice.x.gain_first + slice.x.gain_second == 2.0f &&
+         slice.y.gain_first + slice.y.gain_second == 2.0f &&
+         (fabsf(source_y) + 2.0f) * static_cast<float>(slice.width) <= kExact;
+}
+
+// On which side of what may be seen all weights are 0 (-1 or 1), or 0 where they need not be.
+RSNA_INLINE int32_t side_of(const Axis& axis, float coordinate) {
+  const float clamped = clamp(coordinate, axis.clamp_low, axis.clamp_high);
+  return clamped <= axis.pair_low - 1.0f ? -1 : clamped >= axis.pair_high + 2.0f ? 1 : 0;
 }
 
 RSNA_INLINE float window(const Channel& channel, float hu) {

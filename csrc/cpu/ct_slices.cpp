@@ -7,16 +7,10 @@ namespace rsna {
 namespace {
 
 constexpr int32_t kBlock = 256;  // pixels of a row that are worked on at once; all arrays stay in the L1 cache
+constexpr int32_t kStep = 32;    // pixels about which one decision is made
 
 // Two neighbouring int16 values, read in one load from an address that is a multiple of 2.
-typedef int32_t Pair __attribute__((aligned(2), may_alias));
-
-// What one sample of each pixel of a block reads: where, and per tap its weight and HU.
-struct Block {
-  alignas(64) int32_t index[kBlock];  // of the top left tap, from the anchor
-  alignas(64) float weight[4][kBlock];
-  alignas(64) float hu[4][kBlock];
-};
+typedef int32_t PixelPair __attribute__((aligned(2), may_alias));
 
 // An array that lives as long as its variable.
 struct Floats {
@@ -27,14 +21,46 @@ struct Floats {
   float* const data;
 };
 
+// What one sample of each pixel of a block reads: the upper and the lower pair of pixels, and the taps' weights.
+struct Block {
+  alignas(64) PixelPair upper[kBlock];
+  alignas(64) PixelPair lower[kBlock];
+  alignas(64) float weight[4][kBlock];
+};
+
+// Pixels [begin, end) of a block.
+struct Range {
+  int32_t begin, end;
+};
+
+// Takes steps off both ends of a range for as long as they are idle: is_idle(first pixel, last pixel).
+template <class Predicate>
+RSNA_INLINE Range trim(Range range, const Predicate& is_idle) {
+  while (range.begin < range.end) {
+    const int32_t next = range.begin + kStep < range.end ? range.begin + kStep : range.end;
+    if (!is_idle(range.begin, next - 1)) break;
+    range.begin = next;
+  }
+  while (range.begin < range.end) {
+    const int32_t next = range.end - kStep > range.begin ? range.end - kStep : range.begin;
+    if (!is_idle(next, range.end - 1)) break;
+    range.end = next;
+  }
+  return range;
+}
+
 // Constants are copied to local variables before each loop: compilers then see that no store changes them.
 
-// x: the n samples' positions in the output, which all have the same y.
-void locate_taps(const Slice& slice_in_memory, const float* __restrict x, int32_t n, float y, Block& __restrict block) {
+// x: the samples' positions in the output, which all have the same y.
+template <bool kIsInside>
+void read_taps(const Slice& slice_in_memory, const float* __restrict x, float y, Range range, Block& __restrict block) {
   const Slice slice = slice_in_memory;
-  for (int32_t i = 0; i < n; ++i) {
-    const Taps taps = locate(slice, x[i], y);
-    block.index[i] = taps.y * slice.width + taps.x;
+  const int16_t* const upper = slice.anchor;
+  const int16_t* const lower = upper + slice.width;
+  for (int32_t i = range.begin; i < range.end; ++i) {
+    const Taps taps = locate<kIsInside>(slice, x[i], y);
+    block.upper[i] = *reinterpret_cast<const PixelPair*>(upper + taps.index);
+    block.lower[i] = *reinterpret_cast<const PixelPair*>(lower + taps.index);
     block.weight[0][i] = taps.top_left;
     block.weight[1][i] = taps.top_right;
     block.weight[2][i] = taps.bottom_left;
@@ -42,25 +68,32 @@ void locate_taps(const Slice& slice_in_memory, const float* __restrict x, int32_
   }
 }
 
-void read_pairs(const int16_t* pixels, const int32_t* __restrict index, int32_t n, float* __restrict left,
-                float* __restrict right) {
-  for (int32_t i = 0; i < n; ++i) {
-    const int32_t pair = *reinterpret_cast<const Pair*>(pixels + index[i]);
-    left[i] = static_cast<float>(static_cast<int16_t>(pair));
-    right[i] = static_cast<float>(pair >> 16);
-  }
+// A pair's pixels in HU times 65536, which costs less to unpack.
+constexpr float kPerHu = 65536.0f;
+RSNA_INLINE float left_of(PixelPair pair) {
+  return static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(pair) << 16));
 }
+RSNA_INLINE float right_of(PixelPair pair) { return static_cast<float>(static_cast<int32_t>(pair & 0xffff0000u)); }
 
-template <bool kIsGrey, bool kIsFirst>
-void add_samples(const Slice& slice, const Channel& channel_in_memory, const Block& __restrict block, int32_t n,
+template <int kChannels, bool kIsGrey>
+void add_samples(const Slice& slice, const Channel* channels_in_memory, const Block& __restrict block, Range range,
                  float* __restrict sums) {
-  const Channel channel = channel_in_memory;
-  const double darkest = kIsGrey ? window_exactly(channel, slice.lowest_hu) : 0.0;
-  for (int32_t i = 0; i < n; ++i) {
-    const Taps taps = {0, 0, block.weight[0][i], block.weight[1][i], block.weight[2][i], block.weight[3][i]};
-    const Quad hu = {block.hu[0][i], block.hu[1][i], block.hu[2][i], block.hu[3][i]};
-    const float value = kIsGrey ? sample_grey(channel, darkest, taps, hu) : sample(channel, taps, hu);
-    sums[i] = kIsFirst ? value : sums[i] + value;
+  Channel channels[kChannels];
+  double darkest[kChannels];
+  for (int c = 0; c < kChannels; ++c) {
+    channels[c] = channels_in_memory[c];
+    darkest[c] = kIsGrey ? window_exactly(channels[c], slice.lowest_hu) : 0.0;
+    if (!kIsGrey) channels[c].inv_width *= 1.0f / kPerHu;
+  }
+  const float scale = kIsGrey ? 1.0f / kPerHu : 1.0f;
+  for (int32_t i = range.begin; i < range.end; ++i) {
+    const Taps taps = {0, block.weight[0][i], block.weight[1][i], block.weight[2][i], block.weight[3][i]};
+    const Quad hu = {left_of(block.upper[i]) * scale, right_of(block.upper[i]) * scale, left_of(block.lower[i]) * scale,
+                     right_of(block.lower[i]) * scale};
+#pragma GCC unroll 3
+    for (int c = 0; c < kChannels; ++c) {
+      sums[c * kBlock + i] += kIsGrey ? sample_grey(channels[c], darkest[c], taps, hu) : sample(channels[c], taps, hu);
+    }
   }
 }
 
@@ -68,18 +101,30 @@ void add_samples(const Slice& slice, const Channel& channel_in_memory, const Blo
 // those of the next sample of every pixel are `size` further.
 void sum_samples(const Transform& transform, const Slice& slice, const float* positions, int32_t n, int32_t y,
                  Block& block, float* sums) {
+  const bool is_grey = transform.output_type == OutputType::kUInt8;
+  for (int32_t c = 0; c < transform.n_channels; ++c) __builtin_memset(sums + c * kBlock, 0, n * sizeof(float));
   for (int32_t sub_y = 0; sub_y < transform.sampling.n_sub; ++sub_y) {
     const float sample_y = sample_position(transform.sampling, y, sub_y);
     for (int32_t sub_x = 0; sub_x < transform.sampling.n_sub; ++sub_x) {
-      locate_taps(slice, positions + sub_x * transform.size, n, sample_y, block);
-      read_pairs(slice.anchor, block.index, n, block.hu[0], block.hu[1]);
-      read_pairs(slice.anchor + slice.width, block.index, n, block.hu[2], block.hu[3]);
-      const bool is_first = sub_y == 0 && sub_x == 0;
-      const auto add = transform.output_type == OutputType::kUInt8
-                           ? (is_first ? add_samples<true, true> : add_samples<true, false>)
-                           : (is_first ? add_samples<false, true> : add_samples<false, false>);
-      for (int32_t c = 0; c < transform.n_channels; ++c) {
-        add(slice, transform.channels[c], block, n, sums + c * kBlock);
+      const float* x = positions + sub_x * transform.size;
+      const Range seen = trim({0, n}, [&](int32_t first, int32_t last) {
+        const int32_t side_x = side_of(slice.x, source_coordinate(slice.to_x, x[first], sample_y));
+        const int32_t side_y = side_of(slice.y, source_coordinate(slice.to_y, x[first], sample_y));
+        return (side_x != 0 && side_x == side_of(slice.x, source_coordinate(slice.to_x, x[last], sample_y))) ||
+               (side_y != 0 && side_y == side_of(slice.y, source_coordinate(slice.to_y, x[last], sample_y)));
+      });
+      const Range inside = trim(seen, [&](int32_t first, int32_t last) {
+        return !(is_inside(slice, x[first], sample_y) && is_inside(slice, x[last], sample_y));
+      });
+      if (seen.begin < inside.begin) read_taps<false>(slice, x, sample_y, {seen.begin, inside.begin}, block);
+      if (inside.begin < inside.end) read_taps<true>(slice, x, sample_y, inside, block);
+      if (inside.end < seen.end) read_taps<false>(slice, x, sample_y, {inside.end, seen.end}, block);
+      for (int32_t c = 0; c < transform.n_channels;) {
+        const bool is_group = c + 3 <= transform.n_channels;
+        const auto add = is_group ? (is_grey ? add_samples<3, true> : add_samples<3, false>)
+                                  : (is_grey ? add_samples<1, true> : add_samples<1, false>);
+        add(slice, transform.channels + c, block, seen, sums + c * kBlock);
+        c += is_group ? 3 : 1;
       }
     }
   }

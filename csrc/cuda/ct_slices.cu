@@ -27,7 +27,7 @@ constexpr int32_t kThreads = 256;
 constexpr int32_t kGroup = 4;  // channels whose sums are held in registers at once
 
 __device__ Quad read_quad(const int16_t* anchor, int32_t width, const Taps& taps) {
-  const int16_t* top = anchor + static_cast<int64_t>(taps.y) * width + taps.x;
+  const int16_t* top = anchor + taps.index;
   const int16_t* bottom = top + width;
   return {static_cast<float>(top[0]), static_cast<float>(top[1]), static_cast<float>(bottom[0]),
           static_cast<float>(bottom[1])};
