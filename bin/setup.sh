@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Makes .venv beside this folder, installs the locked dependencies and builds the extension. Quick when nothing changed.
-# Environment: PYTHON (python3), CXX (c++), RSNA_WITH_CUDA (auto|0|1), CUDA_HOME.
+# Environment: PYTHON (python3), CXX (c++), RSNA_WITH_CUDA and RSNA_WITH_DALI (auto|0|1), CUDA_HOME.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 lock=requirements/cu13.txt
-needed_gb=9 # 5.5 GB installed, and what pip unpacks on the way
+needed_gb=12 # 7.7 GB installed, and what pip unpacks on the way
 python=${PYTHON:-python3}
 log=.venv/setup.log
 
@@ -16,7 +16,7 @@ fail() { # fail CODE MESSAGE
 
 fingerprint() {
   { cat "$lock" setup.py pyproject.toml; find csrc -type f | LC_ALL=C sort | xargs cat; "$python" --version; \
-    echo "${RSNA_WITH_CUDA:-auto} ${CUDA_HOME:-}"; } | sha256sum | cut -d' ' -f1
+    echo "${RSNA_WITH_CUDA:-auto} ${RSNA_WITH_DALI:-auto} ${CUDA_HOME:-}"; } | sha256sum | cut -d' ' -f1
 }
 
 pip_install() { # pip_install WHAT ARGUMENTS...
@@ -53,8 +53,8 @@ fi
 
 [[ -x .venv/bin/python ]] || "$python" -m venv .venv
 rm -f .venv/fingerprint "$log"
-pip_install "installing the locked dependencies (5.5 GB, one to three minutes)" -r "$lock"
+pip_install "installing the locked dependencies (7.7 GB, one to three minutes)" -r "$lock"
 pip_install "building the extension" --verbose --no-build-isolation --no-deps --editable .
-grep -oE "rsna_e2e: (C\+\+|CUDA) .*" "$log" >&2
+grep -oE "rsna_e2e: (C\+\+|CUDA|DALI) .*" "$log" >&2
 fingerprint >.venv/fingerprint
 echo "setup: done; commands: .venv/bin/rsna-e2e --help" >&2

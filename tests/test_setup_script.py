@@ -82,7 +82,7 @@ def test_no_compiler(project: Path) -> None:
 
 def test_a_full_disk(project: Path) -> None:
     _command(project.parent / "commands" / "df", "echo header; echo disk 9 9 1048576 9% /")
-    assert "needs 9 GB of disk" in _last_line(project, 5)
+    assert "needs 12 GB of disk" in _last_line(project, 5)
     assert not (project / ".venv").exists()
 
 
