@@ -1,0 +1,186 @@
+// The kernel for the usual case: one sample per output pixel, 1 or 3 channels. Each warp collects a tile of the output
+// in shared memory and stores it from there, so that every store fills whole sectors of memory.
+#pragma once
+
+#include "ptx.h"
+
+namespace rsna {
+
+// Output types. Two neighbouring values are rounded together.
+struct Float32Pairs {
+  using Value = float;
+  struct alignas(8) Packed {
+    float first, second;
+  };
+  static __device__ Packed pack(float first, float second) { return {first, second}; }
+};
+struct Float16Pairs {
+  using Value = uint16_t;
+  using Packed = uint32_t;
+  static __device__ Packed pack(float first, float second) { return to_float16_pair(first, second); }
+};
+struct BFloat16Pairs {
+  using Value = uint16_t;
+  using Packed = uint32_t;
+  static __device__ Packed pack(float first, float second) { return to_bfloat16_pair(first, second); }
+};
+
+constexpr int32_t kTileThreads = 128;
+// A warp's lanes are 8 x 4, each with two pixels side by side: one load of all lanes then touches few cache lines,
+// whichever way the slice is turned.
+constexpr int32_t kLanesX = 8, kLanesY = 4;
+constexpr int32_t kStepWidth = 2 * kLanesX;
+constexpr int32_t kTileWidth = 2 * kStepWidth;              // a tile has kLanesY rows
+constexpr int32_t kSpanWidth = 8 * kTileWidth;              // a warp computes a span of tiles, one after another
+constexpr int32_t kSpanRows = kTileThreads / 32 * kLanesY;  // those of a block's warps, one below the other
+
+struct alignas(16) Vector {
+  uint32_t words[4];
+};
+
+// A tile of output, in segments that are contiguous in the output too: one per row, or one per channel and row.
+template <class Pairs, int32_t kChannels, bool kChannelsLast>
+struct Tile {
+  using Value = typename Pairs::Value;
+  using Packed = typename Pairs::Packed;
+  static constexpr int32_t kSegments = kChannelsLast ? kLanesY : kChannels * kLanesY;
+  static constexpr int32_t kPixelStride = kChannelsLast ? kChannels : 1;
+  static constexpr int32_t kLength = kTileWidth * kPixelStride;
+  static constexpr int32_t kPerVector = sizeof(Vector) / sizeof(Value);
+  static constexpr int32_t kVectorsPerSegment = kLength / kPerVector;
+  static constexpr int32_t kVectors = kSegments * kVectorsPerSegment;
+  // 32 bytes more per segment keep lanes of different rows off each other's memory banks.
+  alignas(16) Value values[kSegments][kLength + 32 / sizeof(Value)];
+
+  // Takes the pixels x and x + 1 of row y: all channels of the first, then all of the second.
+  __device__ __forceinline__ void put(int32_t x, int32_t y, const float (&pixels)[2 * kChannels]) {
+#pragma unroll
+    for (int32_t i = 0; i < kChannels; ++i) {
+      if (kChannelsLast) {
+        reinterpret_cast<Packed*>(&values[y][x * kChannels])[i] = Pairs::pack(pixels[2 * i], pixels[2 * i + 1]);
+      } else {
+        *reinterpret_cast<Packed*>(&values[i * kLanesY + y][x]) = Pairs::pack(pixels[i], pixels[kChannels + i]);
+      }
+    }
+  }
+};
+
+// What one lane of a warp knows of its span.
+template <class Pairs, int32_t kChannels, bool kChannelsLast>
+struct Span {
+  using TileOf = Tile<Pairs, kChannels, kChannelsLast>;
+  using Value = typename Pairs::Value;
+  static constexpr int32_t kVectorsPerLane = (TileOf::kVectors + 31) / 32;
+
+  Slice slice;
+  Channel channels[kChannels];
+  TileOf& tile;
+  Value* image;             // the slice's first value in the output
+  int32_t size;             // of the output
+  int32_t row, begin, end;  // the span's first row, and its columns
+  int32_t lane;
+  bool is_aligned;  // every segment of every tile begins at a multiple of 16 bytes
+
+  __device__ __forceinline__ Value* address(int32_t segment, int32_t x) const {
+    const int64_t channel = segment / kLanesY, y = row + segment % kLanesY;
+    return image + ((channel * size + y) * size + x) * TileOf::kPixelStride;
+  }
+
+  template <bool kIsInside>
+  __device__ __forceinline__ void compute(float x, float y, float* pixel) const {
+    const Taps taps = locate<kIsInside>(slice, x, y);
+    const int16_t* top = slice.anchor + taps.index;
+    const int16_t* bottom = top + slice.width;
+    const Quad hu = {load_hu(top), load_hu(top + 1), load_hu(bottom), load_hu(bottom + 1)};
+#pragma unroll
+    for (int32_t c = 0; c < kChannels; ++c) pixel[c] = normalise(channels[c], sample(channels[c], taps, hu));
+  }
+
+  // Value by value: for a tile that the output's edge cuts, and for rows that do not begin at multiples of 16 bytes.
+  __device__ void store_values(int32_t x) const {
+    const int32_t length = min(kTileWidth, size - x) * TileOf::kPixelStride;
+#pragma unroll 1
+    for (int32_t segment = 0; segment < TileOf::kSegments; ++segment) {
+      if (row + segment % kLanesY >= size) continue;
+#pragma unroll 1
+      for (int32_t i = lane; i < length; i += 32) address(segment, x)[i] = tile.values[segment][i];
+    }
+  }
+
+  // x, y: position in the output of this lane's first pixel.
+  template <bool kIsInside>
+  __device__ __forceinline__ void run(float x, float y) const {
+    const Vector* from[kVectorsPerLane];
+    Vector* to[kVectorsPerLane];  // null: not for this lane
+#pragma unroll
+    for (int32_t i = 0; i < kVectorsPerLane; ++i) {
+      const int32_t vector = 32 * i + lane, segment = vector / TileOf::kVectorsPerSegment;
+      const int32_t first = vector % TileOf::kVectorsPerSegment * TileOf::kPerVector;
+      const bool is_mine = vector < TileOf::kVectors;
+      from[i] = reinterpret_cast<const Vector*>(&tile.values[is_mine ? segment : 0][first]);
+      to[i] = is_mine ? reinterpret_cast<Vector*>(address(segment, begin) + first) : nullptr;
+    }
+    int32_t offset = 0;
+#pragma unroll 1
+    for (int32_t column = begin; column < end; column += kTileWidth) {
+#pragma unroll
+      for (int32_t step = 0; step < kTileWidth; step += kStepWidth) {
+        float pixels[2 * kChannels];
+        compute<kIsInside>(x + step, y, pixels);  // whole numbers and halves: these additions are exact
+        compute<kIsInside>(x + (step + 1), y, pixels + kChannels);
+        tile.put(step + lane % kLanesX * 2, lane / kLanesX, pixels);
+      }
+      x += kTileWidth;
+      __syncwarp();
+      if (is_aligned && column + kTileWidth <= size) {
+#pragma unroll
+        for (int32_t i = 0; i < kVectorsPerLane; ++i) {
+          if (to[i] != nullptr) to[i][offset] = *from[i];
+        }
+      } else {
+        store_values(column);
+      }
+      offset += TileOf::kVectorsPerSegment;
+      __syncwarp();
+    }
+  }
+};
+
+template <class Pairs, int32_t kChannels, bool kChannelsLast>
+__global__ void __launch_bounds__(kTileThreads, 8) transform_tiles(Transform transform) {
+  using SpanOf = Span<Pairs, kChannels, kChannelsLast>;
+  using TileOf = typename SpanOf::TileOf;
+  __shared__ TileOf tiles[kTileThreads / 32];
+  const int32_t size = transform.size, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int32_t row = blockIdx.y * kSpanRows + warp * kLanesY;
+  if (row >= size) return;
+  const int32_t begin = blockIdx.x * kSpanWidth, end = min(begin + kSpanWidth, size);
+  const auto output = static_cast<typename Pairs::Value*>(transform.output);
+  // Then there are whole tiles only in y.
+  static_assert(TileOf::kPerVector % kLanesY == 0);
+  const bool is_aligned =
+      reinterpret_cast<unsigned long long>(output) % sizeof(Vector) == 0 && size % TileOf::kPerVector == 0;
+  SpanOf span = {transform.slices[blockIdx.z],
+                 {},
+                 tiles[warp],
+                 output + static_cast<int64_t>(blockIdx.z) * kChannels * size * size,
+                 size,
+                 row,
+                 begin,
+                 end,
+                 lane,
+                 is_aligned};
+#pragma unroll
+  for (int32_t c = 0; c < kChannels; ++c) span.channels[c] = transform.channels[c];
+  const float x = sample_position(transform.sampling, begin + lane % kLanesX * 2, 0);
+  const float y = sample_position(transform.sampling, row + lane / kLanesX, 0);
+  const float last_x = x + static_cast<float>((end - begin - 1) / kTileWidth * kTileWidth + kStepWidth + 1);
+  // The lanes decide together: a warp in two minds would run both ways, one after the other.
+  if (__all_sync(0xffffffffu, is_inside(span.slice, x, y) && is_inside(span.slice, last_x, y))) {
+    span.template run<true>(x, y);
+  } else {
+    span.template run<false>(x, y);
+  }
+}
+
+}  // namespace rsna

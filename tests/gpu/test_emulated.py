@@ -1,0 +1,116 @@
+"""The CUDA kernels' source, run on the host: the bits of the CPU kernel, and no value written outside the output."""
+
+import ctypes
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transform_cases import BOX, SIZES, TYPES, content, noise, options, turned, windows
+
+from rsna_e2e import ops
+
+ROOT = Path(__file__).parents[2]
+FLAGS = ("-std=c++20", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-Wno-unknown-pragmas")
+GUARD = 64  # bytes before and after the output that must stay as they were
+
+
+def compiled(folder: Path, *sources: str) -> ctypes.CDLL:
+    library = folder / "emulated.so"
+    includes = [f"-I{ROOT}", f"-I{ROOT / 'tests/gpu/emulated'}"]
+    subprocess.run(["g++", *FLAGS, *includes, *(str(ROOT / one) for one in sources), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return compiled(tmp_path_factory.mktemp("emulated"), "tests/gpu/emulate_cuda.cpp", "csrc/ct_params.cpp")
+
+
+def pointer(tensor: torch.Tensor | None, offset: int = 0) -> ctypes.c_void_p | None:
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr() + offset)
+
+
+def check(emulated: ctypes.CDLL, hu: torch.Tensor, affine: torch.Tensor, *, shift: int = 0, **chosen: Any) -> None:
+    """Runs both and compares. shift: the output begins so many values after a multiple of 16 bytes."""
+    n_channels, dtype = chosen.pop("n_channels"), chosen["dtype"]
+    lowest_hu, pairs = options(n_channels, dtype, hu).get("lowest_hu"), windows(n_channels)
+    expected = ops.transform_slices(hu, affine, pairs, lowest_hu=lowest_hu, **chosen)
+    n_bytes = expected.numel() * expected.element_size()
+    memory = torch.full((n_bytes + 2 * GUARD,), 0xA5, dtype=torch.uint8)
+    begin = GUARD // 2 - memory.data_ptr() % 16 + shift * expected.element_size()
+    failure = emulated.emulate(
+        *(pointer(hu), ctypes.c_int64(hu.shape[0]), *hu.shape[1:], pointer(affine)),
+        *(pointer(chosen.get("source_box")), n_channels, pointer(pairs)),
+        *(chosen["size"], chosen.get("supersample", 1), chosen.get("border") == "replicate", TYPES.index(dtype)),
+        *(chosen.get("channels_last", False), pointer(lowest_hu), pointer(memory, begin)),
+    )
+    assert failure == 0
+    result = torch.empty_like(expected)  # keeps the memory layout
+    ctypes.memmove(result.data_ptr(), memory.data_ptr() + begin, n_bytes)
+    assert torch.equal(result, expected)
+    assert (memory[:begin] == 0xA5).all()
+    assert (memory[begin + n_bytes :] == 0xA5).all()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_sizes_inside_and_across_the_border(
+    emulated: ctypes.CDLL, n_channels: int, dtype: torch.dtype, channels_last: bool
+) -> None:
+    hu = noise(2, 40, 53)
+    for size in SIZES:
+        for zoom in (1.0, 3.0):
+            affine = turned(2, 40, 53, size, zoom=zoom)
+            check(emulated, hu, affine, size=size, n_channels=n_channels, dtype=dtype, channels_last=channels_last)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("n_channels", "supersample"), [(2, 1), (3, 1), (1, 2), (6, 3)])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_boxes_and_supersampling(
+    emulated: ctypes.CDLL, dtype: torch.dtype, n_channels: int, supersample: int, channels_last: bool
+) -> None:
+    hu, affine = noise(4, 40, 53), turned(4, 40, 53, 33)
+    chosen: dict[str, Any] = {"size": 33, "dtype": dtype, "channels_last": channels_last, "source_box": BOX}
+    for border in ("zero", "replicate"):
+        check(emulated, hu, affine, n_channels=n_channels, supersample=supersample, border=border, **chosen)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shift", [1, 2, 3])
+def test_output_that_is_not_aligned(emulated: ctypes.CDLL, shift: int, dtype: torch.dtype) -> None:
+    hu, affine = noise(2, 40, 53), turned(2, 40, 53, 64)
+    # The kernel stores pairs of values; torch and DALI hand out memory that is aligned to more than that.
+    check(emulated, hu, affine, shift=shift, size=64, n_channels=3, dtype=dtype, channels_last=True)
+
+
+@pytest.mark.slow
+def test_more_slices_than_a_grid_holds(emulated: ctypes.CDLL) -> None:
+    n = 65_537
+    check(emulated, noise(n, 2, 2), turned(n, 2, 2, 1), size=1, n_channels=1, dtype=torch.float32)
+
+
+def test_no_slices(emulated: ctypes.CDLL) -> None:
+    pairs = windows(1)
+    nothing = (None, ctypes.c_int64(0), 8, 8)
+    assert emulated.emulate(*nothing, None, None, 1, pointer(pairs), *(1, 1, 0, 0, 0), None, None) == 0
+    assert emulated.emulate_content(*nothing, 1, pointer(pairs), None) == 0
+
+
+@pytest.mark.parametrize(("height", "width", "offset"), [(30, 41, 0), (30, 264, 0), (30, 264, 1), (2, 8, 0), (2, 2, 0)])
+def test_search_for_content(emulated: ctypes.CDLL, height: int, width: int, offset: int) -> None:
+    memory = torch.empty(5 * height * width + offset, dtype=torch.int16)
+    hu = memory[offset:].view(5, height, width).copy_(content(5, height, width))
+    pairs = windows(1)
+    expected = ops.content_box(hu, pairs)
+    boxes = torch.full_like(expected, -1)
+    failure = emulated.emulate_content(
+        *(pointer(hu), ctypes.c_int64(5), height, width, 1, pointer(pairs), pointer(boxes))
+    )
+    assert failure == 0
+    assert torch.equal(boxes, expected)
+    assert (expected[3] == 0).all()
+    assert expected[0].tolist() == [0, 0, width, height]
