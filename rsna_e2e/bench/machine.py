@@ -1,0 +1,105 @@
+"""What a figure was measured on, and pinning the work to some of its cores."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from rsna_e2e import __version__, ops
+
+LIBRARIES = (
+    "torch", "torchvision", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "opencv-python-headless", "monai",
+    "albumentations",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Where and with what a benchmark ran.
+
+    instruction_sets: of our compiled CPU kernels, those that run here, the one in use first. load_average: runnable
+    processes over the last minute, just before the benchmark. commit: of a git checkout ("+" where files differ from
+    it), else the package's version.
+    """
+
+    cpu: str
+    cores: int
+    instruction_sets: tuple[str, ...]
+    gpu: str | None
+    memory_gib: float
+    load_average: float
+    python: str
+    versions: dict[str, str]
+    commit: str
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """Describe this machine."""
+        return cls(
+            cpu=_cpu_name(),
+            cores=len(os.sched_getaffinity(0)),
+            instruction_sets=ops.cpu_instruction_sets(),
+            gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            load_average=round(os.getloadavg()[0], 2),
+            python=platform.python_version(),
+            versions={name: found for name in LIBRARIES if (found := _version(name))},
+            commit=_commit(),
+        )
+
+    def __str__(self) -> str:
+        libraries = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        return (
+            f"{self.cpu}, {self.cores} cores ({self.instruction_sets[0]}), {self.memory_gib:.0f} GiB, "
+            f"{self.gpu or 'no GPU'}; load {self.load_average}; commit {self.commit}\n"
+            f"Python {self.python}, {libraries}"
+        )
+
+
+@contextmanager
+def pinned(cores: int) -> Iterator[None]:
+    """Let this thread, and those it starts meanwhile, run on `cores` of its cores; torch computes on as many."""
+    allowed, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    try:
+        os.sched_setaffinity(0, sorted(allowed)[-cores:])
+        torch.set_num_threads(cores)
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+        torch.set_num_threads(threads)
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return f"rsna_e2e {__version__}"
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return f"rsna_e2e {__version__}"
+    return described.stdout.strip()
