@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 from rsna_e2e import __version__
+from rsna_e2e.arguments import add_device, add_settings, at_least_one, seed
+from rsna_e2e.bench.command import add_modes
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
 from rsna_e2e.tasks import TASKS, get_task
 
@@ -144,6 +146,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"report: {page}")
 
 
+def _bench(options: argparse.Namespace) -> None:
+    from rsna_e2e.console import progress_bar
+
+    with progress_bar(f"bench {options.mode}", unit="rounds") as progress:
+        result = options.measure(options, progress)
+    print(result)
+    if options.out is not None:
+        print(f"figures: {options.out}")
+
+
 def _add_synth(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = _verb(
         verbs,
@@ -154,8 +166,8 @@ def _add_synth(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "rsna-e2e synth raw --preview sheet.png",
     )
     verb.add_argument("out", type=Path, metavar="OUT", help="folder to write to; with --preview, folder to show")
-    verb.add_argument("--studies", type=_at_least_one, default=100, help="how many studies (default 100)")
-    verb.add_argument("--seed", type=_seed, default=0, help="same seed, same bytes (default 0)")
+    verb.add_argument("--studies", type=at_least_one, default=100, help="how many studies (default 100)")
+    verb.add_argument("--seed", type=seed, default=0, help="same seed, same bytes (default 0)")
     verb.add_argument(
         "--prevalence",
         choices=("natural", "demo"),
@@ -163,7 +175,7 @@ def _add_synth(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="natural: about as common as in the competition; demo: more bleeds per study",
     )
     verb.add_argument("--test-fraction", type=float, default=0.2, help="share of patients held out (default 0.2)")
-    verb.add_argument("--jobs", type=_at_least_one, help="processes (default: all cores)")
+    verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
     verb.add_argument("--preview", type=Path, metavar="PNG", help="draw a contact sheet of studies already in OUT")
 
 
@@ -180,9 +192,9 @@ def _add_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
     verb.add_argument("--labels", type=Path, help="label CSV with columns ID,Label (default: RAW/*train*.csv[.gz])")
     _add_task(verb)
-    verb.add_argument("--folds", type=_at_least_one, default=5, help="patient-level folds (default 5)")
-    verb.add_argument("--seed", type=_seed, default=0, help="seed of the folds (default 0)")
-    verb.add_argument("--jobs", type=_at_least_one, help="processes (default: all cores)")
+    verb.add_argument("--folds", type=at_least_one, default=5, help="patient-level folds (default 5)")
+    verb.add_argument("--seed", type=seed, default=0, help="seed of the folds (default 0)")
+    verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
 
 
 def _add_train(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -196,12 +208,9 @@ def _add_train(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb.add_argument("out", type=Path, metavar="RUN", help="run folder to make")
-    verb.add_argument("--recipe", default="demo", help="demo, reference, or a config.yaml (default demo)")
-    verb.add_argument(
-        "--set", action="append", default=[], metavar="a.b=VALUE", help="override a value of the recipe; repeatable"
-    )
+    add_settings(verb)
     verb.add_argument("--init-from", type=Path, metavar="FILE|RUN", help="start from these weights")
-    _add_device(verb)
+    add_device(verb)
 
 
 def _add_predict(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -217,7 +226,7 @@ def _add_predict(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     verb.add_argument("--split", choices=("train", "test"), default="test", help="which series (default test)")
     verb.add_argument("--out", type=Path, default=Path("submission.csv"), help="submission file, .csv or .csv.gz")
     verb.add_argument("--checkpoint", choices=("auto", "best", "last"), default="auto", help="auto: best, else last")
-    _add_device(verb)
+    add_device(verb)
 
 
 def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -232,8 +241,21 @@ def _add_evaluate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     verb.add_argument("truth", type=Path, metavar="TRUTH", help="label CSV of the same images")
     verb.add_argument("--out", type=Path, required=True, help="folder for the report")
     verb.add_argument("--store", type=Path, help="store with the images, for pictures of example series")
-    verb.add_argument("--seed", type=_seed, default=0, help="seed of the bootstrap intervals (default 0)")
+    verb.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap intervals (default 0)")
     _add_task(verb)
+
+
+def _add_bench(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = _verb(
+        verbs,
+        "bench",
+        _bench,
+        "Measure speed: the fused operator beside its peers, the loader, training.",
+        "rsna-e2e bench transform",
+        "rsna-e2e bench loader store --recipe demo",
+        "rsna-e2e bench train store --out train.json",
+    )
+    add_modes(verb)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -245,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rsna-e2e {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (_add_synth, _add_prepare, _add_train, _add_predict, _add_evaluate):
+    for add in (_add_synth, _add_prepare, _add_train, _add_predict, _add_evaluate, _add_bench):
         add(verbs)
     return parser
 
@@ -270,26 +292,6 @@ def _verb(
 
 def _add_task(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--task", choices=tuple(TASKS), default="ich", help="what is predicted (default ich)")
-
-
-def _add_device(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
-    )
-
-
-def _at_least_one(text: str) -> int:
-    return _integer(text, at_least=1)
-
-
-def _seed(text: str) -> int:
-    return _integer(text, at_least=0)
-
-
-def _integer(text: str, *, at_least: int) -> int:
-    if not text.isdecimal() or int(text) < at_least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {at_least}")
-    return int(text)
 
 
 if __name__ == "__main__":

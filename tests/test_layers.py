@@ -14,13 +14,13 @@ PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 
 LEVELS = (
     {"__init__", "errors", "records", "reasons"},
-    {"tasks", "config", "files", "elements", "hounsfield"},
+    {"tasks", "config", "files", "elements", "hounsfield", "arguments"},
     {"series", "folds", "augment", "sampler", "metrics", "reference"},
     {"labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
     {"evaluation", "checkpoint", "prepare", "loader", "synth", "runlog", "steps"},
     {"predict", "meter"},
     {"train", "evaluate"},
-    {"report", "console"},
+    {"report", "console", "bench"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
@@ -47,8 +47,10 @@ LIBRARIES = {
         "predict",
         "train",
         "report",
+        "bench",
     },
     "nvidia": {"dali_plugin", "bench"},
+    **{library: {"bench"} for library in ("cv2", "albumentations", "monai", "torchvision")},  # its peers
     "timm": {"model"},
     "safetensors": {"model", "checkpoint"},
     "scipy": {"synth"},

@@ -6,7 +6,7 @@ rotation about the centre with replicated border, a transposition, and normalisa
 
 # N slices, C channels, S output size
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ ROTATE_DEG = 12.0  # counter-clockwise as seen
 SCALE = 1.04
 SHIFT = (0.03, -0.02)  # to the right and down, of the image's side
 
-Images = Sequence[torch.Tensor]
+Images = Iterable[torch.Tensor]
 
 
 class DisagreementError(RsnaError):
@@ -60,7 +60,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
-    """Someone who does the job. run: transforms all slices once, and returns normalised images [C,S,S].
+    """Someone who does the job. run: transforms all slices once, and gives normalised images [C,S,S].
+
+    Nobody keeps the images: where they are made one by one, so that none is kept but the last, memory is used again as
+    a pipeline would, and the page faults of fresh memory stay out of the figures of all alike.
 
     how: in a few words, how it goes about it. boxes: the crop squares [N,3] that it works with.
     cores: how many it may use, of the CPU. copies: how often it does the whole job in one run.

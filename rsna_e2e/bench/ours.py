@@ -2,7 +2,6 @@
 
 # N slices, C channels, S output size
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,6 @@ from rsna_e2e.augment import SliceParams
 from rsna_e2e.bench.job import Contestant, Images, Job, find_squares
 
 OURS = "ours"
-OURS_V3 = "ours, x86-64-v3"
 BASELINE = "baseline"  # plain C++ for CPUs that nobody trains on
 
 GPU_COPIES = 16  # of the job's slices in one launch: a GPU is measured on a batch
@@ -24,8 +22,8 @@ GPU_COPIES = 16  # of the job's slices in one launch: a GPU is measured on a bat
 Packed = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def contestants(job: Job, *, cores: int) -> list[Contestant]:
-    """Our rows on the CPU. The first is the one that ratios refer to."""
+def contestants(job: Job, *, cores: int, available: int) -> list[Contestant]:
+    """Our rows on the CPU: on `cores`, and on twice as many if so many are available. Ratios refer to the first."""
     rows = [_by_slice(job, OURS, instruction_set="auto", cores=cores)]
     for name in ops.cpu_instruction_sets()[1:]:
         if name != BASELINE:
@@ -34,15 +32,15 @@ def contestants(job: Job, *, cores: int) -> list[Contestant]:
         Contestant(
             name="ours, content searched",
             how="the crop square is found at run time, not read from the store",
-            run=lambda: [image for k in range(len(job.slices)) for image in _search_and_transform(job, k)],
+            run=lambda: (_search_and_transform(job, k)[0] for k in range(len(job.slices))),
             boxes=job.boxes,
             cores=cores,
         )
     )
     whole = _whole_batch(job, f"ours, {len(job.slices)} slices a call", cores=cores)
     rows.append(whole)
-    if 2 * cores <= len(os.sched_getaffinity(0)):
-        rows.append(replace(rows[0], name=f"ours, {2 * cores} cores", how="one call per slice", cores=2 * cores))
+    if 2 * cores <= available:
+        rows.append(replace(rows[0], name=f"ours, {2 * cores} cores", cores=2 * cores))
         rows.append(replace(whole, name=f"{whole.name}, {2 * cores} cores", cores=2 * cores))
     return rows
 
@@ -77,7 +75,7 @@ def _by_slice(job: Job, name: str, *, instruction_set: str, cores: int) -> Conte
     return Contestant(
         name=name,
         how="one call per slice, channels-last",
-        run=lambda: [_transform(job, packed, one, instruction_set=instruction_set)[0] for packed, one in pieces],
+        run=lambda: (_transform(job, packed, one, instruction_set=instruction_set)[0] for packed, one in pieces),
         boxes=job.boxes,
         cores=cores,
     )

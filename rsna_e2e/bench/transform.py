@@ -77,11 +77,16 @@ def bench_transform(
     with opened_store(store) as opened:
         job = Job.of_store(opened, n_slices=n_slices, size=size)
     with pinned(cores):
-        contestants = ours.contestants(job, cores=cores) + (ours.gpu_contestants(job) if on_gpu else [])
+        contestants = ours.contestants(job, cores=cores, available=machine.cores) + (
+            ours.gpu_contestants(job) if on_gpu else []
+        )
         found, not_timed = _find(peers, job, on_gpu=on_gpu)
         differences, disagreeing = _check(contestants + found, job)
         timed = [contestant for contestant in contestants + found if contestant.name in differences]
-        entries = [Entry(name=c.name, run=c.run, n_slices=c.n_slices, setting=_setting(c, cores=cores)) for c in timed]
+        entries = [
+            Entry(name=c.name, run=partial(_exhaust, c), n_slices=c.n_slices, setting=_setting(c, cores=cores))
+            for c in timed
+        ]
     rates = interleave(entries, rounds=rounds, min_turn_s=min_turn_s, progress=progress)
     result = TransformResult(
         machine=machine,
@@ -92,6 +97,11 @@ def bench_transform(
     )
     write_result(out, "transform", machine, **_content(result))
     return result
+
+
+def _exhaust(contestant: Contestant) -> None:
+    for _ in contestant.run():
+        pass
 
 
 def _setting(contestant: Contestant, *, cores: int) -> Callable[[], AbstractContextManager[None]]:

@@ -6,15 +6,13 @@ square; cv2.resize; flip; shift-scale-rotate by cv2.warpAffine; transposition; n
 
 # H, W input, S output size
 
-from functools import partial
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from rsna_e2e.augment import Boxes
-from rsna_e2e.bench.job import Contestant, Images, Job, forward
+from rsna_e2e.bench.job import Contestant, Job, forward
 from rsna_e2e.records import Int16Image
 
 Grey = npt.NDArray[np.uint8]
@@ -32,20 +30,16 @@ def contestants(job: Job) -> list[Contestant]:
         Contestant(
             name="reference recipe from JPEG",
             how="decode, autocrop, resize, flip, warp, transpose, normalise; 8 bits, OpenCV and NumPy",
-            run=lambda: [finish(cv2.imdecode(file, cv2.IMREAD_COLOR), job) for file in files],
+            run=lambda: (finish(cv2.imdecode(file, cv2.IMREAD_COLOR), job) for file in files),
             boxes=_boxes(decoded),
         ),
         Contestant(
             name="reference recipe from int16",
             how="windows in NumPy float64, then as from JPEG",
-            run=partial(_from_int16, job),
+            run=lambda: (finish(window(hu, job), job) for hu in job.slices),
             boxes=_boxes(windowed),
         ),
     ]
-
-
-def _from_int16(job: Job) -> Images:
-    return [finish(window(hu, job), job) for hu in job.slices]
 
 
 def window(hu: Int16Image, job: Job) -> Grey:

@@ -38,6 +38,6 @@ def _contestant(job: Job, *, is_uint8: bool) -> Contestant:
     return Contestant(
         name=f"torchvision v2, {'uint8' if is_uint8 else 'float32'}",
         how="resize, horizontal_flip, affine (border 0), transpose, normalize",
-        run=lambda: [transform(k) for k in range(len(job.slices))],
+        run=lambda: (transform(k) for k in range(len(job.slices))),
         boxes=job.boxes,
     )

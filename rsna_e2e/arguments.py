@@ -1,0 +1,34 @@
+"""Types of command line arguments that several verbs take."""
+
+import argparse
+
+
+def at_least_one(text: str) -> int:
+    """A whole number from 1."""
+    return _integer(text, at_least=1)
+
+
+def seed(text: str) -> int:
+    """A whole number from 0."""
+    return _integer(text, at_least=0)
+
+
+def add_device(verb: argparse.ArgumentParser) -> None:
+    """Let the user choose where to compute."""
+    verb.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+    )
+
+
+def add_settings(verb: argparse.ArgumentParser) -> None:
+    """Let the user choose a recipe and override its values."""
+    verb.add_argument("--recipe", default="demo", help="demo, reference, or a config.yaml (default demo)")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="a.b=VALUE", help="override a value of the recipe; repeatable"
+    )
+
+
+def _integer(text: str, *, at_least: int) -> int:
+    if not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {at_least}")
+    return int(text)

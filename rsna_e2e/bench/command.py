@@ -1,0 +1,86 @@
+"""The command line of `rsna-e2e bench`; what measures is imported when it is needed, so that --help is quick."""
+
+import argparse
+from pathlib import Path
+
+from rsna_e2e.arguments import add_device, add_settings, at_least_one
+from rsna_e2e.records import Progress
+
+STORE_HELP = "a store made by prepare (default: a small one, simulated for the occasion)"
+
+
+def add_modes(verb: argparse.ArgumentParser) -> None:
+    """Add the three benchmarks; each sets `measure`, which takes the options and a `Progress` and returns a result."""
+    modes = verb.add_subparsers(dest="mode", metavar="transform|loader|train", required=True)
+    transform = modes.add_parser("transform", help="the operator beside its peers at the same job, on one core")
+    transform.add_argument("--store", type=Path, help=STORE_HELP)
+    transform.add_argument("--slices", type=at_least_one, default=16, help="different slices (default 16)")
+    transform.add_argument("--size", type=at_least_one, default=480, help="side of the images, pixels (default 480)")
+    transform.add_argument("--threads", type=at_least_one, default=1, help="cores for everyone (default 1)")
+    _add_common(transform, rounds=7)
+    transform.set_defaults(measure=_transform)
+
+    loader = modes.add_parser("loader", help="the loader alone, beside the bare operator on the same slices")
+    loader.add_argument("store", type=Path, nargs="?", metavar="STORE", help=STORE_HELP)
+    loader.add_argument("--slices", type=at_least_one, default=2048, help="slices in a pass, at least (default 2048)")
+    add_settings(loader)
+    _add_common(loader, rounds=5)
+    loader.set_defaults(measure=_loader)
+
+    train = modes.add_parser("train", help="training on data that lies ready, the loader alone, and both together")
+    train.add_argument("store", type=Path, nargs="?", metavar="STORE", help=STORE_HELP)
+    train.add_argument("--steps", type=at_least_one, default=8, help="steps in a turn, at least (default 8)")
+    add_settings(train)
+    _add_common(train, rounds=5)
+    train.set_defaults(measure=_train)
+
+
+def _add_common(mode: argparse.ArgumentParser, *, rounds: int) -> None:
+    mode.add_argument("--rounds", type=at_least_one, default=rounds, help=f"turns of everyone (default {rounds})")
+    mode.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures there too")
+    add_device(mode)
+
+
+def _transform(options: argparse.Namespace, progress: Progress) -> object:
+    from rsna_e2e.bench.transform import bench_transform
+
+    return bench_transform(
+        options.store,
+        n_slices=options.slices,
+        size=options.size,
+        rounds=options.rounds,
+        cores=options.threads,
+        device=options.device,
+        out=options.out,
+        progress=progress,
+    )
+
+
+def _loader(options: argparse.Namespace, progress: Progress) -> object:
+    from rsna_e2e.bench.loader import bench_loader
+
+    return bench_loader(
+        options.store,
+        recipe=options.recipe,
+        overrides=options.set,
+        n_slices=options.slices,
+        rounds=options.rounds,
+        device=options.device,
+        out=options.out,
+        progress=progress,
+    )
+
+
+def _train(options: argparse.Namespace, progress: Progress) -> object:
+    from rsna_e2e.bench.train import bench_train
+
+    return bench_train(
+        options.store,
+        recipe=options.recipe,
+        overrides=options.set,
+        steps=options.steps,
+        rounds=options.rounds,
+        device=options.device,
+        out=options.out,
+        progress=progress,
+    )
