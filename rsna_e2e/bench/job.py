@@ -111,11 +111,14 @@ def check_agreement(contestant: Contestant, job: Job) -> float:
     normalisation. Raises DisagreementError above AGREEMENT_LIMIT."""
     mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (job.task.channel_mean, job.task.channel_std))
     params = job.params(contestant.boxes)
+    images = list(contestant.run())
+    if len(images) != contestant.n_slices:
+        raise DisagreementError(f"it makes {len(images)} images of {contestant.n_slices} slices")
     differences = []
-    for k, (hu, image) in enumerate(zip(job.slices, contestant.run(), strict=contestant.copies == 1)):
+    for k, (hu, image) in enumerate(zip(job.slices, images, strict=contestant.copies == 1)):
         expected = _windowed(hu, params.affine[k], params.source_box[k], job)
         if image.shape != expected.shape:
-            raise DisagreementError(f"{contestant.name}: an image of {list(image.shape)}, not {list(expected.shape)}")
+            raise DisagreementError(f"it makes an image of {list(image.shape)}, not {list(expected.shape)}")
         windowed = image.detach().cpu().float() * std + mean
         differences.append((windowed - expected).abs().mean().item())
     difference = float(np.max(differences))  # NaN stays NaN, and is refused

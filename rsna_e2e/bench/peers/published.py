@@ -25,13 +25,12 @@ def contestants(job: Job) -> list[Contestant]:
     cv2.setNumThreads(1)
     windowed = [window(hu, job) for hu in job.slices]
     files = [cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1] for image in windowed]
-    decoded = [cv2.imdecode(file, cv2.IMREAD_COLOR) for file in files]
     return [
         Contestant(
             name="reference recipe from JPEG",
             how="decode, autocrop, resize, flip, warp, transpose, normalise; 8 bits, OpenCV and NumPy",
-            run=lambda: (finish(cv2.imdecode(file, cv2.IMREAD_COLOR), job) for file in files),
-            boxes=_boxes(decoded),
+            run=lambda: (finish(_decode(file), job) for file in files),
+            boxes=_boxes([_decode(file) for file in files]),
         ),
         Contestant(
             name="reference recipe from int16",
@@ -51,6 +50,10 @@ def window(hu: Int16Image, job: Job) -> Grey:
         scaled = scaled - scaled.min()
         image[..., channel] = (255 * scaled).astype(np.uint8)
     return image
+
+
+def _decode(file: Grey) -> Grey:
+    return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), dtype=np.uint8)
 
 
 def finish(image: Grey, job: Job) -> torch.Tensor:

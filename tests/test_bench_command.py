@@ -1,0 +1,72 @@
+"""`rsna-e2e bench` as a user meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import small
+
+from rsna_e2e.bench.studies import opened_store
+from rsna_e2e.cli import main
+
+
+def _says(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> str:
+    assert main(arguments) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("mode", [[], ["speed"]], ids=["none", "unknown"])
+def test_a_mode_is_needed_and_known(mode: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["bench", *mode])
+    assert end.value.code == 2
+    assert "transform|loader|train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["transform", "loader", "train"])
+def test_a_folder_that_is_absent_or_no_store_is_named(
+    mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = ["--store"] if mode == "transform" else []
+    for folder in (tmp_path / "absent", tmp_path):
+        assert str(folder) in _says(capsys, ["bench", mode, *option, str(folder)], 3)
+
+
+def test_an_unknown_setting_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "image.sise" in _says(capsys, ["bench", "loader", str(tmp_path), "--set", "image.sise=3"], 2)
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--slices", "--size", "--threads"])
+def test_numbers_are_at_least_one(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "transform", option, "0"])
+    assert end.value.code == 2
+    assert "'0' is not a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = small.make_store(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "x.json"
+    arguments = ["bench", "transform", "--store", str(store.path), "--rounds", "1", "--slices", "1", "--size", "8"]
+    assert main([*arguments, "--out", str(out)]) == 3
+    assert str(out.parent) in capsys.readouterr().err
+
+
+def test_figures_are_shown_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, out = small.make_store(tmp_path), tmp_path / "figures.json"
+    settings = ["--rounds", "1", "--slices", "16", "--set", "image.size=16", "--out", str(out)]
+    assert main(["bench", "loader", str(store.path), *settings]) == 0
+    shown = capsys.readouterr().out
+    assert "bare operator" in shown
+    assert f"figures: {out}" in shown
+    assert json.loads(out.read_text())["machine"]["commit"] in shown
+
+
+def test_without_a_store_one_is_simulated_and_removed() -> None:
+    with opened_store(None) as store:
+        assert len(store) > 16
+        path = store.path
+    assert not path.exists()
