@@ -46,13 +46,13 @@ def test_numbers_are_at_least_one(option: str, capsys: pytest.CaptureFixture[str
     assert "'0' is not a whole number of at least 1" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = small.make_store(tmp_path)
+@pytest.mark.parametrize("mode", ["transform", "loader", "train"])
+def test_a_file_that_cannot_be_written_is_named_before_any_work(
+    mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("in the way")
-    out = tmp_path / "file" / "x.json"
-    arguments = ["bench", "transform", "--store", str(store.path), "--rounds", "1", "--slices", "1", "--size", "8"]
-    assert main([*arguments, "--out", str(out)]) == 3
-    assert str(out.parent) in capsys.readouterr().err
+    assert str(tmp_path / "file") in _says(capsys, ["bench", mode, "--out", str(tmp_path / "file" / "x.json")], 3)
+    assert "not the name of a file" in _says(capsys, ["bench", mode, "--out", str(tmp_path)], 2)
 
 
 def test_figures_are_shown_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

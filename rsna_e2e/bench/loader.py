@@ -17,7 +17,7 @@ from rsna_e2e.bench.machine import Machine
 from rsna_e2e.bench.memory import Memory, reset_peak
 from rsna_e2e.bench.studies import opened_store
 from rsna_e2e.bench.timing import Entry, Summary, interleave, ratio, summarise
-from rsna_e2e.bench.write import number, spread, table, write_result
+from rsna_e2e.bench.write import check_out, number, spread, table, write_result
 from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.loader import StudyLoader
@@ -116,6 +116,7 @@ def bench_loader(
 
     Raises BadInputError for an unusable store, UsageError for an unknown recipe or setting.
     """
+    check_out(out)
     config = load_config(recipe, overrides)
     machine, compute = Machine.here(), choose_compute(config.precision, device)
     with opened_store(store) as opened:

@@ -13,7 +13,7 @@ from rsna_e2e.batch import StudyBatch
 from rsna_e2e.bench.machine import Machine
 from rsna_e2e.bench.studies import opened_store
 from rsna_e2e.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
-from rsna_e2e.bench.write import spread, table, write_result
+from rsna_e2e.bench.write import check_out, spread, table, write_result
 from rsna_e2e.config import OptimizerConfig, RunConfig, load_config
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.loader import StudyLoader
@@ -83,6 +83,7 @@ def bench_train(
 
     Raises BadInputError for an unusable store, UsageError for an unknown recipe or setting.
     """
+    check_out(out)
     config = load_config(recipe, overrides)
     task, machine = get_task(config.task), Machine.here()
     compute = choose_compute(config.precision, device)

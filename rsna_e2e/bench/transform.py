@@ -13,7 +13,7 @@ from rsna_e2e.bench.machine import Machine, pinned
 from rsna_e2e.bench.peers.registry import INSTALL_COMMAND, PEERS, Peer, find_contestants
 from rsna_e2e.bench.studies import opened_store
 from rsna_e2e.bench.timing import MIN_TURN_S, Entry, Summary, interleave, ratio, summarise
-from rsna_e2e.bench.write import spread, table, write_result
+from rsna_e2e.bench.write import check_out, spread, table, write_result
 from rsna_e2e.device import choose_compute
 from rsna_e2e.records import Progress, no_progress
 
@@ -72,6 +72,7 @@ def bench_transform(
 
     Raises BadInputError for an unusable store, MissingCapabilityError for a device that is not there.
     """
+    check_out(out)
     machine = Machine.here()
     on_gpu = choose_compute("fp32", device).device.type == "cuda"
     with opened_store(store) as opened:

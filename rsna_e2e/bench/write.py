@@ -7,15 +7,23 @@ from typing import Any
 
 from rsna_e2e.bench.machine import Machine
 from rsna_e2e.bench.timing import Summary
+from rsna_e2e.errors import UsageError
 from rsna_e2e.files import make_folder, write_json
+
+
+def check_out(out: Path | None) -> None:
+    """Make the folder of a result's file before anything is measured. Raises BadInputError, UsageError for a folder."""
+    if out is None:
+        return
+    if out.is_dir() or not out.name:
+        raise UsageError(f"{out}: not the name of a file. Give one, such as figures.json")
+    make_folder(out.parent)
 
 
 def write_result(out: Path | None, benchmark: str, machine: Machine, **content: Any) -> None:
     """Write a benchmark's machine and content (plain values) to the file `out`; nothing when it is None."""
-    if out is None:
-        return
-    make_folder(out.parent)
-    write_json(out, {"benchmark": benchmark, "machine": asdict(machine), **content})
+    if out is not None:
+        write_json(out, {"benchmark": benchmark, "machine": asdict(machine), **content})
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
