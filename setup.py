@@ -186,6 +186,7 @@ class BuildExtension(build_ext):
     dali: Dali | None = None
 
     def build_extensions(self) -> None:
+        remove_plugins(Path(self.get_ext_fullpath(TORCH_LIBRARY)).parent)
         torch_dir, cxx = find_torch(), find_cxx()
         say(f"C++ compiler {cxx}; torch {torch_dir}; CPU half for {platform.machine()}")
         toolkit = decide("CUDA half", "RSNA_WITH_CUDA", lambda: search_cuda(torch_dir))
@@ -223,10 +224,15 @@ class BuildExtension(build_ext):
         return str(Path(*packages, f"{name}-{self.dali.version if self.dali else 'none'}.so"))
 
     def copy_extensions_to_source(self) -> None:
-        """Put the libraries beside the Python files; a plugin of an earlier build must not be taken for this one's."""
-        for plugin in Path("rsna_e2e").glob("_dali-*.so"):
-            plugin.unlink()
+        """Put the libraries beside the Python files."""
+        remove_plugins(Path("rsna_e2e"))
         super().copy_extensions_to_source()
+
+
+def remove_plugins(folder: Path) -> None:
+    """A plugin of an earlier build must not be taken for this one's."""
+    for plugin in folder.glob("_dali-*.so"):
+        plugin.unlink()
 
 
 def kernel_compilations(cxx: str) -> list[Compilation]:
