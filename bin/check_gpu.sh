@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Builds, tests and times everything that runs on a GPU, and writes figures.json. Usage: bin/check_gpu.sh [--help]
+# Environment: PYTHON (.venv's, else python3), OUT (gpu_figures): where figures.json goes.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-.venv/bin/python}
+[[ -n ${PYTHON:-} || -x $python ]] || python=python3
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" tests/gpu/check_gpu.py --out "${OUT:-gpu_figures}" "$@"

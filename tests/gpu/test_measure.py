@@ -1,0 +1,63 @@
+"""What bin/check_gpu.sh does, as far as it needs no GPU."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import check_gpu
+import measure
+import pytest
+import torch
+from transform_cases import noise, turned
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has an NVIDIA GPU")
+def test_without_a_gpu_it_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "OUT": str(tmp_path / "figures")}
+    done = subprocess.run([ROOT / "bin/check_gpu.sh"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 4
+    assert done.stdout.startswith("check_gpu: torch ")
+    assert "sees no NVIDIA GPU; nothing was built, tested or timed" in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert not (tmp_path / "figures").exists()
+
+
+def test_arguments(tmp_path: Path) -> None:
+    chosen = check_gpu.parse(["--out", str(tmp_path), "--commit", "abc", "--no-tests"])
+    assert (chosen.out, chosen.commit, chosen.no_tests, chosen.no_build) == (tmp_path, "abc", True, False)
+    with pytest.raises(SystemExit, match="2"):
+        check_gpu.parse(["--no-such-option"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_peer_computes_the_same(dtype: torch.dtype) -> None:
+    hu, affine = noise(2, measure.HEIGHT, measure.WIDTH), turned(2, measure.HEIGHT, measure.WIDTH, measure.SIZE)
+    work = measure.Work([hu], affine, dtype, channels_last=True)
+    eager = measure.Eager(work)
+    assert eager(0).dtype == dtype
+    assert eager(0).stride() == work.ours(0).stride()
+    assert eager.difference() < (measure.AGREEMENT if dtype == torch.float32 else 1e-3)  # float16's own rounding
+    shifted = measure.Eager(measure.Work([hu], affine + 0.01, dtype, channels_last=True))
+    assert float((shifted(0) - work.ours(0)).float().abs().mean()) > measure.AGREEMENT
+
+
+def test_bytes_are_counted_once() -> None:
+    work = measure.Work([noise(2, 512, 512)], turned(2, 512, 512, 480), torch.float16, channels_last=True)
+    assert work.n_bytes == 2 * (512 * 512 * 2 + 480 * 480 * 3 * 2)
+
+
+def test_median_and_spread() -> None:
+    timing = measure.Timing.of([5.0, 1.0, 2.0, 4.0, 3.0])
+    assert (timing.n, timing.median_ms, timing.iqr_ms) == (5, 3.0, 2.0)
+
+
+def test_reading_ncu() -> None:
+    text = """==PROF== Connected to process 7
+"ID","Kernel Name","dram__bytes.sum","gpu__time_duration.sum","smsp__inst_executed.sum"
+"","","Mbyte","us","inst"
+"0","transform_tiles","976.5","812.5","1,234"
+"""
+    assert measure.read_ncu(text) == {"dram_bytes": 976.5e6, "time_ns": 812.5e3, "warp_instructions": 1234.0}
+    assert measure.read_ncu("==ERROR== no permission") == {}
