@@ -113,10 +113,8 @@ RSNA_INLINE Taps locate(const Slice& slice, float x, float y) {
           row.weight_second * column.weight_first, row.weight_second * column.weight_second};
 }
 
-// Coordinates are monotone along an output row, so what the next two functions say of two of its positions holds for
-// all between them.
-
-// True where no clamp changes anything, and an index is small enough to be exact in fp32.
+// True where no clamp changes anything and an index is exact in fp32. Coordinates are monotone in x and in y: what is
+// inside at the corners of a part of the output is inside all over it.
 RSNA_INLINE bool is_inside(const Slice& slice, float x, float y) {
   constexpr float kExact = 16777216.0f;
   const float source_x = source_coordinate(slice.to_x, x, y);
@@ -125,12 +123,6 @@ RSNA_INLINE bool is_inside(const Slice& slice, float x, float y) {
          source_y < slice.y.pair_high + 1.0f && slice.x.gain_first + slice.x.gain_second == 2.0f &&
          slice.y.gain_first + slice.y.gain_second == 2.0f &&
          (fabsf(source_y) + 2.0f) * static_cast<float>(slice.width) <= kExact;
-}
-
-// On which side of what may be seen all weights are 0 (-1 or 1), or 0 where they need not be.
-RSNA_INLINE int32_t side_of(const Axis& axis, float coordinate) {
-  const float clamped = clamp(coordinate, axis.clamp_low, axis.clamp_high);
-  return clamped <= axis.pair_low - 1.0f ? -1 : clamped >= axis.pair_high + 2.0f ? 1 : 0;
 }
 
 RSNA_INLINE float window(const Channel& channel, float hu) {
