@@ -1,26 +1,26 @@
 // The search for content: one block per slice, its warps take rows in turn.
 #pragma once
 
-#include "../ct_slices.h"
+#include "ptx.h"
 
 namespace rsna {
 
 constexpr int32_t kSearchThreads = 512;
-constexpr int32_t kValuesPerVector = 8;
-
-struct alignas(16) HuVector {
-  int16_t values[kValuesPerVector];
-};
+constexpr int32_t kValuesPerVector = sizeof(Vector) / sizeof(int16_t);
 
 // What one thread has found; x1 and y1 are exclusive, y1 is 0 as long as there is nothing.
 struct Found {
   int32_t x0, y0, x1, y1;
 };
 
-__device__ inline void look_at(const HuVector& vector, int32_t threshold_hu, int32_t x, int32_t y, Found& found) {
+__device__ inline void look_at(const Vector& vector, int32_t threshold_hu, int32_t x, int32_t y, Found& found) {
   uint32_t mask = 0;
 #pragma unroll
-  for (int32_t i = 0; i < kValuesPerVector; ++i) mask |= static_cast<uint32_t>(vector.values[i] >= threshold_hu) << i;
+  for (int32_t i = 0; i < 4; ++i) {
+    const int32_t pair = static_cast<int32_t>(vector.words[i]);
+    mask |= static_cast<uint32_t>(static_cast<int16_t>(pair) >= threshold_hu) << (2 * i);
+    mask |= static_cast<uint32_t>((pair >> 16) >= threshold_hu) << (2 * i + 1);
+  }
   if (mask == 0) return;
   found.x0 = min(found.x0, x + __ffs(mask) - 1);
   found.x1 = max(found.x1, x + 32 - __clz(mask));
@@ -31,18 +31,18 @@ __device__ inline void look_at(const HuVector& vector, int32_t threshold_hu, int
 __device__ inline Found search_rows(const Pixels& slice, int32_t threshold_hu) {
   const int32_t height = static_cast<int32_t>(slice.height), width = static_cast<int32_t>(slice.width);
   const bool is_aligned =
-      reinterpret_cast<unsigned long long>(slice.values) % sizeof(HuVector) == 0 && width % kValuesPerVector == 0;
+      reinterpret_cast<unsigned long long>(slice.values) % sizeof(Vector) == 0 && width % kValuesPerVector == 0;
   const int32_t lane = threadIdx.x % 32;
   Found found = {width, height, 0, 0};
   for (int32_t y = threadIdx.x / 32; y < height; y += kSearchThreads / 32) {
     const int16_t* row = slice.values + static_cast<int64_t>(y) * width;
     if (is_aligned) {
       for (int32_t x = kValuesPerVector * lane; x < width; x += 32 * kValuesPerVector) {
-        look_at(*reinterpret_cast<const HuVector*>(row + x), threshold_hu, x, y, found);
+        look_at(load_vector(row + x), threshold_hu, x, y, found);
       }
     } else {
       for (int32_t x = lane; x < width; x += 32) {
-        if (row[x] < threshold_hu) continue;
+        if (load_hu(row + x) < threshold_hu) continue;
         found = {min(found.x0, x), min(found.y0, y), max(found.x1, x + 1), y + 1};
       }
     }

@@ -1,7 +1,7 @@
 // The kernel for every case: one thread per output pixel, any number of channels and samples, 8-bit output too.
 #pragma once
 
-#include "../ct_slices.h"
+#include "ptx.h"
 
 namespace rsna {
 
@@ -30,13 +30,6 @@ constexpr int32_t kPixelThreads = 256;
 constexpr int32_t kPixelsX = 32, kPixelsY = kPixelThreads / kPixelsX;  // what a block computes
 constexpr int32_t kGroup = 4;                                          // channels whose sums are in registers at once
 
-__device__ inline Quad read_quad(const int16_t* anchor, int32_t width, const Taps& taps) {
-  const int16_t* top = anchor + taps.index;
-  const int16_t* bottom = top + width;
-  return {static_cast<float>(top[0]), static_cast<float>(top[1]), static_cast<float>(bottom[0]),
-          static_cast<float>(bottom[1])};
-}
-
 // Adds up the samples of pixel (x, y) for channels [first, first + kGroup), as far as there are any.
 template <bool kIsGrey>
 __device__ void sum_samples(const Transform& transform, const Slice& slice, int32_t x, int32_t y, int32_t first,
@@ -46,7 +39,7 @@ __device__ void sum_samples(const Transform& transform, const Slice& slice, int3
     const float sample_y = sample_position(sampling, y, sub_y);
     for (int32_t sub_x = 0; sub_x < sampling.n_sub; ++sub_x) {
       const Taps taps = locate(slice, sample_position(sampling, x, sub_x), sample_y);
-      const Quad hu = read_quad(slice.anchor, slice.width, taps);
+      const Quad hu = load_quad(slice, taps);
 #pragma unroll
       for (int32_t k = 0; k < kGroup; ++k) {
         if (first + k >= transform.n_channels) continue;

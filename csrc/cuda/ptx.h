@@ -1,20 +1,45 @@
-// Single machine instructions that C++ has no name for. Each gives the bits of the portable branch at its end, which is
-// what any other compiler sees.
+// Single machine instructions that C++ has no name for, beside portable code that gives the same bits, which is what
+// other compilers see.
 #pragma once
 
 #include "../ct_slices.h"
 
 namespace rsna {
 
-// The load extends the sign, because converting 32 bits to float is faster than converting 16.
-__device__ __forceinline__ float load_hu(const int16_t* address) {
+// As much as one load or store can move.
+struct alignas(16) Vector {
+  uint32_t words[4];
+};
+
+// The load extends the sign: what converts the value then starts from 32 bits, which is faster than from 16.
+__device__ __forceinline__ int32_t load_hu(const int16_t* address) {
 #ifdef __CUDA_ARCH__
   int32_t hu;
   asm("ld.global.nc.s16 %0, [%1];" : "=r"(hu) : "l"(address));
-  return static_cast<float>(hu);
+  return hu;
 #else
-  return static_cast<float>(*address);
+  return *address;
 #endif
+}
+
+__device__ __forceinline__ Vector load_vector(const int16_t* address) {
+#ifdef __CUDA_ARCH__
+  Vector vector;
+  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(vector.words[0]), "=r"(vector.words[1]), "=r"(vector.words[2]), "=r"(vector.words[3])
+      : "l"(address));
+  return vector;
+#else
+  return *reinterpret_cast<const Vector*>(address);
+#endif
+}
+
+// The four pixels around a sample, in HU.
+__device__ __forceinline__ Quad load_quad(const Slice& slice, const Taps& taps) {
+  const int16_t* top = slice.anchor + taps.index;
+  const int16_t* bottom = top + slice.width;
+  return {static_cast<float>(load_hu(top)), static_cast<float>(load_hu(top + 1)), static_cast<float>(load_hu(bottom)),
+          static_cast<float>(load_hu(bottom + 1))};
 }
 
 // Two neighbours in memory: the first is in the lower half.

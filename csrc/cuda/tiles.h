@@ -34,10 +34,6 @@ constexpr int32_t kTileWidth = 2 * kStepWidth;              // a tile has kLanes
 constexpr int32_t kSpanWidth = 8 * kTileWidth;              // a warp computes a span of tiles, one after another
 constexpr int32_t kSpanRows = kTileThreads / 32 * kLanesY;  // those of a block's warps, one below the other
 
-struct alignas(16) Vector {
-  uint32_t words[4];
-};
-
 // A tile of output, in segments that are contiguous in the output too: one per row, or one per channel and row.
 template <class Pairs, int32_t kChannels, bool kChannelsLast>
 struct Tile {
@@ -81,17 +77,16 @@ struct Span {
   int32_t lane;
   bool is_aligned;  // every segment of every tile begins at a multiple of 16 bytes
 
-  __device__ __forceinline__ Value* address(int32_t segment, int32_t x) const {
+  // Of a segment's value in column x, counted from the image's first.
+  __device__ __forceinline__ int64_t offset_of(int32_t segment, int32_t x) const {
     const int64_t channel = segment / kLanesY, y = row + segment % kLanesY;
-    return image + ((channel * size + y) * size + x) * TileOf::kPixelStride;
+    return ((channel * size + y) * size + x) * TileOf::kPixelStride;
   }
 
   template <bool kIsInside>
   __device__ __forceinline__ void compute(float x, float y, float* pixel) const {
     const Taps taps = locate<kIsInside>(slice, x, y);
-    const int16_t* top = slice.anchor + taps.index;
-    const int16_t* bottom = top + slice.width;
-    const Quad hu = {load_hu(top), load_hu(top + 1), load_hu(bottom), load_hu(bottom + 1)};
+    const Quad hu = load_quad(slice, taps);
 #pragma unroll
     for (int32_t c = 0; c < kChannels; ++c) pixel[c] = normalise(channels[c], sample(channels[c], taps, hu));
   }
@@ -103,7 +98,7 @@ struct Span {
     for (int32_t segment = 0; segment < TileOf::kSegments; ++segment) {
       if (row + segment % kLanesY >= size) continue;
 #pragma unroll 1
-      for (int32_t i = lane; i < length; i += 32) address(segment, x)[i] = tile.values[segment][i];
+      for (int32_t i = lane; i < length; i += 32) image[offset_of(segment, x) + i] = tile.values[segment][i];
     }
   }
 
@@ -111,16 +106,14 @@ struct Span {
   template <bool kIsInside>
   __device__ __forceinline__ void run(float x, float y) const {
     const Vector* from[kVectorsPerLane];
-    Vector* to[kVectorsPerLane];  // null: not for this lane
+    int32_t to[kVectorsPerLane];  // vectors from the image's first; 3 channels of 16384 x 16384 values are 2^28 of them
 #pragma unroll
     for (int32_t i = 0; i < kVectorsPerLane; ++i) {
-      const int32_t vector = 32 * i + lane, segment = vector / TileOf::kVectorsPerSegment;
-      const int32_t first = vector % TileOf::kVectorsPerSegment * TileOf::kPerVector;
-      const bool is_mine = vector < TileOf::kVectors;
-      from[i] = reinterpret_cast<const Vector*>(&tile.values[is_mine ? segment : 0][first]);
-      to[i] = is_mine ? reinterpret_cast<Vector*>(address(segment, begin) + first) : nullptr;
+      const int32_t vector = min(32 * i + lane, TileOf::kVectors - 1), segment = vector / TileOf::kVectorsPerSegment;
+      const int32_t part = vector % TileOf::kVectorsPerSegment;
+      from[i] = reinterpret_cast<const Vector*>(&tile.values[segment][part * TileOf::kPerVector]);
+      to[i] = static_cast<int32_t>(offset_of(segment, begin) / TileOf::kPerVector) + part;
     }
-    int32_t offset = 0;
 #pragma unroll 1
     for (int32_t column = begin; column < end; column += kTileWidth) {
 #pragma unroll
@@ -135,12 +128,12 @@ struct Span {
       if (is_aligned && column + kTileWidth <= size) {
 #pragma unroll
         for (int32_t i = 0; i < kVectorsPerLane; ++i) {
-          if (to[i] != nullptr) to[i][offset] = *from[i];
+          if (32 * i + lane < TileOf::kVectors) reinterpret_cast<Vector*>(image)[to[i]] = *from[i];
+          to[i] += TileOf::kVectorsPerSegment;
         }
       } else {
         store_values(column);
       }
-      offset += TileOf::kVectorsPerSegment;
       __syncwarp();
     }
   }

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,9 @@ FAILED, MISSING = 1, 4
 # Test files that need more than torch and pytest to be read at all.
 NEEDS = {"test_loader_gpu.py": ("pydicom", "pydantic", "h5py", "pyarrow", "timm", "tensorboard")}
 
+# Both layouts of the kernel for the usual case, at all sizes, and the search.
+SANITIZED = "(test_sizes and dtype1 and 3-) or test_content_box"
+
 
 def say(message: str) -> None:
     print(f"check_gpu: {message}", flush=True)
@@ -32,6 +36,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("gpu_figures"), help="folder of figures.json (%(default)s)")
     parser.add_argument("--commit", help="what to call this version; asked of git if not given")
+    parser.add_argument("--sanitize", action="store_true", help="look for bad accesses and races too; takes minutes")
     parser.add_argument("--no-tests", action="store_true", help="only build and time")
     parser.add_argument("--no-build", action="store_true", help="take the extension as it is")
     return parser.parse_args(arguments)
@@ -99,6 +104,22 @@ def run_tests() -> dict[str, Any]:
     return {"passed": done.returncode == 0, "summary": last, "left_out": left_out}
 
 
+def sanitize(tool: str) -> dict[str, Any]:
+    """What compute-sanitizer's `tool` says of a few of the tests, or why it says nothing."""
+    sanitizer = shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        return {"passed": True, "not_run": "there is no compute-sanitizer on the PATH"}
+    command = [
+        *(sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "pytest"),
+        *("tests/gpu/test_parity.py", "-W", "default", "-p", "no:cacheprovider", "-k", SANITIZED),
+    ]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    except subprocess.TimeoutExpired:
+        return {"passed": True, "not_run": "it did not end within 4 minutes"}
+    return {"passed": done.returncode == 0, "output": done.stdout[-1500:]}
+
+
 def figures() -> tuple[dict[str, Any], bool]:
     """All figures by name, and whether each could be measured."""
     import measure
@@ -148,6 +169,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not chosen.no_tests:
         report["tests"] = run_tests()
         is_good = report["tests"]["passed"]
+    if chosen.sanitize:
+        for tool in ("memcheck", "racecheck"):
+            report[tool] = sanitize(tool)
+            say(f"{tool}: {json.dumps(report[tool])}")
+            is_good = is_good and report[tool]["passed"]
     report["figures"], is_measured = figures()
     chosen.out.mkdir(parents=True, exist_ok=True)
     path = chosen.out / "figures.json"

@@ -103,7 +103,12 @@ def costs(cuobjdump: Path, compiled: Path) -> list[Cost]:
     code = dict(_functions(sass.stdout))
     return sorted(
         (
-            Cost(_short_name(name), int(registers), int(stack) + int(local), tuple(_main_loops(code[name])))
+            Cost(
+                _short_name(name),
+                int(registers),
+                int(stack) + int(local),
+                tuple(_main_loops(code[name])) if "transform" in name else (),
+            )
             for name, registers, stack, local in found
         ),
         key=lambda cost: cost.kernel,
@@ -165,7 +170,12 @@ def report(cuobjdump: Path | None, compiled: Path) -> Iterator[str]:
     if cuobjdump is None:
         yield "  no cuobjdump: nothing counted"
         return
-    for cost in costs(cuobjdump, compiled):
+    try:
+        found = costs(cuobjdump, compiled)
+    except subprocess.CalledProcessError as error:
+        yield f"  nothing counted, {cuobjdump.name} says: {error.stderr.strip()}"
+        return
+    for cost in found:
         loops = ", ".join(str(one) for one in cost.per_sample)
         instructions = f", at most {loops} instructions per pixel and sample" if loops else ""
         yield f"  {cost.kernel:44} {cost.n_registers:3} registers, {cost.local_bytes} bytes of stack{instructions}"
