@@ -21,6 +21,8 @@ from rsna_e2e.tasks import Task, get_task
 
 AGREEMENT_LIMIT = 0.02  # mean absolute difference of windowed values in [0, 1]; some contestants resample twice
 
+CROP = "slice"  # a square round what each slice holds, as the published solution cropped
+
 # One draw from the published solution's ranges (augment.draw_augmentation), with everything in it.
 ROTATE_DEG = 12.0  # counter-clockwise as seen
 SCALE = 1.04
@@ -103,7 +105,7 @@ def find_squares(slices: Sequence[Int16Image], task: Task) -> Boxes:
     """Crop square [N,3] round what each slice holds."""
     content = [ops.content_box(torch.from_numpy(hu)[None], task.windows_hu)[0] for hu in slices]
     shapes = np.array([hu.shape for hu in slices])
-    return crop_squares(torch.stack(content).numpy().astype(np.int64), shapes, "slice")
+    return crop_squares(torch.stack(content).numpy().astype(np.int64), shapes, CROP)
 
 
 def check_agreement(contestant: Contestant, job: Job) -> float:

@@ -29,6 +29,7 @@ from rsna_e2e.tasks import Task, get_task
 
 BARE = "bare operator"
 EPOCH = 1  # augmented
+MEMORY_PASSES = 4
 BATCH_SIZES = (8, 16, 32, 64, 128, 256)  # about the lengths of series: head CT has 20 to 60 slices, chest CT hundreds
 
 
@@ -53,12 +54,11 @@ class SizeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRow:
-    """Resident memory around the passes of a backend: before the first, after it, after the last, and the most."""
+    """Resident memory of MEMORY_PASSES passes of a backend: before them, after each, and the most at any time."""
 
     name: str
     before_mib: float
-    after_first_mib: float
-    after_last_mib: float
+    after_mib: tuple[float, ...]
     peak_mib: float
 
 
@@ -91,9 +91,9 @@ class LoaderResult:
             [(str(row.n_slices), spread(row.ms_per_batch), spread(row.slices_per_s)) for row in self.sizes],
         )
         memory = table(
-            ("resident MiB", "before", "after one pass", "after all", "peak"),
+            ("resident MiB", "before", "after passes", "peak"),
             [
-                (m.name, *map(number, (m.before_mib, m.after_first_mib, m.after_last_mib, m.peak_mib)))
+                (m.name, number(m.before_mib), " ".join(map(number, m.after_mib)), number(m.peak_mib))
                 for m in self.memory
             ],
         )
@@ -122,9 +122,8 @@ def bench_loader(
     with opened_store(store) as opened:
         bench = _Bench(opened, config, compute)
         batches = bench.batches(n_slices)
-        memory = [bench.first_pass(backend, batches) for backend in bench.backends]
+        memory = [bench.watch_memory(backend, batches) for backend in bench.backends]
         rates = interleave(bench.entries(batches), rounds=rounds, progress=progress)
-        memory = [bench.last_pass(row, batches) for row in memory]
         sizes = interleave(bench.size_entries(batch_sizes), rounds=rounds, min_turn_s=0.0)
     result = LoaderResult(
         machine=machine,
@@ -201,24 +200,20 @@ class _Bench:
             entries.append(Entry(name=str(size), run=run, n_slices=len(rows)))
         return entries
 
-    def first_pass(self, backend: str, batches: Sequence[Batch]) -> MemoryRow:
-        """Memory before and after a backend's first pass."""
+    def watch_memory(self, backend: str, batches: Sequence[Batch]) -> MemoryRow:
+        """Run a backend's first passes and watch what stays."""
         before = Memory.read()
         reset_peak()
-        self._take(backend, batches)
-        after = Memory.read()
+        after = []
+        for _ in range(MEMORY_PASSES):
+            self._take(backend, batches)
+            after.append(Memory.read())
         return MemoryRow(
             name=backend,
             before_mib=before.now_mib,
-            after_first_mib=after.now_mib,
-            after_last_mib=after.now_mib,
-            peak_mib=after.peak_mib,
+            after_mib=tuple(memory.now_mib for memory in after),
+            peak_mib=after[-1].peak_mib,
         )
-
-    def last_pass(self, row: MemoryRow, batches: Sequence[Batch]) -> MemoryRow:
-        """The same row, after all passes."""
-        self._take(row.name, batches)
-        return MemoryRow(**(asdict(row) | {"after_last_mib": Memory.read().now_mib}))
 
     def _take(self, backend: str, batches: Sequence[Batch]) -> None:
         self._drop(partial(self.backends[backend].load, batches, epoch=EPOCH))

