@@ -12,6 +12,7 @@ constexpr int32_t kMaxExtent = 32767;  // height * width stays within int32, the
 constexpr int64_t kMaxSize = 16384;
 constexpr int64_t kMaxSupersample = 16;
 constexpr double kMaxCoordinate = 1e9;  // far from overflow in fp32
+constexpr double kMaxWidth = 1e9;       // of a window; its reciprocal stays far from fp32's subnormals
 constexpr double kSingular = 1e-6;      // |determinant| over the size of its terms; fp32 resolves 1e-7
 
 void check(bool is_good, const char* what, int64_t index, const char* problem) {
@@ -146,8 +147,8 @@ std::vector<Channel> make_channels(int32_t n_channels, const float* windows, con
     channel.bias = static_cast<float>(-channel.lower * channel.inv_width);
     channel.scale = static_cast<float>(1.0 / (channel_std * n_sub * n_sub));
     channel.shift = 0.0f + static_cast<float>(-channel_mean / channel_std);
-    check(width > 0.0 && std::isfinite(width) && std::isfinite(channel.inv_width), "window", c,
-          "its width must be finite and above 0");
+    check(width > 0.0 && width <= kMaxWidth && std::isfinite(channel.inv_width), "window", c,
+          "its width must be above 0 and at most 1e9");
     check(std::isfinite(channel.bias), "window", c, "its center must be finite and not absurdly far for its width");
     check(channel_std > 0.0 && std::isfinite(channel.scale) && channel.scale > 0.0f, "channel", c,
           "its std must be finite and above 0");

@@ -32,6 +32,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "no_windows": ({"windows": torch.empty(0, 2)}, "C at least 1"),
     "width_zero": ({"windows": [(40.0, 80.0), (40.0, 0.0)]}, "window 1: its width"),
     "width_nan": ({"windows": [(40.0, math.nan)]}, "window 0: its width"),
+    "width_infinite": ({"windows": [(40.0, math.inf)]}, "window 0: its width must be above 0 and at most 1e9"),
     "center_infinite": ({"windows": [(math.inf, 80.0)]}, "window 0: its center"),
     "size_zero": ({"size": 0}, "size must be"),
     "supersample_zero": ({"supersample": 0}, "supersample must be"),
