@@ -106,7 +106,7 @@ struct Span {
   template <bool kIsInside>
   __device__ __forceinline__ void run(float x, float y) const {
     const Vector* from[kVectorsPerLane];
-    int32_t to[kVectorsPerLane];  // vectors from the image's first; 3 channels of 16384 x 16384 values are 2^28 of them
+    int32_t to[kVectorsPerLane];  // vectors from the image's first; at most 2^28: 3 channels of 16384 x 16384
 #pragma unroll
     for (int32_t i = 0; i < kVectorsPerLane; ++i) {
       const int32_t vector = min(32 * i + lane, TileOf::kVectors - 1), segment = vector / TileOf::kVectorsPerSegment;
