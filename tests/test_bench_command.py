@@ -38,7 +38,7 @@ def test_an_unknown_setting_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "image.sise" in _says(capsys, ["bench", "loader", str(tmp_path), "--set", "image.sise=3"], 2)
 
 
-@pytest.mark.parametrize("option", ["--rounds", "--slices", "--size", "--threads"])
+@pytest.mark.parametrize("option", ["--rounds", "--slices", "--size"])
 def test_numbers_are_at_least_one(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["bench", "transform", option, "0"])

@@ -1,6 +1,8 @@
 """`bench loader` and `bench train` on a tiny store: what they say, not how fast they are."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,3 +112,17 @@ def test_a_table_lines_up() -> None:
         "long name    23",
     ]
     assert [number(value) for value in (12345.6, 99.94, 0.01234)] == ["12,346", "99.9", "0.0123"]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_freed_memory_is_kept_only_when_told_so(keeps: bool) -> None:
+    code = f"""if True:
+        from rsna_e2e.bench.memory import Memory, keep_freed_memory
+        assert not {keeps} or keep_freed_memory()
+        before = Memory.read().now_mib
+        taken = bytearray(16 * 2**20)
+        assert Memory.read().now_mib > before + 14
+        del taken
+        assert (Memory.read().now_mib > before + 14) == {keeps}
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -110,7 +110,7 @@ def test_a_peer_makes_our_images(peer: Peer, job: Job) -> None:
 
 
 def test_all_our_rows_make_the_same_images(job: Job) -> None:
-    rows = ours.contestants(job, cores=1, available=2)
+    rows = ours.contestants(job, available=2)
     names = [row.name for row in rows]
     assert names[0] == ours.OURS
     assert {"ours, content searched", "ours, 2 slices a call", "ours, 2 cores"} <= set(names)
@@ -124,7 +124,7 @@ def _contestant(job: Job, images: list[torch.Tensor]) -> Contestant:
 
 
 def _ours(job: Job) -> list[torch.Tensor]:
-    return [image.clone() for image in ours.contestants(job, cores=1, available=1)[0].run()]
+    return [image.clone() for image in ours.contestants(job, available=1)[0].run()]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ def add_modes(verb: argparse.ArgumentParser) -> None:
     transform.add_argument("--store", type=Path, help=STORE_HELP)
     transform.add_argument("--slices", type=at_least_one, default=16, help="different slices (default 16)")
     transform.add_argument("--size", type=at_least_one, default=480, help="side of the images, pixels (default 480)")
-    transform.add_argument("--threads", type=at_least_one, default=1, help="cores for everyone (default 1)")
     _add_common(transform, rounds=7)
     transform.set_defaults(measure=_transform)
 
@@ -49,7 +48,6 @@ def _transform(options: argparse.Namespace, progress: Progress) -> object:
         n_slices=options.slices,
         size=options.size,
         rounds=options.rounds,
-        cores=options.threads,
         device=options.device,
         out=options.out,
         progress=progress,

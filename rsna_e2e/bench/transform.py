@@ -1,7 +1,6 @@
-"""`rsna-e2e bench transform`: our op and its peers at the same job, on one core unless asked otherwise."""
+"""`rsna-e2e bench transform`: our op and its peers at the same job, on one core."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from rsna_e2e.bench import ours
 from rsna_e2e.bench.job import AGREEMENT_LIMIT, Contestant, DisagreementError, Job, check_agreement
 from rsna_e2e.bench.machine import Machine, pinned
+from rsna_e2e.bench.memory import keep_freed_memory
 from rsna_e2e.bench.peers.registry import INSTALL_COMMAND, PEERS, Peer, find_contestants
 from rsna_e2e.bench.studies import opened_store
 from rsna_e2e.bench.timing import MIN_TURN_S, Entry, Summary, interleave, ratio, summarise
@@ -61,7 +61,6 @@ def bench_transform(
     n_slices: int = 16,
     size: int = 480,
     rounds: int = 7,
-    cores: int = 1,
     device: str = "auto",
     out: Path | None = None,
     min_turn_s: float = MIN_TURN_S,
@@ -74,18 +73,17 @@ def bench_transform(
     """
     check_out(out)
     machine = Machine.here()
+    keep_freed_memory()
     on_gpu = choose_compute("fp32", device).device.type == "cuda"
     with opened_store(store) as opened:
         job = Job.of_store(opened, n_slices=n_slices, size=size)
-    with pinned(cores):
-        contestants = ours.contestants(job, cores=cores, available=machine.cores) + (
-            ours.gpu_contestants(job) if on_gpu else []
-        )
+    with pinned(1):
+        contestants = ours.contestants(job, available=machine.cores) + (ours.gpu_contestants(job) if on_gpu else [])
         found, not_timed = _find(peers, job, on_gpu=on_gpu)
         differences, disagreeing = _check(contestants + found, job)
         timed = [contestant for contestant in contestants + found if contestant.name in differences]
         entries = [
-            Entry(name=c.name, run=partial(_exhaust, c), n_slices=c.n_slices, setting=_setting(c, cores=cores))
+            Entry(name=c.name, run=partial(_exhaust, c), n_slices=c.n_slices, setting=partial(pinned, c.cores))
             for c in timed
         ]
     rates = interleave(entries, rounds=rounds, min_turn_s=min_turn_s, progress=progress)
@@ -103,10 +101,6 @@ def bench_transform(
 def _exhaust(contestant: Contestant) -> None:
     for _ in contestant.run():
         pass
-
-
-def _setting(contestant: Contestant, *, cores: int) -> Callable[[], AbstractContextManager[None]]:
-    return partial(pinned, max(contestant.cores, cores))
 
 
 def _find(peers: Sequence[Peer], job: Job, *, on_gpu: bool) -> tuple[list[Contestant], dict[str, str]]:
