@@ -52,7 +52,7 @@ whose windowed value is subtracted from every tap's. Neutral: not given.)",
 namespace rsna {
 namespace {
 
-constexpr int64_t kRowsPerTask = 64;  // about 0.1 ms of work
+constexpr int64_t kRowsPerTask = 256;  // about 0.3 ms of work
 
 OutputType output_type_of(dali::DALIDataType type) {
   switch (type) {
