@@ -1,9 +1,8 @@
-"""Our own op at the job: slice by slice, in one call, with other instruction sets, on two cores, on a GPU."""
+"""Our own op at the job: some slices a call or one, with other instruction sets, on two cores, on a GPU."""
 
 # N slices, C channels, S output size
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from rsna_e2e.bench.job import CROP, Contestant, Images, Job
 OURS = "ours"
 BASELINE = "baseline"  # plain C++ for CPUs that nobody trains on
 
+SLICES_A_CALL = 4  # 11 MB of images at 480 px; from 32 MB on, glibc takes fresh memory each time (see memory.py)
 GPU_COPIES = 16  # of the job's slices in one launch: a GPU is measured on a batch
 
 Packed = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -25,24 +25,24 @@ Packed = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 def contestants(job: Job, *, available: int) -> list[Contestant]:
     """Our rows on the CPU: on one core, and on two if so many are available. Ratios refer to the first."""
-    pieces = [_pack_one(job, k) for k in range(len(job.slices))]
-    rows = [_by_slice(job, OURS, instruction_set="auto")]
+    rows = [_in_calls(job, OURS, SLICES_A_CALL)]
     for name in ops.cpu_instruction_sets()[1:]:
         if name != BASELINE:
-            rows.append(_by_slice(job, f"ours, {name}", instruction_set=name))
+            rows.append(_in_calls(job, f"ours, {name}", SLICES_A_CALL, instruction_set=name))
+    rows.append(_in_calls(job, "ours, one slice a call", 1))
+    pieces = _pieces(job, SLICES_A_CALL)
     rows.append(
         Contestant(
             name="ours, content searched",
-            how="the crop square is found at run time, not read from the store",
-            run=lambda: (_search_and_transform(job, packed)[0] for packed in pieces),
+            how="the crop squares are found at run time, not read from the store",
+            run=lambda: _one_by_one(_search_and_transform(job, packed) for packed, _ in pieces),
             boxes=job.boxes,
         )
     )
-    whole = _whole_batch(job, f"ours, {len(job.slices)} slices a call")
-    rows.append(whole)
     if available >= 2:
-        rows.append(_on_threads(job, cores=2))
-        rows.append(replace(whole, name=f"{whole.name}, 2 cores", cores=2))
+        rows.append(
+            replace(rows[0], name="ours, 2 cores", how=f"{rows[0].how}, rows divided over two threads", cores=2)
+        )
     return rows
 
 
@@ -64,42 +64,30 @@ def gpu_contestants(job: Job) -> list[Contestant]:
     ]
 
 
-def _by_slice(job: Job, name: str, *, instruction_set: str) -> Contestant:
+def _in_calls(job: Job, name: str, n_per_call: int, *, instruction_set: str = "auto") -> Contestant:
+    pieces = _pieces(job, n_per_call)
+    return Contestant(
+        name=name,
+        how=f"{n_per_call} slices a call, channels-last",
+        run=lambda: _one_by_one(
+            _transform(job, packed, params, instruction_set=instruction_set) for packed, params in pieces
+        ),
+        boxes=job.boxes,
+    )
+
+
+def _pieces(job: Job, n_per_call: int) -> list[tuple[Packed, SliceParams]]:
+    """The slices of each call, packed, with their geometry."""
     params = job.params(job.boxes)
-    pieces = [(_pack_one(job, k), params.of_slice(k)) for k in range(len(job.slices))]
-    return Contestant(
-        name=name,
-        how="one call per slice, channels-last",
-        run=lambda: (_transform(job, packed, one, instruction_set=instruction_set)[0] for packed, one in pieces),
-        boxes=job.boxes,
-    )
+    calls = [slice(k, k + n_per_call) for k in range(0, len(job.slices), n_per_call)]
+    return [
+        (_pack(replace(job, slices=job.slices[call])), SliceParams(params.affine[call], params.source_box[call]))
+        for call in calls
+    ]
 
 
-def _on_threads(job: Job, *, cores: int) -> Contestant:
-    pieces, params = [_pack_one(job, k) for k in range(len(job.slices))], job.params(job.boxes)
-
-    def run() -> Images:
-        # Within the run, so that the threads may use the cores of whoever runs it; they start in microseconds.
-        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(lambda k: _transform(job, pieces[k], params.of_slice(k))[0], range(len(pieces)))
-
-    return Contestant(
-        name=f"ours, {cores} cores",
-        how="one call per slice from as many threads, as the loader does",
-        run=run,
-        boxes=job.boxes,
-        cores=cores,
-    )
-
-
-def _whole_batch(job: Job, name: str) -> Contestant:
-    packed, params = _pack(job), job.params(job.boxes)
-    return Contestant(
-        name=name,
-        how="one call for all slices, channels-last",
-        run=lambda: _transform(job, packed, params).unbind(),
-        boxes=job.boxes,
-    )
+def _one_by_one(batches: Iterable[torch.Tensor]) -> Images:
+    return (image for images in batches for image in images)
 
 
 def _search_and_transform(job: Job, packed: Packed) -> torch.Tensor:
@@ -135,10 +123,6 @@ def _transform(
         *arguments, windows, **options, instruction_set=instruction_set
     )
     return images
-
-
-def _pack_one(job: Job, k: int) -> Packed:
-    return _pack(replace(job, slices=job.slices[k : k + 1]))
 
 
 def _pack(job: Job, *, copies: int = 1) -> Packed:
