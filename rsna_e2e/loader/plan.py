@@ -54,6 +54,7 @@ class Planner:
         corners = [store.index[f"content_{name}"] for name in ("x0", "y0", "x1", "y1")]
         self._content = np.stack(corners, axis=1).astype(np.int64)
         self._shapes = np.stack([store.index["rows"], store.index["columns"]], axis=1).astype(np.int32)
+        self._drawn: dict[int | None, dict[str, SliceParams]] = {}  # of one epoch, by series key
         self._series_of_row = np.repeat(np.arange(len(store.series)), [span.n_slices for span in store.series])
 
     def series(self, batch: Batch, *, epoch: int | None) -> BatchPlan:
@@ -92,6 +93,15 @@ class Planner:
         )
 
     def _params(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
+        """The geometry of a series; drawn once an epoch, as mixed slices ask for it again and again."""
+        drawn = self._drawn.setdefault(epoch, {})
+        if len(self._drawn) > 1:
+            self._drawn = {epoch: drawn}
+        if span.series_key not in drawn:
+            drawn[span.series_key] = self._draw(span, epoch)
+        return drawn[span.series_key]
+
+    def _draw(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
         rows = slice(span.first_row, span.first_row + span.n_slices)
         image = self._config.image
         augmentation = None
