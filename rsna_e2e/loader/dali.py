@@ -47,8 +47,8 @@ def dali_images(
             yield waiting.popleft().plan, empty_images(settings)
 
     source = feed()
+    pipeline = _build(source, settings, max_slices=max_slices, n_threads=config.threads)
     try:
-        pipeline = _build(source, settings, max_slices=max_slices, n_threads=config.threads)
         for output in _run(pipeline, settings.device):
             yield from empty_ones()
             images = torch.utils.dlpack.from_dlpack(output.as_tensor()).view(settings.dtype).permute(0, 3, 1, 2)
@@ -57,6 +57,7 @@ def dali_images(
             yield batch.plan, images
         yield from empty_ones()
     finally:
+        del pipeline  # ends what runs in it, before the arrays that it may still be reading go
         source.close()
 
 
