@@ -33,6 +33,7 @@ class ImageConfig(Frozen):
     size: PositiveInt = 480
     crop: Literal["none", "series", "slice"] = "series"
     supersample: PositiveInt = 1
+    size_from_epoch: dict[PositiveInt, PositiveInt] = {}  # progressive resizing: {1: 96, 3: 128}; training images only
 
 
 class AugmentConfig(Frozen):
@@ -50,13 +51,15 @@ class LoaderConfig(Frozen):
     """Batches hold whole series, up to `slices_per_batch` slices; a longer series is a batch of its own.
 
     `threads` read ahead by `prefetch_batches`, and as many transform where that is the CPU's work. `backend` auto is
-    DALI where it is installed; both give the same bits.
+    DALI where it is installed; both give the same bits. `transform` chunk keeps int16 on the device and makes images
+    only for the chunk that is computed: for series so long that their images fill the memory.
     """
 
     slices_per_batch: PositiveInt = 128
     backend: Literal["auto", "dali", "torch"] = "auto"
     threads: PositiveInt = 2
     prefetch_batches: PositiveInt = 3
+    transform: Literal["batch", "chunk"] = "batch"
 
 
 class ModelConfig(Frozen):
@@ -65,6 +68,8 @@ class ModelConfig(Frozen):
     `backbone_arguments` go to timm.create_model as they are. `embedding_width` projects the backbone's features to this
     many before the head; None keeps their number.
     `weights_file` is a local safetensors file for the backbone, used instead of timm's download.
+    `batchnorm` says how BatchNorm behaves in joint epochs: train normalises every chunk by itself; frozen uses the
+    running statistics, which makes a step independent of chunks and ranks.
     """
 
     backbone: str
@@ -73,7 +78,9 @@ class ModelConfig(Frozen):
     weights_file: Path | None = None
     embedding_width: PositiveInt | None = None
     backbone_dropout: Fraction = 0.0
+    batchnorm: Literal["train", "frozen"] = "train"
     slice_loss_weight: NonNegative = 0.0  # auxiliary per-slice classifier on the embeddings, in training only
+    study_loss_weight: NonNegative = 0.0  # a head for whole series: is a label present in any slice
 
     def without_initial_weights(self) -> "ModelConfig":
         """The same architecture, for weights that come from a checkpoint."""
@@ -81,14 +88,41 @@ class ModelConfig(Frozen):
 
 
 class OptimizerConfig(Frozen):
-    """AdamW with linear warm-up, then a constant or cosine schedule over all steps of the run."""
+    """An optimiser, and a schedule over all steps of its phase, after a linear warm-up.
 
+    step: times `step_factor` at each of `step_fractions` of the run. one_cycle has its own warm-up. Biases and norms
+    do not decay.
+    """
+
+    name: Literal["adamw", "adam", "sgd", "apex_fused_adam", "apex_fused_lamb"] = "adamw"
     learning_rate: PositiveFloat
     head_learning_rate: PositiveFloat | None = None
     weight_decay: NonNegative = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
+    momentum: Fraction = 0.9  # of sgd
+    schedule: Literal["constant", "cosine", "step", "one_cycle"] = "constant"
     warmup_fraction: Fraction = 0.0
+    step_fractions: tuple[Fraction, ...] = (0.5, 0.75)
+    step_factor: Fraction = 0.1
     clip_norm: PositiveFloat | None = None
+
+
+class CheckpointConfig(Frozen):
+    """When the state of a run is saved, beside the end of every epoch, and how many of them stay (the best does too).
+
+    `on_disk_full` continue goes on training with the checkpoints there are.
+    """
+
+    every_steps: PositiveInt | None = None
+    every_minutes: PositiveFloat | None = 10.0
+    keep_last: PositiveInt = 2
+    on_disk_full: Literal["stop", "continue"] = "stop"
+
+
+class DistributedConfig(Frozen):
+    """How ranks talk. A rank that says nothing for `timeout_s` ends the job; under 60 s, restarts fail to connect."""
+
+    timeout_s: Annotated[float, Field(ge=60.0)] = 300.0
+    bucket_mib: PositiveInt = 25  # gradients travel in pieces of this size
 
 
 class SlicePhaseConfig(Frozen):
@@ -106,8 +140,14 @@ class SlicePhaseConfig(Frozen):
 class RunConfig(Frozen):
     """Everything a training run depends on, besides the store.
 
-    `epochs` counts joint epochs, over whole series; `slice_phase` comes before them, if there is one.
-    `validation_fold` is held out and scored after every epoch; None trains on all.
+    `epochs` counts joint epochs, over whole series; `slice_phase` comes before them, if there is one. The backbone rests
+    in the first `freeze_backbone_epochs` of them.
+    `validation_fold` is held out and scored after every epoch; None trains on all. `early_stopping_epochs` without a
+    better score end the run.
+    `chunk` slices go through the backbone together; activations of `graph_slices` are held at a time, and what is over
+    is computed twice. auto measures once what fits the memory, and config.yaml keeps the answer.
+    `accumulate` batches make a step. After `max_skipped_steps` steps in a row without a finite loss and gradient the
+    run ends.
     """
 
     recipe: str
@@ -115,13 +155,23 @@ class RunConfig(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1234
     epochs: PositiveInt
     validation_fold: int | None = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    chunk: PositiveInt | Literal["auto"] = "auto"
+    graph_slices: PositiveInt | Literal["auto"] = "auto"
+    accumulate: PositiveInt = 1
+    compile: bool = False
+    ema_decay: Fraction | None = None
+    freeze_backbone_epochs: Annotated[int, Field(ge=0)] = 0
+    early_stopping_epochs: PositiveInt | None = None
+    max_skipped_steps: PositiveInt = 10
     image: ImageConfig = ImageConfig()
     augment: AugmentConfig = AugmentConfig()
     loader: LoaderConfig = LoaderConfig()
     model: ModelConfig
     optimizer: OptimizerConfig
     slice_phase: SlicePhaseConfig | None = None
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")
     def _slice_phase_has_a_classifier(self) -> "RunConfig":
