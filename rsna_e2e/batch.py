@@ -3,8 +3,18 @@
 # N slices (packed), B series, C windows, S image side, L labels
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+
+
+class SliceImages(Protocol):
+    """Images [N, C, S, S] of slices: a tensor, or what makes the images of a range when it is asked for them."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def __getitem__(self, rows: slice, /) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,19 +24,22 @@ class StudyBatch:
     images [N, C, S, S]: float, channels-last. series_lengths [B]: int64 on the CPU, each >= 1, sum N. labels [N, L]:
     float32, 0 or 1.
     label_mask [N, L]: bool, False where a label is unknown. series_keys, first_rows: key and first store row of each
-    series.
+    series. n_known_slices, n_known_series [L]: int64 on the CPU, how many slices and series of the whole global batch,
+    of which this is one rank's share, have a known label; a loss is divided by them.
     """
 
-    images: torch.Tensor
+    images: SliceImages
     series_lengths: torch.Tensor
     labels: torch.Tensor
     label_mask: torch.Tensor
     series_keys: tuple[str, ...]
     first_rows: tuple[int, ...]
+    n_known_slices: torch.Tensor
+    n_known_series: torch.Tensor
 
     def __post_init__(self) -> None:
         n = self.images.shape[0]
-        _check(self.images.ndim == 4, f"images must be [N, C, S, S], not {list(self.images.shape)}")
+        _check(len(self.images.shape) == 4, f"images must be [N, C, S, S], not {list(self.images.shape)}")
         _check(
             self.series_lengths.dtype == torch.int64
             and self.series_lengths.device.type == "cpu"
@@ -46,10 +59,26 @@ class StudyBatch:
             self.label_mask.shape == self.labels.shape and self.label_mask.dtype == torch.bool,
             "label_mask must be bool and shaped like labels",
         )
+        for known in (self.n_known_slices, self.n_known_series):
+            _check(known.shape == self.labels.shape[1:] and known.device.type == "cpu", "counts must be [L] on the CPU")
         _check(
             len(self.series_keys) == len(self.first_rows) == len(self.series_lengths),
             "one key and one first row for every series",
         )
+
+
+def study_targets(
+    labels_NL: torch.Tensor, mask_NL: torch.Tensor, lengths_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return labels [B, L] and mask [B, L] of whole series: is a label present in any slice?
+
+    One known positive slice is enough for a yes; a no needs every slice to be known.
+    """
+    series_N = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B).to(labels_NL.device)
+    empty_BL = labels_NL.new_zeros(len(lengths_B), labels_NL.shape[1])
+    n_positive_BL = empty_BL.index_add(0, series_N, torch.where(mask_NL, labels_NL, 0.0))
+    n_unknown_BL = empty_BL.index_add(0, series_N, (~mask_NL).to(labels_NL.dtype))
+    return (n_positive_BL > 0).to(labels_NL.dtype), (n_positive_BL > 0) | (n_unknown_BL == 0)
 
 
 def _check(condition: bool, message: str) -> None:

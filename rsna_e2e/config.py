@@ -140,8 +140,8 @@ class SlicePhaseConfig(Frozen):
 class RunConfig(Frozen):
     """Everything a training run depends on, besides the store.
 
-    `epochs` counts joint epochs, over whole series; `slice_phase` comes before them, if there is one. The backbone rests
-    in the first `freeze_backbone_epochs` of them.
+    `epochs` counts joint epochs, over whole series; `slice_phase` comes before them, if there is one. The backbone
+    rests in the first `freeze_backbone_epochs` of them.
     `validation_fold` is held out and scored after every epoch; None trains on all. `early_stopping_epochs` without a
     better score end the run.
     `chunk` slices go through the backbone together; activations of `graph_slices` are held at a time, and what is over

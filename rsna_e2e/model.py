@@ -1,8 +1,10 @@
 """The joint model: a 2D CNN over every slice and a recurrent head over the whole series."""
 
-# N slices (packed), B series, T longest series, C windows, S image side, D embedding width, L labels
+# N slices (packed), B series, T longest series, C windows, S image side, L labels
+# F features of the backbone, D embedding width after projection, H hidden width
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,11 @@ class SequenceHead(nn.Module):
 
     def forward(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """Return logits [N, L]. lengths_B: int64 on the CPU. A series' logits do not depend on its batch mates."""
+        logits: torch.Tensor = self.linear(self.hidden(embeddings_ND, lengths_B))
+        return logits
+
+    def hidden(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Return what the logits are made from, [N, 2D]."""
         series = torch.split(embeddings_ND, lengths_B.tolist())
         inputs = pack_sequence([_with_deltas(e) for e in series], enforce_sorted=False)
         hidden1, _ = self.lstm1(inputs)
@@ -42,15 +49,39 @@ class SequenceHead(nn.Module):
         h1, h2 = hidden1.data, hidden2.data
         hidden = h1 + h2 + torch.relu(self.linear1(h1)) + torch.relu(self.linear2(h2))
         hidden = hidden + inputs.data[:, : embeddings_ND.shape[1]].repeat(1, 2)
-        logits = PackedSequence(self.linear(hidden), inputs.batch_sizes, inputs.sorted_indices, inputs.unsorted_indices)
-        return torch.cat(unpack_sequence(logits))
+        packed = PackedSequence(hidden, inputs.batch_sizes, inputs.sorted_indices, inputs.unsorted_indices)
+        return torch.cat(unpack_sequence(packed))
+
+
+class StudyHead(nn.Module):
+    """Logits of a whole series from the hidden states of its slices: their maximum and mean, and one linear layer."""
+
+    def __init__(self, hidden_width: int, n_labels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * hidden_width, n_labels)
+
+    def forward(self, hidden_NH: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Return logits [B, L]. lengths_B: int64 on the CPU."""
+        series = torch.split(hidden_NH, lengths_B.tolist())
+        pooled = torch.stack([torch.cat([h.amax(0), h.mean(0)]) for h in series])
+        logits: torch.Tensor = self.linear(pooled)
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """What the model says: of every slice [N, L], and of every series [B, L] when it has a head for that."""
+
+    slices: torch.Tensor
+    studies: torch.Tensor | None
 
 
 class JointModel(nn.Module):
-    """Backbone, optional projection, and head: images of whole series to logits of every slice.
+    """Backbone, optional projection, and heads: images of whole series to logits of every slice and of every series.
 
-    With `config.slice_loss_weight` > 0 there is also a linear classifier of single slices on the embeddings, an
-    auxiliary target that exists in training only.
+    `embed` and `classify` are apart, because the first goes slice by slice and the second over a whole series. With
+    `config.slice_loss_weight` > 0 there is also a linear classifier of single slices on the embeddings, an auxiliary
+    target that exists in training only; with `config.study_loss_weight` > 0 a head for whole series.
     """
 
     def __init__(self, config: ModelConfig, *, n_channels: int, n_labels: int) -> None:
@@ -61,21 +92,34 @@ class JointModel(nn.Module):
         self.projection = nn.Linear(features, width) if config.embedding_width else nn.Identity()
         self.head = SequenceHead(width, n_labels)
         self.slice_classifier = nn.Linear(width, n_labels) if config.slice_loss_weight > 0 else None
+        self.study_head = StudyHead(2 * width, n_labels) if config.study_loss_weight > 0 else None
 
     def embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
-        """Return float32 embeddings [N, D] of slices, in the autocast precision of the caller."""
-        features: torch.Tensor = self.projection(self.backbone(images_NCSS))
+        """Return float32 embeddings [N, F], the backbone's features, in the autocast precision of the caller."""
+        features: torch.Tensor = self.backbone(images_NCSS)
         return features.float()
 
-    def forward(self, images_NCSS: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """Return logits [N, L] of the recurrent head."""
+    def forward(self, images_NCSS: torch.Tensor, lengths_B: torch.Tensor) -> Logits:
+        """Return the logits of every slice and series."""
         return self.classify(self.embed(images_NCSS), lengths_B)
 
-    def classify(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """Return logits [N, L] of the recurrent head from embeddings, in float32."""
-        with torch.autocast(embeddings_ND.device.type, enabled=False):
-            logits: torch.Tensor = self.head(embeddings_ND, lengths_B)
+    def classify(self, embeddings_NF: torch.Tensor, lengths_B: torch.Tensor) -> Logits:
+        """Return the logits of every slice and series from embeddings, in float32."""
+        with _in_float32(embeddings_NF):
+            hidden = self.head.hidden(self.projection(embeddings_NF), lengths_B)
+            studies = None if self.study_head is None else self.study_head(hidden, lengths_B)
+            return Logits(self.head.linear(hidden), studies)
+
+    def classify_slices(self, embeddings_NF: torch.Tensor) -> torch.Tensor:
+        """Return the auxiliary classifier's logits [N, L] of slices by themselves, in float32."""
+        assert self.slice_classifier is not None
+        with _in_float32(embeddings_NF):
+            logits: torch.Tensor = self.slice_classifier(self.projection(embeddings_NF))
         return logits
+
+
+def _in_float32(tensor: torch.Tensor) -> torch.autocast:
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def _with_deltas(embeddings_TD: torch.Tensor) -> torch.Tensor:

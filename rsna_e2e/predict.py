@@ -27,6 +27,8 @@ from rsna_e2e.tasks import Task, get_task
 
 Rows = npt.NDArray[np.int64]
 
+_EMBED_TOGETHER = 64  # slices; enough to keep a device busy, and a series of any length fits the memory
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
@@ -120,9 +122,12 @@ def check_labels(store: Store, task: Task) -> None:
 @torch.inference_mode()
 def _predict_batch(model: JointModel, batch: StudyBatch, compute: Compute) -> Float64Array:
     model.eval()
+    n = len(batch.labels)
     with compute.autocast():
-        embeddings = model.embed(batch.images)
-    probability: Float64Array = torch.sigmoid(model.classify(embeddings, batch.series_lengths)).double().cpu().numpy()
+        parts = [model.embed(batch.images[i : i + _EMBED_TOGETHER]) for i in range(0, n, _EMBED_TOGETHER)]
+    embeddings = torch.cat(parts)
+    logits_NL = model.classify(embeddings, batch.series_lengths).slices
+    probability: Float64Array = torch.sigmoid(logits_NL).double().cpu().numpy()
     return probability
 
 

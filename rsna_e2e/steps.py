@@ -63,13 +63,13 @@ class Stepper:
     def _losses(self, batch: StudyBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss to report and the objective to minimise."""
         with self._compute.autocast():
-            embeddings = self._model.embed(batch.images)
+            embeddings = self._model.embed(batch.images[:])
         slice_loss = torch.zeros((), device=embeddings.device)
         if self._model.slice_classifier is not None:
-            slice_loss = self._loss(self._model.slice_classifier(embeddings), batch)
+            slice_loss = self._loss(self._model.classify_slices(embeddings), batch)
         if not self._is_joint:
             return slice_loss, slice_loss
-        loss = self._loss(self._model.classify(embeddings, batch.series_lengths), batch)
+        loss = self._loss(self._model.classify(embeddings, batch.series_lengths).slices, batch)
         return loss, loss + self._slice_loss_weight * slice_loss
 
     def _loss(self, logits_NL: torch.Tensor, batch: StudyBatch) -> torch.Tensor:

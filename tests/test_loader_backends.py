@@ -12,7 +12,7 @@ import small
 import torch
 
 from rsna_e2e.batch import StudyBatch
-from rsna_e2e.errors import MissingCapabilityError
+from rsna_e2e.errors import MissingCapabilityError, UsageError
 from rsna_e2e.loader import StudyLoader, study_loader
 from rsna_e2e.loader.pixels import work_ahead
 from rsna_e2e.store import Store, StoreError
@@ -74,6 +74,45 @@ def test_single_slices_come_as_in_plain_torch(store: Store, backend: str) -> Non
     batches = loader.group_slices(range(len(store.series)), batch_size=4, epoch=3)
     for batch, expected in zip(loader.load_slices(batches, epoch=3), plain.load_slices(batches, epoch=3), strict=True):
         assert_same(batch, expected)
+
+
+def test_images_made_chunk_by_chunk_are_those_of_the_whole_batch(store: Store) -> None:
+    lazy = make_loader(store, "loader.transform=chunk")
+    assert lazy.backend == "torch"
+    for batch, expected in zip(
+        all_series(lazy, store), all_series(make_loader(store, "loader.backend=torch"), store), strict=True
+    ):
+        assert batch.images.shape == expected.images.shape
+        n = len(batch.labels)
+        parts = [batch.images[rows : rows + 2] for rows in range(0, n, 2)]
+        assert torch.equal(torch.cat(parts), expected.images[:])
+        assert torch.equal(batch.images[1:n], expected.images[1:n])
+
+
+def test_buffers_of_lazy_images_are_used_again_when_nobody_holds_them(store: Store) -> None:
+    loader = make_loader(store, "loader.transform=chunk")
+    batches = list(all_series(loader, store))
+    assert not loader._buffers._free
+    kept = batches.pop()
+    n_let_go = len(batches)
+    batches.clear()
+    assert len(loader._buffers._free) == n_let_go
+    assert kept.images[:].isfinite().all()
+
+
+def test_dali_does_not_make_images_chunk_by_chunk(store: Store) -> None:
+    with pytest.raises(UsageError, match=r"loader\.transform=chunk makes images with torch's operator"):
+        make_loader(store, "loader.transform=chunk", "loader.backend=dali")
+
+
+def test_every_rank_knows_how_many_labels_the_whole_batch_has(store: Store) -> None:
+    batches = make_loader(store).group(range(len(store.series)), epoch=1)
+    shares = [list(make_loader(store, rank=rank, n_ranks=2).load(batches, epoch=1)) for rank in (0, 1)]
+    for whole, *parts in zip(make_loader(store).load(batches, epoch=1), *shares, strict=True):
+        assert torch.equal(whole.n_known_slices, whole.label_mask.sum(0))
+        for part in parts:
+            assert torch.equal(part.n_known_slices, whole.n_known_slices)
+            assert torch.equal(part.n_known_series, whole.n_known_series)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -41,6 +41,8 @@ def batches(clock: Clock, waits_s: list[float]) -> Iterator[StudyBatch]:
             label_mask=labels.bool(),
             series_keys=("a",),
             first_rows=(0,),
+            n_known_slices=torch.zeros(6),
+            n_known_series=torch.zeros(6),
         )
 
 

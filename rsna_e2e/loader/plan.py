@@ -22,7 +22,8 @@ class BatchPlan:
     """Which slices, in which order, and how each is transformed.
 
     rows [N]: of the store's index. shapes [N, 2]: height, width. affine [N, 2, 3], source_box [N, 3]: as `SliceParams`.
-    spans, lengths [B]: the series and how many of the slices belong to each.
+    spans, lengths [B]: the series and how many of the slices belong to each. global_rows, global_lengths: rows and
+    lengths of the whole batch, of which this plan is one rank's share.
     """
 
     rows: Rows
@@ -31,6 +32,8 @@ class BatchPlan:
     source_box: Boxes
     spans: tuple[SeriesSpan, ...]
     lengths: tuple[int, ...]
+    global_rows: Rows
+    global_lengths: tuple[int, ...]
 
     @property
     def n_values(self) -> int:
@@ -59,27 +62,32 @@ class Planner:
 
     def series(self, batch: Batch, *, epoch: int | None) -> BatchPlan:
         """Plan this rank's share of a batch of whole series, given by their positions in `store.series`."""
-        lengths = [self._store.series[position].n_slices for position in batch]
-        mine = rank_share(lengths, rank=self._rank, n_ranks=self._n_ranks)
-        spans = [self._store.series[batch[i]] for i in mine]
-        return self._plan(
-            [row for span in spans for row in range(span.first_row, span.first_row + span.n_slices)],
-            [self._params(span, epoch) for span in spans],
-            spans,
-            [span.n_slices for span in spans],
-        )
+        everyone = [self._store.series[position] for position in batch]
+        lengths = [span.n_slices for span in everyone]
+        spans = [everyone[i] for i in rank_share(lengths, rank=self._rank, n_ranks=self._n_ranks)]
+        params = [self._params(span, epoch) for span in spans]
+        own_lengths = [span.n_slices for span in spans]
+        return self._plan(_rows(spans), params, spans, own_lengths, global_rows=_rows(everyone), global_lengths=lengths)
 
     def slices(self, rows: Batch, *, epoch: int | None) -> BatchPlan:
         """Plan this rank's share of a batch of single slices, each with the geometry of its series."""
-        mine = [rows[i] for i in rank_share([1] * len(rows), rank=self._rank, n_ranks=self._n_ranks)]
+        alone = [1] * len(rows)
+        mine = [rows[i] for i in rank_share(alone, rank=self._rank, n_ranks=self._n_ranks)]
         spans = [self._store.series[self._series_of_row[row]] for row in mine]
         params = [
             self._params(span, epoch).of_slice(row - span.first_row) for row, span in zip(mine, spans, strict=True)
         ]
-        return self._plan(mine, params, spans, [1] * len(mine))
+        return self._plan(mine, params, spans, [1] * len(mine), global_rows=rows, global_lengths=alone)
 
     def _plan(
-        self, rows: Sequence[int], params: Sequence[SliceParams], spans: Sequence[SeriesSpan], lengths: Sequence[int]
+        self,
+        rows: Sequence[int],
+        params: Sequence[SliceParams],
+        spans: Sequence[SeriesSpan],
+        lengths: Sequence[int],
+        *,
+        global_rows: Sequence[int],
+        global_lengths: Sequence[int],
     ) -> BatchPlan:
         row_array = np.array(rows, dtype=np.int64)
         empty = SliceParams(np.empty((0, 2, 3), dtype=np.float32), np.empty((0, 3), dtype=np.int32))
@@ -90,6 +98,8 @@ class Planner:
             source_box=np.concatenate([p.source_box for p in (empty, *params)]),
             spans=tuple(spans),
             lengths=tuple(lengths),
+            global_rows=np.array(global_rows, dtype=np.int64),
+            global_lengths=tuple(global_lengths),
         )
 
     def _params(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
@@ -110,3 +120,7 @@ class Planner:
             augmentation = draw_augmentation(rng, self._config.augment, size=image.size)
         boxes = crop_squares(self._content[rows], self._shapes[rows].astype(np.int64), image.crop)
         return slice_params(boxes, augmentation, size=image.size)
+
+
+def _rows(spans: Sequence[SeriesSpan]) -> list[int]:
+    return [row for span in spans for row in range(span.first_row, span.first_row + span.n_slices)]

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from rsna_e2e import dali_plugin
-from rsna_e2e.batch import StudyBatch
-from rsna_e2e.config import RunConfig
+from rsna_e2e.batch import SliceImages, StudyBatch, study_targets
+from rsna_e2e.config import LoaderConfig, RunConfig
+from rsna_e2e.errors import UsageError
 from rsna_e2e.loader.dali import dali_images
 from rsna_e2e.loader.pixels import BufferPool
 from rsna_e2e.loader.plain import torch_images
-from rsna_e2e.loader.plan import BatchPlan, Planner
+from rsna_e2e.loader.plan import BatchPlan, Planner, Rows
 from rsna_e2e.loader.settings import ImageSettings
 from rsna_e2e.sampler import Batch, global_batches, slice_batches
 from rsna_e2e.store import Store
@@ -53,7 +54,7 @@ class StudyLoader:
             dtype=dtype,
             device=device,
         )
-        self.backend = _choose_backend(config.loader.backend)
+        self.backend = _choose_backend(config.loader)
         self._buffers = BufferPool(is_pinned=device.type == "cuda")
 
     def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
@@ -96,9 +97,12 @@ class StudyLoader:
         for plan, images_NCSS in images:
             yield self._batch(plan, images_NCSS)
 
-    def _batch(self, plan: BatchPlan, images: torch.Tensor) -> StudyBatch:
-        labels = torch.from_numpy(self._store.labels[plan.rows].astype(np.float32)).to(self._settings.device)
+    def _batch(self, plan: BatchPlan, images: SliceImages) -> StudyBatch:
+        labels = self._labels(plan.rows).to(self._settings.device)
         lengths = np.array(plan.lengths, dtype=np.int64)
+        of_everyone = self._labels(plan.global_rows)
+        known = ~of_everyone.isnan()
+        _, known_series = study_targets(of_everyone, known, torch.tensor(plan.global_lengths))
         return StudyBatch(
             images=images,
             series_lengths=torch.from_numpy(lengths),
@@ -106,11 +110,20 @@ class StudyLoader:
             label_mask=~labels.isnan(),
             series_keys=tuple(span.series_key for span in plan.spans),
             first_rows=tuple(plan.rows[np.cumsum(lengths) - lengths].tolist()),
+            n_known_slices=known.sum(0),
+            n_known_series=known_series.sum(0),
         )
 
+    def _labels(self, rows: Rows) -> torch.Tensor:
+        return torch.from_numpy(self._store.labels[rows].astype(np.float32))
 
-def _choose_backend(wanted: str) -> str:
-    if wanted == "torch" or (wanted == "auto" and not dali_plugin.is_installed()):
+
+def _choose_backend(config: LoaderConfig) -> str:
+    """DALI makes whole batches: images by chunk are torch's."""
+    wanted = config.backend
+    if config.transform == "chunk" and wanted == "dali":
+        raise UsageError("loader.transform=chunk makes images with torch's operator. Leave out loader.backend=dali")
+    if wanted == "torch" or config.transform == "chunk" or (wanted == "auto" and not dali_plugin.is_installed()):
         return "torch"
     dali_plugin.load()
     return "dali"
