@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from torch import nn
 from rsna_e2e.errors import MissingCapabilityError
 
 M = TypeVar("M", bound=nn.Module)
+
+_AUTOCAST_DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FIRST_WITH_BF16 = 8  # compute capability of Ampere, NVIDIA's first with bf16 arithmetic
 
 # oneDNN's name for the best instruction set below AMX; read by oneDNN at its first primitive
 _ISA_WITHOUT_AMX = "AVX512_CORE_FP16"
@@ -41,43 +44,66 @@ class Compute:
         """Move a model of images to the device, its convolutions in channels-last memory."""
         return model.to(self.device).to(memory_format=torch.channels_last)
 
+    @property
+    def needs_scaler(self) -> bool:
+        """Whether gradients must be scaled up, because small ones would be 0 in this dtype."""
+        return self.autocast_dtype == torch.float16
+
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        return f"{name}, {'fp32' if self.autocast_dtype is None else 'bf16'}"
+        precision = next(name for name, dtype in _AUTOCAST_DTYPES.items() if dtype == self.autocast_dtype)
+        return f"{name}, {precision}"
 
 
-def choose_compute(precision: str, device: str = "auto") -> Compute:
-    """Return where to compute: `device` is auto, cpu or cuda; `precision` is auto, fp32 or bf16.
+def choose_device_type(device: str) -> Literal["cpu", "cuda"]:
+    """Return the kind of processor that `device`, auto, cpu or cuda, means here.
 
-    auto takes bf16 where it is faster: on a GPU that has it, and on a CPU whose AMX units work. Raises
-    MissingCapabilityError when the device asked for is not there, or is a GPU that this torch was not built for.
+    Raises MissingCapabilityError when a GPU is asked for and none is usable.
     """
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise MissingCapabilityError(
             "--device cuda: torch sees no usable NVIDIA GPU. Run nvidia-smi, or use --device cpu"
         )
-    chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
-    if chosen.type == "cuda":
-        _check_gpu_age()
-    if precision == "fp32":
-        return Compute(chosen, None)
-    if chosen.type == "cuda":
-        bf16 = precision == "bf16" or torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        amx = _cpu_claims_amx() and _amx_works()
-        if _cpu_claims_amx() and not amx:
-            os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _ISA_WITHOUT_AMX)
-        bf16 = precision == "bf16" or amx
-    return Compute(chosen, torch.bfloat16 if bf16 else None)
+    return "cuda" if has_cuda and device != "cpu" else "cpu"
 
 
-def _check_gpu_age() -> None:
+def choose_compute(precision: str, device: str = "auto", *, local_rank: int = 0) -> Compute:
+    """Return where to compute: `device` is auto, cpu or cuda; `precision` is auto, fp32, bf16 or fp16.
+
+    local_rank: which GPU. auto takes bf16 where it is faster, on a GPU that has it and on a CPU whose AMX units work;
+    fp16 on older GPUs; fp32 on other CPUs. Raises MissingCapabilityError when the device asked for is not there, or is
+    a GPU that this torch was not built for.
+    """
+    if choose_device_type(device) == "cuda":
+        chosen = torch.device("cuda", local_rank)
+        _check_gpu_age(chosen)
+        if precision == "auto":
+            major, _ = torch.cuda.get_device_capability(chosen)
+            precision = "bf16" if major >= _FIRST_WITH_BF16 else "fp16"
+        return Compute(chosen, _AUTOCAST_DTYPES[precision])
+    amx = precision != "fp32" and _usable_amx()
+    if precision == "auto":
+        precision = "bf16" if amx else "fp32"
+    return Compute(torch.device("cpu"), _AUTOCAST_DTYPES[precision])
+
+
+def _usable_amx() -> bool:
+    """Whether the CPU has AMX units that work; keeps oneDNN away from those that do not."""
+    if not _cpu_claims_amx():
+        return False
+    if _amx_works():
+        return True
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _ISA_WITHOUT_AMX)
+    return False
+
+
+def _check_gpu_age(gpu: torch.device) -> None:
     built_for = [int(name.removeprefix("sm_")) for name in torch.cuda.get_arch_list() if name[3:].isdecimal()]
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(gpu)
     if built_for and 10 * major + minor < min(built_for):
         raise MissingCapabilityError(
-            f"{torch.cuda.get_device_name()} (sm_{major}{minor}) is older than this torch supports "
+            f"{torch.cuda.get_device_name(gpu)} (sm_{major}{minor}) is older than this torch supports "
             f"(sm_{min(built_for)} and newer). Install the `volta` stack (README, Older GPUs), or use --device cpu"
         )
 

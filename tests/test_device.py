@@ -8,7 +8,7 @@ import small
 import torch
 
 from rsna_e2e import device
-from rsna_e2e.device import choose_compute
+from rsna_e2e.device import choose_compute, choose_device_type
 from rsna_e2e.errors import MissingCapabilityError
 
 
@@ -40,16 +40,60 @@ def test_a_gpu_that_is_not_there_is_an_error(cpu: pytest.MonkeyPatch) -> None:
         choose_compute("auto", "cuda")
 
 
-def test_a_gpu_older_than_torch_supports_is_named_with_the_stack_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def _gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
+    """A machine with GPUs of this compute capability, and a torch built for sm_70 to sm_90."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90", "compute_90"])
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla V100")
-    with pytest.raises(MissingCapabilityError, match=r"Tesla V100 \(sm_70\) .*sm_75.* `volta` stack"):
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_70", "sm_80", "sm_90", "compute_90"])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU {device}")
+
+
+def test_a_gpu_older_than_torch_supports_is_named_with_the_stack_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    _gpu(monkeypatch, (6, 1))
+    with pytest.raises(MissingCapabilityError, match=r"a GPU cuda:0 \(sm_61\) .*sm_70.* `volta` stack"):
         choose_compute("fp32")
     assert choose_compute("fp32", "cpu").device.type == "cpu"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (12, 0))  # runs what was built for sm_90
+    _gpu(monkeypatch, (12, 0))  # runs what was built for sm_90
     assert choose_compute("fp32").device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((7, 0), torch.float16), ((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+    ids=["V100", "T4", "A100", "H100"],
+)
+def test_auto_takes_fp16_on_gpus_without_bf16(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
+) -> None:
+    _gpu(monkeypatch, capability)
+    assert choose_compute("auto").autocast_dtype == dtype
+    assert choose_compute("bf16").autocast_dtype == torch.bfloat16
+    assert choose_compute("fp16").autocast_dtype == torch.float16
+
+
+def test_every_local_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    _gpu(monkeypatch, (9, 0))
+    assert [choose_compute("fp32", local_rank=rank).device for rank in (0, 3)] == [
+        torch.device("cuda", 0),
+        torch.device("cuda", 3),
+    ]
+    assert choose_compute("fp32", "cpu", local_rank=3).device == torch.device("cpu")
+    assert choose_device_type("auto") == "cuda"
+    assert choose_device_type("cpu") == "cpu"
+
+
+def test_fp16_needs_a_scaler_and_says_its_name(cpu: pytest.MonkeyPatch) -> None:
+    cpu.setattr(device, "_amx_works", lambda: False)
+    computes = [choose_compute(precision) for precision in ("fp32", "bf16", "fp16")]
+    assert [compute.needs_scaler for compute in computes] == [False, False, True]
+    assert [str(compute) for compute in computes] == ["cpu, fp32", "cpu, bf16", "cpu, fp16"]
+    assert computes[2].image_dtype == torch.float16
+
+
+def test_fp16_keeps_away_from_broken_amx_too(cpu: pytest.MonkeyPatch) -> None:
+    cpu.setattr(device, "_amx_works", lambda: False)
+    choose_compute("fp16")
+    assert os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX512_CORE_FP16"
 
 
 def test_bf16_trains_on_this_cpu(tmp_path: Path) -> None:

@@ -1,0 +1,229 @@
+"""Ranks: processes that train one model together, and what they tell each other.
+
+Plain collectives over torch.distributed, started by torchrun or anything that sets its variables. Only tensors travel;
+nothing that another rank sends is ever unpickled.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import groupby
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from rsna_e2e.errors import MissingCapabilityError, UsageError
+
+_MIB = 2**20
+_IN_FLIGHT = 2  # buckets under way at a time: one travels while the next is filled
+_RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_ADDRESS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")
+_HOW_TO_START = "Start with bin/train.sh or torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK to train alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those that train together; alone, its methods change nothing and cost nothing.
+
+    Every method is a collective: all ranks call it, in the same order and with tensors of the same shapes.
+    """
+
+    rank: int = 0
+    n_ranks: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes the run."""
+        return self.rank == 0
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace `tensor`, on any device, by its sum over the ranks; the same bits on all of them."""
+        return self._reduce_(tensor, dist.ReduceOp.SUM)
+
+    def max_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace `tensor` by its elementwise maximum over the ranks."""
+        return self._reduce_(tensor, dist.ReduceOp.MAX)
+
+    def min_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace `tensor` by its elementwise minimum over the ranks."""
+        return self._reduce_(tensor, dist.ReduceOp.MIN)
+
+    def sum_gradients_(self, parameters: Iterable[nn.Parameter], *, bucket_mib: int) -> None:
+        """Replace the gradient of every trainable parameter by its sum over the ranks, in buckets of `bucket_mib`.
+
+        A missing gradient counts as zeros and becomes zeros, alone too, so that the optimiser does the same with any
+        number of ranks.
+        """
+        gradients = []
+        for parameter in parameters:
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        self._travel_(gradients, lambda flat: dist.all_reduce(flat, async_op=True), bucket_mib=bucket_mib)
+
+    def average_buffers_(self, module: nn.Module, *, weight: float) -> None:
+        """Average the module's float buffers over the ranks, and take the maximum of the others.
+
+        weight: of this rank, at least 0; a rank without slices has 0, and if all have, nothing changes. In float64, so
+        that buffers that are equal everywhere stay as they are.
+        """
+        assert weight >= 0
+        buffers = [buffer for buffer in module.buffers() if buffer.numel()]
+        if self.n_ranks == 1 or not buffers:
+            return
+        floats = [buffer for buffer in buffers if buffer.is_floating_point()]
+        total = torch.ones(1, dtype=torch.float64, device=buffers[0].device)
+        sums = self.sum_(weight * torch.cat([total, *(buffer.double().reshape(-1) for buffer in floats)]))
+        if not sums[0]:
+            return
+        _scatter_(sums[1:] / sums[0], floats)
+        integers = [buffer for buffer in buffers if not buffer.is_floating_point()]
+        if integers:
+            _scatter_(self.max_(torch.cat([buffer.reshape(-1).long() for buffer in integers])), integers)
+
+    def broadcast_(self, module: nn.Module) -> None:
+        """Give every rank the parameters and buffers of rank 0."""
+        tensors = [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
+        self._travel_(tensors, lambda flat: dist.broadcast(flat, src=0, async_op=True), bucket_mib=25)
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.sum_(torch.zeros(()))
+
+    def _reduce_(self, tensor: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
+        if self.n_ranks > 1:
+            flat = tensor.detach().contiguous()
+            dist.all_reduce(flat, operation)
+            tensor.detach().copy_(flat)
+        return tensor
+
+    def _travel_(
+        self, tensors: Sequence[torch.Tensor], send: Callable[[torch.Tensor], dist.Work | None], *, bucket_mib: int
+    ) -> None:
+        """Pack `tensors` into flat buckets, `send` each, and copy what comes back into their places."""
+        if self.n_ranks == 1:
+            return
+        under_way: deque[tuple[torch.Tensor, list[torch.Tensor], dist.Work | None]] = deque()
+        for bucket in _buckets(tensors, limit=bucket_mib * _MIB):
+            flat = torch.empty(sum(t.numel() for t in bucket), dtype=bucket[0].dtype, device=bucket[0].device)
+            for part, tensor in _parts(flat, bucket):
+                part.copy_(tensor)
+            under_way.append((flat, bucket, send(flat)))
+            if len(under_way) == _IN_FLIGHT:
+                _arrive(*under_way.popleft())
+        while under_way:
+            _arrive(*under_way.popleft())
+
+
+def _arrive(flat: torch.Tensor, bucket: Sequence[torch.Tensor], work: dist.Work | None) -> None:
+    assert work is not None
+    work.wait()
+    _scatter_(flat, bucket)
+
+
+def _scatter_(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
+    for part, tensor in _parts(flat, tensors):
+        tensor.copy_(part)
+
+
+def _parts(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Each tensor with the piece of `flat` that is its own, in its shape."""
+    pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
+    for piece, tensor in zip(pieces, tensors, strict=True):
+        yield piece.view(tensor.shape), tensor
+
+
+def _buckets(tensors: Sequence[torch.Tensor], *, limit: int) -> Iterator[list[torch.Tensor]]:
+    """Split tensors into runs of one dtype and device, of at most `limit` bytes or a single tensor."""
+    for _, alike in groupby(tensors, key=lambda tensor: (tensor.dtype, tensor.device)):
+        bucket: list[torch.Tensor] = []
+        n_bytes = 0
+        for tensor in alike:
+            if bucket and n_bytes + tensor.nbytes > limit:
+                yield bucket
+                bucket, n_bytes = [], 0
+            bucket.append(tensor)
+            n_bytes += tensor.nbytes
+        yield bucket
+
+
+@contextmanager
+def joined(environment: Mapping[str, str], device: torch.device | str, *, timeout_s: float) -> Iterator[Ranks]:
+    """Join the other ranks for the length of the block; alone when `environment` has none of torchrun's variables.
+
+    device: cpu joins by gloo; cuda by NCCL, on the GPU of this process's local rank (tensors on the CPU go by gloo
+    there too). timeout_s: a collective fails when another rank does not come to it for so long. Raises UsageError for
+    variables that are incomplete or make no sense, MissingCapabilityError when there is no GPU for this rank or the
+    others cannot be reached.
+    """
+    ranks = _read_ranks(environment)
+    if ranks.n_ranks == 1:
+        yield ranks
+        return
+    address = _read_address(environment)
+    is_cuda = torch.device(device).type == "cuda"
+    if is_cuda:
+        _take_gpu(ranks)
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
+            init_method=f"tcp://{address}",
+            rank=ranks.rank,
+            world_size=ranks.n_ranks,
+            timeout=timedelta(seconds=timeout_s),
+            device_id=torch.device("cuda", ranks.local_rank) if is_cuda else None,
+        )
+    except RuntimeError as error:
+        raise MissingCapabilityError(
+            f"rank {ranks.rank} of {ranks.n_ranks} cannot join the others at {address}: {str(error).splitlines()[0]}. "
+            "Check that every rank was started, and that this host reaches that address"
+        ) from error
+    yield ranks
+    # Not after an error: destroying waits for collectives under way, which the others may never come to.
+    dist.destroy_process_group()
+
+
+def _read_ranks(environment: Mapping[str, str]) -> Ranks:
+    given = [name for name in _RANK_VARIABLES if environment.get(name)]
+    if not given:
+        return Ranks()
+    missing = [name for name in _RANK_VARIABLES if name not in given]
+    if missing:
+        raise UsageError(f"{' and '.join(given)} set without {' and '.join(missing)}. {_HOW_TO_START}")
+    rank, n_ranks, local_rank = (_count(environment, name) for name in _RANK_VARIABLES)
+    if not (rank < n_ranks and local_rank < n_ranks):
+        raise UsageError(f"RANK={rank} and LOCAL_RANK={local_rank} must be below WORLD_SIZE={n_ranks}. {_HOW_TO_START}")
+    return Ranks(rank=rank, n_ranks=n_ranks, local_rank=local_rank)
+
+
+def _read_address(environment: Mapping[str, str]) -> str:
+    missing = [name for name in _ADDRESS_VARIABLES if not environment.get(name)]
+    if missing:
+        raise UsageError(f"WORLD_SIZE is over 1 without {' and '.join(missing)}. {_HOW_TO_START}")
+    host, port = environment["MASTER_ADDR"], _count(environment, "MASTER_PORT")
+    if port >= 2**16:
+        raise UsageError(f"MASTER_PORT={port}: not a port. {_HOW_TO_START}")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _count(environment: Mapping[str, str], name: str) -> int:
+    text = environment[name]
+    if not (text.isascii() and text.isdecimal()):
+        raise UsageError(f"{name}={text!r}: not a whole number. {_HOW_TO_START}")
+    return int(text)
+
+
+def _take_gpu(ranks: Ranks) -> None:
+    """Make the GPU of the local rank the one that CUDA and NCCL use by themselves."""
+    n_gpus = torch.cuda.device_count()
+    if ranks.local_rank >= n_gpus:
+        raise MissingCapabilityError(
+            f"local rank {ranks.local_rank} has no GPU: torch sees {n_gpus} here. Start one process for each GPU "
+            f"(NPROC={max(n_gpus, 1)} bin/train.sh), or use --device cpu"
+        )
+    torch.cuda.set_device(ranks.local_rank)

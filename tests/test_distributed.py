@@ -1,0 +1,182 @@
+"""Collectives among real processes on gloo, against sums done here; and torchrun's variables, complete or not."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rank_checks
+import torch
+from rank_checks import Net, values
+from torch import nn
+
+from rsna_e2e import distributed
+from rsna_e2e.distributed import Ranks, joined
+from rsna_e2e.errors import MissingCapabilityError, UsageError
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+SUM = 3 * 2.0**-24  # float32, up to 4 terms in any order: 3 roundings, each of a partial sum
+EXACT = {"rtol": 0, "atol": 0}
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _seen_by(folder: Path, n_ranks: int) -> list[dict[str, torch.Tensor]]:
+    """Run `rank_checks` in `n_ranks` processes and return what each saw."""
+    port = str(_free_port())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, rank_checks.__file__, str(folder)],
+            env=os.environ
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n_ranks)}
+            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        )
+        for rank in range(n_ranks)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0] * n_ranks
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(n_ranks)]
+
+
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
+    return _seen_by(tmp_path_factory.mktemp("ranks"), request.param)
+
+
+def _total(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum in float64 and the largest magnitude, element by element."""
+    stacked = torch.stack(tensors).double()
+    return stacked.sum(0), stacked.abs().amax(0)
+
+
+def _assert_is_sum(actual: torch.Tensor, terms: list[torch.Tensor]) -> None:
+    total, largest = _total(terms)
+    assert ((actual.double() - total).abs() <= SUM * len(terms) * largest).all()
+
+
+def test_every_rank_sees_the_same_bits(seen: list[dict[str, torch.Tensor]]) -> None:
+    for other in seen[1:]:
+        for name, tensor in seen[0].items():
+            if not name.startswith("unweighted."):
+                torch.testing.assert_close(other[name], tensor, **EXACT, msg=name)
+
+
+def test_sums_and_extremes(seen: list[dict[str, torch.Tensor]]) -> None:
+    n = len(seen)
+    _assert_is_sum(seen[0]["sum"], [values(rank, 1000) for rank in range(n)])
+    _assert_is_sum(seen[0]["transposed"], [values(rank, 4, 6).T for rank in range(n)])
+    assert torch.equal(seen[0]["max"], torch.stack([values(rank, 10) for rank in range(n)]).amax(0))
+    assert torch.equal(seen[0]["min"], torch.stack([values(rank, 10) for rank in range(n)]).amin(0))
+    assert seen[0]["count"].item() == n * (n + 1) // 2
+
+
+def test_gradients_are_summed_and_a_missing_one_counts_as_zeros(seen: list[dict[str, torch.Tensor]]) -> None:
+    nets = [Net(rank) for rank in range(len(seen))]
+    for rank, net in enumerate(nets):
+        net.fill_gradients(rank)
+    for name in ("wide", "images", "precise", "sometimes"):
+        terms = [net.get_parameter(name).grad for net in nets]
+        _assert_is_sum(seen[0][f"gradient.{name}"], [term for term in terms if term is not None])
+
+
+def test_buffers_are_averaged_by_weight(seen: list[dict[str, torch.Tensor]]) -> None:
+    nets = [Net(rank) for rank in range(len(seen))]
+    weights = torch.tensor([3.0 * rank for rank in range(len(seen))], dtype=torch.float64)
+    stacked = torch.stack([net.mean for net in nets]).double()
+    expected = (stacked * weights[:, None] / weights.sum()).sum(0)
+    # In float64 until the last rounding; cancelling terms leave errors relative to the largest.
+    torch.testing.assert_close(seen[0]["averaged.mean"].double(), expected, rtol=2.0**-24, atol=1e-11)
+    assert torch.equal(seen[0]["averaged.same"], nets[0].same)
+    assert seen[0]["averaged.count"].item() == 10 + len(seen) - 1
+    assert seen[0]["averaged.flag"].tolist() == [True, False]
+
+
+def test_buffers_stay_where_no_rank_had_slices(seen: list[dict[str, torch.Tensor]]) -> None:
+    for rank, one in enumerate(seen):
+        for name, buffer in Net(rank).named_buffers():
+            assert torch.equal(one[f"unweighted.{name}"], buffer), name
+
+
+def test_rank_0_gives_its_weights_to_all(seen: list[dict[str, torch.Tensor]]) -> None:
+    for one in seen:
+        for name, tensor in Net(0).state_dict().items():
+            assert torch.equal(one[f"broadcast.{name}"], tensor), name
+
+
+def test_alone_nothing_changes_but_missing_gradients() -> None:
+    with joined({"MASTER_ADDR": "somewhere"}, "cpu", timeout_s=60.0) as ranks:
+        assert ranks == Ranks()
+        assert ranks.is_main
+        assert not torch.distributed.is_initialized()
+        seen = rank_checks.check(ranks)
+    net = Net(0)
+    net.fill_gradients(0)
+    for name, buffer in net.named_buffers():
+        assert torch.equal(seen[f"averaged.{name}"], buffer)
+    for name in ("wide", "images", "precise", "sometimes"):
+        assert torch.equal(seen[f"gradient.{name}"], net.get_parameter(name).grad)
+    assert torch.equal(seen["sum"], values(0, 1000))
+    idle = nn.Linear(2, 1)
+    ranks.sum_gradients_(idle.parameters(), bucket_mib=1)
+    assert [parameter.grad.tolist() for parameter in idle.parameters()] == [[[0.0, 0.0]], [0.0]]
+
+
+def test_torchrun_with_one_process_is_alone() -> None:
+    with joined(TORCHRUN | {"WORLD_SIZE": "1"}, "cpu", timeout_s=60.0) as ranks:
+        assert ranks == Ranks()
+        assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"LOCAL_RANK": None}, "RANK and WORLD_SIZE set without LOCAL_RANK. Start with bin/train.sh or torchrun"),
+        ({"WORLD_SIZE": ""}, "RANK and LOCAL_RANK set without WORLD_SIZE"),
+        ({"MASTER_ADDR": None, "MASTER_PORT": None}, "WORLD_SIZE is over 1 without MASTER_ADDR and MASTER_PORT"),
+        ({"RANK": "-1"}, "RANK='-1': not a whole number"),
+        ({"RANK": "2"}, "RANK=2 and LOCAL_RANK=0 must be below WORLD_SIZE=2"),
+        ({"LOCAL_RANK": "2"}, "RANK=0 and LOCAL_RANK=2 must be below WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "0"}, "must be below WORLD_SIZE=0"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT='http': not a whole number"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT=65536: not a port"),
+    ],
+)
+def test_variables_that_make_no_sense_are_refused(change: dict[str, str | None], message: str) -> None:
+    environment = {name: value for name, value in (TORCHRUN | change).items() if value is not None}
+    with pytest.raises(UsageError, match=message), joined(environment, "cpu", timeout_s=60.0):
+        pass
+
+
+def test_a_rank_without_a_gpu_is_told_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    environment = TORCHRUN | {"RANK": "2", "LOCAL_RANK": "2", "WORLD_SIZE": "3"}
+    with (
+        pytest.raises(MissingCapabilityError, match=r"local rank 2 has no GPU: torch sees 2 .*NPROC=2 bin/train.sh"),
+        joined(environment, "cuda", timeout_s=60.0),
+    ):
+        pass
+
+
+def test_others_that_do_not_answer_are_an_error() -> None:
+    environment = TORCHRUN | {"RANK": "1", "LOCAL_RANK": "1", "MASTER_PORT": str(_free_port())}
+    with (
+        pytest.raises(MissingCapabilityError, match=r"rank 1 of 2 cannot join the others at 127.0.0.1:\d+"),
+        joined(environment, "cpu", timeout_s=1.0),
+    ):
+        pass
+
+
+def test_buckets_keep_their_limit_dtype_and_order() -> None:
+    sizes = [3, 3, 5, 1, 1]
+    tensors = [torch.zeros(size) for size in sizes] + [torch.zeros(2, dtype=torch.float64)]
+    buckets = list(distributed._buckets(tensors, limit=4 * 4))
+    assert [[t.numel() for t in bucket] for bucket in buckets] == [[3], [3], [5], [1, 1], [2]]
