@@ -105,6 +105,12 @@ class OptimizerConfig(Frozen):
     step_factor: Fraction = 0.1
     clip_norm: PositiveFloat | None = None
 
+    @model_validator(mode="after")
+    def _one_warmup(self) -> "OptimizerConfig":
+        if self.schedule == "one_cycle" and self.warmup_fraction > 0:
+            raise ValueError("one_cycle has a warm-up of its own: set warmup_fraction to 0")
+        return self
+
 
 class CheckpointConfig(Frozen):
     """When the state of a run is saved, beside the end of every epoch, and how many of them stay (the best does too).

@@ -3,10 +3,8 @@
 # N slices (packed), L labels
 
 import math
-from collections.abc import Callable
 
 import torch
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from rsna_e2e.batch import StudyBatch
@@ -15,6 +13,7 @@ from rsna_e2e.device import Compute
 from rsna_e2e.errors import DivergedError
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.model import JointModel
+from rsna_e2e.optimizer import make_optimizer, make_schedule
 from rsna_e2e.tasks import Task
 
 
@@ -40,7 +39,7 @@ class Stepper:
         self._slice_loss_weight = config.model.slice_loss_weight
         self._clip_norm = optimizer.clip_norm or math.inf
         self._label_weights = torch.tensor(task.label_weights, device=compute.device)
-        self._optimizer = make_optimizer(model, optimizer)
+        self._optimizer = make_optimizer(model, optimizer, compute.device)
         self._scheduler = LambdaLR(self._optimizer, make_schedule(optimizer, n_steps=n_steps))
 
     def __call__(self, batch: StudyBatch) -> dict[str, float]:
@@ -75,36 +74,3 @@ class Stepper:
     def _loss(self, logits_NL: torch.Tensor, batch: StudyBatch) -> torch.Tensor:
         total, weight = weighted_bce(logits_NL, batch.labels, batch.label_mask, label_weights_L=self._label_weights)
         return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
-
-
-def make_schedule(config: OptimizerConfig, *, n_steps: int) -> Callable[[int], float]:
-    """Return the factor on the learning rate as a function of the step: linear warm-up, then constant or half a cosine
-    down to 0 at `n_steps` (Loshchilov and Hutter 2017, without restarts)."""
-    n_warmup = round(config.warmup_fraction * n_steps)
-
-    def factor(step: int) -> float:
-        if step < n_warmup:
-            return (step + 1) / (n_warmup + 1)
-        if config.schedule == "constant":
-            return 1.0
-        return 0.5 * (1.0 + math.cos(math.pi * (step - n_warmup) / max(n_steps - n_warmup, 1)))
-
-    return factor
-
-
-def make_optimizer(model: JointModel, config: OptimizerConfig) -> AdamW:
-    """AdamW; the backbone and the rest may have learning rates of their own, and biases and norms do not decay."""
-    groups = []
-    for part, learning_rate in (
-        (list(model.backbone.parameters()), config.learning_rate),
-        (
-            [p for name, p in model.named_parameters() if not name.startswith("backbone.")],
-            config.head_learning_rate or config.learning_rate,
-        ),
-    ):
-        for decays in (True, False):
-            parameters = [p for p in part if (p.ndim > 1) == decays]
-            groups.append(
-                {"params": parameters, "lr": learning_rate, "weight_decay": config.weight_decay if decays else 0.0}
-            )
-    return AdamW(groups, fused=True)

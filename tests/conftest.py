@@ -1,4 +1,7 @@
-"""Options of the test run: --slow adds the cases of full size; RSNA_FAIL_WITHOUT=cuda,dali: to lack one is an error."""
+"""Options of the test run.
+
+--slow adds the cases of full size; with RSNA_FAIL_WITHOUT=cuda,dali,apex (any of them) to lack one is an error.
+"""
 
 import os
 
@@ -7,10 +10,20 @@ import torch
 
 from rsna_e2e import dali_plugin
 
+
+def _has_apex() -> bool:
+    try:
+        from apex.optimizers import FusedAdam  # noqa: F401  # the package of that name on PyPI has none
+    except ImportError:
+        return False
+    return True
+
+
 # Marker, whether this machine has what it needs, and what that is.
 NEEDS = {
     "cuda": (torch.cuda.is_available(), "an NVIDIA GPU"),
     "dali": (dali_plugin.is_installed(), "NVIDIA DALI and the plugin for it"),
+    "apex": (_has_apex(), "NVIDIA apex"),
 }
 
 

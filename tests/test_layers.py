@@ -17,8 +17,8 @@ LEVELS = (
     {"tasks", "config", "files", "elements", "hounsfield", "arguments"},
     {"series", "folds", "augment", "sampler", "metrics", "reference"},
     {"labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
-    {"evaluation", "checkpoint", "prepare", "loader", "synth", "runlog", "steps", "distributed"},
-    {"predict", "meter"},
+    {"evaluation", "checkpoint", "prepare", "loader", "synth", "runlog", "optimizer", "distributed"},
+    {"predict", "meter", "steps"},
     {"train", "evaluate"},
     {"report", "console", "bench"},
     {"cli"},
@@ -44,6 +44,7 @@ LIBRARIES = {
         "distributed",
         "loader",
         "runlog",
+        "optimizer",
         "steps",
         "predict",
         "train",
@@ -52,6 +53,7 @@ LIBRARIES = {
     },
     "nvidia": {"dali_plugin", "bench"},
     **{library: {"bench"} for library in ("cv2", "albumentations", "monai", "torchvision")},  # its peers
+    "apex": {"optimizer"},  # NVIDIA's
     "timm": {"model"},
     "safetensors": {"model", "checkpoint"},
     "scipy": {"synth"},

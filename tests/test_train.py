@@ -7,13 +7,12 @@ import small
 import torch
 
 from rsna_e2e.checkpoint import CheckpointState, find_checkpoint, load_checkpoint, save_checkpoint
-from rsna_e2e.config import ModelConfig, OptimizerConfig, RunConfig
+from rsna_e2e.config import ModelConfig, RunConfig
 from rsna_e2e.errors import BadInputError, DivergedError, UsageError
 from rsna_e2e.labels import read_labels
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import predict
 from rsna_e2e.predictions import predictions_path, read_predictions
-from rsna_e2e.steps import make_schedule
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 from rsna_e2e.train import train
@@ -170,13 +169,6 @@ def test_a_checkpoint_replaces_the_one_before_it(tmp_path: Path) -> None:
         save_checkpoint(_model(), state, folder=tmp_path / "last")
     assert load_checkpoint(_model(), tmp_path / "last").step == 2
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
-
-
-def test_schedule_by_hand() -> None:
-    config = OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_fraction=0.2)
-    factor = make_schedule(config, n_steps=10)
-    # two steps of warm-up to 1, then half a cosine over eight
-    assert [factor(step) for step in (0, 1, 2, 6, 10)] == pytest.approx([1 / 3, 2 / 3, 1.0, 0.5, 0.0])
 
 
 def _model() -> JointModel:
