@@ -1,6 +1,6 @@
 """Data flows one way: a module imports only from lower levels, and each library only where it belongs.
 
-Modules of one package (`store`, `prepare`, `synth`, `report`) count as one.
+Modules of one package (`store`, `prepare`, `synth`, `cli` and others) count as one.
 """
 
 import ast

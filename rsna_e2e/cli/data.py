@@ -1,0 +1,94 @@
+"""The verbs that make data: synth, prepare."""
+
+import argparse
+from pathlib import Path
+
+from rsna_e2e.arguments import at_least_one, seed
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
+from rsna_e2e.tasks import get_task
+
+
+def add_synth(verbs: Verbs) -> None:
+    """Add `rsna-e2e synth`."""
+    verb = add_verb(
+        verbs,
+        "synth",
+        _synth,
+        "Simulate head CT studies with known truth, as DICOM files in the competition's layout.",
+        "rsna-e2e synth raw --studies 40 --seed 1 --prevalence demo",
+        "rsna-e2e synth raw --preview sheet.png",
+    )
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder to write to; with --preview, folder to show")
+    verb.add_argument("--studies", type=at_least_one, default=100, help="how many studies (default 100)")
+    verb.add_argument("--seed", type=seed, default=0, help="same seed, same bytes (default 0)")
+    verb.add_argument(
+        "--prevalence",
+        choices=("natural", "demo"),
+        default="natural",
+        help="natural: about as common as in the competition; demo: more bleeds per study",
+    )
+    verb.add_argument("--test-fraction", type=float, default=0.2, help="share of patients held out (default 0.2)")
+    verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
+    verb.add_argument("--preview", type=Path, metavar="PNG", help="draw a contact sheet of studies already in OUT")
+
+
+def add_prepare(verbs: Verbs) -> None:
+    """Add `rsna-e2e prepare`."""
+    verb = add_verb(
+        verbs,
+        "prepare",
+        _prepare,
+        "Read a folder of DICOM files once into a study store: HU in geometric order, labels, folds, refusals.",
+        "rsna-e2e prepare raw store",
+        "rsna-e2e prepare /data/dicom store --labels labels.csv.gz",
+    )
+    verb.add_argument("raw", type=Path, metavar="RAW", help="folder of DICOM files, nested as you like")
+    verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
+    verb.add_argument("--labels", type=Path, help="label CSV with columns ID,Label (default: RAW/*train*.csv[.gz])")
+    add_task(verb)
+    verb.add_argument("--folds", type=at_least_one, default=5, help="patient-level folds (default 5)")
+    verb.add_argument("--seed", type=seed, default=0, help="seed of the folds (default 0)")
+    verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
+
+
+def _synth(options: argparse.Namespace) -> None:
+    from rsna_e2e.console import field_lines, progress_bar
+    from rsna_e2e.synth.simulate import simulate
+
+    if options.preview is not None:
+        from rsna_e2e.synth.preview import preview
+
+        preview(options.out, options.preview)
+        print(f"contact sheet: {options.preview}")
+        return
+    with progress_bar("simulate", unit="studies") as progress:
+        report = simulate(
+            options.out,
+            n_studies=options.studies,
+            seed=options.seed,
+            prevalence=options.prevalence,
+            test_fraction=options.test_fraction,
+            n_jobs=options.jobs,
+            progress=progress,
+        )
+    print(field_lines(report))
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from rsna_e2e.console import field_lines, progress_bar
+    from rsna_e2e.prepare import prepare
+
+    with progress_bar("prepare", unit="slices") as progress:
+        report = prepare(
+            options.raw,
+            options.store,
+            task=get_task(options.task),
+            labels=options.labels,
+            n_folds=options.folds,
+            seed=options.seed,
+            n_jobs=options.jobs,
+            progress=progress,
+        )
+    print(field_lines(report))
+    if report.refusals:
+        print(f"what was not taken and why: {options.store / 'refusals.parquet'}")

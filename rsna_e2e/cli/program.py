@@ -1,0 +1,60 @@
+"""The program: parses, runs a verb, turns errors into one line and an exit code."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rsna_e2e import __version__
+from rsna_e2e.cli.data import add_prepare, add_synth
+from rsna_e2e.cli.results import add_evaluate, add_predict
+from rsna_e2e.cli.speed import add_bench
+from rsna_e2e.cli.training import add_train
+from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
+
+RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code: 0 done, 2 usage, 3 bad input, 4 missing capability, 5 out of disk or
+    memory, 6 diverged, 130 interrupted."""
+    parsed = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], None] = parsed.run
+    try:
+        _check_names(parsed)
+        run(parsed)
+    except RsnaError as error:
+        print(f"rsna-e2e {parsed.verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:  # a file or folder that the system does not let us use
+        print(f"rsna-e2e {parsed.verb}: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return (OutOfResourcesError if is_full else BadInputError).exit_code
+    except KeyboardInterrupt:
+        print(f"rsna-e2e {parsed.verb}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _check_names(options: argparse.Namespace) -> None:
+    """Parquet and TensorBoard cannot write to a path that is not UTF-8; say so before any work."""
+    for value in vars(options).values():
+        if isinstance(value, Path) and str(value) != str(value).encode(errors="replace").decode():
+            raise UsageError(
+                f"{str(value).encode(errors='replace').decode()}: not a UTF-8 name. Rename it or choose another"
+            )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rsna-e2e",
+        description="Train a CNN and a recurrent head jointly over whole CT series.",
+        epilog=f"example: rsna-e2e synth raw --studies 40 && rsna-e2e prepare raw store\n\n{RESEARCH_USE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rsna-e2e {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for add in (add_synth, add_prepare, add_train, add_predict, add_evaluate, add_bench):
+        add(verbs)
+    return parser

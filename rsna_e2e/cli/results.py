@@ -1,0 +1,77 @@
+"""The verbs that use a trained model and judge it: predict, evaluate."""
+
+import argparse
+from contextlib import closing
+from pathlib import Path
+
+from rsna_e2e.arguments import add_device, seed
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
+from rsna_e2e.tasks import get_task
+
+
+def add_predict(verbs: Verbs) -> None:
+    """Add `rsna-e2e predict`."""
+    verb = add_verb(
+        verbs,
+        "predict",
+        _predict,
+        "Predict every slice of a split; write a submission and a table of predictions beside it.",
+        "rsna-e2e predict runs/demo store --split test --out submission.csv",
+    )
+    verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
+    verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
+    verb.add_argument("--split", choices=("train", "test"), default="test", help="which series (default test)")
+    verb.add_argument("--out", type=Path, default=Path("submission.csv"), help="submission file, .csv or .csv.gz")
+    verb.add_argument("--checkpoint", choices=("auto", "best", "last"), default="auto", help="auto: best, else last")
+    add_device(verb)
+
+
+def add_evaluate(verbs: Verbs) -> None:
+    """Add `rsna-e2e evaluate`."""
+    verb = add_verb(
+        verbs,
+        "evaluate",
+        _evaluate,
+        "Score a submission against the truth; write metrics.json and an HTML report.",
+        "rsna-e2e evaluate submission.csv raw/stage_2_test_truth.csv --out report --store store",
+    )
+    verb.add_argument("submission", type=Path, metavar="SUBMISSION", help="a submission made by predict")
+    verb.add_argument("truth", type=Path, metavar="TRUTH", help="label CSV of the same images")
+    verb.add_argument("--out", type=Path, required=True, help="folder for the report")
+    verb.add_argument("--store", type=Path, help="store with the images, for pictures of example series")
+    verb.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap intervals (default 0)")
+    add_task(verb)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from rsna_e2e.console import progress_bar
+    from rsna_e2e.predict import predict
+    from rsna_e2e.store import Store
+
+    with closing(Store.open(options.store)) as store, progress_bar("predict", unit="slices") as progress:
+        done = predict(
+            options.model_run,
+            store,
+            split=options.split,
+            out=options.out,
+            checkpoint=options.checkpoint,
+            device=options.device,
+            progress=progress,
+        )
+    print(f"predicted {done.n_slices} slices of {done.n_series} series with {done.checkpoint}")
+    print(f"submission: {done.submission}   table: {done.table}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from rsna_e2e.evaluate import evaluate
+    from rsna_e2e.report import write_report
+    from rsna_e2e.store import Store
+
+    evaluation = evaluate(options.submission, options.truth, task=get_task(options.task), seed=options.seed)
+    if options.store is None:
+        page = write_report(evaluation, out=options.out)
+    else:
+        with closing(Store.open(options.store)) as store:
+            page = write_report(evaluation, out=options.out, store=store)
+    print(evaluation.summary())
+    print(f"report: {page}")

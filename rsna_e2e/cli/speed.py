@@ -1,0 +1,30 @@
+"""The verb that measures speed: bench."""
+
+import argparse
+
+from rsna_e2e.bench.command import add_modes
+from rsna_e2e.cli.verbs import Verbs, add_verb
+
+
+def add_bench(verbs: Verbs) -> None:
+    """Add `rsna-e2e bench`."""
+    verb = add_verb(
+        verbs,
+        "bench",
+        _bench,
+        "Measure speed: the fused operator beside its peers, the loader, training.",
+        "rsna-e2e bench transform",
+        "rsna-e2e bench loader store --recipe demo",
+        "rsna-e2e bench train store --out train.json",
+    )
+    add_modes(verb)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from rsna_e2e.console import progress_bar
+
+    with progress_bar(f"bench {options.mode}", unit="rounds") as progress:
+        result = options.measure(options, progress)
+    print(result)
+    if options.out is not None:
+        print(f"figures: {options.out}")
