@@ -3,20 +3,17 @@
 # N slices (packed), B series, T longest series, C windows, S image side, L labels
 # F features of the backbone, D embedding width after projection, H hidden width
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from rsna_e2e.config import ModelConfig
-from rsna_e2e.errors import BadInputError, MissingCapabilityError, UsageError
+from rsna_e2e.errors import MissingCapabilityError, UsageError
+from rsna_e2e.tensors import load_weights
 
 
 class SequenceHead(nn.Module):
@@ -161,23 +158,3 @@ def _no_weights(backbone: str, error: Exception) -> str:
         f"timm/{backbone} on a machine with network and give it with --set model.weights_file=FILE, continue from "
         "another run with --init-from RUN, or train from scratch with --set model.pretrained=false"
     )
-
-
-def load_weights(module: nn.Module, path: Path, *, allow_extra: Sequence[str] = ()) -> None:
-    """Copy the tensors of a safetensors file into `module`, all of them and nothing else.
-
-    allow_extra: prefixes of keys in the file that the module may lack. Raises BadInputError naming the file when it is
-    missing, not safetensors, or does not fit.
-    """
-    if not path.exists():
-        raise BadInputError(f"{path}: no such file. Give a safetensors file, or the folder of a run")
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError):
-        raise BadInputError(f"{path}: not a readable safetensors file (pickled .pth files are not loaded)") from None
-    tensors = {k: v for k, v in tensors.items() if not k.startswith(tuple(allow_extra))} if allow_extra else tensors
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise BadInputError(f"{path}: weights do not fit this model: {reason}") from None

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from rsna_e2e.batch import StudyBatch
-from rsna_e2e.checkpoint import find_checkpoint, load_checkpoint
+from rsna_e2e.checkpoint import find_checkpoint, load_model
 from rsna_e2e.config import load_config
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.errors import BadInputError, UsageError
@@ -32,11 +32,15 @@ _EMBED_TOGETHER = 64  # slices; enough to keep a device busy, and a series of an
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
-    """What `predict` wrote, and from which checkpoint."""
+    """What `predict` wrote, and from which checkpoint.
+
+    damaged: what was wrong with checkpoints that were passed over.
+    """
 
     submission: Path
     table: Path
     checkpoint: Path
+    damaged: tuple[str, ...]
     n_series: int
     n_slices: int
 
@@ -58,7 +62,8 @@ def predict(
     if out.is_dir() or not out.name:
         raise UsageError(f"{out}: not the name of a file. Give one, such as submission.csv")
     make_folder(out.parent)
-    folder = find_checkpoint(run, checkpoint)
+    damaged: list[str] = []
+    folder = find_checkpoint(run, checkpoint, on_damaged=lambda error: damaged.append(str(error)))
     config = load_config(run / "config.yaml")
     task = get_task(config.task)
     check_labels(store, task)
@@ -70,7 +75,7 @@ def predict(
     model = JointModel(
         config.model.without_initial_weights(), n_channels=len(task.windows_hu), n_labels=len(task.label_names)
     )
-    load_checkpoint(model, folder)
+    load_model(model, folder)
     loader = StudyLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype)
     rows, probability = predict_series(compute.place(model), loader, positions, compute=compute, progress=progress)
     if not np.isfinite(probability).all():
@@ -82,6 +87,7 @@ def predict(
         submission=out,
         table=predictions_path(out),
         checkpoint=folder,
+        damaged=tuple(damaged),
         n_series=len(positions),
         n_slices=len(rows),
     )

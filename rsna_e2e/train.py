@@ -2,6 +2,7 @@
 
 # N slices (packed), L labels
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from rsna_e2e.batch import StudyBatch
-from rsna_e2e.checkpoint import CheckpointState, find_checkpoint, load_checkpoint, save_checkpoint
+from rsna_e2e.checkpoint import Best, CheckpointState, find_checkpoint, load_model, save_checkpoint
 from rsna_e2e.config import OptimizerConfig, RunConfig
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.errors import DivergedError, UsageError
@@ -19,7 +20,7 @@ from rsna_e2e.files import write_json
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.meter import Meter
 from rsna_e2e.metrics import auc, weighted_log_loss
-from rsna_e2e.model import JointModel, load_weights
+from rsna_e2e.model import JointModel
 from rsna_e2e.predict import check_labels, predict_series
 from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.runlog import RunLog
@@ -27,6 +28,7 @@ from rsna_e2e.sampler import Batch
 from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
+from rsna_e2e.tensors import load_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,7 @@ def _fit(
     last_epoch = phases[-1].first_epoch + len(phases[-1].epochs) - 1
     meter = Meter(log, progress, n_slices=sum(phase.n_slices for phase in phases), n_epochs=last_epoch)
     best: Validation | None = None
-    best_epoch = last_epoch
+    best_epoch, best_step = last_epoch, 0
     for phase in phases:
         is_joint = phase.kind == "series"
         stepper = Stepper(model, phase.optimizer, config, task, compute, n_steps=phase.n_steps, is_joint=is_joint)
@@ -161,11 +163,18 @@ def _fit(
             validation = validate() if is_joint else None
             if validation:
                 log.write("validation", meter.step, epoch=epoch, **asdict(validation))
-            is_best = validation and (best is None or validation.weighted_log_loss < best.weighted_log_loss)
-            if is_best:
-                best, best_epoch = validation, epoch
+            if validation and (best is None or validation.weighted_log_loss < best.weighted_log_loss):
+                best, best_epoch, best_step = validation, epoch, meter.step
             _check_finite(model, epoch)
-            _save(model, log, meter.step, epoch, validation, names=("last", "best") if is_best else ("last",))
+            state = CheckpointState(
+                step=meter.step,
+                epoch=epoch,
+                phase=phase.kind,
+                data_hash=log.data_hash,
+                validation_loss=validation.weighted_log_loss if validation else None,
+                best=_describe_best(best_step, best_epoch, best) if best else None,
+            )
+            save_checkpoint(log.run, state, model=model, keep_last=config.checkpoint.keep_last)
     return TrainSummary(
         steps=meter.step,
         slices_per_s=meter.slices_per_s,
@@ -196,23 +205,9 @@ def _try_one_image(model: JointModel, config: RunConfig, task: Task, compute: Co
         raise UsageError(f"{config.model.backbone} does not take images of {size} px: {reason}") from None
 
 
-def _save(
-    model: JointModel,
-    log: RunLog,
-    step: int,
-    epoch: int,
-    validation: Validation | None,
-    *,
-    names: Sequence[str],
-) -> None:
-    state = CheckpointState(
-        step=step,
-        epoch=epoch,
-        validation_loss=validation.weighted_log_loss if validation else None,
-        data_hash=log.data_hash,
-    )
-    for name in names:
-        save_checkpoint(model, state, folder=log.run / "checkpoints" / name)
+def _describe_best(step: int, epoch: int, best: Validation) -> Best:
+    scores = {name: value if math.isfinite(value) else None for name, value in asdict(best).items()}
+    return Best(step=step, epoch=epoch, validation_loss=best.weighted_log_loss, validation=scores)
 
 
 def _validate(
@@ -256,7 +251,7 @@ def _build_model(config: RunConfig, task: Task, init_from: Path | None) -> Joint
     architecture = config.model if init_from is None else config.model.without_initial_weights()
     model = JointModel(architecture, n_channels=len(task.windows_hu), n_labels=len(task.label_names))
     if init_from is not None and init_from.is_dir():
-        load_checkpoint(model, find_checkpoint(init_from))
+        load_model(model, find_checkpoint(init_from))
     elif init_from is not None:
         load_weights(model, init_from)
     return model

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 
 LEVELS = (
     {"__init__", "errors", "records", "reasons"},
-    {"tasks", "config", "files", "elements", "hounsfield", "arguments"},
+    {"tasks", "config", "files", "elements", "hounsfield", "arguments", "tensors"},
     {"series", "folds", "augment", "sampler", "metrics", "reference"},
     {"labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
     {"evaluation", "checkpoint", "prepare", "loader", "synth", "runlog", "optimizer", "distributed"},
@@ -34,6 +34,7 @@ LIBRARIES = {
     "xxhash": {"store"},
     "pyarrow": {"store", "labels", "predictions"},
     "torch": {
+        "tensors",
         "ops",
         "dali_plugin",
         "batch",
@@ -55,7 +56,7 @@ LIBRARIES = {
     **{library: {"bench"} for library in ("cv2", "albumentations", "monai", "torchvision")},  # its peers
     "apex": {"optimizer"},  # NVIDIA's
     "timm": {"model"},
-    "safetensors": {"model", "checkpoint"},
+    "safetensors": {"tensors"},
     "scipy": {"synth"},
     "matplotlib": {"report", "synth"},
     "jinja2": {"report"},

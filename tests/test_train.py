@@ -6,9 +6,9 @@ import pytest
 import small
 import torch
 
-from rsna_e2e.checkpoint import CheckpointState, find_checkpoint, load_checkpoint, save_checkpoint
+from rsna_e2e.checkpoint import find_checkpoint, load_model
 from rsna_e2e.config import ModelConfig, RunConfig
-from rsna_e2e.errors import BadInputError, DivergedError, UsageError
+from rsna_e2e.errors import DivergedError, UsageError
 from rsna_e2e.labels import read_labels
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import predict
@@ -16,8 +16,6 @@ from rsna_e2e.predictions import predictions_path, read_predictions
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 from rsna_e2e.train import train
-
-STATE = CheckpointState(step=3, epoch=1, validation_loss=0.5, data_hash="d")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +54,7 @@ def test_the_slice_phase_comes_first_and_leaves_the_head_alone(store: Store, tmp
     assert {line["epoch"] for line in _log(tmp_path / "run", "train_series")} == {3}
     torch.manual_seed(config.seed)
     initial, trained = _model(), _model()
-    load_checkpoint(trained, tmp_path / "run" / "checkpoints" / "last")
+    load_model(trained, find_checkpoint(tmp_path / "run", "last"))
     torch.testing.assert_close(trained.head.state_dict(), initial.head.state_dict(), rtol=0, atol=1e-9)
     assert not torch.equal(next(trained.backbone.parameters()), next(initial.backbone.parameters()))
 
@@ -67,14 +65,14 @@ def test_a_run_leaves_what_is_needed_to_use_and_repeat_it(run: Path, store: Stor
     assert [line["epoch"] for line in _log(run, "validation")] == [1, 2]
     assert list((run / "tensorboard").glob("events*"))
     for name in ("best", "last"):
-        load_checkpoint(_model(), run / "checkpoints" / name)
+        load_model(_model(), find_checkpoint(run, name))
 
 
 def test_the_same_seed_gives_the_same_weights(run: Path, store: Store, tmp_path: Path) -> None:
     train(store, tmp_path / "again", small.config("epochs=2"))
     first, again = _model(), _model()
-    load_checkpoint(first, run / "checkpoints" / "last")
-    load_checkpoint(again, tmp_path / "again" / "checkpoints" / "last")
+    load_model(first, find_checkpoint(run, "last"))
+    load_model(again, find_checkpoint(tmp_path / "again", "last"))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
@@ -96,8 +94,8 @@ def test_a_run_can_start_from_another(run: Path, store: Store, tmp_path: Path) -
     frozen = ["optimizer.learning_rate=1e-12", "optimizer.head_learning_rate=1e-12", "optimizer.weight_decay=0"]
     train(store, tmp_path / "next", small.config(*frozen), init_from=run)
     first, following = _model(), _model()
-    load_checkpoint(first, find_checkpoint(run))
-    load_checkpoint(following, tmp_path / "next" / "checkpoints" / "last")
+    load_model(first, find_checkpoint(run))
+    load_model(following, find_checkpoint(tmp_path / "next", "last"))
     for a, b in zip(first.parameters(), following.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
@@ -142,33 +140,6 @@ def test_a_backbone_that_cannot_take_the_size_is_named(store: Store, tmp_path: P
     with pytest.raises(UsageError, match=r"backbone_arguments do not suit test_resnet"):
         train(store, tmp_path / "run", small.config("model.backbone_arguments={foo: 1}"))
     assert not (tmp_path / "run").exists()
-
-
-def test_damaged_weights_are_noticed(run: Path, tmp_path: Path) -> None:
-    save_checkpoint(_model(), STATE, folder=tmp_path / "checkpoint")
-    weights = tmp_path / "checkpoint" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    with pytest.raises(BadInputError, match=r"model\.safetensors: damaged"):
-        load_checkpoint(_model(), tmp_path / "checkpoint")
-
-
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "checkpoint.json").write_text("[1]")
-    with pytest.raises(BadInputError, match="not a checkpoint"):
-        load_checkpoint(_model(), tmp_path / "checkpoint")
-    with pytest.raises(BadInputError, match="not a run folder"):
-        find_checkpoint(tmp_path)
-
-
-def test_a_checkpoint_replaces_the_one_before_it(tmp_path: Path) -> None:
-    for step in (1, 2):
-        state = CheckpointState(step=step, epoch=step, validation_loss=None, data_hash="d")
-        save_checkpoint(_model(), state, folder=tmp_path / "last")
-    assert load_checkpoint(_model(), tmp_path / "last").step == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
 def _model() -> JointModel:

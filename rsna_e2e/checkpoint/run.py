@@ -1,0 +1,213 @@
+"""The checkpoints of a run: saving and restoring its state, finding the one to use, removing those not needed."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from rsna_e2e.checkpoint.folder import (
+    EMA,
+    MODEL,
+    OPTIMIZER,
+    check_folder,
+    read_tensors,
+    remove_folder,
+    write_folder,
+)
+from rsna_e2e.checkpoint.optimizer import group_scalars, restore_optimizer, state_tensors
+from rsna_e2e.checkpoint.state import CheckpointState, FileName, describe
+from rsna_e2e.errors import BadInputError
+from rsna_e2e.tensors import copy_into
+
+FOLDER = "checkpoints"
+
+_EMA_PREFIX = "module."  # of names in torch.optim.swa_utils.AveragedModel, beside its counter n_averaged
+_FOLDER_NAME = re.compile(r"step-(\d{8,})-epoch-(\d{3,})")
+_TEMPORARY_NAME = re.compile(r".+\.tmp-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint: its folder, and what it says of itself."""
+
+    folder: Path
+    state: CheckpointState
+
+
+OnDamaged = Callable[[BadInputError], None]
+
+
+def _ignore(error: BadInputError) -> None:
+    """Pass over a damaged checkpoint without a word."""
+
+
+def save_checkpoint(
+    run: Path,
+    state: CheckpointState,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    ema: nn.Module | None = None,
+    keep_last: int = 2,
+) -> Path:
+    """Save a run's state as it is now and return the folder; then remove all but the last ones and the best.
+
+    A whole checkpoint of the same step and epoch stays as it is: a resumed run comes to the same again. ema: an
+    AveragedModel. Raises OutOfResourcesError when the disk is full; what was there before is there still.
+    """
+    folder = run / FOLDER / _folder_name(state.step, state.epoch)
+    if not _is_whole(folder):
+        tensors: dict[FileName, Mapping[str, torch.Tensor]] = {MODEL: model.state_dict()}
+        if optimizer is not None:
+            tensors[OPTIMIZER] = state_tensors(optimizer, model)
+        if ema is not None:
+            tensors[EMA] = ema.state_dict()
+        groups = group_scalars(optimizer) if optimizer is not None else []
+        write_folder(folder, state, tensors=tensors, optimizer_groups=groups)
+    _retain(folder, keep_last)
+    return folder
+
+
+def load_model(module: nn.Module, folder: Path, *, prefer_ema: bool = True) -> CheckpointState:
+    """Copy a checkpoint's weights into `module`: their moving average, where there is one and it is wanted.
+
+    Raises BadInputError when it is not a checkpoint, is damaged, or does not fit the model.
+    """
+    described = describe(folder)
+    name = EMA if prefer_ema and EMA in described.sha256 else MODEL
+    tensors = read_tensors(folder, name, described)
+    if name == EMA:
+        tensors = {k.removeprefix(_EMA_PREFIX): v for k, v in tensors.items() if k.startswith(_EMA_PREFIX)}
+    copy_into(module, tensors, path=folder / name)
+    return described.state
+
+
+def restore(
+    folder: Path, *, model: nn.Module, optimizer: Optimizer | None = None, ema: nn.Module | None = None
+) -> CheckpointState:
+    """Put a run back to where it was: copy the checkpoint's tensors into what is given, on whatever device that is.
+
+    Raises BadInputError when a file is missing or damaged, or does not fit; nothing was changed if it is damaged.
+    """
+    described = describe(folder)
+    weights = read_tensors(folder, MODEL, described)
+    moments = read_tensors(folder, OPTIMIZER, described) if optimizer is not None else {}
+    averages = read_tensors(folder, EMA, described) if ema is not None else {}
+    copy_into(model, weights, path=folder / MODEL)
+    if ema is not None:
+        copy_into(ema, averages, path=folder / EMA)
+    if optimizer is not None:
+        restore_optimizer(optimizer, model, moments, described.optimizer_groups, path=folder / OPTIMIZER)
+    return described.state
+
+
+def valid_checkpoints(run: Path, *, on_damaged: OnDamaged = _ignore) -> Iterator[Checkpoint]:
+    """Yield a run's whole checkpoints, newest first, each checked when it is asked for.
+
+    on_damaged: told of each that is passed over.
+    """
+    for folder in _folders(run / FOLDER):
+        try:
+            state = check_folder(folder)
+        except BadInputError as error:
+            on_damaged(error)
+        else:
+            yield Checkpoint(folder, state)
+
+
+def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _ignore) -> Path:
+    """Return the folder of a run's checkpoint: `last` or `best`; auto prefers the best.
+
+    The best is the one that the newest whole checkpoint names. Raises BadInputError when the folder is no run or has
+    no such checkpoint.
+    """
+    if not (run / "config.yaml").is_file():
+        raise BadInputError(f"{run}: not a run folder (no config.yaml). Make one with: rsna-e2e train STORE RUN")
+    last = next(valid_checkpoints(run, on_damaged=on_damaged), None)
+    if last is None:
+        damaged = ", ".join(folder.name for folder in _folders(run / FOLDER))
+        why = f"Damaged: {damaged}" if damaged else "Training has not saved one yet"
+        raise BadInputError(f"{run}: no whole checkpoint in it. {why}")
+    if name == "last" or (name == "auto" and last.state.best is None):
+        return last.folder
+    if last.state.best is None:
+        raise BadInputError(f"{run}: no best checkpoint, nothing was validated yet. Use --checkpoint last")
+    best = last.folder.with_name(_folder_name(last.state.best.step, last.state.best.epoch))
+    try:
+        check_folder(best)
+    except BadInputError as error:
+        if name != "auto":
+            raise
+        on_damaged(error)
+        return last.folder
+    return best
+
+
+def _folder_name(step: int, epoch: int) -> str:
+    return f"step-{step:08d}-epoch-{epoch:03d}"
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    """Where in the run a checkpoint was saved, by its name; (-1, -1) if it is not the name of one."""
+    found = _FOLDER_NAME.fullmatch(folder.name)
+    return (int(found[1]), int(found[2])) if found else (-1, -1)
+
+
+def _folders(parent: Path) -> list[Path]:
+    """Folders with the name of a checkpoint, newest first."""
+    if not parent.is_dir():
+        return []
+    return sorted((f for f in parent.iterdir() if _FOLDER_NAME.fullmatch(f.name)), key=_place, reverse=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        check_folder(folder)
+    except BadInputError:
+        return False
+    return True
+
+
+def _retain(saved: Path, keep_last: int) -> None:
+    """Remove what is not needed any more, now that `saved` is whole.
+
+    Stay: the last `keep_last` up to `saved`, and the best that each of them names. What is later than `saved` was
+    passed over when the run was resumed, so it is damaged; and what a dead process left half done is nobody's.
+    """
+    kept = [folder for folder in _folders(saved.parent) if _place(folder) <= _place(saved)][:keep_last]
+    names = {folder.name for folder in kept} | {name for folder in kept if (name := _name_of_best(folder))}
+    for folder in _folders(saved.parent):
+        if folder.name not in names:
+            with suppress(OSError):  # the next time, then
+                remove_folder(folder)
+    for leftover in saved.parent.iterdir():
+        found = _TEMPORARY_NAME.fullmatch(leftover.name)
+        if found and not _is_alive(int(found[1])):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _name_of_best(folder: Path) -> str | None:
+    try:
+        best = describe(folder).state.best
+    except BadInputError:
+        return None
+    return _folder_name(best.step, best.epoch) if best else None
+
+
+def _is_alive(process: int) -> bool:
+    if process == os.getpid():  # what has our number is of a dead one: we are done
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,96 @@
+"""What a checkpoint says of itself, in checkpoint.json: strict JSON with a sha256 of its own."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from rsna_e2e.config import Frozen
+from rsna_e2e.errors import BadInputError
+
+NAME = "checkpoint.json"
+
+FileName = Literal["model.safetensors", "optimizer.safetensors", "ema.safetensors"]
+Scalars = list[dict[str, int | float]]  # by parameter group of an optimiser
+
+_CHECKSUM = "content_sha256"
+
+
+class Best(Frozen):
+    """The best validation so far: when it was, its loss, and its scores (None where one could not be computed)."""
+
+    step: int
+    epoch: int
+    validation_loss: float
+    validation: dict[str, float | None]
+
+
+class CheckpointState(Frozen):
+    """Where a run stands. Numbers are finite; what does not exist is None.
+
+    step: optimiser steps consumed, skipped ones included: the position in the data. epoch: epochs completed, their
+    validation included. phase: whose the optimiser is. n_slices: trained on so far. validation_loss: of these very
+    weights, None between epochs. skipped: steps without a finite loss or gradient, in all and the last in a row.
+    scaler: GradScaler.state_dict().
+    """
+
+    step: int
+    epoch: int
+    phase: Literal["slices", "series"]
+    data_hash: str
+    n_slices: int = 0
+    elapsed_s: float = 0.0
+    validation_loss: float | None = None
+    best: Best | None = None
+    epochs_since_best: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    scaler: dict[str, int | float] | None = None
+
+
+class Description(Frozen):
+    """The content of checkpoint.json, beside its own sha256."""
+
+    format_version: Literal[1] = 1
+    state: CheckpointState
+    optimizer_groups: Scalars
+    sha256: dict[FileName, str]
+
+
+def to_json(description: Description) -> bytes:
+    """Return the content of checkpoint.json."""
+    content = description.model_dump()
+    return (json.dumps(content | {_CHECKSUM: _checksum(content)}, indent=2, allow_nan=False) + "\n").encode()
+
+
+def describe(folder: Path) -> Description:
+    """Read a folder's checkpoint.json. Raises BadInputError when it is not one, or is damaged.
+
+    Every key must be there, with a value of its type, and no other.
+    """
+    path = folder / NAME
+    if not path.is_file():  # a pipe would be waited for
+        raise BadInputError(f"{folder}: not a checkpoint (no {NAME}). Use another checkpoint")
+    try:
+        content: Any = json.loads(path.read_bytes(), parse_constant=_refuse)
+        if not isinstance(content, dict) or content.pop(_CHECKSUM, None) != _checksum(content):
+            raise ValueError("changed since it was written")
+        described = Description.model_validate(content, strict=True)
+        if described.model_dump() != content:
+            raise ValueError("keys are missing")
+    except (OSError, ValueError, RecursionError):
+        raise damaged(path) from None
+    return described
+
+
+def damaged(path: Path) -> BadInputError:
+    """The error for a file of a checkpoint that is not as it was written."""
+    return BadInputError(f"{path}: damaged, its sha256 is not the recorded one. Use another checkpoint")
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
