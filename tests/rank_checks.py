@@ -12,6 +12,8 @@ from torch import nn
 
 from rsna_e2e.distributed import Ranks, joined
 
+WEIGHTS = (3.0, 1.0, 0.0, 5.0)  # of the ranks, when buffers are averaged
+
 
 def values(rank: int, *shape: int) -> torch.Tensor:
     """Numbers of many magnitudes, so that the order of a sum shows in its last bits."""
@@ -57,8 +59,11 @@ def check(ranks: Ranks) -> dict[str, torch.Tensor]:
     seen |= {f"gradient.{name}": p.grad for name, p in net.named_parameters() if p.grad is not None}
     ranks.average_buffers_(net, weight=0.0)
     seen |= {f"unweighted.{name}": buffer.clone() for name, buffer in net.named_buffers()}
-    ranks.average_buffers_(net, weight=3.0 * ranks.rank)  # rank 0 had no slices
+    ranks.average_buffers_(net, weight=WEIGHTS[ranks.rank])
     seen |= {f"averaged.{name}": buffer.clone() for name, buffer in net.named_buffers()}
+    only_rank_1 = Net(ranks.rank)
+    ranks.average_buffers_(only_rank_1, weight=7.0 * (ranks.rank == 1))
+    seen["only_rank_1"] = only_rank_1.mean.clone()
     ranks.barrier()
     other = Net(ranks.rank)
     ranks.broadcast_(other)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import rank_checks
 import torch
-from rank_checks import Net, values
+from rank_checks import WEIGHTS, Net, values
 from torch import nn
 
 from rsna_e2e import distributed
@@ -90,12 +90,13 @@ def test_gradients_are_summed_and_a_missing_one_counts_as_zeros(seen: list[dict[
 
 def test_buffers_are_averaged_by_weight(seen: list[dict[str, torch.Tensor]]) -> None:
     nets = [Net(rank) for rank in range(len(seen))]
-    weights = torch.tensor([3.0 * rank for rank in range(len(seen))], dtype=torch.float64)
+    weights = torch.tensor(WEIGHTS[: len(seen)], dtype=torch.float64)
     stacked = torch.stack([net.mean for net in nets]).double()
     expected = (stacked * weights[:, None] / weights.sum()).sum(0)
     # In float64 until the last rounding; cancelling terms leave errors relative to the largest.
     torch.testing.assert_close(seen[0]["averaged.mean"].double(), expected, rtol=2.0**-24, atol=1e-11)
     assert torch.equal(seen[0]["averaged.same"], nets[0].same)
+    assert torch.equal(seen[0]["only_rank_1"], nets[1].mean)
     assert seen[0]["averaged.count"].item() == 10 + len(seen) - 1
     assert seen[0]["averaged.flag"].tolist() == [True, False]
 
