@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from rsna_e2e.errors import MissingCapabilityError, UsageError
+from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
 
 _MIB = 2**20
 _IN_FLIGHT = 2  # buckets under way at a time: one travels while the next is filled
@@ -158,8 +158,8 @@ def joined(environment: Mapping[str, str], device: torch.device | str, *, timeou
 
     device: cpu joins by gloo; cuda by NCCL, on the GPU of this process's local rank (tensors on the CPU go by gloo
     there too). timeout_s: a collective fails when another rank does not come to it for so long. Raises UsageError for
-    variables that are incomplete or make no sense, MissingCapabilityError when there is no GPU for this rank or the
-    others cannot be reached.
+    variables that are incomplete or make no sense, MissingCapabilityError when there is no GPU for this rank, and
+    RsnaError when the others are not reached, which may go better when all start again.
     """
     ranks = _read_ranks(environment)
     if ranks.n_ranks == 1:
@@ -179,7 +179,7 @@ def joined(environment: Mapping[str, str], device: torch.device | str, *, timeou
             device_id=torch.device("cuda", ranks.local_rank) if is_cuda else None,
         )
     except RuntimeError as error:
-        raise MissingCapabilityError(
+        raise RsnaError(
             f"rank {ranks.rank} of {ranks.n_ranks} cannot join the others at {address}: {str(error).splitlines()[0]}. "
             "Check that every rank was started, and that this host reaches that address"
         ) from error

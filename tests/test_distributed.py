@@ -14,7 +14,7 @@ from torch import nn
 
 from rsna_e2e import distributed
 from rsna_e2e.distributed import Ranks, joined
-from rsna_e2e.errors import MissingCapabilityError, UsageError
+from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 SUM = 3 * 2.0**-24  # float32, up to 4 terms in any order: 3 roundings, each of a partial sum
@@ -170,10 +170,11 @@ def test_a_rank_without_a_gpu_is_told_how_many_there_are(monkeypatch: pytest.Mon
 def test_others_that_do_not_answer_are_an_error() -> None:
     environment = TORCHRUN | {"RANK": "1", "LOCAL_RANK": "1", "MASTER_PORT": str(_free_port())}
     with (
-        pytest.raises(MissingCapabilityError, match=r"rank 1 of 2 cannot join the others at 127.0.0.1:\d+"),
+        pytest.raises(RsnaError, match=r"rank 1 of 2 cannot join the others at 127.0.0.1:\d+") as caught,
         joined(environment, "cpu", timeout_s=1.0),
     ):
         pass
+    assert caught.value.exit_code == 1  # torchrun starts the ranks again; a code of 2 or more would be final
 
 
 def test_buckets_keep_their_limit_dtype_and_order() -> None:

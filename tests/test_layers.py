@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 
 LEVELS = (
     {"__init__", "errors", "records", "reasons"},
-    {"tasks", "config", "files", "elements", "hounsfield", "arguments", "tensors"},
+    {"tasks", "config", "files", "elements", "hounsfield", "arguments", "tensors", "launch"},
     {"series", "folds", "augment", "sampler", "metrics", "reference"},
     {"labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
     {"evaluation", "checkpoint", "prepare", "loader", "synth", "runlog", "optimizer", "distributed"},
@@ -22,6 +22,7 @@ LEVELS = (
     {"train", "evaluate"},
     {"report", "console", "bench"},
     {"cli"},
+    {"rank_main"},
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -51,6 +52,7 @@ LIBRARIES = {
         "train",
         "report",
         "bench",
+        "rank_main",
     },
     "nvidia": {"dali_plugin", "bench"},
     **{library: {"bench"} for library in ("cv2", "albumentations", "monai", "torchvision")},  # its peers

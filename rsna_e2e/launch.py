@@ -1,0 +1,233 @@
+"""What bin/train.sh does: training as one process, or as ranks under torchrun, by what the machine or Slurm offers.
+
+Needs nothing but the standard library, so that a signal is never lost in an import.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise, takewhile
+from pathlib import Path
+from types import FrameType
+
+from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
+
+PREEMPTED = 75  # exit code; EX_TEMPFAIL of sysexits.h: try again later
+_MARKER = "preempted"  # file in a run folder whose ranks have saved because they were told to end
+_DEFAULT_PORT = "29500"  # torchrun's own
+_POLL_S = 0.2
+_WITHOUT_WORKERS_S = 60.0  # how long torchrun may go on without any, once they were told to end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nodes:
+    """The hosts of a run, which of them this is, where they meet, and a name that only this job's hosts have."""
+
+    n_nodes: int = 1
+    node_rank: int = 0
+    endpoint: str = ""
+    job: str = "rsna-e2e"
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Train with `arguments` STORE RUN [OPTIONS]; return the exit code of `rsna-e2e train`, 75 when preempted."""
+    try:
+        if len(arguments) < 2 or any(word.startswith("-") for word in arguments[:2]):
+            raise UsageError("bin/train.sh STORE RUN [OPTIONS of rsna-e2e train]; bin/train.sh --help says more")
+        nodes = read_nodes(environment)
+        n_processes = count_processes(arguments, environment)
+    except RsnaError as error:
+        sys.stderr.write(f"train: {error}\n")
+        return error.exit_code
+    marker = Path(arguments[1]) / _MARKER
+    if nodes.node_rank == 0:
+        with suppress(OSError):  # no such run yet; or no folder, which training will say
+            marker.unlink()  # of an earlier preemption
+    with tempfile.TemporaryDirectory(prefix="rsna-e2e-") as folder:
+        exit_code_file = Path(folder) / "exit_code"
+        command = make_command(arguments, environment, nodes, n_processes, exit_code_file=exit_code_file)
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // n_processes))} if n_processes > 1 else {}
+        sys.stderr.write(f"+ {' '.join(command)}\n")
+        code = _Supervisor(exit_code_file).run(command, threads | dict(environment))
+    return PREEMPTED if marker.exists() else code
+
+
+def read_nodes(environment: Mapping[str, str]) -> Nodes:
+    """Return the hosts that NNODES, NODE_RANK and MASTER_ADDR[:PORT], or else Slurm's variables, describe.
+
+    Raises UsageError when they do not fit together, MissingCapabilityError without Slurm's `scontrol`.
+    """
+    by_hand = bool(environment.get("NNODES"))
+    n_nodes = _number(environment, "NNODES" if by_hand else "SLURM_JOB_NUM_NODES", least=1)
+    if not by_hand and _number(environment, "SLURM_LOCALID") > 0:
+        raise UsageError("Slurm started several tasks on this node. Use srun --ntasks-per-node=1: it takes all GPUs")
+    if n_nodes == 1:
+        return Nodes()
+    if by_hand and not (environment.get("NODE_RANK") and environment.get("MASTER_ADDR")):
+        raise UsageError(
+            f"NNODES={n_nodes} needs NODE_RANK=0, 1, ... and MASTER_ADDR=HOST[:PORT], the address of node 0, on all"
+        )
+    node_rank = _number(environment, "NODE_RANK" if by_hand else "SLURM_NODEID")
+    if node_rank >= n_nodes:
+        raise UsageError(f"node rank {node_rank} of {n_nodes} nodes: they count from 0")
+    host = environment["MASTER_ADDR"] if by_hand else _first_host(environment)
+    return Nodes(
+        n_nodes=n_nodes,
+        node_rank=node_rank,
+        endpoint=_with_port(host, environment.get("MASTER_PORT") or _DEFAULT_PORT),
+        job="rsna-e2e" if by_hand else f"rsna-e2e-{environment.get('SLURM_JOB_ID', 'slurm')}",
+    )
+
+
+def count_processes(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Return how many ranks this host gets: NPROC, or one for every GPU; one without GPUs and with --device cpu."""
+    if environment.get("NPROC"):
+        return _number(environment, "NPROC", least=1)
+    if "--device=cpu" in arguments or ("--device", "cpu") in pairwise(arguments):
+        return 1
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return max(1, sum(1 for _ in takewhile(lambda name: name not in ("", "-1"), visible.split(","))))
+    if not shutil.which("nvidia-smi", path=environment.get("PATH")):
+        return 1
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, env=dict(environment))
+    return max(1, sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))
+
+
+def make_command(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    nodes: Nodes,
+    n_processes: int,
+    *,
+    exit_code_file: Path,
+) -> list[str]:
+    """Return what to run: rsna-e2e for one process, else torchrun; both beside this Python."""
+    train = ["train", *arguments[:2], "--resume", "auto", *arguments[2:]]  # a --resume among the options comes later
+    beside = Path(sys.executable).parent
+    if nodes.n_nodes == 1 and n_processes == 1:
+        return [str(beside / "rsna-e2e"), *train]
+    if nodes.n_nodes == 1:
+        meeting = ["--standalone"]
+    else:
+        meeting = ["--nnodes", str(nodes.n_nodes), "--node-rank", str(nodes.node_rank)]
+        meeting += ["--rdzv-backend", "c10d", "--rdzv-id", nodes.job, "--rdzv-endpoint", nodes.endpoint]
+        meeting += ["--rdzv-conf", f"is_host={int(nodes.node_rank == 0)}"]  # rather than by comparing host names
+    restarts = environment.get("MAX_RESTARTS") or "3"
+    workers = ["--nproc-per-node", str(n_processes), "--max-restarts", restarts]
+    return [str(beside / "torchrun"), *meeting, *workers, "-m", "rsna_e2e.rank_main", str(exit_code_file), *train]
+
+
+@dataclass(slots=True)
+class _Supervisor:
+    """Runs a command, tells it when to end, and knows better than torchrun how it ended.
+
+    SIGTERM and SIGUSR1 (which Slurm can send ahead of its time limit) reach the process, or torchrun's workers: told
+    itself, torchrun gives them 30 s, which may be less than a step and a checkpoint. SIGINT comes from a terminal, to
+    all processes at once.
+    """
+
+    exit_code_file: Path
+    is_told_to_end: bool = False
+    told: set[int] = field(default_factory=set)
+    had_workers_s: float = field(default_factory=time.monotonic)
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """Return the command's exit code; 143 when it was told to end and had nothing to save."""
+        handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
+            signal.SIGTERM: self._on_signal,
+            signal.SIGUSR1: self._on_signal,
+            signal.SIGINT: lambda number, frame: None,
+        }
+        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            process = subprocess.Popen(command, env=dict(environment))
+            while (code := self._wait(process)) is None:
+                self._attend(process, has_workers=Path(command[0]).name == "torchrun")
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        if self.exit_code_file.exists():
+            return int(self.exit_code_file.read_text())
+        if self.is_told_to_end and code:
+            return 128 + signal.SIGTERM
+        return code if code >= 0 else 128 - code
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.is_told_to_end = True
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> int | None:
+        try:
+            return process.wait(timeout=_POLL_S)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _attend(self, process: "subprocess.Popen[bytes]", *, has_workers: bool) -> None:
+        """Pass on a wish to end; end torchrun when a rank has failed in a way that a restart does not mend."""
+        if self.exit_code_file.exists():
+            self._tell(process.pid)
+        if not self.is_told_to_end:
+            return
+        workers = _children(process.pid) if has_workers else {process.pid}
+        if workers:
+            self.had_workers_s = time.monotonic()
+        is_restarted = bool(self.told and workers - self.told)
+        is_idle = not workers and time.monotonic() - self.had_workers_s > (_WITHOUT_WORKERS_S if self.told else 0.0)
+        for pid in {process.pid} if is_restarted or is_idle else workers:
+            self._tell(pid)
+
+    def _tell(self, pid: int) -> None:
+        if pid not in self.told:
+            self.told.add(pid)
+            with suppress(ProcessLookupError):  # has just ended
+                os.kill(pid, signal.SIGTERM)
+
+
+def _children(parent: int) -> set[int]:
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(errors="replace").rpartition(")")[2].split()  # the name before it may hold spaces
+        except OSError:  # has just ended
+            continue
+        if int(fields[1]) == parent and fields[0] != "Z":
+            found.add(int(stat.parent.name))
+    return found
+
+
+def _number(environment: Mapping[str, str], name: str, *, least: int = 0) -> int:
+    """Return a variable as a number; `least` where it is not set."""
+    text = environment.get(name) or str(least)
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise UsageError(f"{name}={text!r}: must be a whole number, at least {least}")
+    return int(text)
+
+
+def _first_host(environment: Mapping[str, str]) -> str:
+    """Return the first of Slurm's hosts, whose list (`node[07-12,20]`) only Slurm knows how to read."""
+    if not shutil.which("scontrol", path=environment.get("PATH")):
+        raise MissingCapabilityError(
+            "no scontrol on PATH, which names Slurm's hosts. Set NNODES, NODE_RANK, MASTER_ADDR"
+        )
+    command = ["scontrol", "show", "hostnames", environment.get("SLURM_JOB_NODELIST", "")]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environment))
+    if listed.returncode or not listed.stdout.strip():
+        raise UsageError(f"scontrol names no hosts: {listed.stderr.strip()}. Set NNODES, NODE_RANK and MASTER_ADDR")
+    return listed.stdout.split()[0]
+
+
+def _with_port(host: str, port: str) -> str:
+    if host.count(":") > 1 and not host.startswith("["):  # an IPv6 address
+        return f"[{host}]:{port}"
+    return host if ":" in host.rpartition("]")[2] else f"{host}:{port}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))
