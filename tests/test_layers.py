@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 LEVELS = (
     {"__init__", "errors", "records", "reasons"},
     {"tasks", "config", "files", "elements", "hounsfield", "arguments", "tensors", "launch"},
-    {"series", "folds", "augment", "sampler", "metrics", "reference"},
+    {"series", "folds", "augment", "sampler", "metrics", "reference", "lr_sweep"},
     {"labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
     {"evaluation", "checkpoint", "prepare", "loader", "synth", "runlog", "optimizer", "distributed"},
     {"predict", "meter", "steps"},

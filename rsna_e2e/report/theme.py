@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -31,14 +31,19 @@ def colour(name: str) -> str:
     return COLOURS[name][0]
 
 
+def light(name: str) -> str:
+    """Return a theme colour as it is on paper, for figures that are no part of a page."""
+    return COLOURS[name][1]
+
+
 def css_variables(*, dark: bool) -> str:
     """Return the theme as CSS custom properties."""
     return "".join(f"--{name}:{shades[2 if dark else 1]};" for name, shades in COLOURS.items())
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
-    """Make figures created inside look like the page."""
+def drawing(colour: Callable[[str], str] = colour) -> Iterator[None]:
+    """Make figures created inside look like the page, in the colours that `colour` gives by name."""
     muted = ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     settings: dict[Any, Any] = {
         **dict.fromkeys(muted, colour("muted")),
