@@ -53,9 +53,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     with tempfile.TemporaryDirectory(prefix="rsna-e2e-") as folder:
         exit_code_file = Path(folder) / "exit_code"
         command = make_command(arguments, environment, nodes, n_processes, exit_code_file=exit_code_file)
-        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // n_processes))} if n_processes > 1 else {}
         sys.stderr.write(f"+ {' '.join(command)}\n")
-        code = _Supervisor(exit_code_file).run(command, threads | dict(environment))
+        code = _Supervisor(exit_code_file).run(command, for_ranks(n_processes) | dict(environment))
     return PREEMPTED if marker.exists() else code
 
 
@@ -123,6 +122,15 @@ def make_command(
     restarts = environment.get("MAX_RESTARTS") or "3"
     workers = ["--nproc-per-node", str(n_processes), "--max-restarts", restarts]
     return [str(beside / "torchrun"), *meeting, *workers, "-m", "rsna_e2e.rank_main", str(exit_code_file), *train]
+
+
+def for_ranks(n_processes: int) -> dict[str, str]:
+    """Return environment variables that suit `n_processes` ranks on this host."""
+    # torchrun would leave its store to the ranks that it starts again, with the addresses of those that died in it:
+    # the new ones then wait a minute for the dead, in vain, and use up the restarts.
+    fresh_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // n_processes))} if n_processes > 1 else {}
+    return fresh_store | threads
 
 
 @dataclass(slots=True)
