@@ -1,57 +1,134 @@
-"""What a training run leaves behind beside its weights: metrics.jsonl, TensorBoard events, manifest."""
+"""What a training run leaves behind beside its weights: configuration, manifest, metrics, TensorBoard events."""
 
+import errno
+import fcntl
 import json
+import math
 import os
-import platform
+import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from rsna_e2e import __version__
 from rsna_e2e.config import RunConfig, save_config
 from rsna_e2e.device import Compute
-from rsna_e2e.errors import UsageError
-from rsna_e2e.files import make_folder, write_json
+from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
+from rsna_e2e.files import atomic_writer, make_folder, sync, write_json
+from rsna_e2e.machine import describe_code, describe_environment
+
+CONFIG, MANIFEST, METRICS, TENSORBOARD = "config.yaml", "manifest.json", "metrics.jsonl", "tensorboard"
+
+_UNFINISHED = re.compile(rf"{re.escape(MANIFEST)}|.+\.tmp-\d+")  # in a folder that was not yet a run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumePoint:
+    """Where a run goes on: steps consumed, and epochs completed with their validation. 0, 0: from its beginning."""
+
+    step: int
+    epoch: int
+
+
+class Log(Protocol):
+    """What takes the numbers of a run."""
+
+    def write(self, kind: str, step: int, **values: float) -> None:
+        """Record values at a step."""
+
+
+class SilentLog:
+    """Writes nothing: the log of the ranks that are not the main one."""
+
+    def write(self, kind: str, step: int, **values: float) -> None:
+        """Do nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> "SilentLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
 
 
 class RunLog:
-    """A run folder being written: config.yaml, manifest.json, metrics.jsonl, tensorboard/.
+    """A run folder being written, by one process at a time.
 
-    A run folder that already holds files is refused with UsageError. A run that fails before its first checkpoint
-    leaves no folder behind.
+    A folder that already holds files is refused with UsageError, unless it is a run that is `resumed_at`: then its logs
+    are cut there, its configuration stays, and its manifest gets an entry. A new run that fails before its first
+    checkpoint leaves no folder behind. Raises OutOfResourcesError when the disk is full.
     """
 
-    def __init__(self, run: Path, config: RunConfig, *, data_hash: str, compute: Compute, loader: str) -> None:
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    def __init__(
+        self,
+        run: Path,
+        config: RunConfig,
+        *,
+        data_hash: str,
+        compute: Compute,
+        loader: str,
+        n_ranks: int = 1,
+        resumed_at: ResumePoint | None = None,
+    ) -> None:
+        if resumed_at is None and run.exists() and not (run.is_dir() and _is_free(run)):
             raise UsageError(f"{run}: already exists. Choose another run folder, or remove it first")
         self.run, self.data_hash = run, data_hash
+        self._is_resumed = resumed_at is not None
         make_folder(run)
-        save_config(config, path=run / "config.yaml")
-        manifest = {
-            "rsna_e2e": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "compute": str(compute),
-            "loader": loader,
-            "threads": torch.get_num_threads(),
-            "seed": config.seed,
-            "data_hash": data_hash,
-            "started_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        write_json(run / "manifest.json", manifest)
-        self._metrics = (run / "metrics.jsonl").open("a", buffering=1)
-        self._tensorboard = SummaryWriter(str(run / "tensorboard"))
+        self._lock = _lock(run)
+        try:
+            with self._full_disk_named():
+                self._open(config, compute, loader=loader, n_ranks=n_ranks, resumed_at=resumed_at)
+        except BaseException:
+            if not self._is_resumed:
+                shutil.rmtree(run, ignore_errors=True)
+            os.close(self._lock)
+            raise
+
+    def _open(
+        self, config: RunConfig, compute: Compute, *, loader: str, n_ranks: int, resumed_at: ResumePoint | None
+    ) -> None:
+        run = self.run
+        session = {"started_utc": _now(), "code": describe_code(), "environment": describe_environment(n_ranks=n_ranks)}
+        session |= {"compute": str(compute), "loader": loader}
+        if resumed_at is None:
+            facts = {"data_hash": self.data_hash, "seed": config.seed, "resumed": []}
+            write_json(run / MANIFEST, session | facts)
+            _save_whole(config, run / CONFIG)  # last: it makes the folder a run
+        else:
+            _append_to_manifest(run / MANIFEST, asdict(resumed_at) | session)
+            cut_metrics(run / METRICS, resumed_at)
+        self._metrics = (run / METRICS).open("ab", buffering=0)
+        purge_step = resumed_at.step + 1 if resumed_at else None
+        self._tensorboard = SummaryWriter(str(run / TENSORBOARD), purge_step=purge_step)
 
     def write(self, kind: str, step: int, **values: float) -> None:
-        """Append one line to metrics.jsonl and one scalar per value to TensorBoard, named kind/value."""
-        self._metrics.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        """Append one line to metrics.jsonl and one scalar per value to TensorBoard, named kind/value.
+
+        What is not finite is null in the one and left out in the other.
+        """
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = (json.dumps({"kind": kind, "step": step, **finite}, allow_nan=False) + "\n").encode()
+        with self._full_disk_named():
+            self._append(line)
+            for name, value in finite.items():
+                if value is not None:
+                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk: before a checkpoint that says they were written."""
+        with self._full_disk_named():
+            os.fsync(self._metrics.fileno())
 
     def __enter__(self) -> "RunLog":
         return self
@@ -59,7 +136,91 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._metrics.close()
-        self._tensorboard.close()
-        if kind is not None and not (self.run / "checkpoints").exists():
-            shutil.rmtree(self.run)
+        try:
+            self._metrics.close()
+            with suppress(*([OSError] if kind is not None else [])), self._full_disk_named():
+                self._tensorboard.close()
+            if kind is not None and not self._is_resumed and not (self.run / "checkpoints").exists():
+                shutil.rmtree(self.run, ignore_errors=True)
+        finally:
+            os.close(self._lock)
+
+    def _append(self, line: bytes) -> None:
+        """Add a line, whole or not at all."""
+        before = os.fstat(self._metrics.fileno()).st_size
+        try:
+            while line:
+                line = line[self._metrics.write(line) :]
+        except OSError:
+            os.ftruncate(self._metrics.fileno(), before)
+            raise
+
+    @contextmanager
+    def _full_disk_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OutOfResourcesError(
+                f"{self.run}: the disk is full. Free some space there and continue with --resume auto"
+            ) from error
+
+
+def cut_metrics(path: Path, point: ResumePoint) -> None:
+    """Remove from metrics.jsonl what a resumed run will write again, and lines that a kill or a crash left torn."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    kept = b"".join(line for line in content.splitlines(keepends=True) if _is_before(line, point))
+    if kept != content:
+        with atomic_writer(path) as file:
+            file.write(kept)
+
+
+def _is_before(line: bytes, point: ResumePoint) -> bool:
+    try:
+        entry: Any = json.loads(line)
+        is_late_validation = entry["kind"] == "validation" and entry["epoch"] > point.epoch
+        return line.endswith(b"\n") and bool(entry["step"] <= point.step) and not is_late_validation
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _is_free(run: Path) -> bool:
+    """Whether a folder is empty, but for what a run left that was killed before it had begun."""
+    return all(_UNFINISHED.fullmatch(path.name) for path in run.iterdir())
+
+
+def _lock(run: Path) -> int:
+    """Keep other processes out for as long as the returned descriptor is open; it ends with this process, too."""
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UsageError(f"{run}: another process is training in it. Wait for it, or choose another folder") from None
+    except OSError:  # a file system without locks
+        return descriptor
+    return descriptor
+
+
+def _save_whole(config: RunConfig, path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    save_config(config, path=temporary)
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def _append_to_manifest(path: Path, entry: dict[str, Any]) -> None:
+    try:
+        manifest = json.loads(path.read_bytes())
+        manifest["resumed"].append(entry)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise BadInputError(f"{path}: damaged. Put it back from a copy, or start another run") from None
+    write_json(path, manifest)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

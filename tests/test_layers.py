@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 
 LEVELS = (
     {"__init__", "errors", "records", "reasons"},
-    {"tasks", "config", "files", "elements", "hounsfield", "arguments", "tensors", "launch"},
-    {"series", "folds", "augment", "sampler", "metrics", "reference", "lr_sweep"},
+    {"tasks", "config", "files", "elements", "hounsfield", "arguments", "tensors", "machine", "launch"},
+    {"series", "folds", "augment", "sampler", "metrics", "reference", "resume", "lr_sweep"},
     {"labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
     {"evaluation", "checkpoint", "prepare", "loader", "synth", "runlog", "optimizer", "distributed"},
     {"predict", "meter", "steps"},
@@ -36,6 +36,7 @@ LIBRARIES = {
     "pyarrow": {"store", "labels", "predictions"},
     "torch": {
         "tensors",
+        "machine",
         "ops",
         "dali_plugin",
         "batch",

@@ -2,16 +2,14 @@
 
 import os
 import platform
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
 from rsna_e2e import __version__, ops
+from rsna_e2e.machine import commit, cpu_name, library_versions, memory_gib, n_cores
 
 LIBRARIES = (
     "torch", "torchvision", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "opencv-python-headless", "monai",
@@ -42,15 +40,15 @@ class Machine:
     def here(cls) -> "Machine":
         """Describe this machine."""
         return cls(
-            cpu=_cpu_name(),
-            cores=len(os.sched_getaffinity(0)),
+            cpu=cpu_name(),
+            cores=n_cores(),
             instruction_sets=ops.cpu_instruction_sets(),
             gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            memory_gib=memory_gib(),
             load_average=round(os.getloadavg()[0], 2),
             python=platform.python_version(),
-            versions={name: found for name in LIBRARIES if (found := _version(name))},
-            commit=_commit(),
+            versions=library_versions(LIBRARIES),
+            commit=commit() or f"rsna_e2e {__version__}",
         )
 
     def __str__(self) -> str:
@@ -73,33 +71,3 @@ def pinned(cores: int) -> Iterator[None]:
     finally:
         os.sched_setaffinity(0, allowed)
         torch.set_num_threads(threads)
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str:
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return f"rsna_e2e {__version__}"
-    try:
-        described = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return f"rsna_e2e {__version__}"
-    return described.stdout.strip()

@@ -1,0 +1,55 @@
+"""Whether a run may be resumed with other settings: only with those that change how it is done, not what it gives."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rsna_e2e.config import Frozen, RunConfig
+from rsna_e2e.errors import UsageError
+
+# Settings, and whole sections, that leave the result as it is
+_FREE = (
+    "graph_slices",
+    "loader.backend",
+    "loader.threads",
+    "loader.prefetch_batches",
+    "checkpoint",
+    "distributed",
+)
+
+
+def compare_configs(saved: RunConfig, wanted: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ and matter, by name: (saved, wanted).
+
+    auto in the wanted one takes what it was resolved to in the saved one.
+    """
+    return {
+        name: values
+        for name, values in _differences("", saved, wanted).items()
+        if not any(name == free or name.startswith(f"{free}.") for free in _FREE) and values[1] != "auto"
+    }
+
+
+def check_same_settings(run: Path, *, saved: RunConfig, wanted: RunConfig) -> None:
+    """Raise UsageError naming what differs between a run's configuration and the one to resume it with."""
+    differences = compare_configs(saved, wanted)
+    if differences:
+        listed = "; ".join(f"{name}={_shown(old)}, not {_shown(new)}" for name, (old, new) in differences.items())
+        raise UsageError(f"{run} was started with {listed}. Give the same settings, or another run folder")
+
+
+def _differences(prefix: str, saved: Frozen, wanted: Frozen) -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for field in type(saved).model_fields:
+        old, new = getattr(saved, field), getattr(wanted, field)
+        if isinstance(old, Frozen) and isinstance(new, Frozen):
+            found |= _differences(f"{prefix}{field}.", old, new)
+        elif old != new:
+            found[f"{prefix}{field}"] = (old, new)
+    return found
+
+
+def _shown(value: Any) -> str:
+    """As `--set` takes it."""
+    plain = value.model_dump(mode="json") if isinstance(value, Frozen) else value
+    return str(plain) if isinstance(plain, str | Path) else json.dumps(plain)
