@@ -12,19 +12,14 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import nn
 
+from rsna_e2e.batch import SliceImages
+
 Embed = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor], torch.Tensor]
-
-
-class SliceImages(Protocol):
-    """Images of N slices; a range of them, [n, C, S, S], is there when it is asked for, perhaps more than once."""
-
-    def __getitem__(self, rows: slice, /) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,12 @@ class ImageConfig(Frozen):
     size: PositiveInt = 480
     crop: Literal["none", "series", "slice"] = "series"
     supersample: PositiveInt = 1
-    size_from_epoch: dict[PositiveInt, PositiveInt] = {}  # progressive resizing: {1: 96, 3: 128}; training images only
+    size_from_epoch: dict[PositiveInt, PositiveInt] = {}  # progressive resizing, {1: 96, 5: 112}: of training images
+
+    def size_at(self, epoch: int) -> int:
+        """Side of training images in an epoch: that of the last `size_from_epoch` up to it, or `size`."""
+        starts = [start for start in self.size_from_epoch if start <= epoch]
+        return self.size_from_epoch[max(starts)] if starts else self.size
 
 
 class AugmentConfig(Frozen):

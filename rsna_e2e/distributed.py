@@ -152,6 +152,9 @@ def _buckets(tensors: Sequence[torch.Tensor], *, limit: int) -> Iterator[list[to
         yield bucket
 
 
+ALONE = Ranks()
+
+
 @contextmanager
 def joined(environment: Mapping[str, str], device: torch.device | str, *, timeout_s: float) -> Iterator[Ranks]:
     """Join the other ranks for the length of the block; alone when `environment` has none of torchrun's variables.

@@ -42,3 +42,9 @@ class DivergedError(RsnaError):
     """Training produced no finite loss any more."""
 
     exit_code: ClassVar[int] = 6
+
+
+class PreemptedError(RsnaError):
+    """The run was told to stop, and did so after saving; it can be resumed."""
+
+    exit_code: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h: try again later

@@ -3,7 +3,7 @@
 # N slices (packed), L labels
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from rsna_e2e.labels import write_labels
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
 from rsna_e2e.predictions import PredictionTable, predictions_path, write_predictions
+from rsna_e2e.preemption import never
 from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
@@ -99,15 +100,23 @@ def predict_series(
     positions: Sequence[int],
     *,
     compute: Compute,
+    is_stopping: Callable[[], bool] = never,
     progress: Progress = no_progress,
 ) -> tuple[Rows, Float64Array]:
-    """Return (store rows [N], probabilities [N, L]) of the series at `positions` in the store, un-augmented."""
+    """Return (store rows [N], probabilities [N, L]) of the series at `positions` in the store, un-augmented.
+
+    Of the loader's share of them, when it is one rank's; and of those before it was told to stop.
+    """
     batches = loader.group(positions)
     n_slices = sum(map(loader.n_slices, batches))
-    rows: list[Rows] = []
-    probabilities: list[Float64Array] = []
+    rows: list[Rows] = [np.empty(0, dtype=np.int64)]
+    probabilities: list[Float64Array] = [np.empty((0, model.head.linear.out_features))]
     started_s, done = time.monotonic(), 0
     for batch in loader.load(batches, epoch=None):
+        if is_stopping():
+            break
+        if not batch.series_keys:
+            continue
         probabilities.append(_predict_batch(model, batch, compute))
         for first, n in zip(batch.first_rows, batch.series_lengths.tolist(), strict=True):
             rows.append(np.arange(first, first + n))

@@ -25,6 +25,7 @@ from rsna_e2e.machine import describe_code, describe_environment
 
 CONFIG, MANIFEST, METRICS, TENSORBOARD = "config.yaml", "manifest.json", "metrics.jsonl", "tensorboard"
 
+_WORTH_KEEPING = ("checkpoints", "debug")
 _UNFINISHED = re.compile(rf"{re.escape(MANIFEST)}|.+\.tmp-\d+")  # in a folder that was not yet a run
 
 
@@ -66,7 +67,7 @@ class RunLog:
 
     A folder that already holds files is refused with UsageError, unless it is a run that is `resumed_at`: then its logs
     are cut there, its configuration stays, and its manifest gets an entry. A new run that fails before its first
-    checkpoint leaves no folder behind. Raises OutOfResourcesError when the disk is full.
+    checkpoint, and not by diverging, leaves no folder behind. Raises OutOfResourcesError when the disk is full.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class RunLog:
             self._metrics.close()
             with suppress(*([OSError] if kind is not None else [])), self._full_disk_named():
                 self._tensorboard.close()
-            if kind is not None and not self._is_resumed and not (self.run / "checkpoints").exists():
+            if kind is not None and not self._is_resumed and not any((self.run / n).exists() for n in _WORTH_KEEPING):
                 shutil.rmtree(self.run, ignore_errors=True)
         finally:
             os.close(self._lock)

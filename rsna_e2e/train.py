@@ -1,59 +1,54 @@
-"""Joint training of backbone and head on whole series."""
+"""Joint training of backbone and heads on whole series, on one device or many, in a run that can always be resumed."""
 
-# N slices (packed), L labels
-
-import math
-from collections.abc import Callable, Iterator, Sequence
+import json
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
 
-from rsna_e2e.batch import StudyBatch
-from rsna_e2e.checkpoint import Best, CheckpointState, find_checkpoint, load_model, save_checkpoint
-from rsna_e2e.config import OptimizerConfig, RunConfig
+from rsna_e2e.checkpoint import Checkpoint, find_checkpoint, load_model, valid_checkpoints
+from rsna_e2e.chunk_size import resolve_chunks
+from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.device import Compute, choose_compute
-from rsna_e2e.errors import DivergedError, UsageError
+from rsna_e2e.distributed import ALONE, Ranks
+from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import write_json
 from rsna_e2e.loader import StudyLoader
-from rsna_e2e.meter import Meter
-from rsna_e2e.metrics import auc, weighted_log_loss
 from rsna_e2e.model import JointModel
-from rsna_e2e.predict import check_labels, predict_series
-from rsna_e2e.records import Float64Array, Progress, no_progress
-from rsna_e2e.runlog import RunLog
-from rsna_e2e.sampler import Batch
-from rsna_e2e.steps import Stepper
+from rsna_e2e.phases import plan_phases
+from rsna_e2e.predict import check_labels
+from rsna_e2e.preemption import MARKER, never
+from rsna_e2e.records import Progress, no_progress
+from rsna_e2e.resume import check_same_settings
+from rsna_e2e.runlog import CONFIG, ResumePoint, RunLog, SilentLog
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
 from rsna_e2e.tensors import load_weights
+from rsna_e2e.trainer import Trainer
+from rsna_e2e.validation import Validation, validate
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validation:
-    """Scores on the held-out fold: weighted log loss, and AUC of the any-label over slices (NaN with one class)."""
-
-    weighted_log_loss: float
-    any_auc: float
+SUMMARY_NAME = "summary.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSummary:
     """How a run ended. best: validation of the best epoch, None without a validation fold.
 
-    stalls: steps whose batch was not there when it was asked for; stall_share: waiting for batches, as a part of the
-    time.
+    slices_per_s, stalls, stall_share: since the run was last resumed. stalls: steps whose batch was not there when it
+    was asked for; stall_share: waiting for batches, as a part of the time. skipped: steps without a finite loss.
     """
 
     steps: int
     slices_per_s: float
     stalls: int
     stall_share: float
+    skipped: int
     best_epoch: int
     best: Validation | None
-    compute: Compute
+    compute: str
 
 
 def train(
@@ -63,172 +58,152 @@ def train(
     *,
     device: str = "auto",
     init_from: Path | None = None,
+    resume: bool = False,
+    ranks: Ranks = ALONE,
+    is_stopping: Callable[[], bool] = never,
     progress: Progress = no_progress,
 ) -> TrainSummary:
     """Train the joint model of `config` on the labelled series of `store`; leave everything in `run`.
 
-    init_from: a run folder or a safetensors file of a joint model to start from. Raises UsageError when `run` exists or
-    no series is left to train on, BadInputError for unusable weights, DivergedError when the loss is not finite.
+    init_from: a run folder or a safetensors file of a joint model to start from. resume: go on from the last whole
+    checkpoint of `run`, if there is one. is_stopping: asked after every step; a run that is told to stop saves first.
+    All `ranks` call this alike. Raises UsageError when `run` exists and is not to be resumed, has other settings, or no
+    series is left to train on; BadInputError for unusable weights; DivergedError when the loss stays not finite;
+    PreemptedError when it was told to stop.
     """
     task = get_task(config.task)
     check_labels(store, task)
     training, held_out = _split(store, config)
-    compute = choose_compute(config.precision, device)
-    torch.manual_seed(config.seed)
-    model = compute.place(_build_model(config, task, init_from))
-    _try_one_image(model, config, task, compute)
-    loader = StudyLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype)
-    phases = _plan(config, loader, training)
-    with RunLog(run, config, data_hash=store.data_hash, compute=compute, loader=loader.backend) as log:
+    resumed_at, last = _find_last(run, config, ranks) if resume else (None, None)
+    if last is not None and (run / SUMMARY_NAME).is_file():
+        return _read_summary(run)
+    compute = choose_compute(config.precision, device, local_rank=ranks.local_rank)
+    if resumed_at is not None:
+        config = _with_chunks_of(run, config)
+    model, config = _prepare_model(config, task, compute, ranks, init_from=init_from, last=last)
+    loader_at = _loaders(store, config, task, compute, ranks)
+    validation_loader = loader_at(config.image.size)
 
-        def validate() -> Validation | None:
-            return _validate(model, loader, held_out, store, task, compute) if held_out else None
+    def score(scored: JointModel) -> Validation | None:
+        return validate(scored, validation_loader, held_out, store, task, compute, ranks=ranks, is_stopping=is_stopping)
 
-        summary = _fit(model, phases, config, task, compute, validate=validate, log=log, progress=progress)
-    write_json(run / "summary.json", asdict(summary) | {"compute": str(compute)})
+    make_log = partial(
+        RunLog,
+        run,
+        config,
+        data_hash=store.data_hash,
+        compute=compute,
+        loader=validation_loader.backend,
+        n_ranks=ranks.n_ranks,
+        resumed_at=resumed_at,
+    )
+    with make_log() if ranks.is_main else SilentLog() as log:
+        if ranks.is_main:
+            (run / MARKER).unlink(missing_ok=True)
+        ranks.barrier()
+        trainer = Trainer(
+            model,
+            config,
+            task,
+            compute,
+            ranks,
+            run=run,
+            log=log,
+            phases=plan_phases(config, lambda epoch: loader_at(config.image.size_at(epoch)), training),
+            data_hash=store.data_hash,
+            validate=score if held_out else None,
+            is_stopping=is_stopping,
+            progress=progress,
+        )
+        trainer.fit(last)
+        summary = _summary(trainer, compute)
+        if ranks.is_main:
+            write_json(run / SUMMARY_NAME, asdict(summary))
     return summary
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Phase:
-    """Part of a run: its batches epoch by epoch, what loads them, and whether the head takes part."""
+def _find_last(run: Path, config: RunConfig, ranks: Ranks) -> tuple[ResumePoint | None, Checkpoint | None]:
+    """Where to go on in a run with these settings, and from which checkpoint; None, None when there is no run yet."""
+    last: Checkpoint | None = None
+    point: ResumePoint | None = None
+    if (run / CONFIG).is_file():
+        check_same_settings(run, saved=load_config(run / CONFIG), wanted=config)
+        damaged: list[BadInputError] = []
+        last = next(valid_checkpoints(run, on_damaged=damaged.append), None)
+        if last is None and damaged:
+            raise damaged[0]
+        for error in damaged:
+            warnings.warn(f"passed over: {error}", stacklevel=2)
+        point = ResumePoint(step=last.state.step, epoch=last.state.epoch) if last else ResumePoint(step=0, epoch=0)
+    found = torch.tensor([-1, -1] if point is None else [point.step, point.epoch])
+    if not torch.equal(ranks.max_(found.clone()), ranks.min_(found)):
+        raise UsageError(f"{run}: not all ranks see the same checkpoints. Use a folder that all nodes share")
+    return point, last
 
-    kind: Literal["slices", "series"]
-    first_epoch: int
-    epochs: Sequence[Sequence[Batch]]
-    n_slices: int
-    load: Callable[..., Iterator[StudyBatch]]
-    optimizer: OptimizerConfig
 
-    @property
-    def n_steps(self) -> int:
-        return sum(map(len, self.epochs))
+def _with_chunks_of(run: Path, config: RunConfig) -> RunConfig:
+    """The configuration with what was measured when the run was started."""
+    saved = load_config(run / CONFIG)
+    measured = {name: getattr(saved, name) for name in ("chunk", "graph_slices") if getattr(config, name) == "auto"}
+    return config.model_copy(update=measured)
 
 
-def _plan(config: RunConfig, loader: StudyLoader, training: Sequence[int]) -> list[_Phase]:
-    phases: list[_Phase] = []
-    first = 1
-    if config.slice_phase is not None:
-        size = config.slice_phase.slices_per_batch
-        epochs = [
-            loader.group_slices(training, batch_size=size, epoch=epoch)
-            for epoch in range(1, config.slice_phase.epochs + 1)
-        ]
-        phases.append(
-            _Phase(
-                kind="slices",
-                first_epoch=first,
-                epochs=epochs,
-                n_slices=sum(len(batch) for batches in epochs for batch in batches),
-                load=loader.load_slices,
-                optimizer=config.slice_phase.optimizer,
-            )
+def _loaders(
+    store: Store, config: RunConfig, task: Task, compute: Compute, ranks: Ranks
+) -> Callable[[int], StudyLoader]:
+    """What gives the loader of this rank's share, by the side of its images."""
+
+    @cache
+    def loader(size: int) -> StudyLoader:
+        sized = config.model_copy(update={"image": config.image.model_copy(update={"size": size})})
+        return StudyLoader(
+            store,
+            sized,
+            task=task,
+            device=compute.device,
+            dtype=compute.image_dtype,
+            rank=ranks.rank,
+            n_ranks=ranks.n_ranks,
         )
-        first += config.slice_phase.epochs
-    epochs = [loader.group(training, epoch=epoch) for epoch in range(first, first + config.epochs)]
-    phases.append(
-        _Phase(
-            kind="series",
-            first_epoch=first,
-            epochs=epochs,
-            n_slices=sum(loader.n_slices(batch) for batches in epochs for batch in batches),
-            load=loader.load,
-            optimizer=config.optimizer,
-        )
-    )
-    return phases
+
+    return loader
 
 
-def _fit(
-    model: JointModel,
-    phases: Sequence[_Phase],
+def _prepare_model(
     config: RunConfig,
     task: Task,
     compute: Compute,
+    ranks: Ranks,
     *,
-    validate: Callable[[], Validation | None],
-    log: RunLog,
-    progress: Progress,
-) -> TrainSummary:
-    last_epoch = phases[-1].first_epoch + len(phases[-1].epochs) - 1
-    meter = Meter(log, progress, n_slices=sum(phase.n_slices for phase in phases), n_epochs=last_epoch)
-    best: Validation | None = None
-    best_epoch, best_step = last_epoch, 0
-    for phase in phases:
-        is_joint = phase.kind == "series"
-        stepper = Stepper(model, phase.optimizer, config, task, compute, n_steps=phase.n_steps, is_joint=is_joint)
-        for epoch, batches in enumerate(phase.epochs, start=phase.first_epoch):
-            for batch in meter.watch(phase.load(batches, epoch=epoch)):
-                meter.record(phase.kind, epoch, batch, stepper(batch))
-            validation = validate() if is_joint else None
-            if validation:
-                log.write("validation", meter.step, epoch=epoch, **asdict(validation))
-            if validation and (best is None or validation.weighted_log_loss < best.weighted_log_loss):
-                best, best_epoch, best_step = validation, epoch, meter.step
-            _check_finite(model, epoch)
-            state = CheckpointState(
-                step=meter.step,
-                epoch=epoch,
-                phase=phase.kind,
-                data_hash=log.data_hash,
-                validation_loss=validation.weighted_log_loss if validation else None,
-                best=_describe_best(best_step, best_epoch, best) if best else None,
-            )
-            save_checkpoint(log.run, state, model=model, keep_last=config.checkpoint.keep_last)
-    return TrainSummary(
-        steps=meter.step,
-        slices_per_s=meter.slices_per_s,
-        stalls=meter.stalls,
-        stall_share=meter.stall_share,
-        best_epoch=best_epoch,
-        best=best,
-        compute=compute,
-    )
-
-
-def _check_finite(model: JointModel, epoch: int) -> None:
-    """Refuse to save weights that no step can mend."""
-    for name, tensor in model.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise DivergedError(f"{name} is not finite after epoch {epoch}. Lower optimizer.learning_rate")
+    init_from: Path | None,
+    last: Checkpoint | None,
+) -> tuple[JointModel, RunConfig]:
+    """The model in its place, the same on every rank, and the configuration with its chunks settled."""
+    torch.manual_seed(config.seed)
+    has_weights = init_from is not None or last is not None
+    architecture = config.model.without_initial_weights() if has_weights else config.model
+    model = JointModel(architecture, n_channels=len(task.windows_hu), n_labels=len(task.label_names))
+    if last is None and init_from is not None:
+        if init_from.is_dir():
+            load_model(model, find_checkpoint(init_from))
+        else:
+            load_weights(model, init_from)
+    model = compute.place(model)
+    ranks.broadcast_(model)
+    _try_one_image(model, config, task, compute)
+    return model, resolve_chunks(model, config, task, compute, ranks=ranks)
 
 
 @torch.inference_mode()
 def _try_one_image(model: JointModel, config: RunConfig, task: Task, compute: Compute) -> None:
-    """Find out before anything is written whether the backbone takes images of this size."""
-    size = config.image.size
-    image = torch.zeros(1, len(task.windows_hu), size, size, device=compute.device)
-    try:
-        model.eval().embed(image)
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{config.model.backbone} does not take images of {size} px: {reason}") from None
-
-
-def _describe_best(step: int, epoch: int, best: Validation) -> Best:
-    scores = {name: value if math.isfinite(value) else None for name, value in asdict(best).items()}
-    return Best(step=step, epoch=epoch, validation_loss=best.weighted_log_loss, validation=scores)
-
-
-def _validate(
-    model: JointModel,
-    loader: StudyLoader,
-    held_out: Sequence[int],
-    store: Store,
-    task: Task,
-    compute: Compute,
-) -> Validation:
-    rows, probability = predict_series(model, loader, held_out, compute=compute)
-    truth: Float64Array = store.labels[rows].astype(np.float64)
-    known = ~np.isnan(truth).any(axis=1)
-    if not known.any():
-        raise UsageError(
-            "the validation fold has no slice with all its labels. Choose another with --set validation_fold=N"
-        )
-    return Validation(
-        weighted_log_loss=weighted_log_loss(truth[known], probability[known], np.array(task.label_weights)),
-        any_auc=auc(truth[known, task.any_index], probability[known, task.any_index]),
-    )
+    """Find out before anything is written whether the backbone takes images of these sizes."""
+    for size in sorted({config.image.size, *config.image.size_from_epoch.values()}):
+        image = torch.zeros(1, len(task.windows_hu), size, size, device=compute.device)
+        try:
+            model.eval().embed(image)
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UsageError(f"{config.model.backbone} does not take images of {size} px: {reason}") from None
 
 
 def _split(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
@@ -247,11 +222,22 @@ def _split(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
     return training, held_out
 
 
-def _build_model(config: RunConfig, task: Task, init_from: Path | None) -> JointModel:
-    architecture = config.model if init_from is None else config.model.without_initial_weights()
-    model = JointModel(architecture, n_channels=len(task.windows_hu), n_labels=len(task.label_names))
-    if init_from is not None and init_from.is_dir():
-        load_model(model, find_checkpoint(init_from))
-    elif init_from is not None:
-        load_weights(model, init_from)
-    return model
+def _summary(trainer: Trainer, compute: Compute) -> TrainSummary:
+    state, meter = trainer.state, trainer.meter
+    return TrainSummary(
+        steps=state.step,
+        slices_per_s=meter.slices_per_s,
+        stalls=meter.stalls,
+        stall_share=meter.stall_share,
+        skipped=state.skipped,
+        best_epoch=state.best.epoch if state.best else state.epoch,
+        best=trainer.best,
+        compute=str(compute),
+    )
+
+
+def _read_summary(run: Path) -> TrainSummary:
+    """The summary of a run that has ended."""
+    values = json.loads((run / SUMMARY_NAME).read_text())
+    best = values.pop("best")
+    return TrainSummary(**values, best=Validation(**best) if best else None)

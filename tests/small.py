@@ -64,6 +64,7 @@ def config(*overrides: str) -> RunConfig:
             "image.supersample=1",
             "loader.slices_per_batch=8",
             "precision=fp32",
+            "model.batchnorm=frozen",  # a series of one slice of 32 px is one value a channel in the end
             "epochs=1",
             *overrides,
         ],

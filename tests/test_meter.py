@@ -49,11 +49,10 @@ def batches(clock: Clock, waits_s: list[float]) -> Iterator[StudyBatch]:
 def test_stalls_and_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     log, clock = Recorder(), Clock()
     monkeypatch.setattr(meter_module, "time", clock)
-    meter = Meter(log, no_progress, n_slices=16, n_epochs=1)  # type: ignore[arg-type]
+    meter = Meter(log, no_progress, n_slices=16, n_before=0, n_epochs=1)  # type: ignore[arg-type]
     for batch in meter.watch(batches(clock, [0.001, 0.06, 0.0, 0.06])):
         clock.now_s += 0.02  # the step
-        meter.record("series", 1, batch, {"loss": 0.5})
-    assert meter.step == 4
+        meter.record("series", 1, 1, len(batch.labels), {"loss": 0.5})
     assert meter.stalls == 2
     assert [line["stalls"] for line in log.lines] == [0, 1, 1, 2]
     assert [line["wait_s"] for line in log.lines] == pytest.approx([0.001, 0.06, 0.0, 0.06])

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import small
 import torch
 
@@ -13,7 +14,7 @@ from rsna_e2e.labels import read_labels
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import predict
 from rsna_e2e.predictions import predictions_path, read_predictions
-from rsna_e2e.store import Store
+from rsna_e2e.store import Store, StoreError
 from rsna_e2e.tasks import ICH
 from rsna_e2e.train import train
 
@@ -73,7 +74,8 @@ def test_the_same_seed_gives_the_same_weights(run: Path, store: Store, tmp_path:
     first, again = _model(), _model()
     load_model(first, find_checkpoint(run, "last"))
     load_model(again, find_checkpoint(tmp_path / "again", "last"))
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    for (name, a), b in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_predictions_name_every_slice_of_the_split(run: Path, store: Store, tmp_path: Path) -> None:
@@ -114,15 +116,29 @@ def test_an_unknown_fold_is_named(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_diverging_run_names_its_series(store: Store, tmp_path: Path) -> None:
-    wild = small.config("optimizer.learning_rate=1e30", "optimizer.warmup_fraction=0", "epochs=9")
-    with pytest.raises(DivergedError, match=r"loss .* on series [0-9a-f]{8}"):
+    wild = small.config(
+        "optimizer.learning_rate=1e30", "optimizer.warmup_fraction=0", "epochs=9", "max_skipped_steps=3"
+    )
+    with pytest.raises(DivergedError, match=r"loss nan.* on series [0-9a-f]{8}.* the last of 3 steps in a row"):
         train(store, tmp_path / "run", wild)
+    (bundle,) = (tmp_path / "run" / "debug").iterdir()
+    findings = json.loads((bundle / "rank-0.json").read_text())
+    assert findings["series"]
+    assert all(s["images_are_finite"] and not s["embeddings_are_finite"] for s in findings["series"])
+    weights = safetensors.torch.load_file(bundle / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert [line["skipped"] for line in _log(tmp_path / "run", "train_series")][-3:] == [1, 2, 3]
 
 
-def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(store: Store, tmp_path: Path) -> None:
-    wild = small.config("optimizer.learning_rate=1e30", "optimizer.warmup_fraction=0", "validation_fold=null")
-    with pytest.raises(DivergedError):
-        train(store, tmp_path / "run", wild)
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise StoreError("damaged")
+
+    monkeypatch.setattr(store, "read_slices", fail)
+    with pytest.raises(StoreError):
+        train(store, tmp_path / "run", small.config())
     assert not (tmp_path / "run").exists()
 
 
@@ -130,7 +146,7 @@ def test_weights_that_are_not_finite_are_not_saved(store: Store, tmp_path: Path)
     one_step = small.config(
         "optimizer.learning_rate=1e38", "optimizer.warmup_fraction=0", "loader.slices_per_batch=999"
     )
-    with pytest.raises(DivergedError, match="is not finite after epoch 1"):
+    with pytest.raises(DivergedError, match="is not finite after step 1"):
         train(store, tmp_path / "run", one_step)
 
 

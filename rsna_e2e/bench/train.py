@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from rsna_e2e.bench.machine import Machine
 from rsna_e2e.bench.studies import opened_store
 from rsna_e2e.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
 from rsna_e2e.bench.write import check_out, spread, table, write_result
+from rsna_e2e.chunk_size import resolve_chunks
 from rsna_e2e.config import OptimizerConfig, RunConfig, load_config
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.loader import StudyLoader
@@ -170,11 +171,15 @@ def _entries(
     n_slices = sum(map(phase.n_slices, pool)) * n_steps // len(pool)
     torch.manual_seed(config.seed)
     architecture = config.model.without_initial_weights()
-    model = JointModel(architecture, n_channels=len(task.windows_hu), n_labels=len(task.label_names))
+    model = compute.place(JointModel(architecture, n_channels=len(task.windows_hu), n_labels=len(task.label_names)))
     is_joint = phase.name == "whole series"
-    step = Stepper(
-        compute.place(model), phase.optimizer, config, task, compute, n_steps=SCHEDULE_STEPS, is_joint=is_joint
-    )
+    settled = resolve_chunks(model, config, task, compute)
+    stepper = Stepper(model, phase.optimizer, settled, task, compute, n_steps=SCHEDULE_STEPS, is_joint=is_joint)
+    numbers = count()
+
+    def step(batch: StudyBatch) -> None:
+        stepper(next(numbers), [batch])
+
     resident = list(phase.load(pool, epoch=EPOCH))
     feeds = [
         _Feed(lambda: cycle(resident), step, n_steps=n_steps, n_ahead=0),

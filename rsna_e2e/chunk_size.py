@@ -1,0 +1,118 @@
+"""How many slices fit: the sizes that the configuration leaves to be measured, once, before a run begins."""
+
+# n slices, C windows, S image side
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rsna_e2e.config import RunConfig
+from rsna_e2e.device import Compute
+from rsna_e2e.distributed import ALONE, Ranks
+from rsna_e2e.errors import OutOfResourcesError
+from rsna_e2e.model import JointModel
+from rsna_e2e.tasks import Task
+
+LARGEST_CHUNK = 64  # more slices together make no device busier
+_FEW, _MORE = 2, 4  # slices of the two measurements; train-mode BatchNorm needs two
+_GPU_SHARE, _CPU_SHARE = 0.8, 0.5  # of free memory; fragments, images and, on a CPU, everything else take the rest
+_PER_PARAMETER = 3  # bytes of gradient and of Adam's two moments, for each byte of a parameter
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP_LIMIT, _CGROUP_USE = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+
+
+def resolve_chunks(
+    model: JointModel, config: RunConfig, task: Task, compute: Compute, *, ranks: Ranks = ALONE
+) -> RunConfig:
+    """Return the configuration with numbers for `chunk` and `graph_slices`; the same on all ranks.
+
+    Raises OutOfResourcesError when not even the smallest chunk fits.
+    """
+    if config.chunk != "auto" and config.graph_slices != "auto":
+        return config
+    size = max(config.image.size, *config.image.size_from_epoch.values(), 1)
+
+    def embed(n: int) -> torch.Tensor:
+        images = torch.zeros(n, len(task.windows_hu), size, size, dtype=compute.image_dtype, device=compute.device)
+        with compute.autocast():
+            return model.embed(images.to(memory_format=torch.channels_last))
+
+    n_fit = int(ranks.min_(torch.tensor(count_fitting(model, embed, compute.device))).item())
+    if n_fit < _FEW:
+        raise OutOfResourcesError(
+            f"{config.model.backbone} at {size} px: not even {_FEW} slices fit the memory of {compute}. Lower "
+            "image.size, choose a smaller model.backbone, or free some memory"
+        )
+    chunk = min(LARGEST_CHUNK, n_fit) if config.chunk == "auto" else config.chunk
+    graph_slices = max(chunk, n_fit) if config.graph_slices == "auto" else config.graph_slices
+    return config.model_copy(update={"chunk": chunk, "graph_slices": graph_slices})
+
+
+def count_fitting(model: nn.Module, embed: Callable[[int], torch.Tensor], device: torch.device) -> int:
+    """How many slices' activations fit beside the model, its gradients and Adam's moments.
+
+    embed: n images of zeros to embeddings. What a few and some more slices need is measured, and taken to grow evenly.
+    The model is left as it was.
+    """
+    measure = _peak_of_gpu if device.type == "cuda" else _bytes_kept
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    was_training = model.training
+    model.train()
+    try:
+        few, more = measure(embed, _FEW, device), measure(embed, _MORE, device)
+    except torch.OutOfMemoryError:
+        return 0
+    finally:
+        model.train(was_training)
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+    parameters = sum(parameter.nbytes for parameter in model.parameters())
+    return extrapolate(few, more, free=free_bytes(device) - _PER_PARAMETER * parameters)
+
+
+def extrapolate(few: int, more: int, *, free: int) -> int:
+    """How many slices fit `free` bytes when 2 need `few` bytes and 4 need `more`."""
+    per_slice = max((more - few) / (_MORE - _FEW), 1.0)
+    fixed = max(few - _FEW * per_slice, 0.0)
+    return max(int((free - fixed) / per_slice), 0)
+
+
+def free_bytes(device: torch.device) -> int:
+    """The part of free memory that activations may take."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(_GPU_SHARE * (free + cached))
+    lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    if _CGROUP_LIMIT.is_file() and (limit := _CGROUP_LIMIT.read_text().strip()).isdecimal():
+        free = min(free, int(limit) - int(_CGROUP_USE.read_text()))
+    return int(_CPU_SHARE * free)
+
+
+def _peak_of_gpu(embed: Callable[[int], torch.Tensor], n: int, device: torch.device) -> int:
+    """Most memory that a forward and backward pass of n slices adds."""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    embed(n).sum().backward()  # type: ignore[no-untyped-call]
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _bytes_kept(embed: Callable[[int], torch.Tensor], n: int, device: torch.device) -> int:
+    """Twice what n slices keep for their backward pass: as much again for what flows back through them."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        kept = embed(n)  # held, so that no address is used twice
+    del kept
+    return 2 * sum(storages.values())

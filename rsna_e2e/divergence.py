@@ -1,0 +1,87 @@
+"""When training has come to no finite number any more: which series, which parameters, and what is needed to look."""
+
+# N slices (packed)
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from rsna_e2e.batch import StudyBatch
+from rsna_e2e.device import Compute
+from rsna_e2e.files import atomic_writer, make_folder, write_json
+from rsna_e2e.model import JointModel
+from rsna_e2e.steps import StepResult
+from rsna_e2e.tensors import encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesState:
+    """One series of a failing step, by the beginning of its hash, and what of it is finite."""
+
+    series: str
+    n_slices: int
+    images_are_finite: bool
+    embeddings_are_finite: bool
+    logits_are_finite: bool
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether anything of it is not finite."""
+        return not (self.images_are_finite and self.embeddings_are_finite and self.logits_are_finite)
+
+
+def write_bundle(
+    run: Path,
+    *,
+    step: int,
+    rank: int,
+    result: StepResult,
+    model: JointModel,
+    batches: Sequence[StudyBatch],
+    compute: Compute,
+) -> list[str]:
+    """Leave `RUN/debug/step-N/` with this rank's findings and the weights; return the series to look at.
+
+    Those with something that is not finite, or all of the step when it is the gradient alone.
+    """
+    folder = run / "debug" / f"step-{step:08d}"
+    make_folder(folder)
+    series = [state for batch in batches for state in _states(model, batch, compute)]
+    findings = {
+        "step": step,
+        "result": {name: str(value) for name, value in asdict(result).items()},
+        "series": [asdict(state) for state in series],
+        "parameters_not_finite": [n for n, p in model.named_parameters() if not _is_finite(p)],
+        "gradients_not_finite": [
+            n for n, p in model.named_parameters() if p.grad is not None and not _is_finite(p.grad)
+        ],
+    }
+    write_json(folder / f"rank-{rank}.json", findings)
+    if rank == 0:
+        with atomic_writer(folder / "model.safetensors") as file:
+            file.write(encode(model.state_dict()))
+    return sorted({state.series for state in series if state.is_suspect} or {state.series for state in series})
+
+
+@torch.no_grad()
+def _states(model: JointModel, batch: StudyBatch, compute: Compute) -> Iterator[SeriesState]:
+    model.eval()
+    ends = batch.series_lengths.cumsum(0).tolist()
+    for key, n, end in zip(batch.series_keys, batch.series_lengths.tolist(), ends, strict=True):
+        images = batch.images[end - n : end]
+        with compute.autocast():
+            embeddings = model.embed(images)
+        logits = model.classify(embeddings, torch.tensor([n])).slices
+        yield SeriesState(
+            series=key[:8],
+            n_slices=n,
+            images_are_finite=_is_finite(images),
+            embeddings_are_finite=_is_finite(embeddings),
+            logits_are_finite=_is_finite(logits),
+        )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())

@@ -1,0 +1,100 @@
+"""The plan of a run: its phases, their epochs, and the batches of every optimiser step, all known before the first."""
+
+# N slices (packed)
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rsna_e2e.batch import StudyBatch
+from rsna_e2e.config import OptimizerConfig, RunConfig
+from rsna_e2e.loader import StudyLoader
+from rsna_e2e.sampler import Batch
+
+Step = tuple[Batch, ...]  # batches accumulated into one optimiser step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """One pass over the training data. number: from 1, over all phases."""
+
+    number: int
+    steps: tuple[Step, ...]
+    loader: StudyLoader
+    is_joint: bool
+    is_backbone_frozen: bool
+
+    def n_slices(self, step: Step) -> int:
+        """Slices in a step, of all ranks."""
+        return sum(self.loader.n_slices(batch) if self.is_joint else len(batch) for batch in step)
+
+    def load(self, *, skip_steps: int) -> Generator[tuple[Step, list[StudyBatch]]]:
+        """Yield each step with this rank's share of its batches, from step `skip_steps` of the epoch on."""
+        steps = self.steps[skip_steps:]
+        load = self.loader.load if self.is_joint else self.loader.load_slices
+        batches = load([batch for step in steps for batch in step], epoch=self.number)
+        for step in steps:
+            yield step, [next(batches) for _ in step]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """Epochs that share an optimiser: mixed slices without the heads, or whole series. first_step: steps before it."""
+
+    kind: Literal["slices", "series"]
+    epochs: tuple[Epoch, ...]
+    optimizer: OptimizerConfig
+    first_step: int
+
+    @property
+    def n_steps(self) -> int:
+        """Optimiser steps in all its epochs."""
+        return sum(len(epoch.steps) for epoch in self.epochs)
+
+    @property
+    def n_slices(self) -> int:
+        """Slices that all its steps see, those seen again in every epoch counted again."""
+        return sum(epoch.n_slices(step) for epoch in self.epochs for step in epoch.steps)
+
+
+def plan_phases(
+    config: RunConfig, loader_of: Callable[[int], StudyLoader], training: Sequence[int]
+) -> tuple[Phase, ...]:
+    """Plan a run on the series at positions `training` of the store. loader_of: the loader of an epoch."""
+    first = 1
+    phases: list[Phase] = []
+    if (slices := config.slice_phase) is not None:
+
+        def mixed(loader: StudyLoader, epoch: int) -> list[Batch]:
+            return loader.group_slices(training, batch_size=slices.slices_per_batch, epoch=epoch)
+
+        numbers = range(first, first + slices.epochs)
+        epochs = tuple(_epoch(config, loader_of(n), mixed, n, is_joint=False) for n in numbers)
+        phases.append(Phase(kind="slices", epochs=epochs, optimizer=slices.optimizer, first_step=0))
+        first += slices.epochs
+
+    def whole(loader: StudyLoader, epoch: int) -> list[Batch]:
+        return loader.group(training, epoch=epoch)
+
+    epochs = tuple(
+        _epoch(config, loader_of(n), whole, n, is_joint=True, is_frozen=n < first + config.freeze_backbone_epochs)
+        for n in range(first, first + config.epochs)
+    )
+    before = sum(phase.n_steps for phase in phases)
+    phases.append(Phase(kind="series", epochs=epochs, optimizer=config.optimizer, first_step=before))
+    return tuple(phases)
+
+
+def _epoch(
+    config: RunConfig,
+    loader: StudyLoader,
+    group: Callable[[StudyLoader, int], list[Batch]],
+    number: int,
+    *,
+    is_joint: bool,
+    is_frozen: bool = False,
+) -> Epoch:
+    batches = group(loader, number)
+    k = config.accumulate
+    steps = tuple(tuple(batches[i : i + k]) for i in range(0, len(batches), k))
+    return Epoch(number=number, steps=steps, loader=loader, is_joint=is_joint, is_backbone_frozen=is_frozen)

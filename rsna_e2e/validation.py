@@ -1,0 +1,67 @@
+"""Scores on the held-out fold, each slice predicted once by one rank."""
+
+# N slices (packed), L labels
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rsna_e2e.device import Compute
+from rsna_e2e.distributed import ALONE, Ranks
+from rsna_e2e.errors import UsageError
+from rsna_e2e.loader import StudyLoader
+from rsna_e2e.metrics import auc, weighted_log_loss
+from rsna_e2e.model import JointModel
+from rsna_e2e.predict import predict_series
+from rsna_e2e.preemption import never
+from rsna_e2e.records import Float64Array
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """Scores on the held-out fold: weighted log loss, and AUC of the any-label over slices (NaN with one class)."""
+
+    weighted_log_loss: float
+    any_auc: float
+
+
+def validate(
+    model: JointModel,
+    loader: StudyLoader,
+    held_out: Sequence[int],
+    store: Store,
+    task: Task,
+    compute: Compute,
+    *,
+    ranks: Ranks = ALONE,
+    is_stopping: Callable[[], bool] = never,
+) -> Validation | None:
+    """Score `model` on the series at positions `held_out`, shared among ranks; the same on all of them.
+
+    loader: of this rank's share. None when any rank was asked to stop before all was predicted. Raises UsageError when
+    no slice has all its labels.
+    """
+    rows, probability = predict_series(model, loader, held_out, compute=compute, is_stopping=is_stopping)
+    spans = [store.series[position] for position in held_out]
+    all_rows = np.sort(np.concatenate([np.arange(s.first_row, s.first_row + s.n_slices) for s in spans]))
+    # every slice is one rank's, and 0 on the others: the sum is exact
+    gathered = torch.zeros(len(all_rows), len(task.label_names), dtype=torch.float64)
+    gathered[np.searchsorted(all_rows, rows)] = torch.from_numpy(probability)
+    stopped = torch.tensor([float(is_stopping())])
+    if ranks.max_(stopped).item():
+        return None
+    everyone = ranks.sum_(gathered).numpy()
+    truth: Float64Array = store.labels[all_rows].astype(np.float64)
+    known = ~np.isnan(truth).any(axis=1)
+    if not known.any():
+        raise UsageError(
+            "the validation fold has no slice with all its labels. Choose another with --set validation_fold=N"
+        )
+    return Validation(
+        weighted_log_loss=weighted_log_loss(truth[known], everyone[known], np.array(task.label_weights)),
+        any_auc=auc(truth[known, task.any_index], everyone[known, task.any_index]),
+    )

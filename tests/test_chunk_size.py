@@ -1,0 +1,65 @@
+import pytest
+import small
+import torch
+from torch import nn
+
+from rsna_e2e import chunk_size
+from rsna_e2e.chunk_size import count_fitting, extrapolate, resolve_chunks
+from rsna_e2e.device import Compute
+from rsna_e2e.errors import OutOfResourcesError
+from rsna_e2e.model import JointModel
+from rsna_e2e.tasks import ICH
+
+CPU = torch.device("cpu")
+FP32 = Compute(CPU, None)
+
+
+def test_slices_that_fit_by_hand() -> None:
+    # 2 slices need 100 + 2 * 50, 4 need 100 + 4 * 50: beside the 100, 900 bytes hold 18
+    assert extrapolate(200, 300, free=1000) == 18
+    assert extrapolate(200, 300, free=149) == 0
+    assert extrapolate(200, 300, free=-5) == 0
+
+
+def test_kept_activations_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a linear layer keeps its input, ReLU its output: 4 + 8 floats a slice, and the weights; all of it twice
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    monkeypatch.setattr(chunk_size, "free_bytes", lambda device: 10**6)
+    n_parameters = 4 * 8 + 8
+    kept_once = 4 * 8 * 4  # the weight, which the input's gradient needs
+    per_slice = 2 * 4 * (4 + 8)
+    free = 10**6 - 3 * 4 * n_parameters
+    n_fit = count_fitting(net, lambda n: net(torch.zeros(n, 4, requires_grad=True)), CPU)
+    assert n_fit == (free - 2 * kept_once) // per_slice
+
+
+def make_model(*overrides: str) -> tuple[JointModel, object]:
+    config = small.config("model.batchnorm=train", *overrides)
+    return JointModel(config.model, n_channels=3, n_labels=6), config
+
+
+def test_measuring_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = make_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    resolved = resolve_chunks(model.eval(), config, ICH, FP32)
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert resolved.chunk == chunk_size.LARGEST_CHUNK
+    assert resolved.graph_slices > resolved.chunk
+    monkeypatch.setattr(chunk_size, "count_fitting", lambda *arguments: 7)
+    assert resolve_chunks(model, config, ICH, FP32).chunk == 7
+
+
+def test_numbers_that_are_given_stay() -> None:
+    model, config = make_model("chunk=5", "graph_slices=9")
+    assert resolve_chunks(model, config, ICH, FP32) == config
+    model, config = make_model("chunk=100")
+    assert resolve_chunks(model, config, ICH, FP32).chunk == 100
+
+
+def test_a_model_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = make_model()
+    monkeypatch.setattr(chunk_size, "free_bytes", lambda device: 10**5)
+    with pytest.raises(OutOfResourcesError, match=r"test_resnet at 32 px: not even 2 slices fit.*Lower image\.size"):
+        resolve_chunks(model, config, ICH, FP32)
