@@ -1,11 +1,23 @@
 """Types of command line arguments that several verbs take."""
 
 import argparse
+import math
 
 
 def at_least_one(text: str) -> int:
     """A whole number from 1."""
     return _integer(text, at_least=1)
+
+
+def learning_rate(text: str) -> float:
+    """A number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
 
 
 def seed(text: str) -> int:

@@ -1,18 +1,32 @@
-"""The learning rate range test on a model in training, which is afterwards as if nothing had been."""
+"""`rsna-e2e find-lr`: the learning rate range test on the batches of a recipe.
+
+A model that is in training already can be tested too: afterwards it is as if nothing had been.
+"""
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.config import RunConfig
+from rsna_e2e.device import choose_compute
+from rsna_e2e.distributed import ALONE
+from rsna_e2e.errors import UsageError
 from rsna_e2e.lr_sweep import LrSweep, run_sweep
+from rsna_e2e.phases import Phase, plan_phases
+from rsna_e2e.predict import check_labels
 from rsna_e2e.records import Progress, no_progress
+from rsna_e2e.steps import Stepper
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import get_task
+from rsna_e2e.train import make_loaders, prepare_model, split_series
 
 
 class Outcome(Protocol):
@@ -34,6 +48,58 @@ class TakesSteps(Protocol):
     @property
     def scaler(self) -> torch.amp.GradScaler: ...
     def __call__(self, step: int, batches: Sequence[StudyBatch], *, learning_rate_factor: float) -> Outcome: ...
+
+
+def find_learning_rate(
+    store: Store,
+    config: RunConfig,
+    *,
+    phase: Literal["slices", "series"],
+    lowest: float,
+    highest: float,
+    n_steps: int,
+    device: str = "auto",
+    init_from: Path | None = None,
+    progress: Progress = no_progress,
+) -> LrSweep:
+    """Test learning rates for a phase of `config`, on its training batches and with all else that it configures.
+
+    The model starts as a run's does, also for the second of two phases: give the weights to start from with init_from.
+    The images and what is frozen are those of the phase's last epoch. Raises UsageError for a phase that the
+    configuration has not, and what `train` and `run_sweep` raise.
+    """
+    task = get_task(config.task)
+    check_labels(store, task)
+    training, _ = split_series(store, config)
+    if phase == "slices" and config.slice_phase is None:
+        raise UsageError(f"recipe {config.recipe} has no phase on slices here. Use --phase series")
+    compute = choose_compute(config.precision, device)
+    model, config = prepare_model(config, task, compute, ALONE, init_from=init_from, last=None)
+    loader_at = make_loaders(store, config, task, compute, ALONE)
+    phases = plan_phases(config, lambda epoch: loader_at(config.image.size_at(epoch)), training)
+    tested = next(planned for planned in phases if planned.kind == phase)
+    is_joint = phase == "series"
+    stepper = Stepper(model, tested.optimizer, config, task, compute, n_steps=n_steps, is_joint=is_joint)
+    stepper.freeze_backbone(tested.epochs[-1].is_backbone_frozen)
+    with closing(_batches(tested)) as batches:
+        return sweep_learning_rates(
+            stepper, model, batches, lowest=lowest, highest=highest, n_steps=n_steps, progress=progress
+        )
+
+
+def _batches(phase: Phase) -> Generator[list[StudyBatch]]:
+    """Yield the batches of every step, without end, from the epochs that are like the last."""
+    last = phase.epochs[-1]
+    alike = [
+        epoch
+        for epoch in phase.epochs
+        if epoch.loader is last.loader and epoch.is_backbone_frozen == last.is_backbone_frozen
+    ]
+    while True:
+        for epoch in alike:
+            with closing(epoch.load(skip_steps=0)) as steps:
+                for _, batches in steps:
+                    yield batches
 
 
 def sweep_learning_rates(

@@ -86,11 +86,17 @@ class Stepper:
         self._is_backbone_frozen = is_frozen
         self._model.backbone.requires_grad_(not is_frozen)
 
-    def __call__(self, step: int, batches: Sequence[StudyBatch]) -> StepResult:
-        """Take step number `step` on this rank's share of `batches`, which are accumulated."""
+    def __call__(
+        self, step: int, batches: Sequence[StudyBatch], *, learning_rate_factor: float | None = None
+    ) -> StepResult:
+        """Take step number `step` on this rank's share of `batches`, which are accumulated.
+
+        learning_rate_factor: on the configured learning rates, instead of the schedule's.
+        """
         self._set_modes()
-        factor = self._factor(step - self._first_step)
-        set_learning_rates(self.optimizer, factor)
+        if learning_rate_factor is None:
+            learning_rate_factor = self._factor(step - self._first_step)
+        set_learning_rates(self.optimizer, learning_rate_factor)
         self.optimizer.zero_grad(set_to_none=True)
         buffers = [buffer.clone() for buffer in self._model.buffers()]
         losses, recompute_error = torch.zeros(3, device=self._compute.device).tensor_split([2])

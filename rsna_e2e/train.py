@@ -73,15 +73,15 @@ def train(
     """
     task = get_task(config.task)
     check_labels(store, task)
-    training, held_out = _split(store, config)
+    training, held_out = split_series(store, config)
     resumed_at, last = _find_last(run, config, ranks) if resume else (None, None)
     if last is not None and (run / SUMMARY_NAME).is_file():
         return _read_summary(run)
     compute = choose_compute(config.precision, device, local_rank=ranks.local_rank)
     if resumed_at is not None:
         config = _with_chunks_of(run, config)
-    model, config = _prepare_model(config, task, compute, ranks, init_from=init_from, last=last)
-    loader_at = _loaders(store, config, task, compute, ranks)
+    model, config = prepare_model(config, task, compute, ranks, init_from=init_from, last=last)
+    loader_at = make_loaders(store, config, task, compute, ranks)
     validation_loader = loader_at(config.image.size)
 
     def score(scored: JointModel) -> Validation | None:
@@ -148,10 +148,10 @@ def _with_chunks_of(run: Path, config: RunConfig) -> RunConfig:
     return config.model_copy(update=measured)
 
 
-def _loaders(
+def make_loaders(
     store: Store, config: RunConfig, task: Task, compute: Compute, ranks: Ranks
 ) -> Callable[[int], StudyLoader]:
-    """What gives the loader of this rank's share, by the side of its images."""
+    """Return what gives the loader of this rank's share by the side of its images, pixels."""
 
     @cache
     def loader(size: int) -> StudyLoader:
@@ -169,7 +169,7 @@ def _loaders(
     return loader
 
 
-def _prepare_model(
+def prepare_model(
     config: RunConfig,
     task: Task,
     compute: Compute,
@@ -178,7 +178,7 @@ def _prepare_model(
     init_from: Path | None,
     last: Checkpoint | None,
 ) -> tuple[JointModel, RunConfig]:
-    """The model in its place, the same on every rank, and the configuration with its chunks settled."""
+    """Return the model in its place, the same on every rank, and the configuration with its chunks settled."""
     torch.manual_seed(config.seed)
     has_weights = init_from is not None or last is not None
     architecture = config.model.without_initial_weights() if has_weights else config.model
@@ -206,8 +206,8 @@ def _try_one_image(model: JointModel, config: RunConfig, task: Task, compute: Co
             raise UsageError(f"{config.model.backbone} does not take images of {size} px: {reason}") from None
 
 
-def _split(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
-    """Positions in `store.series` to train on and to validate on."""
+def split_series(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
+    """Return the positions in `store.series` to train on and to validate on. Raises UsageError without any."""
     labelled = [position for position, span in enumerate(store.series) if span.split == "train"]
     held_out = [p for p in labelled if store.series[p].fold == config.validation_fold]
     training = [p for p in labelled if store.series[p].fold != config.validation_fold]

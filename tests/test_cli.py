@@ -11,7 +11,7 @@ import small
 from rsna_e2e.cli import main
 from rsna_e2e.store import Store
 
-VERBS = ("synth", "prepare", "train", "predict", "evaluate", "bench")
+VERBS = ("synth", "prepare", "find-lr", "train", "predict", "evaluate", "bench")
 HELP_LIMIT_S = 0.5
 
 

@@ -22,8 +22,8 @@ LEVELS = (
     {"steps", "validation"},
     {"divergence"},
     {"trainer"},
-    {"train", "evaluate", "lr_finder"},
-    {"report", "console", "bench"},
+    {"train", "evaluate"},
+    {"report", "console", "bench", "lr_finder"},
     {"cli"},
     {"rank_main"},
 )

@@ -5,17 +5,30 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
+import small
 import torch
 from torch import nn
 
+from rsna_e2e import lr_finder
+from rsna_e2e.cli import main
 from rsna_e2e.config import OptimizerConfig
-from rsna_e2e.lr_finder import put_back, sweep_learning_rates
+from rsna_e2e.lr_finder import find_learning_rate, put_back, sweep_learning_rates
 from rsna_e2e.optimizer import make_optimizer, set_learning_rates
+from rsna_e2e.steps import Stepper
+from rsna_e2e.store import Store
 
 BASE, HEAD = 0.01, 0.03
+SETTINGS = (
+    "model.backbone=test_resnet",
+    "model.backbone_arguments={}",
+    "image.size=32",
+    "slice_phase=null",
+    "model.batchnorm=frozen",
+)
 RANGE = {"lowest": 1e-4, "highest": 1.0, "n_steps": 40}
 
 
@@ -28,6 +41,11 @@ class Net(nn.Module):
         self.head = nn.Linear(4, 1)
         self.backbone[0].bias.requires_grad_(False)
         self.register_buffer("hidden", torch.zeros(1), persistent=False)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return small.make_store(tmp_path_factory.mktemp("lr_finder"))
 
 
 @dataclass
@@ -142,3 +160,66 @@ def test_a_skipped_step_ends_the_sweep_unless_only_float16_was_exceeded() -> Non
     sweep = sweep_learning_rates(stepper, stepper.model, forever(), **RANGE)
     assert len(sweep.losses) == 20
     assert not math.isnan(sweep.losses.sum())
+
+
+SLICES = "slice_phase={epochs: 1, slices_per_batch: 4, optimizer: {learning_rate: 0.003}}"
+FEW = {"lowest": 1e-4, "highest": 1e-1, "n_steps": 10}
+
+
+@pytest.fixture
+def steppers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[Any]]]:
+    """The steppers that are made, each with its model's state when its sweep began, and the series of every step."""
+    made: list[tuple[Any, list[Any]]] = []
+
+    class Watched(Stepper):
+        def __init__(self, model: nn.Module, *arguments: Any, **named: Any) -> None:
+            super().__init__(model, *arguments, **named)
+            self.seen: list[tuple[int, int]] = []  # series in a step, side of its images
+            made.append((self, copy.deepcopy([model.state_dict(), self.optimizer.state_dict()])))
+
+        def __call__(self, step: int, batches: Any, **named: Any) -> Any:
+            self.seen.append((sum(len(batch.series_keys) for batch in batches), batches[0].images.shape[-1]))
+            return super().__call__(step, batches, **named)
+
+    monkeypatch.setattr(lr_finder, "Stepper", Watched)
+    return made
+
+
+@pytest.mark.parametrize("phase", ["slices", "series"])
+def test_a_real_model_is_put_back_bit_by_bit(store: Store, steppers: list[Any], phase: str) -> None:
+    sweep = find_learning_rate(store, small.config(SLICES, "chunk=4", "graph_slices=8"), phase=phase, **FEW)
+    ((stepper, before),) = steppers
+    assert same([stepper._model.state_dict(), stepper.optimizer.state_dict()], before)
+    assert len(stepper.seen) == len(sweep.losses) == 10  # more than an epoch has
+    assert len(set(sweep.losses)) == 10
+
+
+def test_images_and_backbone_are_as_in_the_last_epoch(store: Store, steppers: list[Any]) -> None:
+    settings = ["epochs=3", "freeze_backbone_epochs=1", "image.size_from_epoch={1: 24, 3: 32}"]
+    find_learning_rate(store, small.config(*settings), phase="series", **FEW)
+    assert {side for _, side in steppers[0][0].seen} == {32}
+    assert all(p.requires_grad for p in steppers[0][0]._model.backbone.parameters())
+
+
+def test_the_verb_writes_a_table_and_a_figure(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [word for s in SETTINGS for word in ("--set", s)]
+    out = tmp_path / "deep" / "rates"
+    assert main(["find-lr", str(store.path), str(out), "--steps", "12", "--lowest", "1e-4", *settings]) == 0
+    table = (out / "lr.csv").read_text().splitlines()
+    assert table[0] == "step,learning_rate,loss,smoothed_loss"
+    assert 3 <= len(table) <= 13
+    assert float(table[1].split(",")[1]) == 1e-4
+    assert (out / "lr.png").read_bytes().startswith(b"\x89PNG")
+    assert "lr.png" in capsys.readouterr().out
+
+
+def test_what_cannot_be_tested_is_named(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [word for s in SETTINGS for word in ("--set", s)]
+    command = ["find-lr", str(store.path), str(tmp_path / "out"), *settings]
+    assert main([*command, "--phase", "slices"]) == 2
+    assert "has no phase on slices here. Use --phase series" in capsys.readouterr().err
+    assert main([*command, "--steps", "3"]) == 2
+    assert "in at least 10 steps" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--lowest", "0"])
+    assert "'0' is not a number above 0" in capsys.readouterr().err

@@ -1,11 +1,11 @@
-"""The verb that trains: train."""
+"""The verbs that train: train, and find-lr, which asks how fast."""
 
 import argparse
 import os
 from contextlib import closing
 from pathlib import Path
 
-from rsna_e2e.arguments import add_device, add_settings
+from rsna_e2e.arguments import add_device, add_settings, at_least_one, learning_rate
 from rsna_e2e.cli.verbs import Verbs, add_verb
 
 
@@ -30,6 +30,29 @@ def add_train(verbs: Verbs) -> None:
         default="never",
         help="auto: go on from the last checkpoint of RUN, if there is one (default never)",
     )
+    add_device(verb)
+
+
+def add_find_lr(verbs: Verbs) -> None:
+    """Add `rsna-e2e find-lr`."""
+    verb = add_verb(
+        verbs,
+        "find-lr",
+        _find_lr,
+        "Suggest a learning rate: train for some steps while it grows, and see where the loss falls fastest.",
+        "rsna-e2e find-lr store rates --recipe demo --phase slices",
+        "rsna-e2e find-lr store rates --recipe reference --init-from runs/first",
+    )
+    verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder to write lr.csv and lr.png to")
+    add_settings(verb)
+    verb.add_argument(
+        "--phase", choices=("slices", "series"), default="series", help="what to train on (default series)"
+    )
+    verb.add_argument("--init-from", type=Path, metavar="FILE|RUN", help="start from these weights")
+    verb.add_argument("--steps", type=at_least_one, default=100, help="steps, 10 or more (default 100)")
+    verb.add_argument("--lowest", type=learning_rate, default=1e-7, help="rate of the first step (default 1e-7)")
+    verb.add_argument("--highest", type=learning_rate, default=1.0, help="rate of the last step (default 1)")
     add_device(verb)
 
 
@@ -75,3 +98,33 @@ def _train(options: argparse.Namespace) -> None:
             f"AUC of any {summary.best.any_auc:.4f}"
         )
     print(f"run: {options.out}   curves: tensorboard --logdir {options.out}")
+
+
+def _find_lr(options: argparse.Namespace) -> None:
+    from rsna_e2e.config import load_config
+    from rsna_e2e.console import progress_bar
+    from rsna_e2e.files import make_folder
+    from rsna_e2e.lr_finder import find_learning_rate
+    from rsna_e2e.lr_sweep import write_csv
+    from rsna_e2e.report.learning_rate import write_lr_figure
+    from rsna_e2e.store import Store
+
+    config = load_config(options.recipe, options.set)
+    make_folder(options.out)
+    with closing(Store.open(options.store)) as store, progress_bar("find-lr", unit="steps") as progress:
+        sweep = find_learning_rate(
+            store,
+            config,
+            phase=options.phase,
+            lowest=options.lowest,
+            highest=options.highest,
+            n_steps=options.steps,
+            device=options.device,
+            init_from=options.init_from,
+            progress=progress,
+        )
+    write_csv(sweep, options.out / "lr.csv")
+    what = "whole series" if options.phase == "series" else "mixed slices"
+    write_lr_figure(sweep, options.out / "lr.png", title=f"Learning rate range test: {config.recipe}, {what}")
+    print(sweep)
+    print(f"figure: {options.out / 'lr.png'}   every step: {options.out / 'lr.csv'}")
