@@ -1,0 +1,64 @@
+"""What one rank does in test_train_ranks.py: trains on the store of FOLDER, once for each of CASES.
+
+Usage: torchrun's variables in the environment, python rank_training.py FOLDER CASE...
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import small
+import torch
+
+from rsna_e2e.config import RunConfig
+from rsna_e2e.distributed import Ranks, joined
+from rsna_e2e.store import Store
+from rsna_e2e.train import train
+
+# 21 slices in batches of up to 8: 3 or 4 steps an epoch, some of them on one series. Steps do not depend on chunks and
+# ranks, because BatchNorm is frozen and nothing is drawn per rank.
+EQUAL = ("model.batchnorm=frozen", "validation_fold=null", "chunk=4", "graph_slices=8", "epochs=7")
+CASES = {
+    "sgd": ("optimizer.name=sgd", "optimizer.learning_rate=0.05", "optimizer.head_learning_rate=0.05"),
+    "adam": ("optimizer.name=adam", "optimizer.learning_rate=0.001", "optimizer.head_learning_rate=0.001"),
+    "raises": (),
+}
+
+
+def config(case: str) -> RunConfig:
+    """The configuration of a case, the same with any number of ranks."""
+    return small.config(*EQUAL, *CASES[case])
+
+
+def run_folder(folder: Path, case: str, n_ranks: int) -> Path:
+    """Where a case leaves its run."""
+    return folder / f"{case}-{n_ranks}"
+
+
+def train_case(folder: Path, case: str, ranks: Ranks, *, is_stopping: Callable[[], bool] = lambda: False) -> None:
+    """Train in a folder of its own."""
+    with closing(Store.open(folder / "store")) as store:
+        run = run_folder(folder, case, ranks.n_ranks)
+        train(store, run, config(case), device="cpu", ranks=ranks, is_stopping=is_stopping)
+
+
+def _raise_at_step(step: int) -> Callable[[], bool]:
+    """What raises when it is asked for the `step`th time whether to stop."""
+    asked = iter(range(1, step))
+
+    def is_stopping() -> bool:
+        if next(asked, None) is None:
+            raise RuntimeError("a fault of one rank alone")
+        return False
+
+    return is_stopping
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with joined(os.environ, "cpu", timeout_s=60.0) as me:
+        for name in sys.argv[2:]:
+            is_faulty = name == "raises" and me.rank == 1
+            train_case(Path(sys.argv[1]), name, me, is_stopping=_raise_at_step(5) if is_faulty else lambda: False)
