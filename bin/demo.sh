@@ -12,9 +12,6 @@ mkdir -p "$out"
 [[ -e $out/raw ]] || run_verb synth "$out/raw" --studies "${STUDIES:-240}" --seed "${SEED:-7}" --prevalence demo
 [[ -e $out/sheet.png ]] || run_verb synth "$out/raw" --preview "$out/sheet.png"
 [[ -e $out/store ]] || run_verb prepare "$out/raw" "$out/store"
-if [[ ! -e $out/run/summary.json ]]; then
-  rm -rf "$out/run"
-  run_verb train "$out/store" "$out/run" --recipe demo
-fi
+run_verb train "$out/store" "$out/run" --recipe demo --resume auto
 run_verb predict "$out/run" "$out/store" --split test --out "$out/submission.csv"
 run_verb evaluate "$out/submission.csv" "$out/raw/stage_2_test_truth.csv" --out "$out/report" --store "$out/store"

@@ -196,7 +196,7 @@ def reference() -> RunConfig:
     return RunConfig(
         recipe="reference",
         epochs=5,
-        model=ModelConfig(backbone="resnext101_32x8d.fb_wsl_ig1b_ft_in1k", pretrained=True),
+        model=ModelConfig(backbone="resnext101_32x8d.fb_wsl_ig1b_ft_in1k", pretrained=True, batchnorm="frozen"),
         optimizer=OptimizerConfig(learning_rate=2e-5, head_learning_rate=1e-5),
         loader=LoaderConfig(slices_per_batch=64, threads=8),
     )

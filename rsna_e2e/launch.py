@@ -18,9 +18,9 @@ from pathlib import Path
 from types import FrameType
 
 from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
+from rsna_e2e.preemption import MARKER
 
 PREEMPTED = 75  # exit code; EX_TEMPFAIL of sysexits.h: try again later
-_MARKER = "preempted"  # file in a run folder whose ranks have saved because they were told to end
 _DEFAULT_PORT = "29500"  # torchrun's own
 _POLL_S = 0.2
 _WITHOUT_WORKERS_S = 60.0  # how long torchrun may go on without any, once they were told to end
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     except RsnaError as error:
         sys.stderr.write(f"train: {error}\n")
         return error.exit_code
-    marker = Path(arguments[1]) / _MARKER
+    marker = Path(arguments[1]) / MARKER
     if nodes.node_rank == 0:
         with suppress(OSError):  # no such run yet; or no folder, which training will say
             marker.unlink()  # of an earlier preemption

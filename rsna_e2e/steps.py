@@ -97,7 +97,7 @@ class Stepper:
         if learning_rate_factor is None:
             learning_rate_factor = self._factor(step - self._first_step)
         set_learning_rates(self.optimizer, learning_rate_factor)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         buffers = [buffer.clone() for buffer in self._model.buffers()]
         losses, recompute_error = torch.zeros(3, device=self._compute.device).tensor_split([2])
         weights = self._weights(batches)

@@ -58,6 +58,8 @@ def _predict(options: argparse.Namespace) -> None:
             device=options.device,
             progress=progress,
         )
+    for problem in done.damaged:
+        print(f"passed over: {problem}")
     print(f"predicted {done.n_slices} slices of {done.n_series} series with {done.checkpoint}")
     print(f"submission: {done.submission}   table: {done.table}")
 
