@@ -37,14 +37,16 @@ SUMMARY_NAME = "summary.json"
 class TrainSummary:
     """How a run ended. best: validation of the best epoch, None without a validation fold.
 
-    slices_per_s, stalls, stall_share: since the run was last resumed. stalls: steps whose batch was not there when it
-    was asked for; stall_share: waiting for batches, as a part of the time. skipped: steps without a finite loss.
+    slices_per_s, stalls and the shares: since the run was last resumed. stalls: steps whose batch was not there when it
+    was asked for; stall_share, save_share: waiting for batches and saving, as parts of the time. skipped: steps without
+    a finite loss.
     """
 
     steps: int
     slices_per_s: float
     stalls: int
     stall_share: float
+    save_share: float
     skipped: int
     best_epoch: int
     best: Validation | None
@@ -229,6 +231,7 @@ def _summary(trainer: Trainer, compute: Compute) -> TrainSummary:
         slices_per_s=meter.slices_per_s,
         stalls=meter.stalls,
         stall_share=meter.stall_share,
+        save_share=trainer.save_share,
         skipped=state.skipped,
         best_epoch=state.best.epoch if state.best else state.epoch,
         best=trainer.best,

@@ -61,6 +61,7 @@ class Trainer:
             self._ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.state = CheckpointState(step=0, epoch=0, phase=phases[0].kind, data_hash=data_hash)
         self._started_s = self._saved_s = time.monotonic()
+        self._saving_s = 0.0
 
     def fit(self, last: Checkpoint | None) -> None:
         """Train from the beginning, or from `last` on, to the end of the run."""
@@ -85,6 +86,11 @@ class Trainer:
         if self.state.best is None:
             return None
         return Validation(**{k: math.nan if v is None else v for k, v in self.state.best.validation.items()})
+
+    @property
+    def save_share(self) -> float:
+        """Part of the time since this was made that was spent saving."""
+        return self._saving_s / (time.monotonic() - self._started_s)
 
     @property
     def _has_stopped_early(self) -> bool:
@@ -206,6 +212,7 @@ class Trainer:
             scaler=stepper.scaler.state_dict() or None,
         )
         failure: OutOfResourcesError | None = None
+        began_s = time.monotonic()
         if self._ranks.is_main:
             try:
                 self._log.sync()
@@ -220,6 +227,7 @@ class Trainer:
             except OutOfResourcesError as error:
                 failure = error
         self._saved_s = time.monotonic()
+        self._saving_s += self._saved_s - began_s
         if not self._agree(failure is not None)[0]:
             return
         if self._config.checkpoint.on_disk_full == "stop":

@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -33,6 +34,15 @@ NEEDS = {
 
 # Before oneDNN's first primitive: some hypervisors announce AMX and do not have it (see device.py).
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small models on one thread: two that share a core with others wait for each other, for most of the time."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

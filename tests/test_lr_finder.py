@@ -21,6 +21,8 @@ from rsna_e2e.optimizer import make_optimizer, set_learning_rates
 from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BASE, HEAD = 0.01, 0.03
 SETTINGS = (
     "model.backbone=test_resnet",

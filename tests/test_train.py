@@ -18,6 +18,8 @@ from rsna_e2e.store import Store, StoreError
 from rsna_e2e.tasks import ICH
 from rsna_e2e.train import train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:

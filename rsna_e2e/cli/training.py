@@ -88,7 +88,8 @@ def _train(options: argparse.Namespace) -> None:
         return
     print(
         f"trained {summary.steps} steps on {summary.compute} at {summary.slices_per_s:.0f} slices/s, "
-        f"{summary.stall_share:.1%} of the time waiting for the loader ({summary.stalls} stalls)"
+        f"{summary.stall_share:.1%} of the time waiting for the loader ({summary.stalls} stalls), "
+        f"{summary.save_share:.1%} saving"
     )
     if summary.skipped:
         print(f"{summary.skipped} steps were skipped, because their loss or gradient was not finite")
