@@ -22,7 +22,7 @@ def test_a_mode_is_needed_and_known(mode: list[str], capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as end:
         main(["bench", *mode])
     assert end.value.code == 2
-    assert "transform|loader|train" in capsys.readouterr().err
+    assert "transform|loader|train|chunked" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", ["transform", "loader", "train"])

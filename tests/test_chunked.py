@@ -28,8 +28,7 @@ KEYS = ("a", "b", "c")
 N = sum(LENGTHS)
 SIDE = 32
 SEED, STEP = 5, 7
-# ||difference|| / ||gradient|| of each tensor
-FP32, FP64 = 1e-6, 1e-12
+FP32, FP64 = 1e-6, 1e-12  # ||difference|| / ||gradient|| of each tensor
 HALF = 1.5  # times the error of one graph in the same precision
 
 Loss = Callable[[torch.Tensor], torch.Tensor]

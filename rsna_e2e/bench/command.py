@@ -10,8 +10,8 @@ STORE_HELP = "a store made by prepare (default: a small one, simulated for the o
 
 
 def add_modes(verb: argparse.ArgumentParser) -> None:
-    """Add the three benchmarks; each sets `measure`, which takes the options and a `Progress` and returns a result."""
-    modes = verb.add_subparsers(dest="mode", metavar="transform|loader|train", required=True)
+    """Add the benchmarks; each sets `measure`, which takes the options and a `Progress` and returns a result."""
+    modes = verb.add_subparsers(dest="mode", metavar="transform|loader|train|chunked", required=True)
     transform = modes.add_parser("transform", help="the operator beside its peers at the same job, on one core")
     transform.add_argument("--store", type=Path, help=STORE_HELP)
     transform.add_argument("--slices", type=at_least_one, default=16, help="different slices (default 16)")
@@ -32,6 +32,24 @@ def add_modes(verb: argparse.ArgumentParser) -> None:
     add_settings(train)
     _add_common(train, rounds=5)
     train.set_defaults(measure=_train)
+
+    chunked = modes.add_parser(
+        "chunked", help="exact gradients in chunks: memory by length of a series, time, share of peak"
+    )
+    chunked.add_argument(
+        "--slices",
+        type=at_least_one,
+        nargs="+",
+        metavar="N",
+        default=[30, 60, 120, 250, 400],
+        help="lengths of the series whose memory is measured (default 30 60 120 250 400)",
+    )
+    chunked.add_argument(
+        "--timed-slices", type=at_least_one, default=60, help="length of the series that is timed (default 60)"
+    )
+    add_settings(chunked)
+    _add_common(chunked, rounds=5)
+    chunked.set_defaults(measure=_chunked)
 
 
 def _add_common(mode: argparse.ArgumentParser, *, rounds: int) -> None:
@@ -77,6 +95,21 @@ def _train(options: argparse.Namespace, progress: Progress) -> object:
         recipe=options.recipe,
         overrides=options.set,
         steps=options.steps,
+        rounds=options.rounds,
+        device=options.device,
+        out=options.out,
+        progress=progress,
+    )
+
+
+def _chunked(options: argparse.Namespace, progress: Progress) -> object:
+    from rsna_e2e.bench.chunked import bench_chunked
+
+    return bench_chunked(
+        recipe=options.recipe,
+        overrides=options.set,
+        slices=options.slices,
+        timed_slices=options.timed_slices,
         rounds=options.rounds,
         device=options.device,
         out=options.out,

@@ -1,4 +1,4 @@
-"""Resident memory of this process, as Linux tells it, and whether the C library keeps what was freed."""
+"""Resident memory of this process, as Linux tells it, and what the C library does with what was freed."""
 
 import ctypes
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3), <malloc.h>
 _LARGEST_THRESHOLD = 32 * 2**20  # glibc's limit: larger blocks always come fresh from the system
 _NEVER_TRIM = 2**31 - 1
+_SMALL = 64 * 2**10  # bytes; what is larger than this is most of what there is
 _RESET_PEAK = "5"  # proc(5), /proc/pid/clear_refs
 
 
@@ -45,3 +46,12 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and bool(
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
     )
+
+
+def return_freed_memory() -> bool:
+    """Let glibc return what is freed to the system at once, so that the peak is of what is in use; False with another.
+
+    Left alone, it keeps freed blocks by a rule that depends on all that came before, and the peak grows with its holes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, _SMALL) and mallopt(_M_TRIM_THRESHOLD, _SMALL))

@@ -1,0 +1,184 @@
+"""`rsna-e2e bench chunked`: what exact gradients in chunks cost in memory and time, by the length of a series."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from rsna_e2e.bench.machine import Machine
+from rsna_e2e.bench.peak import peak_of
+from rsna_e2e.bench.series_step import SeriesStep, measure_peak
+from rsna_e2e.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
+from rsna_e2e.bench.write import check_out, number, spread, table, write_result
+from rsna_e2e.config import RunConfig, load_config
+from rsna_e2e.records import Progress, no_progress
+
+ONE_GRAPH, IN_CHUNKS = "one graph", "in chunks"
+EAGER, COMPILED = "step", "step, compiled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakMemory:
+    """Of one series, MiB, each in a process of its own: at most in a pass in chunks, and in one of the heads alone on
+    the same inputs and as many embeddings. chunks_mib: the difference, which is what chunks need."""
+
+    n_slices: int
+    whole_mib: float
+    heads_mib: float
+    chunks_mib: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Slices/s of whole steps. tflops: useful ones a second, by the median. peak_share: of the device's matrix peak."""
+
+    rate: Summary
+    tflops: float
+    peak_share: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkedResult:
+    """Memory by length; time; speed. flatness: the largest distance of a `chunks_mib` from their mean, as a part of it.
+
+    overhead: how many times as long gradients take in chunks as in one graph, within each round. gflops_per_slice: of
+    the backbone, forward and backward, once.
+    """
+
+    machine: Machine
+    recipe: str
+    compute: str
+    chunk: int
+    graph_slices: int
+    memory: tuple[PeakMemory, ...]
+    flatness: float
+    timed_slices: int
+    overhead: Summary
+    gflops_per_slice: float
+    speed: dict[str, Speed]
+    samples: dict[str, Rates]
+
+    def __str__(self) -> str:
+        job = (
+            f"recipe {self.recipe} on {self.compute}; chunks of {self.chunk} slices, graphs of {self.graph_slices} kept"
+        )
+        memory = table(
+            ("slices", "peak MiB", "heads alone MiB", "chunks MiB"),
+            [
+                (str(row.n_slices), number(row.whole_mib), number(row.heads_mib), number(row.chunks_mib))
+                for row in self.memory
+            ],
+        )
+        speed = table(
+            (f"{self.timed_slices} slices", "slices/s (iqr)", "n", "TFLOPS", "of peak"),
+            [
+                (name, spread(s.rate), str(s.rate.n), number(s.tflops), _percent(s.peak_share))
+                for name, s in self.speed.items()
+            ],
+        )
+        return (
+            f"{self.machine}\n{job}\n\n{memory}\nflat within {100 * self.flatness:.1f} %\n\n{speed}\n"
+            f"gradients in chunks take {spread(self.overhead)} times as long as in one graph; "
+            f"{number(self.gflops_per_slice)} GFLOP/slice"
+        )
+
+
+def bench_chunked(
+    *,
+    recipe: str | Path = "demo",
+    overrides: Sequence[str] = (),
+    slices: Sequence[int] = (30, 60, 120, 250, 400),
+    timed_slices: int = 60,
+    rounds: int = 5,
+    device: str = "auto",
+    out: Path | None = None,
+    progress: Progress = no_progress,
+) -> ChunkedResult:
+    """Measure a recipe's model on made-up series of these lengths.
+
+    On a GPU, and where the configuration has `compile`, the compiled backbone is timed too. Raises UsageError for an
+    unknown recipe or setting.
+    """
+    check_out(out)
+    config, machine = load_config(recipe, overrides), Machine.here()
+    memory = [_peak_memory(config, device, n) for n in _counted(slices, progress)]
+    eager = SeriesStep(config, n_slices=timed_slices, device=device)
+    overhead, samples = _overhead(eager, rounds=rounds)
+    flops = eager.flops_per_slice()
+    peak, speed = peak_of(eager.compute), {}
+    rates = _rates(config, eager, device=device, rounds=rounds)
+    for name, values in rates.items():
+        rate = summarise(values)
+        tflops = rate.median * flops / 1e12
+        speed[name] = Speed(rate=rate, tflops=tflops, peak_share=None if peak is None else tflops / peak)
+    result = ChunkedResult(
+        machine=machine,
+        recipe=config.recipe,
+        compute=str(eager.compute),
+        chunk=eager.chunk,
+        graph_slices=eager.graph_slices,
+        memory=tuple(memory),
+        flatness=flatness([row.chunks_mib for row in memory]),
+        timed_slices=timed_slices,
+        overhead=overhead,
+        gflops_per_slice=flops / 1e9,
+        speed=speed,
+        samples=samples | rates,
+    )
+    write_result(out, "chunked", machine, **{k: v for k, v in asdict(result).items() if k != "machine"})
+    return result
+
+
+def flatness(values: Sequence[float]) -> float:
+    """Largest distance of a value from their mean, as a part of it."""
+    mean = float(np.mean(values))
+    return max(abs(value - mean) for value in values) / mean
+
+
+def _peak_memory(config: RunConfig, device: str, n_slices: int) -> PeakMemory:
+    whole, heads = (
+        _in_fresh_process(measure_peak, config, device, n_slices, is_whole=is_whole) for is_whole in (True, False)
+    )
+    return PeakMemory(n_slices=n_slices, whole_mib=whole, heads_mib=heads, chunks_mib=whole - heads)
+
+
+def _in_fresh_process(call: Callable[..., float], *arguments: object, **options: object) -> float:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(call, *arguments, **options).result()
+
+
+def _counted(slices: Sequence[int], progress: Progress) -> Iterator[int]:
+    for done, n in enumerate(slices):
+        progress(done, len(slices), f"{n} slices")
+        yield n
+    progress(len(slices), len(slices))
+
+
+def _overhead(step: SeriesStep, *, rounds: int) -> tuple[Summary, dict[str, Rates]]:
+    rates = interleave(
+        [_entry(ONE_GRAPH, step, step.in_one_graph), _entry(IN_CHUNKS, step, step.in_chunks)], rounds=rounds
+    )
+    return ratio(rates[ONE_GRAPH], rates[IN_CHUNKS]), rates
+
+
+def _rates(config: RunConfig, eager: SeriesStep, *, device: str, rounds: int) -> dict[str, Rates]:
+    entries = [_entry(EAGER, eager, eager.train)]
+    if config.compile or eager.compute.device.type == "cuda":
+        compiled = SeriesStep(config, n_slices=eager.n_slices, device=device, compiled=True)
+        entries.append(_entry(COMPILED, compiled, compiled.train))
+    return interleave(entries, rounds=rounds)
+
+
+def _entry(name: str, step: SeriesStep, run: Callable[[], object]) -> Entry:
+    def run_to_end() -> None:
+        run()
+        step.synchronise()
+
+    return Entry(name=name, run=run_to_end, n_slices=step.n_slices)
+
+
+def _percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{100 * share:.1f} %"
