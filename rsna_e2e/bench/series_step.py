@@ -97,7 +97,7 @@ class SeriesStep:
         n = min(2, self.n_slices)
         with FlopCounterMode(display=False) as counter:
             self._embed(self._images[:n])
-        return 3.0 * counter.get_total_flops() / n
+        return 3.0 * float(counter.get_total_flops()) / n
 
     def _embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
         with self.compute.autocast():
