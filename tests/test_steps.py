@@ -119,12 +119,12 @@ def test_a_poisoned_step_is_skipped_and_changes_nothing(store: Store) -> None:
 def test_float16_lowers_its_scale_until_a_step_fits(store: Store) -> None:
     run = Run(compute=Compute(CPU, torch.float16))
     (batch,) = batches_of(store, run.config, [(0, 1)])
-    run.step.scaler.load_state_dict({**run.step.scaler.state_dict(), "scale": 2.0**28})
+    run.step.scaler.load_state_dict({**run.step.scaler.state_dict(), "scale": 2.0**34})
     before = list(weights_of(run.model))
     first = run.step(0, [batch])
     assert (first.is_skipped, first.is_overflow) == (True, True)
     assert all(map(torch.equal, before, run.model.state_dict().values()))
-    results = [run.step(number, [batch]) for number in range(1, 20)]
+    results = [run.step(number, [batch]) for number in range(1, 30)]
     assert not results[-1].is_skipped
     assert results[-1].loss < first.loss
 
