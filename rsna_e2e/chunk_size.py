@@ -62,6 +62,7 @@ def count_fitting(model: nn.Module, embed: Callable[[int], torch.Tensor], device
     was_training = model.training
     model.train()
     try:
+        measure(embed, _FEW, device)  # leaves gradients and the libraries' workspaces, which later passes find there
         few, more = measure(embed, _FEW, device), measure(embed, _MORE, device)
     except torch.OutOfMemoryError:
         return 0

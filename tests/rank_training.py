@@ -7,13 +7,17 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import small
 import torch
 
+from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import RunConfig
 from rsna_e2e.distributed import Ranks, joined
+from rsna_e2e.sampler import global_batches, rank_share
+from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 from rsna_e2e.train import train
 
@@ -24,7 +28,9 @@ CASES = {
     "sgd": ("optimizer.name=sgd", "optimizer.learning_rate=0.05", "optimizer.head_learning_rate=0.05"),
     "adam": ("optimizer.name=adam", "optimizer.learning_rate=0.001", "optimizer.head_learning_rate=0.001"),
     "raises": (),
+    "poisoned": ("optimizer.name=sgd", "optimizer.learning_rate=0.05"),
 }
+POISONED_RANK = 1
 
 
 def config(case: str) -> RunConfig:
@@ -44,6 +50,33 @@ def train_case(folder: Path, case: str, ranks: Ranks, *, is_stopping: Callable[[
         train(store, run, config(case), device="cpu", ranks=ranks, is_stopping=is_stopping)
 
 
+def poisoned_steps(store: Store, n_ranks: int) -> list[int]:
+    """The first three steps in which the poisoned rank has slices."""
+    settings = config("poisoned")
+    lengths = [span.n_slices for span in store.series if span.split == "train"]
+    batches = [
+        batch
+        for epoch in range(1, settings.epochs + 1)
+        for batch in global_batches(lengths, slice_budget=8, seed=settings.seed, epoch=epoch)
+    ]
+    shares = [rank_share([lengths[i] for i in batch], rank=POISONED_RANK, n_ranks=n_ranks) for batch in batches]
+    return [step for step, share in enumerate(shares) if share][:3]
+
+
+def _poison(folder: Path, n_ranks: int) -> None:
+    """From now on, this rank's images are not finite in some steps."""
+    with closing(Store.open(folder / "store")) as store:
+        numbers = poisoned_steps(store, n_ranks)
+    backward = Stepper._backward
+
+    def poisoned(self: Stepper, batch: StudyBatch, step: int, weights: tuple[float, float]) -> object:
+        if step in numbers:
+            batch = replace(batch, images=torch.full_like(batch.images[:], torch.nan))
+        return backward(self, batch, step, weights)
+
+    Stepper._backward = poisoned
+
+
 def _raise_at_step(step: int) -> Callable[[], bool]:
     """What raises when it is asked for the `step`th time whether to stop."""
     asked = iter(range(1, step))
@@ -60,5 +93,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined(os.environ, "cpu", timeout_s=60.0) as me:
         for name in sys.argv[2:]:
+            if name == "poisoned" and me.rank == POISONED_RANK:
+                _poison(Path(sys.argv[1]), me.n_ranks)
             is_faulty = name == "raises" and me.rank == 1
             train_case(Path(sys.argv[1]), name, me, is_stopping=_raise_at_step(5) if is_faulty else lambda: False)

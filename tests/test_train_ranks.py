@@ -81,7 +81,7 @@ def trained(request: pytest.FixtureRequest, data: Data) -> Trained:
         if not rank_training.run_folder(data.folder, case, 1).exists():
             with _one_thread():
                 rank_training.train_case(data.folder, case, Ranks())
-    return Trained(request.param, *_meet(data, request.param, "sgd", "adam", "raises"))
+    return Trained(request.param, *_meet(data, request.param, "sgd", "adam", "poisoned", "raises"))
 
 
 @contextmanager
@@ -120,6 +120,16 @@ def test_some_ranks_had_nothing_in_some_batches(data: Data, trained: Trained) ->
     ]
     assert [] in shares
     assert steps(rank_training.run_folder(data.folder, "sgd", trained.n_ranks))[-1]["step"] == len(batches)
+
+
+def test_what_one_rank_cannot_use_all_ranks_skip(data: Data, trained: Trained) -> None:
+    run = rank_training.run_folder(data.folder, "poisoned", trained.n_ranks)
+    expected = rank_training.poisoned_steps(data.store, trained.n_ranks)
+    counts = [line["skipped"] for line in steps(run)]  # the main rank's, whose own images were in order
+    assert rank_training.POISONED_RANK != 0
+    assert [step for step, n in enumerate(counts) if n > ([0, *counts])[step]] == expected
+    assert all(line["loss"] is None for line in steps(run) if line["step"] - 1 in expected)
+    assert all(tensor.isfinite().all() for tensor in weights(run).values())
 
 
 def test_a_fault_of_one_rank_ends_them_all(trained: Trained) -> None:
