@@ -78,8 +78,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.needs_scaler)
         self._backbone: Callable[..., torch.Tensor] = model.backbone
         if config.compile:
-            # whole series in chunks of their own size, because no slice may be added, come in many shapes
-            self._backbone = torch.compile(model.backbone, dynamic=is_joint and not self._has_frozen_norms)
+            self._backbone = torch.compile(model.backbone, dynamic=None if self._norms_mix_chunks else False)
 
     def freeze_backbone(self, is_frozen: bool) -> None:
         """Let the backbone rest from now on, or learn again."""
@@ -133,6 +132,11 @@ class Stepper:
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
 
     @property
+    def _norms_mix_chunks(self) -> bool:
+        """Whether slices of a chunk may see each other, and chunks are of many sizes."""
+        return self._is_joint and not self._has_frozen_norms
+
+    @property
     def _has_study_loss(self) -> bool:
         return self._is_joint and self._model.study_head is not None
 
@@ -183,7 +187,9 @@ class Stepper:
 
     def _embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
         n = len(images_NCSS)
-        if self._config.compile and self._has_frozen_norms:  # slices do not mix: fill up to the one compiled shape
+        if self._config.compile and self._norms_mix_chunks:  # no slice may be added: any number of them, but for 1
+            torch._dynamo.maybe_mark_dynamic(images_NCSS, 0)
+        elif self._config.compile and self._has_frozen_norms:  # slices do not mix: fill up to the one compiled shape
             images_NCSS = pad(images_NCSS, (0, 0, 0, 0, 0, 0, 0, self._chunk - n))
         with self._compute.autocast():
             features_NF = self._backbone(images_NCSS)

@@ -171,7 +171,7 @@ def test_running_statistics_move_once_a_chunk(store: Store) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("batchnorm", ["frozen", "train"])
 def test_the_compiled_backbone_has_one_shape_or_two_and_trains_alike(store: Store, batchnorm: str) -> None:
-    settings = (f"model.batchnorm={batchnorm}", "chunk=4", "graph_slices=4")
+    settings = (f"model.batchnorm={batchnorm}", "chunk=4", "graph_slices=4", "image.size=64")
     eager, compiled = Run(*settings), Run(*settings, "compile=true")
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
