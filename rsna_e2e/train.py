@@ -76,7 +76,7 @@ def train(
     task = get_task(config.task)
     check_labels(store, task)
     training, held_out = split_series(store, config)
-    resumed_at, last = _find_last(run, config, ranks) if resume else (None, None)
+    resumed_at, last = _find_last(run, config, store, ranks) if resume else (None, None)
     if last is not None and (run / SUMMARY_NAME).is_file():
         return _read_summary(run)
     compute = choose_compute(config.precision, device, local_rank=ranks.local_rank)
@@ -124,7 +124,9 @@ def train(
     return summary
 
 
-def _find_last(run: Path, config: RunConfig, ranks: Ranks) -> tuple[ResumePoint | None, Checkpoint | None]:
+def _find_last(
+    run: Path, config: RunConfig, store: Store, ranks: Ranks
+) -> tuple[ResumePoint | None, Checkpoint | None]:
     """Where to go on in a run with these settings, and from which checkpoint; None, None when there is no run yet."""
     last: Checkpoint | None = None
     point: ResumePoint | None = None
@@ -134,6 +136,8 @@ def _find_last(run: Path, config: RunConfig, ranks: Ranks) -> tuple[ResumePoint 
         last = next(valid_checkpoints(run, on_damaged=damaged.append), None)
         if last is None and damaged:
             raise damaged[0]
+        if last is not None and last.state.data_hash != store.data_hash:
+            raise BadInputError(f"{run}: was trained on other data than {store.path}. Give the store it began with")
         for error in damaged:
             warnings.warn(f"passed over: {error}", stacklevel=2)
         point = ResumePoint(step=last.state.step, epoch=last.state.epoch) if last else ResumePoint(step=0, epoch=0)

@@ -11,7 +11,7 @@ import torch
 from rsna_e2e import trainer as trainer_module
 from rsna_e2e.checkpoint import find_checkpoint, load_model, valid_checkpoints
 from rsna_e2e.config import RunConfig
-from rsna_e2e.errors import OutOfResourcesError
+from rsna_e2e.errors import BadInputError, OutOfResourcesError
 from rsna_e2e.model import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.train import TrainSummary, train
@@ -145,6 +145,15 @@ def test_a_run_that_has_ended_is_not_run_again(store: Store, tmp_path: Path) -> 
     assert isinstance(again, TrainSummary)
     assert again == first
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_run_is_not_resumed_on_other_data(store: Store, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(store, run, small.config())
+    (run / "summary.json").unlink()
+    other = small.make_store(tmp_path / "other", sides=(40,))
+    with pytest.raises(BadInputError, match=r"run: was trained on other data than .*store"):
+        train(other, run, small.config(), resume=True)
 
 
 def test_the_last_and_the_best_checkpoints_stay(store: Store, tmp_path: Path) -> None:
