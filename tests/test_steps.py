@@ -173,10 +173,14 @@ def test_running_statistics_move_once_a_chunk(store: Store) -> None:
 def test_the_compiled_backbone_has_one_shape_or_two_and_trains_alike(store: Store, batchnorm: str) -> None:
     settings = (f"model.batchnorm={batchnorm}", "chunk=4", "graph_slices=4", "image.size=64")
     eager, compiled = Run(*settings), Run(*settings, "compile=true")
+    for run in (eager, compiled):  # a norm over the 4 values of one slice magnifies float32's rounding past any bound
+        run.model.backbone.double()
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    groups = [[b] for b in batches_of(store, eager.config, [(0, 1), (3, 4), (2, 5)])]  # chunks of 1 to 4 slices
+    batches = batches_of(store, eager.config, [(0, 1), (3, 4), (2, 5)])  # chunks of 1 to 4 slices
+    groups = [[replace(batch, images=batch.images[:].double())] for batch in batches]
     for result, expected in zip(compiled.steps(groups), eager.steps(groups), strict=True):
-        assert result.loss == pytest.approx(expected.loss, abs=1e-5)
+        assert result.loss == pytest.approx(expected.loss, abs=1e-6)
+        assert result.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-5)
     # each shape without a graph and with one
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= (2 if batchnorm == "frozen" else 4)
