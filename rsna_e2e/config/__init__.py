@@ -1,0 +1,36 @@
+"""Typed configuration, checked on birth and saved whole; recipes are functions that return one.
+
+A recipe is where the numbers of a published or a demonstration run live. `--set a.b=value` overrides any of them.
+"""
+
+from rsna_e2e.config.files import load_config, load_two_stage, save_config
+from rsna_e2e.config.recipes import RECIPES, TWO_STAGE_RECIPES
+from rsna_e2e.config.run import RunConfig
+from rsna_e2e.config.sections import (
+    AugmentConfig,
+    Frozen,
+    ImageConfig,
+    LoaderConfig,
+    ModelConfig,
+    OptimizerConfig,
+    View,
+)
+from rsna_e2e.config.two_stage import Mode, TwoStageConfig
+
+__all__ = [
+    "RECIPES",
+    "TWO_STAGE_RECIPES",
+    "AugmentConfig",
+    "Frozen",
+    "ImageConfig",
+    "LoaderConfig",
+    "Mode",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "TwoStageConfig",
+    "View",
+    "load_config",
+    "load_two_stage",
+    "save_config",
+]

@@ -1,0 +1,72 @@
+"""The configuration of one training run."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from rsna_e2e.config.sections import (
+    AugmentConfig,
+    CheckpointConfig,
+    DistributedConfig,
+    Fraction,
+    Frozen,
+    ImageConfig,
+    LoaderConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SlicePhaseConfig,
+)
+
+
+class RunConfig(Frozen):
+    """Everything a training run depends on, besides the store.
+
+    `epochs` counts joint epochs, over whole series; `slice_phase` comes before them, if there is one. Without a head
+    there is nothing else, and `epochs` is 0. The backbone rests in the first `freeze_backbone_epochs` of them.
+    `validation_fold` is held out and scored after every epoch; None trains on all, and then `training_slices_scored`
+    of the training slices are scored in its place, if it is given. `folds` published splits patients by the published
+    rule instead of the store's folds. `early_stopping_epochs` without a better score end the run.
+    `chunk` slices go through the backbone together; activations of `graph_slices` are held at a time, and what is over
+    is computed twice. auto measures once what fits the memory, and config.yaml keeps the answer.
+    `accumulate` batches make a step. After `max_skipped_steps` steps in a row without a finite loss and gradient the
+    run ends.
+    """
+
+    recipe: str
+    task: str = "ich"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1234
+    epochs: Annotated[int, Field(ge=0)]
+    validation_fold: int | None = 0
+    training_slices_scored: PositiveInt | None = None
+    folds: Literal["store", "published"] = "store"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    chunk: PositiveInt | Literal["auto"] = "auto"
+    graph_slices: PositiveInt | Literal["auto"] = "auto"
+    accumulate: PositiveInt = 1
+    compile: bool = False
+    ema_decay: Fraction | None = None
+    freeze_backbone_epochs: Annotated[int, Field(ge=0)] = 0
+    early_stopping_epochs: PositiveInt | None = None
+    max_skipped_steps: PositiveInt = 10
+    image: ImageConfig = ImageConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loader: LoaderConfig = LoaderConfig()
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    slice_phase: SlicePhaseConfig | None = None
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    distributed: DistributedConfig = DistributedConfig()
+
+    @model_validator(mode="after")
+    def _slice_phase_has_a_classifier(self) -> "RunConfig":
+        if self.slice_phase is not None and self.model.slice_loss_weight == 0:
+            raise ValueError("slice_phase needs model.slice_loss_weight > 0")
+        return self
+
+    @model_validator(mode="after")
+    def _joint_epochs_have_a_head(self) -> "RunConfig":
+        if self.model.head == "none" and (self.epochs > 0 or self.slice_phase is None):
+            raise ValueError("model.head none is trained on single slices: set epochs=0 and give a slice_phase")
+        if self.model.head != "none" and self.epochs == 0:
+            raise ValueError("epochs=0 leaves the head untrained: set model.head=none")
+        return self

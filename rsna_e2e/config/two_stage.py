@@ -1,0 +1,112 @@
+"""The published pipeline as a mode: classifiers of single images, their embeddings, recurrent heads on these, a bag."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from rsna_e2e.config.run import RunConfig
+from rsna_e2e.config.sections import Crop, Frozen, View
+
+Mode = Literal["full", "single", "fast"]
+
+
+class TwoStageSettings(Frozen):
+    """What is trained and averaged.
+
+    Every crop and fold gets a classifier of images; every one of its epochs in `image_epochs` (None: all) gets
+    embeddings of all `views` and a recurrent head on their mean; the predictions of all epochs of all heads are
+    averaged and cut off at `clip` from 0 and 1. folds None: one model on everything.
+    `out_of_fold`: heads learn from embeddings by classifiers that did not see the series; needs a classifier for every
+    fold. `match_reference` does all that the published solution did, its quirks included; docs/two_stage.md lists them.
+    `jpeg` goes with it: images make its round trip through JPEG.
+    """
+
+    match_reference: bool = False
+    jpeg: bool = False
+    folds: tuple[Annotated[int, Field(ge=0)], ...] | None
+    crops: Annotated[tuple[Crop, ...], Field(min_length=1)]
+    views: Annotated[tuple[View, ...], Field(min_length=1)]
+    image_epochs: tuple[PositiveInt, ...] | None = None
+    out_of_fold: bool = False
+    clip: Annotated[float, Field(gt=0.0, lt=0.5)] = 1e-5
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> "TwoStageSettings":
+        if self.jpeg and not self.match_reference:
+            raise ValueError("jpeg belongs to the published pipeline: set match_reference too")
+        if self.out_of_fold and self.folds is None:
+            raise ValueError("out_of_fold needs folds")
+        return self
+
+
+class TwoStageConfig(Frozen):
+    """The settings, and the configurations of both kinds of training run."""
+
+    recipe: str
+    two_stage: TwoStageSettings
+    images: RunConfig
+    sequences: RunConfig
+
+    @model_validator(mode="after")
+    def _are_two_stages(self) -> "TwoStageConfig":
+        if self.images.model.head != "none":
+            raise ValueError("images trains a classifier of single images: set images.model.head=none")
+        if self.sequences.model.backbone != "none":
+            raise ValueError("sequences trains on embeddings: set sequences.model.backbone=none")
+        return self
+
+    @property
+    def image_epochs(self) -> tuple[int, ...]:
+        """Epochs, from 1, of an image classifier whose embeddings are used."""
+        assert self.images.slice_phase is not None
+        return self.two_stage.image_epochs or tuple(range(1, self.images.slice_phase.epochs + 1))
+
+    def of_mode(self, mode: Mode) -> "TwoStageConfig":
+        """What a mode trains: full as configured; single one model on all the data, its first crop, images as they are;
+        fast the heads on the embeddings of the first crop and fold alone."""
+        settings = self.two_stage
+        if mode == "full":
+            return self
+        changes: dict[str, object] = {"crops": settings.crops[:1]}
+        if mode == "single":
+            changes |= {"folds": None, "views": ("plain",), "out_of_fold": False}
+        elif settings.folds is not None:
+            changes |= {"folds": settings.folds[:1], "out_of_fold": False}
+        return self.model_copy(update={"two_stage": settings.model_copy(update=changes)})
+
+    def image_run(self, *, crop: Crop, fold: int | None) -> RunConfig:
+        """The run that trains the image classifier of a crop with `fold` held out."""
+        settings, config = self.two_stage, self.images
+        image: dict[str, object] = {"crop": crop}
+        if settings.match_reference:
+            crop = "none" if crop == "none" else "slice"
+            image = {"crop": crop, "square": "upper_left", "values": "jpeg" if settings.jpeg else "uint8"}
+        return config.model_copy(
+            update={
+                **self._split(fold),
+                "image": config.image.model_copy(update=image),
+                "checkpoint": config.checkpoint.model_copy(update={"keep_epochs": True}),
+            }
+        )
+
+    def sequence_run(self, *, fold: int | None) -> RunConfig:
+        """The run that trains a recurrent head on embeddings with `fold` held out."""
+        settings, config = self.two_stage, self.sequences
+        order, padding = ("published", "left") if settings.match_reference else ("geometric", "packed")
+        return config.model_copy(
+            update={
+                **self._split(fold),
+                "loader": config.loader.model_copy(update={"slice_order": order}),
+                "model": config.model.model_copy(update={"padding": padding}),
+                "checkpoint": config.checkpoint.model_copy(update={"keep_epochs": True}),
+            }
+        )
+
+    def _split(self, fold: int | None) -> dict[str, object]:
+        """Source of the thousand slices: darraghdog/rsna, trainorig.py."""
+        matches = self.two_stage.match_reference
+        return {
+            "validation_fold": fold,
+            "folds": "published" if matches else "store",
+            "training_slices_scored": 1000 if matches and fold is None else None,
+        }
