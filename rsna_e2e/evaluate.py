@@ -2,7 +2,6 @@
 
 # N slices, S series, L labels, B resamples
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from rsna_e2e import metrics
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.evaluation import DECISION_THRESHOLD, Evaluation, InputFile, LabelScores, Level, SeriesLayout
+from rsna_e2e.files import sha256_of
 from rsna_e2e.labels import LabelTable, read_labels
 from rsna_e2e.metrics import Estimate, Int64Array
 from rsna_e2e.predictions import predictions_path, read_predictions
@@ -55,8 +55,8 @@ def evaluate(
     constant_N = metrics.weighted_log_loss_rows(truth_NL, metrics.constant_prediction(truth_NL), weights_L)
     return Evaluation(
         task=task,
-        submission=_fingerprint(submission),
-        truth=_fingerprint(truth),
+        submission=InputFile(name=submission.name, sha256=sha256_of(submission)),
+        truth=InputFile(name=truth.name, sha256=sha256_of(truth)),
         n_repeated_truth_rows=truth_table.n_repeated_rows,
         image_ids=truth_table.image_ids,
         weighted_log_loss=by_slice.mean(loss_N),
@@ -189,11 +189,6 @@ def _find_layout(
         slice_index=table.slice_index[order_N],
         position_mm=table.position_mm[order_N],
     )
-
-
-def _fingerprint(path: Path) -> InputFile:
-    with path.open("rb") as file:
-        return InputFile(name=path.name, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _count(n: int, noun: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from rsna_e2e import __version__
+from rsna_e2e.files import sha256_of
 
 _PACKAGE = Path(__file__).parent
 _GIT_TIMEOUT_S = 10.0
@@ -58,9 +59,7 @@ def code_sha256() -> str:
     """Return a sha256 over the package's Python files and compiled extensions, and their names."""
     total = hashlib.sha256()
     for path in sorted([*_PACKAGE.rglob("*.py"), *_PACKAGE.glob("*.so")]):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(_PACKAGE).as_posix()} {digest}\n".encode())
+        total.update(f"{path.relative_to(_PACKAGE).as_posix()} {sha256_of(path)}\n".encode())
     return total.hexdigest()
 
 

@@ -13,7 +13,7 @@ import torch
 from rsna_e2e.checkpoint import state
 from rsna_e2e.checkpoint.state import CheckpointState, Description, FileName, Scalars, damaged, describe
 from rsna_e2e.errors import BadInputError, OutOfResourcesError
-from rsna_e2e.files import make_folder, sync
+from rsna_e2e.files import make_folder, sha256_of, sync
 from rsna_e2e.tensors import decode, encode, read_file
 
 MODEL: FileName = "model.safetensors"
@@ -75,8 +75,7 @@ def check_folder(folder: Path) -> CheckpointState:
         if not path.is_file():
             raise BadInputError(f"{path}: missing from its checkpoint. Use another checkpoint")
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(path)
         except OSError as error:
             raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
         if found != digest:

@@ -1,6 +1,7 @@
 """The verbs that make data: synth, prepare."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from rsna_e2e.arguments import at_least_one, seed
@@ -92,3 +93,9 @@ def _prepare(options: argparse.Namespace) -> None:
     print(field_lines(report))
     if report.refusals:
         print(f"what was not taken and why: {options.store / 'refusals.parquet'}")
+    if report.slice_order.looks_shuffled:
+        print(
+            "warning: positive slices are scattered as if the slices were shuffled. Check that ImagePositionPatient "
+            "and the labels belong to these images",
+            file=sys.stderr,
+        )

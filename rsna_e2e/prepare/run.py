@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from rsna_e2e.prepare.table import index_columns, join_labels
 from rsna_e2e.prepare.walk import find_files
 from rsna_e2e.prepare.workers import ReadHeaders, StoredSlice, WriteShard, available_cores, run_jobs, worker_pool
 from rsna_e2e.records import Float32Array, Progress, Refusal, no_progress
+from rsna_e2e.slice_order import OrderCheck, check_order
 from rsna_e2e.store import StoreWriter
 from rsna_e2e.tasks import Task
 
@@ -38,7 +40,8 @@ class PrepareReport:
     """What was taken and what was not.
 
     n_unlabelled: slices in the store without a label. n_labels_without_image: labelled images that are not in the
-    store. n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept.
+    store. n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept. slice_order: whether the
+    labels speak for the order of the slices.
     """
 
     store: Path
@@ -51,6 +54,7 @@ class PrepareReport:
     n_repeated_label_rows: int
     n_rounded: int
     n_saturated: int
+    slice_order: OrderCheck
     repairs: dict[str, int]
     refusals: dict[str, int]
     elapsed_s: float
@@ -100,7 +104,8 @@ def prepare(
             refusals.sort(key=lambda refusal: (refusal.path, refusal.reason))
             data_hash = writer.commit(task, index=index, labels=labels_NL, refusals=refusals)
     elapsed_s = time.perf_counter() - started_s
-    return _report(store, data_hash, stored, labels_NL, table, refusals, elapsed_s=elapsed_s)
+    order = check_order(labels_NL[:, task.any_index], _series_lengths(stored))
+    return _report(store, data_hash, stored, labels_NL, table, refusals, order, elapsed_s=elapsed_s)
 
 
 def _plan(headers: Sequence[HeaderOf], table: LabelTable, refusals: list[Refusal]) -> list[ShardPlan]:
@@ -117,6 +122,7 @@ def _report(
     labels_NL: Float32Array,
     table: LabelTable,
     refusals: Sequence[Refusal],
+    order: OrderCheck,
     *,
     elapsed_s: float,
 ) -> PrepareReport:
@@ -132,10 +138,15 @@ def _report(
         n_repeated_label_rows=table.n_repeated_rows,
         n_rounded=sum(s.record.n_rounded for s in stored),
         n_saturated=sum(s.record.n_saturated for s in stored),
+        slice_order=order,
         repairs=dict(Counter(s.record.repair for s in stored if s.record.repair)),
         refusals=dict(Counter(str(refusal.reason) for refusal in refusals).most_common()),
         elapsed_s=elapsed_s,
     )
+
+
+def _series_lengths(stored: Sequence[StoredSlice]) -> list[int]:
+    return [len(list(slices)) for _, slices in groupby(stored, key=lambda s: s.series_key)]
 
 
 def _read_label_table(raw: Path, labels: Path | None, task: Task) -> LabelTable:

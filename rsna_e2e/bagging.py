@@ -1,0 +1,111 @@
+"""Many predictions of the same slices become one: the mean over a bag of them, or over neighbouring slices."""
+
+# N slices, L labels, M members of a bag
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.files import make_folder, sha256_of, write_json
+from rsna_e2e.labels import write_labels
+from rsna_e2e.predictions import PredictionTable, predictions_path, read_predictions, write_predictions
+from rsna_e2e.records import Float64Array
+from rsna_e2e.tasks import Task
+
+CLIP = 1e-5  # darraghdog/rsna, bagged_submission.py: probabilities stay this far from 0 and 1, once, after the mean
+
+# A rolling mean that the published solution logged as a baseline (RESULTS.md): a slice and its two neighbours
+SMOOTHING_WEIGHTS = (0.6, 1.8, 0.6)
+
+_SHOWN = 3  # ids in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bagged:
+    """What was written, and of how many members and slices it is the mean."""
+
+    submission: Path
+    manifest: Path
+    n_members: int
+    n_slices: int
+
+
+def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLIP) -> Bagged:
+    """Average submissions of the same slices; write the mean, its predictions table and what it is made of.
+
+    submissions: files made by predict, each with its predictions table beside it. The manifest, `<out>.bag.json`, names
+    every member with the sha256 of its table. Probabilities end up in [clip, 1 - clip]. Raises UsageError for a member
+    given twice or for `out` among them, BadInputError when they do not hold the same slices.
+    """
+    if out.is_dir() or not out.name:
+        raise UsageError(f"{out}: not the name of a file. Give one, such as submission.csv.gz")
+    resolved = [path.resolve() for path in submissions]
+    if len(set(resolved)) < len(resolved) or out.resolve() in resolved:
+        raise UsageError("a submission stands twice among those to average, or is itself to be written")
+    tables = [predictions_path(path) for path in submissions]
+    mean = _mean(tables, task)
+    make_folder(out.parent)
+    write_submission(out, task, replace(mean, probability=mean.probability.clip(clip, 1 - clip)))
+    manifest = out.with_name(f"{out.name}.bag.json")
+    members = [{"name": path.name, "sha256": sha256_of(path)} for path in tables]
+    write_json(manifest, {"task": task.name, "clip": clip, "n_slices": len(mean.image_ids), "members": members})
+    return Bagged(submission=out, manifest=manifest, n_members=len(tables), n_slices=len(mean.image_ids))
+
+
+def smooth(submission: Path, *, task: Task, out: Path) -> int:
+    """Write `submission` with every slice's probabilities averaged with its neighbours'; return the number of slices.
+
+    Needs the predictions table beside it, which knows the order of the slices. Raises BadInputError without it.
+    """
+    table = read_predictions(predictions_path(submission), task)
+    make_folder(out.parent)
+    write_submission(out, task, replace(table, probability=rolling_mean(table)))
+    return len(table.image_ids)
+
+
+def rolling_mean(table: PredictionTable) -> Float64Array:
+    """Return probabilities [N, L], each the mean of a slice and its neighbours in the series by `SMOOTHING_WEIGHTS`.
+
+    At the ends of a series, of which the source says nothing, the weights of those that are there count.
+    """
+    order = np.lexsort((table.slice_index, np.array(table.series_keys, dtype=object).astype(str)))
+    keys = np.array(table.series_keys, dtype=object)[order]
+    ordered_NL = table.probability[order]
+    before, own, after = SMOOTHING_WEIGHTS
+    sum_NL = own * ordered_NL
+    weight_N = np.full(len(ordered_NL), own)
+    is_same = keys[1:] == keys[:-1]
+    sum_NL[1:] += before * is_same[:, None] * ordered_NL[:-1]
+    sum_NL[:-1] += after * is_same[:, None] * ordered_NL[1:]
+    weight_N[1:] += before * is_same
+    weight_N[:-1] += after * is_same
+    smoothed_NL = np.empty_like(ordered_NL)
+    smoothed_NL[order] = sum_NL / weight_N[:, None]
+    return smoothed_NL.clip(0.0, 1.0)  # a mean of ones may round to more
+
+
+def write_submission(out: Path, task: Task, table: PredictionTable) -> None:
+    """Write a submission, and its predictions table beside it."""
+    write_predictions(predictions_path(out), task, table)
+    write_labels(out, task, table.image_ids, table.probability)
+
+
+def _mean(paths: Sequence[Path], task: Task) -> PredictionTable:
+    """The mean of tables, in the order of the first; one of them at a time is in memory beside the sum."""
+    first = read_predictions(paths[0], task)
+    rows = {image_id: row for row, image_id in enumerate(first.image_ids)}
+    total_NL = first.probability.copy()
+    for path in paths[1:]:
+        table = read_predictions(path, task)
+        missing = sorted(set(first.image_ids) ^ set(table.image_ids))
+        if missing:
+            names = ", ".join(missing[:_SHOWN])
+            raise BadInputError(
+                f"{path}: does not hold the same slices as {paths[0].name}; {len(missing)} are in one of them only, "
+                f"such as {names}. Average predictions of one split of one store"
+            )
+        total_NL[[rows[image_id] for image_id in table.image_ids]] += table.probability
+    return replace(first, probability=(total_NL / len(paths)).clip(0.0, 1.0))

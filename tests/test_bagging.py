@@ -1,0 +1,101 @@
+"""Bags and rolling means, by hand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsna_e2e.bagging import bag, rolling_mean, smooth, write_submission
+from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.files import sha256_of
+from rsna_e2e.labels import read_labels
+from rsna_e2e.predictions import PredictionTable, predictions_path, read_predictions
+from rsna_e2e.tasks import ICH
+
+ROUNDING = 1e-12
+
+
+def table_of(first_label: list[float], *, keys: list[str], index: list[int]) -> PredictionTable:
+    probability = np.full((len(first_label), 6), 0.5)
+    probability[:, 0] = first_label
+    return PredictionTable(
+        image_ids=[f"ID_{key}{i}" for key, i in zip(keys, index, strict=True)],
+        series_keys=keys,
+        slice_index=np.array(index),
+        position_mm=5.0 * np.array(index),
+        probability=probability,
+    )
+
+
+def member(folder: Path, name: str, first_label: list[float]) -> Path:
+    path = folder / f"{name}.csv"
+    write_submission(path, ICH, table_of(first_label, keys=["a", "a", "b"], index=[0, 1, 0]))
+    return path
+
+
+def test_a_bag_is_the_clipped_mean_by_image_id(tmp_path: Path) -> None:
+    first = member(tmp_path, "first", [0.0, 0.2, 1.0])
+    second = tmp_path / "second.csv"
+    table = table_of([1.0, 0.0, 0.6], keys=["b", "a", "a"], index=[0, 0, 1])  # another order
+    write_submission(second, ICH, table)
+    done = bag([first, second], task=ICH, out=tmp_path / "out" / "bag.csv.gz", clip=0.01)
+    assert (done.n_members, done.n_slices) == (2, 3)
+    labels = read_labels(done.submission, ICH)
+    assert labels.image_ids == ["ID_a0", "ID_a1", "ID_b0"]
+    np.testing.assert_allclose(labels.values[:, 0], [0.01, 0.4, 0.99], atol=ROUNDING)
+    np.testing.assert_allclose(labels.values[:, 1:], 0.5, atol=ROUNDING)
+    np.testing.assert_allclose(
+        read_predictions(predictions_path(done.submission), ICH).probability, labels.values, atol=ROUNDING
+    )
+    manifest = json.loads(done.manifest.read_text())
+    assert manifest["members"] == [
+        {"name": f"{name}.predictions.parquet", "sha256": sha256_of(tmp_path / f"{name}.predictions.parquet")}
+        for name in ("first", "second")
+    ]
+    assert (manifest["clip"], manifest["n_slices"]) == (0.01, 3)
+
+
+def test_members_must_hold_the_same_slices(tmp_path: Path) -> None:
+    first = member(tmp_path, "first", [0.0, 0.2, 1.0])
+    second = tmp_path / "second.csv"
+    write_submission(second, ICH, table_of([0.5, 0.5], keys=["a", "c"], index=[0, 7]))
+    with pytest.raises(BadInputError, match=r"3 are in one of them only, such as ID_a1, ID_b0, ID_c7"):
+        bag([first, second], task=ICH, out=tmp_path / "bag.csv")
+    assert not (tmp_path / "bag.csv").exists()
+
+
+def test_no_member_counts_twice_or_is_overwritten(tmp_path: Path) -> None:
+    first = member(tmp_path, "first", [0.0, 0.2, 1.0])
+    for submissions, out in (([first, first], tmp_path / "bag.csv"), ([first], first)):
+        with pytest.raises(UsageError, match="twice"):
+            bag(submissions, task=ICH, out=out)
+
+
+def test_a_rolling_mean_by_hand_whatever_the_order_of_rows() -> None:
+    table = table_of([1.0, 0.0, 0.5, 0.25], keys=["a", "a", "a", "b"], index=[0, 1, 2, 0])
+    expected = [
+        (1.8 * 1.0 + 0.6 * 0.0) / 2.4,
+        (0.6 * 1.0 + 1.8 * 0.0 + 0.6 * 0.5) / 3.0,
+        (0.6 * 0.0 + 1.8 * 0.5) / 2.4,
+        0.25,  # alone in its series
+    ]
+    np.testing.assert_allclose(rolling_mean(table)[:, 0], expected, atol=ROUNDING)
+    rows = [2, 3, 0, 1]
+    mixed = replace(
+        table,
+        image_ids=[table.image_ids[row] for row in rows],
+        series_keys=[table.series_keys[row] for row in rows],
+        slice_index=table.slice_index[rows],
+        position_mm=table.position_mm[rows],
+        probability=table.probability[rows],
+    )
+    np.testing.assert_allclose(rolling_mean(mixed)[:, 0], np.array(expected)[rows], atol=ROUNDING)
+
+
+def test_smoothing_writes_a_submission_and_its_table(tmp_path: Path) -> None:
+    first = member(tmp_path, "first", [1.0, 0.0, 0.3])
+    assert smooth(first, task=ICH, out=tmp_path / "smooth.csv") == 3
+    np.testing.assert_allclose(read_labels(tmp_path / "smooth.csv", ICH).values[:, 0], [0.75, 0.25, 0.3], atol=ROUNDING)
+    assert predictions_path(tmp_path / "smooth.csv").is_file()
