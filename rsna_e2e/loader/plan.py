@@ -8,8 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.augment import Boxes, SliceParams, crop_squares, draw_augmentation, series_generator, slice_params
-from rsna_e2e.config import RunConfig
+from rsna_e2e.augment import (
+    Boxes,
+    SliceParams,
+    crop_squares,
+    draw_augmentation,
+    series_generator,
+    slice_params,
+    view_matrix,
+)
+from rsna_e2e.config import RunConfig, View
 from rsna_e2e.records import Float32Array
 from rsna_e2e.sampler import Batch, rank_share
 from rsna_e2e.store import SeriesSpan, Store
@@ -57,15 +65,15 @@ class Planner:
         corners = [store.index[f"content_{name}"] for name in ("x0", "y0", "x1", "y1")]
         self._content = np.stack(corners, axis=1).astype(np.int64)
         self._shapes = np.stack([store.index["rows"], store.index["columns"]], axis=1).astype(np.int32)
-        self._drawn: dict[int | None, dict[str, SliceParams]] = {}  # of one epoch, by series key
+        self._drawn: dict[tuple[int | None, View], dict[str, SliceParams]] = {}  # of one epoch and view, by series key
         self._series_of_row = np.repeat(np.arange(len(store.series)), [span.n_slices for span in store.series])
 
-    def series(self, batch: Batch, *, epoch: int | None) -> BatchPlan:
+    def series(self, batch: Batch, *, epoch: int | None, view: View = "plain") -> BatchPlan:
         """Plan this rank's share of a batch of whole series, given by their positions in `store.series`."""
         everyone = [self._store.series[position] for position in batch]
         lengths = [span.n_slices for span in everyone]
         spans = [everyone[i] for i in rank_share(lengths, rank=self._rank, n_ranks=self._n_ranks)]
-        params = [self._params(span, epoch) for span in spans]
+        params = [self._params(span, epoch, view) for span in spans]
         own_lengths = [span.n_slices for span in spans]
         return self._plan(_rows(spans), params, spans, own_lengths, global_rows=_rows(everyone), global_lengths=lengths)
 
@@ -75,7 +83,8 @@ class Planner:
         mine = [rows[i] for i in rank_share(alone, rank=self._rank, n_ranks=self._n_ranks)]
         spans = [self._store.series[self._series_of_row[row]] for row in mine]
         params = [
-            self._params(span, epoch).of_slice(row - span.first_row) for row, span in zip(mine, spans, strict=True)
+            self._params(span, epoch, "plain").of_slice(row - span.first_row)
+            for row, span in zip(mine, spans, strict=True)
         ]
         return self._plan(mine, params, spans, [1] * len(mine), global_rows=rows, global_lengths=alone)
 
@@ -102,19 +111,19 @@ class Planner:
             global_lengths=tuple(global_lengths),
         )
 
-    def _params(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
+    def _params(self, span: SeriesSpan, epoch: int | None, view: View) -> SliceParams:
         """The geometry of a series; drawn once an epoch, as mixed slices ask for it again and again."""
-        drawn = self._drawn.setdefault(epoch, {})
+        drawn = self._drawn.setdefault((epoch, view), {})
         if len(self._drawn) > 1:
-            self._drawn = {epoch: drawn}
+            self._drawn = {(epoch, view): drawn}
         if span.series_key not in drawn:
-            drawn[span.series_key] = self._draw(span, epoch)
+            drawn[span.series_key] = self._draw(span, epoch, view)
         return drawn[span.series_key]
 
-    def _draw(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
+    def _draw(self, span: SeriesSpan, epoch: int | None, view: View) -> SliceParams:
         rows = slice(span.first_row, span.first_row + span.n_slices)
         image = self._config.image
-        augmentation = None
+        augmentation = view_matrix(view, size=image.size)
         if epoch is not None:
             rng = series_generator(self._config.seed, epoch, span.series_key)
             augmentation = draw_augmentation(rng, self._config.augment, size=image.size)
