@@ -4,12 +4,12 @@
 # F features of the backbone, D embedding width after projection, H hidden width
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence, unpack_sequence
 
 from rsna_e2e.config import ModelConfig
 from rsna_e2e.errors import MissingCapabilityError, UsageError
@@ -21,10 +21,16 @@ class SequenceHead(nn.Module):
 
     The head of the published 2nd-place solution of RSNA ICH 2019, at any width D, with its parameter names. hidden =
     h1 + h2 + relu(linear1(h1)) + relu(linear2(h2)) + [e, e]. Runs in float32 whatever the backbone's precision.
+
+    padding packed: a series' logits do not depend on its batch mates. left, as published: each series gets zeros in
+    front up to the longest of the batch, which the LSTMs run over as if they were slices. So logits depend on the
+    series in one call: on batch mates, and on how many ranks share a batch, since each pads its own share; not on
+    chunks, as the head always has whole series. Differences never reach into the padding.
     """
 
-    def __init__(self, embedding_width: int, n_labels: int) -> None:
+    def __init__(self, embedding_width: int, n_labels: int, *, padding: Literal["packed", "left"] = "packed") -> None:
         super().__init__()
+        self._padding = padding
         width = embedding_width
         self.lstm1 = nn.LSTM(3 * width, width, bidirectional=True)
         self.lstm2 = nn.LSTM(2 * width, width, bidirectional=True)
@@ -33,21 +39,31 @@ class SequenceHead(nn.Module):
         self.linear = nn.Linear(2 * width, n_labels)
 
     def forward(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """Return logits [N, L]. lengths_B: int64 on the CPU. A series' logits do not depend on its batch mates."""
+        """Return logits [N, L]. lengths_B: int64 on the CPU."""
         logits: torch.Tensor = self.linear(self.hidden(embeddings_ND, lengths_B))
         return logits
 
     def hidden(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """Return what the logits are made from, [N, 2D]."""
-        series = torch.split(embeddings_ND, lengths_B.tolist())
-        inputs = pack_sequence([_with_deltas(e) for e in series], enforce_sorted=False)
-        hidden1, _ = self.lstm1(inputs)
-        hidden2, _ = self.lstm2(hidden1)
-        h1, h2 = hidden1.data, hidden2.data
-        hidden = h1 + h2 + torch.relu(self.linear1(h1)) + torch.relu(self.linear2(h2))
-        hidden = hidden + inputs.data[:, : embeddings_ND.shape[1]].repeat(1, 2)
+        series = [_with_deltas(e) for e in torch.split(embeddings_ND, lengths_B.tolist())]
+        if self._padding == "left":
+            inputs_TBI = pad_sequence(series, padding_side="left")
+            h1_TBH, _ = self.lstm1(inputs_TBI)
+            h2_TBH, _ = self.lstm2(h1_TBH)
+            hidden_TBH = self._add_up(inputs_TBI, h1_TBH, h2_TBH)
+            return torch.cat([hidden_TBH[-n:, b] for b, n in enumerate(lengths_B.tolist())])
+        inputs = pack_sequence(series, enforce_sorted=False)
+        h1, _ = self.lstm1(inputs)
+        h2, _ = self.lstm2(h1)
+        hidden = self._add_up(inputs.data, h1.data, h2.data)
         packed = PackedSequence(hidden, inputs.batch_sizes, inputs.sorted_indices, inputs.unsorted_indices)
         return torch.cat(unpack_sequence(packed))
+
+    def _add_up(self, inputs: torch.Tensor, h1: torch.Tensor, h2: torch.Tensor) -> torch.Tensor:
+        """[..., 3D], [..., 2D], [..., 2D] -> [..., 2D]: both layers, their transformations, the embedding twice."""
+        embeddings = inputs[..., : inputs.shape[-1] // 3]
+        added: torch.Tensor = h1 + h2 + torch.relu(self.linear1(h1)) + torch.relu(self.linear2(h2))
+        return added + torch.cat([embeddings, embeddings], dim=-1)
 
 
 class StudyHead(nn.Module):
@@ -76,6 +92,8 @@ class Logits:
 class JointModel(nn.Module):
     """Backbone, optional projection, and heads: images of whole series to logits of every slice and of every series.
 
+    With backbone "none" images are stored embeddings, [N, D, 1, 1], and `n_channels` is D: what is learned is the head.
+
     `embed` and `classify` are apart, because the first goes slice by slice and the second over a whole series. With
     `config.slice_loss_weight` > 0 there is also a linear classifier of single slices on the embeddings, an auxiliary
     target that exists in training only; with `config.study_loss_weight` > 0 a head for whole series.
@@ -87,7 +105,7 @@ class JointModel(nn.Module):
         features: int = getattr(self.backbone, "head_hidden_size", self.backbone.num_features)
         width = config.embedding_width or features
         self.projection = nn.Linear(features, width) if config.embedding_width else nn.Identity()
-        self.head = SequenceHead(width, n_labels)
+        self.head = SequenceHead(width, n_labels, padding=config.padding)
         self.slice_classifier = nn.Linear(width, n_labels) if config.slice_loss_weight > 0 else None
         self.study_head = StudyHead(2 * width, n_labels) if config.study_loss_weight > 0 else None
 
@@ -127,6 +145,10 @@ def _with_deltas(embeddings_TD: torch.Tensor) -> torch.Tensor:
 
 
 def _create_backbone(config: ModelConfig, n_channels: int) -> Any:
+    if config.backbone == "none":  # images are embeddings already, [N, D, 1, 1]
+        nothing: Any = nn.Flatten()
+        nothing.num_features = n_channels
+        return nothing
     download = config.pretrained and config.weights_file is None
     try:
         backbone = timm.create_model(

@@ -25,8 +25,23 @@ def golden() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def head(golden: dict[str, torch.Tensor]) -> SequenceHead:
     head = SequenceHead(16, 6)
-    head.load_state_dict({name[2:]: tensor for name, tensor in golden.items() if name.startswith("w.")})
+    head.load_state_dict(_weights(golden))
     return head.eval()
+
+
+@pytest.fixture(scope="module")
+def padded_head(golden: dict[str, torch.Tensor]) -> SequenceHead:
+    head = SequenceHead(16, 6, padding="left")
+    head.load_state_dict(_weights(golden))
+    return head.eval()
+
+
+def _weights(golden: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name[2:]: tensor for name, tensor in golden.items() if name.startswith("w.")}
+
+
+def _three_series(golden: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.cat([golden[f"emb_{series}"] for series in (0, 1, 2)]), torch.tensor([5, 9, 1])
 
 
 @pytest.mark.parametrize("series", [0, 1, 2])
@@ -37,10 +52,52 @@ def test_head_equals_the_published_head(head: SequenceHead, golden: dict[str, to
 
 
 def test_logits_do_not_depend_on_batch_mates(head: SequenceHead, golden: dict[str, torch.Tensor]) -> None:
-    parts = [golden[f"emb_{series}"] for series in (0, 1, 2)]
-    alone = torch.cat([head(part, torch.tensor([len(part)])) for part in parts])
-    together = head(torch.cat(parts), torch.tensor([5, 9, 1]))
+    alone = torch.cat([head(e, torch.tensor([len(e)])) for e in (golden[f"emb_{series}"] for series in (0, 1, 2))])
+    together = head(*_three_series(golden))
     torch.testing.assert_close(together, alone, **MATES)
+
+
+def test_padded_on_the_left_the_head_equals_the_published_batch(
+    padded_head: SequenceHead, golden: dict[str, torch.Tensor]
+) -> None:
+    logits = padded_head(*_three_series(golden))
+    expected = torch.cat([golden[f"logits_leftpadded_batch_{series}"] for series in (0, 1, 2)])
+    torch.testing.assert_close(logits, expected, **GOLDEN)
+    labels = torch.cat([golden[f"labels_{series}"] for series in (0, 1, 2)])
+    everything = torch.ones(labels.shape, dtype=torch.bool)
+    total, weight = weighted_bce(logits, labels, everything, label_weights_L=torch.tensor(ICH.label_weights))
+    torch.testing.assert_close(total / weight, golden["loss"], **GOLDEN)
+
+
+def test_padded_on_the_left_logits_depend_on_batch_mates_and_packed_they_do_not(
+    head: SequenceHead, padded_head: SequenceHead, golden: dict[str, torch.Tensor]
+) -> None:
+    short = golden["emb_0"]
+    for either in (head, padded_head):  # by itself there is nothing to pad
+        torch.testing.assert_close(either(short, torch.tensor([5])), golden["logits_alone_0"], **GOLDEN)
+    differences = [
+        (either(*_three_series(golden))[:5] - golden["logits_alone_0"]).abs().amax(dim=1)
+        for either in (head, padded_head)
+    ]
+    assert differences[0].max() < 1e-5
+    assert differences[1].max() > 1e-3
+    assert differences[1][0] > 2 * differences[1][-1]  # the padding is in front, and is forgotten on the way
+
+
+def test_a_series_of_one_slice_has_logits_either_way(
+    head: SequenceHead, padded_head: SequenceHead, golden: dict[str, torch.Tensor]
+) -> None:
+    for either in (head, padded_head):
+        torch.testing.assert_close(either(golden["emb_2"], torch.tensor([1])), golden["logits_alone_2"], **GOLDEN)
+
+
+def test_without_a_backbone_embeddings_go_to_the_head_as_they_are(golden: dict[str, torch.Tensor]) -> None:
+    model = JointModel(ModelConfig(backbone="none", padding="left"), n_channels=16, n_labels=6)
+    model.head.load_state_dict(_weights(golden))
+    embeddings, lengths = _three_series(golden)
+    logits = model(embeddings[:, :, None, None], lengths).slices
+    expected = torch.cat([golden[f"logits_leftpadded_batch_{series}"] for series in (0, 1, 2)])
+    torch.testing.assert_close(logits, expected, **GOLDEN)
 
 
 def test_loss_equals_the_published_loss(golden: dict[str, torch.Tensor]) -> None:
