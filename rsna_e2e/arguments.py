@@ -2,11 +2,19 @@
 
 import argparse
 import math
+import re
 
 
 def at_least_one(text: str) -> int:
     """A whole number from 1."""
     return _integer(text, at_least=1)
+
+
+def checkpoint(text: str) -> str:
+    """Which checkpoint of a run: auto, best, last or epoch-N."""
+    if not re.fullmatch(r"auto|best|last|epoch-[1-9]\d*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, best, last or epoch-N, such as epoch-3")
+    return text
 
 
 def learning_rate(text: str) -> float:

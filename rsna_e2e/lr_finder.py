@@ -73,6 +73,8 @@ def find_learning_rate(
     training, _ = split_series(store, config)
     if phase == "slices" and config.slice_phase is None:
         raise UsageError(f"recipe {config.recipe} has no phase on slices here. Use --phase series")
+    if phase == "series" and config.epochs == 0:
+        raise UsageError(f"recipe {config.recipe} has no phase on whole series here. Use --phase slices")
     compute = choose_compute(config.precision, device)
     model, config = prepare_model(config, task, compute, ALONE, init_from=init_from, last=None)
     loader_at = make_loaders(store, config, task, compute, ALONE)

@@ -96,7 +96,8 @@ class JointModel(nn.Module):
 
     `embed` and `classify` are apart, because the first goes slice by slice and the second over a whole series. With
     `config.slice_loss_weight` > 0 there is also a linear classifier of single slices on the embeddings, an auxiliary
-    target that exists in training only; with `config.study_loss_weight` > 0 a head for whole series.
+    target that exists in training only; with `config.study_loss_weight` > 0 a head for whole series. Without a head
+    (`config.head` none) that classifier is all there is, and every slice is classified by itself.
     """
 
     def __init__(self, config: ModelConfig, *, n_channels: int, n_labels: int) -> None:
@@ -105,7 +106,9 @@ class JointModel(nn.Module):
         features: int = getattr(self.backbone, "head_hidden_size", self.backbone.num_features)
         width = config.embedding_width or features
         self.projection = nn.Linear(features, width) if config.embedding_width else nn.Identity()
-        self.head = SequenceHead(width, n_labels, padding=config.padding)
+        self.n_labels = n_labels
+        is_joint = config.head == "lstm"
+        self.head = SequenceHead(width, n_labels, padding=config.padding) if is_joint else None
         self.slice_classifier = nn.Linear(width, n_labels) if config.slice_loss_weight > 0 else None
         self.study_head = StudyHead(2 * width, n_labels) if config.study_loss_weight > 0 else None
 
@@ -120,13 +123,15 @@ class JointModel(nn.Module):
 
     def classify(self, embeddings_NF: torch.Tensor, lengths_B: torch.Tensor) -> Logits:
         """Return the logits of every slice and series from embeddings, in float32."""
+        if self.head is None:
+            return Logits(self.classify_slices(embeddings_NF), None)
         with _in_float32(embeddings_NF):
             hidden = self.head.hidden(self.projection(embeddings_NF), lengths_B)
             studies = None if self.study_head is None else self.study_head(hidden, lengths_B)
             return Logits(self.head.linear(hidden), studies)
 
     def classify_slices(self, embeddings_NF: torch.Tensor) -> torch.Tensor:
-        """Return the auxiliary classifier's logits [N, L] of slices by themselves, in float32."""
+        """Return the slice classifier's logits [N, L] of slices by themselves, in float32."""
         assert self.slice_classifier is not None
         with _in_float32(embeddings_NF):
             logits: torch.Tensor = self.slice_classifier(self.projection(embeddings_NF))

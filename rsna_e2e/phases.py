@@ -76,12 +76,13 @@ def plan_phases(
     def whole(loader: StudyLoader, epoch: int) -> list[Batch]:
         return loader.group(training, epoch=epoch)
 
-    epochs = tuple(
-        _epoch(config, loader_of(n), whole, n, is_joint=True, is_frozen=n < first + config.freeze_backbone_epochs)
-        for n in range(first, first + config.epochs)
-    )
-    before = sum(phase.n_steps for phase in phases)
-    phases.append(Phase(kind="series", epochs=epochs, optimizer=config.optimizer, first_step=before))
+    if config.epochs > 0:
+        epochs = tuple(
+            _epoch(config, loader_of(n), whole, n, is_joint=True, is_frozen=n < first + config.freeze_backbone_epochs)
+            for n in range(first, first + config.epochs)
+        )
+        before = sum(phase.n_steps for phase in phases)
+        phases.append(Phase(kind="series", epochs=epochs, optimizer=config.optimizer, first_step=before))
     return tuple(phases)
 
 

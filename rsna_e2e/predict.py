@@ -110,7 +110,7 @@ def predict_series(
     batches = loader.group(positions)
     n_slices = sum(map(loader.n_slices, batches))
     rows: list[Rows] = [np.empty(0, dtype=np.int64)]
-    probabilities: list[Float64Array] = [np.empty((0, model.head.linear.out_features))]
+    probabilities: list[Float64Array] = [np.empty((0, model.n_labels))]
     started_s, done = time.monotonic(), 0
     for batch in loader.load(batches, epoch=None):
         if is_stopping():

@@ -13,7 +13,10 @@ _FREE = (
     "loader.backend",
     "loader.threads",
     "loader.prefetch_batches",
-    "checkpoint",
+    "checkpoint.every_steps",
+    "checkpoint.every_minutes",
+    "checkpoint.keep_last",
+    "checkpoint.on_disk_full",
     "distributed",
 )
 

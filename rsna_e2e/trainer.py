@@ -165,7 +165,8 @@ class Trainer:
 
     def _finish_epoch(self, stepper: Stepper, phase: Phase, epoch: Epoch) -> None:
         """Validate, and save the epoch as completed; or save it as not yet validated, when told to stop meanwhile."""
-        if phase.kind == "slices" or self._validate is None:
+        is_finished_model = phase.kind == "series" or self._model.head is None
+        if self._validate is None or not is_finished_model:
             self._note(epoch=epoch.number)
             self._save(stepper)
             return
@@ -223,6 +224,7 @@ class Trainer:
                     optimizer=stepper.optimizer,
                     ema=self._ema,
                     keep_last=self._config.checkpoint.keep_last,
+                    keep_epochs=self._config.checkpoint.keep_epochs,
                 )
             except OutOfResourcesError as error:
                 failure = error

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small
 import torch
 from test_tensors import MALFORMED, PICKLES, pickles
 from torch import nn
@@ -23,12 +24,14 @@ from rsna_e2e.checkpoint import (
     Best,
     CheckpointState,
     find_checkpoint,
+    kept_epochs,
     load_model,
     restore,
     save_checkpoint,
     valid_checkpoints,
 )
 from rsna_e2e.checkpoint import folder as checkpoint_folder
+from rsna_e2e.config import save_config
 from rsna_e2e.errors import BadInputError, OutOfResourcesError
 from rsna_e2e.tensors import decode
 
@@ -458,3 +461,28 @@ def test_a_place_that_cannot_be_written_is_named(run: Path) -> None:
     (run / "checkpoints").write_text("in the way")
     with pytest.raises(BadInputError, match="checkpoints"):
         save_checkpoint(run, _state(1), model=Net())
+
+
+def test_the_end_of_every_epoch_stays_where_wanted(run: Path) -> None:
+    save_config(small.config("checkpoint.keep_epochs=true"), path=run / "config.yaml")
+    places = [(1, 0), (2, 0), (2, 1), (3, 1), (4, 1), (4, 2), (5, 2), (6, 2)]  # epochs of two steps, saved at each
+    for step, epoch in places:
+        save_checkpoint(run, _state(step, epoch=epoch, best=(2, 1)), model=Net(), keep_last=1, keep_epochs=True)
+    assert _names(run) == ["step-00000002-epoch-001", "step-00000004-epoch-002", "step-00000006-epoch-002"]
+    assert find_checkpoint(run, "epoch-2").name == "step-00000004-epoch-002"
+    assert {epoch: folder.name for epoch, folder in kept_epochs(run).items()} == {
+        1: "step-00000002-epoch-001",
+        2: "step-00000004-epoch-002",
+    }
+    with pytest.raises(BadInputError, match="epoch 3 has not ended; it has 1, 2"):
+        find_checkpoint(run, "epoch-3")
+    (run / "checkpoints" / "step-00000004-epoch-002" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(BadInputError, match=r"epoch-002/model\.safetensors: damaged"):
+        find_checkpoint(run, "epoch-2")  # and not what was saved in the midst of epoch 3
+
+
+def test_a_run_that_keeps_no_epochs_says_so(run: Path) -> None:
+    save_config(small.config(), path=run / "config.yaml")
+    save_checkpoint(run, _state(2), model=Net())
+    with pytest.raises(BadInputError, match=r"does not keep its epochs.*checkpoint\.keep_epochs=true"):
+        find_checkpoint(run, "epoch-1")

@@ -38,6 +38,12 @@ def test_auto_takes_what_it_was_resolved_to_but_not_the_other_way() -> None:
     assert set(compare_configs(auto, resolved)) == {"chunk", "precision"}
 
 
+def test_whether_epochs_are_kept_is_settled_when_a_run_begins() -> None:
+    assert set(compare_configs(small.config(), small.config("checkpoint.keep_epochs=true"))) == {
+        "checkpoint.keep_epochs"
+    }
+
+
 def test_a_section_that_one_lacks_is_named() -> None:
     phase = '{"epochs": 2, "optimizer": {"learning_rate": 0.01}}'
     assert set(compare_configs(small.config(), small.config(f"slice_phase={phase}"))) == {"slice_phase"}

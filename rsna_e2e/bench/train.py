@@ -146,16 +146,17 @@ def _phases(store: Store, loader: StudyLoader, config: RunConfig) -> list[_Phase
                 n_ahead=n_ahead,
             )
         )
-    phases.append(
-        _Phase(
-            name="whole series",
-            batches=loader.group(everyone, epoch=EPOCH),
-            n_slices=loader.n_slices,
-            load=loader.load,
-            optimizer=config.optimizer,
-            n_ahead=n_ahead,
+    if config.epochs > 0:
+        phases.append(
+            _Phase(
+                name="whole series",
+                batches=loader.group(everyone, epoch=EPOCH),
+                n_slices=loader.n_slices,
+                load=loader.load,
+                optimizer=config.optimizer,
+                n_ahead=n_ahead,
+            )
         )
-    )
     return phases
 
 

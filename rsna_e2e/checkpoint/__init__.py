@@ -8,6 +8,7 @@ rename to a name that no other has, so there is no moment without a checkpoint. 
 from rsna_e2e.checkpoint.run import (
     Checkpoint,
     find_checkpoint,
+    kept_epochs,
     load_model,
     restore,
     save_checkpoint,
@@ -20,6 +21,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointState",
     "find_checkpoint",
+    "kept_epochs",
     "load_model",
     "restore",
     "save_checkpoint",

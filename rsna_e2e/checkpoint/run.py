@@ -23,6 +23,7 @@ from rsna_e2e.checkpoint.folder import (
 )
 from rsna_e2e.checkpoint.optimizer import group_scalars, restore_optimizer, state_tensors
 from rsna_e2e.checkpoint.state import CheckpointState, FileName, describe
+from rsna_e2e.config import load_config
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.tensors import copy_into
 
@@ -56,11 +57,13 @@ def save_checkpoint(
     optimizer: Optimizer | None = None,
     ema: nn.Module | None = None,
     keep_last: int = 2,
+    keep_epochs: bool = False,
 ) -> Path:
     """Save a run's state as it is now and return the folder; then remove all but the last ones and the best.
 
-    A whole checkpoint of the same step and epoch stays as it is: a resumed run comes to the same again. ema: an
-    AveragedModel. Raises OutOfResourcesError when the disk is full; what was there before is there still.
+    keep_epochs: the end of every epoch stays too. A whole checkpoint of the same step and epoch stays as it is: a
+    resumed run comes to the same again. ema: an AveragedModel. Raises OutOfResourcesError when the disk is full; what
+    was there before is there still.
     """
     folder = run / FOLDER / _folder_name(state.step, state.epoch)
     if not _is_whole(folder):
@@ -71,7 +74,7 @@ def save_checkpoint(
             tensors[EMA] = ema.state_dict()
         groups = group_scalars(optimizer) if optimizer is not None else []
         write_folder(folder, state, tensors=tensors, optimizer_groups=groups)
-    _retain(folder, keep_last)
+    _retain(folder, keep_last, keep_epochs=keep_epochs)
     return folder
 
 
@@ -123,13 +126,15 @@ def valid_checkpoints(run: Path, *, on_damaged: OnDamaged = _ignore) -> Iterator
 
 
 def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _ignore) -> Path:
-    """Return the folder of a run's checkpoint: `last` or `best`; auto prefers the best.
+    """Return the folder of a run's checkpoint: `last`, `best`, or `epoch-N`, the end of epoch N; auto prefers the best.
 
     The best is the one that the newest whole checkpoint names. Raises BadInputError when the folder is no run or has
     no such checkpoint.
     """
     if not (run / "config.yaml").is_file():
         raise BadInputError(f"{run}: not a run folder (no config.yaml). Make one with: rsna-e2e train STORE RUN")
+    if name.startswith("epoch-"):
+        return _end_of_epoch(run, int(name.removeprefix("epoch-")))
     last = next(valid_checkpoints(run, on_damaged=on_damaged), None)
     if last is None:
         damaged = ", ".join(folder.name for folder in _folders(run / FOLDER))
@@ -148,6 +153,30 @@ def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _i
         on_damaged(error)
         return last.folder
     return best
+
+
+def kept_epochs(run: Path) -> dict[int, Path]:
+    """Return the folders of a run that `keep_epochs`, by the epoch at whose end each was saved, in that order.
+
+    They are found by their names alone; `find_checkpoint` checks one. Raises BadInputError for a run that keeps none.
+    """
+    if not load_config(run / "config.yaml").checkpoint.keep_epochs:
+        raise BadInputError(f"{run}: does not keep its epochs. Train with --set checkpoint.keep_epochs=true")
+    return _ends_of_epochs(_folders(run / FOLDER))
+
+
+def _end_of_epoch(run: Path, epoch: int) -> Path:
+    folders = kept_epochs(run)
+    if epoch not in folders:
+        raise BadInputError(f"{run}: epoch {epoch} has not ended; it has {', '.join(map(str, folders)) or 'none yet'}")
+    check_folder(folders[epoch])
+    return folders[epoch]
+
+
+def _ends_of_epochs(folders: list[Path]) -> dict[int, Path]:
+    """The first of each epoch completed, where none of them was removed: others were saved in the midst of the next."""
+    first = {epoch: folder for folder in folders for _, epoch in [_place(folder)] if epoch > 0}  # from newest to oldest
+    return dict(sorted(first.items()))
 
 
 def _folder_name(step: int, epoch: int) -> str:
@@ -175,14 +204,18 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _retain(saved: Path, keep_last: int) -> None:
+def _retain(saved: Path, keep_last: int, *, keep_epochs: bool) -> None:
     """Remove what is not needed any more, now that `saved` is whole.
 
-    Stay: the last `keep_last` up to `saved`, and the best that each of them names. What is later than `saved` was
-    passed over when the run was resumed, so it is damaged; and what a dead process left half done is nobody's.
+    Stay: the last `keep_last` up to `saved`, and the best that each of them names; the ends of epochs where wanted.
+    What is later than `saved` was passed over when the run was resumed, so it is damaged; and what a dead process left
+    half done is nobody's.
     """
-    kept = [folder for folder in _folders(saved.parent) if _place(folder) <= _place(saved)][:keep_last]
+    so_far = [folder for folder in _folders(saved.parent) if _place(folder) <= _place(saved)]
+    kept = so_far[:keep_last]
     names = {folder.name for folder in kept} | {name for folder in kept if (name := _name_of_best(folder))}
+    if keep_epochs:
+        names |= {folder.name for folder in _ends_of_epochs(so_far).values()}
     for folder in _folders(saved.parent):
         if folder.name not in names:
             with suppress(OSError):  # the next time, then

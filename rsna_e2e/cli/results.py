@@ -4,7 +4,7 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from rsna_e2e.arguments import add_device, seed
+from rsna_e2e.arguments import add_device, checkpoint, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
 from rsna_e2e.tasks import get_task
 
@@ -22,7 +22,13 @@ def add_predict(verbs: Verbs) -> None:
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb.add_argument("--split", choices=("train", "test"), default="test", help="which series (default test)")
     verb.add_argument("--out", type=Path, default=Path("submission.csv"), help="submission file, .csv or .csv.gz")
-    verb.add_argument("--checkpoint", choices=("auto", "best", "last"), default="auto", help="auto: best, else last")
+    verb.add_argument(
+        "--checkpoint",
+        type=checkpoint,
+        default="auto",
+        metavar="auto|best|last|epoch-N",
+        help="auto: best, else last; epoch-N: the end of epoch N, of a run with checkpoint.keep_epochs",
+    )
     add_device(verb)
 
 

@@ -69,4 +69,6 @@ class RunConfig(Frozen):
             raise ValueError("model.head none is trained on single slices: set epochs=0 and give a slice_phase")
         if self.model.head != "none" and self.epochs == 0:
             raise ValueError("epochs=0 leaves the head untrained: set model.head=none")
+        if self.model.head == "none" and self.model.study_loss_weight > 0:
+            raise ValueError("model.study_loss_weight needs the states of a head: leave out model.head=none")
         return self
