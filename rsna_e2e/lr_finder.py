@@ -23,10 +23,11 @@ from rsna_e2e.lr_sweep import LrSweep, run_sweep
 from rsna_e2e.phases import Phase, plan_phases
 from rsna_e2e.predict import check_labels
 from rsna_e2e.records import Progress, no_progress
+from rsna_e2e.split import split_series
 from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import get_task
-from rsna_e2e.train import make_loaders, prepare_model, split_series
+from rsna_e2e.train import make_loaders, prepare_model
 
 
 class Outcome(Protocol):

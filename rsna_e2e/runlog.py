@@ -24,6 +24,8 @@ from rsna_e2e.files import atomic_writer, make_folder, sync, write_json
 from rsna_e2e.machine import describe_code, describe_environment
 
 CONFIG, MANIFEST, METRICS, TENSORBOARD = "config.yaml", "manifest.json", "metrics.jsonl", "tensorboard"
+# Kinds of lines with the scores of an epoch: of the held-out fold, or of slices that the model was trained on
+VALIDATION, TRAINING_SLICES = "validation", "training_slices"
 
 _WORTH_KEEPING = ("checkpoints", "debug")
 _UNFINISHED = re.compile(rf"{re.escape(MANIFEST)}|.+\.tmp-\d+")  # in a folder that was not yet a run
@@ -182,7 +184,7 @@ def cut_metrics(path: Path, point: ResumePoint) -> None:
 def _is_before(line: bytes, point: ResumePoint) -> bool:
     try:
         entry: Any = json.loads(line)
-        is_late_validation = entry["kind"] == "validation" and entry["epoch"] > point.epoch
+        is_late_validation = entry["kind"] in (VALIDATION, TRAINING_SLICES) and entry["epoch"] > point.epoch
         return line.endswith(b"\n") and bool(entry["step"] <= point.step) and not is_late_validation
     except (ValueError, TypeError, KeyError, RecursionError):
         return False

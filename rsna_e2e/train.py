@@ -19,11 +19,12 @@ from rsna_e2e.files import write_json
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
 from rsna_e2e.phases import plan_phases
-from rsna_e2e.predict import check_labels
+from rsna_e2e.predict import Rows, check_labels
 from rsna_e2e.preemption import MARKER, never
 from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.resume import check_same_settings
 from rsna_e2e.runlog import CONFIG, ResumePoint, RunLog, SilentLog
+from rsna_e2e.split import split_series, training_slices
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
 from rsna_e2e.tensors import load_weights
@@ -86,8 +87,19 @@ def train(
     loader_at = make_loaders(store, config, task, compute, ranks)
     validation_loader = loader_at(config.image.size)
 
+    only_rows: Rows | None = None
+    if not held_out and config.training_slices_scored is not None:
+        held_out, only_rows = training_slices(store, training, n=config.training_slices_scored)
+        if ranks.is_main:
+            warnings.warn(_no_validation(len(only_rows)), stacklevel=2)
+
     def score(scored: JointModel) -> Validation | None:
-        return validate(scored, validation_loader, held_out, store, task, compute, ranks=ranks, is_stopping=is_stopping)
+        return validate(
+            *(scored, validation_loader, held_out, store, task, compute),
+            only_rows=only_rows,
+            ranks=ranks,
+            is_stopping=is_stopping,
+        )
 
     make_log = partial(
         RunLog,
@@ -212,20 +224,11 @@ def _try_one_image(model: JointModel, config: RunConfig, task: Task, compute: Co
             raise UsageError(f"{config.model.backbone} does not take images of {size} px: {reason}") from None
 
 
-def split_series(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
-    """Return the positions in `store.series` to train on and to validate on. Raises UsageError without any."""
-    labelled = [position for position, span in enumerate(store.series) if span.split == "train"]
-    held_out = [p for p in labelled if store.series[p].fold == config.validation_fold]
-    training = [p for p in labelled if store.series[p].fold != config.validation_fold]
-    if not training:
-        raise UsageError(
-            f"{store.path}: no labelled series to train on outside fold {config.validation_fold} "
-            f"({len(labelled)} labelled in all). Prepare with --labels, or --set validation_fold=null"
-        )
-    if config.validation_fold is not None and not held_out:
-        folds = sorted({store.series[p].fold for p in labelled})
-        raise UsageError(f"{store.path}: no series in fold {config.validation_fold}; it has folds {folds}")
-    return training, held_out
+def _no_validation(n_slices: int) -> str:
+    return (
+        f"no fold is held out: this run is scored on {n_slices} of its own TRAINING slices, as the published solution "
+        "was. That says nothing about other patients; it is no validation"
+    )
 
 
 def _summary(trainer: Trainer, compute: Compute) -> TrainSummary:

@@ -24,7 +24,7 @@ from rsna_e2e.model import JointModel
 from rsna_e2e.phases import Epoch, Phase, Step
 from rsna_e2e.preemption import MARKER
 from rsna_e2e.records import Progress
-from rsna_e2e.runlog import RunLog, SilentLog
+from rsna_e2e.runlog import TRAINING_SLICES, VALIDATION, RunLog, SilentLog
 from rsna_e2e.steps import Stepper, StepResult
 from rsna_e2e.tasks import Task
 from rsna_e2e.validation import Validation
@@ -85,7 +85,8 @@ class Trainer:
         """Scores of the best epoch so far."""
         if self.state.best is None:
             return None
-        return Validation(**{k: math.nan if v is None else v for k, v in self.state.best.validation.items()})
+        scores = {k: math.nan if v is None else v for k, v in self.state.best.validation.items()}
+        return Validation(n_training_slices=int(scores.pop("n_training_slices", 0)), **scores)
 
     @property
     def save_share(self) -> float:
@@ -177,7 +178,8 @@ class Trainer:
             self._save(stepper)
             self._stop()
             return
-        self._log.write("validation", self.state.step, epoch=epoch.number, **asdict(validation))
+        kind = TRAINING_SLICES if validation.n_training_slices else VALIDATION
+        self._log.write(kind, self.state.step, epoch=epoch.number, **asdict(validation))
         loss = validation.weighted_log_loss
         best, since = self.state.best, self.state.epochs_since_best + 1
         if math.isfinite(loss) and (best is None or loss < best.validation_loss):

@@ -14,7 +14,7 @@ from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.metrics import auc, weighted_log_loss
 from rsna_e2e.model import JointModel
-from rsna_e2e.predict import predict_series
+from rsna_e2e.predict import Rows, predict_series
 from rsna_e2e.preemption import never
 from rsna_e2e.records import Float64Array
 from rsna_e2e.store import Store
@@ -23,10 +23,14 @@ from rsna_e2e.tasks import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Scores on the held-out fold: weighted log loss, and AUC of the any-label over slices (NaN with one class)."""
+    """Scores on the held-out fold: weighted log loss, and AUC of the any-label over slices (NaN with one class).
+
+    n_training_slices: where no fold is held out, on how many slices that the model was trained on; else 0.
+    """
 
     weighted_log_loss: float
     any_auc: float
+    n_training_slices: int = 0
 
 
 def validate(
@@ -37,13 +41,14 @@ def validate(
     task: Task,
     compute: Compute,
     *,
+    only_rows: Rows | None = None,
     ranks: Ranks = ALONE,
     is_stopping: Callable[[], bool] = never,
 ) -> Validation | None:
     """Score `model` on the series at positions `held_out`, shared among ranks; the same on all of them.
 
-    loader: of this rank's share. None when any rank was asked to stop before all was predicted. Raises UsageError when
-    no slice has all its labels.
+    only_rows: these store rows of them alone, and they are training slices. loader: of this rank's share. None when any
+    rank was asked to stop before all was predicted. Raises UsageError when no slice has all its labels.
     """
     rows, probability = predict_series(model, loader, held_out, compute=compute, is_stopping=is_stopping)
     spans = [store.series[position] for position in held_out]
@@ -57,11 +62,14 @@ def validate(
     everyone = ranks.sum_(gathered).numpy()
     truth: Float64Array = store.labels[all_rows].astype(np.float64)
     known = ~np.isnan(truth).any(axis=1)
+    if only_rows is not None:
+        known &= np.isin(all_rows, only_rows)
     if not known.any():
         raise UsageError(
-            "the validation fold has no slice with all its labels. Choose another with --set validation_fold=N"
+            "what is to be scored has no slice with all its labels. Choose another fold with --set validation_fold=N"
         )
     return Validation(
         weighted_log_loss=weighted_log_loss(truth[known], everyone[known], np.array(task.label_weights)),
         any_auc=auc(truth[known, task.any_index], everyone[known, task.any_index]),
+        n_training_slices=0 if only_rows is None else int(known.sum()),
     )

@@ -31,7 +31,7 @@ LEVELS = (
         "chunked",
     },
     {"predict", "meter", "chunk_size", "phases"},
-    {"steps", "validation"},
+    {"steps", "split", "validation"},
     {"divergence"},
     {"trainer"},
     {"train", "evaluate"},

@@ -64,6 +64,12 @@ class RunConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _training_slices_are_not_validation(self) -> "RunConfig":
+        if self.training_slices_scored is not None and self.validation_fold is not None:
+            raise ValueError("training_slices_scored is for runs that hold nothing out: set validation_fold=null")
+        return self
+
+    @model_validator(mode="after")
     def _joint_epochs_have_a_head(self) -> "RunConfig":
         if self.model.head == "none" and (self.epochs > 0 or self.slice_phase is None):
             raise ValueError("model.head none is trained on single slices: set epochs=0 and give a slice_phase")

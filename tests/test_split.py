@@ -1,0 +1,133 @@
+"""Who is trained on and who is scored: by the store's folds, by the published rule, and where nobody is held out."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+import small
+
+from rsna_e2e.cli import main
+from rsna_e2e.config import RunConfig, save_config
+from rsna_e2e.errors import UsageError
+from rsna_e2e.labels import write_labels
+from rsna_e2e.metrics import weighted_log_loss
+from rsna_e2e.predict import predict
+from rsna_e2e.predictions import predictions_path, read_predictions
+from rsna_e2e.prepare import prepare
+from rsna_e2e.split import split_series, training_slices
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import ICH
+from rsna_e2e.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GOLDEN = Path(__file__).parent / "golden" / "folds.csv"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return small.make_store(tmp_path_factory.mktemp("split"))
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of the images in the published table, each in the series of its patient, and one without a label."""
+    folder = tmp_path_factory.mktemp("published")
+    with GOLDEN.open() as file:
+        rows = list(csv.DictReader(file))
+    of_patient: dict[str, int] = {}
+    images = [(row["Image"], row["PatientID"]) for row in rows] + [("ID_000000000", rows[-1]["PatientID"])]
+    for image_id, patient in images:
+        index = of_patient[patient] = of_patient.get(patient, -1) + 1
+        number = list(of_patient).index(patient)
+        dataset = phantoms.slice_dataset(
+            np.full((4, 4), 40, dtype="<i2"),
+            SOPInstanceUID=f"1.2.3.{number}.{index}",
+            PatientID=patient,
+            StudyInstanceUID=f"1.2.4.{number}",
+            SeriesInstanceUID=f"1.2.5.{number}",
+            ImagePositionPatient=[-125.0, -125.0, 5.0 * index],
+        )
+        phantoms.write_dicom(folder / "raw" / f"{image_id}.dcm", dataset)
+    write_labels(folder / "raw" / "stage_2_train.csv", ICH, [row["Image"] for row in rows], np.zeros((len(rows), 6)))
+    prepare(folder / "raw", folder / "store", task=ICH, n_folds=3, n_jobs=1)
+    return Store.open(folder / "store")
+
+
+def run_config(*overrides: str) -> RunConfig:
+    return small.config("validation_fold=null", "training_slices_scored=7", *overrides)
+
+
+@pytest.mark.parametrize("fold", range(5))
+def test_published_folds_are_those_of_the_published_table(published: Store, fold: int) -> None:
+    with GOLDEN.open() as file:
+        expected = {row["PatientID"] for row in csv.DictReader(file) if int(row["fold"]) == fold}
+    training, held_out = split_series(published, small.config("folds=published", f"validation_fold={fold}"))
+    # the first image of all has no label, so it is not counted: with it, every row would be one later
+    assert {published.series[position].patient_id for position in held_out} == expected
+    assert sorted(training + held_out) == list(range(len(published.series)))
+
+
+def test_the_stores_folds_are_the_default(published: Store) -> None:
+    _, held_out = split_series(published, small.config("validation_fold=2"))
+    assert {published.series[position].fold for position in held_out} == {2}
+
+
+def test_a_published_fold_that_is_not_there_is_named(store: Store) -> None:
+    # six patients of 5, 3, 1, 6, 4 and 2 images, whose first rows are 0, 5, 8, 9, 15 and 19
+    with pytest.raises(UsageError, match=r"no series in fold 1; it has folds \[0, 3, 4\]"):
+        split_series(store, small.config("folds=published", "validation_fold=1"))
+
+
+def test_the_first_training_slices_by_image_id_by_hand(store: Store) -> None:
+    # without series 1, ids begin ID_0000 to ID_0004 (series 0), ID_0200 (series 2), ID_0300 (series 3)
+    positions = [p for p, span in enumerate(store.series) if span.split == "train"]
+    number = {p: int(str(store.index["image_id"][store.series[p].first_row])[3:5]) for p in positions}
+    training = [p for p in positions if number[p] != 1]
+    holding, rows = training_slices(store, training, n=7)
+    assert sorted(store.index["image_id"][rows]) == [*(f"ID_000{i}" for i in range(5)), "ID_0200", "ID_0300"]
+    assert sorted(number[p] for p in holding) == [0, 2, 3]
+    holding, rows = training_slices(store, training, n=1000)
+    assert (sorted(holding), len(rows)) == (sorted(training), 5 + 1 + 6 + 4 + 2)
+
+
+def test_scores_of_training_slices_are_called_so_everywhere(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_config(run_config(), path=tmp_path / "recipe.yaml")
+    run = tmp_path / "run"
+    with pytest.warns(UserWarning, match="scored on 7 of its own TRAINING slices"):
+        assert main(["train", str(store.path), str(run), "--recipe", str(tmp_path / "recipe.yaml")]) == 0
+    assert "best epoch 1: on 7 of its TRAINING slices, no validation: weighted log loss" in capsys.readouterr().out
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["n_training_slices"] for line in logged if line["kind"] == "training_slices"] == [7]
+    assert not [line for line in logged if line["kind"] == "validation"]
+    assert json.loads((run / "summary.json").read_text())["best"]["n_training_slices"] == 7
+
+
+def test_training_slices_are_scored_as_held_out_ones_are(store: Store, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="TRAINING"):
+        summary = train(store, tmp_path / "run", run_config(), device="cpu")
+    predict(tmp_path / "run", store, split="train", out=tmp_path / "s.csv", device="cpu")
+    table = read_predictions(predictions_path(tmp_path / "s.csv"), ICH)
+    first = sorted(table.image_ids)[:7]
+    rows = [list(store.index["image_id"]).index(image_id) for image_id in first]
+    predicted = table.probability[[table.image_ids.index(image_id) for image_id in first]]
+    expected = weighted_log_loss(store.labels[rows].astype(np.float64), predicted, np.array(ICH.label_weights))
+    assert summary.best is not None
+    assert summary.best.weighted_log_loss == pytest.approx(expected, abs=1e-6)  # float32 sums of other batches
+    resumed = train(store, tmp_path / "run", run_config(), device="cpu", resume=True)
+    assert resumed.best is not None
+    assert resumed.best.weighted_log_loss == summary.best.weighted_log_loss
+    assert resumed.best.n_training_slices == 7
+
+
+def test_a_held_out_fold_is_no_training_slices(store: Store, tmp_path: Path) -> None:
+    summary = train(store, tmp_path / "run", small.config(), device="cpu")
+    assert summary.best is not None
+    assert summary.best.n_training_slices == 0
+    with pytest.raises(UsageError, match="for runs that hold nothing out"):
+        run_config("validation_fold=0")
