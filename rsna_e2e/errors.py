@@ -3,48 +3,54 @@
 A message says what is wrong, where, and what to do about it. Programming mistakes are not in here: those are asserts.
 """
 
-from typing import ClassVar
-
 BUILD_COMMAND = "pip install --no-build-isolation -e ."  # what to run when something compiled is missing
 
 
 class RsnaError(Exception):
     """Base of every error that is shown to the user as one line, without a traceback."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code = 1
 
 
 class UsageError(RsnaError):
     """The command line or the configuration asks for something that does not exist."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code = 2
 
 
 class BadInputError(RsnaError):
     """A file or folder is missing, damaged, or not what it should be."""
 
-    exit_code: ClassVar[int] = 3
+    exit_code = 3
 
 
 class MissingCapabilityError(RsnaError):
     """A library, compiler or device is missing; the message names the command that installs it."""
 
-    exit_code: ClassVar[int] = 4
+    exit_code = 4
 
 
 class OutOfResourcesError(RsnaError):
     """Disk or memory ran out; the message names the path and what is needed."""
 
-    exit_code: ClassVar[int] = 5
+    exit_code = 5
 
 
 class DivergedError(RsnaError):
     """Training produced no finite loss any more."""
 
-    exit_code: ClassVar[int] = 6
+    exit_code = 6
 
 
 class PreemptedError(RsnaError):
     """The run was told to stop, and did so after saving; it can be resumed."""
 
-    exit_code: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h: try again later
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+class CommandFailedError(RsnaError):
+    """A command that was run for the user ended with an exit code of its own, and has said why."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

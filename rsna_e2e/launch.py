@@ -54,7 +54,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         exit_code_file = Path(folder) / "exit_code"
         command = make_command(arguments, environment, nodes, n_processes, exit_code_file=exit_code_file)
         sys.stderr.write(f"+ {' '.join(command)}\n")
-        code = _Supervisor(exit_code_file).run(command, for_ranks(n_processes) | dict(environment))
+        code = supervise(command, for_ranks(n_processes) | dict(environment), exit_code_file=exit_code_file)
     return PREEMPTED if marker.exists() else code
 
 
@@ -133,6 +133,15 @@ def for_ranks(n_processes: int) -> dict[str, str]:
     return fresh_store | threads
 
 
+def supervise(command: Sequence[str], environment: Mapping[str, str], *, exit_code_file: Path | None = None) -> int:
+    """Run a command, pass on SIGTERM and SIGUSR1 to what it does, and return its exit code.
+
+    exit_code_file: where ranks leave the exit code that torchrun would swallow. 143 for a command that was told to end
+    and had nothing to save.
+    """
+    return _Supervisor(exit_code_file).run(command, environment)
+
+
 @dataclass(slots=True)
 class _Supervisor:
     """Runs a command, tells it when to end, and knows better than torchrun how it ended.
@@ -142,7 +151,7 @@ class _Supervisor:
     all processes at once.
     """
 
-    exit_code_file: Path
+    exit_code_file: Path | None
     is_told_to_end: bool = False
     told: set[int] = field(default_factory=set)
     had_workers_s: float = field(default_factory=time.monotonic)
@@ -162,7 +171,7 @@ class _Supervisor:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        if self.exit_code_file.exists():
+        if self.exit_code_file is not None and self.exit_code_file.exists():
             return int(self.exit_code_file.read_text())
         if self.is_told_to_end and code:
             return 128 + signal.SIGTERM
@@ -179,7 +188,7 @@ class _Supervisor:
 
     def _attend(self, process: "subprocess.Popen[bytes]", *, has_workers: bool) -> None:
         """Pass on a wish to end; end torchrun when a rank has failed in a way that a restart does not mend."""
-        if self.exit_code_file.exists():
+        if self.exit_code_file is not None and self.exit_code_file.exists():
             self._tell(process.pid)
         if not self.is_told_to_end:
             return

@@ -36,6 +36,7 @@ LEVELS = (
     {"trainer"},
     {"train", "evaluate"},
     {"report", "console", "bench", "lr_finder"},
+    {"pipeline"},
     {"cli"},
     {"rank_main"},
 )
@@ -74,6 +75,7 @@ LIBRARIES = {
         "lr_finder",
         "report",
         "bench",
+        "pipeline",
         "rank_main",
     },
     "nvidia": {"dali_plugin", "bench"},

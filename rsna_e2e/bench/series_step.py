@@ -25,16 +25,25 @@ class SeriesStep:
     """A model that starts from nothing, and one series of `n_slices` on the device, in the precision of the run.
 
     Chunks keep no more graphs than the configuration says; where it leaves that open, those of one chunk.
+    n_channels: of the images, by default a channel for each window.
     """
 
-    def __init__(self, config: RunConfig, *, n_slices: int, device: str = "auto", compiled: bool = False) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        n_slices: int,
+        n_channels: int | None = None,
+        device: str = "auto",
+        compiled: bool = False,
+    ) -> None:
         task = get_task(config.task)
         self.compute = choose_compute(config.precision, device)
         self.n_slices, self._seed = n_slices, config.seed
         self.chunk = CHUNK if config.chunk == "auto" else config.chunk
         self.graph_slices = self.chunk if config.graph_slices == "auto" else config.graph_slices
         torch.manual_seed(config.seed)
-        n_channels, n_labels, size = len(task.windows_hu), len(task.label_names), config.image.size
+        n_channels, n_labels, size = n_channels or len(task.windows_hu), len(task.label_names), config.image.size
         model = JointModel(config.model.without_initial_weights(), n_channels=n_channels, n_labels=n_labels)
         self._model = self.compute.place(model).train()
         self._optimizer = AdamW(self._model.parameters(), lr=LEARNING_RATE, fused=True)
@@ -80,6 +89,12 @@ class SeriesStep:
         """A whole step: gradients in chunks, and the optimiser's update."""
         self.in_chunks()
         self._optimizer.step()
+
+    @torch.inference_mode()
+    def infer(self) -> torch.Tensor:
+        """Logits of the series."""
+        self._model.eval()
+        return self._model.classify(self._embed(self._images), torch.tensor([self.n_slices])).slices
 
     def synchronise(self) -> None:
         """Wait for the device."""

@@ -8,11 +8,24 @@ from pathlib import Path
 
 from rsna_e2e import __version__
 from rsna_e2e.cli.data import add_prepare, add_synth
+from rsna_e2e.cli.pipelines import add_bag, add_pipeline, add_smooth
 from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.speed import add_bench
 from rsna_e2e.cli.training import add_find_lr, add_train
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
 
+VERBS = (
+    add_synth,
+    add_prepare,
+    add_find_lr,
+    add_train,
+    add_predict,
+    add_bag,
+    add_smooth,
+    add_evaluate,
+    add_pipeline,
+    add_bench,
+)
 RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 
 
@@ -55,6 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rsna-e2e {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (add_synth, add_prepare, add_find_lr, add_train, add_predict, add_evaluate, add_bench):
+    for add in VERBS:
         add(verbs)
     return parser

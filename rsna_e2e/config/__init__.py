@@ -8,6 +8,7 @@ from rsna_e2e.config.recipes import RECIPES, TWO_STAGE_RECIPES
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import (
     AugmentConfig,
+    Crop,
     Frozen,
     ImageConfig,
     LoaderConfig,
@@ -21,6 +22,7 @@ __all__ = [
     "RECIPES",
     "TWO_STAGE_RECIPES",
     "AugmentConfig",
+    "Crop",
     "Frozen",
     "ImageConfig",
     "LoaderConfig",

@@ -149,15 +149,19 @@ def _series_lengths(stored: Sequence[StoredSlice]) -> list[int]:
     return [len(list(slices)) for _, slices in groupby(stored, key=lambda s: s.series_key)]
 
 
+def find_labels(raw: Path) -> Path | None:
+    """Return the file `*train*.csv` or `*train*.csv.gz` in `raw`, if there is one. Raises BadInputError for several."""
+    found = sorted([*raw.glob("*train*.csv"), *raw.glob("*train*.csv.gz")])
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise BadInputError(f"{raw}: several files could hold the labels ({names}). Name one with --labels")
+    return found[0] if found else None
+
+
 def _read_label_table(raw: Path, labels: Path | None, task: Task) -> LabelTable:
+    labels = labels or find_labels(raw)
     if labels is None:
-        found = sorted([*raw.glob("*train*.csv"), *raw.glob("*train*.csv.gz")])
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            raise BadInputError(f"{raw}: several files could hold the labels ({names}). Name one with --labels")
-        if not found:
-            return LabelTable(image_ids=[], values=np.empty((0, len(task.label_names))), n_repeated_rows=0)
-        labels = found[0]
+        return LabelTable(image_ids=[], values=np.empty((0, len(task.label_names))), n_repeated_rows=0)
     return read_labels(labels, task)
 
 

@@ -8,8 +8,17 @@ STORE/shards/*.h5       HU, one chunk per slice, found by byte offset without th
 """
 
 from rsna_e2e.store.layout import FORMAT_VERSION, StoreError
-from rsna_e2e.store.reader import SeriesSpan, Store
+from rsna_e2e.store.reader import SeriesSpan, Store, is_store
 from rsna_e2e.store.shards import StoredPixels, write_shard
 from rsna_e2e.store.writer import StoreWriter
 
-__all__ = ["FORMAT_VERSION", "SeriesSpan", "Store", "StoreError", "StoreWriter", "StoredPixels", "write_shard"]
+__all__ = [
+    "FORMAT_VERSION",
+    "SeriesSpan",
+    "Store",
+    "StoreError",
+    "StoreWriter",
+    "StoredPixels",
+    "is_store",
+    "write_shard",
+]

@@ -129,6 +129,11 @@ class Store:
         self.index = {}
 
 
+def is_store(path: Path) -> bool:
+    """Whether a folder is a study store, be it whole or damaged."""
+    return (path / MANIFEST).is_file()
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise StoreError(f"{path}: no such folder. Make a store with: rsna-e2e prepare RAW {path}")

@@ -1,0 +1,177 @@
+"""The verbs of whole trainings: pipeline, and what it does with predictions: bag, smooth."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rsna_e2e.arguments import add_device
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
+from rsna_e2e.errors import UsageError
+from rsna_e2e.pipeline import PARTS
+from rsna_e2e.tasks import get_task
+
+if TYPE_CHECKING:
+    from rsna_e2e.pipeline.forecast import Forecast
+    from rsna_e2e.pipeline.run import Pipeline
+
+
+def add_pipeline(verbs: Verbs) -> None:
+    """Add `rsna-e2e pipeline`."""
+    verb = add_verb(
+        verbs,
+        "pipeline",
+        _pipeline,
+        "Train and predict from DICOM files to a submission; started again, go on where it stopped.",
+        "rsna-e2e pipeline full --data raw --recipe demo --dry-run",
+        "rsna-e2e pipeline fast --data raw --embeddings published/emb_fold0_epoch*",
+        "rsna-e2e pipeline full --data raw --recipe reference --set two_stage.match_reference=true --part images",
+    )
+    verb.add_argument(
+        "mode",
+        choices=("full", "single", "fast", "joint"),
+        help="full: all folds and crops in two stages; single: one model on all the data, in two stages; joint: the "
+        "same end to end; fast: recurrent heads on embeddings that are there",
+    )
+    verb.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder for everything (default out); OUT/store serves all modes"
+    )
+    verb.add_argument("--data", type=Path, metavar="RAW", help="folder of DICOM files, or a store made of them")
+    verb.add_argument("--labels", type=Path, help="label CSV (default: RAW/*train*.csv[.gz])")
+    verb.add_argument("--recipe", default="demo", help="demo, reference, or a YAML file (default demo)")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="a.b=VALUE", help="override a value of the recipe; repeatable"
+    )
+    verb.add_argument(
+        "--part", action="append", choices=PARTS, help="run this part only; repeatable (default: all that is not done)"
+    )
+    verb.add_argument(
+        "--embeddings",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="mode fast: default those of OUT/full or OUT/single",
+    )
+    verb.add_argument("--dry-run", action="store_true", help="show the plan, slices, disk and time, and stop")
+    verb.add_argument("--no-probe", action="store_true", help="with --dry-run: do not measure how long it will take")
+    add_device(verb)
+
+
+def add_bag(verbs: Verbs) -> None:
+    """Add `rsna-e2e bag`."""
+    verb = add_verb(
+        verbs,
+        "bag",
+        _bag,
+        "Average submissions of the same slices, and write down what the mean is made of.",
+        "rsna-e2e bag predictions/*.csv.gz --out submission.csv.gz",
+    )
+    verb.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION", help="made by predict")
+    verb.add_argument("--out", type=Path, required=True, help="submission file, .csv or .csv.gz")
+    verb.add_argument("--clip", type=_clip, default=1e-5, help="least distance from 0 and 1 (default 1e-5)")
+    add_task(verb)
+
+
+def add_smooth(verbs: Verbs) -> None:
+    """Add `rsna-e2e smooth`."""
+    verb = add_verb(
+        verbs,
+        "smooth",
+        _smooth,
+        "Average every slice's prediction with its neighbours' by 0.6, 1.8, 0.6: a baseline for recurrent heads.",
+        "rsna-e2e smooth submission.csv --out smoothed.csv",
+    )
+    verb.add_argument("submission", type=Path, metavar="SUBMISSION", help="made by predict, with its table beside it")
+    verb.add_argument("--out", type=Path, required=True, help="submission file, .csv or .csv.gz")
+    add_task(verb)
+
+
+def _clip(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < 0.5:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 0.5")
+    return value
+
+
+def _pipeline(options: argparse.Namespace) -> None:
+    pipeline = _make(options)
+    if options.dry_run:
+        from rsna_e2e.pipeline.forecast import forecast
+
+        _show(forecast(pipeline, device=options.device, probe=not options.no_probe))
+        return
+    pipeline.run(options.part or PARTS, say=lambda line: print(line, flush=True))
+    if (last := pipeline.steps[-1].output).exists():
+        print(f"submission: {last}")
+
+
+def _make(options: argparse.Namespace) -> "Pipeline":
+    from rsna_e2e.config import load_config, load_two_stage
+    from rsna_e2e.pipeline.plan import Folders, plan_joint, plan_two_stage
+    from rsna_e2e.pipeline.run import Pipeline
+    from rsna_e2e.store import is_store
+
+    if options.embeddings and options.mode != "fast":
+        raise UsageError("--embeddings are what mode fast learns from; the other modes make their own")
+    is_prepared = options.data is not None and is_store(options.data)
+    store = options.data if is_prepared else options.out / "store"
+    raw = None if is_prepared else options.data
+    if raw is None and not store.exists():
+        raise UsageError("--data RAW is missing: the folder of DICOM files, or a store made of them by prepare")
+    folders = Folders(raw=raw, labels=options.labels, store=store, out=options.out / options.mode)
+    if options.mode == "joint":
+        steps = plan_joint(load_config(options.recipe, options.set), folders)
+    else:
+        embeddings = _embeddings(options) if options.mode == "fast" else ()
+        steps = plan_two_stage(
+            options.mode, load_two_stage(options.recipe, options.set), folders, embeddings=embeddings
+        )
+    return Pipeline(steps, folders, device=options.device)
+
+
+def _embeddings(options: argparse.Namespace) -> list[Path]:
+    """Those given, or those of one classifier that the full or single mode has left: its first."""
+    if options.embeddings:
+        return list(options.embeddings)
+    for mode in ("full", "single"):
+        folders = sorted((options.out / mode / "embeddings").glob("*-epoch*/manifest.json"))
+        first = {path.parent.name.rpartition("-epoch")[0] for path in folders}
+        if first:
+            return [path.parent for path in folders if path.parent.name.rpartition("-epoch")[0] == min(first)]
+    raise UsageError(
+        f"{options.out}: no embeddings there. Run mode full or single up to --part embeddings, or give --embeddings"
+    )
+
+
+def _show(forecast: "Forecast") -> None:
+    from rsna_e2e.bench.write import table
+
+    lines = [("step", "state", "slices", "GB", "minutes")]
+    for line in forecast.lines:
+        state = "to do again" if line.standing.state == "done" and line.standing.is_needed else line.standing.state
+        minutes = f"{line.time_s / 60:.1f}" if math.isfinite(line.time_s) else "?"
+        lines.append((line.standing.step.name, state, f"{line.n_slices:,}", f"{line.n_bytes / 1e9:.2f}", minutes))
+    print(table(lines[0], lines[1:]))
+    total = f"{forecast.time_s / 3600:.1f} h" if math.isfinite(forecast.time_s) else "not probed"
+    print(
+        f"\nto be run: {sum(line.standing.is_needed for line in forecast.lines)} of {len(forecast.lines)} steps, "
+        f"{forecast.n_bytes / 1e9:.1f} GB ({forecast.free_bytes / 1e9:.1f} GB are free), {total} on this machine"
+    )
+
+
+def _bag(options: argparse.Namespace) -> None:
+    from rsna_e2e.bagging import bag
+
+    done = bag(options.submissions, task=get_task(options.task), out=options.out, clip=options.clip)
+    print(f"mean of {done.n_members} submissions of {done.n_slices} slices; what it is made of: {done.manifest}")
+    print(f"submission: {done.submission}")
+
+
+def _smooth(options: argparse.Namespace) -> None:
+    from rsna_e2e.bagging import smooth
+
+    n_slices = smooth(options.submission, task=get_task(options.task), out=options.out)
+    print(f"smoothed {n_slices} slices\nsubmission: {options.out}")

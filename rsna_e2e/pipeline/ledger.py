@@ -1,0 +1,85 @@
+"""What has been begun and done in an output folder, and of what: so that nothing is done twice, or mixed up."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.files import make_folder, write_json
+
+State = Literal["to do", "begun", "done"]
+
+_SHOWN = 4  # differences in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What is known of a step: what it is made of, whether it is done, and how long it took."""
+
+    made_of: dict[str, Any]
+    is_done: bool
+    elapsed_s: float | None = None
+
+
+class Ledger:
+    """A file for every step in a folder; a step that was begun keeps what it is made of."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def state(self, name: str, made_of: Mapping[str, Any]) -> State:
+        """Say how far a step is. Raises UsageError, with the differences, when it was begun with something else."""
+        entry = self._read(name)
+        if entry is None:
+            return "to do"
+        differences = list(_differences(entry.made_of, dict(made_of)))
+        if differences:
+            shown = "; ".join(differences[:_SHOWN]) + "; ..." * (len(differences) > _SHOWN)
+            raise UsageError(
+                f"{self._folder.parent}: {name} was made with other settings or data ({shown}). Give the same again, "
+                "or another output folder"
+            )
+        return "done" if entry.is_done else "begun"
+
+    def begin(self, name: str, made_of: Mapping[str, Any]) -> None:
+        """Note what a step is made of, before it leaves anything behind."""
+        self._write(name, {"made_of": dict(made_of), "is_done": False, "elapsed_s": None})
+
+    def finish(self, name: str, made_of: Mapping[str, Any], *, elapsed_s: float) -> None:
+        """Note that a step is done."""
+        self._write(name, {"made_of": dict(made_of), "is_done": True, "elapsed_s": elapsed_s})
+
+    def digest(self, name: str) -> str | None:
+        """Return what stands for all that a step is made of; None when it was never begun."""
+        entry = self._read(name)
+        if entry is None:
+            return None
+        return hashlib.sha256(json.dumps(entry.made_of, sort_keys=True).encode()).hexdigest()
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name.replace('/', '-')}.json"
+
+    def _read(self, name: str) -> Entry | None:
+        path = self._path(name)
+        try:
+            return Entry(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            raise BadInputError(f"{path}: damaged. Remove it together with what {name} made") from None
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        make_folder(self._folder)
+        write_json(self._path(name), content)
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Say what differs between two plain values, by the dotted names of what is in them."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(key for key in now if key not in before)]:
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+    elif before != now:
+        yield f"{name} {json.dumps(before)} instead of {json.dumps(now)}" if name else "all"

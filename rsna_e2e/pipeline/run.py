@@ -1,0 +1,125 @@
+"""Running a plan: every step in a process of its own, those that are done left alone, the rest in order."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsna_e2e.config import save_config
+from rsna_e2e.errors import BadInputError, CommandFailedError, UsageError
+from rsna_e2e.files import make_folder, sha256_of
+from rsna_e2e.launch import supervise
+from rsna_e2e.pipeline import Part
+from rsna_e2e.pipeline.ledger import Ledger, State
+from rsna_e2e.pipeline.plan import Folders, Step
+from rsna_e2e.store import Store
+
+Execute = Callable[[Step, Sequence[str]], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A step, how far it is, and whether it has to run: it is not done, or its output is gone and still needed."""
+
+    step: Step
+    state: State
+    is_needed: bool
+
+
+class Pipeline:
+    """A plan in its folders. device: given to the steps that compute."""
+
+    def __init__(self, steps: Sequence[Step], folders: Folders, *, device: str = "auto") -> None:
+        self.steps, self.folders = tuple(steps), folders
+        self._device = device
+        self._ledger = Ledger(folders.out / "steps")
+        self._data_hash: str | None = None
+
+    def standings(self) -> list[Standing]:
+        """Say how far every step is. Raises UsageError when one was begun with something else."""
+        states = {step.name: self._state(step) for step in self.steps}
+        wanted: set[str] = set()  # by a later step that has to run
+        standings = []
+        for step in reversed(self.steps):
+            state = states[step.name]
+            is_last = not any(step.name in other.depends for other in self.steps)
+            is_gone = not step.output.exists() and (is_last or step.name in wanted)
+            is_needed = state != "done" or is_gone
+            if is_needed:
+                wanted.update(step.depends)
+            standings.append(Standing(step=step, state=state, is_needed=is_needed))
+        return standings[::-1]
+
+    def run(self, only: Sequence[Part], *, execute: Execute | None = None, say: Callable[[str], None]) -> None:
+        """Run the steps of these parts that are needed.
+
+        execute: runs one command and returns its exit code; by default in a process. Raises CommandFailedError with
+        the exit code of a step that failed, and UsageError when a step needs one of a part that is left out.
+        """
+        execute = execute or run_command
+        todo = {standing.step.name for standing in self.standings() if standing.is_needed}
+        for number, step in enumerate(self.steps, start=1):
+            if step.name not in todo or step.part not in only:
+                continue
+            missing = [name for name in step.depends if name in todo]
+            if missing:
+                raise UsageError(f"{step.name} needs {', '.join(missing)} first. Run that part too")
+            say(f"[{number}/{len(self.steps)}] + {' '.join(self.command(step))}")
+            self._run_step(step, execute)
+            todo.discard(step.name)
+
+    def command(self, step: Step) -> list[str]:
+        """Return the words of a step's command, as a user could type it."""
+        computes = step.verb in ("train", "embed", "predict")
+        settings = ["--recipe", str(self.folders.settings(step))] if step.settings else []
+        device = ["--device", self._device] if computes and self._device != "auto" else []
+        return ["rsna-e2e", step.verb, *step.arguments, *settings, *device]
+
+    def _run_step(self, step: Step, execute: Execute) -> None:
+        made_of = self._made_of(step)
+        self._ledger.begin(step.name, made_of)
+        if step.settings is not None:
+            make_folder(self.folders.settings(step).parent)
+            save_config(step.settings, path=self.folders.settings(step))
+        make_folder(step.output.parent)
+        began_s = time.monotonic()
+        is_whole = step.verb == "prepare" and step.output.exists()  # a store appears whole; prepare will not replace it
+        code = 0 if is_whole else execute(step, self.command(step))
+        if code:
+            raise CommandFailedError(f"{step.name} ended with exit code {code}; what came before is kept", code)
+        self._ledger.finish(step.name, made_of, elapsed_s=time.monotonic() - began_s)
+
+    def _state(self, step: Step) -> State:
+        if self._ledger.digest(step.name) is None:
+            return "to do"
+        return self._ledger.state(step.name, self._made_of(step))
+
+    def _made_of(self, step: Step) -> dict[str, Any]:
+        """All that the result of a step depends on, as plain values."""
+        made_of: dict[str, Any] = {"verb": step.verb, **step.facts}
+        if step.settings is not None:
+            made_of["settings"] = step.settings.model_dump(mode="json")
+        if step.part not in ("prepare", "bag"):
+            made_of["data_hash"] = self._hash_of_data()
+        for path in step.inputs:
+            if not path.is_file():
+                raise BadInputError(f"{path}: no such file. Give a folder made by rsna-e2e embed")
+            made_of[f"input {path.parent.name}"] = sha256_of(path)
+        return made_of | {f"after {name}": self._ledger.digest(name) for name in step.depends}
+
+    def _hash_of_data(self) -> str | None:
+        """What stands for the data of the store; None when there is no store yet."""
+        if self._data_hash is None and self.folders.store.exists():
+            self._data_hash = Store.open(self.folders.store).data_hash
+        return self._data_hash
+
+
+def run_command(step: Step, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
+    """Run a step's command and return its exit code; training on everything that this machine has."""
+    words = [str(Path(sys.executable).parent / command[0]), *command[1:]]
+    if step.verb == "train":
+        words = [sys.executable, "-m", "rsna_e2e.launch", *command[2:]]
+    return supervise(words, environment)

@@ -1,0 +1,251 @@
+"""Plans by counting, the ledger by tampering, and chains of commands that stop anywhere."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import small
+
+from rsna_e2e.config import load_config, load_two_stage
+from rsna_e2e.errors import BadInputError, CommandFailedError, UsageError
+from rsna_e2e.pipeline import PARTS
+from rsna_e2e.pipeline.ledger import Ledger
+from rsna_e2e.pipeline.plan import Folders, Step, plan_joint, plan_two_stage
+from rsna_e2e.pipeline.run import Pipeline, run_command
+
+
+def folders_in(root: Path) -> Folders:
+    return Folders(raw=root / "raw", labels=None, store=root / "store", out=root / "full")
+
+
+def names(steps: Sequence[Step]) -> list[str]:
+    return [step.name for step in steps]
+
+
+class Commands:
+    """Stands for the commands: notes them, and makes what each would leave; fails before the step `fail_at`."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.fail_at = ""
+
+    def __call__(self, step: Step, command: Sequence[str]) -> int:
+        if step.name == self.fail_at:
+            return 75
+        self.ran.append(step.name)
+        if step.verb != "prepare":  # the store would have to be one
+            step.output.parent.mkdir(parents=True, exist_ok=True)
+            step.output.touch()
+        return 0
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def test_the_full_plan_of_the_published_solution_has_thirty_heads(tmp_path: Path) -> None:
+    steps = plan_two_stage("full", load_two_stage("reference"), folders_in(tmp_path))
+    verbs = [step.verb for step in steps]
+    assert [verbs.count(verb) for verb in ("prepare", "embed", "predict", "bag")] == [1, 30, 30, 1]
+    assert verbs.count("train") == 6 + 30
+    assert steps[-1].name == "submission"
+    assert len(steps[-1].depends) == 30
+
+
+def test_the_single_plan_uses_all_the_data_once(tmp_path: Path) -> None:
+    steps = plan_two_stage("single", load_two_stage("demo"), folders_in(tmp_path))
+    assert names(steps) == [
+        "prepare",
+        "images/series-all",
+        "embeddings/series-all-epoch1",
+        "embeddings/series-all-epoch2",
+        "sequences/series-all-epoch1",
+        "predictions/series-all-epoch1",
+        "sequences/series-all-epoch2",
+        "predictions/series-all-epoch2",
+        "submission",
+    ]
+    trained = [step.settings for step in steps if step.settings is not None]
+    assert {settings.validation_fold for settings in trained} == {None}
+    assert all(settings.checkpoint.keep_epochs for settings in trained)
+    (embed, *_) = [step for step in steps if step.verb == "embed"]
+    assert embed.facts == {"epoch": 1, "views": ["plain"]}
+
+
+def test_every_step_comes_after_what_it_depends_on(tmp_path: Path) -> None:
+    config = load_two_stage("demo", ["two_stage.out_of_fold=true"])
+    seen: set[str] = set()
+    for step in plan_two_stage("full", config, folders_in(tmp_path)):
+        assert seen.issuperset(step.depends), step.name
+        seen.add(step.name)
+
+
+def test_out_of_fold_heads_know_the_embeddings_of_all_folds(tmp_path: Path) -> None:
+    config = load_two_stage("demo", ["two_stage.out_of_fold=true", "two_stage.folds=[0, 1, 2]"])
+    steps = {step.name: step for step in plan_two_stage("full", config, folders_in(tmp_path))}
+    head = steps["sequences/none-fold1-epoch2"]
+    given = [word for word in head.arguments if "=" in word]
+    assert given == [f"{fold}={tmp_path}/full/embeddings/none-fold{fold}-epoch2" for fold in (0, 1, 2)]
+    assert set(head.depends) == {"prepare", *(f"embeddings/none-fold{fold}-epoch2" for fold in (0, 1, 2))}
+
+
+def test_the_switch_turns_on_every_quirk_and_its_absence_none(tmp_path: Path) -> None:
+    by_default = load_two_stage("reference")
+    published = load_two_stage("reference", ["two_stage.match_reference=true", "two_stage.jpeg=true"])
+    image, fixed_image = published.image_run(crop="series", fold=None), by_default.image_run(crop="series", fold=None)
+    assert (image.image.crop, image.image.square, image.image.values) == ("slice", "upper_left", "jpeg")
+    assert (fixed_image.image.crop, fixed_image.image.square, fixed_image.image.values) == ("series", "center", "hu")
+    assert (image.folds, image.training_slices_scored) == ("published", 1000)
+    assert (fixed_image.folds, fixed_image.training_slices_scored) == ("store", None)
+    assert published.image_run(crop="none", fold=0).image.crop == "none"
+    assert published.image_run(crop="none", fold=0).training_slices_scored is None
+    head, fixed_head = published.sequence_run(fold=0), by_default.sequence_run(fold=0)
+    assert (head.model.padding, head.loader.slice_order, head.folds) == ("left", "published", "published")
+    assert (fixed_head.model.padding, fixed_head.loader.slice_order, fixed_head.folds) == (
+        "packed",
+        "geometric",
+        "store",
+    )
+
+
+def test_fast_heads_are_named_by_their_folders(tmp_path: Path) -> None:
+    given = [tmp_path / "a" / "epoch1", tmp_path / "b" / "epoch1", tmp_path / "c"]
+    steps = plan_two_stage("fast", load_two_stage("demo"), folders_in(tmp_path), embeddings=given)
+    assert [s.name for s in steps if s.verb == "train"] == [
+        "sequences/epoch1-0",
+        "sequences/epoch1-1",
+        "sequences/c",
+    ]
+
+
+def test_the_joint_plan_trains_and_predicts(tmp_path: Path) -> None:
+    steps = plan_joint(load_config("demo"), folders_in(tmp_path))
+    assert names(steps) == ["prepare", "joint", "submission"]
+    assert steps[1].settings is not None
+    assert steps[1].settings.validation_fold is None
+    assert steps[1].scale == 8  # 4 epochs of mixed slices, 4 of whole series
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.make_store(tmp_path_factory.mktemp("pipeline")).path
+
+
+@pytest.fixture
+def make(store: Path, tmp_path: Path) -> Callable[..., Pipeline]:
+    """Makes the same pipeline again and again, with other settings where they are given."""
+
+    def made(*overrides: str) -> Pipeline:
+        folders = Folders(raw=None, labels=None, store=store, out=tmp_path / "single")
+        return Pipeline(plan_two_stage("single", load_two_stage("demo", overrides), folders), folders)
+
+    return made
+
+
+def needed(pipeline: Pipeline) -> list[str]:
+    return [standing.step.name for standing in pipeline.standings() if standing.is_needed]
+
+
+def test_a_chain_that_stopped_goes_on_and_does_nothing_twice(make: Callable[..., Pipeline]) -> None:
+    commands = Commands()
+    commands.fail_at = "sequences/series-all-epoch2"
+    with pytest.raises(CommandFailedError, match="sequences/series-all-epoch2 ended with exit code 75") as stopped:
+        make().run(PARTS, execute=commands, say=quiet)
+    assert stopped.value.exit_code == 75
+    rest = ["sequences/series-all-epoch2", "predictions/series-all-epoch2", "submission"]
+    assert needed(make()) == rest
+    assert [s.state for s in make().standings() if s.is_needed] == ["begun", "to do", "to do"]
+    commands.fail_at = ""
+    before = len(commands.ran)
+    make().run(PARTS, execute=commands, say=quiet)
+    assert commands.ran[before:] == rest
+    make().run(PARTS, execute=commands, say=quiet)
+    assert len(commands.ran) == before + len(rest)
+
+
+def test_settings_reach_the_command_that_trains(make: Callable[..., Pipeline]) -> None:
+    pipeline = make("images.seed=77")
+    pipeline.run(["images"], execute=Commands(), say=quiet)
+    (train,) = [step for step in pipeline.steps if step.part == "images"]
+    command = pipeline.command(train)
+    assert command[:2] == ["rsna-e2e", "train"]
+    assert load_config(Path(command[command.index("--recipe") + 1])).seed == 77
+
+
+def test_a_part_that_lacks_what_comes_before_says_so(make: Callable[..., Pipeline]) -> None:
+    with pytest.raises(UsageError, match="embeddings/series-all-epoch1 needs images/series-all first"):
+        make().run(["embeddings"], execute=Commands(), say=quiet)
+
+
+def test_outputs_that_nobody_needs_may_be_removed(make: Callable[..., Pipeline]) -> None:
+    make().run(PARTS, execute=Commands(), say=quiet)
+    outputs = {step.name: step.output for step in make().steps}
+    outputs["embeddings/series-all-epoch1"].unlink()
+    assert needed(make()) == []
+    outputs["predictions/series-all-epoch1"].unlink()
+    assert needed(make()) == []
+    outputs["submission"].unlink()
+    assert needed(make()) == [
+        "embeddings/series-all-epoch1",  # the prediction is made from them again
+        "predictions/series-all-epoch1",
+        "submission",
+    ]
+
+
+def test_other_settings_are_not_mixed_with_what_is_there(make: Callable[..., Pipeline]) -> None:
+    make().run(PARTS, execute=Commands(), say=quiet)
+    with pytest.raises(UsageError, match=r"images/series-all was made with .*settings\.seed 1234 instead of 5"):
+        make("images.seed=5").standings()
+    other_views = [replace(s, facts={"epoch": 1, "views": ["hflip"]}) if s.verb == "embed" else s for s in make().steps]
+    with pytest.raises(UsageError, match=r"embeddings/series-all-epoch\d was made with .*views"):
+        Pipeline(other_views, make().folders).standings()
+    assert needed(make()) == []
+
+
+def test_other_data_are_not_mixed_with_what_is_there(make: Callable[..., Pipeline], tmp_path: Path) -> None:
+    make().run(["images"], execute=Commands(), say=quiet)
+    other = small.make_store(tmp_path / "other", sides=(40,))
+    folders = replace(make().folders, store=other.path)
+    with pytest.raises(UsageError, match="data_hash"):
+        Pipeline(make().steps, folders).standings()
+
+
+def test_other_embeddings_are_not_mixed_with_what_is_there(store: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    folders = Folders(raw=None, labels=None, store=store, out=tmp_path / "fast")
+    pipeline = Pipeline(plan_two_stage("fast", load_two_stage("demo"), folders, embeddings=[given]), folders)
+    with pytest.raises(BadInputError, match="rsna-e2e embed"):
+        pipeline.run(PARTS, execute=Commands(), say=quiet)
+    (given / "manifest.json").write_text("1")
+    pipeline.run(PARTS, execute=Commands(), say=quiet)
+    (given / "manifest.json").write_text("2")
+    with pytest.raises(UsageError, match=r"sequences/given was made with .*input given"):
+        pipeline.standings()
+
+
+def test_a_store_that_was_finished_just_before_the_end_is_not_made_again(store: Path, tmp_path: Path) -> None:
+    folders = Folders(raw=tmp_path, labels=None, store=store, out=tmp_path / "single")
+    pipeline = Pipeline(plan_two_stage("single", load_two_stage("demo"), folders), folders)
+    commands = Commands()
+    pipeline.run(["prepare"], execute=commands, say=quiet)
+    assert commands.ran == []
+    assert "prepare" not in needed(pipeline)
+
+
+def test_a_damaged_ledger_is_not_believed(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.begin("a/b", {"x": 1})
+    assert ledger.state("a/b", {"x": 1}) == "begun"
+    ledger.finish("a/b", {"x": 1}, elapsed_s=1.0)
+    assert ledger.state("a/b", {"x": 1}) == "done"
+    (tmp_path / "a-b.json").write_text("{")
+    with pytest.raises(BadInputError, match="damaged"):
+        ledger.state("a/b", {"x": 1})
+
+
+def test_commands_are_run_beside_this_python(tmp_path: Path) -> None:
+    pipeline = plan_joint(load_config("demo"), folders_in(tmp_path))
+    assert run_command(pipeline[-1], ["rsna-e2e", "--version"]) == 0
+    assert run_command(pipeline[-1], ["rsna-e2e", "predict", str(tmp_path), str(tmp_path)]) == BadInputError.exit_code
