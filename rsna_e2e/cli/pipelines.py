@@ -155,10 +155,13 @@ def _show(forecast: "Forecast") -> None:
         minutes = f"{line.time_s / 60:.1f}" if math.isfinite(line.time_s) else "?"
         lines.append((line.standing.step.name, state, f"{line.n_slices:,}", f"{line.n_bytes / 1e9:.2f}", minutes))
     print(table(lines[0], lines[1:]))
-    total = f"{forecast.time_s / 3600:.1f} h" if math.isfinite(forecast.time_s) else "not probed"
+    total = "time not probed"
+    if math.isfinite(forecast.time_s):
+        total = f"{forecast.time_s / 3600:.1f} h" if forecast.time_s > 3600 else f"{forecast.time_s / 60:.0f} minutes"
+        total += " on this machine, by a probe of some seconds"
     print(
         f"\nto be run: {sum(line.standing.is_needed for line in forecast.lines)} of {len(forecast.lines)} steps, "
-        f"{forecast.n_bytes / 1e9:.1f} GB ({forecast.free_bytes / 1e9:.1f} GB are free), {total} on this machine"
+        f"{forecast.n_bytes / 1e9:.1f} GB ({forecast.free_bytes / 1e9:.1f} GB are free), {total}"
     )
 
 

@@ -4,6 +4,8 @@
 
 import math
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,12 +104,13 @@ def forecast(pipeline: Pipeline, *, device: str = "auto", probe: bool = True) ->
     counts = _Counts(pipeline.folders, task_name=settings[0].task)
     sizes = _Sizes(pipeline.steps)
     rate = _Probe(pipeline, sizes, device=device).rate if probe else lambda step: math.nan
+    startup_s = _startup_s() if probe else math.nan
     lines = []
     for standing in pipeline.standings():
         step = standing.step
         n_slices = counts.of(step) * step.scale
         n_bytes = _bytes(step, n_slices, sizes)
-        time_s = n_slices / rate(step) if standing.is_needed else 0.0
+        time_s = startup_s + n_slices / rate(step) if standing.is_needed else 0.0
         lines.append(Line(standing=standing, n_slices=n_slices, n_bytes=n_bytes, time_s=time_s))
     existing = next(p for p in (pipeline.folders.out, *pipeline.folders.out.resolve().parents) if p.exists())
     return Forecast(lines=tuple(lines), free_bytes=shutil.disk_usage(existing).free)
@@ -193,6 +196,13 @@ def _shortest_s(work: Callable[[], object], synchronise: Callable[[], None]) -> 
         synchronise()
         times_s.append(time.perf_counter() - began_s)
     return min(times_s[1:])
+
+
+def _startup_s() -> float:
+    """Time that a process takes before it can begin, s."""
+    began_s = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import rsna_e2e.train"], check=True)
+    return time.perf_counter() - began_s
 
 
 def _files_per_s(folders: Folders) -> float:
