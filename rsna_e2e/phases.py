@@ -66,7 +66,7 @@ def plan_phases(
     if (slices := config.slice_phase) is not None:
 
         def mixed(loader: StudyLoader, epoch: int) -> list[Batch]:
-            return loader.group_slices(training, batch_size=slices.slices_per_batch, epoch=epoch)
+            return loader.group_slices(training, phase=slices, epoch=epoch)
 
         numbers = range(first, first + slices.epochs)
         epochs = tuple(_epoch(config, loader_of(n), mixed, n, is_joint=False) for n in numbers)

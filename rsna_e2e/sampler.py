@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rsna_e2e.errors import UsageError
+
 Batch = tuple[int, ...]
 
 
@@ -58,3 +60,42 @@ def slice_batches(rows: Sequence[int], *, batch_size: int, seed: int, epoch: int
     order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(rows))
     whole = len(rows) // batch_size * batch_size if len(rows) >= batch_size else len(rows)
     return [tuple(rows[i] for i in order[start : start + batch_size]) for start in range(0, whole, batch_size)]
+
+
+def balanced_rows(positives: Sequence[int], negatives: Sequence[int], *, seed: int, epoch: int) -> list[int]:
+    """Return all positives and as many negatives, in rotation: none comes again before all have come.
+
+    epoch: from 1; negatives are in one order of `seed`, and every epoch goes on where the one before it ended. Raises
+    UsageError without a positive, or with fewer negatives.
+    """
+    _check_balance(len(positives), len(negatives), "")
+    order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(negatives))
+    first = (epoch - 1) * len(positives)
+    turn = order[np.arange(first, first + len(positives)) % len(negatives)]
+    return [*positives, *(negatives[i] for i in turn)]
+
+
+def balanced_shard_rows(
+    positives: Sequence[int], negatives: Sequence[int], *, n_shards: int, seed: int, epoch: int
+) -> list[int]:
+    """Return all positives and as many negatives, drawn without repetition from one of `n_shards` parts of them.
+
+    The parts are equal, in the order given, and epoch e, from 1, draws from part e modulo `n_shards`, as the published
+    solution of RSNA-STR Pulmonary Embolism 2020 (EC601) did; a negative may come again before all have come. Raises
+    UsageError without a positive, or with fewer negatives in any part.
+    """
+    _check_balance(len(positives), len(negatives) // n_shards, f" in each of {n_shards} shards")
+    part = np.array_split(np.asarray(negatives), n_shards)[epoch % n_shards]
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]).jumped())  # apart from the order of the batches
+    return [*positives, *map(int, rng.choice(part, len(positives), replace=False))]
+
+
+def _check_balance(n_positives: int, n_negatives: int, where: str) -> None:
+    instead = "--set slice_phase.sampling=all" + (" or fewer slice_phase.negative_shards" if where else "")
+    if n_positives == 0:
+        raise UsageError(f"no training slice is positive: there is nothing to balance. Use {instead}")
+    if n_negatives < n_positives:
+        raise UsageError(
+            f"{n_positives} training slices are positive and only {n_negatives}{where} negative: they cannot be "
+            f"balanced without repetition. Use {instead}"
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import phantoms
 
-from rsna_e2e.config import RunConfig, load_config
+from rsna_e2e.config import RunConfig, SlicePhaseConfig, load_config
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import prepare
 from rsna_e2e.store import Store
@@ -69,6 +69,12 @@ def config(*overrides: str) -> RunConfig:
             *overrides,
         ],
     )
+
+
+def slice_phase(**changes: object) -> SlicePhaseConfig:
+    """A phase on mixed slices, four at a time, with `changes`."""
+    plain = {"epochs": 1, "slices_per_batch": 4, "optimizer": {"learning_rate": 0.01}}
+    return SlicePhaseConfig.model_validate(plain | changes)
 
 
 def _patches(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:

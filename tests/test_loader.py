@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 
 from rsna_e2e import reference
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
@@ -125,3 +127,20 @@ def test_views_of_resized_images_are_the_plain_ones_turned(store: Store, supersa
     )
     torch.testing.assert_close(mirrored, plain.flip(3), **TURNED)
     torch.testing.assert_close(transposed, plain.transpose(2, 3), **TURNED)
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "balanced_shards"])
+def test_balanced_epochs_leave_out_slices_of_unknown_label(store: Store, sampling: str) -> None:
+    loader = _loader(store)
+    is_any = store.labels[:, ICH.any_index]
+    n_positive, n_negative = int((is_any == 1).sum()), int((is_any == 0).sum())
+    assert 0 < n_negative < n_positive  # of five coins, one nearly always shows
+    phase = small.slice_phase(sampling=sampling, slices_per_batch=2, negative_shards=1)
+    with pytest.raises(UsageError, match=f"{n_positive} training slices are positive and only {n_negative}"):
+        loader.group_slices(range(len(store.series)), phase=phase, epoch=1)
+    fewer = copy.copy(store)
+    fewer.labels = 1 - store.labels  # what was unknown stays so
+    loader = StudyLoader(fewer, small.config(), task=ICH, device=CPU)
+    batches = loader.group_slices(range(len(store.series)), phase=phase, epoch=1)
+    labels = fewer.labels[[row for batch in batches for row in batch], ICH.any_index]
+    assert sorted(labels) == [0.0] * n_negative + [1.0] * n_negative

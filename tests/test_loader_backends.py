@@ -71,7 +71,7 @@ def test_every_backend_and_number_of_threads_gives_the_same_bits(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_single_slices_come_as_in_plain_torch(store: Store, backend: str) -> None:
     loader, plain = make_loader(store, f"loader.backend={backend}"), make_loader(store, "loader.backend=torch")
-    batches = loader.group_slices(range(len(store.series)), batch_size=4, epoch=3)
+    batches = loader.group_slices(range(len(store.series)), phase=small.slice_phase(), epoch=3)
     for batch, expected in zip(loader.load_slices(batches, epoch=3), plain.load_slices(batches, epoch=3), strict=True):
         assert_same(batch, expected)
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from rsna_e2e.sampler import global_batches, rank_share, slice_batches
+from rsna_e2e.errors import UsageError
+from rsna_e2e.sampler import balanced_rows, balanced_shard_rows, global_batches, rank_share, slice_batches
 
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(1, 61, 200)]
 
@@ -55,3 +56,56 @@ def test_every_series_of_a_batch_goes_to_one_rank_and_loads_are_balanced(n_ranks
 
 def test_a_rank_may_have_nothing() -> None:
     assert [rank_share([50], rank=rank, n_ranks=2) for rank in (0, 1)] == [[0], []]
+
+
+POSITIVES, NEGATIVES = list(range(1000, 1007)), list(range(2000, 2025))  # 7 and 25
+
+
+@pytest.mark.parametrize("epoch", range(1, 30))
+def test_balanced_epochs_have_all_positives_and_as_many_negatives_once_each(epoch: int) -> None:
+    shards = balanced_shard_rows(POSITIVES, NEGATIVES, n_shards=3, seed=5, epoch=epoch)
+    for rows in (balanced_rows(POSITIVES, NEGATIVES, seed=5, epoch=epoch), shards):
+        assert sorted(rows)[:7] == POSITIVES
+        assert len(set(rows)) == len(rows) == 14
+        assert set(rows) <= {*POSITIVES, *NEGATIVES}
+
+
+def test_no_negative_comes_again_before_all_have_come() -> None:
+    drawn = [row for epoch in range(1, 26) for row in balanced_rows(POSITIVES, NEGATIVES, seed=5, epoch=epoch)[7:]]
+    for start in range(0, len(drawn), 25):  # 25 epochs of 7 are 7 rounds of 25
+        assert sorted(drawn[start : start + 25]) == NEGATIVES
+    assert drawn[:25] != NEGATIVES
+
+
+def test_shards_come_in_turn_from_the_second_on() -> None:
+    # as published: epoch 1 draws from shard 1 of 0, 1, 2; parts of 25 are 9, 8 and 8
+    parts = [set(range(2000, 2009)), set(range(2009, 2017)), set(range(2017, 2025))]
+    for epoch, part in ((1, 1), (2, 2), (3, 0), (4, 1)):
+        assert set(balanced_shard_rows(POSITIVES, NEGATIVES, n_shards=3, seed=5, epoch=epoch)[7:]) <= parts[part]
+
+
+def test_the_numbers_of_the_published_rotation() -> None:
+    # EC601: 70,000 positives, and as many negatives of one of six shards, make 140,000 samples of an epoch
+    rows = balanced_shard_rows(range(70_000), range(10**6, 10**6 + 6 * 94_000), n_shards=6, seed=1, epoch=6)
+    assert len(set(rows)) == 140_000
+    assert max(rows) < 10**6 + 94_000
+
+
+def test_balance_is_a_function_of_seed_and_epoch() -> None:
+    def draw(seed: int, epoch: int) -> tuple[list[int], list[int]]:
+        shard = balanced_shard_rows(POSITIVES, NEGATIVES, n_shards=3, seed=seed, epoch=epoch)
+        return balanced_rows(POSITIVES, NEGATIVES, seed=seed, epoch=epoch), shard
+
+    assert draw(1, 4) == draw(1, 4)
+    for other in (draw(2, 4), draw(1, 7)):  # epoch 7 draws from the same shard
+        assert all(first != second for first, second in zip(draw(1, 4), other, strict=True))
+
+
+def test_what_cannot_be_balanced_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"no training slice is positive.*slice_phase\.sampling=all"):
+        balanced_rows([], NEGATIVES, seed=1, epoch=1)
+    with pytest.raises(UsageError, match="25 training slices are positive and only 7 negative"):
+        balanced_rows(NEGATIVES, POSITIVES, seed=1, epoch=1)
+    with pytest.raises(UsageError, match=r"7 .* positive and only 6 in each of 4 shards negative.* or fewer .*_shards"):
+        balanced_shard_rows(POSITIVES, NEGATIVES, n_shards=4, seed=1, epoch=1)
+    assert len(balanced_rows(POSITIVES, NEGATIVES[:7], seed=1, epoch=9)) == 14

@@ -135,11 +135,10 @@ def _phases(store: Store, loader: StudyLoader, config: RunConfig) -> list[_Phase
     n_ahead = config.loader.prefetch_batches + config.loader.threads
     phases = []
     if config.slice_phase is not None:
-        size = config.slice_phase.slices_per_batch
         phases.append(
             _Phase(
                 name="mixed slices",
-                batches=loader.group_slices(everyone, batch_size=size, epoch=EPOCH),
+                batches=loader.group_slices(everyone, phase=config.slice_phase, epoch=EPOCH),
                 n_slices=len,
                 load=loader.load_slices,
                 optimizer=config.slice_phase.optimizer,

@@ -14,6 +14,7 @@ from rsna_e2e.config.sections import (
     LoaderConfig,
     ModelConfig,
     OptimizerConfig,
+    SlicePhaseConfig,
     View,
 )
 from rsna_e2e.config.two_stage import Mode, TwoStageConfig
@@ -30,6 +31,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "RunConfig",
+    "SlicePhaseConfig",
     "TwoStageConfig",
     "View",
     "load_config",

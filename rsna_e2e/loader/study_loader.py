@@ -11,14 +11,14 @@ import torch
 
 from rsna_e2e import dali_plugin
 from rsna_e2e.batch import SliceImages, StudyBatch, study_targets
-from rsna_e2e.config import LoaderConfig, RunConfig, View
+from rsna_e2e.config import LoaderConfig, RunConfig, SlicePhaseConfig, View
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader.dali import dali_images
 from rsna_e2e.loader.pixels import BufferPool
 from rsna_e2e.loader.plain import torch_images
 from rsna_e2e.loader.plan import BatchPlan, Planner, Rows
 from rsna_e2e.loader.settings import ImageSettings
-from rsna_e2e.sampler import Batch, global_batches, slice_batches
+from rsna_e2e.sampler import Batch, balanced_rows, balanced_shard_rows, global_batches, slice_batches
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task
 
@@ -42,7 +42,7 @@ class StudyLoader:
         rank: int = 0,
         n_ranks: int = 1,
     ) -> None:
-        self._store, self._config = store, config
+        self._store, self._config, self._task = store, config, task
         self._planner = Planner(store, config, rank=rank, n_ranks=n_ranks)
         self._settings = ImageSettings(
             windows_hu=task.windows_hu,
@@ -67,11 +67,26 @@ class StudyLoader:
         )
         return [tuple(positions[i] for i in batch) for batch in batches]
 
-    def group_slices(self, positions: Sequence[int], *, batch_size: int, epoch: int) -> list[Batch]:
-        """Group the slices of these series, mixed, into batches of store rows."""
+    def group_slices(self, positions: Sequence[int], *, phase: SlicePhaseConfig, epoch: int) -> list[Batch]:
+        """Group the slices of these series, mixed, into batches of store rows; those of an epoch that `phase` samples.
+
+        A slice is positive or negative by its any-label; where that is unknown it is neither. Raises UsageError when
+        they cannot be balanced.
+        """
+        seed = self._config.seed
         spans = [self._store.series[position] for position in positions]
         rows = [row for span in spans for row in range(span.first_row, span.first_row + span.n_slices)]
-        return slice_batches(rows, batch_size=batch_size, seed=self._config.seed, epoch=epoch)
+        if phase.sampling != "all":
+            is_any = self._store.labels[rows, self._task.any_index]
+            positives, negatives = (
+                [row for row, of in zip(rows, is_any == value, strict=True) if of] for value in (1, 0)
+            )
+            if phase.sampling == "balanced":
+                rows = balanced_rows(positives, negatives, seed=seed, epoch=epoch)
+            else:
+                n_shards = phase.negative_shards
+                rows = balanced_shard_rows(positives, negatives, n_shards=n_shards, seed=seed, epoch=epoch)
+        return slice_batches(rows, batch_size=phase.slices_per_batch, seed=seed, epoch=epoch)
 
     def n_slices(self, batch: Batch) -> int:
         """Number of slices in a batch."""
