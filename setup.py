@@ -37,6 +37,8 @@ X86_64_VARIANTS = {
 NVCC_FLAGS = ["-std=c++17", "-O3", "--fmad=false", "-Werror", "all-warnings"]
 NVCC_HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
 PYPI_COMPILER = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm")
+PYPI_HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-cccl")  # what it includes; the first is the library too
+OLDEST_PYPI_CUDA = 13  # nvcc itself is in no wheel for an earlier one
 CUDA_ARCHITECTURES = ("70", "75", "80", "90", "100")
 # g++ 12 takes the inlined destructors of DALI's SmallVector for a mistake.
 DALI_FLAGS = ["-Wno-free-nonheap-object"]
@@ -131,10 +133,29 @@ def cuda_homes(torch_dir: Path) -> tuple[str, str, list[Path]]:
     on_path = shutil.which("nvcc")
     homes = [
         *([Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []),
-        *([torch_dir.parent / "nvidia" / f"cu{major}"] if major else []),
+        *([folder / f"cu{major}" for folder in nvidia_folders(torch_dir)] if major else []),
         *([Path(on_path).resolve().parents[1]] if on_path else []),
     ]
     return major, minor, homes
+
+
+def nvidia_folders(torch_dir: Path) -> list[Path]:
+    """Where packages of PyPI put parts of CUDA: beside torch, and in a .venv over the system's torch."""
+    spec = importlib.util.find_spec("nvidia")
+    found = spec.submodule_search_locations if spec is not None else None
+    return list(dict.fromkeys([torch_dir.parent / "nvidia", *map(Path, found or [])]))
+
+
+def compilers_to_install(torch_dir: Path) -> list[str]:
+    """Requirements of a CUDA compiler for this torch, if it is wanted, there is none, and PyPI has one."""
+    major, minor, _ = cuda_homes(torch_dir)
+    is_wanted = os.environ.get("RSNA_WITH_CUDA", "auto") != "0" and isinstance(search_cuda(torch_dir), str)
+    if not is_wanted or not major or int(major) < OLDEST_PYPI_CUDA:
+        return []
+    return [
+        *(f"{name}=={major}.{minor}.*" for name in (*PYPI_COMPILER, PYPI_HEADERS[0])),
+        f"{PYPI_HEADERS[1]}=={major}.*",
+    ]
 
 
 def search_cuda(torch_dir: Path) -> CudaToolkit | str:
@@ -281,11 +302,12 @@ def run(command: Sequence[str]) -> None:
         stop(f"this command failed, its messages are above ({hint}): {' '.join(command)}")
 
 
-setup(
-    ext_modules=[
-        Extension(TORCH_LIBRARY, sources=[], py_limited_api=True),
-        Extension(DALI_LIBRARY, sources=[], optional=True),
-    ],
-    cmdclass={"build_ext": BuildExtension},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[
+            Extension(TORCH_LIBRARY, sources=[], py_limited_api=True),
+            Extension(DALI_LIBRARY, sources=[], optional=True),
+        ],
+        cmdclass={"build_ext": BuildExtension},
+        options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    )

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Makes .venv beside this folder, installs the locked dependencies and builds the extension. Quick when nothing changed.
-# Environment: PYTHON (python3), CXX (c++), RSNA_WITH_CUDA and RSNA_WITH_DALI (auto|0|1), CUDA_HOME.
+# Usage: bin/setup.sh [--system-torch]
+#   --system-torch   a .venv over the system's packages: its torch, torchvision, DALI and apex stay as they are, the
+#                    rest is locked, and the extension is built against what is there. For images with their own torch
+# Environment: PYTHON (python3), STACK (cu13; volta for V100), CXX (c++), RSNA_WITH_CUDA and RSNA_WITH_DALI (auto|0|1),
+#   CUDA_HOME. What a .venv was made with stays: later calls need neither the option nor STACK.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset PIP_CONSTRAINT # an image's wishes; the locks are stricter
 
-lock=requirements/cu13.txt
-needed_gb=12 # 7.7 GB installed, and what pip unpacks on the way
 python=${PYTHON:-python3}
 log=.venv/setup.log
 
@@ -14,9 +17,14 @@ fail() { # fail CODE MESSAGE
   exit "$1"
 }
 
+made_with() { # what stack the .venv holds; nothing without one
+  if [[ -f .venv/stack ]]; then cat .venv/stack; elif [[ -d .venv ]]; then echo cu13; fi
+}
+
 fingerprint() {
-  { cat "$lock" setup.py pyproject.toml; find csrc -type f | LC_ALL=C sort | xargs cat; "$python" --version; \
-    echo "${RSNA_WITH_CUDA:-auto} ${RSNA_WITH_DALI:-auto} ${CUDA_HOME:-}"; } | sha256sum | cut -d' ' -f1
+  { cat "$lock" setup.py pyproject.toml bin/system_torch.py; find csrc -type f | LC_ALL=C sort | xargs cat; \
+    "$python" --version; if [[ $stack == system ]]; then "$python" bin/system_torch.py kept "$lock"; fi
+    echo "$stack ${RSNA_WITH_CUDA:-auto} ${RSNA_WITH_DALI:-auto} ${CUDA_HOME:-}"; } | sha256sum | cut -d' ' -f1
 }
 
 pip_install() { # pip_install WHAT ARGUMENTS...
@@ -35,10 +43,37 @@ pip_install() { # pip_install WHAT ARGUMENTS...
   fail 4 "could not finish: $what. The lines above are the end of $log."
 }
 
+install_beside_the_systems_torch() { # without dependencies: the lock is complete, and nothing of the system is replaced
+  "$python" bin/system_torch.py rest "$lock" >.venv/wanted.txt 2>/dev/null # said before
+  pip_install "installing the locked dependencies beside it" --no-deps -r .venv/wanted.txt
+  .venv/bin/python bin/system_torch.py devices "$lock" >.venv/wanted.txt
+  if [[ -s .venv/wanted.txt ]]; then # ignoring the system's: a compiler and its headers belong in one folder
+    pip_install "installing these" --no-deps --ignore-installed -r .venv/wanted.txt
+  fi
+}
+
+have=$(made_with)
+case ${1:-} in
+  "") stack=${STACK:-${have:-cu13}} ;;
+  --system-torch) stack=system ;;
+  -h | --help) exec awk 'NR > 1 && !/^#/ {exit} NR > 1 {print substr($0, 3)}' "$0" ;;
+  *) fail 2 "unknown option $1. Usage: bin/setup.sh [--system-torch]" ;;
+esac
+[[ $have == system && -z ${1:-} ]] && stack=system # with it, STACK has no say
+case $stack in
+  cu13 | volta) lock=requirements/$stack.txt needed_gb=12 ;; # 7.7 GB installed, and what pip unpacks on the way
+  system) lock=requirements/cu13.txt needed_gb=4 ;;
+  *) fail 2 "STACK is '$stack'; it must be cu13 or volta" ;;
+esac
+[[ ${have:-$stack} == "$stack" ]] ||
+  fail 2 "this .venv was made with the stack $have. To make one with $stack: rm -r .venv"
+
 [[ $(uname -s) == Linux && $(uname -m) == x86_64 ]] || fail 4 "needs Linux on x86-64; this is $(uname -s) on $(uname -m)."
 command -v "$python" >/dev/null || fail 4 "no $python. Install Python 3.11 or newer, or name it: PYTHON=python3.12 $0"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   fail 4 "$("$python" --version) is too old. Install Python 3.11 or newer, or name it: PYTHON=python3.12 $0"
+# The system is that of the interpreter itself, if PYTHON lies in a venv too
+if [[ $stack == system ]]; then python=$("$python" -c 'import sys; print(sys._base_executable)'); fi
 
 if [[ -f .venv/fingerprint && $(<.venv/fingerprint) == "$(fingerprint)" ]]; then exit 0; fi
 
@@ -46,14 +81,22 @@ if [[ -f .venv/fingerprint && $(<.venv/fingerprint) == "$(fingerprint)" ]]; then
   fail 4 "$python has no venv module. On Debian and Ubuntu: apt-get install python3-venv"
 command -v "${CXX:-g++}" >/dev/null || command -v c++ >/dev/null || command -v clang++ >/dev/null ||
   fail 4 "no C++ compiler. On Debian and Ubuntu: apt-get install g++"
+if [[ $stack == system ]]; then "$python" bin/system_torch.py rest "$lock" >/dev/null; fi # stops without a torch
 if [[ ! -f .venv/fingerprint ]]; then
   free_gb=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1024 / 1024))
   ((free_gb >= needed_gb)) || fail 5 "needs ${needed_gb} GB of disk, $PWD has ${free_gb} GB free."
 fi
 
-[[ -x .venv/bin/python ]] || "$python" -m venv .venv
+if [[ ! -x .venv/bin/python ]]; then
+  "$python" -m venv $([[ $stack != system ]] || echo --system-site-packages) .venv
+fi
+echo "$stack" >.venv/stack
 rm -f .venv/fingerprint "$log"
-pip_install "installing the locked dependencies (7.7 GB, one to three minutes)" -r "$lock"
+if [[ $stack == system ]]; then
+  install_beside_the_systems_torch
+else
+  pip_install "installing the locked dependencies of $stack (7.7 GB, one to three minutes)" -r "$lock"
+fi
 pip_install "building the extension" --verbose --no-build-isolation --no-deps --editable .
 grep -oE "rsna_e2e: (C\+\+|CUDA|DALI) .*" "$log" >&2
 fingerprint >.venv/fingerprint

@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bin/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
 
-for script in bin/*.sh; do bash -n "$script"; done
+for script in bin/*.sh docker/*.sh; do bash -n "$script"; done
 ruff format --check .
 ruff check .
 mypy

@@ -50,19 +50,48 @@ def _command(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-def _last_line(project: Path, code: int, **environment: str) -> str:
-    """Run the set-up, which must fail with `code`, and return the last line it says."""
+def _run(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     commands = project.parent / "commands"
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PIP_") and key != "CXX"}
-    result = subprocess.run(
-        [str(project / "bin" / "setup.sh")],
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "RSNA_", "CUDA_"))}
+    for key in ("CXX", "STACK", "PYTHON"):
+        clean.pop(key, None)
+    return subprocess.run(
+        [str(project / "bin" / "setup.sh"), *arguments],
         env={**clean, "PATH": str(commands), **environment},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def _last_line(project: Path, code: int, *arguments: str, **environment: str) -> str:
+    """Run the set-up, which must fail with `code`, and return the last line it says."""
+    result = _run(project, *arguments, **environment)
     assert result.returncode == code, result.stderr
     return result.stderr.strip().splitlines()[-1]
+
+
+def _system_with(project: Path, **versions: str) -> None:
+    """Make python3 one whose system holds these packages and no others."""
+    commands, packages = project.parent / "commands", project.parent / "packages"
+    for name, version in versions.items():
+        folder = packages / f"{name}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    ask_base = f'if [[ "$*" == *_base_executable* ]]; then echo {commands}/python3; exit; fi'
+    _command(commands / "python3", f'{ask_base}; PYTHONPATH={packages} exec {sys.executable} -S "$@"')
+    _command(commands / "df", "echo header; echo disk 9 9 99999999 9% /")
+
+
+def _venv_that_notes_calls(project: Path, stack: str) -> Path:
+    """Put one there as if made earlier; its calls are appended to the file that is returned."""
+    calls = project.parent / "calls"
+    (project / ".venv" / "bin").mkdir(parents=True)
+    (project / ".venv" / "stack").write_text(f"{stack}\n")
+    script = f'echo "$*" >>{calls}; if [[ $* == *wanted.txt ]]; then cp -n .venv/wanted.txt {calls}.wanted; fi'
+    (project.parent / "commands" / "cp").symlink_to(str(shutil.which("cp")))
+    _command(project / ".venv" / "bin" / "python", f"{script}; echo rsna_e2e: CUDA half: no, this is a stand-in")
+    return calls
 
 
 def test_no_python(project: Path) -> None:
@@ -90,3 +119,73 @@ def test_no_network(project: Path) -> None:
     _command(project.parent / "commands" / "df", "echo header; echo disk 9 9 99999999 9% /")
     line = _last_line(project, 4, PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="1", PIP_CONFIG_FILE=os.devnull)
     assert "the package index cannot be reached. Connect to the network" in line
+
+
+@pytest.mark.parametrize("stack", ["cu13", "volta"])
+def test_a_stack_reads_its_lock_and_is_remembered(stack: str, project: Path) -> None:
+    calls = _venv_that_notes_calls(project, stack)
+    _command(project.parent / "commands" / "df", "echo header; echo disk 9 9 99999999 9% /")
+    assert _run(project, STACK=stack).returncode == 0
+    assert f"-r requirements/{stack}.txt" in calls.read_text()
+    calls.unlink()
+    assert _run(project).returncode == 0
+    assert not calls.exists()  # nothing changed, nothing done
+
+
+def test_stacks_do_not_mix(project: Path) -> None:
+    _venv_that_notes_calls(project, "volta")
+    assert "made with the stack volta. To make one with cu13: rm -r .venv" in _last_line(project, 2, STACK="cu13")
+    assert "made with the stack volta. To make one with system: rm -r .venv" in _last_line(project, 2, "--system-torch")
+    assert "STACK is 'cu12'; it must be cu13 or volta" in _last_line(project, 2, STACK="cu12")
+    assert "unknown option --system" in _last_line(project, 2, "--system")
+
+
+@pytest.mark.parametrize(
+    ("versions", "message"),
+    [
+        ({}, "has no torch. Leave the option away to install the locked one"),
+        (
+            {"torch": "2.10.0a0+b4e4ee81d3.nv25.12"},
+            "torch is 2.10.0a0+b4e4ee81d3.nv25.12: the extension uses the stable",
+        ),
+        ({"torch": "2.12.0"}, "the system has no torchvision for its torch 2.12.0"),
+    ],
+)
+def test_a_system_without_a_torch_that_fits(versions: dict[str, str], message: str, project: Path) -> None:
+    _system_with(project, **versions)
+    assert message in _last_line(project, 4, "--system-torch")
+    assert not (project / ".venv").exists()
+
+
+def test_nothing_of_the_systems_torch_is_replaced(project: Path) -> None:
+    _system_with(
+        project, torch="2.12.0a0+5aff3928d8.nv26.05", torchvision="0.27.0a0", nvidia_dali_cuda130="2.1.0", six="1.0"
+    )
+    calls = _venv_that_notes_calls(project, "system")
+    result = _run(project, "--system-torch")
+    assert result.returncode == 0, result.stderr
+    kept = "nvidia-dali-cuda130 2.1.0, torch 2.12.0a0+5aff3928d8.nv26.05, torchvision 0.27.0a0"
+    assert f"kept as the system has them: {kept}\n" in result.stderr
+    wanted = {line.split("==")[0] for line in Path(f"{calls}.wanted").read_text().splitlines()}
+    of_devices = {"torch", "torchvision", "triton", "cuda-toolkit", "nvidia-cublas", "nvidia-dali-cuda130"}
+    assert not of_devices & wanted
+    assert {"timm", "numpy", "nvtx", "six", "nvidia-cuda-nvrtc-cu12"} <= wanted
+    installs = [call for call in calls.read_text().splitlines() if "pip install" in call]
+    assert "--no-deps -r .venv/wanted.txt" in installs[0]
+    assert all("--no-deps" in call for call in installs)
+    calls.unlink()
+    assert _run(project).returncode == 0  # what it was made with stays
+    assert not calls.exists()
+    (project.parent / "packages" / "apex-0.1.dist-info").mkdir()
+    (project.parent / "packages" / "apex-0.1.dist-info" / "METADATA").write_text("Name: apex\nVersion: 0.1\n")
+    assert _run(project).returncode == 0
+    assert calls.exists()  # another system, another .venv
+
+
+def test_the_locks_differ_in_devices_only() -> None:
+    def rest(name: str) -> set[str]:
+        lines = (ROOT / "requirements" / name).read_text().splitlines()
+        devices = ("nvidia-", "cuda-", "torch", "triton", "setuptools", "#", "--")
+        return {line for line in lines if not line.startswith(devices)}
+
+    assert rest("cu13.txt") == rest("volta.txt")
