@@ -1,0 +1,65 @@
+"""`rsna-e2e pipeline`, `bag` and `smooth` as a user meets them."""
+
+from pathlib import Path
+
+import pytest
+import small
+from test_bagging import member
+
+from rsna_e2e.cli.program import main
+from rsna_e2e.labels import read_labels
+from rsna_e2e.tasks import ICH
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.make_store(tmp_path_factory.mktemp("command")).path
+
+
+def test_a_dry_run_shows_the_plan_and_leaves_nothing(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["pipeline", "single", "--data", str(store), "--out", str(out), "--dry-run", "--no-probe"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[2].split()[:2] == ["images/series-all", "to"]
+    assert "to be run: 8 of 8 steps" in shown
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["full"], "--data RAW is missing"),
+        (["full", "--embeddings", "somewhere"], "--embeddings are what mode fast learns from"),
+        (["full", "--set", "two_stage.clip=2"], "two_stage.clip"),
+        (["joint", "--recipe", "none_such"], "unknown recipe 'none_such'; known: demo, reference"),
+    ],
+)
+def test_what_makes_no_sense_is_said(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raw").mkdir()
+    data = [] if "missing" in message else ["--data", str(tmp_path / "raw")]
+    assert main(["pipeline", *options, *data, "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_fast_without_embeddings_says_where_they_come_from(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pipeline", "fast", "--data", str(store), "--out", str(tmp_path)]) == 2
+    assert "Run mode full or single up to --part embeddings" in capsys.readouterr().err
+
+
+def test_bag_and_smooth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = member(tmp_path, "first", [0.0, 0.2, 1.0]), member(tmp_path, "second", [0.6, 0.0, 0.0])
+    bagged = tmp_path / "bag.csv"
+    assert main(["bag", str(first), str(second), "--out", str(bagged), "--clip", "0.01"]) == 0
+    assert "mean of 2 submissions of 3 slices" in capsys.readouterr().out
+    assert read_labels(bagged, ICH).values[:, 0] == pytest.approx([0.3, 0.1, 0.5])
+    assert main(["smooth", str(bagged), "--out", str(tmp_path / "smooth.csv.gz")]) == 0
+    assert read_labels(tmp_path / "smooth.csv.gz", ICH).values[:, 0] == pytest.approx([0.25, 0.15, 0.5])
+    with pytest.raises(SystemExit) as left:
+        main(["bag", str(first), "--out", str(bagged), "--clip", "0.5"])
+    assert left.value.code == 2
