@@ -22,9 +22,9 @@ from rsna_e2e.model import JointModel
 from rsna_e2e.pipeline.plan import Folders, Step
 from rsna_e2e.pipeline.run import Pipeline, Standing
 from rsna_e2e.prepare import available_cores, find_files, find_labels
+from rsna_e2e.split import split_series
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import get_task
-from rsna_e2e.train import split_series
 
 PROBE_SLICES = 16
 PROBE_FILES = 32
