@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 
 LEVELS = (
-    {"__init__", "errors", "records", "reasons", "preemption"},
+    {"__init__", "errors", "records", "reasons", "preemption", "unpickling"},
     {"files"},
     {"tasks", "config", "elements", "hounsfield", "arguments", "tensors", "machine", "launch"},
     {"series", "folds", "augment", "sampler", "metrics", "reference", "resume", "lr_sweep", "slice_order"},
@@ -22,6 +22,7 @@ LEVELS = (
         "evaluation",
         "bagging",
         "checkpoint",
+        "import_weights",
         "prepare",
         "loader",
         "synth",
@@ -51,6 +52,8 @@ LIBRARIES = {
     "xxhash": {"store"},
     "pyarrow": {"store", "labels", "predictions"},
     "torch": {
+        "unpickling",
+        "import_weights",
         "tensors",
         "machine",
         "ops",
@@ -82,7 +85,7 @@ LIBRARIES = {
     **{library: {"bench"} for library in ("cv2", "albumentations", "monai", "torchvision")},  # its peers
     "apex": {"optimizer"},  # NVIDIA's
     "timm": {"model"},
-    "safetensors": {"tensors"},
+    "safetensors": {"tensors", "unpickling"},
     "scipy": {"synth"},
     "matplotlib": {"report", "synth"},
     "jinja2": {"report"},

@@ -12,11 +12,13 @@ from rsna_e2e.cli.pipelines import add_bag, add_pipeline, add_smooth
 from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.speed import add_bench
 from rsna_e2e.cli.training import add_find_lr, add_train
+from rsna_e2e.cli.weights import add_import_weights
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
 
 VERBS = (
     add_synth,
     add_prepare,
+    add_import_weights,
     add_find_lr,
     add_train,
     add_predict,
