@@ -17,6 +17,11 @@ def checkpoint(text: str) -> str:
     return text
 
 
+def checkpoints(text: str) -> str:
+    """The name of a checkpoint, or epochs: the end of every epoch."""
+    return text if text == "epochs" else checkpoint(text)
+
+
 def learning_rate(text: str) -> float:
     """A number above 0."""
     try:

@@ -5,7 +5,11 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
+
+Rows = npt.NDArray[np.int64]
 
 
 class SliceImages(Protocol):
@@ -22,10 +26,9 @@ class StudyBatch:
     """Network input and truth of B series with N slices in all; checked when built.
 
     images [N, C, S, S]: float, channels-last. series_lengths [B]: int64 on the CPU, each >= 1, sum N. labels [N, L]:
-    float32, 0 or 1.
-    label_mask [N, L]: bool, False where a label is unknown. series_keys, first_rows: key and first store row of each
-    series. n_known_slices, n_known_series [L]: int64 on the CPU, how many slices and series of the whole global batch,
-    of which this is one rank's share, have a known label; a loss is divided by them.
+    float32, 0 or 1. label_mask [N, L]: bool, False where a label is unknown. series_keys: of each series. rows [N]:
+    int64, where the slices are in the store. n_known_slices, n_known_series [L]: int64 on the CPU, how many slices and
+    series of the whole global batch, of which this is one rank's share, have a known label; a loss is divided by them.
     """
 
     images: SliceImages
@@ -33,7 +36,7 @@ class StudyBatch:
     labels: torch.Tensor
     label_mask: torch.Tensor
     series_keys: tuple[str, ...]
-    first_rows: tuple[int, ...]
+    rows: Rows
     n_known_slices: torch.Tensor
     n_known_series: torch.Tensor
 
@@ -61,10 +64,8 @@ class StudyBatch:
         )
         for known in (self.n_known_slices, self.n_known_series):
             _check(known.shape == self.labels.shape[1:] and known.device.type == "cpu", "counts must be [L] on the CPU")
-        _check(
-            len(self.series_keys) == len(self.first_rows) == len(self.series_lengths),
-            "one key and one first row for every series",
-        )
+        _check(len(self.series_keys) == len(self.series_lengths), "one key for every series")
+        _check(self.rows.shape == (n,), "one row of the store for every slice")
 
 
 def study_targets(

@@ -15,6 +15,7 @@ from rsna_e2e.errors import OutOfResourcesError
 from rsna_e2e.model import JointModel
 from rsna_e2e.tasks import Task
 
+WHOLE = 4096  # slices of embeddings, on which nothing is computed: a batch as it is
 LARGEST_CHUNK = 64  # more slices together make no device busier
 _FEW, _MORE = 2, 4  # slices of the two measurements; train-mode BatchNorm needs two
 _GPU_SHARE, _CPU_SHARE = 0.8, 0.5  # of free memory; fragments, images and, on a CPU, everything else take the rest
@@ -33,6 +34,8 @@ def resolve_chunks(
     """
     if config.chunk != "auto" and config.graph_slices != "auto":
         return config
+    if config.model.backbone == "none":
+        return _settle(config, chunk=WHOLE, graph_slices=WHOLE)
     size = max(config.image.size, *config.image.size_from_epoch.values(), 1)
 
     def embed(n: int) -> torch.Tensor:
@@ -46,9 +49,13 @@ def resolve_chunks(
             f"{config.model.backbone} at {size} px: not even {_FEW} slices fit the memory of {compute}. Lower "
             "image.size, choose a smaller model.backbone, or free some memory"
         )
-    chunk = min(LARGEST_CHUNK, n_fit) if config.chunk == "auto" else config.chunk
-    graph_slices = max(chunk, n_fit) if config.graph_slices == "auto" else config.graph_slices
-    return config.model_copy(update={"chunk": chunk, "graph_slices": graph_slices})
+    chunk = min(LARGEST_CHUNK, n_fit)
+    return _settle(config, chunk=chunk, graph_slices=max(chunk if config.chunk == "auto" else config.chunk, n_fit))
+
+
+def _settle(config: RunConfig, **measured: int) -> RunConfig:
+    """The configuration with what was measured where it says auto."""
+    return config.model_copy(update={name: n for name, n in measured.items() if getattr(config, name) == "auto"})
 
 
 def count_fitting(model: nn.Module, embed: Callable[[int], torch.Tensor], device: torch.device) -> int:

@@ -49,10 +49,14 @@ class Compute:
         """Whether gradients must be scaled up, because small ones would be 0 in this dtype."""
         return self.autocast_dtype == torch.float16
 
+    @property
+    def precision(self) -> str:
+        """Its name in a configuration: fp32, bf16 or fp16."""
+        return next(name for name, dtype in _AUTOCAST_DTYPES.items() if dtype == self.autocast_dtype)
+
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        precision = next(name for name, dtype in _AUTOCAST_DTYPES.items() if dtype == self.autocast_dtype)
-        return f"{name}, {precision}"
+        return f"{name}, {self.precision}"
 
 
 def choose_device_type(device: str) -> Literal["cpu", "cuda"]:

@@ -1,6 +1,7 @@
 """Writing a file so that nobody ever sees half of it."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -64,3 +65,19 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock_folder(folder: Path) -> int:
+    """Keep other processes out of a folder for as long as the returned descriptor is open; that ends with this process.
+
+    Raises BlockingIOError while another process is in it. On a file system without locks nobody is kept out.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        pass
+    return descriptor

@@ -19,6 +19,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.device import choose_compute
 from rsna_e2e.distributed import ALONE
 from rsna_e2e.errors import UsageError
+from rsna_e2e.loader import count_channels
 from rsna_e2e.lr_sweep import LrSweep, run_sweep
 from rsna_e2e.phases import Phase, plan_phases
 from rsna_e2e.predict import check_labels
@@ -77,7 +78,15 @@ def find_learning_rate(
     if phase == "series" and config.epochs == 0:
         raise UsageError(f"recipe {config.recipe} has no phase on whole series here. Use --phase slices")
     compute = choose_compute(config.precision, device)
-    model, config = prepare_model(config, task, compute, ALONE, init_from=init_from, last=None)
+    model, config = prepare_model(
+        config,
+        task,
+        compute,
+        ALONE,
+        n_channels=count_channels(config, task, embeddings=None),
+        init_from=init_from,
+        last=None,
+    )
     loader_at = make_loaders(store, config, task, compute, ALONE)
     phases = plan_phases(config, lambda epoch: loader_at(config.image.size_at(epoch)), training)
     tested = next(planned for planned in phases if planned.kind == phase)

@@ -103,9 +103,9 @@ class JointModel(nn.Module):
     def __init__(self, config: ModelConfig, *, n_channels: int, n_labels: int) -> None:
         super().__init__()
         self.backbone = _create_backbone(config, n_channels)
-        features: int = getattr(self.backbone, "head_hidden_size", self.backbone.num_features)
-        width = config.embedding_width or features
-        self.projection = nn.Linear(features, width) if config.embedding_width else nn.Identity()
+        self.n_features: int = getattr(self.backbone, "head_hidden_size", self.backbone.num_features)
+        width = config.embedding_width or self.n_features
+        self.projection = nn.Linear(self.n_features, width) if config.embedding_width else nn.Identity()
         self.n_labels = n_labels
         is_joint = config.head == "lstm"
         self.head = SequenceHead(width, n_labels, padding=config.padding) if is_joint else None

@@ -8,7 +8,7 @@ from typing import Literal
 
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import OptimizerConfig, RunConfig
-from rsna_e2e.loader import StudyLoader
+from rsna_e2e.loader import SeriesLoader, StudyLoader
 from rsna_e2e.sampler import Batch
 
 Step = tuple[Batch, ...]  # batches accumulated into one optimiser step
@@ -20,7 +20,7 @@ class Epoch:
 
     number: int
     steps: tuple[Step, ...]
-    loader: StudyLoader
+    loader: SeriesLoader
     is_joint: bool
     is_backbone_frozen: bool
 
@@ -31,8 +31,11 @@ class Epoch:
     def load(self, *, skip_steps: int) -> Generator[tuple[Step, list[StudyBatch]]]:
         """Yield each step with this rank's share of its batches, from step `skip_steps` of the epoch on."""
         steps = self.steps[skip_steps:]
-        load = self.loader.load if self.is_joint else self.loader.load_slices
-        batches = load([batch for step in steps for batch in step], epoch=self.number)
+        wanted = [batch for step in steps for batch in step]
+        if self.is_joint:
+            batches = self.loader.load(wanted, epoch=self.number)
+        else:
+            batches = _of_slices(self.loader).load_slices(wanted, epoch=self.number)
         for step in steps:
             yield step, [next(batches) for _ in step]
 
@@ -58,22 +61,22 @@ class Phase:
 
 
 def plan_phases(
-    config: RunConfig, loader_of: Callable[[int], StudyLoader], training: Sequence[int]
+    config: RunConfig, loader_of: Callable[[int], SeriesLoader], training: Sequence[int]
 ) -> tuple[Phase, ...]:
     """Plan a run on the series at positions `training` of the store. loader_of: the loader of an epoch."""
     first = 1
     phases: list[Phase] = []
     if (slices := config.slice_phase) is not None:
 
-        def mixed(loader: StudyLoader, epoch: int) -> list[Batch]:
-            return loader.group_slices(training, phase=slices, epoch=epoch)
+        def mixed(loader: SeriesLoader, epoch: int) -> list[Batch]:
+            return _of_slices(loader).group_slices(training, phase=slices, epoch=epoch)
 
         numbers = range(first, first + slices.epochs)
         epochs = tuple(_epoch(config, loader_of(n), mixed, n, is_joint=False) for n in numbers)
         phases.append(Phase(kind="slices", epochs=epochs, optimizer=slices.optimizer, first_step=0))
         first += slices.epochs
 
-    def whole(loader: StudyLoader, epoch: int) -> list[Batch]:
+    def whole(loader: SeriesLoader, epoch: int) -> list[Batch]:
         return loader.group(training, epoch=epoch)
 
     if config.epochs > 0:
@@ -88,8 +91,8 @@ def plan_phases(
 
 def _epoch(
     config: RunConfig,
-    loader: StudyLoader,
-    group: Callable[[StudyLoader, int], list[Batch]],
+    loader: SeriesLoader,
+    group: Callable[[SeriesLoader, int], list[Batch]],
     number: int,
     *,
     is_joint: bool,
@@ -99,3 +102,9 @@ def _epoch(
     k = config.accumulate
     steps = tuple(tuple(batches[i : i + k]) for i in range(0, len(batches), k))
     return Epoch(number=number, steps=steps, loader=loader, is_joint=is_joint, is_backbone_frozen=is_frozen)
+
+
+def _of_slices(loader: SeriesLoader) -> StudyLoader:
+    """A phase on single slices is a phase on images."""
+    assert isinstance(loader, StudyLoader)
+    return loader

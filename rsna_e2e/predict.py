@@ -2,31 +2,31 @@
 
 # N slices (packed), L labels
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from rsna_e2e.batch import StudyBatch
+from rsna_e2e.bagging import write_submission
+from rsna_e2e.batch import Rows, StudyBatch
 from rsna_e2e.checkpoint import find_checkpoint, load_model
 from rsna_e2e.config import load_config
 from rsna_e2e.device import Compute, choose_compute
+from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import make_folder
-from rsna_e2e.labels import write_labels
-from rsna_e2e.loader import StudyLoader
+from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.model import JointModel
-from rsna_e2e.predictions import PredictionTable, predictions_path, write_predictions
+from rsna_e2e.predictions import PredictionTable, predictions_path
 from rsna_e2e.preemption import never
 from rsna_e2e.records import Float64Array, Progress, no_progress
+from rsna_e2e.runlog import CONFIG, MANIFEST
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
-
-Rows = npt.NDArray[np.int64]
 
 _EMBED_TOGETHER = 64  # slices; enough to keep a device busy, and a series of any length fits the memory
 
@@ -46,6 +46,45 @@ class Predicted:
     n_slices: int
 
 
+class Predictor:
+    """A run made ready to predict series of a store, with any of its checkpoints.
+
+    Raises BadInputError when the run is none, or store or embeddings do not fit it.
+    """
+
+    def __init__(self, run: Path, store: Store, *, embeddings: Embeddings | None = None, device: str = "auto") -> None:
+        self.store, self.config = store, load_config(run / CONFIG)
+        self.task = get_task(self.config.task)
+        check_labels(store, self.task)
+        n_channels = count_channels(self.config, self.task, embeddings)
+        if embeddings is not None:
+            _check_classifiers(run, embeddings)
+        self._compute = choose_compute(self.config.precision, device)
+        architecture = self.config.model.without_initial_weights()
+        self._model = JointModel(architecture, n_channels=n_channels, n_labels=len(self.task.label_names))
+        self._loader = choose_loader(store, self.config, task=self.task, compute=self._compute, embeddings=embeddings)
+
+    def positions(self, split: str) -> list[int]:
+        """Return the positions in `store.series` of a split. Raises UsageError when there are none."""
+        found = [position for position, span in enumerate(self.store.series) if span.split == split]
+        if not found:
+            splits = ", ".join(sorted({span.split for span in self.store.series}))
+            raise UsageError(f"{self.store.path}: no series in split {split!r}; it has: {splits}")
+        return found
+
+    def __call__(
+        self, checkpoint: Path, positions: Sequence[int], *, progress: Progress = no_progress
+    ) -> tuple[Rows, Float64Array]:
+        """Return store rows [N], rising, and their probabilities [N, L] by the weights in the folder `checkpoint`."""
+        load_model(self._model, checkpoint)
+        model = self._compute.place(self._model)
+        rows, probability = predict_series(model, self._loader, positions, compute=self._compute, progress=progress)
+        if not np.isfinite(probability).all():
+            raise BadInputError(f"{checkpoint}: predicts numbers that are not finite. Use another checkpoint")
+        order = np.argsort(rows)
+        return rows[order], probability[order]
+
+
 def predict(
     run: Path,
     store: Store,
@@ -53,37 +92,22 @@ def predict(
     split: str,
     out: Path,
     checkpoint: str = "auto",
+    embeddings: Embeddings | None = None,
     device: str = "auto",
     progress: Progress = no_progress,
 ) -> Predicted:
     """Predict every slice of a split of `store`; write a submission and its predictions table beside it.
 
-    Raises BadInputError when the run, checkpoint or store is not one or does not fit, UsageError for an empty split.
+    embeddings: what a run without a backbone predicts from. Raises BadInputError when the run, checkpoint, store or
+    embeddings are not such or do not fit, UsageError for an empty split.
     """
-    if out.is_dir() or not out.name:
-        raise UsageError(f"{out}: not the name of a file. Give one, such as submission.csv")
-    make_folder(out.parent)
+    prepare_submission(out)
     damaged: list[str] = []
     folder = find_checkpoint(run, checkpoint, on_damaged=lambda error: damaged.append(str(error)))
-    config = load_config(run / "config.yaml")
-    task = get_task(config.task)
-    check_labels(store, task)
-    positions = [position for position, span in enumerate(store.series) if span.split == split]
-    if not positions:
-        splits = ", ".join(sorted({span.split for span in store.series}))
-        raise UsageError(f"{store.path}: no series in split {split!r}; it has: {splits}")
-    compute = choose_compute(config.precision, device)
-    model = JointModel(
-        config.model.without_initial_weights(), n_channels=len(task.windows_hu), n_labels=len(task.label_names)
-    )
-    load_model(model, folder)
-    loader = StudyLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype)
-    rows, probability = predict_series(compute.place(model), loader, positions, compute=compute, progress=progress)
-    if not np.isfinite(probability).all():
-        raise BadInputError(f"{folder}: predicts numbers that are not finite. Use another checkpoint")
-    table = _table(store, rows, probability)
-    write_predictions(predictions_path(out), task, table)
-    write_labels(out, task, table.image_ids, table.probability)
+    predictor = Predictor(run, store, embeddings=embeddings, device=device)
+    positions = predictor.positions(split)
+    rows, probability = predictor(folder, positions, progress=progress)
+    write_submission(out, predictor.task, make_table(store, rows, probability))
     return Predicted(
         submission=out,
         table=predictions_path(out),
@@ -94,9 +118,16 @@ def predict(
     )
 
 
+def prepare_submission(out: Path) -> None:
+    """Make the folder of a submission before anything is predicted. Raises BadInputError, UsageError for a folder."""
+    if out.is_dir() or not out.name:
+        raise UsageError(f"{out}: not the name of a file. Give one, such as submission.csv")
+    make_folder(out.parent)
+
+
 def predict_series(
     model: JointModel,
-    loader: StudyLoader,
+    loader: SeriesLoader,
     positions: Sequence[int],
     *,
     compute: Compute,
@@ -118,8 +149,7 @@ def predict_series(
         if not batch.series_keys:
             continue
         probabilities.append(_predict_batch(model, batch, compute))
-        for first, n in zip(batch.first_rows, batch.series_lengths.tolist(), strict=True):
-            rows.append(np.arange(first, first + n))
+        rows.append(batch.rows)
         done += len(batch.labels)
         progress(done, n_slices, f"{done / (time.monotonic() - started_s):.0f} slices/s")
     return np.concatenate(rows), np.concatenate(probabilities)
@@ -146,7 +176,8 @@ def _predict_batch(model: JointModel, batch: StudyBatch, compute: Compute) -> Fl
     return probability
 
 
-def _table(store: Store, rows: Rows, probability: Float64Array) -> PredictionTable:
+def make_table(store: Store, rows: Rows, probability: Float64Array) -> PredictionTable:
+    """Return the table of predictions [N, L] of these rows of the store."""
     index = store.index
     return PredictionTable(
         image_ids=[str(image_id) for image_id in index["image_id"][rows]],
@@ -155,3 +186,18 @@ def _table(store: Store, rows: Rows, probability: Float64Array) -> PredictionTab
         position_mm=index["position_mm"][rows].astype(np.float64),
         probability=probability,
     )
+
+
+def _check_classifiers(run: Path, embeddings: Embeddings) -> None:
+    """Raise BadInputError unless these are embeddings by classifiers whose embeddings the run learned from."""
+    try:
+        learned = json.loads((run / MANIFEST).read_bytes())["classifiers"]
+        fits = len(learned) == len(embeddings.classifiers) and all(
+            set(given) <= set(known) for given, known in zip(embeddings.classifiers, learned, strict=True)
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        raise BadInputError(f"{run / MANIFEST}: missing or damaged. Put it back from a copy, or train again") from None
+    if not fits:
+        raise BadInputError(
+            f"{run}: learned from embeddings by other classifiers. Give those of the ones it learned from"
+        )

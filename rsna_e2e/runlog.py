@@ -1,14 +1,13 @@
 """What a training run leaves behind beside its weights: configuration, manifest, metrics, TensorBoard events."""
 
 import errno
-import fcntl
 import json
 import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from rsna_e2e.config import RunConfig, save_config
 from rsna_e2e.device import Compute
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
-from rsna_e2e.files import atomic_writer, make_folder, sync, write_json
+from rsna_e2e.files import atomic_writer, lock_folder, make_folder, sync, write_json
 from rsna_e2e.machine import describe_code, describe_environment
 
 CONFIG, MANIFEST, METRICS, TENSORBOARD = "config.yaml", "manifest.json", "metrics.jsonl", "tensorboard"
@@ -80,6 +79,7 @@ class RunLog:
         data_hash: str,
         compute: Compute,
         loader: str,
+        classifiers: Sequence[Sequence[str]] = (),
         n_ranks: int = 1,
         resumed_at: ResumePoint | None = None,
     ) -> None:
@@ -91,6 +91,7 @@ class RunLog:
         self._lock = _lock(run)
         try:
             with self._full_disk_named():
+                self._facts = {"data_hash": data_hash, "seed": config.seed, "classifiers": classifiers, "resumed": []}
                 self._open(config, compute, loader=loader, n_ranks=n_ranks, resumed_at=resumed_at)
         except BaseException:
             if not self._is_resumed:
@@ -105,8 +106,7 @@ class RunLog:
         session = {"started_utc": _now(), "code": describe_code(), "environment": describe_environment(n_ranks=n_ranks)}
         session |= {"compute": str(compute), "loader": loader}
         if resumed_at is None:
-            facts = {"data_hash": self.data_hash, "seed": config.seed, "resumed": []}
-            write_json(run / MANIFEST, session | facts)
+            write_json(run / MANIFEST, session | self._facts)
             _save_whole(config, run / CONFIG)  # last: it makes the folder a run
         else:
             _append_to_manifest(run / MANIFEST, asdict(resumed_at) | session)
@@ -196,16 +196,10 @@ def _is_free(run: Path) -> bool:
 
 
 def _lock(run: Path) -> int:
-    """Keep other processes out for as long as the returned descriptor is open; it ends with this process, too."""
-    descriptor = os.open(run, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_folder(run)
     except BlockingIOError:
-        os.close(descriptor)
         raise UsageError(f"{run}: another process is training in it. Wait for it, or choose another folder") from None
-    except OSError:  # a file system without locks
-        return descriptor
-    return descriptor
 
 
 def _save_whole(config: RunConfig, path: Path) -> None:

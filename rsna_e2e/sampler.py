@@ -19,13 +19,10 @@ def global_batches(lengths: Sequence[int], *, slice_budget: int, seed: int | Non
     lengths: number of slices of each series. seed: order is shuffled by (seed, epoch), or kept when None.
     A series longer than the budget is a batch of its own.
     """
-    order = np.arange(len(lengths))
-    if seed is not None:
-        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(lengths))
     batches: list[Batch] = []
     current: list[int] = []
     used = 0
-    for series in map(int, order):
+    for series in _order(len(lengths), seed=seed, epoch=epoch):
         if current and used + lengths[series] > slice_budget:
             batches.append(tuple(current))
             current, used = [], 0
@@ -34,6 +31,12 @@ def global_batches(lengths: Sequence[int], *, slice_budget: int, seed: int | Non
     if current:
         batches.append(tuple(current))
     return batches
+
+
+def series_batches(n_series: int, *, batch_size: int, seed: int | None, epoch: int = 0) -> list[Batch]:
+    """Group series into batches of `batch_size`, the last one maybe smaller; the order is as in `global_batches`."""
+    order = _order(n_series, seed=seed, epoch=epoch)
+    return [tuple(order[start : start + batch_size]) for start in range(0, n_series, batch_size)]
 
 
 def rank_share(lengths: Sequence[int], *, rank: int, n_ranks: int) -> list[int]:
@@ -99,3 +102,10 @@ def _check_balance(n_positives: int, n_negatives: int, where: str) -> None:
             f"{n_positives} training slices are positive and only {n_negatives}{where} negative: they cannot be "
             f"balanced without repetition. Use {instead}"
         )
+
+
+def _order(n: int, *, seed: int | None, epoch: int) -> list[int]:
+    order = np.arange(n)
+    if seed is not None:
+        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)
+    return [int(i) for i in order]

@@ -1,22 +1,21 @@
 """Which series a run trains on, and which it is scored on."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from rsna_e2e.batch import Rows
 from rsna_e2e.config import RunConfig
 from rsna_e2e.errors import UsageError
 from rsna_e2e.folds import reference_folds
 from rsna_e2e.store import Store
 
-Rows = npt.NDArray[np.int64]
-
 
 def split_series(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
     """Return the positions in `store.series` to train on and to validate on. Raises UsageError without any."""
     labelled = [position for position, span in enumerate(store.series) if span.split == "train"]
-    fold_of = _published_folds(store) if config.folds == "published" else [span.fold for span in store.series]
+    fold_of = series_folds(store, config.folds)
     held_out = [p for p in labelled if fold_of[p] == config.validation_fold]
     training = [p for p in labelled if fold_of[p] != config.validation_fold]
     if not training:
@@ -28,6 +27,11 @@ def split_series(store: Store, config: RunConfig) -> tuple[list[int], list[int]]
         folds = sorted({fold_of[p] for p in labelled})
         raise UsageError(f"{store.path}: no series in fold {config.validation_fold}; it has folds {folds}")
     return training, held_out
+
+
+def series_folds(store: Store, rule: Literal["store", "published"]) -> list[int]:
+    """Return the fold of every series of `store` by a rule, -1 where it has no label: see `RunConfig.folds`."""
+    return _published_folds(store) if rule == "published" else [span.fold for span in store.series]
 
 
 def training_slices(store: Store, training: Sequence[int], *, n: int) -> tuple[list[int], Rows]:

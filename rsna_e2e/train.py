@@ -9,17 +9,19 @@ from pathlib import Path
 
 import torch
 
+from rsna_e2e.batch import Rows
 from rsna_e2e.checkpoint import Checkpoint, find_checkpoint, load_model, valid_checkpoints
 from rsna_e2e.chunk_size import resolve_chunks
 from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.distributed import ALONE, Ranks
+from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import write_json
-from rsna_e2e.loader import StudyLoader
+from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.model import JointModel
 from rsna_e2e.phases import plan_phases
-from rsna_e2e.predict import Rows, check_labels
+from rsna_e2e.predict import check_labels
 from rsna_e2e.preemption import MARKER, never
 from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.resume import check_same_settings
@@ -59,6 +61,7 @@ def train(
     run: Path,
     config: RunConfig,
     *,
+    embeddings: Embeddings | None = None,
     device: str = "auto",
     init_from: Path | None = None,
     resume: bool = False,
@@ -68,7 +71,8 @@ def train(
 ) -> TrainSummary:
     """Train the joint model of `config` on the labelled series of `store`; leave everything in `run`.
 
-    init_from: a run folder or a safetensors file of a joint model to start from. resume: go on from the last whole
+    embeddings: what a head without a backbone learns from, in the place of images. init_from: a run folder or a
+    safetensors file of a joint model to start from. resume: go on from the last whole
     checkpoint of `run`, if there is one. is_stopping: asked after every step; a run that is told to stop saves first.
     All `ranks` call this alike. Raises UsageError when `run` exists and is not to be resumed, has other settings, or no
     series is left to train on; BadInputError for unusable weights; DivergedError when the loss stays not finite;
@@ -76,15 +80,17 @@ def train(
     """
     task = get_task(config.task)
     check_labels(store, task)
+    n_channels = count_channels(config, task, embeddings)
+    data_hash = store.data_hash if embeddings is None else embeddings.data_hash
     training, held_out = split_series(store, config)
-    resumed_at, last = _find_last(run, config, store, ranks) if resume else (None, None)
+    resumed_at, last = _find_last(run, config, store, data_hash, ranks) if resume else (None, None)
     if last is not None and (run / SUMMARY_NAME).is_file():
         return _read_summary(run)
     compute = choose_compute(config.precision, device, local_rank=ranks.local_rank)
     if resumed_at is not None:
         config = _with_chunks_of(run, config)
-    model, config = prepare_model(config, task, compute, ranks, init_from=init_from, last=last)
-    loader_at = make_loaders(store, config, task, compute, ranks)
+    model, config = prepare_model(config, task, compute, ranks, n_channels=n_channels, init_from=init_from, last=last)
+    loader_at = make_loaders(store, config, task, compute, ranks, embeddings=embeddings)
     validation_loader = loader_at(config.image.size)
 
     only_rows: Rows | None = None
@@ -105,9 +111,10 @@ def train(
         RunLog,
         run,
         config,
-        data_hash=store.data_hash,
+        data_hash=data_hash,
         compute=compute,
         loader=validation_loader.backend,
+        classifiers=embeddings.classifiers if embeddings else (),
         n_ranks=ranks.n_ranks,
         resumed_at=resumed_at,
     )
@@ -124,7 +131,7 @@ def train(
             run=run,
             log=log,
             phases=plan_phases(config, lambda epoch: loader_at(config.image.size_at(epoch)), training),
-            data_hash=store.data_hash,
+            data_hash=data_hash,
             validate=score if held_out else None,
             is_stopping=is_stopping,
             progress=progress,
@@ -137,7 +144,7 @@ def train(
 
 
 def _find_last(
-    run: Path, config: RunConfig, store: Store, ranks: Ranks
+    run: Path, config: RunConfig, store: Store, data_hash: str, ranks: Ranks
 ) -> tuple[ResumePoint | None, Checkpoint | None]:
     """Where to go on in a run with these settings, and from which checkpoint; None, None when there is no run yet."""
     last: Checkpoint | None = None
@@ -148,8 +155,10 @@ def _find_last(
         last = next(valid_checkpoints(run, on_damaged=damaged.append), None)
         if last is None and damaged:
             raise damaged[0]
-        if last is not None and last.state.data_hash != store.data_hash:
-            raise BadInputError(f"{run}: was trained on other data than {store.path}. Give the store it began with")
+        if last is not None and last.state.data_hash != data_hash:
+            raise BadInputError(
+                f"{run}: was trained on other data than {store.path}, or on other embeddings. Give those it began with"
+            )
         for error in damaged:
             warnings.warn(f"passed over: {error}", stacklevel=2)
         point = ResumePoint(step=last.state.step, epoch=last.state.epoch) if last else ResumePoint(step=0, epoch=0)
@@ -167,19 +176,25 @@ def _with_chunks_of(run: Path, config: RunConfig) -> RunConfig:
 
 
 def make_loaders(
-    store: Store, config: RunConfig, task: Task, compute: Compute, ranks: Ranks
-) -> Callable[[int], StudyLoader]:
+    store: Store,
+    config: RunConfig,
+    task: Task,
+    compute: Compute,
+    ranks: Ranks,
+    *,
+    embeddings: Embeddings | None = None,
+) -> Callable[[int], SeriesLoader]:
     """Return what gives the loader of this rank's share by the side of its images, pixels."""
 
     @cache
-    def loader(size: int) -> StudyLoader:
+    def loader(size: int) -> SeriesLoader:
         sized = config.model_copy(update={"image": config.image.model_copy(update={"size": size})})
-        return StudyLoader(
+        return choose_loader(
             store,
             sized,
             task=task,
-            device=compute.device,
-            dtype=compute.image_dtype,
+            compute=compute,
+            embeddings=embeddings,
             rank=ranks.rank,
             n_ranks=ranks.n_ranks,
         )
@@ -193,6 +208,7 @@ def prepare_model(
     compute: Compute,
     ranks: Ranks,
     *,
+    n_channels: int,
     init_from: Path | None,
     last: Checkpoint | None,
 ) -> tuple[JointModel, RunConfig]:
@@ -200,7 +216,7 @@ def prepare_model(
     torch.manual_seed(config.seed)
     has_weights = init_from is not None or last is not None
     architecture = config.model.without_initial_weights() if has_weights else config.model
-    model = JointModel(architecture, n_channels=len(task.windows_hu), n_labels=len(task.label_names))
+    model = JointModel(architecture, n_channels=n_channels, n_labels=len(task.label_names))
     if last is None and init_from is not None:
         if init_from.is_dir():
             load_model(model, find_checkpoint(init_from))
@@ -208,15 +224,15 @@ def prepare_model(
             load_weights(model, init_from)
     model = compute.place(model)
     ranks.broadcast_(model)
-    _try_one_image(model, config, task, compute)
+    _try_one_image(model, config, compute, n_channels=n_channels)
     return model, resolve_chunks(model, config, task, compute, ranks=ranks)
 
 
 @torch.inference_mode()
-def _try_one_image(model: JointModel, config: RunConfig, task: Task, compute: Compute) -> None:
+def _try_one_image(model: JointModel, config: RunConfig, compute: Compute, *, n_channels: int) -> None:
     """Find out before anything is written whether the backbone takes images of these sizes."""
     for size in sorted({config.image.size, *config.image.size_from_epoch.values()}):
-        image = torch.zeros(1, len(task.windows_hu), size, size, device=compute.device)
+        image = torch.zeros(1, n_channels, size, size, device=compute.device)
         try:
             model.eval().embed(image)
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:

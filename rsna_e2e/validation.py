@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rsna_e2e.batch import Rows
 from rsna_e2e.device import Compute
 from rsna_e2e.distributed import ALONE, Ranks
 from rsna_e2e.errors import UsageError
-from rsna_e2e.loader import StudyLoader
+from rsna_e2e.loader import SeriesLoader
 from rsna_e2e.metrics import auc, weighted_log_loss
 from rsna_e2e.model import JointModel
-from rsna_e2e.predict import Rows, predict_series
+from rsna_e2e.predict import predict_series
 from rsna_e2e.preemption import never
 from rsna_e2e.records import Float64Array
 from rsna_e2e.store import Store
@@ -35,7 +36,7 @@ class Validation:
 
 def validate(
     model: JointModel,
-    loader: StudyLoader,
+    loader: SeriesLoader,
     held_out: Sequence[int],
     store: Store,
     task: Task,

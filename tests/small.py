@@ -77,6 +77,13 @@ def slice_phase(**changes: object) -> SlicePhaseConfig:
     return SlicePhaseConfig.model_validate(plain | changes)
 
 
+def image_config(*overrides: str, epochs: int = 2) -> RunConfig:
+    """The tiny backbone and a slice classifier, trained on mixed slices alone; the end of every epoch is kept."""
+    phase = f"{{epochs: {epochs}, slices_per_batch: 4, optimizer: {{learning_rate: 0.01}}}}"
+    alone = ("model.head=none", "model.slice_loss_weight=1.0", f"slice_phase={phase}", "epochs=0")
+    return config(*alone, "checkpoint.keep_epochs=true", "checkpoint.keep_last=1", *overrides)
+
+
 def _patches(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:
     hu = rng.integers(20, 40, size=(SIDE, SIDE)).astype("<i2")
     for label, value in enumerate(values[:5]):

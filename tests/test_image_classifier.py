@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rsna_e2e.bench.train import bench_train
 from rsna_e2e.checkpoint import find_checkpoint, kept_epochs, load_model
 from rsna_e2e.cli import main
-from rsna_e2e.config import RunConfig, save_config
+from rsna_e2e.config import save_config
 from rsna_e2e.errors import UsageError
 from rsna_e2e.lr_finder import find_learning_rate
 from rsna_e2e.metrics import weighted_log_loss
@@ -28,13 +28,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FP32 = {"rtol": 0, "atol": 1e-5}  # float32 sums in another order
 
 
-def image_config(*overrides: str, epochs: int = 2) -> RunConfig:
-    """The tiny backbone and a slice classifier, trained on mixed slices alone."""
-    phase = f"{{epochs: {epochs}, slices_per_batch: 4, optimizer: {{learning_rate: 0.01}}}}"
-    alone = ("model.head=none", "model.slice_loss_weight=1.0", f"slice_phase={phase}", "epochs=0")
-    return small.config(*alone, "checkpoint.keep_epochs=true", "checkpoint.keep_last=1", *overrides)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return small.make_store(tmp_path_factory.mktemp("images"))
@@ -43,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def trained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainSummary]:
     run = tmp_path_factory.mktemp("runs") / "run"
-    return run, train(store, run, image_config(epochs=3))
+    return run, train(store, run, small.image_config(epochs=3))
 
 
 def lines(run: Path, kind: str) -> list[dict[str, float]]:
@@ -52,13 +45,13 @@ def lines(run: Path, kind: str) -> list[dict[str, float]]:
 
 
 def model_of(run: Path, name: str) -> JointModel:
-    model = JointModel(image_config().model, n_channels=3, n_labels=6)
+    model = JointModel(small.image_config().model, n_channels=3, n_labels=6)
     load_model(model, find_checkpoint(run, name))
     return model.eval()
 
 
 def test_a_classifier_of_images_has_no_head_and_its_logits_are_those_of_slices() -> None:
-    model = JointModel(image_config().model, n_channels=3, n_labels=6).eval()
+    model = JointModel(small.image_config().model, n_channels=3, n_labels=6).eval()
     assert model.head is None
     images, lengths = torch.randn(5, 3, 32, 32), torch.tensor([2, 3])
     logits = model(images, lengths)
@@ -112,7 +105,7 @@ def test_a_wrong_checkpoint_is_refused_by_the_command_line(tmp_path: Path) -> No
 
 def test_a_classifier_that_gets_no_better_stops_early(store: Store, tmp_path: Path) -> None:
     still = "slice_phase.optimizer.learning_rate=1e-30"
-    summary = train(store, tmp_path / "run", image_config(still, "early_stopping_epochs=2", epochs=9))
+    summary = train(store, tmp_path / "run", small.image_config(still, "early_stopping_epochs=2", epochs=9))
     assert [line["epoch"] for line in lines(tmp_path / "run", "validation")][:1] == [1]
     assert len(lines(tmp_path / "run", "validation")) < 9
     assert summary.best is not None
@@ -121,10 +114,10 @@ def test_a_classifier_that_gets_no_better_stops_early(store: Store, tmp_path: Pa
 def test_a_resumed_classifier_ends_with_the_same_weights(store: Store, tmp_path: Path) -> None:
     stop_after = iter([False] * 7 + [True])
     whole, halved = tmp_path / "whole", tmp_path / "halved"
-    train(store, whole, image_config())
+    train(store, whole, small.image_config())
     with pytest.raises(Exception, match="told to stop"):
-        train(store, halved, image_config(), is_stopping=lambda: next(stop_after, False))
-    train(store, halved, image_config(), resume=True)
+        train(store, halved, small.image_config(), is_stopping=lambda: next(stop_after, False))
+    train(store, halved, small.image_config(), resume=True)
     for epoch in ("epoch-1", "epoch-2"):
         first, second = model_of(whole, epoch), model_of(halved, epoch)
         assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
@@ -132,13 +125,13 @@ def test_a_resumed_classifier_ends_with_the_same_weights(store: Store, tmp_path:
 
 def test_learning_rates_are_tested_on_slices_alone(store: Store) -> None:
     options = {"lowest": 1e-4, "highest": 1e-2, "n_steps": 10}
-    assert find_learning_rate(store, image_config(), phase="slices", device="cpu", **options) is not None
+    assert find_learning_rate(store, small.image_config(), phase="slices", device="cpu", **options) is not None
     with pytest.raises(UsageError, match=r"no phase on whole series here\. Use --phase slices"):
-        find_learning_rate(store, image_config(), phase="series", device="cpu", **options)
+        find_learning_rate(store, small.image_config(), phase="series", device="cpu", **options)
 
 
 def test_the_benchmark_times_the_phase_there_is(store: Store, tmp_path: Path) -> None:
-    save_config(image_config("chunk=8", "graph_slices=8"), path=tmp_path / "images.yaml")
+    save_config(small.image_config("chunk=8", "graph_slices=8"), path=tmp_path / "images.yaml")
     result = bench_train(store.path, recipe=tmp_path / "images.yaml", steps=1, rounds=1, device="cpu")
     assert [phase.phase for phase in result.phases] == ["mixed slices"]
 
@@ -154,7 +147,7 @@ def test_the_benchmark_times_the_phase_there_is(store: Store, tmp_path: Path) ->
 )
 def test_configurations_that_make_no_sense_are_refused(override: str, message: str) -> None:
     with pytest.raises((ValidationError, UsageError), match=message):
-        image_config(override)
+        small.image_config(override)
 
 
 def test_predictions_of_a_split_without_labels(

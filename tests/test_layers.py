@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 LEVELS = (
     {"__init__", "errors", "records", "reasons", "preemption", "unpickling"},
     {"files"},
-    {"tasks", "config", "elements", "hounsfield", "arguments", "tensors", "machine", "launch"},
+    {"tasks", "config", "elements", "hdf5", "hounsfield", "arguments", "tensors", "machine", "launch"},
     {"series", "folds", "augment", "sampler", "metrics", "reference", "resume", "lr_sweep", "slice_order"},
     {"labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
     {
@@ -23,17 +23,18 @@ LEVELS = (
         "bagging",
         "checkpoint",
         "import_weights",
+        "embeddings",
         "prepare",
-        "loader",
         "synth",
         "runlog",
         "optimizer",
         "distributed",
         "chunked",
     },
+    {"loader"},
     {"predict", "meter", "chunk_size", "phases"},
-    {"steps", "split", "validation"},
-    {"divergence"},
+    {"steps", "split", "validation", "extract"},
+    {"divergence", "predict_epochs"},
     {"trainer"},
     {"train", "evaluate"},
     {"report", "console", "bench", "lr_finder"},
@@ -45,11 +46,11 @@ LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in mod
 
 # Libraries beside numpy, and who may import them
 LIBRARIES = {
-    "pydantic": {"config"},
+    "pydantic": {"config", "embeddings"},
     "yaml": {"config"},
     "pydicom": {"dicom", "synth"},  # synth writes files
-    "h5py": {"store"},
-    "xxhash": {"store"},
+    "h5py": {"hdf5", "store", "embeddings"},
+    "xxhash": {"store", "embeddings"},
     "pyarrow": {"store", "labels", "predictions"},
     "torch": {
         "unpickling",
@@ -70,6 +71,7 @@ LIBRARIES = {
         "chunked",
         "chunk_size",
         "steps",
+        "extract",
         "predict",
         "validation",
         "divergence",

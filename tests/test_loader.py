@@ -100,7 +100,7 @@ def test_a_batch_that_does_not_add_up_is_refused() -> None:
             labels=labels,
             label_mask=labels.bool(),
             series_keys=("a", "b"),
-            first_rows=(0, 3),
+            rows=np.arange(3),
             n_known_slices=torch.zeros(6),
             n_known_series=torch.zeros(6),
         )

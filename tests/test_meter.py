@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,7 +41,7 @@ def batches(clock: Clock, waits_s: list[float]) -> Iterator[StudyBatch]:
             labels=labels,
             label_mask=labels.bool(),
             series_keys=("a",),
-            first_rows=(0,),
+            rows=np.arange(4),
             n_known_slices=torch.zeros(6),
             n_known_series=torch.zeros(6),
         )

@@ -13,6 +13,7 @@ from rsna_e2e.checkpoint.run import (
     restore,
     save_checkpoint,
     valid_checkpoints,
+    weights_sha256,
 )
 from rsna_e2e.checkpoint.state import Best, CheckpointState
 
@@ -26,4 +27,5 @@ __all__ = [
     "restore",
     "save_checkpoint",
     "valid_checkpoints",
+    "weights_sha256",
 ]

@@ -92,6 +92,12 @@ def load_model(module: nn.Module, folder: Path, *, prefer_ema: bool = True) -> C
     return described.state
 
 
+def weights_sha256(folder: Path, *, prefer_ema: bool = True) -> str:
+    """Return what stands for the weights that `load_model` would take. Raises BadInputError as it does."""
+    digests = describe(folder).sha256
+    return digests[EMA if prefer_ema and EMA in digests else MODEL]
+
+
 def restore(
     folder: Path, *, model: nn.Module, optimizer: Optimizer | None = None, ema: nn.Module | None = None
 ) -> CheckpointState:

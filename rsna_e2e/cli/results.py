@@ -3,10 +3,15 @@
 import argparse
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rsna_e2e.arguments import add_device, checkpoint, seed
+from rsna_e2e.arguments import add_device, checkpoints, seed
+from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
 from rsna_e2e.tasks import get_task
+
+if TYPE_CHECKING:
+    from rsna_e2e.predict_epochs import EpochMean
 
 
 def add_predict(verbs: Verbs) -> None:
@@ -24,11 +29,13 @@ def add_predict(verbs: Verbs) -> None:
     verb.add_argument("--out", type=Path, default=Path("submission.csv"), help="submission file, .csv or .csv.gz")
     verb.add_argument(
         "--checkpoint",
-        type=checkpoint,
+        type=checkpoints,
         default="auto",
-        metavar="auto|best|last|epoch-N",
-        help="auto: best, else last; epoch-N: the end of epoch N, of a run with checkpoint.keep_epochs",
+        metavar="auto|best|last|epoch-N|epochs",
+        help="auto: best, else last; epoch-N: the end of epoch N, of a run with checkpoint.keep_epochs; epochs: the "
+        "mean of what all of these predict",
     )
+    add_embeddings(verb)
     add_device(verb)
 
 
@@ -52,22 +59,35 @@ def add_evaluate(verbs: Verbs) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.console import progress_bar
     from rsna_e2e.predict import predict
+    from rsna_e2e.predict_epochs import predict_epochs
     from rsna_e2e.store import Store
 
-    with closing(Store.open(options.store)) as store, progress_bar("predict", unit="slices") as progress:
-        done = predict(
-            options.model_run,
-            store,
-            split=options.split,
-            out=options.out,
-            checkpoint=options.checkpoint,
-            device=options.device,
-            progress=progress,
-        )
+    is_mean = options.checkpoint == "epochs"
+    with (
+        closing(Store.open(options.store)) as store,
+        progress_bar("predict", unit="epochs" if is_mean else "slices") as progress,
+    ):
+        what: dict[str, Any] = {"split": options.split, "out": options.out, "device": options.device}
+        what |= {"embeddings": open_embeddings(options.embeddings, store), "progress": progress}
+        if is_mean:
+            mean = predict_epochs(options.model_run, store, **what)
+            _say_mean(mean)
+            return
+        done = predict(options.model_run, store, checkpoint=options.checkpoint, **what)
     for problem in done.damaged:
         print(f"passed over: {problem}")
     print(f"predicted {done.n_slices} slices of {done.n_series} series with {done.checkpoint}")
     print(f"submission: {done.submission}   table: {done.table}")
+
+
+def _say_mean(mean: "EpochMean") -> None:
+    for member in mean.members:
+        if member.log_loss is not None:
+            print(
+                f"epoch {member.epoch}: validation weighted log loss {member.log_loss:.4f}, "
+                f"of the mean up to it {member.mean_log_loss:.4f}"
+            )
+    print(f"mean of {len(mean.members)} epochs   submission: {mean.submission}   of what: {mean.manifest}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

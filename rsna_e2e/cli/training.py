@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from rsna_e2e.arguments import add_device, add_settings, at_least_one, learning_rate
+from rsna_e2e.cli.embeddings import add_embeddings, add_out_of_fold, open_embeddings
 from rsna_e2e.cli.verbs import Verbs, add_verb
 
 
@@ -23,6 +24,8 @@ def add_train(verbs: Verbs) -> None:
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb.add_argument("out", type=Path, metavar="RUN", help="run folder to make")
     add_settings(verb)
+    add_embeddings(verb)
+    add_out_of_fold(verb)
     verb.add_argument("--init-from", type=Path, metavar="FILE|RUN", help="start from these weights")
     verb.add_argument(
         "--resume",
@@ -77,6 +80,7 @@ def _train(options: argparse.Namespace) -> None:
             store,
             options.out,
             config,
+            embeddings=open_embeddings(options.embeddings, store, out_of_fold=options.out_of_fold, folds=config.folds),
             device=options.device,
             init_from=options.init_from,
             resume=options.resume == "auto",

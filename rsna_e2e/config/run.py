@@ -70,6 +70,12 @@ class RunConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _slices_have_a_backbone(self) -> "RunConfig":
+        if self.model.backbone == "none" and self.slice_phase is not None:
+            raise ValueError("model.backbone none trains a head on whole series: set slice_phase=null")
+        return self
+
+    @model_validator(mode="after")
     def _joint_epochs_have_a_head(self) -> "RunConfig":
         if self.model.head == "none" and (self.epochs > 0 or self.slice_phase is None):
             raise ValueError("model.head none is trained on single slices: set epochs=0 and give a slice_phase")

@@ -17,31 +17,24 @@ from rsna_e2e.augment import (
     slice_params,
     view_matrix,
 )
+from rsna_e2e.batch import Rows
 from rsna_e2e.config import RunConfig, View
+from rsna_e2e.loader.share import Share, series_share
 from rsna_e2e.records import Float32Array
 from rsna_e2e.sampler import Batch, rank_share
 from rsna_e2e.store import SeriesSpan, Store
 
-Rows = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPlan:
+class BatchPlan(Share):
     """Which slices, in which order, and how each is transformed.
 
-    rows [N]: of the store's index. shapes [N, 2]: height, width. affine [N, 2, 3], source_box [N, 3]: as `SliceParams`.
-    spans, lengths [B]: the series and how many of the slices belong to each. global_rows, global_lengths: rows and
-    lengths of the whole batch, of which this plan is one rank's share.
+    shapes [N, 2]: height, width. affine [N, 2, 3], source_box [N, 3]: as `SliceParams`.
     """
 
-    rows: Rows
     shapes: npt.NDArray[np.int32]
     affine: Float32Array
     source_box: Boxes
-    spans: tuple[SeriesSpan, ...]
-    lengths: tuple[int, ...]
-    global_rows: Rows
-    global_lengths: tuple[int, ...]
 
     @property
     def n_values(self) -> int:
@@ -70,12 +63,8 @@ class Planner:
 
     def series(self, batch: Batch, *, epoch: int | None, view: View = "plain") -> BatchPlan:
         """Plan this rank's share of a batch of whole series, given by their positions in `store.series`."""
-        everyone = [self._store.series[position] for position in batch]
-        lengths = [span.n_slices for span in everyone]
-        spans = [everyone[i] for i in rank_share(lengths, rank=self._rank, n_ranks=self._n_ranks)]
-        params = [self._params(span, epoch, view) for span in spans]
-        own_lengths = [span.n_slices for span in spans]
-        return self._plan(_rows(spans), params, spans, own_lengths, global_rows=_rows(everyone), global_lengths=lengths)
+        share = series_share(self._store, batch, rank=self._rank, n_ranks=self._n_ranks)
+        return self._plan(share, [self._params(span, epoch, view) for span in share.spans])
 
     def slices(self, rows: Batch, *, epoch: int | None) -> BatchPlan:
         """Plan this rank's share of a batch of single slices, each with the geometry of its series."""
@@ -86,29 +75,26 @@ class Planner:
             self._params(span, epoch, "plain").of_slice(row - span.first_row)
             for row, span in zip(mine, spans, strict=True)
         ]
-        return self._plan(mine, params, spans, [1] * len(mine), global_rows=rows, global_lengths=alone)
+        share = Share(
+            rows=np.array(mine, dtype=np.int64),
+            spans=tuple(spans),
+            lengths=(1,) * len(mine),
+            global_rows=np.array(rows, dtype=np.int64),
+            global_lengths=tuple(alone),
+        )
+        return self._plan(share, params)
 
-    def _plan(
-        self,
-        rows: Sequence[int],
-        params: Sequence[SliceParams],
-        spans: Sequence[SeriesSpan],
-        lengths: Sequence[int],
-        *,
-        global_rows: Sequence[int],
-        global_lengths: Sequence[int],
-    ) -> BatchPlan:
-        row_array = np.array(rows, dtype=np.int64)
+    def _plan(self, share: Share, params: Sequence[SliceParams]) -> BatchPlan:
         empty = SliceParams(np.empty((0, 2, 3), dtype=np.float32), np.empty((0, 3), dtype=np.int32))
         return BatchPlan(
-            rows=row_array,
-            shapes=self._shapes[row_array],
+            rows=share.rows,
+            spans=share.spans,
+            lengths=share.lengths,
+            global_rows=share.global_rows,
+            global_lengths=share.global_lengths,
+            shapes=self._shapes[share.rows],
             affine=np.concatenate([p.affine for p in (empty, *params)]),
             source_box=np.concatenate([p.source_box for p in (empty, *params)]),
-            spans=tuple(spans),
-            lengths=tuple(lengths),
-            global_rows=np.array(global_rows, dtype=np.int64),
-            global_lengths=tuple(global_lengths),
         )
 
     def _params(self, span: SeriesSpan, epoch: int | None, view: View) -> SliceParams:
@@ -129,7 +115,3 @@ class Planner:
             augmentation = draw_augmentation(rng, self._config.augment, size=image.size)
         boxes = crop_squares(self._content[rows], self._shapes[rows].astype(np.int64), image.crop)
         return slice_params(boxes, augmentation, size=image.size)
-
-
-def _rows(spans: Sequence[SeriesSpan]) -> list[int]:
-    return [row for span in spans for row in range(span.first_row, span.first_row + span.n_slices)]

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 
 from rsna_e2e import dali_plugin
-from rsna_e2e.batch import SliceImages, StudyBatch, study_targets
+from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import LoaderConfig, RunConfig, SlicePhaseConfig, View
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader.dali import dali_images
 from rsna_e2e.loader.pixels import BufferPool
 from rsna_e2e.loader.plain import torch_images
-from rsna_e2e.loader.plan import BatchPlan, Planner, Rows
+from rsna_e2e.loader.plan import BatchPlan, Planner
 from rsna_e2e.loader.settings import ImageSettings
+from rsna_e2e.loader.share import study_batch
 from rsna_e2e.sampler import Batch, balanced_rows, balanced_shard_rows, global_batches, slice_batches
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task
@@ -115,27 +115,7 @@ class StudyLoader:
         is_dali = self.backend == "dali"
         images = dali_images(*arguments, max_slices=max_slices) if is_dali else torch_images(*arguments)
         for plan, images_NCSS in images:
-            yield self._batch(plan, images_NCSS)
-
-    def _batch(self, plan: BatchPlan, images: SliceImages) -> StudyBatch:
-        labels = self._labels(plan.rows).to(self._settings.device)
-        lengths = np.array(plan.lengths, dtype=np.int64)
-        of_everyone = self._labels(plan.global_rows)
-        known = ~of_everyone.isnan()
-        _, known_series = study_targets(of_everyone, known, torch.tensor(plan.global_lengths))
-        return StudyBatch(
-            images=images,
-            series_lengths=torch.from_numpy(lengths),
-            labels=labels.nan_to_num(0.0),
-            label_mask=~labels.isnan(),
-            series_keys=tuple(span.series_key for span in plan.spans),
-            first_rows=tuple(plan.rows[np.cumsum(lengths) - lengths].tolist()),
-            n_known_slices=known.sum(0),
-            n_known_series=known_series.sum(0),
-        )
-
-    def _labels(self, rows: Rows) -> torch.Tensor:
-        return torch.from_numpy(self._store.labels[rows].astype(np.float32))
+            yield study_batch(self._store, plan, images_NCSS, self._settings.device)
 
 
 def _choose_backend(config: LoaderConfig) -> str:

@@ -1,9 +1,7 @@
 """One shard: an HDF5 file of int16 HU, one chunk per slice, uncompressed, that readers take apart by byte offset."""
 
-import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +9,9 @@ import h5py
 import numpy as np
 import xxhash
 
-from rsna_e2e.files import sync
+from rsna_e2e.hdf5 import new_file
 from rsna_e2e.records import Int16Array, Int16Image
 from rsna_e2e.store.layout import StoreError
-
-# Chunks begin on a page, so that they can be mapped or read past the page cache. Smaller ones are packed.
-ALIGNMENT_BYTES = 4096
-
-# HDF5's 1.10 format marks a file that is open for writing: one left by a killed writer cannot be opened as whole.
-HDF5_VERSIONS = ("v110", "v110")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +31,11 @@ def write_shard(
     `hu_<rows>x<columns>` [n, rows, columns]. The file gets its name after every slice was read back and compared, its
     attribute `complete` was set, and it reached the disk. Raises OSError, on a full disk among others.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with _new_file(temporary) as file:
-            stored = _write_slices(file, slices, capacity)
-            file.flush()
-            _verify(temporary, stored)
-            file.attrs["complete"] = 1
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as file:
+        stored = _write_slices(file, slices, capacity)
+        file.flush()
+        _verify(Path(file.filename), stored)
+        file.attrs["complete"] = 1
     return [pixels for pixels, _ in stored]
 
 
@@ -69,24 +54,6 @@ def read_pixels(path: Path, slices: Sequence[tuple[StoredPixels, Int16Array]]) -
     finally:
         os.close(descriptor)
     return None
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[h5py.File]:
-    """Create an HDF5 file and close it at the end. A full disk is an OSError with its number, whenever it shows."""
-    file = h5py.File(
-        path, "w", libver=HDF5_VERSIONS, alignment_threshold=ALIGNMENT_BYTES, alignment_interval=ALIGNMENT_BYTES
-    )
-    try:
-        yield file
-        file.close()
-    except (OSError, RuntimeError) as error:  # RuntimeError: what closing a file raises
-        if f"errno = {errno.ENOSPC}," in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
-    finally:
-        with suppress(OSError, RuntimeError):  # on a full disk closing fails as well; the first error counts
-            file.close()
 
 
 def _write_slices(

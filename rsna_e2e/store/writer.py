@@ -1,6 +1,5 @@
 """Writing a study store: built beside its place under another name, and moved there when it is whole."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from rsna_e2e import __version__
-from rsna_e2e.files import sync
+from rsna_e2e.files import lock_folder, sync
 from rsna_e2e.records import Float32Array, Refusal
 from rsna_e2e.store.layout import (
     FORMAT,
@@ -48,14 +47,11 @@ class StoreWriter:
         self._check_target_is_free()
         try:
             self._partial.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self._partial, os.O_RDONLY)
+            self._lock = lock_folder(self._partial)
+        except BlockingIOError:
+            raise StoreError(f"{self.target}: another process is preparing it. Wait for it or choose another") from None
         except OSError as error:
             raise StoreError(f"{self._partial}: cannot be made: {error.strerror}. Choose another place") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise StoreError(f"{self.target}: another process is preparing it. Wait for it or choose another") from None
         for leftover in self._partial.iterdir():  # of a run that was killed
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self.shards_folder.mkdir()

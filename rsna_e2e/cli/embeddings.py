@@ -1,0 +1,125 @@
+"""The verbs that store embeddings, and the options of those that learn and predict from them."""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from rsna_e2e.arguments import add_device, checkpoint
+from rsna_e2e.cli.verbs import Verbs, add_verb
+
+if TYPE_CHECKING:
+    from rsna_e2e.embeddings import Embeddings
+    from rsna_e2e.store import Store
+
+
+def add_embed(verbs: Verbs) -> None:
+    """Add `rsna-e2e embed`."""
+    verb = add_verb(
+        verbs,
+        "embed",
+        _embed,
+        "Store the embeddings of every slice by a trained backbone; what is there already stays.",
+        "rsna-e2e embed runs/images store embeddings/epoch2 --checkpoint epoch-2 --views plain,hflip,transpose",
+    )
+    verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
+    verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to go on with")
+    verb.add_argument(
+        "--checkpoint",
+        type=checkpoint,
+        default="auto",
+        metavar="auto|best|last|epoch-N",
+        help="auto: best, else last; epoch-N: the end of epoch N, of a run with checkpoint.keep_epochs",
+    )
+    verb.add_argument(
+        "--views",
+        type=_views,
+        default=("plain",),
+        metavar="VIEW,...",
+        help="plain, hflip, transpose: of every image; heads learn from their mean (default plain)",
+    )
+    verb.add_argument("--split", choices=("all", "train", "test"), default="all", help="which series (default all)")
+    add_device(verb)
+
+
+def add_embeddings(verb: argparse.ArgumentParser) -> None:
+    """Let the user say which embeddings a head learns or predicts from."""
+    verb.add_argument(
+        "--embeddings",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="made by embed, for a recipe with model.backbone=none; those of several backbones are put side by side",
+    )
+
+
+def add_out_of_fold(verb: argparse.ArgumentParser) -> None:
+    """Let the user name classifiers that did not see what a head learns from."""
+    verb.add_argument(
+        "--out-of-fold",
+        action="append",
+        default=[],
+        type=_fold_and_folder,
+        metavar="K=FOLDER",
+        help="series of fold K get their embeddings from here: by a classifier that held them out; repeatable",
+    )
+
+
+def open_embeddings(
+    folders: Sequence[Path] | None,
+    store: "Store",
+    *,
+    out_of_fold: Sequence[tuple[int, Path]] = (),
+    folds: Literal["store", "published"] = "store",
+) -> "Embeddings | None":
+    """Open what --embeddings and --out-of-fold name; None without them. folds: the rule of the run."""
+    from rsna_e2e.embeddings import Embeddings
+    from rsna_e2e.errors import UsageError
+    from rsna_e2e.split import series_folds
+
+    if folders is None:
+        if out_of_fold:
+            raise UsageError("--out-of-fold goes with --embeddings, which all other series get theirs from")
+        return None
+    by_fold: dict[int, list[Path]] = {}
+    for fold, folder in out_of_fold:
+        by_fold.setdefault(fold, []).append(folder)
+    return Embeddings.open(folders, store, out_of_fold=by_fold, fold_of_series=series_folds(store, folds))
+
+
+def _views(text: str) -> tuple[str, ...]:
+    from rsna_e2e.config import View
+
+    views = tuple(text.split(","))
+    if len(set(views)) < len(views) or not set(views) <= set(get_args(View)):
+        raise argparse.ArgumentTypeError(f"{text!r}: give some of {', '.join(get_args(View))}, each once, with commas")
+    return views
+
+
+def _fold_and_folder(text: str) -> tuple[int, Path]:
+    fold, separator, folder = text.partition("=")
+    if not separator or not fold.isdecimal() or not folder:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a fold and a folder, such as 0=embeddings/fold0-epoch2")
+    return int(fold), Path(folder)
+
+
+def _embed(options: argparse.Namespace) -> None:
+    from rsna_e2e.console import progress_bar
+    from rsna_e2e.extract import extract
+    from rsna_e2e.store import Store
+
+    with closing(Store.open(options.store)) as store, progress_bar("embed", unit="slices") as progress:
+        done = extract(
+            options.model_run,
+            store,
+            options.out,
+            checkpoint=options.checkpoint,
+            views=options.views,
+            split=options.split,
+            device=options.device,
+            progress=progress,
+        )
+    print(f"{done.n_slices} slices x {done.width}, views {', '.join(done.views)}, by {done.checkpoint}")
+    print(f"made now: {done.n_embedded} embeddings   folder: {done.folder}")

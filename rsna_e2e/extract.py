@@ -1,0 +1,174 @@
+"""Embeddings of a store's slices by a trained backbone: read, embedded in every view, and stored as they come."""
+
+# N slices, C windows, S image side, F features
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from rsna_e2e.batch import Rows
+from rsna_e2e.checkpoint import find_checkpoint, load_model, weights_sha256
+from rsna_e2e.config import RunConfig, View, load_config
+from rsna_e2e.device import Compute, choose_compute
+from rsna_e2e.embeddings import SHARD_SLICES, EmbeddingWriter, Source
+from rsna_e2e.embeddings.shards import Append
+from rsna_e2e.errors import UsageError
+from rsna_e2e.loader import StudyLoader
+from rsna_e2e.model import JointModel
+from rsna_e2e.predict import check_labels
+from rsna_e2e.records import Float32Array, Progress, no_progress
+from rsna_e2e.runlog import CONFIG
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import get_task
+
+Split = Literal["all", "train", "test"]
+
+TOGETHER = 64  # slices that go through the backbone at once: more keep no device busier
+
+# Sections of a configuration that say how a run was done, not what came of it
+_HOW = {"validation_fold", "training_slices_scored", "chunk", "graph_slices", "precision", "loader", "checkpoint"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extracted:
+    """What a folder of embeddings holds now. n_embedded: embeddings that were made this time, over all views."""
+
+    folder: Path
+    checkpoint: Path
+    n_slices: int
+    views: tuple[View, ...]
+    width: int
+    n_embedded: int
+
+
+class Extractor:
+    """A trained backbone made ready to embed slices of a store.
+
+    checkpoint: see `find_checkpoint`. Raises BadInputError when the run, checkpoint or store is not one or does not
+    fit, UsageError for a run without a backbone.
+    """
+
+    def __init__(self, run: Path, store: Store, *, checkpoint: str = "auto", device: str = "auto") -> None:
+        self.checkpoint = find_checkpoint(run, checkpoint)
+        config = load_config(run / CONFIG)
+        if config.model.backbone == "none":
+            raise UsageError(f"{run}: has no backbone, it learned from embeddings. Give the run of an image classifier")
+        task = get_task(config.task)
+        check_labels(store, task)
+        self.compute = choose_compute(config.precision, device)
+        architecture = config.model.without_initial_weights()
+        model = JointModel(architecture, n_channels=len(task.windows_hu), n_labels=len(task.label_names))
+        state = load_model(model, self.checkpoint)
+        self._model = self.compute.place(model).eval()
+        self.width = self._model.n_features
+        self.source = _source(config, store, self.compute, epoch=state.epoch, weights=weights_sha256(self.checkpoint))
+        self._loader = StudyLoader(store, config, task=task, device=self.compute.device, dtype=self.compute.image_dtype)
+
+    def images(self, rows: Rows) -> Iterator[torch.Tensor]:
+        """Yield the images [n, C, S, S] of these rows of the store, `TOGETHER` at a time, un-augmented."""
+        batches = [tuple(rows[i : i + TOGETHER].tolist()) for i in range(0, len(rows), TOGETHER)]
+        for batch in self._loader.load_slices(batches, epoch=None):
+            yield batch.images[:]
+
+    @torch.inference_mode()
+    def embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
+        """Return embeddings [N, F], float32, in the precision of the run."""
+        with self.compute.autocast():
+            return self._model.embed(images_NCSS)
+
+    def embed_views(self, images_NCSS: torch.Tensor, views: Sequence[View]) -> list[Float32Array]:
+        """Return the embeddings [N, F] of the same images in each of the views."""
+        made = [self.embed(turned(images_NCSS, view)) for view in views]
+        return [embeddings.cpu().numpy() for embeddings in made]
+
+
+def extract(
+    run: Path,
+    store: Store,
+    out: Path,
+    *,
+    checkpoint: str = "auto",
+    views: Sequence[View] = ("plain",),
+    split: Split = "all",
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> Extracted:
+    """Store the embeddings of every slice of a split in the folder `out`, in each of `views`.
+
+    Shards of an earlier call with the same run, epoch and store stay; a folder that is whole is left as it is. However
+    many slices there are, one batch is in memory. Raises what `Extractor` and `EmbeddingWriter` raise, UsageError for
+    an empty split and for views that the folder has beside those asked for.
+    """
+    rows = _rows(store, split)
+    extractor = Extractor(run, store, checkpoint=checkpoint, device=device)
+    with EmbeddingWriter(out, source=extractor.source, width=extractor.width, store=store) as writer:
+        if set(writer.views) - set(views):
+            raise UsageError(f"{out}: holds views {', '.join(writer.views)}. Ask for them too, or give another folder")
+        blocks = [(f"{i // SHARD_SLICES:05d}", rows[i : i + SHARD_SLICES]) for i in range(0, len(rows), SHARD_SLICES)]
+        missing = [[view for view in views if not writer.has(view, name, block)] for name, block in blocks]
+        total = sum(len(block) * len(some) for (_, block), some in zip(blocks, missing, strict=True))
+        done, began_s = 0, time.monotonic()
+        for (name, block), some in zip(blocks, missing, strict=True):
+            if not some:
+                continue
+            with ExitStack() as stack:
+                appends = [stack.enter_context(writer.shard(view, name, block)) for view in some]
+                for n in _embed_block(extractor, block, some, appends):
+                    done += n
+                    progress(done, total, f"{done / (time.monotonic() - began_s):.0f} slices/s")
+        manifest = writer.commit()
+    return Extracted(
+        folder=out,
+        checkpoint=extractor.checkpoint,
+        n_slices=len(rows),
+        views=manifest.views,
+        width=manifest.width,
+        n_embedded=total,
+    )
+
+
+def turned(images_NCSS: torch.Tensor, view: View) -> torch.Tensor:
+    """Return a view of images, channels-last as they are: hflip mirrors columns, transpose swaps rows and columns."""
+    match view:
+        case "plain":
+            return images_NCSS
+        case "hflip":
+            return images_NCSS.flip(-1)
+        case "transpose":
+            return images_NCSS.transpose(-1, -2).contiguous(memory_format=torch.channels_last)
+
+
+def _embed_block(extractor: Extractor, rows: Rows, views: Sequence[View], appends: Sequence[Append]) -> Iterator[int]:
+    """Embed the slices of a shard; yield after each batch how many embeddings it gave."""
+    for images in extractor.images(rows):
+        for append, embeddings in zip(appends, extractor.embed_views(images, views), strict=True):
+            append(embeddings)
+        yield len(images) * len(views)
+
+
+def _rows(store: Store, split: Split) -> Rows:
+    spans = [span for span in store.series if split in ("all", span.split)]
+    if not spans:
+        raise UsageError(f"{store.path}: no series in split {split!r}. Use --split all")
+    return np.concatenate([np.arange(span.first_row, span.first_row + span.n_slices) for span in spans])
+
+
+def _source(config: RunConfig, store: Store, compute: Compute, *, epoch: int, weights: str) -> Source:
+    what = config.model_dump(mode="json", exclude=_HOW | {"distributed"})
+    return Source(
+        store_hash=store.data_hash,
+        weights_sha256=weights,
+        kind=hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest(),
+        held_out_fold=config.validation_fold,
+        folds=config.folds,
+        epoch=epoch,
+        precision=compute.precision,
+    )

@@ -1,0 +1,43 @@
+"""Which loader a configuration needs."""
+
+from rsna_e2e.config import RunConfig
+from rsna_e2e.device import Compute
+from rsna_e2e.embeddings import Embeddings
+from rsna_e2e.errors import UsageError
+from rsna_e2e.loader.embedding_loader import EmbeddingLoader
+from rsna_e2e.loader.series_loader import SeriesLoader
+from rsna_e2e.loader.study_loader import StudyLoader
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import Task
+
+
+def choose_loader(
+    store: Store,
+    config: RunConfig,
+    *,
+    task: Task,
+    compute: Compute,
+    embeddings: Embeddings | None = None,
+    rank: int = 0,
+    n_ranks: int = 1,
+) -> SeriesLoader:
+    """Return the loader of images, or of `embeddings` where a head learns from those."""
+    if embeddings is not None:
+        return EmbeddingLoader(store, embeddings, config, device=compute.device, rank=rank, n_ranks=n_ranks)
+    return StudyLoader(
+        store, config, task=task, device=compute.device, dtype=compute.image_dtype, rank=rank, n_ranks=n_ranks
+    )
+
+
+def count_channels(config: RunConfig, task: Task, embeddings: Embeddings | None) -> int:
+    """Return the channels of what a loader gives: windows of images, or the width of embeddings.
+
+    Raises UsageError where there are no embeddings and the model has no backbone, or the other way round.
+    """
+    if (config.model.backbone == "none") != (embeddings is not None):
+        raise UsageError(
+            f"recipe {config.recipe} learns from images. Leave out --embeddings, or --set model.backbone=none"
+            if embeddings is not None
+            else f"recipe {config.recipe} has no backbone: it learns from stored embeddings. Give --embeddings FOLDER"
+        )
+    return len(task.windows_hu) if embeddings is None else embeddings.width

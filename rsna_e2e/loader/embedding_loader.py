@@ -1,0 +1,84 @@
+"""Batches of stored embeddings, in the place of images."""
+
+# N slices (packed), D width of an embedding
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from rsna_e2e.batch import Rows, StudyBatch
+from rsna_e2e.config import RunConfig
+from rsna_e2e.embeddings import Embeddings
+from rsna_e2e.loader.pixels import work_ahead
+from rsna_e2e.loader.share import Share, series_share, study_batch
+from rsna_e2e.sampler import Batch, global_batches, series_batches
+from rsna_e2e.store import Store
+
+_UNLEARNED_FACTOR = 4  # series in a batch when nothing is learned: darraghdog/rsna, trainlstm.py
+
+
+class EmbeddingLoader:
+    """Builds `StudyBatch`es of embeddings [N, D, 1, 1]; rank `rank` of `n_ranks` gets its share of each.
+
+    The same embeddings come in every epoch: nothing is augmented. With `loader.slice_order` published the slices of a
+    series come by x, then y, then z of ImagePositionPatient, then image id; a batch's `rows` say which they are.
+    """
+
+    backend = "embeddings"
+
+    def __init__(
+        self,
+        store: Store,
+        embeddings: Embeddings,
+        config: RunConfig,
+        *,
+        device: torch.device,
+        rank: int = 0,
+        n_ranks: int = 1,
+    ) -> None:
+        self._store, self._embeddings, self._config = store, embeddings, config
+        self._device, self._rank, self._n_ranks = device, rank, n_ranks
+        self._place_N = _published_places(store) if config.loader.slice_order == "published" else None
+
+    def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
+        """Group series, given by their positions in `store.series`, into batches; shuffled when an epoch is given."""
+        seed, number = (None, 0) if epoch is None else (self._config.seed, epoch)
+        loader = self._config.loader
+        if loader.series_per_batch is None:
+            lengths = [self._store.series[position].n_slices for position in positions]
+            batches = global_batches(lengths, slice_budget=loader.slices_per_batch, seed=seed, epoch=number)
+        else:
+            size = loader.series_per_batch * (_UNLEARNED_FACTOR if epoch is None else 1)
+            batches = series_batches(len(positions), batch_size=size, seed=seed, epoch=number)
+        return [tuple(positions[i] for i in batch) for batch in batches]
+
+    def n_slices(self, batch: Batch) -> int:
+        """Number of slices in a batch."""
+        return sum(self._store.series[position].n_slices for position in batch)
+
+    def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
+        """Yield the batches, each of positions in `store.series`, in the given order."""
+        yield from work_ahead(self._read, batches, self._config.loader)
+
+    def _read(self, batch: Batch) -> StudyBatch:
+        share = self._in_order(series_share(self._store, batch, rank=self._rank, n_ranks=self._n_ranks))
+        embeddings_ND = torch.from_numpy(self._embeddings.read(share.rows)).to(self._device)
+        return study_batch(self._store, share, embeddings_ND[:, :, None, None], self._device)
+
+    def _in_order(self, share: Share) -> Share:
+        """The same series, each with its slices in the order that the configuration asks for."""
+        if self._place_N is None:
+            return share
+        series_N = np.repeat(np.arange(len(share.lengths)), share.lengths)
+        return replace(share, rows=share.rows[np.lexsort((self._place_N[share.rows], series_N))])
+
+
+def _published_places(store: Store) -> Rows:
+    """Where each slice comes [N] in the order of the published solution, among those of its series."""
+    index = store.index
+    by_position = (index["image_id"].astype(str), index["ipp_z_mm"], index["ipp_y_mm"], index["ipp_x_mm"])
+    place_N: Rows = np.empty(len(store), dtype=np.int64)
+    place_N[np.lexsort(by_position)] = np.arange(len(store))
+    return place_N

@@ -1,0 +1,124 @@
+"""The mean of what all epochs of a run predict, as the published solution averaged them."""
+
+# N slices, L labels
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rsna_e2e.bagging import write_submission
+from rsna_e2e.batch import Rows
+from rsna_e2e.checkpoint import find_checkpoint, kept_epochs, weights_sha256
+from rsna_e2e.embeddings import Embeddings
+from rsna_e2e.errors import BadInputError
+from rsna_e2e.files import write_json
+from rsna_e2e.metrics import weighted_log_loss
+from rsna_e2e.predict import Predictor, make_table, prepare_submission
+from rsna_e2e.predictions import PredictionTable
+from rsna_e2e.records import Float64Array, Progress, no_progress
+from rsna_e2e.split import series_folds
+from rsna_e2e.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochMember:
+    """One epoch of the mean. sha256: of its weights.
+
+    log_loss: on the run's validation fold; mean_log_loss: of the mean of the epochs up to it. None without a fold.
+    """
+
+    epoch: int
+    checkpoint: str
+    sha256: str
+    log_loss: float | None
+    mean_log_loss: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochMean:
+    """What was written; the mean itself, and what it is made of."""
+
+    submission: Path
+    manifest: Path
+    table: PredictionTable
+    members: tuple[EpochMember, ...]
+
+
+def predict_epochs(
+    run: Path,
+    store: Store,
+    *,
+    split: str,
+    out: Path,
+    embeddings: Embeddings | None = None,
+    epochs: Sequence[int] | None = None,
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> EpochMean:
+    """Predict every slice of a split with the end of every epoch of a run (or of these), and write the mean.
+
+    The submission and its predictions table are as `predict` writes them; `<out>.epochs.json` says which checkpoints
+    were averaged, and how each and their mean score on the fold that the run held out, where the store has it. Raises
+    what `predict` raises, and BadInputError for an epoch that was not kept.
+    """
+    prepare_submission(out)
+    chosen = list(kept_epochs(run)) if epochs is None else list(epochs)
+    if not chosen:
+        raise BadInputError(f"{run}: no epoch has ended yet. Train it to its end")
+    predictor = Predictor(run, store, embeddings=embeddings, device=device)
+    positions = predictor.positions(split)
+    validation = _Validation(predictor)
+    total: Float64Array | float = 0.0
+    members = []
+    for done, epoch in enumerate(chosen):
+        checkpoint = find_checkpoint(run, f"epoch-{epoch}")
+        rows, probability = predictor(checkpoint, positions)
+        total = total + probability
+        loss, mean_loss = validation.score(checkpoint)
+        members.append(
+            EpochMember(
+                epoch=epoch,
+                checkpoint=checkpoint.name,
+                sha256=weights_sha256(checkpoint),
+                log_loss=loss,
+                mean_log_loss=mean_loss,
+            )
+        )
+        progress(done + 1, len(chosen), "" if mean_loss is None else f"validation log loss {mean_loss:.4f}")
+    mean = np.clip(total / len(chosen), 0.0, 1.0)  # a mean of ones may round to more
+    table = make_table(store, rows, mean)
+    write_submission(out, predictor.task, table)
+    manifest = out.with_name(f"{out.name}.epochs.json")
+    listed = [asdict(member) for member in members]
+    write_json(manifest, {"task": predictor.task.name, "split": split, "n_slices": len(rows), "members": listed})
+    return EpochMean(submission=out, manifest=manifest, table=table, members=tuple(members))
+
+
+class _Validation:
+    """Scores checkpoints, and the mean of all so far, on the validation fold's slices that have all their labels."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        config, store = predictor.config, predictor.store
+        folds = series_folds(store, config.folds)
+        fold = config.validation_fold
+        self._positions = [p for p, span in enumerate(store.series) if span.split == "train" and folds[p] == fold]
+        self._weights_L = np.array(predictor.task.label_weights)
+        self._sum: Float64Array | float = 0.0
+        self._n = 0
+
+    def score(self, checkpoint: Path) -> tuple[float, float] | tuple[None, None]:
+        """Return the log loss of a checkpoint, and that of the mean; None, None when there is nothing to score on."""
+        if not self._positions:
+            return None, None
+        rows, probability = self._predictor(checkpoint, self._positions)
+        self._sum, self._n = self._sum + probability, self._n + 1
+        losses = [self._loss(rows, values) for values in (probability, self._sum / self._n)]
+        return losses[0], losses[1]
+
+    def _loss(self, rows: Rows, probability: Float64Array) -> float:
+        truth: Float64Array = self._predictor.store.labels[rows].astype(np.float64)
+        known = ~np.isnan(truth).any(axis=1)
+        return weighted_log_loss(truth[known], probability[known], self._weights_L)
