@@ -17,19 +17,23 @@ from rsna_e2e.records import Float32Array, Float64Array
 
 Boxes = npt.NDArray[np.int32]
 
+_SMALLEST_SIDE = 3  # darraghdog/rsna, trainorig.py: the largest of an image's three numbers, its channels among them
 _TRANSPOSITION = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 
 
 @dataclass(frozen=True, slots=True)
 class SliceParams:
-    """What `ops.transform_slices` needs beside pixels: affine [N,2,3] f32, source_box [N,3] i32 (x0, y0, side)."""
+    """What `ops.transform_slices` needs beside pixels: affine [N,2,3] f32, source_box [N,3] i32 (x0, y0, side).
+
+    augmentation [N,3,3]: the part of `affine` that does not depend on the crop.
+    """
 
     affine: Float32Array
     source_box: Boxes
+    augmentation: Float64Array
 
-    def of_slice(self, n: int) -> "SliceParams":
-        """Those of slice n alone, N = 1."""
-        return SliceParams(self.affine[n : n + 1], self.source_box[n : n + 1])
+    def __getitem__(self, rows: slice, /) -> "SliceParams":
+        return SliceParams(self.affine[rows], self.source_box[rows], self.augmentation[rows])
 
 
 def series_generator(seed: int, epoch: int, series_key: str) -> np.random.Generator:
@@ -71,28 +75,34 @@ def view_matrix(view: View, *, size: int) -> Float64Array | None:
     return {"plain": None, "hflip": _hflip(size), "transpose": _TRANSPOSITION}[view]
 
 
-def slice_params(boxes: Boxes, augmentation: Float64Array | None, *, size: int) -> SliceParams:
-    """Compose each slice's crop square, the resize to `size` and one augmentation for the series.
+def slice_params(
+    boxes: Boxes, augmentation: Float64Array | None, *, size: int, extents: npt.NDArray[np.int64] | None = None
+) -> SliceParams:
+    """Compose each slice's crop square, the resize to `size` and its augmentation.
 
-    boxes: [N,3] i32 (x0, y0, side) in input pixels. augmentation: [3,3] or None. The resize keeps the corners of the
-    square at the corners of the output (pixel x covers [x - 0.5, x + 0.5]), as OpenCV's does.
+    boxes: [N,3] i32 (x0, y0, side) in input pixels. augmentation: [3,3] for all, or [N,3,3]; None for none. The resize
+    keeps the corners of the square at the corners of the output (pixel x covers [x - 0.5, x + 0.5]), as OpenCV's does.
+    extents: [N,2] width and height of what fills the output instead of the whole square, stretched, from its corner on.
     """
-    scale = boxes[:, 2] / size
+    scale = (boxes[:, [2, 2]] if extents is None else extents) / size
     resize = np.zeros((len(boxes), 3, 3))
-    resize[:, 0, 0] = resize[:, 1, 1] = scale
-    resize[:, :2, 2] = boxes[:, :2] + (0.5 * scale - 0.5)[:, None]
+    resize[:, 0, 0], resize[:, 1, 1] = scale[:, 0], scale[:, 1]
+    resize[:, :2, 2] = boxes[:, :2] + (0.5 * scale - 0.5)
     resize[:, 2, 2] = 1.0
-    matrix = resize if augmentation is None else resize @ augmentation
-    return SliceParams(np.ascontiguousarray(matrix[:, :2], dtype=np.float32), boxes)
+    augmentations = np.broadcast_to(np.eye(3) if augmentation is None else augmentation, resize.shape)
+    matrix = resize if augmentation is None else resize @ augmentations
+    return SliceParams(np.ascontiguousarray(matrix[:, :2], dtype=np.float32), boxes, augmentations)
 
 
-def crop_squares(content: npt.NDArray[np.int64], shapes: npt.NDArray[np.int64], crop: str) -> Boxes:
+def crop_squares(
+    content: npt.NDArray[np.int64], shapes: npt.NDArray[np.int64], crop: str, *, square: str = "center"
+) -> Boxes:
     """Return the square (x0, y0, side) that each slice of a series is cropped to.
 
     content: [N,4] x0, y0, x1, y1 (exclusive) of what is not background, x1 <= x0 where there is none.
     shapes: [N,2] rows, columns. crop: "none" (the whole slice), "series" (one square round the content of all
-    slices, so that the head sees no jumps of scale) or "slice". A square is centred on what it holds and may reach
-    beyond the slice, where there is nothing.
+    slices, so that the head sees no jumps of scale) or "slice". A square is centred on what it holds, or has it in its
+    upper left corner, with `square` upper_left; and may reach beyond the slice, where there is nothing.
     """
     whole = np.stack([np.zeros(len(shapes)), np.zeros(len(shapes)), shapes[:, 1], shapes[:, 0]], axis=1).astype(
         np.int64
@@ -106,6 +116,8 @@ def crop_squares(content: npt.NDArray[np.int64], shapes: npt.NDArray[np.int64], 
         extent[:, 2:] = content[filled, 2:].max(axis=0)
     width, height = extent[:, 2] - extent[:, 0], extent[:, 3] - extent[:, 1]
     side = np.maximum(width, height)
+    if square == "upper_left":
+        return np.stack([extent[:, 0], extent[:, 1], np.maximum(side, _SMALLEST_SIDE)], axis=1).astype(np.int32)
     x0 = extent[:, 0] - (side - width) // 2
     y0 = extent[:, 1] - (side - height) // 2
     return np.stack([x0, y0, side], axis=1).astype(np.int32)

@@ -28,7 +28,11 @@ def content_box(hu: Int16Image, windows_hu: Windows) -> tuple[int, int, int, int
 
     hu: [H, W] int16 in HU. windows_hu: (center, width) each. None when nothing does (a slice of air).
     """
-    is_content = hu >= content_threshold_hu(windows_hu)
+    return bounding_box(hu >= content_threshold_hu(windows_hu))
+
+
+def bounding_box(is_content: BoolArray) -> tuple[int, int, int, int] | None:
+    """Return x0, y0, x1, y1 (the last two exclusive) of what is true in [H, W]; None when nothing is."""
     (columns,) = np.nonzero(is_content.any(axis=0))
     (rows,) = np.nonzero(is_content.any(axis=1))
     if len(rows) == 0:

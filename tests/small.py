@@ -44,6 +44,26 @@ def write_raw(raw: Path, *, n_unlabelled: int = 1, sides: Sequence[int] = (SIDE,
     write_labels(raw / "stage_2_train.csv", ICH, ids, np.stack(labels))
 
 
+def make_store_of(folder: Path, series: Sequence[Sequence[np.ndarray]]) -> Store:
+    """Write and prepare series of these slices [H, W] int16 HU, one patient each; image ids count series and slices."""
+    ids: list[str] = []
+    for number, slices in enumerate(series):
+        for index, hu in enumerate(slices):
+            ids.append(f"ID_{number:02d}{index:02d}")
+            dataset = phantoms.slice_dataset(
+                hu.astype("<i2"),
+                SOPInstanceUID=f"1.2.3.{number}.{index}",
+                PatientID=f"ID_p{number}",
+                StudyInstanceUID=f"1.2.4.{number}",
+                SeriesInstanceUID=f"1.2.5.{number}",
+                ImagePositionPatient=[-125.0, -125.0, 5.0 * index],
+            )
+            phantoms.write_dicom(folder / "raw" / f"{ids[-1]}.dcm", dataset)
+    write_labels(folder / "raw" / "stage_2_train.csv", ICH, ids, np.zeros((len(ids), len(ICH.label_names))))
+    prepare(folder / "raw", folder / "store", task=ICH, n_folds=2, n_jobs=1)
+    return Store.open(folder / "store")
+
+
 def make_store(folder: Path, *, sides: Sequence[int] = (SIDE,)) -> Store:
     """Write and prepare the series below `folder`; three folds."""
     write_raw(folder / "raw", sides=sides)

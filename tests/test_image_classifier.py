@@ -155,3 +155,13 @@ def test_predictions_of_a_split_without_labels(
 ) -> None:
     predicted = predict(trained[0], store, split="test", out=tmp_path / "s.csv", device="cpu")
     assert predicted.n_slices == 4
+
+
+@pytest.mark.parametrize("values", ["uint8", "jpeg"])
+def test_a_classifier_learns_from_the_published_images(store: Store, tmp_path: Path, values: str) -> None:
+    published = (f"image.values={values}", "image.square=upper_left", "image.crop=slice")
+    train(store, tmp_path / "run", small.image_config(*published, epochs=4), device="cpu")
+    losses = [line["loss"] for line in lines(tmp_path / "run", "train_slices")]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    predicted = predict(tmp_path / "run", store, split="test", out=tmp_path / "s.csv", device="cpu")
+    assert predicted.n_slices == 4

@@ -85,6 +85,7 @@ LIBRARIES = {
     },
     "nvidia": {"dali_plugin", "bench"},
     **{library: {"bench"} for library in ("cv2", "albumentations", "monai", "torchvision")},  # its peers
+    "PIL": {"loader"},
     "apex": {"optimizer"},  # NVIDIA's
     "timm": {"model"},
     "safetensors": {"tensors", "unpickling"},

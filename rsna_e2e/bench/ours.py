@@ -80,10 +80,7 @@ def _pieces(job: Job, n_per_call: int) -> list[tuple[Packed, SliceParams]]:
     """The slices of each call, packed, with their geometry."""
     params = job.params(job.boxes)
     calls = [slice(k, k + n_per_call) for k in range(0, len(job.slices), n_per_call)]
-    return [
-        (_pack(replace(job, slices=job.slices[call])), SliceParams(params.affine[call], params.source_box[call]))
-        for call in calls
-    ]
+    return [(_pack(replace(job, slices=job.slices[call])), params[call]) for call in calls]
 
 
 def _one_by_one(batches: Iterable[torch.Tensor]) -> Images:

@@ -22,9 +22,11 @@ class ImageConfig(Frozen):
     """How an int16 slice becomes a square network input of `size` x `size` pixels.
 
     Each output pixel is the mean of `supersample` x `supersample` samples: set it near the factor of reduction where
-    that is over 1.5, or thin structures alias. `square` says where in its square lies what was cropped.
+    that is over 1.5, or thin structures alias. `square` says where in its square lies what was cropped; with
+    upper_left, what was not cropped is stretched to fill it, as the published solution does it.
     `values`: hu windows every tap in full depth; uint8 and jpeg are the published solution's 8-bit images (grey levels
-    counted from the lowest of each window, cut off), jpeg after a round trip at quality 95 with halved chroma.
+    counted from the lowest of each window, cut off), jpeg after a round trip at quality 95 with halved chroma. A slice
+    is then cropped to what is above level 0 of its own 8-bit image, a series to the content that the store names.
     """
 
     size: PositiveInt = 480
@@ -33,6 +35,11 @@ class ImageConfig(Frozen):
     values: Literal["hu", "uint8", "jpeg"] = "hu"
     supersample: PositiveInt = 1
     size_from_epoch: dict[PositiveInt, PositiveInt] = {}  # progressive resizing, {1: 96, 5: 112}: of training images
+
+    @property
+    def is_stretched(self) -> bool:
+        """Whether slices fill the image whole, whatever their shape."""
+        return self.crop == "none" and self.square == "upper_left"
 
     def size_at(self, epoch: int) -> int:
         """Side of training images in an epoch: that of the last `size_from_epoch` up to it, or `size`."""

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from rsna_e2e import dali_plugin
@@ -89,8 +88,8 @@ def _build(source: Iterator[Any], settings: ImageSettings, *, max_slices: int, n
             windows=[number for window in settings.windows_hu for number in window],
             mean=list(settings.mean),
             std=list(settings.std),
-            size=settings.size,
-            supersample=settings.supersample,
+            size=settings.image.size,
+            supersample=settings.image.supersample,
             border=settings.border,
             dtype=getattr(types, _TYPE_NAMES[settings.dtype]),
             output_layout="HWC",
@@ -116,5 +115,4 @@ def _slices(batch: ReadBatch) -> Int16Image | list[Int16Image]:
     shapes = batch.plan.shapes
     if (shapes == shapes[0]).all():
         return batch.values.reshape(-1, *shapes[0])
-    parts = np.split(batch.values, batch.plan.offsets[1:])
-    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return batch.slices

@@ -9,11 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from rsna_e2e.config import LoaderConfig
 from rsna_e2e.loader.plan import BatchPlan
-from rsna_e2e.records import Int16Array
+from rsna_e2e.records import Int16Array, Int16Image
 from rsna_e2e.store import Store
 
 Item = TypeVar("Item")
@@ -56,11 +57,22 @@ def _is_done(event: torch.cuda.Event) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ReadBatch:
-    """A plan and its HU, one slice after another: `values` is the beginning of `buffer`."""
+    """A plan and its HU, one slice after another: `values` is the beginning of `buffer`.
+
+    Of 8-bit images: lowest_hu [N] int32, of each slice, where its grey levels count from. Of those through JPEG, which
+    have none, `values` are levels: one image [C, H, W] after another.
+    """
 
     plan: BatchPlan
     values: Int16Array
     buffer: torch.Tensor
+    lowest_hu: torch.Tensor | None = None
+
+    @property
+    def slices(self) -> list[Int16Image]:
+        """Each slice [H, W]."""
+        parts = np.split(self.values, self.plan.offsets[1:])
+        return [part.reshape(shape) for part, shape in zip(parts, self.plan.shapes, strict=True)]
 
 
 def read_batch(store: Store, plan: BatchPlan, buffers: BufferPool) -> ReadBatch:

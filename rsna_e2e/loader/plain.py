@@ -4,12 +4,15 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 from rsna_e2e import ops
 from rsna_e2e.batch import SliceImages
 from rsna_e2e.config import LoaderConfig
+from rsna_e2e.loader.grey import LEVELS, normalise, to_grey
 from rsna_e2e.loader.pixels import BufferPool, ReadBatch, read_batch, work_ahead
 from rsna_e2e.loader.plan import BatchPlan
 from rsna_e2e.loader.settings import ImageSettings
@@ -30,7 +33,8 @@ def torch_images(
     """
 
     def read(plan: Callable[[], BatchPlan]) -> ReadBatch:
-        return read_batch(store, plan(), buffers)
+        batch = read_batch(store, plan(), buffers)
+        return batch if settings.image.values == "hu" else to_grey(batch, settings, buffers)
 
     def transform(batch: ReadBatch) -> tuple[BatchPlan, SliceImages]:
         lazy = LazyImages(batch, settings, buffers)
@@ -49,7 +53,7 @@ class LazyImages:
     """
 
     def __init__(self, batch: ReadBatch, settings: ImageSettings, buffers: BufferPool) -> None:
-        self._plan, self._settings = batch.plan, settings
+        self._plan, self._settings, self._lowest_hu = batch.plan, settings, batch.lowest_hu
         self._values = torch.from_numpy(batch.values).to(settings.device, non_blocking=True)
         if settings.device.type == "cuda":
             buffers.give_back(batch.buffer, settings.device)
@@ -59,26 +63,42 @@ class LazyImages:
     @property
     def shape(self) -> torch.Size:
         """[N, C, S, S] of all images."""
-        size = self._settings.size
+        size = self._settings.image.size
         return torch.Size((len(self._plan.rows), len(self._settings.windows_hu), size, size))
 
     def __getitem__(self, rows: slice, /) -> torch.Tensor:
         """Make the images of slices `rows`."""
+        settings = self._settings
+        offsets = torch.from_numpy(self._plan.offsets[rows])
+        if settings.image.values == "hu":
+            normalised = {"mean": settings.mean, "std": settings.std, "dtype": settings.dtype}
+            return self._transform(rows, offsets, settings.windows_hu, **normalised)
+        if self._lowest_hu is not None:
+            lowest_hu = self._lowest_hu[rows]
+            levels = self._transform(rows, offsets, settings.windows_hu, dtype=torch.uint8, lowest_hu=lowest_hu)
+        else:
+            n_planes = len(settings.windows_hu)
+            areas = torch.from_numpy(self._plan.shapes[rows].astype(np.int64).prod(axis=1))
+            planes = [n_planes * offsets + plane * areas for plane in range(n_planes)]
+            levels = torch.cat([self._transform(rows, plane, LEVELS, dtype=torch.uint8) for plane in planes], dim=1)
+        return normalise(levels, settings)
+
+    def _transform(
+        self, rows: slice, offsets: torch.Tensor, windows: Sequence[tuple[float, float]], **options: Any
+    ) -> torch.Tensor:
         plan, settings = self._plan, self._settings
         heights, widths = torch.from_numpy(plan.shapes[rows]).unbind(1)
         return ops.transform_slices_packed(
             self._values,
-            torch.from_numpy(plan.offsets[rows]),
+            offsets,
             heights,
             widths,
             torch.from_numpy(plan.affine[rows]),
-            settings.windows_hu,
-            size=settings.size,
-            mean=settings.mean,
-            std=settings.std,
+            windows,
+            size=settings.image.size,
             border=settings.border,
-            source_box=torch.from_numpy(plan.source_box[rows]),
-            supersample=settings.supersample,
-            dtype=settings.dtype,
+            source_box=None if settings.image.is_stretched else torch.from_numpy(plan.source_box[rows]),
+            supersample=settings.image.supersample,
             channels_last=True,
+            **options,
         )

@@ -3,7 +3,7 @@
 # N slices (packed), B series
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,23 +18,28 @@ from rsna_e2e.augment import (
     view_matrix,
 )
 from rsna_e2e.batch import Rows
-from rsna_e2e.config import RunConfig, View
+from rsna_e2e.config import ImageConfig, RunConfig, View
 from rsna_e2e.loader.share import Share, series_share
-from rsna_e2e.records import Float32Array
+from rsna_e2e.records import Float32Array, Float64Array
 from rsna_e2e.sampler import Batch, rank_share
 from rsna_e2e.store import SeriesSpan, Store
+
+_NO_PARAMS = SliceParams(
+    np.empty((0, 2, 3), dtype=np.float32), np.empty((0, 3), dtype=np.int32), np.empty((0, 3, 3), dtype=np.float64)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan(Share):
     """Which slices, in which order, and how each is transformed.
 
-    shapes [N, 2]: height, width. affine [N, 2, 3], source_box [N, 3]: as `SliceParams`.
+    shapes [N, 2]: height, width. affine [N, 2, 3], source_box [N, 3], augmentation [N, 3, 3]: as `SliceParams`.
     """
 
     shapes: npt.NDArray[np.int32]
     affine: Float32Array
     source_box: Boxes
+    augmentation: Float64Array
 
     @property
     def n_values(self) -> int:
@@ -47,6 +52,12 @@ class BatchPlan(Share):
         sizes = self.shapes.astype(np.int64).prod(axis=1)
         offsets: Rows = np.cumsum(sizes) - sizes
         return offsets
+
+    def cropped_to(self, content: npt.NDArray[np.int64], image: ImageConfig) -> "BatchPlan":
+        """The same with every slice cropped to its `content` [N, 4], see `crop_squares`."""
+        boxes = crop_squares(content, self.shapes.astype(np.int64), "slice", square=image.square)
+        params = slice_params(boxes, self.augmentation, size=image.size)
+        return replace(self, affine=params.affine, source_box=params.source_box)
 
 
 class Planner:
@@ -71,9 +82,9 @@ class Planner:
         alone = [1] * len(rows)
         mine = [rows[i] for i in rank_share(alone, rank=self._rank, n_ranks=self._n_ranks)]
         spans = [self._store.series[self._series_of_row[row]] for row in mine]
+        places = [row - span.first_row for row, span in zip(mine, spans, strict=True)]
         params = [
-            self._params(span, epoch, "plain").of_slice(row - span.first_row)
-            for row, span in zip(mine, spans, strict=True)
+            self._params(span, epoch, "plain")[place : place + 1] for place, span in zip(places, spans, strict=True)
         ]
         share = Share(
             rows=np.array(mine, dtype=np.int64),
@@ -85,7 +96,7 @@ class Planner:
         return self._plan(share, params)
 
     def _plan(self, share: Share, params: Sequence[SliceParams]) -> BatchPlan:
-        empty = SliceParams(np.empty((0, 2, 3), dtype=np.float32), np.empty((0, 3), dtype=np.int32))
+        params = [_NO_PARAMS, *params]
         return BatchPlan(
             rows=share.rows,
             spans=share.spans,
@@ -93,8 +104,9 @@ class Planner:
             global_rows=share.global_rows,
             global_lengths=share.global_lengths,
             shapes=self._shapes[share.rows],
-            affine=np.concatenate([p.affine for p in (empty, *params)]),
-            source_box=np.concatenate([p.source_box for p in (empty, *params)]),
+            affine=np.concatenate([p.affine for p in params]),
+            source_box=np.concatenate([p.source_box for p in params]),
+            augmentation=np.concatenate([p.augmentation for p in params]),
         )
 
     def _params(self, span: SeriesSpan, epoch: int | None, view: View) -> SliceParams:
@@ -113,5 +125,7 @@ class Planner:
         if epoch is not None:
             rng = series_generator(self._config.seed, epoch, span.series_key)
             augmentation = draw_augmentation(rng, self._config.augment, size=image.size)
-        boxes = crop_squares(self._content[rows], self._shapes[rows].astype(np.int64), image.crop)
-        return slice_params(boxes, augmentation, size=image.size)
+        shapes = self._shapes[rows].astype(np.int64)
+        boxes = crop_squares(self._content[rows], shapes, image.crop, square=image.square)
+        extents = shapes[:, ::-1] if image.is_stretched else None
+        return slice_params(boxes, augmentation, size=image.size, extents=extents)

@@ -4,16 +4,18 @@ from dataclasses import dataclass
 
 import torch
 
+from rsna_e2e.config import ImageConfig
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSettings:
-    """windows_hu: (center, width) of each channel; mean, std: of the windowed values. The rest: see `ops`."""
+    """windows_hu: (center, width) of each channel; mean, std: of the windowed values. image: as configured. The rest:
+    see `ops`."""
 
     windows_hu: tuple[tuple[float, float], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    size: int
-    supersample: int
+    image: ImageConfig
     border: str
     dtype: torch.dtype
     device: torch.device
@@ -21,5 +23,5 @@ class ImageSettings:
 
 def empty_images(settings: ImageSettings) -> torch.Tensor:
     """The images of a batch without slices."""
-    shape = (0, len(settings.windows_hu), settings.size, settings.size)
+    shape = (0, len(settings.windows_hu), settings.image.size, settings.image.size)
     return torch.empty(shape, dtype=settings.dtype, device=settings.device, memory_format=torch.channels_last)

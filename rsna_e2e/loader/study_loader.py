@@ -10,7 +10,7 @@ import torch
 
 from rsna_e2e import dali_plugin
 from rsna_e2e.batch import StudyBatch
-from rsna_e2e.config import LoaderConfig, RunConfig, SlicePhaseConfig, View
+from rsna_e2e.config import RunConfig, SlicePhaseConfig, View
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader.dali import dali_images
 from rsna_e2e.loader.pixels import BufferPool
@@ -48,13 +48,12 @@ class StudyLoader:
             windows_hu=task.windows_hu,
             mean=task.channel_mean,
             std=task.channel_std,
-            size=config.image.size,
-            supersample=config.image.supersample,
+            image=config.image,
             border="zero",
             dtype=dtype,
             device=device,
         )
-        self.backend = _choose_backend(config.loader)
+        self.backend = _choose_backend(config)
         self._buffers = BufferPool(is_pinned=device.type == "cuda")
 
     def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
@@ -110,7 +109,8 @@ class StudyLoader:
     def _load(
         self, plans: Sequence[Callable[[], BatchPlan]], *, max_slices: int, epoch: int | None
     ) -> Iterator[StudyBatch]:
-        settings = replace(self._settings, border="zero" if epoch is None else "replicate")
+        is_zero = epoch is None and self._config.image.values == "hu"  # OpenCV's resize of 8-bit images replicates
+        settings = replace(self._settings, border="zero" if is_zero else "replicate")
         arguments = (self._store, plans, settings, self._buffers, self._config.loader)
         is_dali = self.backend == "dali"
         images = dali_images(*arguments, max_slices=max_slices) if is_dali else torch_images(*arguments)
@@ -118,12 +118,18 @@ class StudyLoader:
             yield study_batch(self._store, plan, images_NCSS, self._settings.device)
 
 
-def _choose_backend(config: LoaderConfig) -> str:
-    """DALI makes whole batches: images by chunk are torch's."""
-    wanted = config.backend
-    if config.transform == "chunk" and wanted == "dali":
-        raise UsageError("loader.transform=chunk makes images with torch's operator. Leave out loader.backend=dali")
-    if wanted == "torch" or config.transform == "chunk" or (wanted == "auto" and not dali_plugin.is_installed()):
+def _choose_backend(config: RunConfig) -> str:
+    """DALI makes whole batches from HU, in squares: images by chunk, 8-bit ones and stretched ones are torch's."""
+    wanted, reason = config.loader.backend, None
+    if config.loader.transform == "chunk":
+        reason = "loader.transform=chunk"
+    elif config.image.values != "hu":
+        reason = f"image.values={config.image.values}"
+    elif config.image.is_stretched:
+        reason = "image.square=upper_left without a crop"
+    if reason is not None and wanted == "dali":
+        raise UsageError(f"{reason} makes images with torch's operator. Leave out loader.backend=dali")
+    if wanted == "torch" or reason is not None or (wanted == "auto" and not dali_plugin.is_installed()):
         return "torch"
     dali_plugin.load()
     return "dali"

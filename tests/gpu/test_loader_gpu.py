@@ -14,6 +14,7 @@ from rsna_e2e.train import train
 
 pytestmark = pytest.mark.needs_cuda
 
+ONE_ROUNDING = {"rtol": 1e-6, "atol": 1e-6}  # the same levels; normalised by torch, which divides as it likes on a GPU
 BACKENDS = (pytest.param("dali", marks=pytest.mark.needs_dali), "torch")
 
 
@@ -38,6 +39,16 @@ def test_batches_on_the_gpu_are_those_of_the_cpu(store: Store, backend: str, dty
         assert batch.images.is_cuda
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(batch.images.cpu(), expected.images)
+
+
+@pytest.mark.parametrize("crop", ["none", "slice"])
+@pytest.mark.parametrize("values", ["uint8", "jpeg"])
+def test_8_bit_images_on_the_gpu_are_those_of_the_cpu(store: Store, values: str, crop: str) -> None:
+    settings = (f"image.values={values}", f"image.crop={crop}", "image.square=upper_left")
+    on_gpu, on_cpu = (load(store, device, torch.float32, *settings) for device in ("cuda", "cpu"))
+    for batch, expected in zip(on_gpu, on_cpu, strict=True):
+        assert batch.images.is_cuda
+        torch.testing.assert_close(batch.images.cpu(), expected.images, **ONE_ROUNDING)
         assert torch.equal(batch.labels.cpu(), expected.labels)
 
 
