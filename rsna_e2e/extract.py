@@ -121,7 +121,7 @@ def extract(
                 continue
             with ExitStack() as stack:
                 appends = [stack.enter_context(writer.shard(view, name, block)) for view in some]
-                for n in _embed_block(extractor, block, some, appends):
+                for n in embed_block(extractor, block, some, appends):
                     done += n
                     progress(done, total, f"{done / (time.monotonic() - began_s):.0f} slices/s")
         manifest = writer.commit()
@@ -135,6 +135,14 @@ def extract(
     )
 
 
+def embed_block(extractor: Extractor, rows: Rows, views: Sequence[View], appends: Sequence[Append]) -> Iterator[int]:
+    """Embed the slices of a shard; yield after each batch how many embeddings it gave."""
+    for images in extractor.images(rows):
+        for append, embeddings in zip(appends, extractor.embed_views(images, views), strict=True):
+            append(embeddings)
+        yield len(images) * len(views)
+
+
 def turned(images_NCSS: torch.Tensor, view: View) -> torch.Tensor:
     """Return a view of images, channels-last as they are: hflip mirrors columns, transpose swaps rows and columns."""
     match view:
@@ -144,14 +152,6 @@ def turned(images_NCSS: torch.Tensor, view: View) -> torch.Tensor:
             return images_NCSS.flip(-1)
         case "transpose":
             return images_NCSS.transpose(-1, -2).contiguous(memory_format=torch.channels_last)
-
-
-def _embed_block(extractor: Extractor, rows: Rows, views: Sequence[View], appends: Sequence[Append]) -> Iterator[int]:
-    """Embed the slices of a shard; yield after each batch how many embeddings it gave."""
-    for images in extractor.images(rows):
-        for append, embeddings in zip(appends, extractor.embed_views(images, views), strict=True):
-            append(embeddings)
-        yield len(images) * len(views)
 
 
 def _rows(store: Store, split: Split) -> Rows:

@@ -66,7 +66,7 @@ def test_figures_are_shown_and_written(
     def peak(call: object, config: RunConfig, device: str, n_slices: int, *, is_whole: bool) -> float:
         return 50.0 + n_slices + (100.0 if is_whole else 0.0) + (10.0 if is_whole and n_slices == 7 else 0.0)
 
-    monkeypatch.setattr("rsna_e2e.bench.chunked._in_fresh_process", peak)
+    monkeypatch.setattr("rsna_e2e.bench.chunked.in_fresh_process", peak)
     out = tmp_path / "figures.json"
     settings = [f"--set={override}" for override in SMALL]
     lengths = ["--slices", "5", "7", "--timed-slices", "5", "--rounds", "1", "--device", "cpu"]

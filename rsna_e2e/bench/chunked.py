@@ -1,14 +1,13 @@
 """`rsna-e2e bench chunked`: what exact gradients in chunks cost in memory and time, by the length of a series."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from rsna_e2e.bench.machine import Machine
+from rsna_e2e.bench.memory import in_fresh_process
 from rsna_e2e.bench.peak import peak_of
 from rsna_e2e.bench.series_step import SeriesStep, measure_peak
 from rsna_e2e.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
@@ -140,14 +139,9 @@ def flatness(values: Sequence[float]) -> float:
 
 def _peak_memory(config: RunConfig, device: str, n_slices: int) -> PeakMemory:
     whole, heads = (
-        _in_fresh_process(measure_peak, config, device, n_slices, is_whole=is_whole) for is_whole in (True, False)
+        in_fresh_process(measure_peak, config, device, n_slices, is_whole=is_whole) for is_whole in (True, False)
     )
     return PeakMemory(n_slices=n_slices, whole_mib=whole, heads_mib=heads, chunks_mib=whole - heads)
-
-
-def _in_fresh_process(call: Callable[..., float], *arguments: object, **options: object) -> float:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(call, *arguments, **options).result()
 
 
 def _counted(slices: Sequence[int], progress: Progress) -> Iterator[int]:

@@ -11,7 +11,7 @@ STORE_HELP = "a store made by prepare (default: a small one, simulated for the o
 
 def add_modes(verb: argparse.ArgumentParser) -> None:
     """Add the benchmarks; each sets `measure`, which takes the options and a `Progress` and returns a result."""
-    modes = verb.add_subparsers(dest="mode", metavar="transform|loader|train|chunked", required=True)
+    modes = verb.add_subparsers(dest="mode", metavar="transform|loader|train|chunked|embed", required=True)
     transform = modes.add_parser("transform", help="the operator beside its peers at the same job, on one core")
     transform.add_argument("--store", type=Path, help=STORE_HELP)
     transform.add_argument("--slices", type=at_least_one, default=16, help="different slices (default 16)")
@@ -50,6 +50,13 @@ def add_modes(verb: argparse.ArgumentParser) -> None:
     add_settings(chunked)
     _add_common(chunked, rounds=5)
     chunked.set_defaults(measure=_chunked)
+
+    embed = modes.add_parser("embed", help="storing embeddings, beside the bare backbone; memory by number of slices")
+    embed.add_argument("store", type=Path, nargs="?", metavar="STORE", help=STORE_HELP)
+    embed.add_argument("--slices", type=at_least_one, default=512, help="slices in a turn, at least (default 512)")
+    add_settings(embed)
+    _add_common(embed, rounds=5)
+    embed.set_defaults(measure=_embed)
 
 
 def _add_common(mode: argparse.ArgumentParser, *, rounds: int) -> None:
@@ -110,6 +117,21 @@ def _chunked(options: argparse.Namespace, progress: Progress) -> object:
         overrides=options.set,
         slices=options.slices,
         timed_slices=options.timed_slices,
+        rounds=options.rounds,
+        device=options.device,
+        out=options.out,
+        progress=progress,
+    )
+
+
+def _embed(options: argparse.Namespace, progress: Progress) -> object:
+    from rsna_e2e.bench.embed import bench_embed
+
+    return bench_embed(
+        options.store,
+        recipe=options.recipe,
+        overrides=options.set,
+        n_slices=options.slices,
         rounds=options.rounds,
         device=options.device,
         out=options.out,

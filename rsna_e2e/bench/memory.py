@@ -1,7 +1,10 @@
 """Resident memory of this process, as Linux tells it, and what the C library does with what was freed."""
 
 import ctypes
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -55,3 +58,9 @@ def return_freed_memory() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, _SMALL) and mallopt(_M_TRIM_THRESHOLD, _SMALL))
+
+
+def in_fresh_process(call: Callable[..., float], *arguments: object, **options: object) -> float:
+    """Return what a function of a module returns in a process of its own, that has done nothing before."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(call, *arguments, **options).result()

@@ -16,6 +16,7 @@ def add_bench(verbs: Verbs) -> None:
         "rsna-e2e bench transform",
         "rsna-e2e bench loader store --recipe demo",
         "rsna-e2e bench train store --out train.json",
+        "rsna-e2e bench embed store --recipe demo",
     )
     add_modes(verb)
 
