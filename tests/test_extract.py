@@ -70,7 +70,7 @@ def test_splits(store: Store, run: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         done = extract(run, store, tmp_path / split, split=split)
         assert done.n_slices == sum(span.n_slices for span in store.series if span.split == split)
-    with pytest.raises(UsageError, match="holds embeddings of other slices under the same name"):
+    with pytest.raises(UsageError, match="holds embeddings of some of these slices"):
         extract(run, store, tmp_path / "train", split="all")
 
 

@@ -32,7 +32,7 @@ LEVELS = (
         "chunked",
     },
     {"loader"},
-    {"predict", "meter", "chunk_size", "phases"},
+    {"predict", "meter", "chunk_size", "phases", "import_embeddings"},
     {"steps", "split", "validation", "extract"},
     {"divergence", "predict_epochs"},
     {"trainer"},

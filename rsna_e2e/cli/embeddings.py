@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from rsna_e2e.arguments import add_device, checkpoint
+from rsna_e2e.arguments import add_device, at_least_one, checkpoint, seed
 from rsna_e2e.cli.verbs import Verbs, add_verb
 
 if TYPE_CHECKING:
@@ -42,6 +42,32 @@ def add_embed(verbs: Verbs) -> None:
     )
     verb.add_argument("--split", choices=("all", "train", "test"), default="all", help="which series (default all)")
     add_device(verb)
+
+
+def add_import_embeddings(verbs: Verbs) -> None:
+    """Add `rsna-e2e import-embeddings`."""
+    verb = add_verb(
+        verbs,
+        "import-embeddings",
+        _import_embeddings,
+        "Add a file of embeddings that the published solution stored (emb*.npz) to a folder of embeddings.",
+        "rsna-e2e import-embeddings emb__tst_size480_fold0_ep1.npz embeddings/ep1 --store store --ids test.csv.gz"
+        " --part test --fold 0 --name v12",
+        "rsna-e2e import-embeddings embT__trn_size480_fold0_ep1.npz embeddings/ep1 --store store --ids train.csv.gz"
+        " --part train --fold 0 --name v12 --view hflip --order images.txt",
+    )
+    verb.add_argument("npz", type=Path, metavar="NPZ", help="float32 [n, D] under the name arr_0")
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to add to")
+    verb.add_argument("--store", type=Path, required=True, help="a store of the same images")
+    verb.add_argument("--ids", type=Path, required=True, metavar="CSV", help="with columns Image and, to train, fold")
+    verb.add_argument("--part", choices=("train", "val", "test"), required=True, help="which images these are")
+    verb.add_argument("--name", required=True, help="of the classifier, the same for all its parts, views and folds")
+    verb.add_argument("--fold", type=seed, help="that the classifier held out (default: none)")
+    verb.add_argument("--epoch", type=at_least_one, default=1, help="of the classifier (default 1)")
+    verb.add_argument("--view", choices=("plain", "hflip", "transpose"), default="plain", help="default plain")
+    verb.add_argument(
+        "--order", type=Path, metavar="FILE", help="image names in the order of the training images, one a line"
+    )
 
 
 def add_embeddings(verb: argparse.ArgumentParser) -> None:
@@ -123,3 +149,25 @@ def _embed(options: argparse.Namespace) -> None:
         )
     print(f"{done.n_slices} slices x {done.width}, views {', '.join(done.views)}, by {done.checkpoint}")
     print(f"made now: {done.n_embedded} embeddings   folder: {done.folder}")
+
+
+def _import_embeddings(options: argparse.Namespace) -> None:
+    from rsna_e2e.console import progress_bar
+    from rsna_e2e.import_embeddings import import_embeddings
+    from rsna_e2e.store import Store
+
+    with closing(Store.open(options.store)) as store, progress_bar("import", unit="slices") as progress:
+        done = import_embeddings(
+            options.npz,
+            options.out,
+            store=store,
+            ids=options.ids,
+            part=options.part,
+            name=options.name,
+            fold=options.fold,
+            epoch=options.epoch,
+            view=options.view,
+            order=options.order,
+            progress=progress,
+        )
+    print(f"{done.n_rows} slices x {done.width}; views in {done.folder}: {', '.join(done.views)}")

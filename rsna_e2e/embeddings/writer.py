@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import get_args
 
+import numpy as np
+
 from rsna_e2e import __version__
 from rsna_e2e.batch import Rows
 from rsna_e2e.config import View
@@ -57,14 +59,16 @@ class EmbeddingWriter:
         return tuple(view for view in get_args(View) if view in found)
 
     def has(self, view: View, block: str, rows: Rows) -> bool:
-        """Whether a shard is there. Raises UsageError when it is, with other rows of the store."""
-        shard = self._shards.get(_name(view, block))
-        if shard is not None and shard.rows.tolist() != rows.tolist():
-            raise UsageError(
-                f"{self._folder}: holds embeddings of other slices under the same name ({shard.path.name}). "
-                "Give the same --split, or another folder"
-            )
-        return shard is not None
+        """Whether the shard of a block is there. Raises UsageError when its rows of the store are, but otherwise."""
+        name = _name(view, block)
+        for other, shard in self._shards.items():
+            is_same = other == name and np.array_equal(shard.rows, rows)
+            if not is_same and (other == name or (shard.entry.view == view and np.isin(rows, shard.rows).any())):
+                raise UsageError(
+                    f"{self._folder}: holds embeddings of some of these slices, but not of the same ones ({other}). "
+                    "Give what it was begun with (such as --split), or another folder"
+                )
+        return name in self._shards
 
     def shard(self, view: View, block: str, rows: Rows) -> AbstractContextManager[Append]:
         """Return the context in which the embeddings of these rows are appended; see `shard_writer`."""
