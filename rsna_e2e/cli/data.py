@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 
-from rsna_e2e.arguments import at_least_one, seed
+from rsna_e2e.arguments import add_settings, at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
 from rsna_e2e.tasks import get_task
 
@@ -50,6 +51,34 @@ def add_prepare(verbs: Verbs) -> None:
     verb.add_argument("--folds", type=at_least_one, default=5, help="patient-level folds (default 5)")
     verb.add_argument("--seed", type=seed, default=0, help="seed of the folds (default 0)")
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
+
+
+def add_quirks(verbs: Verbs) -> None:
+    """Add `rsna-e2e quirks`."""
+    verb = add_verb(
+        verbs,
+        "quirks",
+        _quirks,
+        "Measure what each quirk of the published pipeline does to a store: grey levels, crops, folds, order, padding.",
+        "rsna-e2e quirks store --recipe reference",
+    )
+    verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
+    add_settings(verb)
+    verb.add_argument("--series", type=at_least_one, default=16, help="series whose pixels are compared (default 16)")
+
+
+def _quirks(options: argparse.Namespace) -> None:
+    from rsna_e2e.bench.write import table
+    from rsna_e2e.config import load_config
+    from rsna_e2e.console import progress_bar
+    from rsna_e2e.quirks import measure_quirks
+    from rsna_e2e.store import Store
+
+    config = load_config(options.recipe, options.set)
+    with closing(Store.open(options.store)) as store, progress_bar("quirks", unit="series") as progress:
+        quirks = measure_quirks(store, config, n_series=options.series, progress=progress)
+    rows = [(quirk.name, quirk.measure, quirk.published, quirk.default) for quirk in quirks]
+    print(table(("quirk", "measured", "published", "default"), rows))
 
 
 def _synth(options: argparse.Namespace) -> None:

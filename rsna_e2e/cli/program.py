@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rsna_e2e import __version__
-from rsna_e2e.cli.data import add_prepare, add_synth
+from rsna_e2e.cli.data import add_prepare, add_quirks, add_synth
 from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
 from rsna_e2e.cli.pipelines import add_bag, add_pipeline, add_smooth
 from rsna_e2e.cli.results import add_evaluate, add_predict
@@ -19,6 +19,7 @@ from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, Usage
 VERBS = (
     add_synth,
     add_prepare,
+    add_quirks,
     add_import_weights,
     add_find_lr,
     add_train,

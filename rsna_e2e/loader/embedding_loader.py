@@ -40,7 +40,7 @@ class EmbeddingLoader:
     ) -> None:
         self._store, self._embeddings, self._config = store, embeddings, config
         self._device, self._rank, self._n_ranks = device, rank, n_ranks
-        self._place_N = _published_places(store) if config.loader.slice_order == "published" else None
+        self._place_N = published_places(store) if config.loader.slice_order == "published" else None
 
     def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
         """Group series, given by their positions in `store.series`, into batches; shuffled when an epoch is given."""
@@ -75,7 +75,7 @@ class EmbeddingLoader:
         return replace(share, rows=share.rows[np.lexsort((self._place_N[share.rows], series_N))])
 
 
-def _published_places(store: Store) -> Rows:
+def published_places(store: Store) -> Rows:
     """Where each slice comes [N] in the order of the published solution, among those of its series."""
     index = store.index
     by_position = (index["image_id"].astype(str), index["ipp_z_mm"], index["ipp_y_mm"], index["ipp_x_mm"])
