@@ -67,6 +67,8 @@ def predict_epochs(
     chosen = list(kept_epochs(run)) if epochs is None else list(epochs)
     if not chosen:
         raise BadInputError(f"{run}: no epoch has ended yet. Train it to its end")
+    if chosen != list(range(1, chosen[-1] + 1)) and epochs is None:
+        raise BadInputError(f"{run}: has the ends of epochs {chosen} only. Remove the run and train it again")
     predictor = Predictor(run, store, embeddings=embeddings, device=device)
     positions = predictor.positions(split)
     validation = _Validation(predictor)

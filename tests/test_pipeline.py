@@ -164,6 +164,17 @@ def test_a_chain_that_stopped_goes_on_and_does_nothing_twice(make: Callable[...,
     assert len(commands.ran) == before + len(rest)
 
 
+def test_the_epochs_of_a_head_go_when_it_has_predicted(make: Callable[..., Pipeline]) -> None:
+    commands = Commands()
+    commands.fail_at = "submission"
+    run = make().folders.out / "sequences" / "series-all-epoch1"
+    for epoch in (1, 2, 3):
+        (run / "checkpoints" / f"step-{epoch:08d}-epoch-{epoch:03d}").mkdir(parents=True)
+    with pytest.raises(CommandFailedError):
+        make().run(PARTS, execute=commands, say=quiet)
+    assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["step-00000003-epoch-003"]
+
+
 def test_settings_reach_the_command_that_trains(make: Callable[..., Pipeline]) -> None:
     pipeline = make("images.seed=77")
     pipeline.run(["images"], execute=Commands(), say=quiet)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import sequences
 import small
 import torch
 
-from rsna_e2e.checkpoint import find_checkpoint
+from rsna_e2e.checkpoint import drop_epochs, find_checkpoint
 from rsna_e2e.cli import main
 from rsna_e2e.config import save_config
 from rsna_e2e.embeddings import Embeddings
@@ -170,6 +171,16 @@ def test_the_manifest_names_every_checkpoint_and_scores_it_and_the_mean(data: Da
     )
     assert members[-1]["mean_log_loss"] == pytest.approx(of_mean, abs=MATES)
     assert members[0]["mean_log_loss"] == members[0]["log_loss"]
+
+
+def test_a_mean_over_epochs_that_were_dropped_is_refused(data: Data, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(data.run, run)
+    drop_epochs(run)
+    find_checkpoint(run, "last")
+    with pytest.raises(BadInputError, match="Remove the run and train it again"):
+        predict_epochs(run, data.store, split="test", out=tmp_path / "a.csv", embeddings=data.embeddings, device="cpu")
+    assert not (tmp_path / "a.csv").exists()
 
 
 def test_padded_on_the_left_a_head_learns_and_predicts_otherwise(data: Data, tmp_path: Path) -> None:

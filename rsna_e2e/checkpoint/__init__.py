@@ -7,6 +7,7 @@ rename to a name that no other has, so there is no moment without a checkpoint. 
 
 from rsna_e2e.checkpoint.run import (
     Checkpoint,
+    drop_epochs,
     find_checkpoint,
     kept_epochs,
     load_model,
@@ -21,6 +22,7 @@ __all__ = [
     "Best",
     "Checkpoint",
     "CheckpointState",
+    "drop_epochs",
     "find_checkpoint",
     "kept_epochs",
     "load_model",

@@ -171,6 +171,13 @@ def kept_epochs(run: Path) -> dict[int, Path]:
     return _ends_of_epochs(_folders(run / FOLDER))
 
 
+def drop_epochs(run: Path) -> None:
+    """Remove the ends of epochs that `keep_epochs` kept, but for the last checkpoint and the best: nobody needs them
+    any more."""
+    if folders := _folders(run / FOLDER):
+        _retain(folders[0], keep_last=1, keep_epochs=False)
+
+
 def _end_of_epoch(run: Path, epoch: int) -> Path:
     folders = kept_epochs(run)
     if epoch not in folders:

@@ -21,7 +21,8 @@ class Step:
 
     settings: of a training run; they are saved and given to it. depends: names of earlier steps. facts: all that the
     result depends on beside settings, data, earlier steps and inputs, as plain values. inputs: files from elsewhere.
-    scale: how often it goes over the slices of the store that concern it.
+    scale: how often it goes over the slices of the store that concern it. spent: a run whose kept epochs, gigabytes of
+    them, nobody needs when this is done.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Step:
     facts: dict[str, Any] = field(default_factory=dict)
     inputs: tuple[Path, ...] = ()
     scale: int = 1
+    spent: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +208,7 @@ class _Plan:
             out,
             depends=(trained.name, *source.depends),
             scale=settings.epochs,
+            spent=trained.output.parent,
         )  # fmt: skip
 
     def _embeddings(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rsna_e2e.checkpoint import drop_epochs
 from rsna_e2e.config import save_config
 from rsna_e2e.errors import BadInputError, CommandFailedError, UsageError
 from rsna_e2e.files import make_folder, sha256_of
@@ -91,6 +92,8 @@ class Pipeline:
         if code:
             raise CommandFailedError(f"{step.name} ended with exit code {code}; what came before is kept", code)
         self._ledger.finish(step.name, made_of, elapsed_s=time.monotonic() - began_s)
+        if step.spent is not None:
+            drop_epochs(step.spent)
 
     def _state(self, step: Step) -> State:
         if self._ledger.digest(step.name) is None:
