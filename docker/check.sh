@@ -1,99 +1,105 @@
 #!/usr/bin/env bash
-# Builds the image for real, without an engine and without a GPU: buildah on a Debian from debootstrap, once as it is and
-# once with a torch of its own, and runs the version, tests and the fast mode inside. Prints what ran and for how long.
-# Usage: docker/check.sh [plain] [system]      (default: both). As root, with the Debian packages buildah and debootstrap.
-# Environment: WORK (a new folder under /tmp: images, removed at the end), TESTS (arguments of pytest; a short selection),
-#   PIP_CERT and PIP_INDEX_URL (as pip takes them: a CA bundle is mounted, not copied), MIRROR (of Debian).
+# Builds the image for real, without an engine and without a GPU: buildah on a Debian from debootstrap, as it is (plain)
+# and with a torch of its own (system), and runs the version, tests and the fast mode inside. Says what ran and how long.
+# Usage: docker/check.sh [plain] [system]      (default: both). As root, with Debian's packages buildah and debootstrap.
+# Environment: WORK (a folder to make, for all images; removed at the end; default under /tmp), TESTS (arguments of
+#   bin/test.sh; default none: all tests), PIP_CERT and PIP_INDEX_URL (as pip takes them), MIRROR (of Debian).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . docker/engine.sh
 case ${1:-} in -h | --help) help_of "$0" ;; esac
 
-needed_gb=24 # vfs keeps a whole copy of every image and container, and a commit writes another: 8 GB each at most
-tests=${TESTS:-tests/test_cli.py tests/test_ops.py tests/test_model.py tests/test_dali_ops.py tests/test_store.py}
-# Older than the lock, so that a replaced package would show
-system_packages=(torch==2.12.0 torchvision==0.27.0 nvidia-dali-cuda130==2.1.0)
-work=${WORK:-$(mktemp -d /tmp/rsna-docker-check.XXXXXX)}
+needed_gb=30 # vfs keeps images and containers whole, and a commit writes everything once more: 9 GB each at most
 name=rsna-check
+system_packages=(torch==2.12.0 torchvision==0.27.0 nvidia-dali-cuda130==2.1.0) # older than the lock: a change would show
 summary=()
 
 for program in buildah debootstrap; do
   command -v $program >/dev/null || fail 4 "no $program. On Debian and Ubuntu: apt-get install buildah debootstrap"
 done
-mkdir -p "$work/tmp"
+work=${WORK:-/tmp/rsna-docker-check-$$}
+mkdir "$work" "$work/tmp"
+trap 'rm -rf "$work"' EXIT
 free_gb=$(($(df -Pk "$work" | awk 'NR == 2 {print $4}') / 1024 / 1024))
 ((free_gb >= needed_gb)) || fail 5 "needs ${needed_gb} GB of disk, $work has ${free_gb} GB free."
-export TMPDIR=$work/tmp BUILDAH_ISOLATION=chroot # where a commit writes its layer
+export TMPDIR=$work/tmp BUILDAH_ISOLATION=chroot # commits write there; no privileges but root's
 buildah() { command buildah --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
-clean_up() {
-  buildah rm --all >/dev/null 2>&1 || true
-  rm -rf "$work"
-}
-trap clean_up EXIT
 
-with_network=() # how the package index is reached from inside
-if [[ -n ${PIP_CERT:-} ]]; then with_network+=(--volume "$(realpath "$PIP_CERT"):/run/ca.crt:ro"); fi
-inside() { # inside COMMAND...: in the working container
-  buildah run ${PIP_CERT:+--volume "$(realpath "$PIP_CERT"):/run/ca.crt:ro" --env PIP_CERT=/run/ca.crt} \
-    ${PIP_INDEX_URL:+--env "PIP_INDEX_URL=$PIP_INDEX_URL"} "$name" -- "$@"
-}
+# How the package index is reached from inside. The CA bundle is mounted, so that no image holds it.
+volume=() variables=()
+if [[ -n ${PIP_CERT:-} ]]; then
+  volume=(--volume "$(realpath "$PIP_CERT"):/run/ca.crt:ro")
+  variables+=(PIP_CERT=/run/ca.crt)
+fi
+if [[ -n ${PIP_INDEX_URL:-} ]]; then variables+=("PIP_INDEX_URL=$PIP_INDEX_URL"); fi
+
+inside() { buildah run "${volume[@]}" "${variables[@]/#/--env=}" "$name" -- "$@"; }
+inside_as_user() { buildah run --user 1234:1234 --env HOME=/tmp/out --env USER=user "$name" -- "$@"; }
+
 timed() { # timed WHAT COMMAND...: run it, and note how it went
   local what=$1 started=$SECONDS result=ok
   shift
   echo "== $what" >&2
   "$@" || result="FAILED ($?)"
-  summary+=("$(printf '%-60s %5d s  %s' "$what" $((SECONDS - started)) "$result")")
+  summary+=("$(printf '%-58s %5d s  %s' "$what" $((SECONDS - started)) "$result")")
   [[ $result == ok ]]
 }
 
-make_base() { # make_base plain|system: the image localhost/base
-  [[ -d $work/root ]] || debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip bookworm \
-    "$work/root" "${MIRROR:-http://deb.debian.org/debian}" >"$work/debootstrap.log"
-  buildah from --name "$name" scratch >/dev/null
-  buildah copy --quiet "$name" "$work/root" / >/dev/null
+make_base() { # make_base plain|system
+  if [[ ! -f $work/root.tar ]]; then
+    debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip bookworm "$work/root" \
+      "${MIRROR:-http://deb.debian.org/debian}" >"$work/debootstrap.log" || return
+    tar -C "$work/root" --exclude='./dev/*' -cf "$work/root.tar" . && rm -rf "$work/root" || return
+  fi
+  buildah from --name $name scratch && buildah add --quiet $name "$work/root.tar" / || return
   if [[ $1 == system ]]; then
     inside python3 -m pip install --quiet --break-system-packages --no-cache-dir --root-user-action=ignore \
-      "${system_packages[@]}"
+      "${system_packages[@]}" || return
   fi
-  buildah commit --quiet --rm "$name" base >/dev/null
+  buildah commit --quiet --rm $name base
 }
 
-build_image() { # build_image: the image localhost/rsna_e2e by docker/Dockerfile
-  buildah build "${with_network[@]}" ${PIP_CERT:+--build-arg PIP_CERT=/run/ca.crt} \
-    ${PIP_INDEX_URL:+--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL"} \
-    --build-arg BASE=localhost/base --file docker/Dockerfile --tag rsna_e2e .
+build_image() {
+  buildah build "${volume[@]}" "${variables[@]/#/--build-arg=}" --build-arg BASE=localhost/base \
+    --file docker/Dockerfile --tag rsna_e2e . &&
+    buildah from --name $name rsna_e2e
 }
 
-check_system() { # that the system's packages are what the .venv sees
-  local package
-  for package in "${system_packages[@]}"; do
-    inside .venv/bin/python -c "
-import importlib.metadata as m, sys
-name, version = '$package'.split('==')
-found = m.distribution(name)
-assert found.version == version and not str(found.locate_file('')).startswith(sys.prefix), (name, found.version)"
-  done
+is_the_systems() { # is_the_systems PACKAGE==VERSION: is that what the .venv sees, from outside itself?
+  inside .venv/bin/python -c "
+import importlib.metadata, sys
+found = importlib.metadata.distribution('${1%%==*}')
+print(found.name, found.version, found.locate_file(''))
+sys.exit(found.version != '${1##*==}' or str(found.locate_file('')).startswith(sys.prefix))"
+}
+
+fast_mode() { # on embeddings that the single mode left
+  inside_as_user bash -euc '
+    export DATA=/tmp/out/raw OUT=/tmp/out/run RECIPE=demo
+    rsna-e2e synth $DATA --studies 24 --seed 7 --prevalence demo
+    bin/run_21_single.sh --part prepare --part images --part embeddings
+    bin/run_31_fast.sh
+    ls -l $OUT/fast/submission.csv*'
 }
 
 check() { # check plain|system
   timed "$1: base" make_base "$1" || return
   timed "$1: image" build_image || return
-  command buildah --root "$work/storage" --runroot "$work/run" --storage-driver vfs rmi base >/dev/null 2>&1 || true
-  buildah from --name "$name" rsna_e2e >/dev/null
-  timed "$1: rsna-e2e --version" inside rsna-e2e --version || true
-  if [[ $1 == system ]]; then timed "$1: nothing of the system's torch is replaced" check_system || true; fi
-  timed "$1: set-up has nothing to do" inside bin/setup.sh || true
-  # shellcheck disable=SC2086
-  timed "$1: tests: $tests" inside .venv/bin/python -m pytest -q $tests || true
-  if [[ -x bin/run_31_fast.sh ]]; then
-    timed "$1: fast mode" inside env DATA=/tmp/data OUT=/tmp/out RECIPE=demo bin/run_31_fast.sh || true
+  df -h "$work" | tail -n 1
+  timed "$1: rsna-e2e --version" inside rsna-e2e --version
+  if [[ $1 == system ]]; then
+    for package in "${system_packages[@]}"; do timed "$1: $package stayed" is_the_systems "$package"; done
   fi
-  buildah rm --all >/dev/null
-  buildah rmi --all --force >/dev/null
+  timed "$1: set-up has nothing to do" inside bin/setup.sh
+  # shellcheck disable=SC2086 # several arguments
+  timed "$1: bin/test.sh ${TESTS:-}" inside bin/test.sh ${TESTS:-}
+  timed "$1: fast mode, as another user" fast_mode
 }
 
-for way in "${@:-plain system}"; do
-  for one in $way; do check "$one" || true; done
+for way in ${*:-plain system}; do
+  check "$way" || true # what failed is in the summary, and the rest is still worth knowing
+  buildah rm --all >/dev/null
+  buildah rmi --all --force >/dev/null
 done
 echo "== summary"
 printf '%s\n' "${summary[@]}"
