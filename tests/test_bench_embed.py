@@ -28,6 +28,7 @@ def test_embeddings_are_timed_beside_the_bare_backbone(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "in_fresh_process", _here)  # its figures are of no interest here
+    monkeypatch.setattr(bench, "MEMORY_SLICES", (100, 400))
     save_config(small.image_config(), path=tmp_path / "recipe.yaml")
     result = bench.bench_embed(
         store.path,

@@ -1,6 +1,7 @@
 """The format of stored embeddings: whole or not there, checked whenever it is read, never mixed."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import small
 from rsna_e2e.batch import Rows
 from rsna_e2e.config import View
 from rsna_e2e.embeddings import EmbeddingFolder, Embeddings, EmbeddingsError, EmbeddingWriter, Source
+from rsna_e2e.embeddings.shards import open_shard
 from rsna_e2e.errors import UsageError
 from rsna_e2e.records import Float32Array
 from rsna_e2e.store import Store
@@ -200,6 +202,15 @@ def _replace(name: str, make: Callable[[h5py.File], object]) -> Callable[[h5py.F
     return change
 
 
+def _link(name: str, make: Callable[[h5py.File], object]) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        shutil.copy(file.filename, Path(file.filename).with_suffix(".copy"))
+        file.move(name, f"/the {name}")
+        file[name] = make(file)
+
+    return change
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -207,21 +218,32 @@ def _replace(name: str, make: Callable[[h5py.File], object]) -> Callable[[h5py.F
         lambda file: file.attrs.pop("view"),
         lambda file: file.attrs.__setitem__("view", "upside down"),
         lambda file: file["store_row"].__setitem__(0, 10**6),
+        lambda file: file["store_row"].__setitem__(0, -1),
         lambda file: file["store_row"].__setitem__(0, 1),  # twice
         lambda file: file["image_id"].__setitem__(0, b"another"),
-        lambda file: file["checksum"].__setitem__(0, 0),
+        lambda file: file["series_key"].__setitem__(0, b"another"),
         _replace("embedding", lambda file: file["embedding"][:].astype(np.float64)),
         _replace("embedding", lambda file: file["embedding"][:3]),
-        _replace("embedding", lambda file: h5py.ExternalLink("/etc/hostname", "/")),
-        _replace("store_row", lambda file: h5py.SoftLink("/checksum")),
+        _replace("checksum", lambda file: file["checksum"][:].astype("<i8")),
+        _link("store_row", lambda file: h5py.SoftLink("/the store_row")),
+        _link("embedding", lambda file: h5py.ExternalLink(Path(file.filename).with_suffix(".copy").name, "/embedding")),
     ],
 )
-def test_a_shard_that_is_not_as_written_is_refused(
+def test_a_shard_that_no_writer_of_ours_has_written_is_refused(
     store: Store, tmp_path: Path, change: Callable[[h5py.File], None]
 ) -> None:
     path = write(tmp_path / "e", store, {"plain": values(store)}) / "plain-00000.h5"
+    open_shard(path, store)
     _edit(path, change)
     with pytest.raises(EmbeddingsError, match=r"plain-00000\.h5: (missing or damaged|embeddings of other slices)"):
+        open_shard(path, store)
+
+
+def test_a_shard_that_the_manifest_does_not_know_so_is_refused(store: Store, tmp_path: Path) -> None:
+    path = write(tmp_path / "e", store, {"plain": values(store)}) / "plain-00000.h5"
+    _edit(path, lambda file: file["checksum"].__setitem__(0, 0))
+    open_shard(path, store)
+    with pytest.raises(EmbeddingsError, match=r"plain-00000\.h5: missing or damaged"):
         EmbeddingFolder.open(tmp_path / "e", store)
 
 

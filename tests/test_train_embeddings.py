@@ -16,14 +16,17 @@ import sequences
 import small
 import torch
 
-from rsna_e2e.checkpoint import drop_epochs, find_checkpoint
+from rsna_e2e.checkpoint import drop_epochs, find_checkpoint, load_model
 from rsna_e2e.cli import main
 from rsna_e2e.config import save_config
+from rsna_e2e.device import Compute
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError, PreemptedError, UsageError
 from rsna_e2e.labels import read_labels
+from rsna_e2e.loader import EmbeddingLoader
 from rsna_e2e.metrics import weighted_log_loss
-from rsna_e2e.predict import predict
+from rsna_e2e.model import JointModel
+from rsna_e2e.predict import Predictor, predict, predict_series
 from rsna_e2e.predict_epochs import predict_epochs
 from rsna_e2e.predictions import predictions_path, read_predictions
 from rsna_e2e.store import Store
@@ -195,6 +198,27 @@ def test_padded_on_the_left_a_head_learns_and_predicts_otherwise(data: Data, tmp
     assert tables[0].image_ids == tables[1].image_ids  # as in the store
     assert tables[0].image_ids == [str(i) for i in data.store.index["image_id"][data.store.index["split"] == "train"]]
     assert np.abs(tables[0].probability - tables[1].probability).max() > 1e-4
+
+
+def test_a_predictor_gives_back_the_rows_of_the_store_whatever_the_order_of_slices(data: Data, tmp_path: Path) -> None:
+    store = Store.open(data.store.path)
+    store.index = {name: column.copy() for name, column in store.index.items()}
+    store.index["ipp_y_mm"] -= 1.3 * store.index["slice_index"]  # published: every series back to front
+    run = tmp_path / "run"
+    config = sequences.config("loader.slice_order=published", "epochs=1")
+    train(store, run, config, embeddings=data.embeddings, device="cpu")
+    model = JointModel(config.model, n_channels=sequences.WIDTH, n_labels=6)
+    load_model(model, find_checkpoint(run, "last"))
+    loader = EmbeddingLoader(store, data.embeddings, config, device=torch.device("cpu"))
+    compute = Compute(torch.device("cpu"), None)
+    positions = list(range(len(store.series)))
+    rows, probability = predict_series(model, loader, positions, compute=compute)
+    assert rows.tolist() != sorted(rows)
+    expected = dict(zip(rows.tolist(), probability.tolist(), strict=True))
+    predictor = Predictor(run, store, embeddings=data.embeddings, device="cpu")
+    rows, probability = predictor(find_checkpoint(run, "last"), positions)
+    assert rows.tolist() == list(range(len(store)))
+    assert probability.tolist() == [expected[row] for row in rows.tolist()]
 
 
 def test_two_stages_on_the_command_line(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

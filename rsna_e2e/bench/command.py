@@ -53,7 +53,7 @@ def add_modes(verb: argparse.ArgumentParser) -> None:
 
     embed = modes.add_parser("embed", help="storing embeddings, beside the bare backbone; memory by number of slices")
     embed.add_argument("store", type=Path, nargs="?", metavar="STORE", help=STORE_HELP)
-    embed.add_argument("--slices", type=at_least_one, default=512, help="slices in a turn, at least (default 512)")
+    embed.add_argument("--slices", type=at_least_one, default=2048, help="slices in a turn, at least (default 2048)")
     add_settings(embed)
     _add_common(embed, rounds=5)
     embed.set_defaults(measure=_embed)

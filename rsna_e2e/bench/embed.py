@@ -28,7 +28,7 @@ from rsna_e2e.tasks import get_task
 
 BARE = "bare backbone"
 VIEWS: tuple[tuple[View, ...], ...] = (("plain",), ("plain", "hflip", "transpose"))
-MEMORY_FACTOR = 4  # how many times as many slices the second process embeds
+MEMORY_SLICES = (512, 2048)  # with fewer, the loader is never as far ahead as it may be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ def bench_embed(
     *,
     recipe: str | Path = "demo",
     overrides: Sequence[str] = (),
-    n_slices: int = 512,
+    n_slices: int = 2048,
     rounds: int = 5,
     device: str = "auto",
     out: Path | None = None,
@@ -96,7 +96,7 @@ def bench_embed(
         run = make_run(Path(folder) / "run", opened, recipe=recipe, overrides=overrides)
         memory = tuple(
             EmbedMemory(n_slices=n, peak_mib=in_fresh_process(measure_peak, run, opened.path, device, n))
-            for n in (n_slices, MEMORY_FACTOR * n_slices)
+            for n in MEMORY_SLICES
         )
         extractor = Extractor(run, opened, device=device)
         rows = repeated_rows(opened, n_slices)
