@@ -1,5 +1,6 @@
 """The command line as a user meets it: quick help, one line for every mistake, the documented exit code."""
 
+import os
 import subprocess
 import sys
 import time
@@ -152,3 +153,15 @@ def test_the_whole_way_through_the_command_line(tmp_path: Path, capsys: pytest.C
     assert main(["evaluate", out, truth, "--out", str(tmp_path / "report"), "--store", store]) == 0
     assert "weighted log loss" in capsys.readouterr().out
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "passive"), ("active", "active")])
+def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(
+    chosen: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == expected

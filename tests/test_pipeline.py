@@ -96,6 +96,8 @@ def test_the_switch_turns_on_every_quirk_and_its_absence_none(tmp_path: Path) ->
     image, fixed_image = published.image_run(crop="series", fold=None), by_default.image_run(crop="series", fold=None)
     assert (image.image.crop, image.image.square, image.image.values) == ("slice", "upper_left", "jpeg")
     assert (fixed_image.image.crop, fixed_image.image.square, fixed_image.image.values) == ("series", "center", "hu")
+    by_demo = load_two_stage("demo", ["two_stage.match_reference=true"]).image_run(crop="none", fold=0)
+    assert (by_demo.image.supersample, load_two_stage("demo").images.image.supersample) == (1, 3)
     assert (image.folds, image.training_slices_scored) == ("published", 1000)
     assert (fixed_image.folds, fixed_image.training_slices_scored) == ("store", None)
     assert published.image_run(crop="none", fold=0).image.crop == "none"

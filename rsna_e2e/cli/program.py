@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from rsna_e2e.cli.speed import add_bench
 from rsna_e2e.cli.training import add_find_lr, add_train
 from rsna_e2e.cli.weights import add_import_weights
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
+from rsna_e2e.launch import for_threads
 
 VERBS = (
     add_synth,
@@ -38,6 +40,7 @@ RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 usage, 3 bad input, 4 missing capability, 5 out of disk or
     memory, 6 diverged, 130 interrupted."""
+    os.environ.update(for_threads() | os.environ)  # before torch is imported
     parsed = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = parsed.run
     try:

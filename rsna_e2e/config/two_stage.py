@@ -80,7 +80,8 @@ class TwoStageConfig(Frozen):
         image: dict[str, object] = {"crop": crop}
         if settings.match_reference:
             crop = "none" if crop == "none" else "slice"
-            image = {"crop": crop, "square": "upper_left", "values": "jpeg" if settings.jpeg else "uint8"}
+            values = "jpeg" if settings.jpeg else "uint8"
+            image = {"crop": crop, "square": "upper_left", "values": values, "supersample": 1}
         return config.model_copy(
             update={
                 **self._split(fold),
