@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.config import AugmentConfig, View
+from rsna_e2e.config import AugmentConfig
 from rsna_e2e.records import Float32Array, Float64Array
 
 Boxes = npt.NDArray[np.int32]
 
 _SMALLEST_SIDE = 3  # darraghdog/rsna, trainorig.py: the largest of an image's three numbers, its channels among them
-_TRANSPOSITION = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def draw_augmentation(rng: np.random.Generator, config: AugmentConfig, *, size: 
     shift_x, shift_y, scale, rotate = rng.uniform(-1.0, 1.0, 4)
     matrix = np.eye(3)
     if flip:
-        matrix = _hflip(size)
+        matrix = np.array([[-1.0, 0.0, size - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     if affine:
         forward = _shift_scale_rotate(
             shift_px=(shift_x * config.shift_limit * size, shift_y * config.shift_limit * size),
@@ -66,13 +65,8 @@ def draw_augmentation(rng: np.random.Generator, config: AugmentConfig, *, size: 
         )
         matrix = matrix @ np.linalg.inv(forward)
     if transpose:
-        matrix = matrix @ _TRANSPOSITION
+        matrix = matrix @ np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     return matrix
-
-
-def view_matrix(view: View, *, size: int) -> Float64Array | None:
-    """The 3x3 matrix of an un-augmented view, from its pixels to those of the plain one; None for that one itself."""
-    return {"plain": None, "hflip": _hflip(size), "transpose": _TRANSPOSITION}[view]
 
 
 def slice_params(
@@ -121,10 +115,6 @@ def crop_squares(
     x0 = extent[:, 0] - (side - width) // 2
     y0 = extent[:, 1] - (side - height) // 2
     return np.stack([x0, y0, side], axis=1).astype(np.int32)
-
-
-def _hflip(size: int) -> Float64Array:
-    return np.array([[-1.0, 0.0, size - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
 
 def _shift_scale_rotate(

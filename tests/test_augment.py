@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rsna_e2e.augment import crop_squares, draw_augmentation, series_generator, slice_params, view_matrix
+from rsna_e2e.augment import crop_squares, draw_augmentation, series_generator, slice_params
 from rsna_e2e.config import AugmentConfig
 
 FLIP = AugmentConfig(hflip_probability=1, transpose_probability=0, affine_probability=0)
@@ -74,9 +74,3 @@ def test_crop_squares_by_hand() -> None:
 
 def test_a_series_of_air_stays_whole() -> None:
     assert crop_squares(np.zeros((2, 4), int), np.array([[64, 64]] * 2), "series").tolist() == [[0, 0, 64]] * 2
-
-
-def test_views_by_hand() -> None:
-    assert view_matrix("plain", size=100) is None
-    np.testing.assert_allclose(view_matrix("hflip", size=100) @ [3, 7, 1], [96, 7, 1], **F64)
-    np.testing.assert_allclose(view_matrix("transpose", size=100) @ [3, 7, 1], [7, 3, 1], **F64)

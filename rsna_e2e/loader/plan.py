@@ -15,10 +15,9 @@ from rsna_e2e.augment import (
     draw_augmentation,
     series_generator,
     slice_params,
-    view_matrix,
 )
 from rsna_e2e.batch import Rows
-from rsna_e2e.config import ImageConfig, RunConfig, View
+from rsna_e2e.config import ImageConfig, RunConfig
 from rsna_e2e.loader.share import Share, series_share
 from rsna_e2e.records import Float32Array, Float64Array
 from rsna_e2e.sampler import Batch, rank_share
@@ -69,13 +68,13 @@ class Planner:
         corners = [store.index[f"content_{name}"] for name in ("x0", "y0", "x1", "y1")]
         self._content = np.stack(corners, axis=1).astype(np.int64)
         self._shapes = np.stack([store.index["rows"], store.index["columns"]], axis=1).astype(np.int32)
-        self._drawn: dict[tuple[int | None, View], dict[str, SliceParams]] = {}  # of one epoch and view, by series key
+        self._drawn: dict[int | None, dict[str, SliceParams]] = {}  # of one epoch, by series key
         self._series_of_row = np.repeat(np.arange(len(store.series)), [span.n_slices for span in store.series])
 
-    def series(self, batch: Batch, *, epoch: int | None, view: View = "plain") -> BatchPlan:
+    def series(self, batch: Batch, *, epoch: int | None) -> BatchPlan:
         """Plan this rank's share of a batch of whole series, given by their positions in `store.series`."""
         share = series_share(self._store, batch, rank=self._rank, n_ranks=self._n_ranks)
-        return self._plan(share, [self._params(span, epoch, view) for span in share.spans])
+        return self._plan(share, [self._params(span, epoch) for span in share.spans])
 
     def slices(self, rows: Batch, *, epoch: int | None) -> BatchPlan:
         """Plan this rank's share of a batch of single slices, each with the geometry of its series."""
@@ -83,9 +82,7 @@ class Planner:
         mine = [rows[i] for i in rank_share(alone, rank=self._rank, n_ranks=self._n_ranks)]
         spans = [self._store.series[self._series_of_row[row]] for row in mine]
         places = [row - span.first_row for row, span in zip(mine, spans, strict=True)]
-        params = [
-            self._params(span, epoch, "plain")[place : place + 1] for place, span in zip(places, spans, strict=True)
-        ]
+        params = [self._params(span, epoch)[place : place + 1] for place, span in zip(places, spans, strict=True)]
         share = Share(
             rows=np.array(mine, dtype=np.int64),
             spans=tuple(spans),
@@ -109,19 +106,19 @@ class Planner:
             augmentation=np.concatenate([p.augmentation for p in params]),
         )
 
-    def _params(self, span: SeriesSpan, epoch: int | None, view: View) -> SliceParams:
+    def _params(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
         """The geometry of a series; drawn once an epoch, as mixed slices ask for it again and again."""
-        drawn = self._drawn.setdefault((epoch, view), {})
+        drawn = self._drawn.setdefault(epoch, {})
         if len(self._drawn) > 1:
-            self._drawn = {(epoch, view): drawn}
+            self._drawn = {epoch: drawn}
         if span.series_key not in drawn:
-            drawn[span.series_key] = self._draw(span, epoch, view)
+            drawn[span.series_key] = self._draw(span, epoch)
         return drawn[span.series_key]
 
-    def _draw(self, span: SeriesSpan, epoch: int | None, view: View) -> SliceParams:
+    def _draw(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
         rows = slice(span.first_row, span.first_row + span.n_slices)
         image = self._config.image
-        augmentation = view_matrix(view, size=image.size)
+        augmentation = None
         if epoch is not None:
             rng = series_generator(self._config.seed, epoch, span.series_key)
             augmentation = draw_augmentation(rng, self._config.augment, size=image.size)

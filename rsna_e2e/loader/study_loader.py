@@ -10,7 +10,7 @@ import torch
 
 from rsna_e2e import dali_plugin
 from rsna_e2e.batch import StudyBatch
-from rsna_e2e.config import RunConfig, SlicePhaseConfig, View
+from rsna_e2e.config import RunConfig, SlicePhaseConfig
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader.dali import dali_images
 from rsna_e2e.loader.pixels import BufferPool
@@ -91,14 +91,9 @@ class StudyLoader:
         """Number of slices in a batch."""
         return sum(self._store.series[position].n_slices for position in batch)
 
-    def load(self, batches: Sequence[Batch], *, epoch: int | None, view: View = "plain") -> Iterator[StudyBatch]:
-        """Yield the batches, each of positions in `store.series`, in the given order.
-
-        view: of the images when they are not augmented, for averages over views: hflip mirrors their columns, transpose
-        swaps rows and columns.
-        """
-        assert epoch is None or view == "plain"
-        plans = [partial(self._planner.series, batch, epoch=epoch, view=view) for batch in batches]
+    def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
+        """Yield the batches, each of positions in `store.series`, in the given order."""
+        plans = [partial(self._planner.series, batch, epoch=epoch) for batch in batches]
         return self._load(plans, max_slices=max(map(self.n_slices, batches), default=0), epoch=epoch)
 
     def load_slices(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
