@@ -133,7 +133,7 @@ def cuda_homes(torch_dir: Path) -> tuple[str, str, list[Path]]:
     on_path = shutil.which("nvcc")
     homes = [
         *([Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []),
-        *([folder / f"cu{major}" for folder in nvidia_folders(torch_dir)] if major else []),
+        *(folder / f"cu{major}" for folder in nvidia_folders(torch_dir) if major and folder.is_dir()),
         *([Path(on_path).resolve().parents[1]] if on_path else []),
     ]
     return major, minor, homes
@@ -141,9 +141,7 @@ def cuda_homes(torch_dir: Path) -> tuple[str, str, list[Path]]:
 
 def nvidia_folders(torch_dir: Path) -> list[Path]:
     """Where packages of PyPI put parts of CUDA: beside torch, and in a .venv over the system's torch."""
-    spec = importlib.util.find_spec("nvidia")
-    found = spec.submodule_search_locations if spec is not None else None
-    return list(dict.fromkeys([torch_dir.parent / "nvidia", *map(Path, found or [])]))
+    return list(dict.fromkeys(Path(folder) / "nvidia" for folder in (torch_dir.parent, *filter(None, sys.path))))
 
 
 def compilers_to_install(torch_dir: Path) -> list[str]:

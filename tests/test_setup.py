@@ -75,6 +75,35 @@ def test_cpu_half_alone_builds_loads_and_says_so(tmp_path: Path) -> None:
         assert " W " not in symbols, name
 
 
+def test_a_compiler_beside_the_systems_torch_is_found(tmp_path: Path) -> None:
+    """The system's `nvidia` is a package with __init__.py, which hides the .venv's from imports."""
+    system, own = tmp_path / "system", tmp_path / "venv"
+    for path in (
+        system / "torch/version.py",
+        system / "nvidia/__init__.py",
+        system / "nvidia/cu13/lib/libcudart.so.13",
+        own / "nvidia/cu13/bin/nvcc",
+        own / "nvidia/cu13/lib/libcudart.so.13",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (system / "torch/version.py").write_text("cuda: Optional[str] = '13.0'\n")
+
+    def search(*folders: Path) -> str:
+        script = (
+            f"import sys, setup; from pathlib import Path; sys.path[:] = {list(map(str, folders))}; "
+            f"torch_dir = Path({str(system / 'torch')!r}); "
+            "print(setup.search_cuda(torch_dir), *setup.compilers_to_install(torch_dir))"
+        )
+        command = [sys.executable, "-c", script]
+        clean = {"PATH": "", "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, env=clean, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert search(own, system) == str(own / "nvidia/cu13/bin/nvcc")
+    wanted = "nvidia-cuda-nvcc==13.0.* nvidia-cuda-crt==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-runtime==13.0.*"
+    assert search(system).endswith(f"{wanted} nvidia-cuda-cccl==13.*")
+
+
 @pytest.mark.needs_dali
 def test_dali_plugin_is_built_for_the_installed_version(tmp_path: Path) -> None:
     result = build(tmp_path, RSNA_WITH_CUDA="0", RSNA_WITH_DALI="1")
