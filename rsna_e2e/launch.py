@@ -182,7 +182,7 @@ class _Supervisor:
                 signal.signal(number, handler)
         if self.exit_code_file is not None and self.exit_code_file.exists():
             return int(self.exit_code_file.read_text())
-        if self.is_told_to_end and code:
+        if self.is_told_to_end and code not in (0, PREEMPTED):
             return 128 + signal.SIGTERM
         return code if code >= 0 else 128 - code
 
