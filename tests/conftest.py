@@ -32,9 +32,6 @@ NEEDS = {
     "apex": (_has_apex(), "NVIDIA apex"),
 }
 
-# Before oneDNN's first primitive: some hypervisors announce AMX and do not have it (see device.py).
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
-
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
