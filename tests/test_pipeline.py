@@ -13,6 +13,8 @@ from rsna_e2e.pipeline import PARTS
 from rsna_e2e.pipeline.ledger import Ledger
 from rsna_e2e.pipeline.plan import Folders, Step, plan_joint, plan_two_stage
 from rsna_e2e.pipeline.run import Pipeline, run_command
+from rsna_e2e.prepare import prepare
+from rsna_e2e.tasks import ICH
 
 
 def folders_in(root: Path) -> Folders:
@@ -206,6 +208,17 @@ def test_outputs_that_nobody_needs_may_be_removed(make: Callable[..., Pipeline])
     ]
 
 
+def test_two_processes_do_not_work_in_one_folder(make: Callable[..., Pipeline]) -> None:
+    def meet(step: Step, command: Sequence[str]) -> int:
+        with pytest.raises(UsageError, match="another process is working there"):
+            make().run(PARTS, execute=Commands(), say=quiet)
+        return 6
+
+    with pytest.raises(CommandFailedError):
+        make().run(PARTS, execute=meet, say=quiet)
+    make().run(PARTS, execute=Commands(), say=quiet)  # it has gone
+
+
 def test_other_settings_are_not_mixed_with_what_is_there(make: Callable[..., Pipeline]) -> None:
     make().run(PARTS, execute=Commands(), say=quiet)
     with pytest.raises(UsageError, match=r"images/series-all was made with .*settings\.seed 1234 instead of 5"):
@@ -234,17 +247,33 @@ def test_other_embeddings_are_not_mixed_with_what_is_there(store: Path, tmp_path
     (given / "manifest.json").write_text("1")
     pipeline.run(PARTS, execute=Commands(), say=quiet)
     (given / "manifest.json").write_text("2")
-    with pytest.raises(UsageError, match=r"sequences/given was made with .*input given"):
+    with pytest.raises(UsageError, match=r"sequences/given was made with .*input given/manifest\.json"):
         pipeline.standings()
 
 
-def test_a_store_that_was_finished_just_before_the_end_is_not_made_again(store: Path, tmp_path: Path) -> None:
-    folders = Folders(raw=tmp_path, labels=None, store=store, out=tmp_path / "single")
-    pipeline = Pipeline(plan_two_stage("single", load_two_stage("demo"), folders), folders)
+def test_a_store_is_made_once_for_all_modes_and_of_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    small.write_raw(tmp_path / "raw")
+    labels = tmp_path / "raw" / "stage_2_train.csv"
+
+    def pipeline_of(mode: str, raw: Path) -> Pipeline:
+        out = tmp_path / "out"
+        folders = Folders(raw=raw, labels=labels, store=out / "store", out=out / mode)
+        return Pipeline(plan_two_stage(mode, load_two_stage("demo"), folders), folders)
+
     commands = Commands()
-    pipeline.run(["prepare"], execute=commands, say=quiet)
-    assert commands.ran == []
-    assert "prepare" not in needed(pipeline)
+    commands.fail_at = "prepare"
+    with pytest.raises(CommandFailedError):
+        pipeline_of("full", tmp_path / "raw").run(["prepare"], execute=commands, say=quiet)
+    prepare(tmp_path / "raw", tmp_path / "out" / "store", task=ICH, n_folds=3, n_jobs=1)  # it was killed just then
+    for mode in ("full", "single"):
+        pipeline_of(mode, tmp_path / "raw").run(["prepare"], execute=commands, say=quiet)
+        assert "prepare" not in needed(pipeline_of(mode, tmp_path / "raw"))
+    with pytest.raises(UsageError, match=r"prepare was made with .*raw"):
+        pipeline_of("single", tmp_path / "elsewhere").standings()
+    labels.write_text(labels.read_text() + "\n")
+    with pytest.raises(UsageError, match=r"prepare was made with .*input raw/stage_2_train\.csv"):
+        pipeline_of("single", tmp_path / "raw").standings()
 
 
 def test_a_damaged_ledger_is_not_believed(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from rsna_e2e.pipeline import Part
 
 Verb = Literal["prepare", "train", "embed", "predict", "bag"]
 
+PREPARE = "prepare"
 EMBEDDINGS_MANIFEST = "manifest.json"  # in a folder of embeddings; it holds the checksums of all other files
 
 
@@ -57,11 +58,12 @@ def plan_prepare(folders: Folders) -> Iterator[Step]:
     if folders.raw is not None:
         labels = () if folders.labels is None else ("--labels", str(folders.labels))
         yield Step(
-            name="prepare",
+            name=PREPARE,
             part="prepare",
             verb="prepare",
             arguments=(str(folders.raw), str(folders.store), *labels),
             output=folders.store,
+            inputs=() if folders.labels is None else (folders.labels,),
             facts={"raw": hashlib.sha256(str(folders.raw.resolve()).encode()).hexdigest()[:16]},  # the path stays here
         )
 

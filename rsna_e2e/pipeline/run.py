@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 from rsna_e2e.checkpoint import drop_epochs
 from rsna_e2e.config import save_config
 from rsna_e2e.errors import BadInputError, CommandFailedError, UsageError
-from rsna_e2e.files import make_folder, sha256_of
+from rsna_e2e.files import lock_folder, make_folder, sha256_of
 from rsna_e2e.launch import supervise
 from rsna_e2e.pipeline import Part
 from rsna_e2e.pipeline.ledger import Ledger, State
-from rsna_e2e.pipeline.plan import Folders, Step
+from rsna_e2e.pipeline.plan import PREPARE, Folders, Step
 from rsna_e2e.store import Store
 
 Execute = Callable[[Step, Sequence[str]], int]
@@ -36,7 +37,8 @@ class Pipeline:
     def __init__(self, steps: Sequence[Step], folders: Folders, *, device: str = "auto") -> None:
         self.steps, self.folders = tuple(steps), folders
         self._device = device
-        self._ledger = Ledger(folders.out / "steps")
+        self._own_ledger = Ledger(folders.out / "steps")
+        self._store_ledger = Ledger(folders.store.parent / "steps")  # the store serves all modes
         self._data_hash: str | None = None
 
     def standings(self) -> list[Standing]:
@@ -58,9 +60,20 @@ class Pipeline:
         """Run the steps of these parts that are needed.
 
         execute: runs one command and returns its exit code; by default in a process. Raises CommandFailedError with
-        the exit code of a step that failed, and UsageError when a step needs one of a part that is left out.
+        the exit code of a step that failed, and UsageError when a step needs one of a part that is left out, or another
+        process is at work in the same folder.
         """
-        execute = execute or run_command
+        with _alone_in(self.folders.out):
+            self._run(only, execute or run_command, say)
+
+    def command(self, step: Step) -> list[str]:
+        """Return the words of a step's command, as a user could type it."""
+        computes = step.verb in ("train", "embed", "predict")
+        settings = ["--recipe", str(self.folders.settings(step))] if step.settings else []
+        device = ["--device", self._device] if computes and self._device != "auto" else []
+        return ["rsna-e2e", step.verb, *step.arguments, *settings, *device]
+
+    def _run(self, only: Sequence[Part], execute: Execute, say: Callable[[str], None]) -> None:
         todo = {standing.step.name for standing in self.standings() if standing.is_needed}
         for number, step in enumerate(self.steps, start=1):
             if step.name not in todo or step.part not in only:
@@ -72,16 +85,9 @@ class Pipeline:
             self._run_step(step, execute)
             todo.discard(step.name)
 
-    def command(self, step: Step) -> list[str]:
-        """Return the words of a step's command, as a user could type it."""
-        computes = step.verb in ("train", "embed", "predict")
-        settings = ["--recipe", str(self.folders.settings(step))] if step.settings else []
-        device = ["--device", self._device] if computes and self._device != "auto" else []
-        return ["rsna-e2e", step.verb, *step.arguments, *settings, *device]
-
     def _run_step(self, step: Step, execute: Execute) -> None:
         made_of = self._made_of(step)
-        self._ledger.begin(step.name, made_of)
+        self._ledger(step.name).begin(step.name, made_of)
         if step.settings is not None:
             make_folder(self.folders.settings(step).parent)
             save_config(step.settings, path=self.folders.settings(step))
@@ -91,14 +97,17 @@ class Pipeline:
         code = 0 if is_whole else execute(step, self.command(step))
         if code:
             raise CommandFailedError(f"{step.name} ended with exit code {code}; what came before is kept", code)
-        self._ledger.finish(step.name, made_of, elapsed_s=time.monotonic() - began_s)
+        self._ledger(step.name).finish(step.name, made_of, elapsed_s=time.monotonic() - began_s)
         if step.spent is not None:
             drop_epochs(step.spent)
 
+    def _ledger(self, name: str) -> Ledger:
+        return self._store_ledger if name == PREPARE else self._own_ledger
+
     def _state(self, step: Step) -> State:
-        if self._ledger.digest(step.name) is None:
+        if self._ledger(step.name).digest(step.name) is None:
             return "to do"
-        return self._ledger.state(step.name, self._made_of(step))
+        return self._ledger(step.name).state(step.name, self._made_of(step))
 
     def _made_of(self, step: Step) -> dict[str, Any]:
         """All that the result of a step depends on, as plain values."""
@@ -109,15 +118,28 @@ class Pipeline:
             made_of["data_hash"] = self._hash_of_data()
         for path in step.inputs:
             if not path.is_file():
-                raise BadInputError(f"{path}: no such file. Give a folder made by rsna-e2e embed")
-            made_of[f"input {path.parent.name}"] = sha256_of(path)
-        return made_of | {f"after {name}": self._ledger.digest(name) for name in step.depends}
+                raise BadInputError(f"{path}: no such file. --embeddings are folders made by rsna-e2e embed")
+            made_of[f"input {path.parent.name}/{path.name}"] = sha256_of(path)
+        return made_of | {f"after {name}": self._ledger(name).digest(name) for name in step.depends}
 
     def _hash_of_data(self) -> str | None:
         """What stands for the data of the store; None when there is no store yet."""
         if self._data_hash is None and self.folders.store.exists():
             self._data_hash = Store.open(self.folders.store).data_hash
         return self._data_hash
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    make_folder(folder)
+    try:
+        lock = lock_folder(folder)
+    except BlockingIOError:
+        raise UsageError(f"{folder}: another process is working there. Wait for it, or give another --out") from None
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def run_command(step: Step, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
