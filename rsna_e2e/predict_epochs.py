@@ -11,6 +11,7 @@ import numpy as np
 from rsna_e2e.bagging import write_submission
 from rsna_e2e.batch import Rows
 from rsna_e2e.checkpoint import find_checkpoint, kept_epochs, weights_sha256
+from rsna_e2e.config import load_config
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.files import write_json
@@ -18,6 +19,7 @@ from rsna_e2e.metrics import weighted_log_loss
 from rsna_e2e.predict import Predictor, make_table, prepare_submission
 from rsna_e2e.predictions import PredictionTable
 from rsna_e2e.records import Float64Array, Progress, no_progress
+from rsna_e2e.runlog import CONFIG
 from rsna_e2e.split import series_folds
 from rsna_e2e.store import Store
 
@@ -61,14 +63,10 @@ def predict_epochs(
 
     The submission and its predictions table are as `predict` writes them; `<out>.epochs.json` says which checkpoints
     were averaged, and how each and their mean score on the fold that the run held out, where the store has it. Raises
-    what `predict` raises, and BadInputError for an epoch that was not kept.
+    what `predict` raises, and BadInputError for an epoch that was not kept and a run that has not ended.
     """
     prepare_submission(out)
-    chosen = list(kept_epochs(run)) if epochs is None else list(epochs)
-    if not chosen:
-        raise BadInputError(f"{run}: no epoch has ended yet. Train it to its end")
-    if chosen != list(range(1, chosen[-1] + 1)) and epochs is None:
-        raise BadInputError(f"{run}: has the ends of epochs {chosen} only. Remove the run and train it again")
+    chosen = _all_epochs(run) if epochs is None else list(epochs)
     predictor = Predictor(run, store, embeddings=embeddings, device=device)
     positions = predictor.positions(split)
     validation = _Validation(predictor)
@@ -96,6 +94,20 @@ def predict_epochs(
     listed = [asdict(member) for member in members]
     write_json(manifest, {"task": predictor.task.name, "split": split, "n_slices": len(rows), "members": listed})
     return EpochMean(submission=out, manifest=manifest, table=table, members=tuple(members))
+
+
+def _all_epochs(run: Path) -> list[int]:
+    """The epochs in which what predicts was trained: those of a phase before the head's do not count."""
+    config = load_config(run / CONFIG)
+    n_before = config.slice_phase.epochs if config.slice_phase is not None else 0
+    first, last = (1, n_before) if config.model.head == "none" else (n_before + 1, n_before + config.epochs)
+    kept = [epoch for epoch in kept_epochs(run) if epoch >= first]
+    has_ended = bool(kept) and (kept[-1] == last or config.early_stopping_epochs is not None)
+    if not has_ended:
+        raise BadInputError(f"{run}: has not come to its end, epoch {last}. Go on with train --resume auto")
+    if kept != list(range(first, kept[-1] + 1)):
+        raise BadInputError(f"{run}: has the ends of epochs {kept} only. Remove the run and train it again")
+    return kept
 
 
 class _Validation:

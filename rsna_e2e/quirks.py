@@ -44,9 +44,9 @@ def measure_quirks(
     """
     task = get_task(config.task)
     labelled = [position for position, span in enumerate(store.series) if span.split == "train"]
-    chosen = [labelled[i] for i in np.unique(np.linspace(0, len(labelled) - 1, n_series).astype(int))]
     if not labelled:
         raise UsageError(f"{store.path}: has no labelled series. Prepare with --labels")
+    chosen = [labelled[i] for i in np.unique(np.linspace(0, len(labelled) - 1, n_series).astype(int))]
     return (
         *_pixels(store, config, task, chosen, progress),
         _crop(store, chosen),

@@ -29,8 +29,25 @@ def compare_configs(saved: RunConfig, wanted: RunConfig) -> dict[str, tuple[Any,
     return {
         name: values
         for name, values in _differences("", saved, wanted).items()
-        if not any(name == free or name.startswith(f"{free}.") for free in _FREE) and values[1] != "auto"
+        if not _is_free(name) and values[1] != "auto"
     }
+
+
+def what_matters(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that a result depends on, as plain values by section."""
+    return _mattering("", config.model_dump(mode="json"))
+
+
+def _mattering(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _mattering(f"{prefix}{name}.", value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if not _is_free(f"{prefix}{name}")
+    }
+
+
+def _is_free(name: str) -> bool:
+    return any(name == free or name.startswith(f"{free}.") for free in _FREE)
 
 
 def check_same_settings(run: Path, *, saved: RunConfig, wanted: RunConfig) -> None:

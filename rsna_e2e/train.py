@@ -74,15 +74,18 @@ def train(
     embeddings: what a head without a backbone learns from, in the place of images. init_from: a run folder or a
     safetensors file of a joint model to start from. resume: go on from the last whole
     checkpoint of `run`, if there is one. is_stopping: asked after every step; a run that is told to stop saves first.
-    All `ranks` call this alike. Raises UsageError when `run` exists and is not to be resumed, has other settings, or no
-    series is left to train on; BadInputError for unusable weights; DivergedError when the loss stays not finite;
-    PreemptedError when it was told to stop.
+    All `ranks` call this alike. Raises UsageError when `run` exists and is not to be resumed, has other settings, when
+    no series is left to train on, and when the classifier of the embeddings saw what is to be validated on;
+    BadInputError for unusable weights; DivergedError when the loss stays not finite; PreemptedError when it was told to
+    stop.
     """
     task = get_task(config.task)
     check_labels(store, task)
     n_channels = count_channels(config, task, embeddings)
     data_hash = store.data_hash if embeddings is None else embeddings.data_hash
     training, held_out = split_series(store, config)
+    if embeddings is not None and held_out:
+        _check_unseen(embeddings, config)
     resumed_at, last = _find_last(run, config, store, data_hash, ranks) if resume else (None, None)
     if last is not None and (run / SUMMARY_NAME).is_file():
         return _read_summary(run)
@@ -141,6 +144,17 @@ def train(
         if ranks.is_main:
             write_json(run / SUMMARY_NAME, asdict(summary))
     return summary
+
+
+def _check_unseen(embeddings: Embeddings, config: RunConfig) -> None:
+    """Raise UsageError unless the classifiers held out what is to be validated on."""
+    for source in embeddings.sources:
+        if (source.held_out_fold, source.folds) != (config.validation_fold, config.folds):
+            held_out = "no fold" if source.held_out_fold is None else f"fold {source.held_out_fold} ({source.folds})"
+            raise UsageError(
+                f"validation on fold {config.validation_fold} ({config.folds}) would flatter: the embeddings are by a "
+                f"classifier that held out {held_out}. Set validation_fold and folds alike, or validation_fold=null"
+            )
 
 
 def _find_last(

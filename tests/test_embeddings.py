@@ -94,6 +94,8 @@ def test_out_of_fold_a_series_gets_its_embeddings_from_who_did_not_see_it(store:
     np.testing.assert_array_equal(embeddings.read(np.arange(len(store))), expected)
     with pytest.raises(UsageError, match="its classifier held out fold 1, not 2: it has seen these series"):
         Embeddings.open([paths[0]], store, out_of_fold={2: [paths[1]]}, fold_of_series=folds)
+    with pytest.raises(UsageError, match=r"there is none of \[1\]"):
+        Embeddings.open([paths[0]], store, out_of_fold={f: [paths[f]] for f in (0, 2)}, fold_of_series=folds)
 
 
 def test_a_folder_is_gone_on_with_and_whole_shards_stay(store: Store, tmp_path: Path) -> None:

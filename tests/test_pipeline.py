@@ -1,19 +1,24 @@
 """Plans by counting, the ledger by tampering, and chains of commands that stop anywhere."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import sequences
 import small
 
 from rsna_e2e.config import load_config, load_two_stage
 from rsna_e2e.errors import BadInputError, CommandFailedError, UsageError
 from rsna_e2e.pipeline import PARTS
+from rsna_e2e.pipeline.checks import check_store
 from rsna_e2e.pipeline.ledger import Ledger
 from rsna_e2e.pipeline.plan import Folders, Step, plan_joint, plan_two_stage
 from rsna_e2e.pipeline.run import Pipeline, run_command
 from rsna_e2e.prepare import prepare
+from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 
 
@@ -113,9 +118,13 @@ def test_the_switch_turns_on_every_quirk_and_its_absence_none(tmp_path: Path) ->
     )
 
 
-def test_fast_heads_are_named_by_their_folders(tmp_path: Path) -> None:
+def test_fast_heads_are_named_by_their_folders(store: Path, tmp_path: Path) -> None:
     given = [tmp_path / "a" / "epoch1", tmp_path / "b" / "epoch1", tmp_path / "c"]
+    opened = Store.open(store)
+    for fold, folder in enumerate(given):
+        sequences.write_embeddings(folder, opened, fold=fold)
     steps = plan_two_stage("fast", load_two_stage("demo"), folders_in(tmp_path), embeddings=given)
+    assert [s.settings.validation_fold for s in steps if s.settings is not None] == [0, 1, 2]  # as their classifiers
     assert [s.name for s in steps if s.verb == "train"] == [
         "sequences/epoch1-0",
         "sequences/epoch1-1",
@@ -125,7 +134,7 @@ def test_fast_heads_are_named_by_their_folders(tmp_path: Path) -> None:
 
 def test_the_joint_plan_trains_and_predicts(tmp_path: Path) -> None:
     steps = plan_joint(load_config("demo"), folders_in(tmp_path))
-    assert names(steps) == ["prepare", "joint", "submission"]
+    assert names(steps) == ["prepare", "joint", "predictions/joint", "submission"]
     assert steps[1].settings is not None
     assert steps[1].settings.validation_fold is None
     assert steps[1].scale == 8  # 4 epochs of mixed slices, 4 of whole series
@@ -179,6 +188,98 @@ def test_the_epochs_of_a_head_go_when_it_has_predicted(make: Callable[..., Pipel
     assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["step-00000003-epoch-003"]
 
 
+def test_epochs_that_a_kill_left_behind_go_with_the_next_start(make: Callable[..., Pipeline]) -> None:
+    make().run(PARTS, execute=Commands(), say=quiet)
+    run = make().folders.out / "sequences" / "series-all-epoch1"
+    for epoch in (1, 2):
+        (run / "checkpoints" / f"step-{epoch:08d}-epoch-{epoch:03d}").mkdir(parents=True)
+    make().run(PARTS, execute=Commands(), say=quiet)
+    assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["step-00000002-epoch-002"]
+
+
+def test_a_head_starts_over_when_its_predictions_are_gone(make: Callable[..., Pipeline]) -> None:
+    make().run(PARTS, execute=Commands(), say=quiet)
+    outputs = {step.name: step.output for step in make().steps}
+    outputs["submission"].unlink()
+    outputs["predictions/series-all-epoch2"].unlink()
+    left = outputs["sequences/series-all-epoch2"].parent / "left"
+    left.touch()
+    commands = Commands()
+    make().run(PARTS, execute=commands, say=quiet)
+    assert commands.ran == ["sequences/series-all-epoch2", "predictions/series-all-epoch2", "submission"]
+    assert not left.exists()
+
+
+def test_a_store_that_was_removed_does_not_spoil_what_is_done(store: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "store"
+    shutil.copytree(store, kept)
+    folders = Folders(raw=tmp_path, labels=None, store=kept, out=tmp_path / "single")
+    commands = Commands()
+    for _ in range(2):
+        pipeline = Pipeline(plan_two_stage("single", load_two_stage("demo"), folders), folders)
+        pipeline.run(PARTS, execute=commands, say=quiet)
+        if kept.exists():
+            shutil.rmtree(kept)
+    without_raw = replace(folders, raw=None)
+    pipeline = Pipeline(plan_two_stage("single", load_two_stage("demo"), without_raw), without_raw)
+    assert needed(pipeline) == []
+    assert commands.ran.count("submission") == 1
+
+
+def test_more_members_are_averaged_again(make: Callable[..., Pipeline]) -> None:
+    make("two_stage.image_epochs=[1]").run(PARTS, execute=Commands(), say=quiet)
+    commands = Commands()
+    make("two_stage.image_epochs=[1, 2]").run(PARTS, execute=commands, say=quiet)
+    assert commands.ran[-1] == "submission"
+    assert "images/series-all" not in commands.ran
+
+
+def test_what_does_not_change_a_result_may_change(make: Callable[..., Pipeline]) -> None:
+    make().run(PARTS, execute=Commands(), say=quiet)
+    assert needed(make("images.graph_slices=8", "sequences.loader.threads=1")) == []
+
+
+def test_a_store_that_does_not_suit_is_refused_before_anything_is_trained(store: Path, tmp_path: Path) -> None:
+    folders = Folders(raw=None, labels=None, store=store, out=tmp_path / "full")
+    for settings, message in (
+        (["two_stage.folds=[0, 7]"], r"has folds \[0, 1, 2\]; two_stage.folds asks for \[0, 7\]"),
+        (["two_stage.out_of_fold=true"], r"--set two_stage.folds=\[0, 1, 2\]"),
+    ):
+        config = load_two_stage("demo", settings)
+        plan = plan_two_stage("full", config, folders)
+        commands = Commands()
+        with pytest.raises(UsageError, match=message):
+            Pipeline(plan, folders, check=partial(check_store, config=config)).run(PARTS, execute=commands, say=quiet)
+        assert commands.ran == []
+
+
+def test_a_store_without_a_test_split_is_refused(tmp_path: Path) -> None:
+    small.write_raw(tmp_path / "raw", n_unlabelled=0)
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_folds=3, n_jobs=1)
+    with pytest.raises(UsageError, match="no unlabelled series"):
+        check_store(Store.open(tmp_path / "store"), None)
+
+
+@pytest.mark.parametrize(
+    "setting", ["two_stage.folds=[0, 0]", "two_stage.views=[plain, plain]", "two_stage.image_epochs=[3]"]
+)
+def test_a_plan_that_cannot_work_is_refused(setting: str) -> None:
+    with pytest.raises(UsageError, match=r"twice|after the last"):
+        load_two_stage("demo", [setting])
+
+
+def test_heads_that_pad_on_the_left_are_trained_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(
+        "rsna_e2e.pipeline.run.supervise", lambda words, environment: given.append(dict(environment)) or 0
+    )
+    for setting in ("two_stage.match_reference=false", "two_stage.match_reference=true"):
+        plan = plan_two_stage("single", load_two_stage("demo", [setting]), folders_in(tmp_path))
+        (head, *_) = [step for step in plan if step.name.startswith("sequences/")]
+        run_command(head, ["rsna-e2e", "train", "store", "run"], {})
+    assert [environment.get("NPROC") for environment in given] == [None, "1"]
+
+
 def test_settings_reach_the_command_that_trains(make: Callable[..., Pipeline]) -> None:
     pipeline = make("images.seed=77")
     pipeline.run(["images"], execute=Commands(), say=quiet)
@@ -203,6 +304,7 @@ def test_outputs_that_nobody_needs_may_be_removed(make: Callable[..., Pipeline])
     outputs["submission"].unlink()
     assert needed(make()) == [
         "embeddings/series-all-epoch1",  # the prediction is made from them again
+        "sequences/series-all-epoch1",  # whose epochs went when it had predicted
         "predictions/series-all-epoch1",
         "submission",
     ]
@@ -239,14 +341,14 @@ def test_other_data_are_not_mixed_with_what_is_there(make: Callable[..., Pipelin
 
 def test_other_embeddings_are_not_mixed_with_what_is_there(store: Path, tmp_path: Path) -> None:
     given = tmp_path / "given"
-    given.mkdir()
     folders = Folders(raw=None, labels=None, store=store, out=tmp_path / "fast")
-    pipeline = Pipeline(plan_two_stage("fast", load_two_stage("demo"), folders, embeddings=[given]), folders)
     with pytest.raises(BadInputError, match="rsna-e2e embed"):
-        pipeline.run(PARTS, execute=Commands(), say=quiet)
-    (given / "manifest.json").write_text("1")
+        plan_two_stage("fast", load_two_stage("demo"), folders, embeddings=[given])
+    sequences.write_embeddings(given, Store.open(store))
+    pipeline = Pipeline(plan_two_stage("fast", load_two_stage("demo"), folders, embeddings=[given]), folders)
     pipeline.run(PARTS, execute=Commands(), say=quiet)
-    (given / "manifest.json").write_text("2")
+    shutil.rmtree(given)
+    sequences.write_embeddings(given, Store.open(store), seed=1)
     with pytest.raises(UsageError, match=r"sequences/given was made with .*input given/manifest\.json"):
         pipeline.standings()
 

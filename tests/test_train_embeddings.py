@@ -68,6 +68,21 @@ def test_a_head_learns_from_embeddings(data: Data, tmp_path: Path) -> None:
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) / 5
 
 
+@pytest.mark.parametrize("setting", ["validation_fold=1", "folds=published"])
+def test_a_head_is_not_validated_on_what_its_classifier_saw(data: Data, tmp_path: Path, setting: str) -> None:
+    with pytest.raises(UsageError, match=r"would flatter: .* held out fold 0 \(store\)"):
+        train(data.store, tmp_path / "run", sequences.config(setting), embeddings=data.embeddings, device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mean_is_not_made_of_a_run_that_has_not_ended(data: Data, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(data.run, run)
+    save_config(sequences.config("epochs=4"), path=run / "config.yaml")
+    with pytest.raises(BadInputError, match="has not come to its end, epoch 4"):
+        predict_epochs(run, data.store, split="test", out=tmp_path / "a.csv", embeddings=data.embeddings, device="cpu")
+
+
 def test_a_run_says_what_it_learned_from(data: Data) -> None:
     manifest = json.loads((data.run / "manifest.json").read_text())
     assert manifest["data_hash"] == data.embeddings.data_hash != data.store.data_hash

@@ -80,7 +80,9 @@ class SeriesStep:
 
     def head_alone(self) -> torch.Tensor:
         """Gradients of the heads, from embeddings that are given."""
-        embeddings_NF = torch.rand(self.n_slices, self._n_features(), device=self.compute.device, requires_grad=True)
+        embeddings_NF = torch.rand(
+            self.n_slices, self._model.n_features, device=self.compute.device, requires_grad=True
+        )
         loss = self._loss(embeddings_NF)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
@@ -124,9 +126,6 @@ class SeriesStep:
         known = torch.ones_like(self._labels, dtype=torch.bool)
         total, weight = weighted_bce(logits, self._labels, known, label_weights_L=self._label_weights)
         return total / weight
-
-    def _n_features(self) -> int:
-        return int(getattr(self._model.backbone, "head_hidden_size", self._model.backbone.num_features))
 
 
 def measure_peak(config: RunConfig, device: str, n_slices: int, *, is_whole: bool) -> float:

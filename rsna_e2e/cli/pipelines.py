@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from rsna_e2e.pipeline import PARTS
 from rsna_e2e.tasks import get_task
 
 if TYPE_CHECKING:
+    from rsna_e2e.config import TwoStageConfig
     from rsna_e2e.pipeline.forecast import Forecast
     from rsna_e2e.pipeline.run import Pipeline
 
@@ -110,6 +112,7 @@ def _pipeline(options: argparse.Namespace) -> None:
 
 def _make(options: argparse.Namespace) -> "Pipeline":
     from rsna_e2e.config import load_config, load_two_stage
+    from rsna_e2e.pipeline.checks import check_store
     from rsna_e2e.pipeline.plan import Folders, plan_joint, plan_two_stage
     from rsna_e2e.pipeline.run import Pipeline
     from rsna_e2e.store import is_store
@@ -124,23 +127,29 @@ def _make(options: argparse.Namespace) -> "Pipeline":
     folders = Folders(raw=raw, labels=options.labels, store=store, out=options.out / options.mode)
     if options.mode == "joint":
         steps = plan_joint(load_config(options.recipe, options.set), folders)
-    else:
-        embeddings = _embeddings(options) if options.mode == "fast" else ()
-        steps = plan_two_stage(
-            options.mode, load_two_stage(options.recipe, options.set), folders, embeddings=embeddings
-        )
-    return Pipeline(steps, folders, device=options.device)
+        return Pipeline(steps, folders, device=options.device, check=lambda store: check_store(store, None))
+    config = load_two_stage(options.recipe, options.set)
+    embeddings = _embeddings(options, config) if options.mode == "fast" else ()
+    steps = plan_two_stage(options.mode, config, folders, embeddings=embeddings)
+    of_folds = config if options.mode == "full" else None
+    return Pipeline(steps, folders, device=options.device, check=lambda store: check_store(store, of_folds))
 
 
-def _embeddings(options: argparse.Namespace) -> list[Path]:
-    """Those given, or those of one classifier that the full or single mode has left: its first."""
+def _embeddings(options: argparse.Namespace, config: "TwoStageConfig") -> list[Path]:
+    """Those given, or those of the first classifier whose embeddings the full or single mode has left."""
+    from rsna_e2e.embeddings import MANIFEST
+    from rsna_e2e.pipeline.plan import classifier_name
+
     if options.embeddings:
         return list(options.embeddings)
     for mode in ("full", "single"):
-        folders = sorted((options.out / mode / "embeddings").glob("*-epoch*/manifest.json"))
-        first = {path.parent.name.rpartition("-epoch")[0] for path in folders}
-        if first:
-            return [path.parent for path in folders if path.parent.name.rpartition("-epoch")[0] == min(first)]
+        for crop, fold in product(
+            config.two_stage.crops, (config.two_stage.folds or ()) if mode == "full" else (None,)
+        ):
+            who = options.out / mode / "embeddings" / classifier_name(crop, fold)
+            folders = [who.with_name(f"{who.name}-epoch{epoch}") for epoch in config.image_epochs]
+            if found := [folder for folder in folders if (folder / MANIFEST).is_file()]:
+                return found
     raise UsageError(
         f"{options.out}: no embeddings there. Run mode full or single up to --part embeddings, or give --embeddings"
     )

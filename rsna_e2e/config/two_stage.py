@@ -36,11 +36,19 @@ class TwoStageSettings(Frozen):
             raise ValueError("jpeg belongs to the published pipeline: set match_reference too")
         if self.out_of_fold and self.folds is None:
             raise ValueError("out_of_fold needs folds")
+        for name in ("folds", "crops", "views", "image_epochs"):
+            values = getattr(self, name) or ()
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names something twice")
         return self
 
 
 class TwoStageConfig(Frozen):
-    """The settings, and the configurations of both kinds of training run."""
+    """The settings, and the configurations of both kinds of training run.
+
+    `two_stage` decides about their crop and validation_fold, and that all epochs are kept; match_reference about all
+    quirks together. To try one of them alone, leave it off and set that one, such as sequences.model.padding=left.
+    """
 
     recipe: str
     two_stage: TwoStageSettings
@@ -53,6 +61,9 @@ class TwoStageConfig(Frozen):
             raise ValueError("images trains a classifier of single images: set images.model.head=none")
         if self.sequences.model.backbone != "none":
             raise ValueError("sequences trains on embeddings: set sequences.model.backbone=none")
+        assert self.images.slice_phase is not None  # without a head there is one
+        if max(self.two_stage.image_epochs or (1,)) > self.images.slice_phase.epochs:
+            raise ValueError("image_epochs names an epoch after the last: raise images.slice_phase.epochs")
         return self
 
     @property
@@ -74,6 +85,11 @@ class TwoStageConfig(Frozen):
             changes |= {"folds": settings.folds[:1], "out_of_fold": False}
         return self.model_copy(update={"two_stage": settings.model_copy(update=changes)})
 
+    @property
+    def images_folds(self) -> Literal["store", "published"]:
+        """The rule by which series belong to folds."""
+        return "published" if self.two_stage.match_reference else self.images.folds
+
     def image_run(self, *, crop: Crop, fold: int | None) -> RunConfig:
         """The run that trains the image classifier of a crop with `fold` held out."""
         settings, config = self.two_stage, self.images
@@ -93,21 +109,24 @@ class TwoStageConfig(Frozen):
     def sequence_run(self, *, fold: int | None) -> RunConfig:
         """The run that trains a recurrent head on embeddings with `fold` held out."""
         settings, config = self.two_stage, self.sequences
-        order, padding = ("published", "left") if settings.match_reference else ("geometric", "packed")
+        quirks: dict[str, object] = {}
+        if settings.match_reference:
+            quirks["loader"] = config.loader.model_copy(update={"slice_order": "published"})
+            quirks["model"] = config.model.model_copy(update={"padding": "left"})
         return config.model_copy(
             update={
                 **self._split(fold),
-                "loader": config.loader.model_copy(update={"slice_order": order}),
-                "model": config.model.model_copy(update={"padding": padding}),
+                **quirks,
                 "checkpoint": config.checkpoint.model_copy(update={"keep_epochs": True}),
             }
         )
 
     def _split(self, fold: int | None) -> dict[str, object]:
         """Source of the thousand slices: darraghdog/rsna, trainorig.py."""
-        matches = self.two_stage.match_reference
+        if not self.two_stage.match_reference:
+            return {"validation_fold": fold}
         return {
             "validation_fold": fold,
-            "folds": "published" if matches else "store",
-            "training_slices_scored": 1000 if matches and fold is None else None,
+            "folds": "published",
+            "training_slices_scored": 1000 if fold is None else None,
         }

@@ -9,8 +9,18 @@ with and never mixed. A row is read by byte offset, without the HDF5 library or 
 """
 
 from rsna_e2e.embeddings.folder import EmbeddingFolder
-from rsna_e2e.embeddings.layout import EmbeddingsError, Source
+from rsna_e2e.embeddings.layout import MANIFEST, EmbeddingsError, Manifest, Source, read_manifest
 from rsna_e2e.embeddings.reader import Embeddings
 from rsna_e2e.embeddings.writer import SHARD_SLICES, EmbeddingWriter
 
-__all__ = ["SHARD_SLICES", "EmbeddingFolder", "EmbeddingWriter", "Embeddings", "EmbeddingsError", "Source"]
+__all__ = [
+    "MANIFEST",
+    "SHARD_SLICES",
+    "EmbeddingFolder",
+    "EmbeddingWriter",
+    "Embeddings",
+    "EmbeddingsError",
+    "Manifest",
+    "Source",
+    "read_manifest",
+]

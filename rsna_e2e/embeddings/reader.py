@@ -10,6 +10,7 @@ import numpy as np
 
 from rsna_e2e.batch import Rows
 from rsna_e2e.embeddings.folder import EmbeddingFolder
+from rsna_e2e.embeddings.layout import Source
 from rsna_e2e.errors import UsageError
 from rsna_e2e.records import Float32Array
 from rsna_e2e.store import Store
@@ -48,7 +49,8 @@ class Embeddings:
 
         out_of_fold: for a fold, the folders that its series get their embeddings from instead, in the same order.
         fold_of_series: the fold of every series of the store, needed for that. Raises EmbeddingsError for a folder that
-        cannot be used, UsageError for one given twice and for a classifier that did not hold out its fold.
+        cannot be used, UsageError for one given twice, for a classifier that did not hold out its fold, and for a fold
+        that none held out.
         """
         _check_once(paths)
         backbones: list[dict[int | None, EmbeddingFolder]] = [
@@ -60,9 +62,19 @@ class Embeddings:
             for backbone, path in zip(backbones, others, strict=True):
                 backbone[fold] = _open_kin(path, store, fold=fold, of=backbone[_OTHERS])
         assert not out_of_fold or fold_of_series is not None
+        if out_of_fold and (lacking := {fold for fold in fold_of_series or () if fold >= 0} - set(out_of_fold)):
+            raise UsageError(
+                f"out of fold, every fold needs a classifier that held it out; there is none of {sorted(lacking)}. "
+                "Train those too"
+            )
         folds = [-1] * len(store.series) if fold_of_series is None else fold_of_series
         lengths = [span.n_slices for span in store.series]
         return cls(store, backbones, np.repeat(np.array(folds, dtype=np.int64), lengths))
+
+    @property
+    def sources(self) -> list[Source]:
+        """Where the embeddings of series in no fold of their own come from, backbone by backbone."""
+        return [folders[_OTHERS].manifest.source for folders in self._backbones]
 
     @property
     def classifiers(self) -> list[list[str]]:

@@ -17,6 +17,8 @@ import torch
 from rsna_e2e.bench.series_step import SeriesStep
 from rsna_e2e.config import RunConfig
 from rsna_e2e.dicom import read_slice
+from rsna_e2e.embeddings import MANIFEST, read_manifest
+from rsna_e2e.errors import BadInputError
 from rsna_e2e.labels import read_labels
 from rsna_e2e.model import JointModel
 from rsna_e2e.pipeline.plan import Folders, Step
@@ -32,6 +34,7 @@ PROBE_TURNS = 3  # the first is warm-up
 BYTES_PER_SLICE = 512 * 512 * 2  # int16
 HELD_OUT = 0.2  # of the labelled slices, while nobody knows the folds: one of five
 STATE = 3  # an optimiser of Adam's kind keeps two numbers for each weight
+N_KEPT = 2  # epochs of a head that has predicted: the last and the best
 BYTES_PER_PREDICTION = 60  # a line of a submission, and its cell of the table
 
 Rate = Callable[[Step], float]
@@ -76,6 +79,8 @@ class _Counts:
             return
         assert folders.raw is not None
         self.n_slices = len(find_files(folders.raw)[0])
+        if self.n_slices == 0:
+            raise BadInputError(f"{folders.raw}: holds no files. Give the folder that holds the DICOM files")
         labels = folders.labels or find_labels(folders.raw)
         labelled = len(read_labels(labels, get_task(task_name)).image_ids) if labels else 0
         self.n_test = max(self.n_slices - labelled, 0)
@@ -121,8 +126,13 @@ class _Sizes:
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self._steps = {step.name: step for step in steps}
-        images = [s for s in steps if s.settings and s.settings.model.backbone != "none"]
-        self.n_features = _width(images[0].settings) if images and images[0].settings else None
+        images = [s.settings for s in steps if s.settings is not None and s.settings.model.backbone != "none"]
+        stored = [path.parent for step in steps for path in step.inputs if path.name == MANIFEST]
+        self.n_features: int | None = None
+        if images:
+            self.n_features = _on_meta(images[0], n_features=None).n_features
+        elif stored:
+            self.n_features = read_manifest(stored[0]).width
 
     def settings_of(self, step: Step) -> RunConfig | None:
         """The settings of a step's model: its own, or those of the training that it comes after."""
@@ -143,18 +153,14 @@ def _on_meta(config: RunConfig, *, n_features: int | None) -> JointModel:
         return JointModel(config.model.without_initial_weights(), n_channels=n_channels, n_labels=len(task.label_names))
 
 
-def _width(config: RunConfig) -> int:
-    backbone = _on_meta(config, n_features=None).backbone
-    return int(getattr(backbone, "head_hidden_size", backbone.num_features))
-
-
 def _bytes(step: Step, n_slices: int, sizes: _Sizes) -> int:
     match step.verb:
         case "prepare":
             return n_slices * BYTES_PER_SLICE
         case "train":
             assert step.settings is not None
-            return sizes.n_weights(step.settings) * 4 * STATE * step.scale
+            n_kept = N_KEPT if step.settings.model.backbone == "none" else step.scale
+            return sizes.n_weights(step.settings) * 4 * STATE * min(n_kept, step.scale)
         case "embed":
             return n_slices * (sizes.n_features or 0) * 4
     return n_slices // step.scale * BYTES_PER_PREDICTION

@@ -30,12 +30,18 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def state(self, name: str, made_of: Mapping[str, Any]) -> State:
-        """Say how far a step is. Raises UsageError, with the differences, when it was begun with something else."""
+    def state(self, name: str, made_of: Mapping[str, Any], *, may_change: bool = False) -> State:
+        """Say how far a step is. Raises UsageError, with the differences, when it was begun with something else.
+
+        may_change: what differs makes it a step to do again instead. A value in `made_of` that is None is not known.
+        """
         entry = self._read(name)
         if entry is None:
             return "to do"
-        differences = list(_differences(entry.made_of, dict(made_of)))
+        known = {key: value for key, value in entry.made_of.items() if made_of.get(key, value) is not None}
+        differences = list(_differences(known, {key: value for key, value in made_of.items() if value is not None}))
+        if differences and may_change:
+            return "to do"
         if differences:
             shown = "; ".join(differences[:_SHOWN]) + "; ..." * (len(differences) > _SHOWN)
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Which commands a training consists of, in which order, and what each depends on. Nothing is run or read here."""
+"""Which commands a training consists of, in which order, and what each depends on. Nothing is run here."""
 
 import hashlib
 import os
@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rsna_e2e.bagging import CLIP
 from rsna_e2e.config import Crop, Mode, RunConfig, TwoStageConfig
+from rsna_e2e.embeddings import MANIFEST as EMBEDDINGS_MANIFEST
+from rsna_e2e.embeddings import read_manifest
 from rsna_e2e.pipeline import Part
 
 Verb = Literal["prepare", "train", "embed", "predict", "bag"]
 
 PREPARE = "prepare"
-EMBEDDINGS_MANIFEST = "manifest.json"  # in a folder of embeddings; it holds the checksums of all other files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +75,10 @@ def plan_joint(config: RunConfig, folders: Folders) -> tuple[Step, ...]:
     everything = config.model_copy(update={"validation_fold": None})
     plan = _Plan(folders)
     train = plan.train("joint", "sequences", everything, scale=_epochs(everything))
-    submission = folders.out / "submission.csv.gz"
-    plan.add("submission", "bag", "predict", (_run(train), str(folders.store), "--out", str(submission)),
-             submission, depends=(train.name,))  # fmt: skip
+    predicted = folders.out / "predictions" / "joint.csv.gz"
+    arguments = (_run(train), str(folders.store), "--out", str(predicted))
+    predict = plan.add("predictions/joint", "sequences", "predict", arguments, predicted, depends=(train.name,))
+    plan.bag([predict], clip=CLIP)
     return plan.steps
 
 
@@ -85,31 +88,31 @@ def plan_two_stage(
     """Plan a mode. embeddings: folders that the heads of mode fast learn from, one each; no other mode takes any."""
     assert bool(embeddings) == (mode == "fast")
     plan, chosen = _Plan(folders), config.of_mode(mode)
-    sources = plan.stored(chosen, embeddings) if mode == "fast" else plan.images_and_embeddings(chosen)
+    sources = plan.stored(embeddings) if mode == "fast" else plan.images_and_embeddings(chosen)
     predictions = [plan.head(chosen, source, sources) for source in sources]
-    submission = folders.out / "submission.csv.gz"
-    plan.add(
-        "submission",
-        "bag",
-        "bag",
-        (*(str(step.output) for step in predictions), "--out", str(submission), "--clip", repr(chosen.two_stage.clip)),
-        submission,
-        depends=tuple(step.name for step in predictions),
-        facts={"clip": chosen.two_stage.clip},
-    )
+    plan.bag(predictions, clip=chosen.two_stage.clip)
     return plan.steps
+
+
+def classifier_name(crop: Crop, fold: int | None) -> str:
+    """What the classifier of a crop that held out `fold` is called, and its embeddings with `-epochN`."""
+    return f"{crop}-{'all' if fold is None else f'fold{fold}'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """Embeddings that a head learns from: of which classifier, and the step that makes them, if one does."""
+    """Embeddings that a head learns from: of which classifier, and the step that makes them, if one does.
+
+    folds: the rule by which `fold` was held out; None leaves it to the configuration.
+    """
 
     name: str
     folder: Path
-    crop: Crop | None
     fold: int | None
-    epoch: int | None
-    depends: tuple[str, ...]
+    folds: Literal["store", "published"] | None = None
+    crop: Crop | None = None
+    epoch: int | None = None
+    depends: tuple[str, ...] = ()
 
 
 class _Plan:
@@ -136,6 +139,20 @@ class _Plan:
         step = Step(name=name, part=part, verb=verb, arguments=arguments, output=output, **more)
         self._steps.append(step)
         return step
+
+    def bag(self, predictions: Sequence[Step], *, clip: float) -> None:
+        """The mean of predictions, as a submission."""
+        submission = self._folders.out / "submission.csv.gz"
+        names = tuple(str(step.output) for step in predictions)
+        self.add(
+            "submission",
+            "bag",
+            "bag",
+            (*names, "--out", str(submission), "--clip", repr(clip)),
+            submission,
+            depends=tuple(step.name for step in predictions),
+            facts={"clip": clip},
+        )
 
     def train(
         self,
@@ -166,30 +183,31 @@ class _Plan:
         sources = []
         for crop in config.two_stage.crops:
             for fold in config.two_stage.folds or (None,):
-                who = f"{crop}-{'all' if fold is None else f'fold{fold}'}"
+                who = classifier_name(crop, fold)
                 settings = config.image_run(crop=crop, fold=fold)
                 classifier = self.train(f"images/{who}", "images", settings, scale=_epochs(settings))
                 sources += [self._embeddings(config, classifier, who, crop, fold, e) for e in config.image_epochs]
         return sources
 
-    def stored(self, config: TwoStageConfig, embeddings: Sequence[Path]) -> list[_Source]:
-        """Embeddings that are there already, named by their folders."""
+    def stored(self, embeddings: Sequence[Path]) -> list[_Source]:
+        """Embeddings that are there already, named by their folders; heads hold out what their classifier did."""
         names = [Path(os.path.abspath(folder)).name for folder in embeddings]
         return [
             _Source(
                 name=name if names.count(name) == 1 else f"{name}-{number}",
                 folder=folder,
-                crop=None,
-                fold=config.two_stage.folds[0] if config.two_stage.folds else None,
-                epoch=None,
-                depends=(),
+                fold=made_from.held_out_fold,
+                folds=made_from.folds,
             )
             for number, (name, folder) in enumerate(zip(names, embeddings, strict=True))
+            for made_from in [read_manifest(folder).source]
         ]
 
     def head(self, config: TwoStageConfig, source: _Source, sources: Sequence[_Source]) -> Step:
         """A head on embeddings, and what it predicts."""
         settings = config.sequence_run(fold=source.fold)
+        if source.folds is not None:
+            settings = settings.model_copy(update={"folds": source.folds})
         name = f"sequences/{source.name}"
         options, depends = ["--embeddings", str(source.folder)], source.depends
         if config.two_stage.out_of_fold:

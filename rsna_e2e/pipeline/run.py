@@ -1,10 +1,12 @@
 """Running a plan: every step in a process of its own, those that are done left alone, the rest in order."""
 
 import os
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from rsna_e2e.launch import supervise
 from rsna_e2e.pipeline import Part
 from rsna_e2e.pipeline.ledger import Ledger, State
 from rsna_e2e.pipeline.plan import PREPARE, Folders, Step
+from rsna_e2e.resume import what_matters
 from rsna_e2e.store import Store
 
 Execute = Callable[[Step, Sequence[str]], int]
@@ -24,19 +27,34 @@ Execute = Callable[[Step, Sequence[str]], int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A step, how far it is, and whether it has to run: it is not done, or its output is gone and still needed."""
+    """A step, how far it is, and whether it has to run: it is not done, or its output is gone and still needed.
+
+    starts_over: its run is there, but has dropped what a later step needs again.
+    """
 
     step: Step
     state: State
     is_needed: bool
+    starts_over: bool
 
 
 class Pipeline:
-    """A plan in its folders. device: given to the steps that compute."""
+    """A plan in its folders.
 
-    def __init__(self, steps: Sequence[Step], folders: Folders, *, device: str = "auto") -> None:
+    device: given to the steps that compute. check: refuses a store that does not suit the plan, as soon as there is
+    one.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        folders: Folders,
+        *,
+        device: str = "auto",
+        check: Callable[[Store], None] = lambda store: None,
+    ) -> None:
         self.steps, self.folders = tuple(steps), folders
-        self._device = device
+        self._device, self._check = device, check
         self._own_ledger = Ledger(folders.out / "steps")
         self._store_ledger = Ledger(folders.store.parent / "steps")  # the store serves all modes
         self._data_hash: str | None = None
@@ -45,15 +63,19 @@ class Pipeline:
         """Say how far every step is. Raises UsageError when one was begun with something else."""
         states = {step.name: self._state(step) for step in self.steps}
         wanted: set[str] = set()  # by a later step that has to run
+        spent: set[Path] = set()  # runs whose epochs such a step needs again
         standings = []
         for step in reversed(self.steps):
             state = states[step.name]
             is_last = not any(step.name in other.depends for other in self.steps)
             is_gone = not step.output.exists() and (is_last or step.name in wanted)
-            is_needed = state != "done" or is_gone
+            starts_over = step.verb == "train" and state == "done" and step.output.parent in spent
+            is_needed = state != "done" or is_gone or starts_over
             if is_needed:
                 wanted.update(step.depends)
-            standings.append(Standing(step=step, state=state, is_needed=is_needed))
+            if is_needed and state == "done" and step.spent is not None:
+                spent.add(step.spent)
+            standings.append(Standing(step=step, state=state, is_needed=is_needed, starts_over=starts_over))
         return standings[::-1]
 
     def run(self, only: Sequence[Part], *, execute: Execute | None = None, say: Callable[[str], None]) -> None:
@@ -74,16 +96,26 @@ class Pipeline:
         return ["rsna-e2e", step.verb, *step.arguments, *settings, *device]
 
     def _run(self, only: Sequence[Part], execute: Execute, say: Callable[[str], None]) -> None:
-        todo = {standing.step.name for standing in self.standings() if standing.is_needed}
+        for standing in self.standings():
+            if not standing.is_needed and standing.step.spent is not None:
+                drop_epochs(standing.step.spent)  # where it was killed just before
         for number, step in enumerate(self.steps, start=1):
-            if step.name not in todo or step.part not in only:
+            standings = {standing.step.name: standing for standing in self.standings()}  # a new store may change them
+            if step.part not in only or not standings[step.name].is_needed:
                 continue
-            missing = [name for name in step.depends if name in todo]
+            missing = [name for name in step.depends if standings[name].is_needed]
             if missing:
                 raise UsageError(f"{step.name} needs {', '.join(missing)} first. Run that part too")
-            say(f"[{number}/{len(self.steps)}] + {' '.join(self.command(step))}")
+            say(f"[{number}/{len(self.steps)}] + {shlex.join(self.command(step))}")
+            if standings[step.name].starts_over:
+                self._start_over(step)
             self._run_step(step, execute)
-            todo.discard(step.name)
+
+    def _start_over(self, step: Step) -> None:
+        shutil.rmtree(step.output.parent)
+        for later in self.steps:
+            if later.spent == step.output.parent:
+                self._ledger(later.name).begin(later.name, self._made_of(later))
 
     def _run_step(self, step: Step, execute: Execute) -> None:
         made_of = self._made_of(step)
@@ -107,25 +139,28 @@ class Pipeline:
     def _state(self, step: Step) -> State:
         if self._ledger(step.name).digest(step.name) is None:
             return "to do"
-        return self._ledger(step.name).state(step.name, self._made_of(step))
+        may_change = step.verb == "bag"  # a mean of more members is made in a moment
+        return self._ledger(step.name).state(step.name, self._made_of(step), may_change=may_change)
 
     def _made_of(self, step: Step) -> dict[str, Any]:
         """All that the result of a step depends on, as plain values."""
         made_of: dict[str, Any] = {"verb": step.verb, **step.facts}
         if step.settings is not None:
-            made_of["settings"] = step.settings.model_dump(mode="json")
+            made_of["settings"] = what_matters(step.settings)
         if step.part not in ("prepare", "bag"):
-            made_of["data_hash"] = self._hash_of_data()
+            made_of["data_hash"] = self._hash_of_data()  # None where the store is gone: then nobody knows
         for path in step.inputs:
             if not path.is_file():
                 raise BadInputError(f"{path}: no such file. --embeddings are folders made by rsna-e2e embed")
             made_of[f"input {path.parent.name}/{path.name}"] = sha256_of(path)
-        return made_of | {f"after {name}": self._ledger(name).digest(name) for name in step.depends}
+        return made_of | {f"after {name}": self._ledger(name).digest(name) for name in step.depends if name != PREPARE}
 
     def _hash_of_data(self) -> str | None:
-        """What stands for the data of the store; None when there is no store yet."""
+        """What stands for the data of the store, which is checked first; None when there is no store."""
         if self._data_hash is None and self.folders.store.exists():
-            self._data_hash = Store.open(self.folders.store).data_hash
+            with closing(Store.open(self.folders.store)) as store:
+                self._check(store)
+                self._data_hash = store.data_hash
         return self._data_hash
 
 
@@ -143,7 +178,13 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def run_command(step: Step, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
-    """Run a step's command and return its exit code; training on everything that this machine has."""
+    """Run a step's command and return its exit code; training on everything that this machine has.
+
+    A head that pads a batch on the left is trained by one process: ranks would pad their shares, each to its own
+    length, and the head would meet other padding when it predicts.
+    """
+    if step.settings is not None and step.settings.model.padding == "left":
+        environment = {**environment, "NPROC": "1"}
     words = [str(Path(sys.executable).parent / command[0]), *command[1:]]
     if step.verb == "train":
         words = [sys.executable, "-m", "rsna_e2e.launch", *command[2:]]
