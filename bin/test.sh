@@ -10,5 +10,5 @@ ruff format --check .
 ruff check .
 mypy
 find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cc' | LC_ALL=C sort | xargs clang-format --dry-run --Werror
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # as rsna-e2e does: see launch.py
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-20000} # as rsna-e2e does: see launch.py
 exec python -m pytest "$@"

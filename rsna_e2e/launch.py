@@ -136,10 +136,10 @@ def for_ranks(n_processes: int) -> dict[str, str]:
 def for_threads() -> dict[str, str]:
     """Return environment variables that suit threads on processors which others use too.
 
-    A thread of OpenMP that waits for another should sleep: spinning, it keeps its core from the one it waits for. On
-    two busy cores training was 3 to 5 times as fast (docs/benchmarks.md).
+    A thread of OpenMP that waits for another spins, and so keeps its core from the one it waits for; after fewer turns
+    than GNU's 300,000 it should sleep. What that gives: docs/benchmarks.md.
     """
-    return {"OMP_WAIT_POLICY": "passive"}
+    return {"GOMP_SPINCOUNT": "20000"}
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str], *, exit_code_file: Path | None = None) -> int:

@@ -155,13 +155,13 @@ def test_the_whole_way_through_the_command_line(tmp_path: Path, capsys: pytest.C
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("chosen", "expected"), [(None, "passive"), ("active", "active")])
-def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "20000"), ("7", "7")])
+def test_threads_that_wait_sleep_soon_unless_the_user_wants_otherwise(
     chosen: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", chosen or "")
+    monkeypatch.setenv("GOMP_SPINCOUNT", chosen or "")
     if chosen is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
+        monkeypatch.delenv("GOMP_SPINCOUNT")
     with pytest.raises(SystemExit):
         main(["--version"])
-    assert os.environ["OMP_WAIT_POLICY"] == expected
+    assert os.environ["GOMP_SPINCOUNT"] == expected
