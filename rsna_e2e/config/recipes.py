@@ -71,8 +71,6 @@ def two_stage_reference() -> TwoStageConfig:
         sequences=RunConfig(
             recipe="reference",
             epochs=12,
-            chunk=4096,  # there is no backbone: a batch whole
-            graph_slices=4096,
             image=ImageConfig(size=1),
             model=ModelConfig(backbone="none"),
             loader=LoaderConfig(series_per_batch=4),
@@ -103,8 +101,6 @@ def two_stage_demo() -> TwoStageConfig:
         sequences=RunConfig(
             recipe="demo",
             epochs=6,
-            chunk=4096,
-            graph_slices=4096,
             image=ImageConfig(size=1),
             model=ModelConfig(backbone="none", embedding_width=joint.model.embedding_width),
             loader=LoaderConfig(series_per_batch=4),
