@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import make_folder, sha256_of, write_json
+from rsna_e2e.files import prepare_file, sha256_of, write_json
 from rsna_e2e.labels import write_labels
 from rsna_e2e.predictions import PredictionTable, predictions_path, read_predictions, write_predictions
 from rsna_e2e.records import Float64Array
@@ -40,14 +40,12 @@ def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLI
     every member with the sha256 of its table. Probabilities end up in [clip, 1 - clip]. Raises UsageError for a member
     given twice or for `out` among them, BadInputError when they do not hold the same slices.
     """
-    if out.is_dir() or not out.name:
-        raise UsageError(f"{out}: not the name of a file. Give one, such as submission.csv.gz")
+    prepare_file(out, example="submission.csv.gz")
     resolved = [path.resolve() for path in submissions]
     if len(set(resolved)) < len(resolved) or out.resolve() in resolved:
         raise UsageError("a submission stands twice among those to average, or is itself to be written")
     tables = [predictions_path(path) for path in submissions]
     mean = _mean(tables, task)
-    make_folder(out.parent)
     write_submission(out, task, replace(mean, probability=mean.probability.clip(clip, 1 - clip)))
     manifest = out.with_name(f"{out.name}.bag.json")
     members = [{"name": path.name, "sha256": sha256_of(path)} for path in tables]
@@ -60,8 +58,8 @@ def smooth(submission: Path, *, task: Task, out: Path) -> int:
 
     Needs the predictions table beside it, which knows the order of the slices. Raises BadInputError without it.
     """
+    prepare_file(out, example="smoothed.csv.gz")
     table = read_predictions(predictions_path(submission), task)
-    make_folder(out.parent)
     write_submission(out, task, replace(table, probability=rolling_mean(table)))
     return len(table.image_ids)
 

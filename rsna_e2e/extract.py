@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from rsna_e2e.batch import Rows
@@ -23,18 +22,25 @@ from rsna_e2e.embeddings.shards import Append
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
-from rsna_e2e.predict import check_labels
+from rsna_e2e.predict import EMBED_TOGETHER, check_labels
 from rsna_e2e.records import Float32Array, Progress, no_progress
 from rsna_e2e.runlog import CONFIG
-from rsna_e2e.store import Store
+from rsna_e2e.store import Store, rows_of
 from rsna_e2e.tasks import get_task
 
 Split = Literal["all", "train", "test"]
 
-TOGETHER = 64  # slices that go through the backbone at once: more keep no device busier
-
 # Sections of a configuration that say how a run was done, not what came of it
-_HOW = {"validation_fold", "training_slices_scored", "chunk", "graph_slices", "precision", "loader", "checkpoint"}
+_HOW = {
+    "validation_fold",
+    "training_slices_scored",
+    "chunk",
+    "graph_slices",
+    "precision",
+    "loader",
+    "checkpoint",
+    "distributed",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +70,7 @@ class Extractor:
         task = get_task(config.task)
         check_labels(store, task)
         self.compute = choose_compute(config.precision, device)
-        architecture = config.model.without_initial_weights()
-        model = JointModel(architecture, n_channels=len(task.windows_hu), n_labels=len(task.label_names))
+        model = JointModel.for_task(config.model.without_initial_weights(), task)
         state = load_model(model, self.checkpoint)
         self._model = self.compute.place(model).eval()
         self.width = self._model.n_features
@@ -73,8 +78,8 @@ class Extractor:
         self._loader = StudyLoader(store, config, task=task, device=self.compute.device, dtype=self.compute.image_dtype)
 
     def images(self, rows: Rows) -> Iterator[torch.Tensor]:
-        """Yield the images [n, C, S, S] of these rows of the store, `TOGETHER` at a time, un-augmented."""
-        batches = [tuple(rows[i : i + TOGETHER].tolist()) for i in range(0, len(rows), TOGETHER)]
+        """Yield the images [n, C, S, S] of these rows of the store, `EMBED_TOGETHER` at a time, un-augmented."""
+        batches = [tuple(rows[i : i + EMBED_TOGETHER].tolist()) for i in range(0, len(rows), EMBED_TOGETHER)]
         for batch in self._loader.load_slices(batches, epoch=None):
             yield batch.images[:]
 
@@ -158,11 +163,11 @@ def _rows(store: Store, split: Split) -> Rows:
     spans = [span for span in store.series if split in ("all", span.split)]
     if not spans:
         raise UsageError(f"{store.path}: no series in split {split!r}. Use --split all")
-    return np.concatenate([np.arange(span.first_row, span.first_row + span.n_slices) for span in spans])
+    return rows_of(spans)
 
 
 def _source(config: RunConfig, store: Store, compute: Compute, *, epoch: int, weights: str) -> Source:
-    what = config.model_dump(mode="json", exclude=_HOW | {"distributed"})
+    what = config.model_dump(mode="json", exclude=_HOW)
     return Source(
         store_hash=store.data_hash,
         weights_sha256=weights,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rsna_e2e.errors import BadInputError, OutOfResourcesError
+from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
 
 
 @contextmanager
@@ -48,6 +48,16 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal. Raises OSError when it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def prepare_file(path: Path, *, example: str) -> None:
+    """Make the folder of a file that is to be written, before the work for it is done.
+
+    Raises UsageError, with an example of a name, when `path` is a folder; BadInputError when it cannot be made.
+    """
+    if path.is_dir() or not path.name:
+        raise UsageError(f"{path}: not the name of a file. Give one, such as {example}")
+    make_folder(path.parent)
 
 
 def make_folder(path: Path) -> None:

@@ -70,7 +70,7 @@ def import_weights(source: Path, out: Path, *, kind: Kind, task: Task, backbone:
     n_labels, width = len(task.label_names), classifier.shape[1]
     if kind == "images":
         config = ModelConfig(backbone=backbone, head="none", slice_loss_weight=1.0)
-        model = JointModel(config, n_channels=len(task.windows_hu), n_labels=n_labels)
+        model = JointModel.for_task(config, task)
     else:
         width //= 2  # both directions
         model = JointModel(ModelConfig(backbone="none"), n_channels=width, n_labels=n_labels)

@@ -4,7 +4,7 @@
 # F features of the backbone, D embedding width after projection, H hidden width
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import timm
 import torch
@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence, unpa
 
 from rsna_e2e.config import ModelConfig
 from rsna_e2e.errors import MissingCapabilityError, UsageError
+from rsna_e2e.tasks import Task
 from rsna_e2e.tensors import load_weights
 
 
@@ -111,6 +112,11 @@ class JointModel(nn.Module):
         self.head = SequenceHead(width, n_labels, padding=config.padding) if is_joint else None
         self.slice_classifier = nn.Linear(width, n_labels) if config.slice_loss_weight > 0 else None
         self.study_head = StudyHead(2 * width, n_labels) if config.study_loss_weight > 0 else None
+
+    @classmethod
+    def for_task(cls, config: ModelConfig, task: Task, *, n_channels: int | None = None) -> Self:
+        """A model of a task's labels, on images of its windows unless `n_channels` says otherwise."""
+        return cls(config, n_channels=n_channels or len(task.windows_hu), n_labels=len(task.label_names))
 
     def embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
         """Return float32 embeddings [N, F], the backbone's features, in the autocast precision of the caller."""

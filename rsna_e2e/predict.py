@@ -18,7 +18,7 @@ from rsna_e2e.config import load_config
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import make_folder
+from rsna_e2e.files import prepare_file
 from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.model import JointModel
 from rsna_e2e.predictions import PredictionTable, predictions_path
@@ -28,7 +28,7 @@ from rsna_e2e.runlog import CONFIG, MANIFEST
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
 
-_EMBED_TOGETHER = 64  # slices; enough to keep a device busy, and a series of any length fits the memory
+EMBED_TOGETHER = 64  # slices; enough to keep a device busy, and a series of any length fits the memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class Predictor:
             _check_classifiers(run, embeddings)
         self._compute = choose_compute(self.config.precision, device)
         architecture = self.config.model.without_initial_weights()
-        self._model = JointModel(architecture, n_channels=n_channels, n_labels=len(self.task.label_names))
+        self._model = JointModel.for_task(architecture, self.task, n_channels=n_channels)
         self._loader = choose_loader(store, self.config, task=self.task, compute=self._compute, embeddings=embeddings)
 
     def positions(self, split: str) -> list[int]:
@@ -72,15 +72,19 @@ class Predictor:
             raise UsageError(f"{self.store.path}: no series in split {split!r}; it has: {splits}")
         return found
 
-    def __call__(
-        self, checkpoint: Path, positions: Sequence[int], *, progress: Progress = no_progress
-    ) -> tuple[Rows, Float64Array]:
-        """Return store rows [N], rising, and their probabilities [N, L] by the weights in the folder `checkpoint`."""
+    def load(self, checkpoint: Path) -> None:
+        """Take the weights in the folder `checkpoint`, which is to be done before predicting."""
         load_model(self._model, checkpoint)
-        model = self._compute.place(self._model)
-        rows, probability = predict_series(model, self._loader, positions, compute=self._compute, progress=progress)
+        self._model = self._compute.place(self._model)
+        self._checkpoint = checkpoint
+
+    def __call__(self, positions: Sequence[int], *, progress: Progress = no_progress) -> tuple[Rows, Float64Array]:
+        """Return store rows [N], rising, and their probabilities [N, L] by the weights that were loaded last."""
+        rows, probability = predict_series(
+            self._model, self._loader, positions, compute=self._compute, progress=progress
+        )
         if not np.isfinite(probability).all():
-            raise BadInputError(f"{checkpoint}: predicts numbers that are not finite. Use another checkpoint")
+            raise BadInputError(f"{self._checkpoint}: predicts numbers that are not finite. Use another checkpoint")
         order = np.argsort(rows)
         return rows[order], probability[order]
 
@@ -101,12 +105,13 @@ def predict(
     embeddings: what a run without a backbone predicts from. Raises BadInputError when the run, checkpoint, store or
     embeddings are not such or do not fit, UsageError for an empty split.
     """
-    prepare_submission(out)
+    prepare_file(out, example="submission.csv")
     damaged: list[str] = []
     folder = find_checkpoint(run, checkpoint, on_damaged=lambda error: damaged.append(str(error)))
     predictor = Predictor(run, store, embeddings=embeddings, device=device)
     positions = predictor.positions(split)
-    rows, probability = predictor(folder, positions, progress=progress)
+    predictor.load(folder)
+    rows, probability = predictor(positions, progress=progress)
     write_submission(out, predictor.task, make_table(store, rows, probability))
     return Predicted(
         submission=out,
@@ -116,13 +121,6 @@ def predict(
         n_series=len(positions),
         n_slices=len(rows),
     )
-
-
-def prepare_submission(out: Path) -> None:
-    """Make the folder of a submission before anything is predicted. Raises BadInputError, UsageError for a folder."""
-    if out.is_dir() or not out.name:
-        raise UsageError(f"{out}: not the name of a file. Give one, such as submission.csv")
-    make_folder(out.parent)
 
 
 def predict_series(
@@ -169,7 +167,7 @@ def _predict_batch(model: JointModel, batch: StudyBatch, compute: Compute) -> Fl
     model.eval()
     n = len(batch.labels)
     with compute.autocast():
-        parts = [model.embed(batch.images[i : i + _EMBED_TOGETHER]) for i in range(0, n, _EMBED_TOGETHER)]
+        parts = [model.embed(batch.images[i : i + EMBED_TOGETHER]) for i in range(0, n, EMBED_TOGETHER)]
     embeddings = torch.cat(parts)
     logits_NL = model.classify(embeddings, batch.series_lengths).slices
     probability: Float64Array = torch.sigmoid(logits_NL).double().cpu().numpy()

@@ -14,9 +14,9 @@ from rsna_e2e.checkpoint import find_checkpoint, kept_epochs, weights_sha256
 from rsna_e2e.config import load_config
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import write_json
+from rsna_e2e.files import prepare_file, write_json
 from rsna_e2e.metrics import weighted_log_loss
-from rsna_e2e.predict import Predictor, make_table, prepare_submission
+from rsna_e2e.predict import Predictor, make_table
 from rsna_e2e.predictions import PredictionTable
 from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.runlog import CONFIG
@@ -65,7 +65,7 @@ def predict_epochs(
     were averaged, and how each and their mean score on the fold that the run held out, where the store has it. Raises
     what `predict` raises, and BadInputError for an epoch that was not kept and a run that has not ended.
     """
-    prepare_submission(out)
+    prepare_file(out, example="submission.csv")
     chosen = _all_epochs(run) if epochs is None else list(epochs)
     predictor = Predictor(run, store, embeddings=embeddings, device=device)
     positions = predictor.positions(split)
@@ -74,9 +74,10 @@ def predict_epochs(
     members = []
     for done, epoch in enumerate(chosen):
         checkpoint = find_checkpoint(run, f"epoch-{epoch}")
-        rows, probability = predictor(checkpoint, positions)
+        predictor.load(checkpoint)
+        rows, probability = predictor(positions)
         total = total + probability
-        loss, mean_loss = validation.score(checkpoint)
+        loss, mean_loss = validation.score()
         members.append(
             EpochMember(
                 epoch=epoch,
@@ -123,11 +124,11 @@ class _Validation:
         self._sum: Float64Array | float = 0.0
         self._n = 0
 
-    def score(self, checkpoint: Path) -> tuple[float, float] | tuple[None, None]:
-        """Return the log loss of a checkpoint, and that of the mean; None, None when there is nothing to score on."""
+    def score(self) -> tuple[float, float] | tuple[None, None]:
+        """Return the log loss by the weights that are loaded, and that of the mean; None, None without a fold."""
         if not self._positions:
             return None, None
-        rows, probability = self._predictor(checkpoint, self._positions)
+        rows, probability = self._predictor(self._positions)
         self._sum, self._n = self._sum + probability, self._n + 1
         losses = [self._loss(rows, values) for values in (probability, self._sum / self._n)]
         return losses[0], losses[1]

@@ -80,8 +80,7 @@ def _crop(store: Store, chosen: Sequence[int]) -> Quirk:
     """How much the scale varies within a series."""
     ratios = []
     for position in chosen:
-        span = store.series[position]
-        rows = slice(span.first_row, span.first_row + span.n_slices)
+        rows = store.series[position].rows
         corners = {name: store.index[f"content_{name}"][rows].astype(np.int64) for name in ("x0", "y0", "x1", "y1")}
         sides = np.maximum(corners["x1"] - corners["x0"], corners["y1"] - corners["y0"])
         sides = sides[sides > 0]
@@ -115,7 +114,7 @@ def _order(store: Store, task: Task, labelled: Sequence[int]) -> Quirk:
     by_default, published = [], []
     for position in labelled:
         span = store.series[position]
-        order = np.argsort(place_N[span.first_row : span.first_row + span.n_slices])
+        order = np.argsort(place_N[span.rows])
         if (np.diff(order) == -1).all() and span.n_slices > 1:
             n_reversed += 1
         elif (np.diff(order) != 1).any():
@@ -142,5 +141,4 @@ def _padding(store: Store, config: RunConfig, labelled: Sequence[int]) -> Quirk:
 
 
 def _labels(store: Store, position: int, label: int) -> Float32Array:
-    span = store.series[position]
-    return store.labels[span.first_row : span.first_row + span.n_slices, label]
+    return store.labels[store.series[position].rows, label]

@@ -60,7 +60,7 @@ def slice_batches(rows: Sequence[int], *, batch_size: int, seed: int, epoch: int
 
     rows: store rows. The order is a pure function of (seed, epoch).
     """
-    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(rows))
+    order = _order(len(rows), seed=seed, epoch=epoch)
     whole = len(rows) // batch_size * batch_size if len(rows) >= batch_size else len(rows)
     return [tuple(rows[i] for i in order[start : start + batch_size]) for start in range(0, whole, batch_size)]
 
@@ -72,9 +72,9 @@ def balanced_rows(positives: Sequence[int], negatives: Sequence[int], *, seed: i
     UsageError without a positive, or with fewer negatives.
     """
     _check_balance(len(positives), len(negatives), "")
-    order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(negatives))
+    order = _order(len(negatives), seed=seed)
     first = (epoch - 1) * len(positives)
-    turn = order[np.arange(first, first + len(positives)) % len(negatives)]
+    turn = (order[i % len(order)] for i in range(first, first + len(positives)))
     return [*positives, *(negatives[i] for i in turn)]
 
 
@@ -104,7 +104,7 @@ def _check_balance(n_positives: int, n_negatives: int, where: str) -> None:
         )
 
 
-def _order(n: int, *, seed: int | None, epoch: int) -> list[int]:
+def _order(n: int, *, seed: int | None, epoch: int = 0) -> list[int]:
     order = np.arange(n)
     if seed is not None:
         order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)

@@ -9,7 +9,7 @@ from rsna_e2e.batch import Rows
 from rsna_e2e.config import RunConfig
 from rsna_e2e.errors import UsageError
 from rsna_e2e.folds import reference_folds
-from rsna_e2e.store import Store
+from rsna_e2e.store import Store, rows_of
 
 
 def split_series(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
@@ -40,7 +40,7 @@ def training_slices(store: Store, training: Sequence[int], *, n: int) -> tuple[l
     The published solution scores a thousand of them where it holds nothing out. Source: darraghdog/rsna, trainorig.py.
     """
     spans = [store.series[position] for position in training]
-    rows = np.concatenate([np.arange(span.first_row, span.first_row + span.n_slices) for span in spans])
+    rows = rows_of(spans)
     rows = rows[~np.isnan(store.labels[rows]).any(axis=1)]
     rows = np.sort(rows[np.argsort(store.index["image_id"][rows].astype(str), kind="stable")][:n])
     firsts = [span.first_row for span in spans]

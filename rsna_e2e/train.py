@@ -230,7 +230,7 @@ def prepare_model(
     torch.manual_seed(config.seed)
     has_weights = init_from is not None or last is not None
     architecture = config.model.without_initial_weights() if has_weights else config.model
-    model = JointModel(architecture, n_channels=n_channels, n_labels=len(task.label_names))
+    model = JointModel.for_task(architecture, task, n_channels=n_channels)
     if last is None and init_from is not None:
         if init_from.is_dir():
             load_model(model, find_checkpoint(init_from))

@@ -18,7 +18,7 @@ from rsna_e2e.model import JointModel
 from rsna_e2e.predict import predict_series
 from rsna_e2e.preemption import never
 from rsna_e2e.records import Float64Array
-from rsna_e2e.store import Store
+from rsna_e2e.store import Store, rows_of
 from rsna_e2e.tasks import Task
 
 
@@ -52,8 +52,7 @@ def validate(
     rank was asked to stop before all was predicted. Raises UsageError when no slice has all its labels.
     """
     rows, probability = predict_series(model, loader, held_out, compute=compute, is_stopping=is_stopping)
-    spans = [store.series[position] for position in held_out]
-    all_rows = np.sort(np.concatenate([np.arange(s.first_row, s.first_row + s.n_slices) for s in spans]))
+    all_rows = np.sort(rows_of(store.series[position] for position in held_out))
     # every slice is one rank's, and 0 on the others: the sum is exact
     gathered = torch.zeros(len(all_rows), len(task.label_names), dtype=torch.float64)
     gathered[np.searchsorted(all_rows, rows)] = torch.from_numpy(probability)

@@ -28,6 +28,7 @@ def test_override_reaches_a_nested_value_with_its_type() -> None:
         ("picture.size=3", "there is no section 'picture'"),
         ("image.size=-3", "image.size: Input should be greater than 0"),
         ("image.size=[", "cannot read the value"),
+        ("loader.slice_order=published", "is for heads on embeddings"),
     ],
 )
 def test_a_bad_override_is_named(override: str, message: str) -> None:

@@ -1,7 +1,9 @@
 """Batches of stored embeddings: the right rows in the right order, whoever asks for them."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +11,12 @@ import sequences
 import small
 import torch
 
+from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import ModelConfig
 from rsna_e2e.device import Compute
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import EmbeddingLoader
+from rsna_e2e.loader.share import study_batch
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import predict_series
 from rsna_e2e.sampler import series_batches
@@ -73,6 +77,20 @@ def test_batches_count_series_four_times_as_many_when_nothing_is_learned(store: 
     assert shuffled != made.group(EVERYONE, epoch=2)
     by_slices = loader(store, tmp_path / "f", "loader.series_per_batch=null", "loader.slices_per_batch=8")
     assert all(by_slices.n_slices(batch) <= 8 for batch in by_slices.group(EVERYONE))
+
+
+def test_threads_read_and_leave_operators_to_the_caller(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def traced(*arguments: Any) -> StudyBatch:
+        threads.append(threading.current_thread())
+        return study_batch(*arguments)
+
+    monkeypatch.setattr("rsna_e2e.loader.embedding_loader.study_batch", traced)
+    list(loader(store, tmp_path / "e").load([(0,), (1,)], epoch=1))
+    assert threads == [threading.current_thread()] * 2
 
 
 def test_batches_of_series_have_all_of_them_once_and_a_short_end() -> None:

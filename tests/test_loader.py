@@ -40,6 +40,12 @@ def test_every_series_is_delivered_whole_and_once(store: Store) -> None:
     assert sorted(delivered.values()) == sorted(LENGTHS)
 
 
+def test_batches_may_count_series(store: Store) -> None:
+    loader = _loader(store, "loader.series_per_batch=2")
+    assert {len(batch) for batch in loader.group(range(len(store.series)), epoch=1)} <= {1, 2}
+    assert [len(batch) for batch in loader.group(range(len(store.series)))] == [len(store.series)]
+
+
 def test_pixels_equal_the_float64_twin(store: Store) -> None:
     loader = _loader(store, "image.size=20", "image.crop=none")
     span = store.series[3]

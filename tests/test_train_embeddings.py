@@ -231,7 +231,8 @@ def test_a_predictor_gives_back_the_rows_of_the_store_whatever_the_order_of_slic
     assert rows.tolist() != sorted(rows)
     expected = dict(zip(rows.tolist(), probability.tolist(), strict=True))
     predictor = Predictor(run, store, embeddings=data.embeddings, device="cpu")
-    rows, probability = predictor(find_checkpoint(run, "last"), positions)
+    predictor.load(find_checkpoint(run, "last"))
+    rows, probability = predictor(positions)
     assert rows.tolist() == list(range(len(store)))
     assert probability.tolist() == [expected[row] for row in rows.tolist()]
 

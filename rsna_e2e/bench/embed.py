@@ -17,10 +17,11 @@ from rsna_e2e.bench.studies import opened_store
 from rsna_e2e.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
 from rsna_e2e.bench.write import check_out, number, spread, table, write_result
 from rsna_e2e.checkpoint import CheckpointState, save_checkpoint
-from rsna_e2e.config import View, load_config, save_config
+from rsna_e2e.config import RunConfig, View, load_config, save_config
 from rsna_e2e.embeddings import EmbeddingWriter
-from rsna_e2e.extract import TOGETHER, Extractor, embed_block
+from rsna_e2e.extract import Extractor, embed_block
 from rsna_e2e.model import JointModel
+from rsna_e2e.predict import EMBED_TOGETHER
 from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.runlog import CONFIG
 from rsna_e2e.store import Store
@@ -93,7 +94,7 @@ def bench_embed(
     check_out(out)
     config, machine = load_config(recipe, overrides), Machine.here()
     with opened_store(store) as opened, tempfile.TemporaryDirectory(prefix="rsna-e2e-bench-") as folder:
-        run = make_run(Path(folder) / "run", opened, recipe=recipe, overrides=overrides)
+        run = make_run(Path(folder) / "run", opened, config)
         memory = tuple(
             EmbedMemory(n_slices=n, peak_mib=in_fresh_process(measure_peak, run, opened.path, device, n))
             for n in MEMORY_SLICES
@@ -107,7 +108,7 @@ def bench_embed(
         recipe=config.recipe,
         compute=str(extractor.compute),
         n_slices=len(rows),
-        together=TOGETHER,
+        together=EMBED_TOGETHER,
         bare=summarise(rates[BARE]),
         rows=tuple(
             EmbedRow(views=v, rate=summarise(rates[_name(v)]), of_bare=ratio(rates[_name(v)], rates[BARE]))
@@ -130,13 +131,11 @@ def measure_peak(run: Path, store: Path, device: str, n_slices: int) -> float:
     return Memory.read().peak_mib
 
 
-def make_run(run: Path, store: Store, *, recipe: str | Path, overrides: Sequence[str]) -> Path:
+def make_run(run: Path, store: Store, config: RunConfig) -> Path:
     """Make a run folder with a checkpoint of a model that starts from nothing."""
-    config = load_config(recipe, overrides)
     task = get_task(config.task)
     torch.manual_seed(config.seed)
-    architecture = config.model.without_initial_weights()
-    model = JointModel(architecture, n_channels=len(task.windows_hu), n_labels=len(task.label_names))
+    model = JointModel.for_task(config.model.without_initial_weights(), task)
     run.mkdir()
     save_config(config, path=run / CONFIG)
     save_checkpoint(run, CheckpointState(step=0, epoch=0, phase="slices", data_hash=store.data_hash), model=model)
@@ -145,15 +144,15 @@ def make_run(run: Path, store: Store, *, recipe: str | Path, overrides: Sequence
 
 def repeated_rows(store: Store, n_slices: int) -> Rows:
     """Rows of the store from the first on, again and again: whole batches, at least `n_slices` of them."""
-    n = -(-n_slices // TOGETHER) * TOGETHER
+    n = -(-n_slices // EMBED_TOGETHER) * EMBED_TOGETHER
     return np.arange(n, dtype=np.int64) % len(store)
 
 
 def _bare(extractor: Extractor, rows: Rows) -> Entry:
-    images = next(extractor.images(rows[:TOGETHER])).clone()
+    images = next(extractor.images(rows[:EMBED_TOGETHER])).clone()
 
     def run() -> None:
-        for _ in range(len(rows) // TOGETHER):
+        for _ in range(len(rows) // EMBED_TOGETHER):
             embeddings = extractor.embed(images)
         embeddings.cpu()  # waits for the device
 

@@ -45,10 +45,7 @@ def keep_freed_memory() -> bool:
     A new image of 3 MB otherwise costs 700 page faults in every thread but the first: in a virtual machine as long as
     the fused operator takes to fill it. Pipelines that matter keep their memory (DALI does), so all contestants may.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
-    )
+    return _set_thresholds(mmap=_LARGEST_THRESHOLD, trim=_NEVER_TRIM)
 
 
 def return_freed_memory() -> bool:
@@ -56,8 +53,13 @@ def return_freed_memory() -> bool:
 
     Left alone, it keeps freed blocks by a rule that depends on all that came before, and the peak grows with its holes.
     """
+    return _set_thresholds(mmap=_SMALL, trim=_SMALL)
+
+
+def _set_thresholds(*, mmap: int, trim: int) -> bool:
+    """Tell glibc from how many bytes on a block comes from the system, and free memory goes back to it."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, _SMALL) and mallopt(_M_TRIM_THRESHOLD, _SMALL))
+    return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, mmap) and mallopt(_M_TRIM_THRESHOLD, trim))
 
 
 def in_fresh_process(call: Callable[..., float], *arguments: object, **options: object) -> float:

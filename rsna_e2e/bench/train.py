@@ -170,8 +170,7 @@ def _entries(
     n_steps = math.ceil(steps / len(pool)) * len(pool)
     n_slices = sum(map(phase.n_slices, pool)) * n_steps // len(pool)
     torch.manual_seed(config.seed)
-    architecture = config.model.without_initial_weights()
-    model = compute.place(JointModel(architecture, n_channels=len(task.windows_hu), n_labels=len(task.label_names)))
+    model = compute.place(JointModel.for_task(config.model.without_initial_weights(), task))
     is_joint = phase.name == "whole series"
     settled = resolve_chunks(model, config, task, compute)
     stepper = Stepper(model, phase.optimizer, settled, task, compute, n_steps=SCHEDULE_STEPS, is_joint=is_joint)

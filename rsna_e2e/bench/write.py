@@ -7,17 +7,13 @@ from typing import Any
 
 from rsna_e2e.bench.machine import Machine
 from rsna_e2e.bench.timing import Summary
-from rsna_e2e.errors import UsageError
-from rsna_e2e.files import make_folder, write_json
+from rsna_e2e.files import prepare_file, write_json
 
 
 def check_out(out: Path | None) -> None:
     """Make the folder of a result's file before anything is measured. Raises BadInputError, UsageError for a folder."""
-    if out is None:
-        return
-    if out.is_dir() or not out.name:
-        raise UsageError(f"{out}: not the name of a file. Give one, such as figures.json")
-    make_folder(out.parent)
+    if out is not None:
+        prepare_file(out, example="figures.json")
 
 
 def write_result(out: Path | None, benchmark: str, machine: Machine, **content: Any) -> None:

@@ -40,7 +40,8 @@ RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 usage, 3 bad input, 4 missing capability, 5 out of disk or
     memory, 6 diverged, 130 interrupted."""
-    os.environ.update(for_threads() | os.environ)  # before torch is imported
+    for name, value in for_threads().items():  # before torch is imported
+        os.environ.setdefault(name, value)
     parsed = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = parsed.run
     try:

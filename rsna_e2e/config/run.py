@@ -76,6 +76,12 @@ class RunConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _published_order_is_for_embeddings(self) -> "RunConfig":
+        if self.loader.slice_order == "published" and self.model.backbone != "none":
+            raise ValueError("loader.slice_order published is for heads on embeddings: set model.backbone=none")
+        return self
+
+    @model_validator(mode="after")
     def _joint_epochs_have_a_head(self) -> "RunConfig":
         if self.model.head == "none" and (self.epochs > 0 or self.slice_phase is None):
             raise ValueError("model.head none is trained on single slices: set epochs=0 and give a slice_phase")

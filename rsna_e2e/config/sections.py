@@ -61,8 +61,8 @@ class AugmentConfig(Frozen):
 class LoaderConfig(Frozen):
     """Batches hold whole series, up to `slices_per_batch` slices; a longer series is a batch of its own.
 
-    For training on stored embeddings `series_per_batch` counts series instead (four times as many when nothing is
-    learned); `slice_order` published sorts by x, then y, then z of ImagePositionPatient, as the published solution did.
+    `series_per_batch` counts series instead (four times as many when nothing is learned). `slice_order` published, for
+    stored embeddings, sorts by x, then y, then z of ImagePositionPatient, as the published solution did.
 
     `threads` read ahead by `prefetch_batches`, and as many transform where that is the CPU's work. `backend` auto is
     DALI where it is installed; both give the same bits. `transform` chunk keeps int16 on the device and makes images

@@ -12,11 +12,10 @@ from rsna_e2e.batch import Rows, StudyBatch
 from rsna_e2e.config import RunConfig
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.loader.pixels import work_ahead
-from rsna_e2e.loader.share import Share, series_share, study_batch
-from rsna_e2e.sampler import Batch, global_batches, series_batches
+from rsna_e2e.loader.share import Share, group_series, series_share, study_batch
+from rsna_e2e.records import Float32Array
+from rsna_e2e.sampler import Batch
 from rsna_e2e.store import Store
-
-_UNLEARNED_FACTOR = 4  # series in a batch when nothing is learned: darraghdog/rsna, trainlstm.py
 
 
 class EmbeddingLoader:
@@ -44,15 +43,7 @@ class EmbeddingLoader:
 
     def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
         """Group series, given by their positions in `store.series`, into batches; shuffled when an epoch is given."""
-        seed, number = (None, 0) if epoch is None else (self._config.seed, epoch)
-        loader = self._config.loader
-        if loader.series_per_batch is None:
-            lengths = [self._store.series[position].n_slices for position in positions]
-            batches = global_batches(lengths, slice_budget=loader.slices_per_batch, seed=seed, epoch=number)
-        else:
-            size = loader.series_per_batch * (_UNLEARNED_FACTOR if epoch is None else 1)
-            batches = series_batches(len(positions), batch_size=size, seed=seed, epoch=number)
-        return [tuple(positions[i] for i in batch) for batch in batches]
+        return group_series(self._store, positions, self._config, epoch=epoch)
 
     def n_slices(self, batch: Batch) -> int:
         """Number of slices in a batch."""
@@ -60,12 +51,14 @@ class EmbeddingLoader:
 
     def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
         """Yield the batches, each of positions in `store.series`, in the given order."""
-        yield from work_ahead(self._read, batches, self._config.loader)
+        # Threads only read: a single operator of theirs that OpenMP shares out slows all of the model's down threefold.
+        for share, embeddings_ND in work_ahead(self._read, batches, self._config.loader):
+            images_ND11 = torch.from_numpy(embeddings_ND)[:, :, None, None].to(self._device)
+            yield study_batch(self._store, share, images_ND11, self._device)
 
-    def _read(self, batch: Batch) -> StudyBatch:
+    def _read(self, batch: Batch) -> tuple[Share, Float32Array]:
         share = self._in_order(series_share(self._store, batch, rank=self._rank, n_ranks=self._n_ranks))
-        embeddings_ND = torch.from_numpy(self._embeddings.read(share.rows)).to(self._device)
-        return study_batch(self._store, share, embeddings_ND[:, :, None, None], self._device)
+        return share, self._embeddings.read(share.rows)
 
     def _in_order(self, share: Share) -> Share:
         """The same series, each with its slices in the order that the configuration asks for."""

@@ -116,13 +116,12 @@ class Planner:
         return drawn[span.series_key]
 
     def _draw(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
-        rows = slice(span.first_row, span.first_row + span.n_slices)
         image = self._config.image
         augmentation = None
         if epoch is not None:
             rng = series_generator(self._config.seed, epoch, span.series_key)
             augmentation = draw_augmentation(rng, self._config.augment, size=image.size)
-        shapes = self._shapes[rows].astype(np.int64)
-        boxes = crop_squares(self._content[rows], shapes, image.crop, square=image.square)
+        shapes = self._shapes[span.rows].astype(np.int64)
+        boxes = crop_squares(self._content[span.rows], shapes, image.crop, square=image.square)
         extents = shapes[:, ::-1] if image.is_stretched else None
         return slice_params(boxes, augmentation, size=image.size, extents=extents)

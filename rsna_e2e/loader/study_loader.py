@@ -17,9 +17,9 @@ from rsna_e2e.loader.pixels import BufferPool
 from rsna_e2e.loader.plain import torch_images
 from rsna_e2e.loader.plan import BatchPlan, Planner
 from rsna_e2e.loader.settings import ImageSettings
-from rsna_e2e.loader.share import study_batch
-from rsna_e2e.sampler import Batch, balanced_rows, balanced_shard_rows, global_batches, slice_batches
-from rsna_e2e.store import Store
+from rsna_e2e.loader.share import group_series, study_batch
+from rsna_e2e.sampler import Batch, balanced_rows, balanced_shard_rows, slice_batches
+from rsna_e2e.store import Store, rows_of
 from rsna_e2e.tasks import Task
 
 
@@ -58,13 +58,7 @@ class StudyLoader:
 
     def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
         """Group series, given by their positions in `store.series`, into batches; shuffled when an epoch is given."""
-        batches = global_batches(
-            [self._store.series[position].n_slices for position in positions],
-            slice_budget=self._config.loader.slices_per_batch,
-            seed=None if epoch is None else self._config.seed,
-            epoch=epoch or 0,
-        )
-        return [tuple(positions[i] for i in batch) for batch in batches]
+        return group_series(self._store, positions, self._config, epoch=epoch)
 
     def group_slices(self, positions: Sequence[int], *, phase: SlicePhaseConfig, epoch: int) -> list[Batch]:
         """Group the slices of these series, mixed, into batches of store rows; those of an epoch that `phase` samples.
@@ -73,8 +67,7 @@ class StudyLoader:
         they cannot be balanced.
         """
         seed = self._config.seed
-        spans = [self._store.series[position] for position in positions]
-        rows = [row for span in spans for row in range(span.first_row, span.first_row + span.n_slices)]
+        rows = rows_of(self._store.series[position] for position in positions).tolist()
         if phase.sampling != "all":
             is_any = self._store.labels[rows, self._task.any_index]
             positives, negatives = (

@@ -148,9 +148,9 @@ class _Sizes:
 
 def _on_meta(config: RunConfig, *, n_features: int | None) -> JointModel:
     task = get_task(config.task)
-    n_channels = len(task.windows_hu) if config.model.backbone != "none" else n_features or 1
+    n_channels = None if config.model.backbone != "none" else n_features or 1
     with torch.device("meta"):
-        return JointModel(config.model.without_initial_weights(), n_channels=n_channels, n_labels=len(task.label_names))
+        return JointModel.for_task(config.model.without_initial_weights(), task, n_channels=n_channels)
 
 
 def _bytes(step: Step, n_slices: int, sizes: _Sizes) -> int:

@@ -8,7 +8,7 @@ STORE/shards/*.h5       HU, one chunk per slice, found by byte offset without th
 """
 
 from rsna_e2e.store.layout import FORMAT_VERSION, StoreError
-from rsna_e2e.store.reader import SeriesSpan, Store, is_store
+from rsna_e2e.store.reader import SeriesSpan, Store, is_store, rows_of
 from rsna_e2e.store.shards import StoredPixels, write_shard
 from rsna_e2e.store.writer import StoreWriter
 
@@ -20,5 +20,6 @@ __all__ = [
     "StoreWriter",
     "StoredPixels",
     "is_store",
+    "rows_of",
     "write_shard",
 ]

@@ -1,13 +1,14 @@
 """Reading a study store: its index in memory, its pixels slice by slice, each checked."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rsna_e2e.records import Float32Array, Int16Array, Int16Image
 from rsna_e2e.store.layout import (
@@ -42,6 +43,17 @@ class SeriesSpan:
     n_slices: int
     split: str
     fold: int
+
+    @property
+    def rows(self) -> slice:
+        """Its rows of the index."""
+        return slice(self.first_row, self.first_row + self.n_slices)
+
+
+def rows_of(spans: Iterable[SeriesSpan]) -> npt.NDArray[np.int64]:
+    """Return the rows of the index of these series, one series after another."""
+    parts = [np.arange(span.first_row, span.first_row + span.n_slices, dtype=np.int64) for span in spans]
+    return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
 
 class Store:
