@@ -12,7 +12,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from pydicom.pixels import get_decoder
 from rsna_e2e.elements import TAGS, Elements, RefusedError, read_file_meta
 from rsna_e2e.hounsfield import has_unused_bits, is_wrapped_12bit, stored_values, to_hounsfield, unwrap_12bit
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Int16Image, Refusal, SliceRecord
+from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord, printable
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"  # PS3.4 B.5
 MAX_SIDE_PX = 4096  # no CT matrix is larger; guards memory against absurd claims
@@ -72,60 +72,74 @@ class SliceHeader:
 
 def read_slice(path: Path) -> tuple[SliceRecord, Int16Image] | Refusal:
     """Read one file whole: its record and its HU [rows, columns], or why it is refused."""
-    header = read_header(path)
-    return header if isinstance(header, Refusal) else read_hounsfield(path, header)
+
+    def read() -> tuple[SliceRecord, Int16Image] | Refusal:
+        with path.open("rb", buffering=0) as stream:
+            raw_file = RawFile(str(path), os.fstat(stream.fileno()).st_size, 0)
+            header = read_header(stream, raw_file)
+            return header if isinstance(header, Refusal) else read_hounsfield(stream, raw_file, header)
+
+    return refuse_on_error(str(path), read, otherwise=Reason.MALFORMED)
 
 
-def read_header(path: Path) -> SliceHeader | Refusal:
-    """Read everything but the pixels, and check it."""
-    return _refuse_on_error(path, lambda: _read_header(path), otherwise=Reason.MALFORMED)
+def read_header(stream: BinaryIO, raw_file: RawFile) -> SliceHeader | Refusal:
+    """Read everything but the pixels from a seekable stream that stands at its begin, and check it."""
+    return refuse_on_error(raw_file.name, lambda: _read_header(stream, raw_file), otherwise=Reason.MALFORMED)
 
 
-def read_hounsfield(path: Path, header: SliceHeader) -> tuple[SliceRecord, Int16Image] | Refusal:
+def read_hounsfield(
+    stream: BinaryIO, raw_file: RawFile, header: SliceHeader
+) -> tuple[SliceRecord, Int16Image] | Refusal:
     """Read the pixels of a file whose header was read: int16 HU [rows, columns], and the record with what was done."""
-    return _refuse_on_error(path, lambda: _read_hounsfield(path, header), otherwise=Reason.DECODER_FAILED)
+    return refuse_on_error(raw_file.name, lambda: _read_hounsfield(stream, header), otherwise=Reason.DECODER_FAILED)
 
 
-def _refuse_on_error(path: Path, read: Callable[[], _T], *, otherwise: Reason) -> _T | Refusal:
+def refuse_on_error(name: str, read: Callable[[], _T], *, otherwise: Reason) -> _T | Refusal:
+    """Return what `read` does, or a refusal of the file called `name`: with `otherwise` for what nobody foresaw."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom warns about values that are judged here
             return read()
     except RefusedError as error:
-        return Refusal(str(path), error.reason, error.detail)
+        return Refusal(name, error.reason, error.detail)
     except OSError as error:
-        return Refusal(str(path), Reason.UNREADABLE_FILE, os.strerror(error.errno or 0))
+        return Refusal(name, Reason.UNREADABLE_FILE, os.strerror(error.errno or 0))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         # Hostile bytes make pydicom and its decoders raise nearly anything, a Rust panic outside Exception among them.
         # The text of such an error may quote the patient, so only its kind is kept.
-        return Refusal(str(path), otherwise, type(error).__name__)
+        return Refusal(name, otherwise, type(error).__name__)
 
 
-def _read_header(path: Path) -> SliceHeader:
-    with path.open("rb") as file:
-        meta = read_file_meta(file)
-        syntax = meta.transfer_syntax_uid
-        if syntax not in NATIVE_SYNTAXES and syntax not in DECODING_PLUGINS:
-            raise RefusedError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, syntax)
-        elements = Elements(
-            data_element_generator(
-                file,
-                is_implicit_VR=syntax == IMPLICIT_LITTLE_ENDIAN,
-                is_little_endian=syntax != EXPLICIT_BIG_ENDIAN,
-                stop_when=lambda tag, vr, length: int(tag) >= PIXEL_DATA,
-                specific_tags=list(TAGS.values()),
-            )
+def _read_header(stream: BinaryIO, raw_file: RawFile) -> SliceHeader:
+    meta = read_file_meta(stream)
+    syntax = meta.transfer_syntax_uid
+    if syntax not in NATIVE_SYNTAXES and syntax not in DECODING_PLUGINS:
+        raise RefusedError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, syntax)
+    elements = Elements(
+        data_element_generator(
+            stream,
+            is_implicit_VR=syntax == IMPLICIT_LITTLE_ENDIAN,
+            is_little_endian=syntax != EXPLICIT_BIG_ENDIAN,
+            stop_when=lambda tag, vr, length: int(tag) >= PIXEL_DATA,
+            specific_tags=list(TAGS.values()),
         )
-        _check_is_ct_slice(elements, meta.sop_class_uid)
-        length = _read_pixel_data_length(file, syntax)
-        bits_allocated, high_bit = _check_pixel_format(elements)
-        record = _slice_record(path, elements, syntax)
-        n_bytes = record.rows * record.columns * bits_allocated // 8
-        _check_pixel_data_length(file, syntax, length=length, expected=n_bytes)
-        offset = file.tell() if syntax in NATIVE_SYNTAXES else None
-    return SliceHeader(record=record, bits_allocated=bits_allocated, high_bit=high_bit, pixel_offset=offset)
+    )
+    _check_is_ct_slice(elements, meta.sop_class_uid)
+    length = _read_pixel_data_length(stream, syntax)
+    bits_allocated, high_bit = _check_pixel_format(elements)
+    record = _slice_record(raw_file.name, elements, syntax)
+    n_bytes = record.rows * record.columns * bits_allocated // 8
+    offset = stream.tell()
+    _check_pixel_data_length(syntax, length=length, expected=n_bytes, present=raw_file.n_bytes - offset)
+    is_native = syntax in NATIVE_SYNTAXES
+    return SliceHeader(
+        record=record,
+        bits_allocated=bits_allocated,
+        high_bit=high_bit,
+        pixel_offset=offset if is_native else None,
+    )
 
 
 def _check_is_ct_slice(elements: Elements, meta_sop_class_uid: str) -> None:
@@ -160,7 +174,7 @@ def _check_pixel_format(elements: Elements) -> tuple[int, int]:
     return bits_allocated, high_bit
 
 
-def _slice_record(path: Path, elements: Elements, syntax: str) -> SliceRecord:
+def _slice_record(name: str, elements: Elements, syntax: str) -> SliceRecord:
     rows, columns = elements.unsigned("Rows"), elements.unsigned("Columns")
     if not (1 <= rows <= MAX_SIDE_PX and 1 <= columns <= MAX_SIDE_PX):
         raise RefusedError(Reason.BAD_VALUE, f"Rows {rows}, Columns {columns}; expected 1 to {MAX_SIDE_PX}")
@@ -176,7 +190,7 @@ def _slice_record(path: Path, elements: Elements, syntax: str) -> SliceRecord:
     _check_orientation(orientation)
     window_center, window_width = elements.first_window()
     return SliceRecord(
-        image_id=printable(path.name.removesuffix(path.suffix)),
+        image_id=printable(PurePath(name).stem),
         patient_id=elements.text("PatientID"),
         study_uid=elements.text("StudyInstanceUID"),
         series_uid=elements.text("SeriesInstanceUID"),
@@ -194,11 +208,6 @@ def _slice_record(path: Path, elements: Elements, syntax: str) -> SliceRecord:
         window_width_hu=window_width,
         transfer_syntax_uid=syntax,
     )
-
-
-def printable(name: str) -> str:
-    """Return a file name as text that any file can hold: bytes that are no UTF-8 are escaped."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _check_orientation(cosines: tuple[float, ...]) -> None:
@@ -226,62 +235,63 @@ def _read_pixel_data_length(file: BinaryIO, syntax: str) -> int:
     return int(struct.unpack(order + "L", head[-4:])[0])
 
 
-def _check_pixel_data_length(file: BinaryIO, syntax: str, *, length: int, expected: int) -> None:
-    """Check the length of a value that begins where the file stands. Source: PS3.5 A.4, 7.1.1 (even lengths)."""
+def _check_pixel_data_length(syntax: str, *, length: int, expected: int, present: int) -> None:
+    """Check the length of the pixel data, `present` bytes of it. Source: PS3.5 A.4, 7.1.1 (even lengths)."""
     if syntax in DECODING_PLUGINS:
         if length != UNDEFINED_LENGTH:
             raise RefusedError(Reason.MALFORMED, "compressed PixelData of defined length")
         return
     if length != expected + expected % 2:
         raise RefusedError(Reason.WRONG_PIXEL_LENGTH, f"pixel data {length} bytes, expected {expected}")
-    present = os.fstat(file.fileno()).st_size - file.tell()
     if present < length:
         raise RefusedError(Reason.TRUNCATED, f"pixel data {present} bytes, expected {expected}")
 
 
-def _read_hounsfield(path: Path, header: SliceHeader) -> tuple[SliceRecord, Int16Image]:
+def _read_hounsfield(stream: BinaryIO, header: SliceHeader) -> tuple[SliceRecord, Int16Image]:
     record, offset = header.record, header.pixel_offset
     is_signed = record.pixel_representation == 1
-    words = _decode_words(path, header) if offset is None else _read_words(path, header, offset)
+    words = _decode_words(stream, header) if offset is None else _read_words(stream, header, offset)
     # Decoders give the value in the low bits, wherever it stood before compression.
     high_bit = record.bits_stored - 1 if offset is None else header.high_bit
     stored = stored_values(words, bits_stored=record.bits_stored, high_bit=high_bit, is_signed=is_signed)
     if is_wrapped_12bit(
         bits_stored=record.bits_stored, is_signed=is_signed, slope=record.slope, intercept=record.intercept
     ):
-        return replace(record, repair=WRAPPED_12BIT), unwrap_12bit(stored)
+        return _with_range(replace(record, repair=WRAPPED_12BIT), unwrap_12bit(stored))
     # Above a signed value both zeros and its sign are common; above an unsigned one nothing but zeros means nothing.
     is_foreign = not is_signed and has_unused_bits(words, bits_stored=high_bit + 1)
     result = to_hounsfield(stored, record.slope, record.intercept)
-    return (
-        replace(
-            record,
-            repair=UNUSED_BITS if is_foreign else "",
-            n_rounded=result.n_rounded,
-            n_saturated=result.n_saturated,
-        ),
-        result.hu,
+    record = replace(
+        record,
+        repair=UNUSED_BITS if is_foreign else "",
+        n_rounded=result.n_rounded,
+        n_saturated=result.n_saturated,
     )
+    return _with_range(record, result.hu)
 
 
-def _read_words(path: Path, header: SliceHeader, offset: int) -> npt.NDArray[np.uint16]:
+def _with_range(record: SliceRecord, hu: Int16Image) -> tuple[SliceRecord, Int16Image]:
+    return replace(record, hu_min=int(hu.min()), hu_max=int(hu.max())), hu
+
+
+def _read_words(stream: BinaryIO, header: SliceHeader, offset: int) -> npt.NDArray[np.uint16]:
     """Read uncompressed pixel data as it lies in the file, [rows, columns]."""
     order = ">" if header.record.transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "<"
     stored_type = np.dtype(f"{order}u{header.bits_allocated // 8}")
     words = np.empty((header.record.rows, header.record.columns), stored_type)
-    with path.open("rb", buffering=0) as file:
-        file.seek(offset)
-        if file.readinto(words.reshape(-1).view(np.uint8).data) != words.nbytes:
-            raise RefusedError(Reason.TRUNCATED, "the file became shorter while it was read")
+    stream.seek(offset)
+    if stream.readinto(words.reshape(-1).view(np.uint8).data) != words.nbytes:  # type: ignore[attr-defined]
+        raise RefusedError(Reason.TRUNCATED, "the file became shorter while it was read")
     return words.astype(np.uint16, copy=False)
 
 
-def _decode_words(path: Path, header: SliceHeader) -> npt.NDArray[np.uint16]:
+def _decode_words(stream: BinaryIO, header: SliceHeader) -> npt.NDArray[np.uint16]:
     """Decode compressed pixel data, [rows, columns]."""
     record = header.record
+    stream.seek(0)
     decoder = get_decoder(record.transfer_syntax_uid)
     plugin = DECODING_PLUGINS[record.transfer_syntax_uid]
-    decoded, _ = decoder.as_array(pydicom.dcmread(path), raw=True, decoding_plugin=plugin)
+    decoded, _ = decoder.as_array(pydicom.dcmread(stream), raw=True, decoding_plugin=plugin)
     if decoded.shape != (record.rows, record.columns) or decoded.dtype.kind not in "iu":
         raise RefusedError(Reason.DECODER_FAILED, f"decoded to {decoded.shape} of {decoded.dtype}")
     signed = decoded.astype(np.int16 if record.pixel_representation == 1 else np.uint16)

@@ -23,7 +23,7 @@ def new_file(path: Path) -> Iterator[h5py.File]:
 
     A full disk is an OSError with its number, whenever it shows. On any error nothing stays.
     """
-    temporary = temporary_name(path)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         with _open(temporary) as file:
             yield file
@@ -32,11 +32,6 @@ def new_file(path: Path) -> Iterator[h5py.File]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def temporary_name(path: Path) -> Path:
-    """What a file is called until it is whole."""
-    return path.with_name(path.name + ".tmp")
 
 
 @contextmanager

@@ -26,8 +26,11 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"  # the file ends inside the pixel data
     WRONG_PIXEL_LENGTH = "wrong_pixel_length"  # pixel data that does not fit Rows x Columns
     DECODER_FAILED = "decoder_failed"
+    DECODER_CRASHED = "decoder_crash"  # reading it ended its process, twice
+    TIMEOUT = "timeout"  # reading it took too long
     # its place in the series
     MIXED_ORIENTATION = "mixed_orientation"  # another orientation than most of its series
     DUPLICATE_SOP_UID = "duplicate_sop_uid"  # the instance was already seen in its series
+    CONFLICTING_SOP_UID = "conflicting_sop_uid"  # instances of one UID differ: none of them is taken
     SAME_POSITION = "same_position"  # another slice of the series lies at the same place
     AMBIGUOUS_IMAGE_ID = "ambiguous_image_id"  # a label names it, and so are several files called

@@ -28,7 +28,12 @@ class SliceRecord:
 
     Names are DICOM's keywords in snake case, with units. `image_id` is the file's stem, which label files refer to.
     `image_position_mm` is ImagePositionPatient [3], `image_orientation` is ImageOrientationPatient [6],
-    `pixel_spacing_mm` is PixelSpacing (between rows, between columns).
+    `pixel_spacing_mm` is PixelSpacing (between rows, between columns). `burned_in_annotation` is YES, NO, or empty
+    where the file does not say.
+
+    What reading the pixels adds: `decoder`, the plugin and its version, empty for uncompressed pixels; `repair`, what
+    was done to values that the file spells wrongly, names joined by "+"; `n_rounded` and `n_saturated`, pixels whose HU
+    are not slope * stored + intercept exactly; `n_padding`, those that the file says are none; `hu_min` and `hu_max`.
     """
 
     image_id: str
@@ -48,9 +53,28 @@ class SliceRecord:
     window_center_hu: float | None
     window_width_hu: float | None
     transfer_syntax_uid: str
+    slice_thickness_mm: float | None = None
+    burned_in_annotation: str = ""
+    decoder: str = ""
     repair: str = ""
     n_rounded: int = 0
     n_saturated: int = 0
+    n_padding: int = 0
+    hu_min: int = 0
+    hu_max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RawFile:
+    """A file of a folder or archive: its name there, its size in bytes, and a number that changes when it does.
+
+    offset: where its bytes begin in an archive, as that counts them; 0 in a folder.
+    """
+
+    name: str
+    n_bytes: int
+    stamp: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +84,8 @@ class Refusal:
     path: str
     reason: str
     detail: str
+
+
+def printable(name: str) -> str:
+    """Return a file name as text that any file can hold: bytes that are no UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Float64Array, SliceRecord
+from rsna_e2e.records import Float64Array
 
 # Direction cosines are written with few digits; 0.01 is about 0.6 degrees, far below the angle between two planned
 # orientations and far above rounding.
@@ -20,6 +20,17 @@ SAME_ORIENTATION = 0.01
 SAME_POSITION_MM = 0.01
 
 SeriesId = tuple[str, str, str]  # patient_id, study_uid, series_uid
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesMembers:
+    """What decides the order of a series' slices: SOP instance UIDs and image ids [N], ImagePositionPatient [N, 3] in
+    mm, ImageOrientationPatient [N, 6]."""
+
+    sop_uids: Sequence[str]
+    image_ids: Sequence[str]
+    position_mm: Float64Array
+    orientation: Float64Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,37 +46,29 @@ class SeriesOrder:
     refused: tuple[tuple[int, Reason, str], ...]
 
 
-def group_series(records: Sequence[SliceRecord]) -> dict[SeriesId, list[int]]:
-    """Return the positions of each series' records, series sorted by (patient, study, series)."""
-    groups: dict[SeriesId, list[int]] = {}
-    for position, record in enumerate(records):
-        groups.setdefault((record.patient_id, record.study_uid, record.series_uid), []).append(position)
-    return dict(sorted(groups.items()))
-
-
 def series_key(series_id: SeriesId) -> str:
     """Return 16 hex digits that stand for a series, the same on every machine."""
     return hashlib.sha256("\0".join(series_id).encode()).hexdigest()[:16]
 
 
-def order_series(records: Sequence[SliceRecord]) -> SeriesOrder:
-    """Order the records of one series along their common normal, in a direction that does not depend on the file.
+def order_series(members: SeriesMembers) -> SeriesOrder:
+    """Order the slices of one series along their common normal, in a direction that does not depend on the file.
 
     Slices of another orientation than most are refused; of slices with one SOP instance UID, and of slices at one
-    position, the first by (SOP instance UID, image id) stays; the order of `records` decides between equals only.
+    position, the first by (SOP instance UID, image id) stays; the order of `members` decides between equals only.
     Source: PS3.3 C.7.6.2.1.1 (ImagePositionPatient and ImageOrientationPatient).
     """
-    assert records
-    by_name = sorted(range(len(records)), key=lambda i: (records[i].sop_uid, records[i].image_id))
+    sop_uids = members.sop_uids
+    by_name = sorted(range(len(sop_uids)), key=lambda i: (sop_uids[i], members.image_ids[i]))
     refused: list[tuple[int, Reason, str]] = []
     unique: list[int] = []
     for position in by_name:
-        if unique and records[unique[-1]].sop_uid == records[position].sop_uid:
+        if unique and sop_uids[unique[-1]] == sop_uids[position]:
             refused.append((position, Reason.DUPLICATE_SOP_UID, "an earlier file holds the same SOP instance"))
         else:
             unique.append(position)
 
-    orientation_N6 = np.array([records[i].image_orientation for i in unique])
+    orientation_N6 = members.orientation[unique]
     is_common_N = _is_commonest(orientation_N6)
     refused += [
         (position, Reason.MIXED_ORIENTATION, "most slices of the series are oriented otherwise")
@@ -74,7 +77,7 @@ def order_series(records: Sequence[SliceRecord]) -> SeriesOrder:
     ]
     rows = np.array(unique)[is_common_N]
     normal = slice_normal(orientation_N6[is_common_N].mean(axis=0))
-    position_mm = np.array([records[i].image_position_mm for i in rows]) @ normal
+    position_mm = members.position_mm[rows] @ normal
     order = np.argsort(position_mm, kind="stable")
     rows, position_mm = rows[order], position_mm[order]
 

@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from rsna_e2e import dicom
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
+from rsna_e2e.records import Refusal, printable
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 MORE_FILES = Path(data_store.__file__).parent / "data"
@@ -147,7 +147,7 @@ def test_a_window_that_makes_no_sense_is_no_reason_to_refuse(tmp_path: Path) -> 
 
 
 def test_a_file_name_that_is_no_text() -> None:
-    assert dicom.printable(os.fsdecode(b"ID_\xff")) == "ID_\\udcff"
+    assert printable(os.fsdecode(b"ID_\xff")) == "ID_\\udcff"
 
 
 @pytest.mark.parametrize("labelled", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])

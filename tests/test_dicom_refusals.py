@@ -1,5 +1,6 @@
 """Files that are not taken: the right reason for each, whatever bytes come, and no other error."""
 
+import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELos
 
 from rsna_e2e import dicom
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
+from rsna_e2e.records import RawFile, Refusal
 
 STORED = phantoms.stored_image(12, 10, seed=1, form=phantoms.SIGNED_16)
 
@@ -180,7 +181,9 @@ def test_a_panic_outside_exception_is_a_refusal_and_ctrl_c_is_not(
         """Stands for pyo3's, which is a BaseException as well."""
 
     path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED))
-    header = dicom.read_header(path)
+    raw_file = RawFile(path.name, path.stat().st_size, 0)
+    with path.open("rb") as stream:
+        header = dicom.read_header(stream, raw_file)
     assert not isinstance(header, Refusal)
 
     def fail_with(error: BaseException) -> None:
@@ -190,7 +193,8 @@ def test_a_panic_outside_exception_is_a_refusal_and_ctrl_c_is_not(
         monkeypatch.setattr(dicom, "_read_words", read)
 
     fail_with(PanicException("Patient^Name in the text"))
-    assert dicom.read_hounsfield(path, header) == Refusal(str(path), Reason.DECODER_FAILED, "PanicException")
+    refusal = dicom.read_hounsfield(io.BytesIO(), raw_file, header)
+    assert refusal == Refusal(path.name, Reason.DECODER_FAILED, "PanicException")
     fail_with(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        dicom.read_hounsfield(path, header)
+        dicom.read_hounsfield(io.BytesIO(), raw_file, header)

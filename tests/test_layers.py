@@ -17,7 +17,7 @@ LEVELS = (
     {"files"},
     {"tasks", "config", "elements", "hdf5", "hounsfield", "arguments", "tensors", "machine", "launch"},
     {"series", "folds", "augment", "sampler", "metrics", "reference", "resume", "lr_sweep", "slice_order"},
-    {"labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
+    {"sources", "labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
     {
         "evaluation",
         "bagging",
@@ -50,8 +50,8 @@ LIBRARIES = {
     "yaml": {"config"},
     "pydicom": {"dicom", "synth"},  # synth writes files
     "h5py": {"hdf5", "store", "embeddings"},
-    "xxhash": {"store", "embeddings"},
-    "pyarrow": {"store", "labels", "predictions"},
+    "xxhash": {"store", "embeddings", "prepare"},
+    "pyarrow": {"store", "labels", "predictions", "prepare"},
     "torch": {
         "unpickling",
         "import_weights",

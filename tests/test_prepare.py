@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 from rsna_e2e.dicom import SliceHeader, read_header
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import PrepareReport, prepare
-from rsna_e2e.prepare.plan import HeaderOf, plan_series, plan_shards
-from rsna_e2e.prepare.walk import find_files
+from rsna_e2e.prepare.plan import plan_series, plan_shards
+from rsna_e2e.prepare.tables import HeaderOf, Table, headers_to_table, table_to_headers, to_numpy
+from rsna_e2e.sources import open_source
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 
@@ -195,8 +197,8 @@ def test_files_are_found_without_being_led_astray(tmp_path: Path) -> None:
     (raw / "linked.dcm").symlink_to(raw / "a.dcm")
     (raw / "broken.dcm").symlink_to(raw / "nothing")
     os.mkfifo(raw / "pipe.dcm")
-    names, refusals = find_files(raw)
-    assert names == ["a.dcm", "b/1", "b/c/2.dcm", "linked.dcm"]
+    files, refusals = open_source(raw).find()
+    assert [file.name for file in files] == ["a.dcm", "b/1", "b/c/2.dcm", "linked.dcm"]
     assert [(refusal.path, refusal.reason) for refusal in refusals] == [
         ("b/c/loop", "linked_folder"),
         ("broken.dcm", "not_regular_file"),
@@ -204,14 +206,42 @@ def test_files_are_found_without_being_led_astray(tmp_path: Path) -> None:
     ]
 
 
+def headers_of(raw: Path) -> Table:
+    """The headers of all files of a folder that have one."""
+    source = open_source(raw)
+    found = []
+    for raw_file in source.find()[0]:
+        with source.open(raw_file) as stream:
+            header = read_header(stream, raw_file)
+        if isinstance(header, SliceHeader):
+            found.append(HeaderOf(raw_file, header))
+    table = headers_to_table(found)
+    assert table_to_headers(table) == found
+    return table
+
+
+def no_digests(headers: Sequence[HeaderOf]) -> list[str | None]:
+    raise AssertionError("no two files are of one instance")
+
+
 def test_shards_are_cut_between_series(tmp_path: Path) -> None:
     write_raw(tmp_path)
-    read = [(name, read_header(tmp_path / name)) for name in find_files(tmp_path)[0]]
-    series, _ = plan_series([HeaderOf(name, header) for name, header in read if isinstance(header, SliceHeader)])
+    headers = headers_of(tmp_path)
+    plan, _ = plan_series(headers, [], digests=no_digests)
     # 16 x 16 slices are 512 bytes, 3 a series; the large ones 960 bytes, 5 a series.
-    shards = plan_shards(series, shard_bytes=3072)
-    assert [len(shard.slices) for shard in shards] == [6, 5, 3]
-    assert [shard.name for shard in shards] == ["00000.h5", "00001.h5", "00002.h5"]
+    assert plan_shards(headers, plan, shard_bytes=3072) == [(0, 6), (6, 11), (11, 14)]
+    assert plan_shards(headers, plan, shard_bytes=1) == [(0, 3), (3, 6), (6, 11), (11, 14)]
+    assert plan_shards(headers, plan, shard_bytes=10**9) == [(0, 14)]
+
+
+def test_series_are_patient_study_and_series_together(tmp_path: Path) -> None:
+    for patient in ("b", "a"):
+        phantoms.write_series(tmp_path / patient, name="same", patient_id=patient)
+    headers = headers_of(tmp_path)
+    plan, refusals = plan_series(headers, [], digests=no_digests)
+    assert to_numpy(headers, "patient_id")[plan.rows].tolist() == ["a"] * 3 + ["b"] * 3
+    assert len(set(plan.series_keys)) == 2
+    assert refusals == []
 
 
 @pytest.mark.slow

@@ -95,33 +95,53 @@ def test_a_store_inside_the_raw_folder(tmp_path: Path) -> None:
         prepare(tmp_path / "raw", tmp_path / "raw" / "store", task=ICH)
 
 
+def resumed_store(folder: Path) -> bytes:
+    """Prepare again, and return the manifest, which holds the checksums of all that the store is."""
+    prepare(folder / "raw", folder / "store", task=ICH, n_jobs=1)
+    assert sorted(path.name for path in folder.iterdir()) == ["raw", "store"]
+    return (folder / "store" / "store.json").read_bytes()
+
+
+@pytest.fixture
+def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The manifest of a store that was prepared without a break."""
+    folder = tmp_path_factory.mktemp("expected")
+    phantoms.write_series(folder / "raw", name="a", shape=(64, 64))
+    return resumed_store(folder)
+
+
 def test_a_disk_that_is_too_small_is_seen_before_a_pixel_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: bytes
 ) -> None:
     phantoms.write_series(tmp_path / "raw", name="a", shape=(64, 64))
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    # Three slices of 8 KiB and 1 MiB for the tables.
-    with pytest.raises(OutOfResourcesError, match=f"store: .* needs {3 * 8192 + (1 << 20):,} bytes"):
-        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        # Three slices of 8 KiB and 1 MiB for the tables.
+        with pytest.raises(OutOfResourcesError, match=f"store: .* needs {3 * 8192 + (1 << 20):,} bytes"):
+            prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    assert not (tmp_path / "store").exists()
+    assert not list(tmp_path.rglob("*.h5"))
+    assert resumed_store(tmp_path) == expected
 
 
-def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    phantoms.write_series(tmp_path / "raw", name="a")
+def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: bytes) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a", shape=(64, 64))
 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rsna_e2e.store.writer.write_table", full)
-    with pytest.raises(OutOfResourcesError, match="the disk is too small"):
-        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+    with monkeypatch.context() as patch:
+        patch.setattr("rsna_e2e.store.writer.write_table", full)
+        with pytest.raises(OutOfResourcesError, match="the disk is too small"):
+            prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    assert not (tmp_path / "store").exists()
+    assert resumed_store(tmp_path) == expected
 
 
 @pytest.mark.parametrize("phase", ["headers", "pixels"])
-def test_ctrl_c_leaves_nothing(tmp_path: Path, phase: str) -> None:
-    phantoms.write_series(tmp_path / "raw", name="a")
+def test_after_ctrl_c_it_goes_on(tmp_path: Path, phase: str, expected: bytes) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a", shape=(64, 64))
 
     def interrupt(done: int, total: int, note: str = "") -> None:
         if note.startswith(phase):
@@ -129,4 +149,5 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, phase: str) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1, progress=interrupt)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+    assert not (tmp_path / "store").exists()
+    assert resumed_store(tmp_path) == expected

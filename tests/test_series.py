@@ -6,7 +6,7 @@ import pytest
 
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import SliceRecord
-from rsna_e2e.series import group_series, order_series, series_key, slice_normal
+from rsna_e2e.series import SeriesMembers, SeriesOrder, order_series, slice_normal
 
 ROUNDING = 1e-9  # mm; float64 on coordinates of some hundred mm
 
@@ -43,6 +43,17 @@ def record(
     )
 
 
+def in_order(records: list[SliceRecord]) -> SeriesOrder:
+    return order_series(
+        SeriesMembers(
+            [r.sop_uid for r in records],
+            [r.image_id for r in records],
+            np.array([r.image_position_mm for r in records]),
+            np.array([r.image_orientation for r in records]),
+        )
+    )
+
+
 def stack(orientation: tuple[float, ...] = phantoms.AXIAL, n: int = 6) -> list[SliceRecord]:
     """Slices 5 mm apart along z, feet first."""
     return [record(position=(-120.0, -100.0, 5.0 * i), orientation=orientation) for i in range(n)]
@@ -52,13 +63,13 @@ def stack(orientation: tuple[float, ...] = phantoms.AXIAL, n: int = 6) -> list[S
 @pytest.mark.parametrize("seed", range(3))
 def test_slices_come_feet_first_however_files_and_columns_run(orientation: tuple[float, ...], seed: int) -> None:
     shuffled = [stack(orientation)[i] for i in np.random.default_rng(seed).permutation(6)]
-    order = order_series(shuffled)
+    order = in_order(shuffled)
     assert [shuffled[i].image_position_mm[2] for i in order.kept] == [0.0, 5.0, 10.0, 15.0, 20.0, 25.0]
     assert order.refused == ()
 
 
 def test_positions_are_measured_along_the_normal_of_a_tilted_series() -> None:
-    order = order_series(stack((1.0, 0.0, 0.0, 0.0, 0.8, -0.6)))
+    order = in_order(stack((1.0, 0.0, 0.0, 0.0, 0.8, -0.6)))
     # Normal (0, 0.6, 0.8) by hand; y = -100 everywhere, z = 5 i.
     np.testing.assert_allclose(order.position_mm, -60.0 + 0.8 * 5.0 * np.arange(6), atol=ROUNDING, rtol=0)
 
@@ -66,7 +77,7 @@ def test_positions_are_measured_along_the_normal_of_a_tilted_series() -> None:
 def test_drifting_x_and_y_do_not_scramble_the_order() -> None:
     drift = np.random.default_rng(3).normal(0, 2, size=(20, 2))
     records = [record(position=(float(x), float(y), float(z))) for z, (x, y) in enumerate(drift)]
-    assert order_series(records).kept.tolist() == list(range(20))
+    assert in_order(records).kept.tolist() == list(range(20))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +98,7 @@ def test_normal_points_one_way(orientation: tuple[float, ...], normal: tuple[flo
 def test_slices_of_another_orientation_are_refused_and_the_rest_kept() -> None:
     records = stack()
     records.insert(2, record(position=(0.0, 0.0, 7.0), orientation=(0, 1, 0, 0, 0, -1)))
-    order = order_series(records)
+    order = in_order(records)
     assert [(i, reason) for i, reason, _ in order.refused] == [(2, Reason.MIXED_ORIENTATION)]
     assert order.kept.tolist() == [0, 1, 3, 4, 5, 6]
 
@@ -96,12 +107,12 @@ def test_digits_lost_in_direction_cosines_make_no_other_orientation() -> None:
     records = [
         record(position=(0.0, 0.0, float(i)), orientation=(1, 0, 0, 0, 0.97 + 0.001 * i, -0.24)) for i in range(4)
     ]
-    assert order_series(records).kept.tolist() == [0, 1, 2, 3]
+    assert in_order(records).kept.tolist() == [0, 1, 2, 3]
 
 
 def test_of_one_instance_in_two_files_the_first_by_name_stays() -> None:
     records = [*stack(), record(position=(-120.0, -100.0, 5.0), sop_uid=stack()[1].sop_uid, image_id="!")]
-    order = order_series(records)
+    order = in_order(records)
     assert [(i, reason) for i, reason, _ in order.refused] == [(1, Reason.DUPLICATE_SOP_UID)]
     assert order.kept.tolist() == [0, 6, 2, 3, 4, 5]
 
@@ -110,24 +121,11 @@ def test_of_two_slices_at_one_position_one_stays_whatever_the_order_of_files() -
     records = [*stack(), record(position=(-120.0, -100.0, 10.0), sop_uid="zzz")]
     for seed in range(5):
         shuffled = [records[i] for i in np.random.default_rng(seed).permutation(7)]
-        order = order_series(shuffled)
+        order = in_order(shuffled)
         assert [(shuffled[i].sop_uid, reason) for i, reason, _ in order.refused] == [("zzz", Reason.SAME_POSITION)]
         assert len(order.kept) == 6
 
 
 def test_a_series_of_one_slice() -> None:
-    order = order_series([record(position=(1.0, 2.0, 3.0))])
+    order = in_order([record(position=(1.0, 2.0, 3.0))])
     assert (order.kept.tolist(), order.position_mm.tolist(), order.refused) == ([0], [3.0], ())
-
-
-def test_series_are_patient_study_and_series_together() -> None:
-    records = [
-        record(position=(0.0, 0.0, 0.0), patient_id="b", series_uid="1"),
-        record(position=(0.0, 0.0, 0.0), patient_id="a", series_uid="1"),
-        record(position=(0.0, 0.0, 5.0), patient_id="b", series_uid="1"),
-    ]
-    groups = group_series(records)
-    assert groups == {("a", "study", "1"): [1], ("b", "study", "1"): [0, 2]}
-    assert list(groups) == sorted(groups)
-    assert len({series_key(series_id) for series_id in groups}) == 2
-    assert series_key(("ab", "c", "d")) != series_key(("a", "bc", "d"))

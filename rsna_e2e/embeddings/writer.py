@@ -17,7 +17,6 @@ from rsna_e2e.embeddings.layout import MANIFEST, EmbeddingsError, Manifest, Sour
 from rsna_e2e.embeddings.shards import Append, Shard, open_shard, shard_writer
 from rsna_e2e.errors import UsageError
 from rsna_e2e.files import lock_folder, make_folder, write_json
-from rsna_e2e.hdf5 import temporary_name
 from rsna_e2e.store import Store
 
 SHARD_SLICES = 50_000
@@ -91,10 +90,10 @@ class EmbeddingWriter:
     def _take_stock(self) -> None:
         """Open the shards that are there; remove what a killed process left."""
         for path in sorted(self._folder.iterdir()):
-            if path.name == MANIFEST or ".tmp-" in path.name:
-                continue
-            if path.name.endswith(temporary_name(Path(".h5")).name):
+            if path.suffix.startswith(".tmp-") and path.stem.endswith(".h5"):
                 path.unlink()
+            elif path.name == MANIFEST or ".tmp-" in path.name:
+                continue
             elif path.suffix == ".h5":
                 self._shards[path.name] = self._open(path)
             else:

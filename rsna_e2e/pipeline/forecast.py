@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,8 @@ from rsna_e2e.labels import read_labels
 from rsna_e2e.model import JointModel
 from rsna_e2e.pipeline.plan import Folders, Step
 from rsna_e2e.pipeline.run import Pipeline, Standing
-from rsna_e2e.prepare import available_cores, find_files, find_labels
+from rsna_e2e.prepare import available_cores, find_labels
+from rsna_e2e.sources import open_source
 from rsna_e2e.split import split_series
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import get_task
@@ -78,7 +78,7 @@ class _Counts:
             self.n_test = sum(s.n_slices for s in self._store.series if s.split == "test")
             return
         assert folders.raw is not None
-        self.n_slices = len(find_files(folders.raw)[0])
+        self.n_slices = len(open_source(folders.raw).find()[0])
         if self.n_slices == 0:
             raise BadInputError(f"{folders.raw}: holds no files. Give the folder that holds the DICOM files")
         labels = folders.labels or find_labels(folders.raw)
@@ -214,8 +214,8 @@ def _startup_s() -> float:
 def _files_per_s(folders: Folders) -> float:
     """Files that all cores read in a second."""
     assert folders.raw is not None
-    names = find_files(folders.raw)[0]
-    chosen: list[Path] = [folders.raw / names[i] for i in np.linspace(0, len(names) - 1, PROBE_FILES).astype(int)]
+    files = open_source(folders.raw).find()[0]
+    chosen = [folders.raw / files[i].name for i in np.linspace(0, len(files) - 1, PROBE_FILES).astype(int)]
     began_s = time.perf_counter()
     for path in chosen:
         read_slice(path)

@@ -4,8 +4,7 @@ All decoding and writing happens in worker processes; only records come back. Wh
 on the number of workers nor on which of them was faster.
 """
 
+from rsna_e2e.prepare.jobs import available_cores
 from rsna_e2e.prepare.run import PrepareReport, find_labels, prepare
-from rsna_e2e.prepare.walk import find_files
-from rsna_e2e.prepare.workers import available_cores
 
-__all__ = ["PrepareReport", "available_cores", "find_files", "find_labels", "prepare"]
+__all__ = ["PrepareReport", "available_cores", "find_labels", "prepare"]

@@ -1,90 +1,109 @@
 """What goes where: series in order, cut into shards. Pure functions of the headers, so every run plans the same."""
 
+# M headers, N of them taken
+
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rsna_e2e.dicom import SliceHeader, printable
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.prepare.tables import Column, HeaderOf, Table, file_names, table_to_headers, to_numpy
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
-from rsna_e2e.series import group_series, order_series, series_key
+from rsna_e2e.records import Float64Array, Refusal, printable
+from rsna_e2e.series import SeriesMembers, order_series, series_key
+
+Rows = npt.NDArray[np.int64]
+Digests = Callable[[Sequence[HeaderOf]], Sequence[str | None]]  # of each slice's place and pixels
 
 
 @dataclass(frozen=True, slots=True)
-class HeaderOf:
-    """A file, by its path relative to the raw folder, and its header."""
+class Plan:
+    """Which headers are taken, in the order of the store.
 
-    name: str
-    header: SliceHeader
+    rows [N]: of the table of headers. series_keys [N], position_mm [N]: to which series each belongs, and where it lies
+    along the slice normal.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class PlannedSlice:
-    """A slice with its place: the series it belongs to and where it lies along the slice normal."""
-
-    name: str
-    header: SliceHeader
-    series_key: str
-    position_mm: float
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of its HU in the store."""
-        return 2 * self.header.record.rows * self.header.record.columns
+    rows: Rows
+    series_keys: Column
+    position_mm: Float64Array
 
 
-@dataclass(frozen=True, slots=True)
-class ShardPlan:
-    """The slices of one shard, series after series."""
+def plan_series(headers: Table, labelled_ids: Iterable[str], *, digests: Digests) -> tuple[Plan, list[Refusal]]:
+    """Group headers into series, sorted by (patient, study, series), each in geometric order; refuse what has none.
 
-    name: str
-    slices: tuple[PlannedSlice, ...]
-
-
-def plan_series(headers: Sequence[HeaderOf]) -> tuple[list[list[PlannedSlice]], list[Refusal]]:
-    """Group headers into series, sorted by (patient, study, series), each in geometric order; refuse what has none."""
-    series: list[list[PlannedSlice]] = []
-    refusals: list[Refusal] = []
-    for series_id, positions in group_series([h.header.record for h in headers]).items():
-        members = [headers[position] for position in positions]
-        order = order_series([member.header.record for member in members])
-        key = series_key(series_id)
-        series.append(
-            [
-                PlannedSlice(members[i].name, members[i].header, key, position_mm)
-                for i, position_mm in zip(order.kept.tolist(), order.position_mm.tolist(), strict=True)
-            ]
+    digests: tells slices of one SOP instance UID from each other; those that differ are all refused.
+    """
+    refused = _ambiguous(headers, labelled_ids)
+    ids = [to_numpy(headers, name) for name in ("patient_id", "study_uid", "series_uid")]
+    sop_uids, image_ids = (to_numpy(headers, name) for name in ("sop_uid", "image_id"))
+    position_M3, orientation_M6 = (to_numpy(headers, f"image_{name}") for name in ("position_mm", "orientation"))
+    refused |= _conflicting(headers, [*ids, sop_uids], digests)
+    kept, keys, positions = [], [], []
+    for rows in _groups(ids, without=refused):
+        members = SeriesMembers(
+            sop_uids[rows].tolist(), image_ids[rows].tolist(), position_M3[rows], orientation_M6[rows]
         )
-        refusals += [Refusal(printable(members[i].name), reason, detail) for i, reason, detail in order.refused]
-    return series, refusals
+        order = order_series(members)
+        key = series_key((ids[0][rows[0]], ids[1][rows[0]], ids[2][rows[0]]))
+        kept.append(rows[order.kept])
+        keys += [key] * len(order.kept)
+        positions.append(order.position_mm)
+        refused |= {int(rows[i]): (reason, detail) for i, reason, detail in order.refused}
+    names = file_names(headers)
+    refusals = [Refusal(printable(names[row]), *refused[row]) for row in sorted(refused)]
+    plan = Plan(
+        np.concatenate([np.empty(0, np.int64), *kept]),
+        np.array(keys, dtype=object),
+        np.concatenate([np.empty(0), *positions]),
+    )
+    return plan, refusals
 
 
-def refuse_ambiguous_ids(
-    headers: Iterable[HeaderOf], labelled_ids: Iterable[str]
-) -> tuple[list[HeaderOf], list[Refusal]]:
-    """Refuse files of equal stem, of different instances, that a label names: it cannot be told which is meant."""
-    headers = list(headers)
-    instances = {(h.header.record.image_id, h.header.record.sop_uid) for h in headers}
-    counts = Counter(image_id for image_id, _ in instances)
-    ambiguous = {image_id for image_id in labelled_ids if counts[image_id] > 1}
-    kept = [h for h in headers if h.header.record.image_id not in ambiguous]
-    refusals = [
-        Refusal(printable(h.name), Reason.AMBIGUOUS_IMAGE_ID, "files of different instances have this name")
-        for h in headers
-        if h.header.record.image_id in ambiguous
-    ]
-    return kept, refusals
-
-
-def plan_shards(series: Iterable[Sequence[PlannedSlice]], *, shard_bytes: int) -> list[ShardPlan]:
-    """Cut series, in order and never apart, into shards of at least `shard_bytes` (but for the last)."""
-    shards: list[ShardPlan] = []
-    slices: list[PlannedSlice] = []
-    for members in series:
-        slices += members
-        if sum(planned.n_bytes for planned in slices) >= shard_bytes:
-            shards.append(ShardPlan(f"{len(shards):05d}.h5", tuple(slices)))
-            slices = []
-    if slices:
-        shards.append(ShardPlan(f"{len(shards):05d}.h5", tuple(slices)))
+def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[int, int]]:
+    """Cut the plan between series into shards of at least `shard_bytes` (but for the last): (begin, end) of each."""
+    size_N = 2 * (to_numpy(headers, "rows") * to_numpy(headers, "columns"))[plan.rows]
+    is_last_N = np.append(plan.series_keys[1:] != plan.series_keys[:-1], True)[: len(size_N)]  # of its series
+    shards, begin, n_bytes = [], 0, 0
+    for place, (size, is_last) in enumerate(zip(size_N.tolist(), is_last_N.tolist(), strict=True)):
+        n_bytes += size
+        if is_last and (n_bytes >= shard_bytes or place == len(size_N) - 1):
+            shards.append((begin, place + 1))
+            begin, n_bytes = place + 1, 0
     return shards
+
+
+def _groups(ids: Sequence[Column], *, without: Iterable[int]) -> Iterator[Rows]:
+    """Yield the rows of each series, which have the same ids; series in the order of their ids, rows rising."""
+    is_taken = np.ones(len(ids[0]), dtype=bool)
+    is_taken[list(without)] = False
+    codes = [np.unique(column, return_inverse=True)[1] for column in ids]
+    order = np.lexsort(codes[::-1])  # stable
+    order = order[is_taken[order]]
+    is_new = np.zeros(len(order), dtype=bool)
+    for code in codes:
+        is_new[1:] |= code[order[1:]] != code[order[:-1]]
+    yield from (rows for rows in np.split(order, np.flatnonzero(is_new)) if len(rows))
+
+
+def _ambiguous(headers: Table, labelled_ids: Iterable[str]) -> dict[int, tuple[Reason, str]]:
+    """Files of equal stem, of different instances, that a label names: it cannot be told which is meant."""
+    image_ids, sop_uids = to_numpy(headers, "image_id").tolist(), to_numpy(headers, "sop_uid").tolist()
+    counts = Counter(image_id for image_id, _ in set(zip(image_ids, sop_uids, strict=True)))
+    several = {image_id for image_id, n in counts.items() if n > 1}
+    ambiguous = several and several.intersection(labelled_ids)
+    why = (Reason.AMBIGUOUS_IMAGE_ID, "files of different instances have this name")
+    return {row: why for row, image_id in enumerate(image_ids) if image_id in ambiguous}
+
+
+def _conflicting(headers: Table, ids: Sequence[Column], digests: Digests) -> dict[int, tuple[Reason, str]]:
+    """Files of one SOP instance UID, the last of the ids, in one series that differ: nobody can tell which is right."""
+    groups = [rows for rows in _groups(ids, without=()) if len(rows) > 1]
+    if not groups:
+        return {}
+    several = np.concatenate(groups)
+    digest_of = dict(zip(several.tolist(), digests(table_to_headers(headers.take(several))), strict=True))
+    why = (Reason.CONFLICTING_SOP_UID, "files of this SOP instance UID hold different slices")
+    return {row: why for rows in groups if len({digest_of[r] for r in rows.tolist()}) > 1 for row in rows.tolist()}

@@ -3,27 +3,30 @@
 # N slices, L labels
 
 import errno
+import hashlib
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from rsna_e2e import __version__
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
 from rsna_e2e.labels import LabelTable, read_labels
-from rsna_e2e.prepare.plan import HeaderOf, ShardPlan, plan_series, plan_shards, refuse_ambiguous_ids
-from rsna_e2e.prepare.table import index_columns, join_labels
-from rsna_e2e.prepare.walk import find_files
-from rsna_e2e.prepare.workers import ReadHeaders, StoredSlice, WriteShard, available_cores, run_jobs, worker_pool
-from rsna_e2e.records import Float32Array, Progress, Refusal, no_progress
+from rsna_e2e.prepare.index import index_columns, join_labels
+from rsna_e2e.prepare.jobs import DigestSlices, ReadHeaders, WriteShard, available_cores
+from rsna_e2e.prepare.plan import Plan, plan_series, plan_shards
+from rsna_e2e.prepare.pool import Pool
+from rsna_e2e.prepare.tables import Column, HeaderOf, Table, concatenate, read_part, to_numpy
+from rsna_e2e.records import Float32Array, Progress, RawFile, Refusal, no_progress
 from rsna_e2e.slice_order import OrderCheck, check_order
-from rsna_e2e.store import StoreWriter
+from rsna_e2e.sources import Source, open_source
+from rsna_e2e.store import FORMAT_VERSION, StoreWriter
 from rsna_e2e.tasks import Task
 
 # Slices of a shard take about this much: enough to write at the disk's speed, little enough to keep all workers busy
@@ -76,77 +79,90 @@ def prepare(
     n_jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> PrepareReport:
-    """Make a study store of the DICOM files below `raw`; files that cannot be taken are recorded with their reason.
+    """Make a study store of the DICOM files in `raw`; files that cannot be taken are recorded with their reason.
 
     labels: the label file, by default the one file `*train*.csv` or `*train*.csv.gz` in `raw`, if there is one.
     seed: decides the folds among equals. n_jobs: worker processes, by default one for each core. The store appears
-    whole or not at all. Raises BadInputError when there is nothing to take, StoreError when `store` exists, and
-    OutOfResourcesError when the disk is too small.
+    whole or not at all; interrupted and called again, this goes on with what was done. Raises BadInputError when there
+    is nothing to take, StoreError when `store` exists, and OutOfResourcesError when the disk is too small.
     """
     started_s = time.perf_counter()
     if n_folds < 1 or (n_jobs is not None and n_jobs < 1):
         raise UsageError(f"folds {n_folds}, jobs {n_jobs}: both must be at least 1")
     if store.resolve().is_relative_to(raw.resolve()):
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
-    names, refusals = find_files(raw)
+    source = open_source(raw)
     table = _read_label_table(raw, labels, task)
-    with StoreWriter(store) as writer, worker_pool(n_jobs or available_cores()) as pool:
-        headers = _read_headers(pool, raw, names, refusals, progress)
-        if headers and labels is not None and {h.header.record.image_id for h in headers}.isdisjoint(table.image_ids):
+    files, not_found = source.find()
+    inputs = _inputs(files, table, task)
+    with StoreWriter(store, inputs=inputs) as writer, Pool(n_jobs or available_cores()) as pool:
+        headers, refused = _read_headers(pool, source, files, writer.notes_folder, len(not_found), progress)
+        if len(headers) and labels is not None and set(table.image_ids).isdisjoint(headers["image_id"].to_pylist()):
             raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
-        plans = _plan(headers, table, refusals)
-        with _enough_space(store, plans):
-            stored = _write_shards(pool, raw, writer, plans, refusals, task, progress)
-            if not stored:
+        plan, misplaced = plan_series(headers, table.image_ids, digests=partial(_digests, pool, source))
+        shards = plan_shards(headers, plan, shard_bytes=SHARD_BYTES)
+        refusals = [*not_found, *refused, *misplaced]
+        with _enough_space(store, headers, plan):
+            stored, broken = _write_shards(
+                pool, source, headers, plan, shards, writer, task, n_refused=len(refusals), progress=progress
+            )
+            refusals += broken
+            if not len(stored):
                 raise BadInputError(_nothing_taken(raw, refusals))
-            labels_NL = join_labels(stored, table)
-            index = index_columns(stored, labels_NL, n_folds=n_folds, seed=seed)
+            columns = {name: to_numpy(stored, name) for name in stored.column_names}
+            labels_NL = join_labels(columns["image_id"].tolist(), table)
+            index = index_columns(columns, labels_NL, n_folds=n_folds, seed=seed)
             refusals.sort(key=lambda refusal: (refusal.path, refusal.reason))
             data_hash = writer.commit(task, index=index, labels=labels_NL, refusals=refusals)
     elapsed_s = time.perf_counter() - started_s
-    order = check_order(labels_NL[:, task.any_index], _series_lengths(stored))
-    return _report(store, data_hash, stored, labels_NL, table, refusals, order, elapsed_s=elapsed_s)
+    return _report(store, data_hash, index, labels_NL, table, refusals, task, elapsed_s=elapsed_s)
 
 
-def _plan(headers: Sequence[HeaderOf], table: LabelTable, refusals: list[Refusal]) -> list[ShardPlan]:
-    unambiguous, ambiguous = refuse_ambiguous_ids(headers, table.image_ids)
-    series, misplaced = plan_series(unambiguous)
-    refusals += ambiguous + misplaced
-    return plan_shards(series, shard_bytes=SHARD_BYTES)
+def _inputs(files: Sequence[RawFile], table: LabelTable, task: Task) -> str:
+    """A digest of all that headers, plan and shards depend on."""
+    digest = hashlib.sha256(repr((__version__, FORMAT_VERSION, task.windows_hu, HEADERS_PER_JOB, SHARD_BYTES)).encode())
+    for raw_file in files:
+        digest.update(repr(raw_file).encode("utf-8", "backslashreplace"))
+    digest.update("\0".join(table.image_ids).encode())
+    return digest.hexdigest()
+
+
+def _digests(pool: Pool, source: Source, headers: Sequence[HeaderOf]) -> list[str | None]:
+    jobs = [DigestSlices(source, headers[i : i + HEADERS_PER_JOB]) for i in range(0, len(headers), HEADERS_PER_JOB)]
+    results = dict(pool.run(jobs))
+    return [digest for number in range(len(jobs)) for digest in results[number]]
 
 
 def _report(
     store: Path,
     data_hash: str,
-    stored: Sequence[StoredSlice],
+    index: dict[str, Column],
     labels_NL: Float32Array,
     table: LabelTable,
     refusals: Sequence[Refusal],
-    order: OrderCheck,
+    task: Task,
     *,
     elapsed_s: float,
 ) -> PrepareReport:
-    image_ids = {s.record.image_id for s in stored}
+    image_ids = set(index["image_id"].tolist())
+    _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
+    repairs = Counter(name for names in index["repair"].tolist() if names for name in names.split("+"))
     return PrepareReport(
         store=store,
         data_hash=data_hash,
-        n_patients=len({s.record.patient_id for s in stored}),
-        n_series=len({s.series_key for s in stored}),
-        n_slices=len(stored),
+        n_patients=len(set(index["patient_id"].tolist())),
+        n_series=len(first),
+        n_slices=len(labels_NL),
         n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
         n_labels_without_image=sum(image_id not in image_ids for image_id in table.image_ids),
         n_repeated_label_rows=table.n_repeated_rows,
-        n_rounded=sum(s.record.n_rounded for s in stored),
-        n_saturated=sum(s.record.n_saturated for s in stored),
-        slice_order=order,
-        repairs=dict(Counter(s.record.repair for s in stored if s.record.repair)),
+        n_rounded=int(index["n_rounded"].sum()),
+        n_saturated=int(index["n_saturated"].sum()),
+        slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
+        repairs=dict(repairs.most_common()),
         refusals=dict(Counter(str(refusal.reason) for refusal in refusals).most_common()),
         elapsed_s=elapsed_s,
     )
-
-
-def _series_lengths(stored: Sequence[StoredSlice]) -> list[int]:
-    return [len(list(slices)) for _, slices in groupby(stored, key=lambda s: s.series_key)]
 
 
 def find_labels(raw: Path) -> Path | None:
@@ -166,38 +182,63 @@ def _read_label_table(raw: Path, labels: Path | None, task: Task) -> LabelTable:
 
 
 def _read_headers(
-    pool: ProcessPoolExecutor, raw: Path, names: Sequence[str], refusals: list[Refusal], progress: Progress
-) -> list[HeaderOf]:
-    jobs = [ReadHeaders(raw, names[i : i + HEADERS_PER_JOB]) for i in range(0, len(names), HEADERS_PER_JOB)]
-    results: list[list[HeaderOf]] = [[] for _ in jobs]
-    done = 0
-    for number, (headers, refused) in run_jobs(pool, jobs):
-        results[number] = headers
-        refusals += refused
-        done += len(jobs[number].names)
-        progress(done, len(names), f"headers, {len(refusals)} refused")
-    return [header for headers in results for header in headers]
+    pool: Pool,
+    source: Source,
+    files: Sequence[RawFile],
+    notes: Path,
+    n_refused: int,
+    progress: Progress,
+) -> tuple[Table, list[Refusal]]:
+    """Return the headers of files in their order, and the refusals; what is in `notes` already is not read again."""
+    jobs = [
+        ReadHeaders(source, files[i : i + HEADERS_PER_JOB], notes / f"headers-{i // HEADERS_PER_JOB:05d}.parquet")
+        for i in range(0, len(files), HEADERS_PER_JOB)
+    ]
+    missing = [job for job in jobs if not job.part.exists()]
+    done = len(files) - sum(len(job.files) for job in missing)
+    for number, n_refused_here in pool.run(missing):
+        done += len(missing[number].files)
+        n_refused += n_refused_here
+        progress(done, len(files), f"headers, {n_refused} refused")
+    parts = [read_part(job.part) for job in jobs]
+    return concatenate([table for table, _ in parts]), [refusal for _, refused in parts for refusal in refused]
 
 
 def _write_shards(
-    pool: ProcessPoolExecutor,
-    raw: Path,
+    pool: Pool,
+    source: Source,
+    headers: Table,
+    plan: Plan,
+    shards: Sequence[tuple[int, int]],
     writer: StoreWriter,
-    plans: Sequence[ShardPlan],
-    refusals: list[Refusal],
     task: Task,
+    *,
+    n_refused: int,
     progress: Progress,
-) -> list[StoredSlice]:
-    jobs = [WriteShard(raw, writer.shards_folder, plan, task.windows_hu) for plan in plans]
-    results: list[list[StoredSlice]] = [[] for _ in jobs]
-    total = sum(len(plan.slices) for plan in plans)
-    done = 0
-    for number, (stored, refused) in run_jobs(pool, jobs):
-        results[number] = stored
-        refusals += refused
-        done += len(plans[number].slices)
-        progress(done, total, f"pixels, {len(refusals)} refused")
-    return [s for stored in results for s in stored]
+) -> tuple[Table, list[Refusal]]:
+    """Return what is stored, in the order of the plan, and the refusals; shards that are there stay as they are."""
+    parts = [writer.notes_folder / f"shard-{number:05d}.parquet" for number in range(len(shards))]
+    missing = [number for number, part in enumerate(parts) if not part.exists()]
+    begins, ends = zip(*shards, strict=True) if shards else ((), ())
+    total, done = sum(ends) - sum(begins), 0
+    done = total - sum(ends[number] - begins[number] for number in missing)
+
+    def jobs() -> Iterator[WriteShard]:
+        for number in missing:
+            places = slice(*shards[number])
+            taken = headers.take(plan.rows[places])
+            taken = taken.append_column("series_key", [plan.series_keys[places].tolist()])
+            taken = taken.append_column("position_mm", [plan.position_mm[places]])
+            shard = writer.shards_folder / f"{number:05d}.h5"
+            yield WriteShard(source, taken, shard, parts[number], task.windows_hu)
+
+    for job, n_refused_here in pool.run(jobs()):
+        done += ends[missing[job]] - begins[missing[job]]
+        n_refused += n_refused_here
+        progress(done, total, f"pixels, {n_refused} refused")
+    read = [read_part(part) for part in parts]
+    stored = concatenate([table for table, _ in read if len(table)])
+    return stored, [refusal for _, refused in read for refusal in refused]
 
 
 def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
@@ -207,15 +248,19 @@ def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
 
 
 @contextmanager
-def _enough_space(store: Path, plans: Sequence[ShardPlan]) -> Iterator[None]:
+def _enough_space(store: Path, headers: Table, plan: Plan) -> Iterator[None]:
     """Refuse to begin what cannot be finished, and say the same if somebody else fills the disk meanwhile."""
-    pages = sum(-(-planned.n_bytes // PAGE_BYTES) for plan in plans for planned in plan.slices)
-    needed = pages * PAGE_BYTES + TABLE_BYTES
+    size_N = 2 * (to_numpy(headers, "rows") * to_numpy(headers, "columns"))[plan.rows]
+    needed = int((-(-size_N // PAGE_BYTES)).sum()) * PAGE_BYTES + TABLE_BYTES
     advice = f"the disk is too small: the store needs {needed:,} bytes. Free some space or choose another disk"
     if shutil.disk_usage(store.parent).free < needed:
         raise OutOfResourcesError(f"{store}: {advice}")
     try:
         yield
+    except OutOfResourcesError as error:
+        if isinstance(error.__cause__, OSError):
+            raise OutOfResourcesError(f"{store}: {advice}") from error
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfResourcesError(f"{store}: {advice}") from error

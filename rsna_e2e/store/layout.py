@@ -15,7 +15,7 @@ from rsna_e2e.errors import BadInputError
 from rsna_e2e.records import Float32Array
 
 FORMAT = "rsna_e2e study store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_KEYS = {"data_hash", "files", "shards", "label_names", "n_slices", "content_windows_hu"}
 
 MANIFEST = "store.json"
@@ -51,10 +51,16 @@ INDEX_COLUMNS: dict[str, str] = {
     "pixel_representation": "int32",
     "window_center_hu": "float64",
     "window_width_hu": "float64",
+    "slice_thickness_mm": "float64",
+    "burned_in_annotation": "str",
     "transfer_syntax_uid": "str",
+    "decoder": "str",
     "repair": "str",
     "n_rounded": "int32",
     "n_saturated": "int32",
+    "n_padding": "int32",
+    "hu_min": "int32",
+    "hu_max": "int32",
     **{f"content_{corner}": "int32" for corner in ("x0", "y0", "x1", "y1")},
     "checksum": "uint64",
     "shard": "str",

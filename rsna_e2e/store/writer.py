@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from rsna_e2e import __version__
+from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import lock_folder, sync
 from rsna_e2e.records import Float32Array, Refusal
 from rsna_e2e.store.layout import (
@@ -29,18 +30,25 @@ from rsna_e2e.store.layout import (
 )
 from rsna_e2e.tasks import Task
 
+_INPUTS = "inputs"
+
 
 class StoreWriter:
-    """Context in which a store is built in `STORE.partial`; `commit` makes it STORE, anything else leaves no trace.
+    """Context in which a store is built in `STORE.partial`; `commit` makes it STORE.
 
-    Shards go into `shards_folder`, by `write_shard`, from any process. Raises StoreError when STORE exists or another
-    process is building it.
+    Shards go into `shards_folder`, by `write_shard`, from any process; what else helps to go on after an interruption
+    into `notes_folder`. Both are as an interrupted attempt left them, where that names the same `inputs`, and empty
+    otherwise. On an error that is the user's to mend, and without `inputs`, nothing stays. Raises StoreError when STORE
+    exists or another process is building it.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, inputs: str = "") -> None:
         self.target = target
+        self._inputs = inputs
         self._partial = target.with_name(target.name + ".partial")
-        self.shards_folder = self._partial / SHARDS
+        self._store = self._partial / "store"
+        self.shards_folder = self._store / SHARDS
+        self.notes_folder = self._partial / "notes"
         self._lock = -1
 
     def __enter__(self) -> "StoreWriter":
@@ -48,20 +56,31 @@ class StoreWriter:
         try:
             self._partial.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self._partial)
+            self._make_folders()
         except BlockingIOError:
             raise StoreError(f"{self.target}: another process is preparing it. Wait for it or choose another") from None
         except OSError as error:
             raise StoreError(f"{self._partial}: cannot be made: {error.strerror}. Choose another place") from error
-        for leftover in self._partial.iterdir():  # of a run that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        self.shards_folder.mkdir()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
+        if error is None or isinstance(error, BadInputError | UsageError) or not self._inputs:
+            shutil.rmtree(self._partial, ignore_errors=True)
         os.close(self._lock)
+
+    def _make_folders(self) -> None:
+        """Keep what an interrupted attempt made from the same inputs, but for files that it had not finished."""
+        inputs = self._partial / _INPUTS
+        if not (self._inputs and inputs.is_file() and inputs.read_text() == self._inputs):
+            for leftover in self._partial.iterdir():
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            inputs.write_text(self._inputs)
+        for folder in (self.shards_folder, self.notes_folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for unfinished in folder.glob("*.tmp-*"):
+                unfinished.unlink(missing_ok=True)
 
     def commit(
         self, task: Task, *, index: Mapping[str, Column], labels: Float32Array, refusals: Sequence[Refusal]
@@ -74,9 +93,9 @@ class StoreWriter:
         columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
         assert labels.shape == (len(columns["image_id"]), len(task.label_names))
         label_columns = {name: labels[:, i] for i, name in enumerate(task.label_names)}
-        write_table(self._partial / INDEX, columns)
-        write_table(self._partial / LABELS, {"image_id": columns["image_id"], **label_columns})
-        write_table(self._partial / REFUSALS, _refusal_columns(refusals))
+        write_table(self._store / INDEX, columns)
+        write_table(self._store / LABELS, {"image_id": columns["image_id"], **label_columns})
+        write_table(self._store / REFUSALS, _refusal_columns(refusals))
         hashed = data_hash(columns, task.label_names, labels)
         manifest = {
             "format": FORMAT,
@@ -89,14 +108,14 @@ class StoreWriter:
             "n_series": len(set(columns["series_key"])),
             "n_refused": len(refusals),
             "data_hash": hashed,
-            "files": {name: file_checksum(self._partial / name) for name in (INDEX, LABELS, REFUSALS)},
+            "files": {name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
             "shards": {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())},
         }
-        (self._partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        for name in (INDEX, LABELS, REFUSALS, MANIFEST, ""):
-            sync(self._partial / name)
+        (self._store / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        for name in (INDEX, LABELS, REFUSALS, MANIFEST, SHARDS, ""):
+            sync(self._store / name)
         self._check_target_is_free()
-        self._partial.replace(self.target)
+        self._store.replace(self.target)
         sync(self.target.parent)
         return hashed
 

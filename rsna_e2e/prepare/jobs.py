@@ -1,0 +1,158 @@
+"""What worker processes do: read headers, and write whole shards. Records go into files, pixels into shards."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import xxhash
+
+from rsna_e2e.dicom import read_header, read_hounsfield, refuse_on_error
+from rsna_e2e.prepare.index import StoredSlice, stored_columns
+from rsna_e2e.prepare.pool import Begin, Lost
+from rsna_e2e.prepare.tables import (
+    HeaderOf,
+    Table,
+    columns_to_table,
+    headers_to_table,
+    table_to_headers,
+    to_numpy,
+    write_part,
+)
+from rsna_e2e.reasons import Reason
+from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord, printable
+from rsna_e2e.reference import content_box
+from rsna_e2e.sources import Source
+from rsna_e2e.store import write_shard
+
+NO_CONTENT = (0, 0, 0, 0)
+
+Windows = tuple[tuple[float, float], ...]
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHeaders:
+    """Job: read the headers of files into the file `part`. Returns how many were refused."""
+
+    source: Source
+    files: Sequence[RawFile]
+    part: Path
+
+    def __call__(self, begin: Begin, lost: Lost) -> int:
+        headers: list[HeaderOf] = []
+        refusals: list[Refusal] = []
+        for item, raw_file in enumerate(self.files):
+            begin(item)
+            result = _read(self.source, raw_file, lost.get(item), read_header)
+            if isinstance(result, Refusal):
+                refusals.append(result)
+            else:
+                headers.append(HeaderOf(raw_file, result))
+        write_part(self.part, headers_to_table(headers), refusals)
+        return len(refusals)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteShard:
+    """Job: decode slices and write them as a shard, and what is known of them into the file `part`.
+
+    headers: a table with `series_key` and `position_mm` beside what `headers_to_table` gives. Returns how many were
+    refused.
+    """
+
+    source: Source
+    headers: Table
+    shard: Path
+    part: Path
+    windows_hu: Windows
+
+    def __call__(self, begin: Begin, lost: Lost) -> int:
+        taken: list[tuple[int, SliceRecord, tuple[int, int, int, int]]] = []
+        refusals: list[Refusal] = []
+        rows, columns = to_numpy(self.headers, "rows").tolist(), to_numpy(self.headers, "columns").tolist()
+        slices = self._decode(begin, lost, taken, refusals)
+        pixels = write_shard(self.shard, slices, capacity=Counter(zip(rows, columns, strict=True)))
+        keys, positions_mm = to_numpy(self.headers, "series_key"), to_numpy(self.headers, "position_mm")
+        stored = [
+            StoredSlice(record, keys[row], float(positions_mm[row]), content, self.shard.name, place)
+            for (row, record, content), place in zip(taken, pixels, strict=True)
+        ]
+        write_part(self.part, columns_to_table(stored_columns(stored)), refusals)
+        return len(refusals)
+
+    def _decode(
+        self,
+        begin: Begin,
+        lost: Lost,
+        taken: list[tuple[int, SliceRecord, tuple[int, int, int, int]]],
+        refusals: list[Refusal],
+    ) -> Iterator[Int16Image]:
+        for row, (raw_file, header) in enumerate(table_to_headers(self.headers)):
+            begin(row)
+            result = _read(
+                self.source,
+                raw_file,
+                lost.get(row),
+                partial(read_hounsfield, header=header),
+            )
+            if isinstance(result, Refusal):
+                refusals.append(result)
+                continue
+            record, hu = result
+            taken.append((row, record, content_box(hu, self.windows_hu) or NO_CONTENT))
+            yield hu
+        begin(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class DigestSlices:
+    """Job: tell slices of one name from each other, by a digest of place and pixels; None of one that is refused."""
+
+    source: Source
+    headers: Sequence[HeaderOf]
+
+    def __call__(self, begin: Begin, lost: Lost) -> list[str | None]:
+        digests: list[str | None] = []
+        for item, (raw_file, header) in enumerate(self.headers):
+            begin(item)
+            result = _read(
+                self.source,
+                raw_file,
+                lost.get(item),
+                partial(read_hounsfield, header=header),
+            )
+            digests.append(None if isinstance(result, Refusal) else _digest(*result))
+        return digests
+
+
+def _digest(record: SliceRecord, hu: Int16Image) -> str:
+    place = (record.image_position_mm, record.image_orientation, record.pixel_spacing_mm, hu.shape)
+    return xxhash.xxh3_128_hexdigest(repr(place).encode() + np.ascontiguousarray(hu).data.tobytes())
+
+
+def _read(
+    source: Source,
+    raw_file: RawFile,
+    lost: Reason | None,
+    read: Callable[[BinaryIO, RawFile], _Result | Refusal],
+) -> _Result | Refusal:
+    """Open a file and read it; a refusal names it as text that any file can hold."""
+
+    def opened() -> _Result | Refusal:
+        with source.open(raw_file) as stream:
+            return read(stream, raw_file)
+
+    if lost is not None:
+        return Refusal(printable(raw_file.name), lost, "reading it ended its process, or took too long")
+    result = refuse_on_error(raw_file.name, opened, otherwise=Reason.MALFORMED)
+    return replace(result, path=printable(raw_file.name)) if isinstance(result, Refusal) else result
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,116 @@
+"""Headers, stored slices and refusals as columns: little memory for many, in files that are whole or not there."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsna_e2e.dicom import SliceHeader
+from rsna_e2e.files import atomic_writer
+from rsna_e2e.records import RawFile, Refusal, SliceRecord
+
+Table = Any  # pyarrow has no types
+Column = npt.NDArray[Any]
+
+_ARROW_TYPES: dict[Any, Any] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    int | None: pa.int64(),
+    float | None: pa.float64(),
+    tuple[float, float]: pa.list_(pa.float64(), 2),
+    tuple[float, float, float]: pa.list_(pa.float64(), 3),
+    tuple[float, float, float, float, float, float]: pa.list_(pa.float64(), 6),
+}
+_RECORD_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(SliceRecord)}
+_HEADER_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(SliceHeader) if field.name != "record"}
+# A file name may be any bytes.
+_FILE_TYPES = {"name": pa.binary(), "n_bytes": pa.int64(), "stamp": pa.int64(), "offset": pa.int64()}
+
+_REFUSALS = b"refusals"
+
+
+class HeaderOf(NamedTuple):
+    """A file and its header."""
+
+    raw_file: RawFile
+    header: SliceHeader
+
+
+def headers_to_table(headers: Sequence[HeaderOf]) -> Table:
+    """Return a table with a row for each header; `table_to_headers` gives them back."""
+    files = [[getattr(h.raw_file, name) for h in headers] for name in _FILE_TYPES if name != "name"]
+    own = [[getattr(h.header, name) for h in headers] for name in _HEADER_TYPES]
+    records = [[getattr(h.header.record, name) for h in headers] for name in _RECORD_TYPES]
+    columns = [[os.fsencode(h.raw_file.name) for h in headers], *files, *own, *records]
+    types = [*_FILE_TYPES.values(), *_HEADER_TYPES.values(), *_RECORD_TYPES.values()]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
+    return pa.table(arrays, names=[*_FILE_TYPES, *_HEADER_TYPES, *_RECORD_TYPES])
+
+
+def table_to_headers(table: Table) -> list[HeaderOf]:
+    """Return the headers of a table's rows."""
+    columns = {name: table[name].to_pylist() for name in (*_FILE_TYPES, *_HEADER_TYPES, *_RECORD_TYPES)}
+    vectors = {name for name, kind in _RECORD_TYPES.items() if pa.types.is_fixed_size_list(kind)}
+
+    def record(row: int) -> SliceRecord:
+        values = {name: columns[name][row] for name in _RECORD_TYPES}
+        return SliceRecord(**values | {name: tuple(values[name]) for name in vectors})
+
+    return [
+        HeaderOf(
+            RawFile(
+                os.fsdecode(columns["name"][row]), *(columns[name][row] for name in ("n_bytes", "stamp", "offset"))
+            ),
+            SliceHeader(record=record(row), **{name: columns[name][row] for name in _HEADER_TYPES}),
+        )
+        for row in range(len(table))
+    ]
+
+
+def file_names(table: Table) -> list[str]:
+    """Return the file names of a table of headers."""
+    return [os.fsdecode(name) for name in table["name"].to_pylist()]
+
+
+def write_part(path: Path, table: Table, refusals: Iterable[Refusal]) -> None:
+    """Write a table and the refusals that came with it. Raises OutOfResourcesError when the disk is full."""
+    told = [[refusal.path, str(refusal.reason), refusal.detail] for refusal in refusals]
+    with atomic_writer(path) as file:
+        pq.write_table(table.replace_schema_metadata({_REFUSALS: json.dumps(told)}), file, compression="zstd")
+
+
+def read_part(path: Path) -> tuple[Table, list[Refusal]]:
+    """Read what `write_part` wrote."""
+    table = pq.read_table(path, memory_map=False)
+    refusals = [Refusal(*words) for words in json.loads(table.schema.metadata[_REFUSALS])]
+    return table.replace_schema_metadata(None), refusals
+
+
+def concatenate(tables: Sequence[Table]) -> Table:
+    """Return all rows of tables alike."""
+    return pa.concat_tables(tables) if tables else headers_to_table([])
+
+
+def columns_to_table(columns: Mapping[str, Column]) -> Table:
+    """Return columns of equal length as a table; columns of objects hold text."""
+    return pa.table({name: pa.array(c, pa.string() if c.dtype == object else None) for name, c in columns.items()})
+
+
+def to_numpy(table: Table, name: str) -> Column:
+    """Return a column as an array; text becomes objects, vectors a matrix."""
+    column = table[name].combine_chunks()
+    if pa.types.is_fixed_size_list(column.type):
+        return np.asarray(column.flatten().to_numpy()).reshape(len(column), column.type.list_size)
+    if pa.types.is_string(column.type):
+        codes = column.dictionary_encode()
+        texts = np.array(codes.dictionary.to_pylist(), dtype=object)
+        return np.asarray(texts[codes.indices.to_numpy()])
+    return np.asarray(column.to_numpy(zero_copy_only=False))
