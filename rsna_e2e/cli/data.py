@@ -1,6 +1,7 @@
 """The verbs that make data: synth, prepare."""
 
 import argparse
+import re
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -43,6 +44,8 @@ def add_prepare(verbs: Verbs) -> None:
         "Read a folder of DICOM files once into a study store: HU in geometric order, labels, folds, refusals.",
         "rsna-e2e prepare raw store",
         "rsna-e2e prepare /data/dicom store --labels labels.csv.gz",
+        "rsna-e2e prepare /data/dicom store --shard 1/4   # on the first of four machines, and so on; then anywhere:",
+        "rsna-e2e prepare /data/dicom store --merge store.part-*",
     )
     verb.add_argument("raw", type=Path, metavar="RAW", help="folder of DICOM files, nested as you like")
     verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
@@ -51,6 +54,17 @@ def add_prepare(verbs: Verbs) -> None:
     verb.add_argument("--folds", type=at_least_one, default=5, help="patient-level folds (default 5)")
     verb.add_argument("--seed", type=seed, default=0, help="seed of the folds (default 0)")
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
+    verb.add_argument(
+        "--shard", type=_part, metavar="I/N", help="do the I-th of N machines' parts, in STORE.part-I-of-N"
+    )
+    verb.add_argument("--merge", type=Path, nargs="+", default=[], metavar="PART", help="parts that were done already")
+
+
+def _part(text: str) -> tuple[int, int]:
+    if not re.fullmatch(r"[0-9]+/[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4")
+    number, n = text.split("/")
+    return int(number), int(n)
 
 
 def add_quirks(verbs: Verbs) -> None:
@@ -106,18 +120,16 @@ def _synth(options: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     from rsna_e2e.console import field_lines, progress_bar
-    from rsna_e2e.prepare import prepare
+    from rsna_e2e.prepare import Part, prepare, prepare_part
 
+    task = get_task(options.task)
     with progress_bar("prepare", unit="slices") as progress:
+        how = {"task": task, "labels": options.labels, "n_jobs": options.jobs, "progress": progress}
+        if options.shard is not None:
+            print(field_lines(prepare_part(options.raw, options.store, Part(*options.shard), **how)))
+            return
         report = prepare(
-            options.raw,
-            options.store,
-            task=get_task(options.task),
-            labels=options.labels,
-            n_folds=options.folds,
-            seed=options.seed,
-            n_jobs=options.jobs,
-            progress=progress,
+            options.raw, options.store, n_folds=options.folds, seed=options.seed, parts=options.merge, **how
         )
     print(field_lines(report))
     if report.refusals:

@@ -5,6 +5,6 @@ on the number of workers nor on which of them was faster.
 """
 
 from rsna_e2e.prepare.jobs import available_cores
-from rsna_e2e.prepare.run import PrepareReport, find_labels, prepare
+from rsna_e2e.prepare.run import Part, PartReport, PrepareReport, find_labels, prepare, prepare_part
 
-__all__ = ["PrepareReport", "available_cores", "find_labels", "prepare"]
+__all__ = ["Part", "PartReport", "PrepareReport", "available_cores", "find_labels", "prepare", "prepare_part"]

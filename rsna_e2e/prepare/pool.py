@@ -168,7 +168,10 @@ def _work(connection: Connection, mark: Any) -> None:
         except Exception as error:
             answer = False, error
         begin(_NO_ITEM)
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except OSError:  # whoever asked is gone
+            return
 
 
 def _limit_memory(n_bytes: int) -> None:

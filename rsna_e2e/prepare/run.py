@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -68,6 +68,33 @@ class PrepareReport:
         return self.n_slices / self.elapsed_s
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one of `n` machines does: every n-th shard, from the `number`-th on (1 to n)."""
+
+    number: int
+    n: int
+
+    def folder(self, store: Path) -> Path:
+        """Where it is put."""
+        return store.with_name(f"{store.name}.part-{self.number}-of-{self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartReport:
+    """What one machine's part of a store holds."""
+
+    part: Path
+    n_shards: int
+    n_slices: int
+    elapsed_s: float
+
+    @property
+    def slices_per_s(self) -> float:
+        """Slices stored per second, over the whole run."""
+        return self.n_slices / self.elapsed_s
+
+
 def prepare(
     raw: Path,
     store: Path,
@@ -77,60 +104,181 @@ def prepare(
     n_folds: int = 5,
     seed: int = 0,
     n_jobs: int | None = None,
+    parts: Sequence[Path] = (),
     progress: Progress = no_progress,
 ) -> PrepareReport:
     """Make a study store of the DICOM files in `raw`; files that cannot be taken are recorded with their reason.
 
     labels: the label file, by default the one file `*train*.csv` or `*train*.csv.gz` in `raw`, if there is one.
-    seed: decides the folds among equals. n_jobs: worker processes, by default one for each core. The store appears
-    whole or not at all; interrupted and called again, this goes on with what was done. Raises BadInputError when there
-    is nothing to take, StoreError when `store` exists, and OutOfResourcesError when the disk is too small.
+    seed: decides the folds among equals. n_jobs: worker processes, by default one for each core. parts: what
+    `prepare_part` left; shards that none of them holds are made. The store appears whole or not at all; interrupted and
+    called again, this goes on with what was done. Raises BadInputError when there is nothing to take, StoreError when
+    `store` exists, and OutOfResourcesError when the disk is too small.
     """
     started_s = time.perf_counter()
-    if n_folds < 1 or (n_jobs is not None and n_jobs < 1):
-        raise UsageError(f"folds {n_folds}, jobs {n_jobs}: both must be at least 1")
+    if n_folds < 1:
+        raise UsageError(f"folds {n_folds}: must be at least 1")
+    inputs = _read_inputs(raw, store, labels, task)
+    with StoreWriter(store, inputs=inputs.digest) as writer, _pool(n_jobs) as pool:
+        writer.adopt(parts)
+        planned = _plan(inputs, pool, writer, progress)
+        with _enough_space(store, planned, range(len(planned.shards))):
+            stored, broken = _write_shards(inputs, planned, pool, writer, range(len(planned.shards)), progress)
+            refusals = sorted([*planned.refusals, *broken], key=lambda refusal: (refusal.path, refusal.reason))
+            if not len(stored):
+                raise BadInputError(_nothing_taken(raw, refusals))
+            columns = {name: to_numpy(stored, name) for name in stored.column_names}
+            labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
+            index = index_columns(columns, labels_NL, n_folds=n_folds, seed=seed)
+            data_hash = writer.commit(task, index=index, labels=labels_NL, refusals=refusals)
+    elapsed_s = time.perf_counter() - started_s
+    return _report(store, data_hash, index, labels_NL, inputs.labels, refusals, task, elapsed_s=elapsed_s)
+
+
+def prepare_part(
+    raw: Path,
+    store: Path,
+    part: Part,
+    *,
+    task: Task,
+    labels: Path | None = None,
+    n_jobs: int | None = None,
+    progress: Progress = no_progress,
+) -> PartReport:
+    """Do one machine's part of `prepare`, for which it reads all headers; `prepare` with all parts makes the store.
+
+    All machines see the same files, with the same modification times. Raises what `prepare` raises.
+    """
+    started_s = time.perf_counter()
+    if not 1 <= part.number <= part.n:
+        raise UsageError(f"part {part.number} of {part.n}: the first number goes from 1 to the second")
+    inputs = _read_inputs(raw, store, labels, task)
+    with StoreWriter(store, inputs=inputs.digest, folder=part.folder(store)) as writer, _pool(n_jobs) as pool:
+        planned = _plan(inputs, pool, writer, progress)
+        numbers = range(part.number - 1, len(planned.shards), part.n)
+        with _enough_space(store, planned, numbers):
+            stored, _ = _write_shards(inputs, planned, pool, writer, numbers, progress)
+        writer.keep()
+    return PartReport(
+        part=part.folder(store),
+        n_shards=len(numbers),
+        n_slices=len(stored),
+        elapsed_s=time.perf_counter() - started_s,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    """What a store is made of. digest: of all that headers, plan and shards depend on."""
+
+    source: Source
+    files: Sequence[RawFile]
+    not_found: Sequence[Refusal]
+    labels: LabelTable
+    task: Task
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planned:
+    """Headers, which of them are taken where, and what is not; shards: (begin, end) in the plan."""
+
+    headers: Table
+    plan: Plan
+    shards: Sequence[tuple[int, int]]
+    refusals: Sequence[Refusal]
+
+
+def _read_inputs(raw: Path, store: Path, labels: Path | None, task: Task) -> _Inputs:
     if store.resolve().is_relative_to(raw.resolve()):
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
     table = _read_label_table(raw, labels, task)
     files, not_found = source.find()
-    inputs = _inputs(files, table, task)
-    with StoreWriter(store, inputs=inputs) as writer, Pool(n_jobs or available_cores()) as pool:
-        headers, refused = _read_headers(pool, source, files, writer.notes_folder, len(not_found), progress)
-        if len(headers) and labels is not None and set(table.image_ids).isdisjoint(headers["image_id"].to_pylist()):
-            raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
-        plan, misplaced = plan_series(headers, table.image_ids, digests=partial(_digests, pool, source))
-        shards = plan_shards(headers, plan, shard_bytes=SHARD_BYTES)
-        refusals = [*not_found, *refused, *misplaced]
-        with _enough_space(store, headers, plan):
-            stored, broken = _write_shards(
-                pool, source, headers, plan, shards, writer, task, n_refused=len(refusals), progress=progress
-            )
-            refusals += broken
-            if not len(stored):
-                raise BadInputError(_nothing_taken(raw, refusals))
-            columns = {name: to_numpy(stored, name) for name in stored.column_names}
-            labels_NL = join_labels(columns["image_id"].tolist(), table)
-            index = index_columns(columns, labels_NL, n_folds=n_folds, seed=seed)
-            refusals.sort(key=lambda refusal: (refusal.path, refusal.reason))
-            data_hash = writer.commit(task, index=index, labels=labels_NL, refusals=refusals)
-    elapsed_s = time.perf_counter() - started_s
-    return _report(store, data_hash, index, labels_NL, table, refusals, task, elapsed_s=elapsed_s)
-
-
-def _inputs(files: Sequence[RawFile], table: LabelTable, task: Task) -> str:
-    """A digest of all that headers, plan and shards depend on."""
-    digest = hashlib.sha256(repr((__version__, FORMAT_VERSION, task.windows_hu, HEADERS_PER_JOB, SHARD_BYTES)).encode())
+    settings = (__version__, FORMAT_VERSION, task.windows_hu, HEADERS_PER_JOB, SHARD_BYTES)
+    digest = hashlib.sha256(repr(settings).encode())
     for raw_file in files:
         digest.update(repr(raw_file).encode("utf-8", "backslashreplace"))
     digest.update("\0".join(table.image_ids).encode())
-    return digest.hexdigest()
+    if labels is not None and files:
+        stems = {PurePath(raw_file.name).stem for raw_file in files}
+        if stems.isdisjoint(table.image_ids):
+            raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
+    return _Inputs(source=source, files=files, not_found=not_found, labels=table, task=task, digest=digest.hexdigest())
+
+
+def _pool(n_jobs: int | None) -> Pool:
+    if n_jobs is not None and n_jobs < 1:
+        raise UsageError(f"jobs {n_jobs}: must be at least 1")
+    return Pool(n_jobs or available_cores())
+
+
+def _plan(inputs: _Inputs, pool: Pool, writer: StoreWriter, progress: Progress) -> _Planned:
+    headers, refused = _read_headers(inputs, pool, writer.notes_folder, progress)
+    digests = partial(_digests, pool, inputs.source)
+    plan, misplaced = plan_series(headers, inputs.labels.image_ids, digests=digests)
+    shards = plan_shards(headers, plan, shard_bytes=SHARD_BYTES)
+    return _Planned(headers=headers, plan=plan, shards=shards, refusals=[*inputs.not_found, *refused, *misplaced])
+
+
+def _read_headers(inputs: _Inputs, pool: Pool, notes: Path, progress: Progress) -> tuple[Table, list[Refusal]]:
+    """Return the headers of files in their order, and the refusals; what is in `notes` already is not read again."""
+    files = inputs.files
+    jobs = [
+        ReadHeaders(
+            inputs.source, files[i : i + HEADERS_PER_JOB], notes / f"headers-{i // HEADERS_PER_JOB:05d}.parquet"
+        )
+        for i in range(0, len(files), HEADERS_PER_JOB)
+    ]
+    missing = [job for job in jobs if not job.part.exists()]
+    done = len(files) - sum(len(job.files) for job in missing)
+    n_refused = len(inputs.not_found)
+    for number, n_refused_here in pool.run(missing):
+        done += len(missing[number].files)
+        n_refused += n_refused_here
+        progress(done, len(files), f"headers, {n_refused} refused")
+    parts = [read_part(job.part) for job in jobs]
+    return concatenate([table for table, _ in parts]), [refusal for _, refused in parts for refusal in refused]
 
 
 def _digests(pool: Pool, source: Source, headers: Sequence[HeaderOf]) -> list[str | None]:
     jobs = [DigestSlices(source, headers[i : i + HEADERS_PER_JOB]) for i in range(0, len(headers), HEADERS_PER_JOB)]
     results = dict(pool.run(jobs))
     return [digest for number in range(len(jobs)) for digest in results[number]]
+
+
+def _write_shards(
+    inputs: _Inputs,
+    planned: _Planned,
+    pool: Pool,
+    writer: StoreWriter,
+    numbers: Sequence[int],
+    progress: Progress,
+) -> tuple[Table, list[Refusal]]:
+    """Return what is stored in these shards, in order, and the refusals; those that are there stay as they are."""
+    n_slices = [end - begin for begin, end in planned.shards]
+    parts = {number: writer.notes_folder / f"shard-{number:05d}.parquet" for number in numbers}
+    missing = [number for number, part in parts.items() if not part.exists()]
+    total = sum(n_slices[number] for number in numbers)
+    done = total - sum(n_slices[number] for number in missing)
+    n_refused = len(planned.refusals)
+
+    def jobs() -> Iterator[WriteShard]:
+        for number in missing:
+            places = slice(*planned.shards[number])
+            taken = planned.headers.take(planned.plan.rows[places])
+            taken = taken.append_column("series_key", [planned.plan.series_keys[places].tolist()])
+            taken = taken.append_column("position_mm", [planned.plan.position_mm[places]])
+            shard = writer.shards_folder / f"{number:05d}.h5"
+            yield WriteShard(inputs.source, taken, shard, parts[number], inputs.task.windows_hu)
+
+    for job, n_refused_here in pool.run(jobs()):
+        done += n_slices[missing[job]]
+        n_refused += n_refused_here
+        progress(done, total, f"pixels, {n_refused} refused")
+    read = [read_part(part) for part in parts.values()]
+    stored = concatenate([table for table, _ in read if len(table)])
+    return stored, [refusal for _, refused in read for refusal in refused]
 
 
 def _report(
@@ -181,66 +329,6 @@ def _read_label_table(raw: Path, labels: Path | None, task: Task) -> LabelTable:
     return read_labels(labels, task)
 
 
-def _read_headers(
-    pool: Pool,
-    source: Source,
-    files: Sequence[RawFile],
-    notes: Path,
-    n_refused: int,
-    progress: Progress,
-) -> tuple[Table, list[Refusal]]:
-    """Return the headers of files in their order, and the refusals; what is in `notes` already is not read again."""
-    jobs = [
-        ReadHeaders(source, files[i : i + HEADERS_PER_JOB], notes / f"headers-{i // HEADERS_PER_JOB:05d}.parquet")
-        for i in range(0, len(files), HEADERS_PER_JOB)
-    ]
-    missing = [job for job in jobs if not job.part.exists()]
-    done = len(files) - sum(len(job.files) for job in missing)
-    for number, n_refused_here in pool.run(missing):
-        done += len(missing[number].files)
-        n_refused += n_refused_here
-        progress(done, len(files), f"headers, {n_refused} refused")
-    parts = [read_part(job.part) for job in jobs]
-    return concatenate([table for table, _ in parts]), [refusal for _, refused in parts for refusal in refused]
-
-
-def _write_shards(
-    pool: Pool,
-    source: Source,
-    headers: Table,
-    plan: Plan,
-    shards: Sequence[tuple[int, int]],
-    writer: StoreWriter,
-    task: Task,
-    *,
-    n_refused: int,
-    progress: Progress,
-) -> tuple[Table, list[Refusal]]:
-    """Return what is stored, in the order of the plan, and the refusals; shards that are there stay as they are."""
-    parts = [writer.notes_folder / f"shard-{number:05d}.parquet" for number in range(len(shards))]
-    missing = [number for number, part in enumerate(parts) if not part.exists()]
-    begins, ends = zip(*shards, strict=True) if shards else ((), ())
-    total, done = sum(ends) - sum(begins), 0
-    done = total - sum(ends[number] - begins[number] for number in missing)
-
-    def jobs() -> Iterator[WriteShard]:
-        for number in missing:
-            places = slice(*shards[number])
-            taken = headers.take(plan.rows[places])
-            taken = taken.append_column("series_key", [plan.series_keys[places].tolist()])
-            taken = taken.append_column("position_mm", [plan.position_mm[places]])
-            shard = writer.shards_folder / f"{number:05d}.h5"
-            yield WriteShard(source, taken, shard, parts[number], task.windows_hu)
-
-    for job, n_refused_here in pool.run(jobs()):
-        done += ends[missing[job]] - begins[missing[job]]
-        n_refused += n_refused_here
-        progress(done, total, f"pixels, {n_refused} refused")
-    read = [read_part(part) for part in parts]
-    stored = concatenate([table for table, _ in read if len(table)])
-    return stored, [refusal for _, refused in read for refusal in refused]
-
-
 def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
     counts = Counter(str(refusal.reason) for refusal in refusals)
     why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common()) or "it holds no files"
@@ -248,12 +336,14 @@ def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
 
 
 @contextmanager
-def _enough_space(store: Path, headers: Table, plan: Plan) -> Iterator[None]:
+def _enough_space(store: Path, planned: _Planned, numbers: Sequence[int]) -> Iterator[None]:
     """Refuse to begin what cannot be finished, and say the same if somebody else fills the disk meanwhile."""
-    size_N = 2 * (to_numpy(headers, "rows") * to_numpy(headers, "columns"))[plan.rows]
-    needed = int((-(-size_N // PAGE_BYTES)).sum()) * PAGE_BYTES + TABLE_BYTES
+    area_M = to_numpy(planned.headers, "rows") * to_numpy(planned.headers, "columns")
+    pages_N = -(-2 * area_M[planned.plan.rows] // PAGE_BYTES)
+    needed = sum(int(pages_N[slice(*planned.shards[number])].sum()) for number in numbers) * PAGE_BYTES + TABLE_BYTES
     advice = f"the disk is too small: the store needs {needed:,} bytes. Free some space or choose another disk"
-    if shutil.disk_usage(store.parent).free < needed:
+    present = sum(path.stat().st_size for path in store.parent.glob(f"{store.name}.part*/store/shards/*.h5"))
+    if shutil.disk_usage(store.parent).free + present < needed:
         raise OutOfResourcesError(f"{store}: {advice}")
     try:
         yield

@@ -38,18 +38,19 @@ class StoreWriter:
 
     Shards go into `shards_folder`, by `write_shard`, from any process; what else helps to go on after an interruption
     into `notes_folder`. Both are as an interrupted attempt left them, where that names the same `inputs`, and empty
-    otherwise. On an error that is the user's to mend, and without `inputs`, nothing stays. Raises StoreError when STORE
-    exists or another process is building it.
+    otherwise. On an error that is the user's to mend, and without `inputs`, nothing stays. folder: instead of
+    `STORE.partial`. Raises StoreError when STORE exists or another process is building it.
     """
 
-    def __init__(self, target: Path, *, inputs: str = "") -> None:
+    def __init__(self, target: Path, *, inputs: str = "", folder: Path | None = None) -> None:
         self.target = target
         self._inputs = inputs
-        self._partial = target.with_name(target.name + ".partial")
+        self._partial = folder or target.with_name(target.name + ".partial")
         self._store = self._partial / "store"
         self.shards_folder = self._store / SHARDS
         self.notes_folder = self._partial / "notes"
         self._lock = -1
+        self._is_kept = False
 
     def __enter__(self) -> "StoreWriter":
         self._check_target_is_free()
@@ -66,9 +67,33 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None or isinstance(error, BadInputError | UsageError) or not self._inputs:
+        is_mendable = isinstance(error, BadInputError | UsageError)
+        if (error is None and not self._is_kept) or is_mendable or not self._inputs:
             shutil.rmtree(self._partial, ignore_errors=True)
         os.close(self._lock)
+
+    def keep(self) -> None:
+        """Leave everything in its folder, uncommitted."""
+        self._is_kept = True
+
+    def adopt(self, folders: Sequence[Path]) -> None:
+        """Take over what is in folders that were kept. Raises BadInputError for one of other inputs."""
+        for folder in folders:
+            inputs = folder / _INPUTS
+            if not inputs.is_file() or inputs.read_text() != self._inputs:
+                raise BadInputError(
+                    f"{folder}: no part of this store: made of other files or labels, or by another version"
+                )
+            shards, notes = folder.glob(f"*/{SHARDS}/*.h5"), folder.glob(f"{self.notes_folder.name}/*.parquet")
+            for path in (*shards, *notes):  # in this order: a note says that its shard is there
+                self._take(path, self._partial / path.relative_to(folder))
+
+    def _take(self, path: Path, place: Path) -> None:
+        if not place.exists():
+            try:
+                os.link(path, place)
+            except OSError:  # another file system
+                shutil.copy2(path, place)
 
     def _make_folders(self) -> None:
         """Keep what an interrupted attempt made from the same inputs, but for files that it had not finished."""
@@ -121,6 +146,8 @@ class StoreWriter:
 
     def _check_target_is_free(self) -> None:
         if (self.target / MANIFEST).exists():
+            if not self._store.exists():  # killed between the store's getting its name and clearing up
+                shutil.rmtree(self._partial, ignore_errors=True)
             raise StoreError(f"{self.target}: a prepared store is already there. Use it, or remove it first")
         if self.target.exists() and not (self.target.is_dir() and next(self.target.iterdir(), None) is None):
             raise StoreError(f"{self.target}: exists and is not empty. Choose another folder for the store")

@@ -1,0 +1,123 @@
+"""Workers that die, hang or want too much: one item is lost, everything else is done."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rsna_e2e.errors import OutOfResourcesError
+from rsna_e2e.prepare import pool as pools
+from rsna_e2e.prepare.pool import Begin, Lost, Pool
+from rsna_e2e.reasons import Reason
+
+
+@dataclass(frozen=True)
+class Count:
+    """Job: count items, and do something at one of them."""
+
+    n: int
+    at: int
+    deed: Callable[[], None]
+
+    def __call__(self, begin: Begin, lost: Lost) -> tuple[int, dict[int, Reason]]:
+        done = 0
+        for item in range(self.n):
+            begin(item)
+            if item in lost:
+                continue
+            if item == self.at:
+                self.deed()
+            done += 1
+        return done, dict(lost)
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGABRT)
+
+
+def hang() -> None:
+    time.sleep(60)
+
+
+def want_memory() -> None:
+    bytearray(pools.WORKER_MEMORY_BYTES + (1 << 20))
+
+
+@dataclass(frozen=True)
+class DieOnce:
+    mark: Path
+
+    def __call__(self) -> None:
+        if not self.mark.exists():
+            self.mark.touch()
+            die()
+
+
+@dataclass(frozen=True)
+class DieOutside:
+    """Job: die when no item is in work."""
+
+    def __call__(self, begin: Begin, lost: Lost) -> None:
+        die()
+
+
+def results(jobs: list[Count], *, n_workers: int) -> list[tuple[int, dict[int, Reason]]]:
+    with Pool(n_workers) as pool:
+        found = dict(pool.run(jobs))
+    return [found[number] for number in range(len(jobs))]
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_an_item_that_ends_its_process_is_lost_and_nothing_else(n_workers: int) -> None:
+    jobs = [Count(5, at=at, deed=die if at == 3 else nothing) for at in range(5)]
+    expected = [(5, {})] * 3 + [(4, {3: Reason.DECODER_CRASHED})] + [(5, {})]
+    assert results(jobs, n_workers=n_workers) == expected
+
+
+def test_a_process_that_ended_once_is_no_reason_to_lose_an_item(tmp_path: Path) -> None:
+    assert results([Count(3, at=1, deed=DieOnce(tmp_path / "died"))], n_workers=1) == [(3, {})]
+    assert (tmp_path / "died").exists()
+
+
+def test_an_item_that_takes_too_long_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "ITEM_LIMIT_S", 0.5)
+    began_s = time.perf_counter()
+    assert results([Count(3, at=1, deed=hang), Count(3, at=0, deed=nothing)], n_workers=1) == [
+        (2, {1: Reason.TIMEOUT}),
+        (3, {}),
+    ]
+    assert time.perf_counter() - began_s < 10
+
+
+def test_memory_is_limited() -> None:
+    with Pool(1) as pool, pytest.raises(MemoryError):
+        list(pool.run([Count(1, at=0, deed=want_memory)]))
+
+
+def test_processes_that_end_outside_of_items_are_an_error() -> None:
+    with Pool(1) as pool, pytest.raises(OutOfResourcesError, match="Run again with fewer jobs"):
+        list(pool.run([DieOutside()]))
+
+
+def test_a_pool_runs_one_list_of_jobs_after_another_and_none_at_all() -> None:
+    with Pool(2) as pool:
+        assert list(pool.run([])) == []
+        for _ in range(2):
+            assert sorted(pool.run([Count(2, at=0, deed=nothing)] * 3)) == [(i, (2, {})) for i in range(3)]
+
+
+def test_a_worker_killed_while_idle_is_replaced() -> None:
+    with Pool(1) as pool:
+        list(pool.run([Count(1, at=0, deed=nothing)]))
+        (worker,) = pool._workers
+        os.kill(worker.process.pid or 0, signal.SIGKILL)
+        worker.process.join()
+        assert list(pool.run([Count(2, at=0, deed=nothing)])) == [(0, (2, {}))]
