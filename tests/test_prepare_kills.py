@@ -41,11 +41,15 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("n_kills", "everyone"),
-    [(4, True), pytest.param(20, True, marks=pytest.mark.slow), pytest.param(20, False, marks=pytest.mark.slow)],
+    ("n_kills", "everyone", "at_random"),
+    [
+        (3, True, False),
+        pytest.param(20, True, True, marks=pytest.mark.slow),
+        pytest.param(20, False, True, marks=pytest.mark.slow),
+    ],
 )
-def test_the_same_store(raw: Path, tmp_path: Path, n_kills: int, everyone: bool) -> None:
-    """everyone: with its workers, or alone, so that workers outlive it."""
+def test_the_same_store(raw: Path, tmp_path: Path, n_kills: int, everyone: bool, at_random: bool) -> None:
+    """everyone: with its workers, or alone, so that workers outlive it. at_random: in time, or after the next shard."""
     began_s = time.perf_counter()
     assert start(raw, tmp_path / "whole").wait() == 0
     whole_s = time.perf_counter() - began_s
@@ -56,8 +60,12 @@ def test_the_same_store(raw: Path, tmp_path: Path, n_kills: int, everyone: bool)
     n_killed = n_kept = 0
     while n_killed < n_kills:
         process = start(raw, store)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(rng.uniform(0.6, 1.0) * whole_s)
+        if at_random:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0.6, 1.0) * whole_s)
+        else:
+            while process.poll() is None and len(list(partial.glob("notes/shard-*.parquet"))) <= len(done):
+                time.sleep(0.001)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL) if everyone else process.kill()
         n_killed += process.wait() == -signal.SIGKILL
