@@ -88,6 +88,7 @@ LIBRARIES = {
     **{library: {"bench"} for library in ("cv2", "albumentations", "monai", "torchvision")},  # its peers
     "PIL": {"loader"},
     "apex": {"optimizer"},  # NVIDIA's
+    "ray": {"prepare"},
     "timm": {"model"},
     "safetensors": {"tensors", "unpickling"},
     "scipy": {"synth"},

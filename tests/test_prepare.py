@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsna_e2e.dicom import SliceHeader, read_header
+from rsna_e2e.errors import BadInputError, MissingCapabilityError, UsageError
 from rsna_e2e.labels import write_labels
-from rsna_e2e.prepare import PrepareReport, prepare
+from rsna_e2e.prepare import Part, PrepareReport, prepare, prepare_part
 from rsna_e2e.prepare.plan import plan_series, plan_shards
 from rsna_e2e.prepare.tables import HeaderOf, Table, headers_to_table, table_to_headers, to_numpy
 from rsna_e2e.sources import open_source
@@ -148,6 +150,73 @@ def test_the_same_store_for_any_number_of_workers(tmp_path: Path, monkeypatch: p
     assert len(shards) == 4
     for name in shards:
         assert (stores[0] / "shards" / name).read_bytes() == (stores[1] / "shards" / name).read_bytes()
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def in_small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Raw files, prepared as one into `whole`; every series becomes a shard."""
+    write_train_labels(tmp_path / "raw", sorted(write_raw(tmp_path / "raw")))
+    monkeypatch.setattr("rsna_e2e.prepare.run.SHARD_BYTES", 1)
+    monkeypatch.setattr("rsna_e2e.prepare.run.HEADERS_PER_JOB", 2)
+    prepare(tmp_path / "raw", tmp_path / "whole", task=ICH, n_jobs=1)
+    return tmp_path
+
+
+def test_machines_share_the_work_and_the_store_is_the_same(in_small_shards: Path) -> None:
+    raw, store = in_small_shards / "raw", in_small_shards / "store"
+    reports = [prepare_part(raw, store, Part(number, 3), task=ICH, n_jobs=1) for number in (1, 2, 3)]
+    assert [report.n_shards for report in reports] == [2, 1, 1]
+    assert sum(report.n_slices for report in reports) == 14
+    assert sorted(path.name for path in reports[1].part.glob("store/shards/*")) == ["00001.h5"]
+    written_ns = {path.name: path.stat().st_mtime_ns for path in in_small_shards.glob("*.part-*/store/shards/*")}
+    prepare(raw, store, task=ICH, n_jobs=1, parts=[report.part for report in reports])
+    assert contents(store) == contents(in_small_shards / "whole")
+    assert {path.name: path.stat().st_mtime_ns for path in store.glob("shards/*")} == written_ns
+
+
+def test_a_part_that_is_missing_is_made_and_one_of_other_files_is_refused(in_small_shards: Path) -> None:
+    raw, store = in_small_shards / "raw", in_small_shards / "store"
+    part = prepare_part(raw, store, Part(2, 2), task=ICH, n_jobs=1).part
+    (raw / "more.txt").write_text("x")
+    with pytest.raises(BadInputError, match=r"store\.part-2-of-2: no part of this store"):
+        prepare(raw, store, task=ICH, n_jobs=1, parts=[part])
+    (raw / "more.txt").unlink()
+    prepare(raw, store, task=ICH, n_jobs=1, parts=[part])
+    assert contents(store) == contents(in_small_shards / "whole")
+    with pytest.raises(UsageError, match="part 3 of 2"):
+        prepare_part(raw, store, Part(3, 2), task=ICH)
+
+
+@pytest.mark.slow  # a cluster takes its time to begin
+def test_a_ray_cluster_makes_the_same_store(in_small_shards: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    prepare(in_small_shards / "raw", in_small_shards / "store", task=ICH, on_ray=True)
+    assert contents(in_small_shards / "store") == contents(in_small_shards / "whole")
+
+
+def test_without_ray_its_command_is_named(in_small_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingCapabilityError, match=r"pip install 'rsna_e2e\[cluster\]'"):
+        prepare(in_small_shards / "raw", in_small_shards / "store", task=ICH, on_ray=True)
+
+
+def test_instances_of_one_uid_that_differ_are_all_refused(tmp_path: Path) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a", n_slices=4)
+    first, second, third, _ = sorted((tmp_path / "raw").iterdir())
+    same = phantoms.read(first)
+    same.save_as(tmp_path / "raw" / "copy.dcm")
+    other = phantoms.read(second)
+    other.PixelData = phantoms.read(third).PixelData
+    other.save_as(tmp_path / "raw" / "other.dcm")
+    report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    assert report.refusals == {"conflicting_sop_uid": 2, "duplicate_sop_uid": 1}
+    refused = pq.read_table(tmp_path / "store" / "refusals.parquet").to_pylist()
+    assert {row["path"] for row in refused if row["reason"] == "conflicting_sop_uid"} == {second.name, "other.dcm"}
+    assert report.n_slices == 3
 
 
 def test_a_slice_refused_late_leaves_its_series_whole(tmp_path: Path) -> None:

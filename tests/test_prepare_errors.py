@@ -85,7 +85,7 @@ def test_labels_of_other_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"n_jobs": 0}, {"n_folds": 0}])
 def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="must be at least 1"):
         prepare(tmp_path / "raw", tmp_path / "store", task=ICH, **options)
 
 

@@ -54,6 +54,7 @@ def add_prepare(verbs: Verbs) -> None:
     verb.add_argument("--folds", type=at_least_one, default=5, help="patient-level folds (default 5)")
     verb.add_argument("--seed", type=seed, default=0, help="seed of the folds (default 0)")
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
+    verb.add_argument("--ray", action="store_true", help="on a Ray cluster (RAY_ADDRESS) that sees the same files")
     verb.add_argument(
         "--shard", type=_part, metavar="I/N", help="do the I-th of N machines' parts, in STORE.part-I-of-N"
     )
@@ -124,7 +125,13 @@ def _prepare(options: argparse.Namespace) -> None:
 
     task = get_task(options.task)
     with progress_bar("prepare", unit="slices") as progress:
-        how = {"task": task, "labels": options.labels, "n_jobs": options.jobs, "progress": progress}
+        how = {
+            "task": task,
+            "labels": options.labels,
+            "n_jobs": options.jobs,
+            "on_ray": options.ray,
+            "progress": progress,
+        }
         if options.shard is not None:
             print(field_lines(prepare_part(options.raw, options.store, Part(*options.shard), **how)))
             return

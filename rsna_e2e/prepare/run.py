@@ -3,7 +3,6 @@
 # N slices, L labels
 
 import errno
-import hashlib
 import shutil
 import time
 from collections import Counter
@@ -11,23 +10,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 
-import numpy as np
-
-from rsna_e2e import __version__
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
-from rsna_e2e.labels import LabelTable, read_labels
 from rsna_e2e.prepare.index import index_columns, join_labels
+from rsna_e2e.prepare.inputs import Inputs, read_inputs
 from rsna_e2e.prepare.jobs import DigestSlices, ReadHeaders, WriteShard, available_cores
 from rsna_e2e.prepare.plan import Plan, plan_series, plan_shards
 from rsna_e2e.prepare.pool import Pool
-from rsna_e2e.prepare.tables import Column, HeaderOf, Table, concatenate, read_part, to_numpy
-from rsna_e2e.records import Float32Array, Progress, RawFile, Refusal, no_progress
-from rsna_e2e.slice_order import OrderCheck, check_order
-from rsna_e2e.sources import Source, open_source
-from rsna_e2e.store import FORMAT_VERSION, StoreWriter
+from rsna_e2e.prepare.ray_pool import RayPool
+from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report
+from rsna_e2e.prepare.tables import HeaderOf, Table, concatenate, read_part, to_numpy
+from rsna_e2e.records import Progress, Refusal, no_progress
+from rsna_e2e.sources import Source
+from rsna_e2e.store import StoreWriter
 from rsna_e2e.tasks import Task
+
+AnyPool = Pool | RayPool
 
 # Slices of a shard take about this much: enough to write at the disk's speed, little enough to keep all workers busy
 # to the end and to lose little when one dies.
@@ -36,36 +35,6 @@ SHARD_BYTES = 128 * 1024 * 1024
 HEADERS_PER_JOB = 256
 PAGE_BYTES = 4096  # slices in a shard begin on a page
 TABLE_BYTES = 1024 * 1024  # room for the tables, generously
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareReport:
-    """What was taken and what was not.
-
-    n_unlabelled: slices in the store without a label. n_labels_without_image: labelled images that are not in the
-    store. n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept. slice_order: whether the
-    labels speak for the order of the slices.
-    """
-
-    store: Path
-    data_hash: str
-    n_patients: int
-    n_series: int
-    n_slices: int
-    n_unlabelled: int
-    n_labels_without_image: int
-    n_repeated_label_rows: int
-    n_rounded: int
-    n_saturated: int
-    slice_order: OrderCheck
-    repairs: dict[str, int]
-    refusals: dict[str, int]
-    elapsed_s: float
-
-    @property
-    def slices_per_s(self) -> float:
-        """Slices stored per second, over the whole run."""
-        return self.n_slices / self.elapsed_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +49,6 @@ class Part:
         return store.with_name(f"{store.name}.part-{self.number}-of-{self.n}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartReport:
-    """What one machine's part of a store holds."""
-
-    part: Path
-    n_shards: int
-    n_slices: int
-    elapsed_s: float
-
-    @property
-    def slices_per_s(self) -> float:
-        """Slices stored per second, over the whole run."""
-        return self.n_slices / self.elapsed_s
-
-
 def prepare(
     raw: Path,
     store: Path,
@@ -104,22 +58,25 @@ def prepare(
     n_folds: int = 5,
     seed: int = 0,
     n_jobs: int | None = None,
+    on_ray: bool = False,
     parts: Sequence[Path] = (),
     progress: Progress = no_progress,
 ) -> PrepareReport:
     """Make a study store of the DICOM files in `raw`; files that cannot be taken are recorded with their reason.
 
     labels: the label file, by default the one file `*train*.csv` or `*train*.csv.gz` in `raw`, if there is one.
-    seed: decides the folds among equals. n_jobs: worker processes, by default one for each core. parts: what
-    `prepare_part` left; shards that none of them holds are made. The store appears whole or not at all; interrupted and
-    called again, this goes on with what was done. Raises BadInputError when there is nothing to take, StoreError when
-    `store` exists, and OutOfResourcesError when the disk is too small.
+    seed: decides the folds among equals. n_jobs: worker processes, by default one for each core; on_ray: on the cores
+    of a Ray cluster, whose machines see the same files, instead. parts: what `prepare_part` left; shards that none of
+    them holds are made. The store appears whole or not at all; interrupted and called again, this goes on with what was
+    done. Raises BadInputError when there is nothing to take, StoreError when `store` exists, and OutOfResourcesError
+    when the disk is too small.
     """
     started_s = time.perf_counter()
     if n_folds < 1:
         raise UsageError(f"folds {n_folds}: must be at least 1")
-    inputs = _read_inputs(raw, store, labels, task)
-    with StoreWriter(store, inputs=inputs.digest) as writer, _pool(n_jobs) as pool:
+    pool_of_workers = _pool(n_jobs, on_ray=on_ray)
+    inputs = read_inputs(raw, store, labels, task, rules=(HEADERS_PER_JOB, SHARD_BYTES))
+    with StoreWriter(store, inputs=inputs.digest) as writer, pool_of_workers as pool:
         writer.adopt(parts)
         planned = _plan(inputs, pool, writer, progress)
         with _enough_space(store, planned, range(len(planned.shards))):
@@ -132,7 +89,7 @@ def prepare(
             index = index_columns(columns, labels_NL, n_folds=n_folds, seed=seed)
             data_hash = writer.commit(task, index=index, labels=labels_NL, refusals=refusals)
     elapsed_s = time.perf_counter() - started_s
-    return _report(store, data_hash, index, labels_NL, inputs.labels, refusals, task, elapsed_s=elapsed_s)
+    return make_report(store, data_hash, index, labels_NL, inputs.labels, refusals, task, elapsed_s=elapsed_s)
 
 
 def prepare_part(
@@ -143,6 +100,7 @@ def prepare_part(
     task: Task,
     labels: Path | None = None,
     n_jobs: int | None = None,
+    on_ray: bool = False,
     progress: Progress = no_progress,
 ) -> PartReport:
     """Do one machine's part of `prepare`, for which it reads all headers; `prepare` with all parts makes the store.
@@ -152,8 +110,11 @@ def prepare_part(
     started_s = time.perf_counter()
     if not 1 <= part.number <= part.n:
         raise UsageError(f"part {part.number} of {part.n}: the first number goes from 1 to the second")
-    inputs = _read_inputs(raw, store, labels, task)
-    with StoreWriter(store, inputs=inputs.digest, folder=part.folder(store)) as writer, _pool(n_jobs) as pool:
+    inputs = read_inputs(raw, store, labels, task, rules=(HEADERS_PER_JOB, SHARD_BYTES))
+    with (
+        StoreWriter(store, inputs=inputs.digest, folder=part.folder(store)) as writer,
+        _pool(n_jobs, on_ray=on_ray) as pool,
+    ):
         planned = _plan(inputs, pool, writer, progress)
         numbers = range(part.number - 1, len(planned.shards), part.n)
         with _enough_space(store, planned, numbers):
@@ -168,18 +129,6 @@ def prepare_part(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Inputs:
-    """What a store is made of. digest: of all that headers, plan and shards depend on."""
-
-    source: Source
-    files: Sequence[RawFile]
-    not_found: Sequence[Refusal]
-    labels: LabelTable
-    task: Task
-    digest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Planned:
     """Headers, which of them are taken where, and what is not; shards: (begin, end) in the plan."""
 
@@ -189,31 +138,13 @@ class _Planned:
     refusals: Sequence[Refusal]
 
 
-def _read_inputs(raw: Path, store: Path, labels: Path | None, task: Task) -> _Inputs:
-    if store.resolve().is_relative_to(raw.resolve()):
-        raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
-    source = open_source(raw)
-    table = _read_label_table(raw, labels, task)
-    files, not_found = source.find()
-    settings = (__version__, FORMAT_VERSION, task.windows_hu, HEADERS_PER_JOB, SHARD_BYTES)
-    digest = hashlib.sha256(repr(settings).encode())
-    for raw_file in files:
-        digest.update(repr(raw_file).encode("utf-8", "backslashreplace"))
-    digest.update("\0".join(table.image_ids).encode())
-    if labels is not None and files:
-        stems = {PurePath(raw_file.name).stem for raw_file in files}
-        if stems.isdisjoint(table.image_ids):
-            raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
-    return _Inputs(source=source, files=files, not_found=not_found, labels=table, task=task, digest=digest.hexdigest())
+def _pool(n_jobs: int | None, *, on_ray: bool) -> AnyPool:
+    if n_jobs is not None and (n_jobs < 1 or on_ray):
+        raise UsageError(f"jobs {n_jobs}: must be at least 1, and is for Ray to choose on a cluster")
+    return RayPool() if on_ray else Pool(n_jobs or available_cores())
 
 
-def _pool(n_jobs: int | None) -> Pool:
-    if n_jobs is not None and n_jobs < 1:
-        raise UsageError(f"jobs {n_jobs}: must be at least 1")
-    return Pool(n_jobs or available_cores())
-
-
-def _plan(inputs: _Inputs, pool: Pool, writer: StoreWriter, progress: Progress) -> _Planned:
+def _plan(inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress: Progress) -> _Planned:
     headers, refused = _read_headers(inputs, pool, writer.notes_folder, progress)
     digests = partial(_digests, pool, inputs.source)
     plan, misplaced = plan_series(headers, inputs.labels.image_ids, digests=digests)
@@ -221,7 +152,7 @@ def _plan(inputs: _Inputs, pool: Pool, writer: StoreWriter, progress: Progress) 
     return _Planned(headers=headers, plan=plan, shards=shards, refusals=[*inputs.not_found, *refused, *misplaced])
 
 
-def _read_headers(inputs: _Inputs, pool: Pool, notes: Path, progress: Progress) -> tuple[Table, list[Refusal]]:
+def _read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> tuple[Table, list[Refusal]]:
     """Return the headers of files in their order, and the refusals; what is in `notes` already is not read again."""
     files = inputs.files
     jobs = [
@@ -241,16 +172,16 @@ def _read_headers(inputs: _Inputs, pool: Pool, notes: Path, progress: Progress) 
     return concatenate([table for table, _ in parts]), [refusal for _, refused in parts for refusal in refused]
 
 
-def _digests(pool: Pool, source: Source, headers: Sequence[HeaderOf]) -> list[str | None]:
+def _digests(pool: AnyPool, source: Source, headers: Sequence[HeaderOf]) -> list[str | None]:
     jobs = [DigestSlices(source, headers[i : i + HEADERS_PER_JOB]) for i in range(0, len(headers), HEADERS_PER_JOB)]
     results = dict(pool.run(jobs))
     return [digest for number in range(len(jobs)) for digest in results[number]]
 
 
 def _write_shards(
-    inputs: _Inputs,
+    inputs: Inputs,
     planned: _Planned,
-    pool: Pool,
+    pool: AnyPool,
     writer: StoreWriter,
     numbers: Sequence[int],
     progress: Progress,
@@ -279,54 +210,6 @@ def _write_shards(
     read = [read_part(part) for part in parts.values()]
     stored = concatenate([table for table, _ in read if len(table)])
     return stored, [refusal for _, refused in read for refusal in refused]
-
-
-def _report(
-    store: Path,
-    data_hash: str,
-    index: dict[str, Column],
-    labels_NL: Float32Array,
-    table: LabelTable,
-    refusals: Sequence[Refusal],
-    task: Task,
-    *,
-    elapsed_s: float,
-) -> PrepareReport:
-    image_ids = set(index["image_id"].tolist())
-    _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
-    repairs = Counter(name for names in index["repair"].tolist() if names for name in names.split("+"))
-    return PrepareReport(
-        store=store,
-        data_hash=data_hash,
-        n_patients=len(set(index["patient_id"].tolist())),
-        n_series=len(first),
-        n_slices=len(labels_NL),
-        n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
-        n_labels_without_image=sum(image_id not in image_ids for image_id in table.image_ids),
-        n_repeated_label_rows=table.n_repeated_rows,
-        n_rounded=int(index["n_rounded"].sum()),
-        n_saturated=int(index["n_saturated"].sum()),
-        slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
-        repairs=dict(repairs.most_common()),
-        refusals=dict(Counter(str(refusal.reason) for refusal in refusals).most_common()),
-        elapsed_s=elapsed_s,
-    )
-
-
-def find_labels(raw: Path) -> Path | None:
-    """Return the file `*train*.csv` or `*train*.csv.gz` in `raw`, if there is one. Raises BadInputError for several."""
-    found = sorted([*raw.glob("*train*.csv"), *raw.glob("*train*.csv.gz")])
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise BadInputError(f"{raw}: several files could hold the labels ({names}). Name one with --labels")
-    return found[0] if found else None
-
-
-def _read_label_table(raw: Path, labels: Path | None, task: Task) -> LabelTable:
-    labels = labels or find_labels(raw)
-    if labels is None:
-        return LabelTable(image_ids=[], values=np.empty((0, len(task.label_names))), n_repeated_rows=0)
-    return read_labels(labels, task)
 
 
 def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:

@@ -1,0 +1,93 @@
+"""What came of preparing a store."""
+
+# N slices, L labels
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rsna_e2e.labels import LabelTable
+from rsna_e2e.prepare.tables import Column
+from rsna_e2e.records import Float32Array, Refusal
+from rsna_e2e.slice_order import OrderCheck, check_order
+from rsna_e2e.tasks import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareReport:
+    """What was taken and what was not.
+
+    n_unlabelled: slices in the store without a label. n_labels_without_image: labelled images that are not in the
+    store. n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept. slice_order: whether the
+    labels speak for the order of the slices.
+    """
+
+    store: Path
+    data_hash: str
+    n_patients: int
+    n_series: int
+    n_slices: int
+    n_unlabelled: int
+    n_labels_without_image: int
+    n_repeated_label_rows: int
+    n_rounded: int
+    n_saturated: int
+    slice_order: OrderCheck
+    repairs: dict[str, int]
+    refusals: dict[str, int]
+    elapsed_s: float
+
+    @property
+    def slices_per_s(self) -> float:
+        """Slices stored per second, over the whole run."""
+        return self.n_slices / self.elapsed_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartReport:
+    """What one machine's part of a store holds."""
+
+    part: Path
+    n_shards: int
+    n_slices: int
+    elapsed_s: float
+
+    @property
+    def slices_per_s(self) -> float:
+        """Slices stored per second, over the whole run."""
+        return self.n_slices / self.elapsed_s
+
+
+def make_report(
+    store: Path,
+    data_hash: str,
+    index: dict[str, Column],
+    labels_NL: Float32Array,
+    table: LabelTable,
+    refusals: Sequence[Refusal],
+    task: Task,
+    *,
+    elapsed_s: float,
+) -> PrepareReport:
+    image_ids = set(index["image_id"].tolist())
+    _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
+    repairs = Counter(name for names in index["repair"].tolist() if names for name in names.split("+"))
+    return PrepareReport(
+        store=store,
+        data_hash=data_hash,
+        n_patients=len(set(index["patient_id"].tolist())),
+        n_series=len(first),
+        n_slices=len(labels_NL),
+        n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
+        n_labels_without_image=sum(image_id not in image_ids for image_id in table.image_ids),
+        n_repeated_label_rows=table.n_repeated_rows,
+        n_rounded=int(index["n_rounded"].sum()),
+        n_saturated=int(index["n_saturated"].sum()),
+        slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
+        repairs=dict(repairs.most_common()),
+        refusals=dict(Counter(str(refusal.reason) for refusal in refusals).most_common()),
+        elapsed_s=elapsed_s,
+    )
