@@ -9,7 +9,7 @@ import small
 from rsna_e2e.bench import embed as bench
 from rsna_e2e.bench.timing import summarise
 from rsna_e2e.config import save_config
-from rsna_e2e.extract import TOGETHER
+from rsna_e2e.predict import EMBED_TOGETHER
 from rsna_e2e.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,19 +38,19 @@ def test_embeddings_are_timed_beside_the_bare_backbone(
         device="cpu",
         out=tmp_path / "figures.json",
     )
-    assert result.n_slices == 2 * TOGETHER
+    assert result.n_slices == 2 * EMBED_TOGETHER
     assert [m.n_slices for m in result.memory] == [100, 400]
     assert [row.views for row in result.rows] == [("plain",), ("plain", "hflip", "transpose")]
     bare = result.samples["bare backbone"]
     for row in result.rows:
         rates = result.samples["stored, " + ", ".join(row.views)]
         assert row.of_bare == summarise([rate / other for rate, other in zip(rates, bare, strict=True)])
-    assert json.loads((tmp_path / "figures.json").read_text())["n_slices"] == 2 * TOGETHER
+    assert json.loads((tmp_path / "figures.json").read_text())["n_slices"] == 2 * EMBED_TOGETHER
     assert "stored, plain, hflip, transpose" in str(result)
 
 
 def test_rows_are_repeated_to_whole_batches(store: Store) -> None:
-    rows = bench.repeated_rows(store, TOGETHER + 1)
-    assert len(rows) == 2 * TOGETHER
+    rows = bench.repeated_rows(store, EMBED_TOGETHER + 1)
+    assert len(rows) == 2 * EMBED_TOGETHER
     np.testing.assert_array_equal(rows[: len(store)], np.arange(len(store)))
     assert rows[len(store)] == 0

@@ -11,7 +11,7 @@ STORE_HELP = "a store made by prepare (default: a small one, simulated for the o
 
 def add_modes(verb: argparse.ArgumentParser) -> None:
     """Add the benchmarks; each sets `measure`, which takes the options and a `Progress` and returns a result."""
-    modes = verb.add_subparsers(dest="mode", metavar="transform|loader|train|chunked|embed", required=True)
+    modes = verb.add_subparsers(dest="mode", metavar="transform|loader|train|chunked|embed|prepare", required=True)
     transform = modes.add_parser("transform", help="the operator beside its peers at the same job, on one core")
     transform.add_argument("--store", type=Path, help=STORE_HELP)
     transform.add_argument("--slices", type=at_least_one, default=16, help="different slices (default 16)")
@@ -58,11 +58,29 @@ def add_modes(verb: argparse.ArgumentParser) -> None:
     _add_common(embed, rounds=5)
     embed.set_defaults(measure=_embed)
 
+    prepare = modes.add_parser("prepare", help="DICOM files to a verified store, beside a plain write; memory")
+    prepare.add_argument("--folder", type=Path, help="where to put files and store (default: the temporary folder)")
+    prepare.add_argument("--slices", type=at_least_one, default=2000, help="slices in a turn (default 2000)")
+    prepare.add_argument(
+        "--memory-slices",
+        type=at_least_one,
+        nargs="*",
+        metavar="N",
+        default=[1000, 20000],
+        help="numbers of slices whose memory is measured, 1 MiB of disk each (default 1000 20000)",
+    )
+    _add_timing(prepare, rounds=5)
+    prepare.set_defaults(measure=_prepare)
+
 
 def _add_common(mode: argparse.ArgumentParser, *, rounds: int) -> None:
+    _add_timing(mode, rounds=rounds)
+    add_device(mode)
+
+
+def _add_timing(mode: argparse.ArgumentParser, *, rounds: int) -> None:
     mode.add_argument("--rounds", type=at_least_one, default=rounds, help=f"turns of everyone (default {rounds})")
     mode.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures there too")
-    add_device(mode)
 
 
 def _transform(options: argparse.Namespace, progress: Progress) -> object:
@@ -134,6 +152,19 @@ def _embed(options: argparse.Namespace, progress: Progress) -> object:
         n_slices=options.slices,
         rounds=options.rounds,
         device=options.device,
+        out=options.out,
+        progress=progress,
+    )
+
+
+def _prepare(options: argparse.Namespace, progress: Progress) -> object:
+    from rsna_e2e.bench.prepare import bench_prepare
+
+    return bench_prepare(
+        options.folder,
+        n_slices=options.slices,
+        memory_slices=options.memory_slices,
+        rounds=options.rounds,
         out=options.out,
         progress=progress,
     )

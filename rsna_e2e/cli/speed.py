@@ -17,6 +17,7 @@ def add_bench(verbs: Verbs) -> None:
         "rsna-e2e bench loader store --recipe demo",
         "rsna-e2e bench train store --out train.json",
         "rsna-e2e bench embed store --recipe demo",
+        "rsna-e2e bench prepare --folder /dev/shm --memory-slices",
     )
     add_modes(verb)
 
