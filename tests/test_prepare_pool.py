@@ -116,8 +116,9 @@ def test_a_pool_runs_one_list_of_jobs_after_another_and_none_at_all() -> None:
 
 def test_a_worker_killed_while_idle_is_replaced() -> None:
     with Pool(1) as pool:
-        list(pool.run([Count(1, at=0, deed=nothing)]))
+        results = pool.run([Count(1, at=0, deed=nothing), Count(2, at=0, deed=nothing)])
+        assert next(results) == (0, (1, {}))
         (worker,) = pool._workers
         os.kill(worker.process.pid or 0, signal.SIGKILL)
         worker.process.join()
-        assert list(pool.run([Count(2, at=0, deed=nothing)])) == [(0, (2, {}))]
+        assert list(results) == [(1, (2, {}))]

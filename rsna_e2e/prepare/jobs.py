@@ -19,6 +19,7 @@ from rsna_e2e.prepare.tables import (
     Table,
     columns_to_table,
     headers_to_table,
+    read_part,
     table_to_headers,
     to_numpy,
     write_part,
@@ -59,40 +60,41 @@ class ReadHeaders:
 
 @dataclass(frozen=True, slots=True)
 class WriteShard:
-    """Job: decode slices and write them as a shard, and what is known of them into the file `part`.
+    """Job: decode slices and write them as a shard, and what is known of them into the file `note`.
 
-    headers: a table with `series_key` and `position_mm` beside what `headers_to_table` gives. Returns how many were
-    refused.
+    plan: a file with `series_key` and `position_mm` beside the headers. Returns how many were refused.
     """
 
     source: Source
-    headers: Table
+    plan: Path
     shard: Path
-    part: Path
+    note: Path
     windows_hu: Windows
 
     def __call__(self, begin: Begin, lost: Lost) -> int:
         taken: list[tuple[int, SliceRecord, tuple[int, int, int, int]]] = []
         refusals: list[Refusal] = []
-        rows, columns = to_numpy(self.headers, "rows").tolist(), to_numpy(self.headers, "columns").tolist()
-        slices = self._decode(begin, lost, taken, refusals)
+        plan, _ = read_part(self.plan)
+        rows, columns = to_numpy(plan, "rows").tolist(), to_numpy(plan, "columns").tolist()
+        slices = self._decode(plan, begin, lost, taken, refusals)
         pixels = write_shard(self.shard, slices, capacity=Counter(zip(rows, columns, strict=True)))
-        keys, positions_mm = to_numpy(self.headers, "series_key"), to_numpy(self.headers, "position_mm")
+        keys, positions_mm = to_numpy(plan, "series_key"), to_numpy(plan, "position_mm")
         stored = [
             StoredSlice(record, keys[row], float(positions_mm[row]), content, self.shard.name, place)
             for (row, record, content), place in zip(taken, pixels, strict=True)
         ]
-        write_part(self.part, columns_to_table(stored_columns(stored)), refusals)
+        write_part(self.note, columns_to_table(stored_columns(stored)), refusals)
         return len(refusals)
 
     def _decode(
         self,
+        plan: Table,
         begin: Begin,
         lost: Lost,
         taken: list[tuple[int, SliceRecord, tuple[int, int, int, int]]],
         refusals: list[Refusal],
     ) -> Iterator[Int16Image]:
-        for row, (raw_file, header) in enumerate(table_to_headers(self.headers)):
+        for row, (raw_file, header) in enumerate(table_to_headers(plan)):
             begin(row)
             result = _read(
                 self.source,

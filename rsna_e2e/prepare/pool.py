@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -54,7 +54,7 @@ class _Worker:
 
 
 class Pool:
-    """Context with `n_workers` processes, which leave Ctrl-C to this one.
+    """Context with up to `n_workers` processes while there is work; they leave Ctrl-C to this one.
 
     Each may take `WORKER_MEMORY_BYTES` and `ITEM_LIMIT_S` for an item. At its end work in progress is stopped.
     """
@@ -69,24 +69,23 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            _stop(worker)
-        self._workers = []
+        while self._workers:
+            _stop(self._workers.pop())
 
-    def run(self, jobs: Iterable[Job[_Result]]) -> Iterator[tuple[int, _Result]]:
-        """Yield (number of the job, its result) as jobs end; they are taken from `jobs` when there is a worker.
+    def run(self, jobs: Sequence[Job[_Result]]) -> Iterator[tuple[int, _Result]]:
+        """Yield (number of the job, its result) as jobs end.
 
         Raises what a job raises, and OutOfResourcesError when workers die outside of any item.
         """
-        fresh = (_Task(number, job) for number, job in enumerate(jobs))
-        again: deque[_Task[_Result]] = deque()
-        self._workers += [self._start() for _ in range(self._n_workers - len(self._workers))]
+        self._workers = [self._start() for _ in range(min(self._n_workers, len(jobs)))]
+        yield from self._run(deque(_Task(number, job) for number, job in enumerate(jobs)))
+        self.__exit__()  # what they hold is needed elsewhere
+
+    def _run(self, tasks: deque[_Task[_Result]]) -> Iterator[tuple[int, _Result]]:
         while True:
             for place, worker in enumerate(self._workers):
-                if worker.task is None:
-                    task = again.popleft() if again else next(fresh, None)
-                    if task is not None:
-                        self._workers[place] = self._give(worker, task)
+                if worker.task is None and tasks:
+                    self._workers[place] = self._give(worker, tasks.popleft())
             busy = [worker for worker in self._workers if worker.task is not None]
             if not busy:
                 return
@@ -100,7 +99,7 @@ class Pool:
                     try:
                         is_done, result = worker.connection.recv()
                     except (EOFError, OSError):
-                        again.append(task)
+                        tasks.appendleft(task)
                         self._bury(worker, task, Reason.DECODER_CRASHED)
                         self._workers[place] = self._start()
                         continue
@@ -108,7 +107,7 @@ class Pool:
                         raise result
                     yield task.number, result
                 elif is_late:
-                    again.append(worker.task)
+                    tasks.appendleft(worker.task)
                     self._bury(worker, worker.task, Reason.TIMEOUT)
                     self._workers[place] = self._start()
 

@@ -1,6 +1,6 @@
 """The same jobs on the machines of a Ray cluster, which see the same files under the same paths."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -37,7 +37,7 @@ class RayPool:
         if self._owns_it:
             self._ray.shutdown()
 
-    def run(self, jobs: Iterable[Job[_Result]]) -> Iterator[tuple[int, _Result]]:
+    def run(self, jobs: Sequence[Job[_Result]]) -> Iterator[tuple[int, _Result]]:
         """Yield (number of the job, its result) as jobs end. Raises what a job raises, and OutOfResourcesError."""
         run_alone: Any = self._ray.remote(num_cpus=1)(_run_alone)
         room = AHEAD * int(self._ray.cluster_resources()["CPU"])

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
 from rsna_e2e.prepare.index import index_columns, join_labels
 from rsna_e2e.prepare.inputs import Inputs, read_inputs
 from rsna_e2e.prepare.jobs import DigestSlices, ReadHeaders, WriteShard, available_cores
-from rsna_e2e.prepare.plan import Plan, plan_series, plan_shards
+from rsna_e2e.prepare.plan import plan_series, plan_shards
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report
-from rsna_e2e.prepare.tables import HeaderOf, Table, concatenate, read_part, to_numpy
+from rsna_e2e.prepare.tables import HeaderOf, Table, concatenate, read_part, to_numpy, write_part
 from rsna_e2e.records import Progress, Refusal, no_progress
 from rsna_e2e.sources import Source
 from rsna_e2e.store import StoreWriter
@@ -78,10 +78,12 @@ def prepare(
     inputs = read_inputs(raw, store, labels, task, rules=(HEADERS_PER_JOB, SHARD_BYTES))
     with StoreWriter(store, inputs=inputs.digest) as writer, pool_of_workers as pool:
         writer.adopt(parts)
-        planned = _plan(inputs, pool, writer, progress)
-        with _enough_space(store, planned, range(len(planned.shards))):
-            stored, broken = _write_shards(inputs, planned, pool, writer, range(len(planned.shards)), progress)
-            refusals = sorted([*planned.refusals, *broken], key=lambda refusal: (refusal.path, refusal.reason))
+        shards, refused = _plan(inputs, pool, writer, progress)
+        inputs = replace(inputs, files=())  # many of them need room
+        with _enough_space(store, shards):
+            _write_shards(inputs, shards, pool, len(refused), progress)
+            stored, broken = _read_notes(shards)
+            refusals = sorted([*refused, *broken], key=lambda refusal: (refusal.path, refusal.reason))
             if not len(stored):
                 raise BadInputError(_nothing_taken(raw, refusals))
             columns = {name: to_numpy(stored, name) for name in stored.column_names}
@@ -115,27 +117,30 @@ def prepare_part(
         StoreWriter(store, inputs=inputs.digest, folder=part.folder(store)) as writer,
         _pool(n_jobs, on_ray=on_ray) as pool,
     ):
-        planned = _plan(inputs, pool, writer, progress)
-        numbers = range(part.number - 1, len(planned.shards), part.n)
-        with _enough_space(store, planned, numbers):
-            stored, _ = _write_shards(inputs, planned, pool, writer, numbers, progress)
+        every_shard, refused = _plan(inputs, pool, writer, progress)
+        inputs = replace(inputs, files=())
+        shards = every_shard[part.number - 1 :: part.n]
+        with _enough_space(store, shards):
+            _write_shards(inputs, shards, pool, len(refused), progress)
         writer.keep()
     return PartReport(
         part=part.folder(store),
-        n_shards=len(numbers),
-        n_slices=len(stored),
+        n_shards=len(shards),
+        n_slices=sum(shard.n_slices for shard in shards),
         elapsed_s=time.perf_counter() - started_s,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Planned:
-    """Headers, which of them are taken where, and what is not; shards: (begin, end) in the plan."""
+class _Shard:
+    """A shard to write: how many slices, how many bytes of the disk, the headers of its slices in a file, the shard
+    itself, and the file for what is known of it when it is written."""
 
-    headers: Table
-    plan: Plan
-    shards: Sequence[tuple[int, int]]
-    refusals: Sequence[Refusal]
+    n_slices: int
+    n_bytes: int
+    plan: Path
+    path: Path
+    note: Path
 
 
 def _pool(n_jobs: int | None, *, on_ray: bool) -> AnyPool:
@@ -144,12 +149,27 @@ def _pool(n_jobs: int | None, *, on_ray: bool) -> AnyPool:
     return RayPool() if on_ray else Pool(n_jobs or available_cores())
 
 
-def _plan(inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress: Progress) -> _Planned:
+def _plan(inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress: Progress) -> tuple[list[_Shard], list[Refusal]]:
+    """Decide what goes where, and leave it in files: many slices need no memory while pixels are written."""
     headers, refused = _read_headers(inputs, pool, writer.notes_folder, progress)
     digests = partial(_digests, pool, inputs.source)
     plan, misplaced = plan_series(headers, inputs.labels.image_ids, digests=digests)
-    shards = plan_shards(headers, plan, shard_bytes=SHARD_BYTES)
-    return _Planned(headers=headers, plan=plan, shards=shards, refusals=[*inputs.not_found, *refused, *misplaced])
+    pages_M = -(-2 * to_numpy(headers, "rows") * to_numpy(headers, "columns") // PAGE_BYTES)
+    shards = []
+    for number, (begin, end) in enumerate(plan_shards(headers, plan, shard_bytes=SHARD_BYTES)):
+        rows = plan.rows[begin:end]
+        shard = _Shard(
+            n_slices=end - begin,
+            n_bytes=int(pages_M[rows].sum()) * PAGE_BYTES,
+            plan=writer.notes_folder / f"plan-{number:05d}.parquet",
+            path=writer.shards_folder / f"{number:05d}.h5",
+            note=writer.notes_folder / f"shard-{number:05d}.parquet",
+        )
+        if not shard.note.exists():
+            taken = headers.take(rows).append_column("series_key", [plan.series_keys[begin:end].tolist()])
+            write_part(shard.plan, taken.append_column("position_mm", [plan.position_mm[begin:end]]), [])
+        shards.append(shard)
+    return shards, [*inputs.not_found, *refused, *misplaced]
 
 
 def _read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> tuple[Table, list[Refusal]]:
@@ -178,38 +198,23 @@ def _digests(pool: AnyPool, source: Source, headers: Sequence[HeaderOf]) -> list
     return [digest for number in range(len(jobs)) for digest in results[number]]
 
 
-def _write_shards(
-    inputs: Inputs,
-    planned: _Planned,
-    pool: AnyPool,
-    writer: StoreWriter,
-    numbers: Sequence[int],
-    progress: Progress,
-) -> tuple[Table, list[Refusal]]:
-    """Return what is stored in these shards, in order, and the refusals; those that are there stay as they are."""
-    n_slices = [end - begin for begin, end in planned.shards]
-    parts = {number: writer.notes_folder / f"shard-{number:05d}.parquet" for number in numbers}
-    missing = [number for number, part in parts.items() if not part.exists()]
-    total = sum(n_slices[number] for number in numbers)
-    done = total - sum(n_slices[number] for number in missing)
-    n_refused = len(planned.refusals)
-
-    def jobs() -> Iterator[WriteShard]:
-        for number in missing:
-            places = slice(*planned.shards[number])
-            taken = planned.headers.take(planned.plan.rows[places])
-            taken = taken.append_column("series_key", [planned.plan.series_keys[places].tolist()])
-            taken = taken.append_column("position_mm", [planned.plan.position_mm[places]])
-            shard = writer.shards_folder / f"{number:05d}.h5"
-            yield WriteShard(inputs.source, taken, shard, parts[number], inputs.task.windows_hu)
-
-    for job, n_refused_here in pool.run(jobs()):
-        done += n_slices[missing[job]]
+def _write_shards(inputs: Inputs, shards: Sequence[_Shard], pool: AnyPool, n_refused: int, progress: Progress) -> None:
+    """Write shards; those that are there stay as they are."""
+    missing = [shard for shard in shards if not shard.note.exists()]
+    total = sum(shard.n_slices for shard in shards)
+    done = total - sum(shard.n_slices for shard in missing)
+    jobs = [WriteShard(inputs.source, s.plan, s.path, s.note, inputs.task.windows_hu) for s in missing]
+    for number, n_refused_here in pool.run(jobs):
+        done += missing[number].n_slices
         n_refused += n_refused_here
         progress(done, total, f"pixels, {n_refused} refused")
-    read = [read_part(part) for part in parts.values()]
-    stored = concatenate([table for table, _ in read if len(table)])
-    return stored, [refusal for _, refused in read for refusal in refused]
+
+
+def _read_notes(shards: Sequence[_Shard]) -> tuple[Table, list[Refusal]]:
+    """Return what is stored, in order, and what was refused while it was."""
+    notes = [read_part(shard.note) for shard in shards]
+    stored = concatenate([table for table, _ in notes if len(table)])
+    return stored, [refusal for _, refused in notes for refusal in refused]
 
 
 def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
@@ -219,13 +224,11 @@ def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
 
 
 @contextmanager
-def _enough_space(store: Path, planned: _Planned, numbers: Sequence[int]) -> Iterator[None]:
+def _enough_space(store: Path, shards: Sequence[_Shard]) -> Iterator[None]:
     """Refuse to begin what cannot be finished, and say the same if somebody else fills the disk meanwhile."""
-    area_M = to_numpy(planned.headers, "rows") * to_numpy(planned.headers, "columns")
-    pages_N = -(-2 * area_M[planned.plan.rows] // PAGE_BYTES)
-    needed = sum(int(pages_N[slice(*planned.shards[number])].sum()) for number in numbers) * PAGE_BYTES + TABLE_BYTES
+    needed = sum(shard.n_bytes for shard in shards) + TABLE_BYTES
     advice = f"the disk is too small: the store needs {needed:,} bytes. Free some space or choose another disk"
-    present = sum(path.stat().st_size for path in store.parent.glob(f"{store.name}.part*/store/shards/*.h5"))
+    present = sum(shard.n_bytes for shard in shards if shard.note.exists())
     if shutil.disk_usage(store.parent).free + present < needed:
         raise OutOfResourcesError(f"{store}: {advice}")
     try:
