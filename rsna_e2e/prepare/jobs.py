@@ -13,13 +13,15 @@ import xxhash
 
 from rsna_e2e.dicom import read_header, read_hounsfield, refuse_on_error
 from rsna_e2e.prepare.index import StoredSlice, stored_columns
-from rsna_e2e.prepare.pool import Begin, Lost
+from rsna_e2e.prepare.plan import plan_series, plan_shards
+from rsna_e2e.prepare.pool import NO_ITEM, Begin, Lost
 from rsna_e2e.prepare.tables import (
     HeaderOf,
     Table,
     columns_to_table,
     headers_to_table,
     read_part,
+    read_parts,
     table_to_headers,
     to_numpy,
     write_part,
@@ -31,6 +33,7 @@ from rsna_e2e.sources import Source
 from rsna_e2e.store import write_shard
 
 NO_CONTENT = (0, 0, 0, 0)
+PAGE_BYTES = 4096  # slices in a shard begin on a page
 
 Windows = tuple[tuple[float, float], ...]
 _Result = TypeVar("_Result")
@@ -58,32 +61,76 @@ class ReadHeaders:
         return len(refusals)
 
 
-@dataclass(frozen=True, slots=True)
-class WriteShard:
-    """Job: decode slices and write them as a shard, and what is known of them into the file `note`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """A shard to write: how many slices, how many bytes of the disk; a file with the headers of its slices, the shard
+    itself, and the file for what is known of them when it is written."""
 
-    plan: a file with `series_key` and `position_mm` beside the headers. Returns how many were refused.
+    n_slices: int
+    n_bytes: int
+    plan: Path
+    path: Path
+    note: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakePlan:
+    """Job: decide from the headers in files what goes where. Returns the shards, and what is refused, then or before.
+
+    labelled_ids: image ids that labels name. notes, shards: the folders for plans and notes, and for shards.
     """
 
     source: Source
-    plan: Path
-    shard: Path
-    note: Path
+    headers: Sequence[Path]
+    labelled_ids: Sequence[str]
+    shard_bytes: int
+    notes: Path
+    shards: Path
+
+    def __call__(self, begin: Begin, lost: Lost) -> tuple[list[ShardPlan], list[Refusal]]:
+        headers, refused = read_parts(self.headers)
+        digests = partial(_digests, source=self.source, begin=begin, lost=lost)
+        plan, misplaced = plan_series(headers, self.labelled_ids, digests=digests)
+        pages_M = -(-2 * to_numpy(headers, "rows") * to_numpy(headers, "columns") // PAGE_BYTES)
+        shards = []
+        for number, (first, end) in enumerate(plan_shards(headers, plan, shard_bytes=self.shard_bytes)):
+            rows = plan.rows[first:end]
+            shard = ShardPlan(
+                n_slices=end - first,
+                n_bytes=int(pages_M[rows].sum()) * PAGE_BYTES,
+                plan=self.notes / f"plan-{number:05d}.parquet",
+                path=self.shards / f"{number:05d}.h5",
+                note=self.notes / f"shard-{number:05d}.parquet",
+            )
+            if not shard.note.exists():
+                taken = headers.take(rows).append_column("series_key", [plan.series_keys[first:end].tolist()])
+                write_part(shard.plan, taken.append_column("position_mm", [plan.position_mm[first:end]]), [])
+            shards.append(shard)
+        return shards, [*refused, *misplaced]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteShard:
+    """Job: decode slices and write them as a shard, and what is known of them into a file. Returns how many were
+    refused."""
+
+    source: Source
+    shard: ShardPlan
     windows_hu: Windows
 
     def __call__(self, begin: Begin, lost: Lost) -> int:
         taken: list[tuple[int, SliceRecord, tuple[int, int, int, int]]] = []
         refusals: list[Refusal] = []
-        plan, _ = read_part(self.plan)
+        plan, _ = read_part(self.shard.plan)
         rows, columns = to_numpy(plan, "rows").tolist(), to_numpy(plan, "columns").tolist()
         slices = self._decode(plan, begin, lost, taken, refusals)
-        pixels = write_shard(self.shard, slices, capacity=Counter(zip(rows, columns, strict=True)))
+        pixels = write_shard(self.shard.path, slices, capacity=Counter(zip(rows, columns, strict=True)))
         keys, positions_mm = to_numpy(plan, "series_key"), to_numpy(plan, "position_mm")
         stored = [
-            StoredSlice(record, keys[row], float(positions_mm[row]), content, self.shard.name, place)
+            StoredSlice(record, keys[row], float(positions_mm[row]), content, self.shard.path.name, place)
             for (row, record, content), place in zip(taken, pixels, strict=True)
         ]
-        write_part(self.note, columns_to_table(stored_columns(stored)), refusals)
+        write_part(self.shard.note, columns_to_table(stored_columns(stored)), refusals)
         return len(refusals)
 
     def _decode(
@@ -108,28 +155,18 @@ class WriteShard:
             record, hu = result
             taken.append((row, record, content_box(hu, self.windows_hu) or NO_CONTENT))
             yield hu
-        begin(-1)
+        begin(NO_ITEM)
 
 
-@dataclass(frozen=True, slots=True)
-class DigestSlices:
-    """Job: tell slices of one name from each other, by a digest of place and pixels; None of one that is refused."""
-
-    source: Source
-    headers: Sequence[HeaderOf]
-
-    def __call__(self, begin: Begin, lost: Lost) -> list[str | None]:
-        digests: list[str | None] = []
-        for item, (raw_file, header) in enumerate(self.headers):
-            begin(item)
-            result = _read(
-                self.source,
-                raw_file,
-                lost.get(item),
-                partial(read_hounsfield, header=header),
-            )
-            digests.append(None if isinstance(result, Refusal) else _digest(*result))
-        return digests
+def _digests(headers: Sequence[HeaderOf], *, source: Source, begin: Begin, lost: Lost) -> list[str | None]:
+    """Return a digest of each slice's place and pixels; None of one that is refused."""
+    digests: list[str | None] = []
+    for item, (raw_file, header) in enumerate(headers):
+        begin(item)
+        result = _read(source, raw_file, lost.get(item), partial(read_hounsfield, header=header))
+        digests.append(None if isinstance(result, Refusal) else _digest(*result))
+    begin(NO_ITEM)
+    return digests
 
 
 def _digest(record: SliceRecord, hu: Int16Image) -> str:

@@ -26,7 +26,7 @@ Begin = Callable[[int], None]
 _Result_co = TypeVar("_Result_co", covariant=True)
 _Result = TypeVar("_Result")
 
-_NO_ITEM = -1
+NO_ITEM = -1  # to begin with when there is none
 
 
 class Job(Protocol[_Result_co]):
@@ -56,10 +56,11 @@ class _Worker:
 class Pool:
     """Context with up to `n_workers` processes while there is work; they leave Ctrl-C to this one.
 
-    Each may take `WORKER_MEMORY_BYTES` and `ITEM_LIMIT_S` for an item. At its end work in progress is stopped.
+    Each may take `memory_bytes`, and `ITEM_LIMIT_S` for an item. At its end work in progress is stopped.
     """
 
-    def __init__(self, n_workers: int) -> None:
+    def __init__(self, n_workers: int, *, memory_bytes: int | None = WORKER_MEMORY_BYTES) -> None:
+        self._memory_bytes = memory_bytes
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload(["rsna_e2e.prepare.jobs"])
         self._n_workers = n_workers
@@ -93,7 +94,7 @@ class Pool:
             for place, worker in enumerate(self._workers):
                 if worker.task is None:
                     continue
-                is_late = worker.mark[0] != _NO_ITEM and time.monotonic() - worker.mark[1] > ITEM_LIMIT_S
+                is_late = worker.mark[0] != NO_ITEM and time.monotonic() - worker.mark[1] > ITEM_LIMIT_S
                 if worker.connection in ready:
                     task, worker.task = worker.task, None
                     try:
@@ -126,7 +127,7 @@ class Pool:
         item = int(worker.mark[0])
         _stop(worker)
         task.deaths[item] += 1
-        if item == _NO_ITEM:
+        if item == NO_ITEM:
             if task.deaths[item] >= DEATHS_OF_A_JOB:
                 raise OutOfResourcesError(
                     "worker processes were killed, most likely for lack of memory. Run again with fewer jobs"
@@ -136,8 +137,8 @@ class Pool:
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        mark = self._context.RawArray("d", [_NO_ITEM, 0.0])
-        process = self._context.Process(target=_work, args=(theirs, mark), daemon=True)
+        mark = self._context.RawArray("d", [NO_ITEM, 0.0])
+        process = self._context.Process(target=_work, args=(theirs, mark, self._memory_bytes), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours, mark)
@@ -149,10 +150,11 @@ def _stop(worker: _Worker) -> None:
     worker.connection.close()
 
 
-def _work(connection: Connection, mark: Any) -> None:
+def _work(connection: Connection, mark: Any, memory_bytes: int | None) -> None:
     """What a worker process does until nobody wants anything of it any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _limit_memory(WORKER_MEMORY_BYTES)
+    if memory_bytes is not None:
+        _limit_memory(memory_bytes)
 
     def begin(item: int) -> None:
         mark[:] = item, time.monotonic()
@@ -166,7 +168,7 @@ def _work(connection: Connection, mark: Any) -> None:
             answer = True, job(begin, lost)
         except Exception as error:
             answer = False, error
-        begin(_NO_ITEM)
+        begin(NO_ITEM)
         try:
             connection.send(answer)
         except OSError:  # whoever asked is gone

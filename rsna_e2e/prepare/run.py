@@ -9,20 +9,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
 from rsna_e2e.prepare.index import index_columns, join_labels
 from rsna_e2e.prepare.inputs import Inputs, read_inputs
-from rsna_e2e.prepare.jobs import DigestSlices, ReadHeaders, WriteShard, available_cores
-from rsna_e2e.prepare.plan import plan_series, plan_shards
+from rsna_e2e.prepare.jobs import MakePlan, ReadHeaders, ShardPlan, WriteShard, available_cores
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report
-from rsna_e2e.prepare.tables import HeaderOf, Table, concatenate, read_part, to_numpy, write_part
+from rsna_e2e.prepare.tables import read_parts, to_numpy
 from rsna_e2e.records import Progress, Refusal, no_progress
-from rsna_e2e.sources import Source
 from rsna_e2e.store import StoreWriter
 from rsna_e2e.tasks import Task
 
@@ -33,7 +30,6 @@ AnyPool = Pool | RayPool
 SHARD_BYTES = 128 * 1024 * 1024
 
 HEADERS_PER_JOB = 256
-PAGE_BYTES = 4096  # slices in a shard begin on a page
 TABLE_BYTES = 1024 * 1024  # room for the tables, generously
 
 
@@ -82,7 +78,7 @@ def prepare(
         inputs = replace(inputs, files=())  # many of them need room
         with _enough_space(store, shards):
             _write_shards(inputs, shards, pool, len(refused), progress)
-            stored, broken = _read_notes(shards)
+            stored, broken = read_parts([shard.note for shard in shards])
             refusals = sorted([*refused, *broken], key=lambda refusal: (refusal.path, refusal.reason))
             if not len(stored):
                 raise BadInputError(_nothing_taken(raw, refusals))
@@ -131,49 +127,32 @@ def prepare_part(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shard:
-    """A shard to write: how many slices, how many bytes of the disk, the headers of its slices in a file, the shard
-    itself, and the file for what is known of it when it is written."""
-
-    n_slices: int
-    n_bytes: int
-    plan: Path
-    path: Path
-    note: Path
-
-
 def _pool(n_jobs: int | None, *, on_ray: bool) -> AnyPool:
     if n_jobs is not None and (n_jobs < 1 or on_ray):
         raise UsageError(f"jobs {n_jobs}: must be at least 1, and is for Ray to choose on a cluster")
     return RayPool() if on_ray else Pool(n_jobs or available_cores())
 
 
-def _plan(inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress: Progress) -> tuple[list[_Shard], list[Refusal]]:
-    """Decide what goes where, and leave it in files: many slices need no memory while pixels are written."""
-    headers, refused = _read_headers(inputs, pool, writer.notes_folder, progress)
-    digests = partial(_digests, pool, inputs.source)
-    plan, misplaced = plan_series(headers, inputs.labels.image_ids, digests=digests)
-    pages_M = -(-2 * to_numpy(headers, "rows") * to_numpy(headers, "columns") // PAGE_BYTES)
-    shards = []
-    for number, (begin, end) in enumerate(plan_shards(headers, plan, shard_bytes=SHARD_BYTES)):
-        rows = plan.rows[begin:end]
-        shard = _Shard(
-            n_slices=end - begin,
-            n_bytes=int(pages_M[rows].sum()) * PAGE_BYTES,
-            plan=writer.notes_folder / f"plan-{number:05d}.parquet",
-            path=writer.shards_folder / f"{number:05d}.h5",
-            note=writer.notes_folder / f"shard-{number:05d}.parquet",
-        )
-        if not shard.note.exists():
-            taken = headers.take(rows).append_column("series_key", [plan.series_keys[begin:end].tolist()])
-            write_part(shard.plan, taken.append_column("position_mm", [plan.position_mm[begin:end]]), [])
-        shards.append(shard)
-    return shards, [*inputs.not_found, *refused, *misplaced]
+def _plan(
+    inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress: Progress
+) -> tuple[list[ShardPlan], list[Refusal]]:
+    """Read headers and decide what goes where, in a process of its own: what that needs is free again afterwards."""
+    parts = _read_headers(inputs, pool, writer.notes_folder, progress)
+    job = MakePlan(
+        source=inputs.source,
+        headers=parts,
+        labelled_ids=inputs.labels.image_ids,
+        shard_bytes=SHARD_BYTES,
+        notes=writer.notes_folder,
+        shards=writer.shards_folder,
+    )
+    with Pool(1, memory_bytes=None) as planner:
+        ((_, (shards, refused)),) = planner.run([job])
+    return shards, [*inputs.not_found, *refused]
 
 
-def _read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> tuple[Table, list[Refusal]]:
-    """Return the headers of files in their order, and the refusals; what is in `notes` already is not read again."""
+def _read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> list[Path]:
+    """Return the files that hold the headers, and the refusals; those that are there already are not read again."""
     files = inputs.files
     jobs = [
         ReadHeaders(
@@ -188,33 +167,21 @@ def _read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress
         done += len(missing[number].files)
         n_refused += n_refused_here
         progress(done, len(files), f"headers, {n_refused} refused")
-    parts = [read_part(job.part) for job in jobs]
-    return concatenate([table for table, _ in parts]), [refusal for _, refused in parts for refusal in refused]
+    return [job.part for job in jobs]
 
 
-def _digests(pool: AnyPool, source: Source, headers: Sequence[HeaderOf]) -> list[str | None]:
-    jobs = [DigestSlices(source, headers[i : i + HEADERS_PER_JOB]) for i in range(0, len(headers), HEADERS_PER_JOB)]
-    results = dict(pool.run(jobs))
-    return [digest for number in range(len(jobs)) for digest in results[number]]
-
-
-def _write_shards(inputs: Inputs, shards: Sequence[_Shard], pool: AnyPool, n_refused: int, progress: Progress) -> None:
+def _write_shards(
+    inputs: Inputs, shards: Sequence[ShardPlan], pool: AnyPool, n_refused: int, progress: Progress
+) -> None:
     """Write shards; those that are there stay as they are."""
     missing = [shard for shard in shards if not shard.note.exists()]
     total = sum(shard.n_slices for shard in shards)
     done = total - sum(shard.n_slices for shard in missing)
-    jobs = [WriteShard(inputs.source, s.plan, s.path, s.note, inputs.task.windows_hu) for s in missing]
+    jobs = [WriteShard(inputs.source, shard, inputs.task.windows_hu) for shard in missing]
     for number, n_refused_here in pool.run(jobs):
         done += missing[number].n_slices
         n_refused += n_refused_here
         progress(done, total, f"pixels, {n_refused} refused")
-
-
-def _read_notes(shards: Sequence[_Shard]) -> tuple[Table, list[Refusal]]:
-    """Return what is stored, in order, and what was refused while it was."""
-    notes = [read_part(shard.note) for shard in shards]
-    stored = concatenate([table for table, _ in notes if len(table)])
-    return stored, [refusal for _, refused in notes for refusal in refused]
 
 
 def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
@@ -224,7 +191,7 @@ def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
 
 
 @contextmanager
-def _enough_space(store: Path, shards: Sequence[_Shard]) -> Iterator[None]:
+def _enough_space(store: Path, shards: Sequence[ShardPlan]) -> Iterator[None]:
     """Refuse to begin what cannot be finished, and say the same if somebody else fills the disk meanwhile."""
     needed = sum(shard.n_bytes for shard in shards) + TABLE_BYTES
     advice = f"the disk is too small: the store needs {needed:,} bytes. Free some space or choose another disk"

@@ -94,9 +94,11 @@ def read_part(path: Path) -> tuple[Table, list[Refusal]]:
     return table.replace_schema_metadata(None), refusals
 
 
-def concatenate(tables: Sequence[Table]) -> Table:
-    """Return all rows of tables alike."""
-    return pa.concat_tables(tables) if tables else headers_to_table([])
+def read_parts(paths: Sequence[Path]) -> tuple[Table, list[Refusal]]:
+    """Return the rows of all files, and all refusals, in the order of the files."""
+    parts = [read_part(path) for path in paths]
+    tables = [table for table, _ in parts if len(table)] or [headers_to_table([])]
+    return pa.concat_tables(tables), [refusal for _, refused in parts for refusal in refused]
 
 
 def columns_to_table(columns: Mapping[str, Column]) -> Table:
