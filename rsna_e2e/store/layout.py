@@ -15,7 +15,7 @@ from rsna_e2e.errors import BadInputError
 from rsna_e2e.records import Float32Array
 
 FORMAT = "rsna_e2e study store"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_KEYS = {"data_hash", "files", "shards", "label_names", "n_slices", "content_windows_hu"}
 
 MANIFEST = "store.json"
@@ -37,6 +37,7 @@ INDEX_COLUMNS: dict[str, str] = {
     "study_uid": "str",
     "series_uid": "str",
     "sop_uid": "str",
+    "frame_number": "int32",
     "split": "str",
     "fold": "int32",
     "rows": "int32",
