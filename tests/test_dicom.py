@@ -72,7 +72,13 @@ def test_every_pixel_of_both_forms_in_every_lossless_syntax(tmp_path: Path, form
     assert (record.n_rounded, record.n_saturated, record.repair) == (0, 0, "")
 
 
-@pytest.mark.parametrize(("folder", "n_taken"), [(PYDICOM_FILES, 12), (MORE_FILES, 5)], ids=["pydicom", "pydicom-data"])
+@pytest.mark.parametrize(
+    ("folder", "n_taken"),
+    [
+        pytest.param(PYDICOM_FILES, 12, id="pydicom"),
+        pytest.param(MORE_FILES, 5, id="pydicom-data", marks=pytest.mark.needs_jpeg),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # pydicom's remarks on its own odd files
 def test_real_files_equal_pydicoms_reading_or_are_refused(folder: Path, n_taken: int) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".py")
