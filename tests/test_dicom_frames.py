@@ -1,5 +1,6 @@
 """Enhanced CT: every frame becomes a slice, in any syntax; what its groups leave open or contradict is refused."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,8 @@ def _position_shared_too(dataset: Dataset) -> None:
 
 
 def _two_positions(dataset: Dataset) -> None:
-    dataset.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence *= 2
+    groups = dataset.PerFrameFunctionalGroupsSequence[1]
+    groups.PlanePositionSequence = [*groups.PlanePositionSequence, *groups.PlanePositionSequence]
 
 
 def _another_unit(dataset: Dataset) -> None:
@@ -231,13 +233,15 @@ def test_a_real_perfusion_map_is_refused_and_read_right_once_it_says_hu(tmp_path
     assert [record.image_position_mm for record, _ in slices] == [(99.5, -301.5, -159.0), (99.5, -301.5, -149.0)]
 
 
-def test_as_many_frames_as_are_allowed_within_a_second(tmp_path: Path) -> None:
-    stored = np.zeros((4096, 2, 2), "<i2")
-    path = phantoms.write_dicom(tmp_path / "a.dcm", enhanced_dataset(stored))
+@pytest.mark.parametrize("n_frames", [256, pytest.param(4096, marks=pytest.mark.slow)])
+def test_as_many_frames_as_are_allowed_take_a_millisecond_each_at_most(tmp_path: Path, n_frames: int) -> None:
+    path = phantoms.write_dicom(tmp_path / "a.dcm", enhanced_dataset(np.zeros((n_frames, 2, 2), "<i2")))
+    began_s = time.process_time()
     with path.open("rb") as stream:
         headers = dicom.read_headers(stream, RawFile(path.name, path.stat().st_size, 0))
+    assert time.process_time() - began_s < 0.001 * n_frames
     assert not isinstance(headers, Refusal)
-    assert len(headers) == 4096
+    assert len(headers) == n_frames
 
 
 def test_a_store_of_enhanced_ct_is_that_of_single_slices(tmp_path: Path) -> None:
