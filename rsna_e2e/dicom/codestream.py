@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass
 
-from rsna_e2e.dicom.syntaxes import Syntax
+from rsna_e2e.dicom.syntaxes import RLE_LOSSLESS, Syntax
 from rsna_e2e.elements import RefusedError
 from rsna_e2e.reasons import Reason
 
@@ -26,20 +26,31 @@ class FrameClaim:
     is_signed: bool | None = None
 
 
-def read_claim(frame: bytes, syntax: Syntax) -> FrameClaim | None:
+def read_claim(frame: bytes, syntax: Syntax, *, bytes_per_sample: int) -> FrameClaim | None:
     """Return what the head of a frame claims; None for RLE, which claims nothing but where its segments lie.
 
-    Raises RefusedError when there is no head of that syntax.
+    Raises RefusedError when there is no head of that syntax, or its segments are not `bytes_per_sample`.
     """
+    if syntax.uid == RLE_LOSSLESS:
+        _check_rle(frame, bytes_per_sample)
+        return None
     if syntax.start_of_frame:
         return _jpeg(frame, syntax.start_of_frame)
     if frame[:4] == b"\xff\x4f\xff\x51":
         return _jpeg2000(frame, at=4)
     if frame[4:8] == b"jP  " and (at := frame.find(b"\xff\x4f\xff\x51")) >= 0:
         return _jpeg2000(frame, at=at + 4)  # a whole JP2 file, against PS3.5 A.4.4, but seen
-    if syntax.uid.startswith("1.2.840.10008.1.2.4."):
-        raise RefusedError(Reason.DECODER_FAILED, "the frame is no JPEG 2000 codestream")
-    return None
+    raise RefusedError(Reason.DECODER_FAILED, "the frame is no JPEG 2000 codestream")
+
+
+def _check_rle(frame: bytes, n_segments: int) -> None:
+    """Source: PS3.5 annex G.5 (number of segments, and where each begins)."""
+    if len(frame) < 64:
+        raise RefusedError(Reason.DECODER_FAILED, "the RLE frame ends in its head")
+    said, *begins = struct.unpack_from(f"<{1 + n_segments}L", frame)
+    ends = [*begins[1:], len(frame)]
+    if said != n_segments or begins[0] != 64 or any(a >= b for a, b in zip(begins, ends, strict=True)):
+        raise RefusedError(Reason.CODESTREAM_MISMATCH, f"the RLE frame does not hold {n_segments} segment(s) in a row")
 
 
 def _jpeg(frame: bytes, start_of_frame: tuple[int, ...]) -> FrameClaim:

@@ -51,17 +51,17 @@ _OPENJPEG = Decoder("pylibjpeg", "pylibjpeg-openjpeg")
 _CHARLS = Decoder("pyjpegls", "pyjpegls")
 _LIBJPEG = Decoder("pylibjpeg", "pylibjpeg-libjpeg", extra="jpeg")
 
-EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+RLE_LOSSLESS = "1.2.840.10008.1.2.5"
 
 # PS3.6 table A-1
 SYNTAXES = {
     syntax.uid: syntax
     for syntax in (
         Syntax(uid="1.2.840.10008.1.2", is_implicit=True),
-        Syntax(uid=EXPLICIT_LITTLE_ENDIAN),
+        Syntax(uid="1.2.840.10008.1.2.1"),
         Syntax(uid="1.2.840.10008.1.2.1.99", is_deflated=True),
         Syntax(uid="1.2.840.10008.1.2.2", is_big_endian=True),  # retired
-        Syntax(uid="1.2.840.10008.1.2.5", decoder=_RLE),
+        Syntax(uid=RLE_LOSSLESS, decoder=_RLE),
         Syntax(uid="1.2.840.10008.1.2.4.50", decoder=_PILLOW, start_of_frame=(0xC0,)),  # JPEG baseline
         Syntax(uid="1.2.840.10008.1.2.4.51", decoder=_LIBJPEG, start_of_frame=(0xC0, 0xC1)),  # JPEG extended
         Syntax(uid="1.2.840.10008.1.2.4.57", decoder=_LIBJPEG, start_of_frame=(0xC3,)),  # JPEG lossless

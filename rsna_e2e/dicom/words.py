@@ -66,7 +66,7 @@ def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder
     record = header.record
     stream.seek(header.pixel_offset)
     frame = _joined_fragments(stream.read(header.pixel_length))
-    claim = read_claim(frame, syntax)
+    claim = read_claim(frame, syntax, bytes_per_sample=header.bits_allocated // 8)
     bits_allocated, bits_stored = header.bits_allocated, record.bits_stored
     if claim is not None:
         _check_claim(claim, header)
