@@ -24,6 +24,7 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 _LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 # VRs (PS3.5 6.2); the length of those above takes 4 bytes after 2 reserved ones in explicit VR (PS3.5 7.1.2).
 _VRS = {*_LONG_VRS, *(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US").split()}
+_NO_DATA_SET = (0x0000, 0x0002, 0xFFFE)  # groups of commands, of file meta information, of items (PS3.5 7.1, 7.5)
 _WANTED = set(TAGS.values())
 _WANTED_SEQUENCES = set(SEQUENCES.values())
 
@@ -85,6 +86,8 @@ def read_file_meta(window: Window) -> FileMeta:
         if group != 0x0002:
             window.skip(-8)
             break
+        if vr not in _VRS:
+            raise RefusedError(Reason.MALFORMED, f"(0002,{element:04x}) has no VR that there is")
         if vr in _LONG_VRS:
             length = int.from_bytes(window.read(4), "little")
         if window.tell() + length > MAX_META_BYTES:
@@ -133,6 +136,8 @@ class _Scanner:
                 if tag == PIXEL_DATA:
                     self.pixels = PixelElement(vr, length, self.window.tell())
                 break
+            if tag >> 16 in _NO_DATA_SET:
+                raise RefusedError(Reason.MALFORMED, f"({tag >> 16:04x},{tag & 0xFFFF:04x}) has no place in a data set")
             is_wanted_here = is_wanted and (tag in _WANTED or tag in _WANTED_SEQUENCES)
             if is_wanted_here and tag in found:
                 raise RefusedError(Reason.MALFORMED, f"{label(tag)} is there twice")
@@ -147,6 +152,7 @@ class _Scanner:
                 found[tag] = self._value(tag, length)
             else:
                 self.window.skip(length)
+        self._check_end(end)
         return found
 
     def _head(self, head: bytes, *, is_implicit: bool, depth: int) -> tuple[int, bytes, int]:
@@ -190,7 +196,12 @@ class _Scanner:
                 self.window.skip(item_length)
                 continue
             items.append(item)
+        self._check_end(end)
         return items
+
+    def _check_end(self, end: int | None) -> None:
+        if end is not None and self.window.tell() != end:
+            raise RefusedError(Reason.MALFORMED, "a sequence or item has another length than what it holds")
 
     def _value(self, tag: int, length: int) -> bytes:
         if length > MAX_VALUE_BYTES:
