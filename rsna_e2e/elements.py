@@ -43,6 +43,19 @@ TAGS = {
     "RescaleType": 0x00281054,
 }
 
+# Those of 16 bits, of VR US or SS; the others are text.
+BINARY = (
+    "SamplesPerPixel",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+)
+
 # Sequences that hold some of these, in files of several frames (PS3.3 C.7.6.16 and C.8.15.3)
 SEQUENCES = {
     "CTImageFrameTypeSequence": 0x00189329,

@@ -24,15 +24,13 @@ class Hounsfield:
     n_saturated: int
 
 
-def stored_values(words: npt.NDArray[np.uint16], *, bits_stored: int, high_bit: int, is_signed: bool) -> StoredImage:
-    """Take each word's `bits_stored` bits that end at `high_bit`, and extend the sign when there is one.
+def stored_values(words: npt.NDArray[np.uint16], *, bits_stored: int, is_signed: bool) -> StoredImage:
+    """Take each word's `bits_stored` lowest bits, and extend the sign when there is one.
 
-    Source: PS3.5 8.1.1. Other bits of a word are no part of the value.
+    Source: PS3.5 8.1.1 (HighBit is one less than BitsStored). Other bits of a word are no part of the value.
     """
     if bits_stored == 16:
         return words.view(np.int16) if is_signed else words
-    if high_bit >= bits_stored:
-        words = words >> np.uint16(high_bit + 1 - bits_stored)
     if has_unused_bits(words, bits_stored=bits_stored) or is_signed:
         words = words & np.uint16((1 << bits_stored) - 1)
     if not is_signed:

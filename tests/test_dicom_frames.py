@@ -213,6 +213,13 @@ def test_a_file_whose_frames_cannot_all_be_told_is_refused_whole(
     assert refused(phantoms.write_dicom(tmp_path / "a.dcm", dataset)).reason == reason
 
 
+def test_a_group_gives_nothing_but_its_own_elements(tmp_path: Path) -> None:
+    dataset = enhanced_dataset(STORED)
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        groups.FrameVOILUTSequence[0].RescaleSlope = 2
+    assert {record.slope for record in assert_is_stored(phantoms.write_dicom(tmp_path / "a.dcm", dataset))} == {1.0}
+
+
 def test_windows_and_thickness_may_be_missing(tmp_path: Path) -> None:
     dataset = enhanced_dataset(STORED)
     for groups in dataset.PerFrameFunctionalGroupsSequence:

@@ -32,7 +32,6 @@ class SliceHeader:
 
     record: SliceRecord
     bits_allocated: int
-    high_bit: int
     pixel_offset: int
     pixel_length: int
     is_swapped: bool
@@ -46,7 +45,6 @@ class _PixelFormat:
     """How the pixels of all frames are written, and which stored values are padding."""
 
     bits_allocated: int
-    high_bit: int
     is_monochrome1: bool
     padding: tuple[int, int] | tuple[None, None]
 
@@ -91,7 +89,6 @@ def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
         SliceHeader(
             record=record,
             bits_allocated=form.bits_allocated,
-            high_bit=form.high_bit,
             pixel_offset=offset,
             pixel_length=length,
             is_swapped=is_swapped,
@@ -136,7 +133,7 @@ def _pixel_format(elements: Elements) -> _PixelFormat:
         raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, detail)
     bits_stored = elements.unsigned("BitsStored")
     high_bit = elements.unsigned("HighBit", default=bits_stored - 1)
-    if not 1 <= bits_stored <= high_bit + 1 <= bits_allocated:
+    if not 1 <= bits_stored <= bits_allocated or high_bit != bits_stored - 1:
         detail = f"BitsAllocated {bits_allocated}, BitsStored {bits_stored}, HighBit {high_bit} contradict each other"
         raise RefusedError(Reason.BAD_VALUE, detail)
     is_signed = elements.unsigned("PixelRepresentation")
@@ -146,7 +143,7 @@ def _pixel_format(elements: Elements) -> _PixelFormat:
     limit = elements.stored_value("PixelPaddingRangeLimit", is_signed=is_signed == 1)
     limit = value if limit is None else limit
     padding = (None, None) if value is None or limit is None else (min(value, limit), max(value, limit))
-    return _PixelFormat(bits_allocated, high_bit, photometric == "MONOCHROME1", padding)
+    return _PixelFormat(bits_allocated, photometric == "MONOCHROME1", padding)
 
 
 def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number: int) -> SliceRecord:

@@ -38,7 +38,7 @@ def read_hounsfield(
 def _read_hounsfield(stream: BinaryIO, header: SliceHeader) -> tuple[SliceRecord, Int16Image]:
     record, frame = header.record, read_frame(stream, header)
     is_signed = record.pixel_representation == 1
-    stored = stored_values(frame.words, bits_stored=frame.bits_stored, high_bit=frame.high_bit, is_signed=is_signed)
+    stored = stored_values(frame.words, bits_stored=frame.bits_stored, is_signed=is_signed)
     padding = _padding(header, frame, stored)
     repairs = [
         *([Repair.MONOCHROME1] if header.is_monochrome1 else []),
@@ -81,7 +81,7 @@ def _padding(header: SliceHeader, frame: Frame, stored: StoredImage) -> Mask | N
 
 def _has_unused_bits(frame: Frame, padding: Mask | None) -> bool:
     words = frame.words if padding is None else frame.words[~padding]
-    return words.size > 0 and has_unused_bits(words, bits_stored=frame.high_bit + 1)
+    return words.size > 0 and has_unused_bits(words, bits_stored=frame.bits_stored)
 
 
 def _without_padding(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from rsna_e2e.dicom.syntaxes import Syntax
-from rsna_e2e.elements import SEQUENCES, TAGS, DataSet, RefusedError, label
+from rsna_e2e.elements import BINARY, SEQUENCES, TAGS, DataSet, RefusedError, label
 from rsna_e2e.reasons import Reason
 
 MAX_META_BYTES = 1 << 16  # file meta information is a few hundred bytes; more is no honest file
@@ -24,6 +24,10 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 _LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 # VRs (PS3.5 6.2); the length of those above takes 4 bytes after 2 reserved ones in explicit VR (PS3.5 7.1.2).
 _VRS = {*_LONG_VRS, *(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US").split()}
+# What a number of 16 bits may be called, and what a text may not: of several VRs for text any is as good.
+_BINARY_VRS = (b"US", b"SS", b"UN")
+_NO_TEXT_VRS = (b"US", b"SS", b"UL", b"SL", b"UV", b"SV", b"FL", b"FD", b"AT", b"OB", b"OW", b"OD", b"OF", b"OL", b"OV")
+_BINARY = {TAGS[name] for name in BINARY}
 _NO_DATA_SET = (0x0000, 0x0002, 0xFFFE)  # groups of commands, of file meta information, of items (PS3.5 7.1, 7.5)
 _WANTED = set(TAGS.values())
 _WANTED_SEQUENCES = set(SEQUENCES.values())
@@ -92,7 +96,10 @@ def read_file_meta(window: Window) -> FileMeta:
             length = int.from_bytes(window.read(4), "little")
         if window.tell() + length > MAX_META_BYTES:
             raise RefusedError(Reason.MALFORMED, "file meta information of absurd length")
-        values[element] = window.read(length)
+        if vr == b"UI":
+            values[element] = window.read(length)
+        else:
+            window.skip(length)
     syntax = values.get(0x0010, b"").decode("latin-1").strip(" \0")
     if not syntax:
         raise RefusedError(Reason.NO_TRANSFER_SYNTAX, "TransferSyntaxUID (0002,0010) is missing")
@@ -149,7 +156,7 @@ class _Scanner:
                 if is_wanted_here:
                     found[tag] = items
             elif is_wanted_here:
-                found[tag] = self._value(tag, length)
+                found[tag] = self._value(tag, vr, length)
             else:
                 self.window.skip(length)
         self._check_end(end)
@@ -203,7 +210,9 @@ class _Scanner:
         if end is not None and self.window.tell() != end:
             raise RefusedError(Reason.MALFORMED, "a sequence or item has another length than what it holds")
 
-    def _value(self, tag: int, length: int) -> bytes:
+    def _value(self, tag: int, vr: bytes, length: int) -> bytes:
+        if vr and (vr not in _BINARY_VRS if tag in _BINARY else vr in _NO_TEXT_VRS):
+            raise RefusedError(Reason.BAD_VALUE, f"{label(tag)} has the VR {vr.decode()}")
         if length > MAX_VALUE_BYTES:
             raise RefusedError(Reason.MALFORMED, f"{label(tag)} is {length} bytes long")
         value = self.window.read(length)

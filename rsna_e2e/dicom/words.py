@@ -21,7 +21,7 @@ Words = npt.NDArray[np.uint16]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """Words [rows, columns], and which of their bits are the stored value.
+    """Words [rows, columns], whose `bits_stored` lowest bits are the stored value.
 
     decoder: what decoded them, and its version; empty where nothing did. lost_its_sign: the codestream says unsigned of
     signed values.
@@ -29,7 +29,6 @@ class Frame:
 
     words: Words
     bits_stored: int
-    high_bit: int
     decoder: str = ""
     lost_its_sign: bool = False
 
@@ -40,7 +39,7 @@ def read_frame(stream: BinaryIO, header: SliceHeader) -> Frame:
     if syntax.decoder is not None:
         return _decode_frame(stream, header, syntax, syntax.decoder)
     words = _read_words(stream, header, syntax)
-    return Frame(words=words, bits_stored=header.record.bits_stored, high_bit=header.high_bit)
+    return Frame(words=words, bits_stored=header.record.bits_stored)
 
 
 def _read_words(stream: BinaryIO, header: SliceHeader, syntax: Syntax) -> Words:
@@ -90,11 +89,9 @@ def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder
     )
     if decoded.shape != (record.rows, record.columns) or decoded.dtype.kind not in "iu":
         raise RefusedError(Reason.DECODER_FAILED, f"decoded to {decoded.shape} of {decoded.dtype}")
-    # The value lies in the low bits, wherever it stood before compression.
     return Frame(
         words=decoded.astype(np.uint16),
         bits_stored=bits_stored,
-        high_bit=bits_stored - 1,
         decoder=decoder_version(decoder),
         lost_its_sign=record.pixel_representation == 1 and claim is not None and claim.is_signed is False,
     )
