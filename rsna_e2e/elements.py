@@ -197,6 +197,11 @@ def _decode(raw: bytes) -> str:
     return text.strip(" \0")
 
 
+def shown(text: str) -> str:
+    """Return a code or UID as the file spells it, but nothing that a person may have written: it ends in reports."""
+    return text if re.fullmatch(r"[0-9.]{1,64}|[A-Z0-9_]{1,16}", text) else "(not a code)"
+
+
 def label(tag: int) -> str:
     """Return the name and number of a tag on the allow-list."""
     return f"{_NAMES[tag]} ({tag >> 16:04x},{tag & 0xFFFF:04x})"

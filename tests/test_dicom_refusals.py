@@ -189,3 +189,41 @@ def test_a_panic_outside_exception_is_a_refusal_and_ctrl_c_is_not(
     fail_with(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         dicom.read_hounsfield(io.BytesIO(), raw_file, headers[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("SOPClassUID", Reason.NOT_CT),
+        ("Modality", Reason.NOT_CT),
+        ("ImageType", None),
+        ("PhotometricInterpretation", Reason.UNSUPPORTED_PIXEL_FORMAT),
+        ("RescaleType", Reason.NOT_HOUNSFIELD),
+        ("NumberOfFrames", Reason.BAD_VALUE),
+        ("RescaleSlope", Reason.BAD_VALUE),
+        ("PixelSpacing", Reason.BAD_VALUE),
+        ("ImagePositionPatient", Reason.BAD_VALUE),
+        ("BurnedInAnnotation", None),
+        ("SliceThickness", None),
+        ("PatientName", None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # pydicom's remarks on such values
+def test_what_a_person_may_have_written_is_in_no_refusal(tmp_path: Path, name: str, reason: Reason | None) -> None:
+    canary = b"Canary^Jane 1901"
+    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED, **{name: "1234567890123456"}))
+    raw = path.read_bytes()
+    assert b"1234567890123456" in raw
+    path.write_bytes(raw.replace(b"1234567890123456", canary))
+    result = dicom.read_slice(path)
+    assert (result.reason if isinstance(result, Refusal) else None) == reason
+    told = result.detail if isinstance(result, Refusal) else repr(result[0])
+    assert "Canary" not in told
+    assert "Jane" not in told
+
+
+def test_a_name_in_place_of_a_transfer_syntax(tmp_path: Path) -> None:
+    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED))
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"Canary^Jane^Maria^^\0"))
+    result = refused(path)
+    assert (result.reason, result.detail) == (Reason.UNSUPPORTED_TRANSFER_SYNTAX, "(not a code)")

@@ -11,7 +11,7 @@ from rsna_e2e.dicom.places import frame_places
 from rsna_e2e.dicom.refuse import refuse_on_error
 from rsna_e2e.dicom.scan import FileMeta, Window, read_data_set, read_file_meta
 from rsna_e2e.dicom.syntaxes import readable_syntax
-from rsna_e2e.elements import Elements, RefusedError
+from rsna_e2e.elements import Elements, RefusedError, shown
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import RawFile, Refusal, SliceRecord, printable
 
@@ -106,7 +106,7 @@ def _check_is_ct(elements: Elements, meta: FileMeta) -> int | None:
     sop_class_uid = elements.text("SOPClassUID", default=meta.sop_class_uid)
     modality = elements.text("Modality", default="")
     if sop_class_uid not in ("", CT_IMAGE_STORAGE, ENHANCED_CT_IMAGE_STORAGE):
-        raise RefusedError(Reason.NOT_CT, f"SOP class {sop_class_uid}")
+        raise RefusedError(Reason.NOT_CT, f"SOP class {shown(sop_class_uid)}")
     if modality != "CT" and (modality or not sop_class_uid):
         raise RefusedError(Reason.NOT_CT, "Modality is not CT")
     if "LOCALIZER" in elements.text("ImageType", default="").upper().split("\\"):
@@ -129,7 +129,7 @@ def _pixel_format(elements: Elements) -> _PixelFormat:
     photometric = elements.text("PhotometricInterpretation")
     bits_allocated = elements.unsigned("BitsAllocated")
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2") or bits_allocated not in (8, 16):
-        detail = f"SamplesPerPixel {samples}, {photometric}, BitsAllocated {bits_allocated}"
+        detail = f"SamplesPerPixel {samples}, {shown(photometric)}, BitsAllocated {bits_allocated}"
         raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, detail)
     bits_stored = elements.unsigned("BitsStored")
     high_bit = elements.unsigned("HighBit", default=bits_stored - 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydicom.pixels import get_decoder
 
-from rsna_e2e.elements import RefusedError
+from rsna_e2e.elements import RefusedError, shown
 from rsna_e2e.reasons import Reason
 
 
@@ -81,7 +81,7 @@ def readable_syntax(uid: str) -> Syntax:
     """Return a transfer syntax. Raises RefusedError when it is not read, or its decoder is not installed."""
     syntax = SYNTAXES.get(uid)
     if syntax is None:
-        raise RefusedError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, uid)
+        raise RefusedError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, shown(uid))
     decoder = syntax.decoder
     if decoder is not None and decoder.plugin not in get_decoder(uid).available_plugins:
         wanted = f"rsna_e2e[{decoder.extra}]" if decoder.extra else decoder.distribution
