@@ -23,6 +23,7 @@ from pydicom.uid import (
 )
 
 from rsna_e2e import dicom
+from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import prepare
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord
@@ -249,6 +250,15 @@ def test_as_many_frames_as_are_allowed_take_a_millisecond_each_at_most(tmp_path:
     assert time.process_time() - began_s < 0.001 * n_frames
     assert not isinstance(headers, Refusal)
     assert len(headers) == n_frames
+
+
+def test_labels_name_frames(tmp_path: Path) -> None:
+    phantoms.write_dicom(tmp_path / "raw" / "ID_a.dcm", enhanced_dataset(STORED))
+    write_labels(tmp_path / "labels.csv", ICH, ["ID_a_2"], [[1, 0, 0, 0, 0, 1]])
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels=tmp_path / "labels.csv", n_jobs=1)
+    store = Store.open(tmp_path / "store")
+    is_labelled = ~np.isnan(store.labels).all(axis=1)
+    assert store.index["image_id"][is_labelled].tolist() == ["ID_a_2"]
 
 
 def test_a_store_of_enhanced_ct_is_that_of_single_slices(tmp_path: Path) -> None:

@@ -281,6 +281,18 @@ def test_claims_take_neither_time_nor_memory(
         assert grown_mb <= limit_mb, (path.name, reason)
 
 
+def test_decoders_keep_their_words_to_themselves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # Runs of 128 bytes, two of them more than a byte of every pixel needs: the decoder panics.
+    run = b"\x81\0" * (STORED.size // 128 + 2)
+    frame = struct.pack("<16L", 2, 64, 64 + len(run), *[0] * 13) + run + run
+    path = encoders.write_frames(tmp_path / "a.dcm", phantoms.slice_dataset(STORED), [frame], RLELossless)
+    result = dicom.read_slice(path)
+    assert isinstance(result, Refusal)
+    assert (result.reason, result.detail) == (Reason.DECODER_FAILED, "PanicException")
+    print("afterwards", file=sys.stderr, flush=True)  # noqa: T201  # what others say is heard again
+    assert capfd.readouterr() == ("", "afterwards\n")
+
+
 def ct_small(path: Path) -> tuple[bytes, int]:
     """A real file, and where its pixel data ends."""
     raw = (PYDICOM_FILES / "CT_small.dcm").read_bytes()

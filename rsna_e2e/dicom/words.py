@@ -1,5 +1,8 @@
 """A frame's pixels as words of 16 bits: read as they lie, or decoded after what they claim was checked."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -72,21 +75,22 @@ def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder
         bits_allocated = 8 if claim.precision <= 8 else 16
         if record.pixel_representation == 1:
             bits_stored = min(bits_stored, claim.precision)  # the sign stands where the codestream ends
-    decoded, _ = get_decoder(syntax.uid).as_array(
-        encapsulate([frame], has_bot=False),
-        index=0,
-        raw=True,
-        decoding_plugin=decoder.plugin,
-        pixel_keyword="PixelData",
-        number_of_frames=1,
-        samples_per_pixel=1,
-        photometric_interpretation="MONOCHROME2",
-        rows=record.rows,
-        columns=record.columns,
-        bits_allocated=bits_allocated,
-        bits_stored=min(record.bits_stored, bits_allocated),
-        pixel_representation=0,  # all bits as they are; the sign is seen to here
-    )
+    with _silent():
+        decoded, _ = get_decoder(syntax.uid).as_array(
+            encapsulate([frame], has_bot=False),
+            index=0,
+            raw=True,
+            decoding_plugin=decoder.plugin,
+            pixel_keyword="PixelData",
+            number_of_frames=1,
+            samples_per_pixel=1,
+            photometric_interpretation="MONOCHROME2",
+            rows=record.rows,
+            columns=record.columns,
+            bits_allocated=bits_allocated,
+            bits_stored=min(record.bits_stored, bits_allocated),
+            pixel_representation=0,  # all bits as they are; the sign is seen to here
+        )
     if decoded.shape != (record.rows, record.columns) or decoded.dtype.kind not in "iu":
         raise RefusedError(Reason.DECODER_FAILED, f"decoded to {decoded.shape} of {decoded.dtype}")
     return Frame(
@@ -95,6 +99,19 @@ def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder
         decoder=decoder_version(decoder),
         lost_its_sign=record.pixel_representation == 1 and claim is not None and claim.is_signed is False,
     )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep what a decoder writes to stderr off the terminal: Rust reports a panic before anybody can catch it."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _check_claim(claim: FrameClaim, header: SliceHeader) -> None:

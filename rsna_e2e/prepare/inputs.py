@@ -45,7 +45,8 @@ def read_inputs(raw: Path, store: Path, labels: Path | None, task: Task, *, rule
     digest.update("\0".join(table.image_ids).encode())
     if labels is not None and files:
         stems = {PurePath(raw_file.name).stem for raw_file in files}
-        if stems.isdisjoint(table.image_ids):
+        of_frames = {image_id.rpartition("_")[0] for image_id in table.image_ids}  # in files that hold several
+        if stems.isdisjoint(table.image_ids) and stems.isdisjoint(of_frames):
             raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
     return Inputs(source=source, files=files, not_found=not_found, labels=table, task=task, digest=digest.hexdigest())
 
