@@ -3,7 +3,8 @@
 Elements are found and checked here, byte by byte; pydicom, and the decoders it drives, see nothing but compressed
 frames whose claims were checked. Reading is done in two steps, `read_headers` (about a hundred microseconds) and
 `read_hounsfield`, so that slices can be put in order before any pixel is read. Both are meant for worker processes with
-one thread: Python's warning filters belong to the process, and a decoder may end it.
+one thread: stderr and Python's warning filters, turned off while a decoder works, belong to the process, and a decoder
+may end it.
 """
 
 import os

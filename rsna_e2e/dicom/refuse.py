@@ -1,7 +1,6 @@
 """Whatever goes wrong while a file is read becomes a refusal of that file."""
 
 import os
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,9 +14,7 @@ _T = TypeVar("_T")
 def refuse_on_error(name: str, read: Callable[[], _T], *, otherwise: Reason) -> _T | Refusal:
     """Return what `read` does, or a refusal of the file called `name`: with `otherwise` for what nobody foresaw."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom and Pillow warn about values that are judged here
-            return read()
+        return read()
     except RefusedError as error:
         return Refusal(name, error.reason, error.detail)
     except OSError as error:

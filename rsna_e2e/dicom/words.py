@@ -1,6 +1,7 @@
 """A frame's pixels as words of 16 bits: read as they lie, or decoded after what they claim was checked."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,11 +104,13 @@ def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep what a decoder writes to stderr off the terminal: Rust reports a panic before anybody can catch it."""
+    """Keep what decoders say off the terminal: warnings of what is judged here, and panics of Rust."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
