@@ -3,8 +3,10 @@
 # N slices of one series
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,19 @@ SAME_ORIENTATION = 0.01
 
 # Slices nearer than this along the normal show the same place: the thinnest CT slices are some 0.1 mm apart.
 SAME_POSITION_MM = 0.01
+
+# A step between slices that is so many times the usual one leaves room for a slice.
+GAP = 1.5
+
+# Steps that differ by less than this share of the usual one are the same: positions are written with few digits, and
+# tables do not stop to the micrometre.
+SAME_STEP = 0.1
+
+# So many wide steps in a row, all the same, are slices that were planned farther apart, as towards the vertex of a
+# head, and no slices that are missing.
+PLANNED_STEPS = 3
+
+SAME_DIRECTION_DEG = 0.5  # what rounding of cosines and positions explains, generously
 
 SeriesId = tuple[str, str, str]  # patient_id, study_uid, series_uid
 
@@ -44,6 +59,51 @@ class SeriesOrder:
     kept: npt.NDArray[np.int64]
     position_mm: Float64Array
     refused: tuple[tuple[int, Reason, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesGeometry:
+    """How the slices of one ordered series lie; NaN where there are too few to tell.
+
+    spacing_mm: median step along the slice normal. n_gaps: steps that leave room for slices, n_missing: for how many.
+    is_uneven: steps differ otherwise. tilt_deg: angle between the normal and the nearest patient axis. shear_deg: angle
+    between the normal and the direction in which positions move, as a tilted gantry over a moving table makes it.
+    has_mixed_sizes, has_mixed_pixels: Rows and Columns, or PixelSpacing, are not the same in all slices.
+    """
+
+    spacing_mm: float
+    n_gaps: int
+    n_missing: int
+    is_uneven: bool
+    tilt_deg: float
+    shear_deg: float
+    has_mixed_sizes: bool
+    has_mixed_pixels: bool
+
+    @property
+    def is_tilted(self) -> bool:
+        """Whether the stack is sheared, so that a volume made of it needs resampling."""
+        return self.shear_deg > SAME_DIRECTION_DEG
+
+
+def series_geometry(index: Mapping[str, npt.NDArray[Any]], rows: slice) -> SeriesGeometry:
+    """Describe one series of a store by the columns of its index. rows: those of the series, in geometric order."""
+    position_mm = np.asarray(index["position_mm"][rows], dtype=np.float64)
+    ipp_N3 = np.column_stack([index[f"ipp_{axis}_mm"][rows] for axis in "xyz"])
+    iop_N6 = np.column_stack([index[f"iop_{way}_{axis}"][rows] for way in ("row", "column") for axis in "xyz"])
+    normal = slice_normal(iop_N6.mean(axis=0))
+    n_gaps, n_missing, is_uneven = _find_gaps(np.diff(position_mm))
+    moved = ipp_N3[-1] - ipp_N3[0]
+    return SeriesGeometry(
+        spacing_mm=float(np.median(np.diff(position_mm))) if len(position_mm) > 1 else math.nan,
+        n_gaps=n_gaps,
+        n_missing=n_missing,
+        is_uneven=is_uneven,
+        tilt_deg=_angle_deg(np.abs(normal).max()),
+        shear_deg=_angle_deg(abs(moved @ normal) / np.linalg.norm(moved)) if len(position_mm) > 1 else math.nan,
+        has_mixed_sizes=_differ(index["rows"][rows], index["columns"][rows]),
+        has_mixed_pixels=_differ(index["spacing_row_mm"][rows], index["spacing_column_mm"][rows]),
+    )
 
 
 def series_key(series_id: SeriesId) -> str:
@@ -121,3 +181,25 @@ def _is_new_position(position_mm: Float64Array) -> npt.NDArray[np.bool_]:
         is_new[i] = position - last >= SAME_POSITION_MM
         last = position if is_new[i] else last
     return is_new
+
+
+def _find_gaps(step_mm: Float64Array) -> tuple[int, int, bool]:
+    """Return the number of gaps in steps (> 0) of a series, of slices that are missing in them, and unevenness."""
+    if not len(step_mm):
+        return 0, 0, False
+    share = step_mm / np.median(step_mm)
+    is_gap = share > GAP
+    wide = np.flatnonzero(is_gap)
+    for places in np.split(wide, np.flatnonzero(np.diff(wide) > 1) + 1):
+        if len(places) >= PLANNED_STEPS and np.ptp(share[places]) <= SAME_STEP * share[places].min():
+            is_gap[places] = False
+    n_missing = (np.rint(share[is_gap]) - 1).sum()
+    return int(is_gap.sum()), int(n_missing), bool((np.abs(share[~is_gap] - 1) > SAME_STEP).any())
+
+
+def _angle_deg(cosine: float) -> float:
+    return math.degrees(math.acos(min(float(cosine), 1.0)))
+
+
+def _differ(*columns: npt.NDArray[Any]) -> bool:
+    return any(bool((column != column[0]).any()) for column in columns)

@@ -1,6 +1,7 @@
 """Where DICOM files come from: a folder, however deep, or a zip archive; walked without being led astray."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -57,8 +58,10 @@ def open_source(path: Path) -> Source:
     """
     if not path.exists():
         raise BadInputError(f"{path}: no such folder or archive. Give the one that holds the DICOM files")
-    if not path.is_dir():
+    if path.is_file():
         return RawArchive(path)
+    if not path.is_dir():
+        raise BadInputError(f"{path}: not a folder, and no zip archive. Give the one that holds the DICOM files")
     return RawArchive(archive) if (archive := _only_archive(path)) else RawFolder(path)
 
 
@@ -93,12 +96,14 @@ class RawFolder:
                 name = os.path.join(folder, entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(name)
-                elif entry.is_dir():
+                    continue
+                status = _status(entry)
+                if status and stat.S_ISDIR(status.st_mode):
                     refusals.append(Refusal(printable(name), Reason.LINKED_FOLDER, "links to folders are not followed"))
-                elif not entry.is_file():
+                elif not status or not stat.S_ISREG(status.st_mode):
                     refusals.append(Refusal(printable(name), Reason.NOT_REGULAR_FILE, "not a file, or a broken link"))
                 elif not _is_table(entry.name):
-                    files.append(_raw_file(name, entry))
+                    files.append(RawFile(name, status.st_size, status.st_mtime_ns))
         return sorted(files, key=lambda file: file.name), sorted(refusals, key=lambda refusal: refusal.path)
 
     def find_tables(self, *, depth: int) -> list[RawFile]:
@@ -114,8 +119,8 @@ class RawFolder:
             name = os.path.join(folder, entry.name)
             if depth and entry.is_dir(follow_symlinks=False):
                 yield from self._tables(name, depth - 1)
-            elif _is_table(entry.name) and entry.is_file():
-                yield _raw_file(name, entry)
+            elif _is_table(entry.name) and (status := _status(entry)) and stat.S_ISREG(status.st_mode):
+                yield RawFile(name, status.st_size, status.st_mtime_ns)
 
     def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
         """Open a file for reading. Raises OSError when it cannot be read."""
@@ -176,9 +181,12 @@ def _is_table(name: str) -> bool:
     return name.lower().endswith(TABLE_SUFFIXES)
 
 
-def _raw_file(name: str, entry: os.DirEntry[str]) -> RawFile:
-    status = entry.stat()
-    return RawFile(name, status.st_size, status.st_mtime_ns)
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What an entry is or links to; None when that is not there, or only itself."""
+    try:
+        return entry.stat()
+    except OSError:
+        return None
 
 
 def _file_of(member: Member) -> RawFile:
@@ -187,10 +195,12 @@ def _file_of(member: Member) -> RawFile:
 
 def _only_archive(folder: Path) -> Path | None:
     """Return the archive in a folder that holds nothing else, but for tables."""
-    entries = [entry for entry in os.scandir(folder) if not _is_table(entry.name)]
-    if len(entries) != 1 or not entries[0].is_file() or not entries[0].name.lower().endswith(".zip"):
-        return None
-    return folder / entries[0].name
+    try:
+        names = [entry.name for entry in os.scandir(folder) if not _is_table(entry.name)]
+    except OSError:
+        return None  # `find` says so
+    is_one = len(names) == 1 and names[0].lower().endswith(".zip") and (folder / names[0]).is_file()
+    return folder / names[0] if is_one else None
 
 
 def _overlapping(begins: Sequence[int], ends: Sequence[int]) -> npt.NDArray[np.bool_]:

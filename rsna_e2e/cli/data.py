@@ -41,15 +41,18 @@ def add_prepare(verbs: Verbs) -> None:
         verbs,
         "prepare",
         _prepare,
-        "Read a folder of DICOM files once into a study store: HU in geometric order, labels, folds, refusals.",
+        "Read a folder or zip of DICOM files once into a study store: HU in geometric order, labels, folds, refusals.",
         "rsna-e2e prepare raw store",
         "rsna-e2e prepare /data/dicom store --labels labels.csv.gz",
+        "rsna-e2e prepare rsna-intracranial-hemorrhage-detection.zip store   # read in place, labels too",
         "rsna-e2e prepare /data/dicom store --shard 1/4   # on the first of four machines, and so on; then anywhere:",
         "rsna-e2e prepare /data/dicom store --merge store.part-*",
     )
-    verb.add_argument("raw", type=Path, metavar="RAW", help="folder of DICOM files, nested as you like")
+    verb.add_argument(
+        "raw", type=Path, metavar="RAW", help="folder of DICOM files, nested as you like, or a zip of one"
+    )
     verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
-    verb.add_argument("--labels", type=Path, help="label CSV with columns ID,Label (default: RAW/*train*.csv[.gz])")
+    verb.add_argument("--labels", type=Path, help="CSV with columns ID,Label (default: *train*.csv[.gz] in or by RAW)")
     add_task(verb)
     verb.add_argument("--folds", type=at_least_one, default=5, help="patient-level folds (default 5)")
     verb.add_argument("--seed", type=seed, default=0, help="seed of the folds (default 0)")
