@@ -33,6 +33,7 @@ SAME_STEP = 0.1
 PLANNED_STEPS = 3
 
 SAME_DIRECTION_DEG = 0.5  # what rounding of cosines and positions explains, generously
+WANDERING = 0.3  # of what a straight line explains; a table moves straight, within a tenth of it
 
 SeriesId = tuple[str, str, str]  # patient_id, study_uid, series_uid
 
@@ -67,7 +68,8 @@ class SeriesGeometry:
 
     spacing_mm: median step along the slice normal. n_gaps: steps that leave room for slices, n_missing: for how many.
     is_uneven: steps differ otherwise. tilt_deg: angle between the normal and the nearest patient axis. shear_deg: angle
-    between the normal and the direction in which positions move, as a tilted gantry over a moving table makes it.
+    between the normal and the direction in which positions move, as a tilted gantry over a moving table makes it; 0
+    where they wander more than they move.
     has_mixed_sizes, has_mixed_pixels: Rows and Columns, or PixelSpacing, are not the same in all slices.
     """
 
@@ -93,14 +95,13 @@ def series_geometry(index: Mapping[str, npt.NDArray[Any]], rows: slice) -> Serie
     iop_N6 = np.column_stack([index[f"iop_{way}_{axis}"][rows] for way in ("row", "column") for axis in "xyz"])
     normal = slice_normal(iop_N6.mean(axis=0))
     n_gaps, n_missing, is_uneven = _find_gaps(np.diff(position_mm))
-    moved = ipp_N3[-1] - ipp_N3[0]
     return SeriesGeometry(
         spacing_mm=float(np.median(np.diff(position_mm))) if len(position_mm) > 1 else math.nan,
         n_gaps=n_gaps,
         n_missing=n_missing,
         is_uneven=is_uneven,
-        tilt_deg=_angle_deg(np.abs(normal).max()),
-        shear_deg=_angle_deg(abs(moved @ normal) / np.linalg.norm(moved)) if len(position_mm) > 1 else math.nan,
+        tilt_deg=math.degrees(math.acos(min(float(np.abs(normal).max()), 1.0))),
+        shear_deg=_shear_deg(ipp_N3, normal) if len(position_mm) > 1 else math.nan,
         has_mixed_sizes=_differ(index["rows"][rows], index["columns"][rows]),
         has_mixed_pixels=_differ(index["spacing_row_mm"][rows], index["spacing_column_mm"][rows]),
     )
@@ -197,8 +198,15 @@ def _find_gaps(step_mm: Float64Array) -> tuple[int, int, bool]:
     return int(is_gap.sum()), int(n_missing), bool((np.abs(share[~is_gap] - 1) > SAME_STEP).any())
 
 
-def _angle_deg(cosine: float) -> float:
-    return math.degrees(math.acos(min(float(cosine), 1.0)))
+def _shear_deg(ipp_N3: Float64Array, normal: Float64Array) -> float:
+    """Fit a line to how positions move across the normal as they move along it, and return its angle to the normal."""
+    moved_N3 = ipp_N3 - ipp_N3.mean(axis=0)
+    along_N = moved_N3 @ normal
+    across_N3 = moved_N3 - along_N[:, None] * normal
+    slope_3 = along_N @ across_N3 / (along_N @ along_N)
+    wandered = np.linalg.norm(across_N3 - along_N[:, None] * slope_3)
+    is_line = wandered < np.linalg.norm(along_N) * np.linalg.norm(slope_3) * WANDERING
+    return math.degrees(math.atan(float(np.linalg.norm(slope_3)))) if is_line else 0.0
 
 
 def _differ(*columns: npt.NDArray[Any]) -> bool:
