@@ -38,7 +38,7 @@ _LOCATOR_64 = struct.Struct("<4sLQL")  # 4.3.15
 _MAX_COMMENT = 0xFFFF
 _IN_EXTRA = 0xFFFFFFFF  # the number stands in the Zip64 extra field (4.5.3)
 
-_HEAD_BYTES = 16 * 1024  # what is read first of a member: all the headers of most CT slices
+_HEAD_BYTES = 4096  # what is read first of a member: all the headers of most CT slices
 _CHUNK_BYTES = 256 * 1024
 
 
@@ -141,12 +141,13 @@ class _Content(io.RawIOBase):
         """Hold the first `n_bytes`, or all when there are fewer."""
         wanted = min(n_bytes, self._raw_file.n_bytes)
         while len(self._held) < wanted:
-            is_first = self._source == self._raw_file.offset
-            packed = os.pread(self._file.fileno(), _HEAD_BYTES if is_first else _CHUNK_BYTES, self._source)
+            n_read = self._source - self._raw_file.offset
+            size = min(max(2 * n_read, _HEAD_BYTES), _CHUNK_BYTES)  # little more than a head takes, and few pieces
+            packed = os.pread(self._file.fileno(), size, self._source)
             if not packed:
                 raise RefusedError(Reason.DAMAGED_MEMBER, "its archive ends inside it")
             self._source += len(packed)
-            self._take(self._after_header(packed) if is_first else packed)
+            self._take(packed if n_read else self._after_header(packed))
             if len(self._held) == self._raw_file.n_bytes and zlib.crc32(self._held) != self._raw_file.stamp:
                 raise RefusedError(Reason.DAMAGED_MEMBER, "its checksum in the archive is another")
 

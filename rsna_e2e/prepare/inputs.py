@@ -46,10 +46,9 @@ def read_inputs(raw: Path, store: Path, labels: Path | None, task: Task, *, rule
     beside = None if file else _labels_beside(source)
     tables = [read_labels(found, task) for found in (file, beside) if found]
     files, not_found = source.find()
-    stems = {PurePath(raw_file.name).stem for raw_file in files}
-    if labels is not None and files and stems.isdisjoint(tables[0].image_ids):
+    if labels is not None and files and not _names_any(tables[0], files):
         raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
-    if beside and stems.isdisjoint(tables[0].image_ids):  # it belongs to other images, such as those to train on
+    if beside and not _names_any(tables[0], files):  # it belongs to other images, such as those to train on
         beside, tables = None, []
     table = tables[0] if tables else LabelTable(image_ids=[], values=_no_labels(task), n_repeated_rows=0)
     digest = _digest(source, files, table, (__version__, FORMAT_VERSION, task.windows_hu, rules))
@@ -107,6 +106,12 @@ def _open_table(source: Source, table: RawFile) -> AbstractContextManager[Binary
         raise BadInputError(
             f"{source.path}, {printable(table.name)}: {error.detail}. Copy the archive again, or give --labels"
         ) from None
+
+
+def _names_any(table: LabelTable, files: Sequence[RawFile]) -> bool:
+    """Whether a label is of one of the files."""
+    labelled = set(table.image_ids)
+    return any(PurePath(raw_file.name).stem in labelled for raw_file in files)
 
 
 def _no_labels(task: Task) -> Float64Array:
