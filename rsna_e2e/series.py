@@ -32,7 +32,7 @@ SAME_STEP = 0.1
 # head, and no slices that are missing.
 PLANNED_STEPS = 3
 
-SAME_DIRECTION_DEG = 0.5  # what rounding of cosines and positions explains, generously
+TILTED_DEG = 1.0  # direction cosines with few digits are off by some tenths
 WANDERING = 0.3  # of what a straight line explains; a table moves straight, within a tenth of it
 
 SeriesId = tuple[str, str, str]  # patient_id, study_uid, series_uid
@@ -85,7 +85,7 @@ class SeriesGeometry:
     @property
     def is_tilted(self) -> bool:
         """Whether the stack is sheared, so that a volume made of it needs resampling."""
-        return self.shear_deg > SAME_DIRECTION_DEG
+        return self.shear_deg > TILTED_DEG
 
 
 def series_geometry(index: Mapping[str, npt.NDArray[Any]], rows: slice) -> SeriesGeometry:
@@ -94,17 +94,30 @@ def series_geometry(index: Mapping[str, npt.NDArray[Any]], rows: slice) -> Serie
     ipp_N3 = np.column_stack([index[f"ipp_{axis}_mm"][rows] for axis in "xyz"])
     iop_N6 = np.column_stack([index[f"iop_{way}_{axis}"][rows] for way in ("row", "column") for axis in "xyz"])
     normal = slice_normal(iop_N6.mean(axis=0))
-    n_gaps, n_missing, is_uneven = _find_gaps(np.diff(position_mm))
+    step_mm = np.diff(position_mm)
+    spacing_mm = float(np.median(step_mm)) if len(step_mm) else math.nan
+    share, is_gap = step_mm / spacing_mm, find_gaps(step_mm)
     return SeriesGeometry(
-        spacing_mm=float(np.median(np.diff(position_mm))) if len(position_mm) > 1 else math.nan,
-        n_gaps=n_gaps,
-        n_missing=n_missing,
-        is_uneven=is_uneven,
+        spacing_mm=spacing_mm,
+        n_gaps=int(is_gap.sum()),
+        n_missing=int((np.rint(share[is_gap]) - 1).sum()),
+        is_uneven=bool((np.abs(share[~is_gap] - 1) > SAME_STEP).any()),
         tilt_deg=math.degrees(math.acos(min(float(np.abs(normal).max()), 1.0))),
         shear_deg=_shear_deg(ipp_N3, normal) if len(position_mm) > 1 else math.nan,
         has_mixed_sizes=_differ(index["rows"][rows], index["columns"][rows]),
         has_mixed_pixels=_differ(index["spacing_row_mm"][rows], index["spacing_column_mm"][rows]),
     )
+
+
+def find_gaps(step_mm: Float64Array) -> npt.NDArray[np.bool_]:
+    """Mark the steps (> 0) between slices of a series that leave room for slices, unless they were planned so."""
+    is_gap = step_mm > GAP * np.median(step_mm) if len(step_mm) else np.zeros(0, dtype=bool)
+    wide = np.flatnonzero(is_gap)
+    for places in np.split(wide, np.flatnonzero(np.diff(wide) > 1) + 1):
+        wide_mm = step_mm[places]
+        if len(places) >= PLANNED_STEPS and np.ptp(wide_mm) <= SAME_STEP * wide_mm.min():
+            is_gap[places] = False
+    return np.asarray(is_gap)
 
 
 def series_key(series_id: SeriesId) -> str:
@@ -182,20 +195,6 @@ def _is_new_position(position_mm: Float64Array) -> npt.NDArray[np.bool_]:
         is_new[i] = position - last >= SAME_POSITION_MM
         last = position if is_new[i] else last
     return is_new
-
-
-def _find_gaps(step_mm: Float64Array) -> tuple[int, int, bool]:
-    """Return the number of gaps in steps (> 0) of a series, of slices that are missing in them, and unevenness."""
-    if not len(step_mm):
-        return 0, 0, False
-    share = step_mm / np.median(step_mm)
-    is_gap = share > GAP
-    wide = np.flatnonzero(is_gap)
-    for places in np.split(wide, np.flatnonzero(np.diff(wide) > 1) + 1):
-        if len(places) >= PLANNED_STEPS and np.ptp(share[places]) <= SAME_STEP * share[places].min():
-            is_gap[places] = False
-    n_missing = (np.rint(share[is_gap]) - 1).sum()
-    return int(is_gap.sum()), int(n_missing), bool((np.abs(share[~is_gap] - 1) > SAME_STEP).any())
 
 
 def _shear_deg(ipp_N3: Float64Array, normal: Float64Array) -> float:
