@@ -78,21 +78,23 @@ class _Rate(ProgressColumn):
 class _Lines:
     """Progress for a log file: title, count, share, rate, time left.
 
-    The rate is counted from the first call on, and anew when the count falls back, as work that goes on where it was
-    stopped begins with a high count, and work in two phases begins twice.
+    The rate is counted from the first call on, as work that goes on where it was stopped begins with a high count; and
+    from nothing when the count falls back, as work in two phases begins twice.
     """
 
     def __init__(self, console: Console, title: str, *, unit: str) -> None:
         self._console, self._title, self._unit = console, title, unit
         self._shown_s = time.monotonic()
         self._first: tuple[float, int] | None = None  # when, and how many were done
-        self._last_done = 0
+        self._last = self._shown_s, 0
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now_s = time.monotonic()
-        if self._first is None or done < self._last_done:
+        if self._first is None:
             self._first = now_s, done
-        self._last_done = done
+        elif done < self._last[1]:
+            self._first = self._last[0], 0
+        self._last = now_s, done
         if done < total and now_s - self._shown_s < _LINE_EVERY_S:
             return
         self._shown_s = now_s

@@ -58,8 +58,8 @@ def test_rate_and_time_left_are_of_this_run_and_this_phase(
     assert progress_lines(capsys, monkeypatch, calls) == [
         "train: 8000/10000 slices (80%), 200 slices/s, 10 s left  headers, 5 refused",
         "train: 10000/10000 slices (100%), 200 slices/s, 0 s left  headers, 6 refused",
-        "train: 100/5000 slices (2%)  pixels, 6 refused",
-        "train: 600/5000 slices (12%), 50 slices/s, 88 s left  pixels, 6 refused",
+        "train: 100/5000 slices (2%), 10 slices/s, 490 s left  pixels, 6 refused",
+        "train: 600/5000 slices (12%), 30 slices/s, 147 s left  pixels, 6 refused",
     ]
 
 
