@@ -295,6 +295,19 @@ def test_what_is_no_slice_costs_nothing_but_a_line(tmp_path: Path, make: Callabl
     assert report.refusals == dict(Counter([reason, "not_regular_file"]))
 
 
+@pytest.mark.parametrize(("strays", "codes"), [(0, (0, 0)), (2, (0, 3))])
+def test_refusals_are_an_error_for_those_who_say_so(
+    tmp_path: Path, strays: int, codes: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a")
+    for number in range(strays):
+        (tmp_path / "raw" / f"{number}.txt").write_text("x")
+    for store, options, code in (("plain", [], codes[0]), ("strict", ["--strict"], codes[1])):
+        assert main(["prepare", str(tmp_path / "raw"), str(tmp_path / store), *options]) == code
+        assert len(Store.open(tmp_path / store)) == 3
+    assert ("made, but without 2 files or slices" in capsys.readouterr().err) == (strays > 0)
+
+
 def test_what_is_neither_folder_nor_archive(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no archive")
     os.mkfifo(tmp_path / "pipe")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rsna_e2e.arguments import add_settings, at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
+from rsna_e2e.errors import BadInputError
 from rsna_e2e.tasks import get_task
 
 
@@ -61,6 +62,7 @@ def add_prepare(verbs: Verbs) -> None:
     verb.add_argument(
         "--shard", type=_part, metavar="I/N", help="do the I-th of N machines' parts, in STORE.part-I-of-N"
     )
+    verb.add_argument("--strict", action="store_true", help="exit with 3 if anything was refused; the store is made")
     verb.add_argument("--merge", type=Path, nargs="+", default=[], metavar="PART", help="parts that were done already")
 
 
@@ -149,4 +151,9 @@ def _prepare(options: argparse.Namespace) -> None:
             "warning: positive slices are scattered as if the slices were shuffled. Check that ImagePositionPatient "
             "and the labels belong to these images",
             file=sys.stderr,
+        )
+    if options.strict and report.refusals:
+        raise BadInputError(
+            f"{options.store}: made, but without {sum(report.refusals.values())} files or slices that were refused "
+            "(--strict). Look at its refusals.parquet"
         )

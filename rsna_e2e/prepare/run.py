@@ -197,9 +197,9 @@ def _write_shards(
 def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
     counts = Counter(str(refusal.reason) for refusal in refusals)
     why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common()) or "it holds no files"
-    archives = [refusal.path for refusal in refusals if refusal.path.lower().endswith(".zip")]
-    advice = f"one of the archives in it, such as {archives[0]}" if archives else "the folder or archive of DICOM files"
-    return f"{raw}: no CT slice in DICOM form found there: {why}. Give {advice}"
+    has_archives = any(refusal.path.lower().endswith(".zip") for refusal in refusals)
+    what = "one of the archives in it" if has_archives else "the folder or archive of DICOM files"
+    return f"{raw}: no CT slice in DICOM form found there: {why}. Give {what}"
 
 
 @contextmanager
