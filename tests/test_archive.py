@@ -234,12 +234,11 @@ def test_a_directory_that_contradicts_itself(tmp_path: Path, place: int, value: 
         source_of(path).find()
 
 
-def test_every_cut_and_every_changed_byte_of_the_directory_ends_well(tmp_path: Path) -> None:
+def test_every_cut_and_every_changed_byte_ends_well(tmp_path: Path) -> None:
     path = archives.zip_files(tmp_path / "a.zip", {"a.dcm": NOISE[:200], "b.dcm": b"y" * 300})
     whole = path.read_bytes()
-    first = whole.index(b"PK\1\2")
     contents = {"a.dcm": NOISE[:200], "b.dcm": b"y" * 300}
-    for place in range(first, len(whole)):
+    for place in range(len(whole)):
         for changed in (whole[:place], whole[:place] + bytes([whole[place] ^ 0x81]) + whole[place + 1 :]):
             path.write_bytes(changed)
             source = RawArchive(path)
