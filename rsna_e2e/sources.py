@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -40,8 +40,8 @@ class Source(Protocol):
     def find(self) -> tuple[Sequence[RawFile], Sequence[Refusal]]:
         """Return the files, sorted by name, without label tables; and what cannot be taken for one."""
 
-    def find_tables(self, *, depth: int) -> list[RawFile]:
-        """Return the label tables up to `depth` folders down, sorted by name."""
+    def find_tables(self, word: str, *, depth: int) -> list[RawFile]:
+        """Return the label tables with `word` in their names up to `depth` folders down, sorted by name."""
 
     def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
         """Open a file for reading; the stream is seekable and buffered.
@@ -104,11 +104,12 @@ class RawFolder:
                     refusals.append(Refusal(printable(name), Reason.NOT_REGULAR_FILE, "not a file, or a broken link"))
                 elif not _is_table(entry.name):
                     files.append(RawFile(name, status.st_size, status.st_mtime_ns))
-        return sorted(files, key=lambda file: file.name), sorted(refusals, key=lambda refusal: refusal.path)
+        return sorted(files, key=attrgetter("name")), sorted(refusals, key=attrgetter("path"))
 
-    def find_tables(self, *, depth: int) -> list[RawFile]:
-        """Return the label tables up to `depth` folders down, sorted by name."""
-        return sorted(self._tables("", depth), key=lambda file: file.name)
+    def find_tables(self, word: str, *, depth: int) -> list[RawFile]:
+        """Return the label tables with `word` in their names up to `depth` folders down, sorted by name."""
+        tables = [table for table in self._tables("", depth) if _has_word(table.name, word)]
+        return sorted(tables, key=attrgetter("name"))
 
     def _tables(self, folder: str, depth: int) -> Iterator[RawFile]:
         try:
@@ -162,15 +163,23 @@ class RawArchive:
         files.sort(key=attrgetter("name"))
         taken = _once_each(files, refused)
         refusals = [Refusal(printable(name), *why) for name, why in refused]
-        return taken, sorted(refusals, key=lambda refusal: refusal.path)
+        return taken, sorted(refusals, key=attrgetter("path"))
 
-    def find_tables(self, *, depth: int) -> list[RawFile]:
-        """Return the label tables up to `depth` folders down, sorted by name. Raises what `find` raises."""
-        tables = (m for m in read_directory(self.path) if _is_table(m.name) and m.name.count("/") <= depth)
+    def find_tables(self, word: str, *, depth: int) -> list[RawFile]:
+        """Return the label tables with `word` in their names up to `depth` folders down, sorted by name.
+
+        Raises what `find` raises, and BadInputError for one that cannot be read.
+        """
         n_archive = self.path.stat().st_size
-        return sorted(
-            (_file_of(m) for m in tables if not why_refused(m, n_archive=n_archive)), key=lambda file: file.name
-        )
+        tables: list[RawFile] = []
+        for member in read_directory(self.path):
+            if _is_table(member.name) and _has_word(member.name, word) and member.name.count("/") <= depth:
+                if why := why_refused(member, n_archive=n_archive):
+                    raise BadInputError(
+                        f"{self.path}, {printable(member.name)}: {why[1]}. Give the labels by themselves"
+                    )
+                tables.append(_file_of(member))
+        return sorted(tables, key=attrgetter("name"))
 
     def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
         """Open a file for reading. Raises OSError when it cannot be read, RefusedError when it is damaged."""
@@ -179,6 +188,10 @@ class RawArchive:
 
 def _is_table(name: str) -> bool:
     return name.lower().endswith(TABLE_SUFFIXES)
+
+
+def _has_word(name: str, word: str) -> bool:
+    return word in PurePath(name).name
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:

@@ -211,11 +211,23 @@ def test_a_hostile_archive_costs_only_its_hostile_members(tmp_path: Path) -> Non
     assert sorted(path for path in tmp_path.rglob("*") if "out" not in path.parts) == before
 
 
-def test_damaged_labels_in_an_archive_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("crc", 1, "its checksum in the archive is another"),
+        ("flags", 1, "encrypted in its archive"),
+        ("n_bytes", 0xF0000000, "at most 536870912 are read"),
+    ],
+)
+def test_damaged_labels_in_an_archive_are_named(
+    tmp_path: Path, field: str, value: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = zipped(first_layout)(tmp_path)
-    archives.forge(path, "stage_2_train.csv", "crc", 1)
+    archives.forge(path, "stage_2_train.csv", field, value)
     assert main(["prepare", str(path), str(tmp_path / "store")]) == 3
-    assert "data.zip, stage_2_train.csv: its checksum in the archive is another" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "data.zip, stage_2_train.csv: " in said
+    assert message in said
 
 
 def test_a_submission_is_no_label_file_and_tables_of_others_are_none(tmp_path: Path) -> None:

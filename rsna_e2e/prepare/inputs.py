@@ -19,6 +19,8 @@ from rsna_e2e.sources import RawFolder, Source, open_source
 from rsna_e2e.store import FORMAT_VERSION
 from rsna_e2e.tasks import Task
 
+LABEL_WORD = "train"  # in the name of a label file, as in the competition's stage_2_train.csv
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
@@ -74,19 +76,19 @@ def find_labels(raw: Path) -> LabelFile | None:
 
 
 def _labels_inside(source: Source) -> LabelFile | None:
-    tables = source.find_tables(depth=1)
+    tables = source.find_tables(LABEL_WORD, depth=1)
     top = _only_one(source, [table for table in tables if "/" not in table.name], among_others=False)
     return top or _only_one(source, [table for table in tables if "/" in table.name], among_others=True)
 
 
 def _labels_beside(source: Source) -> LabelFile | None:
     folder = RawFolder(source.path.resolve().parent)
-    return _only_one(folder, folder.find_tables(depth=0), among_others=True)
+    return _only_one(folder, folder.find_tables(LABEL_WORD, depth=0), among_others=True)
 
 
 def _only_one(source: Source, tables: Sequence[RawFile], *, among_others: bool) -> LabelFile | None:
-    """Return the one table that is called like a label file, and has its columns if it lies `among_others`."""
-    found = [_label_file(source, table) for table in tables if "train" in PurePath(table.name).name]
+    """Return the one table; it must have the columns of a label file if it lies `among_others`."""
+    found = [_label_file(source, table) for table in tables]
     if among_others:
         found = [file for file in found if has_label_columns(file)]
     if len(found) > 1:
