@@ -326,3 +326,18 @@ def test_what_is_neither_folder_nor_archive(tmp_path: Path) -> None:
     for name in ("notes.txt", "pipe"):
         with pytest.raises(BadInputError, match=f"{name}: not a folder, and no zip archive"):
             open_source(tmp_path / name).find()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_every_pixel_of_an_archive_at_full_size(tmp_path: Path, method: int) -> None:
+    hu = phantoms.write_series(tmp_path / "raw", name="a", n_slices=34, shape=(512, 512), orientation=phantoms.TILTED)
+    hu |= phantoms.write_series(
+        tmp_path / "raw", name="b", n_slices=34, shape=(768, 512), patient_id="p2", form=phantoms.UNSIGNED_12
+    )
+    archive = archives.zip_folder(tmp_path / "raw", tmp_path / "a.zip", method=method)
+    prepare(archive, tmp_path / "store", task=ICH, n_jobs=2)
+    store = Store.open(tmp_path / "store")
+    assert len(store) == len(hu) == 68
+    for row, image_id in enumerate(store.index["image_id"]):
+        np.testing.assert_array_equal(store.read_slice(row), hu[image_id])
