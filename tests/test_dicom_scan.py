@@ -72,6 +72,10 @@ FRAGMENTS = item(b"") + item(b"\xff\xd8abcdef")
         sequence(item(sequence(item(PATIENT), length=UNDEFINED), length=UNDEFINED), length=UNDEFINED),
         sequence(FRAGMENTS, length=UNDEFINED, vr=b"OB"),  # something compressed, an icon for one
         sequence(item(CODE[:4] + struct.pack("<L", 4) + b"abcd", length=UNDEFINED), length=UNDEFINED, vr=b"UN"),
+        # of unknown VR is implicit VR, even where a length of 20,300 bytes spells "LO"
+        sequence(
+            item(CODE[:4] + struct.pack("<L", 20300) + bytes(20300), length=UNDEFINED), length=UNDEFINED, vr=b"UN"
+        ),
         # some writers change to implicit VR in sequences
         sequence(item(CODE[:4] + struct.pack("<L", 4) + b"abcd", length=UNDEFINED), length=UNDEFINED),
         element(0x00091001, b"LO", b"anything"),

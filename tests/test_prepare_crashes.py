@@ -38,14 +38,18 @@ class DeadlyFolder:
         """As any folder."""
         return open_source(self.path).find()
 
-    def open(self, raw_file: RawFile) -> AbstractContextManager[BinaryIO]:
+    def find_tables(self, word: str, *, depth: int) -> Sequence[RawFile]:
+        """As any folder."""
+        return open_source(self.path).find_tables(word, depth=depth)
+
+    def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
         """As any folder, but for the one file."""
         if raw_file.name == self.deadly:
             with self.opened.open("a") as log:
                 log.write(f"{time.time()}\n")
             if len(self.opened.read_text().split()) > self.n_harmless:
                 os.kill(os.getpid(), self.signal)
-        return open_source(self.path).open(raw_file)
+        return open_source(self.path).open(raw_file, head=head)
 
 
 @pytest.mark.parametrize(
