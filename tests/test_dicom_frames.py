@@ -126,6 +126,11 @@ def _offset_between_fragments(dataset: Dataset, frames: list[bytes]) -> None:
     dataset.PixelData = whole[:12] + (int.from_bytes(whole[12:16], "little") + 2).to_bytes(4, "little") + whole[16:]
 
 
+def _offsets_that_fall(dataset: Dataset, frames: list[bytes]) -> None:
+    whole = pydicom.encaps.encapsulate(frames, fragments_per_frame=2)
+    dataset.PixelData = whole[:12] + whole[16:20] + whole[12:16] + whole[20:]
+
+
 def _a_frame_too_few(dataset: Dataset, frames: list[bytes]) -> None:
     dataset.PixelData = pydicom.encaps.encapsulate(frames[:-1])
 
@@ -136,6 +141,7 @@ def _a_frame_too_few(dataset: Dataset, frames: list[bytes]) -> None:
     [
         (_no_offset_table, Reason.MALFORMED),
         (_offset_between_fragments, Reason.MALFORMED),
+        (_offsets_that_fall, Reason.MALFORMED),
         (_a_frame_too_few, Reason.WRONG_PIXEL_LENGTH),
     ],
 )

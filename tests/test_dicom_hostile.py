@@ -209,7 +209,8 @@ def _absurd_offset_table(path: Path) -> None:
     begin = b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0"
     raw = path.read_bytes()
     at = raw.index(begin) + len(begin)
-    path.write_bytes(raw[:at] + struct.pack("<L", 1 << 25) + bytes(1 << 25) + raw[at + 4 :])
+    after = at + 4 + int.from_bytes(raw[at : at + 4], "little")
+    path.write_bytes(raw[:at] + struct.pack("<L", 1 << 25) + bytes(1 << 25) + raw[after:])
 
 
 def _filled_jpeg(path: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ import phantoms
 import pytest
 
 from rsna_e2e.prepare import prepare
-from rsna_e2e.records import RawFile, Refusal
-from rsna_e2e.sources import open_source
+from rsna_e2e.records import RawFile
+from rsna_e2e.sources import RawFolder
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 
@@ -25,22 +24,13 @@ DEADLY = 5
 
 
 @dataclass(frozen=True)
-class DeadlyFolder:
+class DeadlyFolder(RawFolder):
     """A folder in which one file, once it was opened `n_harmless` times, sends a signal to whoever opens it."""
 
-    path: Path
     opened: Path
     deadly: str
     n_harmless: int
     signal: int
-
-    def find(self) -> tuple[Sequence[RawFile], Sequence[Refusal]]:
-        """As any folder."""
-        return open_source(self.path).find()
-
-    def find_tables(self, word: str, *, depth: int) -> Sequence[RawFile]:
-        """As any folder."""
-        return open_source(self.path).find_tables(word, depth=depth)
 
     def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
         """As any folder, but for the one file."""
@@ -49,7 +39,7 @@ class DeadlyFolder:
                 log.write(f"{time.time()}\n")
             if len(self.opened.read_text().split()) > self.n_harmless:
                 os.kill(os.getpid(), self.signal)
-        return open_source(self.path).open(raw_file, head=head)
+        return RawFolder.open(self, raw_file, head=head)
 
 
 @pytest.mark.parametrize(
