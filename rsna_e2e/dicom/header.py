@@ -72,18 +72,13 @@ def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
     if pixels is None:
         raise RefusedError(Reason.NO_PIXEL_DATA, "the file has none, or ends before it")
     form = _pixel_format(elements)
-    frames = [elements] if n_frames is None else frame_elements(elements, n_frames)
-    stem = printable(PurePath(raw_file.name).stem)
-    records = [
-        _slice_record(frame, syntax.uid, image_id=stem if n_frames is None else f"{stem}_{number}", number=number)
-        for number, frame in enumerate(frames, start=1)
-    ]
+    records = _slice_records(elements, n_frames, syntax.uid, stem=printable(PurePath(raw_file.name).stem))
     frame_bytes = records[0].rows * records[0].columns * form.bits_allocated // 8
     places = frame_places(
-        window, syntax, pixels, n_frames=len(frames), frame_bytes=frame_bytes, n_bytes_of_stream=n_bytes
+        window, syntax, pixels, n_frames=len(records), frame_bytes=frame_bytes, n_bytes_of_stream=n_bytes
     )
     is_swapped = syntax.is_big_endian and form.bits_allocated == 8 and pixels.vr == b"OW"
-    if is_swapped and frame_bytes % 2 and len(frames) > 1:
+    if is_swapped and frame_bytes % 2 and len(records) > 1:
         raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, "frames of 8-bit pixels that begin inside a word")
     return [
         SliceHeader(
@@ -144,6 +139,16 @@ def _pixel_format(elements: Elements) -> _PixelFormat:
     limit = value if limit is None else limit
     padding = (None, None) if value is None or limit is None else (min(value, limit), max(value, limit))
     return _PixelFormat(bits_allocated, photometric == "MONOCHROME1", padding)
+
+
+def _slice_records(elements: Elements, n_frames: int | None, syntax_uid: str, *, stem: str) -> list[SliceRecord]:
+    if n_frames is None:
+        return [_slice_record(elements, syntax_uid, image_id=stem, number=1)]
+    frames = frame_elements(elements, n_frames)
+    return [
+        _slice_record(frame, syntax_uid, image_id=f"{stem}_{number}", number=number)
+        for number, frame in enumerate(frames, start=1)
+    ]
 
 
 def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number: int) -> SliceRecord:

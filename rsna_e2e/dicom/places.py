@@ -43,14 +43,14 @@ def frame_places(
         return [(pixels.offset + i * frame_bytes, frame_bytes) for i in range(n_frames)]
     if pixels.length != UNDEFINED_LENGTH:
         raise RefusedError(Reason.MALFORMED, "compressed PixelData of defined length")
-    table, fragments = _fragments(window, n_bytes_of_stream)
+    table, fragments = _fragments(window)
     places = _join(table, fragments, n_frames)
     if max(length for _, length in places) > MAX_FRAME_BYTES:
         raise RefusedError(Reason.TOO_LARGE, f"a compressed frame of more than {MAX_FRAME_BYTES:,} bytes")
     return places
 
 
-def _fragments(window: Window, n_bytes_of_stream: int) -> tuple[bytes, list[Place]]:
+def _fragments(window: Window) -> tuple[bytes, list[Place]]:
     """Return the basic offset table, and where each fragment lies, its head included."""
     fragments: list[Place] = []
     table: bytes | None = None
@@ -64,8 +64,6 @@ def _fragments(window: Window, n_bytes_of_stream: int) -> tuple[bytes, list[Plac
             break
         if group << 16 | element != ITEM or length == UNDEFINED_LENGTH:
             raise RefusedError(Reason.MALFORMED, "compressed pixel data holds what is no fragment")
-        if window.tell() + length > n_bytes_of_stream:
-            raise RefusedError(Reason.TRUNCATED, "the file ends inside the compressed pixel data")
         if table is None:
             if length > MAX_OFFSET_TABLE_BYTES:
                 raise RefusedError(Reason.MALFORMED, f"a basic offset table of {length} bytes")
