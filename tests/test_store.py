@@ -41,6 +41,7 @@ def make_index(stored: list[StoredPixels]) -> dict[str, np.ndarray]:
         "columns": np.array([columns for _, columns in SHAPES]),
         "shard": np.array(["00000.h5"] * n),
         "byte_offset": np.array([pixels.byte_offset for pixels in stored]),
+        "stored_bytes": np.array([pixels.n_bytes for pixels in stored]),
         "checksum": np.array([pixels.checksum for pixels in stored], dtype=np.uint64),
     }
 
@@ -50,8 +51,7 @@ LABELS = np.array([[0, 1, 0, 0, 0, 1]] * 3 + [[np.nan] * 6] * 2, dtype=np.float3
 
 def make_store(path: Path) -> str:
     with StoreWriter(path) as writer:
-        capacity = {(64, 64): 4, (80, 48): 1, (16, 16): 1}  # one more than comes: a slice may be refused late
-        stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()), capacity=capacity)
+        stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()))
         refusals = [Refusal("x.txt", "not_dicom", "no DICM")]
         return writer.commit(ICH, index=make_index(stored), labels=LABELS, refusals=refusals)
 
@@ -152,7 +152,7 @@ def flip(path: Path) -> None:
     ("damage", "message"),
     [
         (lambda path: (path / "store.json").unlink(), "not a finished study store"),
-        (lambda path: edit_manifest(path, format_version=1), "store version 1, this program reads 2"),
+        (lambda path: edit_manifest(path, format_version=1), "store version 1, this program reads 3"),
         (lambda path: edit_manifest(path, format="something else"), "not the store.json of a study store"),
         (lambda path: (path / "store.json").write_text("{"), "store.json: missing or damaged"),
         (lambda path: (path / "store.json").write_text("[]"), "not the store.json of a study store"),
@@ -201,7 +201,7 @@ def test_a_failure_leaves_nothing_and_a_killed_writer_nothing_that_matters(tmp_p
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), StoreWriter(tmp_path / "store") as writer:
-        write_shard(writer.shards_folder / "00000.h5", interrupted(), capacity={(64, 64): 2})
+        write_shard(writer.shards_folder / "00000.h5", interrupted())
     assert list(tmp_path.iterdir()) == []
     # What SIGKILL leaves is a folder of another name, which the next run clears away.
     (tmp_path / "store.partial" / "shards").mkdir(parents=True)
@@ -218,13 +218,13 @@ def test_a_shard_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space left") as error:
-        write_shard(tmp_path / "00000.h5", slices(), capacity={(64, 64): 2})
+        write_shard(tmp_path / "00000.h5", slices())
     assert error.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_that_does_not_read_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsna_e2e.store.shards.read_pixels", lambda *args: 0)
+    monkeypatch.setattr("rsna_e2e.store.shards.read_pixels", lambda *args, **options: [0])
     with pytest.raises(StoreError, match="does not read back"):
-        write_shard(tmp_path / "00000.h5", iter(make_slices()[:1]), capacity={(64, 64): 1})
+        write_shard(tmp_path / "00000.h5", iter(make_slices()[:1]))
     assert list(tmp_path.iterdir()) == []

@@ -58,6 +58,13 @@ def add_prepare(verbs: Verbs) -> None:
     verb.add_argument(
         "--shard", type=_part, metavar="I/N", help="do the I-th of N machines' parts, in STORE.part-I-of-N"
     )
+    verb.add_argument(
+        "--compress",
+        action="store_const",
+        const="bitshuffle-lz4",
+        default="none",
+        help="pack the pixels, without loss, to about half (bitshuffle-LZ4, HDF5's filter 32008)",
+    )
     verb.add_argument("--merge", type=Path, nargs="+", default=[], metavar="PART", help="parts that were done already")
 
 
@@ -130,6 +137,7 @@ def _prepare(options: argparse.Namespace) -> None:
             "labels": options.labels,
             "n_jobs": options.jobs,
             "on_ray": options.ray,
+            "compression": options.compress,
             "progress": progress,
         }
         if options.shard is not None:
