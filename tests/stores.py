@@ -37,6 +37,7 @@ def make_index(stored: list[StoredPixels]) -> dict[str, np.ndarray]:
         "shard": np.array(["00000.h5"] * n),
         "byte_offset": np.array([pixels.byte_offset for pixels in stored]),
         "stored_bytes": np.array([pixels.n_bytes for pixels in stored]),
+        "packed_checksum": np.array([pixels.packed_checksum for pixels in stored], dtype=np.uint64),
         "checksum": np.array([pixels.checksum for pixels in stored], dtype=np.uint64),
     }
 

@@ -133,7 +133,8 @@ def _named(name: str) -> Callable[[Path], None]:
         shutil.copy(path / "shards" / "00000.h5", path.parent / "outside.h5")
         place = name.format(outside=path.parent / "outside.h5")
         edit_index(path, lambda index: index.update(shard=np.array([place] * 5, dtype=object)))
-        edit_manifest(path, shards={place: (path.parent / "outside.h5").stat().st_size})
+        size = (path.parent / "outside.h5").stat().st_size
+        edit_manifest(path, shards={place: size}, frames={place: "0" * 16})
 
     return spoil
 
@@ -212,6 +213,8 @@ def test_what_a_packed_slice_cannot_be(tmp_path: Path) -> None:
         {"shards": {"00000.h5": "1"}},
         {"shards": {"00000.h5": 1e300}},
         {"shards": ["00000.h5"]},
+        {"frames": {}},
+        {"frames": {"00000.h5": 0}},
         {"files": {}},
         {"files": {"/etc/passwd": "0" * 16}},
         {"n_slices": -5},

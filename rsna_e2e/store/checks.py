@@ -24,13 +24,14 @@ from rsna_e2e.store.layout import (
     StoreError,
 )
 from rsna_e2e.store.manifest import is_plain_file, read_manifest, table_damage
-from rsna_e2e.store.shards import Shape, StoredPixels, check_shard
+from rsna_e2e.store.shards import Shape, StoredPixels, check_shard, frame_checksum
 from rsna_e2e.store.tables import read_table
 
 Rows = npt.NDArray[np.int64]
 
 MAX_SIDE_PX = 4096  # of a slice; reading DICOM refuses larger ones
 
+_PIXELS = ("byte_offset", "stored_bytes", "checksum", "packed_checksum")  # as in `StoredPixels`
 _REFUSAL_COLUMNS = {"path": "str", "reason": "str", "detail": "str"}
 
 
@@ -83,7 +84,7 @@ def read_refusals(path: Path, manifest: Mapping[str, Any]) -> dict[str, Column]:
 
 def stored_pixels(index: Mapping[str, Column], row: int) -> StoredPixels:
     """Return where a slice lies."""
-    return StoredPixels(*(int(index[name][row]) for name in ("byte_offset", "stored_bytes", "checksum")))
+    return StoredPixels(*(int(index[name][row]) for name in _PIXELS))
 
 
 def series_starts(index: Mapping[str, Column]) -> Rows:
@@ -136,6 +137,11 @@ class StoreFiles:
         shapes = np.stack([self.index["rows"][rows], self.index["columns"][rows]], axis=1)
         found, counts = np.unique(shapes, axis=0, return_counts=True)
         return {(int(r), int(c)): n for (r, c), n in zip(found.tolist(), counts.tolist(), strict=True)}
+
+    def frame_checksum(self, name: str, rows: Rows) -> str:
+        """Return the checksum of all in a shard that is none of its slices, which are `rows`. Raises OSError."""
+        offsets, lengths = (self.index[column][rows].tolist() for column in ("byte_offset", "stored_bytes"))
+        return frame_checksum(self.shard(name), zip(offsets, lengths, strict=True))
 
     def check_shards(self) -> None:
         """Check all of every shard but its pixels. Raises StoreError for the first that is damaged."""

@@ -63,10 +63,11 @@ INDEX_COLUMNS: dict[str, str] = {
     "shard": "str",
     "byte_offset": "int64",
     "stored_bytes": "int64",
+    "packed_checksum": "uint64",
 }
 
 # Where the pixels lie, but not what they are.
-_STORAGE_COLUMNS = ("shard", "byte_offset", "stored_bytes")
+_STORAGE_COLUMNS = ("shard", "byte_offset", "stored_bytes", "packed_checksum")
 
 # What to do about damage, at the end of a message.
 REPAIR = "Find all damage with: rsna-e2e store verify STORE; and mend it with: rsna-e2e store repair STORE RAW"

@@ -50,7 +50,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: store version {str(manifest.get('format_version'))[:20]}, this program reads {FORMAT_VERSION}. "
             "Prepare it again with this program, or use the program that made it"
         )
-    if not all(is_valid(manifest.get(key)) for key, is_valid in _KEYS.items()):
+    is_valid = all(is_valid(manifest.get(key)) for key, is_valid in _KEYS.items())
+    if not is_valid or set(manifest["shards"]) != set(manifest["frames"]):
         raise _damaged(place)
     return manifest
 
@@ -107,6 +108,10 @@ def _are_files(value: Any) -> bool:
     return isinstance(value, dict) and set(value) == {INDEX, LABELS, REFUSALS} and all(map(_is_hash, value.values()))
 
 
+def _are_frames(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_hash, value.values()))
+
+
 def _are_shards(value: Any) -> bool:
     return isinstance(value, dict) and all(_SHARD_NAME.fullmatch(k) and _is_positive(n) for k, n in value.items())
 
@@ -122,4 +127,5 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "data_hash": _is_hash,
     "files": _are_files,
     "shards": _are_shards,  # size in bytes of each
+    "frames": _are_frames,  # checksum of all in each that is no slice
 }

@@ -15,6 +15,7 @@ from rsna_e2e.records import Int16Array, Int16Image
 from rsna_e2e.store.codecs import (
     BITSHUFFLE_FILTER,
     MOST_PACKED,
+    Bytes,
     Compression,
     as_stored,
     hdf5_filter,
@@ -25,16 +26,23 @@ from rsna_e2e.store.layout import REPAIR, StoreError
 
 PAGE_BYTES = 4096  # slices begin on a page, but those that are smaller than one
 
+_PIECE_BYTES = 1 << 20
+
 Shape = tuple[int, int]  # rows, columns
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPixels:
-    """Where a slice lies in its shard, in bytes, and the xxh3_64 of its HU (int16, little endian, unpacked)."""
+    """Where a slice lies in its shard, in bytes, and the xxh3_64 of its HU (int16, little endian).
+
+    packed_checksum: the xxh3_64 of its bytes in the shard where those are packed, else 0. LZ4 has several spellings of
+    one thing, and what unpacks to the right HU may be damaged all the same.
+    """
 
     byte_offset: int
     n_bytes: int
     checksum: int
+    packed_checksum: int
 
 
 def write_shard(path: Path, slices: Iterable[Int16Image], *, compression: Compression = "none") -> list[StoredPixels]:
@@ -72,14 +80,33 @@ def read_pixels(
         os.close(descriptor)
 
 
+def frame_checksum(path: Path, places: Iterable[tuple[int, int]]) -> str:
+    """Return the xxh3_64, in hex, of all of a shard that is no slice: the HDF5 around them.
+
+    places: where each slice begins, and how long it is, in bytes. Raises OSError when the file cannot be read.
+    """
+    digest = xxhash.xxh3_64()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        begin = 0
+        for offset, n_bytes in [*sorted(places), (os.fstat(descriptor).st_size, 0)]:
+            while begin < offset and (piece := os.pread(descriptor, min(offset - begin, _PIECE_BYTES), begin)):
+                digest.update(piece)
+                begin += len(piece)
+            begin = max(begin, offset + n_bytes)
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest()
+
+
 def overwrite(path: Path, pixels: StoredPixels, values: Int16Array, *, compression: Compression) -> bool:
     """Write the HU of a slice, flat, where they lay, and wait until they are on the disk.
 
-    False, and nothing is written, when they would take another number of bytes: another version of the library packs
+    False, and nothing is written, when those are other bytes than before: another version of the library packs
     otherwise. Raises OSError when the file cannot be written, or is a link.
     """
     stored = as_stored(values, compression)
-    if len(stored) != pixels.n_bytes:
+    if len(stored) != pixels.n_bytes or _packed_checksum(stored, compression) != pixels.packed_checksum:
         return False
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     try:
@@ -145,7 +172,9 @@ def _read(descriptor: int, pixels: StoredPixels, hu: Int16Array, compression: Co
         is_read = os.preadv(descriptor, [hu.data], pixels.byte_offset) == hu.nbytes
     else:
         chunk = np.empty(pixels.n_bytes, dtype=np.uint8)
-        is_read = os.preadv(descriptor, [chunk.data], pixels.byte_offset) == chunk.nbytes and unpack(chunk, hu)
+        n_read = os.preadv(descriptor, [chunk.data], pixels.byte_offset)
+        is_whole = n_read == chunk.nbytes and xxhash.xxh3_64_intdigest(chunk.data) == pixels.packed_checksum
+        is_read = is_whole and unpack(chunk, hu)
     return is_read and is_slice(hu, pixels)
 
 
@@ -155,7 +184,7 @@ def _write_slices(
     """Write the slices and return where each lies, and its shape."""
     datasets: dict[Shape, h5py.Dataset] = {}
     shapes: list[Shape] = []
-    checksums: list[int] = []
+    checksums: list[tuple[int, int]] = []
     places: list[int] = []
     for hu in slices:
         rows, columns = shape = hu.shape
@@ -172,13 +201,18 @@ def _write_slices(
         dataset = datasets[shape]
         places.append(len(dataset))
         dataset.resize(len(dataset) + 1, axis=0)
-        dataset.id.write_direct_chunk((places[-1], 0, 0), as_stored(values, compression).data)
+        stored = as_stored(values, compression)
+        dataset.id.write_direct_chunk((places[-1], 0, 0), stored.data)
         shapes.append((rows, columns))
-        checksums.append(xxhash.xxh3_64_intdigest(values.data))
+        checksums.append((xxhash.xxh3_64_intdigest(values.data), _packed_checksum(stored, compression)))
     file.flush()
     infos = [datasets[shape].id.get_chunk_info_by_coord((i, 0, 0)) for shape, i in zip(shapes, places, strict=True)]
-    stored = [StoredPixels(info.byte_offset, info.size, c) for info, c in zip(infos, checksums, strict=True)]
-    return stored, shapes
+    pixels = [StoredPixels(info.byte_offset, info.size, *c) for info, c in zip(infos, checksums, strict=True)]
+    return pixels, shapes
+
+
+def _packed_checksum(stored: Bytes, compression: Compression) -> int:
+    return 0 if compression == "none" else xxhash.xxh3_64_intdigest(stored.data)
 
 
 def _verify(path: Path, stored: Sequence[StoredPixels], shapes: Sequence[Shape], compression: Compression) -> None:

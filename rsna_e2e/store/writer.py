@@ -13,6 +13,7 @@ from rsna_e2e import __version__
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import lock_folder, sync
 from rsna_e2e.records import Float32Array, Refusal
+from rsna_e2e.store.checks import StoreFiles
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
     FORMAT,
@@ -129,6 +130,8 @@ class StoreWriter:
         write_table(self._store / LABELS, {"image_id": columns["image_id"], **label_columns})
         write_table(self._store / REFUSALS, _refusal_columns(refusals))
         hashed = data_hash(columns, task.label_names, labels)
+        sizes = {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())}
+        files = StoreFiles(self._store, {"shards": sizes}, columns)
         manifest = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -142,7 +145,8 @@ class StoreWriter:
             "n_refused": len(refusals),
             "data_hash": hashed,
             "files": {name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
-            "shards": {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())},
+            "shards": sizes,
+            "frames": {name: files.frame_checksum(name, rows) for name, rows in files.rows_by_shard()},
         }
         (self._store / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         for name in (INDEX, LABELS, REFUSALS, MANIFEST, SHARDS, ""):
