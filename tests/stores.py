@@ -9,6 +9,7 @@ import numpy as np
 from rsna_e2e.records import Refusal
 from rsna_e2e.store import Compression, StoredPixels, StoreWriter, write_shard
 from rsna_e2e.store.layout import INDEX_COLUMNS, file_checksum
+from rsna_e2e.store.manifest import sealed
 from rsna_e2e.store.tables import read_table, write_table
 from rsna_e2e.tasks import ICH
 
@@ -56,7 +57,7 @@ def make_store(path: Path, *, compression: Compression = "none", labels: np.ndar
 def edit_manifest(path: Path, **values: object) -> None:
     """Change values of a store's manifest."""
     manifest = json.loads((path / "store.json").read_text())
-    (path / "store.json").write_text(json.dumps(manifest | values))
+    (path / "store.json").write_text(json.dumps(sealed(manifest | values)))
 
 
 def edit_index(path: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
@@ -74,4 +75,4 @@ def sign(path: Path) -> None:
     manifest = json.loads((path / "store.json").read_text())
     manifest["files"] = {name: file_checksum(path / name) for name in manifest["files"]}
     manifest["shards"] = {name: (path / "shards" / name).stat().st_size for name in manifest["shards"]}
-    (path / "store.json").write_text(json.dumps(manifest))
+    (path / "store.json").write_text(json.dumps(sealed(manifest)))

@@ -1,5 +1,6 @@
 """The manifest of a store, `store.json`: read under limits, and nothing in it used before its type was checked."""
 
+import hashlib
 import json
 import math
 import re
@@ -41,19 +42,31 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise _damaged(place)
     try:
         manifest = json.loads(place.read_bytes())
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise StoreError(f"{place}: not the {MANIFEST} of a study store")
+        _check_version(path, manifest)
+        is_sealed = manifest == sealed(manifest)
     except (ValueError, OSError, RecursionError):
         raise _damaged(place) from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StoreError(f"{place}: not the {MANIFEST} of a study store")
+    is_valid = is_sealed and all(is_valid(manifest.get(key)) for key, is_valid in _KEYS.items())
+    if not is_valid or set(manifest["shards"]) != set(manifest["frames"]):
+        raise _damaged(place)
+    return manifest
+
+
+def _check_version(path: Path, manifest: Mapping[str, Any]) -> None:
     if manifest.get("format_version") != FORMAT_VERSION:
         raise StoreError(
             f"{path}: store version {str(manifest.get('format_version'))[:20]}, this program reads {FORMAT_VERSION}. "
             "Prepare it again with this program, or use the program that made it"
         )
-    is_valid = all(is_valid(manifest.get(key)) for key, is_valid in _KEYS.items())
-    if not is_valid or set(manifest["shards"]) != set(manifest["frames"]):
-        raise _damaged(place)
-    return manifest
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with its `checksum`, which stands for all else in it."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    text = json.dumps(rest, sort_keys=True)
+    return rest | {"checksum": hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}
 
 
 def table_damage(path: Path, manifest: Mapping[str, Any], name: str) -> str:

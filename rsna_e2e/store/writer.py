@@ -29,6 +29,7 @@ from rsna_e2e.store.layout import (
     data_hash,
     file_checksum,
 )
+from rsna_e2e.store.manifest import sealed
 from rsna_e2e.store.tables import write_table
 from rsna_e2e.tasks import Task
 
@@ -148,7 +149,7 @@ class StoreWriter:
             "shards": sizes,
             "frames": {name: files.frame_checksum(name, rows) for name, rows in files.rows_by_shard()},
         }
-        (self._store / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (self._store / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1) + "\n")
         for name in (INDEX, LABELS, REFUSALS, MANIFEST, SHARDS, ""):
             sync(self._store / name)
         self._check_target_is_free()
