@@ -12,33 +12,38 @@ from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.labels import LabelTable, read_labels
 from rsna_e2e.records import RawFile, Refusal
 from rsna_e2e.sources import Source, open_source
-from rsna_e2e.store import FORMAT_VERSION
+from rsna_e2e.store import FORMAT_VERSION, Compression, check_codec
 from rsna_e2e.tasks import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a store is made of. digest: of all that headers and pixels depend on."""
+    """What a store is made of. compression: of its pixels. digest: of all that headers and shards depend on."""
 
     source: Source
     files: Sequence[RawFile]
     not_found: Sequence[Refusal]
     labels: LabelTable
     task: Task
+    compression: Compression
     digest: str
 
 
-def read_inputs(raw: Path, store: Path, labels: Path | None, task: Task, *, rules: object) -> Inputs:
+def read_inputs(
+    raw: Path, store: Path, labels: Path | None, task: Task, *, compression: Compression, rules: object
+) -> Inputs:
     """Find files and labels. rules: how they are cut into jobs and shards, which the digest includes.
 
-    Raises BadInputError when there is nothing, or the labels are of other images, UsageError for a store inside `raw`.
+    Raises BadInputError when there is nothing, or the labels are of other images, UsageError for a store inside `raw`,
+    MissingCapabilityError without what packs pixels.
     """
+    check_codec(compression)
     if store.resolve().is_relative_to(raw.resolve()):
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
     table = _read_label_table(raw, labels, task)
     files, not_found = source.find()
-    settings = (__version__, FORMAT_VERSION, task.windows_hu, rules)
+    settings = (__version__, FORMAT_VERSION, task.windows_hu, compression, rules)
     digest = hashlib.sha256(repr(settings).encode())
     for raw_file in files:
         digest.update(repr(raw_file).encode("utf-8", "backslashreplace"))
@@ -47,7 +52,15 @@ def read_inputs(raw: Path, store: Path, labels: Path | None, task: Task, *, rule
         stems = {PurePath(raw_file.name).stem for raw_file in files}
         if stems.isdisjoint(table.image_ids):
             raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
-    return Inputs(source=source, files=files, not_found=not_found, labels=table, task=task, digest=digest.hexdigest())
+    return Inputs(
+        source=source,
+        files=files,
+        not_found=not_found,
+        labels=table,
+        task=task,
+        compression=compression,
+        digest=digest.hexdigest(),
+    )
 
 
 def find_labels(raw: Path) -> Path | None:

@@ -20,7 +20,7 @@ from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report
 from rsna_e2e.prepare.tables import read_parts, to_numpy
 from rsna_e2e.records import Progress, Refusal, no_progress
-from rsna_e2e.store import Compression, StoreWriter, check_codec
+from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.tasks import Task
 
 AnyPool = Pool | RayPool
@@ -66,20 +66,19 @@ def prepare(
     of a Ray cluster, whose machines see the same files, instead. parts: what `prepare_part` left; shards that none of
     them holds are made. compression: of the pixels, which read back the same. The store appears whole or not at all;
     interrupted and called again, this goes on with what was done. Raises BadInputError when there is nothing to take,
-    StoreError when `store` exists, MissingCapabilityError without what packs pixels, and OutOfResourcesError when the
-    disk is too small.
+    StoreError when `store` exists, OutOfResourcesError when the disk is too small.
     """
     started_s = time.perf_counter()
     if n_folds < 1:
         raise UsageError(f"folds {n_folds}: must be at least 1")
     pool_of_workers = _pool(n_jobs, on_ray=on_ray)
-    inputs = _read_inputs(raw, store, labels, task, compression)
+    inputs = read_inputs(raw, store, labels, task, compression=compression, rules=(HEADERS_PER_JOB, SHARD_BYTES))
     with StoreWriter(store, inputs=inputs.digest) as writer, pool_of_workers as pool:
         writer.adopt(parts)
-        shards, refused = _plan(inputs, pool, writer, compression, progress)
+        shards, refused = _plan(inputs, pool, writer, progress)
         inputs = replace(inputs, files=())  # many of them need room
         with _enough_space(store, shards):
-            _write_shards(inputs, shards, pool, compression, len(refused), progress)
+            _write_shards(inputs, shards, pool, len(refused), progress)
             stored, broken = read_parts([shard.note for shard in shards])
             refusals = sorted([*refused, *broken], key=lambda refusal: (refusal.path, refusal.reason))
             if not len(stored):
@@ -111,16 +110,16 @@ def prepare_part(
     started_s = time.perf_counter()
     if not 1 <= part.number <= part.n:
         raise UsageError(f"part {part.number} of {part.n}: the first number goes from 1 to the second")
-    inputs = _read_inputs(raw, store, labels, task, compression)
+    inputs = read_inputs(raw, store, labels, task, compression=compression, rules=(HEADERS_PER_JOB, SHARD_BYTES))
     with (
         StoreWriter(store, inputs=inputs.digest, folder=part.folder(store)) as writer,
         _pool(n_jobs, on_ray=on_ray) as pool,
     ):
-        every_shard, refused = _plan(inputs, pool, writer, compression, progress)
+        every_shard, refused = _plan(inputs, pool, writer, progress)
         inputs = replace(inputs, files=())
         shards = every_shard[part.number - 1 :: part.n]
         with _enough_space(store, shards):
-            _write_shards(inputs, shards, pool, compression, len(refused), progress)
+            _write_shards(inputs, shards, pool, len(refused), progress)
         writer.keep()
     return PartReport(
         part=part.folder(store),
@@ -136,13 +135,8 @@ def _pool(n_jobs: int | None, *, on_ray: bool) -> AnyPool:
     return RayPool() if on_ray else Pool(n_jobs or available_cores())
 
 
-def _read_inputs(raw: Path, store: Path, labels: Path | None, task: Task, compression: Compression) -> Inputs:
-    check_codec(compression)
-    return read_inputs(raw, store, labels, task, rules=(HEADERS_PER_JOB, SHARD_BYTES, compression))
-
-
 def _plan(
-    inputs: Inputs, pool: AnyPool, writer: StoreWriter, compression: Compression, progress: Progress
+    inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress: Progress
 ) -> tuple[list[ShardPlan], list[Refusal]]:
     """Read headers and decide what goes where, in a process of its own: what that needs is free again afterwards."""
     parts = _read_headers(inputs, pool, writer.notes_folder, progress)
@@ -151,7 +145,7 @@ def _plan(
         headers=parts,
         labelled_ids=inputs.labels.image_ids,
         shard_bytes=SHARD_BYTES,
-        compression=compression,
+        compression=inputs.compression,
         notes=writer.notes_folder,
         shards=writer.shards_folder,
     )
@@ -180,18 +174,13 @@ def _read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress
 
 
 def _write_shards(
-    inputs: Inputs,
-    shards: Sequence[ShardPlan],
-    pool: AnyPool,
-    compression: Compression,
-    n_refused: int,
-    progress: Progress,
+    inputs: Inputs, shards: Sequence[ShardPlan], pool: AnyPool, n_refused: int, progress: Progress
 ) -> None:
     """Write shards; those that are there stay as they are."""
     missing = [shard for shard in shards if not shard.note.exists()]
     total = sum(shard.n_slices for shard in shards)
     done = total - sum(shard.n_slices for shard in missing)
-    jobs = [WriteShard(inputs.source, shard, inputs.task.windows_hu, compression) for shard in missing]
+    jobs = [WriteShard(inputs.source, shard, inputs.task.windows_hu, inputs.compression) for shard in missing]
     for number, n_refused_here in pool.run(jobs):
         done += missing[number].n_slices
         n_refused += n_refused_here

@@ -131,8 +131,6 @@ class StoreWriter:
         write_table(self._store / LABELS, {"image_id": columns["image_id"], **label_columns})
         write_table(self._store / REFUSALS, _refusal_columns(refusals))
         hashed = data_hash(columns, task.label_names, labels)
-        sizes = {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())}
-        files = StoreFiles(self._store, {"shards": sizes}, columns)
         manifest = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -145,9 +143,7 @@ class StoreWriter:
             "n_series": len(set(columns["series_key"])),
             "n_refused": len(refusals),
             "data_hash": hashed,
-            "files": {name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
-            "shards": sizes,
-            "frames": {name: files.frame_checksum(name, rows) for name, rows in files.rows_by_shard()},
+            **self._checksums(columns),
         }
         (self._store / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1) + "\n")
         for name in (INDEX, LABELS, REFUSALS, MANIFEST, SHARDS, ""):
@@ -156,6 +152,16 @@ class StoreWriter:
         self._store.replace(self.target)
         sync(self.target.parent)
         return hashed
+
+    def _checksums(self, index: dict[str, Column]) -> dict[str, dict[str, int | str]]:
+        """Return what the manifest says of the files: checksums of the tables, sizes and frames of the shards."""
+        sizes = {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())}
+        files = StoreFiles(self._store, {"shards": sizes}, index)
+        return {
+            "files": {name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
+            "shards": {**sizes},
+            "frames": {name: files.frame_checksum(name, rows) for name, rows in files.rows_by_shard()},
+        }
 
     def _check_target_is_free(self) -> None:
         if (self.target / MANIFEST).exists():
