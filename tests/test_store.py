@@ -9,10 +9,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from stores import LABELS, SERIES, SHAPES, edit_manifest, make_slices, make_store
+from stores import LABELS, SERIES, SHAPES, edit_manifest, make_index, make_slices, make_store
 
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.store import Store, StoreError, StoreWriter, write_shard
+from rsna_e2e.store import Store, StoreError, StoreWriter, verify_store, write_shard
 from rsna_e2e.store.layout import INDEX_COLUMNS
 from rsna_e2e.tasks import ICH
 
@@ -183,3 +183,12 @@ def test_a_shard_that_does_not_read_back_is_an_error(tmp_path: Path, monkeypatch
     with pytest.raises(StoreError, match="does not read back"):
         write_shard(tmp_path / "00000.h5", iter(make_slices()[:1]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_all_of_whose_slices_were_refused(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store") as writer:
+        stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()))
+        assert write_shard(writer.shards_folder / "00001.h5", iter([])) == []
+        writer.commit(ICH, index=make_index(stored), labels=LABELS, refusals=[])
+    np.testing.assert_array_equal(Store.open(tmp_path / "store").read_slice(4), make_slices()[4])
+    assert verify_store(tmp_path / "store").is_whole

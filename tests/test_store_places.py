@@ -1,6 +1,7 @@
 """A store works wherever it lies, and whoever opens it: moved, read-only, by threads and by forked processes."""
 
 import multiprocessing
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import pytest
 from stores import make_slices, make_store
 
 from rsna_e2e.store import Compression, Store, verify_store
+from rsna_e2e.store.layout import INDEX_COLUMNS
 
 READ_ALL = """
 import sys
@@ -68,3 +70,18 @@ def test_forked_processes_and_threads_at_once(tmp_path: Path, compression: Compr
     for process in forked:
         process.join()
     assert [process.exitcode for process in forked] == [0] * 4
+
+
+def test_the_manual_names_every_column() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "store.md").read_text()
+    (cells,) = re.findall(r"\| column \|.*?\n\n", text, flags=re.DOTALL)
+    names = re.findall(r"`([^`]+)`", "\n".join(line.split("|")[1] for line in cells.strip().splitlines()))
+    while any("{" in name for name in names):
+        names = [n for name in names for n in _spelt_out(name)]
+    assert sorted(names) == sorted(INDEX_COLUMNS)
+
+
+def _spelt_out(name: str) -> list[str]:
+    """Names such as a_{x,y}: a_x and a_y."""
+    match = re.search(r"\{([^}]+)\}", name)
+    return [name[: match.start()] + part + name[match.end() :] for part in match[1].split(",")] if match else [name]

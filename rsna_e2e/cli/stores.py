@@ -84,7 +84,7 @@ def _repair(options: argparse.Namespace) -> None:
 
 
 def _as_json(found: "Verification") -> dict[str, object]:
-    return asdict(found) | {"store": str(found.store), "is_whole": found.is_whole}
+    return {"is_whole": found.is_whole, **asdict(found)} | {"store": found.store.name}
 
 
 def _show(damages: Sequence["Damage"]) -> None:

@@ -19,6 +19,7 @@ from rsna_e2e.sources import Source
 from rsna_e2e.store import Compression, StoredPixels, StoreError, is_slice, overwrite, read_pixels, write_shard
 
 NOT_FOUND = "no raw file shows this place"
+ENDED_ITS_PROCESS = "reading its raw file ended the process, or took too long"
 NOT_THE_SAME = "the raw files no longer give the same pixels"
 LAID_OUT_OTHERWISE = "the libraries here lay it out otherwise than those that wrote it: prepare the store again"
 
@@ -53,24 +54,29 @@ class MendShard:
     compression: Compression
 
     def __call__(self, begin: Begin, lost: Lost) -> WhyNot:
-        found: dict[int, Int16Image] = {}
         why_not: WhyNot = {}
         for item, wanted in enumerate(self.slices):
             if wanted.is_damaged:
-                begin(item)
-                hu = None if item in lost else self._read_raw(wanted)
-                if hu is None:
-                    why_not[wanted.row] = NOT_THE_SAME if wanted.headers else NOT_FOUND
-                elif self.is_whole_file:
-                    found[wanted.row] = hu
-                elif not overwrite(self.path, wanted.pixels, hu.reshape(-1), compression=self.compression):
-                    why_not[wanted.row] = LAID_OUT_OTHERWISE
+                reason = ENDED_ITS_PROCESS if item in lost else self._mend(item, wanted, begin)
+                if reason:
+                    why_not[wanted.row] = reason
         begin(NO_ITEM)
-        if self.is_whole_file and not why_not and not self._rewrite(found):
+        if self.is_whole_file and not why_not and not self._rewrite(begin):
             why_not = dict.fromkeys((wanted.row for wanted in self.slices), LAID_OUT_OTHERWISE)
         return why_not
 
+    def _mend(self, item: int, wanted: ShardSlice, begin: Begin) -> str:
+        """Write a slice where it lay; of a shard that is written anew only see that it can be. Returns why not."""
+        begin(item)
+        hu = self._read_raw(wanted)
+        if hu is None:
+            return NOT_THE_SAME if wanted.headers else NOT_FOUND
+        if self.is_whole_file or overwrite(self.path, wanted.pixels, hu.reshape(-1), compression=self.compression):
+            return ""
+        return LAID_OUT_OTHERWISE
+
     def _read_raw(self, wanted: ShardSlice) -> Int16Image | None:
+        """The HU of a slice by the first raw file that gives those of its checksum."""
         for raw_file, header in wanted.headers:
             result = read_or_refuse(self.source, raw_file, None, partial(read_hounsfield, header=header))
             if not isinstance(result, Refusal):
@@ -79,11 +85,11 @@ class MendShard:
                     return hu
         return None
 
-    def _rewrite(self, found: dict[int, Int16Image]) -> bool:
+    def _rewrite(self, begin: Begin) -> bool:
         """Write the whole shard beside its place, and put it there if every slice lies where the index says."""
         new = self.path.with_name(f"{self.path.name}.tmp-mended")
         try:
-            stored = write_shard(new, self._all_slices(found), compression=self.compression)
+            stored = write_shard(new, self._all_slices(begin), compression=self.compression)
             is_same = stored == [wanted.pixels for wanted in self.slices] and new.stat().st_size == self.n_bytes
             if is_same:
                 new.replace(self.path)
@@ -98,11 +104,16 @@ class MendShard:
         finally:
             new.unlink(missing_ok=True)
 
-    def _all_slices(self, found: dict[int, Int16Image]) -> Iterator[Int16Image]:
-        for wanted in self.slices:
-            if wanted.row in found:
-                yield found[wanted.row]
-                continue
+    def _all_slices(self, begin: Begin) -> Iterator[Int16Image]:
+        """All of the shard, one at a time: what is whole from the old file, the rest from the raw ones once more."""
+        for item, wanted in enumerate(self.slices):
+            if wanted.is_damaged:
+                begin(item)
+                raw = self._read_raw(wanted)
+                begin(NO_ITEM)
+                if raw is not None:
+                    yield raw
+                    continue
             hu: Int16Array = np.empty(wanted.shape, dtype="<i2").reshape(-1)
             if read_pixels(self.path, [(wanted.pixels, hu)], compression=self.compression):
                 raise StoreError(f"{self.path}: changed while it was mended. Run again")

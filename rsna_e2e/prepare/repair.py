@@ -86,7 +86,7 @@ def _alone_in(store: Path) -> Iterator[Path]:
         lock = lock_folder(store)
     except BlockingIOError:
         raise StoreError(f"{store}: another process is mending it. Wait for it") from None
-    notes = store.with_name(f"{store.name}.repair")
+    notes = store.resolve().with_name(f"{store.resolve().name}.repair")
     try:
         shutil.rmtree(notes, ignore_errors=True)  # of a repair that was killed, like the files below
         notes.mkdir()
