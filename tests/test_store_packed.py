@@ -16,7 +16,7 @@ from stores import SHAPES, make_slices, make_store
 from rsna_e2e.cli import main
 from rsna_e2e.errors import MissingCapabilityError
 from rsna_e2e.prepare import prepare
-from rsna_e2e.store import Store, StoreError, bytes_on_disk, codecs
+from rsna_e2e.store import Store, StoreError, bytes_on_disk, codecs, read_pixels, write_shard
 from rsna_e2e.tasks import ICH
 
 PACKED = "bitshuffle-lz4"
@@ -153,10 +153,11 @@ def test_bytes_from_anywhere_neither_crash_nor_pass_for_the_slice(n_changes: int
 
 
 @pytest.mark.parametrize("length", [0, 1, 1 << 20, (1 << 31) - 1, (1 << 32) - 1])
+@pytest.mark.parametrize("n_values", [8_000, 20_003])  # one block, and three
 def test_a_block_that_says_it_is_longer_than_the_chunk_never_reaches_the_library(
-    length: int, monkeypatch: pytest.MonkeyPatch
+    n_values: int, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = ct_like(20_003)
+    values = ct_like(n_values)
     chunk = codecs.as_stored(values, PACKED).copy()
     assert codecs.unpack(chunk, values.copy())
     chunk[12:16] = np.frombuffer(struct.pack(">I", length), np.uint8)
@@ -164,6 +165,23 @@ def test_a_block_that_says_it_is_longer_than_the_chunk_never_reaches_the_library
     assert not codecs.unpack(chunk, values.copy())
     for size in (0, 3, 11, 12, 15, len(chunk) - 1):
         assert not codecs.unpack(chunk[:size], values.copy())
+
+
+def test_every_bit_counts_even_where_lz4_has_several_spellings_of_one_thing(tmp_path: Path) -> None:
+    hu = np.full((64, 64), -1000, dtype="<i2")
+    path = tmp_path / "00000.h5"
+    (pixels,) = write_shard(path, [hu], compression=PACKED)
+    whole = path.read_bytes()
+    back = np.empty(hu.size, dtype="<i2")
+    n_right = 0
+    for bit in range(8 * pixels.n_bytes):
+        content = bytearray(whole)
+        content[pixels.byte_offset + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        assert read_pixels(path, [(pixels, back)], compression=PACKED) == [0]
+        chunk = np.frombuffer(content, np.uint8, pixels.n_bytes, pixels.byte_offset)
+        n_right += codecs.unpack(chunk, back) and np.array_equal(back, hu.reshape(-1))
+    assert n_right > 0  # the checksum of the HU alone would have let these pass
 
 
 def test_a_slice_under_another_ones_name(tmp_path: Path) -> None:
