@@ -15,6 +15,7 @@ import phantoms
 import pytest
 
 from rsna_e2e.cli import main
+from rsna_e2e.files import lock_folder
 from rsna_e2e.prepare import prepare, repair
 from rsna_e2e.store import Compression, Store, StoreError, verify_store
 from rsna_e2e.tasks import ICH
@@ -258,6 +259,15 @@ def test_a_header_is_mended_without_raw_files(folder: Path) -> None:
     (store / "shards" / "00001.h5").unlink()
     report = repair(store, folder / "raw", n_jobs=1)
     assert [damage.what for damage in report.left] == ["missing", *["no raw file shows this place"] * 3]
+
+
+@pytest.mark.parametrize("compression", ["none"])
+def test_two_do_not_mend_one_store(folder: Path) -> None:
+    lock = lock_folder(folder / "store")
+    with pytest.raises(StoreError, match="another process is mending it"):
+        repair(folder / "store", folder / "raw", n_jobs=1)
+    os.close(lock)
+    repair(folder / "store", folder / "raw", n_jobs=1)
 
 
 PROGRAM = """

@@ -57,7 +57,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def _check_version(path: Path, manifest: Mapping[str, Any]) -> None:
     if manifest.get("format_version") != FORMAT_VERSION:
         raise StoreError(
-            f"{path}: store version {str(manifest.get('format_version'))[:20]}, this program reads {FORMAT_VERSION}. "
+            f"{path}: store version {manifest.get('format_version')!r:.20}, this program reads {FORMAT_VERSION}. "
             "Prepare it again with this program, or use the program that made it"
         )
 
