@@ -94,14 +94,11 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("options", [[], pytest.param(["--compress"], marks=pytest.mark.slow)], ids=["plain", "packed"])
 @pytest.mark.parametrize(
-    ("program", "options"),
-    [
-        (PLAIN, []),
-        (FILLED_MEANWHILE, []),
-        pytest.param(NO_FORECAST, [], marks=pytest.mark.slow),
-        *[pytest.param(p, ["--compress"], marks=pytest.mark.slow) for p in (PLAIN, FILLED_MEANWHILE, NO_FORECAST)],
-    ],
+    "program",
+    [PLAIN, FILLED_MEANWHILE, pytest.param(NO_FORECAST, marks=pytest.mark.slow)],
+    ids=["forecast", "filled", "no forecast"],
 )
 def test_preparing(raw: Path, tmp_path: Path, program: str, options: list[str]) -> None:
     store = str(tmp_path / "disk" / "store")
