@@ -1,6 +1,7 @@
 """One shard: an HDF5 file of int16 HU, one chunk per slice, that readers take apart by byte offset."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from rsna_e2e.store.layout import REPAIR, StoreError
 PAGE_BYTES = 4096  # slices begin on a page, but those that are smaller than one
 
 _PIECE_BYTES = 1 << 20
+_ROOM = 64  # slices that a dataset is lengthened by
 
 Shape = tuple[int, int]  # rows, columns
 
@@ -183,32 +185,41 @@ def _write_slices(
 ) -> tuple[list[StoredPixels], list[Shape]]:
     """Write the slices and return where each lies, and its shape."""
     datasets: dict[Shape, h5py.Dataset] = {}
-    shapes: list[Shape] = []
-    checksums: list[tuple[int, int]] = []
-    places: list[int] = []
+    counts: Counter[Shape] = Counter()
+    written: list[tuple[Shape, int, int, int]] = []
     for hu in slices:
-        rows, columns = shape = hu.shape
-        if shape not in datasets:
-            datasets[shape] = file.create_dataset(
-                f"hu_{rows}x{columns}",
-                shape=(0, rows, columns),
-                maxshape=(None, rows, columns),
-                chunks=(1, rows, columns),
-                dtype="<i2",
-                **hdf5_filter(compression),
-            )
+        rows, columns = hu.shape
+        shape = rows, columns
+        number, counts[shape] = counts[shape], counts[shape] + 1
+        if number == 0:
+            datasets[shape] = _new_dataset(file, shape, compression)
+        if number % _ROOM == 0:
+            datasets[shape].id.set_extent((number + _ROOM, *shape))
         values = np.ascontiguousarray(hu, dtype="<i2").reshape(-1)
-        dataset = datasets[shape]
-        places.append(len(dataset))
-        dataset.resize(len(dataset) + 1, axis=0)
         stored = as_stored(values, compression)
-        dataset.id.write_direct_chunk((places[-1], 0, 0), stored.data)
-        shapes.append((rows, columns))
-        checksums.append((xxhash.xxh3_64_intdigest(values.data), _packed_checksum(stored, compression)))
+        datasets[shape].id.write_direct_chunk((number, 0, 0), stored.data)
+        checksum = xxhash.xxh3_64_intdigest(values.data)
+        written.append((shape, number, checksum, _packed_checksum(stored, compression)))
+    for shape, dataset in datasets.items():
+        dataset.id.set_extent((counts[shape], *shape))
     file.flush()
-    infos = [datasets[shape].id.get_chunk_info_by_coord((i, 0, 0)) for shape, i in zip(shapes, places, strict=True)]
-    pixels = [StoredPixels(info.byte_offset, info.size, *c) for info, c in zip(infos, checksums, strict=True)]
-    return pixels, shapes
+    pixels = []
+    for shape, number, *checksums in written:
+        info = datasets[shape].id.get_chunk_info_by_coord((number, 0, 0))
+        pixels.append(StoredPixels(info.byte_offset, info.size, *checksums))
+    return pixels, [shape for shape, *_ in written]
+
+
+def _new_dataset(file: h5py.File, shape: Shape, compression: Compression) -> h5py.Dataset:
+    rows, columns = shape
+    return file.create_dataset(
+        f"hu_{rows}x{columns}",
+        shape=(0, rows, columns),
+        maxshape=(None, rows, columns),  # so that the file does not depend on how many slices were foreseen
+        chunks=(1, rows, columns),
+        dtype="<i2",
+        **hdf5_filter(compression),
+    )
 
 
 def _packed_checksum(stored: Bytes, compression: Compression) -> int:
@@ -216,6 +227,7 @@ def _packed_checksum(stored: Bytes, compression: Compression) -> int:
 
 
 def _verify(path: Path, stored: Sequence[StoredPixels], shapes: Sequence[Shape], compression: Compression) -> None:
-    for pixels, shape in zip(stored, shapes, strict=True):
-        if read_pixels(path, [(pixels, np.empty(shape, dtype="<i2").reshape(-1))], compression=compression):
+    buffer = np.empty(max((rows * columns for rows, columns in shapes), default=0), dtype="<i2")
+    for pixels, (rows, columns) in zip(stored, shapes, strict=True):
+        if read_pixels(path, [(pixels, buffer[: rows * columns])], compression=compression):
             raise StoreError(f"{path}: what was written does not read back. Check the disk")
