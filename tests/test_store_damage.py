@@ -262,6 +262,15 @@ def test_a_header_is_mended_without_raw_files(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", ["none"])
+def test_mended_from_an_archive_of_the_same_files(folder: Path) -> None:
+    store, before = folder / "store", contents(folder / "store")
+    flip_pixels(store, [0, 7], np.random.default_rng(0))
+    archive = shutil.make_archive(str(folder / "files"), "zip", folder / "raw")
+    assert repair(store, Path(archive), n_jobs=1).n_mended_slices == 2
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("compression", ["none"])
 def test_two_do_not_mend_one_store(folder: Path) -> None:
     lock = lock_folder(folder / "store")
     with pytest.raises(StoreError, match="another process is mending it"):
