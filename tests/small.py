@@ -9,7 +9,7 @@ import phantoms
 from rsna_e2e.config import RunConfig, SlicePhaseConfig, load_config
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import prepare
-from rsna_e2e.store import Store
+from rsna_e2e.store import Compression, Store
 from rsna_e2e.tasks import ICH
 
 LENGTHS = (5, 3, 1, 6, 4, 2)  # slices of the labelled series, one patient each
@@ -64,10 +64,10 @@ def make_store_of(folder: Path, series: Sequence[Sequence[np.ndarray]]) -> Store
     return Store.open(folder / "store")
 
 
-def make_store(folder: Path, *, sides: Sequence[int] = (SIDE,)) -> Store:
+def make_store(folder: Path, *, sides: Sequence[int] = (SIDE,), compression: Compression = "none") -> Store:
     """Write and prepare the series below `folder`; three folds."""
     write_raw(folder / "raw", sides=sides)
-    prepare(folder / "raw", folder / "store", task=ICH, n_folds=3, n_jobs=1)
+    prepare(folder / "raw", folder / "store", task=ICH, n_folds=3, n_jobs=1, compression=compression)
     return Store.open(folder / "store")
 
 

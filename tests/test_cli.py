@@ -10,7 +10,7 @@ import pytest
 import small
 
 from rsna_e2e.cli import main
-from rsna_e2e.store import Store
+from rsna_e2e.store import FORMAT_VERSION, Store
 
 VERBS = ("synth", "prepare", "find-lr", "train", "predict", "evaluate", "bench")
 HELP_LIMIT_S = 0.5
@@ -65,7 +65,7 @@ def test_what_is_no_store_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_store_of_another_version_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = small.make_store(tmp_path).path
     manifest = folder / "store.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 99'))
+    manifest.write_text(manifest.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 99'))
     line = _says(capsys, ["train", str(folder), str(tmp_path / "run")], 3)
     assert "99" in line
     assert "Prepare it again" in line
@@ -131,7 +131,9 @@ def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path: Path, caps
 
 def test_an_incomplete_manifest_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "store.json").write_text('{"format": "rsna_e2e study store", "format_version": 1}')
+    (tmp_path / "store" / "store.json").write_text(
+        f'{{"format": "rsna_e2e study store", "format_version": {FORMAT_VERSION}}}'
+    )
     assert "damaged" in _says(capsys, ["train", str(tmp_path / "store"), str(tmp_path / "run")], 3)
 
 

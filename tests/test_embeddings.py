@@ -107,7 +107,7 @@ def test_a_folder_is_gone_on_with_and_whole_shards_stay(store: Store, tmp_path: 
             with writer.shard("plain", "00001", np.arange(11, len(store))) as append:
                 append(np.zeros((2, WIDTH), dtype=np.float32))
                 raise RuntimeError("killed")
-    (folder / "plain-00001.h5.tmp").write_bytes(b"what a killed process leaves")
+    (folder / "plain-00001.h5.tmp-1").write_bytes(b"what a killed process leaves")
     with pytest.raises(EmbeddingsError, match="not a finished folder of embeddings"):
         EmbeddingFolder.open(folder, store)
     with EmbeddingWriter(folder, source=source(store), width=WIDTH, store=store) as writer:

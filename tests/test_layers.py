@@ -50,6 +50,7 @@ LIBRARIES = {
     "yaml": {"config"},
     "pydicom": {"dicom", "synth"},  # synth writes files
     "h5py": {"hdf5", "store", "embeddings"},
+    "hdf5plugin": {"store"},
     "xxhash": {"store", "embeddings", "prepare"},
     "pyarrow": {"store", "labels", "predictions", "prepare"},
     "torch": {

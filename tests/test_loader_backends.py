@@ -15,7 +15,7 @@ from rsna_e2e.batch import StudyBatch
 from rsna_e2e.errors import MissingCapabilityError, UsageError
 from rsna_e2e.loader import StudyLoader, study_loader
 from rsna_e2e.loader.pixels import work_ahead
-from rsna_e2e.store import Store, StoreError
+from rsna_e2e.store import Compression, Store, StoreError
 from rsna_e2e.tasks import ICH
 
 CPU = torch.device("cpu")
@@ -170,8 +170,19 @@ def test_ranks_divide_every_batch_and_one_may_get_nothing(store: Store, backend:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_damaged_slice_ends_the_epoch_is_named_and_leaves_nothing_behind(tmp_path: Path, backend: str) -> None:
-    store = small.make_store(tmp_path)
+def test_packed_pixels_give_the_same_batches(store: Store, tmp_path: Path, backend: str) -> None:
+    packed = small.make_store(tmp_path, sides=(32, 40, 33), compression="bitshuffle-lz4")
+    plain, unpacked = (all_series(make_loader(s, f"loader.backend={backend}"), s) for s in (store, packed))
+    for left, right in zip(plain, unpacked, strict=True):
+        assert_same(left, right)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("compression", ["none", "bitshuffle-lz4"])
+def test_a_damaged_slice_ends_the_epoch_is_named_and_leaves_nothing_behind(
+    tmp_path: Path, backend: str, compression: Compression
+) -> None:
+    store = small.make_store(tmp_path, compression=compression)
     span = store.series[2]
     shard = tmp_path / "store" / "shards" / str(store.index["shard"][span.first_row])
     content = bytearray(shard.read_bytes())

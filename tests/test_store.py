@@ -1,7 +1,6 @@
 """The store: what is written comes back, and what was damaged, cut or half-written is refused."""
 
 import errno
-import json
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,50 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from stores import LABELS, SERIES, SHAPES, edit_manifest, make_index, make_slices, make_store
 
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.records import Refusal
-from rsna_e2e.store import Store, StoredPixels, StoreError, StoreWriter, write_shard
+from rsna_e2e.store import Store, StoreError, StoreWriter, verify_store, write_shard
 from rsna_e2e.store.layout import INDEX_COLUMNS
 from rsna_e2e.tasks import ICH
-
-SHAPES = [(64, 64), (64, 64), (80, 48), (64, 64), (16, 16)]
-SERIES = ["a", "a", "a", "b", "b"]
-
-
-def make_slices() -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(-32768, 32768, size=shape).astype(np.int16) for shape in SHAPES]
-
-
-def make_index(stored: list[StoredPixels]) -> dict[str, np.ndarray]:
-    n = len(stored)
-    index = {
-        name: np.array([f"{name}{row}" for row in range(n)]) if kind == "str" else np.arange(n).astype(kind)
-        for name, kind in INDEX_COLUMNS.items()
-    }
-    return index | {
-        "series_key": np.array(SERIES),
-        "slice_index": np.array([0, 1, 2, 0, 1]),
-        "split": np.array(["train"] * 3 + ["test"] * 2),
-        "fold": np.array([4, 4, 4, -1, -1]),
-        "rows": np.array([rows for rows, _ in SHAPES]),
-        "columns": np.array([columns for _, columns in SHAPES]),
-        "shard": np.array(["00000.h5"] * n),
-        "byte_offset": np.array([pixels.byte_offset for pixels in stored]),
-        "checksum": np.array([pixels.checksum for pixels in stored], dtype=np.uint64),
-    }
-
-
-LABELS = np.array([[0, 1, 0, 0, 0, 1]] * 3 + [[np.nan] * 6] * 2, dtype=np.float32)
-
-
-def make_store(path: Path) -> str:
-    with StoreWriter(path) as writer:
-        capacity = {(64, 64): 4, (80, 48): 1, (16, 16): 1}  # one more than comes: a slice may be refused late
-        stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()), capacity=capacity)
-        refusals = [Refusal("x.txt", "not_dicom", "no DICM")]
-        return writer.commit(ICH, index=make_index(stored), labels=LABELS, refusals=refusals)
 
 
 @pytest.fixture
@@ -99,11 +60,9 @@ def test_a_pickled_store_opens_itself_and_threads_may_share_it(store_path: Path)
 
 def test_the_hash_is_that_of_the_data(tmp_path: Path) -> None:
     assert make_store(tmp_path / "one") == make_store(tmp_path / "two") == Store.open(tmp_path / "one").data_hash
-    global_labels = LABELS.copy()
-    global_labels[0, 0] = 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("test_store.LABELS", global_labels)
-        assert make_store(tmp_path / "three") != Store.open(tmp_path / "one").data_hash
+    others = LABELS.copy()
+    others[0, 0] = 1
+    assert make_store(tmp_path / "three", labels=others) != Store.open(tmp_path / "one").data_hash
 
 
 def test_every_flipped_bit_of_the_pixels_is_found_and_named(store_path: Path) -> None:
@@ -133,11 +92,6 @@ def test_a_shard_cut_after_opening(store_path: Path) -> None:
         store.read_slice(0)
 
 
-def edit_manifest(path: Path, **values: object) -> None:
-    manifest = json.loads((path / "store.json").read_text())
-    (path / "store.json").write_text(json.dumps(manifest | values))
-
-
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
@@ -153,6 +107,7 @@ def flip(path: Path) -> None:
     [
         (lambda path: (path / "store.json").unlink(), "not a finished study store"),
         (lambda path: edit_manifest(path, format_version=1), "store version 1, this program reads 3"),
+        (lambda path: edit_manifest(path, format_version=4), "store version 4, this program reads 3"),
         (lambda path: edit_manifest(path, format="something else"), "not the store.json of a study store"),
         (lambda path: (path / "store.json").write_text("{"), "store.json: missing or damaged"),
         (lambda path: (path / "store.json").write_text("[]"), "not the store.json of a study store"),
@@ -201,7 +156,7 @@ def test_a_failure_leaves_nothing_and_a_killed_writer_nothing_that_matters(tmp_p
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), StoreWriter(tmp_path / "store") as writer:
-        write_shard(writer.shards_folder / "00000.h5", interrupted(), capacity={(64, 64): 2})
+        write_shard(writer.shards_folder / "00000.h5", interrupted())
     assert list(tmp_path.iterdir()) == []
     # What SIGKILL leaves is a folder of another name, which the next run clears away.
     (tmp_path / "store.partial" / "shards").mkdir(parents=True)
@@ -218,13 +173,22 @@ def test_a_shard_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space left") as error:
-        write_shard(tmp_path / "00000.h5", slices(), capacity={(64, 64): 2})
+        write_shard(tmp_path / "00000.h5", slices())
     assert error.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_that_does_not_read_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsna_e2e.store.shards.read_pixels", lambda *args: 0)
+    monkeypatch.setattr("rsna_e2e.store.shards.read_pixels", lambda *args, **options: [0])
     with pytest.raises(StoreError, match="does not read back"):
-        write_shard(tmp_path / "00000.h5", iter(make_slices()[:1]), capacity={(64, 64): 1})
+        write_shard(tmp_path / "00000.h5", iter(make_slices()[:1]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_all_of_whose_slices_were_refused(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store") as writer:
+        stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()))
+        assert write_shard(writer.shards_folder / "00001.h5", iter([])) == []
+        writer.commit(ICH, index=make_index(stored), labels=LABELS, refusals=[])
+    np.testing.assert_array_equal(Store.open(tmp_path / "store").read_slice(4), make_slices()[4])
+    assert verify_store(tmp_path / "store").is_whole

@@ -11,7 +11,9 @@ STORE_HELP = "a store made by prepare (default: a small one, simulated for the o
 
 def add_modes(verb: argparse.ArgumentParser) -> None:
     """Add the benchmarks; each sets `measure`, which takes the options and a `Progress` and returns a result."""
-    modes = verb.add_subparsers(dest="mode", metavar="transform|loader|train|chunked|embed|prepare", required=True)
+    modes = verb.add_subparsers(
+        dest="mode", metavar="transform|loader|train|chunked|embed|prepare|packing", required=True
+    )
     transform = modes.add_parser("transform", help="the operator beside its peers at the same job, on one core")
     transform.add_argument("--store", type=Path, help=STORE_HELP)
     transform.add_argument("--slices", type=at_least_one, default=16, help="different slices (default 16)")
@@ -71,6 +73,13 @@ def add_modes(verb: argparse.ArgumentParser) -> None:
     )
     _add_timing(prepare, rounds=5)
     prepare.set_defaults(measure=_prepare)
+
+    packing = modes.add_parser("packing", help="what prepare --compress saves, and costs in writing and reading")
+    packing.add_argument("store", type=Path, nargs="?", metavar="STORE", help=STORE_HELP)
+    packing.add_argument("--folder", type=Path, help="where to put shards (default: the temporary folder)")
+    packing.add_argument("--slices", type=at_least_one, default=256, help="slices in a turn, at most (default 256)")
+    _add_timing(packing, rounds=7)
+    packing.set_defaults(measure=_packing)
 
 
 def _add_common(mode: argparse.ArgumentParser, *, rounds: int) -> None:
@@ -164,6 +173,19 @@ def _prepare(options: argparse.Namespace, progress: Progress) -> object:
         options.folder,
         n_slices=options.slices,
         memory_slices=options.memory_slices,
+        rounds=options.rounds,
+        out=options.out,
+        progress=progress,
+    )
+
+
+def _packing(options: argparse.Namespace, progress: Progress) -> object:
+    from rsna_e2e.bench.packing import bench_packing
+
+    return bench_packing(
+        options.store,
+        folder=options.folder,
+        n_slices=options.slices,
         rounds=options.rounds,
         out=options.out,
         progress=progress,

@@ -62,6 +62,13 @@ def add_prepare(verbs: Verbs) -> None:
     verb.add_argument(
         "--shard", type=_part, metavar="I/N", help="do the I-th of N machines' parts, in STORE.part-I-of-N"
     )
+    verb.add_argument(
+        "--compress",
+        action="store_const",
+        const="bitshuffle-lz4",
+        default="none",
+        help="pack the pixels, without loss, to about half (bitshuffle-LZ4, HDF5's filter 32008)",
+    )
     verb.add_argument("--strict", action="store_true", help="exit with 3 if anything was refused; the store is made")
     verb.add_argument("--merge", type=Path, nargs="+", default=[], metavar="PART", help="parts that were done already")
 
@@ -135,6 +142,7 @@ def _prepare(options: argparse.Namespace) -> None:
             "labels": options.labels,
             "n_jobs": options.jobs,
             "on_ray": options.ray,
+            "compression": options.compress,
             "progress": progress,
         }
         if options.shard is not None:

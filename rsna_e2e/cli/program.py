@@ -13,6 +13,7 @@ from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
 from rsna_e2e.cli.pipelines import add_bag, add_pipeline, add_smooth
 from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.speed import add_bench
+from rsna_e2e.cli.stores import add_store
 from rsna_e2e.cli.training import add_find_lr, add_train
 from rsna_e2e.cli.weights import add_import_weights
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
@@ -21,6 +22,7 @@ from rsna_e2e.launch import for_threads
 VERBS = (
     add_synth,
     add_prepare,
+    add_store,
     add_quirks,
     add_import_weights,
     add_find_lr,

@@ -17,7 +17,7 @@ import xxhash
 from rsna_e2e.batch import Rows
 from rsna_e2e.config import View
 from rsna_e2e.embeddings.layout import EmbeddingsError, ShardEntry, Source, damaged
-from rsna_e2e.hdf5 import new_file
+from rsna_e2e.hdf5 import HDF5_ERRORS, new_file, open_plain
 from rsna_e2e.records import Float32Array
 from rsna_e2e.store import Store
 
@@ -45,7 +45,7 @@ class Shard:
         """Read consecutive embeddings from number `first` on. Raises EmbeddingsError when they are not those stored."""
         size = self.width * 4
         try:
-            descriptor = os.open(self.path, os.O_RDONLY)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 n_bytes = os.preadv(descriptor, [values_nD.data.cast("B")], self.byte_offset + first * size)
             finally:
@@ -92,11 +92,10 @@ def open_shard(path: Path, store: Store) -> Shard:
     Raises EmbeddingsError when it is missing, damaged, or of another store.
     """
     try:
-        n_bytes = path.stat().st_size
-        with h5py.File(path, "r") as file:
-            shard = _read(path, file, n_bytes)
+        with open_plain(path) as file:
+            shard = _read(path, file, path.stat().st_size)
             ids = {name: file[name][:] for name in ("image_id", "series_key")}
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, UnicodeDecodeError):
+    except HDF5_ERRORS:
         raise damaged(path) from None
     rows = shard.rows
     is_in_store = len(np.unique(rows)) == len(rows) and 0 <= rows.min() and rows.max() < len(store)
@@ -139,11 +138,9 @@ def _read(path: Path, file: h5py.File, n_bytes: int) -> Shard:
 
 
 def _dataset(file: h5py.File, name: str) -> Any:
-    """A dataset that lies in this very file, in one piece."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(name)
+    """A dataset that lies in one piece."""
     dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.chunks is not None or dataset.external or dataset.is_virtual:
+    if dataset.chunks is not None:
         raise ValueError(name)
     return dataset
 

@@ -6,7 +6,18 @@ on the number of workers nor on which of them was faster.
 
 from rsna_e2e.prepare.inputs import find_labels
 from rsna_e2e.prepare.jobs import available_cores
+from rsna_e2e.prepare.repair import RepairReport, repair
 from rsna_e2e.prepare.report import PartReport, PrepareReport
 from rsna_e2e.prepare.run import Part, prepare, prepare_part
 
-__all__ = ["Part", "PartReport", "PrepareReport", "available_cores", "find_labels", "prepare", "prepare_part"]
+__all__ = [
+    "Part",
+    "PartReport",
+    "PrepareReport",
+    "RepairReport",
+    "available_cores",
+    "find_labels",
+    "prepare",
+    "prepare_part",
+    "repair",
+]

@@ -72,6 +72,8 @@ def stored_columns(stored: Sequence[StoredSlice]) -> dict[str, Column]:
         "position_mm": np.array([s.position_mm for s in stored]),
         "checksum": np.array([s.pixels.checksum for s in stored], dtype=np.uint64),
         "byte_offset": np.array([s.pixels.byte_offset for s in stored], dtype=np.int64),
+        "stored_bytes": np.array([s.pixels.n_bytes for s in stored], dtype=np.int64),
+        "packed_checksum": np.array([s.pixels.packed_checksum for s in stored], dtype=np.uint64),
         "shard": _column([s.shard for s in stored]),
     }
     columns |= _spread([r.image_position_mm for r in records], [f"ipp_{axis}_mm" for axis in "xyz"])

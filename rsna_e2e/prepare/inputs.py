@@ -16,7 +16,7 @@ from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.labels import LabelFile, LabelTable, has_label_columns, read_labels
 from rsna_e2e.records import Float64Array, RawFile, Refusal, printable
 from rsna_e2e.sources import RawFolder, Source, open_source
-from rsna_e2e.store import FORMAT_VERSION
+from rsna_e2e.store import FORMAT_VERSION, Compression, check_codec
 from rsna_e2e.tasks import Task
 
 LABEL_WORD = "train"  # in the name of a label file, as in the competition's stage_2_train.csv
@@ -24,8 +24,8 @@ LABEL_WORD = "train"  # in the name of a label file, as in the competition's sta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a store is made of. label_file: where the labels are from, "none" without any. digest: of all that headers
-    and pixels depend on."""
+    """What a store is made of. label_file: where the labels are from, "none" without any. compression: of its pixels.
+    digest: of all that headers and shards depend on."""
 
     source: Source
     files: Sequence[RawFile]
@@ -33,14 +33,19 @@ class Inputs:
     labels: LabelTable
     label_file: str
     task: Task
+    compression: Compression
     digest: str
 
 
-def read_inputs(raw: Path, store: Path, labels: Path | None, task: Task, *, rules: object) -> Inputs:
+def read_inputs(
+    raw: Path, store: Path, labels: Path | None, task: Task, *, compression: Compression, rules: object
+) -> Inputs:
     """Find files and labels. rules: how they are cut into jobs and shards, which the digest includes.
 
-    Raises BadInputError when there is nothing, or the labels are of other images, UsageError for a store inside `raw`.
+    Raises BadInputError when there is nothing, or the labels are of other images, UsageError for a store inside `raw`,
+    MissingCapabilityError without what packs pixels.
     """
+    check_codec(compression)
     if store.resolve().is_relative_to(raw.resolve()):
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
@@ -53,7 +58,7 @@ def read_inputs(raw: Path, store: Path, labels: Path | None, task: Task, *, rule
     if beside and not _names_any(tables[0], files):  # it belongs to other images, such as those to train on
         beside, tables = None, []
     table = tables[0] if tables else LabelTable(image_ids=[], values=_no_labels(task), n_repeated_rows=0)
-    digest = _digest(source, files, table, (__version__, FORMAT_VERSION, task.windows_hu, rules))
+    digest = _digest(source, files, table, (__version__, FORMAT_VERSION, task.windows_hu, compression, rules))
     return Inputs(
         source=source,
         files=files,
@@ -61,6 +66,7 @@ def read_inputs(raw: Path, store: Path, labels: Path | None, task: Task, *, rule
         labels=table,
         label_file=str(file or beside or "none"),
         task=task,
+        compression=compression,
         digest=digest,
     )
 

@@ -1,7 +1,6 @@
 """What worker processes do: read headers, and write whole shards. Records go into files, pixels into shards."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,10 +29,9 @@ from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord, printable
 from rsna_e2e.reference import content_box
 from rsna_e2e.sources import Source
-from rsna_e2e.store import write_shard
+from rsna_e2e.store import Compression, bytes_on_disk, write_shard
 
 NO_CONTENT = (0, 0, 0, 0)
-PAGE_BYTES = 4096  # slices in a shard begin on a page
 
 Windows = tuple[tuple[float, float], ...]
 _Result = TypeVar("_Result")
@@ -52,7 +50,7 @@ class ReadHeaders:
         refusals: list[Refusal] = []
         for item, raw_file in enumerate(self.files):
             begin(item)
-            result = _read(self.source, raw_file, lost.get(item), read_headers, head=True)
+            result = read_or_refuse(self.source, raw_file, lost.get(item), read_headers, head=True)
             if isinstance(result, Refusal):
                 refusals.append(result)
             else:
@@ -63,8 +61,8 @@ class ReadHeaders:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlan:
-    """A shard to write: how many slices, how many bytes of the disk; a file with the headers of its slices, the shard
-    itself, and the file for what is known of them when it is written."""
+    """A shard to write: how many slices, how many bytes of the disk at most; a file with the headers of its slices, the
+    shard itself, and the file for what is known of them when it is written."""
 
     n_slices: int
     n_bytes: int
@@ -77,13 +75,15 @@ class ShardPlan:
 class MakePlan:
     """Job: decide from the headers in files what goes where. Returns the shards, and what is refused, then or before.
 
-    labelled_ids: image ids that labels name. notes, shards: the folders for plans and notes, and for shards.
+    labelled_ids: image ids that labels name. compression: of the shards' slices. notes, shards: the folders for plans
+    and notes, and for shards.
     """
 
     source: Source
     headers: Sequence[Path]
     labelled_ids: Sequence[str]
     shard_bytes: int
+    compression: Compression
     notes: Path
     shards: Path
 
@@ -91,13 +91,13 @@ class MakePlan:
         headers, refused = read_parts(self.headers)
         digests = partial(_digests, source=self.source, begin=begin, lost=lost)
         plan, misplaced = plan_series(headers, self.labelled_ids, digests=digests)
-        pages_M = -(-2 * to_numpy(headers, "rows") * to_numpy(headers, "columns") // PAGE_BYTES)
+        n_values_M = (to_numpy(headers, "rows") * to_numpy(headers, "columns")).tolist()
         shards = []
         for number, (first, end) in enumerate(plan_shards(headers, plan, shard_bytes=self.shard_bytes)):
             rows = plan.rows[first:end]
             shard = ShardPlan(
                 n_slices=end - first,
-                n_bytes=int(pages_M[rows].sum()) * PAGE_BYTES,
+                n_bytes=sum(bytes_on_disk(n_values_M[row], self.compression) for row in rows.tolist()),
                 plan=self.notes / f"plan-{number:05d}.parquet",
                 path=self.shards / f"{number:05d}.h5",
                 note=self.notes / f"shard-{number:05d}.parquet",
@@ -117,14 +117,14 @@ class WriteShard:
     source: Source
     shard: ShardPlan
     windows_hu: Windows
+    compression: Compression
 
     def __call__(self, begin: Begin, lost: Lost) -> int:
         taken: list[tuple[int, SliceRecord, tuple[int, int, int, int]]] = []
         refusals: list[Refusal] = []
         plan, _ = read_part(self.shard.plan)
-        rows, columns = to_numpy(plan, "rows").tolist(), to_numpy(plan, "columns").tolist()
         slices = self._decode(plan, begin, lost, taken, refusals)
-        pixels = write_shard(self.shard.path, slices, capacity=Counter(zip(rows, columns, strict=True)))
+        pixels = write_shard(self.shard.path, slices, compression=self.compression)
         keys, positions_mm = to_numpy(plan, "series_key"), to_numpy(plan, "position_mm")
         stored = [
             StoredSlice(record, keys[row], float(positions_mm[row]), content, self.shard.path.name, place)
@@ -143,7 +143,7 @@ class WriteShard:
     ) -> Iterator[Int16Image]:
         for row, (raw_file, header) in enumerate(table_to_headers(plan)):
             begin(row)
-            result = _read(
+            result = read_or_refuse(
                 self.source,
                 raw_file,
                 lost.get(row),
@@ -163,7 +163,7 @@ def _digests(headers: Sequence[HeaderOf], *, source: Source, begin: Begin, lost:
     digests: list[str | None] = []
     for item, (raw_file, header) in enumerate(headers):
         begin(item)
-        result = _read(source, raw_file, lost.get(item), partial(read_hounsfield, header=header))
+        result = read_or_refuse(source, raw_file, lost.get(item), partial(read_hounsfield, header=header))
         digests.append(None if isinstance(result, Refusal) else _digest(*result))
     begin(NO_ITEM)
     return digests
@@ -174,7 +174,7 @@ def _digest(record: SliceRecord, hu: Int16Image) -> str:
     return xxhash.xxh3_128_hexdigest(repr(place).encode() + np.ascontiguousarray(hu).data.tobytes())
 
 
-def _read(
+def read_or_refuse(
     source: Source,
     raw_file: RawFile,
     lost: Reason | None,

@@ -20,7 +20,7 @@ from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report
 from rsna_e2e.prepare.tables import read_parts, to_numpy
 from rsna_e2e.records import Progress, Refusal, no_progress
-from rsna_e2e.store import StoreWriter
+from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.tasks import Task
 
 AnyPool = Pool | RayPool
@@ -56,6 +56,7 @@ def prepare(
     n_jobs: int | None = None,
     on_ray: bool = False,
     parts: Sequence[Path] = (),
+    compression: Compression = "none",
     progress: Progress = no_progress,
 ) -> PrepareReport:
     """Make a study store of the DICOM files in `raw`; files that cannot be taken are recorded with their reason.
@@ -63,15 +64,15 @@ def prepare(
     raw: a folder or a zip archive. labels: the label file, by default what `find_labels` finds, if anything.
     seed: decides the folds among equals. n_jobs: worker processes, by default one for each core; on_ray: on the cores
     of a Ray cluster, whose machines see the same files, instead. parts: what `prepare_part` left; shards that none of
-    them holds are made. The store appears whole or not at all; interrupted and called again, this goes on with what was
-    done. Raises BadInputError when there is nothing to take, StoreError when `store` exists, and OutOfResourcesError
-    when the disk is too small.
+    them holds are made. compression: of the pixels, which read back the same. The store appears whole or not at all;
+    interrupted and called again, this goes on with what was done. Raises BadInputError when there is nothing to take,
+    StoreError when `store` exists, OutOfResourcesError when the disk is too small.
     """
     started_s = time.perf_counter()
     if n_folds < 1:
         raise UsageError(f"folds {n_folds}: must be at least 1")
     pool_of_workers = _pool(n_jobs, on_ray=on_ray)
-    inputs = read_inputs(raw, store, labels, task, rules=(HEADERS_PER_JOB, SHARD_BYTES))
+    inputs = read_inputs(raw, store, labels, task, compression=compression, rules=(HEADERS_PER_JOB, SHARD_BYTES))
     with StoreWriter(store, inputs=inputs.digest) as writer, pool_of_workers as pool:
         writer.adopt(parts)
         shards, refused = _plan(inputs, pool, writer, progress)
@@ -85,7 +86,7 @@ def prepare(
             columns = {name: to_numpy(stored, name) for name in stored.column_names}
             labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
             index = index_columns(columns, labels_NL, n_folds=n_folds, seed=seed)
-            data_hash = writer.commit(task, index=index, labels=labels_NL, refusals=refusals)
+            data_hash = writer.commit(task, index=index, labels=labels_NL, refusals=refusals, compression=compression)
     elapsed_s = time.perf_counter() - started_s
     return make_report(
         store,
@@ -109,6 +110,7 @@ def prepare_part(
     labels: Path | None = None,
     n_jobs: int | None = None,
     on_ray: bool = False,
+    compression: Compression = "none",
     progress: Progress = no_progress,
 ) -> PartReport:
     """Do one machine's part of `prepare`, for which it reads all headers; `prepare` with all parts makes the store.
@@ -118,7 +120,7 @@ def prepare_part(
     started_s = time.perf_counter()
     if not 1 <= part.number <= part.n:
         raise UsageError(f"part {part.number} of {part.n}: the first number goes from 1 to the second")
-    inputs = read_inputs(raw, store, labels, task, rules=(HEADERS_PER_JOB, SHARD_BYTES))
+    inputs = read_inputs(raw, store, labels, task, compression=compression, rules=(HEADERS_PER_JOB, SHARD_BYTES))
     with (
         StoreWriter(store, inputs=inputs.digest, folder=part.folder(store)) as writer,
         _pool(n_jobs, on_ray=on_ray) as pool,
@@ -153,6 +155,7 @@ def _plan(
         headers=parts,
         labelled_ids=inputs.labels.image_ids,
         shard_bytes=SHARD_BYTES,
+        compression=inputs.compression,
         notes=writer.notes_folder,
         shards=writer.shards_folder,
     )
@@ -187,7 +190,7 @@ def _write_shards(
     missing = [shard for shard in shards if not shard.note.exists()]
     total = sum(shard.n_slices for shard in shards)
     done = total - sum(shard.n_slices for shard in missing)
-    jobs = [WriteShard(inputs.source, shard, inputs.task.windows_hu) for shard in missing]
+    jobs = [WriteShard(inputs.source, shard, inputs.task.windows_hu, inputs.compression) for shard in missing]
     for number, n_refused_here in pool.run(jobs):
         done += missing[number].n_slices
         n_refused += n_refused_here

@@ -7,19 +7,34 @@ STORE/refusals.parquet  every file or slice not taken, with a stable reason code
 STORE/shards/*.h5       HU, one chunk per slice, found by byte offset without the HDF5 library
 """
 
+from rsna_e2e.store.checks import StoreFiles
+from rsna_e2e.store.codecs import Compression, check_codec
 from rsna_e2e.store.layout import FORMAT_VERSION, StoreError
 from rsna_e2e.store.reader import SeriesSpan, Store, is_store, rows_of
-from rsna_e2e.store.shards import StoredPixels, write_shard
+from rsna_e2e.store.shards import StoredPixels, bytes_on_disk, is_slice, overwrite, read_pixels, write_shard
+from rsna_e2e.store.verify import Damage, Verification, by_series, verify_shard, verify_store
 from rsna_e2e.store.writer import StoreWriter
 
 __all__ = [
     "FORMAT_VERSION",
+    "Compression",
+    "Damage",
     "SeriesSpan",
     "Store",
     "StoreError",
+    "StoreFiles",
     "StoreWriter",
     "StoredPixels",
+    "Verification",
+    "by_series",
+    "bytes_on_disk",
+    "check_codec",
+    "is_slice",
     "is_store",
+    "overwrite",
+    "read_pixels",
     "rows_of",
+    "verify_shard",
+    "verify_store",
     "write_shard",
 ]

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from rsna_e2e.errors import BadInputError
@@ -16,7 +14,6 @@ from rsna_e2e.records import Float32Array
 
 FORMAT = "rsna_e2e study store"
 FORMAT_VERSION = 3
-MANIFEST_KEYS = {"data_hash", "files", "shards", "label_names", "n_slices", "content_windows_hu"}
 
 MANIFEST = "store.json"
 INDEX = "index.parquet"
@@ -66,10 +63,16 @@ INDEX_COLUMNS: dict[str, str] = {
     "checksum": "uint64",
     "shard": "str",
     "byte_offset": "int64",
+    "stored_bytes": "int64",
+    "packed_checksum": "uint64",
 }
 
 # Where the pixels lie, but not what they are.
-_STORAGE_COLUMNS = ("shard", "byte_offset")
+_STORAGE_COLUMNS = ("shard", "byte_offset", "stored_bytes", "packed_checksum")
+
+# What to do about damage, at the end of a message.
+REPAIR = "Find all damage with: rsna-e2e store verify STORE; and mend it with: rsna-e2e store repair STORE RAW"
+PREPARE_AGAIN = "It cannot be mended: prepare the store again"
 
 
 class StoreError(BadInputError):
@@ -91,28 +94,5 @@ def data_hash(index: Mapping[str, Column], label_names: tuple[str, ...], labels:
 
 def file_checksum(path: Path) -> str:
     """Return the xxh3_64 of a file's bytes, in hex."""
-    return xxhash.xxh3_64_hexdigest(path.read_bytes())
-
-
-def write_table(path: Path, columns: Mapping[str, Column]) -> None:
-    """Write columns of equal length as Parquet; columns of objects hold text."""
-    arrays = {name: pa.array(c, pa.string() if c.dtype == object else None) for name, c in columns.items()}
-    pq.write_table(pa.table(arrays), path, compression="zstd")
-
-
-def read_table(path: Path) -> dict[str, Column]:
-    """Read Parquet columns; text becomes objects, equal texts of a column the same one."""
-    return {name: _to_numpy(column) for name, column in zip(*_names_and_columns(path), strict=True)}
-
-
-def _names_and_columns(path: Path) -> tuple[list[str], list[Any]]:
-    table = pq.read_table(path, memory_map=False)
-    return table.column_names, table.columns
-
-
-def _to_numpy(column: Any) -> Column:
-    if not pa.types.is_string(column.type):
-        return np.asarray(column.to_numpy())
-    codes = column.combine_chunks().dictionary_encode()
-    texts = np.array(codes.dictionary.to_pylist(), dtype=object)
-    return np.asarray(texts[codes.indices.to_numpy()])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()

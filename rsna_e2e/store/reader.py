@@ -1,6 +1,5 @@
 """Reading a study store: its index in memory, its pixels slice by slice, each checked."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,20 +11,10 @@ import numpy.typing as npt
 
 from rsna_e2e.folds import patients_in_several_folds
 from rsna_e2e.records import Float32Array, Int16Array, Int16Image
-from rsna_e2e.store.layout import (
-    FORMAT,
-    FORMAT_VERSION,
-    INDEX,
-    INDEX_COLUMNS,
-    LABELS,
-    MANIFEST,
-    MANIFEST_KEYS,
-    SHARDS,
-    Column,
-    StoreError,
-    file_checksum,
-    read_table,
-)
+from rsna_e2e.store.checks import StoreFiles, check_files, read_index, read_labels, series_starts, stored_pixels
+from rsna_e2e.store.codecs import Compression, check_codec
+from rsna_e2e.store.layout import MANIFEST, REPAIR, SHARDS, Column, StoreError
+from rsna_e2e.store.manifest import read_manifest
 from rsna_e2e.store.shards import StoredPixels, read_pixels
 
 
@@ -61,7 +50,7 @@ class Store:
     """An opened study store; open one with `Store.open`. Threads may share it; pickled, it opens itself again.
 
     index: every column of `INDEX_COLUMNS` by name, [N]. labels: [N, L] float32, NaN where there is none.
-    series: in the order of the index.
+    series: in the order of the index. compression: of its pixels.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], index: dict[str, Column], labels: Float32Array) -> None:
@@ -71,6 +60,7 @@ class Store:
         self.label_names: tuple[str, ...] = tuple(manifest["label_names"])
         self.task_name: str = manifest["task"]
         self.data_hash: str = manifest["data_hash"]
+        self.compression: Compression = manifest["compression"]
         self.content_windows_hu: tuple[tuple[float, float], ...] = tuple(
             (center, width) for center, width in manifest["content_windows_hu"]
         )
@@ -79,22 +69,19 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> "Store":
-        """Open a store. Raises StoreError when it is missing, unfinished, of another version, or damaged."""
+        """Open a store, which may be from anywhere: all is checked but the pixels, which are when they are read.
+
+        Raises StoreError when it is missing, unfinished, of another version, damaged, or leads out of its folder, and
+        MissingCapabilityError when its pixels are packed and what unpacks them is missing.
+        """
         path = Path(path)
-        manifest = _read_manifest(path)
-        for name, checksum in manifest["files"].items():
-            if not (path / name).is_file() or file_checksum(path / name) != checksum:
-                raise _damaged(path / name)
-        for name, n_bytes in manifest["shards"].items():
-            shard = path / SHARDS / name
-            if not shard.is_file() or shard.stat().st_size != n_bytes:
-                raise _damaged(shard)
-        index = read_table(path / INDEX)
-        labels = read_table(path / LABELS)
-        label_columns = [labels[name] for name in manifest["label_names"]]
-        if set(index) != set(INDEX_COLUMNS) or any(len(c) != manifest["n_slices"] for c in index.values()):
-            raise _damaged(path / INDEX)
-        return cls(path, manifest, index, np.stack(label_columns, axis=1).astype(np.float32))
+        manifest = read_manifest(path)
+        check_codec(manifest["compression"])
+        check_files(path, manifest)
+        index = read_index(path, manifest)
+        labels = read_labels(path, manifest, index)
+        StoreFiles(path, manifest, index).check_shards()
+        return cls(path, manifest, index, labels)
 
     def __len__(self) -> int:
         """Return the number of slices, N."""
@@ -119,23 +106,22 @@ class Store:
             slices: list[tuple[StoredPixels, Int16Array]] = []
             of_run = list(run)
             for row in of_run:
-                pixels = StoredPixels(int(self.index["byte_offset"][row]), int(self.index["checksum"][row]))
                 start, end = end, end + int(self.index["rows"][row]) * int(self.index["columns"][row])
-                slices.append((pixels, values[start:end]))
+                slices.append((stored_pixels(self.index, row), values[start:end]))
             self._read_run(self.path / SHARDS / shard, of_run, slices)
         assert end == len(values)
 
     def _read_run(self, shard: Path, rows: Sequence[int], slices: Sequence[tuple[StoredPixels, Int16Array]]) -> None:
-        series = f"series {self.index['series_key'][rows[0]][:8]}"
         try:
-            damaged = read_pixels(shard, slices)
+            damaged = read_pixels(shard, slices, compression=self.compression)
         except OSError as error:
-            raise StoreError(f"{shard}: cannot be read ({series}): {error.strerror}. Check the disk") from error
-        if damaged is not None:
-            row = rows[damaged]
+            series = f"series {self.index['series_key'][rows[0]][:8]}"
+            raise StoreError(f"{shard}: cannot be read ({series}): {error.strerror}. {REPAIR}") from error
+        if damaged:
+            row = rows[damaged[0]]
             raise StoreError(
                 f"{shard}: slice {self.index['slice_index'][row]} of series {self.index['series_key'][row][:8]} is "
-                "damaged, or changed since the store was opened (checksum). Prepare the store again"
+                f"damaged, or changed since the store was opened (checksum). {REPAIR}"
             )
 
     def close(self) -> None:
@@ -146,31 +132,6 @@ class Store:
 def is_store(path: Path) -> bool:
     """Whether a folder is a study store, be it whole or damaged."""
     return (path / MANIFEST).is_file()
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise StoreError(f"{path}: no such folder. Make a store with: rsna-e2e prepare RAW {path}")
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise StoreError(f"{path}: not a finished study store (no {MANIFEST}). Prepare it again") from None
-    except (ValueError, OSError):
-        raise _damaged(path / MANIFEST) from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StoreError(f"{path / MANIFEST}: not the {MANIFEST} of a study store")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise StoreError(
-            f"{path}: store version {manifest.get('format_version')}, this program reads {FORMAT_VERSION}. "
-            "Prepare it again with this program"
-        )
-    if not MANIFEST_KEYS <= set(manifest):
-        raise _damaged(path / MANIFEST)
-    return manifest
-
-
-def _damaged(path: Path) -> StoreError:
-    return StoreError(f"{path}: missing or damaged. Prepare the store again")
 
 
 def _check_folds(path: Path, index: dict[str, Column]) -> None:
@@ -186,7 +147,7 @@ def _check_folds(path: Path, index: dict[str, Column]) -> None:
 
 def _spans(index: dict[str, Column]) -> tuple[SeriesSpan, ...]:
     keys = index["series_key"]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    starts = series_starts(index)
     ends = np.append(starts[1:], len(keys))
     return tuple(
         SeriesSpan(

@@ -13,6 +13,8 @@ from rsna_e2e import __version__
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import lock_folder, sync
 from rsna_e2e.records import Float32Array, Refusal
+from rsna_e2e.store.checks import StoreFiles
+from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -26,8 +28,9 @@ from rsna_e2e.store.layout import (
     StoreError,
     data_hash,
     file_checksum,
-    write_table,
 )
+from rsna_e2e.store.manifest import sealed
+from rsna_e2e.store.tables import write_table
 from rsna_e2e.tasks import Task
 
 _INPUTS = "inputs"
@@ -108,12 +111,18 @@ class StoreWriter:
                 unfinished.unlink(missing_ok=True)
 
     def commit(
-        self, task: Task, *, index: Mapping[str, Column], labels: Float32Array, refusals: Sequence[Refusal]
+        self,
+        task: Task,
+        *,
+        index: Mapping[str, Column],
+        labels: Float32Array,
+        refusals: Sequence[Refusal],
+        compression: Compression = "none",
     ) -> str:
         """Write the tables and the manifest, put the store in its place, and return its data hash.
 
         index: all `INDEX_COLUMNS` [N], series after series, slices in geometric order. labels: [N, L], NaN where
-        there is none. Raises OSError, on a full disk among others.
+        there is none. compression: that all shards were written with. Raises OSError, on a full disk among others.
         """
         columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
         assert labels.shape == (len(columns["image_id"]), len(task.label_names))
@@ -129,20 +138,30 @@ class StoreWriter:
             "task": task.name,
             "label_names": task.label_names,
             "content_windows_hu": task.windows_hu,
+            "compression": compression,
             "n_slices": len(labels),
             "n_series": len(set(columns["series_key"])),
             "n_refused": len(refusals),
             "data_hash": hashed,
-            "files": {name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
-            "shards": {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())},
+            **self._checksums(columns),
         }
-        (self._store / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (self._store / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1) + "\n")
         for name in (INDEX, LABELS, REFUSALS, MANIFEST, SHARDS, ""):
             sync(self._store / name)
         self._check_target_is_free()
         self._store.replace(self.target)
         sync(self.target.parent)
         return hashed
+
+    def _checksums(self, index: dict[str, Column]) -> dict[str, dict[str, int | str]]:
+        """Return what the manifest says of the files: checksums of the tables, sizes and frames of the shards."""
+        sizes = {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())}
+        files = StoreFiles(self._store, {"shards": sizes}, index)
+        return {
+            "files": {name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
+            "shards": {**sizes},
+            "frames": {name: files.frame_checksum(name, rows) for name, rows in files.rows_by_shard()},
+        }
 
     def _check_target_is_free(self) -> None:
         if (self.target / MANIFEST).exists():

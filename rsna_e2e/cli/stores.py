@@ -1,0 +1,97 @@
+"""The verbs that look after a store: store verify, store repair."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rsna_e2e.arguments import at_least_one
+from rsna_e2e.cli.verbs import Verbs, add_verb
+
+if TYPE_CHECKING:
+    from rsna_e2e.store import Damage, Verification
+
+MOST_LINES = 50
+
+
+def add_store(verbs: Verbs) -> None:
+    """Add `rsna-e2e store`."""
+    description = "Look after a store: find what is damaged, and mend it from the raw files."
+    group = verbs.add_parser("store", help=description, description=description)
+    own: Verbs = group.add_subparsers(metavar="VERB", required=True)
+    verb = add_verb(
+        own,
+        "verify",
+        _verify,
+        "Read all of a store and name the study and slice of any damage; exit code 3 if there is some.",
+        "rsna-e2e store verify store",
+        "rsna-e2e store verify store --out damage.json",
+    )
+    verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
+    verb.add_argument("--jobs", type=at_least_one, help="threads (default: all cores)")
+    verb.add_argument("--json", action="store_true", help="print the result as JSON")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON, too")
+    verb = add_verb(
+        own,
+        "repair",
+        _repair,
+        "Read damaged slices again from the files that the store was made of; all else keeps its bytes.",
+        "rsna-e2e store repair store raw",
+    )
+    verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
+    verb.add_argument("raw", type=Path, metavar="RAW", help="what it was made of")
+    verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from rsna_e2e.console import progress_bar
+    from rsna_e2e.files import prepare_file, write_json
+    from rsna_e2e.prepare import available_cores
+    from rsna_e2e.store import StoreError, verify_store
+
+    if options.out is not None:
+        prepare_file(options.out, example="damage.json")
+    with progress_bar("verify", unit="slices") as progress:
+        found = verify_store(options.store, n_threads=options.jobs or available_cores(), progress=progress)
+    if options.out is not None:
+        write_json(options.out, _as_json(found))
+    if options.json:
+        print(json.dumps(_as_json(found), indent=2))
+    elif found.is_whole:
+        print(f"whole: {found.n_slices} slices, {found.n_slices / found.elapsed_s:,.0f} slices/s")
+    else:
+        _show(found.damages)
+    if not found.is_whole:
+        raise StoreError(
+            f"{options.store}: {len(found.damages)} things are damaged, {found.n_damaged_slices} of "
+            f"{found.n_expected} slices among them. Mend it with: rsna-e2e store repair {options.store} RAW"
+        )
+
+
+def _repair(options: argparse.Namespace) -> None:
+    from rsna_e2e.console import progress_bar
+    from rsna_e2e.prepare import repair
+    from rsna_e2e.store import StoreError
+
+    with progress_bar("repair", unit="done") as progress:
+        report = repair(options.store, options.raw, n_jobs=options.jobs, progress=progress)
+    print(f"mended {report.n_mended_slices} slices; {report.n_mended_shards} shards are whole again")
+    if report.left:
+        _show(report.left)
+        raise StoreError(f"{options.store}: {len(report.left)} things could not be mended; see above why")
+
+
+def _as_json(found: "Verification") -> dict[str, object]:
+    return {"is_whole": found.is_whole, **asdict(found)} | {"store": found.store.name}
+
+
+def _show(damages: Sequence["Damage"]) -> None:
+    from rsna_e2e.bench.write import table
+    from rsna_e2e.store import by_series
+
+    rows = by_series(damages)
+    print(table(("file", "series", "slices", "damage"), rows[:MOST_LINES]))
+    if len(rows) > MOST_LINES:
+        print(f"and {len(rows) - MOST_LINES} lines more")

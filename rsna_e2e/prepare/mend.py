@@ -1,0 +1,120 @@
+"""What worker processes do to mend a shard: read slices again from raw files, and write them where they lay."""
+
+import errno
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from rsna_e2e.dicom import read_hounsfield
+from rsna_e2e.errors import OutOfResourcesError
+from rsna_e2e.files import sync
+from rsna_e2e.prepare.jobs import read_or_refuse
+from rsna_e2e.prepare.pool import NO_ITEM, Begin, Lost
+from rsna_e2e.prepare.tables import HeaderOf
+from rsna_e2e.records import Int16Array, Int16Image, Refusal
+from rsna_e2e.sources import Source
+from rsna_e2e.store import Compression, StoredPixels, StoreError, is_slice, overwrite, read_pixels, write_shard
+
+NOT_FOUND = "no raw file shows this place"
+ENDED_ITS_PROCESS = "reading its raw file ended the process, or took too long"
+NOT_THE_SAME = "the raw files no longer give the same pixels"
+LAID_OUT_OTHERWISE = "the libraries here lay it out otherwise than those that wrote it: prepare the store again"
+
+WhyNot = dict[int, str]  # by row of the index: why a slice was not mended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSlice:
+    """A slice of the shard: its row of the index, rows and columns, where it lies, and whether it is damaged. headers:
+    of the files that may hold it, the likeliest first."""
+
+    row: int
+    shape: tuple[int, int]
+    pixels: StoredPixels
+    is_damaged: bool
+    headers: Sequence[HeaderOf]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MendShard:
+    """Job: mend what is damaged of a shard, and return what could not be.
+
+    slices: all of the shard, in their order. is_whole_file: all of it has to be written anew, of n_bytes, because what
+    is not pixels is damaged as well. Raises OutOfResourcesError when the disk is full.
+    """
+
+    source: Source
+    path: Path
+    slices: Sequence[ShardSlice]
+    is_whole_file: bool
+    n_bytes: int
+    compression: Compression
+
+    def __call__(self, begin: Begin, lost: Lost) -> WhyNot:
+        why_not: WhyNot = {}
+        for item, wanted in enumerate(self.slices):
+            if wanted.is_damaged:
+                reason = ENDED_ITS_PROCESS if item in lost else self._mend(item, wanted, begin)
+                if reason:
+                    why_not[wanted.row] = reason
+        begin(NO_ITEM)
+        if self.is_whole_file and not why_not and not self._rewrite(begin):
+            why_not = dict.fromkeys((wanted.row for wanted in self.slices), LAID_OUT_OTHERWISE)
+        return why_not
+
+    def _mend(self, item: int, wanted: ShardSlice, begin: Begin) -> str:
+        """Write a slice where it lay; of a shard that is written anew only see that it can be. Returns why not."""
+        begin(item)
+        hu = self._read_raw(wanted)
+        if hu is None:
+            return NOT_THE_SAME if wanted.headers else NOT_FOUND
+        if self.is_whole_file or overwrite(self.path, wanted.pixels, hu.reshape(-1), compression=self.compression):
+            return ""
+        return LAID_OUT_OTHERWISE
+
+    def _read_raw(self, wanted: ShardSlice) -> Int16Image | None:
+        """The HU of a slice by the first raw file that gives those of its checksum."""
+        for raw_file, header in wanted.headers:
+            result = read_or_refuse(self.source, raw_file, None, partial(read_hounsfield, header=header))
+            if not isinstance(result, Refusal):
+                hu = np.ascontiguousarray(result[1], dtype="<i2")
+                if hu.shape == wanted.shape and is_slice(hu.reshape(-1), wanted.pixels):
+                    return hu
+        return None
+
+    def _rewrite(self, begin: Begin) -> bool:
+        """Write the whole shard beside its place, and put it there if every slice lies where the index says."""
+        new = self.path.with_name(f"{self.path.name}.tmp-mended")
+        try:
+            stored = write_shard(new, self._all_slices(begin), compression=self.compression)
+            is_same = stored == [wanted.pixels for wanted in self.slices] and new.stat().st_size == self.n_bytes
+            if is_same:
+                new.replace(self.path)
+                sync(self.path.parent)
+            return is_same
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutOfResourcesError(
+                    f"{self.path}: the disk is full; mending it needs {self.n_bytes:,} bytes. Free some space there"
+                ) from error
+            raise
+        finally:
+            new.unlink(missing_ok=True)
+
+    def _all_slices(self, begin: Begin) -> Iterator[Int16Image]:
+        """All of the shard, one at a time: what is whole from the old file, the rest from the raw ones once more."""
+        for item, wanted in enumerate(self.slices):
+            if wanted.is_damaged:
+                begin(item)
+                raw = self._read_raw(wanted)
+                begin(NO_ITEM)
+                if raw is not None:
+                    yield raw
+                    continue
+            hu: Int16Array = np.empty(wanted.shape, dtype="<i2").reshape(-1)
+            if read_pixels(self.path, [(wanted.pixels, hu)], compression=self.compression):
+                raise StoreError(f"{self.path}: changed while it was mended. Run again")
+            yield hu.reshape(wanted.shape)

@@ -1,0 +1,179 @@
+"""What a store must be before anything in it is believed: it may come from somebody else, or from a failing disk."""
+
+# N slices
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.records import Float32Array
+from rsna_e2e.store.codecs import MOST_PACKED, Compression
+from rsna_e2e.store.layout import (
+    INDEX,
+    INDEX_COLUMNS,
+    LABELS,
+    PREPARE_AGAIN,
+    REFUSALS,
+    REPAIR,
+    SHARDS,
+    Column,
+    StoreError,
+)
+from rsna_e2e.store.manifest import is_plain_file, read_manifest, table_damage
+from rsna_e2e.store.shards import Shape, StoredPixels, check_shard, frame_checksum
+from rsna_e2e.store.tables import read_table
+
+Rows = npt.NDArray[np.int64]
+
+MAX_SIDE_PX = 4096  # of a slice; reading DICOM refuses larger ones
+
+_PIXELS = ("byte_offset", "stored_bytes", "checksum", "packed_checksum")  # as in `StoredPixels`
+_REFUSAL_COLUMNS = {"path": "str", "reason": "str", "detail": "str"}
+
+
+def check_files(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Check that every file is there, one of its own, and of its size; tables by their checksums too.
+
+    Raises StoreError for the first that is not.
+    """
+    for name in manifest["files"]:
+        if table_damage(path, manifest, name):
+            raise StoreError(f"{path / name}: missing or damaged. {PREPARE_AGAIN}")
+    for name in manifest["shards"]:
+        if shard_damage(path, manifest, name):
+            raise StoreError(f"{path / SHARDS / name}: missing or damaged. {REPAIR}")
+
+
+def shard_damage(path: Path, manifest: Mapping[str, Any], name: str) -> str:
+    """Return what is wrong with a shard's file, empty when nothing is; what it holds is not looked at."""
+    shard = path / SHARDS / name
+    if (path / SHARDS).is_symlink() or shard.is_symlink():
+        return "a link"
+    if not is_plain_file(shard):
+        return "missing"
+    n_bytes = shard.stat().st_size
+    return "" if n_bytes == manifest["shards"][name] else f"{n_bytes} bytes, expected {manifest['shards'][name]}"
+
+
+def read_index(path: Path, manifest: Mapping[str, Any]) -> dict[str, Column]:
+    """Read the index, all of whose places lie inside of the store's shards. Raises StoreError for any other."""
+    index = read_table(path / INDEX, INDEX_COLUMNS, n_rows=manifest["n_slices"])
+    wrong = _wrong_columns(index, manifest)
+    if wrong:
+        raise StoreError(f"{path / INDEX}: damaged (impossible {wrong}). {PREPARE_AGAIN}")
+    return index
+
+
+def read_labels(path: Path, manifest: Mapping[str, Any], index: Mapping[str, Column]) -> Float32Array:
+    """Read the labels [N, L] of the index' rows. Raises StoreError for others."""
+    kinds = {"image_id": "str", **dict.fromkeys(manifest["label_names"], "float32")}
+    labels = read_table(path / LABELS, kinds, n_rows=manifest["n_slices"])
+    if not np.array_equal(labels["image_id"], index["image_id"]):
+        raise StoreError(f"{path / LABELS}: labels of other images than the index names. {PREPARE_AGAIN}")
+    return np.stack([labels[name] for name in manifest["label_names"]], axis=1)
+
+
+def read_refusals(path: Path, manifest: Mapping[str, Any]) -> dict[str, Column]:
+    """Read what was not taken, and why. Raises StoreError when it cannot be read."""
+    return read_table(path / REFUSALS, _REFUSAL_COLUMNS, n_rows=manifest["n_refused"])
+
+
+def stored_pixels(index: Mapping[str, Column], row: int) -> StoredPixels:
+    """Return where a slice lies."""
+    return StoredPixels(*(int(index[name][row]) for name in _PIXELS))
+
+
+def series_starts(index: Mapping[str, Column]) -> Rows:
+    """Return the first row of every series."""
+    keys = index["series_key"]
+    return np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFiles:
+    """A store whose manifest and index are whole; of the rest nothing is known."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    index: dict[str, Column]
+
+    @classmethod
+    def open(cls, path: Path) -> "StoreFiles":
+        """Read manifest and index. Raises StoreError where these are missing or damaged."""
+        manifest = read_manifest(path)
+        return cls(path, manifest, read_index(path, manifest))
+
+    @property
+    def compression(self) -> Compression:
+        """Of the pixels in all shards."""
+        compression: Compression = self.manifest["compression"]
+        return compression
+
+    def shard(self, name: str) -> Path:
+        """Where a shard is."""
+        return self.path / SHARDS / name
+
+    def rows_by_shard(self) -> Iterator[tuple[str, Rows]]:
+        """Yield every shard with its rows of the index, in the order in which they were written."""
+        shard_N = _shard_numbers(self.index, self.manifest)
+        order = np.argsort(shard_N, kind="stable")
+        ends = np.searchsorted(shard_N[order], np.arange(len(self.manifest["shards"])), side="right")
+        yield from zip(self.manifest["shards"], np.split(order, ends[:-1]), strict=True)
+
+    def pixels(self, row: int) -> StoredPixels:
+        """Where a slice lies in its shard."""
+        return stored_pixels(self.index, row)
+
+    def shape(self, row: int) -> Shape:
+        """Rows and columns of a slice."""
+        return int(self.index["rows"][row]), int(self.index["columns"][row])
+
+    def counts(self, rows: Rows) -> dict[Shape, int]:
+        """Return how many of these slices have each shape."""
+        shapes = np.stack([self.index["rows"][rows], self.index["columns"][rows]], axis=1)
+        found, counts = np.unique(shapes, axis=0, return_counts=True)
+        return {(int(r), int(c)): n for (r, c), n in zip(found.tolist(), counts.tolist(), strict=True)}
+
+    def frame_checksum(self, name: str, rows: Rows) -> str:
+        """Return the checksum of all in a shard that is none of its slices, which are `rows`. Raises OSError."""
+        offsets, lengths = (self.index[column][rows].tolist() for column in ("byte_offset", "stored_bytes"))
+        return frame_checksum(self.shard(name), zip(offsets, lengths, strict=True))
+
+    def check_shards(self) -> None:
+        """Check all of every shard but its pixels. Raises StoreError for the first that is damaged."""
+        for name, rows in self.rows_by_shard():
+            check_shard(self.shard(name), self.counts(rows), self.compression)
+
+
+def _shard_numbers(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> Rows:
+    """Return which of the manifest's shards each row names [N], -1 for none of them."""
+    number_of = {name: number for number, name in enumerate(manifest["shards"])}
+    return np.fromiter((number_of.get(name, -1) for name in index["shard"]), np.int64, len(index["shard"]))
+
+
+def _wrong_columns(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> str:
+    """Return which columns hold what cannot be, empty when none does."""
+    shard_N = _shard_numbers(index, manifest)
+    if (shard_N < 0).any():
+        return "shard"
+    rows_N, columns_N = index["rows"].astype(np.int64), index["columns"].astype(np.int64)
+    if min(rows_N.min(), columns_N.min()) < 1 or max(rows_N.max(), columns_N.max()) > MAX_SIDE_PX:
+        return "rows or columns"
+    n_bytes_N, stored_N, offset_N = 2 * rows_N * columns_N, index["stored_bytes"], index["byte_offset"]
+    size_N = np.array(list(manifest["shards"].values()))[shard_N]
+    if manifest["compression"] == "none" and (stored_N != n_bytes_N).any():
+        return "stored_bytes"
+    if (stored_N < 1).any() or (stored_N > size_N).any() or (n_bytes_N // MOST_PACKED > stored_N).any():
+        return "stored_bytes"
+    if (offset_N < 0).any() or (offset_N > size_N - stored_N).any():
+        return "byte_offset"
+    starts = series_starts(index)
+    lengths = np.diff(np.append(starts, len(rows_N)))
+    if len(starts) != manifest["n_series"]:
+        return "series_key"
+    is_numbered = np.array_equal(index["slice_index"], np.arange(len(rows_N)) - np.repeat(starts, lengths))
+    return "" if is_numbered else "slice_index"
