@@ -25,6 +25,7 @@ from pydicom.uid import (
 from rsna_e2e import dicom
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import prepare
+from rsna_e2e.prepare.repair import repair
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord
 from rsna_e2e.store import Store
@@ -265,6 +266,21 @@ def test_labels_name_frames(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     is_labelled = ~np.isnan(store.labels).all(axis=1)
     assert store.index["image_id"][is_labelled].tolist() == ["ID_a_2"]
+
+
+def test_a_damaged_frame_is_mended_from_its_file(tmp_path: Path) -> None:
+    phantoms.write_dicom(tmp_path / "raw" / "ID_a.dcm", enhanced_dataset(STORED))
+    phantoms.write_series(tmp_path / "raw", name="b", patient_id="other")
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    index = Store.open(tmp_path / "store").index
+    row = index["image_id"].tolist().index("ID_a_3")
+    shard = tmp_path / "store" / "shards" / index["shard"][row]
+    raw = bytearray(shard.read_bytes())
+    raw[int(index["byte_offset"][row]) + 7] ^= 1
+    shard.write_bytes(raw)
+    report = repair(tmp_path / "store", tmp_path / "raw", n_jobs=1)
+    assert (report.n_mended_slices, report.left) == (1, ())
+    np.testing.assert_array_equal(Store.open(tmp_path / "store").read_slice(row), STORED[2])
 
 
 def test_a_store_of_enhanced_ct_is_that_of_single_slices(tmp_path: Path) -> None:

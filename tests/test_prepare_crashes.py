@@ -67,6 +67,7 @@ def test_a_file_that_ends_its_reader_costs_that_file(
     assert time.time() - opened_s[n_harmless] < RECOVERY_S  # from the first death to the whole store
     assert report.refusals == {"decoder_crash": 1}
     store = Store.open(tmp_path / "store")
+    assert [path.name for path in (tmp_path / "store" / "shards").iterdir()] == ["00000.h5"]
     assert set(store.index["image_id"]) == set(hu) - {deadly}
     for row, image_id in enumerate(store.index["image_id"].tolist()):
         np.testing.assert_array_equal(store.read_slice(row), hu[image_id])
