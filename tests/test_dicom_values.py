@@ -106,6 +106,13 @@ SIGNED_12 = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1, "Rescale
         ([-2000, -1500, -1000], padded(-2000, PixelPaddingRangeLimit=-1500), [-1000] * 3, Repair.PADDING_AS_AIR, 2),
         ([-2000, -1500, -999], padded(-1500, PixelPaddingRangeLimit=-2000), [-1000] * 2 + [-999], "padding_as_air", 2),
         ([65000, 65535, 1024], padded(65000, PixelPaddingRangeLimit=65535, **UNSIGNED_16), [-1000] * 2 + [0], None, 2),
+        (
+            [63536, 1064, 24],
+            padded(64000, PixelPaddingRangeLimit=63000, **phantoms.UNSIGNED_12),
+            [-1000, 40, -1000],
+            None,
+            1,
+        ),
         # 0 in signed values is water: no scanner pads with that, whatever the tag says
         ([0, 40, 7], padded(0), [0, 40, 7], Repair.PADDING_KEPT, 1),
         ([0, 40, -900], padded(-2000, PixelPaddingRangeLimit=-500), [0, 40, -900], Repair.PADDING_KEPT, 1),
