@@ -152,7 +152,7 @@ def flip(path: Path) -> None:
     ("damage", "message"),
     [
         (lambda path: (path / "store.json").unlink(), "not a finished study store"),
-        (lambda path: edit_manifest(path, format_version=1), "store version 1, this program reads 2"),
+        (lambda path: edit_manifest(path, format_version=1), "store version 1, this program reads 3"),
         (lambda path: edit_manifest(path, format="something else"), "not the store.json of a study store"),
         (lambda path: (path / "store.json").write_text("{"), "store.json: missing or damaged"),
         (lambda path: (path / "store.json").write_text("[]"), "not the store.json of a study store"),

@@ -5,10 +5,15 @@ import re
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsna_e2e.arguments import add_settings, at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
+from rsna_e2e.errors import UsageError
 from rsna_e2e.tasks import get_task
+
+if TYPE_CHECKING:
+    from rsna_e2e.pseudonyms import Pseudonyms
 
 
 def add_synth(verbs: Verbs) -> None:
@@ -46,6 +51,7 @@ def add_prepare(verbs: Verbs) -> None:
         "rsna-e2e prepare /data/dicom store --labels labels.csv.gz",
         "rsna-e2e prepare /data/dicom store --shard 1/4   # on the first of four machines, and so on; then anywhere:",
         "rsna-e2e prepare /data/dicom store --merge store.part-*",
+        "rsna-e2e prepare /data/dicom store --deidentify ~/keys/study.key   # see docs/privacy.md",
     )
     verb.add_argument("raw", type=Path, metavar="RAW", help="folder of DICOM files, nested as you like")
     verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
@@ -59,6 +65,12 @@ def add_prepare(verbs: Verbs) -> None:
         "--shard", type=_part, metavar="I/N", help="do the I-th of N machines' parts, in STORE.part-I-of-N"
     )
     verb.add_argument("--merge", type=Path, nargs="+", default=[], metavar="PART", help="parts that were done already")
+    verb.add_argument(
+        "--deidentify",
+        type=Path,
+        metavar="KEYFILE",
+        help="hash patient ids, UIDs, image ids and refused paths with the key in KEYFILE, which is made if missing",
+    )
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -124,6 +136,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from rsna_e2e.prepare import Part, prepare, prepare_part
 
     task = get_task(options.task)
+    pseudonyms = _pseudonyms(options)
     with progress_bar("prepare", unit="slices") as progress:
         how = {
             "task": task,
@@ -136,14 +149,48 @@ def _prepare(options: argparse.Namespace) -> None:
             print(field_lines(prepare_part(options.raw, options.store, Part(*options.shard), **how)))
             return
         report = prepare(
-            options.raw, options.store, n_folds=options.folds, seed=options.seed, parts=options.merge, **how
+            options.raw,
+            options.store,
+            n_folds=options.folds,
+            seed=options.seed,
+            parts=options.merge,
+            pseudonyms=pseudonyms,
+            **how,
         )
     print(field_lines(report))
     if report.refusals:
         print(f"what was not taken and why: {options.store / 'refusals.parquet'}")
+    if pseudonyms is not None:
+        print(f"identifiers are hashed with the key in {options.deidentify}: keep it, and apart from the store")
+    if report.n_burned_in:
+        print(
+            f"warning: {report.n_burned_in} slices say that text is burned into their pixels, names perhaps; it cannot "
+            "be taken out here. Look at them before you pass the store on",
+            file=sys.stderr,
+        )
     if report.slice_order.looks_shuffled:
         print(
             "warning: positive slices are scattered as if the slices were shuffled. Check that ImagePositionPatient "
             "and the labels belong to these images",
             file=sys.stderr,
         )
+
+
+def _pseudonyms(options: argparse.Namespace) -> "Pseudonyms | None":
+    """The pseudonyms that `--deidentify` asks for, with a key that is made where there is none."""
+    key: Path | None = options.deidentify
+    if key is None:
+        return None
+    if options.shard is not None:
+        raise UsageError(
+            "--deidentify: parts of a store hold identifiers. Give it where they are merged, not to --shard"
+        )
+    for folder, what in ((options.store, "store"), (options.raw, "raw folder")):
+        if key.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"{key}: the key must not lie inside the {what} {folder}. Choose another place")
+    from rsna_e2e.pseudonyms import is_open_to_others, load_or_make_key
+
+    pseudonyms = load_or_make_key(key)
+    if is_open_to_others(key):
+        print(f"warning: {key} can be read by others. Run: chmod 600 {key}", file=sys.stderr)
+    return pseudonyms

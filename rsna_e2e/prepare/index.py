@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from rsna_e2e.folds import stratified_folds
 from rsna_e2e.labels import LabelTable
+from rsna_e2e.pseudonyms import Pseudonyms
 from rsna_e2e.records import Float32Array, SliceRecord
+from rsna_e2e.series import series_key
 from rsna_e2e.store import StoredPixels
 
 Column = npt.NDArray[Any]
@@ -94,6 +96,14 @@ def index_columns(stored: dict[str, Column], labels_NL: Float32Array, *, n_folds
         "split": np.where(is_train_N, "train", "test"),
         "fold": _folds(stored["patient_id"], labels_NL, is_train_N, n_folds=n_folds, seed=seed),
     }
+
+
+def with_pseudonyms(index: dict[str, Column], pseudonyms: Pseudonyms) -> dict[str, Column]:
+    """Return the columns of an index without the identifiers in it; series keys follow from what stands there."""
+    hashed = pseudonyms.of_columns(index)
+    ids = zip(*(hashed[name] for name in ("patient_id", "study_uid", "series_uid")), strict=True)
+    key_of = dict(zip(index["series_key"], map(series_key, ids), strict=True))
+    return hashed | {"series_key": np.array([key_of[key] for key in index["series_key"]], dtype=object)}
 
 
 def _folds(

@@ -21,8 +21,8 @@ class PrepareReport:
     """What was taken and what was not.
 
     n_unlabelled: slices in the store without a label. n_labels_without_image: labelled images that are not in the
-    store. n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept. slice_order: whether the
-    labels speak for the order of the slices.
+    store. n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept. n_burned_in: slices that
+    say that text is burned into their pixels. slice_order: whether the labels speak for the order of the slices.
     """
 
     store: Path
@@ -35,6 +35,7 @@ class PrepareReport:
     n_repeated_label_rows: int
     n_rounded: int
     n_saturated: int
+    n_burned_in: int
     slice_order: OrderCheck
     repairs: dict[str, int]
     refusals: dict[str, int]
@@ -86,6 +87,7 @@ def make_report(
         n_repeated_label_rows=table.n_repeated_rows,
         n_rounded=int(index["n_rounded"].sum()),
         n_saturated=int(index["n_saturated"].sum()),
+        n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),
         slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
         repairs=dict(repairs.most_common()),
         refusals=dict(Counter(str(refusal.reason) for refusal in refusals).most_common()),

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
-from rsna_e2e.prepare.index import index_columns, join_labels
+from rsna_e2e.prepare.index import index_columns, join_labels, with_pseudonyms
 from rsna_e2e.prepare.inputs import Inputs, read_inputs
 from rsna_e2e.prepare.jobs import MakePlan, ReadHeaders, ShardPlan, WriteShard, available_cores
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report
 from rsna_e2e.prepare.tables import read_parts, to_numpy
+from rsna_e2e.pseudonyms import Pseudonyms
 from rsna_e2e.records import Progress, Refusal, no_progress
 from rsna_e2e.store import StoreWriter
 from rsna_e2e.tasks import Task
@@ -56,6 +57,7 @@ def prepare(
     n_jobs: int | None = None,
     on_ray: bool = False,
     parts: Sequence[Path] = (),
+    pseudonyms: Pseudonyms | None = None,
     progress: Progress = no_progress,
 ) -> PrepareReport:
     """Make a study store of the DICOM files in `raw`; files that cannot be taken are recorded with their reason.
@@ -63,9 +65,10 @@ def prepare(
     labels: the label file, by default the one file `*train*.csv` or `*train*.csv.gz` in `raw`, if there is one.
     seed: decides the folds among equals. n_jobs: worker processes, by default one for each core; on_ray: on the cores
     of a Ray cluster, whose machines see the same files, instead. parts: what `prepare_part` left; shards that none of
-    them holds are made. The store appears whole or not at all; interrupted and called again, this goes on with what was
-    done. Raises BadInputError when there is nothing to take, StoreError when `store` exists, and OutOfResourcesError
-    when the disk is too small.
+    them holds are made. pseudonyms: what the store has in place of identifiers and of the paths of refused files;
+    folds, order, labels and pixels do not depend on them. The store appears whole or not at all; interrupted and called
+    again, this goes on with what was done. Raises BadInputError when there is nothing to take, StoreError when `store`
+    exists, and OutOfResourcesError when the disk is too small.
     """
     started_s = time.perf_counter()
     if n_folds < 1:
@@ -85,7 +88,11 @@ def prepare(
             columns = {name: to_numpy(stored, name) for name in stored.column_names}
             labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
             index = index_columns(columns, labels_NL, n_folds=n_folds, seed=seed)
-            data_hash = writer.commit(task, index=index, labels=labels_NL, refusals=refusals)
+            shown, key_check = index, ""
+            if pseudonyms is not None:
+                shown, key_check = with_pseudonyms(index, pseudonyms), pseudonyms.check
+                refusals = pseudonyms.of_refusals(refusals)
+            data_hash = writer.commit(task, index=shown, labels=labels_NL, refusals=refusals, key_check=key_check)
     elapsed_s = time.perf_counter() - started_s
     return make_report(store, data_hash, index, labels_NL, inputs.labels, refusals, task, elapsed_s=elapsed_s)
 

@@ -15,8 +15,8 @@ from rsna_e2e.errors import BadInputError
 from rsna_e2e.records import Float32Array
 
 FORMAT = "rsna_e2e study store"
-FORMAT_VERSION = 2
-MANIFEST_KEYS = {"data_hash", "files", "shards", "label_names", "n_slices", "content_windows_hu"}
+FORMAT_VERSION = 3
+MANIFEST_KEYS = {"data_hash", "key_check", "files", "shards", "label_names", "n_slices", "content_windows_hu"}
 
 MANIFEST = "store.json"
 INDEX = "index.parquet"

@@ -60,7 +60,7 @@ class Store:
     """An opened study store; open one with `Store.open`. Threads may share it; pickled, it opens itself again.
 
     index: every column of `INDEX_COLUMNS` by name, [N]. labels: [N, L] float32, NaN where there is none.
-    series: in the order of the index.
+    series: in the order of the index. key_check: of the key that identifiers are hashed with, empty where they are not.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], index: dict[str, Column], labels: Float32Array) -> None:
@@ -70,6 +70,7 @@ class Store:
         self.label_names: tuple[str, ...] = tuple(manifest["label_names"])
         self.task_name: str = manifest["task"]
         self.data_hash: str = manifest["data_hash"]
+        self.key_check: str = manifest["key_check"]
         self.content_windows_hu: tuple[tuple[float, float], ...] = tuple(
             (center, width) for center, width in manifest["content_windows_hu"]
         )

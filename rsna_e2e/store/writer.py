@@ -108,12 +108,19 @@ class StoreWriter:
                 unfinished.unlink(missing_ok=True)
 
     def commit(
-        self, task: Task, *, index: Mapping[str, Column], labels: Float32Array, refusals: Sequence[Refusal]
+        self,
+        task: Task,
+        *,
+        index: Mapping[str, Column],
+        labels: Float32Array,
+        refusals: Sequence[Refusal],
+        key_check: str = "",
     ) -> str:
         """Write the tables and the manifest, put the store in its place, and return its data hash.
 
         index: all `INDEX_COLUMNS` [N], series after series, slices in geometric order. labels: [N, L], NaN where
-        there is none. Raises OSError, on a full disk among others.
+        there is none. key_check: of the key that identifiers are hashed with, empty where they are not. Raises OSError,
+        on a full disk among others.
         """
         columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
         assert labels.shape == (len(columns["image_id"]), len(task.label_names))
@@ -133,6 +140,7 @@ class StoreWriter:
             "n_series": len(set(columns["series_key"])),
             "n_refused": len(refusals),
             "data_hash": hashed,
+            "key_check": key_check,
             "files": {name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
             "shards": {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())},
         }
