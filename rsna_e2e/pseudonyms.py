@@ -10,7 +10,7 @@ import hmac
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,6 @@ def is_open_to_others(path: Path) -> bool:
     return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 
-def same_key(pseudonyms: Pseudonyms, check: str) -> bool:
-    """Whether these are the pseudonyms of a store that says `check`."""
-    return hmac.compare_digest(pseudonyms.check, check)
-
-
 def _uid(digest: bytes) -> str:
     """Return 16 bytes as a UID under the root for UUIDs, which is nobody's. Source: PS3.5 B.2; RFC 9562 5.8 (version
     8: the bits are the maker's own)."""
@@ -124,9 +119,3 @@ def _uid(digest: bytes) -> str:
     value = value & ~(0xF << 76) | 8 << 76
     value = value & ~(0x3 << 62) | 2 << 62
     return f"2.25.{value}"
-
-
-def names_of(hashed: Sequence[str], kind: str, values: Iterable[str], pseudonyms: Pseudonyms) -> list[str | None]:
-    """Return of each pseudonym whose it is among `values`, None where it is nobody's."""
-    value_of = {pseudonyms.of(kind, value): value for value in values}
-    return [value_of.get(one) for one in hashed]

@@ -144,7 +144,7 @@ def _plan(
     inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress: Progress
 ) -> tuple[list[ShardPlan], list[Refusal]]:
     """Read headers and decide what goes where, in a process of its own: what that needs is free again afterwards."""
-    parts = _read_headers(inputs, pool, writer.notes_folder, progress)
+    parts = read_headers(inputs, pool, writer.notes_folder, progress)
     job = MakePlan(
         source=inputs.source,
         headers=parts,
@@ -158,7 +158,7 @@ def _plan(
     return shards, [*inputs.not_found, *refused]
 
 
-def _read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> list[Path]:
+def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> list[Path]:
     """Return the files that hold the headers, and the refusals; those that are there already are not read again."""
     files = inputs.files
     jobs = [

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.records import Float32Array, Int16Array, Int16Image
+from rsna_e2e.records import Float32Array, Int16Array, Int16Image, Refusal
 from rsna_e2e.store.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -19,6 +19,7 @@ from rsna_e2e.store.layout import (
     LABELS,
     MANIFEST,
     MANIFEST_KEYS,
+    REFUSALS,
     SHARDS,
     Column,
     StoreError,
@@ -136,6 +137,13 @@ class Store:
                 f"{shard}: slice {self.index['slice_index'][row]} of series {self.index['series_key'][row][:8]} is "
                 "damaged, or changed since the store was opened (checksum). Prepare the store again"
             )
+
+    def read_refusals(self) -> list[Refusal]:
+        """Return what was not taken, and why."""
+        columns = read_table(self.path / REFUSALS)
+        return [
+            Refusal(*words) for words in zip(*(columns[name] for name in ("path", "reason", "detail")), strict=True)
+        ]
 
     def close(self) -> None:
         """Let go of the index. No file is held open between reads, so there is nothing else to close."""
