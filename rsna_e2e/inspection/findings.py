@@ -38,8 +38,8 @@ def _about_people(content: dict[str, Any]) -> Iterator[_Finding]:
     if copies and copies["n_groups"]:
         text = (
             f"{_some(copies['n_slices'], 'slice')} in {_some(copies['n_groups'], 'group')} of the same pixels under "
-            f"different patient ids; in {copies['n_groups_of_other_labels']:,} of them labels differ. Folds by patient do "
-            "not keep them apart."
+            f"different patient ids; in {copies['n_groups_of_other_labels']:,} of them labels differ. Folds by patient "
+            "do not keep them apart."
         )
         yield SEVERE, "Equal slices in different patients", text
 
@@ -85,8 +85,8 @@ def _about_pixels(content: dict[str, Any]) -> Iterator[_Finding]:
         )
     if n := geometry["n_series_with_gaps"]:
         text = (
-            f"{n:,} series with steps that leave room for {geometry['n_missing_slices']:,} more. Slices may be missing, "
-            "or planned so."
+            f"{n:,} series with steps that leave room for {geometry['n_missing_slices']:,} more. Slices may be "
+            "missing, or planned so."
         )
         yield NOTABLE, "Gaps", text
     if n := geometry["n_series_of_mixed_sizes"]:
