@@ -13,6 +13,7 @@ from rsna_e2e.errors import UsageError
 from rsna_e2e.tasks import get_task
 
 if TYPE_CHECKING:
+    from rsna_e2e.prepare import PrepareReport
     from rsna_e2e.pseudonyms import Pseudonyms
 
 
@@ -162,6 +163,10 @@ def _prepare(options: argparse.Namespace) -> None:
         print(f"what was not taken and why: {options.store / 'refusals.parquet'}")
     if pseudonyms is not None:
         print(f"identifiers are hashed with the key in {options.deidentify}: keep it, and apart from the store")
+    _warn(report)
+
+
+def _warn(report: "PrepareReport") -> None:
     if report.n_burned_in:
         print(
             f"warning: {report.n_burned_in} slices say that text is burned into their pixels, names perhaps; it cannot "

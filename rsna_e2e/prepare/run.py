@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
 from rsna_e2e.prepare.index import index_columns, join_labels, with_pseudonyms
@@ -18,7 +19,7 @@ from rsna_e2e.prepare.jobs import MakePlan, ReadHeaders, ShardPlan, WriteShard, 
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report
-from rsna_e2e.prepare.tables import read_parts, to_numpy
+from rsna_e2e.prepare.tables import Column, read_parts, to_numpy
 from rsna_e2e.pseudonyms import Pseudonyms
 from rsna_e2e.records import Progress, Refusal, no_progress
 from rsna_e2e.store import StoreWriter
@@ -88,11 +89,10 @@ def prepare(
             columns = {name: to_numpy(stored, name) for name in stored.column_names}
             labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
             index = index_columns(columns, labels_NL, n_folds=n_folds, seed=seed)
-            shown, key_check = index, ""
+            shown: dict[str, Any] = {"index": index, "refusals": refusals}
             if pseudonyms is not None:
-                shown, key_check = with_pseudonyms(index, pseudonyms), pseudonyms.check
-                refusals = pseudonyms.of_refusals(refusals)
-            data_hash = writer.commit(task, index=shown, labels=labels_NL, refusals=refusals, key_check=key_check)
+                shown = _under_pseudonyms(index, refusals, pseudonyms)
+            data_hash = writer.commit(task, labels=labels_NL, **shown)
     elapsed_s = time.perf_counter() - started_s
     return make_report(store, data_hash, index, labels_NL, inputs.labels, refusals, task, elapsed_s=elapsed_s)
 
@@ -189,6 +189,15 @@ def _write_shards(
         done += missing[number].n_slices
         n_refused += n_refused_here
         progress(done, total, f"pixels, {n_refused} refused")
+
+
+def _under_pseudonyms(index: dict[str, Column], refusals: Sequence[Refusal], pseudonyms: Pseudonyms) -> dict[str, Any]:
+    """Return what a store holds when nobody is to be named in it."""
+    return {
+        "index": with_pseudonyms(index, pseudonyms),
+        "refusals": pseudonyms.of_refusals(refusals),
+        "key_check": pseudonyms.check,
+    }
 
 
 def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
