@@ -38,8 +38,9 @@ def distribution(values: Numbers, *, bins: int = N_BINS) -> dict[str, Any]:
 def whole_numbers(values: Numbers, *, at_most: int) -> dict[str, Any]:
     """Return a distribution of whole numbers from 0, one bin each; those above `at_most` share the last."""
     found = distribution(values, bins=1)
-    top = min(int(values.max()), at_most) if len(values) else 0
-    counts = np.bincount(np.minimum(values.astype(np.int64), at_most), minlength=top + 1)
+    if not len(values):
+        return found
+    counts = np.bincount(np.minimum(values.astype(np.int64), at_most))
     return found | {"edges": (np.arange(len(counts) + 1) - 0.5).tolist(), "counts": counts.tolist()}
 
 
