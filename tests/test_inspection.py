@@ -46,7 +46,9 @@ def write_raw(raw: Path) -> None:
     # the second slice is the last one of "gap", in another patient and with other labels
     write(raw, "twin", [0, 4, 8], patient="ID-p2", seeds=[70, 4, 72], sizes=[(16, 16), (20, 24), (16, 16)])
     write(raw, "wrapped", [0, 2.5, 5], patient="ID-p3", form=WRAPPED, PixelSpacing=[0.5, 0.25])
-    write(raw, "single", [7], patient="ID-p1", StudyInstanceUID=uid(2, "gap"), seeds=[90])
+    write(
+        raw, "single", [7], patient="ID-p1", StudyInstanceUID=uid(2, "gap"), SeriesInstanceUID="1.2.826.3.1", seeds=[90]
+    )
     for name in ("Doe^John.txt", "note.txt"):
         (raw / name).write_text("no image")
     ids = [f"ID_{name}_{i}" for name, values in LABELS.items() for i in range(len(values))]
@@ -350,13 +352,13 @@ def test_contact_sheets_show_series_from_end_to_end(inspected: tuple[Content, Sl
 
 
 def test_pictures_are_windowed_one_below_the_other(tmp_path: Path) -> None:
-    """A slice of 40 HU is 0.5, 0.3 and 0.5 of brain, subdural and soft tissue: 80, subdural (40 + 20) / 200."""
-    store = small.make_store_of(tmp_path, [[np.full((32, 32), 40)]])
+    """50 HU are 50 / 80 of brain (0 to 80), 70 / 200 of subdural (from -20) and 200 / 380 of soft tissue (from -150)."""
+    store = small.make_store_of(tmp_path, [[np.full((32, 32), 50)]])
     page = write_inspection(*inspect_store(store), out=tmp_path / "out").read_text()
     (picture,) = [picture for picture in pictures(page) if not picture.startswith(b"<svg")]
     grey = matplotlib.image.imread(io.BytesIO(picture), format="jpg")[..., 0] / 255
     thirds = [grey[start + 32 : start + 96, 32:96].mean() for start in (0, 128, 256)]
-    np.testing.assert_allclose(thirds, [0.5, 0.3, 0.5], atol=0.01)  # JPEG, 8 bits
+    np.testing.assert_allclose(thirds, [50 / 80, 70 / 200, 200 / 380], atol=0.01)  # JPEG, 8 bits
 
 
 def test_without_labels_pages_say_so(raw: Path, tmp_path: Path) -> None:
