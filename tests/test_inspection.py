@@ -352,7 +352,7 @@ def test_contact_sheets_show_series_from_end_to_end(inspected: tuple[Content, Sl
 
 
 def test_pictures_are_windowed_one_below_the_other(tmp_path: Path) -> None:
-    """50 HU are 50 / 80 of brain (0 to 80), 70 / 200 of subdural (from -20) and 200 / 380 of soft tissue (from -150)."""
+    """50 HU are 50 / 80 of brain (from 0), 70 / 200 of subdural (from -20), 200 / 380 of soft tissue (from -150)."""
     store = small.make_store_of(tmp_path, [[np.full((32, 32), 50)]])
     page = write_inspection(*inspect_store(store), out=tmp_path / "out").read_text()
     (picture,) = [picture for picture in pictures(page) if not picture.startswith(b"<svg")]
