@@ -62,11 +62,10 @@ def outputs(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Outpu
         terminal.write(f"{diverged.value}\n")
         for name in ("named", "hashed"):
             _command("inspect", folder / name, "--out", folder / f"report of {name}")
-            submission, truth = folder / f"{name}.csv", folder / f"{name} truth.csv"
-            _command("predict", folder / "run", folder / name, "--out", submission)
-            _write_truth(Store.open(folder / name), truth)
-            report = folder / f"evaluation of {name}"
-            _command("evaluate", submission, truth, "--out", report, "--store", folder / name)
+            _command("predict", folder / "run", folder / name, "--out", folder / f"{name}.csv")
+        submission, truth = folder / "named.csv", folder / "truth.csv"
+        _write_truth(Store.open(folder / "named"), truth)
+        _command("evaluate", submission, truth, "--out", folder / "evaluation", "--store", folder / "named")
     return Outputs(raw, folder, said.read_text())
 
 
@@ -108,7 +107,7 @@ def test_a_store_of_hashed_names_holds_nothing(outputs: Outputs) -> None:
 
 
 def test_reports_name_nobody(outputs: Outputs) -> None:
-    for name in ("report of raw", "report of named", "report of hashed", "evaluation of named", "evaluation of hashed"):
+    for name in ("report of raw", "report of named", "report of hashed", "evaluation"):
         assert len(list((outputs / name).iterdir())) >= 2
         assert found_in([outputs / name], EVERY_CANARY) == {}, name
 
@@ -136,11 +135,9 @@ def test_nothing_is_said_on_the_terminal(outputs: Outputs) -> None:
 
 def test_nothing_else_is_left(outputs: Outputs) -> None:
     """No notes of preparing, which hold names."""
-    known = {"raw", "keys", "said.txt", "named", "hashed", "run", "diverged", "report of raw"}
-    known |= {f"{what}{name}" for name in ("named", "hashed") for what in ("report of ", "evaluation of ")}
-    known |= {
-        f"{name}{what}" for name in ("named", "hashed") for what in (".csv", ".predictions.parquet", " truth.csv")
-    }
+    known = {"raw", "keys", "said.txt", "run", "diverged", "report of raw", "evaluation", "truth.csv"}
+    for name in ("named", "hashed"):
+        known |= {name, f"report of {name}", f"{name}.csv", f"{name}.predictions.parquet"}
     assert {path.name for path in outputs.folder.iterdir()} == known
 
 
