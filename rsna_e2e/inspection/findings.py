@@ -32,7 +32,7 @@ def _about_people(content: dict[str, Any]) -> Iterator[_Finding]:
         yield SEVERE, "Patients in several folds", text
     if n := counts["patients_in_train_and_test"]:
         text = (
-            f"{_some(n, 'patient')} with labelled and with unlabelled series: a test score there is not of the unseen."
+            f"{_some(n, 'patient')} with labelled and with unlabelled series: no test on new patients alone."
         )
         yield SEVERE, "Patients in train and test", text
     if copies and copies["n_groups"]:
