@@ -23,7 +23,6 @@ from rsna_e2e.inspection.geometry import describe_geometry
 from rsna_e2e.inspection.sheets import contact_sheets
 from rsna_e2e.inspection.slices import Slices
 from rsna_e2e.inspection.tally import common, distribution, whole_numbers
-from rsna_e2e.inspection.truth import describe_counts
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import prepare
 from rsna_e2e.store import Store
@@ -137,7 +136,6 @@ def test_counts_by_hand(content: Content) -> None:
     assert counts["single_slice_series"] == 1
     assert counts["slices_per_series"]["counts"] == [0, 1, 0, 3, 0, 1]
     assert counts["patients_in_train_and_test"] == 1  # ID-p1's "single" has no label
-    assert counts["patients_in_several_folds"] == 0
 
 
 def test_geometry_by_hand(content: Content, store: Store) -> None:
@@ -286,7 +284,6 @@ def test_what_was_planted_is_found_and_nothing_else(content: Content, of_raw: tu
     ("path", "value", "title", "says"),
     [
         ("values.n_burned_in", 1, "Burned-in annotation", "1 slice with text burned into the pixels"),
-        ("counts.patients_in_several_folds", 2, "Patients in several folds", "2 patients"),
         ("truth.order.looks_shuffled", True, "Slices look shuffled", "1.33 runs of positive slices"),
         ("truth.n_labelled", 0, "No labels", "--labels"),
         ("truth.n_unlabelled_in_train", 3, "Series labelled in part", "3 slices of labelled series"),
@@ -303,12 +300,6 @@ def test_other_findings(path: str, value: Any, title: str, says: str, content: C
     place[name] = value
     (text,) = [finding["text"] for finding in find(changed) if finding["title"] == title]
     assert says in text
-
-
-def test_a_patient_in_two_folds_is_counted(inspected: tuple[Content, Slices]) -> None:
-    slices = inspected[1]
-    fold_N = np.where(slices["series_uid"] == uid(3, "tilted"), 1 - slices["fold"], slices["fold"])
-    assert describe_counts(replace(slices, columns=slices.columns | {"fold": fold_N}))["patients_in_several_folds"] == 1
 
 
 def test_every_number_on_the_page_is_that_of_the_json(folder: Path) -> None:

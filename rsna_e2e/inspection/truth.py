@@ -2,7 +2,6 @@
 
 # N slices, S series, P patients, L labels
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,6 @@ def describe_counts(slices: Slices) -> dict[str, Any]:
         "patients_with_several_studies": int(np.count_nonzero(n_studies > 1)),
         "studies_with_several_series": int(np.count_nonzero(n_series > 1)),
         "patients_in_train_and_test": len(in_both),
-        "patients_in_several_folds": _patients_in_several_folds(slices, patient_S, is_train_S),
     }
 
 
@@ -121,10 +119,3 @@ def _folds(slices: Slices, positive_NL: Column) -> list[dict[str, Any]]:
             }
         )
     return [fold for fold in found if fold["fold"] >= 0]
-
-
-def _patients_in_several_folds(slices: Slices, patient_S: Column, is_train_S: Column) -> int:
-    if "fold" not in slices:
-        return 0
-    pairs = set(zip(patient_S[is_train_S], slices["fold"][slices.first][is_train_S].tolist(), strict=True))
-    return sum(n > 1 for n in Counter(patient for patient, _ in pairs).values())
