@@ -1,5 +1,6 @@
 """prepare --deidentify: other names, and everything else as it was."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 import small
 
 from rsna_e2e.cli import main
-from rsna_e2e.labels import LabelTable
 from rsna_e2e.prepare import prepare
-from rsna_e2e.prepare.report import make_report
+from rsna_e2e.prepare.index import Column, index_columns
 from rsna_e2e.pseudonyms import Pseudonyms, load_key
+from rsna_e2e.records import Float32Array
 from rsna_e2e.series import series_key
 from rsna_e2e.store import Store
 from rsna_e2e.store.layout import INDEX_COLUMNS
@@ -113,10 +114,15 @@ def test_a_key_that_others_can_read_is_warned_of(raw: Path, tmp_path: Path, caps
     assert f"Run: chmod 600 {key}" in capsys.readouterr().err
 
 
-def test_burned_in_annotation_is_counted(stores: tuple[Store, Store]) -> None:
-    store = stores[0]
-    flags = np.array(["", "NO", "YES", "YES"] + [""] * (len(store) - 4), dtype=object)
-    index = store.index | {"burned_in_annotation": flags}
-    nobody = LabelTable(image_ids=[], values=np.empty((0, 6)), n_repeated_rows=0)
-    report = make_report(store.path, "", index, store.labels, nobody, [], ICH, elapsed_s=1.0)
-    assert report.n_burned_in == 2
+def test_burned_in_annotation_is_counted_and_warned_of(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flagged(stored: dict[str, Column], labels_NL: Float32Array, **how: int) -> dict[str, Column]:
+        flags = ["", "NO", "YES", "YES"] + [""] * (len(labels_NL) - 4)
+        return index_columns(stored, labels_NL, **how) | {"burned_in_annotation": np.array(flags, dtype=object)}
+
+    monkeypatch.setattr("rsna_e2e.prepare.run.index_columns", flagged)
+    assert main(["prepare", str(raw), str(tmp_path / "store"), "--jobs", "1"]) == 0
+    captured = capsys.readouterr()
+    assert re.search(r"n burned in +2\n", captured.out)
+    assert "warning: 2 slices say that text is burned into their pixels" in captured.err
