@@ -1,6 +1,5 @@
 """CT files full of words that must not get out: in names, dates, free text, private tags, overlays, reports, paths."""
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -163,6 +162,5 @@ def _write_refused(folder: Path) -> None:
     _write(folder / f"{REFUSED}-scout.dcm", _slice(8, 1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     _write(folder / f"{REFUSED}-tag.dcm", _slice(8, 2, RescaleSlope=None))
     _write(folder / f"{REFUSED}-slope.dcm", _slice(8, 3, RescaleSlope=0))
-    buffer = io.BytesIO((folder / f"{REFUSED}-slope.dcm").read_bytes())
-    (folder / f"{REFUSED}-cut.dcm").write_bytes(buffer.getvalue()[:-100])
+    (folder / f"{REFUSED}-cut.dcm").write_bytes((folder / f"{REFUSED}-slope.dcm").read_bytes()[:-100])
     (folder / f"{REFUSED}-text.txt").write_text("\n".join(SECRETS.values()))
