@@ -434,6 +434,15 @@ def test_misuse_is_named(
     assert not (store.path / "report").exists()
 
 
+def test_help_has_examples_of_both_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", "--help"])
+    assert end.value.code == 0
+    examples = capsys.readouterr().out.split("examples:")[-1]
+    assert "rsna-e2e inspect store --out report" in examples
+    assert "--who" in examples
+
+
 def test_an_ambiguous_hash_asks_for_more_digits(tmp_path: Path) -> None:
     columns = {
         name: np.array(["a", "b"], dtype=object) for name in ("patient_id", "study_uid", "series_uid", "image_id")
