@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, then trains and predicts from DICOM files to a submission. bin/run_*.sh call it for their part.
 # Usage: bin/pipeline.sh full|single|joint|fast [OPTIONS of rsna-e2e pipeline; --dry-run shows the plan]
-# Environment: DATA (DICOM files, or a store), OUT (default out), RECIPE (default demo). Options win over these.
+# Environment: DATA (DICOM files in a folder or zip, or a store), OUT (out), RECIPE (demo). Options win over these.
 # Started again, it goes on where it stopped; what is done is left alone. Exit code 75: saved on a signal, start again.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -2,10 +2,10 @@
 # Runs a command in the image as the calling user, on the GPUs if there are any.
 # Usage: docker/run.sh CMD [ARGUMENTS]      for example: DATA=/disks/ct docker/run.sh rsna-e2e prepare /data /out/store
 #        docker/run.sh bin/train.sh /out/store /out/run --recipe reference
-# Environment: DATA (a folder to read, /data inside; none), OUT (a folder to write, /out inside; ./out), TAG (rsna_e2e),
-#   GPUS (all, none, or some as the engine names them; default all where nvidia-smi finds one), ENGINE (docker, else
-#   podman), DRY_RUN=1 (print the command). Inside, DATA and OUT are /data and /out and HOME is /out/.home; RECIPE, NPROC,
-#   NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT are passed on.
+# Environment: DATA (a folder to read, /data inside, or a zip archive, /data.zip inside; none), OUT (a folder to write,
+#   /out inside; ./out), TAG (rsna_e2e), GPUS (all, none, or some as the engine names them; default all where nvidia-smi
+#   finds one), ENGINE (docker, else podman), DRY_RUN=1 (print the command). Inside, DATA and OUT name those places and
+#   HOME is /out/.home; RECIPE, NPROC, NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT are passed on.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/engine.sh"
 case ${1:---help} in -h | --help) help_of "$0" ;; esac
@@ -19,8 +19,10 @@ if [[ -t 0 && -t 1 ]]; then arguments+=(--interactive --tty); fi
 arguments+=(--user "$(id -u):$(id -g)" --volume "$(realpath "$out"):/out" --env OUT=/out)
 arguments+=(--env HOME=/out/.home --env USER=user) # the image knows no name for this user; libraries ask for one
 if [[ -n ${DATA:-} ]]; then
-  [[ -d $DATA ]] || fail 3 "$DATA: no such folder. Set DATA to what is to be read"
-  arguments+=(--volume "$(realpath "$DATA"):/data:ro" --env DATA=/data)
+  [[ -d $DATA || -f $DATA ]] || fail 3 "$DATA: no such folder or archive. Set DATA to what is to be read"
+  inside=/data
+  if [[ -f $DATA ]]; then inside=/data.zip; fi
+  arguments+=(--volume "$(realpath "$DATA"):$inside:ro" --env "DATA=$inside")
 fi
 for name in RECIPE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT; do
   if [[ -n ${!name:-} ]]; then arguments+=(--env "$name=${!name}"); fi

@@ -106,8 +106,10 @@ def crop_squares(
     if crop == "slice":
         extent[filled] = content[filled]
     elif crop == "series" and filled.any():
-        extent[:, :2] = content[filled, :2].min(axis=0)
-        extent[:, 2:] = content[filled, 2:].max(axis=0)
+        # In shares of each slice's own matrix: all show the same field of view. Exact where matrices are equal.
+        sides, sides_filled = whole[:, None, 2:], whole[filled, 2:]
+        extent[:, :2] = (content[filled, :2] * sides // sides_filled).min(axis=1)
+        extent[:, 2:] = (-(-content[filled, 2:] * sides // sides_filled)).max(axis=1)
     width, height = extent[:, 2] - extent[:, 0], extent[:, 3] - extent[:, 1]
     side = np.maximum(width, height)
     if square == "upper_left":

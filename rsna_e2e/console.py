@@ -7,7 +7,17 @@ from dataclasses import fields
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from rsna_e2e import records
 
@@ -26,6 +36,7 @@ def progress_bar(title: str, *, unit: str) -> Iterator[records.Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
+        _Rate(unit),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -53,22 +64,47 @@ def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+class _Rate(ProgressColumn):
+    """Units per second, of late."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(_rate(task.speed or 0.0, self._unit))
+
+
 class _Lines:
-    """Progress for a log file: title, count, share, time left."""
+    """Progress for a log file: title, count, share, rate, time left.
+
+    The rate is counted from the first call on, as work that goes on where it was stopped begins with a high count; and
+    from nothing when the count falls back, as work in two phases begins twice.
+    """
 
     def __init__(self, console: Console, title: str, *, unit: str) -> None:
         self._console, self._title, self._unit = console, title, unit
-        self._started_s = self._shown_s = time.monotonic()
+        self._shown_s = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when, and how many were done
+        self._last = self._shown_s, 0
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now_s = time.monotonic()
+        if self._first is None:
+            self._first = now_s, done
+        elif done < self._last[1]:
+            self._first = self._last[0], 0
+        self._last = now_s, done
         if done < total and now_s - self._shown_s < _LINE_EVERY_S:
             return
         self._shown_s = now_s
-        left_s = (now_s - self._started_s) / max(done, 1) * (total - done)
-        share = done / max(total, 1)
-        self._console.print(
-            f"{self._title}: {done}/{total} {self._unit} ({share:.0%}), {left_s:.0f} s left  {note}".rstrip(),
-            soft_wrap=True,
-            highlight=False,
-        )
+        first_s, first_done = self._first
+        rate = (done - first_done) / (now_s - first_s) if now_s > first_s else 0.0
+        words = [f"{self._title}: {done}/{total} {self._unit} ({done / max(total, 1):.0%})"]
+        if rate:
+            words += [_rate(rate, self._unit), f"{(total - done) / rate:.0f} s left"]
+        self._console.print(f"{', '.join(words)}  {note}".rstrip(), soft_wrap=True, highlight=False)
+
+
+def _rate(per_s: float, unit: str) -> str:
+    return f"{per_s:.{0 if per_s >= 10 else 1}f} {unit}/s"

@@ -72,13 +72,16 @@ def choose_device_type(device: str) -> Literal["cpu", "cuda"]:
     return "cuda" if has_cuda and device != "cpu" else "cpu"
 
 
-def choose_compute(precision: str, device: str = "auto", *, local_rank: int = 0) -> Compute:
+def choose_compute(
+    precision: str, device: str = "auto", *, local_rank: int = 0, cpu_threads: int | None = None
+) -> Compute:
     """Return where to compute: `device` is auto, cpu or cuda; `precision` is auto, fp32, bf16 or fp16.
 
-    local_rank: which GPU. auto takes bf16 where it is faster, on a GPU that has it and on a CPU whose AMX units work;
-    fp16 on older GPUs; fp32 on other CPUs. On a CPU, MKL is asked for the same bits in every run, which it otherwise
-    makes depend on where in memory its operands lie: before its first use, or in vain. Raises
-    MissingCapabilityError when the device asked for is not there, or is a GPU that this torch was not built for.
+    local_rank: which GPU. cpu_threads: how many compute where that is a CPU, for all of this process; None leaves them
+    as they are. auto takes bf16 where it is faster, on a GPU that has it and on a CPU whose AMX units work; fp16 on
+    older GPUs; fp32 on other CPUs. On a CPU, MKL is asked for the same bits in every run, which it otherwise makes
+    depend on where in memory its operands lie: before its first use, or in vain. Raises MissingCapabilityError when the
+    device asked for is not there, or is a GPU that this torch was not built for.
     """
     if choose_device_type(device) == "cuda":
         chosen = torch.device("cuda", local_rank)
@@ -88,6 +91,8 @@ def choose_compute(precision: str, device: str = "auto", *, local_rank: int = 0)
             precision = "bf16" if major >= _FIRST_WITH_BF16 else "fp16"
         return Compute(chosen, _AUTOCAST_DTYPES[precision])
     os.environ.setdefault("MKL_CBWR", "AUTO")
+    if cpu_threads is not None:
+        torch.set_num_threads(cpu_threads)
     amx = precision != "fp32" and _usable_amx()
     if precision == "auto":
         precision = "bf16" if amx else "fp32"

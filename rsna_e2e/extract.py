@@ -69,7 +69,7 @@ class Extractor:
             raise UsageError(f"{run}: has no backbone, it learned from embeddings. Give the run of an image classifier")
         task = get_task(config.task)
         check_labels(store, task)
-        self.compute = choose_compute(config.precision, device)
+        self.compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
         model = JointModel.for_task(config.model.without_initial_weights(), task)
         state = load_model(model, self.checkpoint)
         self._model = self.compute.place(model).eval()

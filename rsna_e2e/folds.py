@@ -2,6 +2,7 @@
 
 # N images or series, P patients, L labels, K folds
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,3 +51,10 @@ def stratified_folds(
         fold_P[patient] = np.argmin(growth_K)
         load_KC[fold_P[patient]] += shares_PC[patient]
     return np.asarray(fold_P[patient_N])
+
+
+def patients_in_several_folds(patient_ids: Sequence[str], folds: Sequence[int]) -> list[str]:
+    """Return the patients, sorted, whose images are in more than one fold; a fold below 0 is none."""
+    places = {(patient, fold) for patient, fold in zip(patient_ids, folds, strict=True) if fold >= 0}
+    counts = Counter(patient for patient, _ in places)
+    return sorted(patient for patient, n in counts.items() if n > 1)

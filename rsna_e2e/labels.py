@@ -6,11 +6,13 @@ Truth files and submissions share this form; in a submission `Label` is a probab
 # N images, L labels, R rows of the file
 
 import gzip
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ from rsna_e2e.records import Float64Array
 from rsna_e2e.tasks import Task
 
 COLUMNS = ("ID", "Label")
+_HEADER_BYTES = 4096  # of a table's first line are looked at
 
 _Strings = Any  # pyarrow.StringArray; pyarrow carries no types
 _Rows = npt.NDArray[np.int64]
@@ -42,15 +45,28 @@ class LabelTable:
         assert len(self.image_ids) == len(self.values)
 
 
-def read_labels(path: Path, task: Task) -> LabelTable:
+@dataclass(frozen=True, slots=True)
+class LabelFile:
+    """A label file wherever it lies, such as in an archive. name: shown in messages, and ends in `.gz` when it is
+    compressed. open: gives its bytes, as often as asked."""
+
+    name: str
+    open: Callable[[], AbstractContextManager[BinaryIO]]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_labels(path: Path | LabelFile, task: Task) -> LabelTable:
     """Read a label file of `task`, `.csv` or `.csv.gz`; a byte order mark, CRLF and further columns do no harm.
 
     Repeated rows must agree and are counted. Raises BadInputError naming file and line when a column is missing, a
     label name is unknown, a Label is no number in [0, 1], or two rows of one ID differ.
     """
-    row_ids, row_texts = _read_columns(path)
-    values_R = _parse_values(path, row_ids, row_texts)
-    row_R, label_R, stems = _split_ids(path, row_ids, task)
+    file = path if isinstance(path, LabelFile) else LabelFile(str(path), lambda: path.open("rb"))
+    row_ids, row_texts = _read_columns(file)
+    values_R = _parse_values(file, row_ids, row_texts)
+    row_R, label_R, stems = _split_ids(file, row_ids, task)
     images = stems.dictionary_encode()
     order = pc.sort_indices(images.dictionary).to_numpy()
     cell_R = np.argsort(order)[images.indices.to_numpy()] * len(task.label_names) + label_R
@@ -58,12 +74,23 @@ def read_labels(path: Path, task: Task) -> LabelTable:
     cells[cell_R] = values_R[row_R]
     differs_R = cells[cell_R] != values_R[row_R]
     if differs_R.any():
-        _fail_on_conflict(path, row_ids, int(row_R[np.argmax(differs_R)]))
+        _fail_on_conflict(file, row_ids, int(row_R[np.argmax(differs_R)]))
     return LabelTable(
         image_ids=images.dictionary.take(pa.array(order)).to_pylist(),
         values=cells.reshape(len(order), len(task.label_names)),
         n_repeated_rows=len(cell_R) - int(np.count_nonzero(~np.isnan(cells))),
     )
+
+
+def has_label_columns(file: LabelFile) -> bool:
+    """Whether a table's first line names the columns of a label file; False also for what cannot be read."""
+    try:
+        with file.open() as stream:
+            lines = gzip.open(stream) if file.name.endswith(".gz") else stream
+            words = lines.readline(_HEADER_BYTES).decode("utf-8-sig").split(",")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return False
+    return set(COLUMNS) <= {word.strip(' "\r\n') for word in words}
 
 
 def write_labels(
@@ -97,24 +124,26 @@ def _shortest(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _read_columns(path: Path) -> tuple[_Strings, _Strings]:
+def _read_columns(file: LabelFile) -> tuple[_Strings, _Strings]:
     """Return the ID and Label columns as text."""
     convert = pa.csv.ConvertOptions(include_columns=COLUMNS, column_types=dict.fromkeys(COLUMNS, pa.string()))
     advice = f"Expected the header {','.join(COLUMNS)} and one row per image and label"
     try:
-        table = pa.csv.read_csv(path, convert_options=convert)
+        with file.open() as stream:
+            packing = "gzip" if file.name.endswith(".gz") else None
+            table = pa.csv.read_csv(pa.input_stream(stream, compression=packing), convert_options=convert)
     except FileNotFoundError:
-        raise BadInputError(f"{path}: no such label file. Check the path") from None
+        raise BadInputError(f"{file}: no such label file. Check the path") from None
     except KeyError as error:
-        raise BadInputError(f"{path}, line 1: a column is missing: {_one_line(error)}. {advice}") from None
+        raise BadInputError(f"{file}, line 1: a column is missing: {_one_line(error)}. {advice}") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise BadInputError(f"{path}: not a readable CSV file: {_one_line(error)}. {advice}") from None
+        raise BadInputError(f"{file}: not a readable CSV file: {_one_line(error)}. {advice}") from None
     if table.num_rows == 0:
-        raise BadInputError(f"{path}: no rows after the header. {advice}")
+        raise BadInputError(f"{file}: no rows after the header. {advice}")
     return table["ID"].combine_chunks(), table["Label"].combine_chunks()
 
 
-def _split_ids(path: Path, row_ids: _Strings, task: Task) -> tuple[_Rows, _Rows, _Strings]:
+def _split_ids(file: LabelFile, row_ids: _Strings, task: Task) -> tuple[_Rows, _Rows, _Strings]:
     """Split each `<image_id>_<label>`; return rows grouped by label, and for each of them the label and the image id.
 
     A label name may end like another one, so longer names are tried first.
@@ -132,13 +161,13 @@ def _split_ids(path: Path, row_ids: _Strings, task: Task) -> tuple[_Rows, _Rows,
     if is_open_R.any():
         row = int(np.argmax(is_open_R))
         raise BadInputError(
-            f"{path}, line {_line_number(path, row)}: ID {row_ids[row].as_py()!r} does not end in a known label. "
+            f"{file}, line {_line_number(file, row)}: ID {row_ids[row].as_py()!r} does not end in a known label. "
             f"Expected <image>_<label> with a label of: {', '.join(task.label_names)}"
         )
     return np.concatenate(rows), np.concatenate(labels), pa.concat_arrays(stems)
 
 
-def _parse_values(path: Path, row_ids: _Strings, row_texts: _Strings) -> Float64Array:
+def _parse_values(file: LabelFile, row_ids: _Strings, row_texts: _Strings) -> Float64Array:
     try:
         values_R: Float64Array = pc.cast(row_texts, pa.float64()).to_numpy()
     except pa.ArrowInvalid:
@@ -149,7 +178,7 @@ def _parse_values(path: Path, row_ids: _Strings, row_texts: _Strings) -> Float64
             return values_R
         row = int(np.argmax(is_bad_R))
     raise BadInputError(
-        f"{path}, line {_line_number(path, row)}: Label of {row_ids[row].as_py()} is {row_texts[row].as_py()!r}. "
+        f"{file}, line {_line_number(file, row)}: Label of {row_ids[row].as_py()} is {row_texts[row].as_py()!r}. "
         "Expected a number in [0, 1]"
     )
 
@@ -168,19 +197,20 @@ def _first_without_number(texts: _Strings) -> int:
     return low
 
 
-def _fail_on_conflict(path: Path, row_ids: _Strings, row: int) -> NoReturn:
+def _fail_on_conflict(file: LabelFile, row_ids: _Strings, row: int) -> NoReturn:
     same = np.flatnonzero(pc.equal(row_ids, row_ids[row]).to_numpy(zero_copy_only=False))
-    lines = ", ".join(str(_line_number(path, int(other))) for other in same)
+    lines = ", ".join(str(_line_number(file, int(other))) for other in same)
     raise BadInputError(
-        f"{path}: rows of ID {row_ids[row].as_py()} differ (lines {lines}). Keep the right one and remove the others"
+        f"{file}: rows of ID {row_ids[row].as_py()} differ (lines {lines}). Keep the right one and remove the others"
     )
 
 
-def _line_number(path: Path, row: int) -> int:
+def _line_number(file: LabelFile, row: int) -> int:
     """Return the line, counted from 1, that data row `row` stands on; empty lines hold no row, and
     where lines end in CR alone no empty ones are looked for."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        filled = (number for number, line in enumerate(file, start=1) if line.strip(b"\r\n"))
+    with file.open() as stream:
+        lines = gzip.open(stream) if file.name.endswith(".gz") else stream
+        filled = (number for number, line in enumerate(lines, start=1) if line.strip(b"\r\n"))
         return next(islice(filled, row + 1, None), row + 2)
 
 

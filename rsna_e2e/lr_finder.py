@@ -77,7 +77,7 @@ def find_learning_rate(
         raise UsageError(f"recipe {config.recipe} has no phase on slices here. Use --phase series")
     if phase == "series" and config.epochs == 0:
         raise UsageError(f"recipe {config.recipe} has no phase on whole series here. Use --phase slices")
-    compute = choose_compute(config.precision, device)
+    compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
     model, config = prepare_model(
         config,
         task,

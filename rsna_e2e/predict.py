@@ -59,7 +59,7 @@ class Predictor:
         n_channels = count_channels(self.config, self.task, embeddings)
         if embeddings is not None:
             _check_classifiers(run, embeddings)
-        self._compute = choose_compute(self.config.precision, device)
+        self._compute = choose_compute(self.config.precision, device, cpu_threads=self.config.cpu_threads)
         architecture = self.config.model.without_initial_weights()
         self._model = JointModel.for_task(architecture, self.task, n_channels=n_channels)
         self._loader = choose_loader(store, self.config, task=self.task, compute=self._compute, embeddings=embeddings)

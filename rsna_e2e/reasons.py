@@ -10,6 +10,11 @@ class Reason(StrEnum):
     NOT_REGULAR_FILE = "not_regular_file"  # a FIFO, socket or device: never opened
     LINKED_FOLDER = "linked_folder"  # a symbolic link to a folder: never followed
     UNREADABLE_FILE = "unreadable_file"  # the operating system does not give its bytes
+    ENCRYPTED_MEMBER = "encrypted_member"  # of an archive, as are the next four
+    UNSUPPORTED_COMPRESSION = "unsupported_compression"  # neither stored nor deflated
+    INFLATES_TOO_FAR = "inflates_too_far"  # beyond a size, or a share of its own, that no slice has
+    DAMAGED_MEMBER = "damaged_member"  # its bytes, size or place are not what the archive says
+    DUPLICATE_NAME = "duplicate_name"  # another member has this name: the same one, or nobody can tell which is right
     NOT_DICOM = "not_dicom"  # no DICOM preamble and prefix (PS3.10 7.1)
     NO_TRANSFER_SYNTAX = "no_transfer_syntax"  # file meta information without TransferSyntaxUID
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"

@@ -87,5 +87,6 @@ class Refusal:
 
 
 def printable(name: str) -> str:
-    """Return a file name as text that any file can hold: bytes that are no UTF-8 are escaped."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Return a file name as text for any file or terminal: what is no UTF-8, or moves the cursor, is escaped."""
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -3,8 +3,10 @@
 # N slices of one series
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,20 @@ SAME_ORIENTATION = 0.01
 
 # Slices nearer than this along the normal show the same place: the thinnest CT slices are some 0.1 mm apart.
 SAME_POSITION_MM = 0.01
+
+# A step between slices that is so many times the usual one leaves room for a slice.
+GAP = 1.5
+
+# Steps that differ by less than this share of the usual one are the same: positions are written with few digits, and
+# tables do not stop to the micrometre.
+SAME_STEP = 0.1
+
+# So many wide steps in a row, all the same, are slices that were planned farther apart, as towards the vertex of a
+# head, and no slices that are missing.
+PLANNED_STEPS = 3
+
+TILTED_DEG = 1.0  # direction cosines with few digits are off by some tenths
+WANDERING = 0.3  # of what a straight line explains; a table moves straight, within a tenth of it
 
 SeriesId = tuple[str, str, str]  # patient_id, study_uid, series_uid
 
@@ -44,6 +60,64 @@ class SeriesOrder:
     kept: npt.NDArray[np.int64]
     position_mm: Float64Array
     refused: tuple[tuple[int, Reason, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesGeometry:
+    """How the slices of one ordered series lie; NaN where there are too few to tell.
+
+    spacing_mm: median step along the slice normal. n_gaps: steps that leave room for slices, n_missing: for how many.
+    is_uneven: steps differ otherwise. tilt_deg: angle between the normal and the nearest patient axis. shear_deg: angle
+    between the normal and the direction in which positions move, as a tilted gantry over a moving table makes it; 0
+    where they wander more than they move.
+    has_mixed_sizes, has_mixed_pixels: Rows and Columns, or PixelSpacing, are not the same in all slices.
+    """
+
+    spacing_mm: float
+    n_gaps: int
+    n_missing: int
+    is_uneven: bool
+    tilt_deg: float
+    shear_deg: float
+    has_mixed_sizes: bool
+    has_mixed_pixels: bool
+
+    @property
+    def is_tilted(self) -> bool:
+        """Whether the stack is sheared, so that a volume made of it needs resampling."""
+        return self.shear_deg > TILTED_DEG
+
+
+def series_geometry(index: Mapping[str, npt.NDArray[Any]], rows: slice) -> SeriesGeometry:
+    """Describe one series of a store by the columns of its index. rows: those of the series, in geometric order."""
+    position_mm = np.asarray(index["position_mm"][rows], dtype=np.float64)
+    ipp_N3 = np.column_stack([index[f"ipp_{axis}_mm"][rows] for axis in "xyz"])
+    iop_N6 = np.column_stack([index[f"iop_{way}_{axis}"][rows] for way in ("row", "column") for axis in "xyz"])
+    normal = slice_normal(iop_N6.mean(axis=0))
+    step_mm = np.diff(position_mm)
+    spacing_mm = float(np.median(step_mm)) if len(step_mm) else math.nan
+    share, is_gap = step_mm / spacing_mm, find_gaps(step_mm)
+    return SeriesGeometry(
+        spacing_mm=spacing_mm,
+        n_gaps=int(is_gap.sum()),
+        n_missing=int((np.rint(share[is_gap]) - 1).sum()),
+        is_uneven=bool((np.abs(share[~is_gap] - 1) > SAME_STEP).any()),
+        tilt_deg=math.degrees(math.acos(min(float(np.abs(normal).max()), 1.0))),
+        shear_deg=_shear_deg(ipp_N3, normal) if len(position_mm) > 1 else math.nan,
+        has_mixed_sizes=_differ(index["rows"][rows], index["columns"][rows]),
+        has_mixed_pixels=_differ(index["spacing_row_mm"][rows], index["spacing_column_mm"][rows]),
+    )
+
+
+def find_gaps(step_mm: Float64Array) -> npt.NDArray[np.bool_]:
+    """Mark the steps (> 0) between slices of a series that leave room for slices, unless they were planned so."""
+    is_gap = step_mm > GAP * np.median(step_mm) if len(step_mm) else np.zeros(0, dtype=bool)
+    wide = np.flatnonzero(is_gap)
+    for places in np.split(wide, np.flatnonzero(np.diff(wide) > 1) + 1):
+        wide_mm = step_mm[places]
+        if len(places) >= PLANNED_STEPS and np.ptp(wide_mm) <= SAME_STEP * wide_mm.min():
+            is_gap[places] = False
+    return np.asarray(is_gap)
 
 
 def series_key(series_id: SeriesId) -> str:
@@ -125,3 +199,18 @@ def _is_new_position(position_mm: Float64Array) -> npt.NDArray[np.bool_]:
         is_new[i] = position - last >= SAME_POSITION_MM
         last = position if is_new[i] else last
     return is_new
+
+
+def _shear_deg(ipp_N3: Float64Array, normal: Float64Array) -> float:
+    """Fit a line to how positions move across the normal as they move along it, and return its angle to the normal."""
+    moved_N3 = ipp_N3 - ipp_N3.mean(axis=0)
+    along_N = moved_N3 @ normal
+    across_N3 = moved_N3 - along_N[:, None] * normal
+    slope_3 = along_N @ across_N3 / (along_N @ along_N)
+    wandered = np.linalg.norm(across_N3 - along_N[:, None] * slope_3)
+    is_line = wandered < np.linalg.norm(along_N) * np.linalg.norm(slope_3) * WANDERING
+    return math.degrees(math.atan(float(np.linalg.norm(slope_3)))) if is_line else 0.0
+
+
+def _differ(*columns: npt.NDArray[Any]) -> bool:
+    return any(bool((column != column[0]).any()) for column in columns)

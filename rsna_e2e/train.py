@@ -89,7 +89,7 @@ def train(
     resumed_at, last = _find_last(run, config, store, data_hash, ranks) if resume else (None, None)
     if last is not None and (run / SUMMARY_NAME).is_file():
         return _read_summary(run)
-    compute = choose_compute(config.precision, device, local_rank=ranks.local_rank)
+    compute = choose_compute(config.precision, device, local_rank=ranks.local_rank, cpu_threads=config.cpu_threads)
     if resumed_at is not None:
         config = _with_chunks_of(run, config)
     model, config = prepare_model(config, task, compute, ranks, n_channels=n_channels, init_from=init_from, last=last)

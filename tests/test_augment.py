@@ -74,3 +74,12 @@ def test_crop_squares_by_hand() -> None:
 
 def test_a_series_of_air_stays_whole() -> None:
     assert crop_squares(np.zeros((2, 4), int), np.array([[64, 64]] * 2), "series").tolist() == [[0, 0, 64]] * 2
+
+
+def test_slices_of_other_matrices_are_cropped_to_the_same_share_of_them() -> None:
+    content = np.array([[20, 30, 60, 70], [40, 90, 160, 120], [0, 0, 0, 0]])  # 100 px, 200 px, and air of 50 px
+    shapes = np.array([[100, 100], [200, 200], [50, 50]])
+    # shares of the matrix: x 0.2..0.8, y 0.3..0.7, so the side is 0.6, centred at 0.5
+    assert crop_squares(content, shapes, "series").tolist() == [[20, 20, 60], [40, 40, 120], [10, 10, 30]]
+    content[1] = [41, 90, 159, 120]  # 0.205..0.795 lies inside; rounding is outwards
+    assert crop_squares(content, shapes, "series").tolist()[2] == [10, 10, 30]

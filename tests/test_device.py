@@ -96,6 +96,17 @@ def test_fp16_keeps_away_from_broken_amx_too(cpu: pytest.MonkeyPatch) -> None:
     assert os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX512_CORE_FP16"
 
 
+def test_a_run_may_compute_on_fewer_threads(cpu: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        device.choose_compute("fp32", "cpu", cpu_threads=before + 1)
+        assert torch.get_num_threads() == before + 1
+        device.choose_compute("fp32", "cpu")
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_bf16_trains_on_this_cpu(tmp_path: Path) -> None:
     store = small.make_store(tmp_path)
     small_backbone = ["model.backbone=test_resnet", "model.backbone_arguments={}", "image.size=32", "slice_phase=null"]

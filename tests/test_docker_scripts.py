@@ -93,12 +93,16 @@ def test_a_command_runs_as_the_caller_on_the_mounted_folders(commands: Path, tmp
     assert _values(words, "--user") == [f"{os.getuid()}:{os.getgid()}"]
     assert _values(words, "--volume") == [f"{tmp_path}/out:/out", f"{tmp_path}/my data:/data:ro"]
     assert {"OUT=/out", "DATA=/data", "HOME=/out/.home", "RECIPE=demo"} <= set(_values(words, "--env"))
+    (tmp_path / "ct.zip").touch()
+    archive = _words(commands, "run.sh", "rsna-e2e", DATA="ct.zip")
+    assert f"{tmp_path}/ct.zip:/data.zip:ro" in _values(archive, "--volume")
+    assert "DATA=/data.zip" in _values(archive, "--env")
     assert (tmp_path / "out" / ".home").is_dir()  # made by the caller, or the engine would make it root's
     assert "--ipc=host" in words
     assert not {"--gpus", "--tty", "--network=host"} & set(words)
     code, said = _run(commands, "run.sh", "rsna-e2e", DATA="nowhere")
     assert code == 3
-    assert "nowhere: no such folder" in said
+    assert "nowhere: no such folder or archive" in said
 
 
 def test_gpus_are_passed_where_there_are_any(commands: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsna_e2e.folds import reference_folds, stratified_folds
+from rsna_e2e.folds import patients_in_several_folds, reference_folds, stratified_folds
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -56,3 +56,10 @@ def test_stratified_folds_depend_on_the_seed_and_not_on_the_order_of_rows(
     shuffled = stratified_folds([patients[i] for i in order], counts[order], n_folds=5, seed=0)
     assert shuffled.tolist() == folds[order].tolist()
     assert stratified_folds(patients, counts, n_folds=5, seed=1).tolist() != folds.tolist()
+
+
+def test_patients_in_several_folds_are_found() -> None:
+    patients = ["a", "b", "a", "c", "b", "c", "d"]
+    # c has studies without labels too, which are in no fold
+    assert patients_in_several_folds(patients, [0, 1, 0, 2, 1, -1, 0]) == []
+    assert patients_in_several_folds(patients, [0, 1, 3, 2, 0, -1, 0]) == ["a", "b"]

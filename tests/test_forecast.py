@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import archives
 import pytest
 import small
 
@@ -25,6 +26,7 @@ FEATURES = 96  # of test_resnet, by timm
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("forecast")
     small.make_store(folder)
+    archives.zip_folder(folder / "raw", folder / "raw.zip")
     return folder
 
 
@@ -60,8 +62,9 @@ def test_slices_and_bytes_by_hand(root: Path) -> None:
     assert math.isnan(found.time_s)
 
 
-def test_without_a_store_files_and_labels_are_counted(root: Path) -> None:
-    folders = Folders(raw=root / "raw", labels=None, store=root / "none_yet", out=root / "out")
+@pytest.mark.parametrize("raw", ["raw", "raw.zip"])
+def test_without_a_store_files_and_labels_are_counted(root: Path, raw: str) -> None:
+    folders = Folders(raw=root / raw, labels=None, store=root / "none_yet", out=root / "out")
     found = of_two_stages(folders, "single", "images.slice_phase.epochs=1")
     n_slices = {line.standing.step.name: line.n_slices for line in found.lines}
     assert n_slices["prepare"] == N_TRAIN + N_TEST
@@ -71,8 +74,9 @@ def test_without_a_store_files_and_labels_are_counted(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_probe_gives_every_step_a_time(root: Path) -> None:
-    folders = Folders(raw=root / "raw", labels=None, store=root / "none_yet", out=root / "out")
+@pytest.mark.parametrize("raw", ["raw", "raw.zip"])
+def test_a_probe_gives_every_step_a_time(root: Path, raw: str) -> None:
+    folders = Folders(raw=root / raw, labels=None, store=root / "none_yet", out=root / "out")
     found = of_two_stages(folders, "single", probe=True)
     assert all(0 < line.time_s < 60 for line in found.lines)
     assert found.time_s == pytest.approx(sum(line.time_s for line in found.lines))

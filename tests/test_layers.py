@@ -16,7 +16,7 @@ LEVELS = (
     {"__init__", "errors", "records", "reasons", "preemption", "unpickling"},
     {"files"},
     {"tasks", "config", "elements", "hdf5", "hounsfield", "arguments", "tensors", "machine", "launch", "pseudonyms"},
-    {"series", "folds", "augment", "sampler", "metrics", "reference", "resume", "lr_sweep", "slice_order"},
+    {"series", "folds", "augment", "sampler", "metrics", "reference", "resume", "lr_sweep", "slice_order", "archive"},
     {"sources", "labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
     {
         "evaluation",

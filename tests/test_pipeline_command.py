@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import archives
+import numpy as np
 import pytest
 import small
 from test_bagging import member
 
 from rsna_e2e.cli.program import main
 from rsna_e2e.labels import read_labels
+from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 
 
@@ -25,6 +28,14 @@ def test_a_dry_run_shows_the_plan_and_leaves_nothing(
     assert shown.splitlines()[2].split()[:2] == ["images/series-all", "to"]
     assert "to be run: 8 of 8 steps" in shown
     assert not out.exists()
+
+
+def test_an_archive_is_prepared_in_place(store: Path, tmp_path: Path) -> None:
+    archive = archives.zip_folder(store.parent / "raw", tmp_path / "raw.zip")
+    assert main(["pipeline", "full", "--data", str(archive), "--out", str(tmp_path / "out"), "--part", "prepare"]) == 0
+    made, expected = Store.open(tmp_path / "out" / "store"), Store.open(store)
+    assert made.index["checksum"].tolist() == expected.index["checksum"].tolist()
+    np.testing.assert_array_equal(made.labels, expected.labels)
 
 
 @pytest.mark.parametrize(

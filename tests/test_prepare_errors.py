@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import archives
 import phantoms
 import pytest
 
@@ -33,6 +34,14 @@ def _only_text(folder: Path) -> None:
     (folder / "raw" / "a.txt").write_text("x")
 
 
+def _an_archive(folder: Path) -> None:
+    archives.zip_folder(folder / "raw", folder / "a.zip")
+    shutil.rmtree(folder / "raw")
+    (folder / "raw" / "deep").mkdir(parents=True)
+    (folder / "a.zip").rename(folder / "raw" / "deep" / "a.zip")
+    (folder / "raw" / "notes.txt").write_text("x")
+
+
 def _empty(folder: Path) -> None:
     shutil.rmtree(folder / "raw")
     (folder / "raw").mkdir()
@@ -59,6 +68,7 @@ def _store_there(folder: Path) -> None:
         (_a_file, BadInputError, "raw: not a folder"),
         (_empty, BadInputError, "no CT slice in DICOM form found there: it holds no files"),
         (_only_text, BadInputError, "no CT slice in DICOM form found there: 1 not_dicom"),
+        (_an_archive, BadInputError, "2 not_dicom. Give one of the archives in it"),
         (_two_label_files, BadInputError, "stage_2_train.csv, train.csv"),
         (_bad_labels, BadInputError, "train.csv, line 1"),
         (_store_there, StoreError, "store: exists and is not empty"),

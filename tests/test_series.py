@@ -1,5 +1,7 @@
 """Order in space: tilted and reversed series, strangers, duplicates and ties."""
 
+import time
+
 import numpy as np
 import phantoms
 import pytest
@@ -124,6 +126,24 @@ def test_of_two_slices_at_one_position_one_stays_whatever_the_order_of_files() -
         order = in_order(shuffled)
         assert [(shuffled[i].sop_uid, reason) for i, reason, _ in order.refused] == [("zzz", Reason.SAME_POSITION)]
         assert len(order.kept) == 6
+
+
+@pytest.mark.parametrize("n", [400, 1000])
+def test_long_series_are_ordered_at_once(n: int) -> None:
+    rng = np.random.default_rng(n)
+    files = rng.permutation(n)
+    place_N3 = np.stack([np.full(n, -120.0), np.full(n, -100.0), 0.3 * files], axis=1)
+    members = SeriesMembers(
+        [f"1.2.{rng.integers(1 << 40)}" for _ in files],
+        [f"ID_{i}" for i in files],
+        place_N3,
+        np.tile(np.array(phantoms.TILTED), (n, 1)),
+    )
+    began_s = time.process_time()
+    order = order_series(members)
+    assert time.process_time() - began_s < 0.1  # measured: 2 ms
+    assert files[order.kept].tolist() == list(range(n))
+    assert order.refused == ()
 
 
 def test_a_series_of_one_slice() -> None:

@@ -38,7 +38,7 @@ class SeriesStep:
         compiled: bool = False,
     ) -> None:
         task = get_task(config.task)
-        self.compute = choose_compute(config.precision, device)
+        self.compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
         self.n_slices, self._seed = n_slices, config.seed
         self.chunk = CHUNK if config.chunk == "auto" else config.chunk
         self.graph_slices = self.chunk if config.graph_slices == "auto" else config.graph_slices

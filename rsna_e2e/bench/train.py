@@ -87,7 +87,7 @@ def bench_train(
     check_out(out)
     config = load_config(recipe, overrides)
     task, machine = get_task(config.task), Machine.here()
-    compute = choose_compute(config.precision, device)
+    compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
     with opened_store(store) as opened:
         loader = StudyLoader(opened, config, task=task, device=compute.device, dtype=compute.image_dtype)
         phases = _phases(opened, loader, config)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rsna_e2e.arguments import add_settings, at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
-from rsna_e2e.errors import UsageError
+from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.tasks import get_task
 
 if TYPE_CHECKING:
@@ -47,16 +47,19 @@ def add_prepare(verbs: Verbs) -> None:
         verbs,
         "prepare",
         _prepare,
-        "Read a folder of DICOM files once into a study store: HU in geometric order, labels, folds, refusals.",
+        "Read a folder or zip of DICOM files once into a study store: HU in geometric order, labels, folds, refusals.",
         "rsna-e2e prepare raw store",
         "rsna-e2e prepare /data/dicom store --labels labels.csv.gz",
+        "rsna-e2e prepare rsna-intracranial-hemorrhage-detection.zip store   # read in place, labels too",
         "rsna-e2e prepare /data/dicom store --shard 1/4   # on the first of four machines, and so on; then anywhere:",
         "rsna-e2e prepare /data/dicom store --merge store.part-*",
         "rsna-e2e prepare /data/dicom store --deidentify ~/keys/study.key   # see docs/privacy.md",
     )
-    verb.add_argument("raw", type=Path, metavar="RAW", help="folder of DICOM files, nested as you like")
+    verb.add_argument(
+        "raw", type=Path, metavar="RAW", help="folder of DICOM files, nested as you like, or a zip of one"
+    )
     verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
-    verb.add_argument("--labels", type=Path, help="label CSV with columns ID,Label (default: RAW/*train*.csv[.gz])")
+    verb.add_argument("--labels", type=Path, help="CSV with columns ID,Label (default: *train*.csv[.gz] in or by RAW)")
     add_task(verb)
     verb.add_argument("--folds", type=at_least_one, default=5, help="patient-level folds (default 5)")
     verb.add_argument("--seed", type=seed, default=0, help="seed of the folds (default 0)")
@@ -65,6 +68,7 @@ def add_prepare(verbs: Verbs) -> None:
     verb.add_argument(
         "--shard", type=_part, metavar="I/N", help="do the I-th of N machines' parts, in STORE.part-I-of-N"
     )
+    verb.add_argument("--strict", action="store_true", help="exit with 3 if anything was refused; the store is made")
     verb.add_argument("--merge", type=Path, nargs="+", default=[], metavar="PART", help="parts that were done already")
     verb.add_argument(
         "--deidentify",
@@ -164,6 +168,11 @@ def _prepare(options: argparse.Namespace) -> None:
     if pseudonyms is not None:
         print(f"identifiers are hashed with the key in {options.deidentify}: keep it, and apart from the store")
     _warn(report)
+    if options.strict and report.refusals:
+        raise BadInputError(
+            f"{options.store}: made, but without {sum(report.refusals.values())} files or slices that were refused "
+            "(--strict). Look at its refusals.parquet"
+        )
 
 
 def _warn(report: "PrepareReport") -> None:

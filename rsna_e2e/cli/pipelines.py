@@ -38,7 +38,7 @@ def add_pipeline(verbs: Verbs) -> None:
     verb.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for everything (default out); OUT/store serves all modes"
     )
-    verb.add_argument("--data", type=Path, metavar="RAW", help="folder of DICOM files, or a store made of them")
+    verb.add_argument("--data", type=Path, metavar="RAW", help="folder or zip of DICOM files, or a store of them")
     verb.add_argument("--labels", type=Path, help="label CSV (default: RAW/*train*.csv[.gz])")
     verb.add_argument("--recipe", default="demo", help="demo, reference, or a YAML file (default demo)")
     verb.add_argument(
@@ -123,7 +123,7 @@ def _make(options: argparse.Namespace) -> "Pipeline":
     store = options.data if is_prepared else options.out / "store"
     raw = None if is_prepared else options.data
     if raw is None and not store.exists():
-        raise UsageError("--data RAW is missing: the folder of DICOM files, or a store made of them by prepare")
+        raise UsageError("--data RAW is missing: a folder or zip of DICOM files, or a store made of them by prepare")
     folders = Folders(raw=raw, labels=options.labels, store=store, out=options.out / options.mode)
     if options.mode == "joint":
         steps = plan_joint(load_config(options.recipe, options.set), folders)

@@ -101,6 +101,7 @@ def two_stage_demo() -> TwoStageConfig:
         sequences=RunConfig(
             recipe="demo",
             epochs=6,
+            cpu_threads=1,
             image=ImageConfig(size=1),
             model=ModelConfig(backbone="none", embedding_width=joint.model.embedding_width),
             loader=LoaderConfig(series_per_batch=4),

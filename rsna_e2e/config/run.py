@@ -28,8 +28,9 @@ class RunConfig(Frozen):
     rule instead of the store's folds. `early_stopping_epochs` without a better score end the run.
     `chunk` slices go through the backbone together; activations of `graph_slices` are held at a time, and what is over
     is computed twice. auto measures once what fits the memory, and config.yaml keeps the answer.
-    `accumulate` batches make a step. After `max_skipped_steps` steps in a row without a finite loss and gradient the
-    run ends.
+    `accumulate` batches make a step. `cpu_threads` compute where there is no GPU, by default one for each core; one is
+    right for small matrices, whose threads would wait more than they compute. After `max_skipped_steps` steps in a row
+    without a finite loss and gradient the run ends.
     """
 
     recipe: str
@@ -43,6 +44,7 @@ class RunConfig(Frozen):
     chunk: PositiveInt | Literal["auto"] = "auto"
     graph_slices: PositiveInt | Literal["auto"] = "auto"
     accumulate: PositiveInt = 1
+    cpu_threads: PositiveInt | None = None
     compile: bool = False
     ema_decay: Fraction | None = None
     freeze_backbone_epochs: Annotated[int, Field(ge=0)] = 0

@@ -15,7 +15,7 @@ import torch
 
 from rsna_e2e.bench.series_step import SeriesStep
 from rsna_e2e.config import RunConfig
-from rsna_e2e.dicom import read_slice
+from rsna_e2e.dicom import SliceHeader, read_header, read_hounsfield, refuse_on_error
 from rsna_e2e.embeddings import MANIFEST, read_manifest
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.labels import read_labels
@@ -23,7 +23,9 @@ from rsna_e2e.model import JointModel
 from rsna_e2e.pipeline.plan import Folders, Step
 from rsna_e2e.pipeline.run import Pipeline, Standing
 from rsna_e2e.prepare import available_cores, find_labels
-from rsna_e2e.sources import open_source
+from rsna_e2e.reasons import Reason
+from rsna_e2e.records import RawFile
+from rsna_e2e.sources import Source, open_source
 from rsna_e2e.split import split_series
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import get_task
@@ -80,7 +82,7 @@ class _Counts:
         assert folders.raw is not None
         self.n_slices = len(open_source(folders.raw).find()[0])
         if self.n_slices == 0:
-            raise BadInputError(f"{folders.raw}: holds no files. Give the folder that holds the DICOM files")
+            raise BadInputError(f"{folders.raw}: holds no files. Give the folder or archive of DICOM files")
         labels = folders.labels or find_labels(folders.raw)
         labelled = len(read_labels(labels, get_task(task_name)).image_ids) if labels else 0
         self.n_test = max(self.n_slices - labelled, 0)
@@ -214,9 +216,22 @@ def _startup_s() -> float:
 def _files_per_s(folders: Folders) -> float:
     """Files that all cores read in a second."""
     assert folders.raw is not None
-    files = open_source(folders.raw).find()[0]
-    chosen = [folders.raw / files[i].name for i in np.linspace(0, len(files) - 1, PROBE_FILES).astype(int)]
+    source = open_source(folders.raw)
+    files = source.find()[0]
+    chosen = [files[i] for i in np.linspace(0, len(files) - 1, PROBE_FILES).astype(int)]
     began_s = time.perf_counter()
-    for path in chosen:
-        read_slice(path)
+    for raw_file in chosen:
+        _read(source, raw_file)
     return available_cores() * len(chosen) / (time.perf_counter() - began_s)
+
+
+def _read(source: Source, raw_file: RawFile) -> None:
+    """Read a file whole, as prepare does; whether it would be taken makes no difference here."""
+
+    def read() -> None:
+        with source.open(raw_file) as stream:
+            header = read_header(stream, raw_file)
+            if isinstance(header, SliceHeader):
+                read_hounsfield(stream, raw_file, header)
+
+    refuse_on_error(raw_file.name, read, otherwise=Reason.MALFORMED)

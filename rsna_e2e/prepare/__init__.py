@@ -1,4 +1,4 @@
-"""From a folder of DICOM files to a study store: find, read headers, order, then write pixels series by series.
+"""From DICOM files to a study store: find, read headers, order, then write pixels series by series.
 
 All decoding and writing happens in worker processes; only records come back. What ends up in the store depends neither
 on the number of workers nor on which of them was faster.

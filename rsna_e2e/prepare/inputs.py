@@ -2,28 +2,36 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
 import numpy as np
 
 from rsna_e2e import __version__
+from rsna_e2e.elements import RefusedError
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.labels import LabelTable, read_labels
-from rsna_e2e.records import RawFile, Refusal
-from rsna_e2e.sources import Source, open_source
+from rsna_e2e.labels import LabelFile, LabelTable, has_label_columns, read_labels
+from rsna_e2e.records import Float64Array, RawFile, Refusal, printable
+from rsna_e2e.sources import RawFolder, Source, open_source
 from rsna_e2e.store import FORMAT_VERSION
 from rsna_e2e.tasks import Task
+
+LABEL_WORD = "train"  # in the name of a label file, as in the competition's stage_2_train.csv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a store is made of. digest: of all that headers and pixels depend on."""
+    """What a store is made of. label_file: where the labels are from, "none" without any. digest: of all that headers
+    and pixels depend on."""
 
     source: Source
     files: Sequence[RawFile]
     not_found: Sequence[Refusal]
     labels: LabelTable
+    label_file: str
     task: Task
     digest: str
 
@@ -37,31 +45,85 @@ def read_inputs(raw: Path, store: Path | None, labels: Path | None, task: Task, 
     if store is not None and store.resolve().is_relative_to(raw.resolve()):
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
-    table = _read_label_table(raw, labels, task)
+    file = labels or _labels_inside(source)
+    beside = None if file else _labels_beside(source)
+    tables = [read_labels(found, task) for found in (file, beside) if found]
     files, not_found = source.find()
-    settings = (__version__, FORMAT_VERSION, task.windows_hu, rules)
-    digest = hashlib.sha256(repr(settings).encode())
-    for raw_file in files:
-        digest.update(repr(raw_file).encode("utf-8", "backslashreplace"))
-    digest.update("\0".join(table.image_ids).encode())
-    if labels is not None and files:
-        stems = {PurePath(raw_file.name).stem for raw_file in files}
-        if stems.isdisjoint(table.image_ids):
-            raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
-    return Inputs(source=source, files=files, not_found=not_found, labels=table, task=task, digest=digest.hexdigest())
+    if labels is not None and files and not _names_any(tables[0], files):
+        raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
+    if beside and not _names_any(tables[0], files):  # it belongs to other images, such as those to train on
+        beside, tables = None, []
+    table = tables[0] if tables else LabelTable(image_ids=[], values=_no_labels(task), n_repeated_rows=0)
+    digest = _digest(source, files, table, (__version__, FORMAT_VERSION, task.windows_hu, rules))
+    return Inputs(
+        source=source,
+        files=files,
+        not_found=not_found,
+        labels=table,
+        label_file=str(file or beside or "none"),
+        task=task,
+        digest=digest,
+    )
 
 
-def find_labels(raw: Path) -> Path | None:
-    """Return the file `*train*.csv` or `*train*.csv.gz` in `raw`, if there is one. Raises BadInputError for several."""
-    found = sorted([*raw.glob("*train*.csv"), *raw.glob("*train*.csv.gz")])
+def find_labels(raw: Path) -> LabelFile | None:
+    """Return the file `*train*.csv` or `*train*.csv.gz` that belongs to `raw`, if there is one.
+
+    It lies at the top of the folder or archive, else one folder down, else beside it; in the latter two it counts only
+    if it has the columns of a label file. Raises BadInputError for several in one of these places.
+    """
+    source = open_source(raw)
+    return _labels_inside(source) or _labels_beside(source)
+
+
+def _labels_inside(source: Source) -> LabelFile | None:
+    tables = source.find_tables(LABEL_WORD, depth=1)
+    top = _only_one(source, [table for table in tables if "/" not in table.name], among_others=False)
+    return top or _only_one(source, [table for table in tables if "/" in table.name], among_others=True)
+
+
+def _labels_beside(source: Source) -> LabelFile | None:
+    folder = RawFolder(source.path.resolve().parent)
+    return _only_one(folder, folder.find_tables(LABEL_WORD, depth=0), among_others=True)
+
+
+def _only_one(source: Source, tables: Sequence[RawFile], *, among_others: bool) -> LabelFile | None:
+    """Return the one table; it must have the columns of a label file if it lies `among_others`."""
+    found = [_label_file(source, table) for table in tables]
+    if among_others:
+        found = [file for file in found if has_label_columns(file)]
     if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise BadInputError(f"{raw}: several files could hold the labels ({names}). Name one with --labels")
+        names = ", ".join(PurePath(file.name).name for file in found)
+        raise BadInputError(f"{source.path}: several files could hold the labels ({names}). Name one with --labels")
     return found[0] if found else None
 
 
-def _read_label_table(raw: Path, labels: Path | None, task: Task) -> LabelTable:
-    labels = labels or find_labels(raw)
-    if labels is None:
-        return LabelTable(image_ids=[], values=np.empty((0, len(task.label_names))), n_repeated_rows=0)
-    return read_labels(labels, task)
+def _label_file(source: Source, table: RawFile) -> LabelFile:
+    return LabelFile(printable(str(source.path / table.name)), partial(_open_table, source, table))
+
+
+def _open_table(source: Source, table: RawFile) -> AbstractContextManager[BinaryIO]:
+    try:
+        return source.open(table)
+    except RefusedError as error:
+        raise BadInputError(
+            f"{source.path}, {printable(table.name)}: {error.detail}. Copy the archive again, or give --labels"
+        ) from None
+
+
+def _names_any(table: LabelTable, files: Sequence[RawFile]) -> bool:
+    """Whether a label is of one of the files."""
+    labelled = set(table.image_ids)
+    return any(PurePath(raw_file.name).stem in labelled for raw_file in files)
+
+
+def _no_labels(task: Task) -> Float64Array:
+    return np.empty((0, len(task.label_names)))
+
+
+def _digest(source: Source, files: Sequence[RawFile], table: LabelTable, settings: tuple[object, ...]) -> str:
+    digest = hashlib.sha256(repr((*settings, source.stamp)).encode())
+    for raw_file in files:
+        digest.update(repr(raw_file).encode("utf-8", "backslashreplace"))
+    digest.update("\0".join(table.image_ids).encode())
+    return digest.hexdigest()

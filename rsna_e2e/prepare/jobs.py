@@ -52,7 +52,7 @@ class ReadHeaders:
         refusals: list[Refusal] = []
         for item, raw_file in enumerate(self.files):
             begin(item)
-            result = _read(self.source, raw_file, lost.get(item), read_header)
+            result = _read(self.source, raw_file, lost.get(item), read_header, head=True)
             if isinstance(result, Refusal):
                 refusals.append(result)
             else:
@@ -179,11 +179,13 @@ def _read(
     raw_file: RawFile,
     lost: Reason | None,
     read: Callable[[BinaryIO, RawFile], _Result | Refusal],
+    *,
+    head: bool = False,
 ) -> _Result | Refusal:
-    """Open a file and read it; a refusal names it as text that any file can hold."""
+    """Open a file and read it, or its head; a refusal names it as text that any file can hold."""
 
     def opened() -> _Result | Refusal:
-        with source.open(raw_file) as stream:
+        with source.open(raw_file, head=head) as stream:
             return read(stream, raw_file)
 
     if lost is not None:

@@ -5,6 +5,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from rsna_e2e.labels import LabelTable
 from rsna_e2e.prepare.tables import Column
 from rsna_e2e.records import Float32Array, Refusal
+from rsna_e2e.series import series_geometry
 from rsna_e2e.slice_order import OrderCheck, check_order
 from rsna_e2e.tasks import Task
 
@@ -23,6 +25,8 @@ class PrepareReport:
     n_unlabelled: slices in the store without a label. n_labels_without_image: labelled images that are not in the
     store. n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept. n_burned_in: slices that
     say that text is burned into their pixels. slice_order: whether the labels speak for the order of the slices.
+    label_file: where the labels are from. geometry: series by what is unusual about how their slices lie, see
+    `SeriesGeometry`, and how many slices are missing in gaps.
     """
 
     store: Path
@@ -33,10 +37,12 @@ class PrepareReport:
     n_unlabelled: int
     n_labels_without_image: int
     n_repeated_label_rows: int
+    label_file: str
     n_rounded: int
     n_saturated: int
     n_burned_in: int
     slice_order: OrderCheck
+    geometry: dict[str, int]
     repairs: dict[str, int]
     refusals: dict[str, int]
     elapsed_s: float
@@ -71,6 +77,7 @@ def make_report(
     refusals: Sequence[Refusal],
     task: Task,
     *,
+    label_file: str,
     elapsed_s: float,
 ) -> PrepareReport:
     image_ids = set(index["image_id"].tolist())
@@ -85,11 +92,30 @@ def make_report(
         n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
         n_labels_without_image=sum(image_id not in image_ids for image_id in table.image_ids),
         n_repeated_label_rows=table.n_repeated_rows,
+        label_file=label_file,
         n_rounded=int(index["n_rounded"].sum()),
         n_saturated=int(index["n_saturated"].sum()),
         n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),
         slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
+        geometry=count_geometry(index),
         repairs=dict(repairs.most_common()),
         refusals=dict(Counter(str(refusal.reason) for refusal in refusals).most_common()),
         elapsed_s=elapsed_s,
     )
+
+
+def count_geometry(index: dict[str, Column]) -> dict[str, int]:
+    """Count series by what is unusual about how their slices lie, and slices that are missing; without zeros."""
+    keys = index["series_key"]
+    begins = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    all_series = [series_geometry(index, slice(begin, end)) for begin, end in pairwise([*begins.tolist(), len(keys)])]
+    counts = {
+        "tilted": sum(series.is_tilted for series in all_series),
+        "with_gaps": sum(series.n_gaps > 0 for series in all_series),
+        "missing_slices": sum(series.n_missing for series in all_series),
+        "uneven_spacing": sum(series.is_uneven for series in all_series),
+        "mixed_sizes": sum(series.has_mixed_sizes for series in all_series),
+        "mixed_pixel_spacing": sum(series.has_mixed_pixels for series in all_series),
+        "of_one_slice": int((np.diff([*begins, len(keys)]) == 1).sum()),
+    }
+    return {name: n for name, n in counts.items() if n}

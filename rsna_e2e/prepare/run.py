@@ -1,4 +1,4 @@
-"""The whole of prepare, from the raw folder to the finished store."""
+"""The whole of prepare, from the raw folder or archive to the finished store."""
 
 # N slices, L labels
 
@@ -63,7 +63,7 @@ def prepare(
 ) -> PrepareReport:
     """Make a study store of the DICOM files in `raw`; files that cannot be taken are recorded with their reason.
 
-    labels: the label file, by default the one file `*train*.csv` or `*train*.csv.gz` in `raw`, if there is one.
+    raw: a folder or a zip archive. labels: the label file, by default what `find_labels` finds, if anything.
     seed: decides the folds among equals. n_jobs: worker processes, by default one for each core; on_ray: on the cores
     of a Ray cluster, whose machines see the same files, instead. parts: what `prepare_part` left; shards that none of
     them holds are made. pseudonyms: what the store has in place of identifiers and of the paths of refused files;
@@ -94,7 +94,17 @@ def prepare(
                 shown = _under_pseudonyms(index, refusals, pseudonyms)
             data_hash = writer.commit(task, labels=labels_NL, **shown)
     elapsed_s = time.perf_counter() - started_s
-    return make_report(store, data_hash, index, labels_NL, inputs.labels, refusals, task, elapsed_s=elapsed_s)
+    return make_report(
+        store,
+        data_hash,
+        index,
+        labels_NL,
+        inputs.labels,
+        refusals,
+        task,
+        label_file=inputs.label_file,
+        elapsed_s=elapsed_s,
+    )
 
 
 def prepare_part(
@@ -203,7 +213,9 @@ def _under_pseudonyms(index: dict[str, Column], refusals: Sequence[Refusal], pse
 def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
     counts = Counter(str(refusal.reason) for refusal in refusals)
     why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common()) or "it holds no files"
-    return f"{raw}: no CT slice in DICOM form found there: {why}. Give the folder that holds the DICOM files"
+    has_archives = any(refusal.path.lower().endswith(".zip") for refusal in refusals)
+    what = "one of the archives in it" if has_archives else "the folder or archive of DICOM files"
+    return f"{raw}: no CT slice in DICOM form found there: {why}. Give {what}"
 
 
 @contextmanager

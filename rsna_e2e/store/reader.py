@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsna_e2e.folds import patients_in_several_folds
 from rsna_e2e.records import Float32Array, Int16Array, Int16Image, Refusal
 from rsna_e2e.store.layout import (
     FORMAT,
@@ -76,6 +77,7 @@ class Store:
             (center, width) for center, width in manifest["content_windows_hu"]
         )
         self.series = _spans(index)
+        _check_folds(path, index)
 
     @classmethod
     def open(cls, path: Path) -> "Store":
@@ -178,6 +180,17 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _damaged(path: Path) -> StoreError:
     return StoreError(f"{path}: missing or damaged. Prepare the store again")
+
+
+def _check_folds(path: Path, index: dict[str, Column]) -> None:
+    """Refuse a split by which a patient's slices would be both trained on and scored."""
+    several = patients_in_several_folds(index["patient_id"].tolist(), index["fold"].tolist())
+    if several:
+        row = int(np.argmax(index["patient_id"] == several[0]))
+        raise StoreError(
+            f"{path}: {len(several)} patients are in more than one fold, one of them with series "
+            f"{index['series_key'][row][:8]}: scores would be of slices that were trained on. Prepare the store again"
+        )
 
 
 def _spans(index: dict[str, Column]) -> tuple[SeriesSpan, ...]:

@@ -1,0 +1,105 @@
+"""Labels on their way into a store: exact counts of what does not fit, and no patient both trained on and scored."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+import small
+
+from rsna_e2e.cli import main
+from rsna_e2e.labels import write_labels
+from rsna_e2e.prepare import prepare
+from rsna_e2e.store import Store, StoreError
+from rsna_e2e.tasks import ICH
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three studies of three slices of three patients."""
+    folder = tmp_path_factory.mktemp("labels") / "raw"
+    for name in ("a", "b", "c"):
+        phantoms.write_series(folder, name=name, patient_id=f"p_{name}")
+    return folder
+
+
+def label_text(image_ids: list[str]) -> str:
+    return "ID,Label\n" + "".join(f"{i}_{name},{int(i[-1]) % 2}\n" for i in image_ids for name in ICH.label_names)
+
+
+LABELLED = [f"ID_{name}_00{number}" for name in ("a", "b", "absent") for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "spell"),
+    [
+        ("plain.csv", str.encode),
+        ("spelt.csv", lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()),
+        ("packed.csv.gz", lambda text: gzip.compress(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())),
+    ],
+)
+def test_missing_extra_and_repeated_labels_are_counted(tmp_path: Path, raw: Path, name: str, spell: object) -> None:
+    assert callable(spell)
+    text = label_text(LABELLED) + "".join(f"ID_a_002_{label},0\n" for label in ICH.label_names)
+    (tmp_path / name).write_bytes(spell(text))
+    report = prepare(raw, tmp_path / "store", task=ICH, labels=tmp_path / name, n_folds=2, n_jobs=1)
+    assert report.n_unlabelled == 3  # study c
+    assert report.n_labels_without_image == 3  # study absent
+    assert report.n_repeated_label_rows == 6  # those of one image
+    assert report.label_file == str(tmp_path / name)
+    store = Store.open(tmp_path / "store")
+    for image_id, values in zip(store.index["image_id"], store.labels.tolist(), strict=True):
+        expected = np.nan if "_c_" in image_id else int(image_id[-1]) % 2
+        np.testing.assert_array_equal(values, [expected] * 6)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("ID_a_001_any,2\n", r"line 56: Label of ID_a_001_any is '2'"),
+        ("ID_a_001_any,0\n", r"rows of ID ID_a_001_any differ (lines 7, 56)"),
+        ("ID_a_001_none,0\n", r"line 56: ID 'ID_a_001_none' does not end in a known label"),
+    ],
+)
+def test_labels_that_cannot_be_end_before_a_file_is_read(
+    tmp_path: Path, raw: Path, line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.csv").write_text(label_text(LABELLED) + line)
+    words = ["prepare", str(raw), str(tmp_path / "store"), "--labels", str(tmp_path / "labels.csv")]
+    assert main(words) == 3
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_patient_in_two_folds_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.write_raw(tmp_path / "raw")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "rsna_e2e.prepare.index.stratified_folds", lambda ids, counts, n_folds, seed: np.arange(len(ids)) % n_folds
+        )
+        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_folds=2, n_jobs=1)
+    with pytest.raises(StoreError, match="5 patients are in more than one fold") as caught:  # of six, one has one slice
+        Store.open(tmp_path / "store")
+    assert "ID_p" not in str(caught.value)
+    assert main(["train", str(tmp_path / "store"), str(tmp_path / "run")]) == 3
+    assert "scores would be of slices that were trained on" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_studies_of_one_patient_are_in_one_fold_or_none(tmp_path: Path) -> None:
+    labelled: list[str] = []
+    for number in range(12):
+        name = f"s{number:02d}"
+        hu = phantoms.write_series(tmp_path / "raw", name=name, patient_id=f"p{number % 4}")
+        labelled += sorted(hu) if number % 4 else []
+    write_labels(tmp_path / "raw" / "train.csv", ICH, labelled, np.zeros((len(labelled), 6)))
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_folds=3, n_jobs=1)
+    store = Store.open(tmp_path / "store")
+    assert len(store.series) == 12
+    for patient in ("p0", "p1", "p2", "p3"):
+        folds = {span.fold for span in store.series if span.patient_id == patient}
+        assert len(folds) == 1
+        assert (folds == {-1}) == (patient == "p0")
