@@ -89,10 +89,8 @@ def prepare(
             columns = {name: to_numpy(stored, name) for name in stored.column_names}
             labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
             index = index_columns(columns, labels_NL, n_folds=n_folds, seed=seed)
-            shown: dict[str, Any] = {"index": index, "refusals": refusals}
-            if pseudonyms is not None:
-                shown = _under_pseudonyms(index, refusals, pseudonyms)
-            data_hash = writer.commit(task, labels=labels_NL, **shown)
+            tables = _named_or_not(index, refusals, pseudonyms)
+            data_hash = writer.commit(task, labels=labels_NL, **tables)
     elapsed_s = time.perf_counter() - started_s
     return make_report(
         store,
@@ -201,8 +199,12 @@ def _write_shards(
         progress(done, total, f"pixels, {n_refused} refused")
 
 
-def _under_pseudonyms(index: dict[str, Column], refusals: Sequence[Refusal], pseudonyms: Pseudonyms) -> dict[str, Any]:
-    """Return what a store holds when nobody is to be named in it."""
+def _named_or_not(
+    index: dict[str, Column], refusals: Sequence[Refusal], pseudonyms: Pseudonyms | None
+) -> dict[str, Any]:
+    """Return what a store holds: as it is, or so that nobody is named in it."""
+    if pseudonyms is None:
+        return {"index": index, "refusals": refusals}
     return {
         "index": with_pseudonyms(index, pseudonyms),
         "refusals": pseudonyms.of_refusals(refusals),
