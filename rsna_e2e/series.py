@@ -121,7 +121,11 @@ def find_gaps(step_mm: Float64Array) -> npt.NDArray[np.bool_]:
 
 
 def series_key(series_id: SeriesId) -> str:
-    """Return 16 hex digits that stand for a series, the same on every machine."""
+    """Return 16 hex digits that stand for a series, the same on every machine.
+
+    The hash has no key: who guesses the ids can check the guess. In a store without names it is made of their keyed
+    hashes instead, and depends on that key.
+    """
     return hashlib.sha256("\0".join(series_id).encode()).hexdigest()[:16]
 
 

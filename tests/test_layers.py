@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 LEVELS = (
     {"__init__", "errors", "records", "reasons", "preemption", "unpickling"},
     {"files"},
-    {"tasks", "config", "elements", "hdf5", "hounsfield", "arguments", "tensors", "machine", "launch"},
+    {"tasks", "config", "elements", "hdf5", "hounsfield", "arguments", "tensors", "machine", "launch", "pseudonyms"},
     {"series", "folds", "augment", "sampler", "metrics", "reference", "resume", "lr_sweep", "slice_order", "archive"},
     {"sources", "labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
     {
@@ -38,7 +38,7 @@ LEVELS = (
     {"trainer"},
     {"train", "evaluate"},
     {"report", "console", "bench", "lr_finder"},
-    {"pipeline"},
+    {"pipeline", "inspection"},
     {"cli"},
     {"rank_main"},
 )
@@ -93,9 +93,9 @@ LIBRARIES = {
     "timm": {"model"},
     "safetensors": {"tensors", "unpickling"},
     "scipy": {"synth"},
-    "matplotlib": {"report", "synth"},
-    "jinja2": {"report"},
-    "markupsafe": {"report"},
+    "matplotlib": {"report", "inspection", "synth"},
+    "jinja2": {"report", "inspection"},
+    "markupsafe": {"report", "inspection"},
     "rich": {"console"},
 }
 

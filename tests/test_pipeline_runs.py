@@ -31,7 +31,7 @@ TWO_STAGES = [
 ]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TIMEOUT_S = 600.0
-LONGEST_STEP_S = 8.0  # of these, starting a process included
+LATEST_KILL_S = 6.0  # after a step has begun, starting its process included
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,9 @@ def test_a_mode_that_is_killed_anywhere_ends_with_the_same_submission(
     words = command(mode, store, tmp_path / "b", settings)
     rng = random.Random(mode)
     n_kills = 0
-    while n_kills < 4:
-        verb = rng.choice([" train ", " embed ", " predict ", " bag "])
-        code = run(words, kill_at=(verb, rng.uniform(0.0, LONGEST_STEP_S)))
+    # The first kill meets every mode early, when it cannot have ended
+    for verb in (" train ", *rng.choices([" train ", " embed ", " predict ", " bag "], k=3)):
+        code = run(words, kill_at=(verb, rng.uniform(0.0, LATEST_KILL_S)))
         if code == 0:  # there was no such step any more, or it ended before
             break
         assert code == -signal.SIGKILL

@@ -5,11 +5,16 @@ import re
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsna_e2e.arguments import add_settings, at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.tasks import get_task
+
+if TYPE_CHECKING:
+    from rsna_e2e.prepare import PrepareReport
+    from rsna_e2e.pseudonyms import Pseudonyms
 
 
 def add_synth(verbs: Verbs) -> None:
@@ -48,6 +53,7 @@ def add_prepare(verbs: Verbs) -> None:
         "rsna-e2e prepare rsna-intracranial-hemorrhage-detection.zip store   # read in place, labels too",
         "rsna-e2e prepare /data/dicom store --shard 1/4   # on the first of four machines, and so on; then anywhere:",
         "rsna-e2e prepare /data/dicom store --merge store.part-*",
+        "rsna-e2e prepare /data/dicom store --deidentify ~/keys/study.key   # see docs/privacy.md",
     )
     verb.add_argument(
         "raw", type=Path, metavar="RAW", help="folder of DICOM files, nested as you like, or a zip of one"
@@ -71,6 +77,12 @@ def add_prepare(verbs: Verbs) -> None:
     )
     verb.add_argument("--strict", action="store_true", help="exit with 3 if anything was refused; the store is made")
     verb.add_argument("--merge", type=Path, nargs="+", default=[], metavar="PART", help="parts that were done already")
+    verb.add_argument(
+        "--deidentify",
+        type=Path,
+        metavar="KEYFILE",
+        help="hash patient ids, UIDs, image ids and refused paths with the key in KEYFILE, which is made if missing",
+    )
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -136,6 +148,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from rsna_e2e.prepare import Part, prepare, prepare_part
 
     task = get_task(options.task)
+    pseudonyms = _pseudonyms(options)
     with progress_bar("prepare", unit="slices") as progress:
         how = {
             "task": task,
@@ -149,19 +162,57 @@ def _prepare(options: argparse.Namespace) -> None:
             print(field_lines(prepare_part(options.raw, options.store, Part(*options.shard), **how)))
             return
         report = prepare(
-            options.raw, options.store, n_folds=options.folds, seed=options.seed, parts=options.merge, **how
+            options.raw,
+            options.store,
+            n_folds=options.folds,
+            seed=options.seed,
+            parts=options.merge,
+            pseudonyms=pseudonyms,
+            **how,
         )
     print(field_lines(report))
     if report.refusals:
         print(f"what was not taken and why: {options.store / 'refusals.parquet'}")
+    if pseudonyms is not None:
+        print(f"identifiers are hashed with the key in {options.deidentify}: keep it, and apart from the store")
+    _warn(report)
+    if options.strict and report.refusals:
+        raise BadInputError(
+            f"{options.store}: made, but without {sum(report.refusals.values())} files or slices that were refused "
+            "(--strict). Look at its refusals.parquet"
+        )
+
+
+def _warn(report: "PrepareReport") -> None:
+    if report.n_burned_in:
+        print(
+            f"warning: {report.n_burned_in} slices say that text is burned into their pixels, names perhaps; it cannot "
+            "be taken out here. Look at them before you pass the store on",
+            file=sys.stderr,
+        )
     if report.slice_order.looks_shuffled:
         print(
             "warning: positive slices are scattered as if the slices were shuffled. Check that ImagePositionPatient "
             "and the labels belong to these images",
             file=sys.stderr,
         )
-    if options.strict and report.refusals:
-        raise BadInputError(
-            f"{options.store}: made, but without {sum(report.refusals.values())} files or slices that were refused "
-            "(--strict). Look at its refusals.parquet"
+
+
+def _pseudonyms(options: argparse.Namespace) -> "Pseudonyms | None":
+    """The pseudonyms that `--deidentify` asks for, with a key that is made where there is none."""
+    key: Path | None = options.deidentify
+    if key is None:
+        return None
+    if options.shard is not None:
+        raise UsageError(
+            "--deidentify: parts of a store hold identifiers. Give it where they are merged, not to --shard"
         )
+    for folder, what in ((options.store, "store"), (options.raw, "raw folder")):
+        if key.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"{key}: the key must not lie inside the {what} {folder}. Choose another place")
+    from rsna_e2e.pseudonyms import is_open_to_others, load_or_make_key
+
+    pseudonyms = load_or_make_key(key)
+    if is_open_to_others(key):
+        print(f"warning: {key} can be read by others. Run: chmod 600 {key}", file=sys.stderr)
+    return pseudonyms

@@ -10,6 +10,7 @@ from pathlib import Path
 from rsna_e2e import __version__
 from rsna_e2e.cli.data import add_prepare, add_quirks, add_synth
 from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
+from rsna_e2e.cli.inspection import add_inspect
 from rsna_e2e.cli.pipelines import add_bag, add_pipeline, add_smooth
 from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.speed import add_bench
@@ -23,6 +24,7 @@ VERBS = (
     add_synth,
     add_prepare,
     add_store,
+    add_inspect,
     add_quirks,
     add_import_weights,
     add_find_lr,

@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from rsna_e2e.folds import stratified_folds
 from rsna_e2e.labels import LabelTable
+from rsna_e2e.pseudonyms import IDENTIFIERS, Pseudonyms
 from rsna_e2e.records import Float32Array, SliceRecord
+from rsna_e2e.series import series_key
 from rsna_e2e.store import StoredPixels
 
 Column = npt.NDArray[Any]
@@ -40,6 +42,12 @@ RECORD_COLUMNS = (
     "hu_min",
     "hu_max",
 )
+# Columns that a field of several numbers is spread over.
+VECTOR_COLUMNS = {
+    "image_position_mm": [f"ipp_{axis}_mm" for axis in "xyz"],
+    "image_orientation": [f"iop_{direction}_{axis}" for direction in ("row", "column") for axis in "xyz"],
+    "pixel_spacing_mm": ["spacing_row_mm", "spacing_column_mm"],
+}
 OPTIONAL_COLUMNS = ("window_center_hu", "window_width_hu", "slice_thickness_mm")  # NaN where a file does not say
 
 
@@ -76,13 +84,9 @@ def stored_columns(stored: Sequence[StoredSlice]) -> dict[str, Column]:
         "packed_checksum": np.array([s.pixels.packed_checksum for s in stored], dtype=np.uint64),
         "shard": _column([s.shard for s in stored]),
     }
-    columns |= _spread([r.image_position_mm for r in records], [f"ipp_{axis}_mm" for axis in "xyz"])
-    columns |= _spread(
-        [r.image_orientation for r in records],
-        [f"iop_{direction}_{axis}" for direction in ("row", "column") for axis in "xyz"],
-    )
-    columns |= _spread([r.pixel_spacing_mm for r in records], ["spacing_row_mm", "spacing_column_mm"])
-    columns |= _spread([s.content for s in stored], [f"content_{corner}" for corner in ("x0", "y0", "x1", "y1")])
+    for name, parts in VECTOR_COLUMNS.items():
+        columns |= spread([getattr(r, name) for r in records], parts)
+    columns |= spread([s.content for s in stored], [f"content_{corner}" for corner in ("x0", "y0", "x1", "y1")])
     return columns
 
 
@@ -97,6 +101,20 @@ def index_columns(stored: dict[str, Column], labels_NL: Float32Array, *, n_folds
         "split": np.where(is_train_N, "train", "test"),
         "fold": _folds(stored["patient_id"], labels_NL, is_train_N, n_folds=n_folds, seed=seed),
     }
+
+
+def with_pseudonyms(index: dict[str, Column], pseudonyms: Pseudonyms) -> dict[str, Column]:
+    """Return the columns of an index without the identifiers in it; series keys follow from what stands there."""
+    return pseudonyms.of_columns(index) | {"series_key": pseudonymous_keys(index, pseudonyms)}
+
+
+def pseudonymous_keys(index: dict[str, Column], pseudonyms: Pseudonyms) -> Column:
+    """Return the series key of each slice in a store where identifiers are pseudonyms."""
+    _, first, series_N = np.unique(index["series_key"], return_index=True, return_inverse=True)
+    kinds = {name: IDENTIFIERS[name] for name in ("patient_id", "study_uid", "series_uid")}
+    ids = (tuple(pseudonyms.of(kind, index[name][row]) for name, kind in kinds.items()) for row in first)
+    keys = [series_key((patient, study, series)) for patient, study, series in ids]
+    return np.array(keys, dtype=object)[series_N]
 
 
 def _folds(
@@ -116,7 +134,8 @@ def _column(values: Sequence[Any]) -> Column:
     return np.array(values, dtype=object if values and isinstance(values[0], str) else None)
 
 
-def _spread(vectors: Sequence[tuple[float, ...]], names: Sequence[str]) -> dict[str, Column]:
+def spread(vectors: Sequence[tuple[float, ...]] | Column, names: Sequence[str]) -> dict[str, Column]:
+    """Return a column for each element of vectors [N, len(names)]."""
     values = np.array(vectors).reshape(len(vectors), len(names))
     return {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(names)}
 

@@ -38,15 +38,16 @@ class Inputs:
 
 
 def read_inputs(
-    raw: Path, store: Path, labels: Path | None, task: Task, *, compression: Compression, rules: object
+    raw: Path, store: Path | None, labels: Path | None, task: Task, *, compression: Compression, rules: object
 ) -> Inputs:
-    """Find files and labels. rules: how they are cut into jobs and shards, which the digest includes.
+    """Find files and labels. store: what is to be made of them, if anything. rules: how they are cut into jobs and
+    shards, which the digest includes.
 
     Raises BadInputError when there is nothing, or the labels are of other images, UsageError for a store inside `raw`,
     MissingCapabilityError without what packs pixels.
     """
     check_codec(compression)
-    if store.resolve().is_relative_to(raw.resolve()):
+    if store is not None and store.resolve().is_relative_to(raw.resolve()):
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
     file = labels or _labels_inside(source)

@@ -23,9 +23,10 @@ class PrepareReport:
     """What was taken and what was not.
 
     n_unlabelled: slices in the store without a label. n_labels_without_image: labelled images that are not in the
-    store. n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept. slice_order: whether the
-    labels speak for the order of the slices. label_file: where the labels are from. geometry: series by what is unusual
-    about how their slices lie, see `SeriesGeometry`, and how many slices are missing in gaps.
+    store. n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept. n_burned_in: slices that
+    say that text is burned into their pixels. slice_order: whether the labels speak for the order of the slices.
+    label_file: where the labels are from. geometry: series by what is unusual about how their slices lie, see
+    `SeriesGeometry`, and how many slices are missing in gaps.
     """
 
     store: Path
@@ -39,6 +40,7 @@ class PrepareReport:
     label_file: str
     n_rounded: int
     n_saturated: int
+    n_burned_in: int
     slice_order: OrderCheck
     geometry: dict[str, int]
     repairs: dict[str, int]
@@ -93,6 +95,7 @@ def make_report(
         label_file=label_file,
         n_rounded=int(index["n_rounded"].sum()),
         n_saturated=int(index["n_saturated"].sum()),
+        n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),
         slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
         geometry=count_geometry(index),
         repairs=dict(repairs.most_common()),

@@ -10,15 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
-from rsna_e2e.prepare.index import index_columns, join_labels
+from rsna_e2e.prepare.index import index_columns, join_labels, with_pseudonyms
 from rsna_e2e.prepare.inputs import Inputs, read_inputs
 from rsna_e2e.prepare.jobs import MakePlan, ReadHeaders, ShardPlan, WriteShard, available_cores
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report
-from rsna_e2e.prepare.tables import read_parts, to_numpy
+from rsna_e2e.prepare.tables import Column, read_parts, to_numpy
+from rsna_e2e.pseudonyms import Pseudonyms
 from rsna_e2e.records import Progress, Refusal, no_progress
 from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.tasks import Task
@@ -57,6 +59,7 @@ def prepare(
     on_ray: bool = False,
     parts: Sequence[Path] = (),
     compression: Compression = "none",
+    pseudonyms: Pseudonyms | None = None,
     progress: Progress = no_progress,
 ) -> PrepareReport:
     """Make a study store of the DICOM files in `raw`; files that cannot be taken are recorded with their reason.
@@ -64,9 +67,10 @@ def prepare(
     raw: a folder or a zip archive. labels: the label file, by default what `find_labels` finds, if anything.
     seed: decides the folds among equals. n_jobs: worker processes, by default one for each core; on_ray: on the cores
     of a Ray cluster, whose machines see the same files, instead. parts: what `prepare_part` left; shards that none of
-    them holds are made. compression: of the pixels, which read back the same. The store appears whole or not at all;
-    interrupted and called again, this goes on with what was done. Raises BadInputError when there is nothing to take,
-    StoreError when `store` exists, OutOfResourcesError when the disk is too small.
+    them holds are made. compression: of the pixels, which read back the same. pseudonyms: what the store has in place
+    of identifiers and of the paths of refused files; folds, order, labels and pixels do not depend on them. The store
+    appears whole or not at all; interrupted and called again, this goes on with what was done. Raises BadInputError
+    when there is nothing to take, StoreError when `store` exists, and OutOfResourcesError when the disk is too small.
     """
     started_s = time.perf_counter()
     if n_folds < 1:
@@ -86,7 +90,8 @@ def prepare(
             columns = {name: to_numpy(stored, name) for name in stored.column_names}
             labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
             index = index_columns(columns, labels_NL, n_folds=n_folds, seed=seed)
-            data_hash = writer.commit(task, index=index, labels=labels_NL, refusals=refusals, compression=compression)
+            tables = _named_or_not(index, refusals, pseudonyms)
+            data_hash = writer.commit(task, labels=labels_NL, compression=compression, **tables)
     elapsed_s = time.perf_counter() - started_s
     return make_report(
         store,
@@ -149,7 +154,7 @@ def _plan(
     inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress: Progress
 ) -> tuple[list[ShardPlan], list[Refusal]]:
     """Read headers and decide what goes where, in a process of its own: what that needs is free again afterwards."""
-    parts = _read_headers(inputs, pool, writer.notes_folder, progress)
+    parts = read_headers(inputs, pool, writer.notes_folder, progress)
     job = MakePlan(
         source=inputs.source,
         headers=parts,
@@ -164,7 +169,7 @@ def _plan(
     return shards, [*inputs.not_found, *refused]
 
 
-def _read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> list[Path]:
+def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> list[Path]:
     """Return the files that hold the headers, and the refusals; those that are there already are not read again."""
     files = inputs.files
     jobs = [
@@ -195,6 +200,19 @@ def _write_shards(
         done += missing[number].n_slices
         n_refused += n_refused_here
         progress(done, total, f"pixels, {n_refused} refused")
+
+
+def _named_or_not(
+    index: dict[str, Column], refusals: Sequence[Refusal], pseudonyms: Pseudonyms | None
+) -> dict[str, Any]:
+    """Return what a store holds: as it is, or so that nobody is named in it."""
+    if pseudonyms is None:
+        return {"index": index, "refusals": refusals}
+    return {
+        "index": with_pseudonyms(index, pseudonyms),
+        "refusals": pseudonyms.of_refusals(refusals),
+        "key_check": pseudonyms.check,
+    }
 
 
 def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:

@@ -2,23 +2,18 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
-from rsna_e2e.errors import BadInputError
 from rsna_e2e.evaluation import Evaluation, SeriesLayout
-from rsna_e2e.files import atomic_writer, make_folder
 from rsna_e2e.metrics import Int64Array
 from rsna_e2e.report.examples import Example, choose_examples, selection_rule, series_name
-from rsna_e2e.report.figures import calibration_figure, display_name, histogram_figure, roc_figure
+from rsna_e2e.report.figures import calibration_figure, histogram_figure, roc_figure
+from rsna_e2e.report.pages import as_json, check_folder, render, write_texts
 from rsna_e2e.report.profiles import profile_figure
-from rsna_e2e.report.theme import css_variables
 from rsna_e2e.store import Store
 
 if TYPE_CHECKING:
@@ -35,19 +30,14 @@ def write_report(
     With the store of the predicted images the page shows slices of its example series. Files of these names are
     replaced, each whole or not at all. Raises BadInputError when `out` cannot be a folder or the store lacks an image.
     """
-    nearest = next(path for path in (out, *out.parents) if path.exists())
-    if not nearest.is_dir():
-        raise BadInputError(f"{nearest}: is a file. Give a folder for report.html, metrics.json and metrics.csv")
+    check_folder(out, example="report.html, metrics.json and metrics.csv")
     content = evaluation.to_dict()
     texts = {
-        "metrics.json": json.dumps(content, indent=2, allow_nan=False) + "\n",
+        "metrics.json": as_json(content),
         "metrics.csv": _table_csv(content["labels"]),
         "report.html": _page(evaluation, content, store, title),
     }
-    make_folder(out)
-    for name, text in texts.items():
-        with atomic_writer(out / name) as file:
-            file.write(text.encode())
+    write_texts(out, texts)
     return out / "report.html"
 
 
@@ -72,23 +62,14 @@ def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, title: str) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rsna_e2e.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["label"] = display_name
-    environment.globals["number"] = _number_writer(content)
     n_levels = 2 if evaluation.series else 1
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
+        content,
+        unknown="undefined: one class only",
         title=title,
-        content=content,
         levels=["slice", "series"][:n_levels],
         any_label=evaluation.task.any_label,
-        light=Markup(css_variables(dark=False)),
-        dark=Markup(css_variables(dark=True)),
         figures={
             "roc": roc_figure(evaluation),
             "calibration": calibration_figure(evaluation),
@@ -98,20 +79,6 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         examples=_examples(evaluation, store) if evaluation.layout else [],
         has_images=store is not None,
     )
-
-
-def _number_writer(content: dict[str, Any]) -> Any:
-    """Return the template's `number(path, form)`: a number of metrics.json, marked with where it stands there."""
-
-    def number(path: str, form: str = ".3f") -> Markup:
-        value: Any = content
-        for key in path.split("."):
-            value = value[int(key)] if isinstance(value, list) else value[key]
-        if value is None:
-            return Markup('<span class="none" title="undefined: one class only">–</span>')
-        return Markup('<data value="{}" class="number" title="{}">{}</data>').format(value, path, format(value, form))
-
-    return number
 
 
 def _examples(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:

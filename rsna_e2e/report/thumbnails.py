@@ -3,6 +3,7 @@
 # H, W rows and columns of a slice
 
 import io
+from collections.abc import Sequence
 
 import matplotlib.image
 import torch
@@ -33,11 +34,7 @@ class Thumbnails:
 
     def data_uri(self, image_id: str) -> str:
         """Return `picture` as a JPEG data URI."""
-        buffer = io.BytesIO()
-        options = {"quality": _JPEG_QUALITY}
-        picture = self.picture(image_id)
-        matplotlib.image.imsave(buffer, picture, format="jpg", cmap="gray", vmin=0, vmax=1, pil_kwargs=options)
-        return data_uri("image/jpeg", buffer.getvalue())
+        return data_uri("image/jpeg", jpeg(self.picture(image_id)))
 
     def picture(self, image_id: str) -> Float32Array:
         """Return a slice in `WINDOW_HU`, fitted into a square of values in [0, 1].
@@ -47,20 +44,29 @@ class Thumbnails:
         row = self._row_of.get(image_id)
         if row is None:
             raise BadInputError(f"{self._store.path}: holds no image {image_id}. Give the store that was predicted")
-        return _fit(self._store.read_slice(row))
+        picture: Float32Array = windowed(self._store.read_slice(row), [WINDOW_HU], side=_SIDE)[0]
+        return picture
 
 
-def _fit(hu: Int16Image) -> Float32Array:
-    """Window a slice [H, W] and fit it into a square [_SIDE, _SIDE] of values in [0, 1]."""
+def windowed(hu: Int16Image, windows_hu: Sequence[tuple[float, float]], *, side: int) -> Float32Array:
+    """Return a slice [H, W] in windows, (center, width) each, fitted into squares [C, side, side] of 0 to 1."""
     rows, columns = hu.shape
-    scale = max(rows, columns) / _SIDE
+    scale = max(rows, columns) / side
     # the centre of the square is the centre of the slice, pixel centres counted from 0
-    affine = [[scale, 0, (columns - 1 - scale * (_SIDE - 1)) / 2], [0, scale, (rows - 1 - scale * (_SIDE - 1)) / 2]]
-    picture: Float32Array = ops.transform_slices(
+    affine = [[scale, 0, (columns - 1 - scale * (side - 1)) / 2], [0, scale, (rows - 1 - scale * (side - 1)) / 2]]
+    pictures: Float32Array = ops.transform_slices(
         torch.tensor(hu)[None],
         torch.tensor([affine], dtype=torch.float32),
-        [WINDOW_HU],
-        size=_SIDE,
+        windows_hu,
+        size=side,
         supersample=_SUPERSAMPLE,
-    )[0, 0].numpy()
-    return picture
+    )[0].numpy()
+    return pictures
+
+
+def jpeg(picture: Float32Array) -> bytes:
+    """Return a picture of values in [0, 1] as JPEG, in greys."""
+    buffer = io.BytesIO()
+    options = {"quality": _JPEG_QUALITY}
+    matplotlib.image.imsave(buffer, picture, format="jpg", cmap="gray", vmin=0, vmax=1, pil_kwargs=options)
+    return buffer.getvalue()

@@ -138,6 +138,7 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "n_series": _is_positive,
     "n_refused": _is_count,
     "data_hash": _is_hash,
+    "key_check": lambda value: value == "" or _is_hash(value),
     "files": _are_files,
     "shards": _are_shards,  # size in bytes of each
     "frames": _are_frames,  # checksum of all in each that is no slice

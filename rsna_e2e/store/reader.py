@@ -10,8 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.folds import patients_in_several_folds
-from rsna_e2e.records import Float32Array, Int16Array, Int16Image
-from rsna_e2e.store.checks import StoreFiles, check_files, read_index, read_labels, series_starts, stored_pixels
+from rsna_e2e.records import Float32Array, Int16Array, Int16Image, Refusal
+from rsna_e2e.store.checks import (
+    StoreFiles,
+    check_files,
+    read_index,
+    read_labels,
+    read_refusals,
+    series_starts,
+    stored_pixels,
+)
 from rsna_e2e.store.codecs import Compression, check_codec
 from rsna_e2e.store.layout import MANIFEST, REPAIR, SHARDS, Column, StoreError
 from rsna_e2e.store.manifest import read_manifest
@@ -50,17 +58,20 @@ class Store:
     """An opened study store; open one with `Store.open`. Threads may share it; pickled, it opens itself again.
 
     index: every column of `INDEX_COLUMNS` by name, [N]. labels: [N, L] float32, NaN where there is none.
-    series: in the order of the index. compression: of its pixels.
+    series: in the order of the index. compression: of its pixels. key_check: of the key that identifiers are hashed
+    with, empty where they are not.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], index: dict[str, Column], labels: Float32Array) -> None:
         self.path = path
+        self._manifest = manifest
         self.index = index
         self.labels = labels
         self.label_names: tuple[str, ...] = tuple(manifest["label_names"])
         self.task_name: str = manifest["task"]
         self.data_hash: str = manifest["data_hash"]
         self.compression: Compression = manifest["compression"]
+        self.key_check: str = manifest["key_check"]
         self.content_windows_hu: tuple[tuple[float, float], ...] = tuple(
             (center, width) for center, width in manifest["content_windows_hu"]
         )
@@ -123,6 +134,13 @@ class Store:
                 f"{shard}: slice {self.index['slice_index'][row]} of series {self.index['series_key'][row][:8]} is "
                 f"damaged, or changed since the store was opened (checksum). {REPAIR}"
             )
+
+    def read_refusals(self) -> list[Refusal]:
+        """Return what was not taken, and why."""
+        columns = read_refusals(self.path, self._manifest)
+        return [
+            Refusal(*words) for words in zip(*(columns[name] for name in ("path", "reason", "detail")), strict=True)
+        ]
 
     def close(self) -> None:
         """Let go of the index. No file is held open between reads, so there is nothing else to close."""

@@ -123,11 +123,13 @@ class StoreWriter:
         labels: Float32Array,
         refusals: Sequence[Refusal],
         compression: Compression = "none",
+        key_check: str = "",
     ) -> str:
         """Write the tables and the manifest, put the store in its place, and return its data hash.
 
         index: all `INDEX_COLUMNS` [N], series after series, slices in geometric order. labels: [N, L], NaN where
-        there is none. compression: that all shards were written with. Raises OSError, on a full disk among others.
+        there is none. compression: that all shards were written with. key_check: of the key that identifiers are hashed
+        with, empty where they are not. Raises OSError, on a full disk among others.
         """
         self._remove_unfinished()
         columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
@@ -149,6 +151,7 @@ class StoreWriter:
             "n_series": len(set(columns["series_key"])),
             "n_refused": len(refusals),
             "data_hash": hashed,
+            "key_check": key_check,
             **self._checksums(columns),
         }
         (self._store / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1) + "\n")

@@ -1,0 +1,108 @@
+"""The verb that looks at data: inspect."""
+
+import argparse
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsna_e2e.arguments import at_least_one, seed
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
+from rsna_e2e.errors import UsageError
+from rsna_e2e.tasks import get_task
+
+if TYPE_CHECKING:
+    from rsna_e2e.inspection import Named
+
+
+def add_inspect(verbs: Verbs) -> None:
+    """Add `rsna-e2e inspect`."""
+    verb = add_verb(
+        verbs,
+        "inspect",
+        _inspect,
+        "Look at a store or at raw files: a report of all that matters before training, as a page and as JSON.",
+        "rsna-e2e inspect store --out report",
+        "rsna-e2e inspect raw             # headers and labels alone, before anything is prepared",
+        "rsna-e2e inspect store --who 1f3a9c20",
+        "rsna-e2e inspect store --who 1f3a9c20 --raw raw --key ~/keys/study.key   # of a store with hashed names",
+    )
+    verb.add_argument("source", type=Path, metavar="STORE|RAW", help="a store made by prepare, or DICOM files")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="folder for the report (default: NAME-inspection, here)")
+    verb.add_argument(
+        "--sample",
+        type=_sample,
+        default=1000,
+        metavar="N|all",
+        help="slices of a store whose pixels are counted (default 1000)",
+    )
+    verb.add_argument("--seed", type=seed, default=0, help="chooses these slices, and the series shown (default 0)")
+    verb.add_argument("--labels", type=Path, help="of raw files: label CSV (default: RAW/*train*.csv[.gz])")
+    verb.add_argument("--jobs", type=at_least_one, help="of raw files: processes (default: all cores)")
+    add_task(verb)
+    verb.add_argument("--who", metavar="HASH", help="no report: print the names behind the hash of a series")
+    verb.add_argument("--raw", type=Path, help="with --who and a store of hashed names: the files it was prepared from")
+    verb.add_argument("--key", type=Path, metavar="KEYFILE", help="with --raw: the key the store was prepared with")
+
+
+def _sample(text: str) -> int | None:
+    return None if text == "all" else at_least_one(text)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    _check_usage(options)
+    if options.who is not None:
+        print(_who(options))
+        return
+    from rsna_e2e.console import progress_bar
+    from rsna_e2e.inspection import check_out, inspect_raw, inspect_store, write_inspection
+    from rsna_e2e.store import Store, is_store
+
+    out: Path = options.out or Path(f"{options.source.resolve().name or 'root'}-inspection")
+    if out.resolve().is_relative_to(options.source.resolve()):
+        raise UsageError(f"{out}: the report must not lie inside {options.source}. Choose another folder with --out")
+    check_out(out)
+    with progress_bar("inspect", unit="slices") as progress:
+        if is_store(options.source):
+            with closing(Store.open(options.source)) as store:
+                content, slices = inspect_store(store, n_sampled=options.sample, seed=options.seed, progress=progress)
+                page = write_inspection(content, slices, out=out)
+        else:
+            content, slices = inspect_raw(options.source, **_raw(options), progress=progress)
+            page = write_inspection(content, slices, out=out)
+    counts = content["counts"]
+    print(", ".join(f"{counts[name]:,} {name}" for name in ("patients", "studies", "series", "slices")))
+    for finding in content["findings"]:
+        print(f"{finding['level']}: {finding['title']}. {finding['text']}")
+    print(f"report: {page}   numbers: {page.with_suffix('.json')}")
+
+
+def _check_usage(options: argparse.Namespace) -> None:
+    from rsna_e2e.store import is_store
+
+    if options.who is None and (options.raw or options.key):
+        raise UsageError("--raw and --key go with --who: they resolve a hash of a store")
+    if is_store(options.source) and options.who is None and (options.labels or options.jobs):
+        raise UsageError(f"{options.source}: a store, which holds its labels; --labels and --jobs are for raw files")
+
+
+def _who(options: argparse.Namespace) -> "Named":
+    from rsna_e2e.inspection import who_is, who_was
+    from rsna_e2e.prepare import read_raw
+    from rsna_e2e.pseudonyms import load_key
+    from rsna_e2e.store import Store, is_store
+
+    if not is_store(options.source):
+        return who_is(read_raw(options.source, **_raw(options)).columns, options.who, where=options.source)
+    with closing(Store.open(options.source)) as store:
+        if not store.key_check:
+            return who_is(store.index, options.who, where=store.path)
+        if not (options.raw and options.key):
+            raise UsageError(
+                f"{store.path}: holds hashed names. Give --raw, the files it was prepared from, and --key, its key file"
+            )
+        pseudonyms = load_key(options.key)
+        return who_was(store, options.who, read_raw(options.raw, **_raw(options)).columns, pseudonyms)
+
+
+def _raw(options: argparse.Namespace) -> dict[str, Any]:
+    return {"task": get_task(options.task), "labels": options.labels, "n_jobs": options.jobs}

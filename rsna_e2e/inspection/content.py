@@ -1,0 +1,94 @@
+"""All of a data report as plain numbers and texts: what `inspection.json` holds, and the page is made of."""
+
+# N slices
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsna_e2e import __version__
+from rsna_e2e.errors import BadInputError
+from rsna_e2e.inspection.findings import find
+from rsna_e2e.inspection.geometry import describe_geometry
+from rsna_e2e.inspection.slices import Slices
+from rsna_e2e.inspection.truth import describe_copies, describe_counts, describe_labels
+from rsna_e2e.inspection.values import describe_values, histogram
+from rsna_e2e.prepare import read_raw
+from rsna_e2e.records import Progress, Refusal, no_progress
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import Task, get_task
+
+N_SAMPLED = 1000  # slices; their histogram differs from that of all by less than can be seen
+
+
+def inspect_store(
+    store: Store, *, n_sampled: int | None = N_SAMPLED, seed: int = 0, progress: Progress = no_progress
+) -> tuple[dict[str, Any], Slices]:
+    """Look at a store: its tables whole, the pixels of `n_sampled` slices (None: all), chosen by `seed`.
+
+    Returns the content and what it was made of. Raises StoreError when a slice is damaged.
+    """
+    slices = Slices(
+        task=get_task(store.task_name),
+        columns=store.index,
+        labels=store.labels,
+        refusals=store.read_refusals(),
+        store=store,
+    )
+    n = len(slices) if n_sampled is None else min(n_sampled, len(slices))
+    rows = np.sort(np.random.default_rng(seed).choice(len(slices), size=n, replace=False))
+    content = _content(slices) | {
+        "hu": histogram(store, rows, progress),
+        "copies": describe_copies(slices),
+        "data_hash": store.data_hash,
+        "is_deidentified": bool(store.key_check),
+        "seed": seed,
+    }
+    return content | {"findings": find(content)}, slices
+
+
+def inspect_raw(
+    raw: Path,
+    *,
+    task: Task,
+    labels: Path | None = None,
+    n_jobs: int | None = None,
+    progress: Progress = no_progress,
+) -> tuple[dict[str, Any], Slices]:
+    """Look at the headers of DICOM files, and at their labels; no pixel is read and no store made.
+
+    Returns the content and what it was made of. Raises BadInputError where there is none.
+    """
+    found = read_raw(raw, task=task, labels=labels, n_jobs=n_jobs, progress=progress)
+    if not len(found.columns["series_key"]):
+        reasons = ", ".join(
+            f"{n} {reason}" for reason, n in Counter(str(r.reason) for r in found.refusals).most_common()
+        )
+        raise BadInputError(f"{raw}: no CT slice found there: {reasons or 'no files'}. Give a folder of DICOM files")
+    slices = Slices(task=task, columns=found.columns, labels=found.labels, refusals=found.refusals)
+    content = _content(slices) | {"hu": None, "copies": None, "data_hash": None, "is_deidentified": False, "seed": None}
+    return content | {"findings": find(content)}, slices
+
+
+def _content(slices: Slices) -> dict[str, Any]:
+    return {
+        "made_by": f"rsna_e2e {__version__}",
+        "source": "store" if slices.store else "raw",
+        "task": slices.task.name,
+        "counts": describe_counts(slices),
+        "geometry": describe_geometry(slices),
+        "values": describe_values(slices),
+        "truth": describe_labels(slices),
+        "refusals": _refusals(slices.refusals),
+        "n_refused": len(slices.refusals),
+    }
+
+
+def _refusals(refusals: Sequence[Refusal]) -> list[dict[str, Any]]:
+    """Reasons, how often each was met, and one detail: never a path, which may name a patient."""
+    example = {str(refusal.reason): refusal.detail for refusal in reversed(refusals)}
+    counts = Counter(str(refusal.reason) for refusal in refusals)
+    return [{"reason": reason, "n": n, "example": example[reason]} for reason, n in counts.most_common()]

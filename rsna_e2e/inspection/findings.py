@@ -1,0 +1,99 @@
+"""What somebody should know before training on these data: what was found, and what to do about it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+MANY_REFUSED = 0.01  # of all files
+SEVERE, NOTABLE = "warning", "note"
+
+
+def find(content: dict[str, Any]) -> list[dict[str, str]]:
+    """Return findings of a report's content, the severe ones first."""
+    found = [*_about_people(content), *_about_truth(content), *_about_pixels(content), *_about_files(content)]
+    return sorted(
+        ({"level": level, "title": title, "text": text} for level, title, text in found),
+        key=lambda finding: finding["level"] != SEVERE,
+    )
+
+
+_Finding = tuple[str, str, str]
+
+
+def _about_people(content: dict[str, Any]) -> Iterator[_Finding]:
+    counts, copies = content["counts"], content["copies"]
+    if n := content["values"]["n_burned_in"]:
+        text = (
+            f"{_some(n, 'slice')} with text burned into the pixels, as (0028,0301) says. It may name the patient, and "
+            "cannot be taken out here: look at them before anything is passed on."
+        )
+        yield SEVERE, "Burned-in annotation", text
+    if n := counts["patients_in_train_and_test"]:
+        text = f"{_some(n, 'patient')} with labelled and with unlabelled series: no test on new patients alone."
+        yield SEVERE, "Patients in train and test", text
+    if copies and copies["n_groups"]:
+        text = (
+            f"{_some(copies['n_slices'], 'slice')} in {_some(copies['n_groups'], 'group')} of the same pixels under "
+            f"different patient ids; in {copies['n_groups_of_other_labels']:,} of them labels differ. Folds by patient "
+            "do not keep them apart."
+        )
+        yield SEVERE, "Equal slices in different patients", text
+
+
+def _about_truth(content: dict[str, Any]) -> Iterator[_Finding]:
+    truth = content["truth"]
+    order = truth["order"]
+    if order["looks_shuffled"]:
+        text = (
+            f"A positive series has {order['runs']:.2f} runs of positive slices; if shuffled, it would have "
+            f"{order['shuffled_runs']:.2f}. Check that positions and labels belong to these images."
+        )
+        yield SEVERE, "Slices look shuffled", text
+    if not truth["n_labelled"]:
+        yield (
+            NOTABLE,
+            "No labels",
+            "No slice has a label: nothing can be trained on. Give the label file with --labels.",
+        )
+        return
+    empty = [one["label"] for one in truth["labels"] if one["slices"]["n"] and not one["slices"]["n_positive"]]
+    if empty:
+        yield SEVERE, "Labels without a positive slice", f"{', '.join(empty)}: they cannot be learned or scored."
+    if n := truth["n_unlabelled_in_train"]:
+        yield (
+            NOTABLE,
+            "Series labelled in part",
+            f"{_some(n, 'slice')} of labelled series without a label; losses leave them out.",
+        )
+
+
+def _about_pixels(content: dict[str, Any]) -> Iterator[_Finding]:
+    geometry, values = content["geometry"], content["values"]
+    if n := values["n_wrapped_12bit"]:
+        what = "it was restored" if content["source"] == "store" else "prepare restores it"
+        text = f"{_some(n, 'slice')} of 12 bits without sign, where air and fat lost theirs; {what} (wrapped_12bit)."
+        yield NOTABLE, "Wrapped 12-bit values", text
+    if n := values.get("n_constant", 0):
+        yield (
+            NOTABLE,
+            "Slices of one value",
+            f"{_some(n, 'slice')} in which every pixel has the same HU: nothing to see.",
+        )
+    if n := geometry["n_series_with_gaps"]:
+        text = (
+            f"{n:,} series with steps that leave room for {geometry['n_missing_slices']:,} more. Slices may be "
+            "missing, or planned so."
+        )
+        yield NOTABLE, "Gaps", text
+    if n := geometry["n_series_of_mixed_sizes"]:
+        yield NOTABLE, "Mixed sizes", f"{n:,} series of several matrix sizes; each slice is resized by itself."
+
+
+def _about_files(content: dict[str, Any]) -> Iterator[_Finding]:
+    n, taken = content["n_refused"], content["counts"]["slices"]
+    if n > MANY_REFUSED * (n + taken):
+        text = f"{n:,} of {n + taken:,} files or slices ({n / (n + taken):.1%}) were not taken; reasons are below."
+        yield SEVERE, "Many refusals", text
+
+
+def _some(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' * (n != 1)}"

@@ -1,0 +1,121 @@
+"""Identifiers under keyed hashes: who holds the key can follow a patient from store to store, nobody else can.
+
+HMAC-SHA256 (RFC 2104) over the kind of an identifier and its value. Without the key a hash cannot be tried out against
+a list of patient numbers, which an unkeyed one could. Nothing but the key is needed to resolve a name again: the owner
+hashes the headers of the files anew, and no table of names has to be kept.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.errors import BadInputError
+from rsna_e2e.files import make_folder
+from rsna_e2e.records import Refusal
+
+Column = npt.NDArray[Any]
+
+KEY_BYTES = 32  # RFC 2104 section 3: no less than the hash is long
+
+# Columns of an index that name someone or something, and the kind under which each is hashed.
+IDENTIFIERS = {
+    "patient_id": "patient",
+    "study_uid": "study",
+    "series_uid": "series",
+    "sop_uid": "instance",
+    "image_id": "image",
+}
+_UID_KINDS = {"study", "series", "instance"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudonyms:
+    """The hashes that one key gives; equal identifiers get equal ones, in every store made with it."""
+
+    key: bytes
+
+    def __repr__(self) -> str:
+        return "Pseudonyms(...)"  # a key is for no log
+
+    @property
+    def check(self) -> str:
+        """16 hex digits by which a store knows its key, and which give nothing of it away."""
+        return self._digest("check", "").hex()[:16]
+
+    def of(self, kind: str, value: str) -> str:
+        """Return the pseudonym of an identifier: for the kinds study, series and instance a valid UID, else 32 hex
+        digits."""
+        digest = self._digest(kind, value)[:16]
+        return _uid(digest) if kind in _UID_KINDS else digest.hex()
+
+    def of_columns(self, columns: Mapping[str, Column]) -> dict[str, Column]:
+        """Return columns of an index with pseudonyms in those of `IDENTIFIERS`; the others as they are."""
+        hashed = {name: self._of_all(kind, columns[name]) for name, kind in IDENTIFIERS.items()}
+        return dict(columns) | hashed
+
+    def of_refusals(self, refusals: Iterable[Refusal]) -> list[Refusal]:
+        """Return refusals whose paths are pseudonyms, in the order of these."""
+        hashed = [replace(refusal, path=self.of("path", refusal.path)) for refusal in refusals]
+        return sorted(hashed, key=lambda refusal: (refusal.path, refusal.reason))
+
+    def _of_all(self, kind: str, values: Column) -> Column:
+        distinct, places = np.unique(values, return_inverse=True)
+        return np.array([self.of(kind, value) for value in distinct], dtype=object)[places]
+
+    def _digest(self, kind: str, value: str) -> bytes:
+        return hmac.digest(self.key, f"{kind}\0{value}".encode("utf-8", "surrogateescape"), hashlib.sha256)
+
+
+def load_key(path: Path) -> Pseudonyms:
+    """Read a key file, white space around the key aside. Raises BadInputError when there is none, or a short one."""
+    try:
+        key = path.read_bytes().strip()
+    except FileNotFoundError:
+        raise BadInputError(f"{path}: no such key file. Give the one the store was prepared with") from None
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}. Give the key file") from error
+    if len(key) < KEY_BYTES:
+        raise BadInputError(
+            f"{path}: a key of {len(key)} bytes, which could be guessed; it takes {KEY_BYTES}. Name a file that does "
+            "not exist yet, and it is made"
+        )
+    return Pseudonyms(key)
+
+
+def load_or_make_key(path: Path) -> Pseudonyms:
+    """Read a key file; where there is none make one of random bytes, as hex, that only its owner may read."""
+    make_folder(path.parent)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+    except FileExistsError:
+        return load_key(path)
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be made: {error.strerror}. Choose another place for the key") from error
+    with open(descriptor, "w") as file:
+        file.write(secrets.token_hex(KEY_BYTES) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return load_key(path)
+
+
+def is_open_to_others(path: Path) -> bool:
+    """Whether others than its owner may read or change a file."""
+    return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def _uid(digest: bytes) -> str:
+    """Return 16 bytes as a UID under the root for UUIDs, which is nobody's. Source: PS3.5 B.2; RFC 9562 5.8 (version
+    8: the bits are the maker's own)."""
+    value = int.from_bytes(digest, "big")
+    value = value & ~(0xF << 76) | 8 << 76
+    value = value & ~(0x3 << 62) | 2 << 62
+    return f"2.25.{value}"
