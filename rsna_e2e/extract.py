@@ -4,7 +4,6 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -120,7 +119,7 @@ def extract(
         blocks = [(f"{i // SHARD_SLICES:05d}", rows[i : i + SHARD_SLICES]) for i in range(0, len(rows), SHARD_SLICES)]
         missing = [[view for view in views if not writer.has(view, name, block)] for name, block in blocks]
         total = sum(len(block) * len(some) for (_, block), some in zip(blocks, missing, strict=True))
-        done, began_s = 0, time.monotonic()
+        done = 0
         for (name, block), some in zip(blocks, missing, strict=True):
             if not some:
                 continue
@@ -128,7 +127,7 @@ def extract(
                 appends = [stack.enter_context(writer.shard(view, name, block)) for view in some]
                 for n in embed_block(extractor, block, some, appends):
                     done += n
-                    progress(done, total, f"{done / (time.monotonic() - began_s):.0f} slices/s")
+                    progress(done, total)
         manifest = writer.commit()
     return Extracted(
         folder=out,

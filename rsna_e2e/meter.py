@@ -53,5 +53,5 @@ class Meter:
         rate = self.slices_per_s
         waits = {"wait_s": self._wait_s, "stalls": self.stalls}
         self._log.write(f"train_{kind}", step, epoch=epoch, **values, n_slices=n_slices, slices_per_s=rate, **waits)
-        note = f"epoch {epoch}/{self._n_epochs} ({kind})  loss {values['loss']:.4f}  {rate:.0f} slices/s"
+        note = f"epoch {epoch}/{self._n_epochs} ({kind})  loss {values['loss']:.4f}"
         self._progress(self._n_before + self._slices, self._n_slices, note)

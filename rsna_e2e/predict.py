@@ -3,7 +3,6 @@
 # N slices (packed), L labels
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +139,7 @@ def predict_series(
     n_slices = sum(map(loader.n_slices, batches))
     rows: list[Rows] = [np.empty(0, dtype=np.int64)]
     probabilities: list[Float64Array] = [np.empty((0, model.n_labels))]
-    started_s, done = time.monotonic(), 0
+    done = 0
     for batch in loader.load(batches, epoch=None):
         if is_stopping():
             break
@@ -149,7 +148,7 @@ def predict_series(
         probabilities.append(_predict_batch(model, batch, compute))
         rows.append(batch.rows)
         done += len(batch.labels)
-        progress(done, n_slices, f"{done / (time.monotonic() - started_s):.0f} slices/s")
+        progress(done, n_slices)
     return np.concatenate(rows), np.concatenate(probabilities)
 
 

@@ -78,7 +78,7 @@ def test_stopped_in_the_midst_extraction_goes_on_and_ends_the_same(
     store: Store, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extract_module, "SHARD_SLICES", 8)
-    monkeypatch.setattr(extract_module, "TOGETHER", 4)
+    monkeypatch.setattr(extract_module, "EMBED_TOGETHER", 4)
     unbroken = extract(run, store, tmp_path / "unbroken", views=VIEWS)
 
     def stop(done: int, total: int, note: str = "") -> None:

@@ -91,8 +91,7 @@ def verify_store(path: Path, *, n_threads: int = 1, progress: Progress = no_prog
         for n_slices, found in _in_threads(StoreFiles(path, manifest, index), n_threads):
             n_read += n_slices
             damages += found
-            rate = n_read / (time.perf_counter() - started_s)
-            progress(n_read, manifest["n_slices"], f"{rate:,.0f} slices/s, {len(damages)} damaged")
+            progress(n_read, manifest["n_slices"], f"{len(damages)} damaged")
     return Verification(
         store=path,
         n_expected=manifest["n_slices"],
