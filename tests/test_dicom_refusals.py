@@ -1,6 +1,8 @@
 """Files that are not taken: the right reason for each, whatever bytes come, and no other error."""
 
+import errno
 import io
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +188,12 @@ def test_a_panic_outside_exception_is_a_refusal_and_ctrl_c_is_not(
     fail_with(PanicException("Patient^Name in the text"))
     refusal = dicom.read_hounsfield(io.BytesIO(), raw_file, headers[0])
     assert refusal == Refusal(path.name, Reason.DECODER_FAILED, "PanicException")
+    fail_with(OSError("broken data stream of Jane"))  # as Pillow has it: not the operating system's
+    refusal = dicom.read_hounsfield(io.BytesIO(), raw_file, headers[0])
+    assert refusal == Refusal(path.name, Reason.DECODER_FAILED, "OSError")
+    fail_with(OSError(errno.EIO, "on the disk"))
+    refusal = dicom.read_hounsfield(io.BytesIO(), raw_file, headers[0])
+    assert refusal == Refusal(path.name, Reason.UNREADABLE_FILE, os.strerror(errno.EIO))
     fail_with(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         dicom.read_hounsfield(io.BytesIO(), raw_file, headers[0])
