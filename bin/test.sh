@@ -4,6 +4,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bin/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
+python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements/test.txt ||
+  echo "test: the optional JPEG decoder could not be installed; tests of its syntaxes will be skipped" >&2
 
 for script in bin/*.sh docker/*.sh; do bash -n "$script"; done
 ruff format --check .

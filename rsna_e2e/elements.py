@@ -5,10 +5,8 @@ Works on the undecoded bytes of the elements on an allow-list; no other tag of a
 
 import math
 import re
-import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 from rsna_e2e.reasons import Reason
 
@@ -18,7 +16,9 @@ TAGS = {
     "SOPClassUID": 0x00080016,
     "SOPInstanceUID": 0x00080018,
     "Modality": 0x00080060,
+    "FrameType": 0x00089007,
     "PatientID": 0x00100020,
+    "SliceThickness": 0x00180050,
     "StudyInstanceUID": 0x0020000D,
     "SeriesInstanceUID": 0x0020000E,
     "ImagePositionPatient": 0x00200032,
@@ -33,18 +33,48 @@ TAGS = {
     "BitsStored": 0x00280101,
     "HighBit": 0x00280102,
     "PixelRepresentation": 0x00280103,
+    "PixelPaddingValue": 0x00280120,
+    "PixelPaddingRangeLimit": 0x00280121,
+    "BurnedInAnnotation": 0x00280301,
     "WindowCenter": 0x00281050,
     "WindowWidth": 0x00281051,
     "RescaleIntercept": 0x00281052,
     "RescaleSlope": 0x00281053,
+    "RescaleType": 0x00281054,
 }
 
-# VRs whose length takes 4 bytes after 2 reserved ones in explicit VR (PS3.5 7.1.2).
-LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-MAX_META_BYTES = 1 << 16  # file meta information is a few hundred bytes; more is no honest file
+# Those of 16 bits, of VR US or SS; the others are text.
+BINARY = (
+    "SamplesPerPixel",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+)
+
+# Sequences that hold some of these, in files of several frames (PS3.3 C.7.6.16 and C.8.15.3)
+SEQUENCES = {
+    "CTImageFrameTypeSequence": 0x00189329,
+    "PlanePositionSequence": 0x00209113,
+    "PlaneOrientationSequence": 0x00209116,
+    "PixelMeasuresSequence": 0x00289110,
+    "FrameVOILUTSequence": 0x00289132,
+    "PixelValueTransformationSequence": 0x00289145,
+    "SharedFunctionalGroupsSequence": 0x52009229,
+    "PerFrameFunctionalGroupsSequence": 0x52009230,
+}
+
+_NAMES = {tag: name for name, tag in (TAGS | SEQUENCES).items()}
+
+# Undecoded values by tag; of a sequence its items.
+DataSet: TypeAlias = "dict[int, bytes | list[DataSet]]"
 
 # Decimal string (PS3.5 6.2, VR DS). Python's float() would also take "nan", "inf" and "1_0".
-_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class RefusedError(Exception):
@@ -56,44 +86,26 @@ class RefusedError(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
-class FileMeta:
-    """What matters of the file meta information (PS3.10 7.1); sop_class_uid is empty when it is not given."""
-
-    transfer_syntax_uid: str
-    sop_class_uid: str
-
-
-def read_file_meta(file: BinaryIO) -> FileMeta:
-    """Read preamble and file meta information, always explicit little endian, and stop before the data set.
-
-    Done here and not by pydicom because that one inflates a deflated data set before anybody has said yes to it.
-    """
-    if file.read(132)[128:] != b"DICM":
-        raise RefusedError(Reason.NOT_DICOM, "no DICM after a preamble of 128 bytes (PS3.10 7.1)")
-    values: dict[int, bytes] = {}
-    while len(head := file.read(8)) == 8:
-        group, element, vr, length = struct.unpack("<HH2sH", head)
-        if group != 0x0002:
-            file.seek(-8, 1)
-            break
-        if vr in LONG_VRS:
-            (length,) = struct.unpack("<L", file.read(4))
-        if length > MAX_META_BYTES:
-            raise RefusedError(Reason.MALFORMED, "file meta information of absurd length")
-        values[element] = file.read(length)
-    syntax = _decode(values.get(0x0010, b""))
-    if not syntax:
-        raise RefusedError(Reason.NO_TRANSFER_SYNTAX, "TransferSyntaxUID (0002,0010) is missing")
-    return FileMeta(syntax, _decode(values.get(0x0002, b"")))
-
-
 class Elements:
-    """The elements of one data set on the allow-list, given as pydicom's undecoded elements."""
+    """The elements of one data set, read by name. byte_order: "little" or "big"."""
 
-    def __init__(self, elements: Iterable[Any]) -> None:
-        by_tag = {int(element.tag): element for element in elements}
-        self._elements = {name: by_tag[tag] for name, tag in TAGS.items() if tag in by_tag}
+    def __init__(self, data_set: DataSet, *, byte_order: Literal["little", "big"]) -> None:
+        self._data_set = data_set
+        self._byte_order = byte_order
+
+    def overlaid(self, other: DataSet) -> "Elements":
+        """Return these elements with others over them."""
+        return Elements(self._data_set | other, byte_order=self._byte_order)
+
+    def without(self, names: Sequence[str]) -> "Elements":
+        """Return these elements without some."""
+        tags = {TAGS[name] for name in names}
+        kept = {tag: value for tag, value in self._data_set.items() if tag not in tags}
+        return Elements(kept, byte_order=self._byte_order)
+
+    def items(self, name: str) -> list[DataSet]:
+        """Return the items of a sequence, none when it is missing. Raises RefusedError when it is none."""
+        return items_of(self._data_set, name)
 
     def text(self, name: str, *, default: str | None = None) -> str:
         """Return a text, without padding. Raises RefusedError when it is missing or empty and has no default."""
@@ -102,7 +114,7 @@ class Elements:
         if text:
             return text
         if default is None:
-            raise RefusedError(Reason.MISSING_TAG, _label(name))
+            raise RefusedError(Reason.MISSING_TAG, label(TAGS[name]))
         return default
 
     def unsigned(self, name: str, *, default: int | None = None) -> int:
@@ -110,24 +122,30 @@ class Elements:
         raw = self._bytes(name)
         if not raw:
             if default is None:
-                raise RefusedError(Reason.MISSING_TAG, _label(name))
+                raise RefusedError(Reason.MISSING_TAG, label(TAGS[name]))
             return default
-        if len(raw) != 2:
-            raise RefusedError(Reason.BAD_VALUE, f"{_label(name)} is {len(raw)} bytes long, expected 2")
-        return int.from_bytes(raw, "little" if self._elements[name].is_little_endian else "big")
+        return self._integer_of_2_bytes(name, raw, is_signed=False)
+
+    def stored_value(self, name: str, *, is_signed: bool) -> int | None:
+        """Return a number of VR US or SS, whichever PixelRepresentation says; None when it is missing or empty.
+
+        Source: PS3.3 C.7.5.1.1.2 (padding), PS3.5 annex A (VR "US or SS").
+        """
+        raw = self._bytes(name)
+        return self._integer_of_2_bytes(name, raw, is_signed=is_signed) if raw else None
 
     def integer(self, name: str, *, default: int) -> int:
         """Return a number of VR IS, digits in text."""
         text = self.text(name, default=str(default))
-        if not re.fullmatch(r"[+-]?\d{1,12}", text):
-            raise RefusedError(Reason.BAD_VALUE, f"{_label(name)} is not a whole number")
+        if not re.fullmatch(r"[+-]?\d{1,12}", text, re.ASCII):
+            raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} is not a whole number")
         return int(text)
 
     def numbers(self, name: str, count: int) -> tuple[float, ...]:
         """Return `count` finite numbers of VR DS."""
         values = _numbers(self.text(name))
         if values is None or len(values) != count:
-            raise RefusedError(Reason.BAD_VALUE, f"{_label(name)} is not {count} finite decimal number(s)")
+            raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} is not {count} finite decimal number(s)")
         return values
 
     def first_window(self) -> tuple[float, float] | tuple[None, None]:
@@ -138,16 +156,28 @@ class Elements:
             return None, None
         return centers[0], widths[0]
 
+    def first_positive(self, name: str) -> float | None:
+        """Return the first number of VR DS where that is above 0. It is only advice: None where it makes no sense."""
+        values = _numbers(self.text(name, default=""))
+        return values[0] if values and values[0] > 0 else None
+
+    def _integer_of_2_bytes(self, name: str, raw: bytes, *, is_signed: bool) -> int:
+        if len(raw) != 2:
+            raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} is {len(raw)} bytes long, expected 2")
+        return int.from_bytes(raw, self._byte_order, signed=is_signed)
+
     def _bytes(self, name: str) -> bytes | None:
-        element = self._elements.get(name)
-        if element is None:
-            return None
-        value = element.value
-        if value is None:
-            return b""
-        if not isinstance(value, bytes) or len(value) != element.length:
-            raise RefusedError(Reason.MALFORMED, f"{_label(name)} is cut or nested")
+        value = self._data_set.get(TAGS[name])
+        if isinstance(value, list):
+            raise RefusedError(Reason.MALFORMED, f"{label(TAGS[name])} is a sequence")
         return value
+
+
+def items_of(data_set: DataSet, name: str) -> list[DataSet]:
+    """Return the items of a sequence, none when it is missing."""
+    value = data_set.get(SEQUENCES[name], [])
+    assert isinstance(value, list), "the elements of SEQUENCES are read as sequences"
+    return value
 
 
 def _numbers(text: str) -> tuple[float, ...] | None:
@@ -167,6 +197,11 @@ def _decode(raw: bytes) -> str:
     return text.strip(" \0")
 
 
-def _label(name: str) -> str:
-    tag = TAGS[name]
-    return f"{name} ({tag >> 16:04x},{tag & 0xFFFF:04x})"
+def shown(text: str) -> str:
+    """Return a code or UID as the file spells it, but nothing that a person may have written: it ends in reports."""
+    return text if re.fullmatch(r"[0-9.]{1,64}|[A-Z0-9_]{1,16}", text) else "(not a code)"
+
+
+def label(tag: int) -> str:
+    """Return the name and number of a tag on the allow-list."""
+    return f"{_NAMES[tag]} ({tag >> 16:04x},{tag & 0xFFFF:04x})"

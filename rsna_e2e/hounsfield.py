@@ -11,6 +11,9 @@ StoredImage = npt.NDArray[np.int16] | npt.NDArray[np.uint16]
 
 INT16 = np.iinfo(np.int16)
 
+AIR_HU = -1000  # by definition of the unit
+MEASURABLE_HU = (AIR_HU + 1, 3071)  # above air, up to the end of CT's usual 12 bits that begin at -1024
+
 
 @dataclass(frozen=True, slots=True)
 class Hounsfield:
@@ -21,15 +24,13 @@ class Hounsfield:
     n_saturated: int
 
 
-def stored_values(words: npt.NDArray[np.uint16], *, bits_stored: int, high_bit: int, is_signed: bool) -> StoredImage:
-    """Take each word's `bits_stored` bits that end at `high_bit`, and extend the sign when there is one.
+def stored_values(words: npt.NDArray[np.uint16], *, bits_stored: int, is_signed: bool) -> StoredImage:
+    """Take each word's `bits_stored` lowest bits, and extend the sign when there is one.
 
-    Source: PS3.5 8.1.1. Other bits of a word are no part of the value.
+    Source: PS3.5 8.1.1 (HighBit is one less than BitsStored). Other bits of a word are no part of the value.
     """
     if bits_stored == 16:
         return words.view(np.int16) if is_signed else words
-    if high_bit >= bits_stored:
-        words = words >> np.uint16(high_bit + 1 - bits_stored)
     if has_unused_bits(words, bits_stored=bits_stored) or is_signed:
         words = words & np.uint16((1 << bits_stored) - 1)
     if not is_signed:
@@ -79,3 +80,22 @@ def unwrap_12bit(stored: StoredImage) -> Int16Image:
     """Return the HU behind wrapped 12-bit values: 3096 to 4095 stand for -1000 to -1, the others for themselves."""
     values = stored.astype(np.int16)
     return np.where(values >= 4096 - 1000, values - np.int16(4096), values)
+
+
+def is_padding(
+    words: npt.NDArray[np.uint16], stored: StoredImage, *, low: int, high: int, is_signed: bool
+) -> npt.NDArray[np.bool_]:
+    """Mark pixels whose value lies from `low` to `high`, in the bits stored or in all bits of the word.
+
+    Padding of -2000 beside unsigned 12-bit values fills all 16 bits, which cut to 12 would be bone.
+    Source: PS3.3 C.7.5.1.1.2.
+    """
+    whole = words.view(np.int16) if is_signed else words
+    if low == high:
+        return np.asarray((stored == low) | (whole == low))
+    return np.asarray(((stored >= low) & (stored <= high)) | ((whole >= low) & (whole <= high)))
+
+
+def can_be_measured(low: float, high: float) -> bool:
+    """Tell whether any HU between these is one that tissue, bone or metal has: then nobody can tell it from padding."""
+    return low <= MEASURABLE_HU[1] and high >= MEASURABLE_HU[0]

@@ -18,18 +18,22 @@ class Reason(StrEnum):
     NOT_DICOM = "not_dicom"  # no DICOM preamble and prefix (PS3.10 7.1)
     NO_TRANSFER_SYNTAX = "no_transfer_syntax"  # file meta information without TransferSyntaxUID
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
+    MISSING_DECODER = "missing_decoder"  # an optional package is needed, which the detail names
     MALFORMED = "malformed"  # elements that cannot be parsed
+    TOO_LARGE = "too_large"  # more elements, frames, fragments or inflated bytes than any honest file has
     # what the file says
     NOT_CT = "not_ct"  # another SOP class or modality
     LOCALIZER = "localizer"  # a scout image, not a slice
-    MULTI_FRAME = "multi_frame"
+    MULTI_FRAME = "multi_frame"  # several frames in a class of single slices
     MISSING_TAG = "missing_tag"
     BAD_VALUE = "bad_value"  # a tag that holds what cannot be
-    UNSUPPORTED_PIXEL_FORMAT = "unsupported_pixel_format"  # not MONOCHROME2 in 8 or 16 bits
+    NOT_HOUNSFIELD = "not_hounsfield"  # values in another unit, a perfusion map for one
+    UNSUPPORTED_PIXEL_FORMAT = "unsupported_pixel_format"  # not one grey sample of 8 or 16 bits
     # its pixels
     NO_PIXEL_DATA = "no_pixel_data"  # none, or the file ends before it
     TRUNCATED = "truncated"  # the file ends inside the pixel data
     WRONG_PIXEL_LENGTH = "wrong_pixel_length"  # pixel data that does not fit Rows x Columns
+    CODESTREAM_MISMATCH = "codestream_mismatch"  # compressed pixels that contradict the elements around them
     DECODER_FAILED = "decoder_failed"
     DECODER_CRASHED = "decoder_crash"  # reading it ended its process, twice
     TIMEOUT = "timeout"  # reading it took too long

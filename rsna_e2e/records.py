@@ -24,9 +24,10 @@ def no_progress(done: int, total: int, note: str = "") -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceRecord:
-    """What one CT slice (one SOP instance) says about itself, apart from its pixels.
+    """What one CT slice (one SOP instance, or a frame of one) says about itself, apart from its pixels.
 
-    Names are DICOM's keywords in snake case, with units. `image_id` is the file's stem, which label files refer to.
+    Names are DICOM's keywords in snake case, with units. `image_id` is the file's stem, which label files refer to; of
+    enhanced CT, the stem and the frame. `frame_number` counts from 1, and is 1 where a file holds one slice.
     `image_position_mm` is ImagePositionPatient [3], `image_orientation` is ImageOrientationPatient [6],
     `pixel_spacing_mm` is PixelSpacing (between rows, between columns). `burned_in_annotation` is YES, NO, or empty
     where the file does not say.
@@ -53,6 +54,7 @@ class SliceRecord:
     window_center_hu: float | None
     window_width_hu: float | None
     transfer_syntax_uid: str
+    frame_number: int = 1
     slice_thickness_mm: float | None = None
     burned_in_annotation: str = ""
     decoder: str = ""

@@ -1,8 +1,9 @@
 """Options of the test run.
 
---slow adds the cases of full size; with RSNA_FAIL_WITHOUT=cuda,dali,apex (any of them) to lack one is an error.
+--slow adds the cases of full size; with RSNA_FAIL_WITHOUT=cuda,dali,apex,jpeg (any of them) to lack one is an error.
 """
 
+import importlib.util
 import os
 from collections.abc import Iterator
 
@@ -30,6 +31,7 @@ NEEDS = {
     "cuda": (torch.cuda.is_available(), "an NVIDIA GPU"),
     "dali": (dali_plugin.is_installed(), "NVIDIA DALI and the plugin for it"),
     "apex": (_has_apex(), "NVIDIA apex"),
+    "jpeg": (importlib.util.find_spec("libjpeg") is not None, "the extra jpeg: pip install -r requirements/test.txt"),
 }
 
 

@@ -11,25 +11,25 @@ from rsna_e2e.hounsfield import has_unused_bits, is_wrapped_12bit, stored_values
 EVERY_WORD = np.arange(65536, dtype=np.uint16).reshape(256, 256)
 
 
-def value_of(word: int, bits_stored: int, high_bit: int, is_signed: bool) -> int:
-    """The value of one word, by PS3.5 8.1.1 in words: the bits from high_bit down, as two's complement if signed."""
-    text = f"{word:016b}"[15 - high_bit :][:bits_stored]
+def value_of(word: int, bits_stored: int, is_signed: bool) -> int:
+    """The value of one word, by PS3.5 8.1.1 in words: the lowest bits, as two's complement if signed."""
+    text = f"{word:016b}"[16 - bits_stored :]
     return int(text, 2) - (1 << bits_stored if is_signed and text[0] == "1" else 0)
 
 
 @pytest.mark.parametrize(
-    ("bits_stored", "high_bit", "is_signed"),
-    [(16, 15, True), (16, 15, False), (12, 11, True), (12, 11, False), (12, 15, True), (12, 15, False), (1, 0, True)],
+    ("bits_stored", "is_signed"),
+    [(16, True), (16, False), (12, True), (12, False), (13, True), (15, False), (1, True)],
 )
-def test_stored_values_of_every_word(bits_stored: int, high_bit: int, is_signed: bool) -> None:
-    stored = stored_values(EVERY_WORD, bits_stored=bits_stored, high_bit=high_bit, is_signed=is_signed)
-    expected = [value_of(word, bits_stored, high_bit, is_signed) for word in range(65536)]
+def test_stored_values_of_every_word(bits_stored: int, is_signed: bool) -> None:
+    stored = stored_values(EVERY_WORD, bits_stored=bits_stored, is_signed=is_signed)
+    expected = [value_of(word, bits_stored, is_signed) for word in range(65536)]
     assert stored.ravel().tolist() == expected
 
 
 def test_input_is_left_alone() -> None:
     words = np.full((2, 2), 0xFFFF, dtype=np.uint16)
-    stored_values(words, bits_stored=12, high_bit=11, is_signed=True)
+    stored_values(words, bits_stored=12, is_signed=True)
     to_hounsfield(words, 1.0, -5.0)
     assert (words == 0xFFFF).all()
 

@@ -11,12 +11,13 @@ import phantoms
 import pyarrow.parquet as pq
 import pytest
 
-from rsna_e2e.dicom import SliceHeader, read_header
+from rsna_e2e.dicom import read_headers
 from rsna_e2e.errors import BadInputError, MissingCapabilityError, UsageError
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import Part, PrepareReport, prepare, prepare_part
 from rsna_e2e.prepare.plan import plan_series, plan_shards
 from rsna_e2e.prepare.tables import HeaderOf, Table, headers_to_table, table_to_headers, to_numpy
+from rsna_e2e.records import Refusal
 from rsna_e2e.sources import open_source
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
@@ -281,9 +282,9 @@ def headers_of(raw: Path) -> Table:
     found = []
     for raw_file in source.find()[0]:
         with source.open(raw_file) as stream:
-            header = read_header(stream, raw_file)
-        if isinstance(header, SliceHeader):
-            found.append(HeaderOf(raw_file, header))
+            headers = read_headers(stream, raw_file)
+        if not isinstance(headers, Refusal):
+            found += [HeaderOf(raw_file, header) for header in headers]
     table = headers_to_table(found)
     assert table_to_headers(table) == found
     return table

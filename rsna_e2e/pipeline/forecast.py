@@ -15,7 +15,7 @@ import torch
 
 from rsna_e2e.bench.series_step import SeriesStep
 from rsna_e2e.config import RunConfig
-from rsna_e2e.dicom import SliceHeader, read_header, read_hounsfield, refuse_on_error
+from rsna_e2e.dicom import read_headers, read_hounsfield, refuse_on_error
 from rsna_e2e.embeddings import MANIFEST, read_manifest
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.labels import read_labels
@@ -24,7 +24,7 @@ from rsna_e2e.pipeline.plan import Folders, Step
 from rsna_e2e.pipeline.run import Pipeline, Standing
 from rsna_e2e.prepare import available_cores, find_labels
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import RawFile
+from rsna_e2e.records import RawFile, Refusal
 from rsna_e2e.sources import Source, open_source
 from rsna_e2e.split import split_series
 from rsna_e2e.store import Store
@@ -230,8 +230,8 @@ def _read(source: Source, raw_file: RawFile) -> None:
 
     def read() -> None:
         with source.open(raw_file) as stream:
-            header = read_header(stream, raw_file)
-            if isinstance(header, SliceHeader):
-                read_hounsfield(stream, raw_file, header)
+            headers = read_headers(stream, raw_file)
+            if not isinstance(headers, Refusal):
+                read_hounsfield(stream, raw_file, headers[0])
 
     refuse_on_error(raw_file.name, read, otherwise=Reason.MALFORMED)

@@ -25,6 +25,7 @@ RECORD_COLUMNS = (
     "study_uid",
     "series_uid",
     "sop_uid",
+    "frame_number",
     "rows",
     "columns",
     "slope",

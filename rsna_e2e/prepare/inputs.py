@@ -118,8 +118,8 @@ def _open_table(source: Source, table: RawFile) -> AbstractContextManager[Binary
 
 
 def _names_any(table: LabelTable, files: Sequence[RawFile]) -> bool:
-    """Whether a label is of one of the files."""
-    labelled = set(table.image_ids)
+    """Whether a label is of one of the files, or of a frame in one."""
+    labelled = {*table.image_ids, *(image_id.rpartition("_")[0] for image_id in table.image_ids)}
     return any(PurePath(raw_file.name).stem in labelled for raw_file in files)
 
 

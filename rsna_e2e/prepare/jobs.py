@@ -10,7 +10,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import xxhash
 
-from rsna_e2e.dicom import read_header, read_hounsfield, refuse_on_error
+from rsna_e2e.dicom import read_headers, read_hounsfield, refuse_on_error
 from rsna_e2e.prepare.index import StoredSlice, stored_columns
 from rsna_e2e.prepare.plan import plan_series, plan_shards
 from rsna_e2e.prepare.pool import NO_ITEM, Begin, Lost
@@ -50,11 +50,11 @@ class ReadHeaders:
         refusals: list[Refusal] = []
         for item, raw_file in enumerate(self.files):
             begin(item)
-            result = read_or_refuse(self.source, raw_file, lost.get(item), read_header, head=True)
+            result = read_or_refuse(self.source, raw_file, lost.get(item), read_headers, head=True)
             if isinstance(result, Refusal):
                 refusals.append(result)
             else:
-                headers.append(HeaderOf(raw_file, result))
+                headers += [HeaderOf(raw_file, header) for header in result]
         write_part(self.part, headers_to_table(headers), refusals)
         return len(refusals)
 

@@ -38,7 +38,7 @@ def plan_series(headers: Table, labelled_ids: Iterable[str], *, digests: Digests
     """
     refused = _ambiguous(headers, labelled_ids)
     ids = [to_numpy(headers, name) for name in ("patient_id", "study_uid", "series_uid")]
-    sop_uids, image_ids = (to_numpy(headers, name) for name in ("sop_uid", "image_id"))
+    sop_uids, image_ids = _instances(headers), to_numpy(headers, "image_id")
     position_M3, orientation_M6 = (to_numpy(headers, f"image_{name}") for name in ("position_mm", "orientation"))
     refused |= _conflicting(headers, [*ids, sop_uids], digests)
     kept, keys, positions = [], [], []
@@ -75,6 +75,14 @@ def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[i
     return shards
 
 
+def _instances(headers: Table) -> Column:
+    """Return the SOP instance UID of each slice, with the number of its frame from the second on."""
+    sop_uids, frame_numbers = to_numpy(headers, "sop_uid"), to_numpy(headers, "frame_number")
+    later = np.flatnonzero(frame_numbers > 1)
+    sop_uids[later] = [f"{uid}\0{n:04d}" for uid, n in zip(sop_uids[later], frame_numbers[later], strict=True)]
+    return sop_uids
+
+
 def _groups(ids: Sequence[Column], *, without: Iterable[int]) -> Iterator[Rows]:
     """Yield the rows of each series, which have the same ids; series in the order of their ids, rows rising."""
     is_taken = np.ones(len(ids[0]), dtype=bool)
@@ -90,7 +98,7 @@ def _groups(ids: Sequence[Column], *, without: Iterable[int]) -> Iterator[Rows]:
 
 def _ambiguous(headers: Table, labelled_ids: Iterable[str]) -> dict[int, tuple[Reason, str]]:
     """Files of equal stem, of different instances, that a label names: it cannot be told which is meant."""
-    image_ids, sop_uids = to_numpy(headers, "image_id").tolist(), to_numpy(headers, "sop_uid").tolist()
+    image_ids, sop_uids = to_numpy(headers, "image_id").tolist(), _instances(headers).tolist()
     counts = Counter(image_id for image_id, _ in set(zip(image_ids, sop_uids, strict=True)))
     several = {image_id for image_id, n in counts.items() if n > 1}
     ambiguous = several and several.intersection(labelled_ids)

@@ -159,6 +159,7 @@ def _find_headers(
     """
     raw_files, _ = source.find()
     image_ids = {files.index["image_id"][row] for row in rows}
+    image_ids |= {image_id.rpartition("_")[0] for image_id in image_ids}  # of frames: their file is called so
     is_likely = [printable(PurePath(raw_file.name).stem) in image_ids for raw_file in raw_files]
     found: dict[int, list[HeaderOf]] = {}
     for turn in (True, False):

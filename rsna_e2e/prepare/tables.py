@@ -22,6 +22,7 @@ Column = npt.NDArray[Any]
 _ARROW_TYPES: dict[Any, Any] = {
     str: pa.string(),
     int: pa.int64(),
+    bool: pa.bool_(),
     float: pa.float64(),
     int | None: pa.int64(),
     float | None: pa.float64(),
@@ -38,7 +39,7 @@ _REFUSALS = b"refusals"
 
 
 class HeaderOf(NamedTuple):
-    """A file and its header."""
+    """A file and the header of a slice in it."""
 
     raw_file: RawFile
     header: SliceHeader

@@ -34,6 +34,7 @@ INDEX_COLUMNS: dict[str, str] = {
     "study_uid": "str",
     "series_uid": "str",
     "sop_uid": "str",
+    "frame_number": "int32",
     "split": "str",
     "fold": "int32",
     "rows": "int32",

@@ -107,6 +107,11 @@ class StoreWriter:
             inputs.write_text(self._inputs)
         for folder in (self.shards_folder, self.notes_folder):
             folder.mkdir(parents=True, exist_ok=True)
+        self._remove_unfinished()
+
+    def _remove_unfinished(self) -> None:
+        """Remove what processes that were killed had not finished: of this attempt or one before."""
+        for folder in (self.shards_folder, self.notes_folder):
             for unfinished in folder.glob("*.tmp-*"):
                 unfinished.unlink(missing_ok=True)
 
@@ -126,6 +131,7 @@ class StoreWriter:
         there is none. compression: that all shards were written with. key_check: of the key that identifiers are hashed
         with, empty where they are not. Raises OSError, on a full disk among others.
         """
+        self._remove_unfinished()
         columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
         assert labels.shape == (len(columns["image_id"]), len(task.label_names))
         label_columns = {name: labels[:, i] for i, name in enumerate(task.label_names)}

@@ -1,0 +1,89 @@
+"""What a compressed frame says of itself, before anything decodes it: decoders take room for whatever it claims."""
+
+import struct
+from dataclasses import dataclass
+
+from rsna_e2e.dicom.syntaxes import RLE_LOSSLESS, Syntax
+from rsna_e2e.elements import RefusedError
+from rsna_e2e.reasons import Reason
+
+MAX_TILES = 1 << 12  # of JPEG 2000; decoders keep something for each
+MAX_MARKERS = 1 << 10  # of JPEG, before the frame header
+
+# Markers of JPEG that nothing follows: TEM, RST0 to RST7, SOI (ISO/IEC 10918-1 B.1.1.3)
+_BARE_MARKERS = (0x01, *range(0xD0, 0xD9))
+_SCAN = 0xDA
+
+
+@dataclass(frozen=True, slots=True)
+class FrameClaim:
+    """Size in px, number of components, bits of a sample; is_signed: None where the format has no word for it."""
+
+    rows: int
+    columns: int
+    n_components: int
+    precision: int
+    is_signed: bool | None = None
+
+
+def read_claim(frame: bytes, syntax: Syntax, *, bytes_per_sample: int) -> FrameClaim | None:
+    """Return what the head of a frame claims; None for RLE, which claims nothing but where its segments lie.
+
+    Raises RefusedError when there is no head of that syntax, or its segments are not `bytes_per_sample`.
+    """
+    if syntax.uid == RLE_LOSSLESS:
+        _check_rle(frame, bytes_per_sample)
+        return None
+    if syntax.start_of_frame:
+        return _jpeg(frame, syntax.start_of_frame)
+    if frame[:4] == b"\xff\x4f\xff\x51":
+        return _jpeg2000(frame, at=4)
+    if frame[4:8] == b"jP  " and (at := frame.find(b"\xff\x4f\xff\x51")) >= 0:
+        return _jpeg2000(frame, at=at + 4)  # a whole JP2 file, against PS3.5 A.4.4, but seen
+    raise RefusedError(Reason.DECODER_FAILED, "the frame is no JPEG 2000 codestream")
+
+
+def _check_rle(frame: bytes, n_segments: int) -> None:
+    """Source: PS3.5 annex G.5 (number of segments, and where each begins)."""
+    if len(frame) < 64:
+        raise RefusedError(Reason.DECODER_FAILED, "the RLE frame ends in its head")
+    said, *begins = struct.unpack_from(f"<{1 + n_segments}L", frame)
+    ends = [*begins[1:], len(frame)]
+    if said != n_segments or begins[0] != 64 or any(a >= b for a, b in zip(begins, ends, strict=True)):
+        raise RefusedError(Reason.CODESTREAM_MISMATCH, f"the RLE frame does not hold {n_segments} segment(s) in a row")
+
+
+def _jpeg(frame: bytes, start_of_frame: tuple[int, ...]) -> FrameClaim:
+    """Source: ISO/IEC 10918-1 B.2.2 (frame header), which JPEG-LS shares (ISO/IEC 14495-1 C.2.2)."""
+    at = 0
+    for _ in range(MAX_MARKERS):
+        if frame[at : at + 1] != b"\xff" or at + 4 > len(frame):
+            break
+        marker = frame[at + 1]
+        if marker == 0xFF or marker in _BARE_MARKERS:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in start_of_frame:
+            try:
+                precision, rows, columns, n_components = struct.unpack_from(">BHHB", frame, at + 4)
+            except struct.error:
+                break
+            return FrameClaim(rows, columns, n_components, precision)
+        if marker == _SCAN:
+            break
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    raise RefusedError(Reason.DECODER_FAILED, "the frame has no frame header of its transfer syntax")
+
+
+def _jpeg2000(frame: bytes, *, at: int) -> FrameClaim:
+    """Source: ISO/IEC 15444-1 A.5.1 (SIZ marker segment)."""
+    try:
+        _, _, x1, y1, x0, y0, tile_x, tile_y, _, _, n_components = struct.unpack_from(">HHLLLLLLLLH", frame, at)
+        depth, step_x, step_y = struct.unpack_from(">BBB", frame, at + 38)
+    except struct.error:
+        raise RefusedError(Reason.DECODER_FAILED, "the JPEG 2000 codestream ends in its head") from None
+    if tile_x == 0 or tile_y == 0 or x1 <= x0 or y1 <= y0 or (step_x, step_y) != (1, 1):
+        raise RefusedError(Reason.DECODER_FAILED, "the JPEG 2000 codestream claims an impossible size")
+    if -(-(x1 - x0) // tile_x) * -(-(y1 - y0) // tile_y) > MAX_TILES:
+        raise RefusedError(Reason.TOO_LARGE, f"more than {MAX_TILES:,} tiles of JPEG 2000")
+    return FrameClaim(y1 - y0, x1 - x0, n_components, (depth & 0x7F) + 1, is_signed=depth >= 0x80)

@@ -1,0 +1,210 @@
+"""What a file says of its slices, everything but the pixels: checked, and one record for each."""
+
+import math
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import BinaryIO
+
+from rsna_e2e.dicom.frames import frame_elements
+from rsna_e2e.dicom.inflate import inflate
+from rsna_e2e.dicom.places import frame_places
+from rsna_e2e.dicom.refuse import refuse_on_error
+from rsna_e2e.dicom.scan import FileMeta, Window, read_data_set, read_file_meta
+from rsna_e2e.dicom.syntaxes import readable_syntax
+from rsna_e2e.elements import Elements, RefusedError, shown
+from rsna_e2e.reasons import Reason
+from rsna_e2e.records import RawFile, Refusal, SliceRecord, printable
+
+CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"  # PS3.4 B.5
+ENHANCED_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
+MAX_SIDE_PX = 4096  # no CT matrix is larger; guards memory against absurd claims
+MAX_FRAMES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceHeader:
+    """A slice before its pixels are read: its record, and how its pixel data lies in the file.
+
+    pixel_offset, pixel_length: in bytes, in the stream or in what a deflated one inflates to; of a compressed slice
+    they span its fragments. is_swapped: 8-bit pixels are exchanged in pairs. padding_low, padding_high: stored values
+    from the one to the other are none, the file says; None when it names none.
+    """
+
+    record: SliceRecord
+    bits_allocated: int
+    pixel_offset: int
+    pixel_length: int
+    is_swapped: bool
+    is_monochrome1: bool
+    padding_low: int | None
+    padding_high: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _PixelFormat:
+    """How the pixels of all frames are written, and which stored values are padding."""
+
+    bits_allocated: int
+    is_monochrome1: bool
+    padding: tuple[int, int] | tuple[None, None]
+
+
+def read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader] | Refusal:
+    """Read everything but the pixels from a seekable stream that stands at its begin, and check it.
+
+    Returns a header for each frame, in the file's order; files but those of enhanced CT have one.
+    """
+    return refuse_on_error(raw_file.name, lambda: _read_headers(stream, raw_file), otherwise=Reason.MALFORMED)
+
+
+def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
+    window = Window(stream)
+    meta = read_file_meta(window)
+    syntax = readable_syntax(meta.transfer_syntax_uid)
+    n_bytes = raw_file.n_bytes
+    if syntax.is_deflated:
+        inflated = inflate(stream, begin=window.tell())
+        n_bytes = len(inflated.getbuffer())
+        window = Window(inflated)
+    data_set, pixels = read_data_set(window, syntax)
+    elements = Elements(data_set, byte_order="big" if syntax.is_big_endian else "little")
+    n_frames = _check_is_ct(elements, meta)
+    if pixels is None:
+        raise RefusedError(Reason.NO_PIXEL_DATA, "the file has none, or ends before it")
+    form = _pixel_format(elements)
+    records = _slice_records(elements, n_frames, syntax.uid, stem=printable(PurePath(raw_file.name).stem))
+    frame_bytes = records[0].rows * records[0].columns * form.bits_allocated // 8
+    places = frame_places(
+        window, syntax, pixels, n_frames=len(records), frame_bytes=frame_bytes, n_bytes_of_stream=n_bytes
+    )
+    is_swapped = syntax.is_big_endian and form.bits_allocated == 8 and pixels.vr == b"OW"
+    if is_swapped and frame_bytes % 2 and len(records) > 1:
+        raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, "frames of 8-bit pixels that begin inside a word")
+    return [
+        SliceHeader(
+            record=record,
+            bits_allocated=form.bits_allocated,
+            pixel_offset=offset,
+            pixel_length=length,
+            is_swapped=is_swapped,
+            is_monochrome1=form.is_monochrome1,
+            padding_low=form.padding[0],
+            padding_high=form.padding[1],
+        )
+        for record, (offset, length) in zip(records, places, strict=True)
+    ]
+
+
+def _check_is_ct(elements: Elements, meta: FileMeta) -> int | None:
+    """Return the number of frames of a file of enhanced CT, and None for one that holds a single slice."""
+    # The 2019 competition's files carry their SOP class in the file meta information only.
+    sop_class_uid = elements.text("SOPClassUID", default=meta.sop_class_uid)
+    modality = elements.text("Modality", default="")
+    if sop_class_uid not in ("", CT_IMAGE_STORAGE, ENHANCED_CT_IMAGE_STORAGE):
+        raise RefusedError(Reason.NOT_CT, f"SOP class {shown(sop_class_uid)}")
+    if modality != "CT" and (modality or not sop_class_uid):
+        raise RefusedError(Reason.NOT_CT, "Modality is not CT")
+    if "LOCALIZER" in elements.text("ImageType", default="").upper().split("\\"):
+        raise RefusedError(Reason.LOCALIZER, "ImageType says LOCALIZER (PS3.3 C.8.2.1.1.1)")
+    n_frames = elements.integer("NumberOfFrames", default=1)
+    if n_frames > MAX_FRAMES:
+        raise RefusedError(Reason.TOO_LARGE, f"NumberOfFrames {n_frames}; expected up to {MAX_FRAMES}")
+    if n_frames < 1:
+        raise RefusedError(Reason.BAD_VALUE, f"NumberOfFrames {n_frames}")
+    if sop_class_uid == ENHANCED_CT_IMAGE_STORAGE:
+        return n_frames
+    if n_frames > 1:
+        raise RefusedError(Reason.MULTI_FRAME, "NumberOfFrames is not 1 in a class of single slices")
+    return None
+
+
+def _pixel_format(elements: Elements) -> _PixelFormat:
+    """Source: PS3.3 C.7.6.3.1 and C.7.5.1.1.2, PS3.5 8.1.1."""
+    samples = elements.unsigned("SamplesPerPixel", default=1)
+    photometric = elements.text("PhotometricInterpretation")
+    bits_allocated = elements.unsigned("BitsAllocated")
+    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2") or bits_allocated not in (8, 16):
+        detail = f"SamplesPerPixel {samples}, {shown(photometric)}, BitsAllocated {bits_allocated}"
+        raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, detail)
+    bits_stored = elements.unsigned("BitsStored")
+    high_bit = elements.unsigned("HighBit", default=bits_stored - 1)
+    if not 1 <= bits_stored <= bits_allocated or high_bit != bits_stored - 1:
+        detail = f"BitsAllocated {bits_allocated}, BitsStored {bits_stored}, HighBit {high_bit} contradict each other"
+        raise RefusedError(Reason.BAD_VALUE, detail)
+    is_signed = elements.unsigned("PixelRepresentation")
+    if is_signed > 1:
+        raise RefusedError(Reason.BAD_VALUE, "PixelRepresentation is neither 0 nor 1")
+    value = elements.stored_value("PixelPaddingValue", is_signed=is_signed == 1)
+    limit = elements.stored_value("PixelPaddingRangeLimit", is_signed=is_signed == 1)
+    limit = value if limit is None else limit
+    padding = (None, None) if value is None or limit is None else (min(value, limit), max(value, limit))
+    return _PixelFormat(bits_allocated, photometric == "MONOCHROME1", padding)
+
+
+def _slice_records(elements: Elements, n_frames: int | None, syntax_uid: str, *, stem: str) -> list[SliceRecord]:
+    if n_frames is None:
+        return [_slice_record(elements, syntax_uid, image_id=stem, number=1)]
+    frames = frame_elements(elements, n_frames)
+    return [
+        _slice_record(frame, syntax_uid, image_id=f"{stem}_{number}", number=number)
+        for number, frame in enumerate(frames, start=1)
+    ]
+
+
+def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number: int) -> SliceRecord:
+    rows, columns = elements.unsigned("Rows"), elements.unsigned("Columns")
+    if not (1 <= rows <= MAX_SIDE_PX and 1 <= columns <= MAX_SIDE_PX):
+        raise RefusedError(Reason.BAD_VALUE, f"Rows {rows}, Columns {columns}; expected 1 to {MAX_SIDE_PX}")
+    spacing = elements.numbers("PixelSpacing", 2)
+    if min(spacing) <= 0:
+        raise RefusedError(Reason.BAD_VALUE, f"PixelSpacing {spacing[0]:g} x {spacing[1]:g} mm")
+    slope, intercept = _rescale(elements)
+    x, y, z = elements.numbers("ImagePositionPatient", 3)
+    a, b, c, d, e, f = orientation = elements.numbers("ImageOrientationPatient", 6)
+    _check_orientation(orientation)
+    window_center, window_width = elements.first_window()
+    burned_in = elements.text("BurnedInAnnotation", default="").upper()
+    return SliceRecord(
+        image_id=image_id,
+        patient_id=elements.text("PatientID"),
+        study_uid=elements.text("StudyInstanceUID"),
+        series_uid=elements.text("SeriesInstanceUID"),
+        sop_uid=elements.text("SOPInstanceUID"),
+        frame_number=number,
+        rows=rows,
+        columns=columns,
+        image_position_mm=(x, y, z),
+        image_orientation=(a, b, c, d, e, f),
+        pixel_spacing_mm=(spacing[0], spacing[1]),
+        slope=slope,
+        intercept=intercept,
+        bits_stored=elements.unsigned("BitsStored"),
+        pixel_representation=elements.unsigned("PixelRepresentation"),
+        window_center_hu=window_center,
+        window_width_hu=window_width,
+        transfer_syntax_uid=syntax_uid,
+        slice_thickness_mm=elements.first_positive("SliceThickness"),
+        burned_in_annotation=burned_in if burned_in in ("YES", "NO") else "",
+    )
+
+
+def _rescale(elements: Elements) -> tuple[float, float]:
+    """Return slope and intercept of a rescale that gives HU. Source: PS3.3 C.11.1 and C.8.15.3.10."""
+    (slope,) = elements.numbers("RescaleSlope", 1)
+    if slope == 0:
+        raise RefusedError(Reason.BAD_VALUE, "RescaleSlope is 0")
+    (intercept,) = elements.numbers("RescaleIntercept", 1)
+    # Perfusion maps, electron density and more come as CT as well, and say so in nothing but the unit.
+    if elements.text("RescaleType", default="HU") != "HU":
+        raise RefusedError(Reason.NOT_HOUNSFIELD, "RescaleType is not HU")
+    return slope, intercept
+
+
+def _check_orientation(cosines: tuple[float, ...]) -> None:
+    """Refuse axes that are not two orthogonal unit vectors (PS3.3 C.7.6.2.1.1), within what rounding explains."""
+    row, column = cosines[:3], cosines[3:]
+    lengths = math.hypot(*row), math.hypot(*column)
+    product = sum(a * b for a, b in zip(row, column, strict=True))
+    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(product)) > 0.01:
+        detail = "ImageOrientationPatient is not two orthogonal unit vectors"
+        raise RefusedError(Reason.BAD_VALUE, detail)

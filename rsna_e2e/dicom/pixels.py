@@ -1,0 +1,101 @@
+"""From the words of a frame to HU: padding, lost signs and stray bits are seen to, and named."""
+
+from dataclasses import replace
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.dicom.header import SliceHeader
+from rsna_e2e.dicom.refuse import refuse_on_error
+from rsna_e2e.dicom.repairs import Repair, joined
+from rsna_e2e.dicom.words import Frame, read_frame
+from rsna_e2e.hounsfield import (
+    AIR_HU,
+    Hounsfield,
+    StoredImage,
+    can_be_measured,
+    has_unused_bits,
+    is_padding,
+    is_wrapped_12bit,
+    stored_values,
+    to_hounsfield,
+    unwrap_12bit,
+)
+from rsna_e2e.reasons import Reason
+from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord
+
+Mask = npt.NDArray[np.bool_]
+
+
+def read_hounsfield(
+    stream: BinaryIO, raw_file: RawFile, header: SliceHeader
+) -> tuple[SliceRecord, Int16Image] | Refusal:
+    """Read the pixels of a slice whose header was read: int16 HU [rows, columns], and the record with what was done."""
+    return refuse_on_error(raw_file.name, lambda: _read_hounsfield(stream, header), otherwise=Reason.DECODER_FAILED)
+
+
+def _read_hounsfield(stream: BinaryIO, header: SliceHeader) -> tuple[SliceRecord, Int16Image]:
+    record, frame = header.record, read_frame(stream, header)
+    is_signed = record.pixel_representation == 1
+    stored = stored_values(frame.words, bits_stored=frame.bits_stored, is_signed=is_signed)
+    padding = _padding(header, frame, stored)
+    repairs = [
+        *([Repair.MONOCHROME1] if header.is_monochrome1 else []),
+        *([Repair.CODESTREAM_SIGN] if frame.lost_its_sign else []),
+    ]
+    if is_wrapped_12bit(
+        bits_stored=record.bits_stored, is_signed=is_signed, slope=record.slope, intercept=record.intercept
+    ):
+        repairs.append(Repair.WRAPPED_12BIT)
+        result = Hounsfield(unwrap_12bit(stored), 0, 0)
+    else:
+        # Above a signed value both zeros and its sign are common; above an unsigned one only zeros mean nothing.
+        if not is_signed and _has_unused_bits(frame, padding):
+            repairs.append(Repair.UNUSED_BITS)
+        result = to_hounsfield(stored, record.slope, record.intercept)
+    if padding is not None:
+        kind, result = _without_padding(header, stored, result, padding)
+        repairs.append(kind)
+    record = replace(
+        record,
+        decoder=frame.decoder,
+        repair=joined(repairs),
+        n_rounded=result.n_rounded,
+        n_saturated=result.n_saturated,
+        n_padding=0 if padding is None else int(np.count_nonzero(padding)),
+        hu_min=int(result.hu.min()),
+        hu_max=int(result.hu.max()),
+    )
+    return record, result.hu
+
+
+def _padding(header: SliceHeader, frame: Frame, stored: StoredImage) -> Mask | None:
+    """Mark the pixels that the file calls padding; None when there are none."""
+    if header.padding_low is None or header.padding_high is None:
+        return None
+    is_signed = header.record.pixel_representation == 1
+    padding = is_padding(frame.words, stored, low=header.padding_low, high=header.padding_high, is_signed=is_signed)
+    return padding if padding.any() else None
+
+
+def _has_unused_bits(frame: Frame, padding: Mask | None) -> bool:
+    words = frame.words if padding is None else frame.words[~padding]
+    return words.size > 0 and has_unused_bits(words, bits_stored=frame.bits_stored)
+
+
+def _without_padding(
+    header: SliceHeader, stored: StoredImage, result: Hounsfield, padding: Mask
+) -> tuple[Repair, Hounsfield]:
+    """Make padding air, unless its HU could have been measured; what is no measurement is not counted as changed."""
+    record = header.record
+    assert header.padding_low is not None
+    assert header.padding_high is not None
+    low, high = sorted(record.slope * end + record.intercept for end in (header.padding_low, header.padding_high))
+    if can_be_measured(low, high):
+        return Repair.PADDING_KEPT, result
+    hu = np.where(padding, np.int16(AIR_HU), result.hu)
+    if result.n_rounded == result.n_saturated == 0 or padding.all():
+        return Repair.PADDING_AS_AIR, Hounsfield(hu, 0, 0)
+    measured = to_hounsfield(stored[~padding], record.slope, record.intercept)
+    return Repair.PADDING_AS_AIR, Hounsfield(hu, measured.n_rounded, measured.n_saturated)

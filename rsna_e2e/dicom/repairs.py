@@ -1,0 +1,19 @@
+"""What is done to a slice's values, or known of them, by name: lands in the store's `repair` column."""
+
+from enum import StrEnum
+
+
+class Repair(StrEnum):
+    """Name of what is done to values that a file spells oddly. A name, once published, keeps its meaning."""
+
+    MONOCHROME1 = "monochrome1"  # meant to be shown inverted; HU are what they are (PS3.3 C.7.6.3.1.2)
+    WRAPPED_12BIT = "wrapped_12bit"  # the sign was lost in 12 unsigned bits, and is restored
+    UNUSED_BITS = "unused_bits"  # bits beyond BitsStored were set, and are cleared
+    CODESTREAM_SIGN = "codestream_sign"  # JPEG 2000 says unsigned of signed values: PixelRepresentation is right
+    PADDING_AS_AIR = "padding_as_air"  # pixels that the file calls padding are set to the HU of air
+    PADDING_KEPT = "padding_kept"  # so called, but their HU could have been measured: they stay
+
+
+def joined(repairs: list[Repair]) -> str:
+    """Return names as the `repair` column spells them."""
+    return "+".join(repairs)

@@ -1,0 +1,97 @@
+"""The transfer syntaxes that are read, and what decodes each."""
+
+import functools
+import importlib.metadata
+from dataclasses import dataclass
+
+from pydicom.pixels import get_decoder
+
+from rsna_e2e.elements import RefusedError, shown
+from rsna_e2e.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """What decodes a frame: pydicom's name of the plugin, and the distribution that it comes in.
+
+    extra: the optional dependency of this package that installs it; empty where it comes with this package.
+    """
+
+    plugin: str
+    distribution: str
+    extra: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Syntax:
+    """A transfer syntax (PS3.5 10 and annex A); `decoder` is None where pixels are not compressed.
+
+    start_of_frame: markers of the only JPEG processes that belong to it (ISO/IEC 10918-1 table B.1, 14495-1 C.1.1).
+    """
+
+    uid: str
+    is_implicit: bool = False
+    is_big_endian: bool = False
+    is_deflated: bool = False
+    decoder: Decoder | None = None
+    start_of_frame: tuple[int, ...] = ()
+
+    @property
+    def order(self) -> str:
+        """Of bytes, as `struct` spells it."""
+        return ">" if self.is_big_endian else "<"
+
+
+# Pinned, so that a further package on the machine changes nothing. For JPEG-LS CharLS (pyjpegls), which notices damage
+# that others pass on as pixels; for 12-bit and lossless JPEG the one package on PyPI that decodes them all, which is
+# under the GPL and so not installed unasked.
+_PILLOW = Decoder("pillow", "pillow")
+_RLE = Decoder("pylibjpeg", "pylibjpeg-rle")
+_OPENJPEG = Decoder("pylibjpeg", "pylibjpeg-openjpeg")
+_CHARLS = Decoder("pyjpegls", "pyjpegls")
+_LIBJPEG = Decoder("pylibjpeg", "pylibjpeg-libjpeg", extra="jpeg")
+
+RLE_LOSSLESS = "1.2.840.10008.1.2.5"
+
+# PS3.6 table A-1
+SYNTAXES = {
+    syntax.uid: syntax
+    for syntax in (
+        Syntax(uid="1.2.840.10008.1.2", is_implicit=True),
+        Syntax(uid="1.2.840.10008.1.2.1"),
+        Syntax(uid="1.2.840.10008.1.2.1.99", is_deflated=True),
+        Syntax(uid="1.2.840.10008.1.2.2", is_big_endian=True),  # retired
+        Syntax(uid=RLE_LOSSLESS, decoder=_RLE),
+        Syntax(uid="1.2.840.10008.1.2.4.50", decoder=_PILLOW, start_of_frame=(0xC0,)),  # JPEG baseline
+        Syntax(uid="1.2.840.10008.1.2.4.51", decoder=_LIBJPEG, start_of_frame=(0xC0, 0xC1)),  # JPEG extended
+        Syntax(uid="1.2.840.10008.1.2.4.57", decoder=_LIBJPEG, start_of_frame=(0xC3,)),  # JPEG lossless
+        Syntax(uid="1.2.840.10008.1.2.4.70", decoder=_LIBJPEG, start_of_frame=(0xC3,)),  # the same, first-order
+        Syntax(uid="1.2.840.10008.1.2.4.80", decoder=_CHARLS, start_of_frame=(0xF7,)),  # JPEG-LS lossless
+        Syntax(uid="1.2.840.10008.1.2.4.81", decoder=_CHARLS, start_of_frame=(0xF7,)),  # JPEG-LS near-lossless
+        Syntax(uid="1.2.840.10008.1.2.4.90", decoder=_OPENJPEG),  # JPEG 2000 lossless
+        Syntax(uid="1.2.840.10008.1.2.4.91", decoder=_OPENJPEG),  # JPEG 2000
+        Syntax(uid="1.2.840.10008.1.2.4.201", decoder=_OPENJPEG),  # HTJ2K lossless
+        Syntax(uid="1.2.840.10008.1.2.4.202", decoder=_OPENJPEG),  # HTJ2K lossless RPCL
+        Syntax(uid="1.2.840.10008.1.2.4.203", decoder=_OPENJPEG),  # HTJ2K
+    )
+}
+
+
+def readable_syntax(uid: str) -> Syntax:
+    """Return a transfer syntax. Raises RefusedError when it is not read, or its decoder is not installed."""
+    syntax = SYNTAXES.get(uid)
+    if syntax is None:
+        raise RefusedError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, shown(uid))
+    decoder = syntax.decoder
+    if decoder is not None and decoder.plugin not in get_decoder(uid).available_plugins:
+        wanted = f"rsna_e2e[{decoder.extra}]" if decoder.extra else decoder.distribution
+        raise RefusedError(
+            Reason.MISSING_DECODER, f"{uid} needs {decoder.distribution}. Install it: pip install '{wanted}'"
+        )
+    return syntax
+
+
+@functools.cache
+def decoder_version(decoder: Decoder) -> str:
+    """Return a decoder's name and version, as the store keeps it."""
+    return f"{decoder.distribution} {importlib.metadata.version(decoder.distribution)}"
