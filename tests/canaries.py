@@ -69,6 +69,7 @@ SECRETS = {
     "overlay text": "CANARY-OVERLAY-TX",
     "report": "CANARY-REPORT",
     "preamble": "CANARY-PREAMBLE",
+    "code": "CANARY-CODE",  # where a code should stand, which refusals quote
 }
 EVERY_CANARY = (*SECRETS.values(), *IDENTIFIERS, FOLDER, REFUSED)
 
@@ -162,5 +163,7 @@ def _write_refused(folder: Path) -> None:
     _write(folder / f"{REFUSED}-scout.dcm", _slice(8, 1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     _write(folder / f"{REFUSED}-tag.dcm", _slice(8, 2, RescaleSlope=None))
     _write(folder / f"{REFUSED}-slope.dcm", _slice(8, 3, RescaleSlope=0))
+    spoiled = (folder / f"{REFUSED}-tag.dcm").read_bytes().replace(b"MONOCHROME2 ", b"CANARY-CODE ")
+    (folder / f"{REFUSED}-code.dcm").write_bytes(spoiled)
     (folder / f"{REFUSED}-cut.dcm").write_bytes((folder / f"{REFUSED}-slope.dcm").read_bytes()[:-100])
     (folder / f"{REFUSED}-text.txt").write_text("\n".join(SECRETS.values()))
