@@ -1,6 +1,7 @@
 """Workers that die, hang or want too much: one item is lost, everything else is done."""
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -100,6 +101,14 @@ def test_an_item_that_takes_too_long_is_lost(monkeypatch: pytest.MonkeyPatch) ->
 def test_memory_is_limited() -> None:
     with Pool(1) as pool, pytest.raises(MemoryError):
         list(pool.run([Count(1, at=0, deed=want_memory)]))
+
+
+def test_memory_is_limited_for_a_while() -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(MemoryError), pools.limited_memory(64 << 20):
+        bytearray(65 << 20)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert len(bytearray(65 << 20)) == 65 << 20
 
 
 def test_processes_that_end_outside_of_items_are_an_error() -> None:

@@ -13,7 +13,7 @@ import xxhash
 from rsna_e2e.dicom import read_headers, read_hounsfield, refuse_on_error
 from rsna_e2e.prepare.index import StoredSlice, stored_columns
 from rsna_e2e.prepare.plan import plan_series, plan_shards
-from rsna_e2e.prepare.pool import NO_ITEM, Begin, Lost
+from rsna_e2e.prepare.pool import NO_ITEM, WORKER_MEMORY_BYTES, Begin, Lost, limited_memory
 from rsna_e2e.prepare.tables import (
     HeaderOf,
     Table,
@@ -159,13 +159,17 @@ class WriteShard:
 
 
 def _digests(headers: Sequence[HeaderOf], *, source: Source, begin: Begin, lost: Lost) -> list[str | None]:
-    """Return a digest of each slice's place and pixels; None of one that is refused."""
+    """Return a digest of each slice's place and pixels; None of one that is refused.
+
+    Decoding is under the limit of other workers, whatever this process may take otherwise.
+    """
     digests: list[str | None] = []
-    for item, (raw_file, header) in enumerate(headers):
-        begin(item)
-        result = read_or_refuse(source, raw_file, lost.get(item), partial(read_hounsfield, header=header))
-        digests.append(None if isinstance(result, Refusal) else _digest(*result))
-    begin(NO_ITEM)
+    with limited_memory(WORKER_MEMORY_BYTES):
+        for item, (raw_file, header) in enumerate(headers):
+            begin(item)
+            result = read_or_refuse(source, raw_file, lost.get(item), partial(read_hounsfield, header=header))
+            digests.append(None if isinstance(result, Refusal) else _digest(*result))
+        begin(NO_ITEM)
     return digests
 
 

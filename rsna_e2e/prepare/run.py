@@ -21,7 +21,7 @@ from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report
 from rsna_e2e.prepare.tables import Column, read_parts, to_numpy
 from rsna_e2e.pseudonyms import Pseudonyms
-from rsna_e2e.records import Progress, Refusal, no_progress
+from rsna_e2e.records import Float32Array, Progress, Refusal, no_progress
 from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.tasks import Task
 
@@ -83,13 +83,7 @@ def prepare(
         inputs = replace(inputs, files=())  # many of them need room
         with _enough_space(store, shards):
             _write_shards(inputs, shards, pool, len(refused), progress)
-            stored, broken = read_parts([shard.note for shard in shards])
-            refusals = sorted([*refused, *broken], key=lambda refusal: (refusal.path, refusal.reason))
-            if not len(stored):
-                raise BadInputError(_nothing_taken(raw, refusals))
-            columns = {name: to_numpy(stored, name) for name in stored.column_names}
-            labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
-            index = index_columns(columns, labels_NL, n_folds=n_folds, seed=seed)
+            index, labels_NL, refusals = _collect(raw, inputs, shards, refused, n_folds=n_folds, seed=seed)
             tables = _named_or_not(index, refusals, pseudonyms)
             data_hash = writer.commit(task, labels=labels_NL, compression=compression, **tables)
     elapsed_s = time.perf_counter() - started_s
@@ -200,6 +194,19 @@ def _write_shards(
         done += missing[number].n_slices
         n_refused += n_refused_here
         progress(done, total, f"pixels, {n_refused} refused")
+
+
+def _collect(
+    raw: Path, inputs: Inputs, shards: Sequence[ShardPlan], refused: Sequence[Refusal], *, n_folds: int, seed: int
+) -> tuple[dict[str, Column], Float32Array, list[Refusal]]:
+    """Return the index of what was written, its labels [N, L], and all refusals. Raises BadInputError for no slice."""
+    stored, broken = read_parts([shard.note for shard in shards])
+    refusals = sorted([*refused, *broken], key=lambda refusal: (refusal.path, refusal.reason))
+    if not len(stored):
+        raise BadInputError(_nothing_taken(raw, refusals))
+    columns = {name: to_numpy(stored, name) for name in stored.column_names}
+    labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
+    return index_columns(columns, labels_NL, n_folds=n_folds, seed=seed), labels_NL, refusals
 
 
 def _named_or_not(
