@@ -73,7 +73,7 @@ def test_what_does_not_read_back_is_no_store_and_is_kept(tmp_path: Path, monkeyp
         )
 
     monkeypatch.setattr(writer, "write_table", write_reversed)
-    with pytest.raises(RsnaError, match=r"does not read back .*labels of other images.* Check the disk") as error:
+    with pytest.raises(RsnaError, match=r"does not read back: .*labels of other images.*s\. Check the disk") as error:
         _commit(tmp_path / "store")
     assert not isinstance(error.value, BadInputError)
     assert not (tmp_path / "store").exists()

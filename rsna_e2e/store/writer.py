@@ -172,8 +172,8 @@ class StoreWriter:
             read_refusals(self._store, manifest)
         except StoreError as error:
             raise RsnaError(
-                f"{self.target}: what was written of its tables does not read back ({error}). Check the disk and run "
-                f"again, or report this; the slices stay in {self._partial}"
+                f"{self.target}: what was written of its tables does not read back: {str(error).split('. ')[0]}. "
+                f"Check the disk and run again, or report this; the slices stay in {self._partial}"
             ) from error
 
     def _checksums(self, index: dict[str, Column]) -> dict[str, dict[str, int | str]]:
