@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -20,9 +21,16 @@ from rsna_e2e.store import Store, StoreError, manifest, shards, verify_store
 from rsna_e2e.store.verify import FOREIGN
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("repair"), "none")
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return make(tmp_path / "made", "none")
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy to damage, of store and raw files."""
+    shutil.copytree(made, tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 def test_a_folder_that_is_no_store_is_left_alone(folder: Path) -> None:
