@@ -76,19 +76,30 @@ class Pseudonyms:
 
 
 def load_key(path: Path) -> Pseudonyms:
-    """Read a key file, white space around the key aside. Raises BadInputError when there is none, or a short one."""
+    """Read a key file, white space around the key aside where it is text: of other bytes all belong to the key.
+
+    Raises BadInputError when there is none, or a short one.
+    """
     try:
-        key = path.read_bytes().strip()
+        content = path.read_bytes()
     except FileNotFoundError:
         raise BadInputError(f"{path}: no such key file. Give the one the store was prepared with") from None
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}. Give the key file") from error
+    key = content.strip() if _is_text(content) else content
     if len(key) < KEY_BYTES:
         raise BadInputError(
             f"{path}: a key of {len(key)} bytes, which could be guessed; it takes {KEY_BYTES}. Name a file that does "
             "not exist yet, and it is made"
         )
     return Pseudonyms(key)
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        return content.decode().strip().isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
 def load_or_make_key(path: Path) -> Pseudonyms:

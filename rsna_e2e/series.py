@@ -32,6 +32,9 @@ SAME_STEP = 0.1
 # head, and no slices that are missing.
 PLANNED_STEPS = 3
 
+# Positions beyond this are no places in a patient: no scanner's table moves a hundred metres.
+FARTHEST_MM = 1e5
+
 TILTED_DEG = 1.0  # direction cosines with few digits are off by some tenths
 WANDERING = 0.3  # of what a straight line explains; a table moves straight, within a tenth of it
 
@@ -89,14 +92,17 @@ class SeriesGeometry:
 
 
 def series_geometry(index: Mapping[str, npt.NDArray[Any]], rows: slice) -> SeriesGeometry:
-    """Describe one series of a store by the columns of its index. rows: those of the series, in geometric order."""
-    position_mm = np.asarray(index["position_mm"][rows], dtype=np.float64)
-    ipp_N3 = np.column_stack([index[f"ipp_{axis}_mm"][rows] for axis in "xyz"])
+    """Describe one series of a store by the columns of its index. rows: those of the series, in geometric order.
+
+    Finite positions of any size give numbers: what lies beyond `FARTHEST_MM` counts as lying there.
+    """
+    position_mm = np.clip(np.asarray(index["position_mm"][rows], dtype=np.float64), -FARTHEST_MM, FARTHEST_MM)
+    ipp_N3 = np.column_stack([index[f"ipp_{axis}_mm"][rows] for axis in "xyz"]).clip(-FARTHEST_MM, FARTHEST_MM)
     iop_N6 = np.column_stack([index[f"iop_{way}_{axis}"][rows] for way in ("row", "column") for axis in "xyz"])
     normal = slice_normal(iop_N6.mean(axis=0))
     step_mm = np.diff(position_mm)
     spacing_mm = float(np.median(step_mm)) if len(step_mm) else math.nan
-    share, is_gap = step_mm / spacing_mm, find_gaps(step_mm)
+    share, is_gap = step_mm / max(spacing_mm, SAME_POSITION_MM), find_gaps(step_mm)
     return SeriesGeometry(
         spacing_mm=spacing_mm,
         n_gaps=int(is_gap.sum()),
@@ -206,6 +212,8 @@ def _shear_deg(ipp_N3: Float64Array, normal: Float64Array) -> float:
     moved_N3 = ipp_N3 - ipp_N3.mean(axis=0)
     along_N = moved_N3 @ normal
     across_N3 = moved_N3 - along_N[:, None] * normal
+    if not along_N.any():
+        return 0.0
     slope_3 = along_N @ across_N3 / (along_N @ along_N)
     wandered = np.linalg.norm(across_N3 - along_N[:, None] * slope_3)
     is_line = wandered < np.linalg.norm(along_N) * np.linalg.norm(slope_3) * WANDERING

@@ -20,7 +20,7 @@ import torch
 
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.prepare import PrepareReport, prepare
-from rsna_e2e.series import SeriesGeometry, series_geometry
+from rsna_e2e.series import FARTHEST_MM, SAME_POSITION_MM, SeriesGeometry, series_geometry
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 
@@ -316,6 +316,16 @@ def index_of(z_mm: Sequence[float], **columns: float) -> dict[str, np.ndarray]:
 
 def geometry(z_mm: Sequence[float]) -> SeriesGeometry:
     return series_geometry(index_of(z_mm), slice(0, len(z_mm)))
+
+
+@pytest.mark.parametrize(
+    "z_mm", [[0, 0.1, 0.2, 1e308], [-1e308, 0, 5, 1e308], [0, 1e-320, 2e-320, 1], [1e307, 2e307, 1e308]], ids=str
+)
+def test_positions_that_are_no_places_give_numbers(z_mm: list[float]) -> None:
+    found = geometry(z_mm)
+    assert 0 <= found.n_missing <= 2 * FARTHEST_MM / SAME_POSITION_MM
+    assert 0 <= found.spacing_mm <= 2 * FARTHEST_MM
+    assert found.shear_deg == 0
 
 
 @pytest.mark.parametrize(

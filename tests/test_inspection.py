@@ -11,9 +11,11 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import phantoms
+import pyarrow.parquet as pq
 import pytest
 import small
 from pages import assert_numbers_are_those_of, assert_self_contained, parsed, pictures
+from stores import edit_manifest, sign
 
 from rsna_e2e.cli import main
 from rsna_e2e.errors import BadInputError, UsageError
@@ -25,7 +27,7 @@ from rsna_e2e.inspection.slices import Slices
 from rsna_e2e.inspection.tally import common, distribution, whole_numbers
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import prepare
-from rsna_e2e.store import Store
+from rsna_e2e.store import Store, StoreError
 from rsna_e2e.tasks import ICH
 
 Content = dict[str, Any]
@@ -412,6 +414,10 @@ def test_the_command_writes_where_it_says(
         (["store", "--out", "file"], 3, "file: is a file. Give a folder for inspection.html"),
         (["store", "--labels", "a.csv"], 2, "which holds its labels"),
         (["store", "--key", "k"], 2, "--raw and --key go with --who"),
+        (["store", "--who", "12", "--out", "report"], 2, "--out, --sample and --seed are for a report"),
+        (["store", "--who", "12", "--sample", "all"], 2, "--out, --sample and --seed are for a report"),
+        (["raw", "--sample", "5"], 2, "raw: no store; --sample and --seed choose slices of a store"),
+        (["raw", "--seed", "0"], 2, "raw: no store; --sample and --seed choose slices of a store"),
         (["store", "--who", "xyz"], 2, "'xyz' is no hash of a series"),
         (["store", "--who", "0123456789abcdef"], 3, "has no series 0123456789abcdef"),
     ],
@@ -432,6 +438,30 @@ def test_misuse_is_named(
     assert says in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
     assert not (store.path / "report").exists()
+
+
+def test_who_asks_for_the_index_alone(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "store"
+    prepare(raw, path, task=ICH, n_folds=2, n_jobs=1)
+    span = Store.open(path).series[0]
+    shutil.rmtree(path / "shards")
+    assert main(["inspect", str(path), "--who", span.series_key[:8]]) == 0
+    assert span.series_uid in capsys.readouterr().out
+    with (path / "index.parquet").open("r+b") as file:
+        file.seek(100)
+        file.write(b"damaged")
+    assert main(["inspect", str(path), "--who", span.series_key[:8]]) == 3
+    assert "index.parquet: missing or damaged" in capsys.readouterr().err
+
+
+def test_labels_that_are_not_those_of_the_task(store: Store, tmp_path: Path) -> None:
+    shutil.copytree(store.path, tmp_path / "store")
+    table = pq.read_table(tmp_path / "store" / "labels.parquet").select(["image_id", "any"])
+    pq.write_table(table, tmp_path / "store" / "labels.parquet")
+    edit_manifest(tmp_path / "store", label_names=["any"])
+    sign(tmp_path / "store")
+    with pytest.raises(StoreError, match="holds labels any, which are not those of its task"):
+        inspect_store(Store.open(tmp_path / "store"))
 
 
 def test_help_has_examples_of_both_uses(capsys: pytest.CaptureFixture[str]) -> None:

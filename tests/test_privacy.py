@@ -1,11 +1,13 @@
 """Nobody is named where nobody should be: words planted in files are looked for in everything that comes out."""
 
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,8 @@ from canaries import (
 from rsna_e2e.cli import main
 from rsna_e2e.errors import DivergedError
 from rsna_e2e.labels import write_labels
+from rsna_e2e.prepare import repair
+from rsna_e2e.prepare.tables import read_part
 from rsna_e2e.pseudonyms import load_key
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
@@ -161,6 +165,33 @@ def test_the_owner_learns_who_it_is(outputs: Outputs, capsys: pytest.CaptureFixt
         by_key = _say(capsys, "inspect", outputs / "hashed", "--who", blind.series_key[:8], *key)
         for said in (by_store, by_key):
             assert [line.split(maxsplit=2)[2] for line in said.splitlines()][1:] == wanted
+
+
+def test_repair_of_a_store_without_names_leaves_none_beside_it(
+    outputs: Outputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers are needed to find slices again; they lie where only their user may read, and not for long."""
+    store = tmp_path / "hashed"
+    shutil.copytree(outputs / "hashed", store)
+    index = Store.open(store).index
+    with (store / "shards" / index["shard"][0]).open("r+b") as file:
+        file.seek(index["byte_offset"][0])
+        file.write(b"damaged")
+    kept: list[Path] = []
+
+    def look(part: Path) -> Any:
+        assert part.is_file()
+        assert part.parent.stat().st_mode & 0o077 == 0
+        assert found_in([tmp_path], EVERY_CANARY) == {}
+        kept.append(part)
+        return read_part(part)
+
+    monkeypatch.setattr(import_module("rsna_e2e.prepare.repair"), "read_part", look)
+    assert repair(store, outputs.raw, n_jobs=1).n_mended_slices == 1
+    assert kept
+    assert not any(part.parent.exists() for part in kept)
+    assert [path.name for path in tmp_path.iterdir()] == ["hashed"]
+    assert found_in([store], EVERY_CANARY) == {}
 
 
 def test_without_the_key_nobody_does(outputs: Outputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,19 @@ def test_a_key_is_not_printed() -> None:
     assert KEY.decode() not in repr(Pseudonyms(KEY))
 
 
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (b" " + bytes(range(128, 158)) + b"\n", b" " + bytes(range(128, 158)) + b"\n"),  # bytes: white space is chance
+        (b"\t" + KEY + b" \r\n", KEY),
+        ("Schlüssel, den niemand errät: äöü".encode() + b"\n", "Schlüssel, den niemand errät: äöü".encode()),
+    ],
+)
+def test_white_space_around_a_key_counts_unless_it_is_text(tmp_path: Path, content: bytes, key: bytes) -> None:
+    (tmp_path / "k").write_bytes(content)
+    assert load_key(tmp_path / "k").key == key
+
+
 def test_what_is_no_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"none\.key: no such key file"):
         load_key(tmp_path / "none.key")

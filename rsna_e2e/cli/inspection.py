@@ -13,6 +13,8 @@ from rsna_e2e.tasks import get_task
 if TYPE_CHECKING:
     from rsna_e2e.inspection import Named
 
+ALL = "all"
+
 
 def add_inspect(verbs: Verbs) -> None:
     """Add `rsna-e2e inspect`."""
@@ -31,11 +33,11 @@ def add_inspect(verbs: Verbs) -> None:
     verb.add_argument(
         "--sample",
         type=_sample,
-        default=1000,
+        default=None,
         metavar="N|all",
         help="slices of a store whose pixels are counted (default 1000)",
     )
-    verb.add_argument("--seed", type=seed, default=0, help="chooses these slices, and the series shown (default 0)")
+    verb.add_argument("--seed", type=seed, help="chooses these slices, and the series shown (default 0)")
     verb.add_argument("--labels", type=Path, help="of raw files: label CSV (default: RAW/*train*.csv[.gz])")
     verb.add_argument("--jobs", type=at_least_one, help="of raw files: processes (default: all cores)")
     add_task(verb)
@@ -44,8 +46,8 @@ def add_inspect(verbs: Verbs) -> None:
     verb.add_argument("--key", type=Path, metavar="KEYFILE", help="with --raw: the key the store was prepared with")
 
 
-def _sample(text: str) -> int | None:
-    return None if text == "all" else at_least_one(text)
+def _sample(text: str) -> int | str:
+    return text if text == ALL else at_least_one(text)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -54,7 +56,7 @@ def _inspect(options: argparse.Namespace) -> None:
         print(_who(options))
         return
     from rsna_e2e.console import progress_bar
-    from rsna_e2e.inspection import check_out, inspect_raw, inspect_store, write_inspection
+    from rsna_e2e.inspection import N_SAMPLED, check_out, inspect_raw, inspect_store, write_inspection
     from rsna_e2e.store import Store, is_store
 
     out: Path = options.out or Path(f"{options.source.resolve().name or 'root'}-inspection")
@@ -64,7 +66,8 @@ def _inspect(options: argparse.Namespace) -> None:
     with progress_bar("inspect", unit="slices") as progress:
         if is_store(options.source):
             with closing(Store.open(options.source)) as store:
-                content, slices = inspect_store(store, n_sampled=options.sample, seed=options.seed, progress=progress)
+                n_sampled = None if options.sample == ALL else options.sample or N_SAMPLED
+                content, slices = inspect_store(store, n_sampled=n_sampled, seed=options.seed or 0, progress=progress)
                 page = write_inspection(content, slices, out=out)
         else:
             content, slices = inspect_raw(options.source, **_raw(options), progress=progress)
@@ -83,25 +86,30 @@ def _check_usage(options: argparse.Namespace) -> None:
         raise UsageError("--raw and --key go with --who: they resolve a hash of a store")
     if is_store(options.source) and options.who is None and (options.labels or options.jobs):
         raise UsageError(f"{options.source}: a store, which holds its labels; --labels and --jobs are for raw files")
+    is_sampled = options.sample is not None or options.seed is not None
+    if options.who is not None and (options.out or is_sampled):
+        raise UsageError("--out, --sample and --seed are for a report; --who prints names and makes none")
+    if not is_store(options.source) and options.who is None and is_sampled:
+        raise UsageError(f"{options.source}: no store; --sample and --seed choose slices of a store")
 
 
 def _who(options: argparse.Namespace) -> "Named":
     from rsna_e2e.inspection import who_is, who_was
     from rsna_e2e.prepare import read_raw
     from rsna_e2e.pseudonyms import load_key
-    from rsna_e2e.store import Store, is_store
+    from rsna_e2e.store import StoreFiles, is_store
 
     if not is_store(options.source):
         return who_is(read_raw(options.source, **_raw(options)).columns, options.who, where=options.source)
-    with closing(Store.open(options.source)) as store:
-        if not store.key_check:
-            return who_is(store.index, options.who, where=store.path)
-        if not (options.raw and options.key):
-            raise UsageError(
-                f"{store.path}: holds hashed names. Give --raw, the files it was prepared from, and --key, its key file"
-            )
-        pseudonyms = load_key(options.key)
-        return who_was(store, options.who, read_raw(options.raw, **_raw(options)).columns, pseudonyms)
+    store = StoreFiles.open(options.source)  # names are in the index, whatever became of the pixels
+    if not store.key_check:
+        return who_is(store.index, options.who, where=store.path)
+    if not (options.raw and options.key):
+        raise UsageError(
+            f"{store.path}: holds hashed names. Give --raw, the files it was prepared from, and --key, its key file"
+        )
+    pseudonyms = load_key(options.key)
+    return who_was(store, options.who, read_raw(options.raw, **_raw(options)).columns, pseudonyms)
 
 
 def _raw(options: argparse.Namespace) -> dict[str, Any]:

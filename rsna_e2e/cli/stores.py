@@ -47,11 +47,14 @@ def add_store(verbs: Verbs) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from rsna_e2e.console import progress_bar
+    from rsna_e2e.errors import UsageError
     from rsna_e2e.files import prepare_file, write_json
     from rsna_e2e.prepare import available_cores
     from rsna_e2e.store import StoreError, verify_store
 
     if options.out is not None:
+        if options.out.resolve().is_relative_to(options.store.resolve()):
+            raise UsageError(f"{options.out}: the result must not lie inside {options.store}. Choose another file")
         prepare_file(options.out, example="damage.json")
     with progress_bar("verify", unit="slices") as progress:
         found = verify_store(options.store, n_threads=options.jobs or available_cores(), progress=progress)
@@ -64,10 +67,21 @@ def _verify(options: argparse.Namespace) -> None:
     else:
         _show(found.damages)
     if not found.is_whole:
-        raise StoreError(
-            f"{options.store}: {len(found.damages)} things are damaged, {found.n_damaged_slices} of "
-            f"{found.n_expected} slices among them. Mend it with: rsna-e2e store repair {options.store} RAW"
+        raise StoreError(f"{options.store}: {_sum_up(found)}")
+
+
+def _sum_up(found: "Verification") -> str:
+    n_foreign = sum(damage.is_foreign for damage in found.damages)
+    n_damaged = len(found.damages) - n_foreign
+    parts = []
+    if n_damaged:
+        parts.append(
+            f"{n_damaged} things are damaged, {found.n_damaged_slices} of {found.n_expected} slices among them. "
+            f"Mend it with: rsna-e2e store repair {found.store} RAW"
         )
+    if n_foreign:
+        parts.append(f"{n_foreign} files in it are no part of the store. Remove them, as listed above")
+    return ". ".join(parts)
 
 
 def _repair(options: argparse.Namespace) -> None:

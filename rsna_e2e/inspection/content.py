@@ -18,7 +18,7 @@ from rsna_e2e.inspection.truth import describe_copies, describe_counts, describe
 from rsna_e2e.inspection.values import describe_values, histogram
 from rsna_e2e.prepare import read_raw
 from rsna_e2e.records import Progress, Refusal, no_progress
-from rsna_e2e.store import Store
+from rsna_e2e.store import Store, StoreError
 from rsna_e2e.tasks import Task, get_task
 
 N_SAMPLED = 1000  # slices; their histogram differs from that of all by less than can be seen
@@ -29,10 +29,17 @@ def inspect_store(
 ) -> tuple[dict[str, Any], Slices]:
     """Look at a store: its tables whole, the pixels of `n_sampled` slices (None: all), chosen by `seed`.
 
-    Returns the content and what it was made of. Raises StoreError when a slice is damaged.
+    Returns the content and what it was made of. Raises StoreError when a slice is damaged, or the labels are not those
+    of the store's task.
     """
+    task = get_task(store.task_name)
+    if store.label_names != task.label_names:
+        raise StoreError(
+            f"{store.path}: holds labels {', '.join(store.label_names):.200}, which are not those of its task "
+            f"{task.name}: {', '.join(task.label_names)}. Prepare the store again"
+        )
     slices = Slices(
-        task=get_task(store.task_name),
+        task=task,
         columns=store.index,
         labels=store.labels,
         refusals=store.read_refusals(),

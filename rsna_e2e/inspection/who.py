@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.prepare import pseudonymous_keys
 from rsna_e2e.pseudonyms import Pseudonyms
-from rsna_e2e.store import Store
+from rsna_e2e.store import StoreFiles
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
@@ -51,7 +51,7 @@ def who_is(columns: Columns, who: str, *, where: Path) -> Named:
     return _named(columns, _rows_of_key(columns["series_key"], who, where=where))
 
 
-def who_was(store: Store, who: str, columns: Columns, pseudonyms: Pseudonyms) -> Named:
+def who_was(store: StoreFiles, who: str, columns: Columns, pseudonyms: Pseudonyms) -> Named:
     """Return the series of a store with pseudonyms whose key begins with `who`, by its names in raw files.
 
     columns: of the raw files' headers. Raises what `who_is` raises, and BadInputError for another key than the store's,

@@ -17,13 +17,16 @@ from rsna_e2e.prepare.tables import HeaderOf
 from rsna_e2e.records import Int16Array, Int16Image, Refusal
 from rsna_e2e.sources import Source
 from rsna_e2e.store import Compression, StoredPixels, StoreError, is_slice, overwrite, read_pixels, write_shard
+from rsna_e2e.store.manifest import is_plain_file
+from rsna_e2e.store.shards import frame_checksum
 
 NOT_FOUND = "no raw file shows this place"
 ENDED_ITS_PROCESS = "reading its raw file ended the process, or took too long"
 NOT_THE_SAME = "the raw files no longer give the same pixels"
 LAID_OUT_OTHERWISE = "the libraries here lay it out otherwise than those that wrote it: prepare the store again"
 
-WhyNot = dict[int, str]  # by row of the index: why a slice was not mended
+# Why a slice of a shard was not mended, by its row of the index; None: the file around them.
+WhyNot = dict[int | None, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,8 @@ class MendShard:
     """Job: mend what is damaged of a shard, and return what could not be.
 
     slices: all of the shard, in their order. is_whole_file: all of it has to be written anew, of n_bytes, because what
-    is not pixels is damaged as well. Raises OutOfResourcesError when the disk is full.
+    is not pixels is damaged as well; frame: checksum of all that is no slice. Raises OutOfResourcesError when the disk
+    is full.
     """
 
     source: Source
@@ -51,27 +55,31 @@ class MendShard:
     slices: Sequence[ShardSlice]
     is_whole_file: bool
     n_bytes: int
+    frame: str
     compression: Compression
 
     def __call__(self, begin: Begin, lost: Lost) -> WhyNot:
         why_not: WhyNot = {}
+        has_places = is_plain_file(self.path) and self.path.stat().st_size == self.n_bytes
         for item, wanted in enumerate(self.slices):
             if wanted.is_damaged:
-                reason = ENDED_ITS_PROCESS if item in lost else self._mend(item, wanted, begin)
+                reason = ENDED_ITS_PROCESS if item in lost else self._mend(item, wanted, has_places, begin)
                 if reason:
                     why_not[wanted.row] = reason
         begin(NO_ITEM)
         if self.is_whole_file and not why_not and not self._rewrite(begin):
-            why_not = dict.fromkeys((wanted.row for wanted in self.slices), LAID_OUT_OTHERWISE)
+            why_not[None] = LAID_OUT_OTHERWISE
+            if not has_places:
+                why_not |= dict.fromkeys((wanted.row for wanted in self.slices), LAID_OUT_OTHERWISE)
         return why_not
 
-    def _mend(self, item: int, wanted: ShardSlice, begin: Begin) -> str:
-        """Write a slice where it lay; of a shard that is written anew only see that it can be. Returns why not."""
+    def _mend(self, item: int, wanted: ShardSlice, has_places: bool, begin: Begin) -> str:
+        """Write a slice where it lay; of a shard without places only see that it can be. Returns why not."""
         begin(item)
         hu = self._read_raw(wanted)
         if hu is None:
             return NOT_THE_SAME if wanted.headers else NOT_FOUND
-        if self.is_whole_file or overwrite(self.path, wanted.pixels, hu.reshape(-1), compression=self.compression):
+        if not has_places or overwrite(self.path, wanted.pixels, hu.reshape(-1), compression=self.compression):
             return ""
         return LAID_OUT_OTHERWISE
 
@@ -86,11 +94,16 @@ class MendShard:
         return None
 
     def _rewrite(self, begin: Begin) -> bool:
-        """Write the whole shard beside its place, and put it there if every slice lies where the index says."""
+        """Write the whole shard beside its place, and put it there if it is the same bytes."""
         new = self.path.with_name(f"{self.path.name}.tmp-mended")
         try:
             stored = write_shard(new, self._all_slices(begin), compression=self.compression)
-            is_same = stored == [wanted.pixels for wanted in self.slices] and new.stat().st_size == self.n_bytes
+            places = [(wanted.pixels.byte_offset, wanted.pixels.n_bytes) for wanted in self.slices]
+            is_same = (
+                stored == [wanted.pixels for wanted in self.slices]
+                and new.stat().st_size == self.n_bytes
+                and frame_checksum(new, places) == self.frame
+            )
             if is_same:
                 new.replace(self.path)
                 sync(self.path.parent)

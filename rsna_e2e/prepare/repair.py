@@ -6,27 +6,32 @@ again, whether files were renamed since, or whether the store's identifiers are 
 
 # M headers
 
+import errno
 import os
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.files import lock_folder
 from rsna_e2e.prepare.jobs import ReadHeaders, available_cores
-from rsna_e2e.prepare.mend import MendShard, ShardSlice, WhyNot
+from rsna_e2e.prepare.mend import LAID_OUT_OTHERWISE, MendShard, ShardSlice, WhyNot
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.tables import HeaderOf, Table, read_part, table_to_headers, to_numpy
 from rsna_e2e.records import Progress, RawFile, no_progress, printable
 from rsna_e2e.sources import Source, open_source
 from rsna_e2e.store import Damage, StoreError, StoreFiles, Verification, verify_shard, verify_store
+from rsna_e2e.store.checks import Rows
 from rsna_e2e.store.layout import PREPARE_AGAIN, SHARDS
+from rsna_e2e.store.manifest import is_plain_file, read_manifest
 
 HEADERS_PER_JOB = 256
+
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 Place = tuple[int, int, float, float, float]  # rows, columns, ImagePositionPatient in mm
 
@@ -45,58 +50,59 @@ class RepairReport:
 def repair(store: Path, raw: Path, *, n_jobs: int | None = None, progress: Progress = no_progress) -> RepairReport:
     """Verify a store and mend what is damaged from the files that it was prepared from.
 
-    raw: as for `prepare`. Slices that are whole keep their bytes, and the store its data hash. Raises StoreError when
-    a table of the store is damaged, or another process is mending it, BadInputError when there is no `raw` or the store
-    cannot be written to, OutOfResourcesError when the disk is full.
+    raw: as for `prepare`. Slices that are whole keep their bytes, and the store its data hash; files that are no part
+    of the store stay and are not spoken of. Raises StoreError when `store` is none, a table of it is damaged, or
+    another process is mending it, BadInputError when there is no `raw` or the store cannot be written to,
+    OutOfResourcesError when the disk is full.
     """
     started_s = time.perf_counter()
     source = open_source(raw)
     n_jobs = n_jobs or available_cores()
-    with _alone_in(store) as notes:
+    with _alone_in(store), TemporaryDirectory(prefix="rsna_e2e-") as notes:  # which hold names, so only their user's
         found = verify_store(store, n_threads=n_jobs, progress=progress)
         _check_tables(found)
         files = StoreFiles.open(store)
         wanted = [damage.row for damage in found.damages if damage.row is not None]
         with Pool(n_jobs) as pool:
-            headers = _find_headers(source, pool, notes, files, wanted, progress) if wanted else {}
-            jobs = _jobs(source, files, found, headers)
-            why_not: WhyNot = {}
-            for done, (_, not_mended) in enumerate(pool.run(jobs), start=1):
-                why_not |= not_mended
-                progress(done, len(jobs), f"mending shards, {len(why_not)} slices cannot be mended")
-        left = [damage for damage in found.damages if not _is_in_shard(damage, files)]
+            search = _Search(source, pool, Path(notes), files, progress)
+            why_not = _mend(search, found, wanted)
+        left = [damage for damage in found.damages if not damage.is_foreign and not _is_in_shard(damage, files)]
         for name, rows in files.rows_by_shard():
-            if files.shard(name) in {job.path for job in jobs}:
-                left += [_explained(damage, why_not) for damage in verify_shard(files, name, rows)]
+            if name in why_not:
+                left += [
+                    replace(damage, what=why_not[name].get(damage.row, damage.what))
+                    for damage in verify_shard(files, name, rows)
+                ]
     return RepairReport(
         store=store,
         n_mended_slices=len(wanted) - sum(damage.row is not None for damage in left),
-        n_mended_shards=len(jobs) - len({damage.file for damage in left if _is_in_shard(damage, files)}),
+        n_mended_shards=len(why_not) - len({damage.file for damage in left if _is_in_shard(damage, files)}),
         left=tuple(left),
         elapsed_s=time.perf_counter() - started_s,
     )
 
 
 @contextmanager
-def _alone_in(store: Path) -> Iterator[Path]:
-    """Keep other processes from mending `store`; yield a folder for notes, which goes again."""
-    if not store.is_dir():
-        raise StoreError(f"{store}: no such folder. Give the store to mend")
+def _alone_in(store: Path) -> Iterator[None]:
+    """Keep other processes from mending `store`, once it is known to be one."""
+    manifest = read_manifest(store)
+    if (store / SHARDS).is_symlink():
+        raise StoreError(f"{store / SHARDS}: a link, which no store has. Put the folder in its place")
     try:
         lock = lock_folder(store)
     except BlockingIOError:
         raise StoreError(f"{store}: another process is mending it. Wait for it") from None
-    notes = store.resolve().with_name(f"{store.resolve().name}.repair")
     try:
-        shutil.rmtree(notes, ignore_errors=True)  # of a repair that was killed, like the files below
-        notes.mkdir()
-        for leftover in (store / SHARDS).glob("*.tmp-*"):
-            leftover.unlink()
-        yield notes
-    except PermissionError as error:
+        for name in manifest["shards"]:
+            for leftover in (store / SHARDS).glob(f"{name}.tmp-*"):  # of a repair that was killed
+                if is_plain_file(leftover):
+                    leftover.unlink()
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
         raise BadInputError(f"{error.filename}: cannot be written. Mending a store needs to write there") from error
     finally:
-        shutil.rmtree(notes, ignore_errors=True)
         os.close(lock)
 
 
@@ -112,76 +118,109 @@ def _is_in_shard(damage: Damage, files: StoreFiles) -> bool:
     return damage.file.removeprefix(f"{SHARDS}/") in files.manifest["shards"]
 
 
-def _explained(damage: Damage, why_not: WhyNot) -> Damage:
-    return replace(damage, what=why_not[damage.row]) if damage.row in why_not else damage
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Where slices are looked for, of which store, and by whom. notes: folder for what the processes write."""
+
+    source: Source
+    pool: Pool
+    notes: Path
+    files: StoreFiles
+    progress: Progress
 
 
-def _jobs(
-    source: Source, files: StoreFiles, found: Verification, headers: Mapping[int, Sequence[HeaderOf]]
-) -> list[MendShard]:
-    """Return what is to be done to each damaged shard. headers: of the files that may hold a slice, by its row."""
+def _mend(search: _Search, found: Verification, wanted: Sequence[int]) -> dict[str, WhyNot]:
+    """Mend what was found in shards; return why not, by the name of each damaged one.
+
+    Files that are called as the slices were are read first; all others only for slices that these do not give.
+    """
     damages: dict[str, list[Damage]] = defaultdict(list)
     for damage in found.damages:
-        damages[damage.file.removeprefix(f"{SHARDS}/")].append(damage)
-    jobs = []
-    for name, rows in files.rows_by_shard():
-        if name in damages:
-            damaged = {damage.row for damage in damages[name]}
-            slices = [
-                ShardSlice(
-                    row=row,
-                    shape=files.shape(row),
-                    pixels=files.pixels(row),
-                    is_damaged=row in damaged,
-                    headers=headers.get(row, ()),
-                )
-                for row in rows.tolist()
-            ]
-            jobs.append(
-                MendShard(
-                    source=source,
-                    path=files.shard(name),
-                    slices=slices,
-                    is_whole_file=None in damaged,
-                    n_bytes=files.manifest["shards"][name],
-                    compression=files.compression,
-                )
-            )
-    return jobs
+        if _is_in_shard(damage, search.files):
+            damages[damage.file.removeprefix(f"{SHARDS}/")].append(damage)
+    names = set(damages)
+    why_not: dict[str, WhyNot] = {}
+    headers: dict[int, list[HeaderOf]] = {}
+    for raw_files in _in_turns(search, wanted):
+        found_now = _find_headers(search, raw_files, wanted)
+        headers |= found_now
+        if why_not:  # in the second turn
+            names = {search.files.index["shard"][row] for row in found_now}
+        jobs = [
+            _job(search, name, rows, damages[name], headers)
+            for name, rows in search.files.rows_by_shard()
+            if name in names
+        ]
+        for done, (number, not_mended) in enumerate(search.pool.run(jobs), start=1):
+            why_not[jobs[number].path.name] = not_mended
+            n_left = sum(len(of_shard) for of_shard in why_not.values())
+            search.progress(done, len(jobs), f"mending shards, {n_left} things cannot be mended")
+        wanted = [
+            row
+            for of_shard in why_not.values()
+            for row, reason in of_shard.items()
+            if row is not None and reason != LAID_OUT_OTHERWISE
+        ]
+    return why_not
 
 
-def _find_headers(
-    source: Source, pool: Pool, notes: Path, files: StoreFiles, rows: Sequence[int], progress: Progress
-) -> dict[int, list[HeaderOf]]:
-    """Return the headers of the raw files that show the place of each slice.
-
-    Files that are called as the slices were are read first; all others only if a slice is not among them.
-    """
-    raw_files, _ = source.find()
-    image_ids = {files.index["image_id"][row] for row in rows}
+def _in_turns(search: _Search, wanted: Sequence[int]) -> tuple[list[RawFile], list[RawFile]]:
+    """Return the raw files that are called as the slices were, and the others."""
+    raw_files = search.source.find()[0] if wanted else []
+    image_ids = {search.files.index["image_id"][row] for row in wanted}
     image_ids |= {image_id.rpartition("_")[0] for image_id in image_ids}  # of frames: their file is called so
-    is_likely = [printable(PurePath(raw_file.name).stem) in image_ids for raw_file in raw_files]
+    turns: tuple[list[RawFile], list[RawFile]] = ([], [])
+    for raw_file in raw_files:
+        turns[printable(PurePath(raw_file.name).stem) not in image_ids].append(raw_file)
+    return turns
+
+
+def _job(
+    search: _Search, name: str, rows: Rows, damages: Sequence[Damage], headers: Mapping[int, Sequence[HeaderOf]]
+) -> MendShard:
+    """Return what is to be done to a damaged shard. headers: of the files that may hold a slice, by its row."""
+    files = search.files
+    damaged = {damage.row for damage in damages}
+    slices = [
+        ShardSlice(
+            row=row,
+            shape=files.shape(row),
+            pixels=files.pixels(row),
+            is_damaged=row in damaged,
+            headers=headers.get(row, ()),
+        )
+        for row in rows.tolist()
+    ]
+    return MendShard(
+        source=search.source,
+        path=files.shard(name),
+        slices=slices,
+        is_whole_file=None in damaged,
+        n_bytes=files.manifest["shards"][name],
+        frame=files.manifest["frames"][name],
+        compression=files.compression,
+    )
+
+
+def _find_headers(search: _Search, raw_files: Sequence[RawFile], rows: Sequence[int]) -> dict[int, list[HeaderOf]]:
+    """Return the headers of those of the files that show the place of each slice."""
     found: dict[int, list[HeaderOf]] = {}
-    for turn in (True, False):
-        of_turn = [raw_file for raw_file, likely in zip(raw_files, is_likely, strict=True) if likely is turn]
-        missing = [row for row in rows if row not in found]
-        for table in _read_headers(source, of_turn if missing else [], pool, notes, progress):
-            for row, headers in _matching(table, files, missing).items():
-                found.setdefault(row, []).extend(headers)
+    for table in _read_headers(search, raw_files if rows else []):
+        for row, headers in _matching(table, search.files, rows).items():
+            found.setdefault(row, []).extend(headers)
     return found
 
 
-def _read_headers(
-    source: Source, raw_files: Sequence[RawFile], pool: Pool, notes: Path, progress: Progress
-) -> Iterator[Table]:
+def _read_headers(search: _Search, raw_files: Sequence[RawFile]) -> Iterator[Table]:
     jobs = [
-        ReadHeaders(source, raw_files[i : i + HEADERS_PER_JOB], notes / f"{i:09d}.parquet")
+        ReadHeaders(search.source, raw_files[i : i + HEADERS_PER_JOB], search.notes / f"{i:09d}.parquet")
         for i in range(0, len(raw_files), HEADERS_PER_JOB)
     ]
-    for done, (number, _) in enumerate(pool.run(jobs), start=1):
+    for done, (number, _) in enumerate(search.pool.run(jobs), start=1):
         yield read_part(jobs[number].part)[0]
         jobs[number].part.unlink()
-        progress(min(done * HEADERS_PER_JOB, len(raw_files)), len(raw_files), "looking for the damaged slices")
+        n_read = min(done * HEADERS_PER_JOB, len(raw_files))
+        search.progress(n_read, len(raw_files), "looking for the damaged slices")
 
 
 def _matching(table: Table, files: StoreFiles, rows: Sequence[int]) -> dict[int, list[HeaderOf]]:

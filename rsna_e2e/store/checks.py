@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.records import Float32Array
+from rsna_e2e.series import FARTHEST_MM
 from rsna_e2e.store.codecs import MOST_PACKED, Compression
 from rsna_e2e.store.layout import (
     INDEX,
@@ -30,6 +31,7 @@ from rsna_e2e.store.tables import read_table
 Rows = npt.NDArray[np.int64]
 
 MAX_SIDE_PX = 4096  # of a slice; reading DICOM refuses larger ones
+INDEX_MOST_PACKED = 256  # memory of the index for each byte; a row has 8 bytes of checksum, which nothing packs
 
 _PIXELS = ("byte_offset", "stored_bytes", "checksum", "packed_checksum")  # as in `StoredPixels`
 _REFUSAL_COLUMNS = {"path": "str", "reason": "str", "detail": "str"}
@@ -61,7 +63,8 @@ def shard_damage(path: Path, manifest: Mapping[str, Any], name: str) -> str:
 
 def read_index(path: Path, manifest: Mapping[str, Any]) -> dict[str, Column]:
     """Read the index, all of whose places lie inside of the store's shards. Raises StoreError for any other."""
-    index = read_table(path / INDEX, INDEX_COLUMNS, n_rows=manifest["n_slices"])
+    n_rows = manifest["n_slices"]
+    index = read_table(path / INDEX, INDEX_COLUMNS, n_rows=n_rows, most_packed=INDEX_MOST_PACKED)
     wrong = _wrong_columns(index, manifest)
     if wrong:
         raise StoreError(f"{path / INDEX}: damaged (impossible {wrong}). {PREPARE_AGAIN}")
@@ -105,6 +108,8 @@ class StoreFiles:
     def open(cls, path: Path) -> "StoreFiles":
         """Read manifest and index. Raises StoreError where these are missing or damaged."""
         manifest = read_manifest(path)
+        if table_damage(path, manifest, INDEX):
+            raise StoreError(f"{path / INDEX}: missing or damaged. {PREPARE_AGAIN}")
         return cls(path, manifest, read_index(path, manifest))
 
     @property
@@ -112,6 +117,11 @@ class StoreFiles:
         """Of the pixels in all shards."""
         compression: Compression = self.manifest["compression"]
         return compression
+
+    @property
+    def key_check(self) -> str:
+        """Of the key that identifiers are hashed with, empty where they are not."""
+        return str(self.manifest["key_check"])
 
     def shard(self, name: str) -> Path:
         """Where a shard is."""
@@ -157,6 +167,21 @@ def _shard_numbers(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> 
 
 def _wrong_columns(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> str:
     """Return which columns hold what cannot be, empty when none does."""
+    return _wrong_places(index, manifest) or _wrong_numbers(index)
+
+
+def _wrong_numbers(index: Mapping[str, Column]) -> str:
+    """Which columns hold numbers that nobody can reckon with: geometry and rescaling are known of every slice."""
+    orientation = [f"iop_{way}_{axis}" for way in ("row", "column") for axis in "xyz"]
+    for name in ("position_mm", *(f"ipp_{axis}_mm" for axis in "xyz"), *orientation):
+        if not (np.abs(index[name]) <= FARTHEST_MM).all():  # direction cosines are far below that
+            return name
+    names = ("spacing_row_mm", "spacing_column_mm", "slope", "intercept")
+    return next((name for name in names if not np.isfinite(index[name]).all()), "")
+
+
+def _wrong_places(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> str:
+    """Which columns lead elsewhere, or number slices otherwise than in order."""
     shard_N = _shard_numbers(index, manifest)
     if (shard_N < 0).any():
         return "shard"

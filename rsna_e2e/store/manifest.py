@@ -73,7 +73,15 @@ def table_damage(path: Path, manifest: Mapping[str, Any], name: str) -> str:
     """Return what is wrong with a table's file, empty when nothing is."""
     if not is_plain_file(path / name):
         return "missing"
-    return "" if file_checksum(path / name) == manifest["files"][name] else "checksum"
+    try:
+        return "" if file_checksum(path / name) == manifest["files"][name] else "checksum"
+    except OSError as error:
+        return cannot_be_read(error)
+
+
+def cannot_be_read(error: OSError) -> str:
+    """Return what is wrong with a file that the system does not give: a bad sector, or no permission."""
+    return f"cannot be read: {error.strerror}"
 
 
 def is_plain_file(path: Path) -> bool:

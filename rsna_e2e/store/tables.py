@@ -10,11 +10,13 @@ import pyarrow.parquet as pq
 
 from rsna_e2e.store.layout import PREPARE_AGAIN, Column, StoreError
 
-# A row of a genuine table, with its names and checksum, takes tens of bytes; one of a table made to fill the memory,
-# next to none.
-ROW_BYTES = 1
-MOST_PACKED = 256  # zstd may pack zeros more than that; no column is all zeros and stored in full
-SMALL_BYTES = 1 << 20  # what any table may take unpacked
+# How much memory a table may take for each byte of its file. One made to fill the memory takes next to no bytes, but
+# genuine ones may be packed well: names that are numbered take a byte each, however long the path before the number.
+MOST_PACKED = 4096  # a path can be so long (PATH_MAX of Linux)
+SMALL_BYTES = 16 << 20  # what any table may take
+
+_VALUE_BYTES = 8  # of a number, or of what stands for a text
+_OTHER_COLUMNS = "its columns are not those of a store"
 
 _ARROW_TYPES = {
     "str": pa.string(),
@@ -32,34 +34,46 @@ def write_table(path: Path, columns: Mapping[str, Column]) -> None:
     pq.write_table(pa.table(arrays), path, compression="zstd")
 
 
-def read_table(path: Path, kinds: Mapping[str, str], *, n_rows: int) -> dict[str, Column]:
+def read_table(
+    path: Path, kinds: Mapping[str, str], *, n_rows: int, most_packed: int = MOST_PACKED
+) -> dict[str, Column]:
     """Read Parquet columns; text becomes objects, equal texts of a column the same one.
 
-    kinds: the names of all columns and what they hold, as in `INDEX_COLUMNS`. Raises StoreError when the file has
-    others, another number of rows, or claims more than its size can hold.
+    kinds: the names of all columns and what they hold, as in `INDEX_COLUMNS`. most_packed: bytes of memory for each
+    byte of the file. Raises StoreError when the file has other columns, another number of rows, or claims more than its
+    size can hold.
     """
     try:
-        with pq.ParquetFile(path, memory_map=False) as file:
+        texts = [name for name, kind in kinds.items() if kind == "str"]  # each distinct one is taken once
+        with pq.ParquetFile(path, memory_map=False, read_dictionary=texts) as file:
             schema = file.schema_arrow
-            found = dict(zip(schema.names, schema.types, strict=True))
+            found = {name: _value_type(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
             if len(schema.names) != len(kinds) or found != {name: _ARROW_TYPES[kind] for name, kind in kinds.items()}:
-                raise _damaged(path, "its columns are not those of a store")
+                raise _damaged(path, _OTHER_COLUMNS)
             if file.metadata.num_rows != n_rows:
                 raise _damaged(path, f"{file.metadata.num_rows} rows, expected {n_rows}")
-            if not _is_plausible(file.metadata, path.stat().st_size):
+            if _claimed_bytes(file.metadata) > SMALL_BYTES + most_packed * path.stat().st_size:
                 raise _damaged(path, "it claims more than a file of its size can hold")
             table = file.read()
         if any(column.null_count for column in table.columns):
             raise _damaged(path, "some values are missing")
         return {name: _to_numpy(column) for name, column in zip(table.column_names, table.columns, strict=True)}
-    except (pa.ArrowException, OSError) as error:
+    except KeyError:  # a column to be read as a dictionary is not there
+        raise _damaged(path, _OTHER_COLUMNS) from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, type(error).__name__) from None
 
 
-def _is_plausible(metadata: Any, n_bytes: int) -> bool:
+def _claimed_bytes(metadata: Any) -> int:
+    """How much memory a table takes by what it says of itself: unpacked, and as columns."""
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    unpacked = sum(group.column(i).total_uncompressed_size for group in groups for i in range(group.num_columns))
-    return bool(metadata.num_rows * ROW_BYTES <= n_bytes and unpacked <= SMALL_BYTES + MOST_PACKED * n_bytes)
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    unpacked = sum(max(chunk.total_uncompressed_size, 0) for chunk in chunks)
+    return int(unpacked + metadata.num_rows * metadata.num_columns * _VALUE_BYTES)
+
+
+def _value_type(kind: Any) -> Any:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _damaged(path: Path, what: str) -> StoreError:
@@ -67,8 +81,8 @@ def _damaged(path: Path, what: str) -> StoreError:
 
 
 def _to_numpy(column: Any) -> Column:
-    if not pa.types.is_string(column.type):
+    if not pa.types.is_dictionary(column.type):
         return np.asarray(column.to_numpy())
-    codes = column.combine_chunks().dictionary_encode()
+    codes = column.unify_dictionaries().combine_chunks()
     texts = np.array(codes.dictionary.to_pylist(), dtype=object)
     return np.asarray(texts[codes.indices.to_numpy()])

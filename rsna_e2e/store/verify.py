@@ -30,10 +30,10 @@ from rsna_e2e.store.layout import (
     StoreError,
     data_hash,
 )
-from rsna_e2e.store.manifest import is_plain_file, read_manifest, table_damage
+from rsna_e2e.store.manifest import cannot_be_read, is_plain_file, read_manifest, table_damage
 from rsna_e2e.store.shards import check_shard, chunk_places, read_pixels
 
-FOREIGN = "no part of the store"
+FOREIGN = "no part of the store: remove it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +186,10 @@ def _hdf5_damage(files: StoreFiles, name: str, rows: Rows) -> str:
         pixels = files.pixels(row)
         if next(places[files.shape(row)]) != (pixels.byte_offset, pixels.n_bytes):
             return "the HDF5 library finds its slices elsewhere"
-    is_same = files.frame_checksum(name, rows) == files.manifest["frames"][name]
+    try:
+        is_same = files.frame_checksum(name, rows) == files.manifest["frames"][name]
+    except OSError as error:  # a bad sector
+        return cannot_be_read(error)
     return "" if is_same else "damaged outside of its pixels"
 
 

@@ -6,14 +6,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from rsna_e2e import __version__
-from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.errors import BadInputError, RsnaError, UsageError
 from rsna_e2e.files import lock_folder, sync
 from rsna_e2e.records import Float32Array, Refusal
-from rsna_e2e.store.checks import StoreFiles
+from rsna_e2e.store.checks import StoreFiles, read_index, read_labels, read_refusals
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
     FORMAT,
@@ -154,6 +155,7 @@ class StoreWriter:
             "key_check": key_check,
             **self._checksums(columns),
         }
+        self._check_tables(manifest)
         (self._store / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1) + "\n")
         for name in (INDEX, LABELS, REFUSALS, MANIFEST, SHARDS, ""):
             sync(self._store / name)
@@ -161,6 +163,18 @@ class StoreWriter:
         self._store.replace(self.target)
         sync(self.target.parent)
         return hashed
+
+    def _check_tables(self, manifest: Mapping[str, Any]) -> None:
+        """Read the tables back as whoever opens the store will. What was prepared stays if they are not believed."""
+        try:
+            index = read_index(self._store, manifest)
+            read_labels(self._store, manifest, index)
+            read_refusals(self._store, manifest)
+        except StoreError as error:
+            raise RsnaError(
+                f"{self.target}: what was written of its tables does not read back: {str(error).split('. ')[0]}. "
+                f"Check the disk and run again, or report this; the slices stay in {self._partial}"
+            ) from error
 
     def _checksums(self, index: dict[str, Column]) -> dict[str, dict[str, int | str]]:
         """Return what the manifest says of the files: checksums of the tables, sizes and frames of the shards."""
