@@ -3,15 +3,13 @@
 import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.dicom import read_hounsfield
 from rsna_e2e.errors import OutOfResourcesError
 from rsna_e2e.files import sync
-from rsna_e2e.prepare.jobs import read_or_refuse
+from rsna_e2e.prepare.jobs import SliceReader
 from rsna_e2e.prepare.pool import NO_ITEM, Begin, Lost
 from rsna_e2e.prepare.tables import HeaderOf
 from rsna_e2e.records import Int16Array, Int16Image, Refusal
@@ -78,7 +76,8 @@ class MendShard:
     def _read_raw(self, wanted: ShardSlice) -> Int16Image | None:
         """The HU of a slice by the first raw file that gives those of its checksum."""
         for raw_file, header in wanted.headers:
-            result = read_or_refuse(self.source, raw_file, None, partial(read_hounsfield, header=header))
+            with SliceReader(self.source) as reader:
+                result = reader.read(raw_file, header)
             if not isinstance(result, Refusal):
                 hu = np.ascontiguousarray(result[1], dtype="<i2")
                 if hu.shape == wanted.shape and is_slice(hu.reshape(-1), wanted.pixels):

@@ -63,7 +63,7 @@ class Pool:
     def __init__(self, n_workers: int, *, memory_bytes: int | None = WORKER_MEMORY_BYTES) -> None:
         self._memory_bytes = memory_bytes
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["rsna_e2e.prepare.jobs"])
+        self._context.set_forkserver_preload(["rsna_e2e.prepare.planning"])
         self._n_workers = n_workers
         self._workers: list[_Worker] = []
 

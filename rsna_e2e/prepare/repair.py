@@ -155,7 +155,8 @@ def _find_headers(
 ) -> dict[int, list[HeaderOf]]:
     """Return the headers of the raw files that show the place of each slice.
 
-    Files that are called as the slices were are read first; all others only if a slice is not among them.
+    Files that are called as the slices were are read first; all others only for slices whose place none of those shows,
+    which need not be the one with the right pixels.
     """
     raw_files, _ = source.find()
     image_ids = {files.index["image_id"][row] for row in rows}
