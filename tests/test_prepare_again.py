@@ -171,7 +171,8 @@ def test_a_copy_that_cannot_be_decoded_says_nothing_of_the_slice(tmp_path: Path)
     hu = phantoms.write_series(tmp_path / "raw", name="a", shape=(66, 70))
     dataset = phantoms.read(tmp_path / "raw" / "ID_a_002.dcm")
     dataset.compress(RLELossless, generate_instance_uid=False)
-    dataset.PixelData = dataset.PixelData[:40] + b"\0" * 40 + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    frame = dataset.PixelData.rindex(b"\xfe\xff\x00\xe0") + 8
+    dataset.PixelData = dataset.PixelData[:frame] + bytes(4) + dataset.PixelData[frame + 4 :]  # of no segments
     dataset.save_as(tmp_path / "raw" / "ID_a_000.dcm")
     report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
     assert report.refusals == {"codestream_mismatch": 1}
