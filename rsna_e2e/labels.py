@@ -82,6 +82,12 @@ def read_labels(path: Path | LabelFile, task: Task) -> LabelTable:
     )
 
 
+def read_ids(file: LabelFile) -> list[str]:
+    """Read the column ID alone, whatever else a table holds. Raises BadInputError when it has none."""
+    row_ids, _ = _read_columns(file)
+    return [row_id or "" for row_id in row_ids.to_pylist()]
+
+
 def has_label_columns(file: LabelFile) -> bool:
     """Whether a table's first line names the columns of a label file; False also for what cannot be read."""
     try:

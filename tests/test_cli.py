@@ -112,6 +112,14 @@ def test_a_negative_seed_is_a_usage_error(verb: str, tmp_path: Path, capsys: pyt
     assert "'-1' is not a whole number of at least 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--merge", "a"], ["--strict"], ["--folds", "3"], ["--seed", "1"]])
+def test_what_means_nothing_to_a_part_is_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["prepare", str(tmp_path), str(tmp_path / "store"), "--shard", "1/2", *words]
+    assert f"{words[0]}: means nothing to a part of a store. Give it where" in _says(capsys, command, 2)
+
+
 def test_a_place_that_cannot_be_written_is_named(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from pydicom.uid import (
 )
 
 from rsna_e2e import dicom
+from rsna_e2e.dicom import words
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import prepare
 from rsna_e2e.prepare.repair import repair
@@ -69,6 +70,23 @@ def test_every_frame_becomes_a_slice(tmp_path: Path, per_frame: tuple[str, ...],
     assert [record.image_position_mm[2] for record in records] == [100.0, 95.0, 90.0, 85.0]
     assert [record.window_center_hu for record in records] == [40.0, 41.0, 42.0, 43.0]
     assert {(r.slice_thickness_mm, r.pixel_spacing_mm, r.slope) for r in records} == {(5.0, (0.5, 0.5), 1.0)}
+
+
+def test_a_deflated_file_is_inflated_once_for_all_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encoders.write_in(tmp_path / "e.dcm", enhanced_dataset(STORED), DeflatedExplicitVRLittleEndian)
+    inflated = []
+    inflate = words.inflate
+    monkeypatch.setattr(words, "inflate", lambda stream, begin: inflated.append(begin) or inflate(stream, begin=begin))
+    raw_file = RawFile("e.dcm", path.stat().st_size, 0)
+    for n_opened in (1, 2):
+        with path.open("rb") as stream:
+            headers = dicom.read_headers(stream, raw_file)
+            assert not isinstance(headers, Refusal)
+            for header, stored in zip(headers, STORED, strict=True):
+                result = dicom.read_hounsfield(stream, raw_file, header)
+                assert not isinstance(result, Refusal)
+                np.testing.assert_array_equal(result[1], stored)
+        assert len(inflated) == n_opened
 
 
 def test_a_rescale_of_each_frames_own(tmp_path: Path) -> None:

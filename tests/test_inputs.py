@@ -247,6 +247,28 @@ def test_a_submission_is_no_label_file_and_tables_of_others_are_none(tmp_path: P
     assert find_labels(raw) is None
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["x_any,7", "x_any,yes", "x_kind,1", "nothing,1", ",1", "x_any,1,2"],
+    ids=lambda line: line.replace(",", " "),
+)
+def test_a_table_of_others_beside_the_images_may_hold_anything(tmp_path: Path, line: str) -> None:
+    raw = first_layout(tmp_path)
+    (raw / "stage_2_train.csv").unlink()
+    (tmp_path / "my_train.csv").write_text(f"ID,Label\n{line}\n")
+    report = prepare(raw, tmp_path / "store", task=ICH, n_jobs=1)
+    assert (report.label_file, report.n_slices) == ("none", 9)
+
+
+@pytest.mark.parametrize("line", ["ID_a_001_any,7", "ID_a_001_kind,1"])
+def test_a_table_beside_the_images_that_names_them_must_be_right(tmp_path: Path, line: str) -> None:
+    raw = first_layout(tmp_path)
+    (raw / "stage_2_train.csv").unlink()
+    (tmp_path / "my_train.csv").write_text(f"ID,Label\nx_any,1\n{line}\n")
+    with pytest.raises(BadInputError, match=r"my_train\.csv, line 3: "):
+        prepare(raw, tmp_path / "store", task=ICH, n_jobs=1)
+
+
 def test_the_nearest_labels_count_and_two_in_one_place_are_refused(tmp_path: Path) -> None:
     raw = first_layout(tmp_path)
     shutil.copy(raw / "stage_2_train.csv", raw / "stage_2_train_images" / "old_train.csv")

@@ -135,6 +135,27 @@ def test_a_disk_that_is_too_small_is_seen_before_a_pixel_is_written(
     assert resumed_store(tmp_path) == expected
 
 
+def test_packed_pixels_may_fit_where_plain_ones_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a", shape=(64, 64))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1, compression="bitshuffle-lz4")
+    assert report.n_slices == 3
+
+
+def test_a_disk_that_fills_up_under_packed_pixels_needs_so_much_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a", shape=(64, 64))
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rsna_e2e.store.writer.write_table", full)
+    with pytest.raises(OutOfResourcesError, match=r"the disk is too small: the store needs [0-9,]+ bytes at most\."):
+        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1, compression="bitshuffle-lz4")
+
+
 def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: bytes) -> None:
     phantoms.write_series(tmp_path / "raw", name="a", shape=(64, 64))
 

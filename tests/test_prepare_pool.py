@@ -1,18 +1,21 @@
 """Workers that die, hang or want too much: one item is lost, everything else is done."""
 
 import os
-import resource
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
 from rsna_e2e.errors import OutOfResourcesError
 from rsna_e2e.prepare import pool as pools
 from rsna_e2e.prepare.pool import Begin, Lost, Pool
+from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.reasons import Reason
 
 
@@ -103,12 +106,59 @@ def test_memory_is_limited() -> None:
         list(pool.run([Count(1, at=0, deed=want_memory)]))
 
 
-def test_memory_is_limited_for_a_while() -> None:
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    with pytest.raises(MemoryError), pools.limited_memory(64 << 20):
-        bytearray(65 << 20)
-    assert resource.getrlimit(resource.RLIMIT_AS) == before
-    assert len(bytearray(65 << 20)) == 65 << 20
+class RayError(Exception):
+    """Ray's: of whatever goes wrong in a cluster."""
+
+
+class RayTaskError(RayError):
+    """Ray's: what a job raised is its cause."""
+
+    def __init__(self, cause: Exception | None) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+class OutOfMemoryError(RayError):
+    """Ray's: it killed a worker to save its machine."""
+
+
+@dataclass(frozen=True)
+class ClusterThatFails:
+    """As much of Ray as a pool asks for; every job ends in an error."""
+
+    error: RayError
+    exceptions: ClassVar = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    def remote(self, **_: object) -> Callable[[object], object]:
+        return lambda function: SimpleNamespace(remote=lambda job: job)
+
+    def wait(self, jobs: list[object]) -> tuple[list[object], list[object]]:
+        return jobs[:1], jobs[1:]
+
+    def get(self, job: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "says"),
+    [
+        (OutOfMemoryError(), OutOfResourcesError, r"a machine of the cluster was lost \(OutOfMemoryError\). Run again"),
+        (RayTaskError(ValueError("of the job")), ValueError, "of the job"),
+    ],
+    ids=["a machine is lost", "a job fails"],
+)
+def test_what_goes_wrong_in_a_cluster_is_told(
+    monkeypatch: pytest.MonkeyPatch, error: RayError, raised: type[Exception], says: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ClusterThatFails(error))
+    with RayPool() as pool, pytest.raises(raised, match=says):
+        list(pool.run([Count(1, at=0, deed=nothing)]))
 
 
 def test_processes_that_end_outside_of_items_are_an_error() -> None:

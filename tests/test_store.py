@@ -185,6 +185,33 @@ def test_a_shard_that_does_not_read_back_is_an_error(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"position_mm": [0.0, 2.0, 1.0, 0.0, 1.0]},
+        {"position_mm": [0.0, 1.0, 1.0, 0.0, 1.0]},
+        {"sop_uid": ["x", "y", "x", "x", "y"], "frame_number": [1, 1, 1, 1, 1]},
+        {"series_key": ["a", "a", "b", "a", "a"]},
+    ],
+    ids=["falling", "level", "a slice twice", "a series in two places"],
+)
+def test_an_index_that_no_store_may_have_is_not_committed(tmp_path: Path, columns: dict[str, list[object]]) -> None:
+    with StoreWriter(tmp_path / "store") as writer:
+        stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()))
+        index = make_index(stored) | {name: np.array(values) for name, values in columns.items()}
+        with pytest.raises(StoreError, match="not made, because series a"):
+            writer.commit(ICH, index=index, labels=LABELS, refusals=[])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slices_that_only_differ_in_series_or_frame_are_committed(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store") as writer:
+        stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()))
+        same = {"sop_uid": np.array(["x"] * 5), "frame_number": np.array([1, 2, 3, 1, 2])}
+        writer.commit(ICH, index=make_index(stored) | same, labels=LABELS, refusals=[])
+    assert len(Store.open(tmp_path / "store")) == 5
+
+
 def test_a_shard_all_of_whose_slices_were_refused(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "store") as writer:
         stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()))

@@ -12,6 +12,8 @@ from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.tasks import get_task
 
+N_FOLDS, SEED = 5, 0
+
 if TYPE_CHECKING:
     from rsna_e2e.prepare import PrepareReport
     from rsna_e2e.pseudonyms import Pseudonyms
@@ -61,8 +63,8 @@ def add_prepare(verbs: Verbs) -> None:
     verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
     verb.add_argument("--labels", type=Path, help="CSV with columns ID,Label (default: *train*.csv[.gz] in or by RAW)")
     add_task(verb)
-    verb.add_argument("--folds", type=at_least_one, default=5, help="patient-level folds (default 5)")
-    verb.add_argument("--seed", type=seed, default=0, help="seed of the folds (default 0)")
+    verb.add_argument("--folds", type=at_least_one, default=N_FOLDS, help=f"patient-level folds (default {N_FOLDS})")
+    verb.add_argument("--seed", type=seed, default=SEED, help=f"seed of the folds (default {SEED})")
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
     verb.add_argument("--ray", action="store_true", help="on a Ray cluster (RAY_ADDRESS) that sees the same files")
     verb.add_argument(
@@ -147,6 +149,8 @@ def _prepare(options: argparse.Namespace) -> None:
     from rsna_e2e.console import field_lines, progress_bar
     from rsna_e2e.prepare import Part, prepare, prepare_part
 
+    if options.shard is not None:
+        _check_is_for_a_part(options)
     task = get_task(options.task)
     pseudonyms = _pseudonyms(options)
     with progress_bar("prepare", unit="slices") as progress:
@@ -183,6 +187,23 @@ def _prepare(options: argparse.Namespace) -> None:
         )
 
 
+def _check_is_for_a_part(options: argparse.Namespace) -> None:
+    """Refuse options that say how a store is made of its parts, or what it is then."""
+    if options.deidentify is not None:
+        raise UsageError(
+            "--deidentify: parts of a store hold identifiers. Give it where they are merged, not to --shard"
+        )
+    given = {
+        "--merge": bool(options.merge),
+        "--strict": options.strict,
+        "--folds": options.folds != N_FOLDS,
+        "--seed": options.seed != SEED,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(f"{name}: means nothing to a part of a store. Give it where parts are merged")
+
+
 def _warn(report: "PrepareReport") -> None:
     if report.n_burned_in:
         print(
@@ -203,10 +224,6 @@ def _pseudonyms(options: argparse.Namespace) -> "Pseudonyms | None":
     key: Path | None = options.deidentify
     if key is None:
         return None
-    if options.shard is not None:
-        raise UsageError(
-            "--deidentify: parts of a store hold identifiers. Give it where they are merged, not to --shard"
-        )
     for folder, what in ((options.store, "store"), (options.raw, "raw folder")):
         if key.resolve().is_relative_to(folder.resolve()):
             raise UsageError(f"{key}: the key must not lie inside the {what} {folder}. Choose another place")

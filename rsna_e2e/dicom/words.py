@@ -1,5 +1,6 @@
 """A frame's pixels as words of 16 bits: read as they lie, or decoded after what they claim was checked."""
 
+import functools
 import os
 import warnings
 from collections.abc import Iterator
@@ -49,10 +50,7 @@ def read_frame(stream: BinaryIO, header: SliceHeader) -> Frame:
 def _read_words(stream: BinaryIO, header: SliceHeader, syntax: Syntax) -> Words:
     """Read uncompressed pixel data as it lies in the file, [rows, columns]."""
     if syntax.is_deflated:
-        stream.seek(0)
-        window = Window(stream)
-        read_file_meta(window)
-        stream = inflate(stream, begin=window.tell())
+        stream = _inflated(stream)
     rows, columns = header.record.rows, header.record.columns
     n_bytes = header.pixel_length
     raw = np.empty(n_bytes + n_bytes % 2 if header.is_swapped else n_bytes, np.uint8)
@@ -63,6 +61,15 @@ def _read_words(stream: BinaryIO, header: SliceHeader, syntax: Syntax) -> Words:
         raw = raw.view(np.uint16).byteswap().view(np.uint8)[:n_bytes]
     stored_type = np.dtype(f"{syntax.order}u{header.bits_allocated // 8}")
     return raw.view(stored_type).reshape(rows, columns).astype(np.uint16, copy=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _inflated(stream: BinaryIO) -> BinaryIO:
+    """The data set of a deflated stream; kept, because frames of one are read one after the other."""
+    stream.seek(0)
+    window = Window(stream)
+    read_file_meta(window)
+    return inflate(stream, begin=window.tell())
 
 
 def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder: Decoder) -> Frame:

@@ -12,10 +12,10 @@ import numpy as np
 from rsna_e2e.prepare.index import OPTIONAL_COLUMNS, RECORD_COLUMNS, VECTOR_COLUMNS, Column, join_labels, spread
 from rsna_e2e.prepare.inputs import read_inputs
 from rsna_e2e.prepare.jobs import available_cores
-from rsna_e2e.prepare.plan import plan_series
+from rsna_e2e.prepare.plan import find_copies, plan_series
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.run import read_headers
-from rsna_e2e.prepare.tables import HeaderOf, read_parts, to_numpy
+from rsna_e2e.prepare.tables import read_parts, to_numpy
 from rsna_e2e.records import Float32Array, Progress, Refusal, no_progress
 from rsna_e2e.tasks import Task
 
@@ -50,7 +50,8 @@ def read_raw(
     with TemporaryDirectory(prefix="rsna_e2e-") as notes, Pool(n_jobs or available_cores()) as pool:
         parts = read_headers(inputs, pool, Path(notes), progress)
         headers, refused = read_parts(parts)
-    plan, misplaced = plan_series(headers, inputs.labels.image_ids, digests=_no_digests)
+    copies = find_copies(headers)
+    plan, misplaced = plan_series(headers, inputs.labels.image_ids, digests=[""] * len(copies))
     taken = headers.take(plan.rows)
     columns = {name: to_numpy(taken, name) for name in (*RECORD_COLUMNS, *OPTIONAL_COLUMNS)}
     for name, parts_of_it in VECTOR_COLUMNS.items():
@@ -64,7 +65,3 @@ def read_raw(
     labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
     refusals = sorted([*inputs.not_found, *refused, *misplaced], key=lambda refusal: (refusal.path, refusal.reason))
     return RawHeaders(columns=columns, labels=labels_NL, refusals=refusals)
-
-
-def _no_digests(headers: Sequence[HeaderOf]) -> list[str | None]:
-    return [None] * len(headers)

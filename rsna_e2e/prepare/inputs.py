@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -11,9 +11,10 @@ from typing import BinaryIO
 import numpy as np
 
 from rsna_e2e import __version__
+from rsna_e2e.dicom.syntaxes import SYNTAXES, decoder_version, readable_syntax
 from rsna_e2e.elements import RefusedError
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.labels import LabelFile, LabelTable, has_label_columns, read_labels
+from rsna_e2e.labels import LabelFile, LabelTable, has_label_columns, read_ids, read_labels
 from rsna_e2e.records import Float64Array, RawFile, Refusal, printable
 from rsna_e2e.sources import RawFolder, Source, open_source
 from rsna_e2e.store import FORMAT_VERSION, Compression, check_codec
@@ -51,21 +52,22 @@ def read_inputs(
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
     file = labels or _labels_inside(source)
-    beside = None if file else _labels_beside(source)
-    tables = [read_labels(found, task) for found in (file, beside) if found]
+    table = read_labels(file, task) if file else None
     files, not_found = source.find()
-    if labels is not None and files and not _names_any(tables[0], files):
+    if labels is not None and table and files and not _names_any(table.image_ids, files):
         raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
-    if beside and not _names_any(tables[0], files):  # it belongs to other images, such as those to train on
-        beside, tables = None, []
-    table = tables[0] if tables else LabelTable(image_ids=[], values=_no_labels(task), n_repeated_rows=0)
-    digest = _digest(source, files, table, (__version__, FORMAT_VERSION, task.windows_hu, compression, rules))
+    if file is None and (beside := _labels_beside(source)):
+        table = _read_if_ours(beside, task, files)
+        file = beside if table else None
+    table = table or LabelTable(image_ids=[], values=_no_labels(task), n_repeated_rows=0)
+    settings = (__version__, FORMAT_VERSION, task.windows_hu, compression, rules, decoder_versions())
+    digest = _digest(source, files, table, settings)
     return Inputs(
         source=source,
         files=files,
         not_found=not_found,
         labels=table,
-        label_file=str(file or beside or "none"),
+        label_file=str(file or "none"),
         task=task,
         compression=compression,
         digest=digest,
@@ -117,14 +119,40 @@ def _open_table(source: Source, table: RawFile) -> AbstractContextManager[Binary
         ) from None
 
 
-def _names_any(table: LabelTable, files: Sequence[RawFile]) -> bool:
-    """Whether a label is of one of the files, or of a frame in one."""
-    labelled = {*table.image_ids, *(image_id.rpartition("_")[0] for image_id in table.image_ids)}
+def _read_if_ours(file: LabelFile, task: Task, files: Sequence[RawFile]) -> LabelTable | None:
+    """Read a table that lies beside the images; None if it belongs to others, such as those to train on, whatever it
+    holds. Raises BadInputError when it is of these images, and not as it should be."""
+    try:
+        table = read_labels(file, task)
+    except BadInputError:
+        try:
+            image_ids = [row_id.rpartition("_")[0] for row_id in read_ids(file)]
+        except BadInputError:
+            return None
+        if _names_any(image_ids, files):
+            raise
+        return None
+    return table if _names_any(table.image_ids, files) else None
+
+
+def _names_any(image_ids: Sequence[str], files: Sequence[RawFile]) -> bool:
+    """Whether an image id is of one of the files, or of a frame in one."""
+    labelled = {*image_ids, *(image_id.rpartition("_")[0] for image_id in image_ids)}
     return any(PurePath(raw_file.name).stem in labelled for raw_file in files)
 
 
 def _no_labels(task: Task) -> Float64Array:
     return np.empty((0, len(task.label_names)))
+
+
+def decoder_versions() -> list[tuple[str, str]]:
+    """Return the transfer syntaxes that need a decoder and have it here, and its version."""
+    found = []
+    for uid in SYNTAXES:
+        with suppress(RefusedError):
+            if (decoder := readable_syntax(uid).decoder) is not None:
+                found.append((uid, decoder_version(decoder)))
+    return found
 
 
 def _digest(source: Source, files: Sequence[RawFile], table: LabelTable, settings: tuple[object, ...]) -> str:

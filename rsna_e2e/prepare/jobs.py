@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,17 +11,16 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import xxhash
 
-from rsna_e2e.dicom import read_headers, read_hounsfield, refuse_on_error
+from rsna_e2e.dicom import SliceHeader, read_headers, read_hounsfield, refuse_on_error
 from rsna_e2e.prepare.index import StoredSlice, stored_columns
-from rsna_e2e.prepare.plan import plan_series, plan_shards
-from rsna_e2e.prepare.pool import NO_ITEM, WORKER_MEMORY_BYTES, Begin, Lost, limited_memory
+from rsna_e2e.prepare.pool import NO_ITEM, Begin, Lost
 from rsna_e2e.prepare.tables import (
     HeaderOf,
     Table,
     columns_to_table,
     headers_to_table,
     read_part,
-    read_parts,
+    strings_to_table,
     table_to_headers,
     to_numpy,
     write_part,
@@ -29,11 +29,12 @@ from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord, printable
 from rsna_e2e.reference import content_box
 from rsna_e2e.sources import Source
-from rsna_e2e.store import Compression, bytes_on_disk, write_shard
+from rsna_e2e.store import Compression, write_shard
 
 NO_CONTENT = (0, 0, 0, 0)
 
 Windows = tuple[tuple[float, float], ...]
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 _Result = TypeVar("_Result")
 
 
@@ -50,7 +51,7 @@ class ReadHeaders:
         refusals: list[Refusal] = []
         for item, raw_file in enumerate(self.files):
             begin(item)
-            result = read_or_refuse(self.source, raw_file, lost.get(item), read_headers, head=True)
+            result = read_or_refuse(raw_file, lost.get(item), partial(self._read, raw_file))
             if isinstance(result, Refusal):
                 refusals.append(result)
             else:
@@ -58,55 +59,40 @@ class ReadHeaders:
         write_part(self.part, headers_to_table(headers), refusals)
         return len(refusals)
 
+    def _read(self, raw_file: RawFile) -> list[SliceHeader] | Refusal:
+        with self.source.open(raw_file, head=True) as stream:
+            return read_headers(stream, raw_file)
+
+
+@dataclass(frozen=True, slots=True)
+class DigestCopies:
+    """Job: digest the place and pixels of slices, whose headers are in the file `copies`, into the file `part`: a
+    column `digest`, null where a slice is refused. Returns how many were."""
+
+    source: Source
+    copies: Path
+    part: Path
+
+    def __call__(self, begin: Begin, lost: Lost) -> int:
+        copies, _ = read_part(self.copies)
+        results = list(read_slices(self.source, copies, begin, lost, _digest))
+        refusals = [result for result in results if isinstance(result, Refusal)]
+        digests = [None if isinstance(result, Refusal) else result for result in results]
+        write_part(self.part, strings_to_table("digest", digests), refusals)
+        return len(refusals)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlan:
     """A shard to write: how many slices, how many bytes of the disk at most; a file with the headers of its slices, the
-    shard itself, and the file for what is known of them when it is written."""
+    shard itself, and the file for what is known of them when it is written. digest: of what it is to hold."""
 
     n_slices: int
     n_bytes: int
+    digest: str
     plan: Path
     path: Path
     note: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MakePlan:
-    """Job: decide from the headers in files what goes where. Returns the shards, and what is refused, then or before.
-
-    labelled_ids: image ids that labels name. compression: of the shards' slices. notes, shards: the folders for plans
-    and notes, and for shards.
-    """
-
-    source: Source
-    headers: Sequence[Path]
-    labelled_ids: Sequence[str]
-    shard_bytes: int
-    compression: Compression
-    notes: Path
-    shards: Path
-
-    def __call__(self, begin: Begin, lost: Lost) -> tuple[list[ShardPlan], list[Refusal]]:
-        headers, refused = read_parts(self.headers)
-        digests = partial(_digests, source=self.source, begin=begin, lost=lost)
-        plan, misplaced = plan_series(headers, self.labelled_ids, digests=digests)
-        n_values_M = (to_numpy(headers, "rows") * to_numpy(headers, "columns")).tolist()
-        shards = []
-        for number, (first, end) in enumerate(plan_shards(headers, plan, shard_bytes=self.shard_bytes)):
-            rows = plan.rows[first:end]
-            shard = ShardPlan(
-                n_slices=end - first,
-                n_bytes=sum(bytes_on_disk(n_values_M[row], self.compression) for row in rows.tolist()),
-                plan=self.notes / f"plan-{number:05d}.parquet",
-                path=self.shards / f"{number:05d}.h5",
-                note=self.notes / f"shard-{number:05d}.parquet",
-            )
-            if not shard.note.exists():
-                taken = headers.take(rows).append_column("series_key", [plan.series_keys[first:end].tolist()])
-                write_part(shard.plan, taken.append_column("position_mm", [plan.position_mm[first:end]]), [])
-            shards.append(shard)
-        return shards, [*refused, *misplaced]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +106,18 @@ class WriteShard:
     compression: Compression
 
     def __call__(self, begin: Begin, lost: Lost) -> int:
-        taken: list[tuple[int, SliceRecord, tuple[int, int, int, int]]] = []
+        taken: list[tuple[int, SliceRecord, Box]] = []
         refusals: list[Refusal] = []
         plan, _ = read_part(self.shard.plan)
-        slices = self._decode(plan, begin, lost, taken, refusals)
-        pixels = write_shard(self.shard.path, slices, compression=self.compression)
+        pixels = write_shard(
+            self.shard.path, self._decode(plan, begin, lost, taken, refusals), compression=self.compression
+        )
         keys, positions_mm = to_numpy(plan, "series_key"), to_numpy(plan, "position_mm")
         stored = [
             StoredSlice(record, keys[row], float(positions_mm[row]), content, self.shard.path.name, place)
             for (row, record, content), place in zip(taken, pixels, strict=True)
         ]
-        write_part(self.shard.note, columns_to_table(stored_columns(stored)), refusals)
+        write_part(self.shard.note, columns_to_table(stored_columns(stored)), refusals, plan_digest=self.shard.digest)
         return len(refusals)
 
     def _decode(
@@ -138,39 +125,16 @@ class WriteShard:
         plan: Table,
         begin: Begin,
         lost: Lost,
-        taken: list[tuple[int, SliceRecord, tuple[int, int, int, int]]],
+        taken: list[tuple[int, SliceRecord, Box]],
         refusals: list[Refusal],
     ) -> Iterator[Int16Image]:
-        for row, (raw_file, header) in enumerate(table_to_headers(plan)):
-            begin(row)
-            result = read_or_refuse(
-                self.source,
-                raw_file,
-                lost.get(row),
-                partial(read_hounsfield, header=header),
-            )
+        for row, result in enumerate(read_slices(self.source, plan, begin, lost, lambda record, hu: (record, hu))):
             if isinstance(result, Refusal):
                 refusals.append(result)
                 continue
             record, hu = result
             taken.append((row, record, content_box(hu, self.windows_hu) or NO_CONTENT))
             yield hu
-        begin(NO_ITEM)
-
-
-def _digests(headers: Sequence[HeaderOf], *, source: Source, begin: Begin, lost: Lost) -> list[str | None]:
-    """Return a digest of each slice's place and pixels; None of one that is refused.
-
-    Decoding is under the limit of other workers, whatever this process may take otherwise.
-    """
-    digests: list[str | None] = []
-    with limited_memory(WORKER_MEMORY_BYTES):
-        for item, (raw_file, header) in enumerate(headers):
-            begin(item)
-            result = read_or_refuse(source, raw_file, lost.get(item), partial(read_hounsfield, header=header))
-            digests.append(None if isinstance(result, Refusal) else _digest(*result))
-        begin(NO_ITEM)
-    return digests
 
 
 def _digest(record: SliceRecord, hu: Int16Image) -> str:
@@ -178,23 +142,55 @@ def _digest(record: SliceRecord, hu: Int16Image) -> str:
     return xxhash.xxh3_128_hexdigest(repr(place).encode() + np.ascontiguousarray(hu).data.tobytes())
 
 
-def read_or_refuse(
-    source: Source,
-    raw_file: RawFile,
-    lost: Reason | None,
-    read: Callable[[BinaryIO, RawFile], _Result | Refusal],
-    *,
-    head: bool = False,
-) -> _Result | Refusal:
-    """Open a file and read it, or its head; a refusal names it as text that any file can hold."""
+def read_slices(
+    source: Source, headers: Table, begin: Begin, lost: Lost, take: Callable[[SliceRecord, Int16Image], _Result]
+) -> Iterator[_Result | Refusal]:
+    """Read slices as items of a job, and yield what `take` makes of each, or its refusal."""
+    with SliceReader(source) as reader:
+        for item, (raw_file, header) in enumerate(table_to_headers(headers)):
+            begin(item)
+            result = reader.read(raw_file, header, lost=lost.get(item))
+            yield result if isinstance(result, Refusal) else take(*result)
+    begin(NO_ITEM)
 
-    def opened() -> _Result | Refusal:
-        with source.open(raw_file, head=head) as stream:
-            return read(stream, raw_file)
 
+class SliceReader:
+    """Context that reads slices one after the other. A file stays open until one of another is wanted: in an archive
+    each opening reads all of it, and an enhanced CT file holds many."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._opened = ExitStack()
+        self._file: RawFile | None = None
+        self._stream: BinaryIO | None = None
+
+    def __enter__(self) -> "SliceReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file, self._stream = None, None
+        self._opened.close()
+
+    def read(
+        self, raw_file: RawFile, header: SliceHeader, *, lost: Reason | None = None
+    ) -> tuple[SliceRecord, Int16Image] | Refusal:
+        """Return the record and HU of a slice, or its refusal, `lost` without reading."""
+        return read_or_refuse(raw_file, lost, lambda: read_hounsfield(self._open(raw_file), raw_file, header))
+
+    def _open(self, raw_file: RawFile) -> BinaryIO:
+        if self._stream is None or raw_file != self._file:
+            self.__exit__()
+            self._stream = self._opened.enter_context(self._source.open(raw_file))
+            self._file = raw_file
+        return self._stream
+
+
+def read_or_refuse(raw_file: RawFile, lost: Reason | None, read: Callable[[], _Result | Refusal]) -> _Result | Refusal:
+    """Return what `read` does, or a refusal, which names the file as text that any file can hold; `lost` without
+    reading."""
     if lost is not None:
         return Refusal(printable(raw_file.name), lost, "reading it ended its process, or took too long")
-    result = refuse_on_error(raw_file.name, opened, otherwise=Reason.MALFORMED)
+    result = refuse_on_error(raw_file.name, read, otherwise=Reason.MALFORMED)
     return replace(result, path=printable(raw_file.name)) if isinstance(result, Refusal) else result
 
 

@@ -3,15 +3,13 @@
 import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.dicom import read_hounsfield
 from rsna_e2e.errors import OutOfResourcesError
 from rsna_e2e.files import sync
-from rsna_e2e.prepare.jobs import read_or_refuse
+from rsna_e2e.prepare.jobs import SliceReader
 from rsna_e2e.prepare.pool import NO_ITEM, Begin, Lost
 from rsna_e2e.prepare.tables import HeaderOf
 from rsna_e2e.records import Int16Array, Int16Image, Refusal
@@ -61,43 +59,35 @@ class MendShard:
     def __call__(self, begin: Begin, lost: Lost) -> WhyNot:
         why_not: WhyNot = {}
         has_places = is_plain_file(self.path) and self.path.stat().st_size == self.n_bytes
-        for item, wanted in enumerate(self.slices):
-            if wanted.is_damaged:
-                reason = ENDED_ITS_PROCESS if item in lost else self._mend(item, wanted, has_places, begin)
-                if reason:
-                    why_not[wanted.row] = reason
-        begin(NO_ITEM)
-        if self.is_whole_file and not why_not and not self._rewrite(begin):
-            why_not[None] = LAID_OUT_OTHERWISE
-            if not has_places:
-                why_not |= dict.fromkeys((wanted.row for wanted in self.slices), LAID_OUT_OTHERWISE)
+        with SliceReader(self.source) as reader:
+            for item, wanted in enumerate(self.slices):
+                if wanted.is_damaged:
+                    is_lost = item in lost
+                    reason = ENDED_ITS_PROCESS if is_lost else self._mend(item, wanted, has_places, reader, begin)
+                    if reason:
+                        why_not[wanted.row] = reason
+            begin(NO_ITEM)
+            if self.is_whole_file and not why_not and not self._rewrite(reader, begin):
+                why_not[None] = LAID_OUT_OTHERWISE
+                if not has_places:
+                    why_not |= dict.fromkeys((wanted.row for wanted in self.slices), LAID_OUT_OTHERWISE)
         return why_not
 
-    def _mend(self, item: int, wanted: ShardSlice, has_places: bool, begin: Begin) -> str:
+    def _mend(self, item: int, wanted: ShardSlice, has_places: bool, reader: SliceReader, begin: Begin) -> str:
         """Write a slice where it lay; of a shard without places only see that it can be. Returns why not."""
         begin(item)
-        hu = self._read_raw(wanted)
+        hu = _read_raw(wanted, reader)
         if hu is None:
             return NOT_THE_SAME if wanted.headers else NOT_FOUND
         if not has_places or overwrite(self.path, wanted.pixels, hu.reshape(-1), compression=self.compression):
             return ""
         return LAID_OUT_OTHERWISE
 
-    def _read_raw(self, wanted: ShardSlice) -> Int16Image | None:
-        """The HU of a slice by the first raw file that gives those of its checksum."""
-        for raw_file, header in wanted.headers:
-            result = read_or_refuse(self.source, raw_file, None, partial(read_hounsfield, header=header))
-            if not isinstance(result, Refusal):
-                hu = np.ascontiguousarray(result[1], dtype="<i2")
-                if hu.shape == wanted.shape and is_slice(hu.reshape(-1), wanted.pixels):
-                    return hu
-        return None
-
-    def _rewrite(self, begin: Begin) -> bool:
+    def _rewrite(self, reader: SliceReader, begin: Begin) -> bool:
         """Write the whole shard beside its place, and put it there if it is the same bytes."""
         new = self.path.with_name(f"{self.path.name}.tmp-mended")
         try:
-            stored = write_shard(new, self._all_slices(begin), compression=self.compression)
+            stored = write_shard(new, self._all_slices(reader, begin), compression=self.compression)
             places = [(wanted.pixels.byte_offset, wanted.pixels.n_bytes) for wanted in self.slices]
             is_same = (
                 stored == [wanted.pixels for wanted in self.slices]
@@ -117,12 +107,12 @@ class MendShard:
         finally:
             new.unlink(missing_ok=True)
 
-    def _all_slices(self, begin: Begin) -> Iterator[Int16Image]:
+    def _all_slices(self, reader: SliceReader, begin: Begin) -> Iterator[Int16Image]:
         """All of the shard, one at a time: what is whole from the old file, the rest from the raw ones once more."""
         for item, wanted in enumerate(self.slices):
             if wanted.is_damaged:
                 begin(item)
-                raw = self._read_raw(wanted)
+                raw = _read_raw(wanted, reader)
                 begin(NO_ITEM)
                 if raw is not None:
                     yield raw
@@ -131,3 +121,14 @@ class MendShard:
             if read_pixels(self.path, [(wanted.pixels, hu)], compression=self.compression):
                 raise StoreError(f"{self.path}: changed while it was mended. Run again")
             yield hu.reshape(wanted.shape)
+
+
+def _read_raw(wanted: ShardSlice, reader: SliceReader) -> Int16Image | None:
+    """The HU of a slice by the first raw file that gives those of its checksum."""
+    for raw_file, header in wanted.headers:
+        result = reader.read(raw_file, header)
+        if not isinstance(result, Refusal):
+            hu = np.ascontiguousarray(result[1], dtype="<i2")
+            if hu.shape == wanted.shape and is_slice(hu.reshape(-1), wanted.pixels):
+                return hu
+    return None

@@ -3,19 +3,19 @@
 # M headers, N of them taken
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.prepare.tables import Column, HeaderOf, Table, file_names, table_to_headers, to_numpy
+from rsna_e2e.prepare.tables import Column, Table, file_names, to_numpy
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Float64Array, Refusal, printable
 from rsna_e2e.series import SeriesMembers, order_series, series_key
 
 Rows = npt.NDArray[np.int64]
-Digests = Callable[[Sequence[HeaderOf]], Sequence[str | None]]  # of each slice's place and pixels
+Digest = str | Refusal  # of a slice's place and pixels, or why there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,18 @@ class Plan:
     position_mm: Float64Array
 
 
-def plan_series(headers: Table, labelled_ids: Iterable[str], *, digests: Digests) -> tuple[Plan, list[Refusal]]:
+def plan_series(
+    headers: Table, labelled_ids: Iterable[str], *, digests: Sequence[Digest]
+) -> tuple[Plan, list[Refusal]]:
     """Group headers into series, sorted by (patient, study, series), each in geometric order; refuse what has none.
 
-    digests: tells slices of one SOP instance UID from each other; those that differ are all refused.
+    digests: of the slices that `find_copies` gives; those of one SOP instance UID that differ are all refused.
     """
     refused = _ambiguous(headers, labelled_ids)
-    ids = [to_numpy(headers, name) for name in ("patient_id", "study_uid", "series_uid")]
-    sop_uids, image_ids = _instances(headers), to_numpy(headers, "image_id")
+    ids, image_ids = _ids(headers), to_numpy(headers, "image_id")
+    sop_uids = ids.pop()
     position_M3, orientation_M6 = (to_numpy(headers, f"image_{name}") for name in ("position_mm", "orientation"))
-    refused |= _conflicting(headers, [*ids, sop_uids], digests)
+    refused |= _conflicting(headers, digests)
     kept, keys, positions = [], [], []
     for rows in _groups(ids, without=refused):
         members = SeriesMembers(
@@ -75,6 +77,17 @@ def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[i
     return shards
 
 
+def find_copies(headers: Table) -> Rows:
+    """Return the rows, rising, of slices that share their SOP instance UID with another of their series."""
+    groups = [rows for rows in _groups(_ids(headers), without=()) if len(rows) > 1]
+    return np.sort(np.concatenate([np.empty(0, np.int64), *groups]))
+
+
+def _ids(headers: Table) -> list[Column]:
+    """Return what tells slices apart: the ids of their series, and their instance."""
+    return [*(to_numpy(headers, name) for name in ("patient_id", "study_uid", "series_uid")), _instances(headers)]
+
+
 def _instances(headers: Table) -> Column:
     """Return the SOP instance UID of each slice, with the number of its frame from the second on."""
     sop_uids, frame_numbers = to_numpy(headers, "sop_uid"), to_numpy(headers, "frame_number")
@@ -106,12 +119,17 @@ def _ambiguous(headers: Table, labelled_ids: Iterable[str]) -> dict[int, tuple[R
     return {row: why for row, image_id in enumerate(image_ids) if image_id in ambiguous}
 
 
-def _conflicting(headers: Table, ids: Sequence[Column], digests: Digests) -> dict[int, tuple[Reason, str]]:
-    """Files of one SOP instance UID, the last of the ids, in one series that differ: nobody can tell which is right."""
-    groups = [rows for rows in _groups(ids, without=()) if len(rows) > 1]
-    if not groups:
+def _conflicting(headers: Table, digests: Sequence[Digest]) -> dict[int, tuple[Reason, str]]:
+    """Files of one SOP instance UID in one series that differ: nobody can tell which is right. One that cannot be read
+    says nothing of the others."""
+    copies = find_copies(headers)
+    if not len(copies):
         return {}
-    several = np.concatenate(groups)
-    digest_of = dict(zip(several.tolist(), digests(table_to_headers(headers.take(several))), strict=True))
+    digest_of = dict(zip(copies.tolist(), digests, strict=True))
+    refused = {row: (Reason(d.reason), d.detail) for row, d in digest_of.items() if isinstance(d, Refusal)}
     why = (Reason.CONFLICTING_SOP_UID, "files of this SOP instance UID hold different slices")
-    return {row: why for rows in groups if len({digest_of[r] for r in rows.tolist()}) > 1 for row in rows.tolist()}
+    for group in _groups(_ids(headers), without=refused):
+        rows = group.tolist()
+        if len(rows) > 1 and len({digest_of[row] for row in rows}) > 1:
+            refused |= dict.fromkeys(rows, why)
+    return refused

@@ -5,7 +5,6 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -63,7 +62,7 @@ class Pool:
     def __init__(self, n_workers: int, *, memory_bytes: int | None = WORKER_MEMORY_BYTES) -> None:
         self._memory_bytes = memory_bytes
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["rsna_e2e.prepare.jobs"])
+        self._context.set_forkserver_preload(["rsna_e2e.prepare.planning"])
         self._n_workers = n_workers
         self._workers: list[_Worker] = []
 
@@ -154,11 +153,9 @@ def _stop(worker: _Worker) -> None:
 def _work(connection: Connection, mark: Any, memory_bytes: int | None) -> None:
     """What a worker process does until nobody wants anything of it any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with nullcontext() if memory_bytes is None else limited_memory(memory_bytes):
-        _serve(connection, mark)
+    if memory_bytes is not None:
+        _limit_memory(memory_bytes)
 
-
-def _serve(connection: Connection, mark: Any) -> None:
     def begin(item: int) -> None:
         mark[:] = item, time.monotonic()
 
@@ -178,22 +175,14 @@ def _serve(connection: Connection, mark: Any) -> None:
             return
 
 
-@contextmanager
-def limited_memory(n_bytes: int) -> Iterator[None]:
-    """Let this process have so much more address space in the block, and no more."""
+def _limit_memory(n_bytes: int) -> None:
+    """Let this process have so much more address space, and no more."""
     if sys.platform != "linux":
-        yield
         return
     import resource
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + n_bytes
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    is_tighter = soft == resource.RLIM_INFINITY or limit < soft
-    if is_tighter:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or limit < hard:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        if is_tighter:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -55,7 +55,7 @@ class RayPool:
             return waiting.pop(ready), self._ray.get(ready)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
-        except (self._ray.exceptions.RaySystemError, self._ray.exceptions.WorkerCrashedError) as error:
+        except self._ray.exceptions.RayError as error:  # all others are of machines and their processes
             raise OutOfResourcesError(
                 f"a machine of the cluster was lost ({type(error).__name__}). Run again"
             ) from None

@@ -10,28 +10,34 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
 from rsna_e2e.prepare.index import index_columns, join_labels, with_pseudonyms
 from rsna_e2e.prepare.inputs import Inputs, read_inputs
-from rsna_e2e.prepare.jobs import MakePlan, ReadHeaders, ShardPlan, WriteShard, available_cores
-from rsna_e2e.prepare.pool import Pool
+from rsna_e2e.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard, available_cores
+from rsna_e2e.prepare.planning import FindCopies, MakePlan
+from rsna_e2e.prepare.pool import Job, Pool
 from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report
-from rsna_e2e.prepare.tables import Column, read_parts, to_numpy
+from rsna_e2e.prepare.tables import Column, read_parts, refusals_of, to_numpy
 from rsna_e2e.pseudonyms import Pseudonyms
+from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Float32Array, Progress, Refusal, no_progress
 from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.tasks import Task
 
 AnyPool = Pool | RayPool
+_Result = TypeVar("_Result")
 
 # Slices of a shard take about this much: enough to write at the disk's speed, little enough to keep all workers busy
 # to the end and to lose little when one dies.
 SHARD_BYTES = 128 * 1024 * 1024
 
 HEADERS_PER_JOB = 256
+
+# What a file is refused for that may be the machine's doing
+MAY_GO_WELL = (Reason.MISSING_DECODER, Reason.UNREADABLE_FILE, Reason.TIMEOUT, Reason.DECODER_CRASHED)
 TABLE_BYTES = 1024 * 1024  # room for the tables, generously
 
 
@@ -81,7 +87,7 @@ def prepare(
         writer.adopt(parts)
         shards, refused = _plan(inputs, pool, writer, progress)
         inputs = replace(inputs, files=())  # many of them need room
-        with _enough_space(store, shards):
+        with _enough_space(store, shards, compression):
             _write_shards(inputs, shards, pool, len(refused), progress)
             index, labels_NL, refusals = _collect(raw, inputs, shards, refused, n_folds=n_folds, seed=seed)
             tables = _named_or_not(index, refusals, pseudonyms)
@@ -127,7 +133,7 @@ def prepare_part(
         every_shard, refused = _plan(inputs, pool, writer, progress)
         inputs = replace(inputs, files=())
         shards = every_shard[part.number - 1 :: part.n]
-        with _enough_space(store, shards):
+        with _enough_space(store, shards, compression):
             _write_shards(inputs, shards, pool, len(refused), progress)
         writer.keep()
     return PartReport(
@@ -148,19 +154,25 @@ def _plan(
     inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress: Progress
 ) -> tuple[list[ShardPlan], list[Refusal]]:
     """Read headers and decide what goes where, in a process of its own: what that needs is free again afterwards."""
-    parts = read_headers(inputs, pool, writer.notes_folder, progress)
+    headers = read_headers(inputs, pool, writer.notes_folder, progress)
+    digests = _digest_copies(inputs, headers, pool, writer.notes_folder, progress)
     job = MakePlan(
-        source=inputs.source,
-        headers=parts,
+        headers=headers,
+        digests=digests,
         labelled_ids=inputs.labels.image_ids,
         shard_bytes=SHARD_BYTES,
         compression=inputs.compression,
         notes=writer.notes_folder,
         shards=writer.shards_folder,
     )
-    with Pool(1, memory_bytes=None) as planner:
-        ((_, (shards, refused)),) = planner.run([job])
+    shards, refused = _alone(job)
     return shards, [*inputs.not_found, *refused]
+
+
+def _alone(job: Job[_Result]) -> _Result:
+    with Pool(1, memory_bytes=None) as planner:
+        ((_, result),) = planner.run([job])
+    return result
 
 
 def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> list[Path]:
@@ -172,14 +184,44 @@ def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress)
         )
         for i in range(0, len(files), HEADERS_PER_JOB)
     ]
-    missing = [job for job in jobs if not job.part.exists()]
-    done = len(files) - sum(len(job.files) for job in missing)
-    n_refused = len(inputs.not_found)
-    for number, n_refused_here in pool.run(missing):
-        done += len(missing[number].files)
+    sizes = [len(job.files) for job in jobs]
+    return _run_missing(jobs, sizes, pool, progress, what="headers", n_refused=len(inputs.not_found))
+
+
+def _digest_copies(
+    inputs: Inputs, headers: Sequence[Path], pool: AnyPool, notes: Path, progress: Progress
+) -> list[Path]:
+    """Return the files that hold digests of slices which may be copies; those that are there are not made again."""
+    copies = _alone(FindCopies(headers, notes))
+    jobs = [
+        DigestCopies(inputs.source, path, path.with_name(path.name.replace("copies-", "digests-")))
+        for path, _ in copies
+    ]
+    return _run_missing(jobs, [n for _, n in copies], pool, progress, what="copies compared", n_refused=0)
+
+
+def _run_missing(
+    jobs: Sequence[ReadHeaders | DigestCopies],
+    sizes: Sequence[int],
+    pool: AnyPool,
+    progress: Progress,
+    *,
+    what: str,
+    n_refused: int,
+) -> list[Path]:
+    """Run jobs of which no note is there that can be relied on, and return the notes of all."""
+    missing = [(job, n) for job, n in zip(jobs, sizes, strict=True) if not _is_settled(job.part)]
+    done = sum(sizes) - sum(n for _, n in missing)
+    for number, n_refused_here in pool.run([job for job, _ in missing]):
+        done += missing[number][1]
         n_refused += n_refused_here
-        progress(done, len(files), f"headers, {n_refused} refused")
+        progress(done, sum(sizes), f"{what}, {n_refused} refused")
     return [job.part for job in jobs]
+
+
+def _is_settled(part: Path) -> bool:
+    """Whether a note is there, and refuses nothing that may go well another time or on another machine."""
+    return part.exists() and not any(refusal.reason in MAY_GO_WELL for refusal in refusals_of(part))
 
 
 def _write_shards(
@@ -231,12 +273,16 @@ def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
 
 
 @contextmanager
-def _enough_space(store: Path, shards: Sequence[ShardPlan]) -> Iterator[None]:
-    """Refuse to begin what cannot be finished, and say the same if somebody else fills the disk meanwhile."""
+def _enough_space(store: Path, shards: Sequence[ShardPlan], compression: Compression) -> Iterator[None]:
+    """Refuse to begin what cannot be finished, and say the same if somebody else fills the disk meanwhile.
+
+    How much packed pixels take is not known before, so with them it is begun.
+    """
     needed = sum(shard.n_bytes for shard in shards) + TABLE_BYTES
-    advice = f"the disk is too small: the store needs {needed:,} bytes. Free some space or choose another disk"
+    at_most = "" if compression == "none" else " at most"
+    advice = f"the disk is too small: the store needs {needed:,} bytes{at_most}. Free some space or choose another disk"
     present = sum(shard.n_bytes for shard in shards if shard.note.exists())
-    if shutil.disk_usage(store.parent).free + present < needed:
+    if compression == "none" and shutil.disk_usage(store.parent).free + present < needed:
         raise OutOfResourcesError(f"{store}: {advice}")
     try:
         yield

@@ -35,7 +35,7 @@ _HEADER_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(SliceH
 # A file name may be any bytes.
 _FILE_TYPES = {"name": pa.binary(), "n_bytes": pa.int64(), "stamp": pa.int64(), "offset": pa.int64()}
 
-_REFUSALS = b"refusals"
+_REFUSALS, _PLAN_DIGEST = b"refusals", b"plan_digest"
 
 
 class HeaderOf(NamedTuple):
@@ -81,18 +81,40 @@ def file_names(table: Table) -> list[str]:
     return [os.fsdecode(name) for name in table["name"].to_pylist()]
 
 
-def write_part(path: Path, table: Table, refusals: Iterable[Refusal]) -> None:
-    """Write a table and the refusals that came with it. Raises OutOfResourcesError when the disk is full."""
+def strings_to_table(name: str, values: Sequence[str | None]) -> Table:
+    """Return texts, some of them missing, as a table of one column."""
+    return pa.table({name: pa.array(values, pa.string())})
+
+
+def write_part(path: Path, table: Table, refusals: Iterable[Refusal], *, plan_digest: str = "") -> None:
+    """Write a table and the refusals that came with it. plan_digest: of what was to be written.
+
+    Raises OutOfResourcesError when the disk is full.
+    """
     told = [[refusal.path, str(refusal.reason), refusal.detail] for refusal in refusals]
+    metadata = {_REFUSALS: json.dumps(told), _PLAN_DIGEST: plan_digest}
     with atomic_writer(path) as file:
-        pq.write_table(table.replace_schema_metadata({_REFUSALS: json.dumps(told)}), file, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
+
+
+def plan_digest_of(path: Path) -> str:
+    """Read the digest that `write_part` was given."""
+    return str(pq.read_schema(path).metadata[_PLAN_DIGEST].decode())
+
+
+def refusals_of(path: Path) -> list[Refusal]:
+    """Read only the refusals that `write_part` was given."""
+    return _told(pq.read_schema(path))
 
 
 def read_part(path: Path) -> tuple[Table, list[Refusal]]:
     """Read what `write_part` wrote."""
     table = pq.read_table(path, memory_map=False)
-    refusals = [Refusal(*words) for words in json.loads(table.schema.metadata[_REFUSALS])]
-    return table.replace_schema_metadata(None), refusals
+    return table.replace_schema_metadata(None), _told(table.schema)
+
+
+def _told(schema: Any) -> list[Refusal]:
+    return [Refusal(*words) for words in json.loads(schema.metadata[_REFUSALS])]
 
 
 def read_parts(paths: Sequence[Path]) -> tuple[Table, list[Refusal]]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,7 @@ from rsna_e2e.store.layout import (
     INDEX_COLUMNS,
     LABELS,
     MANIFEST,
+    PREPARE_AGAIN,
     REFUSALS,
     SHARDS,
     Column,
@@ -35,6 +37,7 @@ from rsna_e2e.store.tables import write_table
 from rsna_e2e.tasks import Task
 
 _INPUTS = "inputs"
+_SHARD_NOTE = "shard-"
 
 
 class StoreWriter:
@@ -81,23 +84,27 @@ class StoreWriter:
         self._is_kept = True
 
     def adopt(self, folders: Sequence[Path]) -> None:
-        """Take over what is in folders that were kept. Raises BadInputError for one of other inputs."""
+        """Take over what is in folders that were kept; a note `shard-X` comes with the shard X that it describes.
+
+        Raises BadInputError for one of other inputs.
+        """
         for folder in folders:
             inputs = folder / _INPUTS
             if not inputs.is_file() or inputs.read_text() != self._inputs:
                 raise BadInputError(
-                    f"{folder}: no part of this store: made of other files or labels, or by another version"
+                    f"{folder}: no part of this store: made of other files or labels, or by another version of the "
+                    "program or a decoder. Make it again, with the same everywhere"
                 )
-            shards, notes = folder.glob(f"*/{SHARDS}/*.h5"), folder.glob(f"{self.notes_folder.name}/*.parquet")
-            for path in (*shards, *notes):  # in this order: a note says that its shard is there
-                self._take(path, self._partial / path.relative_to(folder))
-
-    def _take(self, path: Path, place: Path) -> None:
-        if not place.exists():
-            try:
-                os.link(path, place)
-            except OSError:  # another file system
-                shutil.copy2(path, place)
+            for note in sorted(folder.glob(f"{self.notes_folder.name}/*.parquet")):
+                place = self.notes_folder / note.name
+                if place.exists():
+                    continue
+                if note.name.startswith(_SHARD_NOTE):
+                    shard = f"{note.stem.removeprefix(_SHARD_NOTE)}.h5"
+                    # One without a note may be of another plan.
+                    (self.shards_folder / shard).unlink(missing_ok=True)
+                    _take(folder / self._store.name / SHARDS / shard, self.shards_folder / shard)
+                _take(note, place)  # last: it says that its shard is there
 
     def _make_folders(self) -> None:
         """Keep what an interrupted attempt made from the same inputs, but for files that it had not finished."""
@@ -128,13 +135,15 @@ class StoreWriter:
     ) -> str:
         """Write the tables and the manifest, put the store in its place, and return its data hash.
 
-        index: all `INDEX_COLUMNS` [N], series after series, slices in geometric order. labels: [N, L], NaN where
+        index: all `INDEX_COLUMNS` [N > 0], series after series, slices in geometric order. labels: [N, L], NaN where
         there is none. compression: that all shards were written with. key_check: of the key that identifiers are hashed
-        with, empty where they are not. Raises OSError, on a full disk among others.
+        with, empty where they are not. Raises OSError, on a full disk among others, and StoreError for an index that no
+        store may have.
         """
         self._remove_unfinished()
         columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
         assert labels.shape == (len(columns["image_id"]), len(task.label_names))
+        _check_series(self.target, columns)
         label_columns = {name: labels[:, i] for i, name in enumerate(task.label_names)}
         write_table(self._store / INDEX, columns)
         write_table(self._store / LABELS, {"image_id": columns["image_id"], **label_columns})
@@ -193,6 +202,29 @@ class StoreWriter:
             raise StoreError(f"{self.target}: a prepared store is already there. Use it, or remove it first")
         if self.target.exists() and not (self.target.is_dir() and next(self.target.iterdir(), None) is None):
             raise StoreError(f"{self.target}: exists and is not empty. Choose another folder for the store")
+
+
+def _take(path: Path, place: Path) -> None:
+    try:
+        os.link(path, place)
+    except OSError:  # another file system
+        shutil.copy2(path, place)
+
+
+def _check_series(target: Path, index: Mapping[str, Column]) -> None:
+    """Refuse an index in which a series is in two places, its slices are not in order, or one is there twice."""
+    keys, begun = index["series_key"], set()
+    changes = (np.flatnonzero(keys[1:] != keys[:-1]) + 1).tolist()
+    for begin, end in pairwise([0, *changes, len(keys)]):
+        rows = slice(begin, end)
+        slices = set(zip(index["sop_uid"][rows], index["frame_number"][rows].tolist(), strict=True))
+        is_in_order = (np.diff(index["position_mm"][rows]) > 0).all()
+        if keys[begin] in begun or len(slices) < end - begin or not is_in_order:
+            raise StoreError(
+                f"{target}: not made, because series {keys[begin][:8]} would be in it twice or out of order. "
+                f"{PREPARE_AGAIN}, without parts of earlier attempts"
+            )
+        begun.add(keys[begin])
 
 
 def _numpy_type(kind: str) -> np.dtype[np.generic]:

@@ -1,0 +1,103 @@
+"""What the planning process does with all headers at once: find copies, and decide what goes into which shard."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsna_e2e.prepare.jobs import ShardPlan
+from rsna_e2e.prepare.plan import Digest, Plan, find_copies, plan_series, plan_shards
+from rsna_e2e.prepare.pool import Begin, Lost
+from rsna_e2e.prepare.tables import Table, plan_digest_of, read_part, read_parts, to_numpy, write_part
+from rsna_e2e.records import Refusal
+from rsna_e2e.store import Compression, bytes_on_disk
+
+COPIES_PER_JOB = 256
+
+
+@dataclass(frozen=True, slots=True)
+class FindCopies:
+    """Job: find the slices that others may be copies of, and write their headers into files in `notes`. Returns these
+    files, in order, and the number of slices in each."""
+
+    headers: Sequence[Path]
+    notes: Path
+
+    def __call__(self, begin: Begin, lost: Lost) -> list[tuple[Path, int]]:
+        headers, _ = read_parts(self.headers)
+        copies = find_copies(headers)
+        found = []
+        for i in range(0, len(copies), COPIES_PER_JOB):
+            taken = headers.take(copies[i : i + COPIES_PER_JOB])
+            path = self.notes / f"copies-{digest_of(taken)}.parquet"
+            write_part(path, taken, [])
+            found.append((path, len(taken)))
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakePlan:
+    """Job: decide from the headers in files what goes where. Returns the shards, and what is refused, then or before.
+
+    digests: files with those of what `FindCopies` found. labelled_ids: image ids that labels name. compression: of the
+    shards' slices. notes, shards: the folders for plans and notes, and for shards; shards of another plan are removed.
+    """
+
+    headers: Sequence[Path]
+    digests: Sequence[Path]
+    labelled_ids: Sequence[str]
+    shard_bytes: int
+    compression: Compression
+    notes: Path
+    shards: Path
+
+    def __call__(self, begin: Begin, lost: Lost) -> tuple[list[ShardPlan], list[Refusal]]:
+        headers, refused = read_parts(self.headers)
+        plan, misplaced = plan_series(
+            headers, self.labelled_ids, digests=[digest for path in self.digests for digest in _digests(path)]
+        )
+        places = plan_shards(headers, plan, shard_bytes=self.shard_bytes)
+        shards = [self._shard(headers, plan, number, *place) for number, place in enumerate(places)]
+        known = {path for shard in shards for path in (shard.note, shard.path)}
+        for left in (*self.notes.glob("shard-*.parquet"), *self.shards.glob("*.h5")):  # of a plan with more shards
+            if left not in known:
+                left.unlink()
+        return shards, [*refused, *misplaced]
+
+    def _shard(self, headers: Table, plan: Plan, number: int, first: int, end: int) -> ShardPlan:
+        rows = plan.rows[first:end]
+        taken = headers.take(rows).append_column("series_key", [plan.series_keys[first:end].tolist()])
+        n_values = (to_numpy(taken, "rows") * to_numpy(taken, "columns")).tolist()
+        shard = ShardPlan(
+            n_slices=end - first,
+            n_bytes=sum(bytes_on_disk(n, self.compression) for n in n_values),
+            digest=digest_of(taken),
+            plan=self.notes / f"plan-{number:05d}.parquet",
+            path=self.shards / f"{number:05d}.h5",
+            note=self.notes / f"shard-{number:05d}.parquet",
+        )
+        # Shards are known by number, but what a number stands for depends on all headers: another machine, or an
+        # earlier attempt, may have failed to read some.
+        if shard.note.exists() and plan_digest_of(shard.note) != shard.digest:
+            shard.note.unlink()
+        if not shard.note.exists():
+            write_part(shard.plan, taken.append_column("position_mm", [plan.position_mm[first:end]]), [])
+        return shard
+
+
+def digest_of(table: Table) -> str:
+    """Return a digest of all values of a table of headers.
+
+    Positions along the normal are better left out: their last bits depend on the processor.
+    """
+    digest = hashlib.sha256()
+    for name in table.column_names:
+        digest.update(f"{name}\0{table[name].to_pylist()!r}\0".encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()[:32]
+
+
+def _digests(part: Path) -> Iterator[Digest]:
+    """Yield what `DigestCopies` found: a digest of each slice, or why it is refused."""
+    table, refusals = read_part(part)
+    refused = iter(refusals)
+    return (next(refused) if digest is None else digest for digest in table["digest"].to_pylist())
