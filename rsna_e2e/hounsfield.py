@@ -51,6 +51,8 @@ def has_unused_bits_of_signed(words: npt.NDArray[np.uint16], *, bits_stored: int
 
     bits_allocated: 8 or 16, those of a word in which a sign may go on.
     """
+    if bits_stored == bits_allocated:
+        return False
     whole = words.astype(np.int8) if bits_allocated == 8 else words.view(np.int16)
     # As a number of all bits, a value that goes on as its sign is itself, and with zeros above less than 2^bits_stored.
     return int(whole.min()) < -(1 << (bits_stored - 1)) or int(whole.max()) >= 1 << bits_stored
