@@ -77,6 +77,9 @@ DataSet: TypeAlias = "dict[int, bytes | list[DataSet]]"
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
+_CONTROL = re.compile(r"[\x00-\x1a\x1c-\x1f\x7f]")  # all but ESC; 80 to 9F may be half a character of another script
+
+
 class RefusedError(Exception):
     """The file is not taken. Never leaves the reading of one file; becomes a `Refusal` there."""
 
@@ -117,6 +120,17 @@ class Elements:
             raise RefusedError(Reason.MISSING_TAG, label(TAGS[name]))
         return default
 
+    def identifier(self, name: str) -> str:
+        """Return a text that tells patients, studies or instances apart. Raises RefusedError when it cannot.
+
+        A NUL or line feed inside it is damage, and could make two of them one where they are joined. ESC begins another
+        script. Source: PS3.5 table 6.2-1 (VR LO and UI), 6.1.2.5.3.
+        """
+        text = self.text(name)
+        if _CONTROL.search(text):
+            raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} holds control characters")
+        return text
+
     def unsigned(self, name: str, *, default: int | None = None) -> int:
         """Return a number of VR US, 16 bits without sign."""
         raw = self._bytes(name)
@@ -148,18 +162,21 @@ class Elements:
             raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} is not {count} finite decimal number(s)")
         return values
 
-    def first_window(self) -> tuple[float, float] | tuple[None, None]:
-        """Return the first window center and width in HU. It is only advice: None where it makes no sense."""
+    def first_window(self, *, at_most: float) -> tuple[float, float] | tuple[None, None]:
+        """Return the first window center and width in HU. It is only advice: None where it makes no sense.
+
+        at_most: center, to either side of 0, and width.
+        """
         centers = _numbers(self.text("WindowCenter", default=""))
         widths = _numbers(self.text("WindowWidth", default=""))
-        if not centers or not widths or widths[0] <= 0:
+        if not centers or not widths or abs(centers[0]) > at_most or not 0 < widths[0] <= at_most:
             return None, None
         return centers[0], widths[0]
 
-    def first_positive(self, name: str) -> float | None:
-        """Return the first number of VR DS where that is above 0. It is only advice: None where it makes no sense."""
+    def first_between(self, name: str, low: float, high: float) -> float | None:
+        """Return the first number of VR DS where it lies there. It is only advice: None where it makes no sense."""
         values = _numbers(self.text(name, default=""))
-        return values[0] if values and values[0] > 0 else None
+        return values[0] if values and low <= values[0] <= high else None
 
     def _integer_of_2_bytes(self, name: str, raw: bytes, *, is_signed: bool) -> int:
         if len(raw) != 2:

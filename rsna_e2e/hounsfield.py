@@ -12,6 +12,7 @@ StoredImage = npt.NDArray[np.int16] | npt.NDArray[np.uint16]
 INT16 = np.iinfo(np.int16)
 
 AIR_HU = -1000  # by definition of the unit
+_WRAPPED_12BIT = (4096 + AIR_HU, 4095)  # what -1000 to -1 become in 12 bits without sign
 MEASURABLE_HU = (AIR_HU + 1, 3071)  # above air, up to the end of CT's usual 12 bits that begin at -1024
 
 
@@ -45,6 +46,18 @@ def has_unused_bits(words: npt.NDArray[np.uint16], *, bits_stored: int) -> bool:
     return int(words.max()) >> bits_stored != 0
 
 
+def has_unused_bits_of_signed(words: npt.NDArray[np.uint16], *, bits_stored: int, bits_allocated: int) -> bool:
+    """Tell whether the bits above any signed value are neither zeros nor its sign, both of which are common.
+
+    bits_allocated: 8 or 16, those of a word in which a sign may go on.
+    """
+    if bits_stored == bits_allocated:
+        return False
+    whole = words.astype(np.int8) if bits_allocated == 8 else words.view(np.int16)
+    # As a number of all bits, a value that goes on as its sign is itself, and with zeros above less than 2^bits_stored.
+    return int(whole.min()) < -(1 << (bits_stored - 1)) or int(whole.max()) >= 1 << bits_stored
+
+
 def to_hounsfield(stored: StoredImage, slope: float, intercept: float) -> Hounsfield:
     """Return slope * stored + intercept as int16.
 
@@ -71,15 +84,16 @@ def is_wrapped_12bit(*, bits_stored: int, is_signed: bool, slope: float, interce
     """Tell whether a slice is one of those whose HU were written into 12 bits without sign, and lost it.
 
     Unsigned 12-bit values with an intercept near 0 have no room for air. Of RSNA 2019's first training set these are
-    123 images, with intercept 0 or 1. Source: the public analyses of that data set, which put the limit at -100.
+    123 images, with intercept 0 or 1; others, which an honest file may have, are taken at their word. Source: the
+    public analyses of that data set.
     """
-    return bits_stored == 12 and not is_signed and slope == 1 and intercept > -100
+    return bits_stored == 12 and not is_signed and slope == 1 and intercept in (0, 1)
 
 
 def unwrap_12bit(stored: StoredImage) -> Int16Image:
     """Return the HU behind wrapped 12-bit values: 3096 to 4095 stand for -1000 to -1, the others for themselves."""
     values = stored.astype(np.int16)
-    return np.where(values >= 4096 - 1000, values - np.int16(4096), values)
+    return np.where(values >= _WRAPPED_12BIT[0], values - np.int16(4096), values)
 
 
 def is_padding(
@@ -99,3 +113,10 @@ def is_padding(
 def can_be_measured(low: float, high: float) -> bool:
     """Tell whether any HU between these is one that tissue, bone or metal has: then nobody can tell it from padding."""
     return low <= MEASURABLE_HU[1] and high >= MEASURABLE_HU[0]
+
+
+def can_be_measured_if_wrapped(low: int, high: int) -> bool:
+    """Tell the same of the HU that stored values between these stand for when they are wrapped (`unwrap_12bit`)."""
+    wrapped_low, wrapped_high = max(low, _WRAPPED_12BIT[0]), min(high, _WRAPPED_12BIT[1])
+    is_wrapped = wrapped_low <= wrapped_high
+    return can_be_measured(low, high) or (is_wrapped and can_be_measured(wrapped_low - 4096, wrapped_high - 4096))

@@ -31,7 +31,7 @@ class Reason(StrEnum):
     UNSUPPORTED_PIXEL_FORMAT = "unsupported_pixel_format"  # not one grey sample of 8 or 16 bits
     # its pixels
     NO_PIXEL_DATA = "no_pixel_data"  # none, or the file ends before it
-    TRUNCATED = "truncated"  # the file ends inside the pixel data
+    TRUNCATED = "truncated"  # the file, or a compressed frame in it, ends inside the pixel data
     WRONG_PIXEL_LENGTH = "wrong_pixel_length"  # pixel data that does not fit Rows x Columns
     CODESTREAM_MISMATCH = "codestream_mismatch"  # compressed pixels that contradict the elements around them
     DECODER_FAILED = "decoder_failed"

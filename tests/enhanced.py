@@ -24,9 +24,10 @@ def enhanced_dataset(
     *,
     form: dict[str, int] = phantoms.SIGNED_16,
     per_frame: tuple[str, ...] = (),
+    spacing_mm: float = 5.0,
     **tags: Any,
 ) -> Dataset:
-    """Return slices 5 mm apart, head first, as one instance; frame f has window center 40 + f.
+    """Return slices `spacing_mm` apart, head first, as one instance; frame f has window center 40 + f.
 
     per_frame: groups that each frame has of its own, beside its position and window; `tags` override, None removes.
     """
@@ -40,7 +41,7 @@ def enhanced_dataset(
     for name in GROUPS:
         for number, frame in enumerate(frames):
             if name in own or number == 0:
-                dataset.ImagePositionPatient = [-125, -125, 100 - 5.0 * number]
+                dataset.ImagePositionPatient = [-125, -125, 100 - spacing_mm * number]
                 dataset.WindowCenter = 40 + number
                 setattr(frame if name in own else shared, name, [_group(dataset, name)])
     for name in (name for names in GROUPS.values() for name in names):

@@ -88,7 +88,7 @@ def _rescaled(dataset: Dataset, stored: npt.NDArray[np.int64], number: int) -> n
         groups = (holder if holder is shared else holder[number]).PixelValueTransformationSequence[0]
     slope, intercept = float(groups.RescaleSlope), float(groups.RescaleIntercept)
     hu = np.clip(np.rint(stored * slope + intercept), -32768, 32767)
-    if (dataset.BitsStored, dataset.PixelRepresentation, slope) == (12, 0, 1) and intercept > -100:
+    if (dataset.BitsStored, dataset.PixelRepresentation, slope) == (12, 0, 1) and intercept in (0, 1):
         hu = np.where(stored >= 3096, stored - 4096, stored)
     value = dataset.get("PixelPaddingValue")
     if value is None:

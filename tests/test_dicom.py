@@ -151,8 +151,9 @@ def test_eight_bits_and_odd_length(tmp_path: Path) -> None:
     assert hu.tolist() == stored.tolist()
 
 
-def test_a_window_that_makes_no_sense_is_no_reason_to_refuse(tmp_path: Path) -> None:
-    dataset = phantoms.slice_dataset(STORED, WindowCenter=None, WindowWidth=0)
+@pytest.mark.parametrize(("center", "width"), [(None, 0), (40, "1e300"), ("-1e300", 80), (40, -80)])
+def test_a_window_that_makes_no_sense_is_no_reason_to_refuse(tmp_path: Path, center: Any, width: Any) -> None:
+    dataset = phantoms.slice_dataset(STORED, WindowCenter=center, WindowWidth=width)
     record, _ = taken(phantoms.write_dicom(tmp_path / "a.dcm", dataset))
     assert (record.window_center_hu, record.window_width_hu) == (None, None)
 

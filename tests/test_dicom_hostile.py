@@ -1,5 +1,6 @@
 """Files made to take time or memory, cut files and files of other kinds: refused soon, for the right reason."""
 
+import io
 import json
 import struct
 import subprocess
@@ -27,6 +28,8 @@ from pydicom.uid import (
 )
 
 from rsna_e2e import dicom
+from rsna_e2e.dicom.inflate import inflate
+from rsna_e2e.elements import RefusedError
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Refusal
 
@@ -310,6 +313,19 @@ def deflated(path: Path) -> tuple[bytes, int]:
     # The last byte makes the length even (PS3.5 A.5).
     raw = phantoms.write_dicom(path, phantoms.slice_dataset(STORED), syntax=DeflatedExplicitVRLittleEndian).read_bytes()
     return raw, len(raw) - 1
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1, 5, 100, 194, 195, 3000])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_what_inflates_to_whole_pieces_is_read_to_its_end(pieces: int, beyond: int) -> None:
+    content = bytes((pieces << 20) + beyond)
+    squeezer = zlib.compressobj(9, wbits=-15)
+    squeezed = squeezer.compress(content) + squeezer.flush()
+    assert inflate(io.BytesIO(squeezed), begin=0).getvalue() == content
+    for n_cut in (1, 2, len(squeezed) // 2):
+        with pytest.raises(RefusedError) as error:
+            inflate(io.BytesIO(squeezed[:-n_cut]), begin=0)
+        assert error.value.reason == Reason.TRUNCATED
 
 
 def enhanced(path: Path) -> tuple[bytes, int]:

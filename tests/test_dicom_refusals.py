@@ -55,7 +55,11 @@ REFUSED_TAGS: list[tuple[dict[str, Any], Reason]] = [
     ({"RescaleSlope": 0}, Reason.BAD_VALUE),
     ({"PixelSpacing": [0.5, 0]}, Reason.BAD_VALUE),
     ({"PixelSpacing": [0.5]}, Reason.BAD_VALUE),
+    ({"PixelSpacing": [0.5, "1e30"]}, Reason.BAD_VALUE),
+    ({"PixelSpacing": ["1e-30", 0.5]}, Reason.BAD_VALUE),
     ({"ImagePositionPatient": [1, 2]}, Reason.BAD_VALUE),
+    ({"ImagePositionPatient": [0, 0, "1e308"]}, Reason.BAD_VALUE),
+    ({"ImagePositionPatient": [0, "-10000.5", 0]}, Reason.BAD_VALUE),
     ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, Reason.BAD_VALUE),
     ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, Reason.BAD_VALUE),
     ({"BitsStored": 17}, Reason.BAD_VALUE),
@@ -89,6 +93,32 @@ def test_numbers_that_are_none(tmp_path: Path, text: bytes) -> None:
     assert raw.count(b"DS\x04\x001.25") == 1
     path.write_bytes(raw.replace(b"DS\x04\x001.25", b"DS" + struct.pack("<H", len(text)) + text))
     assert refused(path).reason == Reason.BAD_VALUE
+
+
+@pytest.mark.parametrize("position", [[10000, 0, 0], [0, 0, "-1e4"]])
+def test_ten_metres_are_near_enough(tmp_path: Path, position: list[Any]) -> None:
+    dataset = phantoms.slice_dataset(STORED, ImagePositionPatient=position)
+    assert not isinstance(dicom.read_slice(phantoms.write_dicom(tmp_path / "a.dcm", dataset)), Refusal)
+
+
+@pytest.mark.parametrize("name", ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+@pytest.mark.parametrize("character", [b"\0", b"\n", b"\r", b"\t", b"\x7f"])
+def test_control_characters_in_identifiers(tmp_path: Path, name: str, character: bytes) -> None:
+    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED, **{name: "1.2.77777.3"}))
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"1.2.77777.3", b"1.2.77" + character + b"77.3"))
+    result = refused(path)
+    assert (result.reason, result.detail.split(" ")[0]) == (Reason.BAD_VALUE, name)
+    assert "77" not in result.detail
+
+
+def test_identifiers_in_other_scripts(tmp_path: Path) -> None:
+    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED, PatientID="12345678"))
+    raw = path.read_bytes()
+    # Chosen by an escape sequence (ISO 2022 IR 87), and the lead and trail bytes of GB 18030
+    for text in (b"\x1b$B;3\x1b(B", b"\x81\x30\x85\x90\xc4\xe3ab"):
+        path.write_bytes(raw.replace(b"12345678", text))
+        assert not isinstance(dicom.read_slice(path), Refusal)
 
 
 def _no_meta(path: Path) -> None:

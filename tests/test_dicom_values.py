@@ -88,6 +88,7 @@ def padded(value: int, **tags: Any) -> dict[str, Any]:
 
 UNSIGNED_16 = {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0, "RescaleIntercept": -1024}
 WRAPPED_12 = {**phantoms.UNSIGNED_12, "RescaleIntercept": 0}
+WRAPPED_12_OF_1 = {**WRAPPED_12, "RescaleIntercept": 1}
 SIGNED_12 = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1, "RescaleIntercept": 0}
 
 
@@ -125,6 +126,16 @@ SIGNED_12 = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1, "Rescale
             [-1000, -1000, 40],
             None,
             1,
+        ),
+        # and so does the padding: 3500 is fat, -596, and 3096 the air that it becomes anyway
+        ([3500, 40, 0], padded(3500, **WRAPPED_12), [-596, 40, 0], "wrapped_12bit+padding_kept", 1),
+        ([3096, 40, 0], padded(3096, **WRAPPED_12_OF_1), [-1000, 40, 0], "wrapped_12bit+padding_as_air", 1),
+        (
+            [3200, 40, 63536],
+            padded(3072, PixelPaddingRangeLimit=65535, **WRAPPED_12),
+            [-896, 40, 2096],
+            "wrapped_12bit+padding_kept",
+            2,
         ),
     ],
 )
@@ -177,6 +188,39 @@ def test_several_repairs_are_named_together(tmp_path: Path) -> None:
     assert record.repair == "monochrome1+unused_bits+padding_as_air"
 
 
+@pytest.mark.parametrize(
+    ("stored", "tags", "expected", "repair"),
+    [
+        # 12 bits with room for nothing below 0 are only known to have lost a sign with intercepts of 0 and 1
+        ([1000, 3500], {**phantoms.UNSIGNED_12, "RescaleIntercept": 500}, [1500, 4000], ""),
+        ([1000, 3500], {**phantoms.UNSIGNED_12, "RescaleIntercept": -99}, [901, 3401], ""),
+        ([1000, 3500], WRAPPED_12_OF_1, [1000, -596], "wrapped_12bit"),
+        # cleared bits are named beside it
+        ([0x1000 + 40, 3500], WRAPPED_12, [40, -596], "unused_bits+wrapped_12bit"),
+        # -3000 takes 13 bits: its lowest 12 are 1096
+        ([-3000, 40], SIGNED_12, [1096, 40], "unused_bits"),
+        ([-3000, 40], padded(-3000, **SIGNED_12), [-1000, 40], "padding_as_air"),
+        # the sign, or zeros, above the value
+        ([-2048, 2047], SIGNED_12, [-2048, 2047], ""),
+        ([0x0FFF, 0x0800], SIGNED_12, [-1, -2048], ""),
+        ([0x1000, 40], SIGNED_12, [0, 40], "unused_bits"),
+    ],
+)
+def test_bits_beyond_those_stored(
+    tmp_path: Path, stored: list[int], tags: dict[str, Any], expected: list[int], repair: str
+) -> None:
+    is_signed = tags["PixelRepresentation"]
+    record, hu = read(tmp_path, np.array([stored], "<i2" if is_signed else "<u2"), **tags)
+    assert (hu, record.repair) == ([expected], repair)
+
+
+@pytest.mark.parametrize(("word", "repair"), [(0x38, ""), (0xF8, ""), (0x78, "unused_bits")])
+def test_signs_that_go_on_in_8_bits(tmp_path: Path, word: int, repair: str) -> None:
+    form = {"BitsStored": 6, "HighBit": 5, "PixelRepresentation": 1, "RescaleIntercept": 0}
+    record, hu = read(tmp_path, np.array([[word, 1]], np.uint8), **form)
+    assert (hu, record.repair) == ([[-8, 1]], repair)
+
+
 def test_extreme_values_are_seen_in_the_record(tmp_path: Path) -> None:
     record, hu = read(tmp_path, np.array([[-32768, 32767, 0]], "<i2"))
     assert (hu, record.hu_min, record.hu_max, record.repair) == ([[-32768, 32767, 0]], -32768, 32767, "")
@@ -184,7 +228,16 @@ def test_extreme_values_are_seen_in_the_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("1.25", 1.25), ("5\\3", 5.0), ("", None), (None, None), ("0", None), ("-1", None), ("thin", None)],
+    [
+        ("1.25", 1.25),
+        ("5\\3", 5.0),
+        ("", None),
+        (None, None),
+        ("0", None),
+        ("-1", None),
+        ("thin", None),
+        ("1e30", None),
+    ],
 )
 def test_slice_thickness_is_advice(tmp_path: Path, text: str | None, expected: float | None) -> None:
     dataset = phantoms.slice_dataset(STORED, SliceThickness="9.75")

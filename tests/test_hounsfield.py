@@ -6,7 +6,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rsna_e2e.hounsfield import has_unused_bits, is_wrapped_12bit, stored_values, to_hounsfield, unwrap_12bit
+from rsna_e2e.hounsfield import (
+    MEASURABLE_HU,
+    can_be_measured_if_wrapped,
+    has_unused_bits,
+    has_unused_bits_of_signed,
+    is_wrapped_12bit,
+    stored_values,
+    to_hounsfield,
+    unwrap_12bit,
+)
 
 EVERY_WORD = np.arange(65536, dtype=np.uint16).reshape(256, 256)
 
@@ -37,6 +46,19 @@ def test_input_is_left_alone() -> None:
 def test_unused_bits() -> None:
     assert not has_unused_bits(np.array([[0x0FFF]], np.uint16), bits_stored=12)
     assert has_unused_bits(np.array([[0x1000]], np.uint16), bits_stored=12)
+
+
+@pytest.mark.parametrize(
+    ("bits_stored", "bits_allocated"), [(12, 16), (13, 16), (1, 16), (8, 16), (16, 16), (6, 8), (8, 8)]
+)
+def test_unused_bits_above_every_signed_value(bits_stored: int, bits_allocated: int) -> None:
+    for word in range(0, 1 << bits_allocated, 1 if bits_allocated == 8 else 7):
+        above = f"{word:0{bits_allocated}b}"[: bits_allocated - bits_stored]
+        sign = f"{word >> (bits_stored - 1) & 1}"
+        expected = above not in ("0" * len(above), sign * len(above))
+        words = np.array([[0, word, 1]], np.uint16)
+        found = has_unused_bits_of_signed(words, bits_stored=bits_stored, bits_allocated=bits_allocated)
+        assert found is expected, f"{word:0{bits_allocated}b}"
 
 
 @pytest.mark.parametrize("stored_type", [np.int16, np.uint16])
@@ -89,6 +111,9 @@ def test_absurd_slopes_saturate() -> None:
         (12, False, 1.0, 1.0, True),
         (12, False, 1.0, -1024.0, False),
         (12, False, 1.0, -1000.0, False),
+        (12, False, 1.0, -99.0, False),
+        (12, False, 1.0, 0.5, False),
+        (12, False, 1.0, 500.0, False),
         (12, True, 1.0, 0.0, False),
         (16, True, 1.0, 0.0, False),
         (16, False, 1.0, 0.0, False),
@@ -106,3 +131,13 @@ def test_lost_signs_come_back() -> None:
     stored = np.array([[3096, 4095, 0, 40, 3095, 2048]], np.uint16)
     # By the published repair: (stored + 1000), minus 4096 where that is 4096 or more, minus 1000.
     assert unwrap_12bit(stored).tolist() == [[-1000, -1, 0, 40, 3095, 2048]]
+
+
+@pytest.mark.parametrize("low", [0, 3000, 3071, 3072, 3080, 3095, 3096, 3097, 3500, 4094, 4095, 4096, 63536])
+@pytest.mark.parametrize("more", [0, 1, 30, 500, 1999])
+def test_which_wrapped_values_could_have_been_measured(low: int, more: int) -> None:
+    stored = np.arange(low, low + more + 1)
+    in_12_bits = stored[stored < 4096].astype(np.uint16).reshape(1, -1)
+    hu = [*unwrap_12bit(in_12_bits).ravel().tolist(), *stored[stored >= 4096].tolist()]
+    expected = any(MEASURABLE_HU[0] <= value <= MEASURABLE_HU[1] for value in hu)
+    assert can_be_measured_if_wrapped(low, low + more) is expected

@@ -29,13 +29,16 @@ class FrameClaim:
 def read_claim(frame: bytes, syntax: Syntax, *, bytes_per_sample: int) -> FrameClaim | None:
     """Return what the head of a frame claims; None for RLE, which claims nothing but where its segments lie.
 
-    Raises RefusedError when there is no head of that syntax, or its segments are not `bytes_per_sample`.
+    Raises RefusedError when there is no head of that syntax, its segments are not `bytes_per_sample`, or a JPEG frame
+    has no end; decoders of the other formats notice themselves that one is missing.
     """
     if syntax.uid == RLE_LOSSLESS:
         _check_rle(frame, bytes_per_sample)
         return None
     if syntax.start_of_frame:
-        return _jpeg(frame, syntax.start_of_frame)
+        claim = _jpeg(frame, syntax.start_of_frame)
+        _check_jpeg_end(frame)
+        return claim
     if frame[:4] == b"\xff\x4f\xff\x51":
         return _jpeg2000(frame, at=4)
     if frame[4:8] == b"jP  " and (at := frame.find(b"\xff\x4f\xff\x51")) >= 0:
@@ -73,6 +76,17 @@ def _jpeg(frame: bytes, start_of_frame: tuple[int, ...]) -> FrameClaim:
             break
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     raise RefusedError(Reason.DECODER_FAILED, "the frame has no frame header of its transfer syntax")
+
+
+def _check_jpeg_end(frame: bytes) -> None:
+    """Refuse a frame that was cut: decoders make up the rest of it, with nothing said.
+
+    Source: ISO/IEC 10918-1 B.1.1.3 and ISO/IEC 14495-1 C.1.1 (EOI ends an image, and stands nowhere in a scan),
+    PS3.5 A.4 (padding to an even length; some writers fill fragments up with more of it).
+    """
+    end = frame.rfind(b"\xff\xd9")
+    if end < 0 or frame[end + 2 :].strip(b"\0\xff"):
+        raise RefusedError(Reason.TRUNCATED, "the compressed frame has no end: EOI is missing")
 
 
 def _jpeg2000(frame: bytes, *, at: int) -> FrameClaim:

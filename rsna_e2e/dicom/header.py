@@ -19,6 +19,11 @@ CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"  # PS3.4 B.5
 ENHANCED_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
 MAX_SIDE_PX = 4096  # no CT matrix is larger; guards memory against absurd claims
 MAX_FRAMES = 4096
+# CT tables move some 2 m, and the origin lies within their reach; beyond 5 times that nothing was measured.
+MAX_POSITION_MM = 10_000.0
+# Pixels and slices from those of microscopes to a tenth of the widest field of view, which is under 1 m
+LENGTHS_MM = (0.001, 100.0)
+MAX_WINDOW_HU = 65536.0  # HU have 16 bits here: a wider window shows no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,20 +161,23 @@ def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number:
     if not (1 <= rows <= MAX_SIDE_PX and 1 <= columns <= MAX_SIDE_PX):
         raise RefusedError(Reason.BAD_VALUE, f"Rows {rows}, Columns {columns}; expected 1 to {MAX_SIDE_PX}")
     spacing = elements.numbers("PixelSpacing", 2)
-    if min(spacing) <= 0:
+    if min(spacing) < LENGTHS_MM[0] or max(spacing) > LENGTHS_MM[1]:
         raise RefusedError(Reason.BAD_VALUE, f"PixelSpacing {spacing[0]:g} x {spacing[1]:g} mm")
     slope, intercept = _rescale(elements)
     x, y, z = elements.numbers("ImagePositionPatient", 3)
+    if max(abs(x), abs(y), abs(z)) > MAX_POSITION_MM:
+        detail = f"ImagePositionPatient lies more than {MAX_POSITION_MM:,.0f} mm from the origin"
+        raise RefusedError(Reason.BAD_VALUE, detail)
     a, b, c, d, e, f = orientation = elements.numbers("ImageOrientationPatient", 6)
     _check_orientation(orientation)
-    window_center, window_width = elements.first_window()
+    window_center, window_width = elements.first_window(at_most=MAX_WINDOW_HU)
     burned_in = elements.text("BurnedInAnnotation", default="").upper()
     return SliceRecord(
         image_id=image_id,
-        patient_id=elements.text("PatientID"),
-        study_uid=elements.text("StudyInstanceUID"),
-        series_uid=elements.text("SeriesInstanceUID"),
-        sop_uid=elements.text("SOPInstanceUID"),
+        patient_id=elements.identifier("PatientID"),
+        study_uid=elements.identifier("StudyInstanceUID"),
+        series_uid=elements.identifier("SeriesInstanceUID"),
+        sop_uid=elements.identifier("SOPInstanceUID"),
         frame_number=number,
         rows=rows,
         columns=columns,
@@ -183,7 +191,7 @@ def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number:
         window_center_hu=window_center,
         window_width_hu=window_width,
         transfer_syntax_uid=syntax_uid,
-        slice_thickness_mm=elements.first_positive("SliceThickness"),
+        slice_thickness_mm=elements.first_between("SliceThickness", *LENGTHS_MM),
         burned_in_annotation=burned_in if burned_in in ("YES", "NO") else "",
     )
 

@@ -8,7 +8,8 @@ from rsna_e2e.elements import RefusedError
 from rsna_e2e.reasons import Reason
 
 MAX_INFLATED_BYTES = 64 << 20  # the largest slice, 4096 x 4096 px of 2 bytes, twice
-CHUNK_BYTES = 1 << 16
+CHUNK_BYTES = 1 << 16  # deflated
+MAX_PIECE_BYTES = 1 << 20  # inflated at a time
 
 
 def inflate(stream: BinaryIO, *, begin: int) -> io.BytesIO:
@@ -21,12 +22,13 @@ def inflate(stream: BinaryIO, *, begin: int) -> io.BytesIO:
     inflated = io.BytesIO()
     while not inflater.eof:
         chunk = inflater.unconsumed_tail or stream.read(CHUNK_BYTES)
-        if not chunk:
-            raise RefusedError(Reason.TRUNCATED, "the deflated data set ends early")
         try:
-            inflated.write(inflater.decompress(chunk, 1 << 20))
+            n_bytes = inflated.write(inflater.decompress(chunk, MAX_PIECE_BYTES))
         except zlib.error as error:
             raise RefusedError(Reason.MALFORMED, "the deflated data set is damaged") from error
+        # What was read whole may still have more to give than one piece, and an end that comes after it.
+        if not (chunk or n_bytes or inflater.eof):
+            raise RefusedError(Reason.TRUNCATED, "the deflated data set ends early")
         if inflated.tell() > MAX_INFLATED_BYTES:
             raise RefusedError(Reason.TOO_LARGE, f"inflates to more than {MAX_INFLATED_BYTES:,} bytes")
     inflated.seek(0)

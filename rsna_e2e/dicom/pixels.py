@@ -15,7 +15,9 @@ from rsna_e2e.hounsfield import (
     Hounsfield,
     StoredImage,
     can_be_measured,
+    can_be_measured_if_wrapped,
     has_unused_bits,
+    has_unused_bits_of_signed,
     is_padding,
     is_wrapped_12bit,
     stored_values,
@@ -44,15 +46,12 @@ def _read_hounsfield(stream: BinaryIO, header: SliceHeader) -> tuple[SliceRecord
         *([Repair.MONOCHROME1] if header.is_monochrome1 else []),
         *([Repair.CODESTREAM_SIGN] if frame.lost_its_sign else []),
     ]
-    if is_wrapped_12bit(
-        bits_stored=record.bits_stored, is_signed=is_signed, slope=record.slope, intercept=record.intercept
-    ):
+    if _has_unused_bits(frame, padding, is_signed=is_signed):
+        repairs.append(Repair.UNUSED_BITS)
+    if _is_wrapped(record):
         repairs.append(Repair.WRAPPED_12BIT)
         result = Hounsfield(unwrap_12bit(stored), 0, 0)
     else:
-        # Above a signed value both zeros and its sign are common; above an unsigned one only zeros mean nothing.
-        if not is_signed and _has_unused_bits(frame, padding):
-            repairs.append(Repair.UNUSED_BITS)
         result = to_hounsfield(stored, record.slope, record.intercept)
     if padding is not None:
         kind, result = _without_padding(header, stored, result, padding)
@@ -79,9 +78,26 @@ def _padding(header: SliceHeader, frame: Frame, stored: StoredImage) -> Mask | N
     return padding if padding.any() else None
 
 
-def _has_unused_bits(frame: Frame, padding: Mask | None) -> bool:
+def _is_wrapped(record: SliceRecord) -> bool:
+    is_signed = record.pixel_representation == 1
+    return is_wrapped_12bit(
+        bits_stored=record.bits_stored, is_signed=is_signed, slope=record.slope, intercept=record.intercept
+    )
+
+
+def _has_unused_bits(frame: Frame, padding: Mask | None, *, is_signed: bool) -> bool:
     words = frame.words if padding is None else frame.words[~padding]
-    return words.size > 0 and has_unused_bits(words, bits_stored=frame.bits_stored)
+    if words.size == 0:
+        return False
+    if is_signed:
+        return has_unused_bits_of_signed(words, bits_stored=frame.bits_stored, bits_allocated=frame.bits_allocated)
+    return has_unused_bits(words, bits_stored=frame.bits_stored)
+
+
+def _padding_can_be_measured(record: SliceRecord, low: int, high: int) -> bool:
+    if _is_wrapped(record):
+        return can_be_measured_if_wrapped(low, high)
+    return can_be_measured(*sorted(record.slope * end + record.intercept for end in (low, high)))
 
 
 def _without_padding(
@@ -91,8 +107,7 @@ def _without_padding(
     record = header.record
     assert header.padding_low is not None
     assert header.padding_high is not None
-    low, high = sorted(record.slope * end + record.intercept for end in (header.padding_low, header.padding_high))
-    if can_be_measured(low, high):
+    if _padding_can_be_measured(record, header.padding_low, header.padding_high):
         return Repair.PADDING_KEPT, result
     hu = np.where(padding, np.int16(AIR_HU), result.hu)
     if result.n_rounded == result.n_saturated == 0 or padding.all():

@@ -8,7 +8,7 @@ class Repair(StrEnum):
 
     MONOCHROME1 = "monochrome1"  # meant to be shown inverted; HU are what they are (PS3.3 C.7.6.3.1.2)
     WRAPPED_12BIT = "wrapped_12bit"  # the sign was lost in 12 unsigned bits, and is restored
-    UNUSED_BITS = "unused_bits"  # bits beyond BitsStored were set, and are cleared
+    UNUSED_BITS = "unused_bits"  # bits beyond BitsStored meant nothing, and are cleared
     CODESTREAM_SIGN = "codestream_sign"  # JPEG 2000 says unsigned of signed values: PixelRepresentation is right
     PADDING_AS_AIR = "padding_as_air"  # pixels that the file calls padding are set to the HU of air
     PADDING_KEPT = "padding_kept"  # so called, but their HU could have been measured: they stay

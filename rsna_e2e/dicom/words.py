@@ -26,7 +26,7 @@ Words = npt.NDArray[np.uint16]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """Words [rows, columns], whose `bits_stored` lowest bits are the stored value.
+    """Words [rows, columns], whose `bits_stored` lowest bits are the stored value, of `bits_allocated` they came in.
 
     decoder: what decoded them, and its version; empty where nothing did. lost_its_sign: the codestream says unsigned of
     signed values.
@@ -34,6 +34,7 @@ class Frame:
 
     words: Words
     bits_stored: int
+    bits_allocated: int
     decoder: str = ""
     lost_its_sign: bool = False
 
@@ -44,7 +45,7 @@ def read_frame(stream: BinaryIO, header: SliceHeader) -> Frame:
     if syntax.decoder is not None:
         return _decode_frame(stream, header, syntax, syntax.decoder)
     words = _read_words(stream, header, syntax)
-    return Frame(words=words, bits_stored=header.record.bits_stored)
+    return Frame(words=words, bits_stored=header.record.bits_stored, bits_allocated=header.bits_allocated)
 
 
 def _read_words(stream: BinaryIO, header: SliceHeader, syntax: Syntax) -> Words:
@@ -104,6 +105,7 @@ def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder
     return Frame(
         words=decoded.astype(np.uint16),
         bits_stored=bits_stored,
+        bits_allocated=bits_allocated,
         decoder=decoder_version(decoder),
         lost_its_sign=record.pixel_representation == 1 and claim is not None and claim.is_signed is False,
     )
