@@ -71,14 +71,15 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _sum_up(found: "Verification") -> str:
+    from rsna_e2e.store.layout import PREPARE_AGAIN
+
     n_foreign = sum(damage.is_foreign for damage in found.damages)
     n_damaged = len(found.damages) - n_foreign
     parts = []
     if n_damaged:
-        parts.append(
-            f"{n_damaged} things are damaged, {found.n_damaged_slices} of {found.n_expected} slices among them. "
-            f"Mend it with: rsna-e2e store repair {found.store} RAW"
-        )
+        can_be_mended = not any(damage.is_in_table for damage in found.damages)
+        way_out = f"Mend it with: rsna-e2e store repair {found.store} RAW" if can_be_mended else PREPARE_AGAIN
+        parts.append(f"damaged, {found.n_damaged_slices} of {found.n_expected} slices among that. {way_out}")
     if n_foreign:
         parts.append(f"{n_foreign} files in it are no part of the store. Remove them, as listed above")
     return ". ".join(parts)

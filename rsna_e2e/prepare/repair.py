@@ -108,10 +108,8 @@ def _alone_in(store: Path) -> Iterator[None]:
 
 def _check_tables(found: Verification) -> None:
     for damage in found.damages:
-        if "/" not in damage.file and not damage.is_foreign:
-            raise StoreError(
-                f"{found.store / damage.file}: damaged ({damage.what}), and not made of slices. {PREPARE_AGAIN}"
-            )
+        if damage.is_in_table:
+            raise StoreError(f"{found.store / damage.file}: {damage.what}; it is not made of slices. {PREPARE_AGAIN}")
 
 
 def _is_in_shard(damage: Damage, files: StoreFiles) -> bool:

@@ -54,6 +54,11 @@ class Damage:
         """Whether it is a file that is no part of the store, which harms nobody."""
         return self.what == FOREIGN
 
+    @property
+    def is_in_table(self) -> bool:
+        """Whether it is outside of the shards, which are all that can be made again from the raw files by itself."""
+        return "/" not in self.file and not self.is_foreign
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
