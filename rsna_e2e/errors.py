@@ -36,6 +36,10 @@ class OutOfResourcesError(RsnaError):
     exit_code = 5
 
 
+class DiskFullError(OutOfResourcesError):
+    """A file could not be written for lack of space."""
+
+
 class DivergedError(RsnaError):
     """Training produced no finite loss any more."""
 

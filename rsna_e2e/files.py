@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
+from rsna_e2e.errors import BadInputError, DiskFullError, UsageError
 
 
 @contextmanager
@@ -18,8 +18,8 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes `path`'s place only when the block ends well.
 
     The bytes go to a temporary name in the same folder, are synced and renamed; on any error the temporary file is
-    removed and a file already at `path` stays as it was. Raises OutOfResourcesError when the disk is full,
-    BadInputError when nothing can be written there.
+    removed and a file already at `path` stays as it was. Raises DiskFullError, BadInputError when nothing can be
+    written there.
     """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
@@ -31,7 +31,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         sync(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfResourcesError(f"{path}: the disk is full. Free some space there and run again") from error
+            raise DiskFullError(f"{path}: the disk is full. Free some space there and run again") from error
         raise BadInputError(f"{path}: cannot be written: {error.strerror}. Choose another place") from error
     finally:
         if temporary.parent.is_dir():

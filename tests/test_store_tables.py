@@ -46,6 +46,8 @@ def test_a_large_store_without_labels_is_committed_and_read(tmp_path: Path) -> N
             "series_key": np.repeat(np.array([f"{i:016x}" for i in range(n // 30)], dtype=object), 30),
             "slice_index": np.arange(n) % 30,
             "image_id": names,
+            "sop_uid": names,
+            "position_mm": np.arange(n) % 30 * 5.0,
             "checksum": rng.integers(0, 1 << 63, n).astype(np.uint64),
         }
         refusals = [Refusal(f"sent/{i:08d}.txt", "not_dicom", "no DICM") for i in range(n)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
+from rsna_e2e.errors import BadInputError, DiskFullError, OutOfResourcesError, UsageError
 from rsna_e2e.prepare.index import index_columns, join_labels, with_pseudonyms
 from rsna_e2e.prepare.inputs import Inputs, read_inputs
 from rsna_e2e.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard, available_cores
@@ -286,10 +286,8 @@ def _enough_space(store: Path, shards: Sequence[ShardPlan], compression: Compres
         raise OutOfResourcesError(f"{store}: {advice}")
     try:
         yield
-    except OutOfResourcesError as error:
-        if isinstance(error.__cause__, OSError):
-            raise OutOfResourcesError(f"{store}: {advice}") from error
-        raise
+    except DiskFullError as error:
+        raise OutOfResourcesError(f"{store}: {advice}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfResourcesError(f"{store}: {advice}") from error
