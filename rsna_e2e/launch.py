@@ -114,7 +114,7 @@ def make_command(
     if nodes.n_nodes == 1 and n_processes == 1:
         return [str(beside / "rsna-e2e"), *train]
     if nodes.n_nodes == 1:
-        meeting = ["--standalone"]
+        meeting = ["--standalone", "--local-addr", "127.0.0.1"]  # a host name may not lead anywhere, as in a container
     else:
         meeting = ["--nnodes", str(nodes.n_nodes), "--node-rank", str(nodes.node_rank)]
         meeting += ["--rdzv-backend", "c10d", "--rdzv-id", nodes.job, "--rdzv-endpoint", nodes.endpoint]

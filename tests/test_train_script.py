@@ -180,8 +180,9 @@ def _command(environment: dict[str, str], n_processes: int) -> list[str]:
 
 
 def test_what_several_processes_are_started_with() -> None:
-    expected = "torchrun --standalone --nproc-per-node 4 --max-restarts 3 -m rsna_e2e.rank_main /tmp/code"
-    assert _command({}, 4) == [*expected.split(), *"train s r --resume auto --x".split()]
+    expected = "torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 4 --max-restarts 3"
+    expected += " -m rsna_e2e.rank_main /tmp/code train s r --resume auto --x"
+    assert _command({}, 4) == expected.split()
     assert "--max-restarts 1 " in " ".join(_command({"MAX_RESTARTS": "1"}, 4))
     assert _command({"NNODES": "1"}, 1)[:2] == ["rsna-e2e", "train"]
 
