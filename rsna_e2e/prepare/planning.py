@@ -14,6 +14,9 @@ from rsna_e2e.store import Compression, bytes_on_disk
 
 COPIES_PER_JOB = 256
 
+# Of the same inputs, what a shard holds follows from which slices of which files it is to hold, as which series.
+IDENTITY = ("name", "frame_number", "series_key")
+
 
 @dataclass(frozen=True, slots=True)
 class FindCopies:
@@ -71,7 +74,7 @@ class MakePlan:
         shard = ShardPlan(
             n_slices=end - first,
             n_bytes=sum(bytes_on_disk(n, self.compression) for n in n_values),
-            digest=digest_of(taken),
+            digest=digest_of(taken.select(IDENTITY)),
             plan=self.notes / f"plan-{number:05d}.parquet",
             path=self.shards / f"{number:05d}.h5",
             note=self.notes / f"shard-{number:05d}.parquet",
