@@ -70,6 +70,8 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for worker in self._workers:  # all at once: the end of each takes some 50 ms
+            worker.process.kill()
         while self._workers:
             _stop(self._workers.pop())
 
