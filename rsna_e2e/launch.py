@@ -130,16 +130,17 @@ def for_ranks(n_processes: int) -> dict[str, str]:
     # the new ones then wait a minute for the dead, in vain, and use up the restarts.
     fresh_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // n_processes))} if n_processes > 1 else {}
-    return fresh_store | threads | for_threads()
+    return fresh_store | threads | for_libraries()
 
 
-def for_threads() -> dict[str, str]:
-    """Return environment variables that suit threads on processors which others use too.
+def for_libraries() -> dict[str, str]:
+    """Return environment variables that libraries read when they are loaded.
 
     A thread of OpenMP that waits for another spins, and so keeps its core from the one it waits for; after fewer turns
-    than GNU's 300,000 it should sleep. What that gives: docs/benchmarks.md.
+    than GNU's 300,000 it should sleep. What that gives: docs/benchmarks.md. Arrow's own allocators keep what was freed,
+    which for tables that are read once is most of what a process holds; the C library gives it back.
     """
-    return {"GOMP_SPINCOUNT": "20000"}
+    return {"GOMP_SPINCOUNT": "20000", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str], *, exit_code_file: Path | None = None) -> int:

@@ -18,7 +18,7 @@ from rsna_e2e.cli.stores import add_store
 from rsna_e2e.cli.training import add_find_lr, add_train
 from rsna_e2e.cli.weights import add_import_weights
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
-from rsna_e2e.launch import for_threads
+from rsna_e2e.launch import for_libraries
 
 VERBS = (
     add_synth,
@@ -44,7 +44,7 @@ RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 usage, 3 bad input, 4 missing capability, 5 out of disk or
     memory, 6 diverged, 130 interrupted."""
-    for name, value in for_threads().items():  # before torch is imported
+    for name, value in for_libraries().items():  # before they are imported
         os.environ.setdefault(name, value)
     parsed = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = parsed.run

@@ -247,6 +247,7 @@ def _collect(
     if not len(stored):
         raise BadInputError(_nothing_taken(raw, refusals))
     columns = {name: to_numpy(stored, name) for name in stored.column_names}
+    del stored  # as `columns` now
     labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
     return index_columns(columns, labels_NL, n_folds=n_folds, seed=seed), labels_NL, refusals
 

@@ -164,6 +164,7 @@ class StoreWriter:
             "key_check": key_check,
             **self._checksums(columns),
         }
+        del columns, label_columns  # of many slices, twice at once would be the most memory of all
         self._check_tables(manifest)
         (self._store / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1) + "\n")
         for name in (INDEX, LABELS, REFUSALS, MANIFEST, SHARDS, ""):
