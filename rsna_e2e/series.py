@@ -126,6 +126,19 @@ def find_gaps(step_mm: Float64Array) -> npt.NDArray[np.bool_]:
     return np.asarray(is_gap)
 
 
+def run_starts(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return where each run of equal values begins; of the keys of series, the first row of each series."""
+    is_first = np.ones(len(values), dtype=bool)
+    is_first[1:] = values[1:] != values[:-1]
+    return np.flatnonzero(is_first)
+
+
+def slice_indices(series_keys: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the number of each slice in its series, from 0 on. series_keys: of slices, those of a series together."""
+    starts = run_starts(series_keys)
+    return np.arange(len(series_keys)) - np.repeat(starts, np.diff(np.append(starts, len(series_keys))))
+
+
 def series_key(series_id: SeriesId) -> str:
     """Return 16 hex digits that stand for a series, the same on every machine.
 

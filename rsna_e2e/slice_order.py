@@ -8,8 +8,10 @@ positive series, shuffling 7.2 (counted by others; see `OrderCheck`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rsna_e2e.records import Float32Array
 
@@ -46,14 +48,27 @@ def check_order(labels_N: Float32Array, lengths: Sequence[int]) -> OrderCheck:
 
     A series with an unknown slice does not take part.
     """
-    runs, shuffled = [], []
-    for label_T in np.split(labels_N, np.cumsum(lengths)[:-1]):
-        n, k = len(label_T), float(label_T.sum())
-        if np.isnan(k) or k == 0:
-            continue
-        is_positive = label_T > 0
-        runs.append(int(is_positive[0]) + int(np.count_nonzero(is_positive[1:] & ~is_positive[:-1])))
-        shuffled.append(k * (n - k + 1) / n)
-    if not runs:
+    n_S, positive_S = np.asarray(lengths), _sums(labels_N.astype(np.float64), lengths)
+    takes_part_S = positive_S > 0  # NaN is not
+    if not takes_part_S.any():
         return OrderCheck(n_series=0, runs=float("nan"), shuffled_runs=float("nan"))
-    return OrderCheck(n_series=len(runs), runs=float(np.mean(runs)), shuffled_runs=float(np.mean(shuffled)))
+    n, k, runs = n_S[takes_part_S], positive_S[takes_part_S], positive_runs(labels_N > 0, lengths)[takes_part_S]
+    return OrderCheck(n_series=len(n), runs=float(runs.mean()), shuffled_runs=float((k * (n - k + 1) / n).mean()))
+
+
+def positive_runs(is_positive_N: npt.NDArray[np.bool_], lengths: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Return the number of runs of positive slices in each series [S]. lengths: [S], each above 0."""
+    first_S = _first(lengths)
+    begins_N = is_positive_N.copy()
+    begins_N[1:] &= ~is_positive_N[:-1]
+    begins_N[first_S] = is_positive_N[first_S]
+    return np.asarray(_sums(begins_N.astype(np.int64), lengths))
+
+
+def _first(lengths: Sequence[int]) -> npt.NDArray[np.int64]:
+    return np.cumsum([0, *lengths], dtype=np.int64)[:-1]
+
+
+def _sums(values_N: npt.NDArray[Any], lengths: Sequence[int]) -> npt.NDArray[Any]:
+    """Sum over each series; of no series at all there is nothing to sum."""
+    return np.asarray(np.add.reduceat(values_N, _first(lengths))) if len(lengths) else values_N[:0]

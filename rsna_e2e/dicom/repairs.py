@@ -1,5 +1,7 @@
 """What is done to a slice's values, or known of them, by name: lands in the store's `repair` column."""
 
+from collections import Counter
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -12,6 +14,11 @@ class Repair(StrEnum):
     CODESTREAM_SIGN = "codestream_sign"  # JPEG 2000 says unsigned of signed values: PixelRepresentation is right
     PADDING_AS_AIR = "padding_as_air"  # pixels that the file calls padding are set to the HU of air
     PADDING_KEPT = "padding_kept"  # so called, but their HU could have been measured: they stay
+
+
+def count_repairs(spelt: Iterable[str]) -> dict[str, int]:
+    """Count slices by what was done to them, the commonest first. spelt: the `repair` column."""
+    return dict(Counter(name for names in spelt if names for name in names.split("+")).most_common())
 
 
 def joined(repairs: list[Repair]) -> str:

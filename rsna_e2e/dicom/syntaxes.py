@@ -24,12 +24,14 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Syntax:
-    """A transfer syntax (PS3.5 10 and annex A); `decoder` is None where pixels are not compressed.
+    """A transfer syntax (PS3.5 10 and annex A) under the name people know; `decoder` is None where pixels are not
+    compressed.
 
     start_of_frame: markers of the only JPEG processes that belong to it (ISO/IEC 10918-1 table B.1, 14495-1 C.1.1).
     """
 
     uid: str
+    name: str
     is_implicit: bool = False
     is_big_endian: bool = False
     is_deflated: bool = False
@@ -57,22 +59,24 @@ RLE_LOSSLESS = "1.2.840.10008.1.2.5"
 SYNTAXES = {
     syntax.uid: syntax
     for syntax in (
-        Syntax(uid="1.2.840.10008.1.2", is_implicit=True),
-        Syntax(uid="1.2.840.10008.1.2.1"),
-        Syntax(uid="1.2.840.10008.1.2.1.99", is_deflated=True),
-        Syntax(uid="1.2.840.10008.1.2.2", is_big_endian=True),  # retired
-        Syntax(uid=RLE_LOSSLESS, decoder=_RLE),
-        Syntax(uid="1.2.840.10008.1.2.4.50", decoder=_PILLOW, start_of_frame=(0xC0,)),  # JPEG baseline
-        Syntax(uid="1.2.840.10008.1.2.4.51", decoder=_LIBJPEG, start_of_frame=(0xC0, 0xC1)),  # JPEG extended
-        Syntax(uid="1.2.840.10008.1.2.4.57", decoder=_LIBJPEG, start_of_frame=(0xC3,)),  # JPEG lossless
-        Syntax(uid="1.2.840.10008.1.2.4.70", decoder=_LIBJPEG, start_of_frame=(0xC3,)),  # the same, first-order
-        Syntax(uid="1.2.840.10008.1.2.4.80", decoder=_CHARLS, start_of_frame=(0xF7,)),  # JPEG-LS lossless
-        Syntax(uid="1.2.840.10008.1.2.4.81", decoder=_CHARLS, start_of_frame=(0xF7,)),  # JPEG-LS near-lossless
-        Syntax(uid="1.2.840.10008.1.2.4.90", decoder=_OPENJPEG),  # JPEG 2000 lossless
-        Syntax(uid="1.2.840.10008.1.2.4.91", decoder=_OPENJPEG),  # JPEG 2000
-        Syntax(uid="1.2.840.10008.1.2.4.201", decoder=_OPENJPEG),  # HTJ2K lossless
-        Syntax(uid="1.2.840.10008.1.2.4.202", decoder=_OPENJPEG),  # HTJ2K lossless RPCL
-        Syntax(uid="1.2.840.10008.1.2.4.203", decoder=_OPENJPEG),  # HTJ2K
+        Syntax(uid="1.2.840.10008.1.2", name="implicit little endian", is_implicit=True),
+        Syntax(uid="1.2.840.10008.1.2.1", name="explicit little endian"),
+        Syntax(uid="1.2.840.10008.1.2.1.99", name="deflated", is_deflated=True),
+        Syntax(uid="1.2.840.10008.1.2.2", name="explicit big endian", is_big_endian=True),  # retired
+        Syntax(uid=RLE_LOSSLESS, name="RLE lossless", decoder=_RLE),
+        Syntax(uid="1.2.840.10008.1.2.4.50", name="JPEG baseline", decoder=_PILLOW, start_of_frame=(0xC0,)),
+        Syntax(uid="1.2.840.10008.1.2.4.51", name="JPEG extended", decoder=_LIBJPEG, start_of_frame=(0xC0, 0xC1)),
+        Syntax(uid="1.2.840.10008.1.2.4.57", name="JPEG lossless", decoder=_LIBJPEG, start_of_frame=(0xC3,)),
+        Syntax(
+            uid="1.2.840.10008.1.2.4.70", name="JPEG lossless, first order", decoder=_LIBJPEG, start_of_frame=(0xC3,)
+        ),
+        Syntax(uid="1.2.840.10008.1.2.4.80", name="JPEG-LS lossless", decoder=_CHARLS, start_of_frame=(0xF7,)),
+        Syntax(uid="1.2.840.10008.1.2.4.81", name="JPEG-LS near-lossless", decoder=_CHARLS, start_of_frame=(0xF7,)),
+        Syntax(uid="1.2.840.10008.1.2.4.90", name="JPEG 2000 lossless", decoder=_OPENJPEG),
+        Syntax(uid="1.2.840.10008.1.2.4.91", name="JPEG 2000", decoder=_OPENJPEG),
+        Syntax(uid="1.2.840.10008.1.2.4.201", name="HTJ2K lossless", decoder=_OPENJPEG),
+        Syntax(uid="1.2.840.10008.1.2.4.202", name="HTJ2K lossless RPCL", decoder=_OPENJPEG),
+        Syntax(uid="1.2.840.10008.1.2.4.203", name="HTJ2K", decoder=_OPENJPEG),
     )
 }
 

@@ -2,7 +2,6 @@
 
 # N slices
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from rsna_e2e.inspection.geometry import describe_geometry
 from rsna_e2e.inspection.slices import Slices
 from rsna_e2e.inspection.truth import describe_copies, describe_counts, describe_labels
 from rsna_e2e.inspection.values import describe_values, histogram
-from rsna_e2e.prepare import read_raw
+from rsna_e2e.prepare import count_reasons, read_raw
 from rsna_e2e.records import Progress, Refusal, no_progress
 from rsna_e2e.store import Store, StoreError
 from rsna_e2e.tasks import Task, get_task
@@ -71,9 +70,7 @@ def inspect_raw(
     """
     found = read_raw(raw, task=task, labels=labels, n_jobs=n_jobs, progress=progress)
     if not len(found.columns["series_key"]):
-        reasons = ", ".join(
-            f"{n} {reason}" for reason, n in Counter(str(r.reason) for r in found.refusals).most_common()
-        )
+        reasons = ", ".join(f"{n} {reason}" for reason, n in count_reasons(found.refusals).items())
         raise BadInputError(f"{raw}: no CT slice found there: {reasons or 'no files'}. Give a folder of DICOM files")
     slices = Slices(task=task, columns=found.columns, labels=found.labels, refusals=found.refusals)
     content = _content(slices) | {"hu": None, "copies": None, "data_hash": None, "is_deidentified": False, "seed": None}
@@ -97,5 +94,4 @@ def _content(slices: Slices) -> dict[str, Any]:
 def _refusals(refusals: Sequence[Refusal]) -> list[dict[str, Any]]:
     """Reasons, how often each was met, and one detail: never a path, which may name a patient."""
     example = {str(refusal.reason): refusal.detail for refusal in reversed(refusals)}
-    counts = Counter(str(refusal.reason) for refusal in refusals)
-    return [{"reason": reason, "n": n, "example": example[reason]} for reason, n in counts.most_common()]
+    return [{"reason": reason, "n": n, "example": example[reason]} for reason, n in count_reasons(refusals).items()]

@@ -3,32 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from rsna_e2e.dicom.syntaxes import SYNTAXES
 from rsna_e2e.inspection.figures import geometry_figure, hu_figure, people_figure
 from rsna_e2e.inspection.slices import Slices
 from rsna_e2e.inspection.windows import WINDOWS_HU
 from rsna_e2e.report.pages import as_json, check_folder, render, write_texts
 
 PAGE, NUMBERS = "inspection.html", "inspection.json"
-
-# Transfer syntaxes by the names people know. Source: PS3.6 A-1.
-SYNTAXES = {
-    "1.2.840.10008.1.2": "implicit little endian",
-    "1.2.840.10008.1.2.1": "explicit little endian",
-    "1.2.840.10008.1.2.1.99": "deflated",
-    "1.2.840.10008.1.2.2": "explicit big endian",
-    "1.2.840.10008.1.2.4.50": "JPEG baseline",
-    "1.2.840.10008.1.2.4.51": "JPEG extended",
-    "1.2.840.10008.1.2.4.57": "JPEG lossless",
-    "1.2.840.10008.1.2.4.70": "JPEG lossless, first order",
-    "1.2.840.10008.1.2.4.80": "JPEG-LS lossless",
-    "1.2.840.10008.1.2.4.81": "JPEG-LS near-lossless",
-    "1.2.840.10008.1.2.4.90": "JPEG 2000 lossless",
-    "1.2.840.10008.1.2.4.91": "JPEG 2000",
-    "1.2.840.10008.1.2.4.201": "HTJ2K lossless",
-    "1.2.840.10008.1.2.4.202": "HTJ2K lossless RPCL",
-    "1.2.840.10008.1.2.4.203": "HTJ2K",
-    "1.2.840.10008.1.2.5": "RLE lossless",
-}
 
 
 def check_out(out: Path) -> None:
@@ -59,7 +40,7 @@ def _page(content: dict[str, Any], slices: Slices) -> str:
         title="Data report",
         any_label=slices.task.any_label,
         label_names=slices.task.label_names,
-        syntaxes=SYNTAXES,
+        syntaxes={syntax.uid: syntax.name for syntax in SYNTAXES.values()},
         windows=WINDOWS_HU,
         figures={
             "geometry": geometry_figure(content),

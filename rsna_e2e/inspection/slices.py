@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.records import Float32Array, Refusal
+from rsna_e2e.series import run_starts
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task
 
@@ -44,10 +45,7 @@ class Slices:
     @cached_property
     def first(self) -> Rows:
         """The first row of each series [S]."""
-        keys = self["series_key"]
-        is_first = np.ones(len(keys), dtype=bool)
-        is_first[1:] = keys[1:] != keys[:-1]
-        return np.flatnonzero(is_first)
+        return run_starts(self["series_key"])
 
     @cached_property
     def lengths(self) -> Rows:

@@ -8,7 +8,8 @@ import numpy as np
 
 from rsna_e2e.inspection.slices import Column, Slices
 from rsna_e2e.inspection.tally import plain, whole_numbers
-from rsna_e2e.slice_order import check_order
+from rsna_e2e.series import run_starts
+from rsna_e2e.slice_order import check_order, positive_runs
 
 MOST_RUNS = 12
 MOST_STUDIES = 10
@@ -70,10 +71,7 @@ def describe_copies(slices: Slices) -> dict[str, Any]:
     """
     rows = np.flatnonzero(slices["hu_min"] != slices["hu_max"])
     order = rows[np.argsort(slices["checksum"][rows], kind="stable")]
-    is_first = np.ones(len(order), dtype=bool)
-    checksums = slices["checksum"][order]
-    is_first[1:] = checksums[1:] != checksums[:-1]
-    starts = np.flatnonzero(is_first)
+    starts = run_starts(slices["checksum"][order])
     lengths = np.diff(np.append(starts, len(order)))
     n_groups = n_slices = n_conflicts = 0
     for start, length in zip(starts[lengths > 1].tolist(), lengths[lengths > 1].tolist(), strict=True):
@@ -92,10 +90,7 @@ def _rate(n_positive: int, n: int) -> dict[str, Any]:
 def _order(slices: Slices, is_positive_N: Column) -> dict[str, Any]:
     """Runs of slices with the any-label: few where slices lie in the order of the body."""
     check = check_order(slices.labels[:, slices.task.any_index], slices.lengths.tolist())
-    begins_N = is_positive_N.copy()
-    begins_N[1:] &= ~is_positive_N[:-1]
-    begins_N[slices.first] = is_positive_N[slices.first]
-    runs_S = slices.per_series(begins_N).astype(np.int64)
+    runs_S = positive_runs(is_positive_N, slices.lengths.tolist())
     return {
         "n_series": check.n_series,
         "runs": plain(check.runs),

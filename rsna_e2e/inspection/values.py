@@ -2,11 +2,11 @@
 
 # N slices, L labels
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 
+from rsna_e2e.dicom.repairs import count_repairs
 from rsna_e2e.hounsfield import is_wrapped_12bit
 from rsna_e2e.inspection.slices import Rows, Slices
 from rsna_e2e.inspection.tally import common, plain
@@ -16,7 +16,6 @@ from rsna_e2e.store import Store
 HISTOGRAM_HU = (-1100, 3100)  # air to dense metal; beyond it lie padding and errors
 BIN_HU = 20
 N_EXTREME = 5
-WRAPPED = "wrapped_12bit"  # its name in the column `repair`
 
 # Bounds in HU of what is commonly told apart: air, fat and the like, water to blood, contrast and bone.
 TISSUES = (("air", -32768, -200), ("fat and edges", -200, 0), ("water, brain, blood", 0, 100), ("bone", 100, 32768))
@@ -96,9 +95,9 @@ def _count_wrapped(slices: Slices) -> int:
 
 
 def _of_pixels(slices: Slices) -> dict[str, Any]:
-    repairs = Counter(name for names in slices["repair"].tolist() if names for name in names.split("+"))
+    repairs = count_repairs(slices["repair"].tolist())
     return {
-        "repairs": [{"name": name, "n_slices": n} for name, n in repairs.most_common()],
+        "repairs": [{"name": name, "n_slices": n} for name, n in repairs.items()],
         "pixels": [
             {"name": name, "n_pixels": int(slices[f"n_{name}"].sum()), "n_slices": int((slices[f"n_{name}"] > 0).sum())}
             for name in ("rounded", "saturated", "padding")

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
-from rsna_e2e.prepare.index import OPTIONAL_COLUMNS, RECORD_COLUMNS, VECTOR_COLUMNS, Column, join_labels, spread
+from rsna_e2e.prepare.index import (
+    OPTIONAL_COLUMNS,
+    RECORD_COLUMNS,
+    VECTOR_COLUMNS,
+    Column,
+    join_labels,
+    spread,
+)
 from rsna_e2e.prepare.inputs import read_inputs
 from rsna_e2e.prepare.jobs import available_cores
 from rsna_e2e.prepare.plan import find_copies, plan_series
@@ -17,6 +22,7 @@ from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.run import read_headers
 from rsna_e2e.prepare.tables import read_parts, to_numpy
 from rsna_e2e.records import Float32Array, Progress, Refusal, no_progress
+from rsna_e2e.series import slice_indices
 from rsna_e2e.tasks import Task
 
 
@@ -56,11 +62,10 @@ def read_raw(
     columns = {name: to_numpy(taken, name) for name in (*RECORD_COLUMNS, *OPTIONAL_COLUMNS)}
     for name, parts_of_it in VECTOR_COLUMNS.items():
         columns |= spread(to_numpy(taken, name), parts_of_it)
-    _, first, series_N = np.unique(plan.series_keys, return_index=True, return_inverse=True)
     columns |= {
         "series_key": plan.series_keys,
         "position_mm": plan.position_mm,
-        "slice_index": np.arange(len(plan.rows)) - first[series_N] if len(first) else np.empty(0, np.int64),
+        "slice_index": slice_indices(plan.series_keys),
     }
     labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
     refusals = sorted([*inputs.not_found, *refused, *misplaced], key=lambda refusal: (refusal.path, refusal.reason))

@@ -13,7 +13,7 @@ from rsna_e2e.folds import stratified_folds
 from rsna_e2e.labels import LabelTable
 from rsna_e2e.pseudonyms import IDENTIFIERS, Pseudonyms
 from rsna_e2e.records import Float32Array, SliceRecord
-from rsna_e2e.series import series_key
+from rsna_e2e.series import series_key, slice_indices
 from rsna_e2e.store import StoredPixels
 
 Column = npt.NDArray[Any]
@@ -93,11 +93,11 @@ def stored_columns(stored: Sequence[StoredSlice]) -> dict[str, Column]:
 def index_columns(stored: dict[str, Column], labels_NL: Float32Array, *, n_folds: int, seed: int) -> dict[str, Column]:
     """Return all columns of the store's index from those of `stored_columns`, which stand in its order."""
     keys = stored["series_key"]
-    _, first, series_N = np.unique(keys, return_index=True, return_inverse=True)
+    _, series_N = np.unique(keys, return_inverse=True)
     has_label_N = ~np.isnan(labels_NL).all(axis=1)
     is_train_N = np.bincount(series_N, weights=has_label_N)[series_N] > 0
     return stored | {
-        "slice_index": np.arange(len(keys)) - first[series_N],
+        "slice_index": slice_indices(keys),
         "split": np.where(is_train_N, "train", "test"),
         "fold": _folds(stored["patient_id"], labels_NL, is_train_N, n_folds=n_folds, seed=seed),
     }

@@ -17,10 +17,8 @@ from rsna_e2e.prepare.pool import NO_ITEM, Begin, Lost
 from rsna_e2e.prepare.tables import (
     HeaderOf,
     Table,
-    columns_to_table,
     headers_to_table,
     read_part,
-    strings_to_table,
     table_to_headers,
     to_numpy,
     write_part,
@@ -30,6 +28,7 @@ from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord, printabl
 from rsna_e2e.reference import content_box
 from rsna_e2e.sources import Source
 from rsna_e2e.store import Compression, write_shard
+from rsna_e2e.store.tables import columns_to_table
 
 NO_CONTENT = (0, 0, 0, 0)
 
@@ -75,10 +74,13 @@ class DigestCopies:
 
     def __call__(self, begin: Begin, lost: Lost) -> int:
         copies, _ = read_part(self.copies)
-        results = list(read_slices(self.source, copies, begin, lost, _digest))
-        refusals = [result for result in results if isinstance(result, Refusal)]
-        digests = [None if isinstance(result, Refusal) else result for result in results]
-        write_part(self.part, strings_to_table("digest", digests), refusals)
+        digests: list[str | None] = []
+        refusals: list[Refusal] = []
+        for result in read_slices(self.source, copies, begin, lost):
+            if isinstance(result, Refusal):
+                refusals.append(result)
+            digests.append(None if isinstance(result, Refusal) else _digest(*result))
+        write_part(self.part, columns_to_table({"digest": np.array(digests, dtype=object)}), refusals)
         return len(refusals)
 
 
@@ -128,7 +130,7 @@ class WriteShard:
         taken: list[tuple[int, SliceRecord, Box]],
         refusals: list[Refusal],
     ) -> Iterator[Int16Image]:
-        for row, result in enumerate(read_slices(self.source, plan, begin, lost, lambda record, hu: (record, hu))):
+        for row, result in enumerate(read_slices(self.source, plan, begin, lost)):
             if isinstance(result, Refusal):
                 refusals.append(result)
                 continue
@@ -143,14 +145,13 @@ def _digest(record: SliceRecord, hu: Int16Image) -> str:
 
 
 def read_slices(
-    source: Source, headers: Table, begin: Begin, lost: Lost, take: Callable[[SliceRecord, Int16Image], _Result]
-) -> Iterator[_Result | Refusal]:
-    """Read slices as items of a job, and yield what `take` makes of each, or its refusal."""
+    source: Source, headers: Table, begin: Begin, lost: Lost
+) -> Iterator[tuple[SliceRecord, Int16Image] | Refusal]:
+    """Read slices as items of a job, and yield the record and HU of each, or its refusal."""
     with SliceReader(source) as reader:
         for item, (raw_file, header) in enumerate(table_to_headers(headers)):
             begin(item)
-            result = reader.read(raw_file, header, lost=lost.get(item))
-            yield result if isinstance(result, Refusal) else take(*result)
+            yield reader.read(raw_file, header, lost=lost.get(item))
     begin(NO_ITEM)
 
 

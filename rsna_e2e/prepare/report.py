@@ -3,17 +3,18 @@
 # N slices, L labels
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from rsna_e2e.dicom.repairs import count_repairs
 from rsna_e2e.labels import LabelTable
 from rsna_e2e.prepare.tables import Column
 from rsna_e2e.records import Float32Array, Refusal
-from rsna_e2e.series import series_geometry
+from rsna_e2e.series import run_starts, series_geometry
 from rsna_e2e.slice_order import OrderCheck, check_order
 from rsna_e2e.tasks import Task
 
@@ -82,7 +83,6 @@ def make_report(
 ) -> PrepareReport:
     image_ids = set(index["image_id"].tolist())
     _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
-    repairs = Counter(name for names in index["repair"].tolist() if names for name in names.split("+"))
     return PrepareReport(
         store=store,
         data_hash=data_hash,
@@ -98,16 +98,21 @@ def make_report(
         n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),
         slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
         geometry=count_geometry(index),
-        repairs=dict(repairs.most_common()),
-        refusals=dict(Counter(str(refusal.reason) for refusal in refusals).most_common()),
+        repairs=count_repairs(index["repair"].tolist()),
+        refusals=count_reasons(refusals),
         elapsed_s=elapsed_s,
     )
+
+
+def count_reasons(refusals: Iterable[Refusal]) -> dict[str, int]:
+    """Count refusals by reason, the commonest first."""
+    return dict(Counter(str(refusal.reason) for refusal in refusals).most_common())
 
 
 def count_geometry(index: dict[str, Column]) -> dict[str, int]:
     """Count series by what is unusual about how their slices lie, and slices that are missing; without zeros."""
     keys = index["series_key"]
-    begins = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    begins = run_starts(keys)
     all_series = [series_geometry(index, slice(begin, end)) for begin, end in pairwise([*begins.tolist(), len(keys)])]
     counts = {
         "tilted": sum(series.is_tilted for series in all_series),

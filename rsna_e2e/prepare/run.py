@@ -5,7 +5,6 @@
 import errno
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from rsna_e2e.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteSha
 from rsna_e2e.prepare.planning import FindCopies, MakePlan
 from rsna_e2e.prepare.pool import Job, Pool
 from rsna_e2e.prepare.ray_pool import RayPool
-from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report
+from rsna_e2e.prepare.report import PartReport, PrepareReport, count_reasons, make_report
 from rsna_e2e.prepare.tables import Column, read_parts, refusals_of, to_numpy
 from rsna_e2e.pseudonyms import Pseudonyms
 from rsna_e2e.reasons import Reason
@@ -266,8 +265,7 @@ def _named_or_not(
 
 
 def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
-    counts = Counter(str(refusal.reason) for refusal in refusals)
-    why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common()) or "it holds no files"
+    why = ", ".join(f"{n} {reason}" for reason, n in count_reasons(refusals).items()) or "it holds no files"
     has_archives = any(refusal.path.lower().endswith(".zip") for refusal in refusals)
     what = "one of the archives in it" if has_archives else "the folder or archive of DICOM files"
     return f"{raw}: no CT slice in DICOM form found there: {why}. Give {what}"

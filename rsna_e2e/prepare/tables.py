@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from rsna_e2e.dicom import SliceHeader
 from rsna_e2e.files import atomic_writer
 from rsna_e2e.records import RawFile, Refusal, SliceRecord
+from rsna_e2e.store.tables import texts_to_numpy
 
 Table = Any  # pyarrow has no types
 Column = npt.NDArray[Any]
@@ -81,11 +82,6 @@ def file_names(table: Table) -> list[str]:
     return [os.fsdecode(name) for name in table["name"].to_pylist()]
 
 
-def strings_to_table(name: str, values: Sequence[str | None]) -> Table:
-    """Return texts, some of them missing, as a table of one column."""
-    return pa.table({name: pa.array(values, pa.string())})
-
-
 def write_part(path: Path, table: Table, refusals: Iterable[Refusal], *, plan_digest: str = "") -> None:
     """Write a table and the refusals that came with it. plan_digest: of what was to be written.
 
@@ -124,18 +120,11 @@ def read_parts(paths: Sequence[Path]) -> tuple[Table, list[Refusal]]:
     return pa.concat_tables(tables), [refusal for _, refused in parts for refusal in refused]
 
 
-def columns_to_table(columns: Mapping[str, Column]) -> Table:
-    """Return columns of equal length as a table; columns of objects hold text."""
-    return pa.table({name: pa.array(c, pa.string() if c.dtype == object else None) for name, c in columns.items()})
-
-
 def to_numpy(table: Table, name: str) -> Column:
     """Return a column as an array; text becomes objects, vectors a matrix."""
     column = table[name].combine_chunks()
     if pa.types.is_fixed_size_list(column.type):
         return np.asarray(column.flatten().to_numpy()).reshape(len(column), column.type.list_size)
     if pa.types.is_string(column.type):
-        codes = column.dictionary_encode()
-        texts = np.array(codes.dictionary.to_pylist(), dtype=object)
-        return np.asarray(texts[codes.indices.to_numpy()])
+        return texts_to_numpy(column.dictionary_encode())
     return np.asarray(column.to_numpy(zero_copy_only=False))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.records import Float32Array
-from rsna_e2e.series import FARTHEST_MM
+from rsna_e2e.series import FARTHEST_MM, run_starts, slice_indices
 from rsna_e2e.store.codecs import MOST_PACKED, Compression
 from rsna_e2e.store.layout import (
     INDEX,
@@ -88,12 +88,6 @@ def read_refusals(path: Path, manifest: Mapping[str, Any]) -> dict[str, Column]:
 def stored_pixels(index: Mapping[str, Column], row: int) -> StoredPixels:
     """Return where a slice lies."""
     return StoredPixels(*(int(index[name][row]) for name in _PIXELS))
-
-
-def series_starts(index: Mapping[str, Column]) -> Rows:
-    """Return the first row of every series."""
-    keys = index["series_key"]
-    return np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +190,6 @@ def _wrong_places(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> s
         return "stored_bytes"
     if (offset_N < 0).any() or (offset_N > size_N - stored_N).any():
         return "byte_offset"
-    starts = series_starts(index)
-    lengths = np.diff(np.append(starts, len(rows_N)))
-    if len(starts) != manifest["n_series"]:
+    if len(run_starts(index["series_key"])) != manifest["n_series"]:
         return "series_key"
-    is_numbered = np.array_equal(index["slice_index"], np.arange(len(rows_N)) - np.repeat(starts, lengths))
-    return "" if is_numbered else "slice_index"
+    return "" if np.array_equal(index["slice_index"], slice_indices(index["series_key"])) else "slice_index"

@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from rsna_e2e.folds import patients_in_several_folds
 from rsna_e2e.records import Float32Array, Int16Array, Int16Image, Refusal
+from rsna_e2e.series import run_starts
 from rsna_e2e.store.checks import (
     StoreFiles,
     check_files,
     read_index,
     read_labels,
     read_refusals,
-    series_starts,
     stored_pixels,
 )
 from rsna_e2e.store.codecs import Compression, check_codec
@@ -165,7 +165,7 @@ def _check_folds(path: Path, index: dict[str, Column]) -> None:
 
 def _spans(index: dict[str, Column]) -> tuple[SeriesSpan, ...]:
     keys = index["series_key"]
-    starts = series_starts(index)
+    starts = run_starts(keys)
     ends = np.append(starts[1:], len(keys))
     return tuple(
         SeriesSpan(

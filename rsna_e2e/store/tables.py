@@ -28,10 +28,14 @@ _ARROW_TYPES = {
 }
 
 
+def columns_to_table(columns: Mapping[str, Column]) -> Any:
+    """Return columns of equal length as an Arrow table; columns of objects hold text."""
+    return pa.table({name: pa.array(c, pa.string() if c.dtype == object else None) for name, c in columns.items()})
+
+
 def write_table(path: Path, columns: Mapping[str, Column]) -> None:
-    """Write columns of equal length as Parquet; columns of objects hold text."""
-    arrays = {name: pa.array(c, pa.string() if c.dtype == object else None) for name, c in columns.items()}
-    pq.write_table(pa.table(arrays), path, compression="zstd")
+    """Write columns as Parquet."""
+    pq.write_table(columns_to_table(columns), path, compression="zstd")
 
 
 def read_table(
@@ -83,6 +87,10 @@ def _damaged(path: Path, what: str) -> StoreError:
 def _to_numpy(column: Any) -> Column:
     if not pa.types.is_dictionary(column.type):
         return np.asarray(column.to_numpy())
-    codes = column.unify_dictionaries().combine_chunks()
+    return texts_to_numpy(column.unify_dictionaries().combine_chunks())
+
+
+def texts_to_numpy(codes: Any) -> Column:
+    """Return a dictionary array of text as objects, equal texts the same one."""
     texts = np.array(codes.dictionary.to_pylist(), dtype=object)
     return np.asarray(texts[codes.indices.to_numpy()])

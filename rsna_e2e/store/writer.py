@@ -15,6 +15,7 @@ from rsna_e2e import __version__
 from rsna_e2e.errors import BadInputError, RsnaError, UsageError
 from rsna_e2e.files import lock_folder, sync
 from rsna_e2e.records import Float32Array, Refusal
+from rsna_e2e.series import run_starts
 from rsna_e2e.store.checks import StoreFiles, read_index, read_labels, read_refusals
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
@@ -215,8 +216,7 @@ def _take(path: Path, place: Path) -> None:
 def _check_series(target: Path, index: Mapping[str, Column]) -> None:
     """Refuse an index in which a series is in two places, its slices are not in order, or one is there twice."""
     keys, begun = index["series_key"], set()
-    changes = (np.flatnonzero(keys[1:] != keys[:-1]) + 1).tolist()
-    for begin, end in pairwise([0, *changes, len(keys)]):
+    for begin, end in pairwise([*run_starts(keys).tolist(), len(keys)]):
         rows = slice(begin, end)
         slices = set(zip(index["sop_uid"][rows], index["frame_number"][rows].tolist(), strict=True))
         is_in_order = (np.diff(index["position_mm"][rows]) > 0).all()
