@@ -21,6 +21,7 @@ from rsna_e2e.files import lock_folder
 from rsna_e2e.prepare.jobs import ReadHeaders, available_cores
 from rsna_e2e.prepare.mend import LAID_OUT_OTHERWISE, MendShard, ShardSlice, WhyNot
 from rsna_e2e.prepare.pool import Pool
+from rsna_e2e.prepare.run import HEADERS_PER_JOB
 from rsna_e2e.prepare.tables import HeaderOf, Table, read_part, table_to_headers, to_numpy
 from rsna_e2e.records import Progress, RawFile, no_progress, printable
 from rsna_e2e.sources import Source, open_source
@@ -28,8 +29,6 @@ from rsna_e2e.store import Damage, StoreError, StoreFiles, Verification, verify_
 from rsna_e2e.store.checks import Rows
 from rsna_e2e.store.layout import PREPARE_AGAIN, SHARDS
 from rsna_e2e.store.manifest import is_plain_file, read_manifest
-
-HEADERS_PER_JOB = 256
 
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
