@@ -1,5 +1,6 @@
 """Writing a file so that nobody ever sees half of it."""
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rsna_e2e.errors import BadInputError, DiskFullError, UsageError
+
+_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
+_SYNC_FILE_RANGE_WRITE = 2  # <linux/fs.h>
 
 
 @contextmanager
@@ -75,6 +79,16 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def begin_sync(descriptor: int) -> None:
+    """Let the system begin to write what is new in a file to the disk, without waiting for it: `sync` then waits less.
+
+    Source: sync_file_range(2), a call that only Linux has. Elsewhere, and on file systems without it, nothing happens.
+    """
+    if _SYNC_FILE_RANGE is not None:
+        begin, to_the_end = ctypes.c_int64(0), ctypes.c_int64(0)
+        _SYNC_FILE_RANGE(descriptor, begin, to_the_end, _SYNC_FILE_RANGE_WRITE)
 
 
 def lock_folder(folder: Path) -> int:

@@ -1,6 +1,7 @@
 """The store: what is written comes back, and what was damaged, cut or half-written is refused."""
 
 import errno
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -176,6 +177,16 @@ def test_a_shard_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         write_shard(tmp_path / "00000.h5", slices())
     assert error.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_disk_writes_while_slices_are_still_coming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        "rsna_e2e.store.shards.begin_sync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size)
+    )
+    write_shard(tmp_path / "00000.h5", (make_slices()[0] for _ in range(40)))
+    slice_bytes = make_slices()[0].nbytes
+    assert [size // slice_bytes for size in sizes] == [16, 32]
 
 
 def test_a_shard_that_does_not_read_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

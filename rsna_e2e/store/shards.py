@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import xxhash
 
+from rsna_e2e.files import begin_sync
 from rsna_e2e.hdf5 import HDF5_ERRORS, NotPlainError, new_file, open_plain
 from rsna_e2e.records import Int16Array, Int16Image
 from rsna_e2e.store.codecs import (
@@ -29,6 +30,7 @@ PAGE_BYTES = 4096  # slices begin on a page, but those that are smaller than one
 
 _PIECE_BYTES = 1 << 20
 _ROOM = 64  # slices that a dataset is lengthened by
+_BEGIN_SYNC = 16  # slices after which the disk gets to work
 
 Shape = tuple[int, int]  # rows, columns
 
@@ -200,6 +202,8 @@ def _write_slices(
         datasets[shape].id.write_direct_chunk((number, 0, 0), stored.data)
         checksum = xxhash.xxh3_64_intdigest(values.data)
         written.append((shape, number, checksum, _packed_checksum(stored, compression)))
+        if len(written) % _BEGIN_SYNC == 0:
+            begin_sync(file.id.get_vfd_handle())
     for shape, dataset in datasets.items():
         dataset.id.set_extent((counts[shape], *shape))
     file.flush()
@@ -227,7 +231,7 @@ def _packed_checksum(stored: Bytes, compression: Compression) -> int:
 
 
 def _verify(path: Path, stored: Sequence[StoredPixels], shapes: Sequence[Shape], compression: Compression) -> None:
-    buffer = np.empty(max((rows * columns for rows, columns in shapes), default=0), dtype="<i2")
-    for pixels, (rows, columns) in zip(stored, shapes, strict=True):
-        if read_pixels(path, [(pixels, buffer[: rows * columns])], compression=compression):
-            raise StoreError(f"{path}: what was written does not read back. Check the disk")
+    sizes = [rows * columns for rows, columns in shapes]
+    buffer = np.empty(max(sizes, default=0), dtype="<i2")  # for one after the other
+    if read_pixels(path, [(p, buffer[:n]) for p, n in zip(stored, sizes, strict=True)], compression=compression):
+        raise StoreError(f"{path}: what was written does not read back. Check the disk")
