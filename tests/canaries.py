@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import phantoms
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pages import pictures
 from pydicom.dataset import Dataset
@@ -107,8 +108,8 @@ def found_in(paths: Iterable[Path], words: Iterable[str]) -> dict[str, set[str]]
 
 def _contents(path: Path) -> Iterable[bytes]:
     yield path.read_bytes()
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
+    if path.suffix in (".parquet", ".arrow"):
+        table = pq.read_table(path) if path.suffix == ".parquet" else pa.ipc.open_file(path).read_all()
         yield repr(table.schema.metadata).encode()
         for name in table.column_names:
             yield "\n".join([name, *map(str, table[name].to_pylist())]).encode()

@@ -100,7 +100,7 @@ def test_parts_of_different_plans_make_the_right_store(raw: Path, monkeypatch: p
 
 def test_shards_of_a_plan_with_more_of_them_are_left_out(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = prepare_part(raw, raw.with_name("store"), Part(1, 1), task=ICH, n_jobs=1).part
-    for note in part.glob("notes/headers-*.parquet"):
+    for note in part.glob("notes/headers-*.arrow"):
         note.unlink()
     watch(monkeypatch, raw, *SERIES_B)
     report = prepare(raw, raw.with_name("store"), task=ICH, n_jobs=1, parts=[part])

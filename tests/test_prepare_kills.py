@@ -64,7 +64,7 @@ def test_the_same_store(raw: Path, tmp_path: Path, n_kills: int, everyone: bool,
             with suppress(subprocess.TimeoutExpired):
                 process.wait(rng.uniform(0.6, 1.0) * whole_s)
         else:
-            while process.poll() is None and len(list(partial.glob("notes/shard-*.parquet"))) <= len(done):
+            while process.poll() is None and len(list(partial.glob("notes/shard-*.arrow"))) <= len(done):
                 time.sleep(0.001)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL) if everyone else process.kill()
@@ -76,8 +76,8 @@ def test_the_same_store(raw: Path, tmp_path: Path, n_kills: int, everyone: bool,
             shutil.rmtree(store)
             shutil.rmtree(partial, ignore_errors=True)
             done = {}
-        for note in partial.glob("notes/shard-*.parquet"):
-            name = note.name.removeprefix("shard-").replace(".parquet", ".h5")
+        for note in partial.glob("notes/shard-*.arrow"):
+            name = note.name.removeprefix("shard-").replace(".arrow", ".h5")
             done.setdefault(name, (partial / "store" / "shards" / name).stat().st_mtime_ns)
     assert start(raw, store).wait() == 0
     assert contents(store) == expected

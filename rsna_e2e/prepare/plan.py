@@ -3,7 +3,7 @@
 # M headers, N of them taken
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +32,11 @@ class Plan:
 
 
 def plan_series(
-    headers: Table, labelled_ids: Iterable[str], *, digests: Sequence[Digest]
+    headers: Table, labelled_ids: Iterable[str], digests: Mapping[int, Digest]
 ) -> tuple[Plan, list[Refusal]]:
     """Group headers into series, sorted by (patient, study, series), each in geometric order; refuse what has none.
 
-    digests: of the slices that `find_copies` gives; those of one SOP instance UID that differ are all refused.
+    digests: of the rows that `find_copies` gives; those of one SOP instance UID that differ are all refused.
     """
     refused = _ambiguous(headers, labelled_ids)
     ids, image_ids = _ids(headers), to_numpy(headers, "image_id")
@@ -119,17 +119,15 @@ def _ambiguous(headers: Table, labelled_ids: Iterable[str]) -> dict[int, tuple[R
     return {row: why for row, image_id in enumerate(image_ids) if image_id in ambiguous}
 
 
-def _conflicting(headers: Table, digests: Sequence[Digest]) -> dict[int, tuple[Reason, str]]:
+def _conflicting(headers: Table, digests: Mapping[int, Digest]) -> dict[int, tuple[Reason, str]]:
     """Files of one SOP instance UID in one series that differ: nobody can tell which is right. One that cannot be read
     says nothing of the others."""
-    copies = find_copies(headers)
-    if not len(copies):
+    if not digests:
         return {}
-    digest_of = dict(zip(copies.tolist(), digests, strict=True))
-    refused = {row: (Reason(d.reason), d.detail) for row, d in digest_of.items() if isinstance(d, Refusal)}
+    refused = {row: (Reason(d.reason), d.detail) for row, d in digests.items() if isinstance(d, Refusal)}
     why = (Reason.CONFLICTING_SOP_UID, "files of this SOP instance UID hold different slices")
     for group in _groups(_ids(headers), without=refused):
         rows = group.tolist()
-        if len(rows) > 1 and len({digest_of[row] for row in rows}) > 1:
+        if len(rows) > 1 and len({digests[row] for row in rows}) > 1:
             refused |= dict.fromkeys(rows, why)
     return refused

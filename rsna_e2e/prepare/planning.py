@@ -1,4 +1,4 @@
-"""What the planning process does with all headers at once: find copies, and decide what goes into which shard."""
+"""What the planning process does with all headers at once: decide what goes into which shard, and find copies."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsna_e2e.prepare.jobs import ShardPlan
-from rsna_e2e.prepare.plan import Digest, Plan, find_copies, plan_series, plan_shards
+from rsna_e2e.prepare.plan import Digest, Plan, Rows, find_copies, plan_series, plan_shards
 from rsna_e2e.prepare.pool import Begin, Lost
 from rsna_e2e.prepare.tables import Table, plan_digest_of, read_part, read_parts, to_numpy, write_part
 from rsna_e2e.records import Refusal
@@ -19,53 +19,60 @@ IDENTITY = ("name", "frame_number", "series_key")
 
 
 @dataclass(frozen=True, slots=True)
-class FindCopies:
-    """Job: find the slices that others may be copies of, and write their headers into files in `notes`. Returns these
-    files, in order, and the number of slices in each."""
+class Copies:
+    """Files with the headers of slices that others may be copies of, in order, and the number of slices in each."""
 
-    headers: Sequence[Path]
-    notes: Path
+    files: Sequence[tuple[Path, int]]
 
-    def __call__(self, begin: Begin, lost: Lost) -> list[tuple[Path, int]]:
-        headers, _ = read_parts(self.headers)
-        copies = find_copies(headers)
-        found = []
-        for i in range(0, len(copies), COPIES_PER_JOB):
-            taken = headers.take(copies[i : i + COPIES_PER_JOB])
-            path = self.notes / f"copies-{digest_of(taken)}.parquet"
-            write_part(path, taken, [])
-            found.append((path, len(taken)))
-        return found
+
+@dataclass(frozen=True, slots=True)
+class ShardPlans:
+    """The shards to write, and what is refused, by its header or by its place."""
+
+    shards: Sequence[ShardPlan]
+    refused: Sequence[Refusal]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakePlan:
-    """Job: decide from the headers in files what goes where. Returns the shards, and what is refused, then or before.
+    """Job: decide from the headers in files what goes where; or say which slices are to be digested before.
 
-    digests: files with those of what `FindCopies` found. labelled_ids: image ids that labels name. compression: of the
-    shards' slices. notes, shards: the folders for plans and notes, and for shards; shards of another plan are removed.
+    labelled_ids: image ids that labels name. compression: of the shards' slices. notes, shards: the folders for plans
+    and notes, and for shards; shards of another plan are removed. digests: files with those of each of `Copies.files`,
+    once these are known.
     """
 
     headers: Sequence[Path]
-    digests: Sequence[Path]
     labelled_ids: Sequence[str]
     shard_bytes: int
     compression: Compression
     notes: Path
     shards: Path
+    digests: Sequence[Path] = ()
 
-    def __call__(self, begin: Begin, lost: Lost) -> tuple[list[ShardPlan], list[Refusal]]:
+    def __call__(self, begin: Begin, lost: Lost) -> Copies | ShardPlans:
         headers, refused = read_parts(self.headers)
-        plan, misplaced = plan_series(
-            headers, self.labelled_ids, digests=[digest for path in self.digests for digest in _digests(path)]
-        )
+        copies = find_copies(headers)
+        if len(copies) and not self.digests:
+            return self._copies(headers, copies)
+        digests = [digest for path in self.digests for digest in _digests(path)]
+        plan, misplaced = plan_series(headers, self.labelled_ids, dict(zip(copies.tolist(), digests, strict=True)))
         places = plan_shards(headers, plan, shard_bytes=self.shard_bytes)
         shards = [self._shard(headers, plan, number, *place) for number, place in enumerate(places)]
         known = {path for shard in shards for path in (shard.note, shard.path)}
-        for left in (*self.notes.glob("shard-*.parquet"), *self.shards.glob("*.h5")):  # of a plan with more shards
+        for left in (*self.notes.glob("shard-*.arrow"), *self.shards.glob("*.h5")):  # of a plan with more shards
             if left not in known:
                 left.unlink()
-        return shards, [*refused, *misplaced]
+        return ShardPlans(shards, [*refused, *misplaced])
+
+    def _copies(self, headers: Table, copies: Rows) -> Copies:
+        files = []
+        for i in range(0, len(copies), COPIES_PER_JOB):
+            taken = headers.take(copies[i : i + COPIES_PER_JOB])
+            path = self.notes / f"copies-{digest_of(taken)}.arrow"
+            write_part(path, taken, [])
+            files.append((path, len(taken)))
+        return Copies(files)
 
     def _shard(self, headers: Table, plan: Plan, number: int, first: int, end: int) -> ShardPlan:
         rows = plan.rows[first:end]
@@ -75,9 +82,9 @@ class MakePlan:
             n_slices=end - first,
             n_bytes=sum(bytes_on_disk(n, self.compression) for n in n_values),
             digest=digest_of(taken.select(IDENTITY)),
-            plan=self.notes / f"plan-{number:05d}.parquet",
+            plan=self.notes / f"plan-{number:05d}.arrow",
             path=self.shards / f"{number:05d}.h5",
-            note=self.notes / f"shard-{number:05d}.parquet",
+            note=self.notes / f"shard-{number:05d}.arrow",
         )
         # Shards are known by number, but what a number stands for depends on all headers: another machine, or an
         # earlier attempt, may have failed to read some.

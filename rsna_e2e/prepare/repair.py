@@ -210,7 +210,7 @@ def _find_headers(search: _Search, raw_files: Sequence[RawFile], rows: Sequence[
 
 def _read_headers(search: _Search, raw_files: Sequence[RawFile]) -> Iterator[Table]:
     jobs = [
-        ReadHeaders(search.source, raw_files[i : i + HEADERS_PER_JOB], search.notes / f"{i:09d}.parquet")
+        ReadHeaders(search.source, raw_files[i : i + HEADERS_PER_JOB], search.notes / f"{i:09d}.arrow")
         for i in range(0, len(raw_files), HEADERS_PER_JOB)
     ]
     for done, (number, _) in enumerate(search.pool.run(jobs), start=1):

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rsna_e2e.errors import BadInputError, DiskFullError, OutOfResourcesError, UsageError
 from rsna_e2e.prepare.index import index_columns, join_labels, with_pseudonyms
 from rsna_e2e.prepare.inputs import Inputs, read_inputs
 from rsna_e2e.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard, available_cores
-from rsna_e2e.prepare.planning import FindCopies, MakePlan
-from rsna_e2e.prepare.pool import Job, Pool
+from rsna_e2e.prepare.planning import Copies, MakePlan, ShardPlans
+from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.prepare.report import PartReport, PrepareReport, count_reasons, make_report
 from rsna_e2e.prepare.tables import Column, read_parts, refusals_of, to_numpy
@@ -27,7 +27,6 @@ from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.tasks import Task
 
 AnyPool = Pool | RayPool
-_Result = TypeVar("_Result")
 
 # Slices of a shard take about this much: enough to write at the disk's speed, little enough to keep all workers busy
 # to the end and to lose little when one dies.
@@ -84,8 +83,9 @@ def prepare(
     inputs = read_inputs(raw, store, labels, task, compression=compression, rules=(HEADERS_PER_JOB, SHARD_BYTES))
     with StoreWriter(store, inputs=inputs.digest) as writer, pool_of_workers as pool:
         writer.adopt(parts)
-        shards, refused = _plan(inputs, pool, writer, progress)
+        headers = read_headers(inputs, pool, writer.notes_folder, progress)
         inputs = replace(inputs, files=())  # many of them need room
+        shards, refused = _plan(inputs, headers, pool, writer, progress)
         with _enough_space(store, shards, compression):
             _write_shards(inputs, shards, pool, len(refused), progress)
             index, labels_NL, refusals = _collect(raw, inputs, shards, refused, n_folds=n_folds, seed=seed)
@@ -129,8 +129,9 @@ def prepare_part(
         StoreWriter(store, inputs=inputs.digest, folder=part.folder(store)) as writer,
         _pool(n_jobs, on_ray=on_ray) as pool,
     ):
-        every_shard, refused = _plan(inputs, pool, writer, progress)
+        headers = read_headers(inputs, pool, writer.notes_folder, progress)
         inputs = replace(inputs, files=())
+        every_shard, refused = _plan(inputs, headers, pool, writer, progress)
         shards = every_shard[part.number - 1 :: part.n]
         with _enough_space(store, shards, compression):
             _write_shards(inputs, shards, pool, len(refused), progress)
@@ -150,53 +151,48 @@ def _pool(n_jobs: int | None, *, on_ray: bool) -> AnyPool:
 
 
 def _plan(
-    inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress: Progress
-) -> tuple[list[ShardPlan], list[Refusal]]:
-    """Read headers and decide what goes where, in a process of its own: what that needs is free again afterwards."""
-    headers = read_headers(inputs, pool, writer.notes_folder, progress)
-    digests = _digest_copies(inputs, headers, pool, writer.notes_folder, progress)
+    inputs: Inputs, headers: Sequence[Path], pool: AnyPool, writer: StoreWriter, progress: Progress
+) -> tuple[Sequence[ShardPlan], list[Refusal]]:
+    """Decide what goes where, in a process of its own: what that needs is free again afterwards."""
     job = MakePlan(
         headers=headers,
-        digests=digests,
         labelled_ids=inputs.labels.image_ids,
         shard_bytes=SHARD_BYTES,
         compression=inputs.compression,
         notes=writer.notes_folder,
         shards=writer.shards_folder,
     )
-    shards, refused = _alone(job)
-    return shards, [*inputs.not_found, *refused]
+    planned = _alone(job)
+    if isinstance(planned, Copies):
+        planned = _alone(replace(job, digests=_digest_copies(inputs, planned, pool, progress)))
+        assert isinstance(planned, ShardPlans), "with the digests of all copies there is a plan"
+    return planned.shards, [*inputs.not_found, *planned.refused]
 
 
-def _alone(job: Job[_Result]) -> _Result:
+def _alone(job: MakePlan) -> Copies | ShardPlans:
     with Pool(1, memory_bytes=None) as planner:
-        ((_, result),) = planner.run([job])
-    return result
+        ((_, planned),) = planner.run([job])
+    return planned
 
 
 def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> list[Path]:
     """Return the files that hold the headers, and the refusals; those that are there already are not read again."""
     files = inputs.files
     jobs = [
-        ReadHeaders(
-            inputs.source, files[i : i + HEADERS_PER_JOB], notes / f"headers-{i // HEADERS_PER_JOB:05d}.parquet"
-        )
+        ReadHeaders(inputs.source, files[i : i + HEADERS_PER_JOB], notes / f"headers-{i // HEADERS_PER_JOB:05d}.arrow")
         for i in range(0, len(files), HEADERS_PER_JOB)
     ]
     sizes = [len(job.files) for job in jobs]
     return _run_missing(jobs, sizes, pool, progress, what="headers", n_refused=len(inputs.not_found))
 
 
-def _digest_copies(
-    inputs: Inputs, headers: Sequence[Path], pool: AnyPool, notes: Path, progress: Progress
-) -> list[Path]:
+def _digest_copies(inputs: Inputs, copies: Copies, pool: AnyPool, progress: Progress) -> list[Path]:
     """Return the files that hold digests of slices which may be copies; those that are there are not made again."""
-    copies = _alone(FindCopies(headers, notes))
     jobs = [
         DigestCopies(inputs.source, path, path.with_name(path.name.replace("copies-", "digests-")))
-        for path, _ in copies
+        for path, _ in copies.files
     ]
-    return _run_missing(jobs, [n for _, n in copies], pool, progress, what="copies compared", n_refused=0)
+    return _run_missing(jobs, [n for _, n in copies.files], pool, progress, what="copies compared", n_refused=0)
 
 
 def _run_missing(

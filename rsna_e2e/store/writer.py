@@ -96,7 +96,7 @@ class StoreWriter:
                     f"{folder}: no part of this store: made of other files or labels, or by another version of the "
                     "program or a decoder. Make it again, with the same everywhere"
                 )
-            for note in sorted(folder.glob(f"{self.notes_folder.name}/*.parquet")):
+            for note in sorted(folder.glob(f"{self.notes_folder.name}/*.arrow")):
                 place = self.notes_folder / note.name
                 if place.exists():
                     continue
