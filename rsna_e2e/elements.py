@@ -3,6 +3,7 @@
 Works on the undecoded bytes of the elements on an allow-list; no other tag of a file is ever looked at.
 """
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -197,6 +198,7 @@ def items_of(data_set: DataSet, name: str) -> list[DataSet]:
     return value
 
 
+@functools.lru_cache(maxsize=256)  # slices of a series share most of theirs
 def _numbers(text: str) -> tuple[float, ...] | None:
     parts = [part.strip(" ") for part in text.split("\\")]
     if not all(_DECIMAL.fullmatch(part) for part in parts):
