@@ -165,6 +165,17 @@ def test_the_whole_way_through_the_command_line(tmp_path: Path, capsys: pytest.C
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
 
 
+def test_a_reader_who_has_enough_is_no_error(store: Store) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "rsna_e2e.cli", "store", "verify", str(store.path), "--json"]
+    ended = subprocess.run(command, check=False, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert ended.returncode == 141
+    assert b"rror" not in ended.stderr
+    assert b"roken" not in ended.stderr
+
+
 @pytest.mark.parametrize(("chosen", "expected"), [(None, "20000"), ("7", "7")])
 def test_threads_that_wait_sleep_soon_unless_the_user_wants_otherwise(
     chosen: str | None, expected: str, monkeypatch: pytest.MonkeyPatch

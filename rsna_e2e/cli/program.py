@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 usage, 3 bad input, 4 missing capability, 5 out of disk or
-    memory, 6 diverged, 130 interrupted."""
+    memory, 6 diverged, 130 interrupted, 141 nobody reads the output any more."""
     for name, value in for_libraries().items():  # before they are imported
         os.environ.setdefault(name, value)
     parsed = _parser().parse_args(arguments)
@@ -51,9 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_names(parsed)
         run(parsed)
+        sys.stdout.flush()
     except RsnaError as error:
         print(f"rsna-e2e {parsed.verb}: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # as after `| head`, which has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 128 + signal.SIGPIPE  # what shells make of it
     except OSError as error:  # a file or folder that the system does not let us use
         print(f"rsna-e2e {parsed.verb}: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
