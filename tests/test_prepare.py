@@ -292,7 +292,7 @@ def headers_of(raw: Path) -> Table:
 def test_shards_are_cut_between_series(tmp_path: Path) -> None:
     write_raw(tmp_path)
     headers = headers_of(tmp_path)
-    plan, _ = plan_series(headers, [], digests=[])
+    plan, _ = plan_series(headers, [], digests={})
     # 16 x 16 slices are 512 bytes, 3 a series; the large ones 960 bytes, 5 a series.
     assert plan_shards(headers, plan, shard_bytes=3072) == [(0, 6), (6, 11), (11, 14)]
     assert plan_shards(headers, plan, shard_bytes=1) == [(0, 3), (3, 6), (6, 11), (11, 14)]
@@ -303,7 +303,7 @@ def test_series_are_patient_study_and_series_together(tmp_path: Path) -> None:
     for patient in ("b", "a"):
         phantoms.write_series(tmp_path / patient, name="same", patient_id=patient)
     headers = headers_of(tmp_path)
-    plan, refusals = plan_series(headers, [], digests=[])
+    plan, refusals = plan_series(headers, [], digests={})
     assert to_numpy(headers, "patient_id")[plan.rows].tolist() == ["a"] * 3 + ["b"] * 3
     assert len(set(plan.series_keys)) == 2
     assert refusals == []

@@ -5,6 +5,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from rsna_e2e.prepare.tables import Column, Table, file_names, to_numpy
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Float64Array, Refusal, printable
-from rsna_e2e.series import SeriesMembers, order_series, series_key
+from rsna_e2e.series import SeriesMembers, order_series, run_starts, series_key
 
 Rows = npt.NDArray[np.int64]
 Digest = str | Refusal  # of a slice's place and pixels, or why there is none
@@ -65,22 +66,29 @@ def plan_series(
 
 
 def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[int, int]]:
-    """Cut the plan between series into shards of at least `shard_bytes` (but for the last): (begin, end) of each."""
-    size_N = 2 * (to_numpy(headers, "rows") * to_numpy(headers, "columns"))[plan.rows]
-    is_last_N = np.append(plan.series_keys[1:] != plan.series_keys[:-1], True)[: len(size_N)]  # of its series
-    shards, begin, n_bytes = [], 0, 0
-    for place, (size, is_last) in enumerate(zip(size_N.tolist(), is_last_N.tolist(), strict=True)):
-        n_bytes += size
-        if is_last and (n_bytes >= shard_bytes or place == len(size_N) - 1):
-            shards.append((begin, place + 1))
-            begin, n_bytes = place + 1, 0
-    return shards
+    """Cut the plan between series into shards of `shard_bytes` or less, as even as series allow: (begin, end) of each.
+
+    Even ones, because the last to be written are waited for.
+    """
+    if not len(plan.rows):
+        return []
+    n_bytes_N = 2 * (to_numpy(headers, "rows") * to_numpy(headers, "columns"))[plan.rows]
+    ends = np.append(run_starts(plan.series_keys)[1:], len(plan.rows))
+    done = np.cumsum(n_bytes_N)[ends - 1]
+    n_shards = -(-int(done[-1]) // shard_bytes)
+    wanted = done[-1] * np.arange(1, n_shards + 1) / n_shards
+    after = np.searchsorted(done, wanted)
+    before = np.maximum(after - 1, 0)
+    is_nearer = wanted - done[before] < done[after] - wanted
+    cuts = ends[np.where(is_nearer, before, after)]
+    return list(pairwise([0, *cuts[run_starts(cuts)].tolist()]))
 
 
 def find_copies(headers: Table) -> Rows:
     """Return the rows, rising, of slices that share their SOP instance UID with another of their series."""
-    groups = [rows for rows in _groups(_ids(headers), without=()) if len(rows) > 1]
-    return np.sort(np.concatenate([np.empty(0, np.int64), *groups]))
+    order, starts = _sorted(_ids(headers), without=())
+    sizes = np.diff(np.append(starts, len(order)))
+    return np.sort(order[np.repeat(sizes > 1, sizes)])
 
 
 def _ids(headers: Table) -> list[Column]:
@@ -98,15 +106,20 @@ def _instances(headers: Table) -> Column:
 
 def _groups(ids: Sequence[Column], *, without: Iterable[int]) -> Iterator[Rows]:
     """Yield the rows of each series, which have the same ids; series in the order of their ids, rows rising."""
+    order, starts = _sorted(ids, without=without)
+    yield from np.split(order, starts[1:]) if len(order) else ()
+
+
+def _sorted(ids: Sequence[Column], *, without: Iterable[int]) -> tuple[Rows, Rows]:
+    """Return the rows by their ids, rising where these are the same, and where those of each new ids begin."""
     is_taken = np.ones(len(ids[0]), dtype=bool)
     is_taken[list(without)] = False
     codes = [np.unique(column, return_inverse=True)[1] for column in ids]
     order = np.lexsort(codes[::-1])  # stable
     order = order[is_taken[order]]
-    is_new = np.zeros(len(order), dtype=bool)
-    for code in codes:
-        is_new[1:] |= code[order[1:]] != code[order[:-1]]
-    yield from (rows for rows in np.split(order, np.flatnonzero(is_new)) if len(rows))
+    is_new = np.ones(len(order), dtype=bool)
+    is_new[1:] = np.any([code[order[1:]] != code[order[:-1]] for code in codes], axis=0)
+    return order, np.flatnonzero(is_new)
 
 
 def _ambiguous(headers: Table, labelled_ids: Iterable[str]) -> dict[int, tuple[Reason, str]]:

@@ -26,6 +26,9 @@ Begin = Callable[[int], None]
 _Result_co = TypeVar("_Result_co", covariant=True)
 _Result = TypeVar("_Result")
 
+# Modules that workers begin with: all that they need, and what pyarrow would import in each of them.
+_PRELOADED = ["rsna_e2e.prepare.planning", "numpy.ma"]
+
 NO_ITEM = -1  # to begin with when there is none
 
 
@@ -62,7 +65,7 @@ class Pool:
     def __init__(self, n_workers: int, *, memory_bytes: int | None = WORKER_MEMORY_BYTES) -> None:
         self._memory_bytes = memory_bytes
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["rsna_e2e.prepare.planning"])
+        self._context.set_forkserver_preload(_PRELOADED)
         self._n_workers = n_workers
         self._workers: list[_Worker] = []
 
