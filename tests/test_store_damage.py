@@ -298,11 +298,15 @@ def test_killed_at_any_moment_and_begun_again(folder: Path, n_kills: int, at_ran
     os.truncate(store / "shards" / "00003.h5", 100)
     shutil.copytree(folder, folder.parent / "damaged")
     command = [sys.executable, "-c", PROGRAM, str(store), str(folder / "raw")]
+    began_s = time.monotonic()
+    subprocess.run(command, check=True)
+    whole_s = time.monotonic() - began_s
+    _damage_again(folder)
     rng = np.random.default_rng(1)
     n_killed = n_mended = 0
     for _ in range(n_kills):
         process = subprocess.Popen(command, start_new_session=True)
-        until_s = time.monotonic() + (rng.uniform(0.8, 2.2) if at_random else 60)
+        until_s = time.monotonic() + (rng.uniform(0.5, 1.0) * whole_s if at_random else 60)
         while process.poll() is None and time.monotonic() < until_s:
             now = contents(store)
             if not at_random and sum(now.get(name) == content for name, content in before.items()) > 4 + n_mended:
@@ -313,10 +317,14 @@ def test_killed_at_any_moment_and_begun_again(folder: Path, n_kills: int, at_ran
             os.killpg(process.pid, signal.SIGKILL)
         n_killed += process.wait() == -signal.SIGKILL
         if contents(store) == before:
-            shutil.rmtree(store)
-            shutil.copytree(folder.parent / "damaged" / "store", store)
+            _damage_again(folder)
             n_mended = 0
     assert n_killed > n_kills / 4
     subprocess.run(command, check=True)
     assert contents(store) == before
     assert sorted(path.name for path in folder.iterdir()) == ["raw", "store"]
+
+
+def _damage_again(folder: Path) -> None:
+    shutil.rmtree(folder / "store")
+    shutil.copytree(folder.parent / "damaged" / "store", folder / "store")
