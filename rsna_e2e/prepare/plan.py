@@ -66,9 +66,9 @@ def plan_series(
 
 
 def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[int, int]]:
-    """Cut the plan between series into shards of `shard_bytes` or less, as even as series allow: (begin, end) of each.
+    """Cut the plan between series into shards of about `shard_bytes` at most, and as even as series allow.
 
-    Even ones, because the last to be written are waited for.
+    Returns (begin, end) of each. Even, because the last to be written are waited for.
     """
     if not len(plan.rows):
         return []

@@ -28,8 +28,8 @@ from rsna_e2e.tasks import Task
 
 AnyPool = Pool | RayPool
 
-# Slices of a shard take so much or less: enough to write at the disk's speed, little enough to keep all workers busy
-# to the end and to lose little when one dies.
+# Slices of a shard take about so much at most: enough to write at the disk's speed, little enough to keep all workers
+# busy to the end and to lose little when one dies.
 SHARD_BYTES = 128 * 1024 * 1024
 
 HEADERS_PER_JOB = 256
