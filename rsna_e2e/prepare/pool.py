@@ -26,8 +26,9 @@ Begin = Callable[[int], None]
 _Result_co = TypeVar("_Result_co", covariant=True)
 _Result = TypeVar("_Result")
 
-# Modules that workers begin with: all that they need, and what pyarrow would import in each of them.
-_PRELOADED = ["rsna_e2e.prepare.planning", "numpy.ma"]
+# Modules that workers begin with: all that they need, and what each would import, for pyarrow and because
+# multiprocessing runs the main module of the program again.
+_PRELOADED = ["rsna_e2e.prepare.planning", "numpy.ma", "rsna_e2e.cli"]
 
 NO_ITEM = -1  # to begin with when there is none
 
