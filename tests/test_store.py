@@ -168,6 +168,17 @@ def test_a_failure_leaves_nothing_and_a_killed_writer_nothing_that_matters(tmp_p
     assert [path.name for path in (tmp_path / "store" / "shards").iterdir()] == ["00000.h5"]
 
 
+def test_on_a_full_disk_only_what_was_finished_stays(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        for name in ("00000.h5", "00001.h5.tmp-7"):  # the latter by a process that was killed
+            (folder / name).write_text(name)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"), StoreWriter(tmp_path / "store", inputs="of these") as writer:
+        fill(writer.shards_folder)
+    assert [path.name for path in writer.shards_folder.iterdir()] == ["00000.h5"]
+
+
 def test_a_shard_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     def slices() -> Iterator[np.ndarray]:
         yield make_slices()[0]

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -46,8 +47,8 @@ class StoreWriter:
 
     Shards go into `shards_folder`, by `write_shard`, from any process; what else helps to go on after an interruption
     into `notes_folder`. Both are as an interrupted attempt left them, where that names the same `inputs`, and empty
-    otherwise. On an error that is the user's to mend, and without `inputs`, nothing stays. folder: instead of
-    `STORE.partial`. Raises StoreError when STORE exists or another process is building it.
+    otherwise. On an error that is the user's to mend, and without `inputs`, nothing stays; on others, what was
+    finished. folder: instead of `STORE.partial`. Raises StoreError when STORE exists or another process is building it.
     """
 
     def __init__(self, target: Path, *, inputs: str = "", folder: Path | None = None) -> None:
@@ -78,6 +79,9 @@ class StoreWriter:
         is_mendable = isinstance(error, BadInputError | UsageError)
         if (error is None and not self._is_kept) or is_mendable or not self._inputs:
             shutil.rmtree(self._partial, ignore_errors=True)
+        else:
+            with suppress(OSError):  # what went wrong before says more
+                self._remove_unfinished()
         os.close(self._lock)
 
     def keep(self) -> None:
