@@ -1,5 +1,6 @@
 """The command line as a user meets it: quick help, one line for every mistake, the documented exit code."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -174,6 +175,16 @@ def test_a_reader_who_has_enough_is_no_error(store: Store) -> None:
     assert ended.returncode == 141
     assert b"rror" not in ended.stderr
     assert b"roken" not in ended.stderr
+
+
+def test_a_pipe_of_our_own_that_breaks_is_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr("rsna_e2e.store.verify_store", broken)
+    assert "Broken pipe" in _says(capsys, ["store", "verify", str(store.path)], 3)
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [(None, "20000"), ("7", "7")])

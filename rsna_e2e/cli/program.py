@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ VERBS = (
     add_pipeline,
     add_bench,
 )
+_OUTPUT = 1  # descriptor
 RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 
 
@@ -56,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RsnaError as error:
         print(f"rsna-e2e {parsed.verb}: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # as after `| head`, which has what it wants
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
-        return 128 + signal.SIGPIPE  # what shells make of it
     except OSError as error:  # a file or folder that the system does not let us use
+        if isinstance(error, BrokenPipeError) and _nobody_reads():  # as after `| head`, which has what it wants
+            os.dup2(os.open(os.devnull, os.O_WRONLY), _OUTPUT)  # or Python complains when it ends
+            return 128 + signal.SIGPIPE  # what shells make of it
         print(f"rsna-e2e {parsed.verb}: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return (OutOfResourcesError if is_full else BadInputError).exit_code
@@ -67,6 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rsna-e2e {parsed.verb}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of the output is gone; a pipe to a process of our own may break as well. Source: poll(2)."""
+    output = select.poll()
+    output.register(_OUTPUT, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _check_names(options: argparse.Namespace) -> None:
