@@ -88,18 +88,33 @@ class RawFolder:
         while folders:
             folder = folders.pop()
             try:
-                with os.scandir(self.path / folder) as entries:  # one at a time: an entry keeps what it was asked for
-                    for entry in entries:
-                        name = os.path.join(folder, entry.name)
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(name)
-                        elif why := _why_not(status := _status(entry)):
-                            refusals.append(Refusal(printable(name), *why))
-                        elif status and not _is_table(entry.name):
-                            files.append(RawFile(name, status.st_size, status.st_mtime_ns))
+                found, refused, deeper = self._inside(folder)
             except OSError as error:
                 refusals.append(Refusal(printable(folder), Reason.UNREADABLE_FILE, os.strerror(error.errno or 0)))
+                continue
+            files += found
+            refusals += refused
+            folders += deeper
         return sorted(files, key=attrgetter("name")), sorted(refusals, key=attrgetter("path"))
+
+    def _inside(self, folder: str) -> tuple[list[RawFile], list[Refusal], list[str]]:
+        """Return the files of a folder, what is none, and the folders in it. Raises OSError when it cannot be read."""
+        files: list[RawFile] = []
+        refusals: list[Refusal] = []
+        folders: list[str] = []
+        for entry in os.scandir(self.path / folder):  # in no list: an entry keeps what it was asked for
+            name = os.path.join(folder, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+                continue
+            status = _status(entry)
+            if status and stat.S_ISDIR(status.st_mode):
+                refusals.append(Refusal(printable(name), Reason.LINKED_FOLDER, "links to folders are not followed"))
+            elif not status or not stat.S_ISREG(status.st_mode):
+                refusals.append(Refusal(printable(name), Reason.NOT_REGULAR_FILE, "not a file, or a broken link"))
+            elif not _is_table(entry.name):
+                files.append(RawFile(name, status.st_size, status.st_mtime_ns))
+        return files, refusals, folders
 
     def find_tables(self, word: str, *, depth: int) -> list[RawFile]:
         """Return the label tables with `word` in their names up to `depth` folders down, sorted by name."""
@@ -187,15 +202,6 @@ def _is_table(name: str) -> bool:
 
 def _has_word(name: str, word: str) -> bool:
     return word in PurePath(name).name
-
-
-def _why_not(status: os.stat_result | None) -> tuple[Reason, str] | None:
-    """Return why what an entry is, or links to, and is no folder itself, cannot be a file; None where it is one."""
-    if status and stat.S_ISDIR(status.st_mode):
-        return Reason.LINKED_FOLDER, "links to folders are not followed"
-    if not status or not stat.S_ISREG(status.st_mode):
-        return Reason.NOT_REGULAR_FILE, "not a file, or a broken link"
-    return None
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
