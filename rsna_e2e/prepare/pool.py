@@ -1,5 +1,6 @@
 """Worker processes that may die: a file that kills its worker, or takes too long, costs that file and nothing else."""
 
+import gc
 import signal
 import sys
 import time
@@ -28,7 +29,7 @@ _Result = TypeVar("_Result")
 
 # Modules that workers begin with: all that they need, and what each would import, for pyarrow and because
 # multiprocessing runs the main module of the program again.
-_PRELOADED = ["rsna_e2e.prepare.planning", "numpy.ma", "rsna_e2e.cli"]
+_PRELOADED = ["rsna_e2e.prepare.planning", "numpy.ma", "dateutil.relativedelta", "rsna_e2e.cli"]
 
 NO_ITEM = -1  # to begin with when there is none
 
@@ -159,6 +160,7 @@ def _stop(worker: _Worker) -> None:
 def _work(connection: Connection, mark: Any, memory_bytes: int | None) -> None:
     """What a worker process does until nobody wants anything of it any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # what a worker begins with stays: to look through it would copy it
     if memory_bytes is not None:
         _limit_memory(memory_bytes)
 

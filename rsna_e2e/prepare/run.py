@@ -24,6 +24,7 @@ from rsna_e2e.pseudonyms import Pseudonyms
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Float32Array, Progress, Refusal, no_progress
 from rsna_e2e.store import Compression, StoreWriter
+from rsna_e2e.store.tables import release_unused
 from rsna_e2e.tasks import Task
 
 AnyPool = Pool | RayPool
@@ -243,6 +244,7 @@ def _collect(
         raise BadInputError(_nothing_taken(raw, refusals))
     columns = {name: to_numpy(stored, name) for name in stored.column_names}
     del stored  # as `columns` now
+    release_unused()
     labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
     return index_columns(columns, labels_NL, n_folds=n_folds, seed=seed), labels_NL, refusals
 

@@ -36,6 +36,12 @@ def columns_to_table(columns: Mapping[str, Column]) -> Any:
 def write_table(path: Path, columns: Mapping[str, Column]) -> None:
     """Write columns as Parquet."""
     pq.write_table(columns_to_table(columns), path, compression="zstd")
+    release_unused()
+
+
+def release_unused() -> None:
+    """Give the system back what Arrow keeps of the memory that it had taken for tables which are gone."""
+    pa.default_memory_pool().release_unused()
 
 
 def read_table(
