@@ -65,6 +65,7 @@ def read_table(
             if _claimed_bytes(file.metadata) > SMALL_BYTES + most_packed * path.stat().st_size:
                 raise _damaged(path, "it claims more than a file of its size can hold")
             table = file.read()
+        release_unused()  # before texts become objects
         if any(column.null_count for column in table.columns):
             raise _damaged(path, "some values are missing")
         return {name: _to_numpy(column) for name, column in zip(table.column_names, table.columns, strict=True)}
