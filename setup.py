@@ -1,4 +1,5 @@
-"""Builds the extension rsna_e2e/_C.abi3.so, and rsna_e2e/_dali-VERSION.so for the installed DALI of that version.
+"""Builds the extension rsna_e2e/_C.abi3.so, rsna_e2e/_dali-VERSION.so for the installed DALI of that version, and
+rsna_e2e/_jpeg.abi3.so, which needs neither.
 
 A C++ compiler is required; CXX names it. RSNA_WITH_CUDA=auto|0|1 decides about the CUDA half of both (auto: if a CUDA
 compiler is found; a visible GPU plays no part). It is looked for in CUDA_HOME, then in PyPI's nvidia-cuda-nvcc, then on
@@ -23,7 +24,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
-TORCH_LIBRARY, DALI_LIBRARY = "rsna_e2e._C", "rsna_e2e._dali"
+TORCH_LIBRARY, DALI_LIBRARY, JPEG_LIBRARY = "rsna_e2e._C", "rsna_e2e._dali", "rsna_e2e._jpeg"
 HOST_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
 # Allowed in the kernels because the bindings let only finite numbers in; none of these reorders arithmetic.
 KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only"]
@@ -216,17 +217,19 @@ class BuildExtension(build_ext):
         bindings = [torch_binding(cxx, torch_dir, toolkit)]
         if self.dali is not None:
             bindings += dali_bindings(cxx, self.dali, toolkit)
+        jpeg = Compilation([cxx, *HOST_FLAGS], CSRC / "jpeg/scan.cpp", "jpeg_scan.o")
         build_dir = Path(self.build_temp)
         build_dir.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(lambda item: compile_one(item, build_dir), [*kernels, *bindings]))
-        kernel_objects, binding_objects = objects[: len(kernels)], objects[len(kernels) :]
+            objects = list(pool.map(lambda item: compile_one(item, build_dir), [*kernels, *bindings, jpeg]))
+        kernel_objects, binding_objects = objects[: len(kernels)], objects[len(kernels) : -1]
         link = [cxx, "-shared", *map(str, kernel_objects)]
         runtime = [str(toolkit.runtime)] if toolkit else []
         torch_libraries = [f"-L{torch_dir / 'lib'}", "-ltorch_cpu", *(["-ltorch_cuda"] if toolkit else [])]
         self.link([*link, str(binding_objects[0]), *torch_libraries, *runtime], TORCH_LIBRARY)
         if self.dali is not None:
             self.link([*link, *map(str, binding_objects[1:]), *self.dali.link_flags, *runtime], DALI_LIBRARY)
+        self.link([cxx, "-shared", str(objects[-1])], JPEG_LIBRARY)
 
     def link(self, command: list[str], name: str) -> None:
         """Make the library of the extension `name`."""
@@ -305,6 +308,7 @@ if __name__ == "__main__":
         ext_modules=[
             Extension(TORCH_LIBRARY, sources=[], py_limited_api=True),
             Extension(DALI_LIBRARY, sources=[], optional=True),
+            Extension(JPEG_LIBRARY, sources=[], py_limited_api=True),
         ],
         cmdclass={"build_ext": BuildExtension},
         options={"bdist_wheel": {"py_limited_api": "cp311"}},

@@ -18,7 +18,7 @@ class Reason(StrEnum):
     NOT_DICOM = "not_dicom"  # no DICOM preamble and prefix (PS3.10 7.1)
     NO_TRANSFER_SYNTAX = "no_transfer_syntax"  # file meta information without TransferSyntaxUID
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
-    MISSING_DECODER = "missing_decoder"  # an optional package is needed, which the detail names
+    MISSING_DECODER = "missing_decoder"  # something that is not installed is needed, which the detail names
     MALFORMED = "malformed"  # elements that cannot be parsed
     TOO_LARGE = "too_large"  # more elements, frames, fragments or inflated bytes than any honest file has
     # what the file says

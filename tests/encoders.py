@@ -53,10 +53,10 @@ def write_frames(path: Path, dataset: Dataset, frames: list[bytes], syntax: str,
     return phantoms.write_dicom(path, dataset, syntax=syntax)
 
 
-def jpeg_baseline(grey: npt.NDArray[np.uint8]) -> bytes:
-    """Return 8-bit grey as JPEG, by Pillow."""
+def jpeg_baseline(grey: npt.NDArray[np.uint8], **options: int) -> bytes:
+    """Return 8-bit grey as JPEG, by Pillow, with its options."""
     file = io.BytesIO()
-    Image.fromarray(grey).save(file, "JPEG", quality=95)
+    Image.fromarray(grey).save(file, "JPEG", **{"quality": 95} | options)
     return file.getvalue()
 
 

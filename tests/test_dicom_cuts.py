@@ -99,6 +99,17 @@ def test_a_cut_frame_is_refused_or_has_its_pixels(tmp_path: Path, syntax: str) -
         assert isinstance(result, Refusal) or np.array_equal(result, expected)
 
 
+@pytest.mark.parametrize("syntax", FRAMES, ids=lambda uid: pydicom.uid.UID(uid).name)
+def test_a_cut_frame_that_was_given_an_end_again_is_refused(tmp_path: Path, syntax: str) -> None:
+    path = tmp_path / "a.dcm"
+    frame = whole_frame(path, syntax)
+    for percent in (40, 60, 80, 95):
+        cut = frame[: len(frame) * percent // 200 * 2] + b"\xff\xd9"
+        result = read(path, cut, syntax)
+        assert isinstance(result, Refusal)
+        assert result.reason == Reason.TRUNCATED or not SYNTAXES[syntax].is_huffman_jpeg
+
+
 @pytest.mark.parametrize("syntax", [uid for uid in FRAMES if SYNTAXES[uid].start_of_frame])
 def test_the_end_of_a_jpeg_frame_may_be_padded_and_not_missing(tmp_path: Path, syntax: str) -> None:
     path = tmp_path / "a.dcm"

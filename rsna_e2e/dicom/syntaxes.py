@@ -43,6 +43,11 @@ class Syntax:
         """Of bytes, as `struct` spells it."""
         return ">" if self.is_big_endian else "<"
 
+    @property
+    def is_huffman_jpeg(self) -> bool:
+        """Whether its frames are those of ISO/IEC 10918-1, with Huffman codes, and not of JPEG-LS."""
+        return bool(self.start_of_frame) and self.start_of_frame != _JPEG_LS
+
 
 # Pinned, so that a further package on the machine changes nothing. For JPEG-LS CharLS (pyjpegls), which notices damage
 # that others pass on as pixels; for 12-bit and lossless JPEG the one package on PyPI that decodes them all, which is
@@ -52,6 +57,8 @@ _RLE = Decoder("pylibjpeg", "pylibjpeg-rle")
 _OPENJPEG = Decoder("pylibjpeg", "pylibjpeg-openjpeg")
 _CHARLS = Decoder("pyjpegls", "pyjpegls")
 _LIBJPEG = Decoder("pylibjpeg", "pylibjpeg-libjpeg", extra="jpeg")
+
+_JPEG_LS = (0xF7,)
 
 RLE_LOSSLESS = "1.2.840.10008.1.2.5"
 
@@ -70,8 +77,8 @@ SYNTAXES = {
         Syntax(
             uid="1.2.840.10008.1.2.4.70", name="JPEG lossless, first order", decoder=_LIBJPEG, start_of_frame=(0xC3,)
         ),
-        Syntax(uid="1.2.840.10008.1.2.4.80", name="JPEG-LS lossless", decoder=_CHARLS, start_of_frame=(0xF7,)),
-        Syntax(uid="1.2.840.10008.1.2.4.81", name="JPEG-LS near-lossless", decoder=_CHARLS, start_of_frame=(0xF7,)),
+        Syntax(uid="1.2.840.10008.1.2.4.80", name="JPEG-LS lossless", decoder=_CHARLS, start_of_frame=_JPEG_LS),
+        Syntax(uid="1.2.840.10008.1.2.4.81", name="JPEG-LS near-lossless", decoder=_CHARLS, start_of_frame=_JPEG_LS),
         Syntax(uid="1.2.840.10008.1.2.4.90", name="JPEG 2000 lossless", decoder=_OPENJPEG),
         Syntax(uid="1.2.840.10008.1.2.4.91", name="JPEG 2000", decoder=_OPENJPEG),
         Syntax(uid="1.2.840.10008.1.2.4.201", name="HTJ2K lossless", decoder=_OPENJPEG),

@@ -16,6 +16,7 @@ from pydicom.pixels import get_decoder
 from rsna_e2e.dicom.codestream import FrameClaim, read_claim
 from rsna_e2e.dicom.header import SliceHeader
 from rsna_e2e.dicom.inflate import inflate
+from rsna_e2e.dicom.jpeg_scan import check_scan
 from rsna_e2e.dicom.scan import Window, read_file_meta
 from rsna_e2e.dicom.syntaxes import SYNTAXES, Decoder, Syntax, decoder_version
 from rsna_e2e.elements import RefusedError
@@ -81,6 +82,8 @@ def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder
     bits_allocated, bits_stored = header.bits_allocated, record.bits_stored
     if claim is not None:
         _check_claim(claim, header)
+        if syntax.is_huffman_jpeg:
+            check_scan(frame)
         bits_allocated = 8 if claim.precision <= 8 else 16
         if record.pixel_representation == 1:
             bits_stored = min(bits_stored, claim.precision)  # the sign stands where the codestream ends
