@@ -1,9 +1,9 @@
 """Builds the extension rsna_e2e/_C.abi3.so, rsna_e2e/_dali-VERSION.so for the installed DALI of that version, and
-rsna_e2e/_jpeg.abi3.so, which needs neither.
+rsna_e2e/_jpeg.abi3.so, which is linked to neither torch nor DALI.
 
-A C++ compiler is required; CXX names it. RSNA_WITH_CUDA=auto|0|1 decides about the CUDA half of both (auto: if a CUDA
-compiler is found; a visible GPU plays no part). It is looked for in CUDA_HOME, then in PyPI's nvidia-cuda-nvcc, then on
-the PATH. RSNA_WITH_DALI=auto|0|1 decides about DALI's plugin (auto: if DALI and the headers of CUDA are found).
+A C++ compiler is required; CXX names it. RSNA_WITH_CUDA=auto|0|1 decides about the CUDA half of the first two (auto: if
+a CUDA compiler is found; a visible GPU plays no part). It is looked for in CUDA_HOME, then in PyPI's nvidia-cuda-nvcc,
+then on the PATH. RSNA_WITH_DALI=auto|0|1 decides about DALI's plugin (auto: if DALI and the headers of CUDA are found).
 Everything else about the package is in pyproject.toml.
 """
 

@@ -38,8 +38,9 @@ FARTHEST_MM = 1e5
 TILTED_DEG = 1.0  # direction cosines with few digits are off by some tenths
 WANDERING = 0.3  # of what a straight line explains; a table moves straight, within a tenth of it
 
-# Of each axis, the next and the last. The cross product is written out: NumPy's takes longer than all else here.
-_NEXT, _LAST = [1, 2, 0], [2, 0, 1]
+# For each axis, the one after it and the one before it. The cross product is written out: NumPy's takes longer than
+# all else here.
+_AFTER, _BEFORE = [1, 2, 0], [2, 0, 1]
 
 SeriesId = tuple[str, str, str]  # patient_id, study_uid, series_uid
 
@@ -196,7 +197,7 @@ def slice_normal(image_orientation: npt.ArrayLike) -> Float64Array:
     Source: PS3.3 C.7.6.2.1.1; patient axes point left, posterior and head.
     """
     row_cosines, column_cosines = np.asarray(image_orientation, dtype=np.float64).reshape(2, 3)
-    normal = row_cosines[_NEXT] * column_cosines[_LAST] - row_cosines[_LAST] * column_cosines[_NEXT]
+    normal = row_cosines[_AFTER] * column_cosines[_BEFORE] - row_cosines[_BEFORE] * column_cosines[_AFTER]
     normal /= np.linalg.norm(normal)
     return np.asarray(normal * np.sign(normal[np.argmax(np.abs(normal))]))
 

@@ -1,5 +1,6 @@
 """The scan of a JPEG frame: whole, or cut, too long, or of codes that no table has; decoders would say nothing."""
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -89,9 +90,10 @@ def test_cut_anywhere_and_given_an_end_again_it_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", DCT)
 def test_a_scan_of_other_rows_than_the_head_says(name: str) -> None:
     if "restart" not in name:
+        fewer = N_BLOCKS - N_BLOCKS_A_ROW
         assert refusal(with_rows(DCT[name], ROWS - 8)) == (
             Reason.DECODER_FAILED,
-            f"the scan goes on after {N_BLOCKS - N_BLOCKS_A_ROW} samples or blocks",
+            f"the scan goes on after {fewer} of {fewer} samples or blocks",
         )
     assert refusal(with_rows(DCT[name], ROWS + 8)) == (
         Reason.TRUNCATED,
@@ -102,38 +104,11 @@ def test_a_scan_of_other_rows_than_the_head_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_a_lossless_scan_of_one_row_more_or_less(name: str) -> None:
-    n, more = ROWS * COLUMNS, (ROWS + 1) * COLUMNS
+    n, more, fewer = ROWS * COLUMNS, (ROWS + 1) * COLUMNS, (ROWS - 1) * COLUMNS
     reason, detail = refusal(with_rows(LOSSLESS[name], ROWS + 1))
-    assert (reason, f"after {n:,} of {more:,} samples" in detail) == (Reason.TRUNCATED, True)
+    assert (reason, f"ends after {n:,} of {more:,} samples" in detail) == (Reason.TRUNCATED, True)
     reason, detail = refusal(with_rows(LOSSLESS[name], ROWS - 1))
-    assert (reason, f"goes on after {n - COLUMNS:,} samples" in detail) == (Reason.DECODER_FAILED, True)
-
-
-def test_restarts_that_are_lost_or_out_of_turn() -> None:
-    frame = DCT["restarts"]
-    for number in range(8):
-        at = frame.index(bytes([0xFF, 0xD0 + number]), begin_of_scan(frame))
-        assert refusal(frame[:at] + frame[at + 2 :])[0] in (Reason.TRUNCATED, Reason.DECODER_FAILED)
-        turned = bytes([0xFF, 0xD0 + (number + 1) % 8])
-        assert refusal(frame[:at] + turned + frame[at + 2 :])[0] == Reason.TRUNCATED
-    check_scan(frame[:at] + b"\xff\xff" + frame[at:])  # markers may be preceded by more of it
-
-
-def test_codes_that_no_table_has() -> None:
-    frame = bytearray(LOSSLESS["lossless 1"])
-    frame[begin_of_scan(bytes(frame))] = 0b11111_000  # 5 bits are 17 codes, from 0 on
-    n = ROWS * COLUMNS
-    assert refusal(bytes(frame)) == (Reason.DECODER_FAILED, f"no Huffman code after 0 of {n:,} samples or blocks")
-
-
-def test_heads_that_are_missing_or_damaged() -> None:
-    frame = LOSSLESS["lossless 1"]
-    for marker in (b"\xff\xc4", b"\xff\xc3", b"\xff\xda"):
-        at = frame.index(marker)
-        end = at + 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-        without, too_long = frame[:at] + frame[end:], frame[: at + 2] + b"\xff\xff" + frame[at + 4 :]
-        for damaged in (without, too_long, frame[: end - 1]):
-            assert refusal(damaged) == (Reason.DECODER_FAILED, "tables or heads of the scan are missing or damaged")
+    assert (reason, f"goes on after {fewer:,} of {fewer:,} samples" in detail) == (Reason.DECODER_FAILED, True)
 
 
 def test_some_changed_bits_are_noticed_and_none_does_harm() -> None:
@@ -160,11 +135,18 @@ def test_random_damage_does_no_harm() -> None:
                 frame[at] = int(rng.choice([0, 0xFF, 0xD0, int(rng.integers(256))]))
             with suppress(RefusedError):
                 check_scan(bytes(frame[: int(rng.integers(1, len(frame) + 1))]))
-    assert refusal(b"")[0] == Reason.DECODER_FAILED
 
 
-def test_without_the_compiled_check_its_command_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(jpeg_scan, "_LIBRARY", tmp_path / "_jpeg.abi3.so")
+@pytest.mark.parametrize("content", [None, b"no library", "of an earlier version"])
+def test_without_the_compiled_check_its_command_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | str | None
+) -> None:
+    library = tmp_path / "_jpeg.abi3.so"
+    if isinstance(content, bytes):
+        library.write_bytes(content)
+    elif content:
+        shutil.copy(next(Path(np.__file__).parent.glob("_core/_multiarray_umath*.so")), library)
+    monkeypatch.setattr(jpeg_scan, "_LIBRARY", library)
     jpeg_scan._checker.cache_clear()
     reason, detail = refusal(FRAMES["baseline"])
     assert (reason, BUILD_COMMAND in detail) == (Reason.MISSING_DECODER, True)

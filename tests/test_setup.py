@@ -1,5 +1,6 @@
 """setup.py: what it decides, what it says, and that what it builds can be loaded."""
 
+import ctypes
 import os
 import platform
 import shutil
@@ -58,6 +59,7 @@ def test_cpu_half_alone_builds_loads_and_says_so(tmp_path: Path) -> None:
     assert "rsna_e2e: CUDA half: no, RSNA_WITH_CUDA=0" in result.stdout
     assert "rsna_e2e: DALI plugin: no, RSNA_WITH_DALI=0" in result.stdout
     assert not list(tmp_path.glob("lib/rsna_e2e/_dali*"))
+    assert ctypes.CDLL(str(tmp_path / "lib/rsna_e2e/_jpeg.abi3.so")).rsna_check_jpeg_scan
     library = tmp_path / "lib/rsna_e2e/_C.abi3.so"
     script = (
         f"import torch; torch.ops.load_library({str(library)!r}); "

@@ -1,19 +1,27 @@
 // Whether the scan of a JPEG frame holds exactly the codes that its size asks for. Decoders do not say: of a scan that
 // ends early they make up the rest, and of one that goes on they drop it, so damage becomes pixels.
 // Source: ISO/IEC 10918-1, B.1 and B.2 (markers and segments), C.2 (codes), F.2.2 (DCT), H.2 (lossless).
-#include <array>
-#include <cstddef>
+#include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace {
 
-enum Verdict : int32_t { kWhole = 0, kEndsEarly = 1, kGoesOn = 2, kNoSuchCode = 3, kDamagedHead = 4 };
+enum Verdict : int32_t {
+  kWhole = 0,
+  kEndsEarly = 1,
+  kGoesOn = 2,
+  kNoSuchCode = 3,
+  kWrongRestart = 4,
+  kWrongEnd = 5,
+  kDamagedHead = 6,
+};
 
 constexpr int kMaxCodeBits = 16;
 constexpr int kTables = 4;
 constexpr int kCoefficients = 64;  // of a block of 8 x 8
 constexpr int kBlockSide = 8;
-constexpr int kAllZeros = 15;      // a run of 16 zeros that another code follows
+constexpr int kSixteenZeros = 15;  // the run that another code follows
 constexpr int kNoBitsFollow = 16;  // the lossless category that stands for one difference, 32768
 
 enum Marker : int {
@@ -25,19 +33,34 @@ enum Marker : int {
   kStart = 0xD8,
   kEnd = 0xD9,
   kScan = 0xDA,
+  kNumberOfLines = 0xDC,
   kRestartInterval = 0xDD,
+  kFirstApplication = 0xE0,
+  kComment = 0xFE,
 };
 
-/// A table of codes; `lookup` holds length << 8 | symbol for what the next 16 bits begin with, 0 where no code does.
-struct Codes {
-  std::array<uint16_t, 1 << kMaxCodeBits> lookup{};
-  bool is_defined = false;
+/// How many codes have 1 to 16 bits, and the symbols that they stand for: as a DHT segment has them.
+using Table = const uint8_t*;
+
+/// For each 16 bits what they begin with: length << 8 | symbol, 0 where that is no code.
+using Codes = std::vector<uint16_t>;
+
+struct Frame {
+  int process = 0;
+  int64_t rows = 0;
+  int64_t n_units = 0;  // samples of a lossless frame, blocks of another
+  int64_t restart_interval = 0;
+  Table dc[kTables] = {}, ac[kTables] = {};
 };
 
-/// The bits of a scan, without the zero that follows each FF in it; up to the first marker.
-class Bits {
+int big_endian(const uint8_t* at) { return at[0] << 8 | at[1]; }
+
+bool is_restart(int marker) { return marker >= kFirstRestart && marker < kFirstRestart + 8; }
+
+/// Its bits without the zero that follows each FF, up to the first marker; then markers and segments.
+class Scan {
  public:
-  Bits(const uint8_t* begin, const uint8_t* end) : at_(begin), end_(end) {}
+  Scan(const uint8_t* begin, const uint8_t* end) : at_(begin), end_(end) {}
 
   /// The next 16 bits, zeros where there are none.
   uint32_t peek() {
@@ -46,7 +69,7 @@ class Bits {
                               : uint32_t(bits_ << (kMaxCodeBits - n_)) & 0xFFFF;
   }
 
-  /// Drops bits that were or could be peeked at; false when there are not so many.
+  /// Drops bits; false when there are not so many.
   bool skip(int n) {
     if (n_ < n) fill();
     if (n_ < n) return false;
@@ -54,17 +77,38 @@ class Bits {
     return true;
   }
 
-  /// Whether no more is left than what fills the last byte up, so that a marker comes next.
+  /// Whether nothing is left but what fills the last byte up.
   bool is_at_marker() {
     fill();
     return n_ < 8;
   }
 
+  /// Drops bytes of zeros, with which some writers fill up.
+  void drop_zeros() {
+    fill();
+    for (n_ -= n_ % 8; n_ >= 8 && (bits_ >> (n_ - 8) & 0xFF) == 0; fill()) n_ -= 8;
+  }
+
   /// Goes on behind the marker that comes next, which is returned; 0 when there is none.
   int next_marker() {
     n_ = 0;
+    if (at_ == end_ || *at_ != 0xFF) return 0;
     while (at_ < end_ && *at_ == 0xFF) ++at_;  // any number of them may precede
     return at_ < end_ ? *at_++ : 0;
+  }
+
+  /// Goes on behind the segment whose marker was read; false when it is longer than the frame. lines: what DNL says.
+  bool skip_segment(int64_t& lines) {
+    const int64_t n_bytes = end_ - at_ < 2 ? 0 : big_endian(at_);
+    if (n_bytes < 2 || n_bytes > end_ - at_) return false;
+    lines = n_bytes == 4 ? big_endian(at_ + 2) : -1;
+    at_ += n_bytes;
+    return true;
+  }
+
+  /// Whether there is only padding from here on.
+  bool is_padding() const {
+    return std::all_of(at_, end_, [](uint8_t byte) { return byte == 0 || byte == 0xFF; });
   }
 
  private:
@@ -88,92 +132,108 @@ class Bits {
   int n_ = 0;
 };
 
-struct Frame {
-  int process = 0;
-  int64_t n_units = 0;  // samples of a lossless frame, blocks of another
-  int64_t restart_interval = 0;
-  std::array<Codes, kTables> dc, ac;
-};
-
-int big_endian(const uint8_t* at) { return at[0] << 8 | at[1]; }
-
-/// Reads tables from the content of a DHT segment.
-bool read_tables(Frame& frame, const uint8_t* at, const uint8_t* end) {
+/// Notes where the tables of a DHT segment are.
+bool find_tables(Frame& frame, const uint8_t* at, const uint8_t* end) {
   while (at < end) {
     if (end - at < 1 + kMaxCodeBits) return false;
     const int is_ac = *at >> 4, number = *at & 15;
     if (is_ac > 1 || number >= kTables) return false;
-    Codes& codes = (is_ac ? frame.ac : frame.dc)[number];
-    codes = {};
-    codes.is_defined = true;
-    const uint8_t* counts = at + 1;
-    at += 1 + kMaxCodeBits;
-    uint32_t next = 0;  // the first 16 bits that no code begins yet
-    for (int length = 1; length <= kMaxCodeBits; ++length) {
-      for (int i = 0; i < counts[length - 1]; ++i, ++at) {
-        const uint32_t after = next + (1u << (kMaxCodeBits - length));
-        if (at == end || after > codes.lookup.size()) return false;
-        while (next < after) codes.lookup[next++] = uint16_t(length << 8 | *at);
-      }
-    }
+    const Table table = at + 1;
+    int n_codes = 0;
+    for (int i = 0; i < kMaxCodeBits; ++i) n_codes += table[i];
+    if (n_codes > end - table - kMaxCodeBits) return false;
+    (is_ac ? frame.ac : frame.dc)[number] = table;
+    at = table + kMaxCodeBits + n_codes;
   }
   return true;
+}
+
+/// Empty when there is no such table, or it has more codes than there can be.
+Codes codes_of(Table table) {
+  Codes codes(1 << kMaxCodeBits);
+  if (table == nullptr) return {};
+  const uint8_t* symbol = table + kMaxCodeBits;
+  size_t next = 0;  // the first 16 bits that no code begins yet
+  for (int length = 1; length <= kMaxCodeBits; ++length) {
+    const size_t share = size_t{1} << (kMaxCodeBits - length);
+    for (int i = 0; i < table[length - 1]; ++i, next += share) {
+      if (next + share > codes.size()) return {};
+      std::fill_n(codes.begin() + next, share, uint16_t(length << 8 | *symbol++));
+    }
+  }
+  return codes;
 }
 
 bool read_frame_header(Frame& frame, int process, const uint8_t* at, int64_t n_bytes) {
   if (n_bytes < 6 || at[5] != 1) return false;  // one component, whose blocks are then not interleaved
-  const int64_t rows = big_endian(at + 1), columns = big_endian(at + 3);
-  const int64_t side = process == kLossless ? 1 : kBlockSide;
+  const int64_t columns = big_endian(at + 3), side = process == kLossless ? 1 : kBlockSide;
   frame.process = process;
-  frame.n_units = ((rows + side - 1) / side) * ((columns + side - 1) / side);
+  frame.rows = big_endian(at + 1);
+  frame.n_units = ((frame.rows + side - 1) / side) * ((columns + side - 1) / side);
   return true;
 }
 
-Verdict read_code(Bits& bits, const Codes& codes, int& symbol) {
-  const uint16_t found = codes.lookup[bits.peek()];
+Verdict read_code(Scan& scan, const Codes& codes, int& symbol) {
+  const uint16_t found = codes[scan.peek()];
   // What was peeked at may be zeros that are not there.
-  if (found == 0) return bits.skip(kMaxCodeBits) ? kNoSuchCode : kEndsEarly;
+  if (found == 0) return scan.skip(kMaxCodeBits) ? kNoSuchCode : kEndsEarly;
   symbol = found & 0xFF;
-  return bits.skip(found >> 8) ? kWhole : kEndsEarly;
+  return scan.skip(found >> 8) ? kWhole : kEndsEarly;
 }
 
-Verdict read_sample(Bits& bits, const Codes& differences) {
+Verdict read_sample(Scan& scan, const Codes& differences) {
   int category;
-  if (const Verdict verdict = read_code(bits, differences, category)) return verdict;
+  if (const Verdict verdict = read_code(scan, differences, category)) return verdict;
   if (category > kNoBitsFollow) return kNoSuchCode;
-  return category == kNoBitsFollow || bits.skip(category) ? kWhole : kEndsEarly;
+  return category == kNoBitsFollow || scan.skip(category) ? kWhole : kEndsEarly;
 }
 
-Verdict read_block(Bits& bits, const Codes& dc, const Codes& ac) {
+Verdict read_block(Scan& scan, const Codes& dc, const Codes& ac) {
   int symbol;
-  if (const Verdict verdict = read_code(bits, dc, symbol)) return verdict;
+  if (const Verdict verdict = read_code(scan, dc, symbol)) return verdict;
   if (symbol >= kNoBitsFollow) return kNoSuchCode;
-  if (!bits.skip(symbol)) return kEndsEarly;
+  if (!scan.skip(symbol)) return kEndsEarly;
   for (int k = 1; k < kCoefficients; ++k) {
-    if (const Verdict verdict = read_code(bits, ac, symbol)) return verdict;
+    if (const Verdict verdict = read_code(scan, ac, symbol)) return verdict;
     const int n_zeros = symbol >> 4, n_bits = symbol & 15;
-    if (n_bits == 0 && n_zeros != kAllZeros) break;  // the end of the block
+    if (n_bits == 0 && n_zeros != kSixteenZeros) break;  // the end of the block
     k += n_zeros;
     if (k >= kCoefficients) return kNoSuchCode;
-    if (!bits.skip(n_bits)) return kEndsEarly;
+    if (!scan.skip(n_bits)) return kEndsEarly;
   }
   return kWhole;
 }
 
+/// Reads what follows the last code: DNL may say the number of lines again, and other segments do no harm.
+Verdict read_end(Scan& scan, int64_t rows) {
+  scan.drop_zeros();
+  if (!scan.is_at_marker()) return kGoesOn;
+  for (;;) {
+    const int marker = scan.next_marker();
+    if (marker == kEnd) return scan.is_padding() ? kWhole : kWrongEnd;
+    int64_t lines;
+    if (!scan.skip_segment(lines)) return kWrongEnd;
+    const bool is_harmless = marker == kComment || (marker >= kFirstApplication && marker < kFirstApplication + 16);
+    if (!is_harmless && !(marker == kNumberOfLines && lines == rows)) return kWrongEnd;
+  }
+}
+
 Verdict read_scan(const Frame& frame, const uint8_t* at, const uint8_t* end, int tables, int64_t& n_read) {
-  const Codes &dc = frame.dc[tables >> 4], &ac = frame.ac[tables & 15];
   const bool is_lossless = frame.process == kLossless;
-  if (!dc.is_defined || !(is_lossless || ac.is_defined)) return kDamagedHead;
-  Bits bits(at, end);
+  const Codes dc = codes_of(frame.dc[tables >> 4]), ac = is_lossless ? Codes{} : codes_of(frame.ac[tables & 15]);
+  if (dc.empty() || (ac.empty() && !is_lossless)) return kDamagedHead;
+  Scan scan(at, end);
   for (n_read = 0; n_read < frame.n_units; ++n_read) {
     if (n_read > 0 && frame.restart_interval > 0 && n_read % frame.restart_interval == 0) {
-      if (!bits.is_at_marker()) return kGoesOn;
-      const int64_t number = n_read / frame.restart_interval - 1;
-      if (bits.next_marker() != kFirstRestart + number % 8) return kEndsEarly;
+      if (!scan.is_at_marker()) return kWrongRestart;
+      const int marker = scan.next_marker(), number = (n_read / frame.restart_interval - 1) % 8;
+      if (marker != kFirstRestart + number) return is_restart(marker) ? kWrongRestart : kEndsEarly;
     }
-    if (const Verdict verdict = is_lossless ? read_sample(bits, dc) : read_block(bits, dc, ac)) return verdict;
+    const Verdict verdict = is_lossless ? read_sample(scan, dc) : read_block(scan, dc, ac);
+    if (verdict == kEndsEarly && is_restart(scan.next_marker())) return kWrongRestart;
+    if (verdict) return verdict;
   }
-  return bits.is_at_marker() && bits.next_marker() == kEnd ? kWhole : kGoesOn;
+  return read_end(scan, frame.rows);
 }
 
 Verdict check(const uint8_t* at, const uint8_t* end, int64_t& n_read, int64_t& n_units) {
@@ -195,7 +255,7 @@ Verdict check(const uint8_t* at, const uint8_t* end, int64_t& n_read, int64_t& n
         if (!read_frame_header(frame, marker, content, n_bytes - 2)) return kDamagedHead;
         break;
       case kHuffmanTables:
-        if (!read_tables(frame, content, after)) return kDamagedHead;
+        if (!find_tables(frame, content, after)) return kDamagedHead;
         break;
       case kRestartInterval:
         if (n_bytes != 4) return kDamagedHead;

@@ -216,7 +216,7 @@ class _Bench:
             name=backend,
             before_mib=before.now_mib,
             after_mib=tuple(memory.now_mib for memory in after),
-            peak_mib=max(memory.peak_mib for memory in after),  # Linux counts loosely: a peak it told may be gone
+            peak_mib=max(memory.peak_mib for memory in after),  # Linux counts loosely: a later one may be lower
         )
 
     def _take(self, backend: str, batches: Sequence[Batch]) -> None:

@@ -12,10 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from rsna_e2e.bench.machine import Machine
 from rsna_e2e.bench.studies import SEED
 from rsna_e2e.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
 from rsna_e2e.bench.write import check_out, number, spread, table, write_result
+from rsna_e2e.chunk_size import free_bytes
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.prepare import available_cores, prepare
 from rsna_e2e.records import Progress, no_progress
@@ -26,7 +29,7 @@ PATTERN_STUDIES = 4  # simulated, and repeated under other names
 WRITE = "synced sequential write"
 HEAD_BYTES = 1024  # of a file, which hold all that it says of itself
 SLICE_BYTES = 512 * 512 * 2  # of a simulated slice
-MEMORY_SHARE = 1.25  # of the bytes of its slices, what a turn takes
+MEMORY_SHARE = 1.25  # bytes of memory that a turn fills, for each byte of its slices
 SAMPLE_S = 0.05  # between two looks at the memory
 
 _PROGRAM = "import sys; from rsna_e2e.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -91,8 +94,8 @@ def bench_prepare(
 ) -> PrepareResult:
     """Time prepare on simulated slices under `folder`, by default the system's temporary one.
 
-    It needs room for the files and the store of the larger of both numbers of slices, 1 MiB a slice, and 640 KiB of
-    memory for each of `n_slices`. Raises BadInputError when `folder` is none.
+    It needs room for the files and the store of the larger of both numbers of slices, 1 MiB a slice. Raises
+    BadInputError when `folder` is none.
     """
     check_out(out)
     if folder is not None and not folder.is_dir():
@@ -170,7 +173,8 @@ def _cleared(path: Path, n_slices: int) -> Iterator[None]:
 
     A virtual machine's host takes back what lies free, and gives it again only slowly: to whoever comes first.
     """
-    with mmap.mmap(-1, int(n_slices * SLICE_BYTES * MEMORY_SHARE)) as taken:
+    n_bytes = min(int(n_slices * SLICE_BYTES * MEMORY_SHARE), free_bytes(torch.device("cpu")))
+    with mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as taken:
         for i in range(0, len(taken), mmap.PAGESIZE):
             taken[i] = 1
     yield

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 
 from rsna_e2e.elements import RefusedError
@@ -10,7 +11,28 @@ from rsna_e2e.errors import BUILD_COMMAND
 from rsna_e2e.reasons import Reason
 
 _LIBRARY = Path(__file__).parents[1] / "_jpeg.abi3.so"
-_WHOLE, _ENDS_EARLY, _GOES_ON, _NO_SUCH_CODE = range(4)  # `Verdict` in csrc/jpeg/scan.cpp; a head that is damaged is 4
+
+
+class _Verdict(IntEnum):
+    """As in csrc/jpeg/scan.cpp."""
+
+    WHOLE = 0
+    ENDS_EARLY = 1
+    GOES_ON = 2
+    NO_SUCH_CODE = 3
+    WRONG_RESTART = 4
+    WRONG_END = 5
+    DAMAGED_HEAD = 6
+
+
+_WHY = {
+    _Verdict.ENDS_EARLY: "the scan ends after {n}: decoders make up the rest",
+    _Verdict.GOES_ON: "the scan goes on after {n}",
+    _Verdict.NO_SUCH_CODE: "the scan has no valid code after {n}",
+    _Verdict.WRONG_RESTART: "the scan has a restart marker out of its turn, or none, after {n}",
+    _Verdict.WRONG_END: "something else than the end of the image (EOI) follows the scan",
+    _Verdict.DAMAGED_HEAD: "tables or heads of the scan are missing or damaged",
+}
 
 
 def check_scan(frame: bytes) -> None:
@@ -18,28 +40,21 @@ def check_scan(frame: bytes) -> None:
     that its size asks for: it was cut, or changed so that it reads as fewer or more. Raises RefusedError.
     """
     n_read, n_units = ctypes.c_int64(), ctypes.c_int64()
-    verdict = _checker()(frame, len(frame), ctypes.byref(n_read), ctypes.byref(n_units))
-    if verdict == _WHOLE:
-        return
-    if verdict == _ENDS_EARLY:
-        what = f"the scan ends after {n_read.value:,} of {n_units.value:,} samples or blocks"
-        raise RefusedError(Reason.TRUNCATED, f"{what}: decoders make up the rest")
-    if verdict == _GOES_ON:
-        what = f"the scan goes on after {n_read.value:,} samples or blocks"
-    elif verdict == _NO_SUCH_CODE:
-        what = f"no Huffman code after {n_read.value:,} of {n_units.value:,} samples or blocks"
-    else:
-        what = "tables or heads of the scan are missing or damaged"
-    raise RefusedError(Reason.DECODER_FAILED, what)
+    verdict = _Verdict(_checker()(frame, len(frame), ctypes.byref(n_read), ctypes.byref(n_units)))
+    if verdict != _Verdict.WHOLE:
+        n = f"{n_read.value:,} of {n_units.value:,} samples or blocks"
+        reason = Reason.TRUNCATED if verdict == _Verdict.ENDS_EARLY else Reason.DECODER_FAILED
+        raise RefusedError(reason, _WHY[verdict].format(n=n))
 
 
 @functools.cache
 def _checker() -> Callable[..., int]:
     """The check of csrc/jpeg/scan.cpp. Not among torch's operators: who reads DICOM files needs no torch."""
-    if not _LIBRARY.exists():
-        detail = f"the compiled {_LIBRARY.name} is missing. Build it: {BUILD_COMMAND}"
-        raise RefusedError(Reason.MISSING_DECODER, detail)
-    check = ctypes.CDLL(str(_LIBRARY)).rsna_check_jpeg_scan
+    try:
+        check = ctypes.CDLL(str(_LIBRARY)).rsna_check_jpeg_scan
+    except (OSError, AttributeError):  # not there, of another machine, or of another version
+        detail = f"the compiled {_LIBRARY.name} is missing or cannot be loaded. Build it: {BUILD_COMMAND}"
+        raise RefusedError(Reason.MISSING_DECODER, detail) from None
     check.argtypes = (ctypes.c_char_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_int64))
     check.restype = ctypes.c_int32
     return check
