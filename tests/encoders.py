@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import phantoms
+from jpeg_frames import CODE_OF_DIFFERENCE, SOF3, frame
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -61,9 +62,9 @@ def jpeg_baseline(grey: npt.NDArray[np.uint8], **options: int) -> bytes:
 
 
 def jpeg_lossless(words: npt.NDArray[np.integer], *, predictor: int) -> bytes:
-    """Return grey as lossless JPEG: process 14, selection value `predictor`, one Huffman table of 5-bit codes.
+    """Return grey as lossless JPEG: process 14, selection value `predictor`, the table DIFFERENCES.
 
-    Source: ISO/IEC 10918-1 annex H (H.1.2.1 prediction, table H.2 differences) and annex B (markers).
+    Source: ISO/IEC 10918-1 annex H (H.1.2.1 prediction, table H.2 differences).
     """
     rows, columns = words.shape
     precision = 8 * words.itemsize
@@ -74,33 +75,17 @@ def jpeg_lossless(words: npt.NDArray[np.integer], *, predictor: int) -> bytes:
     predicted[0, 1:], predicted[1:, 0] = left[0, 1:], above[1:, 0]
     predicted[0, 0] = 1 << (precision - 1)
     differences = (values - predicted + 32768) % 65536 - 32768
-    bits = "".join(_difference(int(d)) for d in differences.ravel())
-    bits += "1" * (-len(bits) % 8)
-    data = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\x00")
-    table = bytes([0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)])
-    size = rows.to_bytes(2, "big") + columns.to_bytes(2, "big")
-    return b"".join(
-        (
-            b"\xff\xd8",
-            _segment(0xC4, table),
-            _segment(0xC3, bytes([precision]) + size + bytes([1, 1, 0x11, 0])),
-            _segment(0xDA, bytes([1, 1, 0, predictor, 0, 0])),
-            data,
-            b"\xff\xd9",
-        )
-    )
+    units = [_difference(int(d)) for d in differences.ravel()]
+    last = bytes([predictor, 0, 0])
+    return frame(units, process=SOF3, rows=rows, columns=columns, precision=precision, last=last)
 
 
 def _difference(value: int) -> str:
     """The number of bits as a code, then the bits; of a negative value those of one less."""
     n = abs(value).bit_length()
     if n in (0, 16):  # -32768 needs no bits: nothing else has 16
-        return f"{n:05b}"
-    return f"{n:05b}{value if value > 0 else value + (1 << n) - 1:0{n}b}"
-
-
-def _segment(marker: int, content: bytes) -> bytes:
-    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+        return CODE_OF_DIFFERENCE[n]
+    return f"{CODE_OF_DIFFERENCE[n]}{value if value > 0 else value + (1 << n) - 1:0{n}b}"
 
 
 def htj2k(name: str) -> tuple[npt.NDArray[np.integer], bytes, bytes, npt.NDArray[np.integer]]:

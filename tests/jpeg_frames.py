@@ -1,4 +1,4 @@
-"""JPEG frames of one component made by hand, of codes that stand for no picture: what the standard allows, and not.
+"""JPEG frames of one component made by hand, of any codes: what the standard allows, and not.
 
 Source: ISO/IEC 10918-1, annexes B (segments), C (codes), F.1.2 (blocks) and H.1.2 (lossless differences).
 """
@@ -72,7 +72,7 @@ def frame(
     last: bytes = b"\0\x3f\0",
     end: bytes = b"\xff\xd9",
 ) -> bytes:
-    """A frame of units: `samples` or `blocks`.
+    """A frame of units: the codes of `samples` or `blocks`, or others in DIFFERENCES, DC and AC.
 
     before: segments before the scan. interval: units between restart markers, which the head says unless something
     else is `announced`; the markers begin with number `first_restart`, each after `fill` FF. pad: the bit that fills
@@ -90,8 +90,8 @@ def frame(
     return b"".join(
         (
             b"\xff\xd8",
-            segment(process, bytes([precision]) + size + bytes([1, component, sampling, 0])),
             tables,
+            segment(process, bytes([precision]) + size + bytes([1, component, sampling, 0])),
             before,
             segment(0xDD, announced.to_bytes(2, "big")) if announced else b"",
             segment(0xDA, bytes([1, component, dc << 4 | ac]) + last),

@@ -49,6 +49,9 @@ def interval(n: int) -> bytes:
     return segment(0xDD, n.to_bytes(2, "big"))
 
 
+FRAME_HEADER = segment(SOF3, bytes([16, 0, ROWS, 0, COLUMNS, 1, 1, 0x11, 0]))
+
+
 ALLOWED = {
     "twelve bits": dct(precision=12),
     "baseline": dct(process=SOF0),
@@ -132,7 +135,7 @@ REFUSED = {
     "counts beyond their segment": (dct(tables=segment(0xC4, b"\0" + DC[:9])), HEAD),
     "more codes than there can be": (lossless(tables=segment(0xC4, b"\0" + bytes([3]) + bytes(15) + b"\1\2\3")), HEAD),
     "an interval of three bytes": (dct(before=segment(0xDD, b"\0\0\0")), HEAD),
-    "no frame header": (b"\xff\xd8" + lossless()[15:], HEAD),
+    "no frame header": (lossless().replace(FRAME_HEADER, b""), HEAD),
     "no scan": (b"\xff\xd8" + COMMENT + END, HEAD),
     "nothing": (b"", HEAD),
 }

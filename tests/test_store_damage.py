@@ -1,6 +1,5 @@
 """Damage of every kind: found before it reaches a model, named by verify, and mended from the raw files by repair."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -9,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ def n_intact(store: Path, before: dict[str, bytes]) -> int:
     """Files that are as they were, in a store that is being mended."""
     n = 0
     for name, content in before.items():
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             n += (store / name).read_bytes() == content
     return n
 

@@ -55,6 +55,21 @@ struct Frame {
 
 int big_endian(const uint8_t* at) { return at[0] << 8 | at[1]; }
 
+/// What a marker segment holds, without its length; no content where it is longer than what is left.
+struct Segment {
+  const uint8_t* content = nullptr;
+  int64_t n_bytes = 0;
+};
+
+/// Reads the segment whose marker was read, and goes on behind it.
+Segment read_segment(const uint8_t*& at, const uint8_t* end) {
+  const int64_t n_bytes = end - at < 2 ? 0 : big_endian(at);  // with these two
+  if (n_bytes < 2 || n_bytes > end - at) return {};
+  const Segment segment{at + 2, n_bytes - 2};
+  at += n_bytes;
+  return segment;
+}
+
 bool is_restart(int marker) { return marker >= kFirstRestart && marker < kFirstRestart + 8; }
 
 /// Its bits without the zero that follows each FF, up to the first marker; then markers and segments.
@@ -97,14 +112,8 @@ class Scan {
     return at_ < end_ ? *at_++ : 0;
   }
 
-  /// Goes on behind the segment whose marker was read; false when it is longer than the frame. lines: what DNL says.
-  bool skip_segment(int64_t& lines) {
-    const int64_t n_bytes = end_ - at_ < 2 ? 0 : big_endian(at_);
-    if (n_bytes < 2 || n_bytes > end_ - at_) return false;
-    lines = n_bytes == 4 ? big_endian(at_ + 2) : -1;
-    at_ += n_bytes;
-    return true;
-  }
+  /// The segment whose marker was read.
+  Segment next_segment() { return read_segment(at_, end_); }
 
   /// Whether there is only padding from here on.
   bool is_padding() const {
@@ -133,7 +142,8 @@ class Scan {
 };
 
 /// Notes where the tables of a DHT segment are.
-bool find_tables(Frame& frame, const uint8_t* at, const uint8_t* end) {
+bool find_tables(Frame& frame, const Segment& segment) {
+  const uint8_t *at = segment.content, *end = at + segment.n_bytes;
   while (at < end) {
     if (end - at < 1 + kMaxCodeBits) return false;
     const int is_ac = *at >> 4, number = *at & 15;
@@ -150,8 +160,8 @@ bool find_tables(Frame& frame, const uint8_t* at, const uint8_t* end) {
 
 /// Empty when there is no such table, or it has more codes than there can be.
 Codes codes_of(Table table) {
-  Codes codes(1 << kMaxCodeBits);
   if (table == nullptr) return {};
+  Codes codes(1 << kMaxCodeBits);
   const uint8_t* symbol = table + kMaxCodeBits;
   size_t next = 0;  // the first 16 bits that no code begins yet
   for (int length = 1; length <= kMaxCodeBits; ++length) {
@@ -164,8 +174,9 @@ Codes codes_of(Table table) {
   return codes;
 }
 
-bool read_frame_header(Frame& frame, int process, const uint8_t* at, int64_t n_bytes) {
-  if (n_bytes < 6 || at[5] != 1) return false;  // one component, whose blocks are then not interleaved
+bool read_frame_header(Frame& frame, int process, const Segment& segment) {
+  const uint8_t* at = segment.content;
+  if (segment.n_bytes < 6 || at[5] != 1) return false;  // one component, whose blocks are then not interleaved
   const int64_t columns = big_endian(at + 3), side = process == kLossless ? 1 : kBlockSide;
   frame.process = process;
   frame.rows = big_endian(at + 1);
@@ -211,10 +222,11 @@ Verdict read_end(Scan& scan, int64_t rows) {
   for (;;) {
     const int marker = scan.next_marker();
     if (marker == kEnd) return scan.is_padding() ? kWhole : kWrongEnd;
-    int64_t lines;
-    if (!scan.skip_segment(lines)) return kWrongEnd;
+    const Segment segment = scan.next_segment();
+    if (segment.content == nullptr) return kWrongEnd;
     const bool is_harmless = marker == kComment || (marker >= kFirstApplication && marker < kFirstApplication + 16);
-    if (!is_harmless && !(marker == kNumberOfLines && lines == rows)) return kWrongEnd;
+    const bool is_same = marker == kNumberOfLines && segment.n_bytes == 2 && big_endian(segment.content) == rows;
+    if (!is_harmless && !is_same) return kWrongEnd;
   }
 }
 
@@ -244,25 +256,24 @@ Verdict check(const uint8_t* at, const uint8_t* end, int64_t& n_read, int64_t& n
       at += marker == 0xFF ? 1 : 2;
       continue;
     }
-    const int64_t n_bytes = big_endian(at + 2);  // with these two
-    if (n_bytes < 2 || n_bytes > end - at - 2) break;
-    const uint8_t *content = at + 4, *after = at + 2 + n_bytes;
-    at = after;
+    at += 2;
+    const Segment segment = read_segment(at, end);
+    if (segment.content == nullptr) break;
     switch (marker) {
       case kBaseline:
       case kExtended:
       case kLossless:
-        if (!read_frame_header(frame, marker, content, n_bytes - 2)) return kDamagedHead;
+        if (!read_frame_header(frame, marker, segment)) return kDamagedHead;
         break;
       case kHuffmanTables:
-        if (!find_tables(frame, content, after)) return kDamagedHead;
+        if (!find_tables(frame, segment)) return kDamagedHead;
         break;
       case kRestartInterval:
-        if (n_bytes != 4) return kDamagedHead;
-        frame.restart_interval = big_endian(content);
+        if (segment.n_bytes != 2) return kDamagedHead;
+        frame.restart_interval = big_endian(segment.content);
         break;
       case kScan: {
-        const int tables = n_bytes == 8 && content[0] == 1 ? content[2] : 0xFF;
+        const int tables = segment.n_bytes == 6 && segment.content[0] == 1 ? segment.content[2] : 0xFF;
         if (frame.process == 0 || tables >> 4 >= kTables || (tables & 15) >= kTables) return kDamagedHead;
         n_units = frame.n_units;
         return read_scan(frame, at, end, tables, n_read);
