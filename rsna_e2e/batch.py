@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rsna_e2e.division import Chunk
+
 Rows = npt.NDArray[np.int64]
 
 
@@ -23,25 +25,23 @@ class SliceImages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StudyBatch:
-    """Network input and truth of B series with N slices in all; checked when built.
+    """Truth of B series with N slices in all, and network input of those that are this rank's; checked when built.
 
-    images [N, C, S, S]: float, channels-last. series_lengths [B]: int64 on the CPU, each >= 1, sum N. labels [N, L]:
-    float32, 0 or 1. label_mask [N, L]: bool, False where a label is unknown. series_keys: of each series. rows [N]:
-    int64, where the slices are in the store. n_known_slices, n_known_series [L]: int64 on the CPU, how many slices and
-    series of the whole global batch, of which this is one rank's share, have a known label; a loss is divided by them.
+    images [n, C, S, S]: float, channels-last, of the rank's slices alone. chunks: which those are. series_lengths [B]:
+    int64 on the CPU, each >= 1, sum N. labels [N, L]: float32, 0 or 1. label_mask [N, L]: bool, False where a label is
+    unknown. series_keys: of each series. rows [N]: int64, where the slices are in the store.
     """
 
     images: SliceImages
+    chunks: tuple[Chunk, ...]
     series_lengths: torch.Tensor
     labels: torch.Tensor
     label_mask: torch.Tensor
     series_keys: tuple[str, ...]
     rows: Rows
-    n_known_slices: torch.Tensor
-    n_known_series: torch.Tensor
 
     def __post_init__(self) -> None:
-        n = self.images.shape[0]
+        n = len(self.rows)
         _check(len(self.images.shape) == 4, f"images must be [N, C, S, S], not {list(self.images.shape)}")
         _check(
             self.series_lengths.dtype == torch.int64
@@ -62,10 +62,12 @@ class StudyBatch:
             self.label_mask.shape == self.labels.shape and self.label_mask.dtype == torch.bool,
             "label_mask must be bool and shaped like labels",
         )
-        for known in (self.n_known_slices, self.n_known_series):
-            _check(known.shape == self.labels.shape[1:] and known.device.type == "cpu", "counts must be [L] on the CPU")
         _check(len(self.series_keys) == len(self.series_lengths), "one key for every series")
-        _check(self.rows.shape == (n,), "one row of the store for every slice")
+        n_own = sum(map(len, self.chunks))
+        _check(self.images.shape[0] == n_own, f"chunks of {n_own} slices, but {self.images.shape[0]} images")
+        _check(
+            all(0 <= chunk.start < chunk.stop <= n for chunk in self.chunks), "every chunk must be part of the batch"
+        )
 
 
 def study_targets(

@@ -8,18 +8,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from rsna_e2e.buckets import IN_FLIGHT
 from rsna_e2e.config import RunConfig
 from rsna_e2e.device import Compute
 from rsna_e2e.distributed import ALONE, Ranks
 from rsna_e2e.errors import OutOfResourcesError
 from rsna_e2e.model import JointModel
+from rsna_e2e.norms import buffers_kept, freeze_norms
 from rsna_e2e.tasks import Task
 
 WHOLE = 4096  # slices of embeddings, on which nothing is computed: a batch as it is
 LARGEST_CHUNK = 64  # more slices together make no device busier
+_BATCHES_HELD = 3  # of images: one that is computed, two inside DALI's pipeline
+_STORED_BYTES = 2  # of a pixel as it is stored: int16
 _FEW, _MORE = 2, 4  # slices of the two measurements; train-mode BatchNorm needs two
 _GPU_SHARE, _CPU_SHARE = 0.8, 0.5  # of free memory; fragments, images and, on a CPU, everything else take the rest
-_PER_PARAMETER = 3  # bytes of gradient and of Adam's two moments, for each byte of a parameter
+_MOMENTS = {"sgd": 1}  # what an optimiser keeps for each parameter, as often as a parameter is large
+_ADAMS_MOMENTS = 2  # and LAMB's
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP_LIMIT, _CGROUP_USE = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
@@ -37,13 +42,20 @@ def resolve_chunks(
     if config.model.backbone == "none":
         return _settle(config, chunk=WHOLE, graph_slices=WHOLE)
     size = max(config.image.size, *config.image.size_from_epoch.values(), 1)
+    embed_images = torch.compile(model.embed) if config.compile else model.embed
 
     def embed(n: int) -> torch.Tensor:
         images = torch.zeros(n, len(task.windows_hu), size, size, dtype=compute.image_dtype, device=compute.device)
+        if config.compile:  # as a step does
+            torch._dynamo.maybe_mark_dynamic(images, 0)
         with compute.autocast():
-            return model.embed(images.to(memory_format=torch.channels_last))
+            return embed_images(images.to(memory_format=torch.channels_last))
 
-    n_fit = int(ranks.min_(torch.tensor(count_fitting(model, embed, compute.device))).item())
+    is_frozen = config.model.batchnorm == "frozen" and config.slice_phase is None
+    slice_bytes = size**2 * (len(task.windows_hu) * compute.image_dtype.itemsize + _STORED_BYTES)
+    reserved = reserved_bytes(model, config, ranks=ranks, slice_bytes=slice_bytes)
+    n_fit = count_fitting(model, embed, compute.device, has_frozen_norms=is_frozen, reserved=reserved)
+    n_fit = int(ranks.min_(torch.tensor(n_fit)).item())
     if n_fit < _FEW:
         raise OutOfResourcesError(
             f"{config.model.backbone} at {size} px: not even {_FEW} slices fit the memory of {compute}. Lower "
@@ -58,29 +70,44 @@ def _settle(config: RunConfig, **measured: int) -> RunConfig:
     return config.model_copy(update={name: n for name, n in measured.items() if getattr(config, name) == "auto"})
 
 
-def count_fitting(model: nn.Module, embed: Callable[[int], torch.Tensor], device: torch.device) -> int:
-    """How many slices' activations fit beside the model, its gradients and Adam's moments.
+def reserved_bytes(model: nn.Module, config: RunConfig, *, ranks: Ranks, slice_bytes: int) -> int:
+    """What training keeps beside the model and its activations: gradients, the optimiser's moments, the average of
+    weights, gradients that travel, and batches of a rank's images. slice_bytes: of a stored slice and its image."""
+    sizes = [parameter.nbytes for parameter in model.parameters()]
+    copies = 1 + _MOMENTS.get(config.optimizer.name, _ADAMS_MOMENTS) + (config.ema_decay is not None)
+    travelling = IN_FLIGHT * max(config.distributed.bucket_mib * 2**20, *sizes) if ranks.n_ranks > 1 else 0
+    n_images = 0 if config.loader.transform == "chunk" else -(-config.loader.slices_per_batch // ranks.n_ranks)
+    return copies * sum(sizes) + travelling + _BATCHES_HELD * n_images * slice_bytes
+
+
+def count_fitting(
+    model: nn.Module,
+    embed: Callable[[int], torch.Tensor],
+    device: torch.device,
+    *,
+    has_frozen_norms: bool = False,
+    reserved: int = 0,
+) -> int:
+    """How many slices' activations fit beside the model and `reserved` bytes.
 
     embed: n images of zeros to embeddings. What a few and some more slices need is measured, and taken to grow evenly.
     The model is left as it was.
     """
     measure = _peak_of_gpu if device.type == "cuda" else _bytes_kept
-    buffers = [buffer.clone() for buffer in model.buffers()]
     was_training = model.training
     model.train()
+    if has_frozen_norms:
+        freeze_norms(model)
     try:
-        measure(embed, _FEW, device)  # leaves gradients and the libraries' workspaces, which later passes find there
-        few, more = measure(embed, _FEW, device), measure(embed, _MORE, device)
+        with buffers_kept(model):
+            measure(embed, _FEW, device)  # leaves gradients and libraries' workspaces, which later passes find there
+            few, more = measure(embed, _FEW, device), measure(embed, _MORE, device)
     except torch.OutOfMemoryError:
         return 0
     finally:
         model.train(was_training)
         model.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for buffer, before in zip(model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-    parameters = sum(parameter.nbytes for parameter in model.parameters())
-    return extrapolate(few, more, free=free_bytes(device) - _PER_PARAMETER * parameters)
+    return extrapolate(few, more, free=free_bytes(device) - reserved)
 
 
 def extrapolate(few: int, more: int, *, free: int) -> int:

@@ -2,45 +2,27 @@
 
 The backbone embeds chunk after chunk, keeping the graphs of the last ones only; the loss of all embeddings gives the
 gradient there; then the kept graphs take their part of it, and every earlier chunk is embedded again, with a graph, for
-its own. Nothing is approximated: the sum over chunks is the chain rule. BatchNorm in train mode normalises by its
-chunk, by definition; its running statistics move once per chunk.
+its own. Nothing is approximated: the sum over chunks is the chain rule. A rank does so for its own chunks of a batch,
+and the heads see the embeddings of all. BatchNorm in train mode normalises by its chunk, by definition; its running
+statistics move once per chunk.
 """
 
-# N slices (packed), n slices of one chunk, B series, C windows, S image side, D embedding width
+# N slices of a batch (packed), n of them this rank's own, C windows, S image side, D embedding width
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from rsna_e2e.batch import SliceImages
+from rsna_e2e.division import Chunk
+from rsna_e2e.norms import buffers_kept
 
-Embed = Callable[[torch.Tensor], torch.Tensor]
+Embed = Callable[[torch.Tensor, Chunk], torch.Tensor]
+Gather = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Slices [start, stop) of a batch that go through the backbone together; `index` counts the chunks of a series.
-
-    series_key: of the series that they belong to, or of the first slice where slices of many series are mixed.
-    """
-
-    start: int
-    stop: int
-    series_key: str
-    index: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def rows(self) -> slice:
-        """Where these slices are in a packed tensor."""
-        return slice(self.start, self.stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,26 +37,9 @@ class Backward:
     recompute_error: torch.Tensor
 
 
-def make_chunks(lengths: Sequence[int], series_keys: Sequence[str], *, chunk_size: int) -> list[Chunk]:
-    """Divide each series into as few chunks of at most `chunk_size` slices as possible, equal to within one slice.
-
-    lengths [B]: slices of each series, in the order of the batch. A short remainder would give BatchNorm in train mode
-    a poor sample, so there is none.
-    """
-    chunks: list[Chunk] = []
-    first = 0
-    for length, key in zip(lengths, series_keys, strict=True):
-        n_chunks = -(-length // chunk_size)
-        bounds = [first + length * i // n_chunks for i in range(n_chunks + 1)]
-        chunks += [Chunk(bounds[i], bounds[i + 1], key, i) for i in range(n_chunks)]
-        first += length
-    return chunks
-
-
-def derive_seed(seed: int, step: int, series_key: str, part: int | str) -> int:
-    """Seed of the dropout and drop-path of one part of a step, a chunk's index or "head": the same in both passes, on
-    any rank and after any resumption."""
-    digest = hashlib.sha256(f"{seed}/{step}/{series_key}/{part}".encode()).digest()
+def derive_seed(*parts: int | str) -> int:
+    """Return a seed of 63 bits that is a pure function of `parts`, such as run seed, step, and what it is for."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1  # torch takes 63 bits
 
 
@@ -86,47 +51,57 @@ def backward_in_chunks(
     loss: Loss,
     *,
     seed: int,
-    step: int,
     graph_slices: int,
+    gather: Gather | None = None,
+    before_last: Callable[[], None] = lambda: None,
 ) -> Backward:
-    """Add the gradients of loss(embeddings) to `.grad` of every parameter.
+    """Add this rank's part of the gradients of loss(embeddings) to `.grad` of every parameter.
 
-    module: what holds the buffers that `embed` moves, such as running statistics. embed: [n, C, S, S] to [n, D] in
-    float32; autocast is inside of it, since its cache, shared with the pass without graphs, would lose gradients.
-    chunks: at least one; together they are the N slices in order. loss: [N, D] to a scalar, scaled as needed.
+    module: what holds the buffers that `embed` moves, such as running statistics. embed: [n, C, S, S] and the chunk
+    that they are to [n, D] in float32; autocast is inside of it, since its cache, shared with the pass without graphs,
+    would lose gradients. images: of this rank's slices. chunks: where in the batch those are; of a rank that shares,
+    maybe none. gather: own embeddings [n, D] to all of the batch [N, D]; None where they are all. loss: [N, D] to a
+    scalar, scaled as needed. seed: of what the heads draw, and of what the backbone draws chunk by chunk.
     graph_slices: the last chunks keep their graphs while they have no more slices than this together; the very last
-    always does. Gradients do not depend on it, by a bit.
+    always does. Gradients do not depend on it, by a bit. before_last: called before the last pass through the backbone,
+    which leaves its gradients final.
     """
-    assert chunks, "a batch without slices has no gradient"
+    assert chunks or gather is not None, "a batch without slices has no gradient"
     assert not any(map(torch.is_autocast_enabled, ("cpu", "cuda"))), "autocast belongs inside `embed`"
     n_dropped = _count_dropped(chunks, graph_slices)
+    earlier, kept = chunks[:n_dropped], chunks[n_dropped:]
 
     def embed_chunk(chunk: Chunk) -> torch.Tensor:
-        torch.manual_seed(derive_seed(seed, step, chunk.series_key, chunk.index))
-        return embed(images[chunk.rows])
+        torch.manual_seed(derive_seed(seed, chunk.start))
+        return embed(images[chunk.images], chunk)
 
     with torch.no_grad():
-        dropped = [embed_chunk(chunk) for chunk in chunks[:n_dropped]]
-    graphs = [embed_chunk(chunk) for chunk in chunks[n_dropped:]]
-    first_ND = torch.cat([*dropped, *(embeddings.detach() for embeddings in graphs)])
-    torch.manual_seed(derive_seed(seed, step, chunks[0].series_key, "head"))
-    value, gradient_ND = _backward_to_embeddings(loss, first_ND)
-    difference = torch.zeros_like(first_ND[0, 0])
-    if graphs[-1].requires_grad:  # a frozen backbone has nothing to learn
-        for chunk in reversed(chunks[n_dropped:]):
+        dropped = [embed_chunk(chunk) for chunk in earlier]
+    graphs = [embed_chunk(chunk) for chunk in kept]
+    own_nD = torch.cat([*dropped, *(embeddings.detach() for embeddings in graphs)] or [torch.empty(0)])
+    all_ND = own_nD if gather is None else gather(own_nD)
+    torch.manual_seed(derive_seed(seed, "head"))
+    value, gradient_ND = _backward_to_embeddings(loss, all_ND)
+    difference = torch.zeros_like(all_ND[0, 0])
+    if graphs and graphs[-1].requires_grad:  # a frozen backbone has nothing to learn
+        for chunk in reversed(kept):
+            if chunk is chunks[0]:
+                before_last()
             graphs.pop().backward(gradient_ND[chunk.rows])  # type: ignore[no-untyped-call]
-        with _buffers_kept(module):
-            for chunk in reversed(chunks[:n_dropped]):
+        with buffers_kept(module):
+            for chunk in reversed(earlier):
                 second = embed_chunk(chunk)
+                if chunk is chunks[0]:
+                    before_last()
                 second.backward(gradient_ND[chunk.rows])  # type: ignore[no-untyped-call]
-                difference = torch.maximum(difference, (second.detach() - first_ND[chunk.rows]).abs().amax())
-    scale = first_ND.abs().amax().clamp(min=torch.finfo(first_ND.dtype).tiny)
+                difference = torch.maximum(difference, (second.detach() - own_nD[chunk.images]).abs().amax())
+    scale = all_ND.abs().amax().clamp(min=torch.finfo(all_ND.dtype).tiny)
     return Backward(loss=value, recompute_error=difference / scale)
 
 
 def _count_dropped(chunks: Sequence[Chunk], graph_slices: int) -> int:
     """How many chunks from the first on do without a graph, so that the others fit; the last is never among them."""
-    room = graph_slices - len(chunks[-1])
+    room = graph_slices - len(chunks[-1]) if chunks else 0
     for index in range(len(chunks) - 2, -1, -1):
         room -= len(chunks[index])
         if room < 0:
@@ -141,15 +116,3 @@ def _backward_to_embeddings(loss: Loss, embeddings_ND: torch.Tensor) -> tuple[to
     value.backward()  # type: ignore[no-untyped-call]
     assert leaf_ND.grad is not None, "the loss does not depend on the embeddings"
     return value.detach(), leaf_ND.grad
-
-
-@contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Undo what forward passes do to buffers, so that two passes move running statistics once."""
-    buffers = list(module.buffers())
-    kept = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        for buffer, before in zip(buffers, kept, strict=True):
-            buffer.copy_(before)

@@ -4,21 +4,22 @@ Plain collectives over torch.distributed, started by torchrun or anything that s
 nothing that another rank sends is ever unpickled.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import groupby
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from rsna_e2e.buckets import BucketQueue, make_buckets, parts
 from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
+from rsna_e2e.norms import moving_buffers, put_back
 
-_MIB = 2**20
-_IN_FLIGHT = 2  # buckets under way at a time: one travels while the next is filled
+_BROADCAST_BYTES = 25 * 2**20  # pieces in which a model travels
+_ODD = 0x9E3779B97F4A7C15 - 2**64  # spreads small numbers over 64 bits: SplitMix64's increment
+_PIECE = 2**22  # values mixed at a time
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _ADDRESS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")
 _HOW_TO_START = "Start with bin/train.sh or torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK to train alone"
@@ -52,20 +53,6 @@ class Ranks:
         """Replace `tensor` by its elementwise minimum over the ranks."""
         return self._reduce_(tensor, dist.ReduceOp.MIN)
 
-    def sum_gradients_(self, parameters: Iterable[nn.Parameter], *, bucket_mib: int) -> None:
-        """Replace the gradient of every trainable parameter by its sum over the ranks, in buckets of `bucket_mib`.
-
-        A missing gradient counts as zeros and becomes zeros, alone too, so that the optimiser does the same with any
-        number of ranks.
-        """
-        gradients = []
-        for parameter in parameters:
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                gradients.append(parameter.grad)
-        self._travel_(gradients, lambda flat: dist.all_reduce(flat, async_op=True), bucket_mib=bucket_mib)
-
     def average_buffers_(self, module: nn.Module, *, weight: float) -> None:
         """Average the module's float buffers over the ranks, and take the maximum of the others.
 
@@ -73,7 +60,7 @@ class Ranks:
         that buffers that are equal everywhere stay as they are.
         """
         assert weight >= 0
-        buffers = [buffer for buffer in module.buffers() if buffer.numel()]
+        buffers = [buffer for buffer in moving_buffers(module) if buffer.numel()]
         if self.n_ranks == 1 or not buffers:
             return
         floats = [buffer for buffer in buffers if buffer.is_floating_point()]
@@ -81,15 +68,29 @@ class Ranks:
         sums = self.sum_(weight * torch.cat([total, *(buffer.double().reshape(-1) for buffer in floats)]))
         if not sums[0]:
             return
-        _scatter_(sums[1:] / sums[0], floats)
+        put_back(floats, parts(sums[1:] / sums[0], floats))
         integers = [buffer for buffer in buffers if not buffer.is_floating_point()]
         if integers:
-            _scatter_(self.max_(torch.cat([buffer.reshape(-1).long() for buffer in integers])), integers)
+            largest = self.max_(torch.cat([buffer.reshape(-1).long() for buffer in integers]))
+            put_back(integers, parts(largest, integers))
+
+    def agree_(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether all ranks hold the same bits; where they do not, they all get those of rank 0.
+
+        tensors: on one device. Told apart by `fingerprint`.
+        """
+        if self.n_ranks == 1 or not tensors:
+            return True
+        own = fingerprint(tensors)
+        largest, smallest = self.max_(torch.stack([own, -own])).tolist()
+        if largest == -smallest:
+            return True
+        self._broadcast_(tensors)
+        return False
 
     def broadcast_(self, module: nn.Module) -> None:
         """Give every rank the parameters and buffers of rank 0."""
-        tensors = [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
-        self._travel_(tensors, lambda flat: dist.broadcast(flat, src=0, async_op=True), bucket_mib=25)
+        self._broadcast_([tensor.detach() for tensor in (*module.parameters(), *module.buffers())])
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -102,54 +103,31 @@ class Ranks:
             tensor.detach().copy_(flat)
         return tensor
 
-    def _travel_(
-        self, tensors: Sequence[torch.Tensor], send: Callable[[torch.Tensor], dist.Work | None], *, bucket_mib: int
-    ) -> None:
-        """Pack `tensors` into flat buckets, `send` each, and copy what comes back into their places."""
-        if self.n_ranks == 1:
-            return
-        under_way: deque[tuple[torch.Tensor, list[torch.Tensor], dist.Work | None]] = deque()
-        for bucket in _buckets(tensors, limit=bucket_mib * _MIB):
-            flat = torch.empty(sum(t.numel() for t in bucket), dtype=bucket[0].dtype, device=bucket[0].device)
-            for part, tensor in _parts(flat, bucket):
-                part.copy_(tensor)
-            under_way.append((flat, bucket, send(flat)))
-            if len(under_way) == _IN_FLIGHT:
-                _arrive(*under_way.popleft())
-        while under_way:
-            _arrive(*under_way.popleft())
+    def _broadcast_(self, tensors: Sequence[torch.Tensor]) -> None:
+        if self.n_ranks > 1:
+            queue = BucketQueue(lambda flat: dist.broadcast(flat, src=0, async_op=True))
+            for bucket in make_buckets(tensors, limit=_BROADCAST_BYTES):
+                queue.put(bucket)
+            queue.drain()
 
 
-def _arrive(flat: torch.Tensor, bucket: Sequence[torch.Tensor], work: dist.Work | None) -> None:
-    assert work is not None
-    work.wait()
-    _scatter_(flat, bucket)
+def fingerprint(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return 62 bits, in an int64 on the device of `tensors`, that a change of any value in them changes almost surely.
+
+    Values of 4 or 8 bytes are mixed one by one before they are added, so that small changes do not cancel; in pieces,
+    which need no memory to speak of.
+    """
+    pieces = [torch.split(tensor.detach().reshape(-1).view(torch.int32), _PIECE) for tensor in tensors]
+    sums = [torch.stack([_mixed(bits).sum() for bits in of_tensor]).sum() for of_tensor in pieces]
+    places = torch.arange(1, len(sums) + 1, device=tensors[0].device)
+    return (torch.stack(sums) * (places * _ODD)).sum() & (2**62 - 1)
 
 
-def _scatter_(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
-    for part, tensor in _parts(flat, tensors):
-        tensor.copy_(part)
-
-
-def _parts(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Each tensor with the piece of `flat` that is its own, in its shape."""
-    pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
-    for piece, tensor in zip(pieces, tensors, strict=True):
-        yield piece.view(tensor.shape), tensor
-
-
-def _buckets(tensors: Sequence[torch.Tensor], *, limit: int) -> Iterator[list[torch.Tensor]]:
-    """Split tensors into runs of one dtype and device, of at most `limit` bytes or a single tensor."""
-    for _, alike in groupby(tensors, key=lambda tensor: (tensor.dtype, tensor.device)):
-        bucket: list[torch.Tensor] = []
-        n_bytes = 0
-        for tensor in alike:
-            if bucket and n_bytes + tensor.nbytes > limit:
-                yield bucket
-                bucket, n_bytes = [], 0
-            bucket.append(tensor)
-            n_bytes += tensor.nbytes
-        yield bucket
+def _mixed(bits: torch.Tensor) -> torch.Tensor:
+    """The mixing function of MurmurHash3 (Appleby 2011, public domain), all but its last step."""
+    mixed = (bits ^ (bits >> 16)) * (0x85EBCA6B - 2**32)
+    mixed ^= mixed >> 13
+    return mixed.mul_(0xC2B2AE35 - 2**32)
 
 
 ALONE = Ranks()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from rsna_e2e.batch import StudyBatch
@@ -18,7 +19,7 @@ from rsna_e2e.tensors import encode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesState:
-    """One series of a failing step, by the beginning of its hash, and what of it is finite."""
+    """One series of a failing step, by the beginning of its hash, and what of this rank's slices of it is finite."""
 
     series: str
     n_slices: int
@@ -67,16 +68,19 @@ def write_bundle(
 
 @torch.no_grad()
 def _states(model: JointModel, batch: StudyBatch, compute: Compute) -> Iterator[SeriesState]:
+    """Of each series that has slices of this rank, those slices by themselves."""
     model.eval()
-    ends = batch.series_lengths.cumsum(0).tolist()
-    for key, n, end in zip(batch.series_keys, batch.series_lengths.tolist(), ends, strict=True):
-        images = batch.images[end - n : end]
+    own = np.concatenate([np.arange(chunk.start, chunk.stop) for chunk in batch.chunks] or [np.empty(0, dtype=int)])
+    series_of = np.searchsorted(batch.series_lengths.cumsum(0).numpy(), own, side="right")
+    for series in np.unique(series_of).tolist():
+        (places,) = np.nonzero(series_of == series)
+        images = torch.cat([batch.images[place : place + 1] for place in places.tolist()])
         with compute.autocast():
             embeddings = model.embed(images)
-        logits = model.classify(embeddings, torch.tensor([n])).slices
+        logits = model.classify(embeddings, torch.tensor([len(images)])).slices
         yield SeriesState(
-            series=key[:8],
-            n_slices=n,
+            series=batch.series_keys[series][:8],
+            n_slices=len(images),
             images_are_finite=_is_finite(images),
             embeddings_are_finite=_is_finite(embeddings),
             logits_are_finite=_is_finite(logits),

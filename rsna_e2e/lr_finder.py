@@ -28,7 +28,7 @@ from rsna_e2e.split import split_series
 from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import get_task
-from rsna_e2e.train import make_loaders, prepare_model
+from rsna_e2e.train import divide, make_loaders, prepare_model
 
 
 class Outcome(Protocol):
@@ -87,7 +87,7 @@ def find_learning_rate(
         init_from=init_from,
         last=None,
     )
-    loader_at = make_loaders(store, config, task, compute, ALONE)
+    loader_at = make_loaders(store, config, task, compute, division=divide(model, config, ALONE))
     phases = plan_phases(config, lambda epoch: loader_at(config.image.size_at(epoch)), training)
     tested = next(planned for planned in phases if planned.kind == phase)
     is_joint = phase == "series"

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence, unpa
 
 from rsna_e2e.config import ModelConfig
 from rsna_e2e.errors import MissingCapabilityError, UsageError
+from rsna_e2e.slice_dropout import SliceDropout, SliceKeys, drop_by_slice
 from rsna_e2e.tasks import Task
 from rsna_e2e.tensors import load_weights
 
@@ -25,8 +26,8 @@ class SequenceHead(nn.Module):
 
     padding packed: a series' logits do not depend on its batch mates. left, as published: each series gets zeros in
     front up to the longest of the batch, which the LSTMs run over as if they were slices. So logits depend on the
-    series in one call: on batch mates, and on how many ranks share a batch, since each pads its own share; not on
-    chunks, as the head always has whole series. Differences never reach into the padding.
+    series in one call, on batch mates; not on chunks or ranks, as the head always has the whole batch. Differences
+    never reach into the padding.
     """
 
     def __init__(self, embedding_width: int, n_labels: int, *, padding: Literal["packed", "left"] = "packed") -> None:
@@ -98,12 +99,16 @@ class JointModel(nn.Module):
     `embed` and `classify` are apart, because the first goes slice by slice and the second over a whole series. With
     `config.slice_loss_weight` > 0 there is also a linear classifier of single slices on the embeddings, an auxiliary
     target that exists in training only; with `config.study_loss_weight` > 0 a head for whole series. Without a head
-    (`config.head` none) that classifier is all there is, and every slice is classified by itself.
+    (`config.head` none) that classifier is all there is, and every slice is classified by itself. `slice_keys`: what
+    the masks of dropout and drop-path are drawn by while slices are embedded in training.
     """
 
     def __init__(self, config: ModelConfig, *, n_channels: int, n_labels: int) -> None:
         super().__init__()
         self.backbone = _create_backbone(config, n_channels)
+        self.slice_keys = SliceKeys()
+        drop_by_slice(self.backbone, self.slice_keys, first_layer=1)
+        self.dropout = SliceDropout(config.backbone_dropout, self.slice_keys, layer=0)
         self.n_features: int = getattr(self.backbone, "head_hidden_size", self.backbone.num_features)
         width = config.embedding_width or self.n_features
         self.projection = nn.Linear(self.n_features, width) if config.embedding_width else nn.Identity()
@@ -120,8 +125,8 @@ class JointModel(nn.Module):
 
     def embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
         """Return float32 embeddings [N, F], the backbone's features, in the autocast precision of the caller."""
-        features: torch.Tensor = self.backbone(images_NCSS)
-        return features.float()
+        features: torch.Tensor = self.dropout(self.backbone(images_NCSS).float())
+        return features
 
     def forward(self, images_NCSS: torch.Tensor, lengths_B: torch.Tensor) -> Logits:
         """Return the logits of every slice and series."""
@@ -142,6 +147,14 @@ class JointModel(nn.Module):
         with _in_float32(embeddings_NF):
             logits: torch.Tensor = self.slice_classifier(self.projection(embeddings_NF))
         return logits
+
+
+def flatten_lstms(module: nn.Module) -> None:
+    """Put each LSTM's weights on a GPU where cuDNN wants them, one after another: a copy of a module leaves them
+    scattered, and cuDNN then gathers them in every pass."""
+    for child in module.modules():
+        if isinstance(child, nn.RNNBase):
+            child.flatten_parameters()
 
 
 def _in_float32(tensor: torch.Tensor) -> torch.autocast:
@@ -167,7 +180,6 @@ def _create_backbone(config: ModelConfig, n_channels: int) -> Any:
             pretrained=download,
             num_classes=0,
             in_chans=n_channels,
-            drop_rate=config.backbone_dropout,
             **config.backbone_arguments,
         )
     except RuntimeError as error:

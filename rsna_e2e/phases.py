@@ -8,6 +8,7 @@ from typing import Literal
 
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import OptimizerConfig, RunConfig
+from rsna_e2e.division import Division, busy_share
 from rsna_e2e.loader import SeriesLoader, StudyLoader
 from rsna_e2e.sampler import Batch
 
@@ -24,9 +25,18 @@ class Epoch:
     is_joint: bool
     is_backbone_frozen: bool
 
+    @property
+    def division(self) -> Division:
+        """How its batches are divided over ranks."""
+        return self.loader.division if self.is_joint else self.loader.division.by_slices()
+
+    def lengths(self, batch: Batch) -> list[int]:
+        """Slices of each series of a batch, or of each slice."""
+        return self.loader.lengths(batch) if self.is_joint else [1] * len(batch)
+
     def n_slices(self, step: Step) -> int:
         """Slices in a step, of all ranks."""
-        return sum(self.loader.n_slices(batch) if self.is_joint else len(batch) for batch in step)
+        return sum(sum(self.lengths(batch)) for batch in step)
 
     def load(self, *, skip_steps: int) -> Generator[tuple[Step, list[StudyBatch]]]:
         """Yield each step with this rank's share of its batches, from step `skip_steps` of the epoch on."""
@@ -58,6 +68,12 @@ class Phase:
     def n_slices(self) -> int:
         """Slices that all its steps see, those seen again in every epoch counted again."""
         return sum(epoch.n_slices(step) for epoch in self.epochs for step in epoch.steps)
+
+    @property
+    def busy_share(self) -> float:
+        """The part of their time that ranks can be expected to work, see `division.busy_share`: of the first epoch."""
+        first = self.epochs[0]
+        return busy_share((first.lengths(batch) for step in first.steps for batch in step), first.division)
 
 
 def plan_phases(

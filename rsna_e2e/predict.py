@@ -133,7 +133,7 @@ def predict_series(
 ) -> tuple[Rows, Float64Array]:
     """Return (store rows [N], probabilities [N, L]) of the series at `positions` in the store, un-augmented.
 
-    Of the loader's share of them, when it is one rank's; and of those before it was told to stop.
+    loader: of whole batches. Of those only that came before it was told to stop.
     """
     batches = loader.group(positions)
     n_slices = sum(map(loader.n_slices, batches))
@@ -143,8 +143,6 @@ def predict_series(
     for batch in loader.load(batches, epoch=None):
         if is_stopping():
             break
-        if not batch.series_keys:
-            continue
         probabilities.append(_predict_batch(model, batch, compute))
         rows.append(batch.rows)
         done += len(batch.labels)

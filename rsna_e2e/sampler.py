@@ -39,22 +39,6 @@ def series_batches(n_series: int, *, batch_size: int, seed: int | None, epoch: i
     return [tuple(order[start : start + batch_size]) for start in range(0, n_series, batch_size)]
 
 
-def rank_share(lengths: Sequence[int], *, rank: int, n_ranks: int) -> list[int]:
-    """Return which members of a global batch rank `rank` of `n_ranks` works on, in ascending order; may be none.
-
-    lengths: number of slices of each member. The longest go first, each to the rank with the fewest slices so far
-    (Graham 1969, LPT), so that every rank knows every share without a word between them.
-    """
-    load = [0] * n_ranks
-    mine: list[int] = []
-    for member in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        chosen = load.index(min(load))
-        load[chosen] += lengths[member]
-        if chosen == rank:
-            mine.append(member)
-    return sorted(mine)
-
-
 def slice_batches(rows: Sequence[int], *, batch_size: int, seed: int, epoch: int) -> list[Batch]:
     """Group single slices, drawn from all series alike, into batches of `batch_size`; what is left over waits.
 

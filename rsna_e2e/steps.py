@@ -1,24 +1,30 @@
-"""One step of training: exact gradients chunk by chunk, summed over ranks, checked, clipped, applied."""
+"""One step of training: exact gradients chunk by chunk, shared by the ranks, checked, clipped, applied.
 
-# N slices (packed), F features of an embedding, L labels
+Every rank embeds its own chunks of a batch and computes the heads on the embeddings of all, which takes as long as on
+its own part of them: an LSTM waits for its last slice whatever the width of the batch. So the heads' gradients, most of
+the bytes, need no sum; that all ranks come to the same bits is checked.
+"""
+
+# N slices of a batch (packed), n of them in a chunk, F features of an embedding, L labels
 
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.nn.functional import pad
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from rsna_e2e.batch import StudyBatch, study_targets
-from rsna_e2e.chunked import backward_in_chunks, make_chunks
+from rsna_e2e.chunked import backward_in_chunks, derive_seed
 from rsna_e2e.config import OptimizerConfig, RunConfig
 from rsna_e2e.device import Compute
 from rsna_e2e.distributed import ALONE, Ranks
+from rsna_e2e.gradient_sum import GradientSum
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.model import JointModel
+from rsna_e2e.norms import copied, freeze_norms, moving_buffers, put_back
 from rsna_e2e.optimizer import make_optimizer, make_schedule, set_learning_rates
+from rsna_e2e.slice_dropout import slice_keys
 from rsna_e2e.tasks import Task
 
 
@@ -26,10 +32,11 @@ from rsna_e2e.tasks import Task
 class StepResult:
     """What a step did, the same on every rank.
 
-    loss: of the slice labels, over the known cells of all ranks; study_loss: of the series, NaN without that head.
+    loss: of the slice labels, over the known cells of the batches; study_loss: of the series, NaN without that head.
     gradient_norm: before clipping. learning_rate: of the backbone. is_skipped: it was not finite, and changed nothing.
     is_overflow: no more than float16's range was exceeded; the scale of the loss has been lowered for the next.
-    recompute_error: see `chunked.Backward`, of this rank.
+    recompute_error: see `chunked.Backward`, the largest of all ranks. busy_share: part of the slices that ranks could
+    have embedded while they waited for the busiest, that they did embed.
     """
 
     loss: float
@@ -39,13 +46,14 @@ class StepResult:
     is_skipped: bool
     is_overflow: bool
     recompute_error: float
+    busy_share: float
 
 
 class Stepper:
     """Takes the optimiser steps of one phase on one model.
 
     is_joint: the heads take part, on whole series; otherwise backbone and slice classifier learn alone, on single
-    slices. The phase has `n_steps` steps from `first_step` on. `config.chunk` and `graph_slices` are numbers by now.
+    slices. The phase has `n_steps` steps from `first_step` on. `config.graph_slices` is a number by now.
     """
 
     def __init__(
@@ -61,14 +69,12 @@ class Stepper:
         first_step: int = 0,
         ranks: Ranks = ALONE,
     ) -> None:
-        assert config.chunk != "auto"
         assert config.graph_slices != "auto"
         self._model, self._config, self._compute, self._ranks = model, config, compute, ranks
-        self._chunk, self._graph_slices = config.chunk, config.graph_slices
+        self._graph_slices = config.graph_slices
         self._is_joint, self._first_step = is_joint, first_step
-        self._has_frozen_norms = is_joint and config.model.batchnorm == "frozen"
         self._is_backbone_frozen = False
-        self._clip_norm = optimizer.clip_norm or math.inf
+        self._clip_norm = optimizer.clip_norm
         self._label_weights_L = torch.tensor(task.label_weights, device=compute.device)
         self._factor = make_schedule(optimizer, n_steps=n_steps)
         for head in (model.head, model.study_head):
@@ -76,9 +82,7 @@ class Stepper:
                 head.requires_grad_(is_joint)
         self.optimizer = make_optimizer(model, optimizer, compute.device)
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.needs_scaler)
-        self._backbone: Callable[..., torch.Tensor] = model.backbone
-        if config.compile:
-            self._backbone = torch.compile(model.backbone, dynamic=None if self._norms_mix_chunks else False)
+        self._embed_images = torch.compile(model.embed) if config.compile else model.embed
 
     def freeze_backbone(self, is_frozen: bool) -> None:
         """Let the backbone rest from now on, or learn again."""
@@ -88,7 +92,7 @@ class Stepper:
     def __call__(
         self, step: int, batches: Sequence[StudyBatch], *, learning_rate_factor: float | None = None
     ) -> StepResult:
-        """Take step number `step` on this rank's share of `batches`, which are accumulated.
+        """Take step number `step` on `batches`, which are accumulated, each with this rank's share of its images.
 
         learning_rate_factor: on the configured learning rates, instead of the schedule's.
         """
@@ -97,26 +101,19 @@ class Stepper:
             learning_rate_factor = self._factor(step - self._first_step)
         set_learning_rates(self.optimizer, learning_rate_factor)
         self.optimizer.zero_grad()
-        buffers = [buffer.clone() for buffer in self._model.buffers()]
-        losses, recompute_error = torch.zeros(3, device=self._compute.device).tensor_split([2])
-        weights = self._weights(batches)
-        for batch in batches:
-            if batch.series_keys:
-                some_losses, error = self._backward(batch, step, weights)
-                losses += some_losses
-                torch.maximum(recompute_error, error, out=recompute_error)
-        parameters = [p for p in self._model.parameters() if p.requires_grad]
-        self._ranks.sum_(losses)
-        self._ranks.sum_gradients_(parameters, bucket_mib=self._config.distributed.bucket_mib)
-        self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm)
-        loss, study_loss, gradient_norm, error = torch.cat([losses, norm.reshape(1), recompute_error]).tolist()
+        buffers = moving_buffers(self._model)
+        before = copied(buffers)
+        losses, recompute_error = self._accumulate(step, batches)
+        norm = self._clip()
+        own = torch.tensor([float(_n_own(batch)) for batch in batches], device=self._compute.device)
+        largest = self._ranks.max_(torch.cat([recompute_error, own]))
+        loss, study_loss, gradient_norm, error, *largest_shares = torch.cat([losses, norm.reshape(1), largest]).tolist()
         is_skipped = not all(map(math.isfinite, (loss, study_loss, gradient_norm)))
         if is_skipped:
-            _restore(self._model, buffers)
+            put_back(buffers, before)
         else:
             self.scaler.step(self.optimizer)
-            self._ranks.average_buffers_(self._model.backbone, weight=sum(len(batch.labels) for batch in batches))
+            self._ranks.average_buffers_(self._model.backbone, weight=sum(map(_n_own, batches)))
         self.scaler.update()
         return StepResult(
             loss=loss,
@@ -126,15 +123,43 @@ class Stepper:
             is_skipped=is_skipped,
             is_overflow=is_skipped and math.isfinite(loss + study_loss) and self._scale_is_above_1(),
             recompute_error=error,
+            busy_share=sum(len(batch.rows) for batch in batches) / (self._ranks.n_ranks * sum(largest_shares)),
         )
+
+    def _accumulate(self, step: int, batches: Sequence[StudyBatch]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leave the gradients of all batches, summed over ranks; return the losses [2], and this rank's error of
+        recomputation."""
+        backbone = list(self._model.backbone.parameters())
+        sums = GradientSum(self._ranks, backbone, bucket_mib=self._config.distributed.bucket_mib)
+        last = max((number for number, batch in enumerate(batches) if batch.chunks), default=None)
+        losses, recompute_error = torch.zeros(3, device=self._compute.device).tensor_split([2])
+        weights = self._weights(batches)
+        for number, batch in enumerate(batches):
+            some_losses, error = self._backward(batch, step, weights, sums if number == last else None)
+            losses += some_losses
+            torch.maximum(recompute_error, error, out=recompute_error)
+        sums.finish()
+        in_backbone = set(backbone)
+        heads = [p for p in self._model.parameters() if p.requires_grad and p not in in_backbone]
+        GradientSum(ALONE, heads, bucket_mib=1).finish()
+        if not self._ranks.agree_([losses, *(p.grad for p in heads if p.grad is not None)]):
+            warnings.warn(
+                "ranks came to different gradients of the heads; those of the main rank are used", stacklevel=2
+            )
+        return losses, recompute_error
+
+    def _clip(self) -> torch.Tensor:
+        """Scale gradients down to the norm that is allowed, if one is; return the norm that they had."""
+        gradients = [p.grad for p in self._model.parameters() if p.requires_grad and p.grad is not None]
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._clip_norm is not None:
+            parameters = [p for p in self._model.parameters() if p.requires_grad]
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
+        return norm
 
     def _scale_is_above_1(self) -> bool:
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
-
-    @property
-    def _norms_mix_chunks(self) -> bool:
-        """Whether slices of a chunk may see each other, and chunks are of many sizes."""
-        return self._is_joint and not self._has_frozen_norms
 
     @property
     def _has_study_loss(self) -> bool:
@@ -144,28 +169,32 @@ class Stepper:
         self._model.train()
         if self._is_backbone_frozen:
             self._model.backbone.eval()
-        if self._has_frozen_norms:
-            for module in self._model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        if self._is_joint and self._config.model.batchnorm == "frozen":
+            freeze_norms(self._model)
 
-    def _weights(self, batches: Sequence[StudyBatch]) -> tuple[float, float]:
-        """What the sums of slice losses and of study losses are divided by: the known cells of all ranks, weighted."""
-        weights_L = self._label_weights_L.cpu().double()
+    def _weights(self, batches: Sequence[StudyBatch]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the sums of slice losses and of series losses are divided by: the known cells, weighted."""
+        slices = torch.cat([batch.label_mask for batch in batches])
+        series = [study_targets(batch.labels, batch.label_mask, batch.series_lengths)[1] for batch in batches]
+        return self._weight_of(slices), self._weight_of(torch.cat(series))
+
+    def _weight_of(self, mask: torch.Tensor) -> torch.Tensor:
         smallest = torch.finfo(torch.float32).tiny  # nothing is known: 0 / smallest is 0
-        n_slices_L = torch.stack([batch.n_known_slices for batch in batches]).sum(0).double()
-        n_series_L = torch.stack([batch.n_known_series for batch in batches]).sum(0).double()
-        return max(float(weights_L @ n_slices_L), smallest), max(float(weights_L @ n_series_L), smallest)
+        return (mask.sum(0) * self._label_weights_L).sum().clamp(min=smallest)
 
     def _backward(
-        self, batch: StudyBatch, step: int, weights: tuple[float, float]
+        self,
+        batch: StudyBatch,
+        step: int,
+        weights: tuple[torch.Tensor, torch.Tensor],
+        last: GradientSum | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add this batch's gradients; return its parts of the two losses [2], and the error of recomputation."""
-        lengths, keys = batch.series_lengths.tolist(), batch.series_keys
-        if not self._is_joint:  # slices of many series, normalised together
-            lengths, keys = [len(batch.labels)], keys[:1]
-        chunks = make_chunks(lengths, keys, chunk_size=self._chunk)
+        """Add this batch's gradients; return its parts of the two losses [2], and the error of recomputation.
+
+        last: what sums this rank's gradients when they are final after this batch.
+        """
         reported = torch.zeros(2, device=self._compute.device)
+        keys_N = slice_keys(derive_seed(self._config.seed, step), torch.from_numpy(batch.rows).to(self._compute.device))
 
         def objective(embeddings_NF: torch.Tensor) -> torch.Tensor:
             loss, total = self._losses(embeddings_NF, batch, weights)
@@ -173,30 +202,34 @@ class Stepper:
             scaled: torch.Tensor = self.scaler.scale(total)
             return scaled
 
+        def gather(own_nF: torch.Tensor) -> torch.Tensor:
+            all_NF = torch.zeros(len(batch.rows), self._model.n_features, device=self._compute.device)
+            for chunk in batch.chunks:
+                all_NF[chunk.rows] = own_nF[chunk.images]
+            return self._ranks.sum_(all_NF)  # every slice is one rank's, and 0 on the others: exact
+
         done = backward_in_chunks(
             self._model.backbone,
-            self._embed,
+            lambda images, chunk: self._embed(images, keys_N[chunk.rows]),
             batch.images,
-            chunks,
+            batch.chunks,
             objective,
-            seed=self._config.seed,
-            step=step,
+            seed=derive_seed(self._config.seed, step, batch.series_keys[0]),
             graph_slices=self._graph_slices,
+            gather=None if self._ranks.n_ranks == 1 else gather,
+            before_last=(lambda: None) if last is None else last.begin,
         )
         return reported, done.recompute_error
 
-    def _embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
-        n = len(images_NCSS)
-        if self._config.compile and self._norms_mix_chunks:  # no slice may be added: any number of them, but for 1
-            torch._dynamo.maybe_mark_dynamic(images_NCSS, 0)
-        elif self._config.compile and self._has_frozen_norms:  # slices do not mix: fill up to the one compiled shape
-            images_NCSS = pad(images_NCSS, (0, 0, 0, 0, 0, 0, 0, self._chunk - n))
-        with self._compute.autocast():
-            features_NF = self._backbone(images_NCSS)
-        return features_NF[:n].float()
+    def _embed(self, images_nCSS: torch.Tensor, keys_n: torch.Tensor) -> torch.Tensor:
+        if self._config.compile and self._is_joint:  # chunks of any size; but for 1, which torch compiles by itself
+            torch._dynamo.maybe_mark_dynamic(images_nCSS, 0)
+            torch._dynamo.maybe_mark_dynamic(keys_n, 0)
+        with self._compute.autocast(), self._model.slice_keys.of(keys_n):
+            return self._embed_images(images_nCSS)
 
     def _losses(
-        self, embeddings_NF: torch.Tensor, batch: StudyBatch, weights: tuple[float, float]
+        self, embeddings_NF: torch.Tensor, batch: StudyBatch, weights: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the losses to report [2], of slices and of series, and the objective to minimise."""
         by_slices, by_series = weights
@@ -221,8 +254,5 @@ class Stepper:
         return total
 
 
-@torch.no_grad()
-def _restore(module: nn.Module, buffers: Sequence[torch.Tensor]) -> None:
-    """Undo what a step that is not taken did to running statistics."""
-    for buffer, before in zip(module.buffers(), buffers, strict=True):
-        buffer.copy_(before)
+def _n_own(batch: StudyBatch) -> int:
+    return sum(map(len, batch.chunks))

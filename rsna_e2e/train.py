@@ -15,11 +15,13 @@ from rsna_e2e.chunk_size import resolve_chunks
 from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.distributed import ALONE, Ranks
+from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import write_json
 from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.model import JointModel
+from rsna_e2e.norms import mixes_slices
 from rsna_e2e.phases import plan_phases
 from rsna_e2e.predict import check_labels
 from rsna_e2e.preemption import MARKER, never
@@ -93,8 +95,9 @@ def train(
     if resumed_at is not None:
         config = _with_chunks_of(run, config)
     model, config = prepare_model(config, task, compute, ranks, n_channels=n_channels, init_from=init_from, last=last)
-    loader_at = make_loaders(store, config, task, compute, ranks, embeddings=embeddings)
-    validation_loader = loader_at(config.image.size)
+    loading = partial(make_loaders, store, config, task, compute, embeddings=embeddings)
+    loader_at = loading(division=divide(model, config, ranks))
+    validation_loader = loading(division=WHOLE)(config.image.size)
 
     only_rows: Rows | None = None
     if not held_out and config.training_slices_scored is not None:
@@ -194,26 +197,25 @@ def make_loaders(
     config: RunConfig,
     task: Task,
     compute: Compute,
-    ranks: Ranks,
     *,
+    division: Division,
     embeddings: Embeddings | None = None,
 ) -> Callable[[int], SeriesLoader]:
-    """Return what gives the loader of this rank's share by the side of its images, pixels."""
+    """Return what gives the loader of a rank's share by the side of its images, pixels."""
 
     @cache
     def loader(size: int) -> SeriesLoader:
         sized = config.model_copy(update={"image": config.image.model_copy(update={"size": size})})
-        return choose_loader(
-            store,
-            sized,
-            task=task,
-            compute=compute,
-            embeddings=embeddings,
-            rank=ranks.rank,
-            n_ranks=ranks.n_ranks,
-        )
+        return choose_loader(store, sized, task=task, compute=compute, embeddings=embeddings, division=division)
 
     return loader
+
+
+def divide(model: JointModel, config: RunConfig, ranks: Ranks) -> Division:
+    """Return how training divides batches of whole series: by slices, or by the chunks that norms are defined by."""
+    assert config.chunk != "auto"
+    keeps_series = config.model.batchnorm == "train" and mixes_slices(model.backbone)
+    return Division(rank=ranks.rank, n_ranks=ranks.n_ranks, chunk_size=config.chunk, keeps_series=keeps_series)
 
 
 def prepare_model(

@@ -20,7 +20,7 @@ from rsna_e2e.distributed import Ranks
 from rsna_e2e.divergence import write_bundle
 from rsna_e2e.errors import DivergedError, OutOfResourcesError, PreemptedError
 from rsna_e2e.meter import Meter
-from rsna_e2e.model import JointModel
+from rsna_e2e.model import JointModel, flatten_lstms
 from rsna_e2e.phases import Epoch, Phase, Step
 from rsna_e2e.preemption import MARKER
 from rsna_e2e.records import Progress
@@ -59,6 +59,7 @@ class Trainer:
         if config.ema_decay is not None:
             average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
             self._ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+            flatten_lstms(self._ema)
         self.state = CheckpointState(step=0, epoch=0, phase=phases[0].kind, data_hash=data_hash)
         self._started_s = self._saved_s = time.monotonic()
         self._saving_s = 0.0
@@ -157,6 +158,7 @@ class Trainer:
             "gradient_norm": result.gradient_norm,
             "learning_rate": result.learning_rate,
             "recompute_error": result.recompute_error,
+            "busy_share": result.busy_share,
             "n_series": sum(map(len, step)),
             "skipped": self.state.skipped,
         }

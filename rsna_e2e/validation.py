@@ -11,6 +11,7 @@ import torch
 from rsna_e2e.batch import Rows
 from rsna_e2e.device import Compute
 from rsna_e2e.distributed import ALONE, Ranks
+from rsna_e2e.division import rank_shares
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import SeriesLoader
 from rsna_e2e.metrics import auc, weighted_log_loss
@@ -48,10 +49,12 @@ def validate(
 ) -> Validation | None:
     """Score `model` on the series at positions `held_out`, shared among ranks; the same on all of them.
 
-    only_rows: these store rows of them alone, and they are training slices. loader: of this rank's share. None when any
+    only_rows: these store rows of them alone, and they are training slices. loader: of whole batches. None when any
     rank was asked to stop before all was predicted. Raises UsageError when no slice has all its labels.
     """
-    rows, probability = predict_series(model, loader, held_out, compute=compute, is_stopping=is_stopping)
+    shares = rank_shares([store.series[position].n_slices for position in held_out], n_ranks=ranks.n_ranks)
+    mine = [held_out[member] for member in shares[ranks.rank]]
+    rows, probability = predict_series(model, loader, mine, compute=compute, is_stopping=is_stopping)
     all_rows = np.sort(rows_of(store.series[position] for position in held_out))
     # every slice is one rank's, and 0 on the others: the sum is exact
     gathered = torch.zeros(len(all_rows), len(task.label_names), dtype=torch.float64)

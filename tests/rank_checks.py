@@ -11,8 +11,11 @@ import torch
 from torch import nn
 
 from rsna_e2e.distributed import Ranks, joined
+from rsna_e2e.gradient_sum import GradientSum
 
 WEIGHTS = (3.0, 1.0, 0.0, 5.0)  # of the ranks, when buffers are averaged
+N_LAYERS = 10
+IDLE = 1  # the rank that has one backward pass less than the others
 
 
 def values(rank: int, *shape: int) -> torch.Tensor:
@@ -43,6 +46,24 @@ class Net(nn.Module):
         self.sometimes.grad = None if rank % 2 else values(10 * rank + 3, 11)
 
 
+def backward(net: nn.ModuleList, rank: int) -> None:
+    """Leave gradients of rank + 1, rank + 2, ... in the layers, from the last to the first."""
+    sum((rank + number) * layer(torch.ones(1, 512)).sum() for number, layer in enumerate(net, start=1)).backward()
+
+
+def sent_early(ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Sums of gradients that travel during the last backward pass, and how many buckets had left when it was over."""
+    net = nn.ModuleList(nn.Linear(512, 512, bias=False) for _ in range(N_LAYERS))  # of 1 MiB: a bucket each
+    sums = GradientSum(ranks, net.parameters(), bucket_mib=1)
+    backward(net, ranks.rank)
+    if ranks.rank != IDLE:
+        sums.begin()
+        backward(net, ranks.rank)
+    n_sent = torch.tensor(sums._n_sent)
+    sums.finish()
+    return {"n_sent": n_sent} | {f"early.{number}": layer.weight.grad for number, layer in enumerate(net, start=1)}
+
+
 def check(ranks: Ranks) -> dict[str, torch.Tensor]:
     """Call every collective once and return what came out."""
     seen = {
@@ -54,9 +75,15 @@ def check(ranks: Ranks) -> dict[str, torch.Tensor]:
     }
     net = Net(ranks.rank)
     net.fill_gradients(ranks.rank)
-    ranks.sum_gradients_(net.parameters(), bucket_mib=1)
+    GradientSum(ranks, net.parameters(), bucket_mib=1).finish()
     assert net.frozen.grad is None
     seen |= {f"gradient.{name}": p.grad for name, p in net.named_parameters() if p.grad is not None}
+    seen |= sent_early(ranks)
+    same, other = values(7, 100), values(8, 100)
+    assert ranks.agree_([same, other])
+    other[50] = torch.nextafter(other[50], torch.tensor(float(ranks.rank)))
+    other[51] = torch.nextafter(other[51], torch.tensor(-float(ranks.rank)))
+    seen |= {"agreed": torch.tensor(ranks.agree_([same, other])), "same": same, "of_rank_0": other}
     ranks.average_buffers_(net, weight=0.0)
     seen |= {f"unweighted.{name}": buffer.clone() for name, buffer in net.named_buffers()}
     ranks.average_buffers_(net, weight=WEIGHTS[ranks.rank])

@@ -14,23 +14,43 @@ import small
 import torch
 
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.checkpoint import Checkpoint
 from rsna_e2e.config import RunConfig
 from rsna_e2e.distributed import Ranks, joined
-from rsna_e2e.sampler import global_batches, rank_share
+from rsna_e2e.division import Division
+from rsna_e2e.sampler import global_batches
 from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 from rsna_e2e.train import train
+from rsna_e2e.trainer import Trainer
 
-# 21 slices in batches of up to 8: 3 or 4 steps an epoch, some of them on one series. Steps do not depend on chunks and
-# ranks, because BatchNorm is frozen and nothing is drawn per rank.
+# 21 slices in batches of up to 8: 3 or 4 steps an epoch, some of them on one series.
 EQUAL = ("model.batchnorm=frozen", "validation_fold=null", "chunk=4", "graph_slices=8", "epochs=7")
+SGD = ("optimizer.name=sgd", "optimizer.learning_rate=0.05", "optimizer.head_learning_rate=0.05")
 CASES = {
-    "sgd": ("optimizer.name=sgd", "optimizer.learning_rate=0.05", "optimizer.head_learning_rate=0.05"),
-    "adam": ("optimizer.name=adam", "optimizer.learning_rate=0.001", "optimizer.head_learning_rate=0.001"),
+    "sgd": SGD,
+    # every series by itself, one of them of a single slice
+    "adam": (
+        *("optimizer.name=adam", "optimizer.learning_rate=0.001", "optimizer.head_learning_rate=0.001"),
+        "loader.slices_per_batch=1",
+    ),
+    "dropout": (
+        *(*SGD, "model.backbone_dropout=0.3", "model.backbone_arguments={drop_path_rate: 0.3}"),
+        *("model.study_loss_weight=0.5", "model.slice_loss_weight=0.5", "accumulate=2", "epochs=12"),
+        *("chunk=3", "graph_slices=3"),
+    ),
+    # Each chunk is normalised by itself, so it must be the same with any number of ranks. A backbone that learns fast
+    # would enlarge rounding tenfold a step, by norms over the four values that a slice has in the end.
+    "norms": (
+        *(*SGD, "optimizer.learning_rate=0.001", "model.batchnorm=train", "image.size=64"),
+        *("chunk=3", "graph_slices=5", "epochs=6"),
+    ),
+    "differs": SGD,
     "raises": (),
     "poisoned": ("optimizer.name=sgd", "optimizer.learning_rate=0.05"),
 }
-POISONED_RANK = 1
+EQUAL_CASES = ("sgd", "adam", "dropout", "norms")
+POISONED_RANK = DIFFERING_RANK = 1
 
 
 def config(case: str) -> RunConfig:
@@ -59,7 +79,8 @@ def poisoned_steps(store: Store, n_ranks: int) -> list[int]:
         for epoch in range(1, settings.epochs + 1)
         for batch in global_batches(lengths, slice_budget=8, seed=settings.seed, epoch=epoch)
     ]
-    shares = [rank_share([lengths[i] for i in batch], rank=POISONED_RANK, n_ranks=n_ranks) for batch in batches]
+    division = Division(rank=POISONED_RANK, n_ranks=n_ranks, chunk_size=4)
+    shares = [division.chunks([lengths[i] for i in batch]) for batch in batches]
     return [step for step, share in enumerate(shares) if share][:3]
 
 
@@ -69,12 +90,34 @@ def _poison(folder: Path, n_ranks: int) -> None:
         numbers = poisoned_steps(store, n_ranks)
     backward = Stepper._backward
 
-    def poisoned(self: Stepper, batch: StudyBatch, step: int, weights: tuple[float, float]) -> object:
+    def poisoned(self: Stepper, batch: StudyBatch, step: int, *arguments: object) -> object:
         if step in numbers:
             batch = replace(batch, images=torch.full_like(batch.images[:], torch.nan))
-        return backward(self, batch, step, weights)
+        return backward(self, batch, step, *arguments)
 
     Stepper._backward = poisoned
+
+
+def _differ() -> None:
+    """From now on, this rank's losses are a unit in the last place or so from what they are elsewhere."""
+    losses = Stepper._losses
+
+    def differing(self: Stepper, *arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+        reported, objective = losses(self, *arguments)
+        return reported, objective * (1 + 1e-7)
+
+    Stepper._losses = differing  # in the cases that follow too: poisoned, raises
+
+
+def _keep_weights(folder: Path) -> None:
+    """From now on, leave what this rank has at the end of a run in `folder`."""
+    fit = Trainer.fit
+
+    def fit_and_keep(self: Trainer, last: Checkpoint | None) -> None:
+        fit(self, last)
+        torch.save(self._model.state_dict(), folder / f"{self._run.name}.rank-{self._ranks.rank}.pt")
+
+    Trainer.fit = fit_and_keep
 
 
 def _raise_at_step(step: int) -> Callable[[], bool]:
@@ -92,7 +135,10 @@ def _raise_at_step(step: int) -> Callable[[], bool]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined(os.environ, "cpu", timeout_s=60.0) as me:
+        _keep_weights(Path(sys.argv[1]))
         for name in sys.argv[2:]:
+            if name == "differs" and me.rank == DIFFERING_RANK:
+                _differ()
             if name == "poisoned" and me.rank == POISONED_RANK:
                 _poison(Path(sys.argv[1]), me.n_ranks)
             is_faulty = name == "raises" and me.rank == 1

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from rsna_e2e import chunk_size
-from rsna_e2e.chunk_size import count_fitting, extrapolate, resolve_chunks
+from rsna_e2e.chunk_size import count_fitting, extrapolate, reserved_bytes, resolve_chunks
 from rsna_e2e.device import Compute
+from rsna_e2e.distributed import Ranks
 from rsna_e2e.errors import OutOfResourcesError
 from rsna_e2e.model import JointModel
 from rsna_e2e.tasks import ICH
@@ -29,7 +30,7 @@ def test_kept_activations_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     kept_once = 4 * 8 * 4  # the weight, which the input's gradient needs
     per_slice = 2 * 4 * (4 + 8)
     free = 10**6 - 3 * 4 * n_parameters
-    n_fit = count_fitting(net, lambda n: net(torch.zeros(n, 4, requires_grad=True)), CPU)
+    n_fit = count_fitting(net, lambda n: net(torch.zeros(n, 4, requires_grad=True)), CPU, reserved=3 * 4 * n_parameters)
     assert n_fit == (free - 2 * kept_once) // per_slice
 
 
@@ -47,8 +48,24 @@ def test_measuring_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert resolved.chunk == chunk_size.LARGEST_CHUNK
     assert resolved.graph_slices > resolved.chunk
-    monkeypatch.setattr(chunk_size, "count_fitting", lambda *arguments: 7)
+    monkeypatch.setattr(chunk_size, "count_fitting", lambda *arguments, **options: 7)
     assert resolve_chunks(model, config, ICH, FP32).chunk == 7
+
+
+@pytest.mark.parametrize(
+    ("overrides", "n_copies"),
+    [((), 3), (("optimizer.name=sgd",), 2), (("ema_decay=0.9",), 4), (("optimizer.name=apex_fused_lamb",), 3)],
+)
+def test_what_training_keeps_by_hand(overrides: tuple[str, ...], n_copies: int) -> None:
+    """Gradients, moments, the average of weights; 8 slices in each of three batches; four buckets between ranks."""
+    model, config = make_model(*overrides)
+    model_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
+    alone = n_copies * model_bytes + 3 * 8 * 1000
+    assert reserved_bytes(model, config, ranks=Ranks(), slice_bytes=1000) == alone
+    shared = n_copies * model_bytes + 3 * 2 * 1000 + 4 * 25 * 2**20
+    assert reserved_bytes(model, config, ranks=Ranks(n_ranks=4), slice_bytes=1000) == shared
+    by_chunk = config.model_copy(update={"loader": config.loader.model_copy(update={"transform": "chunk"})})
+    assert reserved_bytes(model, by_chunk, ranks=Ranks(), slice_bytes=1000) == n_copies * model_bytes
 
 
 def test_numbers_that_are_given_stay() -> None:

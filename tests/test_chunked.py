@@ -12,6 +12,7 @@ turns a maximum, gradients jump by 1e-3. Hence matrix products, image by image, 
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 import timm
@@ -19,15 +20,17 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
-from rsna_e2e.chunked import Backward, Chunk, backward_in_chunks, derive_seed, make_chunks
+from rsna_e2e.chunked import Backward, backward_in_chunks, derive_seed
+from rsna_e2e.division import Chunk, Division
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.model import SequenceHead
+from rsna_e2e.slice_dropout import SliceKeys, drop_by_slice, slice_keys
 
 LENGTHS = (19, 1, 12)
-KEYS = ("a", "b", "c")
 N = sum(LENGTHS)
 SIDE = 32
 SEED, STEP = 5, 7
+ROWS = torch.arange(100, 100 + N)  # where the slices are stored
 FP32, FP64 = 1e-6, 1e-12  # ||difference|| / ||gradient|| of each tensor
 HALF = 1.5  # times the error of one graph in the same precision
 
@@ -51,11 +54,17 @@ class Joint(nn.Module):
         )
         if smooth:
             self.backbone.maxpool = nn.AvgPool2d(3, 2, 1)
+        self.keys = SliceKeys()
+        drop_by_slice(self.backbone, self.keys)
         self.dropout = nn.Dropout(dropout)
         self.head = SequenceHead(self.backbone.num_features, 2)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         return self.backbone(images)
+
+    def embed_chunk(self, images: torch.Tensor, chunk: Chunk, *, step: int = STEP) -> torch.Tensor:
+        with self.keys.of(slice_keys(derive_seed(SEED, step), ROWS[chunk.rows])):
+            return self.embed(images)
 
     def loss(self, embeddings: torch.Tensor) -> torch.Tensor:
         logits = self.head(self.dropout(embeddings), torch.tensor(LENGTHS))
@@ -89,18 +98,24 @@ def make(
 def in_chunks(
     model: Joint, images: torch.Tensor, size: int, *, graph_slices: int = 1, step: int = STEP, loss: Loss | None = None
 ) -> Backward:
-    chunks = make_chunks(LENGTHS, KEYS, chunk_size=size)
-    loss = loss or model.loss
-    return backward_in_chunks(model, model.embed, images, chunks, loss, seed=SEED, step=step, graph_slices=graph_slices)
+    return backward_in_chunks(
+        *(model, partial(model.embed_chunk, step=step), images, chunks_of(size), loss or model.loss),
+        seed=derive_seed(SEED, step),
+        graph_slices=graph_slices,
+    )
+
+
+def chunks_of(size: int) -> tuple[Chunk, ...]:
+    return Division(chunk_size=size, keeps_series=True).chunks(LENGTHS)
 
 
 def in_one_graph(model: Joint, images: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
     """The definition: every chunk's forward pass, seeded, with all graphs kept until the backward pass."""
     parts = []
     for chunk in chunks:
-        torch.manual_seed(derive_seed(SEED, STEP, chunk.series_key, chunk.index))
-        parts.append(model.embed(images[chunk.rows]))
-    torch.manual_seed(derive_seed(SEED, STEP, KEYS[0], "head"))
+        torch.manual_seed(derive_seed(derive_seed(SEED, STEP), chunk.start))
+        parts.append(model.embed_chunk(images[chunk.rows], chunk))
+    torch.manual_seed(derive_seed(derive_seed(SEED, STEP), "head"))
     value = model.loss(torch.cat(parts))
     value.backward()
     return value.detach()
@@ -167,7 +182,7 @@ def test_gradients_are_those_of_one_graph_over_the_batch(dtype: torch.dtype, lim
 def test_gradients_are_bit_for_bit_those_of_one_graph_over_the_chunks(backbone: str, size: int, train: bool) -> None:
     model, images = make(torch.float32, backbone=backbone, smooth=False, dropout=0.4, train=train)
     whole = copy.deepcopy(model)
-    in_one_graph(whole, images, make_chunks(LENGTHS, KEYS, chunk_size=size))
+    in_one_graph(whole, images, chunks_of(size))
     in_chunks(model, images, size)
     assert_same_bits(model, whole)
 
@@ -189,7 +204,7 @@ def test_rounding_is_no_worse_than_in_one_graph(size: int) -> None:
 def test_batchnorm_in_train_mode_and_dropout_follow_the_definition_by_chunk(size: int, dropout: float) -> None:
     model, images = make(torch.float64, dropout=dropout, train=True)
     kept = copy.deepcopy(model)
-    expected = in_one_graph(kept, images, make_chunks(LENGTHS, KEYS, chunk_size=size))
+    expected = in_one_graph(kept, images, chunks_of(size))
     found = in_chunks(model, images, size)
     assert found.loss.item() == pytest.approx(expected.item(), rel=FP64)
     assert found.recompute_error == 0
@@ -198,7 +213,7 @@ def test_batchnorm_in_train_mode_and_dropout_follow_the_definition_by_chunk(size
         torch.testing.assert_close(buffer, other, rtol=FP64, atol=FP64, msg=name)
 
 
-def test_masks_depend_on_seed_step_series_and_chunk_alone() -> None:
+def test_masks_depend_on_seed_step_and_slice_alone() -> None:
     model, images = make(torch.float64, dropout=0.4, train=True)
     torch.manual_seed(1)
     first = in_chunks(model, images, 7).loss

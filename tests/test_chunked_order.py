@@ -10,45 +10,22 @@ import pytest
 import torch
 from torch import nn
 
-from rsna_e2e.chunked import Backward, Chunk, backward_in_chunks, derive_seed, make_chunks
+from rsna_e2e.chunked import Backward, backward_in_chunks, derive_seed
+from rsna_e2e.division import Chunk, Division
 
-LENGTHS, KEYS = (7, 1, 6), ("a", "b", "c")
+LENGTHS = (7, 1, 6)
 N = sum(LENGTHS)
-CHUNKS = make_chunks(LENGTHS, KEYS, chunk_size=3)  # of 2, 2, 3, 1, 3 and 3 slices
-
-
-def test_chunks_by_hand() -> None:
-    assert CHUNKS == [
-        Chunk(0, 2, "a", 0),
-        Chunk(2, 4, "a", 1),
-        Chunk(4, 7, "a", 2),
-        Chunk(7, 8, "b", 0),
-        Chunk(8, 11, "c", 0),
-        Chunk(11, 14, "c", 1),
-    ]
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 16, 100])
-def test_chunks_cover_every_slice_within_the_size_and_are_equal_to_within_one(size: int) -> None:
-    lengths = [1, 2, 15, 16, 17, 60, 250]
-    keys = [str(i) for i in range(len(lengths))]
-    chunks = make_chunks(lengths, keys, chunk_size=size)
-    assert [row for c in chunks for row in range(c.start, c.stop)] == list(range(sum(lengths)))
-    for key, length in zip(keys, lengths, strict=True):
-        sizes = [len(c) for c in chunks if c.series_key == key]
-        assert sum(sizes) == length
-        assert max(sizes) <= size
-        assert max(sizes) - min(sizes) <= 1
+CHUNKS = Division(chunk_size=3, keeps_series=True).chunks(LENGTHS)  # of 2, 2, 3, 1, 3 and 3 slices
 
 
 def test_seeds_differ_by_each_of_their_parts() -> None:
     seeds = {
-        derive_seed(1, 2, "a", 3),
-        derive_seed(9, 2, "a", 3),
-        derive_seed(1, 9, "a", 3),
-        derive_seed(1, 2, "b", 3),
-        derive_seed(1, 2, "a", 9),
-        derive_seed(1, 2, "a", "head"),
+        derive_seed(1, 2, "a"),
+        derive_seed(9, 2, "a"),
+        derive_seed(1, 9, "a"),
+        derive_seed(1, 2, "b"),
+        derive_seed(12, "a"),
+        derive_seed(1, 2),
     }
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -73,8 +50,11 @@ def run(
     graph_slices: int,
     chunks: Sequence[Chunk] = CHUNKS,
 ) -> Backward:
+    def embed(images: torch.Tensor, chunk: Chunk) -> torch.Tensor:
+        return model(images)
+
     return backward_in_chunks(
-        model, model, images, chunks, lambda e: e.square().mean(), seed=0, step=0, graph_slices=graph_slices
+        model, embed, images, chunks, lambda e: e.square().mean(), seed=0, graph_slices=graph_slices
     )
 
 

@@ -13,8 +13,10 @@ from rank_checks import WEIGHTS, Net, values
 from torch import nn
 
 from rsna_e2e import distributed
-from rsna_e2e.distributed import Ranks, joined
+from rsna_e2e.buckets import make_buckets
+from rsna_e2e.distributed import Ranks, fingerprint, joined
 from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
+from rsna_e2e.gradient_sum import GradientSum
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 SUM = 3 * 2.0**-24  # float32, up to 4 terms in any order: 3 roundings, each of a partial sum
@@ -66,7 +68,7 @@ def _assert_is_sum(actual: torch.Tensor, terms: list[torch.Tensor]) -> None:
 def test_every_rank_sees_the_same_bits(seen: list[dict[str, torch.Tensor]]) -> None:
     for other in seen[1:]:
         for name, tensor in seen[0].items():
-            if not name.startswith("unweighted."):
+            if not name.startswith(("unweighted.", "n_sent")):
                 torch.testing.assert_close(other[name], tensor, **EXACT, msg=name)
 
 
@@ -86,6 +88,39 @@ def test_gradients_are_summed_and_a_missing_one_counts_as_zeros(seen: list[dict[
     for name in ("wide", "images", "precise", "sometimes"):
         terms = [net.get_parameter(name).grad for net in nets]
         _assert_is_sum(seen[0][f"gradient.{name}"], [term for term in terms if term is not None])
+
+
+def test_gradients_leave_while_the_backward_pass_goes_on(seen: list[dict[str, torch.Tensor]]) -> None:
+    for rank, one in enumerate(seen):
+        assert one["n_sent"].item() == (0 if rank == rank_checks.IDLE else rank_checks.N_LAYERS)
+    for number in range(1, rank_checks.N_LAYERS + 1):
+        n_passes = [1 if rank == rank_checks.IDLE else 2 for rank in range(len(seen))]
+        expected = sum(n * (rank + number) for rank, n in enumerate(n_passes))
+        assert (seen[0][f"early.{number}"] == expected).all()
+
+
+def test_ranks_that_differ_in_a_bit_get_what_rank_0_has(seen: list[dict[str, torch.Tensor]]) -> None:
+    expected = values(8, 100)
+    expected[50] = torch.nextafter(expected[50], torch.tensor(0.0))
+    expected[51] = torch.nextafter(expected[51], torch.tensor(-0.0))
+    for one in seen:
+        assert not one["agreed"]
+        assert torch.equal(one["of_rank_0"], expected)
+        assert torch.equal(one["same"], values(7, 100))
+
+
+def test_fingerprints_tell_small_changes_that_cancel_and_values_that_change_places() -> None:
+    tensors = [values(1, 1000), values(2, 10), torch.arange(3)]
+    first = fingerprint(tensors)
+    assert first == fingerprint([tensor.clone() for tensor in tensors])
+    for steps in range(1, 50):  # one value a bit up, another a bit down: a sum of bits would not see it
+        moved = tensors[0].clone().view(torch.int32)
+        moved[3] += steps
+        moved[700] -= steps
+        assert fingerprint([moved.view(torch.float32), *tensors[1:]]) != first
+    assert fingerprint([tensors[1], tensors[0], tensors[2]]) != first
+    large = torch.zeros(distributed._PIECE + 5)
+    assert fingerprint([large]) != fingerprint([torch.cat([large[:-1], torch.ones(1)])])
 
 
 def test_buffers_are_averaged_by_weight(seen: list[dict[str, torch.Tensor]]) -> None:
@@ -127,7 +162,7 @@ def test_alone_nothing_changes_but_missing_gradients() -> None:
         assert torch.equal(seen[f"gradient.{name}"], net.get_parameter(name).grad)
     assert torch.equal(seen["sum"], values(0, 1000))
     idle = nn.Linear(2, 1)
-    ranks.sum_gradients_(idle.parameters(), bucket_mib=1)
+    GradientSum(ranks, idle.parameters(), bucket_mib=1).finish()
     assert [parameter.grad.tolist() for parameter in idle.parameters()] == [[[0.0, 0.0]], [0.0]]
 
 
@@ -180,5 +215,5 @@ def test_others_that_do_not_answer_are_an_error() -> None:
 def test_buckets_keep_their_limit_dtype_and_order() -> None:
     sizes = [3, 3, 5, 1, 1]
     tensors = [torch.zeros(size) for size in sizes] + [torch.zeros(2, dtype=torch.float64)]
-    buckets = list(distributed._buckets(tensors, limit=4 * 4))
+    buckets = list(make_buckets(tensors, limit=4 * 4))
     assert [[t.numel() for t in bucket] for bucket in buckets] == [[3], [3], [5], [1, 1], [2]]

@@ -14,6 +14,7 @@ import torch
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import ModelConfig
 from rsna_e2e.device import Compute
+from rsna_e2e.division import Division
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import EmbeddingLoader
 from rsna_e2e.loader.share import study_batch
@@ -37,7 +38,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def loader(store: Store, folder: Path, *overrides: str, rank: int = 0, n_ranks: int = 1) -> EmbeddingLoader:
     embeddings = sequences.write_embeddings(folder, store)
-    return EmbeddingLoader(store, embeddings, sequences.config(*overrides), device=CPU, rank=rank, n_ranks=n_ranks)
+    division = Division(rank=rank, n_ranks=n_ranks)
+    return EmbeddingLoader(store, embeddings, sequences.config(*overrides), device=CPU, division=division)
 
 
 def rows_of(made: EmbeddingLoader, batch: Sequence[int]) -> list[int]:
@@ -54,18 +56,17 @@ def test_a_batch_holds_the_embeddings_and_labels_of_its_rows(store: Store, tmp_p
     assert batch.series_lengths.tolist() == [s.n_slices for s in spans]
     np.testing.assert_array_equal(batch.images[:, :, 0, 0], sequences.values(store)[rows])
     np.testing.assert_array_equal(batch.labels, store.labels[rows])
-    assert batch.n_known_slices.tolist() == [len(rows)] * 6
 
 
 def test_ranks_share_a_batch(store: Store, tmp_path: Path) -> None:
     both = [loader(store, tmp_path / str(rank), rank=rank, n_ranks=2) for rank in (0, 1)]
     parts = [next(iter(made.load([(0, 1, 2, 3)], epoch=1))) for made in both]
-    assert sorted(np.concatenate([part.rows for part in parts])) == sorted(
-        row for span in store.series[:4] for row in range(span.first_row, span.first_row + span.n_slices)
-    )
-    assert parts[0].n_known_slices.tolist() == parts[1].n_known_slices.tolist()
-    lonely = next(iter(both[1].load([(0,)], epoch=1)))  # one series, two ranks
-    assert lonely.images.shape == (0, sequences.WIDTH, 1, 1)
+    whole = next(iter(loader(store, tmp_path / "0").load([(0, 1, 2, 3)], epoch=1)))
+    assert [part.images.shape[0] for part in parts] == [len(whole.rows) // 2, -(-len(whole.rows) // 2)]
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    (single,) = (n for n in EVERYONE if store.series[n].n_slices == 1)
+    idle = next(iter(both[0].load([(single,)], epoch=1)))  # one slice, two ranks
+    assert idle.images.shape == (0, sequences.WIDTH, 1, 1)
 
 
 def test_batches_count_series_four_times_as_many_when_nothing_is_learned(store: Store, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from rsna_e2e import reference
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.division import WHOLE
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.store import Store
@@ -100,13 +101,12 @@ def test_a_batch_that_does_not_add_up_is_refused() -> None:
     with pytest.raises(ValueError, match="lengths sum to 4, but there are 3 slices"):
         StudyBatch(
             images=torch.zeros(3, 3, 8, 8),
+            chunks=WHOLE.chunks([3]),
             series_lengths=torch.tensor([3, 1]),
             labels=labels,
             label_mask=labels.bool(),
             series_keys=("a", "b"),
             rows=np.arange(3),
-            n_known_slices=torch.zeros(6),
-            n_known_series=torch.zeros(6),
         )
 
 

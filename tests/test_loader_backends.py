@@ -12,6 +12,7 @@ import small
 import torch
 
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.errors import MissingCapabilityError, UsageError
 from rsna_e2e.loader import StudyLoader, study_loader
 from rsna_e2e.loader.pixels import work_ahead
@@ -29,10 +30,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def make_loader(
-    store: Store, *overrides: str, dtype: torch.dtype = torch.float32, rank: int = 0, n_ranks: int = 1
+    store: Store, *overrides: str, dtype: torch.dtype = torch.float32, division: Division = WHOLE
 ) -> StudyLoader:
     config = small.config(*overrides)
-    return StudyLoader(store, config, task=ICH, device=CPU, dtype=dtype, rank=rank, n_ranks=n_ranks)
+    return StudyLoader(store, config, task=ICH, device=CPU, dtype=dtype, division=division)
 
 
 def all_series(loader: StudyLoader, store: Store, *, epoch: int | None = 1) -> Iterator[StudyBatch]:
@@ -106,14 +107,40 @@ def test_dali_does_not_make_images_chunk_by_chunk(store: Store) -> None:
         make_loader(store, "loader.transform=chunk", "loader.backend=dali")
 
 
-def test_every_rank_knows_how_many_labels_the_whole_batch_has(store: Store) -> None:
-    batches = make_loader(store).group(range(len(store.series)), epoch=1)
-    shares = [list(make_loader(store, rank=rank, n_ranks=2).load(batches, epoch=1)) for rank in (0, 1)]
-    for whole, *parts in zip(make_loader(store).load(batches, epoch=1), *shares, strict=True):
-        assert torch.equal(whole.n_known_slices, whole.label_mask.sum(0))
+@pytest.mark.parametrize("keeps_series", [False, True])
+@pytest.mark.parametrize("n_ranks", [2, 9])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ranks_make_the_images_of_their_own_slices_and_know_all_labels(
+    store: Store, backend: str, n_ranks: int, keeps_series: bool
+) -> None:
+    divisions = [Division(rank=r, n_ranks=n_ranks, chunk_size=2, keeps_series=keeps_series) for r in range(n_ranks)]
+    loaders = [make_loader(store, f"loader.backend={backend}", division=division) for division in divisions]
+    shares = [list(all_series(loader, store)) for loader in loaders]
+    n_empty = 0
+    for whole, *parts in zip(all_series(make_loader(store), store), *shares, strict=True):
+        images = torch.full_like(whole.images, torch.nan)
         for part in parts:
-            assert torch.equal(part.n_known_slices, whole.n_known_slices)
-            assert torch.equal(part.n_known_series, whole.n_known_series)
+            n_empty += len(part.images) == 0
+            for name in ("labels", "label_mask", "series_lengths"):
+                assert torch.equal(getattr(part, name), getattr(whole, name)), name
+            assert part.rows.tolist() == whole.rows.tolist()
+            for chunk in part.chunks:
+                images[chunk.rows] = part.images[chunk.images]
+        assert torch.equal(images, whole.images)
+    assert (n_empty > 0) == (n_ranks == 9)  # 8 slices in a batch at the most
+
+
+def test_a_rank_reads_its_own_slices_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    read_slices = store.read_slices
+    monkeypatch.setattr(Store, "read_slices", lambda self, rows, values: (read.extend(rows), read_slices(rows, values)))
+    batch = tuple(range(len(store.series)))
+    rows = [next(make_loader(store, division=WHOLE).load([batch], epoch=1)).rows.tolist(), list(read)]
+    assert rows[0] == rows[1]
+    read.clear()
+    list(make_loader(store, division=Division(rank=1, n_ranks=4, chunk_size=2)).load([batch], epoch=1))
+    n = len(rows[0])
+    assert read == rows[0][n // 4 : n // 2]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -147,26 +174,6 @@ def test_batches_that_are_held_are_not_overwritten(store: Store, backend: str) -
     assert len(held) == len(batches)
     assert all(map(torch.equal, held, copies))
     assert len({images.data_ptr() for images in held}) == len(held)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("n_ranks", [2, 4])
-def test_ranks_divide_every_batch_and_one_may_get_nothing(store: Store, backend: str, n_ranks: int) -> None:
-    together = list(all_series(make_loader(store), store))
-    by_rank = [
-        list(all_series(make_loader(store, f"loader.backend={backend}", rank=rank, n_ranks=n_ranks), store))
-        for rank in range(n_ranks)
-    ]
-    n_empty = 0
-    for step, whole in enumerate(together):
-        expected = dict(zip(whole.series_keys, whole.images.split(whole.series_lengths.tolist()), strict=True))
-        for batch in (batches[step] for batches in by_rank):
-            n_empty += len(batch.images) == 0
-            for key, images in zip(batch.series_keys, batch.images.split(batch.series_lengths.tolist()), strict=False):
-                assert torch.equal(images, expected.pop(key))
-        assert not expected
-    assert all(len(batches) == len(together) for batches in by_rank)
-    assert n_empty > 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

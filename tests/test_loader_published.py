@@ -13,6 +13,7 @@ import torch
 from rsna_e2e import ops, reference
 from rsna_e2e.augment import draw_augmentation, series_generator
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.division import Division
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.loader.grey import LEVELS, read_jpeg, write_jpeg
@@ -329,9 +330,10 @@ def test_the_edges_of_a_stretched_slice_are_its_own(tmp_path: Path, epoch: int |
 
 def test_ranks_without_a_slice_get_an_empty_batch(discs: Store) -> None:
     config = small.config("image.values=jpeg", *PUBLISHED)
-    loaders = [StudyLoader(discs, config, task=ICH, device=CPU, rank=rank, n_ranks=2) for rank in (0, 1)]
-    sizes = [len(next(loader.load([(0,)], epoch=1)).labels) for loader in loaders]
-    assert sorted(sizes) == [0, 3]
+    divisions = [Division(rank=rank, n_ranks=4) for rank in range(4)]
+    loaders = [StudyLoader(discs, config, task=ICH, device=CPU, division=division) for division in divisions]
+    sizes = [len(next(loader.load([(0,)], epoch=1)).images) for loader in loaders]
+    assert sizes == [0, 1, 1, 1]
 
 
 def test_dali_does_not_make_8_bit_images(store: Store) -> None:

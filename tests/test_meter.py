@@ -7,6 +7,7 @@ import torch
 
 from rsna_e2e import meter as meter_module
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.division import WHOLE
 from rsna_e2e.meter import Meter
 from rsna_e2e.records import no_progress
 
@@ -37,13 +38,12 @@ def batches(clock: Clock, waits_s: list[float]) -> Iterator[StudyBatch]:
         clock.now_s += wait_s
         yield StudyBatch(
             images=torch.zeros(4, 3, 2, 2),
+            chunks=WHOLE.chunks([4]),
             series_lengths=torch.tensor([4]),
             labels=labels,
             label_mask=labels.bool(),
             series_keys=("a",),
             rows=np.arange(4),
-            n_known_slices=torch.zeros(6),
-            n_known_series=torch.zeros(6),
         )
 
 

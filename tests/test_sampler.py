@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rsna_e2e.errors import UsageError
-from rsna_e2e.sampler import balanced_rows, balanced_shard_rows, global_batches, rank_share, slice_batches
+from rsna_e2e.sampler import balanced_rows, balanced_shard_rows, global_batches, slice_batches
 
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(1, 61, 200)]
 
@@ -38,24 +38,6 @@ def test_slices_are_mixed_and_what_is_left_over_waits() -> None:
     assert drawn != sorted(drawn)
     assert batches != slice_batches(rows, batch_size=32, seed=1, epoch=2)
     assert slice_batches(rows[:5], batch_size=32, seed=1, epoch=1)[0] != ()
-
-
-def test_shares_of_the_ranks_by_hand() -> None:
-    lengths = [10, 40, 20, 30]  # 40 to rank 0, 30 to rank 1, 20 to rank 1, 10 to rank 0
-    assert rank_share(lengths, rank=0, n_ranks=2) == [0, 1]
-    assert rank_share(lengths, rank=1, n_ranks=2) == [2, 3]
-
-
-@pytest.mark.parametrize("n_ranks", [1, 2, 3, 4])
-def test_every_series_of_a_batch_goes_to_one_rank_and_loads_are_balanced(n_ranks: int) -> None:
-    shares = [rank_share(LENGTHS, rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
-    assert sorted(i for share in shares for i in share) == list(range(len(LENGTHS)))
-    loads = [sum(LENGTHS[i] for i in share) for share in shares]
-    assert max(loads) - min(loads) <= max(LENGTHS)
-
-
-def test_a_rank_may_have_nothing() -> None:
-    assert [rank_share([50], rank=rank, n_ranks=2) for rank in (0, 1)] == [[0], []]
 
 
 POSITIVES, NEGATIVES = list(range(1000, 1007)), list(range(2000, 2025))  # 7 and 25

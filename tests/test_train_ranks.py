@@ -21,7 +21,8 @@ from rank_jobs import Job, difference, log_lines, planned, steps, weights
 
 from rsna_e2e.config import RunConfig
 from rsna_e2e.distributed import Ranks
-from rsna_e2e.sampler import global_batches, rank_share
+from rsna_e2e.division import Division, busy_share
+from rsna_e2e.sampler import global_batches
 from rsna_e2e.store import Store
 from rsna_e2e.train import train
 
@@ -77,11 +78,13 @@ class Trained:
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def trained(request: pytest.FixtureRequest, data: Data) -> Trained:
-    for case in ("sgd", "adam"):
+    for case in rank_training.EQUAL_CASES:
         if not rank_training.run_folder(data.folder, case, 1).exists():
             with _one_thread():
                 rank_training.train_case(data.folder, case, Ranks())
-    return Trained(request.param, *_meet(data, request.param, "sgd", "adam", "poisoned", "raises"))
+    return Trained(
+        request.param, *_meet(data, request.param, *rank_training.EQUAL_CASES, "differs", "poisoned", "raises")
+    )
 
 
 @contextmanager
@@ -93,33 +96,58 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("case", ["sgd", "adam"])
+@pytest.mark.parametrize("case", rank_training.EQUAL_CASES)
 def test_losses_and_weights_do_not_depend_on_the_number_of_ranks(data: Data, trained: Trained, case: str) -> None:
     alone, shared = (rank_training.run_folder(data.folder, case, n) for n in (1, trained.n_ranks))
     assert shared.exists(), trained.messages
-    losses = [[line["loss"] for line in steps(run)] for run in (alone, shared)]
-    assert len(losses[0]) == len(losses[1]) >= 20
-    assert max(abs(a - b) for a, b in zip(*losses, strict=True)) <= LOSS
-    assert difference(weights(alone), weights(shared)) <= WEIGHT
-    assert losses[0][0] - losses[0][-1] > 1000 * LOSS  # they have gone some way
+    for name in ("loss", "study_loss") if case == "dropout" else ("loss",):
+        losses = [[line[name] for line in steps(run)] for run in (alone, shared)]
+        assert len(losses[0]) == len(losses[1]) >= 20
+        assert max(abs(a - b) for a, b in zip(*losses, strict=True)) <= LOSS
+        assert losses[0][0] - losses[0][-1] > 1000 * LOSS  # they have gone some way
+    assert difference(learned(alone), learned(shared)) <= WEIGHT
+
+
+def learned(run: Path) -> dict[str, torch.Tensor]:
+    """The weights of a run, without the running statistics: those are averages over ranks."""
+    return {name: tensor for name, tensor in weights(run).items() if "running_" not in name and "num_" not in name}
+
+
+@pytest.mark.parametrize("case", [*rank_training.EQUAL_CASES, "differs", "poisoned"])
+def test_all_ranks_have_the_same_weights_to_the_bit(data: Data, trained: Trained, case: str) -> None:
+    kept = [data.folder / f"{case}-{trained.n_ranks}.rank-{rank}.pt" for rank in range(trained.n_ranks)]
+    first, *others = (torch.load(path, weights_only=True) for path in kept)
+    for other in others:
+        assert all(torch.equal(tensor, other[name]) for name, tensor in first.items())
+
+
+def test_ranks_that_come_to_different_gradients_of_the_heads_are_told(data: Data, trained: Trained) -> None:
+    assert "ranks came to different gradients of the heads" in trained.messages
+    alone, differing = (
+        rank_training.run_folder(data.folder, c, n) for c, n in (("sgd", 1), ("differs", trained.n_ranks))
+    )
+    assert difference(learned(alone), learned(differing)) <= WEIGHT
 
 
 def test_some_ranks_had_nothing_in_some_batches(data: Data, trained: Trained) -> None:
-    """So that the runs above have shown that this hangs nobody."""
+    """So that the runs above have shown that this hangs nobody: in `adam` one batch is a single slice."""
+    busy = [line["busy_share"] for line in steps(rank_training.run_folder(data.folder, "adam", trained.n_ranks))]
+    assert min(busy) == 1 / trained.n_ranks
+
+
+@pytest.mark.parametrize("case", rank_training.EQUAL_CASES)
+def test_ranks_are_as_busy_as_was_planned(data: Data, trained: Trained, case: str) -> None:
+    config = rank_training.config(case)
+    division = Division(n_ranks=trained.n_ranks, chunk_size=config.chunk, keeps_series=case == "norms")
     lengths = [span.n_slices for span in data.store.series if span.split == "train"]
-    config = rank_training.config("sgd")
     batches = [
-        batch
+        [lengths[i] for i in batch]
         for epoch in range(1, config.epochs + 1)
-        for batch in global_batches(lengths, slice_budget=8, seed=config.seed, epoch=epoch)
+        for batch in global_batches(lengths, slice_budget=config.loader.slices_per_batch, seed=config.seed, epoch=epoch)
     ]
-    shares = [
-        rank_share([lengths[i] for i in batch], rank=rank, n_ranks=trained.n_ranks)
-        for batch in batches
-        for rank in range(trained.n_ranks)
-    ]
-    assert [] in shares
-    assert steps(rank_training.run_folder(data.folder, "sgd", trained.n_ranks))[-1]["step"] == len(batches)
+    lines = steps(rank_training.run_folder(data.folder, case, trained.n_ranks))
+    waited_for = sum(line["n_slices"] / line["busy_share"] for line in lines)
+    assert sum(map(sum, batches)) / waited_for == pytest.approx(busy_share(batches, division))
 
 
 def test_what_one_rank_cannot_use_all_ranks_skip(data: Data, trained: Trained) -> None:

@@ -81,7 +81,6 @@ def test_images_grow_with_the_epochs(store: Store, tmp_path: Path, monkeypatch: 
         return embed(self, images)
 
     monkeypatch.setattr(JointModel, "embed", note)
-    monkeypatch.setattr(trainer_module.Stepper, "_embed", lambda self, images: note(self._model, images), raising=True)
     sizes = ["epochs=3", "image.size=48", "image.size_from_epoch={1: 32, 2: 40}", "chunk=64", "graph_slices=64"]
     train(store, tmp_path / "run", small.config(*sizes, "image.size_from_epoch={1: 32, 2: 40, 3: 48}"))
     training = [size for size, is_training in seen if is_training]

@@ -20,6 +20,7 @@ from rsna_e2e.bench.timing import Entry, Summary, interleave, ratio, summarise
 from rsna_e2e.bench.write import check_out, number, spread, table, write_result
 from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.device import Compute, choose_compute
+from rsna_e2e.division import WHOLE
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.loader.plan import BatchPlan, Planner
 from rsna_e2e.records import Progress, no_progress
@@ -150,7 +151,7 @@ class _Bench:
     def __init__(self, store: Store, config: RunConfig, compute: Compute) -> None:
         self._store, self._config, self._compute = store, config, compute
         self._task: Task = get_task(config.task)
-        self._planner = Planner(store, config, rank=0, n_ranks=1)
+        self._planner = Planner(store, config, division=WHOLE)
         names = ("dali", "torch") if dali_plugin.is_installed() else ("torch",)
         self.backends = {name: self._loader(name) for name in names}
 

@@ -17,6 +17,7 @@ from rsna_e2e.bench.write import check_out, spread, table, write_result
 from rsna_e2e.chunk_size import resolve_chunks
 from rsna_e2e.config import OptimizerConfig, RunConfig, load_config
 from rsna_e2e.device import Compute, choose_compute
+from rsna_e2e.distributed import ALONE
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
 from rsna_e2e.records import Progress, no_progress
@@ -24,6 +25,7 @@ from rsna_e2e.sampler import Batch
 from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
+from rsna_e2e.train import divide
 
 RESIDENT, LOADER, END_TO_END = "resident data", "loader alone", "end to end"
 
@@ -88,8 +90,17 @@ def bench_train(
     config = load_config(recipe, overrides)
     task, machine = get_task(config.task), Machine.here()
     compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
+    model = compute.place(JointModel.for_task(config.model.without_initial_weights(), task))
+    config = resolve_chunks(model, config, task, compute)
     with opened_store(store) as opened:
-        loader = StudyLoader(opened, config, task=task, device=compute.device, dtype=compute.image_dtype)
+        loader = StudyLoader(
+            opened,
+            config,
+            task=task,
+            device=compute.device,
+            dtype=compute.image_dtype,
+            division=divide(model, config, ALONE),
+        )
         phases = _phases(opened, loader, config)
         results = []
         for index, phase in enumerate(phases):
@@ -172,8 +183,7 @@ def _entries(
     torch.manual_seed(config.seed)
     model = compute.place(JointModel.for_task(config.model.without_initial_weights(), task))
     is_joint = phase.name == "whole series"
-    settled = resolve_chunks(model, config, task, compute)
-    stepper = Stepper(model, phase.optimizer, settled, task, compute, n_steps=SCHEDULE_STEPS, is_joint=is_joint)
+    stepper = Stepper(model, phase.optimizer, config, task, compute, n_steps=SCHEDULE_STEPS, is_joint=is_joint)
     numbers = count()
 
     def step(batch: StudyBatch) -> None:

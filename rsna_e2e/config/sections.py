@@ -85,7 +85,8 @@ class ModelConfig(Frozen):
     classifier of single images. `padding` left fills the series of a batch with zeros in front, unmasked, as the
     published solution did, so that logits depend on batch mates; packed does not.
     `backbone_arguments` go to timm.create_model as they are. `embedding_width` projects the backbone's features to this
-    many before the head; None keeps their number.
+    many before the head; None keeps their number. `backbone_dropout` drops features of the backbone in training; its
+    drop-path and what else it has are `backbone_arguments`.
     `weights_file` is a local safetensors file for the backbone, used instead of timm's download.
     `batchnorm` says how BatchNorm behaves in joint epochs: train normalises every chunk by itself; frozen uses the
     running statistics, which makes a step independent of chunks and ranks.

@@ -2,6 +2,7 @@
 
 from rsna_e2e.config import RunConfig
 from rsna_e2e.device import Compute
+from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader.embedding_loader import EmbeddingLoader
@@ -18,15 +19,12 @@ def choose_loader(
     task: Task,
     compute: Compute,
     embeddings: Embeddings | None = None,
-    rank: int = 0,
-    n_ranks: int = 1,
+    division: Division = WHOLE,
 ) -> SeriesLoader:
     """Return the loader of images, or of `embeddings` where a head learns from those."""
     if embeddings is not None:
-        return EmbeddingLoader(store, embeddings, config, device=compute.device, rank=rank, n_ranks=n_ranks)
-    return StudyLoader(
-        store, config, task=task, device=compute.device, dtype=compute.image_dtype, rank=rank, n_ranks=n_ranks
-    )
+        return EmbeddingLoader(store, embeddings, config, device=compute.device, division=division)
+    return StudyLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype, division=division)
 
 
 def count_channels(config: RunConfig, task: Task, embeddings: Embeddings | None) -> int:

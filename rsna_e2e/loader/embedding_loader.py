@@ -10,6 +10,7 @@ import torch
 
 from rsna_e2e.batch import Rows, StudyBatch
 from rsna_e2e.config import RunConfig
+from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.loader.pixels import work_ahead
 from rsna_e2e.loader.share import Share, group_series, series_share, study_batch
@@ -19,7 +20,7 @@ from rsna_e2e.store import Store
 
 
 class EmbeddingLoader:
-    """Builds `StudyBatch`es of embeddings [N, D, 1, 1]; rank `rank` of `n_ranks` gets its share of each.
+    """Builds `StudyBatch`es with the embeddings [n, D, 1, 1] of one rank's share by `division`.
 
     The same embeddings come in every epoch: nothing is augmented. With `loader.slice_order` published the slices of a
     series come by x, then y, then z of ImagePositionPatient, then image id; a batch's `rows` say which they are.
@@ -34,20 +35,23 @@ class EmbeddingLoader:
         config: RunConfig,
         *,
         device: torch.device,
-        rank: int = 0,
-        n_ranks: int = 1,
+        division: Division = WHOLE,
     ) -> None:
         self._store, self._embeddings, self._config = store, embeddings, config
-        self._device, self._rank, self._n_ranks = device, rank, n_ranks
+        self._device, self.division = device, division
         self._place_N = published_places(store) if config.loader.slice_order == "published" else None
 
     def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
         """Group series, given by their positions in `store.series`, into batches; shuffled when an epoch is given."""
         return group_series(self._store, positions, self._config, epoch=epoch)
 
+    def lengths(self, batch: Batch) -> list[int]:
+        """Number of slices of each series in a batch."""
+        return [self._store.series[position].n_slices for position in batch]
+
     def n_slices(self, batch: Batch) -> int:
         """Number of slices in a batch."""
-        return sum(self._store.series[position].n_slices for position in batch)
+        return sum(self.lengths(batch))
 
     def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
         """Yield the batches, each of positions in `store.series`, in the given order."""
@@ -57,7 +61,7 @@ class EmbeddingLoader:
             yield study_batch(self._store, share, images_ND11, self._device)
 
     def _read(self, batch: Batch) -> tuple[Share, Float32Array]:
-        share = self._in_order(series_share(self._store, batch, rank=self._rank, n_ranks=self._n_ranks))
+        share = self._in_order(series_share(self._store, batch, self.division))
         return share, self._embeddings.read(share.rows)
 
     def _in_order(self, share: Share) -> Share:
@@ -65,7 +69,7 @@ class EmbeddingLoader:
         if self._place_N is None:
             return share
         series_N = np.repeat(np.arange(len(share.lengths)), share.lengths)
-        return replace(share, rows=share.rows[np.lexsort((self._place_N[share.rows], series_N))])
+        return replace(share, batch_rows=share.batch_rows[np.lexsort((self._place_N[share.batch_rows], series_N))])
 
 
 def published_places(store: Store) -> Rows:

@@ -2,7 +2,6 @@
 
 # N slices (packed), B series
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,9 +17,10 @@ from rsna_e2e.augment import (
 )
 from rsna_e2e.batch import Rows
 from rsna_e2e.config import ImageConfig, RunConfig
+from rsna_e2e.division import Division
 from rsna_e2e.loader.share import Share, series_share
 from rsna_e2e.records import Float32Array, Float64Array
-from rsna_e2e.sampler import Batch, rank_share
+from rsna_e2e.sampler import Batch
 from rsna_e2e.store import SeriesSpan, Store
 
 _NO_PARAMS = SliceParams(
@@ -32,7 +32,8 @@ _NO_PARAMS = SliceParams(
 class BatchPlan(Share):
     """Which slices, in which order, and how each is transformed.
 
-    shapes [N, 2]: height, width. affine [N, 2, 3], source_box [N, 3], augmentation [N, 3, 3]: as `SliceParams`.
+    Of the rank's slices: shapes [n, 2]: height, width. affine [n, 2, 3], source_box [n, 3], augmentation [n, 3, 3]: as
+    `SliceParams`.
     """
 
     shapes: npt.NDArray[np.int32]
@@ -60,11 +61,10 @@ class BatchPlan(Share):
 
 
 class Planner:
-    """Plans batches of one store for one configuration and one of `n_ranks` processes."""
+    """Plans one rank's share of batches of one store for one configuration."""
 
-    def __init__(self, store: Store, config: RunConfig, *, rank: int, n_ranks: int) -> None:
-        self._store, self._config = store, config
-        self._rank, self._n_ranks = rank, n_ranks
+    def __init__(self, store: Store, config: RunConfig, *, division: Division) -> None:
+        self._store, self._config, self._division = store, config, division
         corners = [store.index[f"content_{name}"] for name in ("x0", "y0", "x1", "y1")]
         self._content = np.stack(corners, axis=1).astype(np.int64)
         self._shapes = np.stack([store.index["rows"], store.index["columns"]], axis=1).astype(np.int32)
@@ -72,39 +72,39 @@ class Planner:
         self._series_of_row = np.repeat(np.arange(len(store.series)), [span.n_slices for span in store.series])
 
     def series(self, batch: Batch, *, epoch: int | None) -> BatchPlan:
-        """Plan this rank's share of a batch of whole series, given by their positions in `store.series`."""
-        share = series_share(self._store, batch, rank=self._rank, n_ranks=self._n_ranks)
-        return self._plan(share, [self._params(span, epoch) for span in share.spans])
+        """Plan a batch of whole series, given by their positions in `store.series`."""
+        return self._plan(series_share(self._store, batch, self._division), epoch)
 
     def slices(self, rows: Batch, *, epoch: int | None) -> BatchPlan:
-        """Plan this rank's share of a batch of single slices, each with the geometry of its series."""
-        alone = [1] * len(rows)
-        mine = [rows[i] for i in rank_share(alone, rank=self._rank, n_ranks=self._n_ranks)]
-        spans = [self._store.series[self._series_of_row[row]] for row in mine]
-        places = [row - span.first_row for row, span in zip(mine, spans, strict=True)]
-        params = [self._params(span, epoch)[place : place + 1] for place, span in zip(places, spans, strict=True)]
+        """Plan a batch of single slices, each with the geometry of its series, and counted as a series of one."""
+        alone = (1,) * len(rows)
         share = Share(
-            rows=np.array(mine, dtype=np.int64),
-            spans=tuple(spans),
-            lengths=(1,) * len(mine),
-            global_rows=np.array(rows, dtype=np.int64),
-            global_lengths=tuple(alone),
+            batch_rows=np.array(rows, dtype=np.int64),
+            spans=tuple(self._span_of(row) for row in rows),
+            lengths=alone,
+            chunks=self._division.by_slices().chunks(alone),
         )
-        return self._plan(share, params)
+        return self._plan(share, epoch)
 
-    def _plan(self, share: Share, params: Sequence[SliceParams]) -> BatchPlan:
-        params = [_NO_PARAMS, *params]
+    def _plan(self, share: Share, epoch: int | None) -> BatchPlan:
+        params = [_NO_PARAMS]
+        for row in share.rows.tolist():
+            span = self._span_of(row)
+            place = row - span.first_row
+            params.append(self._params(span, epoch)[place : place + 1])
         return BatchPlan(
-            rows=share.rows,
+            batch_rows=share.batch_rows,
             spans=share.spans,
             lengths=share.lengths,
-            global_rows=share.global_rows,
-            global_lengths=share.global_lengths,
+            chunks=share.chunks,
             shapes=self._shapes[share.rows],
             affine=np.concatenate([p.affine for p in params]),
             source_box=np.concatenate([p.source_box for p in params]),
             augmentation=np.concatenate([p.augmentation for p in params]),
         )
+
+    def _span_of(self, row: int) -> SeriesSpan:
+        return self._store.series[int(self._series_of_row[row])]
 
     def _params(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
         """The geometry of a series; drawn once an epoch, as mixed slices ask for it again and again."""

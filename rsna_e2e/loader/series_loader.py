@@ -4,19 +4,27 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.division import Division
 from rsna_e2e.sampler import Batch
 
 
 class SeriesLoader(Protocol):
-    """Groups series, given by their positions in a store, into batches, and loads those. backend: by what means."""
+    """Groups series, given by their positions in a store, into batches, and loads one rank's share of those.
+
+    backend: by what means. division: how batches are divided.
+    """
 
     backend: str
+    division: Division
 
     def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
         """Group series into batches; shuffled when an epoch is given."""
+
+    def lengths(self, batch: Batch) -> list[int]:
+        """Number of slices of each series in a batch."""
 
     def n_slices(self, batch: Batch) -> int:
         """Number of slices in a batch."""
 
     def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
-        """Yield this rank's share of the batches, in the given order; augmented where that is done and wanted."""
+        """Yield the batches, with this rank's share of their images, in the given order; augmented where wanted."""

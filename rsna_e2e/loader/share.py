@@ -1,6 +1,6 @@
-"""Which slices of a global batch are one rank's, and what a batch of them says beside its images."""
+"""Which slices of a batch are one rank's, and what a batch says beside its images."""
 
-# N slices (packed), B series, L labels
+# N slices (packed), n of them one rank's own, B series
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rsna_e2e.batch import Rows, SliceImages, StudyBatch, study_targets
+from rsna_e2e.batch import Rows, SliceImages, StudyBatch
 from rsna_e2e.config import RunConfig
-from rsna_e2e.sampler import Batch, global_batches, rank_share, series_batches
+from rsna_e2e.division import Chunk, Division
+from rsna_e2e.sampler import Batch, global_batches, series_batches
 from rsna_e2e.store import SeriesSpan, Store, rows_of
 
 _UNLEARNED_FACTOR = 4  # series in a batch when nothing is learned: darraghdog/rsna, trainlstm.py
@@ -18,17 +19,22 @@ _UNLEARNED_FACTOR = 4  # series in a batch when nothing is learned: darraghdog/r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """Slices of a batch, series after series.
+    """A batch, slices of series after series, and which of them are one rank's.
 
-    rows [N]: of the store's index. spans, lengths [B]: the series and how many of the slices belong to each.
-    global_rows, global_lengths: rows and lengths of the whole batch, of which this is one rank's share.
+    batch_rows [N]: of the store's index. spans, lengths [B]: the series and how many of the slices belong to each.
+    chunks: the rank's.
     """
 
-    rows: Rows
+    batch_rows: Rows
     spans: tuple[SeriesSpan, ...]
     lengths: tuple[int, ...]
-    global_rows: Rows
-    global_lengths: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def rows(self) -> Rows:
+        """Those of the rank's slices [n], in the order of their images."""
+        own = [self.batch_rows[chunk.rows] for chunk in self.chunks]
+        return np.concatenate(own) if own else self.batch_rows[:0]
 
 
 def group_series(store: Store, positions: Sequence[int], config: RunConfig, *, epoch: int | None) -> list[Batch]:
@@ -46,37 +52,22 @@ def group_series(store: Store, positions: Sequence[int], config: RunConfig, *, e
     return [tuple(positions[i] for i in batch) for batch in batches]
 
 
-def series_share(store: Store, batch: Batch, *, rank: int, n_ranks: int) -> Share:
+def series_share(store: Store, batch: Batch, division: Division) -> Share:
     """Return a rank's share of a batch of whole series, given by their positions in `store.series`."""
-    everyone = [store.series[position] for position in batch]
-    lengths = [span.n_slices for span in everyone]
-    mine = [everyone[i] for i in rank_share(lengths, rank=rank, n_ranks=n_ranks)]
-    return Share(
-        rows=rows_of(mine),
-        spans=tuple(mine),
-        lengths=tuple(span.n_slices for span in mine),
-        global_rows=rows_of(everyone),
-        global_lengths=tuple(lengths),
-    )
+    spans = tuple(store.series[position] for position in batch)
+    lengths = tuple(span.n_slices for span in spans)
+    return Share(batch_rows=rows_of(spans), spans=spans, lengths=lengths, chunks=division.chunks(lengths))
 
 
 def study_batch(store: Store, share: Share, images: SliceImages, device: torch.device) -> StudyBatch:
-    """Return the batch of a share: its images, in the order of its rows, with the labels on `device`."""
-    labels = _labels(store, share.rows).to(device)
-    of_everyone = _labels(store, share.global_rows)
-    known = ~of_everyone.isnan()
-    _, known_series = study_targets(of_everyone, known, torch.tensor(share.global_lengths))
+    """Return the batch of a share: images of its rows, in their order, and the labels of all slices on `device`."""
+    labels = torch.from_numpy(store.labels[share.batch_rows].astype(np.float32)).to(device)
     return StudyBatch(
         images=images,
+        chunks=share.chunks,
         series_lengths=torch.tensor(share.lengths, dtype=torch.int64),
         labels=labels.nan_to_num(0.0),
         label_mask=~labels.isnan(),
         series_keys=tuple(span.series_key for span in share.spans),
-        rows=share.rows,
-        n_known_slices=known.sum(0),
-        n_known_series=known_series.sum(0),
+        rows=share.batch_rows,
     )
-
-
-def _labels(store: Store, rows: Rows) -> torch.Tensor:
-    return torch.from_numpy(store.labels[rows].astype(np.float32))

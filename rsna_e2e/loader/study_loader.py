@@ -11,6 +11,7 @@ import torch
 from rsna_e2e import dali_plugin
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import RunConfig, SlicePhaseConfig
+from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader.dali import dali_images
 from rsna_e2e.loader.pixels import BufferPool
@@ -24,7 +25,7 @@ from rsna_e2e.tasks import Task
 
 
 class StudyLoader:
-    """Builds `StudyBatch`es of one store for one configuration; rank `rank` of `n_ranks` gets its share of each.
+    """Builds `StudyBatch`es of one store for one configuration, with the images of one rank's share by `division`.
 
     Batches are handed over as a sequence, so position k in the data is `batches[k:]`. An epoch is the one whose
     augmentation is drawn, None for none. Raises MissingCapabilityError when `loader.backend` is dali and DALI or its
@@ -39,11 +40,11 @@ class StudyLoader:
         task: Task,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        rank: int = 0,
-        n_ranks: int = 1,
+        division: Division = WHOLE,
     ) -> None:
         self._store, self._config, self._task = store, config, task
-        self._planner = Planner(store, config, rank=rank, n_ranks=n_ranks)
+        self.division = division
+        self._planner = Planner(store, config, division=division)
         self._settings = ImageSettings(
             windows_hu=task.windows_hu,
             mean=task.channel_mean,
@@ -80,19 +81,25 @@ class StudyLoader:
                 rows = balanced_shard_rows(positives, negatives, n_shards=n_shards, seed=seed, epoch=epoch)
         return slice_batches(rows, batch_size=phase.slices_per_batch, seed=seed, epoch=epoch)
 
+    def lengths(self, batch: Batch) -> list[int]:
+        """Number of slices of each series in a batch."""
+        return [self._store.series[position].n_slices for position in batch]
+
     def n_slices(self, batch: Batch) -> int:
         """Number of slices in a batch."""
-        return sum(self._store.series[position].n_slices for position in batch)
+        return sum(self.lengths(batch))
 
     def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
         """Yield the batches, each of positions in `store.series`, in the given order."""
         plans = [partial(self._planner.series, batch, epoch=epoch) for batch in batches]
-        return self._load(plans, max_slices=max(map(self.n_slices, batches), default=0), epoch=epoch)
+        shares = (self.division.largest_share(self.lengths(batch)) for batch in batches)
+        return self._load(plans, max_slices=max(shares, default=0), epoch=epoch)
 
     def load_slices(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
-        """Yield the batches, each of store rows, in the given order; every slice counts as a series of one."""
+        """Yield the batches, each of store rows, in the given order."""
         plans = [partial(self._planner.slices, rows, epoch=epoch) for rows in batches]
-        return self._load(plans, max_slices=max(map(len, batches), default=0), epoch=epoch)
+        shares = (self.division.by_slices().largest_share([1] * len(rows)) for rows in batches)
+        return self._load(plans, max_slices=max(shares, default=0), epoch=epoch)
 
     def _load(
         self, plans: Sequence[Callable[[], BatchPlan]], *, max_slices: int, epoch: int | None

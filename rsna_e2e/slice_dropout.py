@@ -1,0 +1,118 @@
+"""Dropout and drop-path whose masks belong to slices: the same in whatever chunk, pass or rank a slice is computed.
+
+What is dropped of a slice is a pure function of its key and of the layer, so that a step has the same masks however it
+is divided, and after any resumption.
+"""
+
+# n slices of one chunk
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from timm.layers import DropPath
+from torch import nn
+
+Unit = Literal["element", "channel", "slice"]  # what is dropped as one
+
+# The increment and the mixing function of SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195)
+_GOLDEN = 0x9E3779B97F4A7C15
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_FRACTION_BITS = 24  # of a float32: uniform numbers are exact
+
+
+class SliceKeys:
+    """The keys [n] of the slices that go through a model at this time; None leaves the masks to torch's generator."""
+
+    current: torch.Tensor | None = None
+
+    @contextmanager
+    def of(self, keys: torch.Tensor) -> Iterator[None]:
+        """Have them for the length of the block."""
+        self.current = keys
+        try:
+            yield
+        finally:
+            self.current = None
+
+
+class SliceDropout(nn.Module):
+    """Zeroes elements, channels or whole slices with probability `p` in training, and scales the others by 1 / (1 - p).
+
+    layer: a number that no other layer of the model has. Input: [n, ...], or [n * k, ...] with the k parts of a slice
+    together, such as windows of tokens.
+    """
+
+    def __init__(self, p: float, keys: SliceKeys, *, layer: int, unit: Unit = "element") -> None:
+        super().__init__()
+        self.p, self._keys, self._layer, self._unit = p, keys, layer, unit
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Return as many values."""
+        if not self.training or self.p == 0.0:
+            return values
+        shape = {"element": values.shape, "channel": values.shape[:2], "slice": values.shape[:1]}[self._unit]
+        if self._keys.current is None:
+            uniform = torch.rand(shape, device=values.device)
+        else:
+            n_per_slice = math.prod(shape) // len(self._keys.current)
+            uniform = uniform_of(self._keys.current, layer=self._layer, n_per_slice=n_per_slice).view(shape)
+        factors = (uniform >= self.p).to(values.dtype) / (1.0 - self.p)
+        return values * factors.reshape(*shape, *[1] * (values.ndim - len(shape)))
+
+    def extra_repr(self) -> str:
+        """What print shows."""
+        return f"p={self.p}, unit={self._unit}"
+
+
+def uniform_of(keys: torch.Tensor, *, layer: int, n_per_slice: int) -> torch.Tensor:
+    """Return numbers [n, n_per_slice] float32 in [0, 1), a pure function of the keys [n] int64 and of the layer."""
+    states = _mix(keys + _signed(layer * _GOLDEN))[:, None]
+    numbers = torch.arange(1, n_per_slice + 1, device=keys.device)
+    bits = _shifted(_mix(states + numbers * _signed(_GOLDEN)), 64 - _FRACTION_BITS)
+    return bits.float() * 2.0**-_FRACTION_BITS
+
+
+def slice_keys(seed: int, rows: torch.Tensor) -> torch.Tensor:
+    """Return the keys [n] int64 of slices; seed: of the step, of 63 bits. rows: [n] int64, where they are stored."""
+    return _mix(rows * _signed(_GOLDEN) + seed)
+
+
+def drop_by_slice(module: nn.Module, keys: SliceKeys, *, first_layer: int = 0) -> None:
+    """Replace every Dropout of torch's and DropPath of timm's in `module` by one whose masks belong to slices.
+
+    What draws in another way, such as the dropout inside fused attention, goes on with torch's generator.
+    """
+    layer = first_layer
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            replacement = _replacement(child, keys, layer)
+            if replacement is not None:
+                setattr(parent, name, replacement.train(child.training))
+                layer += 1
+
+
+def _replacement(module: nn.Module, keys: SliceKeys, layer: int) -> SliceDropout | None:
+    if isinstance(module, DropPath) and module.scale_by_keep:
+        return SliceDropout(module.drop_prob, keys, layer=layer, unit="slice")
+    units: dict[type[Any], Unit] = {nn.Dropout: "element", nn.Dropout1d: "channel", nn.Dropout2d: "channel"}
+    unit = units.get(type(module))
+    return None if unit is None else SliceDropout(module.p, keys, layer=layer, unit=unit)  # type: ignore[arg-type]
+
+
+def _mix(state: torch.Tensor) -> torch.Tensor:
+    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
+        state = (state ^ _shifted(state, shift)) * _signed(multiplier)
+    return state ^ _shifted(state, 31)
+
+
+def _shifted(bits: torch.Tensor, n: int) -> torch.Tensor:
+    """To the right, with zeros from the left: torch's int64 has a sign, which its own shift repeats."""
+    return (bits >> n) & ((1 << (64 - n)) - 1)
+
+
+def _signed(number: int) -> int:
+    """The int64 with the lowest 64 bits of a number, as sums and products of int64 have them."""
+    return (number + 2**63) % 2**64 - 2**63
