@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from rsna_e2e.errors import MissingCapabilityError
+from rsna_e2e.machine import cudnn_version
 
 M = TypeVar("M", bound=nn.Module)
 
 _AUTOCAST_DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FIRST_WITH_COMPILER = (7, 5)  # compute capability of Turing: the oldest that Triton makes code for
 _FIRST_WITH_BF16 = 8  # compute capability of Ampere, NVIDIA's first with bf16 arithmetic
 
 # oneDNN's name for the best instruction set below AMX; read by oneDNN at its first primitive
@@ -97,6 +99,38 @@ def choose_compute(
     if precision == "auto":
         precision = "bf16" if amx else "fp32"
     return Compute(torch.device("cpu"), _AUTOCAST_DTYPES[precision])
+
+
+def check_compute(compute: Compute, *, compiles: bool) -> None:
+    """Try one convolution in the precision of `compute`; so what a device cannot do is known before anything begins.
+
+    compiles: whether torch's compiler is wanted. Raises MissingCapabilityError, with the way out.
+    """
+    if compute.device.type == "cuda" and compiles:
+        capability = torch.cuda.get_device_capability(compute.device)
+        if capability < _FIRST_WITH_COMPILER:
+            raise MissingCapabilityError(
+                f"compile=true: the compiler behind torch.compile, Triton, has no code for {compute} "
+                f"(sm_{''.join(map(str, capability))}; it begins with sm_{''.join(map(str, _FIRST_WITH_COMPILER))}). "
+                "Use --set compile=false"
+            )
+    images = torch.ones(1, 8, 8, 8, dtype=compute.image_dtype, device=compute.device)
+    try:
+        result = torch.nn.functional.conv2d(images, images)
+    except RuntimeError as error:
+        raise MissingCapabilityError(
+            f"a convolution in {compute.precision} does not work on {compute}{_cudnn(compute)}: "
+            f"{str(error).splitlines()[0]}. Install the stack for this GPU (README, Older GPUs), or use "
+            "--set precision=fp32"
+        ) from None
+    if result.item() != images.numel():
+        raise MissingCapabilityError(
+            f"a convolution in {compute.precision} is wrong on {compute}{_cudnn(compute)}. Use --set precision=fp32"
+        )
+
+
+def _cudnn(compute: Compute) -> str:
+    return f" with cuDNN {cudnn_version()}" if compute.device.type == "cuda" else ""
 
 
 def _usable_amx() -> bool:

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         exit_code_file = Path(folder) / "exit_code"
         command = make_command(arguments, environment, nodes, n_processes, exit_code_file=exit_code_file)
         sys.stderr.write(f"+ {' '.join(command)}\n")
-        code = supervise(command, for_ranks(n_processes) | dict(environment), exit_code_file=exit_code_file)
+        code = supervise(command, for_ranks(n_processes, environment), exit_code_file=exit_code_file)
     return PREEMPTED if marker.exists() else code
 
 
@@ -124,23 +124,27 @@ def make_command(
     return [str(beside / "torchrun"), *meeting, *workers, "-m", "rsna_e2e.rank_main", str(exit_code_file), *train]
 
 
-def for_ranks(n_processes: int) -> dict[str, str]:
-    """Return environment variables that suit `n_processes` ranks on this host."""
+def for_ranks(n_processes: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment that suits `n_processes` ranks on this host; what the given one says stays."""
     # torchrun would leave its store to the ranks that it starts again, with the addresses of those that died in it:
     # the new ones then wait a minute for the dead, in vain, and use up the restarts.
     fresh_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // n_processes))} if n_processes > 1 else {}
-    return fresh_store | threads | for_libraries()
+    return fresh_store | threads | for_libraries(environment)
 
 
-def for_libraries() -> dict[str, str]:
-    """Return environment variables that libraries read when they are loaded.
+def for_libraries(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment that suits the libraries that read it when they are loaded; what the given one says stays.
 
     A thread of OpenMP that waits for another spins, and so keeps its core from the one it waits for; after fewer turns
     than GNU's 300,000 it should sleep. What that gives: docs/benchmarks.md. Arrow's own allocators keep what was freed,
-    which for tables that are read once is most of what a process holds; the C library gives it back.
+    which for tables that are read once is most of what a process holds; the C library gives it back. torch's GPU memory
+    grows in pieces that can be joined: batches of many sizes would leave holes in fixed ones.
     """
-    return {"GOMP_SPINCOUNT": "20000", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    suited = {"GOMP_SPINCOUNT": "20000", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    if "PYTORCH_CUDA_ALLOC_CONF" not in environment:  # its older name, over which the newer one would win
+        suited["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    return suited | dict(environment)
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str], *, exit_code_file: Path | None = None) -> int:

@@ -33,6 +33,7 @@ def describe_environment(*, n_ranks: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": library_versions(_LIBRARIES) | {"torch": torch.__version__},  # it names its build
         "cuda": torch.version.cuda if has_gpu else None,
+        "cudnn": cudnn_version() if has_gpu else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if has_gpu else [],
         "cpu": cpu_name(),
         "cores": n_cores(),
@@ -85,6 +86,12 @@ def n_cores() -> int:
 def memory_gib() -> float:
     """Return the machine's memory."""
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def cudnn_version() -> int | None:
+    """Return the version of cuDNN that torch has, such as 91002 for 9.10.2."""
+    found: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _version(name: str) -> str | None:

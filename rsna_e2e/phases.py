@@ -2,6 +2,7 @@
 
 # N slices (packed)
 
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,8 @@ from rsna_e2e.config import OptimizerConfig, RunConfig
 from rsna_e2e.division import Division, busy_share
 from rsna_e2e.loader import SeriesLoader, StudyLoader
 from rsna_e2e.sampler import Batch
+
+ENOUGH_BUSY = 0.9  # of the time; ranks that wait for each other more are worth a warning
 
 Step = tuple[Batch, ...]  # batches accumulated into one optimiser step
 
@@ -71,9 +74,16 @@ class Phase:
 
     @property
     def busy_share(self) -> float:
-        """The part of their time that ranks can be expected to work, see `division.busy_share`: of the first epoch."""
+        """The part of their time that ranks can be expected to work, see `division.busy_share`: in the first epoch."""
         first = self.epochs[0]
         return busy_share((first.lengths(batch) for step in first.steps for batch in step), first.division)
+
+    @property
+    def n_shapes(self) -> int:
+        """How many sizes of chunks go through the backbone of a rank in the first epoch."""
+        first = self.epochs[0]
+        batches = (batch for step in first.steps for batch in step)
+        return len({len(chunk) for batch in batches for chunk in first.division.chunks(first.lengths(batch))})
 
 
 def plan_phases(
@@ -103,6 +113,24 @@ def plan_phases(
         before = sum(phase.n_steps for phase in phases)
         phases.append(Phase(kind="series", epochs=epochs, optimizer=config.optimizer, first_step=before))
     return tuple(phases)
+
+
+def foretell_sharing(phases: Sequence[Phase], say: Callable[[str], None]) -> None:
+    """Say how busy ranks will be, where there are several, and warn where they will wait for each other a lot."""
+    for phase in phases:
+        division, share = phase.epochs[0].division, phase.busy_share
+        if division.n_ranks == 1:
+            continue
+        say(f"{division.n_ranks} ranks share each batch of {phase.kind}: expected to be busy {share:.0%} of the time")
+        if share < ENOUGH_BUSY:
+            way_out = f"a larger {'loader' if phase.kind == 'series' else 'slice_phase'}.slices_per_batch, fewer ranks"
+            if division.keeps_series:
+                way_out += f", a chunk below {division.chunk_size}, or model.batchnorm=frozen"
+            warnings.warn(
+                f"{division.n_ranks} ranks will be busy {share:.0%} of the time on {phase.kind}: what a batch holds "
+                f"cannot be divided more evenly. What helps: {way_out}",
+                stacklevel=3,
+            )
 
 
 def _epoch(

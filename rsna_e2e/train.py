@@ -13,7 +13,7 @@ from rsna_e2e.batch import Rows
 from rsna_e2e.checkpoint import Checkpoint, find_checkpoint, load_model, valid_checkpoints
 from rsna_e2e.chunk_size import resolve_chunks
 from rsna_e2e.config import RunConfig, load_config
-from rsna_e2e.device import Compute, choose_compute
+from rsna_e2e.device import Compute, check_compute, choose_compute
 from rsna_e2e.distributed import ALONE, Ranks
 from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.embeddings import Embeddings
@@ -22,7 +22,7 @@ from rsna_e2e.files import write_json
 from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.model import JointModel
 from rsna_e2e.norms import mixes_slices
-from rsna_e2e.phases import plan_phases
+from rsna_e2e.phases import foretell_sharing, plan_phases
 from rsna_e2e.predict import check_labels
 from rsna_e2e.preemption import MARKER, never
 from rsna_e2e.records import Progress, no_progress
@@ -70,12 +70,14 @@ def train(
     ranks: Ranks = ALONE,
     is_stopping: Callable[[], bool] = never,
     progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda text: None,
 ) -> TrainSummary:
     """Train the joint model of `config` on the labelled series of `store`; leave everything in `run`.
 
     embeddings: what a head without a backbone learns from, in the place of images. init_from: a run folder or a
     safetensors file of a joint model to start from. resume: go on from the last whole
     checkpoint of `run`, if there is one. is_stopping: asked after every step; a run that is told to stop saves first.
+    say: takes what is worth knowing at the start.
     All `ranks` call this alike. Raises UsageError when `run` exists and is not to be resumed, has other settings, when
     no series is left to train on, and when the classifier of the embeddings saw what is to be validated on;
     BadInputError for unusable weights; DivergedError when the loss stays not finite; PreemptedError when it was told to
@@ -92,6 +94,7 @@ def train(
     if last is not None and (run / SUMMARY_NAME).is_file():
         return _read_summary(run)
     compute = choose_compute(config.precision, device, local_rank=ranks.local_rank, cpu_threads=config.cpu_threads)
+    check_compute(compute, compiles=config.compile)
     if resumed_at is not None:
         config = _with_chunks_of(run, config)
     model, config = prepare_model(config, task, compute, ranks, n_channels=n_channels, init_from=init_from, last=last)
@@ -124,6 +127,9 @@ def train(
         n_ranks=ranks.n_ranks,
         resumed_at=resumed_at,
     )
+    phases = plan_phases(config, lambda epoch: loader_at(config.image.size_at(epoch)), training)
+    if ranks.is_main:
+        foretell_sharing(phases, say)
     with make_log() if ranks.is_main else SilentLog() as log:
         if ranks.is_main:
             (run / MARKER).unlink(missing_ok=True)
@@ -136,7 +142,7 @@ def train(
             ranks,
             run=run,
             log=log,
-            phases=plan_phases(config, lambda epoch: loader_at(config.image.size_at(epoch)), training),
+            phases=phases,
             data_hash=data_hash,
             validate=score if held_out else None,
             is_stopping=is_stopping,
@@ -248,9 +254,10 @@ def prepare_model(
 def _try_one_image(model: JointModel, config: RunConfig, compute: Compute, *, n_channels: int) -> None:
     """Find out before anything is written whether the backbone takes images of these sizes."""
     for size in sorted({config.image.size, *config.image.size_from_epoch.values()}):
-        image = torch.zeros(1, n_channels, size, size, device=compute.device)
+        image = torch.zeros(1, n_channels, size, size, dtype=compute.image_dtype, device=compute.device)
         try:
-            model.eval().embed(image)
+            with compute.autocast():
+                model.eval().embed(image)
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"{config.model.backbone} does not take images of {size} px: {reason}") from None

@@ -29,6 +29,8 @@ from rsna_e2e.steps import Stepper, StepResult
 from rsna_e2e.tasks import Task
 from rsna_e2e.validation import Validation
 
+_FEW_SHAPES = 8
+
 
 class Trainer:
     """Takes a model through the phases of a run. `state` is what a checkpoint says; all ranks have the same.
@@ -114,6 +116,8 @@ class Trainer:
         if last is not None:
             self._restore(stepper, last, is_same_phase=last.state.phase == phase.kind)
         self._note(phase=phase.kind)
+        # cuDNN tries its algorithms for every shape that is new: worth it where few come again and again
+        torch.backends.cudnn.benchmark = phase.n_shapes <= _FEW_SHAPES
         first_step = phase.first_step
         for epoch in phase.epochs:
             if epoch.number > self.state.epoch and not self._has_stopped_early:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -114,6 +115,30 @@ class Job:
         for pid in found:
             found += [child for child, parent in parents.items() if parent == pid]
         return found[1:]
+
+
+def run_ranks(n_ranks: int, *words: object) -> tuple[list[int], str]:
+    """Run Python with these words as ranks that meet on this host, each with one thread; exit codes and messages."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1])}
+    shared = os.environ | address | {"WORLD_SIZE": str(n_ranks), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(n_ranks)
+    ]
+    try:
+        messages = [process.communicate(timeout=PATIENCE_S)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], "".join(messages)
 
 
 def log_lines(run: Path, kind: str) -> list[dict[str, Any]]:

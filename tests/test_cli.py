@@ -11,6 +11,7 @@ import pytest
 import small
 
 from rsna_e2e.cli import main
+from rsna_e2e.launch import for_libraries
 from rsna_e2e.store import FORMAT_VERSION, Store
 
 VERBS = ("synth", "prepare", "find-lr", "train", "predict", "evaluate", "bench")
@@ -197,3 +198,12 @@ def test_threads_that_wait_sleep_soon_unless_the_user_wants_otherwise(
     with pytest.raises(SystemExit):
         main(["--version"])
     assert os.environ["GOMP_SPINCOUNT"] == expected
+
+
+def test_gpu_memory_grows_in_pieces_unless_the_user_wants_otherwise() -> None:
+    assert for_libraries({})["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    mine = {"PYTORCH_ALLOC_CONF": "backend:native"}
+    assert for_libraries(mine)["PYTORCH_ALLOC_CONF"] == "backend:native"
+    older = {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}
+    assert "PYTORCH_ALLOC_CONF" not in for_libraries(older)
+    assert for_libraries(older).items() >= older.items()

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import small
 import torch
 
 from rsna_e2e import device
-from rsna_e2e.device import choose_compute, choose_device_type
+from rsna_e2e.device import check_compute, choose_compute, choose_device_type
 from rsna_e2e.errors import MissingCapabilityError
 
 
@@ -69,6 +70,40 @@ def test_auto_takes_fp16_on_gpus_without_bf16(
     assert choose_compute("auto").autocast_dtype == dtype
     assert choose_compute("bf16").autocast_dtype == torch.bfloat16
     assert choose_compute("fp16").autocast_dtype == torch.float16
+
+
+@pytest.mark.parametrize(("capability", "is_refused"), [((7, 0), True), ((7, 5), False), ((9, 0), False)])
+def test_the_compiler_is_refused_where_it_makes_no_code(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], is_refused: bool
+) -> None:
+    _gpu(monkeypatch, capability)
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *shape, device, **options: ones(*shape, **options))  # there is no GPU
+    compute = choose_compute("auto")
+    check_compute(compute, compiles=False)
+    with (
+        pytest.raises(MissingCapabilityError, match=r"sm_70; it begins with sm_75\)\. Use --set compile=false")
+        if (is_refused)
+        else nullcontext()
+    ):
+        check_compute(compute, compiles=True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_one_convolution_is_tried_before_anything_begins(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    compute = choose_compute(precision, "cpu")
+    check_compute(compute, compiles=True)
+
+    def fails(*tensors: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ARCH_MISMATCH\nmore of it")
+
+    convolution = torch.nn.functional.conv2d
+    monkeypatch.setattr(torch.nn.functional, "conv2d", fails)
+    with pytest.raises(MissingCapabilityError, match=rf"in {precision} does not work on cpu.*ARCH_MISMATCH\. Install"):
+        check_compute(compute, compiles=False)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *tensors: 2 * convolution(*tensors))
+    with pytest.raises(MissingCapabilityError, match=f"in {precision} is wrong on cpu"):
+        check_compute(compute, compiles=False)
 
 
 def test_every_local_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,13 @@
 """Collectives among real processes on gloo, against sums done here; and torchrun's variables, complete or not."""
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import rank_checks
 import torch
 from rank_checks import WEIGHTS, Net, values
+from rank_jobs import run_ranks
 from torch import nn
 
 from rsna_e2e import distributed
@@ -31,21 +29,8 @@ def _free_port() -> int:
 
 def _seen_by(folder: Path, n_ranks: int) -> list[dict[str, torch.Tensor]]:
     """Run `rank_checks` in `n_ranks` processes and return what each saw."""
-    port = str(_free_port())
-    processes = [
-        subprocess.Popen(
-            [sys.executable, rank_checks.__file__, str(folder)],
-            env=os.environ
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n_ranks)}
-            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-        )
-        for rank in range(n_ranks)
-    ]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0] * n_ranks
-    finally:
-        for process in processes:
-            process.kill()
+    codes, messages = run_ranks(n_ranks, rank_checks.__file__, folder)
+    assert codes == [0] * n_ranks, messages
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(n_ranks)]
 
 

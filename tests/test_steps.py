@@ -105,6 +105,18 @@ def test_accumulated_batches_are_one_large_batch(store: Store) -> None:
     assert_close(accumulated.model, at_once.model)
 
 
+def test_gradients_are_scaled_where_a_norm_is_given_and_not_touched_elsewhere(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, clipped = Run("optimizer.clip_norm=null"), Run("optimizer.clip_norm=0.25")
+    (batch,) = batches_of(store, free.config, [(0, 1)])
+    norm = clipped.step(0, [batch]).gradient_norm
+    monkeypatch.setattr(torch.nn.utils, "clip_grads_with_norm_", None)
+    assert free.step(0, [batch]).gradient_norm == norm > 0.25
+    for whole, part in zip(free.model.parameters(), clipped.model.parameters(), strict=True):
+        torch.testing.assert_close(part.grad, whole.grad * 0.25 / norm, rtol=1e-5, atol=1e-9)
+
+
 def test_a_poisoned_step_is_skipped_and_changes_nothing(store: Store) -> None:
     run = Run("model.batchnorm=train", "image.size=64")
     good, other = batches_of(store, run.config, [(0, 1), (2, 3)])

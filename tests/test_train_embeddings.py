@@ -1,11 +1,7 @@
 """Heads on stored embeddings: trained, resumed and shared by the engine; and the mean of what their epochs predict."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,21 +111,8 @@ def test_two_ranks_learn_what_one_does(data: Data, tmp_path: Path) -> None:
     train(data.store, tmp_path / "one", config, embeddings=data.embeddings, device="cpu")
     save_config(config, path=tmp_path / "two.yaml")
     words = (data.store.path, tmp_path / "two", "--recipe", tmp_path / "two.yaml", "--embeddings", data.folder / "e")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1]), "WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "rsna_e2e.cli", "train", *map(str, words), "--device", "cpu"],
-            env=os.environ | address | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    messages = [rank.communicate(timeout=rank_jobs.PATIENCE_S)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], messages
+    codes, messages = rank_jobs.run_ranks(2, "-m", "rsna_e2e.cli", "train", *words, "--device", "cpu")
+    assert codes == [0, 0], messages
     one, two = (rank_jobs.weights(tmp_path / name) for name in ("one", "two"))
     assert rank_jobs.difference(one, two) <= RANKS
     assert json.loads((tmp_path / "two" / "manifest.json").read_text())["environment"]["n_ranks"] == 2

@@ -1,23 +1,21 @@
 """Training by several ranks gives what one gives; and a job of ranks outlives what happens to processes."""
 
+import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
-import rank_jobs
 import rank_training
 import small
 import torch
-from rank_jobs import Job, difference, log_lines, planned, steps, weights
+from rank_jobs import Job, difference, log_lines, planned, run_ranks, steps, weights
 
 from rsna_e2e.config import RunConfig
 from rsna_e2e.distributed import Ranks
@@ -45,28 +43,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return Data(folder, small.make_store(folder))
 
 
-def _meet(data: Data, n_ranks: int, *cases: str) -> tuple[list[int], str]:
-    """Train the cases on `n_ranks` ranks; exit codes and messages."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1])}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, rank_training.__file__, str(data.folder), *cases],
-            env=os.environ | address | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(n_ranks)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for r in range(n_ranks)
-    ]
-    try:
-        messages = [process.communicate(timeout=rank_jobs.PATIENCE_S)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], "".join(messages)
-
-
 @dataclass(frozen=True, slots=True)
 class Trained:
     """How `n_ranks` ranks ended that trained all cases; one rank alone has trained those without fault."""
@@ -82,9 +58,8 @@ def trained(request: pytest.FixtureRequest, data: Data) -> Trained:
         if not rank_training.run_folder(data.folder, case, 1).exists():
             with _one_thread():
                 rank_training.train_case(data.folder, case, Ranks())
-    return Trained(
-        request.param, *_meet(data, request.param, *rank_training.EQUAL_CASES, "differs", "poisoned", "raises")
-    )
+    cases = (*rank_training.EQUAL_CASES, "differs", "poisoned", "raises")
+    return Trained(request.param, *run_ranks(request.param, rank_training.__file__, data.folder, *cases))
 
 
 @contextmanager
@@ -208,17 +183,34 @@ def test_a_killed_rank_a_signal_and_another_number_of_ranks_change_nothing(data:
     _assert_as_undisturbed(data, run, undisturbed)
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """Ninety series, so that an epoch has many steps."""
+    folder = tmp_path_factory.mktemp("many")
+    rng = np.random.default_rng(0)
+    series = [rng.integers(0, 80, (rng.integers(2, 7), 32, 32)).astype(np.int16) for _ in range(90)]
+    return Data(folder, small.make_store_of(folder, [list(slices) for slices in series]))
+
+
 @pytest.mark.slow
-def test_two_ranks_then_one_then_two_see_every_series_once_an_epoch(data: Data, undisturbed: Path) -> None:
-    run = data.folder / "two_one_two"
-    for n_ranks in (2, 1):
-        with Job(data.store.path, run, _long(), n_ranks=n_ranks) as job:
-            job.wait_for_steps(8)
+def test_two_ranks_one_four_and_two_in_one_epoch_see_every_series_once(many: Data) -> None:
+    calm = ("optimizer.name=sgd", "optimizer.learning_rate=0.01", "optimizer.head_learning_rate=0.01")
+    config = small.config(*rank_training.EQUAL, *calm, "epochs=1", "loader.slices_per_batch=6")
+    undisturbed, run = many.folder / "undisturbed", many.folder / "two_one_four_two"
+    with _one_thread():
+        train(many.store, undisturbed, config, device="cpu")
+    for n_ranks in (2, 1, 4):
+        with Job(many.store.path, run, config, n_ranks=n_ranks) as job:
+            job.wait_for_steps(3)
             job.process.send_signal(signal.SIGTERM)
             assert job.ends() == 75, job.messages
-    with Job(data.store.path, run, _long(), n_ranks=2) as job:
+    with Job(many.store.path, run, config, n_ranks=2) as job:
         assert job.ends() == 0, job.messages
-    _assert_as_undisturbed(data, run, undisturbed)
+    lines = steps(run)
+    resumed_at = [entry["step"] for entry in json.loads((run / "manifest.json").read_text())["resumed"]]
+    assert 0 < resumed_at[0] < resumed_at[1] < resumed_at[2] < len(lines)
+    assert [(line["epoch"], line["n_series"], line["n_slices"]) for line in lines] == planned(many.store, config)
+    assert difference(weights(run), weights(undisturbed)) <= WEIGHT
 
 
 @pytest.fixture(scope="module")

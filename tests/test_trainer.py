@@ -52,6 +52,34 @@ def test_the_average_of_weights_is_saved_validated_and_predicted_with(store: Sto
     assert not torch.equal(expected, steps[-1]["head.linear.weight"])
 
 
+@pytest.mark.parametrize(("overrides", "n_lstms"), [((), 2), (("ema_decay=0.75",), 4)])
+def test_all_lstms_have_their_weights_in_one_piece(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], n_lstms: int
+) -> None:
+    """Also those of the average, which a copy leaves in pieces."""
+    flattened: list[torch.nn.RNNBase] = []
+    flatten = torch.nn.LSTM.flatten_parameters
+
+    def note(self: torch.nn.LSTM) -> None:
+        if self not in flattened:
+            flattened.append(self)
+        flatten(self)
+
+    monkeypatch.setattr(torch.nn.LSTM, "flatten_parameters", note)
+    train(store, tmp_path / "run", small.config(*overrides))
+    assert len(flattened) == n_lstms
+
+
+@pytest.mark.parametrize(("few", "is_tuned"), [(8, True), (0, False)])
+def test_convolutions_are_tuned_where_shapes_are_few(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int, is_tuned: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not is_tuned)
+    monkeypatch.setattr(trainer_module, "_FEW_SHAPES", few)
+    train(store, tmp_path / "run", small.config("epochs=1"))
+    assert torch.backends.cudnn.benchmark == is_tuned
+
+
 def test_a_backbone_that_is_frozen_for_an_epoch_learns_in_the_next(store: Store, tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = small.config("freeze_backbone_epochs=1", "epochs=2", "checkpoint.keep_last=99")

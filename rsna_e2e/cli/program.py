@@ -47,8 +47,7 @@ RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 usage, 3 bad input, 4 missing capability, 5 out of disk or
     memory, 6 diverged, 130 interrupted, 141 nobody reads the output any more."""
-    for name, value in for_libraries().items():  # before they are imported
-        os.environ.setdefault(name, value)
+    os.environ.update(for_libraries(os.environ))  # before they are imported
     parsed = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = parsed.run
     try:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def _train(options: argparse.Namespace) -> None:
             ranks=ranks,
             is_stopping=is_stopping,
             progress=progress if ranks.is_main else no_progress,
+            say=lambda text: print(f"train: {text}", file=sys.stderr),
         )
     if not ranks.is_main:
         return

@@ -180,10 +180,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def run_command(step: Step, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
     """Run a step's command and return its exit code; training on everything that this machine has.
 
-    A head that pads a batch on the left is trained by one process: ranks would pad their shares, each to its own
-    length, and the head would meet other padding when it predicts.
+    A head on embeddings is trained by one process: ranks share the work of a backbone, and each has that of the heads.
     """
-    if step.settings is not None and step.settings.model.padding == "left":
+    if step.settings is not None and step.settings.model.backbone == "none":
         environment = {**environment, "NPROC": "1"}
     words = [str(Path(sys.executable).parent / command[0]), *command[1:]]
     if step.verb == "train":

@@ -1,0 +1,112 @@
+"""What one rank does in test_rank_sharing.py: trains on long series, and says what its steps took.
+
+Usage: torchrun's variables in the environment, python rank_sharing.py FOLDER
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rsna_e2e.batch import StudyBatch
+from rsna_e2e.bench.memory import Memory, reset_peak, return_freed_memory
+from rsna_e2e.config import RunConfig, load_config
+from rsna_e2e.device import Compute
+from rsna_e2e.distributed import Ranks, joined
+from rsna_e2e.division import Division
+from rsna_e2e.model import JointModel
+from rsna_e2e.steps import Stepper
+from rsna_e2e.tasks import ICH
+
+CPU = torch.device("cpu")
+LENGTHS = (3, 120, 17, 64, 31, 8, 90, 45)
+N_STEPS = 20
+SIDE = 64
+LONGEST, LONG_SIDE = 120, 128
+
+
+def config(*overrides: str) -> RunConfig:
+    """The demo's backbone, in chunks that fit no length of a series, every graph kept."""
+    return load_config(
+        "demo",
+        [
+            *(f"image.size={SIDE}", "slice_phase=null", "chunk=7", "graph_slices=999", "model.batchnorm=frozen"),
+            *("model.backbone_dropout=0.2", "model.study_loss_weight=0.5", "model.slice_loss_weight=0.5"),
+            *("model.backbone_arguments={channels: [16, 32, 48, 64], stem_width: 8, drop_path_rate: 0.1}",),
+            *("optimizer.name=sgd", "optimizer.learning_rate=0.02", "optimizer.head_learning_rate=0.02"),
+            *("optimizer.warmup_fraction=0", "optimizer.schedule=constant", *overrides),
+        ],
+    )
+
+
+def batch_of(lengths: tuple[int, ...], side: int, ranks: Ranks, chunk_size: int, *, seed: int) -> StudyBatch:
+    """Made-up series: noise, brighter in some places of slices whose label is set."""
+    n = sum(lengths)
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(rng.integers(0, 2, (n, 6)).astype(np.float32))
+    chunks = Division(rank=ranks.rank, n_ranks=ranks.n_ranks, chunk_size=chunk_size).chunks(lengths)
+    rows = np.arange(n) + 1000 * seed
+    own = [row for chunk in chunks for row in range(chunk.start, chunk.stop)]
+    noise = [np.random.default_rng(rows[place]).normal(size=(3, side, side)).astype(np.float32) for place in own]
+    images = torch.from_numpy(np.stack(noise))
+    for label in range(6):
+        images[:, :, label * side // 6 : (label + 1) * side // 6] += labels[own, label, None, None, None]
+    return StudyBatch(
+        images=images.contiguous(memory_format=torch.channels_last),
+        chunks=chunks,
+        series_lengths=torch.tensor(lengths),
+        labels=labels,
+        label_mask=torch.ones_like(labels, dtype=torch.bool),
+        series_keys=tuple(f"{seed}-{number}" for number in range(len(lengths))),
+        rows=rows,
+    )
+
+
+def stepper_of(settings: RunConfig, ranks: Ranks) -> tuple[JointModel, Stepper]:
+    torch.manual_seed(0)
+    model = JointModel.for_task(settings.model, ICH)
+    arguments = (model, settings.optimizer, settings, ICH, Compute(CPU, None))
+    return model, Stepper(*arguments, n_steps=1000, is_joint=True, ranks=ranks)
+
+
+def losses_and_weights(ranks: Ranks) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """After steps on batches of one series or several, long and short."""
+    settings = config()
+    model, step = stepper_of(settings, ranks)
+    losses = []
+    for number in range(N_STEPS):
+        lengths = (LENGTHS[number % len(LENGTHS)],) if number % 2 else LENGTHS[number % 5 : number % 5 + 2]
+        batch = batch_of(lengths, SIDE, ranks, settings.chunk, seed=number)
+        result = step(number, [batch])
+        losses.append(result.loss + result.study_loss)
+    return losses, model.state_dict()
+
+
+def peak_mib(ranks: Ranks) -> float:
+    """What a step on one long series takes beside its inputs and the heads: those alone are a step that rests."""
+    return_freed_memory()
+    settings = config(f"image.size={LONG_SIDE}")
+    _, step = stepper_of(settings, ranks)
+    batch = batch_of((LONGEST,), LONG_SIDE, ranks, settings.chunk, seed=1)
+    peaks = []
+    for is_frozen in (True, True, False):
+        step.freeze_backbone(is_frozen)
+        assert reset_peak()
+        before = Memory.read().now_mib
+        step(0, [batch])
+        peaks.append(Memory.read().peak_mib - before)
+    return peaks[2] - peaks[1]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with joined(os.environ, "cpu", timeout_s=120.0) as me:
+        folder = Path(sys.argv[1])
+        trained, state = losses_and_weights(me)
+        if me.is_main:
+            torch.save(state, folder / f"{me.n_ranks}.pt")
+            (folder / f"{me.n_ranks}.json").write_text(json.dumps(trained))
+        (folder / f"{me.n_ranks}.{me.rank}.mib").write_text(str(peak_mib(me)))

@@ -1,0 +1,61 @@
+"""What is known of a run before its first step."""
+
+import warnings
+
+import pytest
+import small
+import torch
+
+from rsna_e2e.config import RunConfig
+from rsna_e2e.division import Division
+from rsna_e2e.loader import StudyLoader
+from rsna_e2e.phases import Phase, foretell_sharing, plan_phases
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import ICH
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return small.make_store(tmp_path_factory.mktemp("phases"))
+
+
+def planned(store: Store, config: RunConfig, division: Division) -> tuple[Phase, ...]:
+    loader = StudyLoader(store, config, task=ICH, device=CPU, division=division)
+    return plan_phases(config, lambda epoch: loader, range(len(small.LENGTHS)))
+
+
+def test_ranks_that_share_well_are_told_and_no_more(store: Store) -> None:
+    said: list[str] = []
+    config = small.config("loader.slices_per_batch=21")  # all of them
+    phases = planned(store, config, Division(n_ranks=3, chunk_size=4))
+    assert phases[0].busy_share == 1
+    with warnings.catch_warnings(action="error"):
+        foretell_sharing(phases, said.append)
+    assert said == ["3 ranks share each batch of series: expected to be busy 100% of the time"]
+    foretell_sharing(planned(store, config, Division()), said.append)
+    assert len(said) == 1
+
+
+def test_ranks_that_will_wait_are_warned_of_with_what_helps(store: Store) -> None:
+    said: list[str] = []
+    config = small.config("loader.slices_per_batch=21", "model.slice_loss_weight=1").model_copy(
+        update={"slice_phase": small.slice_phase(slices_per_batch=2)}
+    )
+    phases = planned(store, config, Division(n_ranks=4, chunk_size=6, keeps_series=True))
+    # Chunks of 5, 3, 1, 6, 4 and 2 slices: 6, 5, 5 and 5 for four ranks. Single slices: 2 for four, ten times
+    with pytest.warns(UserWarning, match="ranks will be busy") as warned:
+        foretell_sharing(phases, said.append)
+    assert "busy 50% of the time" in said[0]
+    assert f"busy {21 / 24:.0%} of the time" in said[1]
+    first, second = (str(warning.message) for warning in warned)
+    assert first.endswith("a larger slice_phase.slices_per_batch, fewer ranks")
+    assert second.endswith("a larger loader.slices_per_batch, fewer ranks, a chunk below 6, or model.batchnorm=frozen")
+
+
+def test_sizes_of_chunks_are_counted(store: Store) -> None:
+    config = small.config("loader.slices_per_batch=21")
+    for chunk_size, sizes in ((4, {3, 4}), (21, {21}), (6, {5, 6})):
+        (phase,) = planned(store, config, Division(chunk_size=chunk_size))
+        assert phase.n_shapes == len(sizes)
