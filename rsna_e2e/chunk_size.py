@@ -22,7 +22,7 @@ LARGEST_CHUNK = 64  # more slices together make no device busier
 _BATCHES_HELD = 3  # of images: one that is computed, two inside DALI's pipeline
 _STORED_BYTES = 2  # of a pixel as it is stored: int16
 _FEW, _MORE = 2, 4  # slices of the two measurements; train-mode BatchNorm needs two
-_GPU_SHARE, _CPU_SHARE = 0.8, 0.5  # of free memory; fragments, images and, on a CPU, everything else take the rest
+_GPU_SHARE, _CPU_SHARE = 0.8, 0.5  # of free memory; fragments and, on a CPU, everything else take the rest
 _MOMENTS = {"sgd": 1}  # what an optimiser keeps for each parameter, as often as a parameter is large
 _ADAMS_MOMENTS = 2  # and LAMB's
 

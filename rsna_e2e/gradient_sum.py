@@ -16,8 +16,7 @@ class GradientSum:
 
     Between `begin` and `finish` comes the backward pass after which gradients are final: a bucket leaves as soon as it
     is full, those of the last layers first. All ranks send the same buckets in the same order, whatever passes they
-    take: a rank without any leaves out `begin`. A missing gradient counts as zeros and becomes zeros, alone too, so
-    that the optimiser does the same with any number of ranks.
+    take: a rank without any leaves out `begin`. A missing gradient counts as zeros and becomes zeros.
     """
 
     def __init__(self, ranks: Ranks, parameters: Iterable[nn.Parameter], *, bucket_mib: int) -> None:
@@ -41,9 +40,7 @@ class GradientSum:
         """Send the rest, and put the sums in their places."""
         for hook in self._hooks:
             hook.remove()
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        fill_missing(self._parameters)
         while self._n_sent < len(self._buckets):
             self._send()
         self._queue.drain()
@@ -58,3 +55,17 @@ class GradientSum:
         gradients = [parameter.grad for parameter in self._buckets[self._n_sent]]
         self._queue.put([gradient for gradient in gradients if gradient is not None])
         self._n_sent += 1
+
+
+def fill_missing(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
+    """Return the gradients of the trainable parameters; one that is missing becomes zeros.
+
+    So the optimiser does the same with any number of ranks.
+    """
+    gradients = []
+    for parameter in parameters:
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    return gradients

@@ -19,7 +19,7 @@ from rsna_e2e.chunked import backward_in_chunks, derive_seed
 from rsna_e2e.config import OptimizerConfig, RunConfig
 from rsna_e2e.device import Compute
 from rsna_e2e.distributed import ALONE, Ranks
-from rsna_e2e.gradient_sum import GradientSum
+from rsna_e2e.gradient_sum import GradientSum, fill_missing
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.model import JointModel
 from rsna_e2e.norms import copied, freeze_norms, moving_buffers, put_back
@@ -140,9 +140,8 @@ class Stepper:
             torch.maximum(recompute_error, error, out=recompute_error)
         sums.finish()
         in_backbone = set(backbone)
-        heads = [p for p in self._model.parameters() if p.requires_grad and p not in in_backbone]
-        GradientSum(ALONE, heads, bucket_mib=1).finish()
-        if not self._ranks.agree_([losses, *(p.grad for p in heads if p.grad is not None)]):
+        of_heads = fill_missing(p for p in self._model.parameters() if p not in in_backbone)
+        if not self._ranks.agree_([losses, *of_heads]):
             warnings.warn(
                 "ranks came to different gradients of the heads; those of the main rank are used", stacklevel=2
             )

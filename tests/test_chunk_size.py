@@ -9,10 +9,12 @@ from rsna_e2e.device import Compute
 from rsna_e2e.distributed import Ranks
 from rsna_e2e.errors import OutOfResourcesError
 from rsna_e2e.model import JointModel
+from rsna_e2e.norms import running_norms
 from rsna_e2e.tasks import ICH
 
 CPU = torch.device("cpu")
 FP32 = Compute(CPU, None)
+SLICE_PHASE = "slice_phase={epochs: 1, optimizer: {learning_rate: 0.01}}"
 
 
 def test_slices_that_fit_by_hand() -> None:
@@ -73,6 +75,32 @@ def test_numbers_that_are_given_stay() -> None:
     assert resolve_chunks(model, config, ICH, FP32) == config
     model, config = make_model("chunk=100")
     assert resolve_chunks(model, config, ICH, FP32).chunk == 100
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_frozen"),
+    [
+        (("model.batchnorm=frozen",), True),
+        (("model.batchnorm=train",), False),
+        (("model.batchnorm=frozen", "model.slice_loss_weight=1", SLICE_PHASE), False),  # which trains norms
+    ],
+)
+def test_a_step_is_measured_as_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], is_frozen: bool
+) -> None:
+    """Compiled where steps are, with norms frozen where all steps have them frozen."""
+    seen: list[bool] = []
+    model, config = make_model(*overrides, "compile=true")
+    embed = model.embed
+
+    def compiled(images: torch.Tensor) -> torch.Tensor:
+        seen.append(any(norm.training for norm in running_norms(model)))
+        return embed(images)
+
+    monkeypatch.setattr(torch, "compile", lambda function: compiled if function == embed else None)
+    resolve_chunks(model, config, ICH, FP32)
+    assert set(seen) == {not is_frozen}
+    assert model.training
 
 
 def test_a_model_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
