@@ -1,17 +1,24 @@
 """What `bench chunked` counts and says, and what chunks cost on this machine."""
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small
+import torch
 from torch import nn
 
+from rsna_e2e.batch import StudyBatch
 from rsna_e2e.bench.chunked import bench_chunked, flatness
 from rsna_e2e.bench.peak import matrix_peak_tflops
-from rsna_e2e.bench.series_step import SeriesStep
+from rsna_e2e.bench.series_step import LEARNING_RATE_FACTOR, SeriesStep
+from rsna_e2e.chunk_size import LARGEST_CHUNK
 from rsna_e2e.cli import main
 from rsna_e2e.config import RunConfig
+from rsna_e2e.steps import Stepper, StepResult
 
 FLAT = 0.05  # of the mean, over lengths of a series
 OVERHEAD = 1.4  # times the one graph's time
@@ -45,19 +52,56 @@ def test_the_peak_of_matrix_units_is_known_or_not(gpu: str, precision: str, tflo
 def test_operations_of_both_passes_by_hand(groups: int) -> None:
     """One convolution, 3 to 9 channels, 3 x 3, on 32 px: three times 2 * 3 * 9 * 9 * 32 * 32, or a third in groups."""
     step = SeriesStep(small.config(), n_slices=3, device="cpu")
-    step._backbone = nn.Sequential(nn.Conv2d(3, 9, 3, padding=1, groups=groups, bias=False), nn.Flatten())
+    step._model.backbone = nn.Sequential(nn.Conv2d(3, 9, 3, padding=1, groups=groups, bias=False), nn.Flatten())
     assert step.flops_per_slice() == 3 * 2 * 3 * 9 * 9 * 32 * 32 / groups
 
 
-def test_both_ways_and_the_heads_alone_give_every_parameter_its_gradient() -> None:
+def test_the_step_is_the_trainers_with_the_settings_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `Stepper` is given: measured chunks, frozen norms, the recipe's precision with its scaler, and its batch."""
+    seen: list[dict[str, Any]] = []
+
+    class Watched(Stepper):
+        def __call__(self, step: int, batches: Sequence[StudyBatch], **how: Any) -> StepResult:
+            seen.append({"step": step, "lengths": [batch.series_lengths.tolist() for batch in batches]})
+            return super().__call__(step, batches, **how)
+
+    monkeypatch.setattr("rsna_e2e.bench.series_step.Stepper", Watched)
+    config = small.config("precision=fp16", "graph_slices=4", "chunk=auto")
+    step = SeriesStep(config, n_slices=9, device="cpu")
+    assert step.config == config.model_copy(update={"chunk": LARGEST_CHUNK})
+    norms = [module for module in step._model.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in norms if norm.running_mean is not None]
+    results = [step.train() for _ in range(2)]
+    assert seen == [{"step": 0, "lengths": [[9]]}, {"step": 1, "lengths": [[9]]}]
+    assert step._stepper.scaler.is_enabled()
+    assert all(torch.equal(norm.running_mean, kept) for norm, kept in zip(norms, before, strict=True))
+    assert all(math.isfinite(result.loss) for result in results)
+
+
+def test_a_classifier_of_single_slices_is_measured_in_its_own_phase() -> None:
+    step = SeriesStep(small.image_config("chunk=4", "graph_slices=4"), n_slices=6, device="cpu")
+    assert math.isfinite(step.train().loss)
+    rates = {group["lr"] for group in step._stepper.optimizer.param_groups}
+    assert rates == {0.01 * LEARNING_RATE_FACTOR}  # 0.01 is of its slice phase
+
+
+def test_activations_and_gradients_are_those_of_a_trained_model() -> None:
+    """From nothing, the last gain of every block is 0, and so are the gradients within it."""
+    step = SeriesStep(small.config("chunk=4", "graph_slices=4", "model.backbone=resnet10t"), n_slices=4, device="cpu")
+    step.train()
+    zeros = {name for name, p in step._model.backbone.named_parameters() if p.grad is None or not p.grad.any()}
+    assert zeros == set()
+    assert 0.1 < step._embed(step._images).std() < 10
+
+
+def test_beside_the_chunks_all_that_a_step_holds_is_held() -> None:
     step = SeriesStep(small.config("chunk=4"), n_slices=9, device="cpu")
-    heads = {id(p) for name, p in step._model.named_parameters() if name.startswith(("head.", "projection."))}
-    for run, with_backbone in ((step.in_chunks, True), (step.in_one_graph, True), (step.head_alone, False)):
-        step._model.zero_grad(set_to_none=True)
-        run()
-        for name, parameter in step._model.named_parameters():
-            is_trained = id(parameter) in heads or (with_backbone and name.startswith("backbone."))
-            assert (parameter.grad is not None) == is_trained, name
+    assert math.isfinite(float(step.head_alone()))
+    parameters = list(step._model.parameters())
+    assert all(parameter.grad is not None for parameter in parameters)
+    assert step._stepper.optimizer.state.keys() == set(parameters)
+    heads = [p for name, p in step._model.named_parameters() if name.startswith(("head.", "projection."))]
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in heads)
 
 
 def test_figures_are_shown_and_written(
@@ -72,7 +116,8 @@ def test_figures_are_shown_and_written(
     lengths = ["--slices", "5", "7", "--timed-slices", "5", "--rounds", "1", "--device", "cpu"]
     assert main(["bench", "chunked", *settings, *lengths, "--out", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert "chunks of 2 slices, graphs of 2 kept" in shown
+    assert "chunks of 2 slices, graphs of 4 kept" in shown
+    assert "a step in chunks takes" in shown
     assert ["7", "167", "57", "110"] in [line.split() for line in shown.splitlines()]
     assert f"flat within {100 * 5 / 105:.1f} %" in shown
     written = json.loads(out.read_text())
@@ -81,16 +126,29 @@ def test_figures_are_shown_and_written(
         {"n_slices": 7, "whole_mib": 167.0, "heads_mib": 57.0, "chunks_mib": 110.0},
     ]
     assert written["speed"]["step"]["peak_share"] is None
+    assert list(written["speed"]) == list(written["samples"]) == ["step in one graph", "step"]
+    rates = written["samples"]
+    assert written["overhead"]["median"] == pytest.approx(rates["step in one graph"][0] / rates["step"][0])
 
 
-SMALL = ("model.backbone=test_resnet", "model.backbone_arguments={}", "image.size=64", "chunk=2", "precision=fp32")
+SMALL = (
+    "model.backbone=test_resnet",
+    "model.backbone_arguments={}",
+    "image.size=64",
+    "chunk=2",
+    "graph_slices=4",
+    "precision=fp32",
+)
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_series_and_time_is_little_more_than_in_one_graph() -> None:
     """256 px: what chunks need must stand out from what a process of Python and torch holds."""
     found = bench_chunked(
-        overrides=["image.size=256", "chunk=10", "precision=fp32"], slices=(30, 400), rounds=5, device="cpu"
+        overrides=["image.size=256", "chunk=10", "graph_slices=10", "precision=fp32"],
+        slices=(30, 400),
+        rounds=5,
+        device="cpu",
     )
     assert found.flatness <= FLAT, found.memory
     assert found.overhead.median <= OVERHEAD, found.samples

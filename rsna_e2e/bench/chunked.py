@@ -1,6 +1,6 @@
 """`rsna-e2e bench chunked`: what exact gradients in chunks cost in memory and time, by the length of a series."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,14 +15,13 @@ from rsna_e2e.bench.write import check_out, number, spread, table, write_result
 from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.records import Progress, no_progress
 
-ONE_GRAPH, IN_CHUNKS = "one graph", "in chunks"
-EAGER, COMPILED = "step", "step, compiled"
+ONE_GRAPH, EAGER, COMPILED = "step in one graph", "step", "step, compiled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakMemory:
-    """Of one series, MiB, each in a process of its own: at most in a pass in chunks, and in one of the heads alone on
-    the same inputs and as many embeddings. chunks_mib: the difference, which is what chunks need."""
+    """Of one series, MiB, each in a process of its own: at most in a step, and in one without chunks: its inputs, what
+    the optimiser holds, and the heads over as many embeddings. chunks_mib: the difference, what chunks need."""
 
     n_slices: int
     whole_mib: float
@@ -43,8 +42,8 @@ class Speed:
 class ChunkedResult:
     """Memory by length; time; speed. flatness: the largest distance of a `chunks_mib` from their mean, as a part of it.
 
-    overhead: how many times as long gradients take in chunks as in one graph, within each round. gflops_per_slice: of
-    the backbone, forward and backward, once.
+    overhead: how many times as long a step takes in chunks as in one graph, within each round. gflops_per_slice: of the
+    backbone, forward and backward, once. All steps are the trainer's own.
     """
 
     machine: Machine
@@ -80,7 +79,7 @@ class ChunkedResult:
         )
         return (
             f"{self.machine}\n{job}\n\n{memory}\nflat within {100 * self.flatness:.1f} %\n\n{speed}\n"
-            f"gradients in chunks take {spread(self.overhead)} times as long as in one graph; "
+            f"a step in chunks takes {spread(self.overhead)} times as long as in one graph; "
             f"{number(self.gflops_per_slice)} GFLOP/slice"
         )
 
@@ -102,13 +101,12 @@ def bench_chunked(
     unknown recipe or setting.
     """
     check_out(out)
-    config, machine = load_config(recipe, overrides), Machine.here()
+    machine = Machine.here()
+    eager = SeriesStep(load_config(recipe, overrides), n_slices=timed_slices, device=device)
+    config, flops, peak = eager.config, eager.flops_per_slice(), peak_of(eager.compute)
     memory = [_peak_memory(config, device, n) for n in _counted(slices, progress)]
-    eager = SeriesStep(config, n_slices=timed_slices, device=device)
-    overhead, samples = _overhead(eager, rounds=rounds)
-    flops = eager.flops_per_slice()
-    peak, speed = peak_of(eager.compute), {}
-    rates = _rates(config, eager, device=device, rounds=rounds)
+    rates = interleave(_entries(eager, device=device), rounds=rounds)
+    speed = {}
     for name, values in rates.items():
         rate = summarise(values)
         tflops = rate.median * flops / 1e12
@@ -117,15 +115,15 @@ def bench_chunked(
         machine=machine,
         recipe=config.recipe,
         compute=str(eager.compute),
-        chunk=eager.chunk,
-        graph_slices=eager.graph_slices,
+        chunk=int(config.chunk),
+        graph_slices=int(config.graph_slices),
         memory=tuple(memory),
         flatness=flatness([row.chunks_mib for row in memory]),
         timed_slices=timed_slices,
-        overhead=overhead,
+        overhead=ratio(rates[ONE_GRAPH], rates[EAGER]),
         gflops_per_slice=flops / 1e9,
         speed=speed,
-        samples=samples | rates,
+        samples=rates,
     )
     write_result(out, "chunked", machine, **{k: v for k, v in asdict(result).items() if k != "machine"})
     return result
@@ -151,24 +149,22 @@ def _counted(slices: Sequence[int], progress: Progress) -> Iterator[int]:
     progress(len(slices), len(slices))
 
 
-def _overhead(step: SeriesStep, *, rounds: int) -> tuple[Summary, dict[str, Rates]]:
-    rates = interleave(
-        [_entry(ONE_GRAPH, step, step.in_one_graph), _entry(IN_CHUNKS, step, step.in_chunks)], rounds=rounds
-    )
-    return ratio(rates[ONE_GRAPH], rates[IN_CHUNKS]), rates
+def _entries(eager: SeriesStep, *, device: str) -> list[Entry]:
+    """Steps in one graph, in chunks, and where that is wanted compiled, over as many slices."""
+    config, n_slices = eager.config.model_copy(update={"compile": False}), eager.n_slices
+    one_graph = config.model_copy(update={"chunk": n_slices, "graph_slices": n_slices})
+    settings = {ONE_GRAPH: one_graph, EAGER: config}
+    if eager.config.compile or eager.compute.device.type == "cuda":
+        settings[COMPILED] = config.model_copy(update={"compile": True})
+    return [
+        _entry(name, eager if chosen == eager.config else SeriesStep(chosen, n_slices=n_slices, device=device))
+        for name, chosen in settings.items()
+    ]
 
 
-def _rates(config: RunConfig, eager: SeriesStep, *, device: str, rounds: int) -> dict[str, Rates]:
-    entries = [_entry(EAGER, eager, eager.train)]
-    if config.compile or eager.compute.device.type == "cuda":
-        compiled = SeriesStep(config, n_slices=eager.n_slices, device=device, compiled=True)
-        entries.append(_entry(COMPILED, compiled, compiled.train))
-    return interleave(entries, rounds=rounds)
-
-
-def _entry(name: str, step: SeriesStep, run: Callable[[], object]) -> Entry:
+def _entry(name: str, step: SeriesStep) -> Entry:
     def run_to_end() -> None:
-        run()
+        step.train()
         step.synchronise()
 
     return Entry(name=name, run=run_to_end, n_slices=step.n_slices)

@@ -1,102 +1,84 @@
-"""One series of made-up images, and training's forward and backward passes over it: what `bench chunked` measures."""
+"""One series of made-up images, and the trainer's own step over it: what `bench chunked` and a forecast measure."""
 
 # N slices, C windows, S image side, F features of the backbone, L labels
 
-from typing import Any
+from itertools import count
 
+import numpy as np
 import torch
-from torch.optim import AdamW
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from rsna_e2e.batch import StudyBatch
 from rsna_e2e.bench.memory import Memory, return_freed_memory
-from rsna_e2e.chunked import Backward, backward_in_chunks, make_chunks
+from rsna_e2e.chunk_size import resolve_chunks
 from rsna_e2e.config import RunConfig
 from rsna_e2e.device import choose_compute
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.model import JointModel
-from rsna_e2e.tasks import get_task
+from rsna_e2e.steps import Stepper, StepResult
+from rsna_e2e.tasks import Task, get_task
 
-CHUNK = 16  # slices, where the configuration leaves it open
 KEY = "series"
-LEARNING_RATE = 1e-6  # the weights may stay as they are
+SCHEDULE_STEPS = 10**6  # nobody comes to the end of this schedule
+LEARNING_RATE_FACTOR = 1e-3  # the weights may stay about as they are
+_FEW = 4  # slices, from which norms take their statistics
 
 
 class SeriesStep:
-    """A model that starts from nothing, and one series of `n_slices` on the device, in the precision of the run.
+    """A model as if it were trained, and one series of `n_slices` on the device; steps are those of the training.
 
-    Chunks keep no more graphs than the configuration says; where it leaves that open, those of one chunk.
-    n_channels: of the images, by default a channel for each window.
+    `config` is the given one with numbers for `chunk` and `graph_slices`, found as training finds them. n_channels: of
+    the images, by default a channel for each window. Raises OutOfResourcesError when not even a few slices fit.
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        *,
-        n_slices: int,
-        n_channels: int | None = None,
-        device: str = "auto",
-        compiled: bool = False,
+        self, config: RunConfig, *, n_slices: int, n_channels: int | None = None, device: str = "auto"
     ) -> None:
         task = get_task(config.task)
         self.compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
-        self.n_slices, self._seed = n_slices, config.seed
-        self.chunk = CHUNK if config.chunk == "auto" else config.chunk
-        self.graph_slices = self.chunk if config.graph_slices == "auto" else config.graph_slices
+        self.n_slices = n_slices
         torch.manual_seed(config.seed)
-        n_channels, n_labels, size = n_channels or len(task.windows_hu), len(task.label_names), config.image.size
-        model = JointModel(config.model.without_initial_weights(), n_channels=n_channels, n_labels=n_labels)
+        model = JointModel.for_task(config.model.without_initial_weights(), task, n_channels=n_channels)
         self._model = self.compute.place(model).train()
-        self._optimizer = AdamW(self._model.parameters(), lr=LEARNING_RATE, fused=True)
-        self._backbone: Any = torch.compile(self._model.backbone) if compiled else self._model.backbone
-        self._images = torch.empty(
-            (n_slices, n_channels, size, size),
-            dtype=self.compute.image_dtype,
-            device=self.compute.device,
-            memory_format=torch.channels_last,
-        ).uniform_(-1.0, 1.0)
-        self._labels = torch.zeros(n_slices, n_labels, device=self.compute.device)
-        self._label_weights = torch.tensor(task.label_weights, device=self.compute.device)
-
-    def in_chunks(self) -> Backward:
-        """Gradients of the series, chunk by chunk."""
-        self._model.zero_grad(set_to_none=True)
-        return backward_in_chunks(
-            self._model,
-            self._embed,
-            self._images,
-            make_chunks([self.n_slices], [KEY], chunk_size=self.chunk),
-            self._loss,
-            seed=self._seed,
-            step=0,
-            graph_slices=self.graph_slices,
+        n_channels = n_channels or len(task.windows_hu)
+        self._images = self._make_images(n_slices, n_channels, config.image.size)
+        self.batch = made_up_batch(self._images, task)
+        self._settle_norms(self._make_images(_FEW, n_channels, config.image.size))
+        self.config = resolve_chunks(self._model, config, task, self.compute)
+        is_joint = config.model.head != "none"
+        phase = config.optimizer if is_joint or config.slice_phase is None else config.slice_phase.optimizer
+        self._stepper = Stepper(
+            *(self._model, phase, self.config, task, self.compute), n_steps=SCHEDULE_STEPS, is_joint=is_joint
         )
+        self._numbers = count()
 
-    def in_one_graph(self) -> torch.Tensor:
-        """Gradients of the series, all at once."""
-        self._model.zero_grad(set_to_none=True)
-        loss = self._loss(self._embed(self._images))
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+    def train(self) -> StepResult:
+        """Take a step as the trainer takes it, though a short one."""
+        return self._stepper(next(self._numbers), [self.batch], learning_rate_factor=LEARNING_RATE_FACTOR)
 
     def head_alone(self) -> torch.Tensor:
-        """Gradients of the heads, from embeddings that are given."""
+        """Do what a step does beside the chunks: hold gradients and moments of all parameters, and run the heads
+        forward and backward over as many embeddings. Return their loss."""
+        for parameter in self._model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self._stepper.optimizer.step()
         embeddings_NF = torch.rand(
             self.n_slices, self._model.n_features, device=self.compute.device, requires_grad=True
         )
-        loss = self._loss(embeddings_NF)
+        logits_NL = self._model.classify(embeddings_NF, self.batch.series_lengths).slices
+        weights_L = torch.ones(self.batch.labels.shape[1], device=self.compute.device)
+        total, weight = weighted_bce(logits_NL, self.batch.labels, self.batch.label_mask, label_weights_L=weights_L)
+        loss = total / weight
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
-
-    def train(self) -> None:
-        """A whole step: gradients in chunks, and the optimiser's update."""
-        self.in_chunks()
-        self._optimizer.step()
 
     @torch.inference_mode()
     def infer(self) -> torch.Tensor:
         """Logits of the series."""
         self._model.eval()
-        return self._model.classify(self._embed(self._images), torch.tensor([self.n_slices])).slices
+        return self._model.classify(self._embed(self._images), self.batch.series_lengths).slices
 
     def synchronise(self) -> None:
         """Wait for the device."""
@@ -118,25 +100,61 @@ class SeriesStep:
 
     def _embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
         with self.compute.autocast():
-            features_NF: torch.Tensor = self._backbone(images_NCSS)
-        return features_NF.float()
+            return self._model.embed(images_NCSS)
 
-    def _loss(self, embeddings_NF: torch.Tensor) -> torch.Tensor:
-        logits = self._model.classify(embeddings_NF, torch.tensor([self.n_slices])).slices
-        known = torch.ones_like(self._labels, dtype=torch.bool)
-        total, weight = weighted_bce(logits, self._labels, known, label_weights_L=self._label_weights)
-        return total / weight
+    def _make_images(self, n_slices: int, n_channels: int, size: int) -> torch.Tensor:
+        images_NCSS = torch.empty(
+            (n_slices, n_channels, size, size),
+            dtype=self.compute.image_dtype,
+            device=self.compute.device,
+            memory_format=torch.channels_last,
+        )
+        return images_NCSS.uniform_(-1.0, 1.0)
+
+    @torch.no_grad()
+    def _settle_norms(self, images_NCSS: torch.Tensor) -> None:
+        """Give every BatchNorm the gain and the statistics of a trained one.
+
+        A backbone that starts from nothing multiplies by a gain of 0 at the end of every block: its gradients would be
+        zeros, which a GPU's matrix units multiply in less time than numbers; and the running statistics that frozen
+        norms divide by would fit no activation.
+        """
+        norms = [module for module in self._model.modules() if isinstance(module, _BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0  # takes the statistics of this one pass
+            if norm.affine:
+                nn.init.ones_(norm.weight)
+        if norms:
+            self._embed(images_NCSS)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def made_up_batch(images: torch.Tensor, task: Task) -> StudyBatch:
+    """A global batch of one series, all of it of this rank. images [N, C, S, S]; every label is known and 0."""
+    n, n_labels = len(images), len(task.label_names)
+    return StudyBatch(
+        images=images,
+        series_lengths=torch.tensor([n]),
+        labels=torch.zeros(n, n_labels, device=images.device),
+        label_mask=torch.ones(n, n_labels, dtype=torch.bool, device=images.device),
+        series_keys=(KEY,),
+        rows=np.arange(n, dtype=np.int64),
+        n_known_slices=torch.full((n_labels,), n),
+        n_known_series=torch.ones(n_labels, dtype=torch.int64),
+    )
 
 
 def measure_peak(config: RunConfig, device: str, n_slices: int, *, is_whole: bool) -> float:
-    """Return the most memory, MiB, that this process ever held over one pass in chunks, or of the heads alone.
+    """Return the most memory, MiB, that this process ever held over one step, or over what of it is not the chunks'.
 
     To be called in a fresh process. On a GPU: what tensors took; on a CPU: what was resident.
     """
     return_freed_memory()
     step = SeriesStep(config, n_slices=n_slices, device=device)
     if is_whole:
-        step.in_chunks()
+        step.train()
     else:
         step.head_alone()
     if step.compute.device.type == "cuda":
