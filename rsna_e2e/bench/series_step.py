@@ -15,10 +15,13 @@ from rsna_e2e.bench.memory import Memory, return_freed_memory
 from rsna_e2e.chunk_size import resolve_chunks
 from rsna_e2e.config import RunConfig
 from rsna_e2e.device import choose_compute
+from rsna_e2e.distributed import ALONE
+from rsna_e2e.division import Chunk
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.model import JointModel
 from rsna_e2e.steps import Stepper, StepResult
 from rsna_e2e.tasks import Task, get_task
+from rsna_e2e.train import divide
 
 KEY = "series"
 SCHEDULE_STEPS = 10**6  # nobody comes to the end of this schedule
@@ -44,9 +47,10 @@ class SeriesStep:
         self._model = self.compute.place(model).train()
         n_channels = n_channels or len(task.windows_hu)
         self._images = self._make_images(n_slices, n_channels, config.image.size)
-        self.batch = made_up_batch(self._images, task)
         self._settle_norms(self._make_images(_FEW, n_channels, config.image.size))
         self.config = resolve_chunks(self._model, config, task, self.compute)
+        chunks = divide(self._model, self.config, ALONE).chunks([n_slices])
+        self.batch = made_up_batch(self._images, chunks, task)
         is_joint = config.model.head != "none"
         phase = config.optimizer if is_joint or config.slice_phase is None else config.slice_phase.optimizer
         self._stepper = Stepper(
@@ -131,18 +135,17 @@ class SeriesStep:
             norm.momentum = momentum
 
 
-def made_up_batch(images: torch.Tensor, task: Task) -> StudyBatch:
-    """A global batch of one series, all of it of this rank. images [N, C, S, S]; every label is known and 0."""
+def made_up_batch(images: torch.Tensor, chunks: tuple[Chunk, ...], task: Task) -> StudyBatch:
+    """A batch of one series, all of it of this rank. images [N, C, S, S]; every label is known and 0."""
     n, n_labels = len(images), len(task.label_names)
     return StudyBatch(
         images=images,
+        chunks=chunks,
         series_lengths=torch.tensor([n]),
         labels=torch.zeros(n, n_labels, device=images.device),
         label_mask=torch.ones(n, n_labels, dtype=torch.bool, device=images.device),
         series_keys=(KEY,),
         rows=np.arange(n, dtype=np.int64),
-        n_known_slices=torch.full((n_labels,), n),
-        n_known_series=torch.ones(n_labels, dtype=torch.int64),
     )
 
 
