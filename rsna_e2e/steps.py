@@ -131,11 +131,10 @@ class Stepper:
         recomputation."""
         backbone = list(self._model.backbone.parameters())
         sums = GradientSum(self._ranks, backbone, bucket_mib=self._config.distributed.bucket_mib)
-        last = max((number for number, batch in enumerate(batches) if batch.chunks), default=None)
         losses, recompute_error = torch.zeros(3, device=self._compute.device).tensor_split([2])
         weights = self._weights(batches)
-        for number, batch in enumerate(batches):
-            some_losses, error = self._backward(batch, step, weights, sums if number == last else None)
+        for batch in batches:
+            some_losses, error = self._backward(batch, step, weights, sums if batch is batches[-1] else None)
             losses += some_losses
             torch.maximum(recompute_error, error, out=recompute_error)
         sums.finish()
@@ -190,7 +189,8 @@ class Stepper:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add this batch's gradients; return its parts of the two losses [2], and the error of recomputation.
 
-        last: what sums this rank's gradients when they are final after this batch.
+        last: what sums gradients, when they are final after this batch; all ranks are in it then, those without slices
+        too, and send nothing else to each other.
         """
         reported = torch.zeros(2, device=self._compute.device)
         keys_N = slice_keys(derive_seed(self._config.seed, step), torch.from_numpy(batch.rows).to(self._compute.device))
