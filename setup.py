@@ -23,8 +23,9 @@ from typing import NoReturn, TypeVar
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-CSRC = Path("csrc")
+CSRC, PACKAGE = Path("csrc"), Path("rsna_e2e")
 TORCH_LIBRARY, DALI_LIBRARY, JPEG_LIBRARY = "rsna_e2e._C", "rsna_e2e._dali", "rsna_e2e._jpeg"
+PLUGINS = "_dali-*.so"  # one for each version of DALI
 HOST_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
 # Allowed in the kernels because the bindings let only finite numbers in; none of these reorders arithmetic.
 KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only"]
@@ -206,7 +207,7 @@ class BuildExtension(build_ext):
     dali: Dali | None = None
 
     def build_extensions(self) -> None:
-        remove_plugins(Path(self.get_ext_fullpath(TORCH_LIBRARY)).parent)
+        remove_earlier_plugins(Path(self.get_ext_fullpath(TORCH_LIBRARY)).parent)
         torch_dir, cxx = find_torch(), find_cxx()
         say(f"C++ compiler {cxx}; torch {torch_dir}; CPU half for {platform.machine()}")
         toolkit = decide("CUDA half", "RSNA_WITH_CUDA", lambda: search_cuda(torch_dir))
@@ -246,14 +247,19 @@ class BuildExtension(build_ext):
         return str(Path(*packages, f"{name}-{self.dali.version if self.dali else 'none'}.so"))
 
     def copy_extensions_to_source(self) -> None:
-        """Put the libraries beside the Python files."""
-        remove_plugins(Path("rsna_e2e"))
+        """Put the libraries beside the Python files. Plugins that this build did not make stay as they are."""
         super().copy_extensions_to_source()
+        own = self.get_ext_filename(DALI_LIBRARY)
+        for plugin in sorted(PACKAGE.glob(PLUGINS)):
+            if plugin != Path(own):
+                say(f"left as it is: {plugin}, which this build did not make")
 
 
-def remove_plugins(folder: Path) -> None:
-    """A plugin of an earlier build must not be taken for this one's."""
-    for plugin in folder.glob("_dali-*.so"):
+def remove_earlier_plugins(folder: Path) -> None:
+    """Empty the folder that a wheel takes everything from. What lies in the package itself may come from elsewhere."""
+    if folder.resolve() == PACKAGE.resolve():
+        return
+    for plugin in folder.glob(PLUGINS):
         plugin.unlink()
 
 

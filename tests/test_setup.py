@@ -52,6 +52,61 @@ def test_without_dali_the_reason_is_given(tmp_path: Path) -> None:
     assert last_line(result.stderr).endswith("To install it: pip install nvidia-dali-cuda130")
 
 
+# Stands for the compiler and the linker where only what becomes of files matters: writes "built" to what -o names.
+COMPILER = """#!/bin/sh
+while [ "$1" != -o ]; do shift; done
+echo built >"$2"
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of what is built, in which a plugin for some version of DALI lies that was brought there."""
+    folder = tmp_path / "source"
+    shutil.copytree(ROOT / "csrc", folder / "csrc")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "rsna_e2e/__init__.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "compiler").write_text(COMPILER)
+    (folder / "compiler").chmod(0o755)
+    (folder / "rsna_e2e/_dali-1.0.0.so").write_text("brought")
+    return folder
+
+
+def build_there(source: Path, *arguments: str, **choices: str) -> tuple[str, dict[str, str]]:
+    """What a build with COMPILER prints, and each library in the package afterwards with its text."""
+    command = [sys.executable, "setup.py", "build_ext", *arguments]
+    environment = {**os.environ, "CXX": str(source / "compiler"), "RSNA_WITH_CUDA": "0", **choices}
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, {path.name: path.read_text().strip() for path in (source / "rsna_e2e").glob("*.so")}
+
+
+@pytest.mark.parametrize("way", ["--inplace", "--build-lib=."])
+def test_a_build_without_dali_leaves_plugins_that_were_brought(source: Path, way: str) -> None:
+    printed, libraries = build_there(source, way, RSNA_WITH_DALI="0")
+    assert libraries == {"_dali-1.0.0.so": "brought", "_C.abi3.so": "built", "_jpeg.abi3.so": "built"}
+    if way == "--inplace":
+        assert "rsna_e2e: left as it is: rsna_e2e/_dali-1.0.0.so, which this build did not make" in printed
+
+
+@pytest.mark.needs_dali
+def test_a_build_with_dali_replaces_the_plugin_for_that_version_alone(source: Path) -> None:
+    own = f"_dali-{dali_plugin.load().__version__}.so"
+    (source / "rsna_e2e" / own).write_text("brought")
+    printed, libraries = build_there(source, "--inplace", RSNA_WITH_DALI="1")
+    assert libraries == {"_dali-1.0.0.so": "brought", own: "built", "_C.abi3.so": "built", "_jpeg.abi3.so": "built"}
+    assert own + ", which" not in printed
+
+
+def test_a_wheel_takes_no_plugin_of_an_earlier_build(source: Path) -> None:
+    earlier = source / "out/rsna_e2e/_dali-1.0.0.so"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("of other sources")
+    build_there(source, "--build-lib=out", RSNA_WITH_DALI="0")
+    assert sorted(path.name for path in earlier.parent.iterdir()) == ["_C.abi3.so", "_jpeg.abi3.so"]
+
+
 @pytest.mark.skipif(shutil.which("g++") is None or platform.machine() != "x86_64", reason="no g++ for x86-64")
 def test_cpu_half_alone_builds_loads_and_says_so(tmp_path: Path) -> None:
     result = build(tmp_path, RSNA_WITH_CUDA="0", RSNA_WITH_DALI="0")
