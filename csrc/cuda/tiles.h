@@ -39,23 +39,48 @@ template <class Pairs, int32_t kChannels, bool kChannelsLast>
 struct Tile {
   using Value = typename Pairs::Value;
   using Packed = typename Pairs::Packed;
-  static constexpr int32_t kSegments = kChannelsLast ? kLanesY : kChannels * kLanesY;
+  static constexpr int32_t kPlanes = kChannelsLast ? 1 : kChannels;
+  static constexpr int32_t kSegments = kPlanes * kLanesY;
   static constexpr int32_t kPixelStride = kChannelsLast ? kChannels : 1;
   static constexpr int32_t kLength = kTileWidth * kPixelStride;
   static constexpr int32_t kPerVector = sizeof(Vector) / sizeof(Value);
   static constexpr int32_t kVectorsPerSegment = kLength / kPerVector;
   static constexpr int32_t kVectors = kSegments * kVectorsPerSegment;
-  // 32 bytes more per segment keep lanes of different rows off each other's memory banks.
-  alignas(16) Value values[kSegments][kLength + 32 / sizeof(Value)];
+
+  // Gaps before some rows keep lanes of different rows off each other's memory banks. Of 8-byte stores two rows go at
+  // once, and a row is whole lines of banks: rows 1 and 3 begin half a line later. Of 4-byte stores all four go at
+  // once, and a row ends in the middle of a line: rows 2 and 3 begin a quarter of a line later.
+  static constexpr int32_t kGap = 16;
+  static constexpr int32_t kFirst = sizeof(Packed) == 8 ? 1 : 0;  // before row y there are (y + kFirst) / 2 gaps
+  static constexpr int32_t kPlaneLength = kLanesY * kLength + (kLanesY - 1 + kFirst) / 2 * kGap;
+  alignas(16) Value values[kPlanes * kPlaneLength];
+
+  // Lanes side by side take a run of vectors of a row. The same run of every row is a piece; the next piece is further
+  // on in the rows, or in the next plane.
+  static constexpr int32_t kRun = kVectorsPerSegment % 8 == 0 ? 8 : 4;
+  static constexpr int32_t kPiecesAtOnce = 32 / (kRun * kLanesY);
+  static constexpr int32_t kPieceStep = kChannelsLast ? kRun * kPerVector : kPlaneLength;
+
+  // A segment's first value.
+  __device__ __forceinline__ Value* begin_of(int32_t segment) {
+    const int32_t y = segment % kLanesY;
+    return values + segment / kLanesY * kPlaneLength + y * kLength + (y + kFirst) / 2 * kGap;
+  }
+
+  // What a lane takes in turn i, if 32 i + lane < kVectors.
+  __device__ __forceinline__ const Vector& vector_of(int32_t lane, int32_t i) {
+    const int32_t piece = i * kPiecesAtOnce + lane / (kRun * kLanesY), y = lane / kRun % kLanesY;
+    return *reinterpret_cast<const Vector*>(begin_of(y) + piece * kPieceStep + lane % kRun * kPerVector);
+  }
 
   // Takes the pixels x and x + 1 of row y: all channels of the first, then all of the second.
   __device__ __forceinline__ void put(int32_t x, int32_t y, const float (&pixels)[2 * kChannels]) {
 #pragma unroll
     for (int32_t i = 0; i < kChannels; ++i) {
       if (kChannelsLast) {
-        reinterpret_cast<Packed*>(&values[y][x * kChannels])[i] = Pairs::pack(pixels[2 * i], pixels[2 * i + 1]);
+        reinterpret_cast<Packed*>(begin_of(y) + x * kChannels)[i] = Pairs::pack(pixels[2 * i], pixels[2 * i + 1]);
       } else {
-        *reinterpret_cast<Packed*>(&values[i * kLanesY + y][x]) = Pairs::pack(pixels[i], pixels[kChannels + i]);
+        *reinterpret_cast<Packed*>(begin_of(i * kLanesY + y) + x) = Pairs::pack(pixels[i], pixels[kChannels + i]);
       }
     }
   }
@@ -98,22 +123,19 @@ struct Span {
     for (int32_t segment = 0; segment < TileOf::kSegments; ++segment) {
       if (row + segment % kLanesY >= size) continue;
 #pragma unroll 1
-      for (int32_t i = lane; i < length; i += 32) image[offset_of(segment, x) + i] = tile.values[segment][i];
+      for (int32_t i = lane; i < length; i += 32) image[offset_of(segment, x) + i] = tile.begin_of(segment)[i];
     }
   }
 
   // x, y: position in the output of this lane's first pixel.
   template <bool kIsInside>
   __device__ __forceinline__ void run(float x, float y) const {
-    const Vector* from[kVectorsPerLane];
-    int32_t to[kVectorsPerLane];  // vectors from the image's first; at most 2^28: 3 channels of 16384 x 16384
-#pragma unroll
-    for (int32_t i = 0; i < kVectorsPerLane; ++i) {
-      const int32_t vector = min(32 * i + lane, TileOf::kVectors - 1), segment = vector / TileOf::kVectorsPerSegment;
-      const int32_t part = vector % TileOf::kVectorsPerSegment;
-      from[i] = reinterpret_cast<const Vector*>(&tile.values[segment][part * TileOf::kPerVector]);
-      to[i] = static_cast<int32_t>(offset_of(segment, begin) / TileOf::kPerVector) + part;
-    }
+    // Where this lane's first vector goes, and from one piece to the next.
+    const int32_t piece = lane / (TileOf::kRun * kLanesY), y_in_tile = lane / TileOf::kRun % kLanesY;
+    const int32_t vectors_per_row = size * TileOf::kPixelStride / TileOf::kPerVector;
+    const int32_t piece_step = kChannelsLast ? TileOf::kRun : size * vectors_per_row;
+    Vector* to = reinterpret_cast<Vector*>(image) + (row + y_in_tile) * vectors_per_row +
+                 begin * TileOf::kPixelStride / TileOf::kPerVector + piece * piece_step + lane % TileOf::kRun;
 #pragma unroll 1
     for (int32_t column = begin; column < end; column += kTileWidth) {
 #pragma unroll
@@ -128,9 +150,10 @@ struct Span {
       if (is_aligned && column + kTileWidth <= size) {
 #pragma unroll
         for (int32_t i = 0; i < kVectorsPerLane; ++i) {
-          if (32 * i + lane < TileOf::kVectors) reinterpret_cast<Vector*>(image)[to[i]] = *from[i];
-          to[i] += TileOf::kVectorsPerSegment;
+          if (32 * i + lane >= TileOf::kVectors) continue;
+          to[i * TileOf::kPiecesAtOnce * piece_step] = tile.vector_of(lane, i);
         }
+        to += TileOf::kVectorsPerSegment;
       } else {
         store_values(column);
       }
