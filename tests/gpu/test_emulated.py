@@ -1,31 +1,23 @@
 """The CUDA kernels' source, run on the host: the bits of the CPU kernel, and no value written outside the output."""
 
 import ctypes
-import subprocess
-from pathlib import Path
 from typing import Any
 
+import on_host
 import pytest
 import torch
 from transform_cases import BOX, SIZES, TYPES, content, noise, options, turned, windows
 
 from rsna_e2e import ops
 
-ROOT = Path(__file__).parents[2]
-FLAGS = ("-std=c++20", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-Wno-unknown-pragmas")
 GUARD = 64  # bytes before and after the output that must stay as they were
-
-
-def compiled(folder: Path, *sources: str) -> ctypes.CDLL:
-    library = folder / "emulated.so"
-    includes = [f"-I{ROOT}", f"-I{ROOT / 'tests/gpu/emulated'}"]
-    subprocess.run(["g++", *FLAGS, *includes, *(str(ROOT / one) for one in sources), "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
 
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compiled(tmp_path_factory.mktemp("emulated"), "tests/gpu/emulate_cuda.cpp", "csrc/ct_params.cpp")
+    sources = ("tests/gpu/emulate_cuda.cpp", "csrc/ct_params.cpp")
+    library = on_host.build(tmp_path_factory.mktemp("emulated") / "emulated.so", *sources, flags=["-shared"])
+    return ctypes.CDLL(str(library))
 
 
 def pointer(tensor: torch.Tensor | None, offset: int = 0) -> ctypes.c_void_p | None:

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Do the operators pass their tests on the CPU under another torch, with the extension that is built here?
+# Usage: bin/check_torch.sh VERSION [PYTEST ARGUMENTS]
+# One build serves every torch from 2.11 on. Installs VERSION from the package index into a temporary folder (6 GB) and removes it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+version=${1:?"usage: bin/check_torch.sh VERSION [PYTEST ARGUMENTS], such as 2.11.0"}
+python=${PYTHON:-.venv/bin/python}
+[[ -n ${PYTHON:-} || -x $python ]] || python=python3
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"$python" -m venv "$folder"
+mapfile -t others < <(grep -E '^(numpy|pytest)==' requirements/cu13.txt)
+"$folder/bin/python" -m pip install --disable-pip-version-check --quiet "torch==$version" "${others[@]}"
+"$folder/bin/python" -c 'import torch; print("torch", torch.__version__)'
+PYTHONPATH=$PWD "$folder/bin/python" -m pytest -p no:cacheprovider tests/test_ops*.py "${@:2}"
