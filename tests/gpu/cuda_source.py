@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ FAILED, MISSING = 1, 4
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?)\s*;")
 JUMP_BACK = re.compile(r"\bBRA\b.*?0x([0-9a-f]+)")
 TAP = re.compile(r"\bLDG\.E(\.\w+)*\.[SU]16\b")  # a load of one int16; four make a sample
+MEMORY = re.compile(r"^(?:@!?U?P\w+\s+)?((?:LDG|STG|LDL|STL|ld\.global|st\.global|ld\.local|st\.local)\b[\w.]*)")
 KERNEL = re.compile(r"(transform_tiles|transform_pixels|find_content)(?:INS_\d+(\w+?)E(?:Li(\d)ELb(\d))?)?E")
 
 
@@ -56,25 +58,29 @@ def cuobjdump_path(nvcc: Path | None) -> Path | None:
 
 
 def compile_with_nvrtc(library: Path, architecture: str, output: Path) -> str | None:
-    """Write the machine code; return the compiler's messages if it fails."""
+    """Write the machine code, and beside it the PTX; return the compiler's messages if it fails."""
     nvrtc = ctypes.CDLL(str(library))
-    program, n_bytes = ctypes.c_void_p(), ctypes.c_size_t()
+    program = ctypes.c_void_p()
     options = (f"--gpu-architecture={architecture}", *OPTIONS, f"--include-path={SOURCE.parent}")
     encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), SOURCE.read_bytes(), b"ct_slices.cu", 0, None, None) == 0
     try:
         if nvrtc.nvrtcCompileProgram(program, len(options), encoded) != 0:
-            nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(n_bytes))
-            log = ctypes.create_string_buffer(n_bytes.value)
-            nvrtc.nvrtcGetProgramLog(program, log)
-            return log.value.decode() or f"NVRTC does not know {architecture}"
-        nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(n_bytes))
-        code = ctypes.create_string_buffer(n_bytes.value)
-        nvrtc.nvrtcGetCUBIN(program, code)
-        output.write_bytes(code.raw)
+            log = _text_of(nvrtc, program, "ProgramLog").rstrip(b"\0")
+            return log.decode() or f"NVRTC does not know {architecture}"
+        output.write_bytes(_text_of(nvrtc, program, "CUBIN"))
+        output.with_suffix(".ptx").write_bytes(_text_of(nvrtc, program, "PTX").rstrip(b"\0"))
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return None
+
+
+def _text_of(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
+    n_bytes = ctypes.c_size_t()
+    getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(n_bytes))
+    text = ctypes.create_string_buffer(n_bytes.value)
+    getattr(nvrtc, f"nvrtcGet{what}")(program, text)
+    return text.raw
 
 
 def compile_with_nvcc(nvcc: Path, architecture: str, output: Path) -> str | None:
@@ -96,23 +102,43 @@ class Cost:
 
 
 def costs(cuobjdump: Path, compiled: Path) -> list[Cost]:
-    """What each kernel of the machine code takes."""
+    """What each kernel of the machine code takes; per_sample is empty where it cannot be disassembled."""
     usage = subprocess.run([cuobjdump, "--dump-resource-usage", compiled], capture_output=True, text=True, check=True)
-    sass = subprocess.run([cuobjdump, "--dump-sass", compiled], capture_output=True, text=True, check=True)
     found = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage.stdout)
-    code = dict(_functions(sass.stdout))
+    code = dict(_functions(disassembled(cuobjdump, compiled)[0]))
     return sorted(
         (
             Cost(
                 _short_name(name),
                 int(registers),
                 int(stack) + int(local),
-                tuple(_main_loops(code[name])) if "transform" in name else (),
+                tuple(_main_loops(code.get(name, []))) if "transform" in name else (),
             )
             for name, registers, stack, local in found
         ),
         key=lambda cost: cost.kernel,
     )
+
+
+def disassembled(cuobjdump: Path, compiled: Path) -> tuple[str, str]:
+    """The machine code as text, and why there is none: the last disassembler of an architecture may be an older one."""
+    sass = subprocess.run([cuobjdump, "--dump-sass", compiled], capture_output=True, text=True)
+    return (sass.stdout, "") if sass.returncode == 0 else ("", sass.stderr.strip())
+
+
+def accesses(cuobjdump: Path, compiled: Path) -> dict[str, Counter[str]]:
+    """How often each kernel has which instruction for global or local memory: of PTX where there is some beside."""
+    ptx = compiled.with_suffix(".ptx")
+    if ptx.exists():
+        entries = (part for part in ptx.read_text().split(".entry ")[1:])
+        lines = {_short_name(part.split("(")[0]): part.splitlines() for part in entries}
+    else:
+        sass, _ = disassembled(cuobjdump, compiled)
+        lines = {_short_name(name): [text for _, text in code] for name, code in _functions(sass)}
+    return {
+        kernel: Counter(match[1] for match in (MEMORY.match(line.strip()) for line in texts) if match)
+        for kernel, texts in lines.items()
+    }
 
 
 def _short_name(mangled: str) -> str:
@@ -170,12 +196,10 @@ def report(cuobjdump: Path | None, compiled: Path) -> Iterator[str]:
     if cuobjdump is None:
         yield "  no cuobjdump: nothing counted"
         return
-    try:
-        found = costs(cuobjdump, compiled)
-    except subprocess.CalledProcessError as error:
-        yield f"  nothing counted, {cuobjdump.name} says: {error.stderr.strip()}"
-        return
-    for cost in found:
+    why_not = disassembled(cuobjdump, compiled)[1]
+    if why_not:
+        yield f"  instructions not counted, {cuobjdump.name} says: {why_not}"
+    for cost in costs(cuobjdump, compiled):
         loops = ", ".join(str(one) for one in cost.per_sample)
         instructions = f", at most {loops} instructions per pixel and sample" if loops else ""
         yield f"  {cost.kernel:44} {cost.n_registers:3} registers, {cost.local_bytes} bytes of stack{instructions}"

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ("-std=c++20", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-Wno-unknown-pragmas")
@@ -40,14 +41,24 @@ def link(output: Path, objects: Sequence[Path], *flags: str) -> Path:
     return output
 
 
-def with_fault(folder: Path, name: str, good: str, bad: str, *, nth: int = 0) -> Path:
-    """A copy of csrc and of these tests in which the nth `good` of file `name` is `bad`."""
+class Fault(NamedTuple):
+    """The nth `good` of a file becomes `bad`."""
+
+    name: str
+    good: str
+    bad: str
+    nth: int = 0
+
+
+def with_faults(folder: Path, *faults: Fault) -> Path:
+    """A copy of csrc and of these tests with faults planted."""
     for part in ("csrc", "tests/gpu"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    parts = (folder / name).read_text().split(good)
-    assert len(parts) > nth + 1, f"{name} has no {good!r} number {nth}"
-    before, after = good.join(parts[: nth + 1]), good.join(parts[nth + 1 :])
-    (folder / name).write_text(f"{before}{bad}{after}")
+    for name, good, bad, nth in faults:
+        parts = (folder / name).read_text().split(good)
+        assert len(parts) > nth + 1, f"{name} has no {good!r} number {nth}"
+        before, after = good.join(parts[: nth + 1]), good.join(parts[nth + 1 :])
+        (folder / name).write_text(f"{before}{bad}{after}")
     return folder
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import on_host
 import pytest
+from on_host import Fault
 
 # A multiprocessor's shared memory has 32 banks of 4 bytes. One wave of an instruction serves 32 lanes of 4 bytes, 16 of
 # 8 or 8 of 16, as long as they meet no bank in two words (CUDA C++ Programming Guide, shared memory of compute
@@ -91,7 +92,7 @@ def test_no_lane_waits_for_a_bank(tiles: dict[str, tuple[int, list[Instruction]]
 
 
 def test_rows_without_gaps_would_wait(tmp_path: Path) -> None:
-    root = on_host.with_fault(tmp_path / "source", "csrc/cuda/tiles.h", "kGap = 16;", "kGap = 0;")
+    root = on_host.with_faults(tmp_path / "source", Fault("csrc/cuda/tiles.h", "kGap = 16;", "kGap = 0;"))
     assert min(excess(tiles_of(tmp_path / "tiles", root)).values()) > 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import on_host
 import pytest
+from on_host import Fault
 
 _SPEC = importlib.util.spec_from_file_location("setup_of_rsna_e2e", on_host.ROOT / "setup.py")
 assert _SPEC is not None
@@ -29,17 +30,17 @@ CPU = (
     ),
 )
 EVERY_VARIANT = 16  # cases in a row: see watched.cpp
-BARRIER = ("csrc/cuda/tiles.h", "__syncwarp();", "")
+BARRIER = Fault("csrc/cuda/tiles.h", "__syncwarp();", "")
 RACES = {
-    "tile_filled_while_it_is_read": (*BARRIER, 1),
-    "one_tile_for_all_warps": ("csrc/cuda/tiles.h", "tiles[warp]", "tiles[0]", 0),
-    "search_not_begun": ("csrc/cuda/content.h", "__syncthreads();", "", 0),
-    "search_not_ended": ("csrc/cuda/content.h", "__syncthreads();", "", 1),
+    "tile_filled_while_it_is_read": BARRIER._replace(nth=1),
+    "one_tile_for_all_warps": Fault("csrc/cuda/tiles.h", "tiles[warp]", "tiles[0]"),
+    "search_not_begun": Fault("csrc/cuda/content.h", "__syncthreads();", ""),
+    "search_not_ended": Fault("csrc/cuda/content.h", "__syncthreads();", "", nth=1),
 }
 # What may be read ends a pixel too late or begins a pixel too early: at the last slice's end, and at the first's begin.
 BOUNDS = {
-    "end": ("is_single ? pair_low : high - 1;", "is_single ? pair_low : high;"),
-    "begin": ("is_second ? low - 1 : low;", "low - 1;"),
+    "end": Fault(PARAMS, "is_single ? pair_low : high - 1;", "is_single ? pair_low : high;"),
+    "begin": Fault(PARAMS, "is_second ? low - 1 : low;", "low - 1;"),
 }
 Sources = tuple[str | tuple[str, ...], ...]
 
@@ -93,25 +94,25 @@ def test_threads_do_not_race_in_many_orders(raced: Path, seed: int) -> None:
     check_clean(raced, seed=seed, n_cases=6 * EVERY_VARIANT)
 
 
-def check_race(folder: Path, file: str, good: str, bad: str, nth: int) -> None:
-    program = build(folder, CUDA, THREAD, on_host.with_fault(folder / "source", file, good, bad, nth=nth))
+def check_race(folder: Path, fault: Fault) -> None:
+    program = build(folder, CUDA, THREAD, on_host.with_faults(folder / "source", fault))
     for seed in (1, 2, 3):  # whatever the order
         done = run(program, seed=seed, n_cases=EVERY_VARIANT)
         assert "WARNING: ThreadSanitizer: data race" in done.stderr
-        assert Path(file).name in done.stderr
+        assert Path(fault.name).name in done.stderr
         assert done.returncode != 0
 
 
 @needs_thread
 def test_a_missing_barrier_of_a_warp_is_found(tmp_path: Path) -> None:
-    check_race(tmp_path, *BARRIER, 0)
+    check_race(tmp_path, BARRIER)
 
 
 @needs_thread
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", RACES.values(), ids=RACES)
-def test_other_races_are_found(tmp_path: Path, fault: tuple[str, str, str, int]) -> None:
-    check_race(tmp_path, *fault)
+def test_other_races_are_found(tmp_path: Path, fault: Fault) -> None:
+    check_race(tmp_path, fault)
 
 
 @needs_address
@@ -127,9 +128,9 @@ def test_nothing_outside_an_array_is_touched_in_many_cases(bounded: Path, seed: 
 
 
 @needs_address
-@pytest.mark.parametrize(("good", "bad"), BOUNDS.values(), ids=BOUNDS)
-def test_one_pixel_too_far_is_found(bounded: Path, tmp_path: Path, good: str, bad: str) -> None:
-    root = on_host.with_fault(tmp_path / "source", PARAMS, good, bad)
+@pytest.mark.parametrize("fault", BOUNDS.values(), ids=BOUNDS)
+def test_one_pixel_too_far_is_found(bounded: Path, tmp_path: Path, fault: Fault) -> None:
+    root = on_host.with_faults(tmp_path / "source", fault)
     faulty = on_host.compile_all(tmp_path / "objects", PARAMS, root=root, flags=ADDRESS)
     rest = [one for one in sorted((bounded.parent / "objects").iterdir()) if one.name != faulty[0].name]
     program = on_host.link(tmp_path / "watched", [*faulty, *rest], *ADDRESS)
