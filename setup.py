@@ -215,21 +215,23 @@ class BuildExtension(build_ext):
         kernels = kernel_compilations(cxx)
         if toolkit is not None:
             kernels.insert(0, cuda_compilation(toolkit, cxx))
-        bindings = [torch_binding(cxx, torch_dir, toolkit)]
-        if self.dali is not None:
-            bindings += dali_bindings(cxx, self.dali, toolkit)
+        torch_face = torch_bindings(cxx, torch_dir, toolkit)
+        dali_face = dali_bindings(cxx, self.dali, toolkit) if self.dali is not None else []
         jpeg = Compilation([cxx, *HOST_FLAGS], CSRC / "jpeg/scan.cpp", "jpeg_scan.o")
         build_dir = Path(self.build_temp)
         build_dir.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(lambda item: compile_one(item, build_dir), [*kernels, *bindings, jpeg]))
-        kernel_objects, binding_objects = objects[: len(kernels)], objects[len(kernels) : -1]
-        link = [cxx, "-shared", *map(str, kernel_objects)]
+            objects = list(
+                pool.map(lambda item: compile_one(item, build_dir), [*kernels, *torch_face, *dali_face, jpeg])
+            )
+        n_first = len(kernels) + len(torch_face)
+        link = [cxx, "-shared", *map(str, objects[: len(kernels)])]
         runtime = [str(toolkit.runtime)] if toolkit else []
         torch_libraries = [f"-L{torch_dir / 'lib'}", "-ltorch_cpu", *(["-ltorch_cuda"] if toolkit else [])]
-        self.link([*link, str(binding_objects[0]), *torch_libraries, *runtime], TORCH_LIBRARY)
+        torch_objects, dali_objects = objects[len(kernels) : n_first], objects[n_first:-1]
+        self.link([*link, *map(str, torch_objects), *torch_libraries, *runtime], TORCH_LIBRARY)
         if self.dali is not None:
-            self.link([*link, *map(str, binding_objects[1:]), *self.dali.link_flags, *runtime], DALI_LIBRARY)
+            self.link([*link, *map(str, dali_objects), *self.dali.link_flags, *runtime], DALI_LIBRARY)
         self.link([cxx, "-shared", str(objects[-1])], JPEG_LIBRARY)
 
     def link(self, command: list[str], name: str) -> None:
@@ -280,12 +282,16 @@ def kernel_compilations(cxx: str) -> list[Compilation]:
     ]
 
 
-def torch_binding(cxx: str, torch_dir: Path, toolkit: CudaToolkit | None) -> Compilation:
-    """torch's operators."""
+def torch_bindings(cxx: str, torch_dir: Path, toolkit: CudaToolkit | None) -> list[Compilation]:
+    """torch's operators, and the memory of their results."""
+    host = [cxx, *HOST_FLAGS]
     flags = [TORCH_ABI, "-isystem", str(torch_dir / "include")]
-    # The second makes torch's header declare its CUDA functions.
-    cuda = ["-DRSNA_WITH_CUDA", "-DUSE_CUDA"] if toolkit else []
-    return Compilation([cxx, *HOST_FLAGS, *flags, *cuda], CSRC / "bindings/torch_ops.cpp", "torch_ops.o")
+    if toolkit is not None:  # USE_CUDA makes torch's header declare its CUDA functions
+        flags += ["-DRSNA_WITH_CUDA", "-DUSE_CUDA", "-isystem", str(toolkit.nvcc.parents[1] / "include")]
+    return [
+        Compilation([*host, *flags], CSRC / "bindings/torch_ops.cpp", "torch_ops.o"),
+        Compilation(host, CSRC / "bindings/result_memory.cpp", "result_memory.o"),
+    ]
 
 
 def dali_bindings(cxx: str, dali: Dali, toolkit: CudaToolkit | None) -> list[Compilation]:

@@ -17,7 +17,12 @@ border: "zero" (0 before normalisation) or "replicate". source_box: [N, 3] int32
 outside the slice's part of it are 0, and "replicate" clamps to the square; None is the whole slice.
 dtype: float32, float16 or bfloat16; or uint8, see below. supersample: k x k samples per output pixel, against aliasing.
 
-They return [N, C, S, S], in channels-last memory if asked.
+They return [N, C, S, S], in channels-last memory if asked. out: write to this tensor, which has the shape, type, device
+and memory format that the result would have, and return it. Its content does not matter.
+
+On a CPU, memory of results is used again once no tensor holds it: fresh pages cost more than filling them. At most
+1 GiB waits for that, see `idle_memory_bytes` and `release_idle_memory`. On a GPU torch keeps memory, and a CUDA graph
+does not capture these functions, because a replay would read parameters that are gone: call them beside it, with `out`.
 
 dtype uint8 is the published reference's way (its 8-bit images, made before they are resized): every tap becomes a grey
 level trunc(255 * windowed) in float64, and the interpolated grey level is rounded to the nearest. The reference
@@ -59,6 +64,7 @@ def transform_slices(
     channels_last: bool = False,
     supersample: int = 1,
     lowest_hu: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Window, resample and normalise N slices of one size. hu: [N, H, W] int16 in HU; the rest is explained above."""
     return transform_slices_packed(
@@ -74,6 +80,7 @@ def transform_slices(
         channels_last=channels_last,
         supersample=supersample,
         lowest_hu=lowest_hu,
+        out=out,
     )
 
 
@@ -94,21 +101,30 @@ def transform_slices_packed(
     channels_last: bool = False,
     supersample: int = 1,
     lowest_hu: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Window, resample and normalise N slices of any sizes; the arguments are explained above."""
-    return _call(
-        torch.ops.rsna_e2e.transform_slices,
-        *(values, offsets, heights, widths, affine, _float32(windows)),
-        size=size,
-        source_box=None if source_box is None else source_box.contiguous(),
-        mean=None if mean is None else _float32(mean),
-        std=None if std is None else _float32(std),
-        border=border,
-        dtype=dtype,
-        channels_last=channels_last,
-        supersample=supersample,
-        lowest_hu=None if lowest_hu is None else lowest_hu.contiguous(),
-    )
+    tensors = (values, offsets, heights, widths, affine, _float32(windows))
+    options: dict[str, Any] = {
+        "size": size,
+        "source_box": None if source_box is None else source_box.contiguous(),
+        "mean": None if mean is None else _float32(mean),
+        "std": None if std is None else _float32(std),
+        "border": border,
+        "dtype": dtype,
+        "channels_last": channels_last,
+        "supersample": supersample,
+        "lowest_hu": None if lowest_hu is None else lowest_hu.contiguous(),
+    }
+    if out is None:
+        images: torch.Tensor = _call(torch.ops.rsna_e2e.transform_slices, *tensors, **options)
+        return images
+    if out.requires_grad:
+        raise ValueError("transform_slices: out must not require a gradient, which would stop there. Give out.detach()")
+    _call(torch.ops.rsna_e2e.transform_slices_out, *tensors, **options, out=out)
+    if not torch.compiler.is_compiling() and not out.is_inference():
+        torch.autograd.graph.increment_version(out)  # so that autograd complains if it still needed the old values
+    return out
 
 
 def content_box(hu: torch.Tensor, windows: Pairs) -> torch.Tensor:
@@ -123,7 +139,8 @@ def content_box_packed(
     values: torch.Tensor, offsets: torch.Tensor, heights: torch.Tensor, widths: torch.Tensor, windows: Pairs
 ) -> torch.Tensor:
     """`content_box` of slices of any sizes; the arguments are explained above."""
-    return _call(torch.ops.rsna_e2e.content_box, values, offsets, heights, widths, _float32(windows))
+    boxes: torch.Tensor = _call(torch.ops.rsna_e2e.content_box, values, offsets, heights, widths, _float32(windows))
+    return boxes
 
 
 def _packed(hu: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -139,9 +156,7 @@ def _packed(hu: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor,
     )
 
 
-def _call(
-    op: Callable[..., torch.Tensor], values: torch.Tensor, *tensors: torch.Tensor, **options: Any
-) -> torch.Tensor:
+def _call(op: Callable[..., Any], values: torch.Tensor, *tensors: torch.Tensor, **options: Any) -> Any:
     """Call the operator and give its complaints their class."""
     if values.is_cuda and not IS_CUDA_BUILT:
         raise MissingCapabilityError(f"the extension has no CUDA half; build it with: RSNA_WITH_CUDA=1 {BUILD_COMMAND}")
@@ -157,6 +172,16 @@ def _call(
 def cpu_instruction_sets() -> tuple[str, ...]:
     """Names of the compiled CPU kernels that this machine can run, the one in use first; all give the same bits."""
     return tuple(torch.ops.rsna_e2e.cpu_instruction_sets().split())
+
+
+def idle_memory_bytes() -> int:
+    """Memory of results on the CPU that no tensor holds any more, kept for the next ones."""
+    return int(torch.ops.rsna_e2e.idle_memory_bytes())
+
+
+def release_idle_memory() -> int:
+    """Return that memory to the system, and say how many bytes it was."""
+    return int(torch.ops.rsna_e2e.release_idle_memory())
 
 
 def _float32(numbers: Floats | Pairs) -> torch.Tensor:
@@ -186,6 +211,11 @@ def _transform_slices_fake(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     shape = (offsets.shape[0], windows.shape[0], size, size)
     return torch.empty(shape, dtype=dtype, device=values.device, memory_format=memory_format)
+
+
+@torch.library.register_fake("rsna_e2e::transform_slices_out")  # type: ignore[untyped-decorator]
+def _transform_slices_out_fake(values: torch.Tensor, *tensors: torch.Tensor, out: torch.Tensor, **options: Any) -> None:
+    torch._check(out.device == values.device, lambda: "transform_slices: out must be on the device of the values")
 
 
 @torch.library.register_fake("rsna_e2e::content_box")  # type: ignore[untyped-decorator]
