@@ -18,6 +18,7 @@ import torch
 from rsna_e2e.augment import draw_augmentation
 from rsna_e2e.bench import job as bench_job
 from rsna_e2e.bench import ours
+from rsna_e2e.bench import transform as bench_transform_module
 from rsna_e2e.bench.job import Contestant, DisagreementError, Job, augmentation, check_agreement, find_squares
 from rsna_e2e.bench.machine import Machine, pinned
 from rsna_e2e.bench.peers.registry import PEERS, Peer, find_contestants
@@ -113,7 +114,9 @@ def test_all_our_rows_make_the_same_images(job: Job) -> None:
     rows = ours.contestants(job, available=2)
     names = [row.name for row in rows]
     assert names[0] == ours.OURS
-    assert {"ours, content searched", "ours, one slice a call", "ours, 2 cores"} <= set(names)
+    assert {"ours, content searched", "ours, one slice a call", "ours, into the same tensors", "ours, 2 cores"} <= set(
+        names
+    )
     first = [image.clone() for image in rows[0].run()]
     for row in rows[1:]:
         assert all(map(torch.equal, row.run(), first)), row.name
@@ -187,7 +190,7 @@ def test_a_result_is_written_whole(store: Store, tmp_path: Path) -> None:
     result = bench_transform(store.path, peers=[], out=out, **QUICK)
     written = json.loads(out.read_text())
     assert written["benchmark"] == "transform"
-    assert written["job"] == {"n_slices": 2, "size": 24, "agreement_limit": 0.02}
+    assert written["job"] == {"n_slices": 2, "size": 24, "keeps_freed": False, "agreement_limit": 0.02}
     assert written["machine"]["commit"] == result.machine.commit
     first = written["rows"][0]
     assert first["name"] == "ours"
@@ -195,6 +198,16 @@ def test_a_result_is_written_whole(store: Store, tmp_path: Path) -> None:
     assert first["slices_per_s"]["median"] == pytest.approx(np.mean(first["samples"]))
     assert first["ours_is_faster"] == {"n": 2, "median": 1.0, "iqr": 0.0}
     assert "ours" in str(result)
+    assert "the C library left as it is" in str(result)
+
+
+def test_the_c_library_is_told_to_keep_memory_only_on_request(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(bench_transform_module, "keep_freed_memory", lambda: told.append(True))
+    bench_transform(store.path, peers=[], **QUICK)
+    assert told == []
+    assert "told to keep freed memory" in str(bench_transform(store.path, peers=[], keeps_freed=True, **QUICK))
+    assert told == [True]
 
 
 def test_a_gpu_peer_is_listed_on_a_machine_without(store: Store) -> None:

@@ -18,6 +18,9 @@ def add_modes(verb: argparse.ArgumentParser) -> None:
     transform.add_argument("--store", type=Path, help=STORE_HELP)
     transform.add_argument("--slices", type=at_least_one, default=16, help="different slices (default 16)")
     transform.add_argument("--size", type=at_least_one, default=480, help="side of the images, pixels (default 480)")
+    transform.add_argument(
+        "--keep-freed", action="store_true", help="tell the C library to keep freed memory, which serves the peers"
+    )
     _add_common(transform, rounds=7)
     transform.set_defaults(measure=_transform)
 
@@ -101,6 +104,7 @@ def _transform(options: argparse.Namespace, progress: Progress) -> object:
         size=options.size,
         rounds=options.rounds,
         device=options.device,
+        keeps_freed=options.keep_freed,
         out=options.out,
         progress=progress,
     )

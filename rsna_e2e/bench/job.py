@@ -64,8 +64,7 @@ class Job:
 class Contestant:
     """Someone who does the job. run: transforms all slices once, and gives normalised images [C,S,S].
 
-    Nobody keeps the images: where they are made one by one, so that none is kept but the last, memory is used again as
-    a pipeline would, and the page faults of fresh memory stay out of the figures of all alike.
+    Nobody keeps the images: they are made one by one, so that none is kept but the last, and memory may be used again.
 
     how: in a few words, how it goes about it. boxes: the crop squares [N,3] that it works with.
     cores: how many it may use, of the CPU. copies: how often it does the whole job in one run.

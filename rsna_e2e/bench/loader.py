@@ -31,9 +31,6 @@ from rsna_e2e.tasks import Task, get_task
 BARE = "bare operator"
 EPOCH = 1  # augmented
 MEMORY_PASSES = 4
-# Of images that the bare operator makes in one call. More would come fresh from the system each time, and their page
-# faults, which DALI's memory pool spares the loader, would make the yardstick too short: by half at 480 px.
-BARE_BYTES = 8 * 2**20
 BATCH_SIZES = (8, 16, 32, 64, 128, 256)  # about the lengths of series: head CT has 20 to 60 slices, chest CT hundreds
 
 
@@ -181,8 +178,7 @@ class _Bench:
 
         def bare() -> None:
             for batch in batches:
-                for some in self._pieces(plans[batch]):
-                    self._transform(plans[batch], values[batch], some)
+                self._transform(plans[batch], values[batch])
             self._wait()
 
         n_slices = self.n_slices(batches)
@@ -237,27 +233,20 @@ class _Bench:
         self._store.read_slices(plan.rows.tolist(), values)
         return torch.from_numpy(values).to(self._compute.device)
 
-    def _pieces(self, plan: BatchPlan) -> Iterator[slice]:
-        """Parts of a batch of about BARE_BYTES of images on a CPU, and all of it on a GPU, whose memory torch keeps."""
-        image_bytes = len(self._task.windows_hu) * self._config.image.size**2 * self._compute.image_dtype.itemsize
-        n = len(plan.rows)
-        step = n if self._compute.device.type == "cuda" else max(1, BARE_BYTES // image_bytes)
-        return (slice(start, start + step) for start in range(0, n, step))
-
-    def _transform(self, plan: BatchPlan, values: torch.Tensor, some: slice) -> torch.Tensor:
-        heights, widths = torch.from_numpy(plan.shapes[some]).unbind(1)
+    def _transform(self, plan: BatchPlan, values: torch.Tensor) -> torch.Tensor:
+        heights, widths = torch.from_numpy(plan.shapes).unbind(1)
         return ops.transform_slices_packed(
             values,
-            torch.from_numpy(plan.offsets[some]),
+            torch.from_numpy(plan.offsets),
             heights,
             widths,
-            torch.from_numpy(plan.affine[some]),
+            torch.from_numpy(plan.affine),
             self._task.windows_hu,
             size=self._config.image.size,
             mean=self._task.channel_mean,
             std=self._task.channel_std,
             border="replicate",
-            source_box=torch.from_numpy(plan.source_box[some]),
+            source_box=torch.from_numpy(plan.source_box),
             supersample=self._config.image.supersample,
             dtype=self._compute.image_dtype,
             channels_last=True,

@@ -41,6 +41,7 @@ class TransformResult:
     machine: Machine
     n_slices: int
     size: int
+    keeps_freed: bool
     rows: tuple[Row, ...]
     not_timed: dict[str, str]
 
@@ -52,7 +53,9 @@ class TransformResult:
         ]  # fmt: skip
         header = ("contestant", "slices/s (iqr)", "n", "ours is faster by (iqr)", "difference")
         missing = "".join(f"\nnot timed: {name}: {reason}" for name, reason in self.not_timed.items())
-        return f"{self.machine}\n{self.n_slices} slices to {self.size} px\n\n{table(header, lines)}{missing}"
+        memory = "told to keep freed memory" if self.keeps_freed else "left as it is"
+        job = f"{self.n_slices} slices to {self.size} px, the C library {memory}"
+        return f"{self.machine}\n{job}\n\n{table(header, lines)}{missing}"
 
 
 def bench_transform(
@@ -62,6 +65,7 @@ def bench_transform(
     size: int = 480,
     rounds: int = 7,
     device: str = "auto",
+    keeps_freed: bool = False,
     out: Path | None = None,
     min_turn_s: float = MIN_TURN_S,
     peers: Sequence[Peer] = PEERS,
@@ -69,11 +73,15 @@ def bench_transform(
 ) -> TransformResult:
     """Time everyone who does the job as we do, and write the result to `out` too.
 
+    keeps_freed: tell the C library first to keep freed memory, for the rest of this process: what the others could do
+    with memory like ours. Left alone, it is as their users find it.
+
     Raises BadInputError for an unusable store, MissingCapabilityError for a device that is not there.
     """
     check_out(out)
     machine = Machine.here()
-    keep_freed_memory()
+    if keeps_freed:
+        keep_freed_memory()
     on_gpu = choose_compute("fp32", device).device.type == "cuda"
     with opened_store(store) as opened:
         job = Job.of_store(opened, n_slices=n_slices, size=size)
@@ -91,6 +99,7 @@ def bench_transform(
         machine=machine,
         n_slices=n_slices,
         size=size,
+        keeps_freed=keeps_freed,
         rows=tuple(_row(c, rates, differences[c.name]) for c in timed),
         not_timed=not_timed | disagreeing,
     )
@@ -149,6 +158,7 @@ def _content(result: TransformResult) -> dict[str, Any]:
         "job": {
             "n_slices": result.n_slices,
             "size": result.size,
+            "keeps_freed": result.keeps_freed,
             "agreement_limit": AGREEMENT_LIMIT,
         },
         "rows": [asdict(row) for row in result.rows],
