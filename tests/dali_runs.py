@@ -54,7 +54,7 @@ def run_pipeline(
         pipeline.set_outputs(getattr(dali.fn.rsna, operator)(hu.gpu() if on_gpu else hu, **arguments, **options))
     pipeline.build()
     for _ in batches:
-        yield pipeline.run(**({"cuda_stream": torch.cuda.current_stream()} if on_gpu else {}))[0]
+        yield pipeline.run(torch.cuda.current_stream() if on_gpu else None)[0]
 
 
 def to_torch(output: Any) -> torch.Tensor:

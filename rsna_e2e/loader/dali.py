@@ -68,7 +68,7 @@ def _build(source: Iterator[Any], settings: ImageSettings, *, max_slices: int, n
     pipeline = dali.Pipeline(
         batch_size=max(max_slices, 1),
         num_threads=n_threads,
-        device_id=settings.device.index or 0 if is_cuda else None,
+        device_id=_gpu_number(settings.device) if is_cuda else None,
         exec_dynamic=True,  # without it, memory that torch still holds is written to again
         prefetch_queue_depth=_IN_FLIGHT,
     )
@@ -99,12 +99,17 @@ def _build(source: Iterator[Any], settings: ImageSettings, *, max_slices: int, n
     return pipeline
 
 
+def _gpu_number(device: torch.device) -> int:
+    """Which GPU a device is: torch's current one where it has no number."""
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
 def _run(pipeline: Any, device: torch.device) -> Iterator[Any]:
     """What the pipeline puts out until its source ends; on a GPU in the order of torch's current stream."""
     while True:
-        stream = {"cuda_stream": torch.cuda.current_stream(device)} if device.type == "cuda" else {}
+        stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         try:
-            (output,) = pipeline.run(**stream)
+            (output,) = pipeline.run(stream)
         except StopIteration:
             return
         yield output
