@@ -17,6 +17,8 @@ from rsna_e2e.loader.plan import BatchPlan
 from rsna_e2e.records import Int16Array, Int16Image
 from rsna_e2e.store import Store
 
+_MOST_QUEUED = 8  # buffers that wait for a GPU; whoever needs one more waits for the first of them
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,14 +34,18 @@ class BufferPool:
 
     def take(self, n_values: int) -> torch.Tensor:
         """Return a buffer of at least `n_values`. A new one takes the place of one that is too small."""
-        with self._lock:
-            ready = [i for i, (_, event) in enumerate(self._free) if event is None or _is_done(event)]
-            fitting = [i for i in ready if len(self._free[i][0]) >= n_values]
-            if ready:
-                buffer, _ = self._free.pop(fitting[0] if fitting else ready[0])
-                if fitting:
-                    return buffer
-        return torch.empty(n_values, dtype=torch.int16, pin_memory=self._is_pinned)
+        while True:
+            with self._lock:
+                ready = [i for i, (_, event) in enumerate(self._free) if event is None or _is_done(event)]
+                fitting = [i for i in ready if len(self._free[i][0]) >= n_values]
+                if ready:
+                    buffer, _ = self._free.pop(fitting[0] if fitting else ready[0])
+                    if fitting:
+                        return buffer
+                first = self._free[0][1] if not ready and len(self._free) >= _MOST_QUEUED else None
+            if first is None:
+                return torch.empty(n_values, dtype=torch.int16, pin_memory=self._is_pinned)
+            first.synchronize()  # else memory would grow with what the GPU lags behind
 
     def give_back(self, buffer: torch.Tensor, device: torch.device) -> None:
         """Let others use this buffer once the work that `device`'s current stream was given so far is done."""
