@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds, tests and times everything that runs on a GPU, and writes figures.json. Usage: bin/check_gpu.sh [--help]
-# Environment: PYTHON (.venv's, else python3), OUT (gpu_figures): where figures.json goes.
+# Builds, tests and times everything that runs on a GPU; packs for a machine that lacks things. Usage: --help
+# Environment: PYTHON (.venv's, else python3), OUT (gpu_figures): where figures go.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -1,29 +1,42 @@
-"""Builds, tests and times everything that runs on a GPU, in one go, and writes figures.json. Run by bin/check_gpu.sh.
+"""Builds, tests and times everything that runs on a GPU, and writes figures down as they come. Run by bin/check_gpu.sh.
 
-Exit code 0: all is well, 1: something failed, 4: there is no GPU. Needs torch, pytest and a CUDA compiler; what needs
-more is left out, and said to be.
+On a machine that is set up, with a GPU:  bin/check_gpu.sh
+Where nothing can be installed and time is short, pack here what is lacking there, carry it beside the checkout, and
+give two commands there, one right after the other:
+
+  bin/check_gpu.sh --pack        here, without a GPU: makes gpu_pack/1 and gpu_pack/2
+  bin/check_gpu.sh --part 1      there, with gpu_pack/1
+  bin/check_gpu.sh --part 2      there, with gpu_pack/2
+  bin/check_gpu.sh --page FILE   anywhere: figures.jsonl as a page of figures
+  bin/check_gpu.sh --rehearse    anywhere: all of it at tiny size on the CPU
+
+Parts are run in the order of their value, each in a process of its own and with a limit of its own. Every figure is on
+the disk, in OUT/figures.jsonl, before the next is taken: cut at any moment, nothing is lost.
+
+Exit code 0: all is well, 1: something failed or was left out, 4: there is no GPU.
 """
 
 import argparse
-import importlib.util
 import json
 import os
-import platform
-import shutil
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-FAILED, MISSING = 1, 4
-# Test files that need more than torch and pytest to be read at all.
-NEEDS = {"test_loader_gpu.py": ("pydicom", "pydantic", "h5py", "pyarrow", "timm", "tensorboard")}
+from journal import Journal, read
+from packing import ROOT, PackError, Packing, pack, read_manifest
+from page import page
+from plan import BUDGET_S, COMMANDS, NOT_REHEARSED, ON_REQUEST, Planned, parts_of
+from runner import MISSING, Outcome, run_parts
 
-# Both layouts of the kernel for the usual case, at all sizes, and the search.
-SANITIZED = "(test_sizes and dtype1 and 3-) or test_content_box"
+FAILED = 1
+PACK_FOLDER = Path("gpu_pack")
+FIGURES, LOG, PAGE = "figures.jsonl", "log.txt", "page.md"
+NAMES = (*dict.fromkeys(one.name for planned in COMMANDS.values() for one in planned), ON_REQUEST.name)
+SPIN = {"GOMP_SPINCOUNT": "20000"}  # as rsna-e2e does: see launch.py
 
 
 def say(message: str) -> None:
@@ -34,153 +47,141 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="bin/check_gpu.sh"
     )
-    parser.add_argument("--out", type=Path, default=Path("gpu_figures"), help="folder of figures.json (%(default)s)")
-    parser.add_argument("--commit", help="what to call this version; asked of git if not given")
-    parser.add_argument("--sanitize", action="store_true", help="look for bad accesses and races too; takes minutes")
-    parser.add_argument("--no-tests", action="store_true", help="only build and time")
-    parser.add_argument("--no-build", action="store_true", help="take the extension as it is")
+    parser.add_argument("--out", type=Path, default=Path("gpu_figures"), help="folder of what is found (%(default)s)")
+    parser.add_argument("--commit", help="what to call this version; asked of git, or of what was carried")
+    run = parser.add_argument_group("running")
+    run.add_argument("--part", type=int, choices=COMMANDS, help="one half of all parts (both)")
+    run.add_argument("--only", nargs="+", choices=NAMES, metavar="PART", help=f"these parts alone: {', '.join(NAMES)}")
+    run.add_argument("--without", nargs="+", choices=NAMES, metavar="PART", default=[], help="all but these parts")
+    run.add_argument(
+        "--again", nargs="+", choices=NAMES, metavar="PART", default=[], help="run them though done before"
+    )
+    run.add_argument("--known", nargs="+", type=Path, metavar="FILE", default=[], help="figures of earlier commands")
+    run.add_argument("--sanitize", action="store_true", help="look for bad accesses and races too; takes minutes")
+    run.add_argument("--budget", type=float, metavar="S", help=f"seconds in all (of --part: {BUDGET_S})")
+    run.add_argument("--rehearse", action="store_true", help="on the CPU, at tiny size")
+    run.add_argument("--carried", type=Path, metavar="FOLDER", help="what was packed (gpu_pack/1 or 2, if there)")
+    run.add_argument("--scratch", type=Path, metavar="FOLDER", help="for what commands leave for each other")
+    packs = parser.add_argument_group("packing")
+    packs.add_argument("--pack", type=Path, nargs="?", const=PACK_FOLDER, metavar="FOLDER", help="pack (gpu_pack)")
+    packs.add_argument("--python", default="312", help="of the other machine: 312 is 3.12 (%(default)s)")
+    packs.add_argument("--architecture", type=int, default=90, help="of its GPU: 90 is sm_90 (%(default)s)")
+    packs.add_argument("--transfer-mib", type=int, default=64, help="that may travel at a time (%(default)s)")
+    parser.add_argument("--page", type=Path, nargs="+", metavar="FILE", help="print figures.jsonl files as a page")
     return parser.parse_args(arguments)
 
 
-def missing_gpu() -> str | None:
-    """Why there is nothing to check, or None."""
-    if importlib.util.find_spec("torch") is None:
-        return f"{sys.executable} has no torch. Set PYTHON to a Python that has"
-    import torch
-
-    if not torch.cuda.is_available():
-        return f"torch {torch.__version__} sees no NVIDIA GPU; nothing was built, tested or timed. Run nvidia-smi"
-    return None
-
-
-def output_of(*command: str) -> str:
-    """What a command prints, or "unknown"."""
+def commit_here() -> str | None:
+    """What git calls this version; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return None
 
 
-def machine(commit: str | None) -> dict[str, Any]:
-    import torch
+def make_pack(chosen: argparse.Namespace) -> int:
+    """Pack, and say what to do with it."""
+    packing = Packing(python=chosen.python, architecture=chosen.architecture, transfer_mib=chosen.transfer_mib)
+    folder = chosen.pack
+    try:
+        pack(folder, packing, commit=chosen.commit or commit_here() or "unknown", say=say)
+    except PackError as error:
+        say(str(error))
+        return FAILED
+    for number in COMMANDS:
+        say(f"command {number}, with the checkout and {folder / str(number)}: bin/check_gpu.sh --part {number}")
+    return 0
 
+
+def describe_machine(*, is_rehearsal: bool) -> tuple[dict[str, Any], str]:
+    """What is checked; or nothing, and why."""
+    program = Path(__file__).with_name("machine_facts.py")
+    command = [sys.executable, str(program), "cpu" if is_rehearsal else "cuda"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout), ""
+    return {}, done.stdout.strip() or f"{program.name} ended with {done.returncode}"
+
+
+def planned_of(chosen: argparse.Namespace) -> list[Planned]:
+    """The parts that are wanted, each once, in their order."""
+    numbers = [chosen.part] if chosen.part else list(COMMANDS)
+    listed = [one for number in numbers for one in COMMANDS[number]]
+    listed += [ON_REQUEST] if chosen.sanitize else []
+    wanted = chosen.only or NAMES
+    unique = list({one.name: one for one in listed}.values())
+    return [one for one in unique if one.name in wanted and one.name not in chosen.without]
+
+
+def environment_of(scratch: Path, *, is_rehearsal: bool) -> dict[str, str]:
+    """Of the parts: the checkout first, then what was carried."""
+    given = os.environ.get("PYTHONPATH")
+    paths = [str(ROOT), str(scratch / "site"), *([given] if given else [])]
+    stand_ins = f"{Path(__file__).parent / 'stand_ins'}:" if is_rehearsal else ""
     return {
-        "device": torch.cuda.get_device_name(),
-        "n_devices": torch.cuda.device_count(),
-        "multiprocessors": torch.cuda.get_device_properties(0).multi_processor_count,
-        "driver": output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()[0],
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "commit": commit or output_of("git", "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"),
-        "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **SPIN,
+        **os.environ,
+        "PYTHONPATH": ":".join(paths),
+        "PATH": stand_ins + os.environ["PATH"],
+        "PYTHONUNBUFFERED": "1",
     }
 
 
-def build() -> bool:
-    environment = {**os.environ, "RSNA_WITH_CUDA": "1"}
-    return (
-        subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=ROOT, env=environment).returncode
-        == 0
+def run(chosen: argparse.Namespace) -> int:
+    """Run parts, and make the page of what is known then."""
+    machine, problem = describe_machine(is_rehearsal=chosen.rehearse)
+    if problem:
+        say(problem)
+        return MISSING
+    carried = chosen.carried or (ROOT / PACK_FOLDER / str(chosen.part) if chosen.part else None)
+    carried = carried if carried and carried.is_dir() else None
+    scratch = chosen.scratch or Path(tempfile.gettempdir()) / "rsna_e2e_gpu"
+    scratch.mkdir(parents=True, exist_ok=True)
+    journal = Journal(chosen.out / FIGURES)
+    journal.take_over(chosen.known)
+    manifest = read_manifest(carried) if carried else {}
+    commit = chosen.commit or commit_here() or manifest.get("commit", "unknown")
+    say(json.dumps(journal.append("machine", **machine, commit=commit, command=chosen.part)))
+    is_rehearsal = chosen.rehearse
+    outcomes = run_parts(
+        parts_of(planned_of(chosen), journal=journal.path, scratch=scratch, pack=carried, is_rehearsal=is_rehearsal),
+        journal,
+        budget_s=chosen.budget or BUDGET_S.get(chosen.part, float("inf")),
+        log=chosen.out / LOG,
+        environment=environment_of(scratch, is_rehearsal=is_rehearsal),
+        again=chosen.again,
+        say=say,
     )
+    (chosen.out / PAGE).write_text(page(journal.lines()))
+    return conclude(outcomes, journal, is_rehearsal=is_rehearsal)
 
 
-def run_tests() -> dict[str, Any]:
-    """tests/gpu with a GPU required, as far as its files can be read here."""
-    left_out = {}
-    for name, modules in NEEDS.items():
-        absent = [module for module in modules if importlib.util.find_spec(module) is None]
-        if absent:
-            left_out[name] = f"no {', '.join(absent)}"
-            say(f"NOT RUN: tests/gpu/{name}: {left_out[name]}")
-    command = [
-        *(sys.executable, "-m", "pytest", "tests/gpu", "-rs", "-W", "default", "-p", "no:cacheprovider"),
-        *(f"--ignore=tests/gpu/{name}" for name in left_out),
-    ]
-    environment = {**os.environ, "RSNA_FAIL_WITHOUT": "cuda"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    say(f"tests: {done.stdout[-6000:]}{done.stderr[-2000:]}")
-    last = (done.stdout.strip().splitlines() or ["nothing"])[-1]
-    return {"passed": done.returncode == 0, "summary": last, "left_out": left_out}
-
-
-def sanitize(tool: str) -> dict[str, Any]:
-    """What compute-sanitizer's `tool` says of a few of the tests, or why it says nothing."""
-    sanitizer = shutil.which("compute-sanitizer")
-    if sanitizer is None:
-        return {"passed": True, "not_run": "there is no compute-sanitizer on the PATH"}
-    command = [
-        *(sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "pytest"),
-        *("tests/gpu/test_parity.py", "-W", "default", "-p", "no:cacheprovider", "-k", SANITIZED),
-    ]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    except subprocess.TimeoutExpired:
-        return {"passed": True, "not_run": "it did not end within 4 minutes"}
-    return {"passed": done.returncode == 0, "output": done.stdout[-1500:]}
-
-
-def figures() -> tuple[dict[str, Any], bool]:
-    """All figures by name, and whether each could be measured."""
-    import measure
-    import torch
-
-    results: dict[str, Any] = {}
-
-    def take(name: str, function: Callable[[], Any]) -> None:
-        try:
-            results[name] = function()
-        except Exception as error:  # the other figures are worth having: machines with a GPU are lent by the minute
-            results[name] = {"failed": f"{type(error).__name__}: {error}"}
-        torch.cuda.empty_cache()
-        say(f"{name}: {json.dumps(results[name], default=str)}")
-
-    def timed(n: int, dtype: torch.dtype, **how: bool) -> Callable[[], Any]:
-        return lambda: measure.transform(measure.make_work(n, dtype, **how), bandwidth)
-
-    take("copy_bandwidth", measure.copy_bandwidth)
-    bandwidth = results["copy_bandwidth"].get("bytes_per_s", float("nan"))
-    for n in (32, 128, 512):
-        take(f"transform_{n}_float16", timed(n, torch.float16))
-    take("transform_512_float16_resize", timed(512, torch.float16, turn=False))
-    take("transform_128_float16_planar", timed(128, torch.float16, channels_last=False))
-    for dtype in (torch.float32, torch.bfloat16, torch.uint8):
-        take(f"transform_128_{str(dtype).removeprefix('torch.')}", timed(128, dtype))
-    take("content_box_512", lambda: measure.search(512, bandwidth))
-    take("eager_torch", lambda: measure.against_eager(128))
-    take("upload_pinned", lambda: measure.upload(512, pinned=True))
-    take("upload_pageable", lambda: measure.upload(512, pinned=False))
-    take("ncu", lambda: measure.profile(256))
-    return results, not any("failed" in result for result in results.values())
+def conclude(outcomes: list[Outcome], journal: Journal, *, is_rehearsal: bool) -> int:
+    """Say how it went; the last lines are what a terminal keeps."""
+    unknown = {line["name"] for line in journal.lines("stand_in")} - set(NOT_REHEARSED)
+    if is_rehearsal:
+        say(f"NOT REHEARSED: {'; '.join(NOT_REHEARSED)}")
+    bad = [outcome for outcome in outcomes if not outcome.is_good]
+    for outcome in bad:
+        say(f"NOT WELL: {outcome}")
+    for line in journal.lines("figure"):
+        if "failed" in line:
+            say(f"FAILED: {line['part']}: {line['name']}: {line['failed'][:300]}")
+    good = f"{len(outcomes) - len(bad)} of {len(outcomes)} parts are well"
+    say(f"{good}; figures in {journal.path}, a page of them in {journal.path.with_name(PAGE)}")
+    return FAILED if bad or unknown else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = parse(arguments)
-    problem = missing_gpu()
-    if problem is not None:
-        say(problem)
-        return MISSING
-    report: dict[str, Any] = {"machine": machine(chosen.commit)}
-    say(json.dumps(report["machine"]))
-    if not chosen.no_build and not build():
-        say("the build failed; its messages are above")
-        return FAILED
-    is_good = True
-    if not chosen.no_tests:
-        report["tests"] = run_tests()
-        is_good = report["tests"]["passed"]
-    if chosen.sanitize:
-        for tool in ("memcheck", "racecheck"):
-            report[tool] = sanitize(tool)
-            say(f"{tool}: {json.dumps(report[tool])}")
-            is_good = is_good and report[tool]["passed"]
-    report["figures"], is_measured = figures()
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    path = chosen.out / "figures.json"
-    path.write_text(json.dumps(report, indent=2, default=str) + "\n")
-    tests, complete = "passed" if is_good else "FAILED", "complete" if is_measured else "INCOMPLETE"
-    say(f"wrote {path}; tests {tests}, figures {complete}")
-    return 0 if is_good and is_measured else FAILED
+    if chosen.pack:
+        return make_pack(chosen)
+    if chosen.page:
+        print(page([line for path in chosen.page for line in read(path)]))
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a part under way ends too
+    return run(chosen)
 
 
 if __name__ == "__main__":

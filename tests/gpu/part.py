@@ -1,0 +1,110 @@
+"""One part of a check of a GPU, in this process: python part.py NAME --journal FILE [--device cpu --scale tiny] ...
+
+Exit code 0: all is well, 1: something failed, 4: what it needs is not here.
+"""
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from journal import Journal
+from runner import MISSING
+
+FAILED = 1
+# Part -> the module that has it as a function. What one part needs, another may do without.
+MODULES = {
+    "unpack": "part_setup",
+    "extension": "part_setup",
+    "parity": "part_tests",
+    "sanitizers": "part_tests",
+    "dali": "part_tests",
+    "loader": "part_tests",
+    "kernel": "part_kernel",
+    "counters": "part_kernel",
+    "step": "part_step",
+    "more_steps": "part_step",
+    "compiled_step": "part_step",
+    "lifetimes": "part_loading",
+    "store": "part_store",
+    "end_to_end_dali": "part_store",
+    "end_to_end_torch": "part_store",
+    "memory": "part_store",
+}
+
+
+class MissingError(Exception):
+    """What a part needs and does not find."""
+
+
+@dataclass
+class Context:
+    """What a part is given. kind: of device, cuda or cpu. pack: the folder that was carried, if one was.
+
+    scratch: a folder for what parts leave for each other. `is_good` becomes False with the first figure that fails.
+    """
+
+    part: str
+    journal: Journal
+    kind: str
+    scale_name: str
+    scratch: Path
+    pack: Path | None
+    is_good: bool = True
+
+    @property
+    def is_rehearsal(self) -> bool:
+        return self.kind == "cpu"
+
+    def figure(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a figure down."""
+        self.journal.append("figure", part=self.part, name=name, **values)
+
+    def take(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Measure a figure and write it down, or why it could not be: the others are worth having."""
+        try:
+            values = dict(measure())
+        except MissingError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            values = {"failed": f"{type(error).__name__}: {error}"}
+            self.is_good = False
+        self.figure(name, values)
+        return values
+
+    def stand_in(self, what: str) -> None:
+        """Write down that something only a GPU has was replaced, in a rehearsal."""
+        assert self.is_rehearsal, what
+        self.journal.append("stand_in", part=self.part, name=what)
+
+
+def parse(arguments: list[str] | None = None) -> Context:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=MODULES)
+    parser.add_argument("--journal", type=Path, required=True)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--scale", choices=("full", "tiny"), default="full")
+    parser.add_argument("--scratch", type=Path, required=True)
+    parser.add_argument("--pack", type=Path)
+    chosen = parser.parse_args(arguments)
+    return Context(chosen.part, Journal(chosen.journal), chosen.device, chosen.scale, chosen.scratch, chosen.pack)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    context = parse(arguments)
+    run = getattr(importlib.import_module(MODULES[context.part]), context.part)
+    try:
+        run(context)
+    except MissingError as error:
+        context.figure("missing", {"failed": str(error)})
+        return MISSING
+    return 0 if context.is_good else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
