@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,14 +64,16 @@ def parity(context: Context) -> None:
 
 def dali(context: Context) -> None:
     """DALI's operators on the device."""
-    _need_dali(context)
+    _need_dali()
+    loaded = dali_plugin.load()
+    context.figure("DALI", {"version": loaded.__version__, "folder": str(Path(loaded.__file__).parent)})
     instead = ("tests/test_dali_ops.py", "-k", "one_size or content")
     _run(context, "tests of DALI's operators", ("tests/gpu/test_dali_gpu.py",), instead=instead, needs="cuda,dali")
 
 
 def loader(context: Context) -> None:
     """The loader on the device, with DALI and without, and a model that trains on it."""
-    _need_dali(context)
+    _need_dali()
     files = ("tests/gpu/test_loader_gpu.py",)
     _run(
         context,
@@ -105,7 +108,7 @@ def _sanitize(tool: str, context: Context) -> dict[str, Any]:
     return {"said": last}
 
 
-def _need_dali(context: Context) -> None:
+def _need_dali() -> None:
     if not dali_plugin.is_installed():
         raise MissingError("DALI or the plugin for it is not here: was its other half carried, by the first command?")
 

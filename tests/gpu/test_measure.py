@@ -5,9 +5,11 @@ import subprocess
 from pathlib import Path
 
 import check_gpu
+import counters
 import measure
 import pytest
 import torch
+from plan import COMMANDS
 from transform_cases import noise, turned
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +27,13 @@ def test_without_a_gpu_it_says_so_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_arguments(tmp_path: Path) -> None:
-    chosen = check_gpu.parse(["--out", str(tmp_path), "--commit", "abc", "--no-tests"])
-    assert (chosen.out, chosen.commit, chosen.no_tests, chosen.no_build) == (tmp_path, "abc", True, False)
+    chosen = check_gpu.parse(["--out", str(tmp_path), "--commit", "abc", "--without", "parity", "loader"])
+    assert (chosen.out, chosen.commit, chosen.without, chosen.only) == (tmp_path, "abc", ["parity", "loader"], None)
+    assert {"parity", "loader"}.isdisjoint(part.name for part in check_gpu.planned_of(chosen))
+    everything = [part.name for part in check_gpu.planned_of(check_gpu.parse([]))]
+    assert everything == [*everything[:1], *(one.name for one in [*COMMANDS[1], *COMMANDS[2]] if one.name != "unpack")]
+    one = check_gpu.planned_of(check_gpu.parse(["--part", "2", "--only", "unpack", "memory", "--sanitize"]))
+    assert [part.name for part in one] == ["unpack", "memory"]
     with pytest.raises(SystemExit, match="2"):
         check_gpu.parse(["--no-such-option"])
 
@@ -59,5 +66,17 @@ def test_reading_ncu() -> None:
 "","","Mbyte","us","inst"
 "0","transform_tiles","976.5","812.5","1,234"
 """
-    assert measure.read_ncu(text) == {"dram_bytes": 976.5e6, "time_ns": 812.5e3, "warp_instructions": 1234.0}
-    assert measure.read_ncu("==ERROR== no permission") == {}
+    found = {"dram_bytes": 976.5e6, "time_ns": 812.5e3, "warp_instructions": 1234.0}
+    assert counters.read_ncu(text, counters.METRICS) == found
+    assert counters.read_ncu("==ERROR== no permission", counters.METRICS) == {}
+
+
+def test_a_slice_is_turned_about_its_centre_by_hand() -> None:
+    """90 degrees: the first output row reads the last input column, from top to bottom."""
+    affine = measure.rotation(90.0)[0]
+    scale, last = 512 / 480, 479.0
+    first_xy = (scale * last + (scale - 1) / 2, (scale - 1) / 2)
+    torch.testing.assert_close(affine @ torch.tensor([0.0, 0.0, 1.0]), torch.tensor(first_xy))
+    torch.testing.assert_close(affine @ torch.tensor([last, 0.0, 1.0]), torch.tensor([first_xy[0], first_xy[0]]))
+    upright = torch.tensor([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2]])
+    torch.testing.assert_close(measure.rotation(0.0)[0], upright)
