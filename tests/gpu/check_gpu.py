@@ -147,7 +147,7 @@ def run(chosen: argparse.Namespace) -> int:
     outcomes = run_parts(
         parts_of(planned_of(chosen), journal=journal.path, scratch=scratch, pack=carried, is_rehearsal=is_rehearsal),
         journal,
-        budget_s=chosen.budget or BUDGET_S.get(chosen.part, float("inf")),
+        budget_s=chosen.budget or (float("inf") if is_rehearsal else BUDGET_S.get(chosen.part, float("inf"))),
         log=chosen.out / LOG,
         environment=environment_of(scratch, is_rehearsal=is_rehearsal),
         again=chosen.again,
@@ -170,7 +170,7 @@ def conclude(outcomes: list[Outcome], journal: Journal, *, is_rehearsal: bool) -
             say(f"FAILED: {line['part']}: {line['name']}: {line['failed'][:300]}")
     good = f"{len(outcomes) - len(bad)} of {len(outcomes)} parts are well"
     say(f"{good}; figures in {journal.path}, a page of them in {journal.path.with_name(PAGE)}")
-    return FAILED if bad or unknown else 0
+    return FAILED if bad or unknown or not outcomes else 0
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,12 +6,9 @@ Exit code 0: all is well, 1: something failed, 4: what it needs is not here.
 import argparse
 import importlib
 import sys
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from context import Context, MissingError
 from journal import Journal
 from runner import MISSING
 
@@ -35,52 +32,6 @@ MODULES = {
     "end_to_end_torch": "part_store",
     "memory": "part_store",
 }
-
-
-class MissingError(Exception):
-    """What a part needs and does not find."""
-
-
-@dataclass
-class Context:
-    """What a part is given. kind: of device, cuda or cpu. pack: the folder that was carried, if one was.
-
-    scratch: a folder for what parts leave for each other. `is_good` becomes False with the first figure that fails.
-    """
-
-    part: str
-    journal: Journal
-    kind: str
-    scale_name: str
-    scratch: Path
-    pack: Path | None
-    is_good: bool = True
-
-    @property
-    def is_rehearsal(self) -> bool:
-        return self.kind == "cpu"
-
-    def figure(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write a figure down."""
-        self.journal.append("figure", part=self.part, name=name, **values)
-
-    def take(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Measure a figure and write it down, or why it could not be: the others are worth having."""
-        try:
-            values = dict(measure())
-        except MissingError:
-            raise
-        except Exception as error:
-            traceback.print_exc()
-            values = {"failed": f"{type(error).__name__}: {error}"}
-            self.is_good = False
-        self.figure(name, values)
-        return values
-
-    def stand_in(self, what: str) -> None:
-        """Write down that something only a GPU has was replaced, in a rehearsal."""
-        assert self.is_rehearsal, what
-        self.journal.append("stand_in", part=self.part, name=what)
 
 
 def parse(arguments: list[str] | None = None) -> Context:

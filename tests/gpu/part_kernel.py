@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from context import Context
 from counters import DETAILS, METRICS, profile
 from devices import device_of
 from measure import against_eager, copy_bandwidth, make_work, search, transform, upload
-from part import Context
 from scales import SCALES
 
 UPRIGHT, TURNED, ANY = 0.0, 20.0, None  # degrees; 20: the most that the reference's augmentation turns by

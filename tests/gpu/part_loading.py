@@ -6,8 +6,8 @@ from typing import Any
 from unittest import mock
 
 import torch
+from context import Context, MissingError
 from devices import Device, device_of
-from part import Context, MissingError
 from scales import SCALES, Scale
 
 from rsna_e2e import dali_plugin

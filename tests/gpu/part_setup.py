@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
+from context import Context, MissingError
 from packing import ROOT
-from part import Context, MissingError
 from unpacking import unpack as unpack_folder
 
 BUILD_S = 240.0

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from context import Context
 from devices import MIB, Device, device_of
 from measure import time_on_host
-from part import Context
 from scales import SCALES, Scale
 
 from rsna_e2e.bench.peak import peak_of

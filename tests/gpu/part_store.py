@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from context import Context, MissingError
 from devices import Device, device_of
-from part import Context, MissingError
 from scales import SCALES, Scale
 
 from rsna_e2e.bench.memory import Memory

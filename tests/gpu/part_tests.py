@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from context import Context, MissingError
 from packing import ROOT
-from part import Context, MissingError
 
 from rsna_e2e import dali_plugin
 

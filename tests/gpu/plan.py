@@ -45,6 +45,7 @@ COMMANDS: dict[int, tuple[Planned, ...]] = {
 }
 ON_REQUEST = Planned("sanitizers", 480)
 BUDGET_S = {1: 360.0, 2: 420.0}  # of 900, less some two minutes in which the machine starts and files travel
+PATIENCE = 5  # times as long may a rehearsal take: a CPU is shared with others
 # What only a GPU shows. A rehearsal writes down each thing that stood in for another; there may be no more than these.
 NOT_REHEARSED = (
     "CUDA events, streams and counters of memory",
@@ -64,8 +65,9 @@ def parts_of(
     how += ["--pack", str(pack)] if pack else []
     how += ["--device", "cpu", "--scale", "tiny"] if is_rehearsal else []
     program = str(Path(__file__).with_name("part.py"))
+    patience = PATIENCE if is_rehearsal else 1
     return [
-        Part(one.name, (sys.executable, program, one.name, *how), one.limit_s, prepares=one.prepares)
+        Part(one.name, (sys.executable, program, one.name, *how), patience * one.limit_s, prepares=one.prepares)
         for one in planned
         if pack or one.name != "unpack"
     ]

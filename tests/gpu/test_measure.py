@@ -9,7 +9,9 @@ import counters
 import measure
 import pytest
 import torch
+from journal import Journal
 from plan import COMMANDS
+from runner import Outcome
 from transform_cases import noise, turned
 
 ROOT = Path(__file__).parents[2]
@@ -80,3 +82,35 @@ def test_a_slice_is_turned_about_its_centre_by_hand() -> None:
     torch.testing.assert_close(affine @ torch.tensor([last, 0.0, 1.0]), torch.tensor([first_xy[0], first_xy[0]]))
     upright = torch.tensor([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2]])
     torch.testing.assert_close(measure.rotation(0.0)[0], upright)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"), [([], 1), (["passed"], 0), (["passed", "left out"], 1), (["done before", "overran"], 1)]
+)
+def test_all_is_well_only_when_every_part_is(
+    statuses: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal(tmp_path / "figures.jsonl")
+    journal.append("figure", part="a", name="b", failed="RuntimeError: c")
+    outcomes = [Outcome(f"part {k}", status, 1.0) for k, status in enumerate(statuses)]
+    assert check_gpu.conclude(outcomes, journal, is_rehearsal=False) == code
+    said = capsys.readouterr().out.splitlines()
+    bad = [f"check_gpu: NOT WELL: {outcome}" for outcome in outcomes if not outcome.is_good]
+    assert said[:-1] == [*bad, "check_gpu: FAILED: a: b: RuntimeError: c"]
+
+
+def test_what_stands_in_beyond_the_list_is_not_well(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "figures.jsonl")
+    journal.append("stand_in", part="a", name="Nsight Compute")
+    assert check_gpu.conclude([Outcome("a", "passed", 1.0)], journal, is_rehearsal=True) == 0
+    journal.append("stand_in", part="a", name="everything else")
+    assert check_gpu.conclude([Outcome("a", "passed", 1.0)], journal, is_rehearsal=True) == 1
+
+
+def test_figures_are_made_a_page_afterwards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("first", "second"):
+        Journal(tmp_path / name).append("figure", part=name, name="copy", n=3, median_ms=1.0, iqr_ms=0.5)
+    assert check_gpu.main(["--page", str(tmp_path / "first"), str(tmp_path / "second")]) == 0
+    shown = capsys.readouterr().out
+    assert "## first" in shown
+    assert shown.count("| copy | 3 | 1 (0.5) |  |") == 2

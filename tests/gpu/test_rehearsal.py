@@ -2,6 +2,7 @@
 first time where time is short."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from made_up_pack import copy_checkout, make_site, make_wheels
 from packing import PackError, Packing, pack
 from plan import COMMANDS, NOT_REHEARSED
 
-WITHIN_S = 300.0  # both commands
+WITHIN_S = 300.0  # both commands, of the processor: what others on the same cores do makes no difference to that
 PYTHON = f"{sys.version_info.major}{sys.version_info.minor}"
 MOST_FILES = 8  # that come back from such a machine
 pytestmark = pytest.mark.needs_dali
@@ -72,53 +73,48 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return Machine(folder, folder / "pack")
 
 
-def test_both_commands_end_to_end_though_the_first_is_killed(machine: Machine) -> None:
-    """All but the compiled step, which takes a CPU's compiler the better part of a minute; see the slow test."""
-    began_s = time.monotonic()
-    killed = machine.start(1)
+def test_both_commands_though_the_first_is_killed(machine: Machine) -> None:
+    """Of each command what is quick; all of it in the slow test below, and test_parts.py has each part by itself."""
+    few = ("--only", "unpack", "extension", "kernel", "step")
+    killed = machine.start(1, *few)
     while not _figures(machine.lines, "step"):
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.05)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
     found = machine.lines
-    assert machine.statuses() == dict.fromkeys(("unpack", "extension", "parity", "kernel"), "passed")
+    assert machine.statuses() == dict.fromkeys(("unpack", "extension", "kernel"), "passed")
     assert len(_figures(found, "kernel")) >= 10
 
-    printed = machine.run(1)
+    printed = machine.run(1, *few)
     assert machine.lines[: len(found)] == found
-    assert "parity: done before" in printed
+    assert "kernel: done before" in printed
     assert "NOT REHEARSED: " + "; ".join(NOT_REHEARSED) in printed
-    printed = machine.run(2, "--without", "compiled_step", "--sanitize")
-    check_all(machine, but="compiled_step")
+    machine.run(2, "--only", "unpack", "dali", "store", "memory")
+    check_all(machine, {"unpack", "extension", "kernel", "step", "dali", "store", "memory"})
     assert (machine.checkout / "rsna_e2e/_C.abi3.so").is_file()
     assert (machine.scratch / "site/nvidia/dali/carried.txt").is_file()
     assert (machine.scratch / "site/carried_pydantic.py").read_text() == f"PYTHON = '{PYTHON}'\n"
-    assert time.monotonic() - began_s < WITHIN_S
 
 
-def test_a_figure_that_fails_and_a_part_that_lacks_something_are_not_passed_over(machine: Machine) -> None:
-    """The store is not there, and one test of a device fails as soon as there is no stand-in for Nsight Compute."""
-    (machine.checkout / "tests/gpu/stand_ins/ncu").unlink(missing_ok=True)
+def test_a_part_that_lacks_something_is_not_passed_over(machine: Machine) -> None:
     out = machine.out.with_name("other")
-    arguments = ["--only", "counters", "memory", "--out", str(out), "--scratch", str(machine.scratch / "empty")]
-    process = machine.start(1, *arguments)
+    process = machine.start(2, "--only", "unpack", "memory", "--out", str(out), "--scratch", str(out))
     printed, _ = process.communicate()
     assert process.returncode == 1
-    assert "NOT WELL: counters: failed" in printed
-    assert "there is no ncu on the PATH" in (out / "page.md").read_text()
+    assert "NOT WELL: memory: missing" in printed
+    assert "the part that makes the store has not" in (out / "page.md").read_text()
 
 
-def check_all(machine: Machine, *, but: str = "") -> None:
-    """Every part passed, no figure failed, no test was skipped, and what stood in for a GPU's own is the short list."""
+def check_all(machine: Machine, wanted: set[str]) -> None:
+    """Every part passed, no figure failed, no test was skipped, and what stood in for a GPU's own is in the list."""
     lines = machine.lines
-    wanted = {one.name for planned in COMMANDS.values() for one in planned} - {but} | {"sanitizers"}
     assert machine.statuses() == dict.fromkeys(wanted, "passed")
     assert [line for line in lines if "failed" in line] == []
-    assert {line["name"] for line in lines if line["kind"] == "stand_in"} == set(NOT_REHEARSED)
+    assert {line["name"] for line in lines if line["kind"] == "stand_in"} <= set(NOT_REHEARSED)
     counts = [line for line in lines if line.get("name", "").startswith("tests of") and "passed" in line]
     assert all(line["skipped"] == line["n_failed"] == 0 and line["of"] > 0 for line in counts)
-    assert sum(line["passed"] for line in counts) > 20
+    assert sum(line["passed"] for line in counts) >= 10
     assert {line["commit"] for line in lines if line["kind"] == "machine"} == {"abc1234"}
     files = sorted(path.name for path in machine.out.iterdir())
     assert files == ["figures.jsonl", "log.txt", "page.md"]
@@ -127,6 +123,12 @@ def check_all(machine: Machine, *, but: str = "") -> None:
     assert "**A rehearsal on a CPU, at tiny size: no figure here is one of a GPU.**" in page
     for line in _figures(lines, *wanted):
         assert f"| {line['name']} |" in page
+
+
+def processor_s() -> float:
+    """Seconds of the processor that processes started from here took, so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _figures(lines: list[Line], *parts: str) -> list[Line]:
@@ -151,11 +153,12 @@ def real_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_both_commands_with_all_that_is_carried(real_pack: Path, tmp_path: Path) -> None:
     machine = Machine(tmp_path, real_pack)
-    began_s = time.monotonic()
+    began_s = processor_s()
     machine.run(1)
     machine.run(2, "--sanitize")
-    elapsed_s = time.monotonic() - began_s
-    check_all(machine)
+    elapsed_s = processor_s() - began_s
+    check_all(machine, {one.name for planned in COMMANDS.values() for one in planned} | {"sanitizers"})
+    assert {line["name"] for line in machine.lines if line["kind"] == "stand_in"} == set(NOT_REHEARSED)
     (versions,) = [line for line in machine.lines if line.get("name") == "DALI"]
     assert Path(versions["folder"]) == machine.scratch / "site/nvidia/dali"
     assert elapsed_s < WITHIN_S
