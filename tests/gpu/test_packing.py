@@ -2,6 +2,8 @@
 
 import ctypes
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import fatbin
@@ -117,6 +119,24 @@ def test_what_was_packed_is_whole_again_where_it_is_unpacked(
     assert fatbin.machine_code(dali / ".libs/libcvcuda.so.0") == set()
     assert ".debug_info" not in fatbin.sections((dali / "libdali_operators.so").read_bytes())
     assert ctypes.CDLL(str(dali / "libdali_operators.so")).seven() == 7
+
+
+def test_dali_is_found_beside_an_ordinary_package_of_the_same_maker(
+    tmp_path: Path, site: Path, libraries: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some packages bring nvidia/__init__.py, which hides parts of it that lie elsewhere."""
+    pack(tmp_path / "pack", Packing(), site=site, libraries=libraries, fetch=make_wheels)
+    monkeypatch.setattr(unpacking, "ROOT", tmp_path)
+    (tmp_path / "rsna_e2e").mkdir()
+    for number in (1, 2):
+        unpacking.unpack(tmp_path / f"pack/{number}", tmp_path / "scratch")
+    (tmp_path / "scratch/site/nvidia/dali/__init__.py").write_text("carried = True\n")
+    (tmp_path / "there/nvidia/other").mkdir(parents=True)
+    for name in ("nvidia/__init__.py", "nvidia/other/__init__.py"):
+        (tmp_path / "there" / name).touch()
+    code = "import nvidia.other, nvidia.dali; assert nvidia.dali.carried"
+    paths = f"{tmp_path / 'scratch/site'}:{tmp_path / 'there'}"
+    subprocess.run([sys.executable, "-S", "-c", code], env={"PYTHONPATH": paths}, check=True)
 
 
 def test_more_than_may_travel_is_refused(tmp_path: Path, site: Path, libraries: list[Path]) -> None:

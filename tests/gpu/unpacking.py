@@ -11,6 +11,8 @@ from pathlib import Path
 
 from packing import ROOT, read_manifest, sources_sha256
 
+# Of the package that DALI shares with others there, some of which may make it an ordinary one: all parts are found.
+NVIDIA = '__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n'
 OVERDUE = "is of other sources than this checkout: pack again (bin/check_gpu.sh --pack), or build here"
 
 
@@ -46,6 +48,7 @@ def unpack(pack: Path, scratch: Path) -> Unpacked:
         return Unpacked(len(wheels), False, detail, time.monotonic() - began_s)
     with tarfile.open(fileobj=io.BufferedReader(_Joined(found)), mode="r|xz") as archive:
         archive.extractall(site, filter="tar")
+    (site / "nvidia/__init__.py").write_text(NVIDIA)
     return Unpacked(len(wheels), True, "", time.monotonic() - began_s)
 
 
