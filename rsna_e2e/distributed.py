@@ -18,8 +18,9 @@ from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
 from rsna_e2e.norms import moving_buffers, put_back
 
 _BROADCAST_BYTES = 25 * 2**20  # pieces in which a model travels
-_ODD = 0x9E3779B97F4A7C15 - 2**64  # spreads small numbers over 64 bits: SplitMix64's increment
-_PIECE = 2**22  # values mixed at a time
+# The golden ratio, which spreads small numbers over 32 and 64 bits (Knuth, The Art of Computer Programming, 6.4)
+_ODD_32, _ODD_64 = 0x9E3779B9 - 2**32, 0x9E3779B97F4A7C15 - 2**64
+_PIECES = {"cpu": 2**16, "cuda": 2**22}  # numbers at a time: what a core's cache holds; what keeps a GPU busy
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _ADDRESS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")
 _HOW_TO_START = "Start with bin/train.sh or torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK to train alone"
@@ -114,20 +115,20 @@ class Ranks:
 def fingerprint(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return 62 bits, in an int64 on the device of `tensors`, that a change of any value in them changes almost surely.
 
-    Values of 4 or 8 bytes are mixed one by one before they are added, so that small changes do not cancel; in pieces,
-    which need no memory to speak of.
+    Every 4 bytes count by their place, so that small changes do not cancel; in pieces, which need hardly any memory.
     """
-    pieces = [torch.split(tensor.detach().reshape(-1).view(torch.int32), _PIECE) for tensor in tensors]
-    sums = [torch.stack([_mixed(bits).sum() for bits in of_tensor]).sum() for of_tensor in pieces]
-    places = torch.arange(1, len(sums) + 1, device=tensors[0].device)
-    return (torch.stack(sums) * (places * _ODD)).sum() & (2**62 - 1)
+    device = tensors[0].device
+    weights = torch.arange(_PIECES[device.type], dtype=torch.int32, device=device) * _ODD_32 | 1
+    sums = []
+    for tensor in tensors:
+        pieces = torch.split(tensor.detach().reshape(-1).view(torch.int32), len(weights))
+        of_pieces = torch.stack([(bits * weights[: len(bits)]).sum() for bits in pieces])
+        sums.append((of_pieces * _odd_numbers(len(pieces), device)).sum())
+    return (torch.stack(sums) * _odd_numbers(len(sums), device)).sum() & (2**62 - 1)
 
 
-def _mixed(bits: torch.Tensor) -> torch.Tensor:
-    """The mixing function of MurmurHash3 (Appleby 2011, public domain), all but its last step."""
-    mixed = (bits ^ (bits >> 16)) * (0x85EBCA6B - 2**32)
-    mixed ^= mixed >> 13
-    return mixed.mul_(0xC2B2AE35 - 2**32)
+def _odd_numbers(n: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(n, device=device) * _ODD_64 | 1
 
 
 ALONE = Ranks()
