@@ -3,47 +3,28 @@
 import ctypes
 from typing import Any
 
-import on_host
+import emulation
 import pytest
 import torch
+from emulation import pointer
 from transform_cases import BOX, SIZES, TYPES, content, noise, options, turned, windows
 
 from rsna_e2e import ops
 
-GUARD = 64  # bytes before and after the output that must stay as they were
-
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    sources = ("tests/gpu/emulate_cuda.cpp", "csrc/ct_params.cpp")
-    library = on_host.build(tmp_path_factory.mktemp("emulated") / "emulated.so", *sources, flags=["-shared"])
-    return ctypes.CDLL(str(library))
-
-
-def pointer(tensor: torch.Tensor | None, offset: int = 0) -> ctypes.c_void_p | None:
-    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr() + offset)
+    return emulation.load(tmp_path_factory.mktemp("emulated"))
 
 
 def check(emulated: ctypes.CDLL, hu: torch.Tensor, affine: torch.Tensor, *, shift: int = 0, **chosen: Any) -> None:
     """Runs both and compares. shift: the output begins so many values after a multiple of 16 bytes."""
-    n_channels, dtype = chosen.pop("n_channels"), chosen["dtype"]
-    lowest_hu, pairs = options(n_channels, dtype, hu).get("lowest_hu"), windows(n_channels)
-    expected = ops.transform_slices(hu, affine, pairs, lowest_hu=lowest_hu, **chosen)
-    n_bytes = expected.numel() * expected.element_size()
-    memory = torch.full((n_bytes + 2 * GUARD,), 0xA5, dtype=torch.uint8)
-    begin = GUARD // 2 - memory.data_ptr() % 16 + shift * expected.element_size()
-    failure = emulated.emulate(
-        *(pointer(hu), ctypes.c_int64(hu.shape[0]), *hu.shape[1:], pointer(affine)),
-        *(pointer(chosen.get("source_box")), n_channels, pointer(pairs)),
-        *(chosen["size"], chosen.get("supersample", 1), chosen.get("border") == "replicate", TYPES.index(dtype)),
-        *(chosen.get("channels_last", False), pointer(lowest_hu), pointer(memory, begin)),
-    )
-    assert failure == 0
-    result = torch.empty_like(expected)  # keeps the memory layout
-    ctypes.memmove(result.data_ptr(), memory.data_ptr() + begin, n_bytes)
+    result = emulation.transform(emulated, hu, affine, shift=shift, **chosen)
+    n_channels = chosen.pop("n_channels")
+    lowest_hu = options(n_channels, chosen["dtype"], hu).get("lowest_hu")
+    expected = ops.transform_slices(hu, affine, windows(n_channels), lowest_hu=lowest_hu, **chosen)
+    assert result.stride() == expected.stride()
     assert torch.equal(result, expected)
-    assert (memory[:begin] == 0xA5).all()
-    assert (memory[begin + n_bytes :] == 0xA5).all()
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
