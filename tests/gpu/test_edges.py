@@ -87,18 +87,18 @@ def on_cpu(hu: torch.Tensor, affine: torch.Tensor, **chosen: Any) -> Iterator[tu
 
 
 def at_the_edges(height: int, width: int, size: int) -> torch.Tensor:
-    """[N, 2, 3]: the output's outermost pixels on the slice's outermost, or up to two units in the last place beside.
+    """[N, 2, 3]: the output's outermost pixels on the slice's, to within two units in the last place, or a quarter off.
 
     Of either hand and turned by right angles; the slice's last pixel is the first that is not inside.
     """
     matrices = []
     for is_swapped in (False, True):
         for signs in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
-            for n_units in range(-2, 3):
+            for n_units, beside in ((-2, 0), (-1, 0), (0, 0), (1, 0), (2, 0), (0, -0.25), (0, 0.25)):
                 matrix = np.zeros((2, 3), dtype=np.float32)
                 for row, (extent, sign) in enumerate(zip((width, height), signs, strict=True)):
                     step = np.float32(sign * (extent - 1) / max(size - 1, 1))
-                    edge = np.float32(0 if sign > 0 else extent - 1)
+                    edge = np.float32((0 if sign > 0 else extent - 1) + beside)
                     for _ in range(abs(n_units)):
                         edge = np.nextafter(edge, np.float32(np.sign(n_units) * np.inf))
                     matrix[row, row ^ is_swapped], matrix[row, 2] = step, edge
