@@ -6,6 +6,7 @@ What judges is a build in which is_inside never holds, so that every sample goes
 # N slices, H, W input, S output size
 
 import ctypes
+import itertools
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,23 +87,34 @@ def on_cpu(hu: torch.Tensor, affine: torch.Tensor, **chosen: Any) -> Iterator[tu
         )
 
 
-def at_the_edges(height: int, width: int, size: int) -> torch.Tensor:
-    """[N, 2, 3]: the output's outermost pixels on the slice's, to within two units in the last place, or a quarter off.
+# Units in the last place, and pixels, by which an output's first pixel lies beside the slice's.
+BESIDE = ((-2, 0.0), (-1, 0.0), (0, 0.0), (1, 0.0), (2, 0.0), (0, -0.25), (0, 0.25))
 
-    Of either hand and turned by right angles; the slice's last pixel is the first that is not inside.
+
+def from_edge_to_edge(extent: int, size: int, sign: int, beside: tuple[int, float]) -> tuple[float, np.float32]:
+    """Step and first coordinate of an output that is as long as the slice; sign: from which end."""
+    n_units, n_pixels = beside
+    first = np.float32((0 if sign > 0 else extent - 1) + n_pixels)
+    for _ in range(abs(n_units)):
+        first = np.nextafter(first, np.float32(n_units * np.inf))
+    return sign * (extent - 1) / (size - 1), first
+
+
+def at_the_edges(height: int, width: int, size: int) -> torch.Tensor:
+    """[N, 2, 3]: outputs from edge to edge in x, in y or in both, else in the middle half; of any hand, turned or not.
+
+    In both, no warp is inside: the way in y alone shows what warps do whose rows end at the edge, that in x their last.
     """
     matrices = []
-    for is_swapped in (False, True):
-        for signs in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
-            for n_units, beside in ((-2, 0), (-1, 0), (0, 0), (1, 0), (2, 0), (0, -0.25), (0, 0.25)):
-                matrix = np.zeros((2, 3), dtype=np.float32)
-                for row, (extent, sign) in enumerate(zip((width, height), signs, strict=True)):
-                    step = np.float32(sign * (extent - 1) / max(size - 1, 1))
-                    edge = np.float32((0 if sign > 0 else extent - 1) + beside)
-                    for _ in range(abs(n_units)):
-                        edge = np.nextafter(edge, np.float32(np.sign(n_units) * np.inf))
-                    matrix[row, row ^ is_swapped], matrix[row, 2] = step, edge
-                matrices.append(matrix)
+    for swap, sign_x, sign_y in itertools.product((0, 1), (1, -1), (1, -1)):
+        for axes, beside in itertools.product(((0,), (1,), (0, 1)), BESIDE):
+            matrix = np.zeros((2, 3), dtype=np.float32)
+            for axis, (extent, sign) in enumerate(((width, sign_x), (height, sign_y))):
+                step, first = from_edge_to_edge(extent, size, sign, beside)
+                if axis not in axes:
+                    step, first = step / 2, np.float32((extent - 1) * (0.5 - sign / 4))
+                matrix[axis, axis ^ swap], matrix[axis, 2] = step, first
+            matrices.append(matrix)
     return torch.from_numpy(np.stack(matrices))
 
 
@@ -122,7 +134,7 @@ EXTENTS = ((33, 40), (64, 64), (2, 2))
 def test_outputs_that_end_at_the_slices_edges(
     usual: ctypes.CDLL, long_way: ctypes.CDLL, height: int, width: int
 ) -> None:
-    for size, channels_last in ((16, True), (33, False)):
+    for size, channels_last in ((32, True), (33, False)):
         chosen = {"size": size, "n_channels": 3, "dtype": torch.float32, "channels_last": channels_last}
         check_edges(usual, long_way, height, width, **chosen)
 
@@ -133,7 +145,7 @@ def test_outputs_that_end_at_the_slices_edges(
 def test_outputs_that_end_at_the_slices_edges_in_every_type(
     usual: ctypes.CDLL, long_way: ctypes.CDLL, height: int, width: int, dtype: torch.dtype
 ) -> None:
-    for size in (16, 33, 64, 257):
+    for size in (16, 33, 64, 128):
         for n_channels, channels_last in ((1, False), (3, True)):
             chosen = {"size": size, "n_channels": n_channels, "dtype": dtype, "channels_last": channels_last}
             check_edges(usual, long_way, height, width, **chosen)
