@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "csrc/cuda/ct_slices.cu"
+CLANG_HEADER = ROOT / "tests/gpu/clang_device.h"
 PACKAGES = Path(sysconfig.get_path("purelib"))
 NVRTC_ARCHITECTURES = ("sm_70",)
 NVCC_ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
@@ -55,6 +56,23 @@ def cuobjdump_path(nvcc: Path | None) -> Path | None:
         PACKAGES / "triton/backends/nvidia/bin/cuobjdump",
     ]
     return next((place for place in places if place.exists()), None)
+
+
+def clang_path() -> Path | None:
+    """Clang, which reads CUDA too, under its own name or with a version behind it."""
+    names = ("clang++", *(f"clang++-{version}" for version in range(30, 13, -1)))
+    return next((Path(found) for found in map(shutil.which, names) if found), None)
+
+
+def compile_with_clang(clang: Path, architecture: str, output: Path) -> str | None:
+    """Write PTX; return the compiler's messages if it fails. A second front end, in which warnings are errors."""
+    command = [
+        *(str(clang), "-x", "cuda", "--cuda-device-only", f"--cuda-gpu-arch={architecture}", "-std=c++17", "-O3"),
+        *("-nocudainc", "-nocudalib", "-Wno-unknown-cuda-version", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
+        *("-D__CUDACC_RTC__", "-include", str(CLANG_HEADER), "-S", str(SOURCE), "-o", str(output)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return None if done.returncode == 0 else done.stderr
 
 
 def compile_with_nvrtc(library: Path, architecture: str, output: Path) -> str | None:

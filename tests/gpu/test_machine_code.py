@@ -18,7 +18,7 @@ ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 # 65,536 registers for 8 blocks of 128 threads (__launch_bounds__ of transform_tiles). The 8-bit mode, in float64, is
 # for the published reference alone and takes more.
 MOST_REGISTERS = 64
-N_KERNELS = 14
+N_KERNELS = 14  # see test_source.py
 TAP = re.compile(r"LDG\.E(\.\w+)*\.[SU]16|ld\.global(\.\w+)*\.[su]16")  # a load of one int16
 READ_ONLY = re.compile(r"CONSTANT|\.nc\b")
 VECTOR_STORE = re.compile(r"STG\.E(\.\w+)*\.128|st\.global(\.\w+)*\.v4\.[ub]32")

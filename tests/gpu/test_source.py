@@ -5,9 +5,11 @@ from pathlib import Path
 import cuda_source
 import pytest
 
+N_KERNELS = 14  # 3 types x (any, 1 channel, 3 channels, 3 channels last), 8-bit, the search
 NVRTC_12 = cuda_source.nvrtc_library(12)
 NVRTC_13 = cuda_source.nvrtc_library(13)
 NVCC = cuda_source.nvcc_path()
+CLANG = cuda_source.clang_path()
 CUOBJDUMP = cuda_source.cuobjdump_path(NVCC)
 
 
@@ -31,6 +33,21 @@ def test_source_compiles_with_nvcc(architecture: str, tmp_path: Path) -> None:
     assert cuda_source.compile_with_nvcc(NVCC, architecture, tmp_path / "cuda") is None
 
 
+@pytest.mark.skipif(CLANG is None, reason="no second front end: no clang++ (Debian: apt install clang)")
+@pytest.mark.parametrize("architecture", ["sm_70", "sm_80", "sm_90"])
+def test_device_code_compiles_with_clang(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CLANG is not None
+    ptx = tmp_path / "cuda.ptx"
+    assert cuda_source.compile_with_clang(CLANG, architecture, ptx) is None
+    assert ptx.read_text().count(".visible .entry") == N_KERNELS
+    broken = tmp_path / "broken.cu"
+    broken.write_text("__global__ void broken() { int unused; }")
+    monkeypatch.setattr(cuda_source, "SOURCE", broken)
+    message = cuda_source.compile_with_clang(CLANG, architecture, ptx)
+    assert message is not None
+    assert "unused variable" in message
+
+
 def test_a_source_that_does_not_compile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if NVCC is None:
         pytest.skip("no nvcc")
@@ -49,7 +66,7 @@ def test_no_kernel_spills_and_the_usual_ones_stay_cheap(tmp_path: Path) -> None:
     output = tmp_path / "cuda"
     assert cuda_source.compile_with_nvcc(NVCC, "sm_90", output) is None
     costs = {cost.kernel: cost for cost in cuda_source.costs(CUOBJDUMP, output)}
-    assert len(costs) == 14  # 3 types x (any, 1 channel, 3 channels, 3 channels last), 8-bit, the search
+    assert len(costs) == N_KERNELS
     assert {name: cost.local_bytes for name, cost in costs.items() if cost.local_bytes} == {}
     # Counted for float16, 3 channels last: 64.0 inside the slice and 83.5 across its border, with nvcc 13.2. At 0.6
     # million slices a second an H200 that issues at half its rate has 116 for each pixel of 3 channels:
