@@ -15,7 +15,9 @@ neighbouring input pixels are windowed, interpolated bilinearly, and the result 
     output[c] = (bilinear(windowed[c]) - mean[c]) / std[c]
 
 The output is [C, size, size] or [size, size, C], dense for the whole batch, so that torch takes it by DLPack without a
-copy. CPU and GPU give the same bits, whatever the number of threads. Example::
+copy. CPU and GPU give the same bits, whatever the number of threads. A CUDA graph that is captured beside a running
+pipeline needs capture_error_mode="thread_local": DALI frees memory behind a cudaDeviceSynchronize of a thread of its own,
+which ends a capture in the global mode. Example::
 
     images = fn.rsna.transform_slices(
         hu, affine=affine, windows=[40, 80, 80, 200, 600, 2800], size=480, mean=[0.19, 0.23, 0.18], std=[0.32, 0.29, 0.22]
