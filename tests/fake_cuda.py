@@ -21,6 +21,7 @@ import torch
 Device = torch.device | str | int | None
 N_GPUS = 4
 CAPABILITY = (9, 0)
+FREE_BYTES, PEAK_BYTES = 2**36, 2**20
 _FACTORIES = ("empty", "tensor", "arange", "ones", "zeros", "full")  # of tensors, with an argument `device`
 
 
@@ -167,10 +168,17 @@ class FakeCuda:
             "get_device_capability": lambda device=None: CAPABILITY,
             "get_device_name": lambda device=None: f"GPU {self.index_of(device)} that is none",
             "get_arch_list": lambda: ["sm_75", "sm_90"],
+            "mem_get_info": self._memory(FREE_BYTES, FREE_BYTES),
+            "memory_reserved": self._memory(0),
+            "memory_allocated": self._memory(0),
+            "max_memory_allocated": self._memory(PEAK_BYTES),
+            "reset_peak_memory_stats": self._memory(None),
+            "is_current_stream_capturing": lambda: False,
             "is_bf16_supported": lambda including_emulation=True: True,
         }
         for name, fake in fakes.items():
             monkeypatch.setattr(torch.cuda, name, checked(getattr(torch.cuda, name), fake))
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)  # torch's optimisers ask for its streams
         monkeypatch.setattr(torch.cuda, "Stream", Stream)
         monkeypatch.setattr(torch.cuda, "Event", Event)
         for name in _FACTORIES:
@@ -179,6 +187,13 @@ class FakeCuda:
         monkeypatch.setattr(
             torch.Tensor, "cuda", lambda tensor, device=None: tensor.to(f"cuda:{self.index_of(device)}")
         )
+
+    def _memory(self, *answer: int | None) -> Callable[..., Any]:
+        def answered(device: Device = None) -> Any:
+            self.index_of(device)
+            return answer if len(answer) > 1 else answer[0]
+
+        return answered
 
     def _set_device(self, device: Device) -> None:
         self._current = self.index_of(device)
