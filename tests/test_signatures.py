@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from signatures import Calls, Instance
 
 from rsna_e2e import dali_plugin
@@ -16,7 +17,8 @@ MODULES = ("torch.cuda", "torch.amp", "nvidia.dali")
 
 
 def calls_of(source: str) -> Calls:
-    calls = Calls(MODULES, *(what_dali_does_not_say() if "dali" in source else ({}, {}, {})))
+    known, returns, forwards = what_dali_does_not_say() if "dali" in source else ({}, {}, {})
+    calls = Calls(MODULES, known, {"current_stream": Instance(torch.cuda.Stream), **returns}, forwards)
     calls.visit(ast.parse(source))
     return calls
 
