@@ -103,14 +103,9 @@ def bench_chunked(
     check_out(out)
     machine = Machine.here()
     eager = SeriesStep(load_config(recipe, overrides), n_slices=timed_slices, device=device)
-    config, flops, peak = eager.config, eager.flops_per_slice(), peak_of(eager.compute)
+    config, flops = eager.config, eager.flops_per_slice()
     memory = [_peak_memory(config, device, n) for n in _counted(slices, progress)]
     rates = interleave(_entries(eager, device=device), rounds=rounds)
-    speed = {}
-    for name, values in rates.items():
-        rate = summarise(values)
-        tflops = rate.median * flops / 1e12
-        speed[name] = Speed(rate=rate, tflops=tflops, peak_share=None if peak is None else tflops / peak)
     result = ChunkedResult(
         machine=machine,
         recipe=config.recipe,
@@ -122,7 +117,7 @@ def bench_chunked(
         timed_slices=timed_slices,
         overhead=ratio(rates[ONE_GRAPH], rates[EAGER]),
         gflops_per_slice=flops / 1e9,
-        speed=speed,
+        speed={name: _speed(values, flops, peak_of(eager.compute)) for name, values in rates.items()},
         samples=rates,
     )
     write_result(out, "chunked", machine, **{k: v for k, v in asdict(result).items() if k != "machine"})
@@ -133,6 +128,12 @@ def flatness(values: Sequence[float]) -> float:
     """Largest distance of a value from their mean, as a part of it."""
     mean = float(np.mean(values))
     return max(abs(value - mean) for value in values) / mean
+
+
+def _speed(slices_per_s: Rates, flops_per_slice: float, peak_tflops: float | None) -> Speed:
+    rate = summarise(slices_per_s)
+    tflops = rate.median * flops_per_slice / 1e12
+    return Speed(rate=rate, tflops=tflops, peak_share=None if peak_tflops is None else tflops / peak_tflops)
 
 
 def _peak_memory(config: RunConfig, device: str, n_slices: int) -> PeakMemory:

@@ -19,6 +19,7 @@ Exit code 0: all is well, 1: something failed or was left out, 4: there is no GP
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from context import store_folder
 from journal import Journal, read
 from packing import ROOT, PackError, Packing, pack, read_manifest
 from page import page
@@ -136,9 +138,9 @@ def run(chosen: argparse.Namespace) -> int:
         return MISSING
     carried = chosen.carried or (ROOT / PACK_FOLDER / str(chosen.part) if chosen.part else None)
     carried = carried if carried and carried.is_dir() else None
-    scratch = chosen.scratch or Path(tempfile.gettempdir()) / "rsna_e2e_gpu"
+    scratch = (chosen.scratch or Path(tempfile.gettempdir()) / "rsna_e2e_gpu").resolve()
     scratch.mkdir(parents=True, exist_ok=True)
-    journal = Journal(chosen.out / FIGURES)
+    journal = Journal(chosen.out.resolve() / FIGURES)
     journal.take_over(chosen.known)
     manifest = read_manifest(carried) if carried else {}
     commit = chosen.commit or commit_here() or manifest.get("commit", "unknown")
@@ -153,6 +155,8 @@ def run(chosen: argparse.Namespace) -> int:
         again=chosen.again,
         say=say,
     )
+    if chosen.part != 1:
+        shutil.rmtree(store_folder(scratch, is_rehearsal=is_rehearsal), ignore_errors=True)
     (chosen.out / PAGE).write_text(page(journal.lines()))
     return conclude(outcomes, journal, is_rehearsal=is_rehearsal)
 

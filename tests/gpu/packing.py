@@ -63,20 +63,21 @@ def pack(
     libraries = libraries or built_libraries()
     check_libraries(libraries, packing.architecture)
     shutil.rmtree(folder, ignore_errors=True)
-    manifest = {"commit": commit, "sources": sources_sha256(), "python": packing.python, "n_pieces": 2}
     for number, names in ((1, WHEELS), (2, (*WHEELS, *DALI_WHEELS))):
         part = folder / str(number)
         (part / "lib").mkdir(parents=True)
         for library in libraries:
             shutil.copy2(library, part / "lib")
         (fetch or fetch_wheels)(locked(names), part / "wheels", packing.python)
-        (part / "manifest.json").write_text(json.dumps(manifest | {"part": number}, indent=2) + "\n")
     archive = pack_dali(site, folder, packing)
+    dali = hashlib.sha256(archive.read_bytes()).hexdigest()
+    manifest = {"commit": commit, "sources": sources_sha256(), "python": packing.python, "dali": dali, "n_pieces": 2}
     size = archive.stat().st_size
     half = -(-size // 2)
     with archive.open("rb") as whole:
         for number in (1, 2):
             (folder / str(number) / f"dali.{number}").write_bytes(whole.read(half))
+            (folder / str(number) / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     archive.unlink()
     say(f"DALI: {size / MIB:.1f} MiB in two pieces")
     check_sizes(folder, packing, say)

@@ -30,6 +30,7 @@ def unpack(context: Context) -> None:
     assert context.pack is not None
     done = unpack_folder(context.pack, context.scratch)
     context.figure("unpacked", asdict(done))
+    context.is_good = done.n_libraries > 0  # without them, the next part builds
 
 
 def extension(context: Context) -> None:

@@ -32,11 +32,11 @@ def step(context: Context) -> None:
 
 
 def more_steps(context: Context) -> None:
-    """A long series; the heads alone; cudnn.benchmark; fp16 with the scaler of its loss."""
+    """A long series; fp16 with the scaler of its loss; the heads alone; cudnn.benchmark; the long series recomputed."""
     steps = _Steps(context, "precision=bf16")
     short, long = steps.scale.short, steps.scale.long
     steps.take(f"{long} slices, bf16, as many graphs kept as are predicted to fit", long)
-    steps.take(f"{long} slices, bf16, chunks recomputed", long, *_recomputed(steps.scale))
+    steps.take(f"{short} slices, fp16 with scaler", short, "precision=fp16")
     steps.take_head(f"heads alone, {short} slices", short)
     for is_on in (False, True):
         steps.take(
@@ -44,14 +44,14 @@ def more_steps(context: Context) -> None:
             short,
             prepare=lambda is_on=is_on: _set_cudnn_benchmark(is_on),
         )
-    steps.take(f"{short} slices, fp16 with scaler", short, "precision=fp16")
+    steps.take(f"{long} slices, bf16, chunks recomputed", long, *_recomputed(steps.scale))
 
 
 def compiled_step(context: Context) -> None:
-    """The same step eager and compiled."""
+    """The same step compiled, and eager in the same process."""
     steps = _Steps(context, "precision=bf16")
-    steps.take(f"{steps.scale.short} slices, bf16, eager", steps.scale.short)
     steps.take(f"{steps.scale.short} slices, bf16, compiled", steps.scale.short, "compile=true")
+    steps.take(f"{steps.scale.short} slices, bf16, eager", steps.scale.short)
 
 
 def _recomputed(scale: Scale) -> tuple[str, ...]:

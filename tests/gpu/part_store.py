@@ -1,6 +1,5 @@
 """Parts on a simulated store, which lies in memory: training end to end with DALI and without, and memory over time."""
 
-import hashlib
 import os
 import shutil
 import time
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from context import Context, MissingError
+from context import Context, MissingError, store_folder
 from devices import Device, device_of
 from scales import SCALES, Scale
 
@@ -25,14 +24,13 @@ from rsna_e2e.tasks import ICH
 
 SEED, EPOCH = 7, 1
 RECIPE = "reference"
-IN_MEMORY = Path("/dev/shm")
 MOST_SERIES = 8  # in a batch whose memory is watched: 20 to some 300 slices
 SETTLED = 0.25  # of the batches: by then pools have what they need
 
 
 def store(context: Context) -> None:
     """Simulate studies as DICOM and prepare a store of them, on all cores."""
-    folder, scale = store_folder(context), SCALES[context.scale_name]
+    folder, scale = store_folder(context.scratch, is_rehearsal=context.is_rehearsal), SCALES[context.scale_name]
     if (folder / "store/store.json").is_file():  # of an earlier command on this machine
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -56,13 +54,6 @@ def store(context: Context) -> None:
 def _rate(n_slices: int, began_s: float) -> dict[str, Any]:
     elapsed_s = time.perf_counter() - began_s
     return {"n_slices": n_slices, "slices_per_s": n_slices / elapsed_s, "cores": len(os.sched_getaffinity(0))}
-
-
-def store_folder(context: Context) -> Path:
-    """Where the store lies: in memory where there is a folder for that, but a rehearsal keeps to its own."""
-    if context.is_rehearsal or not os.access(IN_MEMORY, os.W_OK):
-        return context.scratch / "simulated"
-    return IN_MEMORY / f"rsna_e2e-{hashlib.sha256(str(context.scratch.resolve()).encode()).hexdigest()[:12]}"
 
 
 def end_to_end_dali(context: Context) -> None:
@@ -134,7 +125,7 @@ def watch_memory(path: Path, backend: str, device: Device, scale: Scale) -> dict
 
 
 def _made_store(context: Context) -> Path:
-    path = store_folder(context) / "store"
+    path = store_folder(context.scratch, is_rehearsal=context.is_rehearsal) / "store"
     if not path.is_dir():
         raise MissingError(f"{path}: the part that makes the store has not")
     return path

@@ -54,7 +54,7 @@ FULL = Scale(
     n_studies=60,
     passes=12,
     rounds=3,
-    turn_steps=4,
+    turn_steps=3,
     n_batches=200,
 )
 TINY = Scale(

@@ -103,7 +103,7 @@ def test_what_was_packed_is_whole_again_where_it_is_unpacked(
     (there / "rsna_e2e").mkdir(parents=True)
     monkeypatch.setattr(unpacking, "ROOT", there)
     first = unpacking.unpack(folder / "1", scratch)
-    assert (first.n_packages, first.has_dali) == (len(packing.WHEELS), False)
+    assert (first.n_libraries, first.n_packages, first.has_dali) == (2, len(packing.WHEELS), False)
     assert "1 of 2 pieces of DALI are here" in first.detail
     shutil.rmtree(folder / "1")  # only one is carried at a time
     second = unpacking.unpack(folder / "2", scratch)
@@ -144,13 +144,15 @@ def test_more_than_may_travel_is_refused(tmp_path: Path, site: Path, libraries: 
         pack(tmp_path / "pack", Packing(transfer_mib=1), site=site, libraries=libraries, fetch=make_wheels)
 
 
-def test_what_was_built_from_other_sources_is_refused(
+def test_libraries_of_other_sources_are_not_taken_and_packages_are(
     tmp_path: Path, site: Path, libraries: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack(tmp_path / "pack", Packing(), site=site, libraries=libraries, fetch=make_wheels)
     monkeypatch.setattr(unpacking, "sources_sha256", lambda: "other")
-    with pytest.raises(ValueError, match="is of other sources than this checkout: pack again"):
-        unpacking.unpack(tmp_path / "pack/1", tmp_path / "scratch")
+    monkeypatch.setattr(unpacking, "ROOT", tmp_path / "there")  # nothing is written to it: it is not there
+    done = unpacking.unpack(tmp_path / "pack/1", tmp_path / "scratch")
+    assert (done.n_libraries, done.n_packages) == (0, len(packing.WHEELS))
+    assert done.detail.startswith("libraries not taken: built from other sources than this checkout's")
 
 
 def test_what_is_not_built_or_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import part_store
 import part_tests
 import pytest
 import torch
-from context import Context, MissingError
+from context import Context, MissingError, store_folder
 from devices import Cpu, HostEvent
 from journal import Journal, Line
 from scales import TINY
@@ -60,11 +60,11 @@ def test_steps_of_every_kind(context: Context, monkeypatch: pytest.MonkeyPatch) 
     short, long = TINY.short, TINY.long
     assert [line["name"] for line in figures(context)] == [
         f"{long} slices, bf16, as many graphs kept as are predicted to fit",
-        f"{long} slices, bf16, chunks recomputed",
+        f"{short} slices, fp16 with scaler",
         f"heads alone, {short} slices",
         f"{short} slices, bf16, cudnn.benchmark off",
         f"{short} slices, bf16, cudnn.benchmark on",
-        f"{short} slices, fp16 with scaler",
+        f"{long} slices, bf16, chunks recomputed",
     ]
     for line in figures(context):
         assert line["n"] == TINY.n_steps
@@ -146,7 +146,7 @@ def test_training_end_to_end_and_memory_over_time(made_store: Path, context: Con
     (line,) = figures(context)
     assert line["name"] == f"end to end, {backend}, recipe reference"
     assert line["share"] == pytest.approx(line["end_to_end_slices_per_s"] / line["resident_slices_per_s"])
-    store = part_store.store_folder(context) / "store"
+    store = store_folder(context.scratch, is_rehearsal=True) / "store"
     memory = part_store.watch_memory(store, backend, Cpu(), TINY)
     assert memory["n_batches"] == TINY.n_batches
     assert memory["device_peak_mib"] >= memory["device_settled_mib"] > 0

@@ -13,13 +13,14 @@ from packing import ROOT, read_manifest, sources_sha256
 
 # Of the package that DALI shares with others there, some of which may make it an ordinary one: all parts are found.
 NVIDIA = '__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n'
-OVERDUE = "is of other sources than this checkout: pack again (bin/check_gpu.sh --pack), or build here"
+OTHER_SOURCES = "not taken: built from other sources than this checkout's. Pack again: bin/check_gpu.sh --pack"
 
 
 @dataclass(frozen=True)
 class Unpacked:
-    """How many packages were put into the site folder; whether DALI is there, and if not why. elapsed_s: for all."""
+    """How many libraries and packages went to their places, whether DALI is there, and what is not."""
 
+    n_libraries: int
     n_packages: int
     has_dali: bool
     detail: str
@@ -27,14 +28,15 @@ class Unpacked:
 
 
 def unpack(pack: Path, scratch: Path) -> Unpacked:
-    """Libraries into the package; packages into scratch/site; pieces of DALI into scratch/pieces until all are there,
-    and then into scratch/site too. Raises ValueError for libraries of other sources."""
+    """Libraries into the package, unless they are of other sources; packages into scratch/site; pieces of DALI into
+    scratch/pieces until all are there, and then into scratch/site too."""
     began_s = time.monotonic()
-    manifest, site, pieces = read_manifest(pack), scratch / "site", scratch / "pieces"
-    if manifest["sources"] != sources_sha256():
-        raise ValueError(f"{pack} {OVERDUE}")
-    for library in sorted((pack / "lib").iterdir()):
-        shutil.copy2(library, ROOT / "rsna_e2e")
+    manifest, site = read_manifest(pack), scratch / "site"
+    pieces = scratch / "pieces" / manifest["dali"][:12]
+    is_ours = manifest["sources"] == sources_sha256()
+    libraries = sorted((pack / "lib").iterdir()) if is_ours else []
+    for library in libraries:
+        _replace(library, ROOT / "rsna_e2e" / library.name)
     wheels = sorted((pack / "wheels").glob("*.whl"))
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
@@ -43,13 +45,26 @@ def unpack(pack: Path, scratch: Path) -> Unpacked:
     for piece in pack.glob("dali.*"):
         shutil.copy2(piece, pieces)
     found = sorted(pieces.iterdir())
-    if len(found) < manifest["n_pieces"]:
-        detail = f"{len(found)} of {manifest['n_pieces']} pieces of DALI are here: carry the other folder first"
-        return Unpacked(len(wheels), False, detail, time.monotonic() - began_s)
-    with tarfile.open(fileobj=io.BufferedReader(_Joined(found)), mode="r|xz") as archive:
+    has_dali = len(found) == manifest["n_pieces"]
+    if has_dali:
+        _unpack_dali(found, site)
+    detail = [] if is_ours else [f"libraries {OTHER_SOURCES}"]
+    if not has_dali:
+        detail.append(f"{len(found)} of {manifest['n_pieces']} pieces of DALI are here: the other folder has the rest")
+    return Unpacked(len(libraries), len(wheels), has_dali, "; ".join(detail), time.monotonic() - began_s)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Put a library in the place of another, which may be in use."""
+    copy = target.with_suffix(".new")
+    shutil.copy2(source, copy)
+    copy.replace(target)
+
+
+def _unpack_dali(pieces: Sequence[Path], site: Path) -> None:
+    with tarfile.open(fileobj=io.BufferedReader(_Joined(pieces)), mode="r|xz") as archive:
         archive.extractall(site, filter="tar")
     (site / "nvidia/__init__.py").write_text(NVIDIA)
-    return Unpacked(len(wheels), True, "", time.monotonic() - began_s)
 
 
 class _Joined(io.RawIOBase):
