@@ -15,7 +15,7 @@ from torch import nn
 
 from rsna_e2e.buckets import BucketQueue, make_buckets, parts
 from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
-from rsna_e2e.norms import moving_buffers, put_back
+from rsna_e2e.norms import copy_back, moving_buffers
 
 _BROADCAST_BYTES = 25 * 2**20  # pieces in which a model travels
 # The golden ratio, which spreads small numbers over 32 and 64 bits (Knuth, The Art of Computer Programming, 6.4)
@@ -69,11 +69,11 @@ class Ranks:
         sums = self.sum_(weight * torch.cat([total, *(buffer.double().reshape(-1) for buffer in floats)]))
         if not sums[0]:
             return
-        put_back(floats, parts(sums[1:] / sums[0], floats))
+        copy_back(floats, parts(sums[1:] / sums[0], floats))
         integers = [buffer for buffer in buffers if not buffer.is_floating_point()]
         if integers:
             largest = self.max_(torch.cat([buffer.reshape(-1).long() for buffer in integers]))
-            put_back(integers, parts(largest, integers))
+            copy_back(integers, parts(largest, integers))
 
     def agree_(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Whether all ranks hold the same bits; where they do not, they all get those of rank 0.

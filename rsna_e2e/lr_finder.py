@@ -21,6 +21,7 @@ from rsna_e2e.distributed import ALONE
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import count_channels
 from rsna_e2e.lr_sweep import LrSweep, run_sweep
+from rsna_e2e.norms import copied, copy_back
 from rsna_e2e.phases import Phase, plan_phases
 from rsna_e2e.predict import check_labels
 from rsna_e2e.records import Progress, no_progress
@@ -146,18 +147,17 @@ def put_back(model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScale
     That is parameters, buffers, gradients, what is frozen, each module's mode, the state and the rates of the
     optimiser, the scale of the loss, and torch's generators.
     """
-    tensors = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+    before = copied(tensors)
     gradients = [(p, p.requires_grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     optimizer_state, scaler_state = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(scaler.state_dict())
-    gpus = sorted({tensor.get_device() for tensor, _ in tensors if tensor.is_cuda})
+    gpus = sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda})
     try:
         with torch.random.fork_rng(devices=gpus):
             yield
     finally:
-        with torch.no_grad():
-            for tensor, before in tensors:
-                tensor.copy_(before)
+        copy_back(tensors, before)
         for parameter, is_trained, gradient in gradients:
             parameter.requires_grad_(is_trained)
             parameter.grad = gradient

@@ -41,19 +41,19 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        put_back(buffers, before)
+        copy_back(buffers, before)
 
 
 @torch.no_grad()
 def copied(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return copies of many small tensors, made together."""
     copies = [torch.empty_like(tensor) for tensor in tensors]
-    put_back(copies, tensors)
+    copy_back(copies, tensors)
     return copies
 
 
 @torch.no_grad()
-def put_back(tensors: Sequence[torch.Tensor], before: Sequence[torch.Tensor]) -> None:
+def copy_back(tensors: Sequence[torch.Tensor], before: Sequence[torch.Tensor]) -> None:
     """Copy `before` into `tensors`, all together."""
     if tensors:
         torch._foreach_copy_(list(tensors), list(before))

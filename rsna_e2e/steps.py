@@ -22,7 +22,7 @@ from rsna_e2e.distributed import ALONE, Ranks
 from rsna_e2e.gradient_sum import GradientSum, fill_missing
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.model import JointModel
-from rsna_e2e.norms import copied, freeze_norms, moving_buffers, put_back
+from rsna_e2e.norms import copied, copy_back, freeze_norms, moving_buffers
 from rsna_e2e.optimizer import make_optimizer, make_schedule, set_learning_rates
 from rsna_e2e.slice_dropout import slice_keys
 from rsna_e2e.tasks import Task
@@ -110,7 +110,7 @@ class Stepper:
         loss, study_loss, gradient_norm, error, *largest_shares = torch.cat([losses, norm.reshape(1), largest]).tolist()
         is_skipped = not all(map(math.isfinite, (loss, study_loss, gradient_norm)))
         if is_skipped:
-            put_back(buffers, before)
+            copy_back(buffers, before)
         else:
             self.scaler.step(self.optimizer)
             self._ranks.average_buffers_(self._model.backbone, weight=sum(map(_n_own, batches)))
