@@ -70,8 +70,9 @@ class SliceDropout(nn.Module):
 def uniform_of(keys: torch.Tensor, *, layer: int, n_per_slice: int) -> torch.Tensor:
     """Return numbers [n, n_per_slice] float32 in [0, 1), a pure function of the keys [n] int64 and of the layer."""
     states = _mix(keys + _signed(layer * _GOLDEN))[:, None]
-    numbers = torch.arange(1, n_per_slice + 1, device=keys.device)
-    bits = _shifted(_mix(states + numbers * _signed(_GOLDEN)), 64 - _FRACTION_BITS)
+    # Mixed, not multiplied: torch's compiler would multiply an index, whose overflow C++ leaves undefined (torch 2.15)
+    numbers = _mix(torch.arange(1, n_per_slice + 1, device=keys.device))
+    bits = _shifted(_mix(states ^ numbers), 64 - _FRACTION_BITS)
     return bits.float() * 2.0**-_FRACTION_BITS
 
 
