@@ -33,6 +33,13 @@ def libraries(tmp_path: Path) -> list[Path]:
     return [make_library(tmp_path / "built" / name, DEVICE_CODE, flags=flags) for name in names]
 
 
+def call_seven(library: Path) -> int:
+    """Load a library, a copy of it: one that is loaded must not be written to."""
+    copy = library.with_name(f"loaded-{library.name}")
+    shutil.copy2(library, copy)
+    return int(ctypes.CDLL(str(copy)).seven())
+
+
 def test_device_code_of_other_architectures_becomes_zeros_and_nothing_moves(tmp_path: Path) -> None:
     library = make_library(tmp_path / "lib.so", DEVICE_CODE)
     before = library.read_bytes()
@@ -45,7 +52,7 @@ def test_device_code_of_other_architectures_becomes_zeros_and_nothing_moves(tmp_
     expected = bytearray(before)
     expected[first_80 : first_80 + PAYLOAD] = expected[only_120 : only_120 + PAYLOAD] = bytes(PAYLOAD)
     assert after == bytes(expected)
-    assert ctypes.CDLL(str(library)).seven() == 7
+    assert call_seven(library) == 7
     fatbin.zero_other_architectures(library, keep=None)
     assert fatbin.machine_code(library) == set()
     assert library.read_bytes().count(b"\xbb" * PAYLOAD) == library.read_bytes().count(b"\xcc" * PAYLOAD) == 0
@@ -118,7 +125,7 @@ def test_what_was_packed_is_whole_again_where_it_is_unpacked(
     assert fatbin.machine_code(dali / "libdali_operators.so") == {90}
     assert fatbin.machine_code(dali / ".libs/libcvcuda.so.0") == set()
     assert ".debug_info" not in fatbin.sections((dali / "libdali_operators.so").read_bytes())
-    assert ctypes.CDLL(str(dali / "libdali_operators.so")).seven() == 7
+    assert call_seven(dali / "libdali_operators.so") == 7
 
 
 def test_dali_is_found_beside_an_ordinary_package_of_the_same_maker(
