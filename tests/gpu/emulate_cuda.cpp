@@ -5,7 +5,7 @@
 #include "csrc/cuda/ct_slices.cu"
 #include "host_transform.h"
 
-extern "C" void seed_order(uint64_t seed) { emulated::seed_order(seed); }
+extern "C" void choose_colour(int32_t colour) { emulated::chosen_colour = colour; }
 
 extern "C" int emulate_content(const int16_t* values, int64_t n_slices, int32_t height, int32_t width,
                                int32_t n_channels, const float* windows, int32_t* boxes) {

@@ -24,19 +24,19 @@ def pointer(tensor: torch.Tensor | None, offset: int = 0) -> ctypes.c_void_p | N
 
 
 def transform(
-    emulated: ctypes.CDLL, hu: torch.Tensor, affine: torch.Tensor, *, shift: int = 0, **chosen: Any
+    emulated: ctypes.CDLL, hu: torch.Tensor, affine: torch.Tensor, *, shift: int = 0, fill: int = 0xA5, **chosen: Any
 ) -> torch.Tensor:
     """What the emulated launch gives; nothing beside the output is written.
 
-    shift: the output begins so many values after a multiple of 16 bytes. chosen: arguments of ops.transform_slices, and
-    n_channels.
+    shift: the output begins so many values after a multiple of 16 bytes. fill: every byte of it before the launch.
+    chosen: arguments of ops.transform_slices, and n_channels.
     """
     n_channels, dtype, size = chosen["n_channels"], chosen["dtype"], chosen["size"]
     channels_last = chosen.get("channels_last", False)
     lowest_hu, pairs = options(n_channels, dtype, hu).get("lowest_hu"), windows(n_channels)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     result = torch.empty(hu.shape[0], n_channels, size, size, dtype=dtype, memory_format=layout)
-    memory = torch.full((result.nbytes + 2 * GUARD,), 0xA5, dtype=torch.uint8)
+    memory = torch.full((result.nbytes + 2 * GUARD,), fill, dtype=torch.uint8)
     begin = GUARD // 2 - memory.data_ptr() % 16 + shift * result.element_size()
     failure = emulated.emulate(
         *(pointer(hu), ctypes.c_int64(hu.shape[0]), *hu.shape[1:], pointer(affine)),
@@ -46,6 +46,6 @@ def transform(
     )
     assert failure == 0
     ctypes.memmove(result.data_ptr(), memory.data_ptr() + begin, result.nbytes)
-    assert (memory[:begin] == 0xA5).all()
-    assert (memory[begin + result.nbytes :] == 0xA5).all()
+    assert (memory[:begin] == fill).all()
+    assert (memory[begin + result.nbytes :] == fill).all()
     return result

@@ -11,6 +11,8 @@ from transform_cases import BOX, SIZES, TYPES, content, noise, options, turned, 
 
 from rsna_e2e import ops
 
+BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.uint8: torch.uint8}
+
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
@@ -58,6 +60,30 @@ def test_output_that_is_not_aligned(emulated: ctypes.CDLL, shift: int, dtype: to
     hu, affine = noise(2, 40, 53), turned(2, 40, 53, 64)
     # The kernel stores pairs of values; torch and DALI hand out memory that is aligned to more than that.
     check(emulated, hu, affine, shift=shift, size=64, n_channels=3, dtype=dtype, channels_last=True)
+
+
+def check_one_writer(emulated: ctypes.CDLL, **chosen: Any) -> None:
+    """Every value is written by blocks of one colour. A value may be like one fill, but not like two."""
+    hu, affine = noise(2, 40, 53), turned(2, 40, 53, 264)
+    n_writers = torch.zeros(2, chosen["n_channels"], 264, 264, dtype=torch.int32)
+    try:
+        for colour in range(8):
+            emulated.choose_colour(colour)
+            one, other = (
+                emulation.transform(emulated, hu, affine, size=264, fill=fill, **chosen) for fill in (0xA5, 0x5A)
+            )
+            n_writers += one.view(BITS[one.dtype]) == other.view(BITS[one.dtype])
+    finally:
+        emulated.choose_colour(-1)
+    assert (n_writers == 1).all()
+
+
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize(("n_channels", "channels_last"), [(1, False), (3, False), (3, True)])
+def test_no_value_is_written_by_two_blocks(
+    emulated: ctypes.CDLL, dtype: torch.dtype, n_channels: int, channels_last: bool
+) -> None:
+    check_one_writer(emulated, n_channels=n_channels, dtype=dtype, channels_last=channels_last)
 
 
 @pytest.mark.slow
