@@ -77,7 +77,7 @@ def test_registers_are_counted() -> None:
     assert complaints(Cost(kernel, 65, 0, ()), accesses) == ["65 registers"]
 
 
-@pytest.mark.parametrize("architecture", ["sm_70", "sm_90"])
+@pytest.mark.parametrize("architecture", ["sm_70", pytest.param("sm_90", marks=pytest.mark.slow)])
 def test_what_is_planted_is_found(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = on_host.with_faults(
         tmp_path / "source",

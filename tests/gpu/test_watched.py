@@ -128,13 +128,15 @@ def test_nothing_outside_an_array_is_touched_in_many_cases(bounded: Path, seed: 
 
 
 @needs_address
-@pytest.mark.parametrize("fault", BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize(
+    "fault", [BOUNDS["end"], pytest.param(BOUNDS["begin"], marks=pytest.mark.slow)], ids=["end", "begin"]
+)
 def test_one_pixel_too_far_is_found(bounded: Path, tmp_path: Path, fault: Fault) -> None:
     root = on_host.with_faults(tmp_path / "source", fault)
     faulty = on_host.compile_all(tmp_path / "objects", PARAMS, root=root, flags=ADDRESS)
     rest = [one for one in sorted((bounded.parent / "objects").iterdir()) if one.name != faulty[0].name]
     program = on_host.link(tmp_path / "watched", [*faulty, *rest], *ADDRESS)
-    done = run(program, seed=1, n_cases=EVERY_VARIANT)
+    done = run(program, seed=1, n_cases=20 * EVERY_VARIANT)
     assert "ERROR: AddressSanitizer: heap-buffer-overflow" in done.stderr
     assert "csrc/" in done.stderr
     assert done.returncode != 0
