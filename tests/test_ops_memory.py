@@ -204,7 +204,25 @@ finally:
 """
 
 
-SCRIPTS = {"mixed_batches_take_flat_memory": MIXED_BATCHES, "threads_share_it": THREADS, "children_of_fork": FORKS}
+NO_MEMORY = """
+import resource
+import pytest
+from rsna_e2e import ops
+from test_ops_memory import transform
+transform()
+mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**29, mapped + 2**29))
+with pytest.raises(RuntimeError, match="out of memory: 1207959552 bytes for a result cannot be had"):
+    transform(96, size=1024)
+assert transform().isfinite().all()
+"""
+
+SCRIPTS = {
+    "mixed_batches_take_flat_memory": MIXED_BATCHES,
+    "threads_share_it": THREADS,
+    "children_of_fork": FORKS,
+    "no_memory": NO_MEMORY,
+}
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)

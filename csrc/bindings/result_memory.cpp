@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
-#include <new>
+#include <stdexcept>
+#include <string>
 
 namespace rsna {
 namespace {
@@ -26,7 +27,9 @@ int64_t to_whole(int64_t n_bytes, int64_t unit) { return (n_bytes + unit - 1) / 
 char* map_pages(int64_t n_bytes) {
   const int64_t mapped = n_bytes + kHugePage;
   void* begin = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (begin == MAP_FAILED) throw std::bad_alloc();
+  if (begin == MAP_FAILED) {
+    throw std::runtime_error("out of memory: " + std::to_string(n_bytes) + " bytes for a result cannot be had");
+  }
   char* first = static_cast<char*>(begin);
   char* data = first + (to_whole(reinterpret_cast<intptr_t>(first), kHugePage) - reinterpret_cast<intptr_t>(first));
   if (data > first) munmap(first, data - first);

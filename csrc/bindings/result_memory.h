@@ -9,7 +9,7 @@ namespace rsna {
 constexpr int64_t kKeptFrom = 128 << 10;  // bytes; of less, malloc keeps what was freed (glibc's M_MMAP_THRESHOLD)
 
 // At least n_bytes (of kKeptFrom or more) that nobody else has, with any content; they begin at a page. Throws
-// std::bad_alloc. All of these may be called from any thread.
+// std::runtime_error if the system has none. All of these may be called from any thread.
 void* take_result_memory(int64_t n_bytes);
 
 // To be called once for all that was taken, with the same size.
