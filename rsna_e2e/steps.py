@@ -221,10 +221,10 @@ class Stepper:
         return reported, done.recompute_error
 
     def _embed(self, images_nCSS: torch.Tensor, keys_n: torch.Tensor) -> torch.Tensor:
-        if self._config.compile and self._is_joint:  # chunks of any size; but for 1, which torch compiles by itself
-            images_nCSS = torch.utils.dlpack.from_dlpack(
-                images_nCSS
-            )  # no view: what begins further on would be compiled again
+        if self._config.compile and self._is_joint:
+            # One shape for chunks of any size, but for 1, and wherever in a batch they begin: torch would compile those
+            # by themselves. So no view goes in, only its memory.
+            images_nCSS = torch.utils.dlpack.from_dlpack(images_nCSS)
             torch._dynamo.maybe_mark_dynamic(images_nCSS, 0)
             torch._dynamo.maybe_mark_dynamic(keys_n, 0)
         with self._compute.autocast(), self._model.slice_keys.of(keys_n):
