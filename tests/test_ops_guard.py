@@ -15,7 +15,7 @@ def run(n_cases: int, beyond: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("n_cases", [40, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_cases", [40, pytest.param(600, marks=pytest.mark.slow)])
 def test_nothing_is_read_beside_the_input(n_cases: int) -> None:
     done = run(n_cases, 0)
     assert done.returncode == 0, done.stderr[-2000:]
