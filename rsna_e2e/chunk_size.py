@@ -17,10 +17,10 @@ from rsna_e2e.model import JointModel
 from rsna_e2e.norms import buffers_kept, freeze_norms
 from rsna_e2e.tasks import Task
 
-WHOLE = 4096  # slices of embeddings, on which nothing is computed: a batch as it is
+ALL_EMBEDDINGS = 4096  # slices of embeddings, on which nothing is computed: a batch as it is
 LARGEST_CHUNK = 64  # more slices together make no device busier
 _BATCHES_HELD = 3  # of images: one that is computed, two inside DALI's pipeline
-_STORED_BYTES = 2  # of a pixel as it is stored: int16
+_STORED_BYTES = 2 * 512 * 512  # of a slice as it is stored: int16, in the matrix that nearly all CT has
 _FEW, _MORE = 2, 4  # slices of the two measurements; train-mode BatchNorm needs two
 _GPU_SHARE, _CPU_SHARE = 0.8, 0.5  # of free memory; fragments and, on a CPU, everything else take the rest
 _MOMENTS = {"sgd": 1}  # what an optimiser keeps for each parameter, as often as a parameter is large
@@ -40,7 +40,7 @@ def resolve_chunks(
     if config.chunk != "auto" and config.graph_slices != "auto":
         return config
     if config.model.backbone == "none":
-        return _settle(config, chunk=WHOLE, graph_slices=WHOLE)
+        return _settle(config, chunk=ALL_EMBEDDINGS, graph_slices=ALL_EMBEDDINGS)
     size = max(config.image.size, *config.image.size_from_epoch.values(), 1)
     embed_images = torch.compile(model.embed) if config.compile else model.embed
 
@@ -52,8 +52,8 @@ def resolve_chunks(
             return embed_images(images.to(memory_format=torch.channels_last))
 
     is_frozen = config.model.batchnorm == "frozen" and config.slice_phase is None
-    slice_bytes = size**2 * (len(task.windows_hu) * compute.image_dtype.itemsize + _STORED_BYTES)
-    reserved = reserved_bytes(model, config, ranks=ranks, slice_bytes=slice_bytes)
+    image_bytes = size**2 * len(task.windows_hu) * compute.image_dtype.itemsize
+    reserved = reserved_bytes(model, config, ranks=ranks, image_bytes=image_bytes)
     n_fit = count_fitting(model, embed, compute.device, has_frozen_norms=is_frozen, reserved=reserved)
     n_fit = int(ranks.min_(torch.tensor(n_fit)).item())
     if n_fit < _FEW:
@@ -70,14 +70,21 @@ def _settle(config: RunConfig, **measured: int) -> RunConfig:
     return config.model_copy(update={name: n for name, n in measured.items() if getattr(config, name) == "auto"})
 
 
-def reserved_bytes(model: nn.Module, config: RunConfig, *, ranks: Ranks, slice_bytes: int) -> int:
+def reserved_bytes(model: nn.Module, config: RunConfig, *, ranks: Ranks, image_bytes: int) -> int:
     """What training keeps beside the model and its activations: gradients, the optimiser's moments, the average of
-    weights, gradients that travel, and batches of a rank's images. slice_bytes: of a stored slice and its image."""
+    weights, gradients that travel, and batches of a rank's slices and images.
+
+    image_bytes: of one image. A batch is taken to be as large as configured; one that is a longer series, or counted in
+    series, is what the share of free memory that stays free is for.
+    """
     sizes = [parameter.nbytes for parameter in model.parameters()]
-    copies = 1 + _MOMENTS.get(config.optimizer.name, _ADAMS_MOMENTS) + (config.ema_decay is not None)
+    optimizers = [config.optimizer, *([config.slice_phase.optimizer] if config.slice_phase else [])]
+    moments = max(_MOMENTS.get(optimizer.name, _ADAMS_MOMENTS) for optimizer in optimizers)
+    copies = 1 + moments + (config.ema_decay is not None)
     travelling = IN_FLIGHT * max(config.distributed.bucket_mib * 2**20, *sizes) if ranks.n_ranks > 1 else 0
-    n_images = 0 if config.loader.transform == "chunk" else -(-config.loader.slices_per_batch // ranks.n_ranks)
-    return copies * sum(sizes) + travelling + _BATCHES_HELD * n_images * slice_bytes
+    n_slices = max(config.loader.slices_per_batch, config.slice_phase.slices_per_batch if config.slice_phase else 0)
+    slice_bytes = _STORED_BYTES + (0 if config.loader.transform == "chunk" else image_bytes)
+    return copies * sum(sizes) + travelling + _BATCHES_HELD * -(-n_slices // ranks.n_ranks) * slice_bytes
 
 
 def count_fitting(

@@ -55,7 +55,8 @@ def backward_in_chunks(
     gather: Gather | None = None,
     before_last: Callable[[], None] = lambda: None,
 ) -> Backward:
-    """Add this rank's part of the gradients of loss(embeddings) to `.grad` of every parameter.
+    """Add the gradients of loss(embeddings) to `.grad`: of the parameters in `loss` whole, of those in `embed` the part
+    of this rank's chunks.
 
     module: what holds the buffers that `embed` moves, such as running statistics. embed: [n, C, S, S] and the chunk
     that they are to [n, D] in float32; autocast is inside of it, since its cache, shared with the pass without graphs,

@@ -2,6 +2,7 @@
 
 # N slices (packed)
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def write_bundle(
 ) -> list[str]:
     """Leave `RUN/debug/step-N/` with this rank's findings and the weights; return the series to look at.
 
-    Those with something that is not finite, or all of the step when it is the gradient alone.
+    Those of this rank with something that is not finite, or all of them when it is the gradient alone.
     """
     folder = run / "debug" / f"step-{step:08d}"
     make_folder(folder)
@@ -63,7 +64,9 @@ def write_bundle(
     if rank == 0:
         with atomic_writer(folder / "model.safetensors") as file:
             file.write(encode(model.state_dict()))
-    return sorted({state.series for state in series if state.is_suspect} or {state.series for state in series})
+    suspects = {state.series for state in series if state.is_suspect}
+    is_gradient_alone = math.isfinite(result.loss) and not math.isinf(result.study_loss)
+    return sorted(suspects or ({state.series for state in series} if is_gradient_alone else set()))
 
 
 @torch.no_grad()
@@ -74,15 +77,18 @@ def _states(model: JointModel, batch: StudyBatch, compute: Compute) -> Iterator[
     series_of = np.searchsorted(batch.series_lengths.cumsum(0).numpy(), own, side="right")
     for series in np.unique(series_of).tolist():
         (places,) = np.nonzero(series_of == series)
-        images = torch.cat([batch.images[place : place + 1] for place in places.tolist()])
-        with compute.autocast():
-            embeddings = model.embed(images)
-        logits = model.classify(embeddings, torch.tensor([len(images)])).slices
+        images_are_finite, parts = True, []
+        for place in places.tolist():  # one by one: a long series may not fit the memory at once
+            image = batch.images[place : place + 1]
+            images_are_finite = images_are_finite and _is_finite(image)
+            with compute.autocast():
+                parts.append(model.embed(image))
+        logits = model.classify(torch.cat(parts), torch.tensor([len(parts)])).slices
         yield SeriesState(
             series=batch.series_keys[series][:8],
-            n_slices=len(images),
-            images_are_finite=_is_finite(images),
-            embeddings_are_finite=_is_finite(embeddings),
+            n_slices=len(parts),
+            images_are_finite=images_are_finite,
+            embeddings_are_finite=all(map(_is_finite, parts)),
             logits_are_finite=_is_finite(logits),
         )
 

@@ -57,7 +57,8 @@ class Division:
         return max(sum(stop - start for start, stop in share) for share in self._shares(lengths))
 
     def by_slices(self) -> "Division":
-        """The same for single slices, which belong together in whatever chunk they come."""
+        """The same for single slices, mixed: each rank's are a sample by themselves, and norms see those of a chunk of
+        one rank, fewer the more ranks there are."""
         return replace(self, keeps_series=False)
 
     def _shares(self, lengths: Sequence[int]) -> list[list[tuple[int, int]]]:

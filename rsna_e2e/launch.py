@@ -139,9 +139,10 @@ def for_libraries(environment: Mapping[str, str]) -> dict[str, str]:
     A thread of OpenMP that waits for another spins, and so keeps its core from the one it waits for; after fewer turns
     than GNU's 300,000 it should sleep. What that gives: docs/benchmarks.md. Arrow's own allocators keep what was freed,
     which for tables that are read once is most of what a process holds; the C library gives it back. torch's GPU memory
-    grows in pieces that can be joined: batches of many sizes would leave holes in fixed ones.
+    grows in pieces that can be joined: batches of many sizes would leave holes in fixed ones. cuBLAS gets a workspace
+    with which LSTMs do the same every time (torch.nn.LSTM's manual), on every rank.
     """
-    suited = {"GOMP_SPINCOUNT": "20000", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    suited = {"GOMP_SPINCOUNT": "20000", "ARROW_DEFAULT_MEMORY_POOL": "system", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     if "PYTORCH_CUDA_ALLOC_CONF" not in environment:  # its older name, over which the newer one would win
         suited["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     return suited | dict(environment)

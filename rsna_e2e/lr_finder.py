@@ -22,14 +22,14 @@ from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import count_channels
 from rsna_e2e.lr_sweep import LrSweep, run_sweep
 from rsna_e2e.norms import copied, copy_back
-from rsna_e2e.phases import Phase, plan_phases
+from rsna_e2e.phases import Phase, divide, plan_phases
 from rsna_e2e.predict import check_labels
 from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.split import split_series
 from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import get_task
-from rsna_e2e.train import divide, make_loaders, prepare_model
+from rsna_e2e.train import make_loaders, prepare_model
 
 
 class Outcome(Protocol):

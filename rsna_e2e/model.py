@@ -26,8 +26,8 @@ class SequenceHead(nn.Module):
 
     padding packed: a series' logits do not depend on its batch mates. left, as published: each series gets zeros in
     front up to the longest of the batch, which the LSTMs run over as if they were slices. So logits depend on the
-    series in one call, on batch mates; not on chunks or ranks, as the head always has the whole batch. Differences
-    never reach into the padding.
+    series in one call, on batch mates: in training those of the whole batch, whatever chunks and ranks there are; in
+    validation those that the same rank predicts. Differences never reach into the padding.
     """
 
     def __init__(self, embedding_width: int, n_labels: int, *, padding: Literal["packed", "left"] = "packed") -> None:
@@ -107,8 +107,8 @@ class JointModel(nn.Module):
         super().__init__()
         self.backbone = _create_backbone(config, n_channels)
         self.slice_keys = SliceKeys()
-        drop_by_slice(self.backbone, self.slice_keys, first_layer=1)
-        self.dropout = SliceDropout(config.backbone_dropout, self.slice_keys, layer=0)
+        drop_by_slice(self.backbone, self.slice_keys)
+        self.dropout = SliceDropout(config.backbone_dropout, self.slice_keys)
         self.n_features: int = getattr(self.backbone, "head_hidden_size", self.backbone.num_features)
         width = config.embedding_width or self.n_features
         self.projection = nn.Linear(self.n_features, width) if config.embedding_width else nn.Identity()
@@ -173,6 +173,8 @@ def _create_backbone(config: ModelConfig, n_channels: int) -> Any:
         nothing: Any = nn.Flatten()
         nothing.num_features = n_channels
         return nothing
+    if "drop_rate" in config.backbone_arguments:  # many of timm's models drop by a function, which knows no slices
+        raise UsageError("model.backbone_arguments: instead of drop_rate, set model.backbone_dropout")
     download = config.pretrained and config.weights_file is None
     try:
         backbone = timm.create_model(

@@ -9,8 +9,12 @@ from typing import Literal
 
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import OptimizerConfig, RunConfig
+from rsna_e2e.distributed import Ranks
 from rsna_e2e.division import Division, busy_share
+from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import SeriesLoader, StudyLoader
+from rsna_e2e.model import JointModel
+from rsna_e2e.norms import mixes_slices
 from rsna_e2e.sampler import Batch
 
 ENOUGH_BUSY = 0.9  # of the time; ranks that wait for each other more are worth a warning
@@ -115,7 +119,29 @@ def plan_phases(
     return tuple(phases)
 
 
-def foretell_sharing(phases: Sequence[Phase], say: Callable[[str], None]) -> None:
+def divide(model: JointModel, config: RunConfig, ranks: Ranks) -> Division:
+    """Return how training divides batches of whole series: by slices, or by the chunks that norms are defined by.
+
+    Raises UsageError when norms would see a single slice of a rank in the phase on slices.
+    """
+    assert config.chunk != "auto"
+    _check_slice_phase(model, config, ranks)
+    keeps_series = config.model.batchnorm == "train" and mixes_slices(model.backbone)
+    return Division(rank=ranks.rank, n_ranks=ranks.n_ranks, chunk_size=config.chunk, keeps_series=keeps_series)
+
+
+def _check_slice_phase(model: JointModel, config: RunConfig, ranks: Ranks) -> None:
+    if config.slice_phase is None or not mixes_slices(model.backbone):
+        return
+    n_slices = config.slice_phase.slices_per_batch
+    if n_slices < 2 * ranks.n_ranks:
+        raise UsageError(
+            f"slice_phase.slices_per_batch={n_slices} leaves a rank of {ranks.n_ranks} fewer than 2 slices, and the "
+            f"backbone's norms need 2. Use {2 * ranks.n_ranks} or more, or fewer ranks"
+        )
+
+
+def foretell_sharing(phases: Sequence[Phase], config: RunConfig, say: Callable[[str], None]) -> None:
     """Say how busy ranks will be, where there are several, and warn where they will wait for each other a lot."""
     for phase in phases:
         division, share = phase.epochs[0].division, phase.busy_share
@@ -123,14 +149,21 @@ def foretell_sharing(phases: Sequence[Phase], say: Callable[[str], None]) -> Non
             continue
         say(f"{division.n_ranks} ranks share each batch of {phase.kind}: expected to be busy {share:.0%} of the time")
         if share < ENOUGH_BUSY:
-            way_out = f"a larger {'loader' if phase.kind == 'series' else 'slice_phase'}.slices_per_batch, fewer ranks"
+            way_out = f"fewer ranks, or in a new run a larger {_size_of_a_batch(phase, config)}"
             if division.keeps_series:
-                way_out += f", a chunk below {division.chunk_size}, or model.batchnorm=frozen"
+                way_out += f", a chunk below {division.chunk_size} or model.batchnorm=frozen"
             warnings.warn(
                 f"{division.n_ranks} ranks will be busy {share:.0%} of the time on {phase.kind}: what a batch holds "
                 f"cannot be divided more evenly. What helps: {way_out}",
                 stacklevel=3,
             )
+
+
+def _size_of_a_batch(phase: Phase, config: RunConfig) -> str:
+    """The setting that says how much a batch of a phase holds."""
+    if phase.kind == "slices":
+        return "slice_phase.slices_per_batch"
+    return "loader.slices_per_batch" if config.loader.series_per_batch is None else "loader.series_per_batch"
 
 
 def _epoch(

@@ -1,7 +1,7 @@
 """Dropout and drop-path whose masks belong to slices: the same in whatever chunk, pass or rank a slice is computed.
 
-What is dropped of a slice is a pure function of its key and of the layer, so that a step has the same masks however it
-is divided, and after any resumption.
+What is dropped of a slice is a pure function of its key and of how many masks were drawn for it before, so that a step
+has the same masks however it is divided, and after any resumption.
 """
 
 # n slices of one chunk
@@ -24,14 +24,18 @@ _FRACTION_BITS = 24  # of a float32: uniform numbers are exact
 
 
 class SliceKeys:
-    """The keys [n] of the slices that go through a model at this time; None leaves the masks to torch's generator."""
+    """The keys [n] of the slices that go through a model at this time; None leaves the masks to torch's generator.
+
+    n_drawn: masks so far. A module that is called twice in a pass draws two.
+    """
 
     current: torch.Tensor | None = None
+    n_drawn: int = 0
 
     @contextmanager
     def of(self, keys: torch.Tensor) -> Iterator[None]:
         """Have them for the length of the block."""
-        self.current = keys
+        self.current, self.n_drawn = keys, 0
         try:
             yield
         finally:
@@ -41,13 +45,12 @@ class SliceKeys:
 class SliceDropout(nn.Module):
     """Zeroes elements, channels or whole slices with probability `p` in training, and scales the others by 1 / (1 - p).
 
-    layer: a number that no other layer of the model has. Input: [n, ...], or [n * k, ...] with the k parts of a slice
-    together, such as windows of tokens.
+    Input: [n, ...], or [n * k, ...] with the k parts of a slice together, such as windows of tokens.
     """
 
-    def __init__(self, p: float, keys: SliceKeys, *, layer: int, unit: Unit = "element") -> None:
+    def __init__(self, p: float, keys: SliceKeys, *, unit: Unit = "element") -> None:
         super().__init__()
-        self.p, self._keys, self._layer, self._unit = p, keys, layer, unit
+        self.p, self._keys, self._unit = p, keys, unit
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return as many values."""
@@ -58,7 +61,8 @@ class SliceDropout(nn.Module):
             uniform = torch.rand(shape, device=values.device)
         else:
             n_per_slice = math.prod(shape) // len(self._keys.current)
-            uniform = uniform_of(self._keys.current, layer=self._layer, n_per_slice=n_per_slice).view(shape)
+            self._keys.n_drawn += 1
+            uniform = uniform_of(self._keys.current, draw=self._keys.n_drawn, n_per_slice=n_per_slice).view(shape)
         factors = (uniform >= self.p).to(values.dtype) / (1.0 - self.p)
         return values * factors.reshape(*shape, *[1] * (values.ndim - len(shape)))
 
@@ -67,9 +71,9 @@ class SliceDropout(nn.Module):
         return f"p={self.p}, unit={self._unit}"
 
 
-def uniform_of(keys: torch.Tensor, *, layer: int, n_per_slice: int) -> torch.Tensor:
-    """Return numbers [n, n_per_slice] float32 in [0, 1), a pure function of the keys [n] int64 and of the layer."""
-    states = _mix(keys + _signed(layer * _GOLDEN))[:, None]
+def uniform_of(keys: torch.Tensor, *, draw: int, n_per_slice: int) -> torch.Tensor:
+    """Return numbers [n, n_per_slice] float32 in [0, 1), a pure function of the keys [n] int64 and of the draw."""
+    states = _mix(keys + _signed(draw * _GOLDEN))[:, None]
     # Mixed, not multiplied: torch's compiler would multiply an index, whose overflow C++ leaves undefined (torch 2.15)
     numbers = _mix(torch.arange(1, n_per_slice + 1, device=keys.device))
     bits = _shifted(_mix(states ^ numbers), 64 - _FRACTION_BITS)
@@ -81,26 +85,24 @@ def slice_keys(seed: int, rows: torch.Tensor) -> torch.Tensor:
     return _mix(rows * _signed(_GOLDEN) + seed)
 
 
-def drop_by_slice(module: nn.Module, keys: SliceKeys, *, first_layer: int = 0) -> None:
+def drop_by_slice(module: nn.Module, keys: SliceKeys) -> None:
     """Replace every Dropout of torch's and DropPath of timm's in `module` by one whose masks belong to slices.
 
     What draws in another way, such as the dropout inside fused attention, goes on with torch's generator.
     """
-    layer = first_layer
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            replacement = _replacement(child, keys, layer)
+            replacement = _replacement(child, keys)
             if replacement is not None:
                 setattr(parent, name, replacement.train(child.training))
-                layer += 1
 
 
-def _replacement(module: nn.Module, keys: SliceKeys, layer: int) -> SliceDropout | None:
+def _replacement(module: nn.Module, keys: SliceKeys) -> SliceDropout | None:
     if isinstance(module, DropPath) and module.scale_by_keep:
-        return SliceDropout(module.drop_prob, keys, layer=layer, unit="slice")
+        return SliceDropout(module.drop_prob, keys, unit="slice")
     units: dict[type[Any], Unit] = {nn.Dropout: "element", nn.Dropout1d: "channel", nn.Dropout2d: "channel"}
     unit = units.get(type(module))
-    return None if unit is None else SliceDropout(module.p, keys, layer=layer, unit=unit)  # type: ignore[arg-type]
+    return None if unit is None else SliceDropout(module.p, keys, unit=unit)  # type: ignore[arg-type]
 
 
 def _mix(state: torch.Tensor) -> torch.Tensor:

@@ -35,8 +35,9 @@ class StepResult:
     loss: of the slice labels, over the known cells of the batches; study_loss: of the series, NaN without that head.
     gradient_norm: before clipping. learning_rate: of the backbone. is_skipped: it was not finite, and changed nothing.
     is_overflow: no more than float16's range was exceeded; the scale of the loss has been lowered for the next.
-    recompute_error: see `chunked.Backward`, the largest of all ranks. busy_share: part of the slices that ranks could
-    have embedded while they waited for the busiest, that they did embed.
+    recompute_error: see `chunked.Backward`, the largest of all ranks. heads_agree: ranks came to the same bits of the
+    heads' gradients; where they did not, those of the main rank went to all, which takes time. busy_share: part of the
+    slices that ranks could have embedded while they waited for the busiest, that they did embed.
     """
 
     loss: float
@@ -46,6 +47,7 @@ class StepResult:
     is_skipped: bool
     is_overflow: bool
     recompute_error: float
+    heads_agree: bool
     busy_share: float
 
 
@@ -103,7 +105,7 @@ class Stepper:
         self.optimizer.zero_grad()
         buffers = moving_buffers(self._model)
         before = copied(buffers)
-        losses, recompute_error = self._accumulate(step, batches)
+        losses, recompute_error, heads_agree = self._accumulate(step, batches)
         norm = self._clip()
         own = torch.tensor([float(_n_own(batch)) for batch in batches], device=self._compute.device)
         largest = self._ranks.max_(torch.cat([recompute_error, own]))
@@ -123,12 +125,13 @@ class Stepper:
             is_skipped=is_skipped,
             is_overflow=is_skipped and math.isfinite(loss + study_loss) and self._scale_is_above_1(),
             recompute_error=error,
+            heads_agree=heads_agree,
             busy_share=sum(len(batch.rows) for batch in batches) / (self._ranks.n_ranks * sum(largest_shares)),
         )
 
-    def _accumulate(self, step: int, batches: Sequence[StudyBatch]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Leave the gradients of all batches, summed over ranks; return the losses [2], and this rank's error of
-        recomputation."""
+    def _accumulate(self, step: int, batches: Sequence[StudyBatch]) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        """Leave the gradients of all batches, summed over ranks; return the losses [2], this rank's error of
+        recomputation, and whether ranks agreed on the heads."""
         backbone = list(self._model.backbone.parameters())
         sums = GradientSum(self._ranks, backbone, bucket_mib=self._config.distributed.bucket_mib)
         losses, recompute_error = torch.zeros(3, device=self._compute.device).tensor_split([2])
@@ -140,11 +143,12 @@ class Stepper:
         sums.finish()
         in_backbone = set(backbone)
         of_heads = fill_missing(p for p in self._model.parameters() if p not in in_backbone)
-        if not self._ranks.agree_([losses, *of_heads]):
+        heads_agree = self._ranks.agree_([losses, *of_heads])
+        if not heads_agree:
             warnings.warn(
                 "ranks came to different gradients of the heads; those of the main rank are used", stacklevel=2
             )
-        return losses, recompute_error
+        return losses, recompute_error, heads_agree
 
     def _clip(self) -> torch.Tensor:
         """Scale gradients down to the norm that is allowed, if one is; return the norm that they had."""
@@ -234,19 +238,19 @@ class Stepper:
         self, embeddings_NF: torch.Tensor, batch: StudyBatch, weights: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the losses to report [2], of slices and of series, and the objective to minimise."""
-        by_slices, by_series = weights
+        slice_weight, series_weight = weights
         none = torch.zeros((), device=embeddings_NF.device)
         auxiliary = study_loss = none
         if self._model.slice_classifier is not None:
             logits_NL = self._model.classify_slices(embeddings_NF)
-            auxiliary = self._bce(logits_NL, batch.labels, batch.label_mask) / by_slices
+            auxiliary = self._bce(logits_NL, batch.labels, batch.label_mask) / slice_weight
         if not self._is_joint:
             return torch.stack([auxiliary.detach(), none]), auxiliary
         logits = self._model.classify(embeddings_NF, batch.series_lengths)
-        loss = self._bce(logits.slices, batch.labels, batch.label_mask) / by_slices
+        loss = self._bce(logits.slices, batch.labels, batch.label_mask) / slice_weight
         if logits.studies is not None:
             targets = study_targets(batch.labels, batch.label_mask, batch.series_lengths)
-            study_loss = self._bce(logits.studies, *targets) / by_series
+            study_loss = self._bce(logits.studies, *targets) / series_weight
         config = self._config.model
         total = loss + config.slice_loss_weight * auxiliary + config.study_loss_weight * study_loss
         return torch.stack([loss.detach(), study_loss.detach()]), total

@@ -21,8 +21,7 @@ from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import write_json
 from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.model import JointModel
-from rsna_e2e.norms import mixes_slices
-from rsna_e2e.phases import foretell_sharing, plan_phases
+from rsna_e2e.phases import divide, foretell_sharing, plan_phases
 from rsna_e2e.predict import check_labels
 from rsna_e2e.preemption import MARKER, never
 from rsna_e2e.records import Progress, no_progress
@@ -96,7 +95,7 @@ def train(
     compute = choose_compute(config.precision, device, local_rank=ranks.local_rank, cpu_threads=config.cpu_threads)
     check_compute(compute, compiles=config.compile)
     if resumed_at is not None:
-        config = _with_chunks_of(run, config)
+        config = _with_chunk_of(run, config)
     model, config = prepare_model(config, task, compute, ranks, n_channels=n_channels, init_from=init_from, last=last)
     loading = partial(make_loaders, store, config, task, compute, embeddings=embeddings)
     loader_at = loading(division=divide(model, config, ranks))
@@ -129,7 +128,7 @@ def train(
     )
     phases = plan_phases(config, lambda epoch: loader_at(config.image.size_at(epoch)), training)
     if ranks.is_main:
-        foretell_sharing(phases, say)
+        foretell_sharing(phases, config, say)
     with make_log() if ranks.is_main else SilentLog() as log:
         if ranks.is_main:
             (run / MARKER).unlink(missing_ok=True)
@@ -191,11 +190,12 @@ def _find_last(
     return point, last
 
 
-def _with_chunks_of(run: Path, config: RunConfig) -> RunConfig:
-    """The configuration with what was measured when the run was started."""
-    saved = load_config(run / CONFIG)
-    measured = {name: getattr(saved, name) for name in ("chunk", "graph_slices") if getattr(config, name) == "auto"}
-    return config.model_copy(update=measured)
+def _with_chunk_of(run: Path, config: RunConfig) -> RunConfig:
+    """The configuration with the chunk that was measured when the run was started. How many graphs are kept changes no
+    bit, and what fits is measured again: there may be other ranks and devices now."""
+    if config.chunk != "auto":
+        return config
+    return config.model_copy(update={"chunk": load_config(run / CONFIG).chunk})
 
 
 def make_loaders(
@@ -215,13 +215,6 @@ def make_loaders(
         return choose_loader(store, sized, task=task, compute=compute, embeddings=embeddings, division=division)
 
     return loader
-
-
-def divide(model: JointModel, config: RunConfig, ranks: Ranks) -> Division:
-    """Return how training divides batches of whole series: by slices, or by the chunks that norms are defined by."""
-    assert config.chunk != "auto"
-    keeps_series = config.model.batchnorm == "train" and mixes_slices(model.backbone)
-    return Division(rank=ranks.rank, n_ranks=ranks.n_ranks, chunk_size=config.chunk, keeps_series=keeps_series)
 
 
 def prepare_model(

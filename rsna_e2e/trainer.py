@@ -3,8 +3,8 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,7 @@ class Trainer:
             "learning_rate": result.learning_rate,
             "recompute_error": result.recompute_error,
             "busy_share": result.busy_share,
+            "heads_agree": result.heads_agree,
             "n_series": sum(map(len, step)),
             "skipped": self.state.skipped,
         }
@@ -179,7 +180,8 @@ class Trainer:
             return
         scored = self._model if self._ema is None else self._ema.module
         assert isinstance(scored, JointModel)
-        validation = self._validate(scored)
+        with _without_tuning():  # batches of validation have many sizes
+            validation = self._validate(scored)
         if validation is None:
             self._save(stepper)
             self._stop()
@@ -277,3 +279,13 @@ class Trainer:
             f"{', '.join(series) or 'of other ranks'}, the last of {self.state.skipped_in_a_row} steps in a row that "
             f"were skipped. Lower optimizer.learning_rate; what is known is in {self._run / 'debug'}"
         )
+
+
+@contextmanager
+def _without_tuning() -> Iterator[None]:
+    """Let cuDNN choose its algorithms untried for the length of the block."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -62,12 +62,21 @@ def test_what_training_keeps_by_hand(overrides: tuple[str, ...], n_copies: int) 
     """Gradients, moments, the average of weights; 8 slices in each of three batches; four buckets between ranks."""
     model, config = make_model(*overrides)
     model_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
-    alone = n_copies * model_bytes + 3 * 8 * 1000
-    assert reserved_bytes(model, config, ranks=Ranks(), slice_bytes=1000) == alone
-    shared = n_copies * model_bytes + 3 * 2 * 1000 + 4 * 25 * 2**20
-    assert reserved_bytes(model, config, ranks=Ranks(n_ranks=4), slice_bytes=1000) == shared
+    stored = 512 * 512 * 2
+    alone = n_copies * model_bytes + 3 * 8 * (stored + 1000)
+    assert reserved_bytes(model, config, ranks=Ranks(), image_bytes=1000) == alone
+    shared = n_copies * model_bytes + 3 * 2 * (stored + 1000) + 4 * 25 * 2**20
+    assert reserved_bytes(model, config, ranks=Ranks(n_ranks=4), image_bytes=1000) == shared
     by_chunk = config.model_copy(update={"loader": config.loader.model_copy(update={"transform": "chunk"})})
-    assert reserved_bytes(model, by_chunk, ranks=Ranks(), slice_bytes=1000) == n_copies * model_bytes
+    assert reserved_bytes(model, by_chunk, ranks=Ranks(), image_bytes=1000) == n_copies * model_bytes + 3 * 8 * stored
+
+
+def test_the_larger_of_two_phases_counts() -> None:
+    larger = SLICE_PHASE.replace("}}", ", name: adam}, slices_per_batch: 20}")
+    model, config = make_model("optimizer.name=sgd", "model.slice_loss_weight=1", larger)
+    model_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
+    expected = 3 * model_bytes + 3 * 20 * (512 * 512 * 2 + 1000)
+    assert reserved_bytes(model, config, ranks=Ranks(), image_bytes=1000) == expected
 
 
 def test_numbers_that_are_given_stay() -> None:

@@ -172,3 +172,8 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch: pytest.Mo
     config = ModelConfig(backbone="resnext101_32x8d.fb_wsl_ig1b_ft_in1k", pretrained=True)
     with pytest.raises(MissingCapabilityError, match=r"--set model\.weights_file=FILE"):
         JointModel(config, n_channels=3, n_labels=6)
+
+
+def test_dropout_of_features_has_one_setting() -> None:
+    with pytest.raises(UsageError, match=r"instead of drop_rate, set model\.backbone_dropout"):
+        JointModel.for_task(ModelConfig(backbone="test_resnet", backbone_arguments={"drop_rate": 0.5}), ICH)

@@ -1,15 +1,19 @@
 """What is known of a run before its first step."""
 
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import small
 import torch
 
 from rsna_e2e.config import RunConfig
+from rsna_e2e.distributed import Ranks
 from rsna_e2e.division import Division
+from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import StudyLoader
-from rsna_e2e.phases import Phase, foretell_sharing, plan_phases
+from rsna_e2e.model import JointModel
+from rsna_e2e.phases import Phase, divide, foretell_sharing, plan_phases
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 
@@ -32,9 +36,9 @@ def test_ranks_that_share_well_are_told_and_no_more(store: Store) -> None:
     phases = planned(store, config, Division(n_ranks=3, chunk_size=4))
     assert phases[0].busy_share == 1
     with warnings.catch_warnings(action="error"):
-        foretell_sharing(phases, said.append)
+        foretell_sharing(phases, config, said.append)
     assert said == ["3 ranks share each batch of series: expected to be busy 100% of the time"]
-    foretell_sharing(planned(store, config, Division()), said.append)
+    foretell_sharing(planned(store, config, Division()), config, said.append)
     assert len(said) == 1
 
 
@@ -46,12 +50,12 @@ def test_ranks_that_will_wait_are_warned_of_with_what_helps(store: Store) -> Non
     phases = planned(store, config, Division(n_ranks=4, chunk_size=6, keeps_series=True))
     # Chunks of 5, 3, 1, 6, 4 and 2 slices: 6, 5, 5 and 5 for four ranks. Single slices: 2 for four, ten times
     with pytest.warns(UserWarning, match="ranks will be busy") as warned:
-        foretell_sharing(phases, said.append)
+        foretell_sharing(phases, config, said.append)
     assert "busy 50% of the time" in said[0]
     assert f"busy {21 / 24:.0%} of the time" in said[1]
     first, second = (str(warning.message) for warning in warned)
-    assert first.endswith("a larger slice_phase.slices_per_batch, fewer ranks")
-    assert second.endswith("a larger loader.slices_per_batch, fewer ranks, a chunk below 6, or model.batchnorm=frozen")
+    assert first.endswith("fewer ranks, or in a new run a larger slice_phase.slices_per_batch")
+    assert second.endswith("a larger loader.slices_per_batch, a chunk below 6 or model.batchnorm=frozen")
 
 
 def test_sizes_of_chunks_are_counted(store: Store) -> None:
@@ -59,3 +63,18 @@ def test_sizes_of_chunks_are_counted(store: Store) -> None:
     for chunk_size, sizes in ((4, {3, 4}), (21, {21}), (6, {5, 6})):
         (phase,) = planned(store, config, Division(chunk_size=chunk_size))
         assert phase.n_shapes == len(sizes)
+
+
+@pytest.mark.parametrize(("n_ranks", "is_refused"), [(2, False), (3, True)])
+def test_a_rank_gets_as_many_slices_as_norms_need(n_ranks: int, is_refused: bool) -> None:
+    config = small.config("model.slice_loss_weight=1", "chunk=8").model_copy(
+        update={"slice_phase": small.slice_phase(slices_per_batch=4)}
+    )
+    model = JointModel.for_task(config.model, ICH)
+    refused = pytest.raises(UsageError, match=r"leaves a rank of 3 fewer than 2 slices.*Use 6 or more")
+    with refused if is_refused else nullcontext():
+        assert divide(model, config, Ranks(n_ranks=n_ranks)) == Division(n_ranks=n_ranks, chunk_size=8)
+    convnext = small.config("model.backbone=test_convnext", "model.batchnorm=train", "chunk=8")
+    assert not divide(JointModel.for_task(convnext.model, ICH), convnext, Ranks(n_ranks=3)).keeps_series
+    resnet = small.config("model.batchnorm=train", "chunk=8")
+    assert divide(JointModel.for_task(resnet.model, ICH), resnet, Ranks(n_ranks=3)).keeps_series

@@ -76,7 +76,16 @@ def test_convolutions_are_tuned_where_shapes_are_few(
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", not is_tuned)
     monkeypatch.setattr(trainer_module, "_FEW_SHAPES", few)
-    train(store, tmp_path / "run", small.config("epochs=1"))
+    embed, seen = JointModel.embed, set()
+
+    def note(self: JointModel, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 1:  # a single one is tried before all begins
+            seen.add((self.training, torch.backends.cudnn.benchmark))
+        return embed(self, images)
+
+    monkeypatch.setattr(JointModel, "embed", note)
+    train(store, tmp_path / "run", small.config("epochs=1", "chunk=8", "graph_slices=8"))
+    assert seen == {(True, is_tuned), (False, False)}  # never in validation
     assert torch.backends.cudnn.benchmark == is_tuned
 
 

@@ -19,9 +19,9 @@ from rsna_e2e.distributed import ALONE
 from rsna_e2e.division import Chunk
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.model import JointModel
+from rsna_e2e.phases import divide
 from rsna_e2e.steps import Stepper, StepResult
 from rsna_e2e.tasks import Task, get_task
-from rsna_e2e.train import divide
 
 KEY = "series"
 SCHEDULE_STEPS = 10**6  # nobody comes to the end of this schedule

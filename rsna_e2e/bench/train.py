@@ -20,12 +20,12 @@ from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.distributed import ALONE
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
+from rsna_e2e.phases import divide
 from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.sampler import Batch
 from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
-from rsna_e2e.train import divide
 
 RESIDENT, LOADER, END_TO_END = "resident data", "loader alone", "end to end"
 
