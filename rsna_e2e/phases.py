@@ -144,9 +144,10 @@ def _check_slice_phase(model: JointModel, config: RunConfig, ranks: Ranks) -> No
 def foretell_sharing(phases: Sequence[Phase], config: RunConfig, say: Callable[[str], None]) -> None:
     """Say how busy ranks will be, where there are several, and warn where they will wait for each other a lot."""
     for phase in phases:
-        division, share = phase.epochs[0].division, phase.busy_share
+        division = phase.epochs[0].division
         if division.n_ranks == 1:
             continue
+        share = phase.busy_share
         say(f"{division.n_ranks} ranks share each batch of {phase.kind}: expected to be busy {share:.0%} of the time")
         if share < ENOUGH_BUSY:
             way_out = f"fewer ranks, or in a new run a larger {_size_of_a_batch(phase, config)}"

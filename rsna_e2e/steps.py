@@ -152,11 +152,10 @@ class Stepper:
 
     def _clip(self) -> torch.Tensor:
         """Scale gradients down to the norm that is allowed, if one is; return the norm that they had."""
-        gradients = [p.grad for p in self._model.parameters() if p.requires_grad and p.grad is not None]
+        parameters = [p for p in self._model.parameters() if p.requires_grad]
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self._clip_norm is not None:
-            parameters = [p for p in self._model.parameters() if p.requires_grad]
             torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
         return norm
 
