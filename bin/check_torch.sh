@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Do the operators pass their tests on the CPU under another torch, with the extension that is built here?
-# Usage: bin/check_torch.sh VERSION [PYTEST ARGUMENTS]
+# Usage: bin/check_torch.sh VERSION [PYTEST ARGUMENTS]     such as: bin/check_torch.sh 2.11.0
 # One build serves every torch from 2.11 on. Installs VERSION from the package index into a temporary folder (6 GB) and removes it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-version=${1:?"usage: bin/check_torch.sh VERSION [PYTEST ARGUMENTS], such as 2.11.0"}
+case ${1:---help} in -h | --help) exec awk 'NR > 1 && !/^#/ {exit} NR > 1 {print substr($0, 3)}' "bin/check_torch.sh" ;; esac
+version=$1
 python=${PYTHON:-.venv/bin/python}
 [[ -n ${PYTHON:-} || -x $python ]] || python=python3
 folder=$(mktemp -d)

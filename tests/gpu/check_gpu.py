@@ -45,6 +45,22 @@ def say(message: str) -> None:
     print(f"check_gpu: {message}", flush=True)
 
 
+def a_file(text: str) -> Path:
+    """A path, if a file is there."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{path}: no such file")
+    return path
+
+
+def a_folder(text: str) -> Path:
+    """A path, if a folder is there."""
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path}: no such folder")
+    return path
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="bin/check_gpu.sh"
@@ -58,18 +74,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument(
         "--again", nargs="+", choices=NAMES, metavar="PART", default=[], help="run them though done before"
     )
-    run.add_argument("--known", nargs="+", type=Path, metavar="FILE", default=[], help="figures of earlier commands")
+    run.add_argument("--known", nargs="+", type=a_file, metavar="FILE", default=[], help="figures of earlier commands")
     run.add_argument("--sanitize", action="store_true", help="look for bad accesses and races too; takes minutes")
     run.add_argument("--budget", type=float, metavar="S", help=f"seconds in all (of --part: {BUDGET_S})")
     run.add_argument("--rehearse", action="store_true", help="on the CPU, at tiny size")
-    run.add_argument("--carried", type=Path, metavar="FOLDER", help="what was packed (gpu_pack/1 or 2, if there)")
+    run.add_argument("--carried", type=a_folder, metavar="FOLDER", help="what was packed (gpu_pack/1 or 2, if there)")
     run.add_argument("--scratch", type=Path, metavar="FOLDER", help="for what commands leave for each other")
     packs = parser.add_argument_group("packing")
     packs.add_argument("--pack", type=Path, nargs="?", const=PACK_FOLDER, metavar="FOLDER", help="pack (gpu_pack)")
     packs.add_argument("--python", default="312", help="of the other machine: 312 is 3.12 (%(default)s)")
     packs.add_argument("--architecture", type=int, default=90, help="of its GPU: 90 is sm_90 (%(default)s)")
     packs.add_argument("--transfer-mib", type=int, default=64, help="that may travel at a time (%(default)s)")
-    parser.add_argument("--page", type=Path, nargs="+", metavar="FILE", help="print figures.jsonl files as a page")
+    parser.add_argument("--page", type=a_file, nargs="+", metavar="FILE", help="print figures.jsonl files as a page")
     return parser.parse_args(arguments)
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import check_gpu
 import pytest
 from journal import Journal, read
 from page import page
@@ -200,3 +201,12 @@ def test_the_page_by_hand() -> None:
         "| copy | 30 | 0.988 (0.0123) | bytes/s 4,300,000,000,000; share of matrix peak n/a |",
         "| other |  |  | **failed**: RuntimeError: a \\| b c |",
     ]
+
+
+@pytest.mark.parametrize("option", ["--page", "--known", "--carried"])
+def test_a_path_that_leads_nowhere_is_named(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Instead of an empty page, or of parts that are run again."""
+    with pytest.raises(SystemExit) as ended:
+        check_gpu.parse([option, str(tmp_path / "nowhere")])
+    assert ended.value.code == 2
+    assert f"argument {option}: {tmp_path / 'nowhere'}: no such" in capsys.readouterr().err
