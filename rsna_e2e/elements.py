@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from rsna_e2e.reasons import Reason
 
-# PS3.6 section 6: the only tags that enter. Names, dates and free text do not.
+# PS3.6 section 6: with `ADVICE` the only tags that are read. Names and free text are not.
 TAGS = {
     "ImageType": 0x00080008,
     "SOPClassUID": 0x00080016,
@@ -44,6 +44,25 @@ TAGS = {
     "RescaleType": 0x00281054,
 }
 
+# What tells volumes of a series apart (PS3.3 C.7.6.1, C.7.6.16.2.2, C.8.2.1, C.8.15.3). It is only advice, in whatever
+# form a file has it.
+ADVICE = {
+    "AcquisitionDate": 0x00080022,
+    "AcquisitionDateTime": 0x0008002A,
+    "AcquisitionTime": 0x00080032,
+    "ContentTime": 0x00080033,
+    "KVP": 0x00180060,
+    "ReconstructionDiameter": 0x00181100,
+    "ConvolutionKernel": 0x00181210,
+    "FrameAcquisitionDateTime": 0x00189074,
+    "AcquisitionNumber": 0x00200012,
+    "InstanceNumber": 0x00200013,
+    "TemporalPositionIdentifier": 0x00200100,
+    "StackID": 0x00209056,
+    "TemporalPositionIndex": 0x00209128,
+    "FrameAcquisitionNumber": 0x00209156,
+}
+
 # Those of 16 bits, of VR US or SS; the others are text.
 BINARY = (
     "SamplesPerPixel",
@@ -60,6 +79,8 @@ BINARY = (
 # Sequences that hold some of these, in files of several frames (PS3.3 C.7.6.16 and C.8.15.3)
 SEQUENCES = {
     "CTImageFrameTypeSequence": 0x00189329,
+    "CTReconstructionSequence": 0x00189314,
+    "FrameContentSequence": 0x00209111,
     "PlanePositionSequence": 0x00209113,
     "PlaneOrientationSequence": 0x00209116,
     "PixelMeasuresSequence": 0x00289110,
@@ -69,7 +90,7 @@ SEQUENCES = {
     "PerFrameFunctionalGroupsSequence": 0x52009230,
 }
 
-_NAMES = {tag: name for name, tag in (TAGS | SEQUENCES).items()}
+_NAMES = {tag: name for name, tag in (TAGS | ADVICE | SEQUENCES).items()}
 
 # Undecoded values by tag; of a sequence its items.
 DataSet: TypeAlias = "dict[int, bytes | list[DataSet]]"
@@ -103,7 +124,7 @@ class Elements:
 
     def without(self, names: Sequence[str]) -> "Elements":
         """Return these elements without some."""
-        tags = {TAGS[name] for name in names}
+        tags = {(TAGS | ADVICE)[name] for name in names}
         kept = {tag: value for tag, value in self._data_set.items() if tag not in tags}
         return Elements(kept, byte_order=self._byte_order)
 
@@ -178,6 +199,21 @@ class Elements:
         """Return the first number of VR DS where it lies there. It is only advice: None where it makes no sense."""
         values = _numbers(self.text(name, default=""))
         return values[0] if values and low <= values[0] <= high else None
+
+    def advice(self, name: str) -> str:
+        """Return a text of `ADVICE`, empty where it is missing or no text."""
+        raw = self._data_set.get(ADVICE[name])
+        return _decode(raw) if isinstance(raw, bytes) else ""
+
+    def advised_number(self, name: str) -> float | None:
+        """Return a number of `ADVICE`, of VR DS or IS; None where it is missing or none."""
+        values = _numbers(self.advice(name))
+        return values[0] if values and len(values) == 1 else None
+
+    def advised_integer(self, name: str) -> int | None:
+        """Return a number of `ADVICE`, of VR US or UL; None where it is missing or none."""
+        raw = self._data_set.get(ADVICE[name])
+        return int.from_bytes(raw, self._byte_order) if isinstance(raw, bytes) and len(raw) in (2, 4) else None
 
     def _integer_of_2_bytes(self, name: str, raw: bytes, *, is_signed: bool) -> int:
         if len(raw) != 2:

@@ -66,6 +66,30 @@ class SliceRecord:
     hu_max: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquisition:
+    """What a slice says of how it was acquired and reconstructed, by which volumes of a series are told apart.
+
+    Names are DICOM's keywords in snake case. Texts are as in the file, numbers are finite; empty, or None, where the
+    file does not say, or not in the form it should. `acquisition_time` holds date and time, of the frame where it has
+    its own. None of it enters a store.
+    """
+
+    image_type: str = ""
+    frame_type: str = ""
+    stack_id: str = ""
+    convolution_kernel: str = ""
+    reconstruction_diameter: float | None = None
+    kvp: float | None = None
+    acquisition_number: float | None = None
+    frame_acquisition_number: float | None = None
+    temporal_position_identifier: float | None = None
+    temporal_position_index: float | None = None
+    instance_number: float | None = None
+    acquisition_time: str = ""
+    content_time: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class RawFile:
     """A file of a folder or archive: its name there, its size in bytes, and a number that changes when it does.

@@ -4,8 +4,9 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,11 @@ import numpy.typing as npt
 
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Float64Array
+from rsna_e2e.volumes import SAME_POSITION_MM, Column, divide_volumes, new_places
 
 # Direction cosines are written with few digits; 0.01 is about 0.6 degrees, far below the angle between two planned
 # orientations and far above rounding.
 SAME_ORIENTATION = 0.01
-
-# Slices nearer than this along the normal show the same place: the thinnest CT slices are some 0.1 mm apart.
-SAME_POSITION_MM = 0.01
 
 # A step between slices that is so many times the usual one leaves room for a slice.
 GAP = 1.5
@@ -35,38 +34,63 @@ PLANNED_STEPS = 3
 # Positions beyond this are no places in a patient: no scanner's table moves a hundred metres.
 FARTHEST_MM = 1e5
 
+SINGLE_SLICES = 4  # a scout, a bolus tracked at one place and a slice taken again are three
+
 TILTED_DEG = 1.0  # direction cosines with few digits are off by some tenths
 WANDERING = 0.3  # of what a straight line explains; a table moves straight, within a tenth of it
+
+_UNTOLD = (
+    "several slices of the series lie at one place, here and elsewhere, and no element tells which belong together"
+)
 
 # For each axis, the one after it and the one before it. The cross product is written out: NumPy's takes longer than
 # all else here.
 _AFTER, _BEFORE = [1, 2, 0], [2, 0, 1]
 
-SeriesId = tuple[str, str, str]  # patient_id, study_uid, series_uid
+SERIES_IDS = ("patient_id", "study_uid", "series_uid")
+SeriesId = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesMembers:
     """What decides the order of a series' slices: SOP instance UIDs and image ids [N], ImagePositionPatient [N, 3] in
-    mm, ImageOrientationPatient [N, 6]."""
+    mm, ImageOrientationPatient [N, 6].
+
+    acquisition: what tells volumes apart, columns [N] as `divide_volumes` takes them. digests: of the place and pixels
+    of some slices, by position in the input.
+    """
 
     sop_uids: Sequence[str]
     image_ids: Sequence[str]
     position_mm: Float64Array
     orientation: Float64Array
+    acquisition: Mapping[str, Column] = field(default_factory=dict)
+    digests: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """Slices of one volume from one end to the other.
+
+    rows: positions in the input, in order. position_mm: [len(rows)] ImagePositionPatient along the slice normal,
+    rising.
+    """
+
+    rows: npt.NDArray[np.int64]
+    position_mm: Float64Array
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesOrder:
-    """Slices of one series from one end to the other.
+    """The volumes of one series, nearly always one, each in order.
 
-    kept: positions in the input, in order. position_mm: [len(kept)] ImagePositionPatient along the slice normal,
-    rising. refused: (position in the input, reason, detail) of every other slice.
+    refused: (position in the input, reason, detail) of every slice that is in none. told_by: what made several volumes
+    of one, by DICOM keyword.
     """
 
-    kept: npt.NDArray[np.int64]
-    position_mm: Float64Array
+    volumes: tuple[Volume, ...]
     refused: tuple[tuple[int, Reason, str], ...]
+    told_by: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,32 +167,50 @@ def slice_indices(series_keys: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return np.arange(len(series_keys)) - np.repeat(starts, np.diff(np.append(starts, len(series_keys))))
 
 
-def series_key(series_id: SeriesId) -> str:
-    """Return 16 hex digits that stand for a series, the same on every machine.
+def volume_numbers(index: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    """Return, for each series of a store [S], the number of its volume among those of one SeriesInstanceUID, from 0."""
+    starts = run_starts(index["series_key"]).tolist()
+    seen: Counter[tuple[str, ...]] = Counter()
+    numbers = []
+    for row in starts:
+        ids = tuple(index[name][row] for name in SERIES_IDS)
+        numbers.append(seen[ids])
+        seen[ids] += 1
+    return np.array(numbers, dtype=np.int64)
+
+
+def studies_of_single_slices(index: Mapping[str, npt.NDArray[Any]]) -> int:
+    """Count the studies, of `SINGLE_SLICES` series or more, in which no series has a second slice: their slices most
+    likely belong together, and a file for each was given a SeriesInstanceUID of its own."""
+    starts = run_starts(index["series_key"])
+    is_single_S = np.diff(np.append(starts, len(index["series_key"]))) == 1
+    _, study_S = np.unique(index["study_uid"][starts], return_inverse=True)
+    n_series, n_single = np.bincount(study_S), np.bincount(study_S, weights=is_single_S)
+    return int(np.count_nonzero((n_series >= SINGLE_SLICES) & (n_single == n_series)))
+
+
+def series_key(series_id: SeriesId, *, volume: int = 0) -> str:
+    """Return 16 hex digits that stand for a series, or a further volume of it, the same on every machine.
 
     The hash has no key: who guesses the ids can check the guess. In a store without names it is made of their keyed
     hashes instead, and depends on that key.
     """
-    return hashlib.sha256("\0".join(series_id).encode()).hexdigest()[:16]
+    parts = (*series_id, f"volume {volume}") if volume else series_id
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def order_series(members: SeriesMembers) -> SeriesOrder:
-    """Order the slices of one series along their common normal, in a direction that does not depend on the file.
+    """Divide the slices of one series into volumes, and order each along the common normal, in a direction that does
+    not depend on the file.
 
-    Slices of another orientation than most are refused; of slices with one SOP instance UID, and of slices at one
-    position, the first by (SOP instance UID, image id) stays; the order of `members` decides between equals only.
+    Slices of another orientation than most are refused; of slices with one SOP instance UID, of slices whose pixels are
+    the same as well as their place, and of slices at a single place of a volume that is there more than once, the first
+    by (SOP instance UID, image id) stays; the order of `members` decides between equals only. Where several places are
+    there more than once and nothing tells which slices belong together, none of them is taken.
     Source: PS3.3 C.7.6.2.1.1 (ImagePositionPatient and ImageOrientationPatient).
     """
-    sop_uids = members.sop_uids
-    by_name = sorted(range(len(sop_uids)), key=lambda i: (sop_uids[i], members.image_ids[i]))
     refused: list[tuple[int, Reason, str]] = []
-    unique: list[int] = []
-    for position in by_name:
-        if unique and sop_uids[unique[-1]] == sop_uids[position]:
-            refused.append((position, Reason.DUPLICATE_SOP_UID, "an earlier file holds the same SOP instance"))
-        else:
-            unique.append(position)
-
+    unique = _without_copies(members, refused)
     orientation_N6 = members.orientation[unique]
     is_common_N = _is_commonest(orientation_N6)
     refused += [
@@ -179,15 +221,17 @@ def order_series(members: SeriesMembers) -> SeriesOrder:
     rows = np.array(unique)[is_common_N]
     normal = slice_normal(orientation_N6[is_common_N].mean(axis=0))
     position_mm = members.position_mm[rows] @ normal
-    order = np.argsort(position_mm, kind="stable")
-    rows, position_mm = rows[order], position_mm[order]
-
-    is_new = _is_new_position(position_mm)
-    refused += [
-        (int(row), Reason.SAME_POSITION, f"another slice of the series lies at {position:.2f} mm")
-        for row, position in zip(rows[~is_new], position_mm[~is_new], strict=True)
-    ]
-    return SeriesOrder(rows[is_new], position_mm[is_new], tuple(refused))
+    found = divide_volumes(position_mm, {name: column[rows] for name, column in members.acquisition.items()})
+    refused += [(int(row), Reason.UNTOLD_VOLUMES, _UNTOLD) for row in rows[found.untold]]
+    volumes = []
+    for part in found.volumes:
+        is_new = new_places(position_mm[part])
+        refused += [
+            (int(rows[i]), Reason.SAME_POSITION, f"another slice of the series lies at {position_mm[i]:.2f} mm")
+            for i in part[~is_new]
+        ]
+        volumes.append(Volume(rows[part[is_new]], position_mm[part[is_new]]))
+    return SeriesOrder(tuple(volumes), tuple(refused), tuple(found.told_by))
 
 
 def slice_normal(image_orientation: npt.ArrayLike) -> Float64Array:
@@ -202,6 +246,22 @@ def slice_normal(image_orientation: npt.ArrayLike) -> Float64Array:
     return np.asarray(normal * np.sign(normal[np.argmax(np.abs(normal))]))
 
 
+def _without_copies(members: SeriesMembers, refused: list[tuple[int, Reason, str]]) -> list[int]:
+    """Return the members by name, but for those that are copies of an earlier one, which are added to `refused`."""
+    unique: list[int] = []
+    digests: set[str] = set()
+    for member in sorted(range(len(members.sop_uids)), key=lambda i: (members.sop_uids[i], members.image_ids[i])):
+        digest = members.digests.get(member)
+        if unique and members.sop_uids[unique[-1]] == members.sop_uids[member]:
+            refused.append((member, Reason.DUPLICATE_SOP_UID, "an earlier file holds the same SOP instance"))
+        elif digest in digests:
+            refused.append((member, Reason.SAME_POSITION, "another slice of the series shows the same, there as well"))
+        else:
+            unique.append(member)
+            digests |= {digest} if digest else set()
+    return unique
+
+
 def _is_commonest(orientation_N6: Float64Array) -> npt.NDArray[np.bool_]:
     """Mark the slices that agree with the orientation most slices agree with; the first such one wins a draw."""
     agreements: list[npt.NDArray[np.bool_]] = []
@@ -212,16 +272,6 @@ def _is_commonest(orientation_N6: Float64Array) -> npt.NDArray[np.bool_]:
         agreements.append(agrees)
         is_open &= ~agrees
     return max(agreements, key=np.count_nonzero)
-
-
-def _is_new_position(position_mm: Float64Array) -> npt.NDArray[np.bool_]:
-    """Mark the positions (rising) that lie beyond the last marked one."""
-    is_new = np.ones(len(position_mm), dtype=bool)
-    last = -np.inf
-    for i, position in enumerate(position_mm.tolist()):
-        is_new[i] = position - last >= SAME_POSITION_MM
-        last = position if is_new[i] else last
-    return is_new
 
 
 def _shear_deg(ipp_N3: Float64Array, normal: Float64Array) -> float:

@@ -15,7 +15,19 @@ PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 LEVELS = (
     {"__init__", "errors", "records", "reasons", "preemption", "unpickling"},
     {"files"},
-    {"tasks", "config", "elements", "hdf5", "hounsfield", "arguments", "tensors", "machine", "launch", "pseudonyms"},
+    {
+        "tasks",
+        "config",
+        "elements",
+        "hdf5",
+        "hounsfield",
+        "arguments",
+        "tensors",
+        "machine",
+        "launch",
+        "pseudonyms",
+        "volumes",
+    },
     {
         *("series", "folds", "augment", "sampler", "metrics", "reference", "resume", "lr_sweep", "slice_order"),
         *("archive", "division", "norms", "slice_dropout", "buckets"),

@@ -8,7 +8,7 @@ import pytest
 
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import SliceRecord
-from rsna_e2e.series import SeriesMembers, SeriesOrder, order_series, slice_normal
+from rsna_e2e.series import SeriesMembers, SeriesOrder, Volume, order_series, slice_normal
 
 ROUNDING = 1e-9  # mm; float64 on coordinates of some hundred mm
 
@@ -56,6 +56,11 @@ def in_order(records: list[SliceRecord]) -> SeriesOrder:
     )
 
 
+def only(order: SeriesOrder) -> Volume:
+    (volume,) = order.volumes
+    return volume
+
+
 def stack(orientation: tuple[float, ...] = phantoms.AXIAL, n: int = 6) -> list[SliceRecord]:
     """Slices 5 mm apart along z, feet first."""
     return [record(position=(-120.0, -100.0, 5.0 * i), orientation=orientation) for i in range(n)]
@@ -66,20 +71,20 @@ def stack(orientation: tuple[float, ...] = phantoms.AXIAL, n: int = 6) -> list[S
 def test_slices_come_feet_first_however_files_and_columns_run(orientation: tuple[float, ...], seed: int) -> None:
     shuffled = [stack(orientation)[i] for i in np.random.default_rng(seed).permutation(6)]
     order = in_order(shuffled)
-    assert [shuffled[i].image_position_mm[2] for i in order.kept] == [0.0, 5.0, 10.0, 15.0, 20.0, 25.0]
+    assert [shuffled[i].image_position_mm[2] for i in only(order).rows] == [0.0, 5.0, 10.0, 15.0, 20.0, 25.0]
     assert order.refused == ()
 
 
 def test_positions_are_measured_along_the_normal_of_a_tilted_series() -> None:
     order = in_order(stack((1.0, 0.0, 0.0, 0.0, 0.8, -0.6)))
     # Normal (0, 0.6, 0.8) by hand; y = -100 everywhere, z = 5 i.
-    np.testing.assert_allclose(order.position_mm, -60.0 + 0.8 * 5.0 * np.arange(6), atol=ROUNDING, rtol=0)
+    np.testing.assert_allclose(only(order).position_mm, -60.0 + 0.8 * 5.0 * np.arange(6), atol=ROUNDING, rtol=0)
 
 
 def test_drifting_x_and_y_do_not_scramble_the_order() -> None:
     drift = np.random.default_rng(3).normal(0, 2, size=(20, 2))
     records = [record(position=(float(x), float(y), float(z))) for z, (x, y) in enumerate(drift)]
-    assert in_order(records).kept.tolist() == list(range(20))
+    assert only(in_order(records)).rows.tolist() == list(range(20))
 
 
 @pytest.mark.parametrize(
@@ -102,21 +107,21 @@ def test_slices_of_another_orientation_are_refused_and_the_rest_kept() -> None:
     records.insert(2, record(position=(0.0, 0.0, 7.0), orientation=(0, 1, 0, 0, 0, -1)))
     order = in_order(records)
     assert [(i, reason) for i, reason, _ in order.refused] == [(2, Reason.MIXED_ORIENTATION)]
-    assert order.kept.tolist() == [0, 1, 3, 4, 5, 6]
+    assert only(order).rows.tolist() == [0, 1, 3, 4, 5, 6]
 
 
 def test_digits_lost_in_direction_cosines_make_no_other_orientation() -> None:
     records = [
         record(position=(0.0, 0.0, float(i)), orientation=(1, 0, 0, 0, 0.97 + 0.001 * i, -0.24)) for i in range(4)
     ]
-    assert in_order(records).kept.tolist() == [0, 1, 2, 3]
+    assert only(in_order(records)).rows.tolist() == [0, 1, 2, 3]
 
 
 def test_of_one_instance_in_two_files_the_first_by_name_stays() -> None:
     records = [*stack(), record(position=(-120.0, -100.0, 5.0), sop_uid=stack()[1].sop_uid, image_id="!")]
     order = in_order(records)
     assert [(i, reason) for i, reason, _ in order.refused] == [(1, Reason.DUPLICATE_SOP_UID)]
-    assert order.kept.tolist() == [0, 6, 2, 3, 4, 5]
+    assert only(order).rows.tolist() == [0, 6, 2, 3, 4, 5]
 
 
 def test_of_two_slices_at_one_position_one_stays_whatever_the_order_of_files() -> None:
@@ -125,7 +130,7 @@ def test_of_two_slices_at_one_position_one_stays_whatever_the_order_of_files() -
         shuffled = [records[i] for i in np.random.default_rng(seed).permutation(7)]
         order = in_order(shuffled)
         assert [(shuffled[i].sop_uid, reason) for i, reason, _ in order.refused] == [("zzz", Reason.SAME_POSITION)]
-        assert len(order.kept) == 6
+        assert len(only(order).rows) == 6
 
 
 @pytest.mark.parametrize("n", [400, 1000])
@@ -142,10 +147,10 @@ def test_long_series_are_ordered_at_once(n: int) -> None:
     began_s = time.process_time()
     order = order_series(members)
     assert time.process_time() - began_s < 0.1  # measured: 2 ms
-    assert files[order.kept].tolist() == list(range(n))
+    assert files[only(order).rows].tolist() == list(range(n))
     assert order.refused == ()
 
 
 def test_a_series_of_one_slice() -> None:
     order = in_order([record(position=(1.0, 2.0, 3.0))])
-    assert (order.kept.tolist(), order.position_mm.tolist(), order.refused) == ([0], [3.0], ())
+    assert (only(order).rows.tolist(), only(order).position_mm.tolist(), order.refused) == ([0], [3.0], ())

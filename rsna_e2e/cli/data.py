@@ -205,6 +205,12 @@ def _check_is_for_a_part(options: argparse.Namespace) -> None:
 
 
 def _warn(report: "PrepareReport") -> None:
+    if n := report.geometry.get("studies_with_a_series_for_every_slice"):
+        print(
+            f"warning: in {n} of the studies each slice has a SeriesInstanceUID of its own, so that none has a "
+            "neighbour. Give the slices of one volume one UID, and prepare again",
+            file=sys.stderr,
+        )
     if report.n_burned_in:
         print(
             f"warning: {report.n_burned_in} slices say that text is burned into their pixels, names perhaps; it cannot "

@@ -1,10 +1,12 @@
 """What a file says of its slices, everything but the pixels: checked, and one record for each."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import BinaryIO
 
+from rsna_e2e.dicom.acquisition import read_acquisition
 from rsna_e2e.dicom.frames import frame_elements
 from rsna_e2e.dicom.inflate import inflate
 from rsna_e2e.dicom.places import frame_places
@@ -13,7 +15,7 @@ from rsna_e2e.dicom.scan import FileMeta, Window, read_data_set, read_file_meta
 from rsna_e2e.dicom.syntaxes import readable_syntax
 from rsna_e2e.elements import Elements, RefusedError, shown
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import RawFile, Refusal, SliceRecord, printable
+from rsna_e2e.records import Acquisition, RawFile, Refusal, SliceRecord, printable
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"  # PS3.4 B.5
 ENHANCED_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -32,7 +34,8 @@ class SliceHeader:
 
     pixel_offset, pixel_length: in bytes, in the stream or in what a deflated one inflates to; of a compressed slice
     they span its fragments. is_swapped: 8-bit pixels are exchanged in pairs. padding_low, padding_high: stored values
-    from the one to the other are none, the file says; None when it names none.
+    from the one to the other are none, the file says; None when it names none. acquisition: what tells volumes of its
+    series apart.
     """
 
     record: SliceRecord
@@ -43,6 +46,7 @@ class SliceHeader:
     is_monochrome1: bool
     padding_low: int | None
     padding_high: int | None
+    acquisition: Acquisition
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,10 @@ def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
     if pixels is None:
         raise RefusedError(Reason.NO_PIXEL_DATA, "the file has none, or ends before it")
     form = _pixel_format(elements)
-    records = _slice_records(elements, n_frames, syntax.uid, stem=printable(PurePath(raw_file.name).stem))
+    slices = [elements] if n_frames is None else frame_elements(elements, n_frames)
+    records = _slice_records(
+        slices, syntax.uid, has_frames=n_frames is not None, stem=printable(PurePath(raw_file.name).stem)
+    )
     frame_bytes = records[0].rows * records[0].columns * form.bits_allocated // 8
     places = frame_places(
         window, syntax, pixels, n_frames=len(records), frame_bytes=frame_bytes, n_bytes_of_stream=n_bytes
@@ -95,8 +102,9 @@ def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
             is_monochrome1=form.is_monochrome1,
             padding_low=form.padding[0],
             padding_high=form.padding[1],
+            acquisition=read_acquisition(of_slice),
         )
-        for record, (offset, length) in zip(records, places, strict=True)
+        for of_slice, record, (offset, length) in zip(slices, records, places, strict=True)
     ]
 
 
@@ -146,13 +154,10 @@ def _pixel_format(elements: Elements) -> _PixelFormat:
     return _PixelFormat(bits_allocated, photometric == "MONOCHROME1", padding)
 
 
-def _slice_records(elements: Elements, n_frames: int | None, syntax_uid: str, *, stem: str) -> list[SliceRecord]:
-    if n_frames is None:
-        return [_slice_record(elements, syntax_uid, image_id=stem, number=1)]
-    frames = frame_elements(elements, n_frames)
+def _slice_records(slices: Sequence[Elements], syntax_uid: str, *, has_frames: bool, stem: str) -> list[SliceRecord]:
     return [
-        _slice_record(frame, syntax_uid, image_id=f"{stem}_{number}", number=number)
-        for number, frame in enumerate(frames, start=1)
+        _slice_record(elements, syntax_uid, image_id=f"{stem}_{number}" if has_frames else stem, number=number)
+        for number, elements in enumerate(slices, start=1)
     ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from rsna_e2e.dicom.syntaxes import Syntax
-from rsna_e2e.elements import BINARY, SEQUENCES, TAGS, DataSet, RefusedError, label
+from rsna_e2e.elements import ADVICE, BINARY, SEQUENCES, TAGS, DataSet, RefusedError, label
 from rsna_e2e.reasons import Reason
 
 MAX_META_BYTES = 1 << 16  # file meta information is a few hundred bytes; more is no honest file
@@ -29,7 +29,8 @@ _BINARY_VRS = (b"US", b"SS", b"UN")
 _NO_TEXT_VRS = (b"US", b"SS", b"UL", b"SL", b"UV", b"SV", b"FL", b"FD", b"AT", b"OB", b"OW", b"OD", b"OF", b"OL", b"OV")
 _BINARY = {TAGS[name] for name in BINARY}
 _NO_DATA_SET = (0x0000, 0x0002, 0xFFFE)  # groups of commands, of file meta information, of items (PS3.5 7.1, 7.5)
-_WANTED = set(TAGS.values())
+_ADVICE = set(ADVICE.values())
+_WANTED = {*TAGS.values(), *_ADVICE}
 _WANTED_SEQUENCES = set(SEQUENCES.values())
 
 
@@ -146,7 +147,7 @@ class _Scanner:
             if tag >> 16 in _NO_DATA_SET:
                 raise RefusedError(Reason.MALFORMED, f"({tag >> 16:04x},{tag & 0xFFFF:04x}) has no place in a data set")
             is_wanted_here = is_wanted and (tag in _WANTED or tag in _WANTED_SEQUENCES)
-            if is_wanted_here and tag in found:
+            if is_wanted_here and tag in found and tag not in _ADVICE:
                 raise RefusedError(Reason.MALFORMED, f"{label(tag)} is there twice")
             if length == UNDEFINED_LENGTH or (is_wanted_here and tag in _WANTED_SEQUENCES):
                 # Of unknown VR and undefined length is a sequence, in implicit VR (PS3.5 6.2.2 note 4).
@@ -211,7 +212,10 @@ class _Scanner:
             raise RefusedError(Reason.MALFORMED, "a sequence or item has another length than what it holds")
 
     def _value(self, tag: int, vr: bytes, length: int) -> bytes:
-        if vr and (vr not in _BINARY_VRS if tag in _BINARY else vr in _NO_TEXT_VRS):
+        if tag in _ADVICE and length > MAX_VALUE_BYTES:
+            self.window.skip(length)
+            return b""
+        if tag not in _ADVICE and vr and (vr not in _BINARY_VRS if tag in _BINARY else vr in _NO_TEXT_VRS):
             raise RefusedError(Reason.BAD_VALUE, f"{label(tag)} has the VR {vr.decode()}")
         if length > MAX_VALUE_BYTES:
             raise RefusedError(Reason.MALFORMED, f"{label(tag)} is {length} bytes long")

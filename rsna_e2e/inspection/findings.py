@@ -9,7 +9,13 @@ SEVERE, NOTABLE = "warning", "note"
 
 def find(content: dict[str, Any]) -> list[dict[str, str]]:
     """Return findings of a report's content, the severe ones first."""
-    found = [*_about_people(content), *_about_truth(content), *_about_pixels(content), *_about_files(content)]
+    found = [
+        *_about_people(content),
+        *_about_series(content),
+        *_about_truth(content),
+        *_about_pixels(content),
+        *_about_files(content),
+    ]
     return sorted(
         ({"level": level, "title": title, "text": text} for level, title, text in found),
         key=lambda finding: finding["level"] != SEVERE,
@@ -37,6 +43,22 @@ def _about_people(content: dict[str, Any]) -> Iterator[_Finding]:
             "do not keep them apart."
         )
         yield SEVERE, "Equal slices in different patients", text
+
+
+def _about_series(content: dict[str, Any]) -> Iterator[_Finding]:
+    counts = content["counts"]
+    if n := counts["studies_with_a_series_for_every_slice"]:
+        text = (
+            f"{n:,} {'studies' if n > 1 else 'study'} where each slice has a SeriesInstanceUID of its own: to a model "
+            "no slice has a neighbour. Give the slices of one volume one UID, and prepare again."
+        )
+        yield SEVERE, "A series for every slice", text
+    if n := counts["series_of_several_volumes"]:
+        text = (
+            f"{_some(n, 'SeriesInstanceUID')} with {n + counts['further_volumes']:,} volumes: passes, time points or "
+            "reconstructions. Each volume is a series by itself."
+        )
+        yield NOTABLE, "Several volumes in a series", text
 
 
 def _about_truth(content: dict[str, Any]) -> Iterator[_Finding]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from rsna_e2e.inspection.slices import Column, Slices
 from rsna_e2e.inspection.tally import plain, whole_numbers
-from rsna_e2e.series import run_starts
+from rsna_e2e.series import run_starts, studies_of_single_slices, volume_numbers
 from rsna_e2e.slice_order import check_order, positive_runs
 
 MOST_RUNS = 12
@@ -21,6 +21,7 @@ def describe_counts(slices: Slices) -> dict[str, Any]:
     studies, first, n_series = np.unique(study_S, return_index=True, return_counts=True)
     patients, n_studies = np.unique(patient_S[first], return_counts=True)
     is_train_S = slices.is_train
+    volume_S = volume_numbers(slices.columns)
     in_both = np.intersect1d(patient_S[is_train_S], patient_S[~is_train_S])
     return {
         "patients": len(patients),
@@ -37,6 +38,9 @@ def describe_counts(slices: Slices) -> dict[str, Any]:
         "patients_with_several_studies": int(np.count_nonzero(n_studies > 1)),
         "studies_with_several_series": int(np.count_nonzero(n_series > 1)),
         "patients_in_train_and_test": len(in_both),
+        "series_of_several_volumes": int(np.count_nonzero(volume_S == 1)),
+        "further_volumes": int(np.count_nonzero(volume_S)),
+        "studies_with_a_series_for_every_slice": studies_of_single_slices(slices.columns),
     }
 
 

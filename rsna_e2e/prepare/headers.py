@@ -56,9 +56,9 @@ def read_raw(
     with TemporaryDirectory(prefix="rsna_e2e-") as notes, Pool(n_jobs or available_cores()) as pool:
         parts = read_headers(inputs, pool, Path(notes), progress)
         headers, refused = read_parts(parts)
-    plan, misplaced = plan_series(
-        headers, inputs.labels.image_ids, digests=dict.fromkeys(find_copies(headers).tolist(), "")
-    )
+    copies = find_copies(headers)
+    digests = dict(zip(copies.tolist(), to_numpy(headers, "sop_uid")[copies].tolist(), strict=True))
+    plan, misplaced = plan_series(headers, inputs.labels.image_ids, digests=digests)
     taken = headers.take(plan.rows)
     columns = {name: to_numpy(taken, name) for name in (*RECORD_COLUMNS, *OPTIONAL_COLUMNS)}
     for name, parts_of_it in VECTOR_COLUMNS.items():

@@ -13,7 +13,7 @@ from rsna_e2e.folds import stratified_folds
 from rsna_e2e.labels import LabelTable
 from rsna_e2e.pseudonyms import IDENTIFIERS, Pseudonyms
 from rsna_e2e.records import Float32Array, SliceRecord
-from rsna_e2e.series import series_key, slice_indices
+from rsna_e2e.series import SERIES_IDS, run_starts, series_key, slice_indices, volume_numbers
 from rsna_e2e.store import StoredPixels
 
 Column = npt.NDArray[Any]
@@ -110,11 +110,13 @@ def with_pseudonyms(index: dict[str, Column], pseudonyms: Pseudonyms) -> dict[st
 
 def pseudonymous_keys(index: dict[str, Column], pseudonyms: Pseudonyms) -> Column:
     """Return the series key of each slice in a store where identifiers are pseudonyms."""
-    _, first, series_N = np.unique(index["series_key"], return_index=True, return_inverse=True)
-    kinds = {name: IDENTIFIERS[name] for name in ("patient_id", "study_uid", "series_uid")}
-    ids = (tuple(pseudonyms.of(kind, index[name][row]) for name, kind in kinds.items()) for row in first)
-    keys = [series_key((patient, study, series)) for patient, study, series in ids]
-    return np.array(keys, dtype=object)[series_N]
+    starts, volumes = run_starts(index["series_key"]), volume_numbers(index)
+    keys = []
+    for row, volume in zip(starts.tolist(), volumes.tolist(), strict=True):
+        patient, study, series = (pseudonyms.of(IDENTIFIERS[name], index[name][row]) for name in SERIES_IDS)
+        keys.append(series_key((patient, study, series), volume=volume))
+    lengths = np.diff(np.append(starts, len(index["series_key"])))
+    return np.repeat(np.array(keys, dtype=object), lengths)
 
 
 def _folds(

@@ -4,7 +4,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from rsna_e2e.prepare.tables import Column, Table, file_names, to_numpy
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Float64Array, Refusal, printable
+from rsna_e2e.records import Acquisition, Float64Array, Refusal, printable
 from rsna_e2e.series import SeriesMembers, order_series, run_starts, series_key
+from rsna_e2e.volumes import ORDERS
 
 Rows = npt.NDArray[np.int64]
 Digest = str | Refusal  # of a slice's place and pixels, or why there is none
@@ -24,18 +25,20 @@ class Plan:
     """Which headers are taken, in the order of the store.
 
     rows [N]: of the table of headers. series_keys [N], position_mm [N]: to which series each belongs, and where it lies
-    along the slice normal.
+    along the slice normal. told_by: how many series were divided into volumes by which element, by DICOM keyword.
     """
 
     rows: Rows
     series_keys: Column
     position_mm: Float64Array
+    told_by: Mapping[str, int]
 
 
 def plan_series(
     headers: Table, labelled_ids: Iterable[str], digests: Mapping[int, Digest]
 ) -> tuple[Plan, list[Refusal]]:
     """Group headers into series, sorted by (patient, study, series), each in geometric order; refuse what has none.
+    Each volume of a series becomes a series.
 
     digests: of the rows that `find_copies` gives; those of one SOP instance UID that differ are all refused.
     """
@@ -44,16 +47,24 @@ def plan_series(
     sop_uids = ids.pop()
     position_M3, orientation_M6 = (to_numpy(headers, f"image_{name}") for name in ("position_mm", "orientation"))
     refused |= _conflicting(headers, digests)
+    acquisition = _acquisition(headers)
     kept, keys, positions = [], [], []
+    told_by: Counter[str] = Counter()
     for rows in _groups(ids, without=refused):
         members = SeriesMembers(
-            sop_uids[rows].tolist(), image_ids[rows].tolist(), position_M3[rows], orientation_M6[rows]
+            sop_uids[rows].tolist(),
+            image_ids[rows].tolist(),
+            position_M3[rows],
+            orientation_M6[rows],
+            acquisition={name: column[rows] for name, column in acquisition.items()},
+            digests=_known(digests, rows),
         )
         order = order_series(members)
-        key = series_key((ids[0][rows[0]], ids[1][rows[0]], ids[2][rows[0]]))
-        kept.append(rows[order.kept])
-        keys += [key] * len(order.kept)
-        positions.append(order.position_mm)
+        for number, volume in enumerate(order.volumes):
+            kept.append(rows[volume.rows])
+            keys += [series_key(tuple(column[rows[0]] for column in ids), volume=number)] * len(volume.rows)
+            positions.append(volume.position_mm)
+        told_by.update(order.told_by)
         refused |= {int(rows[i]): (reason, detail) for i, reason, detail in order.refused}
     names = file_names(headers)
     refusals = [Refusal(printable(names[row]), *refused[row]) for row in sorted(refused)]
@@ -61,6 +72,7 @@ def plan_series(
         np.concatenate([np.empty(0, np.int64), *kept]),
         np.array(keys, dtype=object),
         np.concatenate([np.empty(0), *positions]),
+        told_by,
     )
     return plan, refusals
 
@@ -85,10 +97,45 @@ def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[i
 
 
 def find_copies(headers: Table) -> Rows:
-    """Return the rows, rising, of slices that share their SOP instance UID with another of their series."""
-    order, starts = _sorted(_ids(headers), without=())
+    """Return the rows, rising, of slices that may be copies of another of their series: those that share their SOP
+    instance UID, and those that share their place and tell nothing of their acquisition that differs."""
+    ids = _ids(headers)
+    place_M9 = np.hstack([to_numpy(headers, "image_position_mm"), to_numpy(headers, "image_orientation")])
+    acquisition = [column for name, column in _acquisition(headers).items() if name not in ORDERS]
+    places = [*ids[:-1], *place_M9.T, *acquisition]
+    return np.union1d(_sharing(ids), _sharing(places))
+
+
+def _sharing(ids: Sequence[Column]) -> Rows:
+    """Return the rows that have the same ids as another."""
+    order, starts = _sorted(ids, without=())
     sizes = np.diff(np.append(starts, len(order)))
-    return np.sort(order[np.repeat(sizes > 1, sizes)])
+    return order[np.repeat(sizes > 1, sizes)]
+
+
+def _known(digests: Mapping[int, Digest], rows: Rows) -> dict[int, str]:
+    """Return the digests of some rows, by their position among these."""
+    found = {i: digests.get(row) for i, row in enumerate(rows.tolist())} if digests else {}
+    return {i: digest for i, digest in found.items() if isinstance(digest, str)}
+
+
+def _acquisition(headers: Table) -> dict[str, Column]:
+    """Return what headers say of which volume they are of, by DICOM keyword, where not all say the same."""
+    told = {_keyword(field.name): to_numpy(headers, field.name) for field in fields(Acquisition)}
+    told |= {"SliceThickness": to_numpy(headers, "slice_thickness_mm"), "Rows": to_numpy(headers, "rows")}
+    told |= {"PixelSpacing": to_numpy(headers, "pixel_spacing_mm")[:, 0]}
+    return {name: column for name, column in told.items() if _differ(column)}
+
+
+def _differ(column: Column) -> bool:
+    """Whether values differ; NaN is one of them."""
+    if column.dtype.kind == "f" and np.isnan(column[:1]).all():
+        return not np.isnan(column).all()
+    return bool((column != column[:1]).any())
+
+
+def _keyword(name: str) -> str:
+    return {"stack_id": "StackID", "kvp": "KVP"}.get(name) or name.title().replace("_", "")
 
 
 def _ids(headers: Table) -> list[Column]:

@@ -1,7 +1,7 @@
 """What the planning process does with all headers at once: decide what goes into which shard, and find copies."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +27,12 @@ class Copies:
 
 @dataclass(frozen=True, slots=True)
 class ShardPlans:
-    """The shards to write, and what is refused, by its header or by its place."""
+    """The shards to write, what is refused, by its header or by its place, and what divided how many series into
+    volumes."""
 
     shards: Sequence[ShardPlan]
     refused: Sequence[Refusal]
+    told_by: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,7 @@ class MakePlan:
         for left in (*self.notes.glob("shard-*.arrow"), *self.shards.glob("*.h5")):  # of a plan with more shards
             if left not in known:
                 left.unlink()
-        return ShardPlans(shards, [*refused, *misplaced])
+        return ShardPlans(shards, [*refused, *misplaced], plan.told_by)
 
     def _copies(self, headers: Table, copies: Rows) -> Copies:
         files = []

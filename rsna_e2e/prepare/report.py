@@ -3,7 +3,7 @@
 # N slices, L labels
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ from rsna_e2e.dicom.repairs import count_repairs
 from rsna_e2e.labels import LabelTable
 from rsna_e2e.prepare.tables import Column
 from rsna_e2e.records import Float32Array, Refusal
-from rsna_e2e.series import run_starts, series_geometry
+from rsna_e2e.series import run_starts, series_geometry, studies_of_single_slices, volume_numbers
 from rsna_e2e.slice_order import OrderCheck, check_order
 from rsna_e2e.tasks import Task
 
@@ -27,7 +27,8 @@ class PrepareReport:
     store. n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept. n_burned_in: slices that
     say that text is burned into their pixels. slice_order: whether the labels speak for the order of the slices.
     label_file: where the labels are from. geometry: series by what is unusual about how their slices lie, see
-    `SeriesGeometry`, and how many slices are missing in gaps.
+    `SeriesGeometry`, and how many slices are missing in gaps. volumes: of how many SeriesInstanceUIDs several volumes
+    were made, and by what they were told apart.
     """
 
     store: Path
@@ -44,6 +45,7 @@ class PrepareReport:
     n_burned_in: int
     slice_order: OrderCheck
     geometry: dict[str, int]
+    volumes: dict[str, int]
     repairs: dict[str, int]
     refusals: dict[str, int]
     elapsed_s: float
@@ -79,6 +81,7 @@ def make_report(
     task: Task,
     *,
     label_file: str,
+    told_by: Mapping[str, int],
     elapsed_s: float,
 ) -> PrepareReport:
     image_ids = set(index["image_id"].tolist())
@@ -98,6 +101,7 @@ def make_report(
         n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),
         slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
         geometry=count_geometry(index),
+        volumes=count_volumes(index, told_by),
         repairs=count_repairs(index["repair"].tolist()),
         refusals=count_reasons(refusals),
         elapsed_s=elapsed_s,
@@ -107,6 +111,16 @@ def make_report(
 def count_reasons(refusals: Iterable[Refusal]) -> dict[str, int]:
     """Count refusals by reason, the commonest first."""
     return dict(Counter(str(refusal.reason) for refusal in refusals).most_common())
+
+
+def count_volumes(index: dict[str, Column], told_by: Mapping[str, int]) -> dict[str, int]:
+    """Count the SeriesInstanceUIDs of which several volumes were made, the volumes, and what told them apart."""
+    numbers = volume_numbers(index)
+    n_further = int(np.count_nonzero(numbers))
+    if not n_further:
+        return {}
+    n_divided = int(np.count_nonzero(numbers == 1))
+    return {"divided": n_divided, "into": n_divided + n_further} | {f"by {name}": n for name, n in told_by.items()}
 
 
 def count_geometry(index: dict[str, Column]) -> dict[str, int]:
@@ -122,5 +136,6 @@ def count_geometry(index: dict[str, Column]) -> dict[str, int]:
         "mixed_sizes": sum(series.has_mixed_sizes for series in all_series),
         "mixed_pixel_spacing": sum(series.has_mixed_pixels for series in all_series),
         "of_one_slice": int((np.diff([*begins, len(keys)]) == 1).sum()),
+        "studies_with_a_series_for_every_slice": studies_of_single_slices(index),
     }
     return {name: n for name, n in counts.items() if n}

@@ -5,7 +5,7 @@
 import errno
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +86,7 @@ def prepare(
         writer.adopt(parts)
         headers = read_headers(inputs, pool, writer.notes_folder, progress)
         inputs = replace(inputs, files=())  # many of them need room
-        shards, refused = _plan(inputs, headers, pool, writer, progress)
+        shards, refused, told_by = _plan(inputs, headers, pool, writer, progress)
         with _enough_space(store, shards, compression):
             _write_shards(inputs, shards, pool, len(refused), progress)
             index, labels_NL, refusals = _collect(raw, inputs, shards, refused, n_folds=n_folds, seed=seed)
@@ -102,6 +102,7 @@ def prepare(
         refusals,
         task,
         label_file=inputs.label_file,
+        told_by=told_by,
         elapsed_s=elapsed_s,
     )
 
@@ -132,7 +133,7 @@ def prepare_part(
     ):
         headers = read_headers(inputs, pool, writer.notes_folder, progress)
         inputs = replace(inputs, files=())
-        every_shard, refused = _plan(inputs, headers, pool, writer, progress)
+        every_shard, refused, _ = _plan(inputs, headers, pool, writer, progress)
         shards = every_shard[part.number - 1 :: part.n]
         with _enough_space(store, shards, compression):
             _write_shards(inputs, shards, pool, len(refused), progress)
@@ -153,8 +154,9 @@ def _pool(n_jobs: int | None, *, on_ray: bool) -> AnyPool:
 
 def _plan(
     inputs: Inputs, headers: Sequence[Path], pool: AnyPool, writer: StoreWriter, progress: Progress
-) -> tuple[Sequence[ShardPlan], list[Refusal]]:
-    """Decide what goes where, in a process of its own: what that needs is free again afterwards."""
+) -> tuple[Sequence[ShardPlan], list[Refusal], Mapping[str, int]]:
+    """Decide what goes where, and count what divides series into volumes, in a process of its own: what that needs is
+    free again afterwards."""
     job = MakePlan(
         headers=headers,
         labelled_ids=inputs.labels.image_ids,
@@ -167,7 +169,7 @@ def _plan(
     if isinstance(planned, Copies):
         planned = _alone(replace(job, digests=_digest_copies(inputs, planned, pool, progress)))
         assert isinstance(planned, ShardPlans), "with the digests of all copies there is a plan"
-    return planned.shards, [*inputs.not_found, *planned.refused]
+    return planned.shards, [*inputs.not_found, *planned.refused], planned.told_by
 
 
 def _alone(job: MakePlan) -> Copies | ShardPlans:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rsna_e2e.dicom import SliceHeader
 from rsna_e2e.files import atomic_writer
-from rsna_e2e.records import RawFile, Refusal, SliceRecord
+from rsna_e2e.records import Acquisition, RawFile, Refusal, SliceRecord
 from rsna_e2e.store.tables import texts_to_numpy
 
 Table = Any  # pyarrow has no types
@@ -31,10 +31,11 @@ _ARROW_TYPES: dict[Any, Any] = {
     tuple[float, float, float, float, float, float]: pa.list_(pa.float64(), 6),
 }
 _RECORD_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(SliceRecord)}
-_HEADER_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(SliceHeader) if field.name != "record"}
 # A file name may be any bytes.
 _FILE_TYPES = {"name": pa.binary(), "n_bytes": pa.int64(), "stamp": pa.int64(), "offset": pa.int64()}
-
+_ACQUISITION_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(Acquisition)}
+_HEADER_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(SliceHeader) if field.type in _ARROW_TYPES}
+_COLUMN_TYPES = _FILE_TYPES | _HEADER_TYPES | _ACQUISITION_TYPES | _RECORD_TYPES
 _REFUSALS, _PLAN_DIGEST = b"refusals", b"plan_digest"
 
 # Arrow's own format: for a few hundred rows of forty columns, Parquet takes six times as long.
@@ -52,16 +53,16 @@ def headers_to_table(headers: Sequence[HeaderOf]) -> Table:
     """Return a table with a row for each header; `table_to_headers` gives them back."""
     files = [[getattr(h.raw_file, name) for h in headers] for name in _FILE_TYPES if name != "name"]
     own = [[getattr(h.header, name) for h in headers] for name in _HEADER_TYPES]
+    acquisitions = [[getattr(h.header.acquisition, name) for h in headers] for name in _ACQUISITION_TYPES]
     records = [[getattr(h.header.record, name) for h in headers] for name in _RECORD_TYPES]
-    columns = [[os.fsencode(h.raw_file.name) for h in headers], *files, *own, *records]
-    types = [*_FILE_TYPES.values(), *_HEADER_TYPES.values(), *_RECORD_TYPES.values()]
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
-    return pa.table(arrays, names=[*_FILE_TYPES, *_HEADER_TYPES, *_RECORD_TYPES])
+    columns = [[os.fsencode(h.raw_file.name) for h in headers], *files, *own, *acquisitions, *records]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, _COLUMN_TYPES.values(), strict=True)]
+    return pa.table(arrays, names=list(_COLUMN_TYPES))
 
 
 def table_to_headers(table: Table) -> list[HeaderOf]:
     """Return the headers of a table's rows."""
-    columns = {name: table[name].to_pylist() for name in (*_FILE_TYPES, *_HEADER_TYPES, *_RECORD_TYPES)}
+    columns = {name: table[name].to_pylist() for name in _COLUMN_TYPES}
     vectors = {name for name, kind in _RECORD_TYPES.items() if pa.types.is_fixed_size_list(kind)}
 
     def record(row: int) -> SliceRecord:
@@ -73,7 +74,11 @@ def table_to_headers(table: Table) -> list[HeaderOf]:
             RawFile(
                 os.fsdecode(columns["name"][row]), *(columns[name][row] for name in ("n_bytes", "stamp", "offset"))
             ),
-            SliceHeader(record=record(row), **{name: columns[name][row] for name in _HEADER_TYPES}),
+            SliceHeader(
+                record=record(row),
+                acquisition=Acquisition(**{name: columns[name][row] for name in _ACQUISITION_TYPES}),
+                **{name: columns[name][row] for name in _HEADER_TYPES},
+            ),
         )
         for row in range(len(table))
     ]

@@ -1,0 +1,29 @@
+"""What a slice says of its acquisition and reconstruction, by which the volumes of a series are told apart."""
+
+from rsna_e2e.elements import Elements
+from rsna_e2e.records import Acquisition
+
+
+def read_acquisition(elements: Elements) -> Acquisition:
+    """Return what there is of it in a file, or in what applies to a frame; nothing here can refuse a file.
+
+    Source: PS3.3 C.7.6.1 (InstanceNumber, AcquisitionNumber, times), C.7.6.16.2.2 (frame content), C.8.2.1 and C.8.15.3
+    (reconstruction), C.7.6.16 (temporal position).
+    """
+    date, time = elements.advice("AcquisitionDate"), elements.advice("AcquisitionTime")
+    acquired = elements.advice("FrameAcquisitionDateTime") or elements.advice("AcquisitionDateTime")
+    return Acquisition(
+        image_type=elements.text("ImageType", default=""),
+        frame_type=elements.text("FrameType", default=""),
+        stack_id=elements.advice("StackID"),
+        convolution_kernel=elements.advice("ConvolutionKernel"),
+        reconstruction_diameter=elements.advised_number("ReconstructionDiameter"),
+        kvp=elements.advised_number("KVP"),
+        acquisition_number=elements.advised_number("AcquisitionNumber"),
+        frame_acquisition_number=elements.advised_integer("FrameAcquisitionNumber"),
+        temporal_position_identifier=elements.advised_number("TemporalPositionIdentifier"),
+        temporal_position_index=elements.advised_integer("TemporalPositionIndex"),
+        instance_number=elements.advised_number("InstanceNumber"),
+        acquisition_time=acquired or date + time,
+        content_time=elements.advice("ContentTime"),
+    )

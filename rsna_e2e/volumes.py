@@ -1,0 +1,174 @@
+"""Volumes of a series: which of its slices were acquired and reconstructed together.
+
+A SeriesInstanceUID may hold several passes over one place, time points or reconstructions. Slices of two of them are
+never mixed: they are told apart by what they say of their acquisition, or nothing is made of them.
+"""
+
+# N slices of one orientation
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.records import Float64Array
+
+# Slices nearer than this along the normal show the same place: the thinnest CT slices are some 0.1 mm apart.
+SAME_POSITION_MM = 0.01
+
+# Slices of one pass that lie among those of another, so that the two are no parts of one volume which touch. One may be
+# a slice taken again, or where two parts meet.
+AMONG = 2
+
+# Slices of passes that nothing but their order tells apart: fewer run one way by chance.
+LEAST_IN_PASS = 3
+
+# What the slices of one volume have in common wherever they lie between each other (PS3.3 C.7.6.1, C.7.6.16.2.2,
+# C.8.2.1, C.8.15.3)
+SPEAKING = (
+    "StackID",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "ConvolutionKernel",
+    "ReconstructionDiameter",
+    "AcquisitionNumber",
+    "FrameAcquisitionNumber",
+)
+# What may differ within a volume, and is asked only where slices show the same place.
+QUIET = ("ImageType", "FrameType", "KVP", "SliceThickness", "PixelSpacing", "Rows")
+# In which order slices came, asked last; whether it may also tell passes apart that share no place.
+ORDERS = {"InstanceNumber": True, "AcquisitionTime": True, "ContentTime": False}
+
+Rows = npt.NDArray[np.int64]
+Column = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """The slices of a series by volumes.
+
+    volumes: the rows of each, rising in position; a place may be there twice in one of them, a slice that was taken
+    again. untold: rows of places that are there several times without anything that tells which belong together.
+    told_by: the elements that made more volumes of one.
+    """
+
+    volumes: Sequence[Rows]
+    untold: Rows
+    told_by: Sequence[str]
+
+
+def divide_volumes(position_mm: Float64Array, told: Mapping[str, Column]) -> Volumes:
+    """Divide a series into volumes, which do not depend on the order of its slices.
+
+    position_mm [N]: along the normal. told: what slices say of their acquisition, columns [N] by DICOM keyword, those
+    of `SPEAKING`, `QUIET` and `ORDERS` that are known; numbers are NaN where a slice does not say, texts empty.
+    """
+    groups = [np.argsort(position_mm, kind="stable")]
+    told_by = []
+    for name, divide in _DIVIDERS.items():
+        if name in told:
+            divided = [rows[part] for rows in groups for part in divide(position_mm[rows], told[name][rows])]
+            told_by += [name] * (len(divided) > len(groups))
+            groups = divided
+    untold = [rows for rows in groups if _is_doubtful(position_mm[rows])]
+    volumes = [rows for rows in groups if not _is_doubtful(position_mm[rows])]
+    return Volumes(volumes, np.concatenate([np.empty(0, np.int64), *untold]), told_by)
+
+
+def new_places(position_mm: Float64Array) -> npt.NDArray[np.bool_]:
+    """Mark the positions (rising) that lie beyond the last marked one."""
+    is_new = np.ones(len(position_mm), dtype=bool)
+    if (np.diff(position_mm) >= SAME_POSITION_MM).all():
+        return is_new
+    last = -np.inf
+    for i, position in enumerate(position_mm.tolist()):
+        is_new[i] = position - last >= SAME_POSITION_MM
+        last = position if is_new[i] else last
+    return is_new
+
+
+def _slices_at(position_mm: Float64Array) -> npt.NDArray[np.int64]:
+    """Return how many slices lie at each place; positions are rising."""
+    return np.diff(np.append(np.flatnonzero(new_places(position_mm)), len(position_mm)))
+
+
+def _is_doubtful(position_mm: Float64Array) -> bool:
+    """Whether several places are there more than once; at a single one a slice was taken again."""
+    return int(np.count_nonzero(_slices_at(position_mm) > 1)) > 1
+
+
+def _by_value(position_mm: Float64Array, values: Column) -> list[Rows]:
+    """Divide slices [N], rising, by the values where those of different values lie among each other. Values that follow
+    each other and touch, as those of a scan in steps, stay together."""
+    codes = np.unique(values, return_inverse=True)[1]
+    if not codes.any():
+        return [np.arange(len(position_mm))]
+    is_doubtful = _is_doubtful(position_mm)
+    passes: list[list[Rows]] = [[]]
+    for part in (np.flatnonzero(codes == code) for code in range(codes.max() + 1)):
+        if any(_lie_among(position_mm[part], position_mm[other], is_doubtful) for other in passes[-1]):
+            passes.append([])
+        passes[-1].append(part)
+    return [np.sort(np.concatenate(one)) for one in passes]
+
+
+def _by_value_if_doubtful(position_mm: Float64Array, values: Column) -> list[Rows]:
+    return _by_value(position_mm, values) if _is_doubtful(position_mm) else [np.arange(len(position_mm))]
+
+
+def _lie_among(one_mm: Float64Array, other_mm: Float64Array, is_doubtful: bool) -> bool:
+    """Whether slices of one part (rising) lie among those of another; a single one, whether it shows a place of it."""
+    if one_mm[-1] < other_mm[0] - SAME_POSITION_MM or other_mm[-1] < one_mm[0] - SAME_POSITION_MM:
+        return False
+    if min(len(one_mm), len(other_mm)) == 1:
+        return is_doubtful and bool(np.abs(one_mm[:, None] - other_mm).min() < SAME_POSITION_MM)
+    return min(_n_within(one_mm, other_mm), _n_within(other_mm, one_mm)) >= AMONG
+
+
+def _n_within(one_mm: Float64Array, other_mm: Float64Array) -> int:
+    low, high = other_mm[0] - SAME_POSITION_MM, other_mm[-1] + SAME_POSITION_MM
+    return int(np.count_nonzero((one_mm > low) & (one_mm < high)))
+
+
+def _by_order(position_mm: Float64Array, keys: Column, *, may_interleave: bool) -> list[Rows]:
+    """Divide slices [N], rising, into passes that run one way each, when slices by their keys run so without doubt."""
+    order = np.lexsort((position_mm, np.unique(keys, return_inverse=True)[1]))
+    passes = _runs(position_mm[order])
+    if _is_doubtful(position_mm):
+        is_clear = len(passes) == _slices_at(position_mm).max()
+    else:
+        is_clear = may_interleave and len(passes) > 1 and _are_passes([position_mm[order[run]] for run in passes])
+    return [np.sort(order[run]) for run in passes] if is_clear else [np.arange(len(position_mm))]
+
+
+def _runs(position_mm: Float64Array) -> list[Rows]:
+    """Cut positions, in the order in which slices came, where they turn back or stand still."""
+    begins, way = [0], 0.0
+    for i, step in enumerate(np.diff(position_mm).tolist(), start=1):
+        step_way = 0.0 if abs(step) < SAME_POSITION_MM else float(np.sign(step))
+        if step_way == 0.0 or (way and step_way != way):
+            begins.append(i)
+            way = 0.0
+        else:
+            way = step_way
+    return np.split(np.arange(len(position_mm)), begins[1:])
+
+
+def _are_passes(runs_mm: Sequence[Float64Array]) -> bool:
+    """Whether runs go the same way, the one over what the last went over."""
+    return (
+        all(len(run) >= LEAST_IN_PASS for run in runs_mm)
+        and len({bool(run[-1] > run[0]) for run in runs_mm}) == 1
+        and all(_lie_among(np.sort(one), np.sort(other), False) for one, other in pairwise(runs_mm))
+    )
+
+
+_DIVIDERS: Mapping[str, Callable[[Float64Array, Column], list[Rows]]] = {
+    **dict.fromkeys(SPEAKING, _by_value),
+    **dict.fromkeys(QUIET, _by_value_if_doubtful),
+    **{name: partial(_by_order, may_interleave=may_interleave) for name, may_interleave in ORDERS.items()},
+}
