@@ -26,8 +26,8 @@ def no_progress(done: int, total: int, note: str = "") -> None:
 class SliceRecord:
     """What one CT slice (one SOP instance, or a frame of one) says about itself, apart from its pixels.
 
-    Names are DICOM's keywords in snake case, with units. `image_id` is the file's stem, which label files refer to; of
-    enhanced CT, the stem and the frame. `frame_number` counts from 1, and is 1 where a file holds one slice.
+    Names are DICOM's keywords in snake case, with units. `image_id` is what label files refer to, see `image_ids`; of
+    enhanced CT, with the frame. `frame_number` counts from 1, and is 1 where a file holds one slice.
     `image_position_mm` is ImagePositionPatient [3], `image_orientation` is ImageOrientationPatient [6],
     `pixel_spacing_mm` is PixelSpacing (between rows, between columns). `burned_in_annotation` is YES, NO, or empty
     where the file does not say.
@@ -114,5 +114,7 @@ class Refusal:
 
 def printable(name: str) -> str:
     """Return a file name as text for any file or terminal: what is no UTF-8, or moves the cursor, is escaped."""
+    if name.isprintable():
+        return name
     text = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

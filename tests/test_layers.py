@@ -14,19 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 
 LEVELS = (
     {"__init__", "errors", "records", "reasons", "preemption", "unpickling"},
-    {"files"},
+    {"files", "image_ids"},
     {
-        "tasks",
-        "config",
-        "elements",
-        "hdf5",
-        "hounsfield",
-        "arguments",
-        "tensors",
-        "machine",
-        "launch",
-        "pseudonyms",
-        "volumes",
+        *("tasks", "config", "elements", "hdf5", "hounsfield", "arguments", "tensors", "machine", "launch"),
+        *("pseudonyms", "volumes"),
     },
     {
         *("series", "folds", "augment", "sampler", "metrics", "reference", "resume", "lr_sweep", "slice_order"),

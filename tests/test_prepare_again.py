@@ -120,6 +120,19 @@ def test_an_attempt_goes_on_with_a_plan_of_its_own(raw: Path, monkeypatch: pytes
     assert contents(raw.with_name("store")) == contents(raw.with_name("whole"))
 
 
+def test_slices_that_are_called_otherwise_now_are_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        phantoms.write_series(tmp_path / "raw" / f"s{number}", name="a", patient_id=f"p{number}", n_slices=1)
+    raw, store = tmp_path / "raw", tmp_path / "store"
+    monkeypatch.setattr("rsna_e2e.prepare.run.SHARD_BYTES", 1)
+    watch(monkeypatch, raw, "s2/ID_a_001.dcm")  # so that the other is the only one of its name
+    with pytest.raises(InterruptedHereError):
+        prepare(raw, store, task=ICH, n_jobs=1, progress=interrupted_after("pixels"))
+    watch(monkeypatch, raw)
+    prepare(raw, store, task=ICH, n_jobs=1)
+    assert Store.open(store).index["image_id"].tolist() == ["s1/ID_a_001", "s2/ID_a_001"]
+
+
 @pytest.mark.parametrize("change", ["another version", "one is missing"])
 def test_parts_of_other_decoders_are_refused(raw: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     part = prepare_part(raw, raw.with_name("store"), Part(1, 2), task=ICH, n_jobs=1).part

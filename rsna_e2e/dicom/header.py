@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import BinaryIO
 
 from rsna_e2e.dicom.acquisition import read_acquisition
@@ -14,8 +13,9 @@ from rsna_e2e.dicom.refuse import refuse_on_error
 from rsna_e2e.dicom.scan import FileMeta, Window, read_data_set, read_file_meta
 from rsna_e2e.dicom.syntaxes import readable_syntax
 from rsna_e2e.elements import Elements, RefusedError, shown
+from rsna_e2e.image_ids import image_id_of
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Acquisition, RawFile, Refusal, SliceRecord, printable
+from rsna_e2e.records import Acquisition, RawFile, Refusal, SliceRecord
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"  # PS3.4 B.5
 ENHANCED_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -82,9 +82,8 @@ def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
         raise RefusedError(Reason.NO_PIXEL_DATA, "the file has none, or ends before it")
     form = _pixel_format(elements)
     slices = [elements] if n_frames is None else frame_elements(elements, n_frames)
-    records = _slice_records(
-        slices, syntax.uid, has_frames=n_frames is not None, stem=printable(PurePath(raw_file.name).stem)
-    )
+    stem = image_id_of(raw_file.name)
+    records = _slice_records(slices, syntax.uid, has_frames=n_frames is not None, stem=stem)
     frame_bytes = records[0].rows * records[0].columns * form.bits_allocated // 8
     places = frame_places(
         window, syntax, pixels, n_frames=len(records), frame_bytes=frame_bytes, n_bytes_of_stream=n_bytes

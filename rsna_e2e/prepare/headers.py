@@ -18,6 +18,7 @@ from rsna_e2e.prepare.index import (
 from rsna_e2e.prepare.inputs import read_inputs
 from rsna_e2e.prepare.jobs import available_cores
 from rsna_e2e.prepare.plan import find_copies, plan_series
+from rsna_e2e.prepare.planning import with_unique_ids
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.run import read_headers
 from rsna_e2e.prepare.tables import read_parts, to_numpy
@@ -59,7 +60,7 @@ def read_raw(
     copies = find_copies(headers)
     digests = dict(zip(copies.tolist(), to_numpy(headers, "sop_uid")[copies].tolist(), strict=True))
     plan, misplaced = plan_series(headers, inputs.labels.image_ids, digests=digests)
-    taken = headers.take(plan.rows)
+    taken = with_unique_ids(headers, plan.rows).take(plan.rows)
     columns = {name: to_numpy(taken, name) for name in (*RECORD_COLUMNS, *OPTIONAL_COLUMNS)}
     for name, parts_of_it in VECTOR_COLUMNS.items():
         columns |= spread(to_numpy(taken, name), parts_of_it)
@@ -68,6 +69,6 @@ def read_raw(
         "position_mm": plan.position_mm,
         "slice_index": slice_indices(plan.series_keys),
     }
-    labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
+    labels_NL = join_labels(columns, inputs.labels)
     refusals = sorted([*inputs.not_found, *refused, *misplaced], key=lambda refusal: (refusal.path, refusal.reason))
     return RawHeaders(columns=columns, labels=labels_NL, refusals=refusals)

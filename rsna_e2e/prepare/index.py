@@ -2,7 +2,7 @@
 
 # N slices, L labels
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.folds import stratified_folds
+from rsna_e2e.image_ids import other_name
 from rsna_e2e.labels import LabelTable
 from rsna_e2e.pseudonyms import IDENTIFIERS, Pseudonyms
 from rsna_e2e.records import Float32Array, SliceRecord
@@ -63,11 +64,30 @@ class StoredSlice:
     pixels: StoredPixels
 
 
-def join_labels(image_ids: Sequence[str], table: LabelTable) -> Float32Array:
-    """Return the labels [N, L] of images, NaN where the table has none."""
-    row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
+def join_labels(index: Mapping[str, Column], table: LabelTable) -> Float32Array:
+    """Return the labels [N, L] of slices, NaN where the table has none."""
     padded = np.vstack([table.values, np.full((1, table.values.shape[1]), np.nan)]).astype(np.float32)
-    return np.asarray(padded[[row_of.get(image_id, -1) for image_id in image_ids]])
+    return np.asarray(padded[label_rows(index, table)])
+
+
+def label_rows(index: Mapping[str, Column], table: LabelTable) -> list[int]:
+    """Return which row of a label table is each slice's [N], -1 where there is none: the one that names its image id,
+    or else its `other_name`, where that means one instance alone.
+
+    index: `image_id`, `sop_uid` and `frame_number` [N] of all slices.
+    """
+    row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
+    image_ids = index["image_id"].tolist()
+    names = [image_id if image_id in row_of else other_name(image_id) for image_id in image_ids]
+    meant: dict[str, tuple[str, int]] = {}
+    ambiguous = set()
+    instances = zip(index["sop_uid"].tolist(), index["frame_number"].tolist(), strict=True)
+    for name, instance in zip(names, instances, strict=True):
+        if name in row_of and meant.setdefault(name, instance) != instance:
+            ambiguous.add(name)
+    return [
+        row_of.get(image_id if name in ambiguous else name, -1) for image_id, name in zip(image_ids, names, strict=True)
+    ]
 
 
 def stored_columns(stored: Sequence[StoredSlice]) -> dict[str, Column]:

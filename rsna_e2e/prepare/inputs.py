@@ -14,6 +14,7 @@ from rsna_e2e import __version__
 from rsna_e2e.dicom.syntaxes import SYNTAXES, decoder_version, readable_syntax
 from rsna_e2e.elements import RefusedError
 from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.image_ids import names_of
 from rsna_e2e.labels import LabelFile, LabelTable, has_label_columns, read_ids, read_labels
 from rsna_e2e.records import Float64Array, RawFile, Refusal, printable
 from rsna_e2e.sources import RawFolder, Source, open_source
@@ -138,7 +139,7 @@ def _read_if_ours(file: LabelFile, task: Task, files: Sequence[RawFile]) -> Labe
 def _names_any(image_ids: Sequence[str], files: Sequence[RawFile]) -> bool:
     """Whether an image id is of one of the files, or of a frame in one."""
     labelled = {*image_ids, *(image_id.rpartition("_")[0] for image_id in image_ids)}
-    return any(PurePath(raw_file.name).stem in labelled for raw_file in files)
+    return any(not labelled.isdisjoint(names_of(raw_file.name)) for raw_file in files)
 
 
 def _no_labels(task: Task) -> Float64Array:

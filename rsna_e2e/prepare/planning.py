@@ -5,17 +5,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsna_e2e.image_ids import unique_image_ids
 from rsna_e2e.prepare.jobs import ShardPlan
 from rsna_e2e.prepare.plan import Digest, Plan, Rows, find_copies, plan_series, plan_shards
 from rsna_e2e.prepare.pool import Begin, Lost
-from rsna_e2e.prepare.tables import Table, plan_digest_of, read_part, read_parts, to_numpy, write_part
+from rsna_e2e.prepare.tables import Table, file_names, plan_digest_of, read_part, read_parts, to_numpy, write_part
 from rsna_e2e.records import Refusal
 from rsna_e2e.store import Compression, bytes_on_disk
 
 COPIES_PER_JOB = 256
 
-# Of the same inputs, what a shard holds follows from which slices of which files it is to hold, as which series.
-IDENTITY = ("name", "frame_number", "series_key")
+# Of the same inputs, what a shard holds follows from which slices of which files it is to hold, as which series, and
+# what they are called.
+IDENTITY = ("name", "frame_number", "series_key", "image_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class MakePlan:
             return self._copies(headers, copies)
         digests = [digest for path in self.digests for digest in _digests(path)]
         plan, misplaced = plan_series(headers, self.labelled_ids, dict(zip(copies.tolist(), digests, strict=True)))
+        headers = with_unique_ids(headers, plan.rows)
         places = plan_shards(headers, plan, shard_bytes=self.shard_bytes)
         shards = [self._shard(headers, plan, number, *place) for number, place in enumerate(places)]
         known = {path for shard in shards for path in (shard.note, shard.path)}
@@ -95,6 +98,15 @@ class MakePlan:
         if not shard.note.exists():
             write_part(shard.plan, taken.append_column("position_mm", [plan.position_mm[first:end]]), [])
         return shard
+
+
+def with_unique_ids(headers: Table, rows: Rows) -> Table:
+    """Return headers of which no two of these rows have one image id: which they get depends on these alone."""
+    image_ids = to_numpy(headers, "image_id")
+    if len(set(taken := image_ids[rows].tolist())) == len(taken):
+        return headers
+    image_ids[rows] = unique_image_ids(taken, file_names(headers.take(rows)))
+    return headers.set_column(headers.column_names.index("image_id"), "image_id", [image_ids.tolist()])
 
 
 def digest_of(table: Table) -> str:

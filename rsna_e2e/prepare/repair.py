@@ -13,17 +13,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.files import lock_folder
+from rsna_e2e.image_ids import names_of
 from rsna_e2e.prepare.jobs import ReadHeaders, available_cores
 from rsna_e2e.prepare.mend import LAID_OUT_OTHERWISE, MendShard, ShardSlice, WhyNot
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.run import HEADERS_PER_JOB
 from rsna_e2e.prepare.tables import HeaderOf, Table, read_part, table_to_headers, to_numpy
-from rsna_e2e.records import Progress, RawFile, no_progress, printable
+from rsna_e2e.records import Progress, RawFile, no_progress
 from rsna_e2e.sources import Source, open_source
 from rsna_e2e.store import Damage, StoreError, StoreFiles, Verification, verify_shard, verify_store
 from rsna_e2e.store.checks import Rows
@@ -168,7 +169,7 @@ def _in_turns(search: _Search, wanted: Sequence[int]) -> tuple[list[RawFile], li
     image_ids |= {image_id.rpartition("_")[0] for image_id in image_ids}  # of frames: their file is called so
     turns: tuple[list[RawFile], list[RawFile]] = ([], [])
     for raw_file in raw_files:
-        turns[printable(PurePath(raw_file.name).stem) not in image_ids].append(raw_file)
+        turns[image_ids.isdisjoint(names_of(raw_file.name))].append(raw_file)
     return turns
 
 

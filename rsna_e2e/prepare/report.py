@@ -12,6 +12,7 @@ import numpy as np
 
 from rsna_e2e.dicom.repairs import count_repairs
 from rsna_e2e.labels import LabelTable
+from rsna_e2e.prepare.index import label_rows
 from rsna_e2e.prepare.tables import Column
 from rsna_e2e.records import Float32Array, Refusal
 from rsna_e2e.series import run_starts, series_geometry, studies_of_single_slices, volume_numbers
@@ -84,7 +85,6 @@ def make_report(
     told_by: Mapping[str, int],
     elapsed_s: float,
 ) -> PrepareReport:
-    image_ids = set(index["image_id"].tolist())
     _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
     return PrepareReport(
         store=store,
@@ -93,7 +93,7 @@ def make_report(
         n_series=len(first),
         n_slices=len(labels_NL),
         n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
-        n_labels_without_image=sum(image_id not in image_ids for image_id in table.image_ids),
+        n_labels_without_image=len(table.image_ids) - len(set(label_rows(index, table)) - {-1}),
         n_repeated_label_rows=table.n_repeated_rows,
         label_file=label_file,
         n_rounded=int(index["n_rounded"].sum()),

@@ -247,7 +247,7 @@ def _collect(
     columns = {name: to_numpy(stored, name) for name in stored.column_names}
     del stored  # as `columns` now
     release_unused()
-    labels_NL = join_labels(columns["image_id"].tolist(), inputs.labels)
+    labels_NL = join_labels(columns, inputs.labels)
     return index_columns(columns, labels_NL, n_folds=n_folds, seed=seed), labels_NL, refusals
 
 

@@ -1,0 +1,79 @@
+"""How slices are called: one rule from the name of a file to an image id, by which labels and submissions know it."""
+
+# N slices
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from rsna_e2e.records import printable
+
+# What names of DICOM files end in. Nothing else is cut off: the last number of a UID is no suffix.
+SUFFIXES = frozenset({"dcm", "dicom", "dic", "dc3", "ima", "img", "ct", "acr", "gdcm"})
+
+# What a spreadsheet takes for the begin of a formula, the wide forms of these among it; tab and line breaks are escaped
+# in image ids. Source: OWASP, "CSV Injection".
+FORMULA_BEGINS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+
+
+def image_id_of(name: str) -> str:
+    """Return the image id that a file's name gives its slice: without folders, and without a suffix of DICOM files."""
+    stem = name.rpartition("/")[2]
+    bare, _, suffix = stem.rpartition(".")
+    return printable(bare if bare and suffix.lower() in SUFFIXES else stem)
+
+
+def has_suffix(name: str) -> bool:
+    """Whether a file is called as DICOM files are."""
+    return name.rpartition(".")[2].lower() in SUFFIXES
+
+
+def may_be_formula(name: str) -> bool:
+    """Whether a spreadsheet would run an image id of a file: its name, or that of the folder at the top."""
+    return any(part.startswith(FORMULA_BEGINS) for part in (name, name.rpartition("/")[2]))
+
+
+def names_of(name: str) -> set[str]:
+    """Return all by which a label may mean a file, but for frames: see `unique_image_ids` and `other_name`."""
+    image_id = image_id_of(name)
+    return {image_id, _with_folder(image_id, name), printable(name), other_name(image_id)}
+
+
+def other_name(image_id: str) -> str:
+    """Return what a label may call an image instead: without folders, and without whatever follows the last dot."""
+    return PurePosixPath(image_id).stem
+
+
+def unique_image_ids(image_ids: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return image ids [N] of which no two are equal; those that are there once stay as they are.
+
+    The others get their folder before them; where that is not enough, the whole name of their file, then a number.
+    image_ids [N]: each begins with that of its file, and may go on with the number of a frame. names [N]: of the files,
+    with folders.
+    """
+    unique = list(image_ids)
+    for longer in (_with_folder, _with_suffix):
+        for row in _repeated(unique):
+            unique[row] = longer(image_ids[row], names[row])
+    while repeated := _repeated(unique):
+        numbers: Counter[str] = Counter()
+        for row in repeated:
+            numbers[unique[row]] += 1
+            unique[row] = f"{unique[row]}~{numbers[unique[row]]}"
+    return unique
+
+
+def _repeated(image_ids: Sequence[str]) -> list[int]:
+    counts = Counter(image_ids)
+    return (
+        [row for row, image_id in enumerate(image_ids) if counts[image_id] > 1] if len(counts) < len(image_ids) else []
+    )
+
+
+def _with_folder(image_id: str, name: str) -> str:
+    folder = name.rpartition("/")[0]
+    return f"{printable(folder)}/{image_id}" if folder else image_id
+
+
+def _with_suffix(image_id: str, name: str) -> str:
+    return printable(name) + image_id.removeprefix(image_id_of(name))
