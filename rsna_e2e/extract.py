@@ -3,7 +3,6 @@
 # N slices, C windows, S image side, F features
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.embeddings import SHARD_SLICES, EmbeddingWriter, Source
 from rsna_e2e.embeddings.shards import Append
 from rsna_e2e.errors import UsageError
+from rsna_e2e.files import as_json
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import EMBED_TOGETHER, check_labels
@@ -170,7 +170,7 @@ def _source(config: RunConfig, store: Store, compute: Compute, *, epoch: int, we
     return Source(
         store_hash=store.data_hash,
         weights_sha256=weights,
-        kind=hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest(),
+        kind=hashlib.sha256(as_json(what, sort_keys=True).encode()).hexdigest(),
         held_out_fold=config.validation_fold,
         folds=config.folds,
         epoch=epoch,

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,9 +44,29 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all."""
+    """Write a value as JSON, whole or not at all; see `as_json`."""
     with atomic_writer(path) as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
+        file.write((as_json(value, indent=2) + "\n").encode())
+
+
+def as_json(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
+    """Return a value as JSON, the only way that this program writes any; a number that is not finite becomes null.
+
+    Source: RFC 8259, section 6: infinities and NaN are no JSON, and readers of other languages refuse them.
+    """
+    return json.dumps(without_nan(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def without_nan(value: Any) -> Any:
+    """Return plain data with None in the place of every number that is not finite."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: without_nan(item) for key, item in value.items()}
+        case list() | tuple():
+            return [without_nan(item) for item in value]
+    return value
 
 
 def sha256_of(path: Path) -> str:

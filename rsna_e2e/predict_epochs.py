@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from rsna_e2e.bagging import write_submission
 from rsna_e2e.batch import Rows
@@ -21,7 +22,7 @@ from rsna_e2e.predictions import PredictionTable
 from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.runlog import CONFIG
 from rsna_e2e.split import series_folds
-from rsna_e2e.store import Store
+from rsna_e2e.store import Store, rows_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +121,14 @@ class _Validation:
         folds = series_folds(store, config.folds)
         fold = config.validation_fold
         self._positions = [p for p, span in enumerate(store.series) if span.split == "train" and folds[p] == fold]
+        self._has_known = bool(self._is_known(rows_of(store.series[p] for p in self._positions)).any())
         self._weights_L = np.array(predictor.task.label_weights)
         self._sum: Float64Array | float = 0.0
         self._n = 0
 
     def score(self) -> tuple[float, float] | tuple[None, None]:
-        """Return the log loss by the weights that are loaded, and that of the mean; None, None without a fold."""
-        if not self._positions:
+        """Return the log loss by the weights that are loaded, and that of the mean; None, None without such slices."""
+        if not self._has_known:
             return None, None
         rows, probability = self._predictor(self._positions)
         self._sum, self._n = self._sum + probability, self._n + 1
@@ -134,6 +136,9 @@ class _Validation:
         return losses[0], losses[1]
 
     def _loss(self, rows: Rows, probability: Float64Array) -> float:
-        truth: Float64Array = self._predictor.store.labels[rows].astype(np.float64)
-        known = ~np.isnan(truth).any(axis=1)
-        return weighted_log_loss(truth[known], probability[known], self._weights_L)
+        known = self._is_known(rows)
+        truth: Float64Array = self._predictor.store.labels[rows[known]].astype(np.float64)
+        return weighted_log_loss(truth, probability[known], self._weights_L)
+
+    def _is_known(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        return np.asarray(~np.isnan(self._predictor.store.labels[rows]).any(axis=1))

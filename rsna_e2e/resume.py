@@ -1,11 +1,11 @@
 """Whether a run may be resumed with other settings: only with those that change how it is done, not what it gives."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rsna_e2e.config import Frozen, RunConfig
 from rsna_e2e.errors import UsageError
+from rsna_e2e.files import as_json
 
 # Settings, and whole sections, that leave the result as it is
 _FREE = (
@@ -72,4 +72,4 @@ def _differences(prefix: str, saved: Frozen, wanted: Frozen) -> dict[str, tuple[
 def _shown(value: Any) -> str:
     """As `--set` takes it."""
     plain = value.model_dump(mode="json") if isinstance(value, Frozen) else value
-    return str(plain) if isinstance(plain, str | Path) else json.dumps(plain)
+    return str(plain) if isinstance(plain, str | Path) else as_json(plain)

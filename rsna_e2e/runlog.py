@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from rsna_e2e.config import RunConfig, save_config
 from rsna_e2e.device import Compute
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
-from rsna_e2e.files import atomic_writer, lock_folder, make_folder, sync, write_json
+from rsna_e2e.files import as_json, atomic_writer, lock_folder, make_folder, sync, write_json
 from rsna_e2e.machine import describe_code, describe_environment
 
 CONFIG, MANIFEST, METRICS, TENSORBOARD = "config.yaml", "manifest.json", "metrics.jsonl", "tensorboard"
@@ -120,12 +120,11 @@ class RunLog:
 
         What is not finite is null in the one and left out in the other.
         """
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = (json.dumps({"kind": kind, "step": step, **finite}, allow_nan=False) + "\n").encode()
+        line = (as_json({"kind": kind, "step": step, **values}) + "\n").encode()
         with self._full_disk_named():
             self._append(line)
-            for name, value in finite.items():
-                if value is not None:
+            for name, value in values.items():
+                if math.isfinite(value):
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def sync(self) -> None:

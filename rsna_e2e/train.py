@@ -282,4 +282,4 @@ def _read_summary(run: Path) -> TrainSummary:
     """The summary of a run that has ended."""
     values = json.loads((run / SUMMARY_NAME).read_text())
     best = values.pop("best")
-    return TrainSummary(**values, best=Validation(**best) if best else None)
+    return TrainSummary(**values, best=Validation.from_plain(best) if best else None)

@@ -88,8 +88,7 @@ class Trainer:
         """Scores of the best epoch so far."""
         if self.state.best is None:
             return None
-        scores = {k: math.nan if v is None else v for k, v in self.state.best.validation.items()}
-        return Validation(n_training_slices=int(scores.pop("n_training_slices", 0)), **scores)
+        return Validation.from_plain(self.state.best.validation)
 
     @property
     def save_share(self) -> float:

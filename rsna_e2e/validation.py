@@ -2,7 +2,8 @@
 
 # N slices (packed), L labels
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +28,37 @@ from rsna_e2e.tasks import Task
 class Validation:
     """Scores on the held-out fold: weighted log loss, and AUC of the any-label over slices (NaN with one class).
 
-    n_training_slices: where no fold is held out, on how many slices that the model was trained on; else 0.
+    n_training_slices: where no fold is held out, on how many slices that the model was trained on; else 0. n_positive:
+    slices with the any-label, of those that are scored; None where it is not known, in a run of an earlier version.
     """
 
     weighted_log_loss: float
     any_auc: float
     n_training_slices: int = 0
+    n_positive: int | None = None
+
+    @classmethod
+    def from_plain(cls, scores: Mapping[str, float | None]) -> "Validation":
+        """Return the scores that JSON holds, in which what is undefined is None."""
+        loss, area = (
+            math.nan if (value := scores[name]) is None else value for name in ("weighted_log_loss", "any_auc")
+        )
+        n_positive = scores.get("n_positive")
+        return cls(
+            weighted_log_loss=loss,
+            any_auc=area,
+            n_training_slices=int(scores.get("n_training_slices") or 0),
+            n_positive=None if n_positive is None else int(n_positive),
+        )
+
+    def __str__(self) -> str:
+        n = self.n_training_slices
+        of = f"on {n} of its TRAINING slices, no validation:" if n else "validation"
+        auc = f"{self.any_auc:.4f}"
+        if math.isnan(self.any_auc):
+            lacking = {None: "positive or no negative", 0: "positive"}.get(self.n_positive, "negative")
+            auc = f"undefined: no {lacking} slice {'among these' if n else 'in the validation fold'}"
+        return f"{of} weighted log loss {self.weighted_log_loss:.4f}, AUC of any {auc}"
 
 
 def validate(
@@ -75,4 +101,5 @@ def validate(
         weighted_log_loss=weighted_log_loss(truth[known], everyone[known], np.array(task.label_weights)),
         any_auc=auc(truth[known, task.any_index], everyone[known, task.any_index]),
         n_training_slices=0 if only_rows is None else int(known.sum()),
+        n_positive=int((truth[known, task.any_index] > 0).sum()),
     )

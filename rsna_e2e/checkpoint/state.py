@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from rsna_e2e.config import Frozen
 from rsna_e2e.errors import BadInputError
+from rsna_e2e.files import as_json
 
 NAME = "checkpoint.json"
 
@@ -58,9 +59,11 @@ class Description(Frozen):
 
 
 def to_json(description: Description) -> bytes:
-    """Return the content of checkpoint.json."""
+    """Return the content of checkpoint.json. Raises ValueError for what `describe` would refuse, as a NaN."""
     content = description.model_dump()
-    return (json.dumps(content | {_CHECKSUM: _checksum(content)}, indent=2, allow_nan=False) + "\n").encode()
+    written = (as_json(content | {_CHECKSUM: _checksum(content)}, indent=2) + "\n").encode()
+    _parse(written)
+    return written
 
 
 def describe(folder: Path) -> Description:
@@ -72,15 +75,9 @@ def describe(folder: Path) -> Description:
     if not path.is_file():  # a pipe would be waited for
         raise BadInputError(f"{folder}: not a checkpoint (no {NAME}). Use another checkpoint")
     try:
-        content: Any = json.loads(path.read_bytes(), parse_constant=_refuse)
-        if not isinstance(content, dict) or content.pop(_CHECKSUM, None) != _checksum(content):
-            raise ValueError("changed since it was written")
-        described = Description.model_validate(content, strict=True)
-        if described.model_dump() != content:
-            raise ValueError("keys are missing")
+        return _parse(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         raise damaged(path) from None
-    return described
 
 
 def damaged(path: Path) -> BadInputError:
@@ -88,8 +85,18 @@ def damaged(path: Path) -> BadInputError:
     return BadInputError(f"{path}: damaged, its sha256 is not the recorded one. Use another checkpoint")
 
 
+def _parse(written: bytes) -> Description:
+    content: Any = json.loads(written, parse_constant=_refuse)
+    if not isinstance(content, dict) or content.pop(_CHECKSUM, None) != _checksum(content):
+        raise ValueError("changed since it was written")
+    described = Description.model_validate(content, strict=True)
+    if described.model_dump() != content:
+        raise ValueError("keys are missing")
+    return described
+
+
 def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(as_json(content, sort_keys=True).encode()).hexdigest()
 
 
 def _refuse(constant: str) -> float:

@@ -1,7 +1,6 @@
 """The verbs that look after a store: store verify, store repair."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -48,7 +47,7 @@ def add_store(verbs: Verbs) -> None:
 def _verify(options: argparse.Namespace) -> None:
     from rsna_e2e.console import progress_bar
     from rsna_e2e.errors import UsageError
-    from rsna_e2e.files import prepare_file, write_json
+    from rsna_e2e.files import as_json, prepare_file, write_json
     from rsna_e2e.prepare import available_cores
     from rsna_e2e.store import StoreError, verify_store
 
@@ -59,9 +58,9 @@ def _verify(options: argparse.Namespace) -> None:
     with progress_bar("verify", unit="slices") as progress:
         found = verify_store(options.store, n_threads=options.jobs or available_cores(), progress=progress)
     if options.out is not None:
-        write_json(options.out, _as_json(found))
+        write_json(options.out, _as_plain(found))
     if options.json:
-        print(json.dumps(_as_json(found), indent=2))
+        print(as_json(_as_plain(found), indent=2))
     elif found.is_whole:
         print(f"whole: {found.n_slices} slices, {found.n_slices / found.elapsed_s:,.0f} slices/s")
     else:
@@ -98,7 +97,7 @@ def _repair(options: argparse.Namespace) -> None:
         raise StoreError(f"{options.store}: {len(report.left)} things could not be mended; see above why")
 
 
-def _as_json(found: "Verification") -> dict[str, object]:
+def _as_plain(found: "Verification") -> dict[str, object]:
     return {"is_whole": found.is_whole, **asdict(found)} | {"store": found.store.name}
 
 

@@ -100,12 +100,7 @@ def _train(options: argparse.Namespace) -> None:
     if summary.skipped:
         print(f"{summary.skipped} steps were skipped, because their loss or gradient was not finite")
     if summary.best is not None:
-        n = summary.best.n_training_slices
-        of = f"on {n} of its TRAINING slices, no validation:" if n else "validation"
-        print(
-            f"best epoch {summary.best_epoch}: {of} weighted log loss {summary.best.weighted_log_loss:.4f}, "
-            f"AUC of any {summary.best.any_auc:.4f}"
-        )
+        print(f"best epoch {summary.best_epoch}: {summary.best}")
     print(f"run: {options.out}   curves: tensorboard --logdir {options.out}")
 
 

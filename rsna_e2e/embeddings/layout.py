@@ -9,6 +9,7 @@ from pydantic import PositiveInt, ValidationError
 
 from rsna_e2e.config import Frozen, View
 from rsna_e2e.errors import BadInputError
+from rsna_e2e.files import as_json
 
 MANIFEST = "manifest.json"
 FORMAT = "rsna_e2e embeddings"
@@ -38,7 +39,7 @@ class Source(Frozen):
     @property
     def sha256(self) -> str:
         """Stands for all of it."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(as_json(self.model_dump(), sort_keys=True).encode()).hexdigest()
 
 
 class ShardEntry(Frozen):

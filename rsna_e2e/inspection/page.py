@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from rsna_e2e.dicom.syntaxes import SYNTAXES
+from rsna_e2e.files import as_json
 from rsna_e2e.inspection.figures import geometry_figure, hu_figure, people_figure
 from rsna_e2e.inspection.slices import Slices
 from rsna_e2e.inspection.windows import WINDOWS_HU
-from rsna_e2e.report.pages import as_json, check_folder, render, write_texts
+from rsna_e2e.report.pages import check_folder, render, write_texts
 
 PAGE, NUMBERS = "inspection.html", "inspection.json"
 
@@ -23,7 +24,7 @@ def write_inspection(content: dict[str, Any], slices: Slices, *, out: Path) -> P
     Files of these names are replaced, each whole or not at all. Raises BadInputError when `out` cannot be a folder.
     """
     check_out(out)
-    write_texts(out, {NUMBERS: as_json(content), PAGE: _page(content, slices)})
+    write_texts(out, {NUMBERS: as_json(content, indent=2) + "\n", PAGE: _page(content, slices)})
     return out / PAGE
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import make_folder, write_json
+from rsna_e2e.files import as_json, make_folder, write_json
 
 State = Literal["to do", "begun", "done"]
 
@@ -63,7 +63,7 @@ class Ledger:
         entry = self._read(name)
         if entry is None:
             return None
-        return hashlib.sha256(json.dumps(entry.made_of, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(as_json(entry.made_of, sort_keys=True).encode()).hexdigest()
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name.replace('/', '-')}.json"
@@ -88,4 +88,4 @@ def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
         for key in [*before, *(key for key in now if key not in before)]:
             yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
     elif before != now:
-        yield f"{name} {json.dumps(before)} instead of {json.dumps(now)}" if name else "all"
+        yield f"{name} {as_json(before)} instead of {as_json(now)}" if name else "all"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rsna_e2e.dicom import SliceHeader
-from rsna_e2e.files import atomic_writer
+from rsna_e2e.files import as_json, atomic_writer
 from rsna_e2e.records import Acquisition, RawFile, Refusal, SliceRecord
 from rsna_e2e.store.tables import texts_to_numpy
 
@@ -95,7 +95,7 @@ def write_part(path: Path, table: Table, refusals: Iterable[Refusal], *, plan_di
     Raises OutOfResourcesError when the disk is full.
     """
     told = [[refusal.path, str(refusal.reason), refusal.detail] for refusal in refusals]
-    metadata = {_REFUSALS: json.dumps(told), _PLAN_DIGEST: plan_digest}
+    metadata = {_REFUSALS: as_json(told), _PLAN_DIGEST: plan_digest}
     told_table = table.replace_schema_metadata(metadata)
     with atomic_writer(path) as file, pa.ipc.new_file(file, told_table.schema, options=_PACKED) as writer:
         writer.write_table(told_table)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rsna_e2e.evaluation import Evaluation, SeriesLayout
+from rsna_e2e.files import as_json
 from rsna_e2e.metrics import Int64Array
 from rsna_e2e.report.examples import Example, choose_examples, selection_rule, series_name
 from rsna_e2e.report.figures import calibration_figure, histogram_figure, roc_figure
-from rsna_e2e.report.pages import as_json, check_folder, render, write_texts
+from rsna_e2e.report.pages import check_folder, render, write_texts
 from rsna_e2e.report.profiles import profile_figure
 from rsna_e2e.store import Store
 
@@ -33,7 +34,7 @@ def write_report(
     check_folder(out, example="report.html, metrics.json and metrics.csv")
     content = evaluation.to_dict()
     texts = {
-        "metrics.json": as_json(content),
+        "metrics.json": as_json(content, indent=2) + "\n",
         "metrics.csv": _table_csv(content["labels"]),
         "report.html": _page(evaluation, content, store, title),
     }

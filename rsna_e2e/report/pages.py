@@ -1,6 +1,5 @@
 """What all pages share: templates, the theme, and numbers that are marked with where they stand in the JSON beside."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import atomic_writer, make_folder
+from rsna_e2e.files import atomic_writer, make_folder, without_nan
 from rsna_e2e.report.figures import display_name
 from rsna_e2e.report.theme import css_variables
 
@@ -51,11 +50,6 @@ def write_texts(out: Path, texts: Mapping[str, str]) -> None:
             file.write(text.encode())
 
 
-def as_json(content: Mapping[str, Any]) -> str:
-    """Return content as JSON for people too; a number that is undefined must be None by now."""
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
-
-
 def _number_writer(content: Mapping[str, Any], unknown: str) -> Any:
     """Return the templates' `number(path, form)`: a number of the JSON file, marked with where it stands there."""
 
@@ -63,7 +57,7 @@ def _number_writer(content: Mapping[str, Any], unknown: str) -> Any:
         value: Any = content
         for key in path.split("."):
             value = value[int(key)] if isinstance(value, list) else value[key]
-        if value is None:
+        if without_nan(value) is None:
             return Markup('<span class="none" title="{}">–</span>').format(unknown)
         return Markup('<data value="{}" class="number" title="{}">{}</data>').format(value, path, format(value, form))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from rsna_e2e.files import as_json
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
     FORMAT,
@@ -65,7 +66,7 @@ def _check_version(path: Path, manifest: Mapping[str, Any]) -> None:
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return a manifest with its `checksum`, which stands for all else in it."""
     rest = {key: value for key, value in manifest.items() if key != "checksum"}
-    text = json.dumps(rest, sort_keys=True)
+    text = as_json(rest, sort_keys=True)
     return rest | {"checksum": hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}
 
 

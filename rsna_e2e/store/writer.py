@@ -1,6 +1,5 @@
 """Writing a study store: built beside its place under another name, and moved there when it is whole."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 
 from rsna_e2e import __version__
 from rsna_e2e.errors import BadInputError, RsnaError, UsageError
-from rsna_e2e.files import lock_folder, sync
+from rsna_e2e.files import as_json, lock_folder, sync
 from rsna_e2e.records import Float32Array, Refusal
 from rsna_e2e.series import run_starts
 from rsna_e2e.store.checks import StoreFiles, read_index, read_labels, read_refusals
@@ -171,7 +170,7 @@ class StoreWriter:
         }
         del columns, label_columns  # of many slices, twice at once would be the most memory of all
         self._check_tables(manifest)
-        (self._store / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1) + "\n")
+        (self._store / MANIFEST).write_text(as_json(sealed(manifest), indent=1) + "\n")
         for name in (INDEX, LABELS, REFUSALS, MANIFEST, SHARDS, ""):
             sync(self._store / name)
         self._check_target_is_free()

@@ -1,7 +1,6 @@
 """The whole simulated data set, laid out as the competition's: DICOM files, label rows, sample submission, truth."""
 
 import errno
-import json
 import multiprocessing
 import os
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
-from rsna_e2e.files import atomic_writer
+from rsna_e2e.files import as_json, atomic_writer
 from rsna_e2e.labels import write_labels
 from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.synth.plan import StudyPlan, make_id, plan_studies, stream
@@ -206,7 +205,7 @@ def _write_tables(folder: Path, truths: list[StudyTruth], task: Task, seed: int)
         "min_visible_mm2": MIN_VISIBLE_MM2,
     }
     with atomic_writer(folder / STUDY_TRUTH) as file:
-        file.write((json.dumps({"label_rule": rule, "studies": studies}, indent=1) + "\n").encode())
+        file.write((as_json({"label_rule": rule, "studies": studies}, indent=1) + "\n").encode())
     return len(picked)
 
 
