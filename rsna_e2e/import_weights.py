@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from rsna_e2e import unpickling
-from rsna_e2e.config import ModelConfig
+from rsna_e2e.config import ModelConfig, make_config
 from rsna_e2e.errors import BadInputError, OutOfResourcesError
 from rsna_e2e.files import atomic_writer
 from rsna_e2e.model import JointModel
@@ -69,7 +69,8 @@ def import_weights(source: Path, out: Path, *, kind: Kind, task: Task, backbone:
         )
     n_labels, width = len(task.label_names), classifier.shape[1]
     if kind == "images":
-        config = ModelConfig(backbone=backbone, head="none", slice_loss_weight=1.0)
+        values = {"backbone": backbone, "head": "none", "slice_loss_weight": 1.0}
+        config = make_config(ModelConfig, values, name="the model of images")
         model = JointModel.for_task(config, task)
     else:
         width //= 2  # both directions

@@ -17,6 +17,10 @@ from rsna_e2e.slice_dropout import SliceDropout, SliceKeys, drop_by_slice
 from rsna_e2e.tasks import Task
 from rsna_e2e.tensors import load_weights
 
+MOST_WEIGHTS = 10**10  # the largest of timm, a ViT of DINOv3, has 6.7e9
+# What timm and torch raise where numbers do not go together: a list too short, heads that do not divide a width, ...
+_UNSUITED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
 
 class SequenceHead(nn.Module):
     """Two bidirectional LSTMs over embeddings with their lag and lead differences; logits for every slice.
@@ -173,30 +177,42 @@ def _create_backbone(config: ModelConfig, n_channels: int) -> Any:
         nothing: Any = nn.Flatten()
         nothing.num_features = n_channels
         return nothing
-    if "drop_rate" in config.backbone_arguments:  # many of timm's models drop by a function, which knows no slices
-        raise UsageError("model.backbone_arguments: instead of drop_rate, set model.backbone_dropout")
-    download = config.pretrained and config.weights_file is None
-    try:
-        backbone = timm.create_model(
-            config.backbone,
-            pretrained=download,
-            num_classes=0,
-            in_chans=n_channels,
-            **config.backbone_arguments,
-        )
-    except RuntimeError as error:
-        if "Unknown model" in str(error):
-            raise UsageError(
-                f"timm knows no backbone {config.backbone!r}; timm.list_models() lists those it has"
-            ) from None
-        raise
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"model.backbone_arguments do not suit {config.backbone}: {error}") from None
-    except OSError as error:
-        raise MissingCapabilityError(_no_weights(config.backbone, error)) from None
+    _check_weights(config, n_channels)
+    backbone = _timm_model(config, n_channels, pretrained=config.pretrained and config.weights_file is None)
     if config.weights_file is not None:
         load_weights(backbone, config.weights_file, allow_extra=("fc.", "head.", "classifier."))
     return backbone
+
+
+def _check_weights(config: ModelConfig, n_channels: int) -> None:
+    """Raise UsageError when arguments ask for more weights than any model has, before memory is asked for."""
+    if not config.backbone_arguments:
+        return
+    with torch.device("meta"):
+        sketch = _timm_model(config, n_channels, pretrained=False)
+    n_weights = sum(weight.numel() for weight in sketch.parameters())
+    if n_weights > MOST_WEIGHTS:
+        raise UsageError(
+            f"model.backbone_arguments make {config.backbone} a model of {n_weights:.2g} weights; "
+            f"{MOST_WEIGHTS:.0e} are the most. Use smaller ones"
+        )
+
+
+def _timm_model(config: ModelConfig, n_channels: int, *, pretrained: bool) -> Any:
+    name, arguments = config.backbone, config.backbone_arguments
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=n_channels, **arguments)
+    except OSError as error:
+        raise MissingCapabilityError(_no_weights(name, error)) from None
+    except _UNSUITED as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "Unknown model" in reason:
+            raise UsageError(f"timm knows no backbone {name!r}; timm.list_models() lists those it has") from None
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in reason:
+            raise
+        raise UsageError(
+            f"model.backbone_arguments do not suit {name}: {reason}" if arguments else f"model.backbone: {reason}"
+        ) from None
 
 
 def _no_weights(backbone: str, error: Exception) -> str:

@@ -5,7 +5,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from rsna_e2e.config import ModelConfig
+from rsna_e2e.config import ModelConfig, load_config
 from rsna_e2e.errors import BadInputError, MissingCapabilityError, UsageError
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.model import JointModel, SequenceHead
@@ -176,4 +176,4 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch: pytest.Mo
 
 def test_dropout_of_features_has_one_setting() -> None:
     with pytest.raises(UsageError, match=r"instead of drop_rate, set model\.backbone_dropout"):
-        JointModel.for_task(ModelConfig(backbone="test_resnet", backbone_arguments={"drop_rate": 0.5}), ICH)
+        load_config("demo", ["model.backbone_arguments={drop_rate: 0.5}"])

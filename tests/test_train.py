@@ -156,7 +156,7 @@ def test_a_backbone_that_cannot_take_the_size_is_named(store: Store, tmp_path: P
     with pytest.raises(UsageError, match=r"vit_tiny_patch16_224 does not take images of 32 px"):
         train(store, tmp_path / "run", small.config("model.backbone=vit_tiny_patch16_224"))
     with pytest.raises(UsageError, match=r"backbone_arguments do not suit test_resnet"):
-        train(store, tmp_path / "run", small.config("model.backbone_arguments={foo: 1}"))
+        train(store, tmp_path / "run", small.config("model.backbone_arguments={depths: 1}"))
     assert not (tmp_path / "run").exists()
 
 

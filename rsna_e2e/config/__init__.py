@@ -3,7 +3,7 @@
 A recipe is where the numbers of a published or a demonstration run live. `--set a.b=value` overrides any of them.
 """
 
-from rsna_e2e.config.files import load_config, load_two_stage, save_config
+from rsna_e2e.config.files import as_yaml, load_config, load_two_stage, make_config, save_config
 from rsna_e2e.config.recipes import RECIPES, TWO_STAGE_RECIPES
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import (
@@ -34,7 +34,9 @@ __all__ = [
     "SlicePhaseConfig",
     "TwoStageConfig",
     "View",
+    "as_yaml",
     "load_config",
     "load_two_stage",
+    "make_config",
     "save_config",
 ]

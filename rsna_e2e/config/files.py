@@ -7,11 +7,15 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from rsna_e2e.config.plain_yaml import parse_yaml, read_yaml
 from rsna_e2e.config.recipes import RECIPES, TWO_STAGE_RECIPES
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import Frozen
 from rsna_e2e.config.two_stage import TwoStageConfig
-from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.errors import BadInputError, RsnaError, UsageError
+from rsna_e2e.records import printable
+
+_SHOWN, _SHOWN_NAMES, _LONGEST = 8, 40, 80  # faults, names, and characters of a user's words in a message
 
 Config = TypeVar("Config", bound=Frozen)
 
@@ -35,50 +39,66 @@ def _load(
     if str(recipe) in recipes:
         raw = recipes[str(recipe)]().model_dump(mode="json")
     elif Path(recipe).is_file():
-        raw = _read_yaml(Path(recipe))
+        raw = _read(Path(recipe))
     else:
-        raise UsageError(f"unknown recipe {str(recipe)!r}; known: {', '.join(recipes)}, or the path of a config.yaml")
+        raise UsageError(
+            f"unknown recipe {_short(str(recipe))!r}; known: {', '.join(recipes)}, or the path of a config.yaml"
+        )
     for override in overrides:
         _override(raw, override)
+    wrong = UsageError if overrides or str(recipe) in recipes else BadInputError
+    return make_config(kind, raw, name=f"configuration {_short(str(recipe))}", wrong=wrong)
+
+
+def make_config(
+    kind: type[Config], values: Mapping[str, Any], *, name: str, wrong: type[RsnaError] = UsageError
+) -> Config:
+    """Return a configuration of these values. Raises `wrong`, which says of what is called `name` what is wrong."""
     try:
-        return kind.model_validate(raw)
+        return kind.model_validate(values)
     except ValidationError as error:
-        wrong = UsageError if overrides or str(recipe) in recipes else BadInputError
-        raise wrong(f"configuration {recipe}: {_explain(error)}") from None
+        raise wrong(f"{name}: {_explain(error)}") from None
 
 
 def save_config(config: Frozen, *, path: Path) -> None:
     """Write the whole configuration as YAML."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    path.write_bytes(as_yaml(config))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def as_yaml(config: Frozen) -> bytes:
+    """Return the whole configuration as YAML."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return text.encode()
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise BadInputError(f"{path}: not a YAML configuration") from None
+        raw = read_yaml(path)
+    except ValueError as error:
+        raise BadInputError(f"{path}: not a YAML configuration: {error}") from None
     if not isinstance(raw, dict):
-        raise BadInputError(f"{path}: not a YAML configuration")
+        raise BadInputError(f"{path}: not a YAML configuration, but {type(raw).__name__}")
     return raw
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
+    said = f"--set {_short(override)}"
     if not separator:
-        raise UsageError(f"--set {override}: expected a.b=value, for example --set optimizer.learning_rate=1e-3")
+        raise UsageError(f"{said}: expected a.b=value, for example --set optimizer.learning_rate=1e-3")
     *parents, leaf = name.split(".")
     node = raw
     for parent in parents:
         child = node.get(parent)
         if not isinstance(child, dict):
-            raise UsageError(f"--set {override}: there is no section {parent!r}; it has {', '.join(node)}")
+            raise UsageError(f"{said}: there is no section {_short(parent)!r}; it has {_listed(node)}")
         node = child
     if leaf not in node:
-        raise UsageError(f"--set {override}: there is no {leaf!r}; it has {', '.join(node)}")
+        raise UsageError(f"{said}: there is no {_short(leaf)!r}; it has {_listed(node)}")
     try:
-        node[leaf] = _number_or(yaml.safe_load(text))
-    except yaml.YAMLError:
-        raise UsageError(f"--set {override}: cannot read the value {text!r}") from None
+        node[leaf] = _number_or(parse_yaml(text))
+    except ValueError as error:
+        raise UsageError(f"{said}: cannot read the value: {error}") from None
 
 
 def _number_or(value: Any) -> Any:
@@ -92,4 +112,24 @@ def _number_or(value: Any) -> Any:
 
 
 def _explain(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    """What is wrong with each setting, in one line; of very many, with the first."""
+    wrong = [
+        f"{_short(_setting(item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors(include_input=False, include_url=False)
+    ]
+    more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    return "; ".join(wrong[:_SHOWN]) + more
+
+
+def _setting(loc: Sequence[int | str]) -> str:
+    """The name of a setting. Of one that takes a number or a word, pydantic names which of the two it tried."""
+    return ".".join(part for part in map(str, loc) if "[" not in part or part == "[key]")
+
+
+def _listed(node: dict[Any, Any]) -> str:
+    return ", ".join(_short(str(name)) for name in list(node)[:_SHOWN_NAMES])
+
+
+def _short(text: str) -> str:
+    """A user's words for a message: on one line, and not all of very many."""
+    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")

@@ -1,14 +1,14 @@
 """The configuration of one training run."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import model_validator
 
+from rsna_e2e.config.limits import CpuThreads, Fold, Fraction, Seed, Times, TimesOrNone
 from rsna_e2e.config.sections import (
     AugmentConfig,
     CheckpointConfig,
     DistributedConfig,
-    Fraction,
     Frozen,
     ImageConfig,
     LoaderConfig,
@@ -35,21 +35,21 @@ class RunConfig(Frozen):
 
     recipe: str
     task: str = "ich"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1234
-    epochs: Annotated[int, Field(ge=0)]
-    validation_fold: int | None = 0
-    training_slices_scored: PositiveInt | None = None
+    seed: Seed = 1234
+    epochs: TimesOrNone
+    validation_fold: Fold | None = 0
+    training_slices_scored: Times | None = None
     folds: Literal["store", "published"] = "store"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    chunk: PositiveInt | Literal["auto"] = "auto"
-    graph_slices: PositiveInt | Literal["auto"] = "auto"
-    accumulate: PositiveInt = 1
-    cpu_threads: PositiveInt | None = None
+    chunk: Times | Literal["auto"] = "auto"
+    graph_slices: Times | Literal["auto"] = "auto"
+    accumulate: Times = 1
+    cpu_threads: CpuThreads | None = None
     compile: bool = False
     ema_decay: Fraction | None = None
-    freeze_backbone_epochs: Annotated[int, Field(ge=0)] = 0
-    early_stopping_epochs: PositiveInt | None = None
-    max_skipped_steps: PositiveInt = 10
+    freeze_backbone_epochs: TimesOrNone = 0
+    early_stopping_epochs: Times | None = None
+    max_skipped_steps: Times = 10
     image: ImageConfig = ImageConfig()
     augment: AugmentConfig = AugmentConfig()
     loader: LoaderConfig = LoaderConfig()

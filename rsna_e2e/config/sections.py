@@ -1,13 +1,30 @@
 """The sections of a configuration: frozen, typed, checked on birth."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
+from rsna_e2e.config.backbone import Arguments, Backbone
+from rsna_e2e.config.limits import (
+    MOST_MEMBERS,
+    BatchesAhead,
+    Degrees,
+    Fraction,
+    LoaderThreads,
+    Mebibytes,
+    Minutes,
+    Positive,
+    Probability,
+    Samples,
+    Side,
+    Sides,
+    TimeoutS,
+    Times,
+    Weight,
+    Width,
+)
+
 Crop = Literal["none", "series", "slice"]
 View = Literal["plain", "hflip", "transpose"]  # of an un-augmented image, for test-time augmentation
 
@@ -29,12 +46,13 @@ class ImageConfig(Frozen):
     is then cropped to what is above level 0 of its own 8-bit image, a series to the content that the store names.
     """
 
-    size: PositiveInt = 480
+    size: Side = 480
     crop: Crop = "series"
     square: Literal["center", "upper_left"] = "center"
     values: Literal["hu", "uint8", "jpeg"] = "hu"
-    supersample: PositiveInt = 1
-    size_from_epoch: dict[PositiveInt, PositiveInt] = {}  # progressive resizing, {1: 96, 5: 112}: of training images
+    supersample: Samples = 1
+    # progressive resizing, {1: 96, 5: 112}: of training images
+    size_from_epoch: Annotated[dict[Times, Side], Field(max_length=MOST_MEMBERS)] = {}
 
     @property
     def is_stretched(self) -> bool:
@@ -53,9 +71,9 @@ class AugmentConfig(Frozen):
     hflip_probability: Probability = 0.5
     transpose_probability: Probability = 0.5
     affine_probability: Probability = 0.3
-    shift_limit: NonNegative = 0.05  # of the image side
+    shift_limit: Sides = 0.05  # of the image side
     scale_limit: Fraction = 0.05
-    rotate_limit_deg: NonNegative = 20.0
+    rotate_limit_deg: Degrees = 20.0
 
 
 class LoaderConfig(Frozen):
@@ -69,12 +87,12 @@ class LoaderConfig(Frozen):
     only for the chunk that is computed: for series so long that their images fill the memory.
     """
 
-    slices_per_batch: PositiveInt = 128
-    series_per_batch: PositiveInt | None = None
+    slices_per_batch: Times = 128
+    series_per_batch: Times | None = None
     slice_order: Literal["geometric", "published"] = "geometric"
     backend: Literal["auto", "dali", "torch"] = "auto"
-    threads: PositiveInt = 2
-    prefetch_batches: PositiveInt = 3
+    threads: LoaderThreads = 2
+    prefetch_batches: BatchesAhead = 3
     transform: Literal["batch", "chunk"] = "batch"
 
 
@@ -84,25 +102,25 @@ class ModelConfig(Frozen):
     backbone "none" takes stored embeddings instead of images. head "none" leaves the slice classifier alone: a
     classifier of single images. `padding` left fills the series of a batch with zeros in front, unmasked, as the
     published solution did, so that logits depend on batch mates; packed does not.
-    `backbone_arguments` go to timm.create_model as they are. `embedding_width` projects the backbone's features to this
-    many before the head; None keeps their number. `backbone_dropout` drops features of the backbone in training; its
-    drop-path and what else it has are `backbone_arguments`.
+    `backbone_arguments` go to timm.create_model; backbone.py lists those that do. `embedding_width` projects the
+    backbone's features to this many before the head; None keeps their number. `backbone_dropout` drops features of the
+    backbone in training; its drop-path and what else it has are `backbone_arguments`.
     `weights_file` is a local safetensors file for the backbone, used instead of timm's download.
     `batchnorm` says how BatchNorm behaves in joint epochs: train normalises every chunk by itself; frozen uses the
     running statistics, which makes a step independent of chunks and ranks.
     """
 
-    backbone: str
-    backbone_arguments: dict[str, Any] = {}
+    backbone: Backbone
+    backbone_arguments: Arguments = {}
     pretrained: bool = False
     weights_file: Path | None = None
     head: Literal["lstm", "none"] = "lstm"
     padding: Literal["packed", "left"] = "packed"
-    embedding_width: PositiveInt | None = None
+    embedding_width: Width | None = None
     backbone_dropout: Fraction = 0.0
     batchnorm: Literal["train", "frozen"] = "train"
-    slice_loss_weight: NonNegative = 0.0  # auxiliary per-slice classifier on the embeddings, in training only
-    study_loss_weight: NonNegative = 0.0  # a head for whole series: is a label present in any slice
+    slice_loss_weight: Weight = 0.0  # auxiliary per-slice classifier on the embeddings, in training only
+    study_loss_weight: Weight = 0.0  # a head for whole series: is a label present in any slice
 
     def without_initial_weights(self) -> "ModelConfig":
         """The same architecture, for weights that come from a checkpoint."""
@@ -117,15 +135,15 @@ class OptimizerConfig(Frozen):
     """
 
     name: Literal["adamw", "adam", "sgd", "apex_fused_adam", "apex_fused_lamb"] = "adamw"
-    learning_rate: PositiveFloat
-    head_learning_rate: PositiveFloat | None = None
-    weight_decay: NonNegative = 0.0
+    learning_rate: Positive
+    head_learning_rate: Positive | None = None
+    weight_decay: Weight = 0.0
     momentum: Fraction = 0.9  # of sgd
     schedule: Literal["constant", "cosine", "step", "one_cycle"] = "constant"
     warmup_fraction: Fraction = 0.0
-    step_fractions: tuple[Fraction, ...] = (0.5, 0.75)
+    step_fractions: Annotated[tuple[Fraction, ...], Field(max_length=MOST_MEMBERS)] = (0.5, 0.75)
     step_factor: Fraction = 0.1
-    clip_norm: PositiveFloat | None = None
+    clip_norm: Positive | None = None
 
     @model_validator(mode="after")
     def _one_warmup(self) -> "OptimizerConfig":
@@ -140,9 +158,9 @@ class CheckpointConfig(Frozen):
     `keep_epochs` keeps the end of every epoch. `on_disk_full` continue goes on training with the checkpoints there are.
     """
 
-    every_steps: PositiveInt | None = None
-    every_minutes: PositiveFloat | None = 10.0
-    keep_last: PositiveInt = 2
+    every_steps: Times | None = None
+    every_minutes: Minutes | None = 10.0
+    keep_last: Times = 2
     keep_epochs: bool = False
     on_disk_full: Literal["stop", "continue"] = "stop"
 
@@ -150,8 +168,8 @@ class CheckpointConfig(Frozen):
 class DistributedConfig(Frozen):
     """How ranks talk. A rank that says nothing for `timeout_s` ends the job; under 60 s, restarts fail to connect."""
 
-    timeout_s: Annotated[float, Field(ge=60.0)] = 300.0
-    bucket_mib: PositiveInt = 25  # gradients travel in pieces of this size
+    timeout_s: TimeoutS = 300.0
+    bucket_mib: Mebibytes = 25  # gradients travel in pieces of this size
 
 
 class SlicePhaseConfig(Frozen):
@@ -164,8 +182,8 @@ class SlicePhaseConfig(Frozen):
     in turn, as the published solution of RSNA-STR Pulmonary Embolism 2020 (EC601) did.
     """
 
-    epochs: PositiveInt
-    slices_per_batch: Annotated[int, Field(ge=2)] = 32  # train-mode BatchNorm needs two
+    epochs: Times
+    slices_per_batch: Annotated[Times, Field(ge=2)] = 32  # train-mode BatchNorm needs two
     sampling: Literal["all", "balanced", "balanced_shards"] = "all"
-    negative_shards: PositiveInt = 6
+    negative_shards: Times = 6
     optimizer: OptimizerConfig

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from rsna_e2e.config.limits import MOST_MEMBERS, Clip, Fold, Times
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import Crop, Frozen, View
 
@@ -23,12 +24,12 @@ class TwoStageSettings(Frozen):
 
     match_reference: bool = False
     jpeg: bool = False
-    folds: tuple[Annotated[int, Field(ge=0)], ...] | None
+    folds: Annotated[tuple[Fold, ...], Field(max_length=MOST_MEMBERS)] | None
     crops: Annotated[tuple[Crop, ...], Field(min_length=1)]
     views: Annotated[tuple[View, ...], Field(min_length=1)]
-    image_epochs: tuple[PositiveInt, ...] | None = None
+    image_epochs: Annotated[tuple[Times, ...], Field(max_length=MOST_MEMBERS)] | None = None
     out_of_fold: bool = False
-    clip: Annotated[float, Field(gt=0.0, lt=0.5)] = 1e-5
+    clip: Clip = 1e-5
 
     @model_validator(mode="after")
     def _make_sense(self) -> "TwoStageSettings":
@@ -64,6 +65,8 @@ class TwoStageConfig(Frozen):
         assert self.images.slice_phase is not None  # without a head there is one
         if max(self.two_stage.image_epochs or (1,)) > self.images.slice_phase.epochs:
             raise ValueError("image_epochs names an epoch after the last: raise images.slice_phase.epochs")
+        if self.two_stage.image_epochs is None and self.images.slice_phase.epochs > MOST_MEMBERS:
+            raise ValueError(f"a head for each of over {MOST_MEMBERS} epochs of images: name some in image_epochs")
         return self
 
     @property

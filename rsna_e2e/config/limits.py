@@ -1,0 +1,47 @@
+"""The least and the most of every number in a configuration, in one table.
+
+What is beyond is a slip of the keyboard or an attack. It is refused here by name, because later it would be memory that
+runs out, a library that aborts, or numbers that overflow. A boolean is no number, though Python's are.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+MOST_TIMES = 10**12  # steps of it, counted together, are far from the end of an int64
+MOST_MEMBERS = 1000  # of a list or table
+LARGEST_FLOAT32 = 3.4e38  # what weights and losses are computed in
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is no number")
+    return value
+
+
+_NUMBER = BeforeValidator(_no_boolean)
+
+# Counts of what takes time or disk alone, or of what the store holds no more of: they allocate nothing by themselves
+Times = Annotated[int, Field(gt=0, le=MOST_TIMES), _NUMBER]
+TimesOrNone = Annotated[int, Field(ge=0, le=MOST_TIMES), _NUMBER]
+Fold = Annotated[int, Field(ge=0, le=MOST_TIMES), _NUMBER]
+Seed = Annotated[int, Field(ge=0, lt=2**63), _NUMBER]
+
+# What is allocated, or started, as asked for
+Side = Annotated[int, Field(gt=0, le=4096), _NUMBER]  # pixels; CT has 512, rarely 1024
+Samples = Annotated[int, Field(gt=0, le=64), _NUMBER]  # along each side of a pixel
+Width = Annotated[int, Field(gt=0, le=8192), _NUMBER]  # features; a head of the widest has 15 GB of weights
+LoaderThreads = Annotated[int, Field(gt=0, le=256), _NUMBER]  # of one rank
+CpuThreads = Annotated[int, Field(gt=0, le=1024), _NUMBER]
+BatchesAhead = Annotated[int, Field(gt=0, le=256), _NUMBER]
+Mebibytes = Annotated[int, Field(gt=0, le=2**16), _NUMBER]
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0), _NUMBER]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0), _NUMBER]
+Weight = Annotated[float, Field(ge=0.0, le=LARGEST_FLOAT32), _NUMBER]
+Positive = Annotated[float, Field(gt=0.0, le=LARGEST_FLOAT32), _NUMBER]
+Sides = Annotated[float, Field(ge=0.0, le=10.0), _NUMBER]  # of an image, as a unit of length
+Degrees = Annotated[float, Field(ge=0.0, le=360.0), _NUMBER]
+Minutes = Annotated[float, Field(gt=0.0, le=1e9), _NUMBER]
+Clip = Annotated[float, Field(gt=0.0, lt=0.5), _NUMBER]  # of a probability
+TimeoutS = Annotated[float, Field(ge=60.0, le=1e7), _NUMBER]
