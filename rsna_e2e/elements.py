@@ -142,13 +142,13 @@ class Elements:
             raise RefusedError(Reason.MISSING_TAG, label(TAGS[name]))
         return default
 
-    def identifier(self, name: str) -> str:
+    def identifier(self, name: str, *, default: str | None = None) -> str:
         """Return a text that tells patients, studies or instances apart. Raises RefusedError when it cannot.
 
         A NUL or line feed inside it is damage, and could make two of them one where they are joined. ESC begins another
         script. Source: PS3.5 table 6.2-1 (VR LO and UI), 6.1.2.5.3.
         """
-        text = self.text(name)
+        text = self.text(name, default=default)
         if _CONTROL.search(text):
             raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} holds control characters")
         return text

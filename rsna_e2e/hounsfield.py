@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.records import Int16Image
+from rsna_e2e.records import Int16Array, Int16Image
 
 StoredImage = npt.NDArray[np.int16] | npt.NDArray[np.uint16]
 
@@ -13,6 +13,9 @@ INT16 = np.iinfo(np.int16)
 
 AIR_HU = -1000  # by definition of the unit
 _WRAPPED_12BIT = (4096 + AIR_HU, 4095)  # what -1000 to -1 become in 12 bits without sign
+_AIR_HU = (AIR_HU - 100, AIR_HU + 100)  # what scanners measure of it, with their noise
+_LEAST_AIR = 0.01  # of the pixels of a slice; around a head it is a third of them
+_NOISE_HU = 16  # different values of air; its noise goes over some tens of HU
 MEASURABLE_HU = (AIR_HU + 1, 3071)  # above air, up to the end of CT's usual 12 bits that begin at -1024
 
 
@@ -108,6 +111,15 @@ def is_padding(
     if low == high:
         return np.asarray((stored == low) | (whole == low))
     return np.asarray(((stored >= low) & (stored <= high)) | ((whole >= low) & (whole <= high)))
+
+
+def has_air(hu: Int16Array, *, is_measured: bool) -> bool:
+    """Tell whether a share of these values lies where the air around every patient does, if they are HU.
+
+    is_measured: it must have the noise of a measurement. The background of a map may be painted in the HU of air.
+    """
+    air = hu[(hu >= _AIR_HU[0]) & (hu <= _AIR_HU[1])]
+    return air.size > _LEAST_AIR * hu.size and (not is_measured or len(np.unique(air)) >= _NOISE_HU)
 
 
 def can_be_measured(low: float, high: float) -> bool:

@@ -67,7 +67,7 @@ def write_dicom(path: Path, dataset: Dataset, *, syntax: str = ExplicitVRLittleE
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = str(dataset.get("SOPInstanceUID", "1.2"))
+    dataset.file_meta.MediaStorageSOPInstanceUID = str(dataset.get("SOPInstanceUID") or "1.2")
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     if not meta:

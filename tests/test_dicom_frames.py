@@ -194,7 +194,7 @@ def _two_positions(dataset: Dataset) -> None:
 
 
 def _another_unit(dataset: Dataset) -> None:
-    dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence[0].RescaleType = "US"
+    dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence[0].RescaleType = "MGML"
 
 
 def _a_localizer(dataset: Dataset) -> None:

@@ -31,7 +31,6 @@ REFUSED_TAGS: list[tuple[dict[str, Any], Reason]] = [
     *(
         ({name: None}, Reason.MISSING_TAG)
         for name in (
-            "PatientID",
             "StudyInstanceUID",
             "SeriesInstanceUID",
             "SOPInstanceUID",
@@ -48,7 +47,6 @@ REFUSED_TAGS: list[tuple[dict[str, Any], Reason]] = [
             "RescaleIntercept",
         )
     ),
-    ({"PatientID": ""}, Reason.MISSING_TAG),
     ({"RescaleSlope": ""}, Reason.MISSING_TAG),
     ({"Rows": 0}, Reason.BAD_VALUE),
     ({"Rows": 65535, "Columns": 65535}, Reason.BAD_VALUE),

@@ -68,12 +68,53 @@ def test_what_a_rescale_may_say(tmp_path: Path, text: bytes, slope: object, inte
 
 
 @pytest.mark.parametrize(
-    ("unit", "expected"), [("HU", None), ("", None), ("US", Reason.NOT_HOUNSFIELD), ("MGML", Reason.NOT_HOUNSFIELD)]
+    ("unit", "expected"), [("HU", None), ("", None), ("US", None), ("MGML", Reason.NOT_HOUNSFIELD)]
 )
 def test_only_hounsfield_units_are_taken(tmp_path: Path, unit: str, expected: Reason | None) -> None:
     path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED, RescaleType=unit))
     result = dicom.read_slice(path)
     assert (result.reason if isinstance(result, Refusal) else None) == expected
+
+
+def head(*, background: int, noise: int = 0) -> np.ndarray:
+    """Air, painted or measured, around something between 0 and 99."""
+    rng = np.random.default_rng(0)
+    hu = rng.integers(0, 100, (20, 20))
+    hu[:5] = background + rng.integers(-noise, noise + 1, (5, 20))
+    return hu
+
+
+# Values in HU, other tags, and whether they are taken for HU though RescaleType leaves the unit unspecified
+UNSPECIFIED = {
+    "computed": (head(background=-1000), {}, True),
+    "clamped": (head(background=-1024), {}, True),
+    "measured": (head(background=-1000, noise=30), {"RescaleIntercept": -1024}, True),
+    "painted": (head(background=-1024), {"RescaleIntercept": -1024}, False),
+    "no air": (head(background=0), {}, False),
+    "far below": (head(background=-3000), {}, False),
+    "a hundredth": (np.pad(np.full((1, 4), -1000), ((0, 19), (0, 16))), {}, False),
+    "more than a hundredth": (np.pad(np.full((1, 5), -1000), ((0, 19), (0, 15))), {}, True),
+    "padding alone": (head(background=-1000), {"PixelPaddingValue": -1000}, False),
+    "steps of a half": (head(background=-1000), {"RescaleSlope": 0.5}, False),
+    "half an intercept": (head(background=-1000), {"RescaleIntercept": 0.5}, False),
+    "a map": (head(background=-1000, noise=30), {"ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "RCBF"]}, False),
+    "another modality": (head(background=-1000), {"Modality": "MR"}, False),
+}
+
+
+@pytest.mark.parametrize(("hu", "tags", "is_taken"), UNSPECIFIED.values(), ids=UNSPECIFIED)
+def test_an_unspecified_unit_is_that_of_ct_where_the_values_are(
+    tmp_path: Path, hu: np.ndarray, tags: dict[str, Any], is_taken: bool
+) -> None:
+    stored = (hu - int(tags.get("RescaleIntercept", 0))).astype("<i2")
+    dataset = phantoms.slice_dataset(stored, **{"RescaleType": "US", "RescaleIntercept": 0} | tags)
+    result = dicom.read_slice(phantoms.write_dicom(tmp_path / "a.dcm", dataset))
+    assert isinstance(result, Refusal) != is_taken
+    if isinstance(result, Refusal):
+        assert result.reason == (Reason.NOT_CT if "Modality" in tags else Reason.NOT_HOUNSFIELD)
+    else:
+        np.testing.assert_array_equal(result[1], hu)
+        assert result[0].repair == Repair.UNSPECIFIED_UNIT
 
 
 def test_monochrome1_changes_how_a_slice_is_shown_and_not_its_hu(tmp_path: Path) -> None:

@@ -369,7 +369,7 @@ def test_without_labels_pages_say_so(raw: Path, tmp_path: Path) -> None:
 def test_a_folder_without_slices_is_refused_with_reasons(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.txt").write_text("x")
-    with pytest.raises(BadInputError, match="no CT slice found there: 1 not_dicom"):
+    with pytest.raises(BadInputError, match="no CT slice in DICOM form found there: 1 not_dicom"):
         inspect_raw(tmp_path / "raw", task=ICH, n_jobs=1)
 
 

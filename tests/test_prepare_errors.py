@@ -3,9 +3,11 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import archives
 import phantoms
+import pyarrow.parquet as pq
 import pytest
 
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
@@ -68,7 +70,7 @@ def _store_there(folder: Path) -> None:
         (_a_file, BadInputError, "raw: not a folder"),
         (_empty, BadInputError, "no CT slice in DICOM form found there: it holds no files"),
         (_only_text, BadInputError, "no CT slice in DICOM form found there: 1 not_dicom"),
-        (_an_archive, BadInputError, "2 not_dicom. Give one of the archives in it"),
+        (_an_archive, BadInputError, r"2 not_dicom, such as .*\. Give one of the archives in it"),
         (_two_label_files, BadInputError, "stage_2_train.csv, train.csv"),
         (_bad_labels, BadInputError, "train.csv, line 1"),
         (_store_there, StoreError, "store: exists and is not empty"),
@@ -83,7 +85,45 @@ def test_one_line_and_nothing_left_behind(
     with pytest.raises(error, match=message) as caught:
         prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
     assert "\n" not in str(caught.value)
-    assert sorted(tmp_path.rglob("*")) == before
+    is_explained = "All are listed in" in str(caught.value)
+    left = [tmp_path / "store.partial", tmp_path / "store.partial" / "refusals.parquet"] if is_explained else []
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, *left])
+
+
+# How every file comes to be refused, and what must be said of it
+NOTHING_TAKEN = {
+    "header": ({"RescaleSlope": None}, r"3 missing_tag, such as \S+\.dcm \(RescaleSlope \(0028,1053\)\)"),
+    "value": ({"RescaleType": "MGML"}, r"3 not_hounsfield, such as \S+\.dcm \(RescaleType is MGML\)"),
+    "modality": ({"Modality": "MR"}, r"3 not_ct, such as \S+\.dcm \(Modality is MR\)"),
+    "pixels": (
+        {"RescaleType": "US", "RescaleIntercept": 5000},
+        r"3 not_hounsfield, such as .*, and the pixels hold no",
+    ),
+}
+
+
+@pytest.mark.parametrize(("tags", "message"), NOTHING_TAKEN.values(), ids=NOTHING_TAKEN)
+def test_when_nothing_is_taken_each_reason_has_an_example_and_all_are_listed(
+    tmp_path: Path, tags: dict[str, Any], message: str
+) -> None:
+    raw, store = tmp_path / "raw", tmp_path / "store"
+    phantoms.write_series(raw, name="a")
+    whole = {path.name: path.read_bytes() for path in raw.iterdir()}
+    for path in raw.iterdir():
+        dataset = phantoms.read(path)
+        for name, value in tags.items():
+            setattr(dataset, name, value)
+        dataset.save_as(path)
+    (raw / "notes.txt").write_text("x")
+    message = rf"{message}.*; 1 not_dicom, such as notes\.txt .*\. All are listed in "
+    with pytest.raises(BadInputError, match=message) as caught:
+        prepare(raw, store, task=ICH, n_jobs=1)
+    table = Path(str(caught.value).rpartition("listed in ")[2])
+    assert pq.read_table(table)["path"].to_pylist() == [*sorted(whole), "notes.txt"]
+    for name, content in whole.items():
+        (raw / name).write_bytes(content)
+    prepare(raw, store, task=ICH, n_jobs=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "store"]
 
 
 def test_labels_of_other_images(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ def add_prepare(verbs: Verbs) -> None:
         default="none",
         help="pack the pixels, without loss, to about half (bitshuffle-LZ4, HDF5's filter 32008)",
     )
+    verb.add_argument(
+        "--require-hu",
+        action="store_true",
+        help="refuse files whose RescaleType is US (unspecified), also where their values are those of HU",
+    )
     verb.add_argument("--strict", action="store_true", help="exit with 3 if anything was refused; the store is made")
     verb.add_argument("--merge", type=Path, nargs="+", default=[], metavar="PART", help="parts that were done already")
     verb.add_argument(
@@ -160,6 +165,7 @@ def _prepare(options: argparse.Namespace) -> None:
             "n_jobs": options.jobs,
             "on_ray": options.ray,
             "compression": options.compress,
+            "requires_hu": options.require_hu,
             "progress": progress,
         }
         if options.shard is not None:
@@ -209,6 +215,12 @@ def _warn(report: "PrepareReport") -> None:
         print(
             f"warning: in {n} of the studies each slice has a SeriesInstanceUID of its own, so that none has a "
             "neighbour. Give the slices of one volume one UID, and prepare again",
+            file=sys.stderr,
+        )
+    if report.n_studies_as_patients:
+        print(
+            f"warning: studies that name no patient (PatientID is empty): {report.n_studies_as_patients}. Each counts "
+            "as a patient, so who has several of them may be in several folds",
             file=sys.stderr,
         )
     if report.n_burned_in:

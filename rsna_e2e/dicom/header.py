@@ -10,6 +10,7 @@ from rsna_e2e.dicom.frames import frame_elements
 from rsna_e2e.dicom.inflate import inflate
 from rsna_e2e.dicom.places import frame_places
 from rsna_e2e.dicom.refuse import refuse_on_error
+from rsna_e2e.dicom.repairs import Repair, joined
 from rsna_e2e.dicom.scan import FileMeta, Window, read_data_set, read_file_meta
 from rsna_e2e.dicom.syntaxes import readable_syntax
 from rsna_e2e.elements import Elements, RefusedError, shown
@@ -115,7 +116,9 @@ def _check_is_ct(elements: Elements, meta: FileMeta) -> int | None:
     if sop_class_uid not in ("", CT_IMAGE_STORAGE, ENHANCED_CT_IMAGE_STORAGE):
         raise RefusedError(Reason.NOT_CT, f"SOP class {shown(sop_class_uid)}")
     if modality != "CT" and (modality or not sop_class_uid):
-        raise RefusedError(Reason.NOT_CT, "Modality is not CT")
+        raise RefusedError(
+            Reason.NOT_CT, f"Modality is {shown(modality)}" if modality else "nothing says CT, not even Modality"
+        )
     if "LOCALIZER" in elements.text("ImageType", default="").upper().split("\\"):
         raise RefusedError(Reason.LOCALIZER, "ImageType says LOCALIZER (PS3.3 C.8.2.1.1.1)")
     n_frames = elements.integer("NumberOfFrames", default=1)
@@ -167,7 +170,7 @@ def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number:
     spacing = elements.numbers("PixelSpacing", 2)
     if min(spacing) < LENGTHS_MM[0] or max(spacing) > LENGTHS_MM[1]:
         raise RefusedError(Reason.BAD_VALUE, f"PixelSpacing {spacing[0]:g} x {spacing[1]:g} mm")
-    slope, intercept = _rescale(elements)
+    slope, intercept, unit = _rescale(elements)
     x, y, z = elements.numbers("ImagePositionPatient", 3)
     if max(abs(x), abs(y), abs(z)) > MAX_POSITION_MM:
         detail = f"ImagePositionPatient lies more than {MAX_POSITION_MM:,.0f} mm from the origin"
@@ -176,10 +179,11 @@ def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number:
     _check_orientation(orientation)
     window_center, window_width = elements.first_window(at_most=MAX_WINDOW_HU)
     burned_in = elements.text("BurnedInAnnotation", default="").upper()
+    patient_id, study_uid = elements.identifier("PatientID", default=""), elements.identifier("StudyInstanceUID")
     return SliceRecord(
         image_id=image_id,
-        patient_id=elements.identifier("PatientID"),
-        study_uid=elements.identifier("StudyInstanceUID"),
+        patient_id=patient_id or study_uid,  # Type 2, so it may be empty (PS3.3 C.7.1.1)
+        study_uid=study_uid,
         series_uid=elements.identifier("SeriesInstanceUID"),
         sop_uid=elements.identifier("SOPInstanceUID"),
         frame_number=number,
@@ -197,19 +201,30 @@ def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number:
         transfer_syntax_uid=syntax_uid,
         slice_thickness_mm=elements.first_between("SliceThickness", *LENGTHS_MM),
         burned_in_annotation=burned_in if burned_in in ("YES", "NO") else "",
+        repair=joined([*([] if patient_id else [Repair.PATIENT_BY_STUDY]), *unit]),
     )
 
 
-def _rescale(elements: Elements) -> tuple[float, float]:
-    """Return slope and intercept of a rescale that gives HU. Source: PS3.3 C.11.1 and C.8.15.3.10."""
+def _rescale(elements: Elements) -> tuple[float, float, list[Repair]]:
+    """Return slope and intercept of a rescale that gives HU, and what was made of a unit that is not specified.
+
+    GDCM, and so SimpleITK, writes US for every CT; scanners do for maps of perfusion, which may look alike, but say so
+    in ImageType or FrameType. Whether there is air where HU have it, the pixels tell.
+    Source: PS3.3 C.11.1, C.8.15.3.10, and C.8.16.1.3 (image flavor).
+    """
     (slope,) = elements.numbers("RescaleSlope", 1)
     if slope == 0:
         raise RefusedError(Reason.BAD_VALUE, "RescaleSlope is 0")
     (intercept,) = elements.numbers("RescaleIntercept", 1)
     # Perfusion maps, electron density and more come as CT as well, and say so in nothing but the unit.
-    if elements.text("RescaleType", default="HU") != "HU":
-        raise RefusedError(Reason.NOT_HOUNSFIELD, "RescaleType is not HU")
-    return slope, intercept
+    unit = elements.text("RescaleType", default="HU")
+    if unit == "HU":
+        return slope, intercept, []
+    is_map = any("PERFUSION" in elements.text(name, default="").upper() for name in ("ImageType", "FrameType"))
+    if unit == "US" and slope == 1 and intercept.is_integer() and not is_map:
+        return slope, intercept, [Repair.UNSPECIFIED_UNIT]
+    detail = "" if unit != "US" else f" (unspecified), {'of PERFUSION' if is_map else f'RescaleSlope {slope:g}'}"
+    raise RefusedError(Reason.NOT_HOUNSFIELD, f"RescaleType is {shown(unit)}{detail}")
 
 
 def _check_orientation(cosines: tuple[float, ...]) -> None:

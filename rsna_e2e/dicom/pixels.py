@@ -8,14 +8,16 @@ import numpy.typing as npt
 
 from rsna_e2e.dicom.header import SliceHeader
 from rsna_e2e.dicom.refuse import refuse_on_error
-from rsna_e2e.dicom.repairs import Repair, joined
+from rsna_e2e.dicom.repairs import Repair, has_repair, joined
 from rsna_e2e.dicom.words import Frame, read_frame
+from rsna_e2e.elements import RefusedError
 from rsna_e2e.hounsfield import (
     AIR_HU,
     Hounsfield,
     StoredImage,
     can_be_measured,
     can_be_measured_if_wrapped,
+    has_air,
     has_unused_bits,
     has_unused_bits_of_signed,
     is_padding,
@@ -25,7 +27,7 @@ from rsna_e2e.hounsfield import (
     unwrap_12bit,
 )
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord
+from rsna_e2e.records import Int16Array, Int16Image, RawFile, Refusal, SliceRecord
 
 Mask = npt.NDArray[np.bool_]
 
@@ -43,6 +45,7 @@ def _read_hounsfield(stream: BinaryIO, header: SliceHeader) -> tuple[SliceRecord
     stored = stored_values(frame.words, bits_stored=frame.bits_stored, is_signed=is_signed)
     padding = _padding(header, frame, stored)
     repairs = [
+        *map(Repair, filter(None, record.repair.split("+"))),
         *([Repair.MONOCHROME1] if header.is_monochrome1 else []),
         *([Repair.CODESTREAM_SIGN] if frame.lost_its_sign else []),
     ]
@@ -53,6 +56,10 @@ def _read_hounsfield(stream: BinaryIO, header: SliceHeader) -> tuple[SliceRecord
         result = Hounsfield(unwrap_12bit(stored), 0, 0)
     else:
         result = to_hounsfield(stored, record.slope, record.intercept)
+    if has_repair(record.repair, Repair.UNSPECIFIED_UNIT):
+        # Values that are HU as they are stored may be computed; others come from a scanner.
+        measured = result.hu if padding is None else result.hu[~padding]
+        _check_has_air(measured, is_measured=record.intercept != 0)
     if padding is not None:
         kind, result = _without_padding(header, stored, result, padding)
         repairs.append(kind)
@@ -83,6 +90,12 @@ def _is_wrapped(record: SliceRecord) -> bool:
     return is_wrapped_12bit(
         bits_stored=record.bits_stored, is_signed=is_signed, slope=record.slope, intercept=record.intercept
     )
+
+
+def _check_has_air(hu: Int16Array, *, is_measured: bool) -> None:
+    if not has_air(hu, is_measured=is_measured):
+        detail = "RescaleType is US (unspecified), and the pixels hold no air near -1000, as HU do around a patient"
+        raise RefusedError(Reason.NOT_HOUNSFIELD, detail)
 
 
 def _has_unused_bits(frame: Frame, padding: Mask | None, *, is_signed: bool) -> bool:

@@ -8,6 +8,8 @@ from enum import StrEnum
 class Repair(StrEnum):
     """Name of what is done to values that a file spells oddly. A name, once published, keeps its meaning."""
 
+    PATIENT_BY_STUDY = "patient_by_study"  # PatientID is empty: its study tells whose slice it is
+    UNSPECIFIED_UNIT = "unspecified_unit"  # RescaleType says US, unspecified; the values are those of HU
     MONOCHROME1 = "monochrome1"  # meant to be shown inverted; HU are what they are (PS3.3 C.7.6.3.1.2)
     WRAPPED_12BIT = "wrapped_12bit"  # the sign was lost in 12 unsigned bits, and is restored
     UNUSED_BITS = "unused_bits"  # bits beyond BitsStored meant nothing, and are cleared
@@ -21,6 +23,11 @@ def count_repairs(spelt: Iterable[str]) -> dict[str, int]:
     return dict(Counter(name for names in spelt if names for name in names.split("+")).most_common())
 
 
-def joined(repairs: list[Repair]) -> str:
+def joined(repairs: Iterable[Repair]) -> str:
     """Return names as the `repair` column spells them."""
     return "+".join(repairs)
+
+
+def has_repair(spelt: str, repair: Repair) -> bool:
+    """Whether this is among the names that a value of the `repair` column spells."""
+    return repair in spelt.split("+")

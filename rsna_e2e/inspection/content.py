@@ -15,7 +15,7 @@ from rsna_e2e.inspection.geometry import describe_geometry
 from rsna_e2e.inspection.slices import Slices
 from rsna_e2e.inspection.truth import describe_copies, describe_counts, describe_labels
 from rsna_e2e.inspection.values import describe_values, histogram
-from rsna_e2e.prepare import count_reasons, read_raw
+from rsna_e2e.prepare import count_reasons, nothing_taken, read_raw
 from rsna_e2e.records import Progress, Refusal, no_progress
 from rsna_e2e.store import Store, StoreError
 from rsna_e2e.tasks import Task, get_task
@@ -70,8 +70,7 @@ def inspect_raw(
     """
     found = read_raw(raw, task=task, labels=labels, n_jobs=n_jobs, progress=progress)
     if not len(found.columns["series_key"]):
-        reasons = ", ".join(f"{n} {reason}" for reason, n in count_reasons(found.refusals).items())
-        raise BadInputError(f"{raw}: no CT slice found there: {reasons or 'no files'}. Give a folder of DICOM files")
+        raise BadInputError(nothing_taken(raw, found.refusals))
     slices = Slices(task=task, columns=found.columns, labels=found.labels, refusals=found.refusals)
     content = _content(slices) | {"hu": None, "copies": None, "data_hash": None, "is_deidentified": False, "seed": None}
     return content | {"findings": find(content)}, slices

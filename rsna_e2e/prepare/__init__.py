@@ -9,7 +9,7 @@ from rsna_e2e.prepare.index import pseudonymous_keys
 from rsna_e2e.prepare.inputs import find_labels
 from rsna_e2e.prepare.jobs import available_cores
 from rsna_e2e.prepare.repair import RepairReport, repair
-from rsna_e2e.prepare.report import PartReport, PrepareReport, count_reasons
+from rsna_e2e.prepare.report import PartReport, PrepareReport, count_reasons, nothing_taken
 from rsna_e2e.prepare.run import Part, prepare, prepare_part
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "available_cores",
     "count_reasons",
     "find_labels",
+    "nothing_taken",
     "prepare",
     "prepare_part",
     "pseudonymous_keys",

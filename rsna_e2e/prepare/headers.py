@@ -17,6 +17,7 @@ from rsna_e2e.prepare.index import (
 )
 from rsna_e2e.prepare.inputs import read_inputs
 from rsna_e2e.prepare.jobs import available_cores
+from rsna_e2e.prepare.patients import with_patients
 from rsna_e2e.prepare.plan import find_copies, plan_series
 from rsna_e2e.prepare.planning import with_unique_ids
 from rsna_e2e.prepare.pool import Pool
@@ -57,6 +58,7 @@ def read_raw(
     with TemporaryDirectory(prefix="rsna_e2e-") as notes, Pool(n_jobs or available_cores()) as pool:
         parts = read_headers(inputs, pool, Path(notes), progress)
         headers, refused = read_parts(parts)
+        headers = with_patients(headers)
     copies = find_copies(headers)
     digests = dict(zip(copies.tolist(), to_numpy(headers, "sop_uid")[copies].tolist(), strict=True))
     plan, misplaced = plan_series(headers, inputs.labels.image_ids, digests=digests)

@@ -11,7 +11,8 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import xxhash
 
-from rsna_e2e.dicom import SliceHeader, read_headers, read_hounsfield, refuse_on_error
+from rsna_e2e.dicom import Repair, SliceHeader, read_headers, read_hounsfield, refuse_on_error
+from rsna_e2e.dicom.repairs import has_repair
 from rsna_e2e.prepare.index import StoredSlice, stored_columns
 from rsna_e2e.prepare.pool import NO_ITEM, Begin, Lost
 from rsna_e2e.prepare.tables import (
@@ -39,11 +40,15 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class ReadHeaders:
-    """Job: read the headers of files into the file `part`. Returns how many were refused."""
+    """Job: read the headers of files into the file `part`. Returns how many were refused.
+
+    requires_hu: refuse files that leave the unit unspecified.
+    """
 
     source: Source
     files: Sequence[RawFile]
     part: Path
+    requires_hu: bool = False
 
     def __call__(self, begin: Begin, lost: Lost) -> int:
         headers: list[HeaderOf] = []
@@ -60,7 +65,11 @@ class ReadHeaders:
 
     def _read(self, raw_file: RawFile) -> list[SliceHeader] | Refusal:
         with self.source.open(raw_file, head=True) as stream:
-            return read_headers(stream, raw_file)
+            headers = read_headers(stream, raw_file)
+        if self.requires_hu and not isinstance(headers, Refusal):
+            if any(has_repair(header.record.repair, Repair.UNSPECIFIED_UNIT) for header in headers):
+                return Refusal(raw_file.name, Reason.NOT_HOUNSFIELD, "RescaleType is US (unspecified)")
+        return headers
 
 
 @dataclass(frozen=True, slots=True)

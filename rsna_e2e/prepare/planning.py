@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rsna_e2e.image_ids import unique_image_ids
 from rsna_e2e.prepare.jobs import ShardPlan
+from rsna_e2e.prepare.patients import with_patients
 from rsna_e2e.prepare.plan import Digest, Plan, Rows, find_copies, plan_series, plan_shards
 from rsna_e2e.prepare.pool import Begin, Lost
 from rsna_e2e.prepare.tables import Table, file_names, plan_digest_of, read_part, read_parts, to_numpy, write_part
@@ -56,6 +57,7 @@ class MakePlan:
 
     def __call__(self, begin: Begin, lost: Lost) -> Copies | ShardPlans:
         headers, refused = read_parts(self.headers)
+        headers = with_patients(headers)
         copies = find_copies(headers)
         if len(copies) and not self.digests:
             return self._copies(headers, copies)

@@ -9,11 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from rsna_e2e.dicom.repairs import count_repairs
+from rsna_e2e.dicom.repairs import Repair, count_repairs, has_repair
 from rsna_e2e.labels import LabelTable
 from rsna_e2e.prepare.index import label_rows
 from rsna_e2e.prepare.tables import Column
+from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Float32Array, Refusal
 from rsna_e2e.series import run_starts, series_geometry, studies_of_single_slices, volume_numbers
 from rsna_e2e.slice_order import OrderCheck, check_order
@@ -24,17 +26,19 @@ from rsna_e2e.tasks import Task
 class PrepareReport:
     """What was taken and what was not.
 
-    n_unlabelled: slices in the store without a label. n_labels_without_image: labelled images that are not in the
-    store. n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept. n_burned_in: slices that
-    say that text is burned into their pixels. slice_order: whether the labels speak for the order of the slices.
-    label_file: where the labels are from. geometry: series by what is unusual about how their slices lie, see
-    `SeriesGeometry`, and how many slices are missing in gaps. volumes: of how many SeriesInstanceUIDs several volumes
-    were made, and by what they were told apart.
+    n_studies_as_patients: studies that name no patient, each of which counts as one. n_unlabelled: slices in the store
+    without a label. n_labels_without_image: labelled images that are not in the store. n_rounded, n_saturated: pixels
+    whose HU are not exactly slope * stored + intercept. n_burned_in: slices that say that text is burned into their
+    pixels. slice_order: whether the labels speak for the order of the slices. label_file: where the labels are from.
+    geometry: series by what is unusual about how their slices lie, see `SeriesGeometry`, and how many slices are
+    missing in gaps. volumes: of how many SeriesInstanceUIDs several volumes were made, and by what they were told
+    apart.
     """
 
     store: Path
     data_hash: str
     n_patients: int
+    n_studies_as_patients: int
     n_series: int
     n_slices: int
     n_unlabelled: int
@@ -90,6 +94,7 @@ def make_report(
         store=store,
         data_hash=data_hash,
         n_patients=len(set(index["patient_id"].tolist())),
+        n_studies_as_patients=len(set(index["study_uid"][_names_no_patient(index)].tolist())),
         n_series=len(first),
         n_slices=len(labels_NL),
         n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
@@ -108,6 +113,11 @@ def make_report(
     )
 
 
+def _names_no_patient(index: dict[str, Column]) -> npt.NDArray[np.bool_]:
+    repairs, repair_N = np.unique(index["repair"], return_inverse=True)
+    return np.array([has_repair(names, Repair.PATIENT_BY_STUDY) for names in repairs])[repair_N]
+
+
 def count_reasons(refusals: Iterable[Refusal]) -> dict[str, int]:
     """Count refusals by reason, the commonest first."""
     return dict(Counter(str(refusal.reason) for refusal in refusals).most_common())
@@ -121,6 +131,26 @@ def count_volumes(index: dict[str, Column], told_by: Mapping[str, int]) -> dict[
         return {}
     n_divided = int(np.count_nonzero(numbers == 1))
     return {"divided": n_divided, "into": n_divided + n_further} | {f"by {name}": n for name, n in told_by.items()}
+
+
+def nothing_taken(raw: Path, refusals: Sequence[Refusal], *, table: Path | None = None) -> str:
+    """Return what to tell who gave files of which none was taken: every reason with one example, and what to do.
+
+    table: where all of them are listed.
+    """
+    example = {str(refusal.reason): refusal for refusal in reversed(refusals)}
+    why = "; ".join(
+        f"{n} {reason}, such as {example[reason].path} ({example[reason].detail})"
+        for reason, n in count_reasons(refusals).items()
+    )
+    if any(refusal.path.lower().endswith(".zip") for refusal in refusals):
+        advice = "Give one of the archives in it"
+    elif set(example) <= {Reason.NOT_DICOM, Reason.NOT_REGULAR_FILE, Reason.LINKED_FOLDER}:
+        advice = "Give the folder or archive of DICOM files"
+    else:
+        advice = "What each reason means is in docs/dicom.md"
+    where = f". All are listed in {table}" if table else ""
+    return f"{raw}: no CT slice in DICOM form found there: {why or 'it holds no files'}. {advice}{where}"
 
 
 def count_geometry(index: dict[str, Column]) -> dict[str, int]:

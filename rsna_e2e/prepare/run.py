@@ -18,11 +18,11 @@ from rsna_e2e.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteSha
 from rsna_e2e.prepare.planning import Copies, MakePlan, ShardPlans
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.ray_pool import RayPool
-from rsna_e2e.prepare.report import PartReport, PrepareReport, count_reasons, make_report
+from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report, nothing_taken
 from rsna_e2e.prepare.tables import Column, read_parts, refusals_of, to_numpy
 from rsna_e2e.pseudonyms import Pseudonyms
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Float32Array, Progress, Refusal, no_progress
+from rsna_e2e.records import Progress, Refusal, no_progress
 from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.store.tables import release_unused
 from rsna_e2e.tasks import Task
@@ -64,6 +64,7 @@ def prepare(
     on_ray: bool = False,
     parts: Sequence[Path] = (),
     compression: Compression = "none",
+    requires_hu: bool = False,
     pseudonyms: Pseudonyms | None = None,
     progress: Progress = no_progress,
 ) -> PrepareReport:
@@ -72,24 +73,32 @@ def prepare(
     raw: a folder or a zip archive. labels: the label file, by default what `find_labels` finds, if anything.
     seed: decides the folds among equals. n_jobs: worker processes, by default one for each core; on_ray: on the cores
     of a Ray cluster, whose machines see the same files, instead. parts: what `prepare_part` left; shards that none of
-    them holds are made. compression: of the pixels, which read back the same. pseudonyms: what the store has in place
-    of identifiers and of the paths of refused files; folds, order, labels and pixels do not depend on them. The store
-    appears whole or not at all; interrupted and called again, this goes on with what was done. Raises BadInputError
-    when there is nothing to take, StoreError when `store` exists, and OutOfResourcesError when the disk is too small.
+    them holds are made. compression: of the pixels, which read back the same. requires_hu: refuse files that leave the
+    unit unspecified. pseudonyms: what the store has in place of identifiers and of the paths of refused files; folds,
+    order, labels and pixels do not depend on them. The store appears whole or not at all; interrupted and called again,
+    this goes on with what was done. Raises BadInputError when there is nothing to take, and leaves the table of
+    refusals in `STORE.partial`; StoreError when `store` exists, and OutOfResourcesError when the disk is too small.
     """
     started_s = time.perf_counter()
     if n_folds < 1:
         raise UsageError(f"folds {n_folds}: must be at least 1")
     pool_of_workers = _pool(n_jobs, on_ray=on_ray)
-    inputs = read_inputs(raw, store, labels, task, compression=compression, rules=(HEADERS_PER_JOB, SHARD_BYTES))
+    rules = (HEADERS_PER_JOB, SHARD_BYTES, requires_hu)
+    inputs = read_inputs(raw, store, labels, task, compression=compression, rules=rules)
     with StoreWriter(store, inputs=inputs.digest) as writer, pool_of_workers as pool:
         writer.adopt(parts)
-        headers = read_headers(inputs, pool, writer.notes_folder, progress)
+        headers = read_headers(inputs, pool, writer.notes_folder, progress, requires_hu=requires_hu)
         inputs = replace(inputs, files=())  # many of them need room
         shards, refused, told_by = _plan(inputs, headers, pool, writer, progress)
         with _enough_space(store, shards, compression):
             _write_shards(inputs, shards, pool, len(refused), progress)
-            index, labels_NL, refusals = _collect(raw, inputs, shards, refused, n_folds=n_folds, seed=seed)
+            stored, refusals = _collect(shards, refused)
+            if not len(stored["image_id"]):
+                refusals = refusals if pseudonyms is None else pseudonyms.of_refusals(refusals)
+                table = writer.leave(refusals) if refusals else None
+                raise BadInputError(nothing_taken(raw, refusals, table=table))
+            labels_NL = join_labels(stored, inputs.labels)
+            index = index_columns(stored, labels_NL, n_folds=n_folds, seed=seed)
             tables = _named_or_not(index, refusals, pseudonyms)
             data_hash = writer.commit(task, labels=labels_NL, compression=compression, **tables)
     elapsed_s = time.perf_counter() - started_s
@@ -117,6 +126,7 @@ def prepare_part(
     n_jobs: int | None = None,
     on_ray: bool = False,
     compression: Compression = "none",
+    requires_hu: bool = False,
     progress: Progress = no_progress,
 ) -> PartReport:
     """Do one machine's part of `prepare`, for which it reads all headers; `prepare` with all parts makes the store.
@@ -126,12 +136,13 @@ def prepare_part(
     started_s = time.perf_counter()
     if not 1 <= part.number <= part.n:
         raise UsageError(f"part {part.number} of {part.n}: the first number goes from 1 to the second")
-    inputs = read_inputs(raw, store, labels, task, compression=compression, rules=(HEADERS_PER_JOB, SHARD_BYTES))
+    rules = (HEADERS_PER_JOB, SHARD_BYTES, requires_hu)
+    inputs = read_inputs(raw, store, labels, task, compression=compression, rules=rules)
     with (
         StoreWriter(store, inputs=inputs.digest, folder=part.folder(store)) as writer,
         _pool(n_jobs, on_ray=on_ray) as pool,
     ):
-        headers = read_headers(inputs, pool, writer.notes_folder, progress)
+        headers = read_headers(inputs, pool, writer.notes_folder, progress, requires_hu=requires_hu)
         inputs = replace(inputs, files=())
         every_shard, refused, _ = _plan(inputs, headers, pool, writer, progress)
         shards = every_shard[part.number - 1 :: part.n]
@@ -178,12 +189,14 @@ def _alone(job: MakePlan) -> Copies | ShardPlans:
     return planned
 
 
-def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> list[Path]:
+def read_headers(
+    inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress, *, requires_hu: bool = False
+) -> list[Path]:
     """Return the files that hold the headers, and the refusals; those that are there already are not read again."""
-    files = inputs.files
+    parts = [inputs.files[i : i + HEADERS_PER_JOB] for i in range(0, len(inputs.files), HEADERS_PER_JOB)]
     jobs = [
-        ReadHeaders(inputs.source, files[i : i + HEADERS_PER_JOB], notes / f"headers-{i // HEADERS_PER_JOB:05d}.arrow")
-        for i in range(0, len(files), HEADERS_PER_JOB)
+        ReadHeaders(inputs.source, files, notes / f"headers-{number:05d}.arrow", requires_hu)
+        for number, files in enumerate(parts)
     ]
     sizes = [len(job.files) for job in jobs]
     return _run_missing(jobs, sizes, pool, progress, what="headers", n_refused=len(inputs.not_found))
@@ -236,19 +249,14 @@ def _write_shards(
         progress(done, total, f"pixels, {n_refused} refused")
 
 
-def _collect(
-    raw: Path, inputs: Inputs, shards: Sequence[ShardPlan], refused: Sequence[Refusal], *, n_folds: int, seed: int
-) -> tuple[dict[str, Column], Float32Array, list[Refusal]]:
-    """Return the index of what was written, its labels [N, L], and all refusals. Raises BadInputError for no slice."""
+def _collect(shards: Sequence[ShardPlan], refused: Sequence[Refusal]) -> tuple[dict[str, Column], list[Refusal]]:
+    """Return the columns of what was written, and all refusals."""
     stored, broken = read_parts([shard.note for shard in shards])
     refusals = sorted([*refused, *broken], key=lambda refusal: (refusal.path, refusal.reason))
-    if not len(stored):
-        raise BadInputError(_nothing_taken(raw, refusals))
     columns = {name: to_numpy(stored, name) for name in stored.column_names}
     del stored  # as `columns` now
     release_unused()
-    labels_NL = join_labels(columns, inputs.labels)
-    return index_columns(columns, labels_NL, n_folds=n_folds, seed=seed), labels_NL, refusals
+    return columns, refusals
 
 
 def _named_or_not(
@@ -262,13 +270,6 @@ def _named_or_not(
         "refusals": pseudonyms.of_refusals(refusals),
         "key_check": pseudonyms.check,
     }
-
-
-def _nothing_taken(raw: Path, refusals: Sequence[Refusal]) -> str:
-    why = ", ".join(f"{n} {reason}" for reason, n in count_reasons(refusals).items()) or "it holds no files"
-    has_archives = any(refusal.path.lower().endswith(".zip") for refusal in refusals)
-    what = "one of the archives in it" if has_archives else "the folder or archive of DICOM files"
-    return f"{raw}: no CT slice in DICOM form found there: {why}. Give {what}"
 
 
 @contextmanager

@@ -59,6 +59,7 @@ class StoreWriter:
         self.notes_folder = self._partial / "notes"
         self._lock = -1
         self._is_kept = False
+        self._left: Path | None = None
 
     def __enter__(self) -> "StoreWriter":
         self._check_target_is_free()
@@ -77,7 +78,7 @@ class StoreWriter:
     ) -> None:
         is_mendable = isinstance(error, BadInputError | UsageError)
         if (error is None and not self._is_kept) or is_mendable or not self._inputs:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            self._clear()
         else:
             with suppress(OSError):  # what went wrong before says more
                 self._remove_unfinished()
@@ -86,6 +87,21 @@ class StoreWriter:
     def keep(self) -> None:
         """Leave everything in its folder, uncommitted."""
         self._is_kept = True
+
+    def leave(self, refusals: Sequence[Refusal]) -> Path:
+        """Write the table of refusals of a store that will not be made, and return where it stays until another is."""
+        self._left = self._partial / REFUSALS
+        write_table(self._left, _refusal_columns(refusals))
+        return self._left
+
+    def _clear(self) -> None:
+        for place in self._partial.iterdir():
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            elif place != self._left:
+                place.unlink(missing_ok=True)
+        if self._left is None:
+            shutil.rmtree(self._partial, ignore_errors=True)
 
     def adopt(self, folders: Sequence[Path]) -> None:
         """Take over what is in folders that were kept; a note `shard-X` comes with the shard X that it describes.
