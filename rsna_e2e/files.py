@@ -1,14 +1,17 @@
 """Writing a file so that nobody ever sees half of it."""
 
+import csv
 import ctypes
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +19,7 @@ from rsna_e2e.errors import BadInputError, DiskFullError, UsageError
 
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
 _SYNC_FILE_RANGE_WRITE = 2  # <linux/fs.h>
+_ROWS_TOGETHER = 1 << 14
 
 
 @contextmanager
@@ -67,6 +71,15 @@ def without_nan(value: Any) -> Any:
         case list() | tuple():
             return [without_nan(item) for item in value]
     return value
+
+
+def csv_blocks(rows: Iterable[Sequence[object]]) -> Iterator[bytes]:
+    """Yield rows as CSV, in blocks of many: quoted where they must be, lines that end in LF, in UTF-8."""
+    rows = iter(rows)
+    while block := list(islice(rows, _ROWS_TOGETHER)):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(block)
+        yield text.getvalue().encode()
 
 
 def sha256_of(path: Path) -> str:

@@ -8,8 +8,8 @@ inside the fold, so that order has to be given. Source: darraghdog/rsna, scripts
 # n rows of a file, D width
 
 import csv
-import gzip
 import hashlib
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -25,8 +25,9 @@ from rsna_e2e.batch import Rows
 from rsna_e2e.config import View
 from rsna_e2e.embeddings import SHARD_SLICES, EmbeddingWriter, Source
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.records import Float32Array, Progress, no_progress
+from rsna_e2e.records import Float32Array, Progress, no_progress, printable
 from rsna_e2e.store import Store
+from rsna_e2e.table_files import table_at
 
 Part = Literal["train", "val", "test"]
 
@@ -122,30 +123,30 @@ def _names(ids: Path, *, part: Part, fold: int | None, order: Path | None) -> li
 
 def _read_ids(path: Path, *, needs_fold: bool) -> dict[str, int | None]:
     """The images of a CSV in its order, with their folds (None where nobody asks)."""
-    table = csv.DictReader(_read_text(path).splitlines())
+    table = csv.DictReader(io.StringIO(_read_text(path), newline=""))
     wanted = ("Image", "fold") if needs_fold else ("Image",)
     missing = [column for column in wanted if column not in (table.fieldnames or ())]
     if missing:
         raise BadInputError(f"{path}: no column {', '.join(missing)}. Give the published train.csv.gz or test.csv.gz")
     folds: dict[str, int | None] = {}
-    for number, row in enumerate(table, start=2):
-        name = row["Image"]
+    for row in table:
+        name, line = printable(row["Image"] or ""), table.line_num
         if not name or name in folds:
-            raise BadInputError(f"{path}, line {number}: no image, or one that stands there twice")
+            raise BadInputError(f"{path}, line {line}: no image, or one that stands there twice")
         try:
             folds[name] = int(float(row["fold"])) if needs_fold else None
         except (TypeError, ValueError, OverflowError):
-            raise BadInputError(f"{path}, line {number}: the fold is not a number") from None
+            raise BadInputError(f"{path}, line {line}: the fold is not a number") from None
     return folds
 
 
 def _read_text(path: Path) -> str:
     try:
-        content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+        with table_at(path).open() as stream:
+            return stream.read().decode("utf-8-sig")
     except FileNotFoundError:
         raise BadInputError(f"{path}: no such file. Check the path") from None
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: not a readable text file ({type(error).__name__})") from None
 
 

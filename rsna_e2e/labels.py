@@ -6,13 +6,11 @@ Truth files and submissions share this form; in a submission `Label` is a probab
 # N images, L labels, R rows of the file
 
 import gzip
-import zlib
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import atomic_writer
-from rsna_e2e.records import Float64Array
+from rsna_e2e.files import atomic_writer, csv_blocks
+from rsna_e2e.records import Float64Array, printable
+from rsna_e2e.table_files import TableFile, table_at
 from rsna_e2e.tasks import Task
 
 COLUMNS = ("ID", "Label")
-_HEADER_BYTES = 4096  # of a table's first line are looked at
+_WHOLE = {0.0: "0", 1.0: "1"}
 
 _Strings = Any  # pyarrow.StringArray; pyarrow carries no types
 _Rows = npt.NDArray[np.int64]
@@ -45,29 +44,18 @@ class LabelTable:
         assert len(self.image_ids) == len(self.values)
 
 
-@dataclass(frozen=True, slots=True)
-class LabelFile:
-    """A label file wherever it lies, such as in an archive. name: shown in messages, and ends in `.gz` when it is
-    compressed. open: gives its bytes, as often as asked."""
+def read_labels(path: Path | TableFile, task: Task) -> LabelTable:
+    """Read a label file of `task`, packed or not; a byte order mark, CRLF and further columns do no harm.
 
-    name: str
-    open: Callable[[], AbstractContextManager[BinaryIO]]
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def read_labels(path: Path | LabelFile, task: Task) -> LabelTable:
-    """Read a label file of `task`, `.csv` or `.csv.gz`; a byte order mark, CRLF and further columns do no harm.
-
-    Repeated rows must agree and are counted. Raises BadInputError naming file and line when a column is missing, a
-    label name is unknown, a Label is no number in [0, 1], or two rows of one ID differ.
+    Image ids are escaped as those of files are (`printable`). Repeated rows must agree and are counted. Raises
+    BadInputError naming file and line when a column is missing or there twice, a label name is unknown, a Label is no
+    number in [0, 1], or two rows of one ID differ.
     """
-    file = path if isinstance(path, LabelFile) else LabelFile(str(path), lambda: path.open("rb"))
+    file = path if isinstance(path, TableFile) else table_at(path)
     row_ids, row_texts = _read_columns(file)
     values_R = _parse_values(file, row_ids, row_texts)
     row_R, label_R, stems = _split_ids(file, row_ids, task)
-    images = stems.dictionary_encode()
+    images = _escaped(stems.dictionary_encode())
     order = pc.sort_indices(images.dictionary).to_numpy()
     cell_R = np.argsort(order)[images.indices.to_numpy()] * len(task.label_names) + label_R
     cells = np.full(len(order) * len(task.label_names), np.nan)
@@ -82,21 +70,18 @@ def read_labels(path: Path | LabelFile, task: Task) -> LabelTable:
     )
 
 
-def read_ids(file: LabelFile) -> list[str]:
+def read_ids(file: TableFile) -> list[str]:
     """Read the column ID alone, whatever else a table holds. Raises BadInputError when it has none."""
     row_ids, _ = _read_columns(file)
     return [row_id or "" for row_id in row_ids.to_pylist()]
 
 
-def has_label_columns(file: LabelFile) -> bool:
+def has_label_columns(file: TableFile) -> bool:
     """Whether a table's first line names the columns of a label file; False also for what cannot be read."""
     try:
-        with file.open() as stream:
-            lines = gzip.open(stream) if file.name.endswith(".gz") else stream
-            words = lines.readline(_HEADER_BYTES).decode("utf-8-sig").split(",")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return set(COLUMNS) <= {word.strip() for word in file.header()}
+    except OSError:
         return False
-    return set(COLUMNS) <= {word.strip(' "\r\n') for word in words}
 
 
 def write_labels(
@@ -110,46 +95,54 @@ def write_labels(
     values_NL = np.asarray(values, dtype=np.float64)
     assert values_NL.shape == (len(image_ids), len(task.label_names))
     assert bool(((values_NL >= 0) & (values_NL <= 1)).all()), "labels and probabilities lie in [0, 1]"
+    suffixes = [task.label_id("", name) for name in task.label_names]
+    ids = (image_id + suffix for image_id in image_ids for suffix in suffixes)
+    values = values_NL.ravel().tolist()
+    if decimals is None:
+        texts = (_WHOLE.get(value) or repr(value) for value in values)
+    else:
+        texts = (f"{value:.{decimals}f}" for value in values)
+    blocks = csv_blocks(chain([COLUMNS], zip(ids, texts, strict=True)))
     with atomic_writer(path) as file:
         if path.suffix == ".gz":
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
-                packed.writelines(_lines(task, image_ids, values_NL, decimals))
+                packed.writelines(blocks)
         else:
-            file.writelines(_lines(task, image_ids, values_NL, decimals))
+            file.writelines(blocks)
 
 
-def _lines(task: Task, image_ids: Sequence[str], values_NL: Float64Array, decimals: int | None) -> Iterable[bytes]:
-    yield (",".join(COLUMNS) + "\n").encode()
-    suffixes = [task.label_id("", name) for name in task.label_names]
-    for image_id, row in zip(image_ids, values_NL.tolist(), strict=True):
-        texts = (f"{value:.{decimals}f}" if decimals is not None else _shortest(value) for value in row)
-        yield "".join(f"{image_id}{suffix},{text}\n" for suffix, text in zip(suffixes, texts, strict=True)).encode()
-
-
-def _shortest(value: float) -> str:
-    return str(int(value)) if value.is_integer() else repr(value)
-
-
-def _read_columns(file: LabelFile) -> tuple[_Strings, _Strings]:
+def _read_columns(file: TableFile) -> tuple[_Strings, _Strings]:
     """Return the ID and Label columns as text."""
     convert = pa.csv.ConvertOptions(include_columns=COLUMNS, column_types=dict.fromkeys(COLUMNS, pa.string()))
+    parse = pa.csv.ParseOptions(newlines_in_values=True)
     advice = f"Expected the header {','.join(COLUMNS)} and one row per image and label"
     try:
+        twice = [name for name in COLUMNS if file.header().count(name) > 1]
         with file.open() as stream:
-            packing = "gzip" if file.name.endswith(".gz") else None
-            table = pa.csv.read_csv(pa.input_stream(stream, compression=packing), convert_options=convert)
+            table = pa.csv.read_csv(stream, convert_options=convert, parse_options=parse)
     except FileNotFoundError:
         raise BadInputError(f"{file}: no such label file. Check the path") from None
     except KeyError as error:
         raise BadInputError(f"{file}, line 1: a column is missing: {_one_line(error)}. {advice}") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise BadInputError(f"{file}: not a readable CSV file: {_one_line(error)}. {advice}") from None
+    if twice:
+        raise BadInputError(f"{file}, line 1: several columns are called {twice[0]}. Keep the right one")
     if table.num_rows == 0:
         raise BadInputError(f"{file}: no rows after the header. {advice}")
     return table["ID"].combine_chunks(), table["Label"].combine_chunks()
 
 
-def _split_ids(file: LabelFile, row_ids: _Strings, task: Task) -> tuple[_Rows, _Rows, _Strings]:
+def _escaped(images: Any) -> Any:
+    """Return a dictionary array of image ids, escaped."""
+    ids = images.dictionary.to_pylist()
+    if all(map(str.isprintable, ids)):
+        return images
+    escaped = pa.array([printable(image_id) for image_id in ids])
+    return escaped.take(images.indices).dictionary_encode()
+
+
+def _split_ids(file: TableFile, row_ids: _Strings, task: Task) -> tuple[_Rows, _Rows, _Strings]:
     """Split each `<image_id>_<label>`; return rows grouped by label, and for each of them the label and the image id.
 
     A label name may end like another one, so longer names are tried first.
@@ -167,13 +160,13 @@ def _split_ids(file: LabelFile, row_ids: _Strings, task: Task) -> tuple[_Rows, _
     if is_open_R.any():
         row = int(np.argmax(is_open_R))
         raise BadInputError(
-            f"{file}, line {_line_number(file, row)}: ID {row_ids[row].as_py()!r} does not end in a known label. "
+            f"{file}, line {file.line_of(row)}: ID {row_ids[row].as_py()!r} does not end in a known label. "
             f"Expected <image>_<label> with a label of: {', '.join(task.label_names)}"
         )
     return np.concatenate(rows), np.concatenate(labels), pa.concat_arrays(stems)
 
 
-def _parse_values(file: LabelFile, row_ids: _Strings, row_texts: _Strings) -> Float64Array:
+def _parse_values(file: TableFile, row_ids: _Strings, row_texts: _Strings) -> Float64Array:
     try:
         values_R: Float64Array = pc.cast(row_texts, pa.float64()).to_numpy()
     except pa.ArrowInvalid:
@@ -184,7 +177,7 @@ def _parse_values(file: LabelFile, row_ids: _Strings, row_texts: _Strings) -> Fl
             return values_R
         row = int(np.argmax(is_bad_R))
     raise BadInputError(
-        f"{file}, line {_line_number(file, row)}: Label of {row_ids[row].as_py()} is {row_texts[row].as_py()!r}. "
+        f"{file}, line {file.line_of(row)}: Label of {row_ids[row].as_py()} is {row_texts[row].as_py()!r}. "
         "Expected a number in [0, 1]"
     )
 
@@ -203,21 +196,12 @@ def _first_without_number(texts: _Strings) -> int:
     return low
 
 
-def _fail_on_conflict(file: LabelFile, row_ids: _Strings, row: int) -> NoReturn:
+def _fail_on_conflict(file: TableFile, row_ids: _Strings, row: int) -> NoReturn:
     same = np.flatnonzero(pc.equal(row_ids, row_ids[row]).to_numpy(zero_copy_only=False))
-    lines = ", ".join(str(_line_number(file, int(other))) for other in same)
+    lines = ", ".join(str(file.line_of(int(other))) for other in same)
     raise BadInputError(
         f"{file}: rows of ID {row_ids[row].as_py()} differ (lines {lines}). Keep the right one and remove the others"
     )
-
-
-def _line_number(file: LabelFile, row: int) -> int:
-    """Return the line, counted from 1, that data row `row` stands on; empty lines hold no row, and
-    where lines end in CR alone no empty ones are looked for."""
-    with file.open() as stream:
-        lines = gzip.open(stream) if file.name.endswith(".gz") else stream
-        filled = (number for number, line in enumerate(lines, start=1) if line.strip(b"\r\n"))
-        return next(islice(filled, row + 1, None), row + 2)
 
 
 def _one_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.errors import DivergedError, UsageError
-from rsna_e2e.files import atomic_writer
+from rsna_e2e.files import atomic_writer, csv_blocks
 from rsna_e2e.records import Float64Array, Progress, no_progress
 
 MIN_STEPS = 10
@@ -87,9 +87,9 @@ def run_sweep(
 def write_csv(sweep: LrSweep, path: Path) -> None:
     """Write one row per step: step, learning_rate, loss, smoothed_loss."""
     columns = zip(sweep.learning_rates, sweep.losses, sweep.smoothed, strict=True)
-    rows = [f"{step},{rate:.9g},{loss:.9g},{smoothed:.9g}\n" for step, (rate, loss, smoothed) in enumerate(columns)]
+    rows = ((step, *(f"{value:.9g}" for value in values)) for step, values in enumerate(columns))
     with atomic_writer(path) as file:
-        file.write("".join(["step,learning_rate,loss,smoothed_loss\n", *rows]).encode())
+        file.writelines(csv_blocks([("step", "learning_rate", "loss", "smoothed_loss"), *rows]))
 
 
 def smooth(values_T: Float64Array, *, weight: float) -> Float64Array:

@@ -23,6 +23,7 @@ LEVELS = (
         *("series", "folds", "augment", "sampler", "metrics", "reference", "resume", "lr_sweep", "slice_order"),
         *("archive", "division", "norms", "slice_dropout", "buckets"),
     },
+    {"table_files"},
     {"sources", "labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},
     {
         "evaluation",

@@ -15,10 +15,11 @@ from rsna_e2e.dicom.syntaxes import SYNTAXES, decoder_version, readable_syntax
 from rsna_e2e.elements import RefusedError
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.image_ids import names_of
-from rsna_e2e.labels import LabelFile, LabelTable, has_label_columns, read_ids, read_labels
+from rsna_e2e.labels import LabelTable, has_label_columns, read_ids, read_labels
 from rsna_e2e.records import Float64Array, RawFile, Refusal, printable
 from rsna_e2e.sources import RawFolder, Source, open_source
 from rsna_e2e.store import FORMAT_VERSION, Compression, check_codec
+from rsna_e2e.table_files import TableFile
 from rsna_e2e.tasks import Task
 
 LABEL_WORD = "train"  # in the name of a label file, as in the competition's stage_2_train.csv
@@ -75,7 +76,7 @@ def read_inputs(
     )
 
 
-def find_labels(raw: Path) -> LabelFile | None:
+def find_labels(raw: Path) -> TableFile | None:
     """Return the file `*train*.csv` or `*train*.csv.gz` that belongs to `raw`, if there is one.
 
     It lies at the top of the folder or archive, else one folder down, else beside it; in the latter two it counts only
@@ -85,18 +86,18 @@ def find_labels(raw: Path) -> LabelFile | None:
     return _labels_inside(source) or _labels_beside(source)
 
 
-def _labels_inside(source: Source) -> LabelFile | None:
+def _labels_inside(source: Source) -> TableFile | None:
     tables = source.find_tables(LABEL_WORD, depth=1)
     top = _only_one(source, [table for table in tables if "/" not in table.name], among_others=False)
     return top or _only_one(source, [table for table in tables if "/" in table.name], among_others=True)
 
 
-def _labels_beside(source: Source) -> LabelFile | None:
+def _labels_beside(source: Source) -> TableFile | None:
     folder = RawFolder(source.path.resolve().parent)
     return _only_one(folder, folder.find_tables(LABEL_WORD, depth=0), among_others=True)
 
 
-def _only_one(source: Source, tables: Sequence[RawFile], *, among_others: bool) -> LabelFile | None:
+def _only_one(source: Source, tables: Sequence[RawFile], *, among_others: bool) -> TableFile | None:
     """Return the one table; it must have the columns of a label file if it lies `among_others`."""
     found = [_label_file(source, table) for table in tables]
     if among_others:
@@ -107,8 +108,8 @@ def _only_one(source: Source, tables: Sequence[RawFile], *, among_others: bool) 
     return found[0] if found else None
 
 
-def _label_file(source: Source, table: RawFile) -> LabelFile:
-    return LabelFile(printable(str(source.path / table.name)), partial(_open_table, source, table))
+def _label_file(source: Source, table: RawFile) -> TableFile:
+    return TableFile(printable(str(source.path / table.name)), partial(_open_table, source, table))
 
 
 def _open_table(source: Source, table: RawFile) -> AbstractContextManager[BinaryIO]:
@@ -120,7 +121,7 @@ def _open_table(source: Source, table: RawFile) -> AbstractContextManager[Binary
         ) from None
 
 
-def _read_if_ours(file: LabelFile, task: Task, files: Sequence[RawFile]) -> LabelTable | None:
+def _read_if_ours(file: TableFile, task: Task, files: Sequence[RawFile]) -> LabelTable | None:
     """Read a table that lies beside the images; None if it belongs to others, such as those to train on, whatever it
     holds. Raises BadInputError when it is of these images, and not as it should be."""
     try:
