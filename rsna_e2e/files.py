@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 from rsna_e2e.errors import BadInputError, DiskFullError, UsageError
 
+FULL = "the disk is full. Free some space there and run again"
+
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
 _SYNC_FILE_RANGE_WRITE = 2  # <linux/fs.h>
 _ROWS_TOGETHER = 1 << 14
@@ -32,19 +34,37 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync(path.parent)
+        with full_disk_named(path):
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(f"{path}: the disk is full. Free some space there and run again") from error
         raise BadInputError(f"{path}: cannot be written: {error.strerror}. Choose another place") from error
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the system had no room for what was written: on the disk, in a quota, or in a file of limited size."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def full_disk_named(path: Path, what: str = FULL) -> Iterator[None]:
+    """Raise DiskFullError, which names `path` and says `what` is wrong and what to do, where the block finds no room.
+
+    What the block says of it gives way: who asked for more knows better what to do.
+    """
+    try:
+        yield
+    except (OSError, DiskFullError) as error:
+        if isinstance(error, OSError) and not is_full(error):
+            raise
+        raise DiskFullError(f"{path}: {what}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -99,9 +119,13 @@ def prepare_file(path: Path, *, example: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder with its parents, if it is not there. Raises BadInputError when it cannot be made."""
+    """Make a folder with its parents, if it is not there.
+
+    Raises DiskFullError, BadInputError when it cannot be made.
+    """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        with full_disk_named(path):
+            Path(os.path.realpath(path)).mkdir(parents=True, exist_ok=True)  # also where a link leads nowhere as yet
     except OSError as error:
         raise BadInputError(f"{path}: cannot be made: {error.strerror}. Choose another folder") from error
 

@@ -1,8 +1,8 @@
 """HDF5 files: written so that nobody ever takes half of one for the whole, and read without trusting who wrote them."""
 
-import errno
 import math
 import os
+import re
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import h5py
 
-from rsna_e2e.files import sync
+from rsna_e2e.files import full_disk_named, is_full, sync
 
 # Datasets begin on a page, so that they can be mapped or read past the page cache. Smaller ones are packed.
 ALIGNMENT_BYTES = 4096
@@ -20,6 +20,8 @@ HDF5_VERSIONS = ("v110", "v110")
 
 # What h5py raises on a file that is damaged, or holds something else than is asked for.
 HDF5_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError)
+
+_SYSTEM_ERROR = re.compile(r"\berrno = (\d+),")  # in the text of HDF5's errors
 
 MOST_DATASETS = 4096  # of an honest file; a shard has one for every shape of its slices
 
@@ -66,20 +68,43 @@ def _check_plain(file: h5py.File, name: str, *, filters: Collection[int], most_b
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[h5py.File]:
+def new_file(path: Path, *, n_bytes: int = 1) -> Iterator[h5py.File]:
     """Yield a new HDF5 file, which gets its name when the block ended well and it reached the disk.
 
-    A full disk is an OSError with its number, whenever it shows. On any error nothing stays.
+    n_bytes: that it will have at least; where there is no room for them the block is not begun. Raises DiskFullError,
+    then or whenever that shows. On any error nothing stays.
     """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with full_disk_named(path):
+        try:
+            with temporary.open("wb") as empty:
+                _take_room(empty.fileno(), n_bytes)
+            with _open(temporary) as file:
+                yield file
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def flush(file: h5py.File) -> None:
+    """Bring all that HDF5 holds back into the file. Raises OSError on a full disk, before HDF5 learns of it.
+
+    For HDF5 (2.0 at least) keeps what it cannot write, tries again when the process ends, and crashes it. So the system
+    is asked for the room first, up to where the file ends.
+    """
+    _take_room(file.id.get_vfd_handle(), file.id.get_filesize())
+    file.flush()
+
+
+def _take_room(descriptor: int, n_bytes: int) -> None:
+    """Give the first bytes of a file a place on the disk; a file system that cannot promise them is not asked to."""
     try:
-        with _open(temporary) as file:
-            yield file
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.posix_fallocate(descriptor, 0, n_bytes)
+    except OSError as error:
+        if is_full(error):
+            raise
 
 
 @contextmanager
@@ -89,11 +114,26 @@ def _open(path: Path) -> Iterator[h5py.File]:
     )
     try:
         yield file
+        flush(file)
         file.close()
     except (OSError, RuntimeError) as error:  # RuntimeError: what closing a file raises
-        if f"errno = {errno.ENOSPC}," in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if found := _SYSTEM_ERROR.search(str(error)):
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
     finally:
-        with suppress(OSError, RuntimeError):  # on a full disk closing fails as well; the first error counts
+        if file:
+            _abandon(file)
+
+
+def _abandon(file: h5py.File) -> None:
+    """Close a file that nobody wants any more, so that nothing of it is left to write: what HDF5 still holds goes into
+    memory, where there is room. See `flush`."""
+    nowhere = os.memfd_create("abandoned")
+    try:
+        os.dup2(nowhere, file.id.get_vfd_handle())
+    finally:
+        os.close(nowhere)
+    for _ in range(2):  # after a flush that failed the first attempt fails as well
+        with suppress(OSError, RuntimeError):
             file.close()

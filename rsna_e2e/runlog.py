@@ -1,14 +1,13 @@
 """What a training run leaves behind beside its weights: configuration, manifest, metrics, TensorBoard events."""
 
-import errno
 import json
 import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +17,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from rsna_e2e.config import RunConfig, save_config
 from rsna_e2e.device import Compute
-from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
-from rsna_e2e.files import as_json, atomic_writer, lock_folder, make_folder, sync, write_json
+from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.files import as_json, atomic_writer, full_disk_named, lock_folder, make_folder, sync, write_json
 from rsna_e2e.machine import describe_code, describe_environment
 
 CONFIG, MANIFEST, METRICS, TENSORBOARD = "config.yaml", "manifest.json", "metrics.jsonl", "tensorboard"
@@ -157,16 +156,8 @@ class RunLog:
             os.ftruncate(self._metrics.fileno(), before)
             raise
 
-    @contextmanager
-    def _full_disk_named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise OutOfResourcesError(
-                f"{self.run}: the disk is full. Free some space there and continue with --resume auto"
-            ) from error
+    def _full_disk_named(self) -> AbstractContextManager[None]:
+        return full_disk_named(self.run, "the disk is full. Free some space there and continue with --resume auto")
 
 
 def cut_metrics(path: Path, point: ResumePoint) -> None:

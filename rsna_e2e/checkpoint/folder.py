@@ -1,6 +1,5 @@
 """One checkpoint: a folder that appears whole, and is checked against its checksums whenever it is read."""
 
-import errno
 import hashlib
 import os
 import shutil
@@ -12,8 +11,8 @@ import torch
 
 from rsna_e2e.checkpoint import state
 from rsna_e2e.checkpoint.state import CheckpointState, Description, FileName, Scalars, damaged, describe
-from rsna_e2e.errors import BadInputError, OutOfResourcesError
-from rsna_e2e.files import make_folder, sha256_of, sync
+from rsna_e2e.errors import BadInputError
+from rsna_e2e.files import full_disk_named, make_folder, sha256_of, sync
 from rsna_e2e.tensors import decode, encode, read_file
 
 MODEL: FileName = "model.safetensors"
@@ -32,10 +31,10 @@ def write_folder(
     nothing can be written there; no part of it stays.
     """
     needed = sum(tensor.nbytes for file in tensors.values() for tensor in file.values())
-    make_folder(folder.parent)
-    sync(folder.parent.parent)
     temporary = temporary_name(folder)
     with _named(folder, needed=needed):
+        make_folder(folder.parent)
+        sync(folder.parent.parent)
         shutil.rmtree(temporary, ignore_errors=True)  # of a dead process with our number
         try:
             temporary.mkdir()
@@ -105,12 +104,12 @@ def _write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _named(folder: Path, *, needed: int) -> Iterator[None]:
+    full = (
+        f"the disk is full; a checkpoint needs {needed:,} bytes. Free some space there and continue with --resume "
+        "auto; the checkpoints before it are whole"
+    )
     try:
-        yield
+        with full_disk_named(folder, full):
+            yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfResourcesError(
-                f"{folder}: the disk is full; a checkpoint needs {needed:,} bytes. Free some space there and continue "
-                "with --resume auto; the checkpoints before it are whole"
-            ) from error
         raise BadInputError(f"{folder}: cannot be written: {error.strerror}. Make the run folder writable") from error

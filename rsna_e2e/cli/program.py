@@ -1,7 +1,6 @@
 """The program: parses, runs a verb, turns errors into one line and an exit code."""
 
 import argparse
-import errno
 import os
 import select
 import signal
@@ -20,6 +19,7 @@ from rsna_e2e.cli.stores import add_store
 from rsna_e2e.cli.training import add_find_lr, add_train
 from rsna_e2e.cli.weights import add_import_weights
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
+from rsna_e2e.files import FULL, is_full
 from rsna_e2e.launch import for_libraries
 
 VERBS = (
@@ -61,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError) and _nobody_reads():  # as after `| head`, which has what it wants
             os.dup2(os.open(os.devnull, os.O_WRONLY), _OUTPUT)  # or Python complains when it ends
             return 128 + signal.SIGPIPE  # what shells make of it
-        print(f"rsna-e2e {parsed.verb}: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return (OutOfResourcesError if is_full else BadInputError).exit_code
+        what = FULL if is_full(error) else error.strerror
+        print(f"rsna-e2e {parsed.verb}: {error.filename or 'input or output'}: {what}", file=sys.stderr)
+        return (OutOfResourcesError if is_full(error) else BadInputError).exit_code
     except KeyboardInterrupt:
         print(f"rsna-e2e {parsed.verb}: interrupted", file=sys.stderr)
         return 130

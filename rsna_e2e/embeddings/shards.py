@@ -62,10 +62,10 @@ def shard_writer(path: Path, *, source: Source, view: View, store: Store, rows: 
     """Yield what takes the embeddings [k, D] of the store's `rows`, in their order, some at a time.
 
     The file gets its name when all have come and it is on the disk. Raises EmbeddingsError for numbers that are not
-    finite, OSError on a full disk among others.
+    finite, DiskFullError, OSError where the disk fails.
     """
     checksums: list[int] = []
-    with new_file(path) as file:
+    with new_file(path, n_bytes=4 * len(rows) * width) as file:
         dataset = file.create_dataset("embedding", shape=(len(rows), width), dtype="<f4")
 
         def append(values_kD: Float32Array) -> None:

@@ -1,14 +1,12 @@
 """What worker processes do to mend a shard: read slices again from raw files, and write them where they lay."""
 
-import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.errors import OutOfResourcesError
-from rsna_e2e.files import sync
+from rsna_e2e.files import full_disk_named, sync
 from rsna_e2e.prepare.jobs import SliceReader
 from rsna_e2e.prepare.pool import NO_ITEM, Begin, Lost
 from rsna_e2e.prepare.tables import HeaderOf
@@ -86,8 +84,10 @@ class MendShard:
     def _rewrite(self, reader: SliceReader, begin: Begin) -> bool:
         """Write the whole shard beside its place, and put it there if it is the same bytes."""
         new = self.path.with_name(f"{self.path.name}.tmp-mended")
+        needed = f"the disk is full; mending it needs {self.n_bytes:,} bytes. Free some space there"
         try:
-            stored = write_shard(new, self._all_slices(reader, begin), compression=self.compression)
+            with full_disk_named(self.path, needed):
+                stored = write_shard(new, self._all_slices(reader, begin), compression=self.compression)
             places = [(wanted.pixels.byte_offset, wanted.pixels.n_bytes) for wanted in self.slices]
             is_same = (
                 stored == [wanted.pixels for wanted in self.slices]
@@ -98,12 +98,6 @@ class MendShard:
                 new.replace(self.path)
                 sync(self.path.parent)
             return is_same
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OutOfResourcesError(
-                    f"{self.path}: the disk is full; mending it needs {self.n_bytes:,} bytes. Free some space there"
-                ) from error
-            raise
         finally:
             new.unlink(missing_ok=True)
 

@@ -2,7 +2,6 @@
 
 # N slices, L labels
 
-import errno
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rsna_e2e.errors import BadInputError, DiskFullError, OutOfResourcesError, UsageError
+from rsna_e2e.errors import BadInputError, DiskFullError, UsageError
+from rsna_e2e.files import full_disk_named
 from rsna_e2e.prepare.index import index_columns, join_labels, with_pseudonyms
 from rsna_e2e.prepare.inputs import Inputs, read_inputs
 from rsna_e2e.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard, available_cores
@@ -283,12 +283,6 @@ def _enough_space(store: Path, shards: Sequence[ShardPlan], compression: Compres
     advice = f"the disk is too small: the store needs {needed:,} bytes{at_most}. Free some space or choose another disk"
     present = sum(shard.n_bytes for shard in shards if shard.note.exists())
     if compression == "none" and shutil.disk_usage(store.parent).free + present < needed:
-        raise OutOfResourcesError(f"{store}: {advice}")
-    try:
+        raise DiskFullError(f"{store}: {advice}")
+    with full_disk_named(store, advice):
         yield
-    except DiskFullError as error:
-        raise OutOfResourcesError(f"{store}: {advice}") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfResourcesError(f"{store}: {advice}") from error
-        raise

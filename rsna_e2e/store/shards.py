@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from rsna_e2e.files import begin_sync
-from rsna_e2e.hdf5 import HDF5_ERRORS, NotPlainError, new_file, open_plain
+from rsna_e2e.hdf5 import HDF5_ERRORS, NotPlainError, flush, new_file, open_plain
 from rsna_e2e.records import Int16Array, Int16Image
 from rsna_e2e.store.codecs import (
     BITSHUFFLE_FILTER,
@@ -54,11 +54,11 @@ def write_shard(path: Path, slices: Iterable[Int16Image], *, compression: Compre
 
     Slices of one shape share a dataset `hu_<rows>x<columns>` [n, rows, columns]. The same slices give the same bytes.
     The file gets its name after every slice was read back and compared, its attribute `complete` was set, and it
-    reached the disk. Raises OSError, on a full disk among others.
+    reached the disk. Raises OSError, and DiskFullError.
     """
     with new_file(path) as file:
         stored, shapes = _write_slices(file, slices, compression)
-        file.flush()
+        flush(file)
         _verify(Path(file.filename), stored, shapes, compression)
         file.attrs["complete"] = 1
     return stored
@@ -206,7 +206,7 @@ def _write_slices(
             begin_sync(file.id.get_vfd_handle())
     for shape, dataset in datasets.items():
         dataset.id.set_extent((counts[shape], *shape))
-    file.flush()
+    flush(file)
     pixels = []
     for shape, number, *checksums in written:
         info = datasets[shape].id.get_chunk_info_by_coord((number, 0, 0))

@@ -1,6 +1,5 @@
 """The whole simulated data set, laid out as the competition's: DICOM files, label rows, sample submission, truth."""
 
-import errno
 import multiprocessing
 import os
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
-from rsna_e2e.files import as_json, atomic_writer
+from rsna_e2e.files import as_json, atomic_writer, full_disk_named
 from rsna_e2e.labels import write_labels
 from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.synth.plan import StudyPlan, make_id, plan_studies, stream
@@ -109,12 +108,11 @@ def _new_folder(out: Path) -> Iterator[Path]:
         raise BadInputError(f"{out}: exists already. Choose another folder, or remove it first")
     folder = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
-        folder.mkdir(parents=True)
-        yield folder
-        folder.rename(out)
+        with full_disk_named(out, "the disk is full. A slice takes 0.5 MB; free some space and run again"):
+            folder.mkdir(parents=True)
+            yield folder
+            folder.rename(out)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfResourcesError(f"{out}: the disk is full. A slice takes 0.5 MB; free some space") from error
         raise BadInputError(f"{out}: cannot be written: {error.strerror}. Choose another folder") from error
     except BrokenProcessPool as error:
         raise OutOfResourcesError(f"{out}: a process was killed, likely for want of memory. Use fewer jobs") from error
