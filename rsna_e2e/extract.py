@@ -13,7 +13,7 @@ import torch
 
 from rsna_e2e.batch import Rows
 from rsna_e2e.checkpoint import find_checkpoint, load_model, weights_sha256
-from rsna_e2e.config import RunConfig, View, load_config
+from rsna_e2e.config import RunConfig, View
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.embeddings import SHARD_SLICES, EmbeddingWriter, Source
 from rsna_e2e.embeddings.shards import Append
@@ -23,7 +23,7 @@ from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import EMBED_TOGETHER, check_labels
 from rsna_e2e.records import Float32Array, Progress, no_progress
-from rsna_e2e.runlog import CONFIG
+from rsna_e2e.run_folder import read_config
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.tasks import get_task
 
@@ -44,10 +44,15 @@ _HOW = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extracted:
-    """What a folder of embeddings holds now. n_embedded: embeddings that were made this time, over all views."""
+    """What a folder of embeddings holds now.
+
+    damaged: what was wrong with checkpoints that were passed over. n_embedded: embeddings that were made this time,
+    over all views.
+    """
 
     folder: Path
     checkpoint: Path
+    damaged: tuple[str, ...]
     n_slices: int
     views: tuple[View, ...]
     width: int
@@ -57,13 +62,14 @@ class Extracted:
 class Extractor:
     """A trained backbone made ready to embed slices of a store.
 
-    checkpoint: see `find_checkpoint`. Raises BadInputError when the run, checkpoint or store is not one or does not
-    fit, UsageError for a run without a backbone.
+    checkpoint: see `find_checkpoint`. damaged: what was wrong with those that were passed over. Raises BadInputError
+    when the run, checkpoint or store is not one or does not fit, UsageError for a run without a backbone.
     """
 
     def __init__(self, run: Path, store: Store, *, checkpoint: str = "auto", device: str = "auto") -> None:
-        self.checkpoint = find_checkpoint(run, checkpoint)
-        config = load_config(run / CONFIG)
+        self.damaged: list[str] = []
+        self.checkpoint = find_checkpoint(run, checkpoint, on_damaged=lambda error: self.damaged.append(str(error)))
+        config = read_config(run)
         if config.model.backbone == "none":
             raise UsageError(f"{run}: has no backbone, it learned from embeddings. Give the run of an image classifier")
         task = get_task(config.task)
@@ -132,6 +138,7 @@ def extract(
     return Extracted(
         folder=out,
         checkpoint=extractor.checkpoint,
+        damaged=tuple(extractor.damaged),
         n_slices=len(rows),
         views=manifest.views,
         width=manifest.width,

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 from rsna_e2e.errors import BadInputError, DiskFullError, UsageError
 
 FULL = "the disk is full. Free some space there and run again"
-
+SEAL = "content_sha256"
+_MOST_JSON_BYTES = 2**28
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
 _SYNC_FILE_RANGE_WRITE = 2  # <linux/fs.h>
 _ROWS_TOGETHER = 1 << 14
@@ -100,6 +101,40 @@ def csv_blocks(rows: Iterable[Sequence[object]]) -> Iterator[bytes]:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(block)
         yield text.getvalue().encode()
+
+
+def read_json(path: Path) -> Any:
+    """Return what a file of JSON holds, however it was made.
+
+    Raises ValueError when it is none, or too large or too deep to be one of this program's; OSError when it cannot be
+    read, and when it is no regular file: a pipe would be waited for.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    if path.stat().st_size > _MOST_JSON_BYTES:
+        raise ValueError("too large")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is to be written as JSON with a sha256 of itself."""
+    text = as_json(content, sort_keys=True)
+    return {**content, SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def unsealed(content: Any) -> dict[str, Any]:
+    """Return what `sealed` was given. Raises ValueError when it is not that any more, or was never sealed."""
+    rest = {key: value for key, value in content.items() if key != SEAL} if isinstance(content, dict) else {}
+    try:
+        is_whole = sealed(rest) == content
+    except RecursionError:
+        is_whole = False
+    if not is_whole:
+        raise ValueError("changed since it was written")
+    return rest
 
 
 def sha256_of(path: Path) -> str:

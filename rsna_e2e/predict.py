@@ -2,7 +2,6 @@
 
 # N slices (packed), L labels
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from rsna_e2e.bagging import write_submission
 from rsna_e2e.batch import Rows, StudyBatch
 from rsna_e2e.checkpoint import find_checkpoint, load_model
-from rsna_e2e.config import load_config
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError, UsageError
@@ -23,7 +21,7 @@ from rsna_e2e.model import JointModel
 from rsna_e2e.predictions import PredictionTable, predictions_path
 from rsna_e2e.preemption import never
 from rsna_e2e.records import Float64Array, Progress, no_progress
-from rsna_e2e.runlog import CONFIG, MANIFEST
+from rsna_e2e.run_folder import MANIFEST, read_config, read_manifest
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
 
@@ -52,7 +50,7 @@ class Predictor:
     """
 
     def __init__(self, run: Path, store: Store, *, embeddings: Embeddings | None = None, device: str = "auto") -> None:
-        self.store, self.config = store, load_config(run / CONFIG)
+        self.store, self.config = store, read_config(run)
         self.task = get_task(self.config.task)
         check_labels(store, self.task)
         n_channels = count_channels(self.config, self.task, embeddings)
@@ -186,11 +184,11 @@ def make_table(store: Store, rows: Rows, probability: Float64Array) -> Predictio
 def _check_classifiers(run: Path, embeddings: Embeddings) -> None:
     """Raise BadInputError unless these are embeddings by classifiers whose embeddings the run learned from."""
     try:
-        learned = json.loads((run / MANIFEST).read_bytes())["classifiers"]
+        learned = read_manifest(run)["classifiers"]
         fits = len(learned) == len(embeddings.classifiers) and all(
             set(given) <= set(known) for given, known in zip(embeddings.classifiers, learned, strict=True)
         )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (TypeError, KeyError):
         raise BadInputError(f"{run / MANIFEST}: missing or damaged. Put it back from a copy, or train again") from None
     if not fits:
         raise BadInputError(

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from rsna_e2e.bagging import write_submission
 from rsna_e2e.batch import Rows
 from rsna_e2e.checkpoint import find_checkpoint, kept_epochs, weights_sha256
-from rsna_e2e.config import load_config
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.files import prepare_file, write_json
@@ -20,7 +19,7 @@ from rsna_e2e.metrics import weighted_log_loss
 from rsna_e2e.predict import Predictor, make_table
 from rsna_e2e.predictions import PredictionTable
 from rsna_e2e.records import Float64Array, Progress, no_progress
-from rsna_e2e.runlog import CONFIG
+from rsna_e2e.run_folder import read_config
 from rsna_e2e.split import series_folds
 from rsna_e2e.store import Store, rows_of
 
@@ -100,14 +99,14 @@ def predict_epochs(
 
 def _all_epochs(run: Path) -> list[int]:
     """The epochs in which what predicts was trained: those of a phase before the head's do not count."""
-    config = load_config(run / CONFIG)
+    config = read_config(run)
     n_before = config.slice_phase.epochs if config.slice_phase is not None else 0
     first, last = (1, n_before) if config.model.head == "none" else (n_before + 1, n_before + config.epochs)
     kept = [epoch for epoch in kept_epochs(run) if epoch >= first]
     has_ended = bool(kept) and (kept[-1] == last or config.early_stopping_epochs is not None)
     if not has_ended:
         raise BadInputError(f"{run}: has not come to its end, epoch {last}. Go on with train --resume auto")
-    if kept != list(range(first, kept[-1] + 1)):
+    if kept[0] != first or kept[-1] - first + 1 != len(kept):
         raise BadInputError(f"{run}: has the ends of epochs {kept} only. Remove the run and train it again")
     return kept
 

@@ -1,5 +1,6 @@
 """What a training run leaves behind beside its weights: configuration, manifest, metrics, TensorBoard events."""
 
+import hashlib
 import json
 import math
 import os
@@ -15,13 +16,14 @@ from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
-from rsna_e2e.config import RunConfig, save_config
+from rsna_e2e.config import RunConfig, as_yaml
 from rsna_e2e.device import Compute
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import as_json, atomic_writer, full_disk_named, lock_folder, make_folder, sync, write_json
+from rsna_e2e.files import as_json, atomic_writer, full_disk_named, lock_folder, make_folder, write_json
 from rsna_e2e.machine import describe_code, describe_environment
+from rsna_e2e.run_folder import CONFIG, CONFIG_SHA256, MANIFEST, read_manifest
 
-CONFIG, MANIFEST, METRICS, TENSORBOARD = "config.yaml", "manifest.json", "metrics.jsonl", "tensorboard"
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 # Kinds of lines with the scores of an epoch: of the held-out fold, or of slices that the model was trained on
 VALIDATION, TRAINING_SLICES = "validation", "training_slices"
 
@@ -105,8 +107,10 @@ class RunLog:
         session = {"started_utc": _now(), "code": describe_code(), "environment": describe_environment(n_ranks=n_ranks)}
         session |= {"compute": str(compute), "loader": loader}
         if resumed_at is None:
-            write_json(run / MANIFEST, session | self._facts)
-            _save_whole(config, run / CONFIG)  # last: it makes the folder a run
+            saved = as_yaml(config)
+            write_json(run / MANIFEST, session | self._facts | {CONFIG_SHA256: hashlib.sha256(saved).hexdigest()})
+            with atomic_writer(run / CONFIG) as file:  # last: it makes the folder a run
+                file.write(saved)
         else:
             _append_to_manifest(run / MANIFEST, asdict(resumed_at) | session)
             cut_metrics(run / METRICS, resumed_at)
@@ -192,20 +196,11 @@ def _lock(run: Path) -> int:
         raise UsageError(f"{run}: another process is training in it. Wait for it, or choose another folder") from None
 
 
-def _save_whole(config: RunConfig, path: Path) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    save_config(config, path=temporary)
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
-
-
 def _append_to_manifest(path: Path, entry: dict[str, Any]) -> None:
-    try:
-        manifest = json.loads(path.read_bytes())
-        manifest["resumed"].append(entry)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise BadInputError(f"{path}: damaged. Put it back from a copy, or start another run") from None
+    manifest = read_manifest(path.parent)
+    if not isinstance(manifest.get("resumed"), list):
+        raise BadInputError(f"{path}: damaged. Put it back from a copy, or train again")
+    manifest["resumed"].append(entry)
     write_json(path, manifest)
 
 

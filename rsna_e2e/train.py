@@ -3,22 +3,21 @@
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
 import torch
 
 from rsna_e2e.batch import Rows
-from rsna_e2e.checkpoint import Checkpoint, find_checkpoint, load_model, valid_checkpoints
+from rsna_e2e.checkpoint import Checkpoint, CheckpointState, find_checkpoint, load_model, valid_checkpoints
 from rsna_e2e.chunk_size import resolve_chunks
-from rsna_e2e.config import RunConfig, load_config
+from rsna_e2e.config import Frozen, RunConfig
 from rsna_e2e.device import Compute, check_compute, choose_compute
 from rsna_e2e.distributed import ALONE, Ranks
 from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import write_json
+from rsna_e2e.files import SEAL, read_json, sealed, unsealed, write_json
 from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.model import JointModel
 from rsna_e2e.phases import divide, foretell_sharing, plan_phases
@@ -26,19 +25,19 @@ from rsna_e2e.predict import check_labels
 from rsna_e2e.preemption import MARKER, never
 from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.resume import check_same_settings
-from rsna_e2e.runlog import CONFIG, ResumePoint, RunLog, SilentLog
+from rsna_e2e.run_folder import CONFIG, read_config
+from rsna_e2e.runlog import ResumePoint, RunLog, SilentLog
 from rsna_e2e.split import split_series, training_slices
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
 from rsna_e2e.tensors import load_weights
-from rsna_e2e.trainer import Trainer
+from rsna_e2e.trainer import Trainer, best_scores
 from rsna_e2e.validation import Validation, validate
 
 SUMMARY_NAME = "summary.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSummary:
+class TrainSummary(Frozen):
     """How a run ended. best: validation of the best epoch, None without a validation fold.
 
     slices_per_s, stalls and the shares: since the run was last resumed. stalls: steps whose batch was not there when it
@@ -91,7 +90,7 @@ def train(
         _check_unseen(embeddings, config)
     resumed_at, last = _find_last(run, config, store, data_hash, ranks) if resume else (None, None)
     if last is not None and (run / SUMMARY_NAME).is_file():
-        return _read_summary(run)
+        return _read_summary(run, last.state)
     compute = choose_compute(config.precision, device, local_rank=ranks.local_rank, cpu_threads=config.cpu_threads)
     check_compute(compute, compiles=config.compile)
     if resumed_at is not None:
@@ -150,7 +149,7 @@ def train(
         trainer.fit(last)
         summary = _summary(trainer, compute)
         if ranks.is_main:
-            write_json(run / SUMMARY_NAME, asdict(summary))
+            write_json(run / SUMMARY_NAME, sealed(json.loads(summary.model_dump_json())))
     return summary
 
 
@@ -172,7 +171,7 @@ def _find_last(
     last: Checkpoint | None = None
     point: ResumePoint | None = None
     if (run / CONFIG).is_file():
-        check_same_settings(run, saved=load_config(run / CONFIG), wanted=config)
+        check_same_settings(run, saved=read_config(run), wanted=config)
         damaged: list[BadInputError] = []
         last = next(valid_checkpoints(run, on_damaged=damaged.append), None)
         if last is None and damaged:
@@ -182,7 +181,7 @@ def _find_last(
                 f"{run}: was trained on other data than {store.path}, or on other embeddings. Give those it began with"
             )
         for error in damaged:
-            warnings.warn(f"passed over: {error}", stacklevel=2)
+            _warn_of(error)
         point = ResumePoint(step=last.state.step, epoch=last.state.epoch) if last else ResumePoint(step=0, epoch=0)
     found = torch.tensor([-1, -1] if point is None else [point.step, point.epoch])
     if not torch.equal(ranks.max_(found.clone()), ranks.min_(found)):
@@ -190,12 +189,16 @@ def _find_last(
     return point, last
 
 
+def _warn_of(error: BadInputError) -> None:
+    warnings.warn(f"passed over: {error}", stacklevel=3)
+
+
 def _with_chunk_of(run: Path, config: RunConfig) -> RunConfig:
     """The configuration with the chunk that was measured when the run was started. How many graphs are kept changes no
     bit, and what fits is measured again: there may be other ranks and devices now."""
     if config.chunk != "auto":
         return config
-    return config.model_copy(update={"chunk": load_config(run / CONFIG).chunk})
+    return config.model_copy(update={"chunk": read_config(run).chunk})
 
 
 def make_loaders(
@@ -234,7 +237,7 @@ def prepare_model(
     model = JointModel.for_task(architecture, task, n_channels=n_channels)
     if last is None and init_from is not None:
         if init_from.is_dir():
-            load_model(model, find_checkpoint(init_from))
+            load_model(model, find_checkpoint(init_from, on_damaged=_warn_of))
         else:
             load_weights(model, init_from)
     model = compute.place(model)
@@ -278,8 +281,13 @@ def _summary(trainer: Trainer, compute: Compute) -> TrainSummary:
     )
 
 
-def _read_summary(run: Path) -> TrainSummary:
-    """The summary of a run that has ended."""
-    values = json.loads((run / SUMMARY_NAME).read_text())
-    best = values.pop("best")
-    return TrainSummary(**values, best=Validation.from_plain(best) if best else None)
+def _read_summary(run: Path, state: CheckpointState) -> TrainSummary:
+    """The summary of a run that has ended in `state`, which has the scores. Runs of before did not seal it."""
+    path = run / SUMMARY_NAME
+    try:
+        content = read_json(path)
+        values = unsealed(content) if isinstance(content, dict) and SEAL in content else content
+        summary = TrainSummary.model_validate({**values, "best": None}, strict=True)
+    except (OSError, TypeError, ValueError):
+        raise BadInputError(f"{path}: damaged. Remove it: train --resume auto writes it again") from None
+    return summary.model_copy(update={"best": best_scores(state)})

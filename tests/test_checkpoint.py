@@ -93,7 +93,7 @@ def run(tmp_path: Path) -> Path:
     """A run folder without checkpoints."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.yaml").write_text("recipe: demo\n")
+    save_config(small.config(), path=folder / "config.yaml")
     return folder
 
 

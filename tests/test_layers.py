@@ -21,7 +21,7 @@ LEVELS = (
     },
     {
         *("series", "folds", "augment", "sampler", "metrics", "reference", "resume", "lr_sweep", "slice_order"),
-        *("archive", "division", "norms", "slice_dropout", "buckets"),
+        *("archive", "division", "norms", "slice_dropout", "buckets", "run_folder"),
     },
     {"table_files"},
     {"sources", "labels", "predictions", "dicom", "store", "ops", "batch", "losses", "model", "device", "dali_plugin"},

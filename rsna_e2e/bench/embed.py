@@ -23,7 +23,7 @@ from rsna_e2e.extract import Extractor, embed_block
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import EMBED_TOGETHER
 from rsna_e2e.records import Progress, no_progress
-from rsna_e2e.runlog import CONFIG
+from rsna_e2e.run_folder import CONFIG
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import get_task
 

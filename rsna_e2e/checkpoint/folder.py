@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,13 +64,31 @@ def read_tensors(folder: Path, name: FileName, described: Description) -> dict[s
     return decode(content, path=folder / name)
 
 
+def predicting_file(described: Description, *, prefer_ema: bool = True) -> FileName:
+    """Return which file has the weights that predict: the moving average, where there is one and it is wanted."""
+    return EMA if prefer_ema and EMA in described.sha256 else MODEL
+
+
+def check_weights(folder: Path) -> CheckpointState:
+    """Return what a checkpoint says of itself, once it and the weights that predict have been found whole.
+
+    Raises BadInputError. What only a resumption needs may be damaged.
+    """
+    described = describe(folder)
+    return _check(folder, described, [predicting_file(described)])
+
+
 def check_folder(folder: Path) -> CheckpointState:
     """Return what a checkpoint says of itself, once every file of it has been found whole. Raises BadInputError."""
     described = describe(folder)
-    if MODEL not in described.sha256:
-        raise BadInputError(f"{folder}: not a checkpoint (no {MODEL}). Use another checkpoint")
-    for name, digest in described.sha256.items():
-        path = folder / name
+    return _check(folder, described, dict.fromkeys([MODEL, *described.sha256]))
+
+
+def _check(folder: Path, described: Description, names: Iterable[FileName]) -> CheckpointState:
+    for name in names:
+        if name not in described.sha256:
+            raise BadInputError(f"{folder}: not a checkpoint (no {name}). Use another checkpoint")
+        path, digest = folder / name, described.sha256[name]
         if not path.is_file():
             raise BadInputError(f"{path}: missing from its checkpoint. Use another checkpoint")
         try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -17,14 +18,16 @@ from rsna_e2e.checkpoint.folder import (
     MODEL,
     OPTIMIZER,
     check_folder,
+    check_weights,
+    predicting_file,
     read_tensors,
     remove_folder,
     write_folder,
 )
 from rsna_e2e.checkpoint.optimizer import group_scalars, restore_optimizer, state_tensors
 from rsna_e2e.checkpoint.state import CheckpointState, FileName, describe
-from rsna_e2e.config import load_config
 from rsna_e2e.errors import BadInputError
+from rsna_e2e.run_folder import read_config
 from rsna_e2e.tensors import copy_into
 
 FOLDER = "checkpoints"
@@ -43,6 +46,7 @@ class Checkpoint:
 
 
 OnDamaged = Callable[[BadInputError], None]
+Read = TypeVar("Read")
 
 
 def _ignore(error: BadInputError) -> None:
@@ -84,7 +88,7 @@ def load_model(module: nn.Module, folder: Path, *, prefer_ema: bool = True) -> C
     Raises BadInputError when it is not a checkpoint, is damaged, or does not fit the model.
     """
     described = describe(folder)
-    name = EMA if prefer_ema and EMA in described.sha256 else MODEL
+    name = predicting_file(described, prefer_ema=prefer_ema)
     tensors = read_tensors(folder, name, described)
     if name == EMA:
         tensors = {k.removeprefix(_EMA_PREFIX): v for k, v in tensors.items() if k.startswith(_EMA_PREFIX)}
@@ -94,8 +98,8 @@ def load_model(module: nn.Module, folder: Path, *, prefer_ema: bool = True) -> C
 
 def weights_sha256(folder: Path, *, prefer_ema: bool = True) -> str:
     """Return what stands for the weights that `load_model` would take. Raises BadInputError as it does."""
-    digests = describe(folder).sha256
-    return digests[EMA if prefer_ema and EMA in digests else MODEL]
+    described = describe(folder)
+    return described.sha256[predicting_file(described, prefer_ema=prefer_ema)]
 
 
 def restore(
@@ -132,33 +136,52 @@ def valid_checkpoints(run: Path, *, on_damaged: OnDamaged = _ignore) -> Iterator
 
 
 def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _ignore) -> Path:
-    """Return the folder of a run's checkpoint: `last`, `best`, or `epoch-N`, the end of epoch N; auto prefers the best.
+    """Return the folder of a run's checkpoint to predict with: `last`, `best`, or `epoch-N`, the end of epoch N.
 
-    The best is the one that the newest whole checkpoint names. Raises BadInputError when the folder is no run or has
-    no such checkpoint.
+    auto: the best, which the newest whole checkpoint names, or the last where nothing was validated. Where its weights
+    are damaged, another of the phase that trains what predicts; `on_damaged` is told. Raises BadInputError when the
+    folder is no run or has no such checkpoint.
     """
-    if not (run / "config.yaml").is_file():
-        raise BadInputError(f"{run}: not a run folder (no config.yaml). Make one with: rsna-e2e train STORE RUN")
+    config = read_config(run)
     if name.startswith("epoch-"):
         return _end_of_epoch(run, int(name.removeprefix("epoch-")))
-    last = next(valid_checkpoints(run, on_damaged=on_damaged), None)
-    if last is None:
-        damaged = ", ".join(folder.name for folder in _folders(run / FOLDER))
-        why = f"Damaged: {damaged}" if damaged else "Training has not saved one yet"
-        raise BadInputError(f"{run}: no whole checkpoint in it. {why}")
-    if name == "last" or (name == "auto" and last.state.best is None):
-        return last.folder
-    if last.state.best is None:
-        raise BadInputError(f"{run}: no best checkpoint, nothing was validated yet. Use --checkpoint last")
-    best = last.folder.with_name(_folder_name(last.state.best.step, last.state.best.epoch))
-    try:
-        check_folder(best)
-    except BadInputError as error:
-        if name != "auto":
-            raise
-        on_damaged(error)
-        return last.folder
-    return best
+    found = _Damage(on_damaged)
+    folders = _folders(run / FOLDER)
+    newest = next(filter(None, (found.try_(describe, folder) for folder in folders)), None)
+    best = newest.state.best if newest is not None else None
+    if name == "best" or (name == "auto" and best is not None):
+        if best is None:
+            raise BadInputError(f"{run}: no best checkpoint, nothing was validated yet. Use --checkpoint last")
+        folder = run / FOLDER / _folder_name(best.step, best.epoch)
+        if name == "best":
+            check_weights(folder)
+            return folder
+        if found.try_(check_weights, folder):
+            return folder
+    for folder in folders:
+        state = found.try_(check_weights, folder)
+        if state is not None and (not found.names or state.phase == config.last_phase):
+            return folder
+    why = f"Damaged: {', '.join(sorted(found.names))}" if found.names else "Training has not saved one yet"
+    raise BadInputError(f"{run}: no whole checkpoint in it to predict with. {why}")
+
+
+class _Damage:
+    """Checkpoints that were found damaged; each is told once. names: of their folders."""
+
+    def __init__(self, on_damaged: OnDamaged) -> None:
+        self._on_damaged = on_damaged
+        self.names: set[str] = set()
+
+    def try_(self, read: Callable[[Path], Read], folder: Path) -> Read | None:
+        """Return what is read of a folder, None when it is damaged."""
+        try:
+            return read(folder)
+        except BadInputError as error:
+            if folder.name not in self.names:
+                self._on_damaged(error)
+            self.names.add(folder.name)
+            return None
 
 
 def kept_epochs(run: Path) -> dict[int, Path]:
@@ -166,7 +189,7 @@ def kept_epochs(run: Path) -> dict[int, Path]:
 
     They are found by their names alone; `find_checkpoint` checks one. Raises BadInputError for a run that keeps none.
     """
-    if not load_config(run / "config.yaml").checkpoint.keep_epochs:
+    if not read_config(run).checkpoint.keep_epochs:
         raise BadInputError(f"{run}: does not keep its epochs. Train with --set checkpoint.keep_epochs=true")
     return _ends_of_epochs(_folders(run / FOLDER))
 
@@ -182,7 +205,7 @@ def _end_of_epoch(run: Path, epoch: int) -> Path:
     folders = kept_epochs(run)
     if epoch not in folders:
         raise BadInputError(f"{run}: epoch {epoch} has not ended; it has {', '.join(map(str, folders)) or 'none yet'}")
-    check_folder(folders[epoch])
+    check_weights(folders[epoch])
     return folders[epoch]
 
 

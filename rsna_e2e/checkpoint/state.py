@@ -1,20 +1,17 @@
 """What a checkpoint says of itself, in checkpoint.json: strict JSON with a sha256 of its own."""
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rsna_e2e.config import Frozen
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import as_json
+from rsna_e2e.files import as_json, read_json, sealed, unsealed
 
 NAME = "checkpoint.json"
 
 FileName = Literal["model.safetensors", "optimizer.safetensors", "ema.safetensors"]
 Scalars = list[dict[str, int | float]]  # by parameter group of an optimiser
-
-_CHECKSUM = "content_sha256"
 
 
 class Best(Frozen):
@@ -61,8 +58,8 @@ class Description(Frozen):
 def to_json(description: Description) -> bytes:
     """Return the content of checkpoint.json. Raises ValueError for what `describe` would refuse, as a NaN."""
     content = description.model_dump()
-    written = (as_json(content | {_CHECKSUM: _checksum(content)}, indent=2) + "\n").encode()
-    _parse(written)
+    written = (as_json(sealed(content), indent=2) + "\n").encode()
+    _parse(json.loads(written))
     return written
 
 
@@ -75,8 +72,8 @@ def describe(folder: Path) -> Description:
     if not path.is_file():  # a pipe would be waited for
         raise BadInputError(f"{folder}: not a checkpoint (no {NAME}). Use another checkpoint")
     try:
-        return _parse(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return _parse(read_json(path))
+    except (OSError, ValueError):
         raise damaged(path) from None
 
 
@@ -85,19 +82,9 @@ def damaged(path: Path) -> BadInputError:
     return BadInputError(f"{path}: damaged, its sha256 is not the recorded one. Use another checkpoint")
 
 
-def _parse(written: bytes) -> Description:
-    content: Any = json.loads(written, parse_constant=_refuse)
-    if not isinstance(content, dict) or content.pop(_CHECKSUM, None) != _checksum(content):
-        raise ValueError("changed since it was written")
+def _parse(written: object) -> Description:
+    content = unsealed(written)
     described = Description.model_validate(content, strict=True)
     if described.model_dump() != content:
         raise ValueError("keys are missing")
     return described
-
-
-def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(as_json(content, sort_keys=True).encode()).hexdigest()
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")

@@ -11,6 +11,8 @@ from rsna_e2e.cli.verbs import Verbs, add_verb
 
 if TYPE_CHECKING:
     from rsna_e2e.embeddings import Embeddings
+    from rsna_e2e.extract import Extracted
+    from rsna_e2e.predict import Predicted
     from rsna_e2e.store import Store
 
 
@@ -68,6 +70,12 @@ def add_import_embeddings(verbs: Verbs) -> None:
     verb.add_argument(
         "--order", type=Path, metavar="FILE", help="image names in the order of the training images, one a line"
     )
+
+
+def taken(done: "Predicted | Extracted") -> str:
+    """Say which checkpoint was taken, and that it is not the one that should have been, where it is not."""
+    instead = f", in the place of a damaged one ({len(done.damaged)} passed over)" if done.damaged else ""
+    return f"{done.checkpoint}{instead}"
 
 
 def add_embeddings(verb: argparse.ArgumentParser) -> None:
@@ -147,8 +155,10 @@ def _embed(options: argparse.Namespace) -> None:
             device=options.device,
             progress=progress,
         )
-    print(f"{done.n_slices} slices x {done.width}, views {', '.join(done.views)}, by {done.checkpoint}")
+    for problem in done.damaged:
+        print(f"passed over: {problem}")
     print(f"made now: {done.n_embedded} embeddings   folder: {done.folder}")
+    print(f"{done.n_slices} slices x {done.width}, views {', '.join(done.views)}, by {taken(done)}")
 
 
 def _import_embeddings(options: argparse.Namespace) -> None:

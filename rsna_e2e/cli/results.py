@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.arguments import add_device, checkpoints, seed
-from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings
+from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, taken
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
 from rsna_e2e.tasks import get_task
 
@@ -76,8 +76,8 @@ def _predict(options: argparse.Namespace) -> None:
         done = predict(options.model_run, store, checkpoint=options.checkpoint, **what)
     for problem in done.damaged:
         print(f"passed over: {problem}")
-    print(f"predicted {done.n_slices} slices of {done.n_series} series with {done.checkpoint}")
     print(f"submission: {done.submission}   table: {done.table}")
+    print(f"predicted {done.n_slices} slices of {done.n_series} series with {taken(done)}")
 
 
 def _say_mean(mean: "EpochMean") -> None:

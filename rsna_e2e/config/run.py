@@ -59,6 +59,11 @@ class RunConfig(Frozen):
     checkpoint: CheckpointConfig = CheckpointConfig()
     distributed: DistributedConfig = DistributedConfig()
 
+    @property
+    def last_phase(self) -> Literal["slices", "series"]:
+        """The phase that trains what predicts."""
+        return "series" if self.epochs > 0 else "slices"
+
     @model_validator(mode="after")
     def _slice_phase_has_a_classifier(self) -> "RunConfig":
         if self.slice_phase is not None and self.model.slice_loss_weight == 0:

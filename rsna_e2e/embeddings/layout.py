@@ -1,15 +1,15 @@
 """What the files of a folder of embeddings are called and say of themselves; writer and readers follow it."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import PositiveInt, ValidationError
+from pydantic import ValidationError
 
 from rsna_e2e.config import Frozen, View
+from rsna_e2e.config.limits import Times, Width
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import as_json
+from rsna_e2e.files import as_json, read_json
 
 MANIFEST = "manifest.json"
 FORMAT = "rsna_e2e embeddings"
@@ -47,8 +47,8 @@ class ShardEntry(Frozen):
 
     name: str
     view: View
-    n_slices: PositiveInt
-    n_bytes: PositiveInt
+    n_slices: Times
+    n_bytes: Times
     checksum: str
 
 
@@ -59,7 +59,7 @@ class Manifest(Frozen):
     format_version: Literal[1] = 1
     created_by: str
     source: Source
-    width: PositiveInt
+    width: Width
     views: tuple[View, ...]
     shards: tuple[ShardEntry, ...]
 
@@ -77,22 +77,22 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise EmbeddingsError(f"{folder}: not a finished folder of embeddings (no {MANIFEST}). Run embed again")
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, OSError, RecursionError):
+        content = read_json(path)
+    except (OSError, ValueError):
         raise damaged(path) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise EmbeddingsError(f"{path}: not the {MANIFEST} of a folder of embeddings")
     if content.get("format_version") != FORMAT_VERSION:
         raise EmbeddingsError(
-            f"{folder}: embeddings of version {content.get('format_version')}, this program reads {FORMAT_VERSION}. "
-            "Run embed again with this program"
+            f"{folder}: embeddings of version {content.get('format_version')!r:.20}, this program reads "
+            f"{FORMAT_VERSION}. Run embed again with this program"
         )
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError:
         raise damaged(path) from None
     names = [shard.name for shard in manifest.shards]
-    is_plain = all(Path(name).name == name and name.endswith(".h5") for name in names)
+    is_plain = all(Path(name).name == name and name.endswith(".h5") and "\0" not in name for name in names)
     if not is_plain or len(set(names)) < len(names) or {shard.view for shard in manifest.shards} != set(manifest.views):
         raise damaged(path)
     return manifest

@@ -1,22 +1,20 @@
 """What has been begun and done in an output folder, and of what: so that nothing is done twice, or mixed up."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rsna_e2e.config import Frozen
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import as_json, make_folder, write_json
+from rsna_e2e.files import as_json, make_folder, read_json, write_json
 
 State = Literal["to do", "begun", "done"]
 
 _SHOWN = 4  # differences in a message
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Frozen):
     """What is known of a step: what it is made of, whether it is done, and how long it took."""
 
     made_of: dict[str, Any]
@@ -71,10 +69,8 @@ class Ledger:
     def _read(self, name: str) -> Entry | None:
         path = self._path(name)
         try:
-            return Entry(**json.loads(path.read_bytes()))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
+            return Entry.model_validate(read_json(path)) if path.exists() else None
+        except (OSError, ValueError):
             raise BadInputError(f"{path}: damaged. Remove it together with what {name} made") from None
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 # N slices of a study, L labels
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pydicom
 
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import atomic_writer
+from rsna_e2e.files import atomic_writer, read_json
 from rsna_e2e.labels import LabelTable, read_labels
 from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.synth.simulate import STUDY_TRUTH, TEST_IMAGES, TEST_TRUTH, TRAIN_IMAGES, TRAIN_LABELS
@@ -67,8 +66,8 @@ def preview(raw: Path, png: Path, *, n_studies: int = 6, columns: int = 10, prog
 
 def _read_truth(path: Path) -> list[dict[str, Any]]:
     try:
-        studies: list[dict[str, Any]] = json.loads(path.read_text())["studies"]
-    except (OSError, ValueError, KeyError):
+        studies: list[dict[str, Any]] = read_json(path)["studies"]
+    except (OSError, ValueError, LookupError, TypeError):
         raise BadInputError(
             f"{path}: not the truth of simulated studies. Name a folder that rsna-e2e synth made"
         ) from None
