@@ -1,7 +1,8 @@
 """A zip archive read in place: its central directory once, then members at their offsets. Nothing is unpacked.
 
-Names of members are labels here and never paths. What an archive says of a member is not believed: a member is inflated
-up to its stated size, and what comes out must have the stated CRC-32.
+Names of members are labels here and never paths; "/" sets folders in them apart, also where the program that wrote the
+archive used backslashes, against 4.4.17.1. What an archive says of a member is not believed: a member is inflated up to
+its stated size, and what comes out must have the stated CRC-32.
 Source: PKWARE APPNOTE 6.3.10, whose sections are named below.
 """
 
@@ -68,7 +69,7 @@ def read_directory(path: Path) -> Iterator[Member]:
     with path.open("rb", buffering=1 << 20) as file:
         n_members, n_directory, start = _find_directory(path, file)
         file.seek(start)
-        left = n_directory
+        left, separator = n_directory, b""
         for _ in range(n_members):
             fixed = file.read(_CENTRAL.size)
             if len(fixed) < _CENTRAL.size or left < _CENTRAL.size or fixed[:4] != b"PK\1\2":
@@ -80,14 +81,17 @@ def read_directory(path: Path) -> Iterator[Member]:
             left -= len(fixed) + len(rest)
             if left < 0 or len(rest) < n_name + n_extra + n_comment:
                 raise _damaged(path)
-            if rest[:n_name].endswith(b"/"):
+            if not separator:  # the first name that has one tells: one program wrote them all
+                separator = next((one for one in (b"/", b"\\") if one in rest[:n_name]), b"")
+            name = rest[:n_name].replace(separator or b"/", b"/")
+            if name.endswith(b"/"):
                 continue
             numbers = [sizes[1], sizes[0], offset]
             if _IN_EXTRA in numbers and not _take_from_extra(numbers, rest[n_name : n_name + n_extra]):
                 raise _damaged(path)
             mode = mode >> 16 if made_by >> 8 == _UNIX else 0
             n_bytes, n_packed, offset = numbers
-            yield Member(os.fsdecode(rest[:n_name]), flags, method, crc, n_packed, n_bytes, offset, mode)
+            yield Member(os.fsdecode(name), flags, method, crc, n_packed, n_bytes, offset, mode)
         if left:
             raise _damaged(path)
 
@@ -161,7 +165,8 @@ class _Content(io.RawIOBase):
         if start > len(packed):
             packed = os.pread(self._file.fileno(), start, self._raw_file.offset)
             self._source = self._raw_file.offset + len(packed)
-        if signature != b"PK\3\4" or packed[_LOCAL.size : _LOCAL.size + n_name] != name:
+        own_name = packed[_LOCAL.size : _LOCAL.size + n_name]
+        if signature != b"PK\3\4" or own_name.replace(b"\\", b"/") != name.replace(b"\\", b"/"):
             raise RefusedError(Reason.DAMAGED_MEMBER, "it does not lie where its archive says")
         if method == DEFLATED:
             self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)

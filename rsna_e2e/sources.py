@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import attrgetter
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -17,9 +17,7 @@ from rsna_e2e.archive import Member, open_member, read_directory, why_refused
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import RawFile, Refusal, printable
-
-# Label tables lie beside the images in the competition's layout; they are no refused images.
-TABLE_SUFFIXES = (".csv", ".csv.gz")
+from rsna_e2e.table_files import is_table
 
 _OVERLAPS = (Reason.DAMAGED_MEMBER, "its bytes overlap with another's")
 _SAME_TWICE = (Reason.DUPLICATE_NAME, "the archive holds the same file under this name before")
@@ -40,8 +38,8 @@ class Source(Protocol):
     def find(self) -> tuple[Sequence[RawFile], Sequence[Refusal]]:
         """Return the files, sorted by name, without label tables; and what cannot be taken for one."""
 
-    def find_tables(self, word: str, *, depth: int) -> list[RawFile]:
-        """Return the label tables with `word` in their names up to `depth` folders down, sorted by name."""
+    def find_tables(self, *, depth: int) -> list[tuple[RawFile, str]]:
+        """Return the tables up to `depth` folders down, sorted by name, and why one is not to be opened, else empty."""
 
     def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
         """Open a file for reading; the stream is seekable and buffered.
@@ -112,14 +110,13 @@ class RawFolder:
                 refusals.append(Refusal(printable(name), Reason.LINKED_FOLDER, "links to folders are not followed"))
             elif not status or not stat.S_ISREG(status.st_mode):
                 refusals.append(Refusal(printable(name), Reason.NOT_REGULAR_FILE, "not a file, or a broken link"))
-            elif not _is_table(entry.name):
+            elif not is_table(entry.name):
                 files.append(RawFile(name, status.st_size, status.st_mtime_ns))
         return files, refusals, folders
 
-    def find_tables(self, word: str, *, depth: int) -> list[RawFile]:
-        """Return the label tables with `word` in their names up to `depth` folders down, sorted by name."""
-        tables = [table for table in self._tables("", depth) if _has_word(table.name, word)]
-        return sorted(tables, key=attrgetter("name"))
+    def find_tables(self, *, depth: int) -> list[tuple[RawFile, str]]:
+        """Return the tables up to `depth` folders down, sorted by name; all may be opened."""
+        return [(table, "") for table in sorted(self._tables("", depth), key=attrgetter("name"))]
 
     def _tables(self, folder: str, depth: int) -> Iterator[RawFile]:
         try:
@@ -130,7 +127,7 @@ class RawFolder:
             name = os.path.join(folder, entry.name)
             if depth and entry.is_dir(follow_symlinks=False):
                 yield from self._tables(name, depth - 1)
-            elif _is_table(entry.name) and (status := _status(entry)) and stat.S_ISREG(status.st_mode):
+            elif is_table(entry.name) and (status := _status(entry)) and stat.S_ISREG(status.st_mode):
                 yield RawFile(name, status.st_size, status.st_mtime_ns)
 
     def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
@@ -160,7 +157,7 @@ class RawArchive:
         refused: list[tuple[str, tuple[Reason, str]]] = []
         n_archive = self.path.stat().st_size
         for member in read_directory(self.path):
-            if _is_table(member.name):
+            if is_table(member.name):
                 continue
             if why := why_refused(member, n_archive=n_archive):
                 refused.append((member.name, why))
@@ -175,33 +172,19 @@ class RawArchive:
         refusals = [Refusal(printable(name), *why) for name, why in refused]
         return taken, sorted(refusals, key=attrgetter("path"))
 
-    def find_tables(self, word: str, *, depth: int) -> list[RawFile]:
-        """Return the label tables with `word` in their names up to `depth` folders down, sorted by name.
+    def find_tables(self, *, depth: int) -> list[tuple[RawFile, str]]:
+        """Return the tables up to `depth` folders down, sorted by name, and why one is not to be opened, else empty.
 
-        Raises what `find` raises, and BadInputError for one that cannot be read.
+        Raises what `find` raises.
         """
         n_archive = self.path.stat().st_size
-        tables: list[RawFile] = []
-        for member in read_directory(self.path):
-            if _is_table(member.name) and _has_word(member.name, word) and member.name.count("/") <= depth:
-                if why := why_refused(member, n_archive=n_archive):
-                    raise BadInputError(
-                        f"{self.path}, {printable(member.name)}: {why[1]}. Give the labels by themselves"
-                    )
-                tables.append(_file_of(member))
-        return sorted(tables, key=attrgetter("name"))
+        tables = [m for m in read_directory(self.path) if is_table(m.name) and m.name.count("/") <= depth]
+        tables.sort(key=attrgetter("name"))
+        return [(_file_of(m), why[1] if (why := why_refused(m, n_archive=n_archive)) else "") for m in tables]
 
     def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
         """Open a file for reading. Raises OSError when it cannot be read, RefusedError when it is damaged."""
         return open_member(self.path, raw_file, head=head)
-
-
-def _is_table(name: str) -> bool:
-    return name.lower().endswith(TABLE_SUFFIXES)
-
-
-def _has_word(name: str, word: str) -> bool:
-    return word in PurePath(name).name
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
@@ -219,7 +202,7 @@ def _file_of(member: Member) -> RawFile:
 def _only_archive(folder: Path) -> Path | None:
     """Return the archive in a folder that holds nothing else, but for tables."""
     try:
-        names = [entry.name for entry in os.scandir(folder) if not _is_table(entry.name)]
+        names = [entry.name for entry in os.scandir(folder) if not is_table(entry.name)]
     except OSError:
         return None  # `find` says so
     is_one = len(names) == 1 and names[0].lower().endswith(".zip") and (folder / names[0]).is_file()

@@ -36,6 +36,16 @@ def zip_folder(folder: Path, path: Path, *, method: int = zipfile.ZIP_DEFLATED, 
     return path
 
 
+def zip_with_backslashes(folder: Path, path: Path) -> Path:
+    """Write all that is in a folder as .NET did before 4.6.1: folders in names end in backslashes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            info = zipfile.ZipInfo("x")
+            info.filename = f"top/{file.relative_to(folder)}".replace("/", "\\") + "\\" * file.is_dir()
+            archive.writestr(info, b"" if file.is_dir() else file.read_bytes())
+    return path
+
+
 def zip_files(path: Path, files: dict[str, bytes], *, method: int = zipfile.ZIP_DEFLATED) -> Path:
     """Write files of any name to an archive."""
     with zipfile.ZipFile(path, "w", method) as archive:

@@ -201,6 +201,25 @@ def test_names_are_labels_and_links_are_refused(tmp_path: Path) -> None:
     assert "line\\nbreak\\x1b[2J.dcm" in {refusal.path for refusal in source.find()[1]}
 
 
+def test_backslashes_set_folders_apart_where_no_slash_does(tmp_path: Path) -> None:
+    def found_in(*names: str) -> list[str]:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            for name in names:
+                info = zipfile.ZipInfo("x")
+                info.filename = name
+                archive.writestr(info, b"" if name.endswith(("/", "\\")) else name.encode())
+        source = source_of(tmp_path / "a.zip")
+        found, refusals = source.find()
+        assert refusals == []
+        assert [read(source, raw_file).decode().replace("\\", "/") for raw_file in found] == [
+            raw_file.name.replace("\\", "/") for raw_file in found
+        ]
+        return [raw_file.name for raw_file in found]
+
+    assert found_in("a.dcm", "b\\", "b\\c.dcm", "b\\d\\e.dcm") == ["a.dcm", "b/c.dcm", "b/d/e.dcm"]
+    assert found_in("b/c.dcm", "b/d\\e.dcm") == ["b/c.dcm", "b/d\\e.dcm"]  # of Unix, where it belongs to the name
+
+
 def test_a_name_may_be_any_bytes(tmp_path: Path) -> None:
     path = archives.zip_files(tmp_path / "a.zip", {"ab.dcm": b"x"})
     path.write_bytes(path.read_bytes().replace(b"ab.dcm", b"a\xff.dcm"))

@@ -1,5 +1,7 @@
 """What users point at: folders, the competition's zip, both of its layouts, labels wherever they lie. One store."""
 
+import gzip
+import io
 import os
 import shutil
 import socket
@@ -70,6 +72,13 @@ def zipped(layout: Callable[[Path], Path], *, method: int = zipfile.ZIP_DEFLATED
     return pack
 
 
+def zip_with_backslashes(folder: Path) -> Path:
+    raw = first_layout(folder)
+    archives.zip_with_backslashes(raw, folder / "data.zip")
+    shutil.rmtree(raw)
+    return folder / "data.zip"
+
+
 def zip_without_tables(folder: Path) -> Path:
     raw = tables_above(folder)
     archives.zip_folder(raw / NESTED, folder / "data.zip")
@@ -104,6 +113,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
         zipped(first_layout, method=zipfile.ZIP_STORED),
         zipped(second_layout),
         zipped(tables_above),
+        zip_with_backslashes,
         zip_without_tables,
         folder_of_zip,
     ],
@@ -115,6 +125,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "stored_zip",
         "nested_zip",
         "tables_above_zip",
+        "zip_with_backslashes",
         "zip_beside_labels",
         "folder_of_zip_and_labels",
     ],
@@ -135,6 +146,70 @@ def test_every_way_to_keep_the_data_gives_the_same_store(
     assert (report.n_slices, report.n_unlabelled, report.n_labels_without_image, report.refusals) == (9, 3, 0, {})
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert {path: content for path, content in after.items() if "store" not in path.parts} == before
+
+
+def as_zip(table: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("stage_2_train.csv", table)
+        archive.writestr("__MACOSX/._stage_2_train.csv", b"\0\5\x16\7")
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("stage_2_train.csv.zip", as_zip),  # by Kaggle's client
+        ("stage_2_train.csv", as_zip),  # by kagglehub
+        ("stage_2_train.csv", gzip.compress),
+        ("stage_2_train.csv.gz", bytes),  # unpacked on its way
+        ("Stage_2_Train.CSV", bytes),
+        ("TRAIN.CSV.ZIP", lambda table: as_zip(gzip.compress(table))),
+    ],
+)
+@pytest.mark.parametrize("place", ["in the folder", "in the archive", "beside it", "one folder down"])
+def test_labels_are_read_however_they_are_packed_and_spelled(
+    tmp_path: Path, expected: Path, name: str, pack: Callable[[bytes], bytes], place: str
+) -> None:
+    raw = first_layout(tmp_path)
+    table = raw / "stage_2_train.csv"
+    content = table.read_bytes()
+    table.unlink()
+    where = {"beside it": tmp_path, "one folder down": raw / "stage_2_train_images"}.get(place, raw)
+    (where / name).write_bytes(pack(content))
+    if place == "in the archive":
+        raw = archives.zip_folder(raw, tmp_path / "data.zip")
+    report = prepare(raw, tmp_path / "store", task=ICH, n_jobs=1)
+    assert Store.open(tmp_path / "store").data_hash == Store.open(expected).data_hash
+    assert (Path(report.label_file).name, report.refusals, report.tables_passed_over) == (name, {}, {})
+    assert str(find_labels(raw)) == report.label_file
+
+
+def test_of_a_table_and_its_archive_the_table_counts(tmp_path: Path) -> None:
+    raw = first_layout(tmp_path)
+    (raw / "stage_2_train.csv.zip").write_bytes(as_zip(b"ID,Label\n"))
+    (raw / "Stage_2_Train.csv").write_bytes(b"ID,Label\n")
+    assert str(find_labels(raw)) == str(raw / "stage_2_train.csv")
+
+
+def test_tables_that_look_like_labels_are_named_where_none_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = first_layout(tmp_path)
+    (raw / "stage_2_train.csv").rename(raw / "my_labels.csv")
+    (raw / "stage_2_sample_submission.csv").unlink()
+    archives.zip_files(raw / "train.csv.zip", {"a.csv": b"ID,Label\n", "b.csv": b"ID,Label\n"})
+    (raw / "Training.csv").write_text("case,fold\n")
+    (tmp_path / "old_train.csv").write_text("ID,Label\nx_any,1\n")
+    assert main(["prepare", str(raw), str(tmp_path / "store"), "--jobs", "1"]) == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("tables passed over"))
+    for name, why in (
+        ("raw/my_labels.csv", "(no 'train' in its name)"),
+        ("raw/train.csv.zip", "(cannot be read: an archive that holds 2 files and not one table)"),
+        ("raw/Training.csv", "(no columns ID and Label)"),
+        ("old_train.csv", "(names none of the images)"),
+    ):
+        assert f"{name} {why}" in said
 
 
 def test_machines_share_an_archive(tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch) -> None:

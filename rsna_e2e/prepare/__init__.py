@@ -4,9 +4,9 @@ All decoding and writing happens in worker processes; only records come back. Wh
 on the number of workers nor on which of them was faster.
 """
 
+from rsna_e2e.prepare.find_labels import find_labels
 from rsna_e2e.prepare.headers import RawHeaders, read_raw
 from rsna_e2e.prepare.index import pseudonymous_keys
-from rsna_e2e.prepare.inputs import find_labels
 from rsna_e2e.prepare.jobs import available_cores
 from rsna_e2e.prepare.repair import RepairReport, repair
 from rsna_e2e.prepare.report import PartReport, PrepareReport, count_reasons, nothing_taken

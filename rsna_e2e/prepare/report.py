@@ -29,10 +29,10 @@ class PrepareReport:
     n_studies_as_patients: studies that name no patient, each of which counts as one. n_unlabelled: slices in the store
     without a label. n_labels_without_image: labelled images that are not in the store. n_rounded, n_saturated: pixels
     whose HU are not exactly slope * stored + intercept. n_burned_in: slices that say that text is burned into their
-    pixels. slice_order: whether the labels speak for the order of the slices. label_file: where the labels are from.
-    geometry: series by what is unusual about how their slices lie, see `SeriesGeometry`, and how many slices are
-    missing in gaps. volumes: of how many SeriesInstanceUIDs several volumes were made, and by what they were told
-    apart.
+    pixels. slice_order: whether the labels speak for the order of the slices. label_file: where the labels are from;
+    tables_passed_over: without one, those that could hold labels, and why they were not taken. geometry: series by what
+    is unusual about how their slices lie, see `SeriesGeometry`, and how many slices are missing in gaps. volumes: of
+    how many SeriesInstanceUIDs several volumes were made, and by what they were told apart.
     """
 
     store: Path
@@ -45,6 +45,7 @@ class PrepareReport:
     n_labels_without_image: int
     n_repeated_label_rows: int
     label_file: str
+    tables_passed_over: dict[str, str]
     n_rounded: int
     n_saturated: int
     n_burned_in: int
@@ -87,6 +88,7 @@ def make_report(
     *,
     label_file: str,
     told_by: Mapping[str, int],
+    passed_over: Mapping[str, str],
     elapsed_s: float,
 ) -> PrepareReport:
     _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
@@ -101,6 +103,7 @@ def make_report(
         n_labels_without_image=len(table.image_ids) - len(set(label_rows(index, table)) - {-1}),
         n_repeated_label_rows=table.n_repeated_rows,
         label_file=label_file,
+        tables_passed_over=dict(passed_over),
         n_rounded=int(index["n_rounded"].sum()),
         n_saturated=int(index["n_saturated"].sum()),
         n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),

@@ -112,6 +112,7 @@ def prepare(
         task,
         label_file=inputs.label_file,
         told_by=told_by,
+        passed_over=inputs.passed_over,
         elapsed_s=elapsed_s,
     )
 
