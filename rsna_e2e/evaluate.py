@@ -10,11 +10,11 @@ import numpy as np
 from rsna_e2e import metrics
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.evaluation import DECISION_THRESHOLD, Evaluation, InputFile, LabelScores, Level, SeriesLayout
-from rsna_e2e.files import sha256_of
 from rsna_e2e.labels import LabelTable, read_labels
 from rsna_e2e.metrics import Estimate, Int64Array
 from rsna_e2e.predictions import predictions_path, read_predictions
 from rsna_e2e.records import Float64Array
+from rsna_e2e.table_files import TableFile, table_at
 from rsna_e2e.tasks import Task
 
 N_BOOTSTRAP = 200
@@ -43,7 +43,8 @@ def evaluate(
     A series is positive when any of its slices is, and its probability is the highest of its slices. Intervals come
     from `n_bootstrap` resamples of whole series. Raises BadInputError when ids differ or a file is not as it should be.
     """
-    truth_table, submission_table = _read_pair(submission, truth, task)
+    submission_file, truth_file = table_at(submission), table_at(truth)
+    truth_table, submission_table = _read_pair(submission_file, truth_file, task)
     layout = _find_layout(submission, submission_table, predictions, task)
     truth_NL, probability_NL = truth_table.values, submission_table.values
     by_slice, series = _Resamples.none(len(truth_NL)), None
@@ -55,8 +56,8 @@ def evaluate(
     constant_N = metrics.weighted_log_loss_rows(truth_NL, metrics.constant_prediction(truth_NL), weights_L)
     return Evaluation(
         task=task,
-        submission=InputFile(name=submission.name, sha256=sha256_of(submission)),
-        truth=InputFile(name=truth.name, sha256=sha256_of(truth)),
+        submission=InputFile(name=submission.name, sha256=submission_file.sha256()),
+        truth=InputFile(name=truth.name, sha256=truth_file.sha256()),
         n_repeated_truth_rows=truth_table.n_repeated_rows,
         image_ids=truth_table.image_ids,
         weighted_log_loss=by_slice.mean(loss_N),
@@ -134,15 +135,15 @@ def _score_label(name: str, truth_N: Float64Array, probability_N: Float64Array, 
     )
 
 
-def _read_pair(submission: Path, truth: Path, task: Task) -> tuple[LabelTable, LabelTable]:
+def _read_pair(submission: TableFile, truth: TableFile, task: Task) -> tuple[LabelTable, LabelTable]:
     """Read both files and check that they speak of the same images, fully; rows of both are in one order."""
     truth_table, submission_table = read_labels(truth, task), read_labels(submission, task)
-    for path, table in ((truth, truth_table), (submission, submission_table)):
+    for file, table in ((truth, truth_table), (submission, submission_table)):
         absent = np.argwhere(np.isnan(table.values))
         if len(absent):
             row_id = task.label_id(table.image_ids[absent[0][0]], task.label_names[absent[0][1]])
             raise BadInputError(
-                f"{path}: {_count(len(absent), 'row')} missing, the first is {row_id}. Every image needs all labels"
+                f"{file}: {_count(len(absent), 'row')} missing, the first is {row_id}. Every image needs all labels"
             )
     between = np.argwhere((truth_table.values != 0) & (truth_table.values != 1))
     if len(between):
@@ -155,7 +156,9 @@ def _read_pair(submission: Path, truth: Path, task: Task) -> tuple[LabelTable, L
     return truth_table, submission_table
 
 
-def _check_same_ids(path: Path, image_ids: list[str], other: Path, other_ids: list[str]) -> None:
+def _check_same_ids(
+    file: Path | TableFile, image_ids: list[str], other: Path | TableFile, other_ids: list[str]
+) -> None:
     missing, extra = sorted(set(other_ids) - set(image_ids)), sorted(set(image_ids) - set(other_ids))
     if missing or extra:
         parts = [
@@ -163,7 +166,7 @@ def _check_same_ids(path: Path, image_ids: list[str], other: Path, other_ids: li
             for ids, what in ((missing, f"of {other} missing"), (extra, f"not in {other}"))
             if ids
         ]
-        raise BadInputError(f"{path}: {' and '.join(parts)}. Both files must hold the same images")
+        raise BadInputError(f"{file}: {' and '.join(parts)}. Both files must hold the same images")
 
 
 def _find_layout(

@@ -49,7 +49,7 @@ class TableFile:
                     stream.seek(0)
                     if head.startswith(b"\x1f\x8b"):  # RFC 1952
                         stream = opened.enter_context(gzip.open(stream))
-                    elif head == b"PK\3\4":  # APPNOTE 4.3.7
+                    elif head in (b"PK\3\4", b"PK\5\6"):  # APPNOTE 4.3.7, and 4.3.16 where it is empty
                         stream = opened.enter_context(_only_table(stream))
                 yield stream
         except (EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:

@@ -1,0 +1,120 @@
+"""Tables as they come: packed in what their first bytes say, out of pipes, refused where they cannot be read."""
+
+import gzip
+import hashlib
+import io
+import os
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rsna_e2e.errors import BadInputError
+from rsna_e2e.table_files import is_table, table_at
+
+TEXT = b'ID,Label\n"a,b_any",1\n\n"c\nd_any",0\ne_any,1\n'
+
+
+def zipped(*names: str, content: bytes = TEXT) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def read(path: Path) -> bytes:
+    with table_at(path).open() as stream:
+        return stream.read()
+
+
+PACKED = {
+    "bare": TEXT,
+    "gzip": gzip.compress(TEXT),
+    "gzip_in_two": gzip.compress(TEXT[:9]) + gzip.compress(TEXT[9:]),
+    "zip": zipped("train.csv"),
+    "zip_in_a_folder": zipped("deep/train.csv", "deep/readme.txt", "__MACOSX/deep/._train.csv"),
+    "zip_of_one_file": zipped("labels"),
+    "gzip_in_zip": zipped("train.csv.gz", content=gzip.compress(TEXT)),
+    "zip_in_gzip": gzip.compress(zipped("train.csv")),
+}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zip", "a"])
+@pytest.mark.parametrize("packed", PACKED.values(), ids=PACKED)
+def test_what_is_in_a_file_says_how_it_is_packed(tmp_path: Path, name: str, packed: bytes) -> None:
+    (tmp_path / name).write_bytes(packed)
+    table = table_at(tmp_path / name)
+    assert read(tmp_path / name) == TEXT
+    assert table.header() == ["ID", "Label"]
+    assert table.sha256() == hashlib.sha256(packed).hexdigest()
+    assert [table.line_of(row) for row in range(4)] == [2, 5, 6, 5]  # there is no fourth
+
+
+def encrypted() -> bytes:
+    content = bytearray(zipped("a.csv"))
+    content[6] |= 1  # flags of the local header, then of the directory
+    content[content.find(b"PK\1\2") + 8] |= 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        zipped("a.csv", "b.csv"),
+        zipped(),
+        zipped("a", "b"),
+        encrypted(),
+        zipped("a.csv", content=bytes(20_000_000)),
+        zipped("a.csv")[:-30],
+        gzip.compress(TEXT)[:-9],
+        gzip.compress(TEXT)[:12] + b"\xff" * 20,
+    ],
+    ids=["two", "none", "two_others", "encrypted", "bomb", "cut", "cut_gzip", "bad_gzip"],
+)
+def test_what_cannot_be_unpacked_is_an_error_of_the_file(tmp_path: Path, packed: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(packed)
+    with pytest.raises(OSError, match=r"."):
+        read(tmp_path / "a.csv")
+
+
+def test_a_pipe_is_read_once_and_may_be_looked_at_often(tmp_path: Path) -> None:
+    content = gzip.compress(TEXT * 20_000, compresslevel=0)  # more than a pipe holds
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(content))
+    writer.start()
+    while (table := _when_there_is_a_writer(pipe)) is None:
+        pass
+    writer.join()
+    for _ in range(2):
+        with table.open() as stream:
+            assert stream.read() == TEXT * 20_000
+    assert table.sha256() == hashlib.sha256(content).hexdigest()
+
+
+def _when_there_is_a_writer(pipe: Path) -> object:
+    try:
+        return table_at(pipe)
+    except BadInputError:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkfifo, r"a\.csv: a pipe that nobody writes to"),
+        (lambda path: path.symlink_to("/dev/zero"), r"a\.csv: a device, and no file"),
+    ],
+)
+def test_what_would_never_end_is_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
+    make(tmp_path / "a.csv")
+    with pytest.raises(BadInputError, match=message):
+        table_at(tmp_path / "a.csv")
+
+
+def test_names_of_tables() -> None:
+    assert all(map(is_table, ("a.csv", "A.CSV", "a.csv.gz", "a.Csv.Zip")))
+    assert not any(map(is_table, ("csv", "a.zip", "a.gz", "a.dcm")))
