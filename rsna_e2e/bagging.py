@@ -11,7 +11,15 @@ import numpy as np
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import prepare_file, sha256_of, write_json
 from rsna_e2e.labels import write_labels
-from rsna_e2e.predictions import PredictionTable, predictions_path, read_predictions, write_predictions
+from rsna_e2e.predictions import (
+    PredictionTable,
+    beside,
+    find_predictions,
+    forget_notes,
+    predictions_path,
+    read_predictions,
+    write_predictions,
+)
 from rsna_e2e.records import Float64Array
 from rsna_e2e.tasks import Task
 
@@ -38,16 +46,15 @@ def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLI
 
     submissions: files made by predict, each with its predictions table beside it. The manifest, `<out>.bag.json`, names
     every member with the sha256 of its table. Probabilities end up in [clip, 1 - clip]. Raises UsageError for a member
-    given twice or for `out` among them, BadInputError when they do not hold the same slices.
+    given twice, by whatever names, or for `out` among them, BadInputError when they do not hold the same slices.
     """
     prepare_file(out, example="submission.csv.gz")
-    resolved = [path.resolve() for path in submissions]
-    if len(set(resolved)) < len(resolved) or out.resolve() in resolved:
-        raise UsageError("a submission stands twice among those to average, or is itself to be written")
-    tables = [predictions_path(path) for path in submissions]
+    tables = [find_predictions(path) for path in submissions]
+    _check_apart([*submissions, out])
+    _check_apart([*tables, predictions_path(out)])
     mean = _mean(tables, task)
     write_submission(out, task, replace(mean, probability=mean.probability.clip(clip, 1 - clip)))
-    manifest = out.with_name(f"{out.name}.bag.json")
+    manifest = beside(out, "bag.json")
     members = [{"name": path.name, "sha256": sha256_of(path)} for path in tables]
     write_json(manifest, {"task": task.name, "clip": clip, "n_slices": len(mean.image_ids), "members": members})
     return Bagged(submission=out, manifest=manifest, n_members=len(tables), n_slices=len(mean.image_ids))
@@ -56,10 +63,12 @@ def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLI
 def smooth(submission: Path, *, task: Task, out: Path) -> int:
     """Write `submission` with every slice's probabilities averaged with its neighbours'; return the number of slices.
 
-    Needs the predictions table beside it, which knows the order of the slices. Raises BadInputError without it.
+    Needs the predictions table beside it, which knows the order of the slices. Raises BadInputError without it,
+    UsageError when `out` is the submission itself.
     """
     prepare_file(out, example="smoothed.csv.gz")
-    table = read_predictions(predictions_path(submission), task)
+    _check_apart([submission, out])
+    table = read_predictions(find_predictions(submission), task)
     write_submission(out, task, replace(table, probability=rolling_mean(table)))
     return len(table.image_ids)
 
@@ -86,9 +95,27 @@ def rolling_mean(table: PredictionTable) -> Float64Array:
 
 
 def write_submission(out: Path, task: Task, table: PredictionTable) -> None:
-    """Write a submission, and its predictions table beside it."""
+    """Write a submission, and its predictions table beside it. Raises BadInputError where slices share an image id."""
     write_predictions(predictions_path(out), task, table)
     write_labels(out, task, table.image_ids, table.probability)
+    forget_notes(out)
+
+
+def _check_apart(paths: Sequence[Path]) -> None:
+    """Raise UsageError when two of these, of which the last is to be written, are one file, by whatever names."""
+    if len({_identity(path) for path in paths}) < len(paths):
+        raise UsageError(
+            "a submission, or its table, stands twice among those to read, if under another name, or is itself to be "
+            "written"
+        )
+
+
+def _identity(path: Path) -> object:
+    try:
+        status = path.stat()
+    except OSError:
+        return path.resolve()
+    return status.st_dev, status.st_ino
 
 
 def _mean(paths: Sequence[Path], task: Task) -> PredictionTable:

@@ -12,7 +12,7 @@ from rsna_e2e.errors import BadInputError
 from rsna_e2e.evaluation import DECISION_THRESHOLD, Evaluation, InputFile, LabelScores, Level, SeriesLayout
 from rsna_e2e.labels import LabelTable, read_labels
 from rsna_e2e.metrics import Estimate, Int64Array
-from rsna_e2e.predictions import predictions_path, read_predictions
+from rsna_e2e.predictions import find_predictions, read_predictions
 from rsna_e2e.records import Float64Array
 from rsna_e2e.table_files import TableFile, table_at
 from rsna_e2e.tasks import Task
@@ -172,7 +172,7 @@ def _check_same_ids(
 def _find_layout(
     submission: Path, submission_table: LabelTable, predictions: Path | None, task: Task
 ) -> SeriesLayout | None:
-    path = predictions or predictions_path(submission)
+    path = predictions or find_predictions(submission)
     if predictions is None and not path.exists():
         return None
     table = read_predictions(path, task)

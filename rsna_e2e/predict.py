@@ -17,12 +17,13 @@ from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import prepare_file
 from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
+from rsna_e2e.missing import MissingImages, list_missing
 from rsna_e2e.model import JointModel
 from rsna_e2e.predictions import PredictionTable, predictions_path
 from rsna_e2e.preemption import never
-from rsna_e2e.records import Float64Array, Progress, no_progress
+from rsna_e2e.records import Float64Array, Progress, no_progress, printable
 from rsna_e2e.run_folder import MANIFEST, read_config, read_manifest
-from rsna_e2e.store import Store
+from rsna_e2e.store import Store, rows_of
 from rsna_e2e.tasks import Task, get_task
 
 EMBED_TOGETHER = 64  # slices; enough to keep a device busy, and a series of any length fits the memory
@@ -32,7 +33,7 @@ EMBED_TOGETHER = 64  # slices; enough to keep a device busy, and a series of any
 class Predicted:
     """What `predict` wrote, and from which checkpoint.
 
-    damaged: what was wrong with checkpoints that were passed over.
+    damaged: what was wrong with checkpoints that were passed over. missing: images of the split that the store lacks.
     """
 
     submission: Path
@@ -41,6 +42,7 @@ class Predicted:
     damaged: tuple[str, ...]
     n_series: int
     n_slices: int
+    missing: MissingImages
 
 
 class Predictor:
@@ -62,11 +64,20 @@ class Predictor:
         self._loader = choose_loader(store, self.config, task=self.task, compute=self._compute, embeddings=embeddings)
 
     def positions(self, split: str) -> list[int]:
-        """Return the positions in `store.series` of a split. Raises UsageError when there are none."""
+        """Return the positions in `store.series` of a split.
+
+        Raises UsageError when there are none, BadInputError when a submission could not tell its slices apart.
+        """
         found = [position for position, span in enumerate(self.store.series) if span.split == split]
         if not found:
             splits = ", ".join(sorted({span.split for span in self.store.series}))
             raise UsageError(f"{self.store.path}: no series in split {split!r}; it has: {splits}")
+        image_ids = self.store.index["image_id"][rows_of(self.store.series[position] for position in found)]
+        if n_repeated := len(image_ids) - len(set(image_ids.tolist())):
+            raise BadInputError(
+                f"{self.store.path}: {n_repeated} slices have the image id of another, so that no submission could "
+                "tell them apart. Prepare the store again"
+            )
         return found
 
     def load(self, checkpoint: Path) -> None:
@@ -97,7 +108,8 @@ def predict(
     device: str = "auto",
     progress: Progress = no_progress,
 ) -> Predicted:
-    """Predict every slice of a split of `store`; write a submission and its predictions table beside it.
+    """Predict every slice of a split of `store`; write a submission, and beside it its predictions table and what it
+    lacks.
 
     embeddings: what a run without a backbone predicts from. Raises BadInputError when the run, checkpoint, store or
     embeddings are not such or do not fit, UsageError for an empty split.
@@ -117,6 +129,7 @@ def predict(
         damaged=tuple(damaged),
         n_series=len(positions),
         n_slices=len(rows),
+        missing=list_missing(store, split, submission=out),
     )
 
 
@@ -173,7 +186,7 @@ def make_table(store: Store, rows: Rows, probability: Float64Array) -> Predictio
     """Return the table of predictions [N, L] of these rows of the store."""
     index = store.index
     return PredictionTable(
-        image_ids=[str(image_id) for image_id in index["image_id"][rows]],
+        image_ids=[printable(image_id) for image_id in index["image_id"][rows]],
         series_keys=[str(key) for key in index["series_key"][rows]],
         slice_index=index["slice_index"][rows].astype(np.int64),
         position_mm=index["position_mm"][rows].astype(np.float64),

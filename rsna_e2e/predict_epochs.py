@@ -16,8 +16,9 @@ from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.files import prepare_file, write_json
 from rsna_e2e.metrics import weighted_log_loss
+from rsna_e2e.missing import MissingImages, list_missing
 from rsna_e2e.predict import Predictor, make_table
-from rsna_e2e.predictions import PredictionTable
+from rsna_e2e.predictions import PredictionTable, beside
 from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.run_folder import read_config
 from rsna_e2e.split import series_folds
@@ -40,11 +41,12 @@ class EpochMember:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochMean:
-    """What was written; the mean itself, and what it is made of."""
+    """What was written; the mean itself, what it is made of, and which images of the split it lacks."""
 
     submission: Path
     manifest: Path
     table: PredictionTable
+    missing: MissingImages
     members: tuple[EpochMember, ...]
 
 
@@ -91,10 +93,11 @@ def predict_epochs(
     mean = np.clip(total / len(chosen), 0.0, 1.0)  # a mean of ones may round to more
     table = make_table(store, rows, mean)
     write_submission(out, predictor.task, table)
-    manifest = out.with_name(f"{out.name}.epochs.json")
+    manifest = beside(out, "epochs.json")
     listed = [asdict(member) for member in members]
     write_json(manifest, {"task": predictor.task.name, "split": split, "n_slices": len(rows), "members": listed})
-    return EpochMean(submission=out, manifest=manifest, table=table, members=tuple(members))
+    missing = list_missing(store, split, submission=out)
+    return EpochMean(submission=out, manifest=manifest, table=table, missing=missing, members=tuple(members))
 
 
 def _all_epochs(run: Path) -> list[int]:

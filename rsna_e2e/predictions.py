@@ -1,12 +1,13 @@
 """The predictions table: what a submission leaves out, namely which series a slice belongs to and where it lies.
 
-It stands beside a submission as `<name>.predictions.parquet`, one row per slice.
+It stands beside a submission as `<name>.predictions.parquet`, one row per slice. So does all else that belongs to one.
 """
 
 # N slices, L labels
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from rsna_e2e.errors import BadInputError
 from rsna_e2e.files import atomic_writer
 from rsna_e2e.records import Float64Array
 from rsna_e2e.tasks import Task
+
+# What stands beside a submission: its table, what it is the mean of, and which images it lacks
+Derived = Literal["predictions.parquet", "bag.json", "epochs.json", "missing.csv"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +39,34 @@ class PredictionTable:
         assert len(self.image_ids) == len(self.probability)
 
 
+def beside(submission: Path, what: Derived) -> Path:
+    """Return where a file stands that is derived together with `submission`: no two submissions share one."""
+    return submission.with_name(f"{submission.name}.{what}")
+
+
 def predictions_path(submission: Path) -> Path:
-    """Where the table of `submission` stands: `a.csv` and `a.csv.gz` have `a.predictions.parquet`."""
+    """Return where the table of `submission` is written: `a.csv.gz` has `a.csv.gz.predictions.parquet`."""
+    return beside(submission, "predictions.parquet")
+
+
+def find_predictions(submission: Path) -> Path:
+    """Return where the table of `submission` is, if there is one: `a.csv` and `a.csv.gz` once shared one."""
+    own = predictions_path(submission)
     stem = submission.name.removesuffix(".gz").removesuffix(".csv")
-    return submission.with_name(f"{stem}.predictions.parquet")
+    shared = submission.with_name(f"{stem}.predictions.parquet")
+    return shared if shared.exists() and not own.exists() else own
+
+
+def forget_notes(submission: Path) -> None:
+    """Remove what stands beside a submission but for its table: it was of one that had this name before."""
+    for what in get_args(Derived):
+        if what != "predictions.parquet":
+            beside(submission, what).unlink(missing_ok=True)
 
 
 def write_predictions(path: Path, task: Task, table: PredictionTable) -> None:
-    """Write `table`; the file appears whole or not at all."""
+    """Write `table`; the file appears whole or not at all. Raises what `read_predictions` raises of what it holds."""
+    _check(path, task, table)
     columns = {
         "image_id": pa.array(table.image_ids, pa.string()),
         "series_key": pa.array(table.series_keys, pa.string()),
@@ -62,6 +86,8 @@ def read_predictions(path: Path, task: Task) -> PredictionTable:
     probability outside [0, 1] or a position that is not finite.
     """
     names = ["image_id", "series_key", "slice_index", "position_mm", *task.label_names]
+    if path.exists() and not path.is_file():
+        raise BadInputError(f"{path}: no file. Give the submission that predict wrote")
     try:
         stored = pq.read_table(path)
     except FileNotFoundError:

@@ -105,11 +105,15 @@ class RawFile:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A file that was not taken: its path as given, a stable reason code, and a detail for a person to read."""
+    """A file that was not taken: its path as given, a stable reason code, and a detail for a person to read.
+
+    has_label: whether a label names it, once labels are known.
+    """
 
     path: str
     reason: str
     detail: str
+    has_label: bool = False
 
 
 def printable(name: str) -> str:

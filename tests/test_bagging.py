@@ -1,8 +1,12 @@
 """Bags and rolling means, by hand."""
 
+import gzip
 import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ from rsna_e2e.bagging import bag, rolling_mean, smooth, write_submission
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import sha256_of
 from rsna_e2e.labels import read_labels
-from rsna_e2e.predictions import PredictionTable, predictions_path, read_predictions
+from rsna_e2e.predictions import Derived, PredictionTable, beside, predictions_path, read_predictions
 from rsna_e2e.tasks import ICH
 
 ROUNDING = 1e-12
@@ -51,8 +55,8 @@ def test_a_bag_is_the_clipped_mean_by_image_id(tmp_path: Path) -> None:
     )
     manifest = json.loads(done.manifest.read_text())
     assert manifest["members"] == [
-        {"name": f"{name}.predictions.parquet", "sha256": sha256_of(tmp_path / f"{name}.predictions.parquet")}
-        for name in ("first", "second")
+        {"name": path.name, "sha256": sha256_of(path)}
+        for path in (tmp_path / "first.csv.predictions.parquet", tmp_path / "second.csv.predictions.parquet")
     ]
     assert (manifest["clip"], manifest["n_slices"]) == (0.01, 3)
 
@@ -71,6 +75,63 @@ def test_no_member_counts_twice_or_is_overwritten(tmp_path: Path) -> None:
     for submissions, out in (([first, first], tmp_path / "bag.csv"), ([first], first)):
         with pytest.raises(UsageError, match="twice"):
             bag(submissions, task=ICH, out=out)
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+@pytest.mark.parametrize("linked", ["", ".predictions.parquet"])
+def test_links_are_the_same_submission_or_table(
+    tmp_path: Path, link: Callable[[Path, Path], None], linked: str
+) -> None:
+    first, second = member(tmp_path, "first", [0.0, 0.2, 1.0]), member(tmp_path, "second", [0.0, 0.2, 1.0])
+    other = Path(f"{second}{linked}")
+    other.unlink()
+    link(Path(f"{first}{linked}"), other)
+    with pytest.raises(UsageError, match="twice"):
+        bag([first, second], task=ICH, out=tmp_path / "bag.csv")
+    if not linked:
+        with pytest.raises(UsageError, match="twice"):
+            smooth(first, task=ICH, out=second)
+    assert read_labels(first, ICH).image_ids
+
+
+def test_a_table_that_two_submissions_share_counts_once(tmp_path: Path) -> None:
+    """As they did before each had one of its own."""
+    first = member(tmp_path, "sub", [0.0, 0.2, 1.0])
+    predictions_path(first).rename(tmp_path / "sub.predictions.parquet")
+    (tmp_path / "sub.csv.gz").write_bytes(gzip.compress(first.read_bytes()))
+    assert bag([first], task=ICH, out=tmp_path / "bag.csv").n_slices == 3
+    with pytest.raises(UsageError, match="twice"):
+        bag([first, tmp_path / "sub.csv.gz"], task=ICH, out=tmp_path / "bag.csv")
+
+
+NAMES = ("sub.csv", "sub.csv.gz", "sub", "sub.CSV", "sub.predictions.csv")
+
+
+def test_no_two_submissions_of_a_folder_share_a_file(tmp_path: Path) -> None:
+    for number, name in enumerate(NAMES):
+        table = table_of([number / 10, 0.2, 1.0], keys=["a", "a", "b"], index=[0, 1, 0])
+        write_submission(tmp_path / name, ICH, table)
+    for number, name in enumerate(NAMES):
+        stored = read_predictions(predictions_path(tmp_path / name), ICH)
+        for values in (stored.probability, read_labels(tmp_path / name, ICH).values):
+            np.testing.assert_array_equal(values[:, 0], [number / 10, 0.2, 1.0])
+    derived = {beside(tmp_path / name, what) for name in NAMES for what in get_args(Derived)}
+    assert len(derived) == len(NAMES) * len(get_args(Derived))
+
+
+def test_notes_of_another_submission_of_that_name_are_removed(tmp_path: Path) -> None:
+    first = member(tmp_path, "first", [0.0, 0.2, 1.0])
+    manifest = bag([first], task=ICH, out=tmp_path / "out.csv").manifest
+    assert manifest.exists()
+    member(tmp_path, "out", [0.0, 0.2, 1.0])
+    assert not manifest.exists()
+
+
+def test_slices_of_one_name_are_not_written(tmp_path: Path) -> None:
+    table = replace(table_of([0.0, 0.2], keys=["a", "b"], index=[0, 0]), image_ids=["ID_x", "ID_x"])
+    with pytest.raises(BadInputError, match="repeat an image_id"):
+        write_submission(tmp_path / "sub.csv", ICH, table)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_rolling_mean_by_hand_whatever_the_order_of_rows() -> None:

@@ -28,6 +28,7 @@ LEVELS = (
     {
         "evaluation",
         "bagging",
+        "missing",
         "checkpoint",
         "import_weights",
         "embeddings",

@@ -9,7 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.predictions import PredictionTable, predictions_path, read_predictions, write_predictions
+from rsna_e2e.predictions import (
+    PredictionTable,
+    find_predictions,
+    predictions_path,
+    read_predictions,
+    write_predictions,
+)
 from rsna_e2e.tasks import ICH
 
 TABLE = PredictionTable(
@@ -33,7 +39,17 @@ def test_reads_back_as_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
 def test_the_table_stands_beside_the_submission(name: str) -> None:
-    assert predictions_path(Path("out") / name) == Path("out/a.predictions.parquet")
+    assert predictions_path(Path("out") / name) == Path(f"out/{name}.predictions.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_a_table_that_two_names_once_shared_is_found(tmp_path: Path, name: str) -> None:
+    own, shared = tmp_path / f"{name}.predictions.parquet", tmp_path / "a.predictions.parquet"
+    assert find_predictions(tmp_path / name) == own
+    write_predictions(shared, ICH, TABLE)
+    assert find_predictions(tmp_path / name) == shared
+    write_predictions(own, ICH, TABLE)
+    assert find_predictions(tmp_path / name) == own
 
 
 @pytest.mark.parametrize(
@@ -45,8 +61,15 @@ def test_the_table_stands_beside_the_submission(name: str) -> None:
         (replace(TABLE, image_ids=["ID_a", "ID_a"]), "1 rows repeat an image_id"),
     ],
 )
-def test_bad_values_are_refused(tmp_path: Path, table: PredictionTable, message: str) -> None:
-    write_predictions(tmp_path / "a.parquet", ICH, table)
+def test_bad_values_are_neither_written_nor_read(
+    tmp_path: Path, table: PredictionTable, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadInputError, match=message):
+        write_predictions(tmp_path / "a.parquet", ICH, table)
+    assert not (tmp_path / "a.parquet").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("rsna_e2e.predictions._check", lambda path, task, table: None)
+        write_predictions(tmp_path / "a.parquet", ICH, table)
     with pytest.raises(BadInputError, match=message):
         read_predictions(tmp_path / "a.parquet", ICH)
 

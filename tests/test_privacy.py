@@ -124,9 +124,10 @@ def test_runs_and_their_debug_bundles_name_nobody(outputs: Outputs) -> None:
 
 
 def test_a_submission_names_images_because_it_must(outputs: Outputs) -> None:
-    for name in ("named.csv", "named.predictions.parquet"):
+    for name in ("named.csv", "named.csv.predictions.parquet"):
         assert found_in([outputs / name], EVERY_CANARY) == {name: {IMAGE}}
-    for name in ("hashed.csv", "hashed.predictions.parquet"):
+    assert found_in([outputs / "named.csv.missing.csv"], EVERY_CANARY) == {"named.csv.missing.csv": {REFUSED}}
+    for name in ("hashed.csv", "hashed.csv.predictions.parquet", "hashed.csv.missing.csv"):
         assert (outputs / name).stat().st_size
         assert found_in([outputs / name], EVERY_CANARY) == {}, name
 
@@ -141,7 +142,8 @@ def test_nothing_else_is_left(outputs: Outputs) -> None:
     """No notes of preparing, which hold names."""
     known = {"raw", "keys", "said.txt", "run", "diverged", "report of raw", "evaluation", "truth.csv"}
     for name in ("named", "hashed"):
-        known |= {name, f"report of {name}", f"{name}.csv", f"{name}.predictions.parquet"}
+        known |= {name, f"report of {name}", f"{name}.csv"}
+        known |= {f"{name}.csv.predictions.parquet", f"{name}.csv.missing.csv"}
     assert {path.name for path in outputs.folder.iterdir()} == known
 
 

@@ -63,7 +63,7 @@ def edit_table(path: Path) -> None:
 
 
 CHANGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "a file": ("raw/a.dcm", lambda p: p.write_bytes(b"DICM" * 8 + b"DICN"), "DICOM files and labels (1 files): raw/a.dcm, byte 35"),
+    "a file": ("raw/a.dcm", lambda p: p.write_bytes(b"DICM" * 8 + b"DICN"), "labels (1 files): raw/a.dcm, byte 35"),
     "a file less": ("raw/a.dcm", lambda p: p.rename(p.with_name("b.dcm")), "a.dcm is in one of them only"),
     "the index": ("store/index.parquet", edit_table, "column x, row 1: nan and 0.5"),
     "the labels": ("store/labels.parquet", edit_table, "column any, row 1: 1.0 and 0.5"),

@@ -11,6 +11,7 @@ from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
 from rsna_e2e.tasks import get_task
 
 if TYPE_CHECKING:
+    from rsna_e2e.missing import MissingImages
     from rsna_e2e.predict_epochs import EpochMean
 
 
@@ -77,6 +78,7 @@ def _predict(options: argparse.Namespace) -> None:
     for problem in done.damaged:
         print(f"passed over: {problem}")
     print(f"submission: {done.submission}   table: {done.table}")
+    _say_missing(done.missing)
     print(f"predicted {done.n_slices} slices of {done.n_series} series with {taken(done)}")
 
 
@@ -88,6 +90,12 @@ def _say_mean(mean: "EpochMean") -> None:
                 f"of the mean up to it {member.mean_log_loss:.4f}"
             )
     print(f"mean of {len(mean.members)} epochs   submission: {mean.submission}   of what: {mean.manifest}")
+    _say_missing(mean.missing)
+
+
+def _say_missing(missing: "MissingImages") -> None:
+    if missing.reasons:
+        print(missing)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -78,8 +78,13 @@ def read_other_labels(source: Source, task: Task, files: Sequence[RawFile]) -> F
 
 def names_any(image_ids: Sequence[str], files: Sequence[RawFile]) -> bool:
     """Whether an image id is of one of the files, or of a frame in one."""
-    labelled = {*image_ids, *(image_id.rpartition("_")[0] for image_id in image_ids)}
+    labelled = file_names(image_ids)
     return any(not labelled.isdisjoint(names_of(raw_file.name)) for raw_file in files)
+
+
+def file_names(image_ids: Sequence[str]) -> set[str]:
+    """Return what files may be called, by `names_of`, of which these are image ids, or those of frames."""
+    return {*image_ids, *(image_id.rpartition("_")[0] for image_id in image_ids)}
 
 
 def _inside(source: Source, rule: _NameRule) -> TableFile | None:

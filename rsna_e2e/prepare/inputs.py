@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ from rsna_e2e import __version__
 from rsna_e2e.dicom.syntaxes import SYNTAXES, decoder_version, readable_syntax
 from rsna_e2e.elements import RefusedError
 from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.image_ids import names_of
 from rsna_e2e.labels import LabelTable, read_labels
-from rsna_e2e.prepare.find_labels import FoundLabels, names_any, read_labels_inside, read_other_labels
+from rsna_e2e.prepare.find_labels import FoundLabels, file_names, names_any, read_labels_inside, read_other_labels
 from rsna_e2e.records import Float64Array, RawFile, Refusal
 from rsna_e2e.sources import Source, open_source
 from rsna_e2e.store import FORMAT_VERSION, Compression, check_codec
@@ -71,6 +72,12 @@ def read_inputs(
         compression=compression,
         digest=digest,
     )
+
+
+def with_labels(refusals: Sequence[Refusal], inputs: Inputs) -> list[Refusal]:
+    """Return refusals that say whether a label names their file."""
+    labelled = file_names(inputs.labels.image_ids) if refusals else set()
+    return [replace(refusal, has_label=not labelled.isdisjoint(names_of(refusal.path))) for refusal in refusals]
 
 
 def _read_given(labels: Path, task: Task) -> FoundLabels:

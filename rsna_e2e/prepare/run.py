@@ -13,7 +13,7 @@ from typing import Any
 from rsna_e2e.errors import BadInputError, DiskFullError, UsageError
 from rsna_e2e.files import full_disk_named
 from rsna_e2e.prepare.index import index_columns, join_labels, with_pseudonyms
-from rsna_e2e.prepare.inputs import Inputs, read_inputs
+from rsna_e2e.prepare.inputs import Inputs, read_inputs, with_labels
 from rsna_e2e.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard, available_cores
 from rsna_e2e.prepare.planning import Copies, MakePlan, ShardPlans
 from rsna_e2e.prepare.pool import Pool
@@ -92,7 +92,7 @@ def prepare(
         shards, refused, told_by = _plan(inputs, headers, pool, writer, progress)
         with _enough_space(store, shards, compression):
             _write_shards(inputs, shards, pool, len(refused), progress)
-            stored, refusals = _collect(shards, refused)
+            stored, refusals = _collect(inputs, shards, refused)
             if not len(stored["image_id"]):
                 refusals = refusals if pseudonyms is None else pseudonyms.of_refusals(refusals)
                 table = writer.leave(refusals) if refusals else None
@@ -250,10 +250,12 @@ def _write_shards(
         progress(done, total, f"pixels, {n_refused} refused")
 
 
-def _collect(shards: Sequence[ShardPlan], refused: Sequence[Refusal]) -> tuple[dict[str, Column], list[Refusal]]:
+def _collect(
+    inputs: Inputs, shards: Sequence[ShardPlan], refused: Sequence[Refusal]
+) -> tuple[dict[str, Column], list[Refusal]]:
     """Return the columns of what was written, and all refusals."""
     stored, broken = read_parts([shard.note for shard in shards])
-    refusals = sorted([*refused, *broken], key=lambda refusal: (refusal.path, refusal.reason))
+    refusals = with_labels(sorted([*refused, *broken], key=lambda refusal: (refusal.path, refusal.reason)), inputs)
     columns = {name: to_numpy(stored, name) for name in stored.column_names}
     del stored  # as `columns` now
     release_unused()

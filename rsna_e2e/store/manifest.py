@@ -146,6 +146,7 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "n_slices": _is_positive,
     "n_series": _is_positive,
     "n_refused": _is_count,
+    "refused_with_label": lambda value: value is None or (isinstance(value, list) and all(map(_is_count, value))),
     "data_hash": _is_hash,
     "key_check": lambda value: value == "" or _is_hash(value),
     "files": _are_files,

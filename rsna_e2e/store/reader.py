@@ -138,8 +138,11 @@ class Store:
     def read_refusals(self) -> list[Refusal]:
         """Return what was not taken, and why."""
         columns = read_refusals(self.path, self._manifest)
+        has_label = set(self._manifest.get("refused_with_label", ()))
+        words = zip(*(columns[name] for name in ("path", "reason", "detail")), strict=True)
         return [
-            Refusal(*words) for words in zip(*(columns[name] for name in ("path", "reason", "detail")), strict=True)
+            Refusal(path, reason, detail, has_label=row in has_label)
+            for row, (path, reason, detail) in enumerate(words)
         ]
 
     def close(self) -> None:

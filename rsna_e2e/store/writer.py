@@ -180,6 +180,7 @@ class StoreWriter:
             "n_slices": len(labels),
             "n_series": len(set(columns["series_key"])),
             "n_refused": len(refusals),
+            "refused_with_label": [row for row, refusal in enumerate(refusals) if refusal.has_label],
             "data_hash": hashed,
             "key_check": key_check,
             **self._checksums(columns),
