@@ -93,7 +93,7 @@ def find_learning_rate(
     tested = next(planned for planned in phases if planned.kind == phase)
     is_joint = phase == "series"
     stepper = Stepper(model, tested.optimizer, config, task, compute, n_steps=n_steps, is_joint=is_joint)
-    stepper.freeze_backbone(tested.epochs[-1].is_backbone_frozen)
+    stepper.freeze_backbone(tested.epoch(tested.numbers.stop - 1).is_backbone_frozen)
     with closing(_batches(tested)) as batches:
         return sweep_learning_rates(
             stepper, model, batches, lowest=lowest, highest=highest, n_steps=n_steps, progress=progress
@@ -102,17 +102,13 @@ def find_learning_rate(
 
 def _batches(phase: Phase) -> Generator[list[StudyBatch]]:
     """Yield the batches of every step, without end, from the epochs that are like the last."""
-    last = phase.epochs[-1]
-    alike = [
-        epoch
-        for epoch in phase.epochs
-        if epoch.loader is last.loader and epoch.is_backbone_frozen == last.is_backbone_frozen
-    ]
+    last = phase.epoch(phase.numbers.stop - 1)
     while True:
-        for epoch in alike:
-            with closing(epoch.load(skip_steps=0)) as steps:
-                for _, batches in steps:
-                    yield batches
+        for epoch in map(phase.epoch, phase.numbers):
+            if epoch.loader is last.loader and epoch.is_backbone_frozen == last.is_backbone_frozen:
+                with closing(epoch.load(skip_steps=0)) as steps:
+                    for _, batches in steps:
+                        yield batches
 
 
 def sweep_learning_rates(

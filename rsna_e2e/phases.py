@@ -1,4 +1,7 @@
-"""The plan of a run: its phases, their epochs, and the batches of every optimiser step, all known before the first."""
+"""The plan of a run: its phases, their epochs, and the batches of every optimiser step.
+
+An epoch's batches follow from its number, so they are planned when it comes; a run may have any number of epochs.
+"""
 
 # N slices (packed)
 
@@ -18,6 +21,10 @@ from rsna_e2e.norms import mixes_slices
 from rsna_e2e.sampler import Batch
 
 ENOUGH_BUSY = 0.9  # of the time; ranks that wait for each other more are worth a warning
+
+# Epochs whose steps are counted, for the schedule; what more there are count as these do on average. Whoever asks for
+# so many means without end, where a step more or less moves no learning rate.
+MOST_COUNTED = 20_000
 
 Step = tuple[Batch, ...]  # batches accumulated into one optimiser step
 
@@ -59,63 +66,77 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """Epochs that share an optimiser: mixed slices without the heads, or whole series. first_step: steps before it."""
+    """Epochs that share an optimiser: mixed slices without the heads, or whole series.
+
+    epoch: plans one of `numbers`. first_step: steps before the phase. n_steps: of all its epochs, see `MOST_COUNTED`.
+    """
 
     kind: Literal["slices", "series"]
-    epochs: tuple[Epoch, ...]
+    numbers: range
+    epoch: Callable[[int], Epoch]
     optimizer: OptimizerConfig
     first_step: int
+    n_steps: int
 
-    @property
-    def n_steps(self) -> int:
-        """Optimiser steps in all its epochs."""
-        return sum(len(epoch.steps) for epoch in self.epochs)
+    def steps_before(self, number: int) -> int:
+        """Optimiser steps of the run before epoch `number` of the phase."""
+        return self.first_step + sum(len(self.epoch(k).steps) for k in range(self.numbers.start, number))
 
     @property
     def n_slices(self) -> int:
-        """Slices that all its steps see, those seen again in every epoch counted again."""
-        return sum(epoch.n_slices(step) for epoch in self.epochs for step in epoch.steps)
+        """Slices that all its steps see, those seen again in every epoch counted again: in each as many as in any."""
+        first = self._first
+        return (self.numbers.stop - self.numbers.start) * sum(first.n_slices(step) for step in first.steps)
 
     @property
     def busy_share(self) -> float:
         """The part of their time that ranks can be expected to work, see `division.busy_share`: in the first epoch."""
-        first = self.epochs[0]
+        first = self._first
         return busy_share((first.lengths(batch) for step in first.steps for batch in step), first.division)
 
     @property
     def n_shapes(self) -> int:
         """How many sizes of chunks go through the backbone of a rank in the first epoch."""
-        first = self.epochs[0]
+        first = self._first
         batches = (batch for step in first.steps for batch in step)
         return len({len(chunk) for batch in batches for chunk in first.division.chunks(first.lengths(batch))})
+
+    @property
+    def division(self) -> Division:
+        """How its batches are divided over ranks."""
+        return self._first.division
+
+    @property
+    def _first(self) -> Epoch:
+        return self.epoch(self.numbers.start)
 
 
 def plan_phases(
     config: RunConfig, loader_of: Callable[[int], SeriesLoader], training: Sequence[int]
 ) -> tuple[Phase, ...]:
     """Plan a run on the series at positions `training` of the store. loader_of: the loader of an epoch."""
-    first = 1
+    slices = config.slice_phase
+    first = 1 if slices is None else 1 + slices.epochs
+
+    def of_slices(number: int) -> Epoch:
+        assert slices is not None
+        loader = loader_of(number)
+        batches = _of_slices(loader).group_slices(training, phase=slices, epoch=number)
+        return _epoch(config, loader, batches, number, is_joint=False)
+
+    def of_series(number: int) -> Epoch:
+        loader = loader_of(number)
+        is_frozen = number < first + config.freeze_backbone_epochs
+        batches = loader.group(training, epoch=number)
+        return _epoch(config, loader, batches, number, is_joint=True, is_frozen=is_frozen)
+
     phases: list[Phase] = []
-    if (slices := config.slice_phase) is not None:
-
-        def mixed(loader: SeriesLoader, epoch: int) -> list[Batch]:
-            return _of_slices(loader).group_slices(training, phase=slices, epoch=epoch)
-
-        numbers = range(first, first + slices.epochs)
-        epochs = tuple(_epoch(config, loader_of(n), mixed, n, is_joint=False) for n in numbers)
-        phases.append(Phase(kind="slices", epochs=epochs, optimizer=slices.optimizer, first_step=0))
-        first += slices.epochs
-
-    def whole(loader: SeriesLoader, epoch: int) -> list[Batch]:
-        return loader.group(training, epoch=epoch)
-
+    if slices is not None:
+        phases.append(_phase("slices", range(1, first), of_slices, slices.optimizer, first_step=0))
     if config.epochs > 0:
-        epochs = tuple(
-            _epoch(config, loader_of(n), whole, n, is_joint=True, is_frozen=n < first + config.freeze_backbone_epochs)
-            for n in range(first, first + config.epochs)
-        )
         before = sum(phase.n_steps for phase in phases)
-        phases.append(Phase(kind="series", epochs=epochs, optimizer=config.optimizer, first_step=before))
+        numbers = range(first, first + config.epochs)
+        phases.append(_phase("series", numbers, of_series, config.optimizer, first_step=before))
     return tuple(phases)
 
 
@@ -144,7 +165,7 @@ def _check_slice_phase(model: JointModel, config: RunConfig, ranks: Ranks) -> No
 def foretell_sharing(phases: Sequence[Phase], config: RunConfig, say: Callable[[str], None]) -> None:
     """Say how busy ranks will be, where there are several, and warn where they will wait for each other a lot."""
     for phase in phases:
-        division = phase.epochs[0].division
+        division = phase.division
         if division.n_ranks == 1:
             continue
         share = phase.busy_share
@@ -167,16 +188,29 @@ def _size_of_a_batch(phase: Phase, config: RunConfig) -> str:
     return "loader.slices_per_batch" if config.loader.series_per_batch is None else "loader.series_per_batch"
 
 
+def _phase(
+    kind: Literal["slices", "series"],
+    numbers: range,
+    epoch: Callable[[int], Epoch],
+    optimizer: OptimizerConfig,
+    *,
+    first_step: int,
+) -> Phase:
+    counted = numbers[:MOST_COUNTED]
+    n_counted = sum(len(epoch(number).steps) for number in counted)
+    n_steps = (numbers.stop - numbers.start) * n_counted // len(counted)
+    return Phase(kind=kind, numbers=numbers, epoch=epoch, optimizer=optimizer, first_step=first_step, n_steps=n_steps)
+
+
 def _epoch(
     config: RunConfig,
     loader: SeriesLoader,
-    group: Callable[[SeriesLoader, int], list[Batch]],
+    batches: Sequence[Batch],
     number: int,
     *,
     is_joint: bool,
     is_frozen: bool = False,
 ) -> Epoch:
-    batches = group(loader, number)
     k = config.accumulate
     steps = tuple(tuple(batches[i : i + k]) for i in range(0, len(batches), k))
     return Epoch(number=number, steps=steps, loader=loader, is_joint=is_joint, is_backbone_frozen=is_frozen)

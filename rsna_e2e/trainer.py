@@ -76,10 +76,10 @@ class Trainer:
             self._progress,
             n_slices=sum(phase.n_slices for phase in self._phases),
             n_before=self.state.n_slices,
-            n_epochs=self._phases[-1].epochs[-1].number,
+            n_epochs=self._phases[-1].numbers.stop - 1,
         )
         for phase in self._phases:
-            if phase.epochs[-1].number > self.state.epoch and not self._has_stopped_early:
+            if phase.numbers.stop - 1 > self.state.epoch and not self._has_stopped_early:
                 self._run_phase(phase, last)
                 last = None
 
@@ -115,11 +115,13 @@ class Trainer:
         self._note(phase=phase.kind)
         # cuDNN tries its algorithms for every shape that is new: worth it where few come again and again
         torch.backends.cudnn.benchmark = phase.n_shapes <= _FEW_SHAPES
-        first_step = phase.first_step
-        for epoch in phase.epochs:
-            if epoch.number > self.state.epoch and not self._has_stopped_early:
-                self._run_epoch(stepper, phase, epoch, n_done=self.state.step - first_step)
-            first_step += len(epoch.steps)
+        next_number = max(phase.numbers.start, self.state.epoch + 1)
+        n_done = self.state.step - phase.steps_before(next_number)
+        for number in range(next_number, phase.numbers.stop):
+            if self._has_stopped_early:
+                return
+            self._run_epoch(stepper, phase, phase.epoch(number), n_done=n_done)
+            n_done = 0
 
     def _restore(self, stepper: Stepper, last: Checkpoint, *, is_same_phase: bool) -> None:
         """An optimiser belongs to its phase: at the beginning of the next there is nothing to put back."""

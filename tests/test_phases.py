@@ -1,21 +1,28 @@
 """What is known of a run before its first step."""
 
+import math
+import tracemalloc
 import warnings
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import small
 import torch
+from training_runs import last_step
 
+from rsna_e2e.checkpoint import find_checkpoint
 from rsna_e2e.config import RunConfig
 from rsna_e2e.distributed import Ranks
 from rsna_e2e.division import Division
-from rsna_e2e.errors import UsageError
+from rsna_e2e.errors import PreemptedError, UsageError
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
+from rsna_e2e.optimizer import make_schedule
 from rsna_e2e.phases import Phase, divide, foretell_sharing, plan_phases
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
+from rsna_e2e.train import train
 
 CPU = torch.device("cpu")
 
@@ -28,6 +35,63 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def planned(store: Store, config: RunConfig, division: Division) -> tuple[Phase, ...]:
     loader = StudyLoader(store, config, task=ICH, device=CPU, division=division)
     return plan_phases(config, lambda epoch: loader, range(len(small.LENGTHS)))
+
+
+def two_phases(*settings: str) -> RunConfig:
+    """Epochs whose numbers of steps differ, in both phases."""
+    config = small.config("loader.slices_per_batch=7", "accumulate=2", "model.slice_loss_weight=1", *settings)
+    return config.model_copy(update={"slice_phase": small.slice_phase(epochs=3, slices_per_batch=4)})
+
+
+def test_a_plan_counts_what_its_epochs_hold(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = two_phases("epochs=40")
+    of_slices, of_series = planned(store, config, Division())
+    loader = StudyLoader(store, config, task=ICH, device=CPU, division=Division())
+    listed = [loader.group(range(len(small.LENGTHS)), epoch=number) for number in range(4, 44)]
+    n_steps = [math.ceil(len(batches) / 2) for batches in listed]
+    assert len(set(n_steps)) > 1
+    assert (of_slices.numbers, of_slices.first_step, of_slices.n_steps) == (range(1, 4), 0, 3 * 3)  # of 21 slices, 20
+    assert of_slices.n_slices == 3 * 20
+    assert (of_series.numbers, of_series.first_step, of_series.n_steps) == (range(4, 44), 9, sum(n_steps))
+    assert of_series.n_slices == 40 * sum(small.LENGTHS)
+    assert [of_series.steps_before(4 + k) for k in range(40)] == [9 + sum(n_steps[:k]) for k in range(40)]
+    assert [batch for step in of_series.epoch(11).steps for batch in step] == listed[7]
+    monkeypatch.setattr("rsna_e2e.phases.MOST_COUNTED", 10)
+    assert planned(store, config, Division())[1].n_steps == 40 * sum(n_steps[:10]) // 10
+
+
+def test_a_plan_of_a_run_without_end_takes_no_more_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsna_e2e.phases.MOST_COUNTED", 1000)
+    config = two_phases(f"epochs={10**12}", "optimizer.schedule=cosine", "optimizer.warmup_fraction=0")
+    tracemalloc.start()
+    try:
+        _, of_series = planned(store, config, Division())
+        factor = make_schedule(config.optimizer, n_steps=of_series.n_steps)
+        assert (factor(0), factor(of_series.n_steps)) == (1.0, 0.0)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    assert 10**12 < of_series.n_steps < 4 * 10**12
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_without_end_is_resumed_as_any_other(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsna_e2e.phases.MOST_COUNTED", 100)
+    config = two_phases(f"epochs={10**12}", "optimizer.schedule=cosine", "optimizer.warmup_fraction=1e-12")
+
+    def train_to(step: int, run: Path) -> None:
+        with pytest.raises(PreemptedError, match=f"after step {step};"):
+            train(store, run, config, device="cpu", resume=True, is_stopping=lambda: last_step(run) >= step)
+
+    train_to(18, tmp_path / "once")
+    for step in (4, 13, 18):
+        train_to(step, tmp_path / "again")
+    once, again = (find_checkpoint(tmp_path / name, "last") for name in ("once", "again"))
+    assert once.name == again.name
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        assert (once / file).read_bytes() == (again / file).read_bytes()
 
 
 def test_ranks_that_share_well_are_told_and_no_more(store: Store) -> None:
