@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
@@ -19,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from rsna_e2e.config import RunConfig, as_yaml
 from rsna_e2e.device import Compute
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import as_json, atomic_writer, full_disk_named, lock_folder, make_folder, write_json
+from rsna_e2e.files import as_json, atomic_writer, full_disk_named, is_full, lock_folder, make_folder, write_json
 from rsna_e2e.machine import describe_code, describe_environment
 from rsna_e2e.run_folder import CONFIG, CONFIG_SHA256, MANIFEST, read_manifest
 
@@ -88,6 +89,7 @@ class RunLog:
             raise UsageError(f"{run}: already exists. Choose another run folder, or remove it first")
         self.run, self.data_hash = run, data_hash
         self._is_resumed = resumed_at is not None
+        self._on_thread = threading.excepthook
         make_folder(run)
         self._lock = _lock(run)
         try:
@@ -95,6 +97,7 @@ class RunLog:
                 self._facts = {"data_hash": data_hash, "seed": config.seed, "classifiers": classifiers, "resumed": []}
                 self._open(config, compute, loader=loader, n_ranks=n_ranks, resumed_at=resumed_at)
         except BaseException:
+            threading.excepthook = self._on_thread
             if not self._is_resumed:
                 shutil.rmtree(run, ignore_errors=True)
             os.close(self._lock)
@@ -116,6 +119,7 @@ class RunLog:
             cut_metrics(run / METRICS, resumed_at)
         self._metrics = (run / METRICS).open("ab", buffering=0)
         purge_step = resumed_at.step + 1 if resumed_at else None
+        threading.excepthook = self._unless_full
         self._tensorboard = SummaryWriter(str(run / TENSORBOARD), purge_step=purge_step)
 
     def write(self, kind: str, step: int, **values: float) -> None:
@@ -148,7 +152,13 @@ class RunLog:
             if kind is not None and not self._is_resumed and not any((self.run / n).exists() for n in _WORTH_KEEPING):
                 shutil.rmtree(self.run, ignore_errors=True)
         finally:
+            threading.excepthook = self._on_thread
             os.close(self._lock)
+
+    def _unless_full(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread finds the disk full and says so to `write` or `close`: no need for its traceback."""
+        if not (isinstance(failure.exc_value, OSError) and is_full(failure.exc_value)):
+            self._on_thread(failure)
 
     def _append(self, line: bytes) -> None:
         """Add a line, whole or not at all."""

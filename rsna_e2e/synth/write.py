@@ -1,5 +1,6 @@
 """Writing slices as DICOM files with the tags that survive de-identification in the reference data, and no others."""
 
+import io
 from pathlib import Path
 
 from pydicom import config as pydicom_config
@@ -27,7 +28,9 @@ class SeriesWriter:
             dataset.file_meta.MediaStorageSOPInstanceUID = image_id
             dataset.ImagePositionPatient = [f"{v:.3f}" for v in self._series.origins_mm[index]]
             dataset.PixelData = stored.astype("<i2", copy=False).tobytes()
-            dataset.save_as(path, enforce_file_format=True)
+            content = io.BytesIO()  # of pydicom's own errors in writing nobody can tell a full disk
+            dataset.save_as(content, enforce_file_format=True)
+            path.write_bytes(content.getbuffer())
 
 
 def _header(patient_id: str, study_uid: str, series_uid: str, series: Series, scanner: Scanner) -> Dataset:
