@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from rsna_e2e.batch import Rows
-from rsna_e2e.checkpoint import Checkpoint, CheckpointState, find_checkpoint, load_model, valid_checkpoints
+from rsna_e2e.checkpoint import Checkpoint, find_checkpoint, load_model, valid_checkpoints
 from rsna_e2e.chunk_size import resolve_chunks
 from rsna_e2e.config import Frozen, RunConfig
 from rsna_e2e.device import Compute, check_compute, choose_compute
@@ -31,7 +31,7 @@ from rsna_e2e.split import split_series, training_slices
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
 from rsna_e2e.tensors import load_weights
-from rsna_e2e.trainer import Trainer, best_scores
+from rsna_e2e.trainer import Trainer
 from rsna_e2e.validation import Validation, validate
 
 SUMMARY_NAME = "summary.json"
@@ -90,7 +90,7 @@ def train(
         _check_unseen(embeddings, config)
     resumed_at, last = _find_last(run, config, store, data_hash, ranks) if resume else (None, None)
     if last is not None and (run / SUMMARY_NAME).is_file():
-        return _read_summary(run, last.state)
+        return _read_summary(run)
     compute = choose_compute(config.precision, device, local_rank=ranks.local_rank, cpu_threads=config.cpu_threads)
     check_compute(compute, compiles=config.compile)
     if resumed_at is not None:
@@ -281,13 +281,13 @@ def _summary(trainer: Trainer, compute: Compute) -> TrainSummary:
     )
 
 
-def _read_summary(run: Path, state: CheckpointState) -> TrainSummary:
-    """The summary of a run that has ended in `state`, which has the scores. Runs of before did not seal it."""
+def _read_summary(run: Path) -> TrainSummary:
+    """The summary of a run that has ended. Runs of before did not seal it."""
     path = run / SUMMARY_NAME
     try:
         content = read_json(path)
-        values = unsealed(content) if isinstance(content, dict) and SEAL in content else content
-        summary = TrainSummary.model_validate({**values, "best": None}, strict=True)
-    except (OSError, TypeError, ValueError):
+        values = unsealed(content) if SEAL in content else content
+        best = None if values["best"] is None else Validation.from_plain(values["best"])
+        return TrainSummary.model_validate(values | {"best": best}, strict=True)
+    except (AttributeError, LookupError, OSError, TypeError, ValueError):
         raise BadInputError(f"{path}: damaged. Remove it: train --resume auto writes it again") from None
-    return summary.model_copy(update={"best": best_scores(state)})

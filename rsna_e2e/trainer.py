@@ -86,7 +86,7 @@ class Trainer:
     @property
     def best(self) -> Validation | None:
         """Scores of the best epoch so far."""
-        return best_scores(self.state)
+        return None if self.state.best is None else Validation.from_plain(self.state.best.validation)
 
     @property
     def save_share(self) -> float:
@@ -278,11 +278,6 @@ class Trainer:
             f"{', '.join(series) or 'of other ranks'}, the last of {self.state.skipped_in_a_row} steps in a row that "
             f"were skipped. Lower optimizer.learning_rate; what is known is in {self._run / 'debug'}"
         )
-
-
-def best_scores(state: CheckpointState) -> Validation | None:
-    """Return the scores of the best epoch up to a state."""
-    return None if state.best is None else Validation.from_plain(state.best.validation)
 
 
 @contextmanager
