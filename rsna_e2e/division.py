@@ -56,6 +56,10 @@ class Division:
             return -(-sum(lengths) // self.n_ranks)
         return max(sum(stop - start for start, stop in share) for share in self._shares(lengths))
 
+    def smallest_chunk(self, lengths: Sequence[int]) -> int:
+        """Return how many slices the smallest chunk of any rank has."""
+        return min(stop - start for share in self._shares(lengths) for start, stop in share)
+
     def by_slices(self) -> "Division":
         """The same for single slices, mixed: each rank's are a sample by themselves, and norms see those of a chunk of
         one rank, fewer the more ranks there are."""

@@ -22,7 +22,7 @@ from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import count_channels
 from rsna_e2e.lr_sweep import LrSweep, run_sweep
 from rsna_e2e.norms import copied, copy_back
-from rsna_e2e.phases import Phase, divide, plan_phases
+from rsna_e2e.phases import Phase, check_norms, divide, plan_phases
 from rsna_e2e.predict import check_labels
 from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.split import split_series
@@ -79,18 +79,21 @@ def find_learning_rate(
     if phase == "series" and config.epochs == 0:
         raise UsageError(f"recipe {config.recipe} has no phase on whole series here. Use --phase slices")
     compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
+    n_channels = count_channels(config, task, embeddings=None)
     model, config = prepare_model(
         config,
         task,
         compute,
         ALONE,
-        n_channels=count_channels(config, task, embeddings=None),
+        n_channels=n_channels,
         init_from=init_from,
         last=None,
     )
     loader_at = make_loaders(store, config, task, compute, division=divide(model, config, ALONE))
     phases = plan_phases(config, lambda epoch: loader_at(config.image.size_at(epoch)), training)
     tested = next(planned for planned in phases if planned.kind == phase)
+    spans = [store.series[position] for position in training]
+    check_norms(model, config, {phase: tested.smallest_chunk}, spans=spans, n_channels=n_channels)
     is_joint = phase == "series"
     stepper = Stepper(model, tested.optimizer, config, task, compute, n_steps=n_steps, is_joint=is_joint)
     stepper.freeze_backbone(tested.epoch(tested.numbers.stop - 1).is_backbone_frozen)

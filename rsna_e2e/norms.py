@@ -27,6 +27,27 @@ def freeze_norms(module: nn.Module) -> None:
         norm.eval()
 
 
+@torch.no_grad()
+def refuses_one(module: nn.Module, *, n_channels: int, size: int) -> bool:
+    """Whether a norm in train mode would see one value of a channel, which has no variance, in a slice by itself.
+
+    Asks torch, which is who refuses; `module` stays as it was. size: side of the image. What else is wrong is raised.
+    """
+    image_1CSS = torch.zeros(1, n_channels, size, size, device=next(module.parameters()).device)
+    was_training = module.training
+    module.train()
+    with buffers_kept(module):
+        try:
+            module(image_1CSS)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            return True
+        finally:
+            module.train(was_training)
+    return False
+
+
 def moving_buffers(module: nn.Module) -> list[torch.Tensor]:
     """Return the buffers that a forward pass may change: all but those of norms that are frozen."""
     frozen = {id(b) for norm in running_norms(module) if not norm.training for b in norm.buffers(recurse=False)}

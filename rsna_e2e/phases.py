@@ -6,7 +6,7 @@ An epoch's batches follow from its number, so they are planned when it comes; a 
 # N slices (packed)
 
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,15 +17,19 @@ from rsna_e2e.division import Division, busy_share
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import SeriesLoader, StudyLoader
 from rsna_e2e.model import JointModel
-from rsna_e2e.norms import mixes_slices
+from rsna_e2e.norms import mixes_slices, refuses_one
 from rsna_e2e.sampler import Batch
+from rsna_e2e.store import SeriesSpan
 
 ENOUGH_BUSY = 0.9  # of the time; ranks that wait for each other more are worth a warning
+
+_NAMED = 3  # series in a message
 
 # Epochs whose steps are counted, for the schedule; what more there are count as these do on average. Whoever asks for
 # so many means without end, where a step more or less moves no learning rate.
 MOST_COUNTED = 20_000
 
+Kind = Literal["slices", "series"]
 Step = tuple[Batch, ...]  # batches accumulated into one optimiser step
 
 
@@ -71,7 +75,7 @@ class Phase:
     epoch: plans one of `numbers`. first_step: steps before the phase. n_steps: of all its epochs, see `MOST_COUNTED`.
     """
 
-    kind: Literal["slices", "series"]
+    kind: Kind
     numbers: range
     epoch: Callable[[int], Epoch]
     optimizer: OptimizerConfig
@@ -105,6 +109,13 @@ class Phase:
     def division(self) -> Division:
         """How its batches are divided over ranks."""
         return self._first.division
+
+    @property
+    def smallest_chunk(self) -> int:
+        """Slices of the smallest chunk that goes through the backbone of any rank in the first epoch."""
+        first = self._first
+        batches = (batch for step in first.steps for batch in step)
+        return min(first.division.smallest_chunk(first.lengths(batch)) for batch in batches)
 
     @property
     def _first(self) -> Epoch:
@@ -149,6 +160,55 @@ def divide(model: JointModel, config: RunConfig, ranks: Ranks) -> Division:
     _check_slice_phase(model, config, ranks)
     keeps_series = config.model.batchnorm == "train" and mixes_slices(model.backbone)
     return Division(rank=ranks.rank, n_ranks=ranks.n_ranks, chunk_size=config.chunk, keeps_series=keeps_series)
+
+
+def check_norms(
+    model: JointModel,
+    config: RunConfig,
+    smallest_chunks: Mapping[Kind, int],
+    *,
+    spans: Sequence[SeriesSpan] = (),
+    n_channels: int,
+) -> None:
+    """Raise UsageError when a norm would be given a single value of a channel to normalise, in any of these phases.
+
+    That takes a slice that is alone in its chunk, in train mode, and a layer that leaves one pixel of it, or averages
+    it. A larger image, a larger chunk or running statistics are the way out; a series of one slice is nobody's fault.
+    smallest_chunks: slices of the smallest chunk by phase. spans: the series that are trained on.
+    """
+    for kind, smallest in smallest_chunks.items():
+        sizes = _trained_sizes(config, kind)
+        if smallest > 1 or not sizes or not mixes_slices(model.backbone):
+            continue
+        if refuses_one(model.backbone, n_channels=n_channels, size=min(sizes)):
+            raise UsageError(_lone_slices(config, kind, min(sizes), spans))
+
+
+def _trained_sizes(config: RunConfig, kind: Kind) -> list[int]:
+    """Sides of the images in the epochs of a phase in which norms are in train mode."""
+    first = 1 + (config.slice_phase.epochs if config.slice_phase else 0)
+    if kind == "slices":
+        epochs = range(1, first)
+    elif config.model.batchnorm == "train":
+        epochs = range(first + config.freeze_backbone_epochs, first + config.epochs)
+    else:
+        return []
+    starts = [start for start in config.image.size_from_epoch if start in epochs]
+    return [config.image.size_at(epoch) for epoch in (*epochs[:1], *starts)]
+
+
+def _lone_slices(config: RunConfig, kind: Kind, size: int, spans: Sequence[SeriesSpan]) -> str:
+    lone = [span.series_key[:8] for span in spans if span.n_slices == 1]
+    if kind == "series" and lone:
+        named = ", ".join(lone[:_NAMED]) + (f" and {len(lone) - _NAMED} more" if len(lone) > _NAMED else "")
+        why, way_out = f"series of one slice ({named})", "model.batchnorm=frozen"
+    else:
+        other = "model.batchnorm=frozen" if kind == "series" else "fewer ranks, or slice_phase=null"
+        why, way_out = f"chunk={config.chunk} in the phase on {kind}", f"chunk=3 or more, or {other}"
+    return (
+        f"{why}: a slice is alone in its chunk, and at {size} px a norm of {config.model.backbone} in train mode would "
+        f"see one value of a channel there, which has no variance. Use {way_out}, or larger images"
+    )
 
 
 def _check_slice_phase(model: JointModel, config: RunConfig, ranks: Ranks) -> None:

@@ -20,7 +20,7 @@ from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.files import SEAL, read_json, sealed, unsealed, write_json
 from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.model import JointModel
-from rsna_e2e.phases import divide, foretell_sharing, plan_phases
+from rsna_e2e.phases import check_norms, divide, foretell_sharing, plan_phases
 from rsna_e2e.predict import check_labels
 from rsna_e2e.preemption import MARKER, never
 from rsna_e2e.records import Progress, no_progress
@@ -126,6 +126,10 @@ def train(
         resumed_at=resumed_at,
     )
     phases = plan_phases(config, lambda epoch: loader_at(config.image.size_at(epoch)), training)
+    spans = [store.series[position] for position in training]
+    check_norms(
+        model, config, {phase.kind: phase.smallest_chunk for phase in phases}, spans=spans, n_channels=n_channels
+    )
     if ranks.is_main:
         foretell_sharing(phases, config, say)
     with make_log() if ranks.is_main else SilentLog() as log:

@@ -19,7 +19,7 @@ from rsna_e2e.distributed import ALONE
 from rsna_e2e.division import Chunk
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.model import JointModel
-from rsna_e2e.phases import divide
+from rsna_e2e.phases import check_norms, divide
 from rsna_e2e.steps import Stepper, StepResult
 from rsna_e2e.tasks import Task, get_task
 
@@ -51,6 +51,7 @@ class SeriesStep:
         self._settle_norms(self._make_images(_FEW, n_channels, config.image.size))
         self.config = resolve_chunks(self._model, config, task, self.compute)
         chunks = divide(self._model, self.config, ALONE).chunks([n_slices])
+        check_norms(self._model, self.config, {"series": min(map(len, chunks))}, n_channels=n_channels)
         self.batch = made_up_batch(self._images, chunks, task)
         is_joint = config.model.head != "none"
         phase = config.optimizer if is_joint or config.slice_phase is None else config.slice_phase.optimizer

@@ -20,7 +20,7 @@ from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.distributed import ALONE
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
-from rsna_e2e.phases import divide
+from rsna_e2e.phases import Kind, check_norms, divide
 from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.sampler import Batch
 from rsna_e2e.steps import Stepper
@@ -102,6 +102,8 @@ def bench_train(
             division=divide(model, config, ALONE),
         )
         phases = _phases(opened, loader, config)
+        chunks = {phase.kind: phase.smallest_chunk for phase in phases}
+        check_norms(model, config, chunks, spans=opened.series, n_channels=len(task.windows_hu))
         results = []
         for index, phase in enumerate(phases):
 
@@ -131,10 +133,15 @@ def name_bottleneck(*, resident: float, loader: float, end_to_end: float, on_gpu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Phase:
-    """Batches of one phase, what loads them, and how many batches the loader works ahead."""
+    """Batches of one phase, what loads them, and how many batches the loader works ahead.
 
+    smallest_chunk: slices of the smallest that goes through the backbone.
+    """
+
+    kind: Kind
     name: str
     batches: Sequence[Batch]
+    smallest_chunk: int
     n_slices: Callable[[Batch], int]
     load: Callable[..., Iterator[StudyBatch]]
     optimizer: OptimizerConfig
@@ -144,12 +151,16 @@ class _Phase:
 def _phases(store: Store, loader: StudyLoader, config: RunConfig) -> list[_Phase]:
     everyone = range(len(store.series))
     n_ahead = config.loader.prefetch_batches + config.loader.threads
+    division = loader.division
     phases = []
     if config.slice_phase is not None:
+        batches = loader.group_slices(everyone, phase=config.slice_phase, epoch=EPOCH)
         phases.append(
             _Phase(
+                kind="slices",
                 name="mixed slices",
-                batches=loader.group_slices(everyone, phase=config.slice_phase, epoch=EPOCH),
+                batches=batches,
+                smallest_chunk=min(division.by_slices().smallest_chunk([1] * len(batch)) for batch in batches),
                 n_slices=len,
                 load=loader.load_slices,
                 optimizer=config.slice_phase.optimizer,
@@ -157,10 +168,13 @@ def _phases(store: Store, loader: StudyLoader, config: RunConfig) -> list[_Phase
             )
         )
     if config.epochs > 0:
+        batches = loader.group(everyone, epoch=EPOCH)
         phases.append(
             _Phase(
+                kind="series",
                 name="whole series",
-                batches=loader.group(everyone, epoch=EPOCH),
+                batches=batches,
+                smallest_chunk=min(division.smallest_chunk(loader.lengths(batch)) for batch in batches),
                 n_slices=loader.n_slices,
                 load=loader.load,
                 optimizer=config.optimizer,
@@ -182,7 +196,7 @@ def _entries(
     n_slices = sum(map(phase.n_slices, pool)) * n_steps // len(pool)
     torch.manual_seed(config.seed)
     model = compute.place(JointModel.for_task(config.model.without_initial_weights(), task))
-    is_joint = phase.name == "whole series"
+    is_joint = phase.kind == "series"
     stepper = Stepper(model, phase.optimizer, config, task, compute, n_steps=SCHEDULE_STEPS, is_joint=is_joint)
     numbers = count()
 

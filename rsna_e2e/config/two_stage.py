@@ -10,6 +10,8 @@ from rsna_e2e.config.sections import Crop, Frozen, View
 
 Mode = Literal["full", "single", "fast"]
 
+MOST_EMBEDDED = 10_000  # epochs of an image classifier that get embeddings and a head; each is a step of the plan
+
 
 class TwoStageSettings(Frozen):
     """What is trained and averaged.
@@ -65,8 +67,8 @@ class TwoStageConfig(Frozen):
         assert self.images.slice_phase is not None  # without a head there is one
         if max(self.two_stage.image_epochs or (1,)) > self.images.slice_phase.epochs:
             raise ValueError("image_epochs names an epoch after the last: raise images.slice_phase.epochs")
-        if self.two_stage.image_epochs is None and self.images.slice_phase.epochs > MOST_MEMBERS:
-            raise ValueError(f"a head for each of over {MOST_MEMBERS} epochs of images: name some in image_epochs")
+        if self.two_stage.image_epochs is None and self.images.slice_phase.epochs > MOST_EMBEDDED:
+            raise ValueError(f"every epoch gets a head, and {MOST_EMBEDDED} are the most: name some in image_epochs")
         return self
 
     @property
