@@ -77,6 +77,14 @@ def weighted_log_loss_rows(
     return rows
 
 
+def scorable(truth_NL: Float64Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return which samples [N] and labels [L] can be scored where truth is NaN if unknown: the labels that are known of
+    any sample, and the samples of which all these are."""
+    known_NL = ~np.isnan(truth_NL)
+    is_label_L = np.asarray(known_NL.any(axis=0))
+    return np.asarray((known_NL | ~is_label_L).all(axis=1) & is_label_L.any()), is_label_L
+
+
 def weighted_log_loss(truth_NL: Float64Array, probability_NL: Float64Array, weights_L: Float64Array) -> float:
     """Mean over samples of `weighted_log_loss_rows`."""
     return float(weighted_log_loss_rows(truth_NL, probability_NL, weights_L).mean())

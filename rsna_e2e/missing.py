@@ -29,10 +29,8 @@ class MissingImages:
 
     def __str__(self) -> str:
         why = ", ".join(f"{n} {reason}" for reason, n in self.reasons.items())
-        return (
-            f"missing in the submission: {sum(self.reasons.values())} images that prepare refused ({why}), which are "
-            f"listed in {self.file}"
-        )
+        n = sum(self.reasons.values())
+        return f"missing in the submission: {n} image{'s' * (n != 1)} that prepare refused ({why}); see {self.file}"
 
 
 def list_missing(store: Store, split: str, *, submission: Path) -> MissingImages:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from rsna_e2e.bagging import write_submission
 from rsna_e2e.batch import Rows
@@ -15,7 +14,7 @@ from rsna_e2e.checkpoint import find_checkpoint, kept_epochs, weights_sha256
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.files import prepare_file, write_json
-from rsna_e2e.metrics import weighted_log_loss
+from rsna_e2e.metrics import scorable, weighted_log_loss
 from rsna_e2e.missing import MissingImages, list_missing
 from rsna_e2e.predict import Predictor, make_table
 from rsna_e2e.predictions import PredictionTable, beside
@@ -115,7 +114,8 @@ def _all_epochs(run: Path) -> list[int]:
 
 
 class _Validation:
-    """Scores checkpoints, and the mean of all so far, on the validation fold's slices that have all their labels."""
+    """Scores checkpoints, and the mean of all so far, on the validation fold's slices that have all the labels of the
+    fold."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
@@ -123,7 +123,7 @@ class _Validation:
         folds = series_folds(store, config.folds)
         fold = config.validation_fold
         self._positions = [p for p, span in enumerate(store.series) if span.split == "train" and folds[p] == fold]
-        self._has_known = bool(self._is_known(rows_of(store.series[p] for p in self._positions)).any())
+        self._has_known = bool(scorable(self._truth(rows_of(store.series[p] for p in self._positions)))[0].any())
         self._weights_L = np.array(predictor.task.label_weights)
         self._sum: Float64Array | float = 0.0
         self._n = 0
@@ -138,9 +138,10 @@ class _Validation:
         return losses[0], losses[1]
 
     def _loss(self, rows: Rows, probability: Float64Array) -> float:
-        known = self._is_known(rows)
-        truth: Float64Array = self._predictor.store.labels[rows[known]].astype(np.float64)
-        return weighted_log_loss(truth, probability[known], self._weights_L)
+        truth = self._truth(rows)
+        known, is_label_L = scorable(truth)
+        scored = np.ix_(known, is_label_L)
+        return weighted_log_loss(truth[scored], probability[scored], self._weights_L[is_label_L])
 
-    def _is_known(self, rows: Rows) -> npt.NDArray[np.bool_]:
-        return np.asarray(~np.isnan(self._predictor.store.labels[rows]).any(axis=1))
+    def _truth(self, rows: Rows) -> Float64Array:
+        return np.asarray(self._predictor.store.labels[rows].astype(np.float64))

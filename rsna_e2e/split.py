@@ -9,6 +9,7 @@ from rsna_e2e.batch import Rows
 from rsna_e2e.config import RunConfig
 from rsna_e2e.errors import UsageError
 from rsna_e2e.folds import reference_folds
+from rsna_e2e.metrics import scorable
 from rsna_e2e.store import Store, rows_of
 
 
@@ -41,7 +42,7 @@ def training_slices(store: Store, training: Sequence[int], *, n: int) -> tuple[l
     """
     spans = [store.series[position] for position in training]
     rows = rows_of(spans)
-    rows = rows[~np.isnan(store.labels[rows]).any(axis=1)]
+    rows = rows[scorable(store.labels[rows].astype(np.float64))[0]]
     rows = np.sort(rows[np.argsort(store.index["image_id"][rows].astype(str), kind="stable")][:n])
     firsts = [span.first_row for span in spans]
     holding = np.unique(np.searchsorted(firsts, rows, side="right") - 1)

@@ -15,7 +15,7 @@ from rsna_e2e.distributed import ALONE, Ranks
 from rsna_e2e.division import rank_shares
 from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import SeriesLoader
-from rsna_e2e.metrics import auc, weighted_log_loss
+from rsna_e2e.metrics import auc, scorable, weighted_log_loss
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import predict_series
 from rsna_e2e.preemption import never
@@ -26,7 +26,8 @@ from rsna_e2e.tasks import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Scores on the held-out fold: weighted log loss, and AUC of the any-label over slices (NaN with one class).
+    """Scores on the held-out fold: weighted log loss over the labels that it has, and AUC of the any-label over slices
+    (NaN with one class, or without that label).
 
     n_training_slices: where no fold is held out, on how many slices that the model was trained on; else 0. n_positive:
     slices with the any-label, of those that are scored; None where it is not known, in a run of an earlier version.
@@ -76,7 +77,7 @@ def validate(
     """Score `model` on the series at positions `held_out`, shared among ranks; the same on all of them.
 
     only_rows: these store rows of them alone, and they are training slices. loader: of whole batches. None when any
-    rank was asked to stop before all was predicted. Raises UsageError when no slice has all its labels.
+    rank was asked to stop before all was predicted. Raises UsageError when no slice has all labels of the fold.
     """
     shares = rank_shares([store.series[position].n_slices for position in held_out], n_ranks=ranks.n_ranks)
     mine = [held_out[member] for member in shares[ranks.rank]]
@@ -90,16 +91,18 @@ def validate(
         return None
     everyone = ranks.sum_(gathered).numpy()
     truth: Float64Array = store.labels[all_rows].astype(np.float64)
-    known = ~np.isnan(truth).any(axis=1)
     if only_rows is not None:
-        known &= np.isin(all_rows, only_rows)
+        truth[~np.isin(all_rows, only_rows)] = np.nan
+    known, is_label_L = scorable(truth)
     if not known.any():
         raise UsageError(
             "what is to be scored has no slice with all its labels. Choose another fold with --set validation_fold=N"
         )
+    scored = np.ix_(known, is_label_L)
+    has_any = is_label_L[task.any_index]
     return Validation(
-        weighted_log_loss=weighted_log_loss(truth[known], everyone[known], np.array(task.label_weights)),
-        any_auc=auc(truth[known, task.any_index], everyone[known, task.any_index]),
+        weighted_log_loss=weighted_log_loss(truth[scored], everyone[scored], np.array(task.label_weights)[is_label_L]),
+        any_auc=auc(truth[known, task.any_index], everyone[known, task.any_index]) if has_any else float("nan"),
         n_training_slices=0 if only_rows is None else int(known.sum()),
         n_positive=int((truth[known, task.any_index] > 0).sum()),
     )

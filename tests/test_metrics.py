@@ -143,3 +143,18 @@ def test_an_interval_leaves_undefined_resamples_out() -> None:
     estimate = metrics.with_interval(1.0, np.array([np.nan, 1.0, 1.0]))
     assert (estimate.low, estimate.high) == (1.0, 1.0)
     assert math.isnan(metrics.with_interval(1.0, np.array([np.nan])).low)
+
+
+@pytest.mark.parametrize(
+    ("truth", "rows", "labels"),
+    [
+        ([[0, 1], [1, 0]], [True, True], [True, True]),
+        ([[0, np.nan], [1, 0]], [False, True], [True, True]),
+        ([[np.nan, 1], [np.nan, 0], [np.nan, np.nan]], [True, True, False], [False, True]),
+        ([[np.nan, 1], [0, np.nan]], [False, False], [True, True]),
+        ([[np.nan, np.nan]], [False], [False, False]),
+    ],
+)
+def test_what_can_be_scored(truth: list[list[float]], rows: list[bool], labels: list[bool]) -> None:
+    found = metrics.scorable(np.array(truth))
+    assert [part.tolist() for part in found] == [rows, labels]

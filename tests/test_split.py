@@ -12,8 +12,8 @@ import small
 from rsna_e2e.cli import main
 from rsna_e2e.config import RunConfig, save_config
 from rsna_e2e.errors import UsageError
-from rsna_e2e.labels import write_labels
-from rsna_e2e.metrics import weighted_log_loss
+from rsna_e2e.labels import read_labels, write_labels
+from rsna_e2e.metrics import log_loss_cells, weighted_log_loss
 from rsna_e2e.predict import predict
 from rsna_e2e.predictions import predictions_path, read_predictions
 from rsna_e2e.prepare import prepare
@@ -123,6 +123,29 @@ def test_training_slices_are_scored_as_held_out_ones_are(store: Store, tmp_path:
     assert resumed.best is not None
     assert resumed.best.weighted_log_loss == summary.best.weighted_log_loss
     assert resumed.best.n_training_slices == 7
+
+
+def test_where_slices_have_one_label_alone_that_is_learned_and_scored(tmp_path: Path) -> None:
+    small.write_raw(tmp_path / "raw")
+    table = tmp_path / "raw" / "stage_2_train.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if "Label" in line or "_any," in line))
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_folds=3, n_jobs=1)
+    store = Store.open(tmp_path / "store")
+    summary = train(store, tmp_path / "run", small.config(), device="cpu")
+    predict(tmp_path / "run", store, split="train", out=tmp_path / "s.csv", device="cpu")
+    predicted = read_labels(tmp_path / "s.csv", ICH)
+    held_out = [span.rows for span in store.series if span.fold == small.config().validation_fold]
+    rows = np.concatenate([np.arange(rows.start, rows.stop) for rows in held_out])
+    truth = store.labels[rows, ICH.any_index].astype(np.float64)
+    places = [predicted.image_ids.index(image_id) for image_id in store.index["image_id"][rows]]
+    losses = log_loss_cells(truth, predicted.values[places, ICH.any_index])
+    assert summary.best is not None
+    assert summary.best.weighted_log_loss == pytest.approx(losses.mean(), abs=1e-6)
+    with pytest.warns(UserWarning, match="TRAINING"):
+        summary = train(store, tmp_path / "all", run_config(), device="cpu")
+    assert summary.best is not None
+    assert summary.best.n_training_slices == 7
 
 
 def test_a_held_out_fold_is_no_training_slices(store: Store, tmp_path: Path) -> None:

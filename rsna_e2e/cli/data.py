@@ -83,6 +83,11 @@ def add_prepare(verbs: Verbs) -> None:
         help="refuse files whose RescaleType is US (unspecified), also where their values are those of HU",
     )
     verb.add_argument("--strict", action="store_true", help="exit with 3 if anything was refused; the store is made")
+    verb.add_argument(
+        "--refuse-formulas",
+        action="store_true",
+        help="refuse files whose name a spreadsheet would run as a formula, as it begins with =, +, - or @",
+    )
     verb.add_argument("--merge", type=Path, nargs="+", default=[], metavar="PART", help="parts that were done already")
     verb.add_argument(
         "--deidentify",
@@ -166,6 +171,7 @@ def _prepare(options: argparse.Namespace) -> None:
             "on_ray": options.ray,
             "compression": options.compress,
             "requires_hu": options.require_hu,
+            "refuse_formulas": options.refuse_formulas,
             "progress": progress,
         }
         if options.shard is not None:

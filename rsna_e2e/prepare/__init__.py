@@ -9,8 +9,8 @@ from rsna_e2e.prepare.headers import RawHeaders, read_raw
 from rsna_e2e.prepare.index import pseudonymous_keys
 from rsna_e2e.prepare.jobs import available_cores
 from rsna_e2e.prepare.repair import RepairReport, repair
-from rsna_e2e.prepare.report import PartReport, PrepareReport, count_reasons, nothing_taken
-from rsna_e2e.prepare.run import Part, prepare, prepare_part
+from rsna_e2e.prepare.report import Part, PartReport, PrepareReport, count_reasons, nothing_taken
+from rsna_e2e.prepare.run import prepare, prepare_part
 
 __all__ = [
     "Part",

@@ -12,10 +12,11 @@ from rsna_e2e import __version__
 from rsna_e2e.dicom.syntaxes import SYNTAXES, decoder_version, readable_syntax
 from rsna_e2e.elements import RefusedError
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.image_ids import names_of
+from rsna_e2e.image_ids import may_be_formula, names_of
 from rsna_e2e.labels import LabelTable, read_labels
 from rsna_e2e.prepare.find_labels import FoundLabels, file_names, names_any, read_labels_inside, read_other_labels
-from rsna_e2e.records import Float64Array, RawFile, Refusal
+from rsna_e2e.reasons import Reason
+from rsna_e2e.records import Float64Array, RawFile, Refusal, printable
 from rsna_e2e.sources import Source, open_source
 from rsna_e2e.store import FORMAT_VERSION, Compression, check_codec
 from rsna_e2e.table_files import table_at
@@ -40,10 +41,17 @@ class Inputs:
 
 
 def read_inputs(
-    raw: Path, store: Path | None, labels: Path | None, task: Task, *, compression: Compression, rules: object
+    raw: Path,
+    store: Path | None,
+    labels: Path | None,
+    task: Task,
+    *,
+    compression: Compression,
+    rules: object,
+    refuse_formulas: bool = False,
 ) -> Inputs:
     """Find files and labels. store: what is to be made of them, if anything. rules: how they are cut into jobs and
-    shards, which the digest includes.
+    shards, which the digest includes. refuse_formulas: files whose image ids a spreadsheet would run.
 
     Raises BadInputError when there is nothing, or the labels are of other images, UsageError for a store inside `raw`,
     MissingCapabilityError without what packs pixels.
@@ -53,7 +61,7 @@ def read_inputs(
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
     found = _read_given(labels, task) if labels else read_labels_inside(source, task)
-    files, not_found = source.find()
+    files, not_found = _without_formulas(*source.find()) if refuse_formulas else source.find()
     if labels is not None and found.table and files and not names_any(found.table.image_ids, files):
         raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
     if found.file is None:
@@ -78,6 +86,14 @@ def with_labels(refusals: Sequence[Refusal], inputs: Inputs) -> list[Refusal]:
     """Return refusals that say whether a label names their file."""
     labelled = file_names(inputs.labels.image_ids) if refusals else set()
     return [replace(refusal, has_label=not labelled.isdisjoint(names_of(refusal.path))) for refusal in refusals]
+
+
+def _without_formulas(
+    files: Sequence[RawFile], refusals: Sequence[Refusal]
+) -> tuple[Sequence[RawFile], Sequence[Refusal]]:
+    why = (Reason.FORMULA_NAME, "a spreadsheet would run its image id (--refuse-formulas)")
+    refused = [Refusal(printable(file.name), *why) for file in files if may_be_formula(file.name)]
+    return [file for file in files if not may_be_formula(file.name)], [*refusals, *refused]
 
 
 def _read_given(labels: Path, task: Task) -> FoundLabels:

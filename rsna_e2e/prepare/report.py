@@ -62,6 +62,18 @@ class PrepareReport:
         return self.n_slices / self.elapsed_s
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one of `n` machines does: every n-th shard, from the `number`-th on (1 to n)."""
+
+    number: int
+    n: int
+
+    def folder(self, store: Path) -> Path:
+        """Where it is put."""
+        return store.with_name(f"{store.name}.part-{self.number}-of-{self.n}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartReport:
     """What one machine's part of a store holds."""

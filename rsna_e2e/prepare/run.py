@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rsna_e2e.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteSha
 from rsna_e2e.prepare.planning import Copies, MakePlan, ShardPlans
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.ray_pool import RayPool
-from rsna_e2e.prepare.report import PartReport, PrepareReport, make_report, nothing_taken
+from rsna_e2e.prepare.report import Part, PartReport, PrepareReport, make_report, nothing_taken
 from rsna_e2e.prepare.tables import Column, read_parts, refusals_of, to_numpy
 from rsna_e2e.pseudonyms import Pseudonyms
 from rsna_e2e.reasons import Reason
@@ -40,18 +40,6 @@ MAY_GO_WELL = (Reason.MISSING_DECODER, Reason.UNREADABLE_FILE, Reason.TIMEOUT, R
 TABLE_BYTES = 1024 * 1024  # room for the tables, generously
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What one of `n` machines does: every n-th shard, from the `number`-th on (1 to n)."""
-
-    number: int
-    n: int
-
-    def folder(self, store: Path) -> Path:
-        """Where it is put."""
-        return store.with_name(f"{store.name}.part-{self.number}-of-{self.n}")
-
-
 def prepare(
     raw: Path,
     store: Path,
@@ -65,6 +53,7 @@ def prepare(
     parts: Sequence[Path] = (),
     compression: Compression = "none",
     requires_hu: bool = False,
+    refuse_formulas: bool = False,
     pseudonyms: Pseudonyms | None = None,
     progress: Progress = no_progress,
 ) -> PrepareReport:
@@ -74,17 +63,20 @@ def prepare(
     seed: decides the folds among equals. n_jobs: worker processes, by default one for each core; on_ray: on the cores
     of a Ray cluster, whose machines see the same files, instead. parts: what `prepare_part` left; shards that none of
     them holds are made. compression: of the pixels, which read back the same. requires_hu: refuse files that leave the
-    unit unspecified. pseudonyms: what the store has in place of identifiers and of the paths of refused files; folds,
-    order, labels and pixels do not depend on them. The store appears whole or not at all; interrupted and called again,
-    this goes on with what was done. Raises BadInputError when there is nothing to take, and leaves the table of
-    refusals in `STORE.partial`; StoreError when `store` exists, and OutOfResourcesError when the disk is too small.
+    unit unspecified. refuse_formulas: refuse files whose image ids a spreadsheet would run. pseudonyms: what the store
+    has in place of identifiers and of the paths of refused files; folds, order, labels and pixels do not depend on
+    them. The store appears whole or not at all; interrupted and called again, this goes on with what was done. Raises
+    BadInputError when there is nothing to take, and leaves the table of refusals in `STORE.partial`; StoreError when
+    `store` exists, and OutOfResourcesError when the disk is too small.
     """
     started_s = time.perf_counter()
     if n_folds < 1:
         raise UsageError(f"folds {n_folds}: must be at least 1")
     pool_of_workers = _pool(n_jobs, on_ray=on_ray)
     rules = (HEADERS_PER_JOB, SHARD_BYTES, requires_hu)
-    inputs = read_inputs(raw, store, labels, task, compression=compression, rules=rules)
+    inputs = read_inputs(
+        raw, store, labels, task, compression=compression, rules=rules, refuse_formulas=refuse_formulas
+    )
     with StoreWriter(store, inputs=inputs.digest) as writer, pool_of_workers as pool:
         writer.adopt(parts)
         headers = read_headers(inputs, pool, writer.notes_folder, progress, requires_hu=requires_hu)
@@ -128,6 +120,7 @@ def prepare_part(
     on_ray: bool = False,
     compression: Compression = "none",
     requires_hu: bool = False,
+    refuse_formulas: bool = False,
     progress: Progress = no_progress,
 ) -> PartReport:
     """Do one machine's part of `prepare`, for which it reads all headers; `prepare` with all parts makes the store.
@@ -138,7 +131,9 @@ def prepare_part(
     if not 1 <= part.number <= part.n:
         raise UsageError(f"part {part.number} of {part.n}: the first number goes from 1 to the second")
     rules = (HEADERS_PER_JOB, SHARD_BYTES, requires_hu)
-    inputs = read_inputs(raw, store, labels, task, compression=compression, rules=rules)
+    inputs = read_inputs(
+        raw, store, labels, task, compression=compression, rules=rules, refuse_formulas=refuse_formulas
+    )
     with (
         StoreWriter(store, inputs=inputs.digest, folder=part.folder(store)) as writer,
         _pool(n_jobs, on_ray=on_ray) as pool,

@@ -1,0 +1,97 @@
+"""What a submission lacks is counted, and listed beside it; and one that would name slices twice is not begun."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+import small
+
+from rsna_e2e.cli import main
+from rsna_e2e.errors import BadInputError
+from rsna_e2e.labels import write_labels
+from rsna_e2e.missing import list_missing
+from rsna_e2e.predict import predict
+from rsna_e2e.prepare import prepare
+from rsna_e2e.pseudonyms import Pseudonyms
+from rsna_e2e.store import Store
+from rsna_e2e.tasks import ICH
+from rsna_e2e.train import train
+
+TEST, TRAIN = "stage_2_test_images", "stage_2_train_images"
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled and an unlabelled series; of each one slice is cut short, and what else lies about."""
+    raw = tmp_path_factory.mktemp("missing") / "raw"
+    hu = phantoms.write_series(raw / TRAIN, name="a", patient_id="p1")
+    phantoms.write_series(raw / TEST, name="b", patient_id="p2", n_slices=5)
+    write_labels(raw / "stage_2_train.csv", ICH, sorted(hu), np.zeros((3, 6)))
+    for name in (f"{TRAIN}/ID_a_002.dcm", f"{TEST}/ID_b_004.dcm"):
+        (raw / name).write_bytes((raw / name).read_bytes()[:-100])
+    (raw / TEST / "ID_b_005.dcm").write_bytes(b"")
+    (raw / TEST / "ID_b_006.dcm").symlink_to("nowhere")
+    (raw / TEST / "notes.txt").write_text("no image")
+    shutil.copy(raw / TEST / "ID_b_001.dcm", raw / "ID_b_001.dcm")  # once more
+    scout = phantoms.read(raw / TEST / "ID_b_001.dcm")
+    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    scout.save_as(raw / TEST / "ID_b_scout.dcm")
+    return raw
+
+
+def test_refused_files_that_may_be_asked_for_are_missing(raw: Path, tmp_path: Path) -> None:
+    prepare(raw, tmp_path / "store", task=ICH, n_jobs=1)
+    store = Store.open(tmp_path / "store")
+    for split, expected in (
+        ("test", {"ID_b_004": "truncated", "ID_b_005": "not_dicom", "ID_b_006": "not_regular_file"}),
+        ("train", {"ID_a_002": "truncated"}),
+    ):
+        missing = list_missing(store, split, submission=tmp_path / f"{split}.csv")
+        assert missing.file == tmp_path / f"{split}.csv.missing.csv"
+        with missing.file.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert {row["ID"]: row["reason"] for row in rows} == expected
+        assert all(row["detail"] for row in rows)
+        assert sum(missing.reasons.values()) == len(expected)
+
+
+def test_of_hashed_paths_only_reasons_are_known(raw: Path, tmp_path: Path) -> None:
+    prepare(raw, tmp_path / "store", task=ICH, n_jobs=1, pseudonyms=Pseudonyms(b"k" * 32))
+    missing = list_missing(Store.open(tmp_path / "store"), "test", submission=tmp_path / "sub.csv")
+    assert missing.reasons == {"truncated": 1, "duplicate_sop_uid": 1}
+    assert missing.file is not None
+    assert "ID_" not in missing.file.read_text()
+
+
+def test_predict_says_what_is_missing_until_nothing_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
+    small.write_raw(tmp_path / "raw", n_unlabelled=2)
+    prepare(tmp_path / "raw", tmp_path / "whole", task=ICH, n_folds=3, n_jobs=1)
+    (cut := tmp_path / "raw" / "ID_0600.dcm").write_bytes(cut.read_bytes()[:-100])
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_folds=3, n_jobs=1)
+    train(Store.open(tmp_path / "whole"), tmp_path / "run", small.config("checkpoint.keep_epochs=true"))
+    out = tmp_path / "sub.csv"
+    for options in ([], ["--checkpoint", "epochs"]):
+        for store, n_missing in (("store", 1), ("whole", 0)):
+            words = ["predict", tmp_path / "run", tmp_path / store, "--out", out, "--device", "cpu", *options]
+            assert main([str(word) for word in words]) == 0
+            said = capsys.readouterr().out
+            expected = (
+                f"missing in the submission: 1 images that prepare refused (1 truncated), which are listed in {out}"
+            )
+            assert (expected in said) == (n_missing == 1)
+            assert Path(f"{out}.missing.csv").exists() == (n_missing == 1)
+
+
+def test_slices_of_one_name_are_refused_before_anything_is_predicted(tmp_path: Path, one_thread: None) -> None:
+    """As stores hold them that were made before names were told apart."""
+    store = small.make_store(tmp_path)
+    train(store, tmp_path / "run", small.config())
+    store.index["image_id"][:] = "same"
+    with pytest.raises(BadInputError, match="store: 3 slices have the image id of another"):
+        predict(tmp_path / "run", store, split="test", out=tmp_path / "sub.csv", device="cpu")
+    assert not (tmp_path / "sub.csv").exists()
