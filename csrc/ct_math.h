@@ -39,7 +39,7 @@ struct Axis {
 // One slice: where its pixels are, and how an output position (x, y) maps to an input position.
 struct Slice {
   const int16_t* anchor;
-  int32_t width;  // in pixels
+  int32_t width;  // pixels from one row to the next; 0 where there is one row alone
   float to_x[3];  // input x = to_x . (x, y, 1)
   float to_y[3];
   Axis x, y;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace rsna {
 namespace {
@@ -51,8 +52,19 @@ int64_t move_origin(const float* row, double centre, int64_t extent, float* to_a
 }
 
 void check_extent(int64_t height, int64_t width, int64_t n) {
-  check(std::min(height, width) >= 2 && std::max(height, width) <= kMaxExtent, "slice", n,
-        "height and width must be 2 to 32767 pixels");
+  check(std::min(height, width) >= 1 && std::max(height, width) >= 2 && std::max(height, width) <= kMaxExtent, "slice",
+        n, "height and width must be 1 to 32767 pixels, and one of them at least 2");
+}
+
+// Samples read 2 x 2 pixels. A single row is read twice, at a distance of 0; a single column is a row that was turned.
+// What lies outside has no weight.
+void read_single_row_twice(Slice& slice, int64_t height) {
+  if (height > 1 && slice.width > 1) return;
+  if (height > 1) {
+    std::swap(slice.to_x, slice.to_y);
+    std::swap(slice.x, slice.y);
+  }
+  slice.width = 0;
 }
 
 void check_matrix(const float* matrix, int32_t size, int64_t n) {
@@ -122,6 +134,7 @@ std::vector<Slice> make_slices(const SliceParams& params) {
     slice.width = static_cast<int32_t>(width);
     slice.x = make_axis(width, anchor_x, params.border, x0, x1 - 1);
     slice.y = make_axis(height, anchor_y, params.border, y0, y1 - 1);
+    read_single_row_twice(slice, height);
     slice.lowest_hu = kNoLowestHu;
     if (params.lowest_hu != nullptr) {
       const int32_t lowest_hu = params.lowest_hu[n];

@@ -19,7 +19,7 @@ Border border_of(const char* name);
 std::vector<Pixels> make_pixels(const int16_t* values, int64_t n_values, int64_t n_slices, const int64_t* offsets,
                                 const int32_t* heights, const int32_t* widths);
 
-// Throws std::invalid_argument naming the slice that is smaller than 2 x 2 or larger than 32767.
+// Throws std::invalid_argument naming the slice that has less than two pixels, or more than 32767 in a row or column.
 void check_extents(int64_t n_slices, const Pixels* pixels);
 
 // N slices as the caller names them; all arrays are in host memory.
@@ -33,8 +33,8 @@ struct SliceParams {
   const int32_t* lowest_hu = nullptr;  // [N]: of each slice, subtracted after windowing in 8-bit mode; or null
 };
 
-// Throws std::invalid_argument naming the slice: smaller than 2 x 2 or larger than 32767, matrix not finite, singular
-// or leading more than 1e9 pixels away, box without a pixel of the slice, lowest HU that is no int16.
+// Throws std::invalid_argument naming the slice: less than two pixels, or more than 32767 in a row or column, matrix not
+// finite, singular or leading more than 1e9 pixels away, box without a pixel of the slice, lowest HU that is no int16.
 std::vector<Slice> make_slices(const SliceParams& params);
 
 // How an output of this size is sampled n_sub x n_sub times per pixel.

@@ -33,6 +33,24 @@ def make_index(stored: list[StoredPixels]) -> dict[str, np.ndarray]:
         "slice_index": np.array([0, 1, 2, 0, 1]),
         "split": np.array(["train"] * 3 + ["test"] * 2),
         "fold": np.array([4, 4, 4, -1, -1]),
+        **{name: np.array([name + key for key in SERIES]) for name in ("patient_id", "study_uid", "series_uid")},
+        "frame_number": np.ones(n, dtype=np.int32),
+        "iop_row_x": np.ones(n),
+        "iop_column_y": np.ones(n),
+        **{f"iop_{name}": np.zeros(n) for name in ("row_y", "row_z", "column_x", "column_z")},
+        "spacing_row_mm": np.full(n, 0.5),
+        "spacing_column_mm": np.full(n, 0.5),
+        "slope": np.ones(n),
+        "bits_stored": np.full(n, 16),
+        "pixel_representation": np.ones(n, dtype=np.int32),
+        "slice_thickness_mm": np.full(n, np.nan),
+        "burned_in_annotation": np.array([""] * n),
+        "transfer_syntax_uid": np.array(["1.2.840.10008.1.2.1"] * n),
+        "repair": np.array(["", "monochrome1", "unused_bits+padding_kept", "", ""]),
+        "content_x0": np.array([0, 1, 0, 2, 3]),
+        "content_y0": np.array([0, 1, 0, 2, 3]),
+        "content_x1": np.array([64, 2, 0, 60, 16]),
+        "content_y1": np.array([64, 2, 0, 60, 16]),
         "rows": np.array([rows for rows, _ in SHAPES]),
         "columns": np.array([columns for _, columns in SHAPES]),
         "shard": np.array(["00000.h5"] * n),
@@ -67,6 +85,17 @@ def edit_index(path: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> N
     index = {name: column.copy() for name, column in index.items()}
     edit(index)
     write_table(path / "index.parquet", index)
+    sign(path)
+
+
+def edit_labels(path: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Change a store's labels, and the manifest with it."""
+    manifest = json.loads((path / "store.json").read_text())
+    kinds = {"image_id": "str", **dict.fromkeys(manifest["label_names"], "float32")}
+    labels = read_table(path / "labels.parquet", kinds, n_rows=manifest["n_slices"])
+    labels = {name: column.copy() for name, column in labels.items()}
+    edit(labels)
+    write_table(path / "labels.parquet", labels)
     sign(path)
 
 

@@ -99,7 +99,7 @@ def _two(**changes: Any) -> Batch:
 BAD_BATCHES: dict[str, tuple[Batch, str]] = {
     "float_hu": (_two(hu=[np.zeros((8, 9), dtype=np.float32)] * 2), "hu must be int16"),
     "three_dimensions": (_two(hu=[np.zeros((1, 8, 9), dtype=np.int16)] * 2), r"shape \[H, W\], not 3 dimensions"),
-    "one_pixel_wide": (_two(hu=[np.zeros((8, 1), dtype=np.int16)] * 2), "slice 0: height and width must be 2 to 32767"),
+    "one_pixel": (_two(hu=[np.zeros((1, 1), dtype=np.int16)] * 2), "slice 0: height and width must be 1 to 32767"),
     "singular": (_two(affine=[IDENTITY, IDENTITY * np.float32([[1], [0]])]), "slice 1: its affine matrix is singular"),
     "nan": (_two(affine=[IDENTITY, IDENTITY * np.float32(np.nan)]), "slice 1: its affine matrix is not finite"),
     "float64": (_two(affine=[IDENTITY.astype(float)] * 2), r"slice 0: its affine must be float32 of shape \[2, 3\]"),
@@ -145,8 +145,8 @@ def test_an_unknown_type_is_named() -> None:
 
 
 def test_content_box_names_bad_slices() -> None:
-    with pytest.raises(ValueError, match="slice 0: height and width must be 2 to 32767"):
-        list(run_pipeline([{"hu": [np.zeros((1, 9), dtype=np.int16)]}], operator="content_box"))
+    with pytest.raises(ValueError, match="slice 0: height and width must be 1 to 32767"):
+        list(run_pipeline([{"hu": [np.zeros((1, 1), dtype=np.int16)]}], operator="content_box"))
 
 
 def test_memory_that_torch_has_dropped_is_used_again() -> None:

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 
 LEVELS = (
-    {"__init__", "errors", "records", "reasons", "preemption", "unpickling"},
+    {"__init__", "errors", "records", "reasons", "limits", "preemption", "unpickling"},
     {"files", "image_ids"},
     {
         *("tasks", "config", "elements", "hdf5", "hounsfield", "arguments", "tensors", "machine", "launch"),

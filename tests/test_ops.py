@@ -97,6 +97,23 @@ def test_noise_equals_float64(border: str, boxes: Boxes | None, supersample: int
     assert_near(result, expect(hu, affine, source_box=boxes, **options), NOISE_ATOL)
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 97), (97, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize("border", ["zero", "replicate"])
+@pytest.mark.parametrize("supersample", [1, 3])
+def test_a_single_row_or_column_equals_float64(border: str, supersample: int, height: int, width: int) -> None:
+    hu = noise(4, height, width)
+    affine = affine_matrices(4, seed=2, scale=0.05, centre=0.5, size=40)  # about a pixel and its surroundings
+    affine[:, 0, 2] += 0.4 * width
+    affine[:, 1, 2] += 0.4 * height
+    for boxes in (None, [(0, 0, 60), (-5, -5, 6), (0, 0, 1), (-1, 0, 2)]):
+        tensor = None if boxes is None else torch.tensor(boxes, dtype=torch.int32)
+        options: dict[str, Any] = {"size": 40, "border": border, "supersample": supersample}
+        result = ops.transform_slices(hu, affine, WINDOWS, source_box=tensor, **options)
+        expected = expect(hu, affine, source_box=boxes, **options)
+        assert expected.max() > 0
+        assert_near(result, expected, NOISE_ATOL)
+
+
 @pytest.mark.parametrize(
     ("n", "size"), [(2, 256), pytest.param(24, 480, marks=pytest.mark.slow)], ids=["scaled_down", "full"]
 )

@@ -23,7 +23,7 @@ AFFINE = IDENTITY.repeat(2, 1, 1)
 BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "float_hu": ({"hu": HU.float()}, "int16"),
     "one_slice_without_n": ({"hu": HU[0]}, r"\[N, H, W\]"),
-    "one_pixel_wide": ({"hu": HU[:, :, :1]}, "2 to 32767"),
+    "one_pixel": ({"hu": HU[:, :1, :1]}, "1 to 32767"),
     "affine_of_other_n": ({"affine": IDENTITY}, r"affine must be .* \[2, 2, 3\]"),
     "affine_float64": ({"affine": AFFINE.double()}, "affine must be a contiguous float32"),
     "nan_matrix": ({"affine": torch.cat([IDENTITY, with_nan(IDENTITY)])}, "slice 1: .* not finite"),

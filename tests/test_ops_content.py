@@ -100,7 +100,7 @@ HU = torch.zeros(2, 8, 9, dtype=torch.int16)
 BAD_ARGUMENTS: dict[str, tuple[tuple[torch.Tensor, Any], str]] = {
     "float_hu": ((HU.float(), WINDOWS), "content_box: values must be a contiguous int16"),
     "one_slice_without_n": ((HU[0], WINDOWS), r"hu must have shape \[N, H, W\]"),
-    "one_pixel_high": ((HU[:, :1], WINDOWS), "content_box: slice 0: height and width must be 2 to 32767"),
+    "one_pixel": ((HU[:, :1, :1], WINDOWS), "content_box: slice 0: height and width must be 1 to 32767"),
     "no_windows": ((HU, torch.empty(0, 2)), "content_box: windows must have shape .* C at least 1"),
     "windows_flat": ((HU, [40.0, 80.0]), "content_box: windows must have shape"),
     "width_zero": ((HU, [(40.0, 80.0), (40.0, 0.0)]), "content_box: window 1: its width"),

@@ -37,7 +37,7 @@ def test_slices_labels_and_columns_come_back(store_path: Path) -> None:
     first, second = store.series
     assert (first.series_key, first.first_row, first.n_slices, first.split, first.fold) == ("a", 0, 3, "train", 4)
     assert (second.series_key, second.first_row, second.n_slices, second.split, second.fold) == ("b", 3, 2, "test", -1)
-    assert second.patient_id == "patient_id3"
+    assert second.patient_id == "patient_idb"
 
 
 def test_any_hdf5_tool_reads_the_same_and_chunks_lie_on_pages(store_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from stores import edit_index, edit_manifest, make_store, sign
+from stores import edit_index, edit_labels, edit_manifest, make_store, sign
 
 from rsna_e2e.hdf5 import NotPlainError, open_plain
 from rsna_e2e.store import Store, StoreError, verify_store
@@ -197,6 +197,137 @@ def test_an_index_that_points_where_nothing_can_be(
         Store.open(store_path)
 
 
+# Of every column of numbers, values that no slice can have; of every column of text, some that are no such text. Where
+# a value depends on others, or another column is found first, see below.
+ESC, LINE, SPOOF = "\x1b[31m", "a\nb", "a\u202eb"
+IMPOSSIBLE = {
+    **dict.fromkeys(("series_key", "image_id", "decoder", "shard"), (ESC, LINE, SPOOF, "a\u2028b", "a\0b")),
+    **dict.fromkeys(("patient_id", "study_uid", "series_uid", "sop_uid"), (LINE, "a\0b", "a\x7fb")),
+    "split": ("x", "", "Train"),
+    "burned_in_annotation": (ESC, "<script>"),
+    "transfer_syntax_uid": ("<script>x</script>", ESC, "1.2.x"),
+    "repair": ("<b>", "a b"),
+    "frame_number": (0, -1, 4097, 2**31 - 1),
+    "fold": (-2, -5, -(2**31)),
+    **dict.fromkeys(("rows", "columns"), (-1, 0, 4097, 2**31 - 1)),
+    **dict.fromkeys((f"ipp_{axis}_mm" for axis in "xyz"), (10_001.0, -1e300, np.inf, np.nan)),
+    **dict.fromkeys(
+        (f"iop_{way}_{axis}" for way in ("row", "column") for axis in "xyz"), (1.1, -2.0, np.nan, np.inf, -np.inf)
+    ),
+    "position_mm": (1e6, np.nan, np.inf),
+    **dict.fromkeys(("spacing_row_mm", "spacing_column_mm"), (0.0, -1.0, 1e-300, 101.0, np.nan, np.inf)),
+    "slope": (0.0, np.nan, np.inf, -np.inf),
+    "intercept": (np.nan, np.inf, -np.inf),
+    "bits_stored": (-1, 0, 17),
+    "pixel_representation": (-1, 2),
+    "window_center_hu": (np.inf, -np.inf, 1e6),
+    "window_width_hu": (np.inf, -1.0, 1e6),
+    "slice_thickness_mm": (np.inf, 0.0, -5.0, 1e6),
+    **dict.fromkeys(("n_rounded", "n_saturated", "n_padding"), (-1, 64 * 64 + 1, 2**31 - 1)),
+    "hu_min": (-32769, 32768, 2),
+    "hu_max": (-32769, 32768, 0),
+    **dict.fromkeys((f"content_{corner}" for corner in ("x0", "y0", "x1", "y1")), (-1, 4097, -(2**31), 2**31 - 1)),
+    "byte_offset": (-1, 2**62, 2**63 - 1),
+    "stored_bytes": (-1, 0, 2**63 - 1),
+    "slice_index": (-1, 7),
+}
+AMONG_OTHERS = {"hu_max": "hu_min"}  # what the message names instead
+WITHOUT_LIMITS = {"checksum", "packed_checksum"}  # any hash may be one; pixels are held against it
+
+
+def test_every_column_has_what_it_cannot_be() -> None:
+    assert IMPOSSIBLE.keys() == INDEX_COLUMNS.keys() - WITHOUT_LIMITS
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(column, value) for column, values in IMPOSSIBLE.items() for value in values]
+)
+def test_what_no_column_can_hold(store_path: Path, column: str, value: object) -> None:
+    row = 1
+    edit_index(store_path, lambda index: index[column].__setitem__(row, value))
+    if column == "image_id":
+        edit_labels(store_path, lambda labels: labels[column].__setitem__(row, value))
+    names = rf"{column}|{AMONG_OTHERS.get(column, column)}"
+    with pytest.raises(StoreError, match=rf"index\.parquet: damaged \(impossible (?:{names}), row {row}\b") as error:
+        Store.open(store_path)
+    assert error.value.exit_code == 3
+    assert str(error.value).isprintable()
+
+
+def _set(**values: object) -> Callable[[dict[str, np.ndarray]], None]:
+    def edit(index: dict[str, np.ndarray]) -> None:
+        for name, value in values.items():
+            index[name][:] = value
+
+    return edit
+
+
+# What single columns may hold and together cannot
+CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, np.ndarray]], None], str]] = {
+    "a box outside the slice": (_set(content_x0=70, content_x1=71, content_y0=0, content_y1=1), "content box, row 0"),
+    "a box beyond its end": (_set(content_x0=0, content_x1=65, content_y0=0, content_y1=1), "content box, row 0"),
+    "a box of nothing": (_set(content_x0=3, content_x1=3), "content box, row 0"),
+    "axes of no length": (
+        _set(**{f"iop_{way}_{axis}": 0 for way in ("row", "column") for axis in "xyz"}),
+        "orientation, row 0",
+    ),
+    "axes that are one": (_set(iop_row_x=0, iop_row_y=1), "orientation, row 0"),
+    "positions that fall": (lambda index: index.update(position_mm=-index["position_mm"]), "position_mm, row 1"),
+    "one position twice": (_set(position_mm=5), "position_mm, row 1"),
+    "overlapping pixels": (lambda index: index["byte_offset"].__setitem__(1, index["byte_offset"][0]), "byte_offset"),
+    "pixels inside of others": (
+        lambda index: index["byte_offset"].__setitem__(3, index["byte_offset"][0] + 2),
+        "byte_o",
+    ),
+    "a fold for each atom": (lambda index: index["fold"].__setitem__(slice(3), 2**31 - 1), "fold, row 0"),
+    "a fold to test on": (_set(fold=0), "fold, row 3: slice 0 of series b"),
+    "no fold to train in": (_set(fold=-1), "fold, row 0"),
+    "a series in two folds": (lambda index: index["fold"].__setitem__(1, 2), "fold, row 1"),
+    "a series of two patients": (lambda index: index["patient_id"].__setitem__(2, "b"), "patient_id, row 2"),
+    "a split without labels": (_set(split="train", fold=0), "split, row 3: slice 0 of series b"),
+    "labels without a split": (_set(split="test", fold=-1), "split, row 0: slice 0 of series a"),
+}
+
+
+@pytest.mark.parametrize(("edit", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_columns_that_contradict_each_other(
+    store_path: Path, edit: Callable[[dict[str, np.ndarray]], None], message: str
+) -> None:
+    edit_index(store_path, edit)
+    with pytest.raises(StoreError, match=rf"index\.parquet: damaged \(impossible {message}"):
+        Store.open(store_path)
+
+
+@pytest.mark.parametrize("value", [7.0, -1.0, np.inf, -np.inf, 1.0001, -1e-6])
+def test_labels_that_are_no_probability(store_path: Path, value: float) -> None:
+    edit_labels(store_path, lambda labels: labels["any"].__setitem__(1, value))
+    with pytest.raises(StoreError, match=r"labels\.parquet: damaged \(impossible label, row 1: slice 1 of series a\)"):
+        Store.open(store_path)
+    assert any(damage.file == "labels.parquet" for damage in verify_store(store_path).damages)
+
+
+def test_labels_between_no_and_yes_stay(store_path: Path) -> None:
+    edit_labels(store_path, lambda labels: labels["any"].__setitem__(1, 0.5))
+    assert Store.open(store_path).labels[1, 5] == 0.5
+
+
+def test_what_may_be_unknown_or_at_its_end(store_path: Path) -> None:
+    edit_index(
+        store_path,
+        _set(window_center_hu=np.nan, window_width_hu=np.nan, slope=-1e308, bits_stored=1, frame_number=4096),
+    )
+    Store.open(store_path)
+
+
+@pytest.mark.parametrize(("column", "value"), [("path", ESC), ("detail", LINE), ("reason", "<script>")])
+def test_refusals_are_printable(store_path: Path, column: str, value: str) -> None:
+    columns = {"path": "a", "reason": "not_ct", "detail": "x", column: value}
+    write_table(store_path / "refusals.parquet", {name: np.array([v], dtype=object) for name, v in columns.items()})
+    sign(store_path)
+    with pytest.raises(StoreError, match=rf"refusals\.parquet: damaged \(impossible {column}, row 0\)"):
+        Store.open(store_path).read_refusals()
+
+
 def test_what_a_packed_slice_cannot_be(tmp_path: Path) -> None:
     """Its own bytes would have to unpack to more than LZ4 makes of them."""
     make_store(tmp_path, compression="bitshuffle-lz4")
@@ -222,6 +353,8 @@ def test_what_a_packed_slice_cannot_be(tmp_path: Path) -> None:
         {"n_slices": 1 << 60},
         {"label_names": []},
         {"label_names": ["a", "a"]},
+        {"label_names": ["a\x1b[31m"]},
+        {"task": "a\nb"},
         {"label_names": [["a"]]},
         {"content_windows_hu": [[40]]},
         {"content_windows_hu": [[40, 1e400]]},

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from rsna_e2e.limits import MAX_IMAGE_SIZE_PX, MAX_SUPERSAMPLE
+
 MOST_TIMES = 10**12  # steps of it, counted together, are far from the end of an int64
 MOST_MEMBERS = 1000  # of a list or table
 LARGEST_FLOAT32 = 3.4e38  # what weights and losses are computed in
@@ -28,8 +30,8 @@ Fold = Annotated[int, Field(ge=0, le=MOST_TIMES), _NUMBER]
 Seed = Annotated[int, Field(ge=0, lt=2**63), _NUMBER]
 
 # What is allocated, or started, as asked for
-Side = Annotated[int, Field(gt=0, le=4096), _NUMBER]  # pixels; CT has 512, rarely 1024
-Samples = Annotated[int, Field(gt=0, le=64), _NUMBER]  # along each side of a pixel
+Side = Annotated[int, Field(gt=0, le=MAX_IMAGE_SIZE_PX), _NUMBER]  # pixels; CT has 512, rarely 1024
+Samples = Annotated[int, Field(gt=0, le=MAX_SUPERSAMPLE), _NUMBER]  # along each side of a pixel
 Width = Annotated[int, Field(gt=0, le=8192), _NUMBER]  # features; a head of the widest has 15 GB of weights
 LoaderThreads = Annotated[int, Field(gt=0, le=256), _NUMBER]  # of one rank
 CpuThreads = Annotated[int, Field(gt=0, le=1024), _NUMBER]

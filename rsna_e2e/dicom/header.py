@@ -15,18 +15,12 @@ from rsna_e2e.dicom.scan import FileMeta, Window, read_data_set, read_file_meta
 from rsna_e2e.dicom.syntaxes import readable_syntax
 from rsna_e2e.elements import Elements, RefusedError, shown
 from rsna_e2e.image_ids import image_id_of
+from rsna_e2e.limits import LEAST_PIXELS, LENGTHS_MM, MAX_FRAMES, MAX_POSITION_MM, MAX_WINDOW_HU, ROUNDED_AXES, SIDES_PX
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Acquisition, RawFile, Refusal, SliceRecord
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"  # PS3.4 B.5
 ENHANCED_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
-MAX_SIDE_PX = 4096  # no CT matrix is larger; guards memory against absurd claims
-MAX_FRAMES = 4096
-# CT tables move some 2 m, and the origin lies within their reach; beyond 5 times that nothing was measured.
-MAX_POSITION_MM = 10_000.0
-# Pixels and slices from those of microscopes to a tenth of the widest field of view, which is under 1 m
-LENGTHS_MM = (0.001, 100.0)
-MAX_WINDOW_HU = 65536.0  # HU have 16 bits here: a wider window shows no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +159,9 @@ def _slice_records(slices: Sequence[Elements], syntax_uid: str, *, has_frames: b
 
 def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number: int) -> SliceRecord:
     rows, columns = elements.unsigned("Rows"), elements.unsigned("Columns")
-    if not (1 <= rows <= MAX_SIDE_PX and 1 <= columns <= MAX_SIDE_PX):
-        raise RefusedError(Reason.BAD_VALUE, f"Rows {rows}, Columns {columns}; expected 1 to {MAX_SIDE_PX}")
+    if min(rows, columns) < SIDES_PX[0] or max(rows, columns) > SIDES_PX[1] or rows * columns < LEAST_PIXELS:
+        detail = f"Rows {rows}, Columns {columns}; expected {SIDES_PX[0]} to {SIDES_PX[1]}, and more than one pixel"
+        raise RefusedError(Reason.BAD_VALUE, detail)
     spacing = elements.numbers("PixelSpacing", 2)
     if min(spacing) < LENGTHS_MM[0] or max(spacing) > LENGTHS_MM[1]:
         raise RefusedError(Reason.BAD_VALUE, f"PixelSpacing {spacing[0]:g} x {spacing[1]:g} mm")
@@ -232,6 +227,6 @@ def _check_orientation(cosines: tuple[float, ...]) -> None:
     row, column = cosines[:3], cosines[3:]
     lengths = math.hypot(*row), math.hypot(*column)
     product = sum(a * b for a, b in zip(row, column, strict=True))
-    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(product)) > 0.01:
+    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(product)) > ROUNDED_AXES:
         detail = "ImageOrientationPatient is not two orthogonal unit vectors"
         raise RefusedError(Reason.BAD_VALUE, detail)

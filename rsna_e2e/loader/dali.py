@@ -13,6 +13,7 @@ from rsna_e2e.config import LoaderConfig
 from rsna_e2e.loader.pixels import BufferPool, ReadBatch, read_batch, work_ahead
 from rsna_e2e.loader.plan import BatchPlan
 from rsna_e2e.loader.settings import ImageSettings, empty_images
+from rsna_e2e.loader.share import explained
 from rsna_e2e.records import Int16Image
 from rsna_e2e.store import Store
 
@@ -55,6 +56,8 @@ def dali_images(
             buffers.give_back(batch.buffer, settings.device)
             yield batch.plan, images
         yield from empty_ones()
+    except ValueError as error:  # of the first batch that has yet to come out
+        raise explained(error, next(batch.plan for batch in waiting if len(batch.plan.rows))) from error
     finally:
         del pipeline  # ends what runs in it, before the arrays that it may still be reading go
         source.close()

@@ -16,6 +16,7 @@ from rsna_e2e.loader.grey import LEVELS, normalise, to_grey
 from rsna_e2e.loader.pixels import BufferPool, ReadBatch, read_batch, work_ahead
 from rsna_e2e.loader.plan import BatchPlan
 from rsna_e2e.loader.settings import ImageSettings
+from rsna_e2e.loader.share import explained
 from rsna_e2e.store import Store
 
 
@@ -88,17 +89,20 @@ class LazyImages:
     ) -> torch.Tensor:
         plan, settings = self._plan, self._settings
         heights, widths = torch.from_numpy(plan.shapes[rows]).unbind(1)
-        return ops.transform_slices_packed(
-            self._values,
-            offsets,
-            heights,
-            widths,
-            torch.from_numpy(plan.affine[rows]),
-            windows,
-            size=settings.image.size,
-            border=settings.border,
-            source_box=None if settings.image.is_stretched else torch.from_numpy(plan.source_box[rows]),
-            supersample=settings.image.supersample,
-            channels_last=True,
-            **options,
-        )
+        try:
+            return ops.transform_slices_packed(
+                self._values,
+                offsets,
+                heights,
+                widths,
+                torch.from_numpy(plan.affine[rows]),
+                windows,
+                size=settings.image.size,
+                border=settings.border,
+                source_box=None if settings.image.is_stretched else torch.from_numpy(plan.source_box[rows]),
+                supersample=settings.image.supersample,
+                channels_last=True,
+                **options,
+            )
+        except ValueError as error:
+            raise explained(error, plan, first=rows.start or 0) from error

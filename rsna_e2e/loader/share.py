@@ -2,6 +2,7 @@
 
 # N slices (packed), n of them one rank's own, B series
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,11 @@ import torch
 from rsna_e2e.batch import Rows, SliceImages, StudyBatch
 from rsna_e2e.config import RunConfig
 from rsna_e2e.division import Chunk, Division
+from rsna_e2e.errors import BadInputError
 from rsna_e2e.sampler import Batch, global_batches, series_batches
 from rsna_e2e.store import SeriesSpan, Store, rows_of
 
+_KERNEL_COMPLAINT = re.compile(r"\bslice (\d+): (.+)")  # csrc/ct_params.cpp
 _UNLEARNED_FACTOR = 4  # series in a batch when nothing is learned: darraghdog/rsna, trainlstm.py
 
 
@@ -35,6 +38,22 @@ class Share:
         """Those of the rank's slices [n], in the order of their images."""
         own = [self.batch_rows[chunk.rows] for chunk in self.chunks]
         return np.concatenate(own) if own else self.batch_rows[:0]
+
+
+def explained(error: ValueError, share: Share, *, first: int = 0) -> Exception:
+    """Return what to raise for a kernel's complaint of a slice: an error that names it, and its series.
+
+    first: position among the rank's slices of the first that the kernel was given. Complaints of no slice stay.
+    """
+    found = _KERNEL_COMPLAINT.search(str(error))
+    if found is None:
+        return error
+    row = int(share.rows[first + int(found[1])])
+    span = next(span for span in share.spans if span.rows.start <= row < span.rows.stop)
+    return BadInputError(
+        f"slice {row - span.first_row} of series {span.series_key[:8]} cannot be made an image: {found[2]}. Check the "
+        "settings of image and augment, and the store with: rsna-e2e store verify STORE"
+    )
 
 
 def group_series(store: Store, positions: Sequence[int], config: RunConfig, *, epoch: int | None) -> list[Batch]:

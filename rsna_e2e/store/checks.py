@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.records import Float32Array
-from rsna_e2e.series import FARTHEST_MM, run_starts, slice_indices
+from rsna_e2e.series import run_starts, slice_indices
 from rsna_e2e.store.codecs import MOST_PACKED, Compression
 from rsna_e2e.store.layout import (
     INDEX,
@@ -25,12 +26,12 @@ from rsna_e2e.store.layout import (
     StoreError,
 )
 from rsna_e2e.store.manifest import is_plain_file, read_manifest, table_damage
+from rsna_e2e.store.ranges import LABEL, contradictions, first_outside, outside_ranges
 from rsna_e2e.store.shards import Shape, StoredPixels, check_shard, frame_checksum
 from rsna_e2e.store.tables import read_table
 
 Rows = npt.NDArray[np.int64]
 
-MAX_SIDE_PX = 4096  # of a slice; reading DICOM refuses larger ones
 INDEX_MOST_PACKED = 256  # memory of the index for each byte; a row has 8 bytes of checksum, which nothing packs
 
 _PIXELS = ("byte_offset", "stored_bytes", "checksum", "packed_checksum")  # as in `StoredPixels`
@@ -62,22 +63,33 @@ def shard_damage(path: Path, manifest: Mapping[str, Any], name: str) -> str:
 
 
 def read_index(path: Path, manifest: Mapping[str, Any]) -> dict[str, Column]:
-    """Read the index, all of whose places lie inside of the store's shards. Raises StoreError for any other."""
+    """Read the index: its places lie inside of the store's shards, and all it says can be. Raises StoreError for any
+    other, which names the column, and the slice where it is one's."""
     n_rows = manifest["n_slices"]
     index = read_table(path / INDEX, INDEX_COLUMNS, n_rows=n_rows, most_packed=INDEX_MOST_PACKED)
-    wrong = _wrong_columns(index, manifest)
-    if wrong:
-        raise StoreError(f"{path / INDEX}: damaged (impossible {wrong}). {PREPARE_AGAIN}")
+    for name, row in chain(outside_ranges(index), _wrong_places(index, manifest), contradictions(index)):
+        raise StoreError(f"{path / INDEX}: damaged (impossible {name}{_slice_at(index, row)}). {PREPARE_AGAIN}")
     return index
 
 
 def read_labels(path: Path, manifest: Mapping[str, Any], index: Mapping[str, Column]) -> Float32Array:
-    """Read the labels [N, L] of the index' rows. Raises StoreError for others."""
+    """Read the labels [N, L] of the index' rows, NaN or from 0 to 1. Raises StoreError for others, and for a split that
+    is not theirs."""
     kinds = {"image_id": "str", **dict.fromkeys(manifest["label_names"], "float32")}
     labels = read_table(path / LABELS, kinds, n_rows=manifest["n_slices"])
     if not np.array_equal(labels["image_id"], index["image_id"]):
         raise StoreError(f"{path / LABELS}: labels of other images than the index names. {PREPARE_AGAIN}")
-    return np.stack([labels[name] for name in manifest["label_names"]], axis=1)
+    labels_NL = np.stack([labels[name] for name in manifest["label_names"]], axis=1)
+    row = first_outside(labels_NL, LABEL)
+    if row is not None:
+        raise StoreError(f"{path / LABELS}: damaged (impossible label{_slice_at(index, row)}). {PREPARE_AGAIN}")
+    starts = run_starts(index["series_key"])
+    is_labelled = np.logical_or.reduceat(~np.isnan(labels_NL).all(axis=1), starts)
+    is_wrong = is_labelled != (index["split"][starts] == "train")
+    if is_wrong.any():
+        row = int(starts[np.argmax(is_wrong)])
+        raise StoreError(f"{path / INDEX}: damaged (impossible split{_slice_at(index, row)}). {PREPARE_AGAIN}")
+    return labels_NL
 
 
 def read_refusals(path: Path, manifest: Mapping[str, Any]) -> dict[str, Column]:
@@ -156,40 +168,34 @@ class StoreFiles:
 def _shard_numbers(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> Rows:
     """Return which of the manifest's shards each row names [N], -1 for none of them."""
     number_of = {name: number for number, name in enumerate(manifest["shards"])}
-    return np.fromiter((number_of.get(name, -1) for name in index["shard"]), np.int64, len(index["shard"]))
+    starts = run_starts(index["shard"])
+    numbers = np.array([number_of.get(name, -1) for name in index["shard"][starts]], dtype=np.int64)
+    return np.repeat(numbers, np.diff(starts, append=len(index["shard"])))
 
 
-def _wrong_columns(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> str:
-    """Return which columns hold what cannot be, empty when none does."""
-    return _wrong_places(index, manifest) or _wrong_numbers(index)
+def _slice_at(index: Mapping[str, Column], row: int | None) -> str:
+    """Which slice a row of the index is, to stand behind what is wrong with it."""
+    if row is None:
+        return ""
+    return f", row {row}: slice {index['slice_index'][row]} of series {index['series_key'][row][:8]}"
 
 
-def _wrong_numbers(index: Mapping[str, Column]) -> str:
-    """Which columns hold numbers that nobody can reckon with: geometry and rescaling are known of every slice."""
-    orientation = [f"iop_{way}_{axis}" for way in ("row", "column") for axis in "xyz"]
-    for name in ("position_mm", *(f"ipp_{axis}_mm" for axis in "xyz"), *orientation):
-        if not (np.abs(index[name]) <= FARTHEST_MM).all():  # direction cosines are far below that
-            return name
-    names = ("spacing_row_mm", "spacing_column_mm", "slope", "intercept")
-    return next((name for name in names if not np.isfinite(index[name]).all()), "")
-
-
-def _wrong_places(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> str:
-    """Which columns lead elsewhere, or number slices otherwise than in order."""
+def _wrong_places(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> Iterator[tuple[str, int | None]]:
+    """Yield columns that lead elsewhere, or number slices otherwise than in order, with the first such row."""
     shard_N = _shard_numbers(index, manifest)
-    if (shard_N < 0).any():
-        return "shard"
-    rows_N, columns_N = index["rows"].astype(np.int64), index["columns"].astype(np.int64)
-    if min(rows_N.min(), columns_N.min()) < 1 or max(rows_N.max(), columns_N.max()) > MAX_SIDE_PX:
-        return "rows or columns"
-    n_bytes_N, stored_N, offset_N = 2 * rows_N * columns_N, index["stored_bytes"], index["byte_offset"]
-    size_N = np.array(list(manifest["shards"].values()))[shard_N]
-    if manifest["compression"] == "none" and (stored_N != n_bytes_N).any():
-        return "stored_bytes"
-    if (stored_N < 1).any() or (stored_N > size_N).any() or (n_bytes_N // MOST_PACKED > stored_N).any():
-        return "stored_bytes"
-    if (offset_N < 0).any() or (offset_N > size_N - stored_N).any():
-        return "byte_offset"
+    size_N = np.array([*manifest["shards"].values(), 0])[shard_N]
+    n_bytes_N = 2 * index["rows"].astype(np.int64) * index["columns"]
+    stored_N, offset_N = index["stored_bytes"], index["byte_offset"]
+    least_N = n_bytes_N if manifest["compression"] == "none" else np.maximum(n_bytes_N // MOST_PACKED, 1)
+    most_N = np.minimum(size_N, n_bytes_N) if manifest["compression"] == "none" else size_N
     if len(run_starts(index["series_key"])) != manifest["n_series"]:
-        return "series_key"
-    return "" if np.array_equal(index["slice_index"], slice_indices(index["series_key"])) else "slice_index"
+        yield "series_key", None
+    is_good = {
+        "shard": shard_N >= 0,
+        "stored_bytes": (stored_N >= least_N) & (stored_N <= most_N),
+        "byte_offset": offset_N <= size_N - stored_N,
+        "slice_index": index["slice_index"] == slice_indices(index["series_key"]),
+    }
+    for name, is_good_N in is_good.items():
+        if not is_good_N.all():
+            yield name, int(np.argmin(is_good_N))

@@ -98,7 +98,7 @@ def _damaged(path: Path) -> StoreError:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 1000
+    return isinstance(value, str) and len(value) <= 1000 and value.isprintable()
 
 
 def _is_count(value: Any) -> bool:

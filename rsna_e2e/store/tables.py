@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rsna_e2e.store.layout import PREPARE_AGAIN, Column, StoreError
+from rsna_e2e.store.ranges import FREE_TEXTS, TEXTS
 
 # How much memory a table may take for each byte of its file. One made to fill the memory takes next to no bytes, but
 # genuine ones may be packed well: names that are numbered take a byte each, however long the path before the number.
@@ -50,8 +52,8 @@ def read_table(
     """Read Parquet columns; text becomes objects, equal texts of a column the same one.
 
     kinds: the names of all columns and what they hold, as in `INDEX_COLUMNS`. most_packed: bytes of memory for each
-    byte of the file. Raises StoreError when the file has other columns, another number of rows, or claims more than its
-    size can hold.
+    byte of the file. Raises StoreError when the file has other columns, another number of rows, claims more than its
+    size can hold, or holds texts that are not those of `TEXTS`.
     """
     try:
         texts = [name for name, kind in kinds.items() if kind == "str"]  # each distinct one is taken once
@@ -68,7 +70,7 @@ def read_table(
         release_unused()  # before texts become objects
         if any(column.null_count for column in table.columns):
             raise _damaged(path, "some values are missing")
-        return {name: _to_numpy(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+        return {name: _to_numpy(path, name, table[name]) for name in table.column_names}
     except KeyError:  # a column to be read as a dictionary is not there
         raise _damaged(path, _OTHER_COLUMNS) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -91,10 +93,22 @@ def _damaged(path: Path, what: str) -> StoreError:
     return StoreError(f"{path}: damaged ({what}). {PREPARE_AGAIN}")
 
 
-def _to_numpy(column: Any) -> Column:
+def _to_numpy(path: Path, name: str, column: Any) -> Column:
     if not pa.types.is_dictionary(column.type):
         return np.asarray(column.to_numpy())
-    return texts_to_numpy(column.unify_dictionaries().combine_chunks())
+    codes = column.unify_dictionaries().combine_chunks()
+    texts = texts_to_numpy(codes)
+    if name in TEXTS and not (name in FREE_TEXTS and _is_plain(codes.dictionary)):
+        is_good = pc.match_substring_regex(codes.dictionary, f"^(?:{TEXTS[name]})$").to_numpy(zero_copy_only=False)
+        if not is_good.all():
+            raise _damaged(path, f"impossible {name}, row {int(np.argmin(is_good[codes.indices.to_numpy()]))}")
+    return texts
+
+
+def _is_plain(texts: Any) -> bool:
+    """Whether texts have no character but those of ASCII that are printed: a look at their bytes, as most have none."""
+    characters = np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)
+    return not len(characters) or (characters.min() >= ord(" ") and characters.max() <= ord("~"))
 
 
 def texts_to_numpy(codes: Any) -> Column:

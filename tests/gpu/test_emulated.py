@@ -54,6 +54,14 @@ def test_boxes_and_supersampling(
         check(emulated, hu, affine, n_channels=n_channels, supersample=supersample, border=border, **chosen)
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 53), (53, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_single_row_or_column(emulated: ctypes.CDLL, dtype: torch.dtype, height: int, width: int) -> None:
+    hu, affine = noise(4, height, width), turned(4, height, width, 33, zoom=0.1)
+    for n_channels, border in ((3, "replicate"), (2, "zero")):
+        check(emulated, hu, affine, size=33, n_channels=n_channels, dtype=dtype, channels_last=True, border=border)
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shift", [1, 2, 3])
 def test_output_that_is_not_aligned(emulated: ctypes.CDLL, shift: int, dtype: torch.dtype) -> None:

@@ -62,7 +62,7 @@ def test_full_size(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("first", [0, 1, 3, 5])
 def test_slices_of_mixed_sizes_at_odd_addresses(first: int, dtype: torch.dtype) -> None:
     """Packed slices of odd sizes, in a view that begins at any multiple of 2 bytes."""
-    shapes = [(50, 37), (2, 2), (3, 301), (128, 128), (33, 2)]
+    shapes = [(50, 37), (2, 2), (3, 301), (1, 37), (128, 128), (33, 2), (37, 1)]
     heights, widths = (torch.tensor(extents, dtype=torch.int32) for extents in zip(*shapes, strict=True))
     counts = heights.long() * widths
     values = noise(1, 1, first + int(counts.sum())).reshape(-1)
@@ -77,7 +77,7 @@ def test_slices_of_mixed_sizes_at_odd_addresses(first: int, dtype: torch.dtype) 
     assert torch.equal(boxes.cpu(), ops.content_box_packed(values[first:], *packed, windows(3)))
 
 
-@pytest.mark.parametrize(("height", "width"), [(512, 512), (500, 333), (2, 2), (31, 1000), (1000, 8)])
+@pytest.mark.parametrize(("height", "width"), [(512, 512), (500, 333), (2, 2), (31, 1000), (1000, 8), (1, 9), (9, 1)])
 def test_content_box(height: int, width: int) -> None:
     hu = content(9, height, width)
     boxes = ops.content_box(hu.cuda(), windows(2))

@@ -1,0 +1,17 @@
+"""How large and how far anything of a slice may be: the same where files are read, where stores are opened, and where
+slices are transformed."""
+
+# Rows and columns: no CT matrix is larger, and absurd claims would fill the memory. Interpolation takes pairs of
+# pixels.
+SIDES_PX = (1, 4096)
+LEAST_PIXELS = 2
+MAX_FRAMES = 4096
+# CT tables move some 2 m, and the origin lies within their reach; beyond 5 times that nothing was measured.
+MAX_POSITION_MM = 10_000.0
+# Pixels and slices from those of microscopes to a tenth of the widest field of view, which is under 1 m
+LENGTHS_MM = (0.001, 100.0)
+MAX_WINDOW_HU = 65536.0  # HU have 16 bits here: a wider window shows no more
+ROUNDED_AXES = 0.01  # how far direction cosines may be from those of orthogonal unit vectors
+# Of images: no larger than slices; kernels take as much and more (csrc/ct_params.cpp)
+MAX_IMAGE_SIZE_PX = 4096
+MAX_SUPERSAMPLE = 16
