@@ -33,8 +33,9 @@ struct SliceParams {
   const int32_t* lowest_hu = nullptr;  // [N]: of each slice, subtracted after windowing in 8-bit mode; or null
 };
 
-// Throws std::invalid_argument naming the slice: less than two pixels, or more than 32767 in a row or column, matrix not
-// finite, singular or leading more than 1e9 pixels away, box without a pixel of the slice, lowest HU that is no int16.
+// Throws std::invalid_argument naming the slice: less than two pixels, or more than 32767 in a row or column, matrix
+// not finite, singular or leading more than 1e9 pixels away, box without a pixel of the slice, lowest HU that is no
+// int16.
 std::vector<Slice> make_slices(const SliceParams& params);
 
 // How an output of this size is sampled n_sub x n_sub times per pixel.
