@@ -17,7 +17,8 @@
 
 namespace rsna {
 
-constexpr const char* kSlicesDoc = "Slices [H, W] in Hounsfield units, 1 to 32767 pixels high and wide, and more than one.";
+constexpr const char* kSlicesDoc =
+    "Slices [H, W] in Hounsfield units, 1 to 32767 pixels high and wide, and more than one.";
 constexpr const char* kWindowsDoc = "Center and width of each window in HU, one after another.";
 
 inline void check(bool is_good, const std::string& message) {
