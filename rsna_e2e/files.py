@@ -9,8 +9,9 @@ import io
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -151,6 +152,19 @@ def prepare_file(path: Path, *, example: str) -> None:
     if path.is_dir() or not path.name:
         raise UsageError(f"{path}: not the name of a file. Give one, such as {example}")
     make_folder(path.parent)
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what is in a folder, in order, without what a new file system has at its root. Source: mke2fs(8)."""
+    return sorted(path for path in folder.iterdir() if path.name != "lost+found")
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, as far as that can be done: of a link to one, or where another disk is mounted, the content."""
+    with suppress(OSError):
+        for path in entries(folder):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
+        folder.rmdir()
 
 
 def make_folder(path: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import make_folder
+from rsna_e2e.files import full_disk_named, make_folder
 from rsna_e2e.records import Refusal
 
 Column = npt.NDArray[Any]
@@ -111,10 +111,14 @@ def load_or_make_key(path: Path) -> Pseudonyms:
         return load_key(path)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be made: {error.strerror}. Choose another place for the key") from error
-    with open(descriptor, "w") as file:
-        file.write(secrets.token_hex(KEY_BYTES) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with full_disk_named(path), open(descriptor, "w") as file:
+            file.write(secrets.token_hex(KEY_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink()  # or the next time it would be taken for the key
+        raise
     return load_key(path)
 
 

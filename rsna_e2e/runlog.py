@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -20,7 +19,17 @@ from torch.utils.tensorboard import SummaryWriter
 from rsna_e2e.config import RunConfig, as_yaml
 from rsna_e2e.device import Compute
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import as_json, atomic_writer, full_disk_named, is_full, lock_folder, make_folder, write_json
+from rsna_e2e.files import (
+    as_json,
+    atomic_writer,
+    entries,
+    full_disk_named,
+    is_full,
+    lock_folder,
+    make_folder,
+    remove_folder,
+    write_json,
+)
 from rsna_e2e.machine import describe_code, describe_environment
 from rsna_e2e.run_folder import CONFIG, CONFIG_SHA256, MANIFEST, read_manifest
 
@@ -99,7 +108,7 @@ class RunLog:
         except BaseException:
             threading.excepthook = self._on_thread
             if not self._is_resumed:
-                shutil.rmtree(run, ignore_errors=True)
+                remove_folder(run)
             os.close(self._lock)
             raise
 
@@ -150,7 +159,7 @@ class RunLog:
             with suppress(*([OSError] if kind is not None else [])), self._full_disk_named():
                 self._tensorboard.close()
             if kind is not None and not self._is_resumed and not any((self.run / n).exists() for n in _WORTH_KEEPING):
-                shutil.rmtree(self.run, ignore_errors=True)
+                remove_folder(self.run)
         finally:
             threading.excepthook = self._on_thread
             os.close(self._lock)
@@ -196,7 +205,7 @@ def _is_before(line: bytes, point: ResumePoint) -> bool:
 
 def _is_free(run: Path) -> bool:
     """Whether a folder is empty, but for what a run left that was killed before it had begun."""
-    return all(_UNFINISHED.fullmatch(path.name) for path in run.iterdir())
+    return all(_UNFINISHED.fullmatch(path.name) for path in entries(run))
 
 
 def _lock(run: Path) -> int:

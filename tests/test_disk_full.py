@@ -1,4 +1,4 @@
-"""Preparing and mending on a disk that is really full: one line, nothing half-written is taken for whole."""
+"""Every verb on a disk that is really full: one line, exit code 5, nothing half-written is taken for whole."""
 
 import json
 import subprocess
@@ -6,12 +6,41 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import phantoms
 import pytest
+import small
+from training_runs import command_line, one_thread
+
+from rsna_e2e.model import SequenceHead
+from rsna_e2e.predict import predict
+from rsna_e2e.tensors import encode
+from rsna_e2e.train import train
 
 LIMIT_S = 10.0
 SLICES, SLICE_BYTES = 20, 512 * 512 * 2  # 10 MiB for a disk of 8
 
+# Runs verbs, each with a disk of its own with so many bytes free; torch is imported once, for them all.
+FORKS = """
+import json, os, subprocess, sys
+from pathlib import Path
+import rsna_e2e.train, rsna_e2e.report, rsna_e2e.extract
+from rsna_e2e.cli import main
+disk, told = Path(sys.argv[1]), []
+for free, command in json.loads(sys.argv[2]):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], check=True)
+    (disk / "others").write_bytes(bytes((1 << 20) - free))
+    child = os.fork()
+    if child == 0:
+        for number in (1, 2):
+            os.dup2(os.open(f"{sys.argv[3]}/{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        raise SystemExit(main(command))
+    rc = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    names = sorted(str(path.relative_to(disk)) for path in disk.rglob("*") if path.is_file())
+    subprocess.run(["umount", str(disk)], check=True)
+    told.append({"rc": rc, "err": Path(sys.argv[3], "2").read_text(), "names": names})
+print(json.dumps(told))
+"""
 GROW = ["grow"]
 # Runs commands on a disk, which grows in between; tells how each ended and what was on the disk.
 DRIVER = """
@@ -63,7 +92,7 @@ shard.write_bytes(content)
 """
 
 
-def on_a_small_disk(folder: Path, commands: list[list[str]]) -> list[dict[str, Any]]:
+def on_a_small_disk(folder: Path, commands: object, *, driver: str = DRIVER) -> list[dict[str, Any]]:
     """Run commands with a tmpfs of 8 MiB at `folder`/disk, which nobody else sees and that goes with them."""
 
     def alone(script: str) -> list[str]:
@@ -73,13 +102,16 @@ def on_a_small_disk(folder: Path, commands: list[list[str]]) -> list[dict[str, A
     if subprocess.run([*alone("true"), str(folder / "disk")], check=False, capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     command = [
-        *alone('exec "$2" -c "$3" "$1" "$4"'),
+        *alone('exec "$2" -c "$3" "$1" "$4" "$5"'),
         str(folder / "disk"),
         sys.executable,
-        DRIVER,
+        driver,
         json.dumps(commands),
+        str(folder),
     ]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=one_thread())
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
     assert isinstance(told, list)
     return told
 
@@ -134,3 +166,57 @@ def test_mending(raw: Path, tmp_path: Path) -> None:
     (line,) = [line for line in full["err"].splitlines() if line.startswith("rsna-e2e store: ")]
     assert f"{store}/shards/00000.h5: the disk is full; mending it needs 5,2" in line
     assert full["names"] == made["names"] == whole["names"]
+
+
+@pytest.fixture(scope="module")
+def verbs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Arguments of verbs that write to DISK."""
+    folder = tmp_path_factory.mktemp("verbs")
+    store = small.make_store(folder)
+    config, run, submission = small.image_config(epochs=1), folder / "run", folder / "submission.csv"
+    train(store, run, config, device="cpu")
+    predict(run, store, split="train", out=submission, device="cpu")
+    (folder / "ids.csv").write_text("\n".join(["Image", *store.index["image_id"].tolist()]))
+    np.savez(folder / "emb.npz", np.ones((len(store), 400), dtype=np.float32))
+    (folder / "head.safetensors").write_bytes(encode(SequenceHead(4, 6).state_dict()))
+    truth = folder / "raw" / "stage_2_train.csv"
+    recipe = folder / "recipe.yaml"
+    command_line(store.path, recipe.with_suffix(""), config)
+    own = ["--recipe", str(recipe), "--device", "cpu"]
+    return {
+        "synth": ["synth", "DISK/raw", "--studies", "1", "--jobs", "1"],
+        "prepare": ["prepare", str(folder / "raw"), "DISK/store", "--jobs", "1"],
+        "verify": ["store", "verify", str(store.path), "--out", "DISK/deep/damage.json"],
+        "inspect": ["inspect", str(store.path), "--out", "DISK/inspection"],
+        "train": ["train", str(store.path), "DISK/run", *own],
+        "find-lr": ["find-lr", str(store.path), "DISK/rates", *own, "--phase", "slices", "--steps", "10"],
+        "embed": ["embed", str(run), str(store.path), "DISK/embeddings", "--device", "cpu"],
+        "import-embeddings": ["import-embeddings", str(folder / "emb.npz"), "DISK/imported", "--store", str(store.path),
+                              "--ids", str(folder / "ids.csv"), "--part", "test", "--name", "v12"],
+        "import-weights": ["import-weights", str(folder / "head.safetensors"), "DISK/head.safetensors",
+                           "--kind", "sequences"],
+        "predict": ["predict", str(run), str(store.path), "--out", "DISK/submission.csv", "--device", "cpu"],
+        "predict epochs": ["predict", str(run), str(store.path), "--out", "DISK/s.csv", "--device", "cpu",
+                           "--checkpoint", "epochs"],
+        "bag": ["bag", str(submission), "--out", "DISK/bag.csv.gz"],
+        "smooth": ["smooth", str(submission), "--out", "DISK/smoothed.csv"],
+        "evaluate": ["evaluate", str(submission), str(truth), "--out", "DISK/report", "--store", str(store.path)],
+        "bench": ["bench", "loader", str(store.path), *own[:2], "--slices", "8", "--rounds", "1",
+                  "--out", "DISK/figures.json"],
+    }  # fmt: skip
+
+
+def test_every_verb(verbs: dict[str, list[str]], tmp_path: Path) -> None:
+    disk = str(tmp_path / "disk")
+    commands = [
+        (free, [word.replace("DISK", disk) for word in command]) for command in verbs.values() for free in (0, 8192)
+    ]
+    told = on_a_small_disk(tmp_path, commands, driver=FORKS)
+    for (free, command), ended in zip(commands, told, strict=True):
+        *_, line = ended["err"].splitlines() or [""]
+        assert ended["rc"] == 5 or (ended["rc"] == 0 and free), (command, free, ended)
+        assert "Traceback" not in ended["err"], ended["err"]
+        if ended["rc"]:
+            assert line.startswith(f"rsna-e2e {command[0]}: {disk}/"), (command, ended["err"])
+            assert "Free some space" in line or "free some space" in line
+        assert not [name for name in ended["names"] if ".tmp-" in name], (command, ended["names"])

@@ -16,7 +16,7 @@ from rsna_e2e.config import View
 from rsna_e2e.embeddings.layout import MANIFEST, EmbeddingsError, Manifest, Source
 from rsna_e2e.embeddings.shards import Append, Shard, open_shard, shard_writer
 from rsna_e2e.errors import UsageError
-from rsna_e2e.files import lock_folder, make_folder, write_json
+from rsna_e2e.files import entries, lock_folder, make_folder, write_json
 from rsna_e2e.store import Store
 
 SHARD_SLICES = 50_000
@@ -89,7 +89,7 @@ class EmbeddingWriter:
 
     def _take_stock(self) -> None:
         """Open the shards that are there; remove what a killed process left."""
-        for path in sorted(self._folder.iterdir()):
+        for path in entries(self._folder):
             if path.suffix.startswith(".tmp-") and path.stem.endswith(".h5"):
                 path.unlink()
             elif path.name == MANIFEST or ".tmp-" in path.name:

@@ -20,7 +20,7 @@ from rsna_e2e.pipeline import Part
 from rsna_e2e.pipeline.ledger import Ledger, State
 from rsna_e2e.pipeline.plan import PREPARE, Folders, Step
 from rsna_e2e.resume import what_matters
-from rsna_e2e.store import Store
+from rsna_e2e.store import Store, is_store
 
 Execute = Callable[[Step, Sequence[str]], int]
 
@@ -125,7 +125,7 @@ class Pipeline:
             save_config(step.settings, path=self.folders.settings(step))
         make_folder(step.output.parent)
         began_s = time.monotonic()
-        is_whole = step.verb == "prepare" and step.output.exists()  # a store appears whole; prepare will not replace it
+        is_whole = step.verb == "prepare" and is_store(step.output)  # it appears whole; prepare will not replace it
         code = 0 if is_whole else execute(step, self.command(step))
         if code:
             raise CommandFailedError(f"{step.name} ended with exit code {code}; what came before is kept", code)
@@ -157,7 +157,7 @@ class Pipeline:
 
     def _hash_of_data(self) -> str | None:
         """What stands for the data of the store, which is checked first; None when there is no store."""
-        if self._data_hash is None and self.folders.store.exists():
+        if self._data_hash is None and is_store(self.folders.store):
             with closing(Store.open(self.folders.store)) as store:
                 self._check(store)
                 self._data_hash = store.data_hash

@@ -82,7 +82,7 @@ def prepare(
         headers = read_headers(inputs, pool, writer.notes_folder, progress, requires_hu=requires_hu)
         inputs = replace(inputs, files=())  # many of them need room
         shards, refused, told_by = _plan(inputs, headers, pool, writer, progress)
-        with _enough_space(store, shards, compression):
+        with _enough_space(store, writer.shards_folder, shards, compression):
             _write_shards(inputs, shards, pool, len(refused), progress)
             stored, refusals = _collect(inputs, shards, refused)
             if not len(stored["image_id"]):
@@ -142,7 +142,7 @@ def prepare_part(
         inputs = replace(inputs, files=())
         every_shard, refused, _ = _plan(inputs, headers, pool, writer, progress)
         shards = every_shard[part.number - 1 :: part.n]
-        with _enough_space(store, shards, compression):
+        with _enough_space(store, writer.shards_folder, shards, compression):
             _write_shards(inputs, shards, pool, len(refused), progress)
         writer.keep()
     return PartReport(
@@ -271,7 +271,7 @@ def _named_or_not(
 
 
 @contextmanager
-def _enough_space(store: Path, shards: Sequence[ShardPlan], compression: Compression) -> Iterator[None]:
+def _enough_space(store: Path, place: Path, shards: Sequence[ShardPlan], compression: Compression) -> Iterator[None]:
     """Refuse to begin what cannot be finished, and say the same if somebody else fills the disk meanwhile.
 
     How much packed pixels take is not known before, so with them it is begun.
@@ -280,7 +280,7 @@ def _enough_space(store: Path, shards: Sequence[ShardPlan], compression: Compres
     at_most = "" if compression == "none" else " at most"
     advice = f"the disk is too small: the store needs {needed:,} bytes{at_most}. Free some space or choose another disk"
     present = sum(shard.n_bytes for shard in shards if shard.note.exists())
-    if compression == "none" and shutil.disk_usage(store.parent).free + present < needed:
+    if compression == "none" and shutil.disk_usage(place).free + present < needed:
         raise DiskFullError(f"{store}: {advice}")
     with full_disk_named(store, advice):
         yield

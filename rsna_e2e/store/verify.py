@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rsna_e2e.files import entries
 from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.store.checks import (
     Rows,
@@ -136,7 +137,7 @@ def _verify_tables(path: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, C
 def _unexpected(path: Path, manifest: Mapping[str, Any]) -> list[Damage]:
     """What else lies in the store's folders."""
     known = {MANIFEST, SHARDS, *manifest["files"]}
-    found = [place.name for place in path.iterdir() if place.name not in known]
+    found = [place.name for place in entries(path) if place.name not in known]
     if (path / SHARDS).is_dir() and not (path / SHARDS).is_symlink():
         found += [
             f"{SHARDS}/{place.name}" for place in (path / SHARDS).iterdir() if place.name not in manifest["shards"]

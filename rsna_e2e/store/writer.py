@@ -13,7 +13,7 @@ import numpy as np
 
 from rsna_e2e import __version__
 from rsna_e2e.errors import BadInputError, RsnaError, UsageError
-from rsna_e2e.files import as_json, lock_folder, sync
+from rsna_e2e.files import as_json, entries, full_disk_named, lock_folder, sync
 from rsna_e2e.records import Float32Array, Refusal
 from rsna_e2e.series import run_starts
 from rsna_e2e.store.checks import StoreFiles, read_index, read_labels, read_refusals
@@ -37,12 +37,16 @@ from rsna_e2e.store.manifest import sealed
 from rsna_e2e.store.tables import write_table
 from rsna_e2e.tasks import Task
 
+_ENTRIES = (SHARDS, INDEX, LABELS, REFUSALS, MANIFEST)
+_STORE = "store"
 _INPUTS = "inputs"
 _SHARD_NOTE = "shard-"
 
 
 class StoreWriter:
-    """Context in which a store is built in `STORE.partial`; `commit` makes it STORE.
+    """Context in which a store is built in `STORE.partial`, which `commit` makes STORE; or, where STORE is an empty
+    folder already, in `STORE/.partial`, whose content goes there: another disk may be mounted there, and users may have
+    given the folder an owner. A link is followed.
 
     Shards go into `shards_folder`, by `write_shard`, from any process; what else helps to go on after an interruption
     into `notes_folder`. Both are as an interrupted attempt left them, where that names the same `inputs`, and empty
@@ -53,8 +57,11 @@ class StoreWriter:
     def __init__(self, target: Path, *, inputs: str = "", folder: Path | None = None) -> None:
         self.target = target
         self._inputs = inputs
-        self._partial = folder or target.with_name(target.name + ".partial")
-        self._store = self._partial / "store"
+        self._place = Path(os.path.realpath(target))
+        self._is_filled = self._place.is_dir()
+        self._beside, self._inside = self._place.with_name(f"{self._place.name}.partial"), self._place / ".partial"
+        self._partial = folder or (self._inside if self._is_filled else self._beside)
+        self._store = self._partial / _STORE
         self.shards_folder = self._store / SHARDS
         self.notes_folder = self._partial / "notes"
         self._lock = -1
@@ -64,9 +71,10 @@ class StoreWriter:
     def __enter__(self) -> "StoreWriter":
         self._check_target_is_free()
         try:
-            self._partial.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_folder(self._partial)
-            self._make_folders()
+            with full_disk_named(self.target):
+                self._partial.mkdir(parents=True, exist_ok=True)
+                self._lock = lock_folder(self._partial)
+                self._make_folders()
         except BlockingIOError:
             raise StoreError(f"{self.target}: another process is preparing it. Wait for it or choose another") from None
         except OSError as error:
@@ -129,6 +137,9 @@ class StoreWriter:
     def _make_folders(self) -> None:
         """Keep what an interrupted attempt made from the same inputs, but for files that it had not finished."""
         inputs = self._partial / _INPUTS
+        if self._partial == self._inside:
+            for place in self._moved():  # killed while it committed
+                place.replace(self._store / place.name)
         if not (self._inputs and inputs.is_file() and inputs.read_text() == self._inputs):
             for leftover in self._partial.iterdir():
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -188,11 +199,16 @@ class StoreWriter:
         del columns, label_columns  # of many slices, twice at once would be the most memory of all
         self._check_tables(manifest)
         (self._store / MANIFEST).write_text(as_json(sealed(manifest), indent=1) + "\n")
-        for name in (INDEX, LABELS, REFUSALS, MANIFEST, SHARDS, ""):
+        for name in (*_ENTRIES, ""):
             sync(self._store / name)
         self._check_target_is_free()
-        self._store.replace(self.target)
-        sync(self.target.parent)
+        if self._is_filled:
+            for name in _ENTRIES:  # the manifest last: it makes the folder a store
+                (self._store / name).replace(self._place / name)
+                sync(self._place)
+        else:
+            self._store.replace(self._place)
+            sync(self._place.parent)
         return hashed
 
     def _check_tables(self, manifest: Mapping[str, Any]) -> None:
@@ -219,11 +235,22 @@ class StoreWriter:
 
     def _check_target_is_free(self) -> None:
         if (self.target / MANIFEST).exists():
-            if not self._store.exists():  # killed between the store's getting its name and clearing up
-                shutil.rmtree(self._partial, ignore_errors=True)
+            for partial in (self._beside, self._inside):
+                if not (partial / _STORE / SHARDS).exists():  # killed between the store's getting whole and clearing up
+                    shutil.rmtree(partial, ignore_errors=True)
             raise StoreError(f"{self.target}: a prepared store is already there. Use it, or remove it first")
-        if self.target.exists() and not (self.target.is_dir() and next(self.target.iterdir(), None) is None):
+        is_free = not self._place.exists() or (self._place.is_dir() and not self._foreign())
+        if not is_free:
             raise StoreError(f"{self.target}: exists and is not empty. Choose another folder for the store")
+
+    def _foreign(self) -> bool:
+        """Whether the folder of the store holds what no attempt to fill it has left."""
+        own = {self._inside, *(self._moved() if (self._inside / _INPUTS).is_file() else ())}
+        return not own.issuperset(entries(self._place))
+
+    def _moved(self) -> list[Path]:
+        """What is in its place already."""
+        return [place for name in _ENTRIES if (place := self._place / name).exists()]
 
 
 def _take(path: Path, place: Path) -> None:

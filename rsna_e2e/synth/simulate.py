@@ -104,8 +104,8 @@ def simulate(
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """Hand out a temporary folder that becomes `out` when the block ends well and is removed when not."""
-    if out.exists():
-        raise BadInputError(f"{out}: exists already. Choose another folder, or remove it first")
+    if os.path.lexists(out):
+        raise BadInputError(f"{out}: exists already. Choose another folder, such as {out / 'raw'}, or remove it first")
     folder = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
         with full_disk_named(out, "the disk is full. A slice takes 0.5 MB; free some space and run again"):
