@@ -55,7 +55,9 @@ def read_labels(path: Path | TableFile, task: Task) -> LabelTable:
     row_ids, row_texts = _read_columns(file)
     values_R = _parse_values(file, row_ids, row_texts)
     row_R, label_R, stems = _split_ids(file, row_ids, task)
-    images = _escaped(stems.dictionary_encode())
+    images = stems.dictionary_encode()
+    if not all(map(str.isprintable, images.dictionary.to_pylist())):
+        images = _escaped(images.dictionary).take(images.indices).dictionary_encode()
     order = pc.sort_indices(images.dictionary).to_numpy()
     cell_R = np.argsort(order)[images.indices.to_numpy()] * len(task.label_names) + label_R
     cells = np.full(len(order) * len(task.label_names), np.nan)
@@ -73,7 +75,7 @@ def read_labels(path: Path | TableFile, task: Task) -> LabelTable:
 def read_ids(file: TableFile) -> list[str]:
     """Read the column ID alone, whatever else a table holds. Raises BadInputError when it has none."""
     row_ids, _ = _read_columns(file)
-    return [row_id or "" for row_id in row_ids.to_pylist()]
+    return [printable(row_id) for row_id in row_ids.to_pylist()]
 
 
 def has_label_columns(file: TableFile) -> bool:
@@ -133,13 +135,8 @@ def _read_columns(file: TableFile) -> tuple[_Strings, _Strings]:
     return table["ID"].combine_chunks(), table["Label"].combine_chunks()
 
 
-def _escaped(images: Any) -> Any:
-    """Return a dictionary array of image ids, escaped."""
-    ids = images.dictionary.to_pylist()
-    if all(map(str.isprintable, ids)):
-        return images
-    escaped = pa.array([printable(image_id) for image_id in ids])
-    return escaped.take(images.indices).dictionary_encode()
+def _escaped(row_ids: _Strings) -> _Strings:
+    return pa.array([printable(row_id) for row_id in row_ids.to_pylist()], pa.string())
 
 
 def _split_ids(file: TableFile, row_ids: _Strings, task: Task) -> tuple[_Rows, _Rows, _Strings]:
@@ -177,7 +174,7 @@ def _parse_values(file: TableFile, row_ids: _Strings, row_texts: _Strings) -> Fl
             return values_R
         row = int(np.argmax(is_bad_R))
     raise BadInputError(
-        f"{file}, line {file.line_of(row)}: Label of {row_ids[row].as_py()} is {row_texts[row].as_py()!r}. "
+        f"{file}, line {file.line_of(row)}: Label of {printable(row_ids[row].as_py())} is {row_texts[row].as_py()!r}. "
         "Expected a number in [0, 1]"
     )
 
@@ -197,6 +194,7 @@ def _first_without_number(texts: _Strings) -> int:
 
 
 def _fail_on_conflict(file: TableFile, row_ids: _Strings, row: int) -> NoReturn:
+    row_ids = _escaped(row_ids)
     same = np.flatnonzero(pc.equal(row_ids, row_ids[row]).to_numpy(zero_copy_only=False))
     lines = ", ".join(str(file.line_of(int(other))) for other in same)
     raise BadInputError(

@@ -53,6 +53,21 @@ def test_spellings_of_the_same_file_read_equal(tmp_path: Path, content: bytes) -
         np.testing.assert_allclose(table.values, plain.values, **EXACT)
 
 
+@pytest.mark.parametrize("path", ["plain.csv.gz", "packed.csv"])
+def test_what_a_file_is_called_does_not_say_whether_it_is_packed(tmp_path: Path, path: str) -> None:
+    content = GOOD.encode() if path.startswith("plain") else gzip.compress(GOOD.encode())
+    assert read_labels(write(tmp_path / path, content), ICH).image_ids == ["ID_a", "ID_b"]
+
+
+def test_ids_are_escaped_as_those_of_files_are(tmp_path: Path) -> None:
+    text = 'ID,Label\n"a,b_any",1\n"c\nd_any",0\n"say ""x""_any",1\n\t_any,0\n'
+    table = read_labels(write(tmp_path / "labels.csv", text), ICH)
+    assert table.image_ids == ["\\t", "a,b", "c\\nd", 'say "x"']
+    assert table.values[:, ICH.any_index].tolist() == [0, 1, 0, 1]
+    with pytest.raises(BadInputError, match=r"rows of ID c\\nd_any differ"):
+        read_labels(write(tmp_path / "labels.csv", text + "c\\nd_any,1\n"), ICH)
+
+
 def test_repeated_rows_that_agree_are_counted(tmp_path: Path) -> None:
     table = read_labels(write(tmp_path / "labels.csv", GOOD + rows("ID_b", 0, 1, 0, 0, "0.250", 1)), ICH)
     assert table.n_repeated_rows == 6
@@ -87,6 +102,13 @@ def test_an_absent_row_is_nan(tmp_path: Path) -> None:
         ("ID,Label\nID_a_any,nan\n", r"line 2: Label of ID_a_any is 'nan'"),
         ("ID,Label\nID_a_any,1,3\n", r"labels\.csv: not a readable CSV file.*columns"),
         (b"ID,Label\nID_\xff_any,1\n", r"labels\.csv: not a readable CSV file.*UTF8"),
+        (
+            "ID,Label,Label\nID_a_any,0,1\n",
+            r"labels\.csv, line 1: several columns are called Label. Keep the right one",
+        ),
+        ('ID,Label,"ID"\nID_a_any,0,ID_b_any\n', r"line 1: several columns are called ID"),
+        ('ID,Label\n"a\nb_any",1\nc_any,2\n', r"line 4: Label of c_any is '2'"),
+        ("ID,Label\rID_a_any,1\r\rID_a_any,0\r", r"rows of ID ID_a_any differ \(lines 2, 4\)"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
