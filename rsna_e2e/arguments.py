@@ -12,7 +12,7 @@ def at_least_one(text: str) -> int:
 
 def checkpoint(text: str) -> str:
     """Which checkpoint of a run: auto, best, last or epoch-N."""
-    if not re.fullmatch(r"auto|best|last|epoch-[1-9]\d*", text, re.ASCII):
+    if not re.fullmatch(r"auto|best|last|epoch-[1-9]\d{0,12}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not auto, best, last or epoch-N, such as epoch-3")
     return text
 

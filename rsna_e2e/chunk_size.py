@@ -12,7 +12,7 @@ from rsna_e2e.buckets import IN_FLIGHT
 from rsna_e2e.config import RunConfig
 from rsna_e2e.device import Compute
 from rsna_e2e.distributed import ALONE, Ranks
-from rsna_e2e.errors import OutOfResourcesError
+from rsna_e2e.errors import OutOfResourcesError, is_out_of_memory
 from rsna_e2e.model import JointModel
 from rsna_e2e.norms import buffers_kept, freeze_norms
 from rsna_e2e.tasks import Task
@@ -109,7 +109,9 @@ def count_fitting(
         with buffers_kept(model):
             measure(embed, _FEW, device)  # leaves gradients and libraries' workspaces, which later passes find there
             few, more = measure(embed, _FEW, device), measure(embed, _MORE, device)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return 0
     finally:
         model.train(was_training)

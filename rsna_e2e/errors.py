@@ -6,6 +6,10 @@ A message says what is wrong, where, and what to do about it. Programming mistak
 BUILD_COMMAND = "pip install --no-build-isolation -e ."  # what to run when something compiled is missing
 
 
+# How libraries say that memory ran out: torch on a CPU and on a GPU, C++ in DALI
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
+
+
 class RsnaError(Exception):
     """Base of every error that is shown to the user as one line, without a traceback."""
 
@@ -58,3 +62,9 @@ class CommandFailedError(RsnaError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of a library says that memory ran out."""
+    is_said = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or is_said

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence, unpack_sequence
 
 from rsna_e2e.config import ModelConfig
-from rsna_e2e.errors import MissingCapabilityError, UsageError
+from rsna_e2e.errors import MissingCapabilityError, UsageError, is_out_of_memory
 from rsna_e2e.slice_dropout import SliceDropout, SliceKeys, drop_by_slice
 from rsna_e2e.tasks import Task
 from rsna_e2e.tensors import load_weights
@@ -208,7 +208,7 @@ def _timm_model(config: ModelConfig, n_channels: int, *, pretrained: bool) -> An
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "Unknown model" in reason:
             raise UsageError(f"timm knows no backbone {name!r}; timm.list_models() lists those it has") from None
-        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in reason:
+        if is_out_of_memory(error):
             raise
         raise UsageError(
             f"model.backbone_arguments do not suit {name}: {reason}" if arguments else f"model.backbone: {reason}"

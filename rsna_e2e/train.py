@@ -16,7 +16,7 @@ from rsna_e2e.device import Compute, check_compute, choose_compute
 from rsna_e2e.distributed import ALONE, Ranks
 from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.embeddings import Embeddings
-from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.errors import BadInputError, UsageError, is_out_of_memory
 from rsna_e2e.files import SEAL, read_json, sealed, unsealed, write_json
 from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.model import JointModel
@@ -259,6 +259,8 @@ def _try_one_image(model: JointModel, config: RunConfig, compute: Compute, *, n_
             with compute.autocast():
                 model.eval().embed(image)
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"{config.model.backbone} does not take images of {size} px: {reason}") from None
 

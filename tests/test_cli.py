@@ -50,6 +50,28 @@ def _says(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -
     return lines[0]
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), 5),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5637144576 bytes"), 5),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), 5),
+        (RuntimeError("Critical error in pipeline:\nstd::bad_alloc"), 5),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("rsna_e2e.config.load_config", fail)
+    assert "train: memory ran out. Smaller images" in _says(capsys, ["train", "store", "run"], code)
+    monkeypatch.setattr("rsna_e2e.config.load_config", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a bug stays one
+        main(["train", "store", "run"])
+
+
 def test_a_missing_or_empty_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing, empty, store = tmp_path / "missing", tmp_path / "empty", tmp_path / "store"
     empty.mkdir()

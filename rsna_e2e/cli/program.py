@@ -18,7 +18,7 @@ from rsna_e2e.cli.speed import add_bench
 from rsna_e2e.cli.stores import add_store
 from rsna_e2e.cli.training import add_find_lr, add_train
 from rsna_e2e.cli.weights import add_import_weights
-from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
+from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError, is_out_of_memory
 from rsna_e2e.files import FULL, is_full
 from rsna_e2e.launch import for_libraries
 
@@ -64,6 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = FULL if is_full(error) else error.strerror
         print(f"rsna-e2e {parsed.verb}: {error.filename or 'input or output'}: {what}", file=sys.stderr)
         return (OutOfResourcesError if is_full(error) else BadInputError).exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        hint = "Smaller images, a smaller model or fewer slices at a time need less"
+        print(f"rsna-e2e {parsed.verb}: memory ran out. {hint}", file=sys.stderr)
+        return OutOfResourcesError.exit_code
     except KeyboardInterrupt:
         print(f"rsna-e2e {parsed.verb}: interrupted", file=sys.stderr)
         return 130

@@ -34,7 +34,7 @@ Side = Annotated[int, Field(gt=0, le=MAX_IMAGE_SIZE_PX), _NUMBER]  # pixels; CT 
 Samples = Annotated[int, Field(gt=0, le=MAX_SUPERSAMPLE), _NUMBER]  # along each side of a pixel
 Width = Annotated[int, Field(gt=0, le=8192), _NUMBER]  # features; a head of the widest has 15 GB of weights
 LoaderThreads = Annotated[int, Field(gt=0, le=256), _NUMBER]  # of one rank
-CpuThreads = Annotated[int, Field(gt=0, le=1024), _NUMBER]
+CpuThreads = Annotated[int, Field(gt=0, le=512), _NUMBER]
 BatchesAhead = Annotated[int, Field(gt=0, le=256), _NUMBER]
 Mebibytes = Annotated[int, Field(gt=0, le=2**16), _NUMBER]
 
