@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import stat
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ SUFFIXES = (".csv", ".csv.gz", ".csv.zip")
 _MOST_LAYERS = 4  # of packing, each in the one before
 _HEADER_BYTES = 4096  # of a table's first line are looked at
 _PIPE_BYTES = 1 << 16
+WAIT_FOR_WRITER_S = 2.0  # a shell may start it later than this program
 _ENCRYPTED = 0x1  # APPNOTE 4.4.4
 
 
@@ -120,9 +122,11 @@ def _only_table(stream: IO[bytes]) -> IO[bytes]:
 
 def _read_pipe(path: Path) -> bytes:
     """Read all that comes out of a pipe. Raises BadInputError when nobody writes to it."""
+    give_up_s = time.monotonic() + WAIT_FOR_WRITER_S
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
-        begin = pipe.read(_PIPE_BYTES)  # None while a writer has not written yet
-        if begin == b"":
-            raise BadInputError(f"{path}: a pipe that nobody writes to. Give a file")
+        while (begin := pipe.read(_PIPE_BYTES)) == b"":  # None once there is a writer that has not written yet
+            if time.monotonic() > give_up_s:
+                raise BadInputError(f"{path}: a pipe that nobody writes to. Give a file")
+            time.sleep(0.01)
         os.set_blocking(pipe.fileno(), True)
         return (begin or b"") + pipe.readall()

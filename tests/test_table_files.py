@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stores import make_store
 
+from rsna_e2e.cli import main
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.table_files import is_table, table_at
+from rsna_e2e.tasks import ICH
 
 TEXT = b'ID,Label\n"a,b_any",1\n\n"c\nd_any",0\ne_any,1\n'
 
@@ -86,20 +89,12 @@ def test_a_pipe_is_read_once_and_may_be_looked_at_often(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_bytes(content))
     writer.start()
-    while (table := _when_there_is_a_writer(pipe)) is None:
-        pass
+    table = table_at(pipe)
     writer.join()
     for _ in range(2):
         with table.open() as stream:
             assert stream.read() == TEXT * 20_000
     assert table.sha256() == hashlib.sha256(content).hexdigest()
-
-
-def _when_there_is_a_writer(pipe: Path) -> object:
-    try:
-        return table_at(pipe)
-    except BadInputError:
-        return None
 
 
 @pytest.mark.parametrize(
@@ -109,7 +104,10 @@ def _when_there_is_a_writer(pipe: Path) -> object:
         (lambda path: path.symlink_to("/dev/zero"), r"a\.csv: a device, and no file"),
     ],
 )
-def test_what_would_never_end_is_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
+def test_what_would_never_end_is_refused(
+    tmp_path: Path, make: Callable[[Path], object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsna_e2e.table_files.WAIT_FOR_WRITER_S", 0.05)
     make(tmp_path / "a.csv")
     with pytest.raises(BadInputError, match=message):
         table_at(tmp_path / "a.csv")
@@ -118,3 +116,36 @@ def test_what_would_never_end_is_refused(tmp_path: Path, make: Callable[[Path], 
 def test_names_of_tables() -> None:
     assert all(map(is_table, ("a.csv", "A.CSV", "a.csv.gz", "a.Csv.Zip")))
     assert not any(map(is_table, ("csv", "a.zip", "a.gz", "a.dcm")))
+
+
+READERS: dict[str, Callable[[Path, Path], list[object]]] = {
+    "prepare": lambda pipe, folder: ["prepare", folder / "raw", folder / "out", "--labels", pipe],
+    "inspect": lambda pipe, folder: ["inspect", folder / "raw", "--out", folder / "out", "--labels", pipe],
+    "pipeline": lambda pipe, folder: [
+        *("pipeline", "joint", "--data", folder / "raw", "--out", folder / "out", "--labels", pipe, "--dry-run")
+    ],
+    "submission": lambda pipe, folder: ["evaluate", pipe, folder / "a.csv", "--out", folder / "out"],
+    "truth": lambda pipe, folder: ["evaluate", folder / "a.csv", pipe, "--out", folder / "out"],
+    "bag": lambda pipe, folder: ["bag", pipe, "--out", folder / "out"],
+    "smooth": lambda pipe, folder: ["smooth", pipe, "--out", folder / "out"],
+    "ids": lambda pipe, folder: [
+        *("import-embeddings", folder / "a.npz", folder / "out", "--store", folder / "store", "--part", "test"),
+        *("--ids", pipe, "--name", "x"),
+    ],
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_nobody_waits_for_a_pipe_without_a_writer(
+    tmp_path: Path, reader: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsna_e2e.table_files.WAIT_FOR_WRITER_S", 0.05)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.dcm").write_bytes(b"")
+    (tmp_path / "a.csv").write_text("ID,Label\n" + "".join(f"a_{name},0\n" for name in ICH.label_names))
+    make_store(tmp_path / "store")
+    for name in ("pipe", "pipe.predictions.parquet"):
+        os.mkfifo(tmp_path / name)
+    assert main([str(word) for word in READERS[reader](tmp_path / "pipe", tmp_path)]) == 3
+    assert "pipe" in capsys.readouterr().err
+    assert not (tmp_path / "out").is_file()
