@@ -96,6 +96,7 @@ def write_labels(
     """
     values_NL = np.asarray(values, dtype=np.float64)
     assert values_NL.shape == (len(image_ids), len(task.label_names))
+    assert all(image_ids), "an image id is not empty"
     assert bool(((values_NL >= 0) & (values_NL <= 1)).all()), "labels and probabilities lie in [0, 1]"
     suffixes = [task.label_id("", name) for name in task.label_names]
     ids = (image_id + suffix for image_id in image_ids for suffix in suffixes)

@@ -73,7 +73,7 @@ class Predictor:
             splits = ", ".join(sorted({span.split for span in self.store.series}))
             raise UsageError(f"{self.store.path}: no series in split {split!r}; it has: {splits}")
         image_ids = self.store.index["image_id"][rows_of(self.store.series[position] for position in found)]
-        if n_repeated := len(image_ids) - len(set(image_ids.tolist())):
+        if n_repeated := len(image_ids) - len(set(map(printable, image_ids))):
             raise BadInputError(
                 f"{self.store.path}: {n_repeated} slices have the image id of another, so that no submission could "
                 "tell them apart. Prepare the store again"

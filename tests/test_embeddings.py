@@ -67,6 +67,13 @@ def test_what_was_written_is_read_row_by_row_the_mean_over_views(store: Store, t
         np.testing.assert_array_equal(file["embedding"][:], mirrored[first:])
 
 
+def test_image_ids_may_be_paths_of_any_letters(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [300 * "Größe\\n/" + str(row) for row in range(len(store))]
+    monkeypatch.setitem(store.index, "image_id", np.array(ids, dtype=object))
+    folder = EmbeddingFolder.open(write(tmp_path / "e", store, {"plain": values(store)}), store)
+    np.testing.assert_array_equal(folder.read(np.arange(3)), values(store)[:3])
+
+
 def test_backbones_lie_side_by_side(store: Store, tmp_path: Path) -> None:
     one, two = values(store, 1), values(store, 2)
     paths = [write(tmp_path / name, store, {"plain": v}) for name, v in (("one", one), ("two", two))]

@@ -80,9 +80,7 @@ def test_predict_says_what_is_missing_until_nothing_is(
             words = ["predict", tmp_path / "run", tmp_path / store, "--out", out, "--device", "cpu", *options]
             assert main([str(word) for word in words]) == 0
             said = capsys.readouterr().out
-            expected = (
-                f"missing in the submission: 1 images that prepare refused (1 truncated), which are listed in {out}"
-            )
+            expected = f"submission: 1 image that prepare refused (1 truncated); see {out}.missing.csv"
             assert (expected in said) == (n_missing == 1)
             assert Path(f"{out}.missing.csv").exists() == (n_missing == 1)
 

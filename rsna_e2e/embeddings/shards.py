@@ -23,7 +23,7 @@ from rsna_e2e.store import Store
 
 Append = Callable[[Float32Array], None]
 
-_LONGEST_ID = 1024  # bytes; what is longer is no honest id
+_LONGEST_ID = 6 << 16  # bytes: a name in a zip archive has up to 65,535, which take up to six each when escaped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
