@@ -39,10 +39,15 @@ def read_claim(frame: bytes, syntax: Syntax, *, bytes_per_sample: int) -> FrameC
         claim = _jpeg(frame, syntax.start_of_frame)
         _check_jpeg_end(frame)
         return claim
+    return _jpeg2000(frame, at=find_size(frame))
+
+
+def find_size(frame: bytes) -> int:
+    """Return where the content of the SIZ marker segment of a JPEG 2000 frame begins. Raises RefusedError."""
     if frame[:4] == b"\xff\x4f\xff\x51":
-        return _jpeg2000(frame, at=4)
+        return 4
     if frame[4:8] == b"jP  " and (at := frame.find(b"\xff\x4f\xff\x51")) >= 0:
-        return _jpeg2000(frame, at=at + 4)  # a whole JP2 file, against PS3.5 A.4.4, but seen
+        return at + 4  # a whole JP2 file, against PS3.5 A.4.4, but seen
     raise RefusedError(Reason.DECODER_FAILED, "the frame is no JPEG 2000 codestream")
 
 

@@ -16,6 +16,7 @@ from pydicom.pixels import get_decoder
 from rsna_e2e.dicom.codestream import FrameClaim, read_claim
 from rsna_e2e.dicom.header import SliceHeader
 from rsna_e2e.dicom.inflate import inflate
+from rsna_e2e.dicom.jpeg2000 import check_tiles
 from rsna_e2e.dicom.jpeg_scan import check_scan
 from rsna_e2e.dicom.scan import Window, read_file_meta
 from rsna_e2e.dicom.syntaxes import SYNTAXES, Decoder, Syntax, decoder_version
@@ -84,6 +85,8 @@ def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder
         _check_claim(claim, header)
         if syntax.is_huffman_jpeg:
             check_scan(frame)
+        elif not syntax.start_of_frame:
+            check_tiles(frame)
         bits_allocated = 8 if claim.precision <= 8 else 16
         if record.pixel_representation == 1:
             bits_stored = min(bits_stored, claim.precision)  # the sign stands where the codestream ends
