@@ -1,8 +1,8 @@
 """Whether the tiles of a JPEG 2000 frame hold codes: decoders make pixels of zeros as of anything else.
 
-An end that was lost, and filled with zeros, has more of them than an encoder writes there: an empty packet is one byte of
-zeros, a packet's head has a bit for each code block, and arithmetic codes end in ones (C.2.9), or where they were cut,
-which is `_CHANCE` zeros in a row as often as 2^-128. Inside of codes runs of zeros are honest: patterns make them.
+An end that was lost, and filled with zeros, has more of them than an encoder writes there: an empty packet is one byte
+of zeros, a packet's head has a bit for each code block, and arithmetic codes end in ones (C.2.9), or where they were
+cut, which is `_CHANCE` zeros in a row as often as 2^-128. Inside of codes runs of zeros are honest: patterns make them.
 Source: ISO/IEC 15444-1 A.4 to A.6 (markers), B.6, B.7 and B.10 (packets).
 """
 
