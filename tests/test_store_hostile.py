@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from stores import edit_index, edit_labels, edit_manifest, make_store, sign
 
+from rsna_e2e.elements import _CONTROL
 from rsna_e2e.hdf5 import NotPlainError, open_plain
+from rsna_e2e.records import printable
 from rsna_e2e.store import Store, StoreError, verify_store
 from rsna_e2e.store.layout import INDEX_COLUMNS
-from rsna_e2e.store.tables import write_table
+from rsna_e2e.store.tables import read_table, write_table
 
 SECRET = b"the passwords of everybody, canary 7391 ".ljust(8192)
 
@@ -317,6 +319,21 @@ def test_what_may_be_unknown_or_at_its_end(store_path: Path) -> None:
         _set(window_center_hu=np.nan, window_width_hu=np.nan, slope=-1e308, bits_stored=1, frame_number=4096),
     )
     Store.open(store_path)
+
+
+def test_every_name_that_is_written_is_read(tmp_path: Path) -> None:
+    """What any file may be called, and any patient: no writer writes what its reader refuses."""
+    codes = (*range(1, 0x3000), *range(0x3000, 0xD800, 7), *range(0xE000, 0x110000, 7))
+    characters = list(map(chr, codes))
+    patient = "".join(c for c in characters if not _CONTROL.search(c))
+    columns = {
+        "image_id": printable("".join(characters)),
+        "path": "".join(map(printable, "a\nb\x1b")),
+        "sop_uid": patient,
+    }
+    write_table(tmp_path / "t", {name: np.array([text], dtype=object) for name, text in columns.items()})
+    found = read_table(tmp_path / "t", dict.fromkeys(columns, "str"), n_rows=1)
+    assert {name: column[0] for name, column in found.items()} == columns
 
 
 @pytest.mark.parametrize(("column", "value"), [("path", ESC), ("detail", LINE), ("reason", "<script>")])

@@ -1,8 +1,11 @@
 """What is done to a slice's values, or known of them, by name: lands in the store's `repair` column."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
 
 
 class Repair(StrEnum):
@@ -31,3 +34,8 @@ def joined(repairs: Iterable[Repair]) -> str:
 def has_repair(spelt: str, repair: Repair) -> bool:
     """Whether this is among the names that a value of the `repair` column spells."""
     return repair in spelt.split("+")
+
+
+def mark_repaired(spelt: Sequence[str], repair: Repair) -> npt.NDArray[np.bool_]:
+    """Mark the slices [N] that this was done to. spelt: the `repair` column."""
+    return np.fromiter((has_repair(names, repair) for names in spelt), dtype=bool, count=len(spelt))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rsna_e2e.dicom.repairs import Repair, has_repair
+from rsna_e2e.dicom.repairs import Repair, mark_repaired
 from rsna_e2e.prepare.tables import Table, to_numpy
 
 
@@ -11,9 +11,7 @@ def with_patients(headers: Table) -> Table:
 
     Where these name none, or several, the study stands for its patient, as it does in each header by itself.
     """
-    is_open = np.array(
-        [has_repair(names, Repair.PATIENT_BY_STUDY) for names in to_numpy(headers, "repair")], dtype=bool
-    )
+    is_open = mark_repaired(to_numpy(headers, "repair").tolist(), Repair.PATIENT_BY_STUDY)
     if not is_open.any():
         return headers
     patients, studies = to_numpy(headers, "patient_id"), to_numpy(headers, "study_uid")

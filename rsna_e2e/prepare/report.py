@@ -9,9 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from rsna_e2e.dicom.repairs import Repair, count_repairs, has_repair
+from rsna_e2e.dicom.repairs import Repair, count_repairs, mark_repaired
 from rsna_e2e.labels import LabelTable
 from rsna_e2e.prepare.index import label_rows
 from rsna_e2e.prepare.tables import Column
@@ -103,12 +102,13 @@ def make_report(
     passed_over: Mapping[str, str],
     elapsed_s: float,
 ) -> PrepareReport:
+    names_no_patient = mark_repaired(index["repair"].tolist(), Repair.PATIENT_BY_STUDY)
     _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
     return PrepareReport(
         store=store,
         data_hash=data_hash,
         n_patients=len(set(index["patient_id"].tolist())),
-        n_studies_as_patients=len(set(index["study_uid"][_names_no_patient(index)].tolist())),
+        n_studies_as_patients=len(set(index["study_uid"][names_no_patient].tolist())),
         n_series=len(first),
         n_slices=len(labels_NL),
         n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
@@ -126,11 +126,6 @@ def make_report(
         refusals=count_reasons(refusals),
         elapsed_s=elapsed_s,
     )
-
-
-def _names_no_patient(index: dict[str, Column]) -> npt.NDArray[np.bool_]:
-    repairs, repair_N = np.unique(index["repair"], return_inverse=True)
-    return np.array([has_repair(names, Repair.PATIENT_BY_STUDY) for names in repairs])[repair_N]
 
 
 def count_reasons(refusals: Iterable[Refusal]) -> dict[str, int]:
