@@ -17,23 +17,13 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from types import FrameType
 
-from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
+from rsna_e2e.errors import RsnaError, UsageError
+from rsna_e2e.meeting import ALONE, LOOPBACK, Nodes, check_meeting, number, read_nodes
 from rsna_e2e.preemption import MARKER
 
 PREEMPTED = 75  # exit code; EX_TEMPFAIL of sysexits.h: try again later
-_DEFAULT_PORT = "29500"  # torchrun's own
 _POLL_S = 0.2
 _WITHOUT_WORKERS_S = 60.0  # how long torchrun may go on without any, once they were told to end
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nodes:
-    """The hosts of a run, which of them this is, where they meet, and a name that only this job's hosts have."""
-
-    n_nodes: int = 1
-    node_rank: int = 0
-    endpoint: str = ""
-    job: str = "rsna-e2e"
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -43,6 +33,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
             raise UsageError("bin/train.sh STORE RUN [OPTIONS of rsna-e2e train]; bin/train.sh --help says more")
         nodes = read_nodes(environment)
         n_processes = count_processes(arguments, environment)
+        check_meeting(nodes)
     except RsnaError as error:
         sys.stderr.write(f"train: {error}\n")
         return error.exit_code
@@ -54,41 +45,14 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         exit_code_file = Path(folder) / "exit_code"
         command = make_command(arguments, environment, nodes, n_processes, exit_code_file=exit_code_file)
         sys.stderr.write(f"+ {' '.join(command)}\n")
-        code = supervise(command, for_ranks(n_processes, environment), exit_code_file=exit_code_file)
+        code = supervise(command, for_ranks(n_processes, environment, nodes), exit_code_file=exit_code_file)
     return PREEMPTED if marker.exists() else code
-
-
-def read_nodes(environment: Mapping[str, str]) -> Nodes:
-    """Return the hosts that NNODES, NODE_RANK and MASTER_ADDR[:PORT], or else Slurm's variables, describe.
-
-    Raises UsageError when they do not fit together, MissingCapabilityError without Slurm's `scontrol`.
-    """
-    by_hand = bool(environment.get("NNODES"))
-    n_nodes = _number(environment, "NNODES" if by_hand else "SLURM_JOB_NUM_NODES", least=1)
-    if not by_hand and _number(environment, "SLURM_LOCALID") > 0:
-        raise UsageError("Slurm started several tasks on this node. Use srun --ntasks-per-node=1: it takes all GPUs")
-    if n_nodes == 1:
-        return Nodes()
-    if by_hand and not (environment.get("NODE_RANK") and environment.get("MASTER_ADDR")):
-        raise UsageError(
-            f"NNODES={n_nodes} needs NODE_RANK=0, 1, ... and MASTER_ADDR=HOST[:PORT], the address of node 0, on all"
-        )
-    node_rank = _number(environment, "NODE_RANK" if by_hand else "SLURM_NODEID")
-    if node_rank >= n_nodes:
-        raise UsageError(f"node rank {node_rank} of {n_nodes} nodes: they count from 0")
-    host = environment["MASTER_ADDR"] if by_hand else _first_host(environment)
-    return Nodes(
-        n_nodes=n_nodes,
-        node_rank=node_rank,
-        endpoint=_with_port(host, environment.get("MASTER_PORT") or _DEFAULT_PORT),
-        job="rsna-e2e" if by_hand else f"rsna-e2e-{environment.get('SLURM_JOB_ID', 'slurm')}",
-    )
 
 
 def count_processes(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Return how many ranks this host gets: NPROC, or one for every GPU; one without GPUs and with --device cpu."""
     if environment.get("NPROC"):
-        return _number(environment, "NPROC", least=1)
+        return number(environment, "NPROC", least=1)
     if "--device=cpu" in arguments or ("--device", "cpu") in pairwise(arguments):
         return 1
     visible = environment.get("CUDA_VISIBLE_DEVICES")
@@ -113,24 +77,24 @@ def make_command(
     beside = Path(sys.executable).parent
     if nodes.n_nodes == 1 and n_processes == 1:
         return [str(beside / "rsna-e2e"), *train]
+    meeting = ["--nnodes", str(nodes.n_nodes), "--node-rank", str(nodes.node_rank)]
+    meeting += ["--rdzv-backend", "c10d", "--rdzv-id", nodes.job, "--rdzv-endpoint", nodes.endpoint]
+    meeting += ["--rdzv-conf", f"is_host={int(nodes.node_rank == 0)}"]  # rather than by comparing host names
     if nodes.n_nodes == 1:
-        meeting = ["--standalone", "--local-addr", "127.0.0.1"]  # a host name may not lead anywhere, as in a container
-    else:
-        meeting = ["--nnodes", str(nodes.n_nodes), "--node-rank", str(nodes.node_rank)]
-        meeting += ["--rdzv-backend", "c10d", "--rdzv-id", nodes.job, "--rdzv-endpoint", nodes.endpoint]
-        meeting += ["--rdzv-conf", f"is_host={int(nodes.node_rank == 0)}"]  # rather than by comparing host names
+        meeting += ["--local-addr", LOOPBACK]
     restarts = environment.get("MAX_RESTARTS") or "3"
     workers = ["--nproc-per-node", str(n_processes), "--max-restarts", restarts]
     return [str(beside / "torchrun"), *meeting, *workers, "-m", "rsna_e2e.rank_main", str(exit_code_file), *train]
 
 
-def for_ranks(n_processes: int, environment: Mapping[str, str]) -> dict[str, str]:
+def for_ranks(n_processes: int, environment: Mapping[str, str], nodes: Nodes = ALONE) -> dict[str, str]:
     """Return an environment that suits `n_processes` ranks on this host; what the given one says stays."""
     # torchrun would leave its store to the ranks that it starts again, with the addresses of those that died in it:
     # the new ones then wait a minute for the dead, in vain, and use up the restarts.
     fresh_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // n_processes))} if n_processes > 1 else {}
-    return fresh_store | threads | for_libraries(environment)
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if nodes.n_nodes == 1 else {}  # rather than by the host's name
+    return fresh_store | threads | loopback | for_libraries(environment)
 
 
 def for_libraries(environment: Mapping[str, str]) -> dict[str, str]:
@@ -232,33 +196,6 @@ def _children(parent: int) -> set[int]:
         if int(fields[1]) == parent and fields[0] != "Z":
             found.add(int(stat.parent.name))
     return found
-
-
-def _number(environment: Mapping[str, str], name: str, *, least: int = 0) -> int:
-    """Return a variable as a number; `least` where it is not set."""
-    text = environment.get(name) or str(least)
-    if not (text.isascii() and text.isdecimal() and int(text) >= least):
-        raise UsageError(f"{name}={text!r}: must be a whole number, at least {least}")
-    return int(text)
-
-
-def _first_host(environment: Mapping[str, str]) -> str:
-    """Return the first of Slurm's hosts, whose list (`node[07-12,20]`) only Slurm knows how to read."""
-    if not shutil.which("scontrol", path=environment.get("PATH")):
-        raise MissingCapabilityError(
-            "no scontrol on PATH, which names Slurm's hosts. Set NNODES, NODE_RANK, MASTER_ADDR"
-        )
-    command = ["scontrol", "show", "hostnames", environment.get("SLURM_JOB_NODELIST", "")]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environment))
-    if listed.returncode or not listed.stdout.strip():
-        raise UsageError(f"scontrol names no hosts: {listed.stderr.strip()}. Set NNODES, NODE_RANK and MASTER_ADDR")
-    return listed.stdout.split()[0]
-
-
-def _with_port(host: str, port: str) -> str:
-    if host.count(":") > 1 and not host.startswith("["):  # an IPv6 address
-        return f"[{host}]:{port}"
-    return host if ":" in host.rpartition("]")[2] else f"{host}:{port}"
 
 
 if __name__ == "__main__":

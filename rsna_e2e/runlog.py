@@ -129,7 +129,11 @@ class RunLog:
         self._metrics = (run / METRICS).open("ab", buffering=0)
         purge_step = resumed_at.step + 1 if resumed_at else None
         threading.excepthook = self._unless_full
-        self._tensorboard = SummaryWriter(str(run / TENSORBOARD), purge_step=purge_step)
+        try:
+            self._tensorboard = SummaryWriter(str(run / TENSORBOARD), purge_step=purge_step)
+        except BaseException:
+            self._metrics.close()
+            raise
 
     def write(self, kind: str, step: int, **values: float) -> None:
         """Append one line to metrics.jsonl and one scalar per value to TensorBoard, named kind/value.

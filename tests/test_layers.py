@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 
 LEVELS = (
     {"__init__", "errors", "records", "reasons", "limits", "preemption", "unpickling"},
-    {"files", "image_ids"},
+    {"files", "image_ids", "meeting"},
     {
         *("tasks", "config", "elements", "hdf5", "hounsfield", "arguments", "tensors", "machine", "launch"),
         *("pseudonyms", "volumes"),

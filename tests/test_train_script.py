@@ -3,16 +3,19 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from rsna_e2e import cli, rank_main
-from rsna_e2e.errors import MissingCapabilityError, UsageError
-from rsna_e2e.launch import Nodes, count_processes, make_command, read_nodes
+from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
+from rsna_e2e.launch import count_processes, for_ranks, make_command
+from rsna_e2e.meeting import Nodes, check_meeting, read_nodes
 
 ROOT = Path(__file__).parents[1]
 SLURM = {
@@ -180,7 +183,8 @@ def _command(environment: dict[str, str], n_processes: int) -> list[str]:
 
 
 def test_what_several_processes_are_started_with() -> None:
-    expected = "torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 4 --max-restarts 3"
+    expected = "torchrun --nnodes 1 --node-rank 0 --rdzv-backend c10d --rdzv-id rsna-e2e --rdzv-endpoint 127.0.0.1:0"
+    expected += " --rdzv-conf is_host=1 --local-addr 127.0.0.1 --nproc-per-node 4 --max-restarts 3"
     expected += " -m rsna_e2e.rank_main /tmp/code train s r --resume auto --x"
     assert _command({}, 4) == expected.split()
     assert "--max-restarts 1 " in " ".join(_command({"MAX_RESTARTS": "1"}, 4))
@@ -205,6 +209,49 @@ def test_nodes_named_by_hand_meet_at_the_first(address: str, endpoint: str) -> N
     )
     assert "--rdzv-conf is_host=0 --nproc-per-node 1" in words
     assert "--rdzv-conf is_host=1" in " ".join(_command(environment | {"NODE_RANK": "0"}, 1))
+
+
+def _nodes(node_rank: int, address: str) -> Nodes:
+    return read_nodes({"NNODES": "2", "NODE_RANK": str(node_rank), "MASTER_ADDR": address})
+
+
+@pytest.mark.parametrize("node_rank", [0, 1])
+def test_an_address_that_is_none_is_said_at_once(node_rank: int) -> None:
+    with pytest.raises(UsageError, match=r"no\.such\.host\.invalid:29500 leads nowhere: .*MASTER_ADDR"):
+        check_meeting(_nodes(node_rank, "no.such.host.invalid"), patience_s=0.5)
+
+
+def test_the_first_node_finds_out_whether_it_can_listen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(
+            UsageError, match=rf"node 0 cannot listen at {address}: Address already in use.*MASTER_PORT"
+        ):
+            check_meeting(_nodes(0, address))
+        check_meeting(_nodes(1, address))
+    check_meeting(_nodes(0, address))
+    with pytest.raises(UsageError, match=r"node 0 cannot listen at 192\.0\.2\.1:29500.*an address of this host"):
+        check_meeting(_nodes(0, "192.0.2.1"))  # nobody's: RFC 5737
+    with pytest.raises(RsnaError, match=rf"node 1 of 2 does not reach node 0 at {address}.*refused.*same on node 0"):
+        check_meeting(_nodes(1, address), patience_s=0.3)
+
+
+def test_later_nodes_wait_for_the_first() -> None:
+    with socket.socket() as first:
+        first.bind(("127.0.0.1", 0))
+        late = threading.Timer(0.5, first.listen)
+        late.start()
+        check_meeting(_nodes(1, f"127.0.0.1:{first.getsockname()[1]}"), patience_s=20)
+        late.join()
+
+
+def test_no_name_is_asked_for_where_there_is_one_host() -> None:
+    alone = read_nodes({})
+    assert alone.endpoint == "127.0.0.1:0"
+    check_meeting(alone)
+    assert for_ranks(2, {}, alone)["GLOO_SOCKET_IFNAME"] == "lo"
+    assert for_ranks(2, {"GLOO_SOCKET_IFNAME": "eth0"}, alone)["GLOO_SOCKET_IFNAME"] == "eth0"
+    assert "GLOO_SOCKET_IFNAME" not in for_ranks(2, {}, _nodes(1, "head"))
 
 
 def test_slurm_names_its_nodes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,139 @@
+"""Where the hosts of a run meet: read from the environment, and tried before torchrun is, which fails in pages.
+
+Needs nothing but the standard library.
+"""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
+
+LOOPBACK = "127.0.0.1"
+_DEFAULT_PORT = "29500"  # torchrun's own
+_MEETING_S = 60.0  # how long hosts wait for the first; as long as torchrun would
+_NAME_S = 10.0  # how long a name may lead nowhere: some get it when the first host is up
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nodes:
+    """The hosts of a run, which of them this is, where they meet, and a name that only this job's hosts have.
+
+    endpoint: of one host by itself the address, as no name need lead anywhere, and any port that is free.
+    """
+
+    n_nodes: int = 1
+    node_rank: int = 0
+    endpoint: str = f"{LOOPBACK}:0"
+    job: str = "rsna-e2e"
+
+
+ALONE = Nodes()
+
+
+def read_nodes(environment: Mapping[str, str]) -> Nodes:
+    """Return the hosts that NNODES, NODE_RANK and MASTER_ADDR[:PORT], or else Slurm's variables, describe.
+
+    Raises UsageError when they do not fit together, MissingCapabilityError without Slurm's `scontrol`.
+    """
+    by_hand = bool(environment.get("NNODES"))
+    n_nodes = number(environment, "NNODES" if by_hand else "SLURM_JOB_NUM_NODES", least=1)
+    if not by_hand and number(environment, "SLURM_LOCALID") > 0:
+        raise UsageError("Slurm started several tasks on this node. Use srun --ntasks-per-node=1: it takes all GPUs")
+    if n_nodes == 1:
+        return ALONE
+    if by_hand and not (environment.get("NODE_RANK") and environment.get("MASTER_ADDR")):
+        raise UsageError(
+            f"NNODES={n_nodes} needs NODE_RANK=0, 1, ... and MASTER_ADDR=HOST[:PORT], the address of node 0, on all"
+        )
+    node_rank = number(environment, "NODE_RANK" if by_hand else "SLURM_NODEID")
+    if node_rank >= n_nodes:
+        raise UsageError(f"node rank {node_rank} of {n_nodes} nodes: they count from 0")
+    host = environment["MASTER_ADDR"] if by_hand else _first_host(environment)
+    return Nodes(
+        n_nodes=n_nodes,
+        node_rank=node_rank,
+        endpoint=_with_port(host, environment.get("MASTER_PORT") or _DEFAULT_PORT),
+        job="rsna-e2e" if by_hand else f"rsna-e2e-{environment.get('SLURM_JOB_ID', 'slurm')}",
+    )
+
+
+def check_meeting(nodes: Nodes, *, patience_s: float = _MEETING_S) -> None:
+    """See to it that several hosts can meet, before torchrun tries: wait for the first, or whether it is this.
+
+    Raises UsageError for an address that is none, and on the first host for a port that is taken; RsnaError when the
+    first host does not answer, which may go better another time.
+    """
+    if nodes.n_nodes == 1:
+        return
+    host, _, port = nodes.endpoint.rpartition(":")
+    where = host.strip("[]"), int(port)
+    if nodes.node_rank == 0:
+        _check_is_free(nodes.endpoint, *where)
+        return
+    began_s = time.monotonic()
+    until_s = began_s + patience_s
+    while True:
+        try:
+            socket.create_connection(where, timeout=max(until_s - time.monotonic(), _POLL_S)).close()
+            return
+        except socket.gaierror as error:
+            if time.monotonic() >= min(until_s, began_s + _NAME_S):
+                raise _no_address(nodes.endpoint, error) from None
+        except OSError as error:
+            if time.monotonic() >= until_s:
+                raise RsnaError(
+                    f"node {nodes.node_rank} of {nodes.n_nodes} does not reach node 0 at {nodes.endpoint}: {error}. "
+                    "Start the same on node 0, check MASTER_ADDR and MASTER_PORT, and what lies between the two"
+                ) from None
+        time.sleep(_POLL_S)
+
+
+def _check_is_free(endpoint: str, host: str, port: int) -> None:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except socket.gaierror as error:
+        raise _no_address(endpoint, error) from None
+    except OSError as error:
+        raise UsageError(
+            f"node 0 cannot listen at {endpoint}: {error.strerror}. Give MASTER_ADDR, an address of this host, and a "
+            "MASTER_PORT that nobody uses"
+        ) from None
+
+
+def _no_address(endpoint: str, error: OSError) -> UsageError:
+    return UsageError(f"{endpoint} leads nowhere: {error.strerror}. Give the address of node 0 as MASTER_ADDR")
+
+
+def number(environment: Mapping[str, str], name: str, *, least: int = 0) -> int:
+    """Return a variable as a number; `least` where it is not set."""
+    text = environment.get(name) or str(least)
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise UsageError(f"{name}={text!r}: must be a whole number, at least {least}")
+    return int(text)
+
+
+def _first_host(environment: Mapping[str, str]) -> str:
+    """Return the first of Slurm's hosts, whose list (`node[07-12,20]`) only Slurm knows how to read."""
+    if not shutil.which("scontrol", path=environment.get("PATH")):
+        raise MissingCapabilityError(
+            "no scontrol on PATH, which names Slurm's hosts. Set NNODES, NODE_RANK, MASTER_ADDR"
+        )
+    command = ["scontrol", "show", "hostnames", environment.get("SLURM_JOB_NODELIST", "")]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environment))
+    if listed.returncode or not listed.stdout.strip():
+        raise UsageError(f"scontrol names no hosts: {listed.stderr.strip()}. Set NNODES, NODE_RANK and MASTER_ADDR")
+    return listed.stdout.split()[0]
+
+
+def _with_port(host: str, port: str) -> str:
+    if host.count(":") > 1 and not host.startswith("["):  # an IPv6 address
+        return f"[{host}]:{port}"
+    return host if ":" in host.rpartition("]")[2] else f"{host}:{port}"
