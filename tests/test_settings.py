@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,17 @@ def test_no_value_of_a_setting_is_more_than_one_line(load: Load, name: str) -> N
     assert sum(map(bool, said)) > len(NASTY) / 2  # none takes them all
 
 
+@cache
+def template(name: str) -> str:
+    """A configuration as YAML, with HERE in the place of one value."""
+    return yaml.safe_dump(load_config("demo").model_dump(mode="json") | {name: "HERE"})
+
+
 @pytest.mark.parametrize("text", NASTY, ids=lambda text: text[:20].encode("unicode_escape").decode())
 def test_no_value_in_a_file_is_more_than_one_line(text: str, tmp_path: Path) -> None:
-    plain = load_config("demo").model_dump(mode="json")
     for name in ("seed", "recipe", "image", "model", "epochs"):
         path = tmp_path / f"{name}.yaml"
-        path.write_bytes(yaml.safe_dump(plain | {name: "HERE"}).replace("HERE", text).encode("utf-8", "replace"))
+        path.write_bytes(template(name).replace("HERE", text).encode())
         if line := said_of(load_config, path):
             assert str(path) in line
 
