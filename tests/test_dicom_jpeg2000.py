@@ -163,10 +163,9 @@ def test_high_throughput_code_blocks_tell_it_themselves(tmp_path: Path, syntax: 
         assert isinstance(read(tmp_path / "a.dcm", stored, frame[: end - n] + bytes(n) + END, syntax), Refusal)
 
 
-def test_damage_is_no_other_error_and_takes_no_time() -> None:
+def test_damage_is_no_other_error() -> None:
     rng = np.random.default_rng(2)
     frames = [encode(head(64), options) for options in OPTIONS.values()]
-    begun_s = time.process_time()
     for frame, _ in itertools.product(frames, range(100)):
         mutant = np.frombuffer(frame, np.uint8).copy()
         places = rng.integers(45, min(len(frame), 200), 3)  # heads, behind SIZ, which was checked before
@@ -175,7 +174,15 @@ def test_damage_is_no_other_error_and_takes_no_time() -> None:
             check_tiles(mutant.tobytes())
         except RefusedError:
             continue
-    part = b"\xff\x90\x00\x0a\x00\x00\x00\x00\x00\x0e\x00\x01\xff\x93"
-    begin = frames[0].index(b"\xff\x90")
-    check_tiles(frames[0][:begin] + part * 1_000_000)
-    assert time.process_time() - begun_s < 2
+
+
+@pytest.mark.parametrize("n_markers", [0, 2000], ids=["tile-parts", "markers"])
+def test_floods_take_no_time(n_markers: int) -> None:
+    frame = encode(head(64), {})
+    length = 14 + 4 * n_markers
+    start = b"\xff\x90\x00\x0a\x00\x00" + length.to_bytes(4, "big") + b"\x00\x01"
+    part = start + b"\xff\x64\x00\x02" * n_markers + b"\xff\x93"
+    flood = frame[: frame.index(b"\xff\x90")] + part * ((16 << 20) // len(part))
+    begun_s = time.process_time()
+    check_tiles(flood)
+    assert time.process_time() - begun_s < 1

@@ -14,7 +14,7 @@ from rsna_e2e.elements import RefusedError
 from rsna_e2e.reasons import Reason
 
 _SOT, _SOD, _COD, _COC = 0xFF90, 0xFF93, 0xFF52, 0xFF53
-MAX_TILE_PARTS = 1 << 14  # of which the first tiles are looked at
+MAX_TILE_PARTS, MAX_TILE_MARKERS = 1 << 13, 1 << 6  # no more are looked at
 _CHANCE = 16  # bytes
 # Code blocks with bits that are no arithmetic codes, and may be zeros: bypass (table A.19), and HTJ2K (15444-15 A.4)
 _RAW_BITS = 0x01 | 0x40
@@ -39,7 +39,7 @@ def check_tiles(frame: bytes) -> None:
     at = find_size(frame)
     x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0 = struct.unpack_from(">8L", frame, at + 4)
     columns, rows = -(-(x1 - tile_x0) // tile_x), -(-(y1 - tile_y0) // tile_y)
-    at, said = _header(frame, at, ends=_SOT)
+    at, said = _header(frame, at, ends=_SOT, at_most=MAX_MARKERS)
     coding = _coding(said[0][1]) if [marker for marker, _ in said] == [_COD] else None
     seen = set()
     for _ in range(MAX_TILE_PARTS):
@@ -47,7 +47,7 @@ def check_tiles(frame: bytes) -> None:
             break
         tile, length = struct.unpack_from(">HL", frame, at + 4)
         end = min(at + length if length else len(frame), len(frame))  # 0: it goes on to the end (A.4.2)
-        begin, said = _header(frame, at + 2, ends=_SOD)
+        begin, said = _header(frame, at + 2, ends=_SOD, at_most=MAX_TILE_MARKERS)
         if coding is not None and not said:
             x, y = tile % columns * tile_x + tile_x0, tile // columns * tile_y + tile_y0
             most = _most_zeros(coding, (max(x, x0), max(y, y0), min(x + tile_x, x1), min(y + tile_y, y1)))
@@ -57,6 +57,8 @@ def check_tiles(frame: bytes) -> None:
                 raise RefusedError(Reason.TRUNCATED, detail)
         seen.add(tile)
         at = end
+    else:
+        return
     if len(seen) < columns * rows:
         raise RefusedError(Reason.TRUNCATED, f"the JPEG 2000 codestream has {len(seen):,} of {columns * rows:,} tiles")
 
@@ -66,13 +68,13 @@ def _number(frame: bytes, at: int) -> int:
     return int.from_bytes(frame[at : at + 2], "big")
 
 
-def _header(frame: bytes, at: int, *, ends: int) -> tuple[int, list[tuple[int, bytes]]]:
+def _header(frame: bytes, at: int, *, ends: int, at_most: int) -> tuple[int, list[tuple[int, bytes]]]:
     """Pass over marker segments, from the content of one on to the marker `ends`, and return where that stands.
 
     Also what the others say of how tiles are coded: COD and COC, each with its content. Source: A.2.
     """
     said = []
-    for _ in range(MAX_MARKERS):
+    for _ in range(at_most):
         at += _number(frame, at)  # the length of the segment
         marker = _number(frame, at)
         if marker == ends or at + 4 > len(frame):
