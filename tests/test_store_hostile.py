@@ -284,7 +284,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, np.ndarray]], None], str]] =
     "a fold for each atom": (lambda index: index["fold"].__setitem__(slice(3), 2**31 - 1), "fold, row 0"),
     "a fold to test on": (_set(fold=0), "fold, row 3: slice 0 of series b"),
     "no fold to train in": (_set(fold=-1), "fold, row 0"),
-    "a series in two folds": (lambda index: index["fold"].__setitem__(1, 2), "fold, row 1"),
+    "a series in two splits": (
+        lambda index: (index["fold"].__setitem__(1, -1), index["split"].__setitem__(1, "test")),
+        "split, row 1",
+    ),
     "a series of two patients": (lambda index: index["patient_id"].__setitem__(2, "b"), "patient_id, row 2"),
     "a split without labels": (_set(split="train", fold=0), "split, row 3: slice 0 of series b"),
     "labels without a split": (_set(split="test", fold=-1), "split, row 0: slice 0 of series a"),

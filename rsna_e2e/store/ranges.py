@@ -128,7 +128,7 @@ def _relations(index: Mapping[str, Column]) -> Iterator[tuple[str, Mask]]:
     is_in_series = index["series_key"][1:] == index["series_key"][:-1]
     is_rising = index["position_mm"][1:] > index["position_mm"][:-1]
     yield "position_mm", np.append(True, is_rising | ~is_in_series)
-    for name in ("patient_id", "study_uid", "series_uid", "fold"):
+    for name in ("patient_id", "study_uid", "series_uid", "split"):  # of patients' folds the reader has more to say
         yield name, np.append(True, (index[name][1:] == index[name][:-1]) | ~is_in_series)
     yield "byte_offset", _are_apart(index)
 
