@@ -11,14 +11,19 @@ CONFIG, MANIFEST = "config.yaml", "manifest.json"
 CONFIG_SHA256 = "config_sha256"  # in the manifest; runs of before have none, and their configuration is taken as it is
 
 
+def check_is_run(run: Path) -> None:
+    """Raise BadInputError when a folder is not one that training made."""
+    if not (run / CONFIG).is_file():
+        raise BadInputError(f"{run}: not a run folder (no {CONFIG}). Make one with: rsna-e2e train STORE RUN")
+
+
 def read_config(run: Path) -> RunConfig:
     """Return the configuration of a run as the run wrote it.
 
     Raises BadInputError when the folder is no run, and when the file is damaged or was changed since.
     """
+    check_is_run(run)
     path = run / CONFIG
-    if not path.is_file():
-        raise BadInputError(f"{run}: not a run folder (no {CONFIG}). Make one with: rsna-e2e train STORE RUN")
     expected = read_manifest(run).get(CONFIG_SHA256) if (run / MANIFEST).exists() else None
     if expected is not None and sha256_of(path) != expected:
         raise BadInputError(

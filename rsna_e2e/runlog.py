@@ -191,6 +191,8 @@ def cut_metrics(path: Path, point: ResumePoint) -> None:
     """Remove from metrics.jsonl what a resumed run will write again, and lines that a kill or a crash left torn."""
     if not path.exists():
         return
+    if not path.is_file():  # a pipe would be waited for
+        raise BadInputError(f"{path}: not a file. Remove it; what a run has logged before is not needed to go on")
     content = path.read_bytes()
     kept = b"".join(line for line in content.splitlines(keepends=True) if _is_before(line, point))
     if kept != content:

@@ -31,6 +31,7 @@ from rsna_e2e.checkpoint import (
     valid_checkpoints,
 )
 from rsna_e2e.checkpoint import folder as checkpoint_folder
+from rsna_e2e.checkpoint.optimizer import restore_optimizer
 from rsna_e2e.config import save_config
 from rsna_e2e.errors import BadInputError, OutOfResourcesError
 from rsna_e2e.tensors import decode
@@ -486,3 +487,11 @@ def test_a_run_that_keeps_no_epochs_says_so(run: Path) -> None:
     save_checkpoint(run, _state(2), model=Net())
     with pytest.raises(BadInputError, match=r"does not keep its epochs.*checkpoint\.keep_epochs=true"):
         find_checkpoint(run, "epoch-1")
+
+
+@pytest.mark.parametrize("name", ["params", "lr"])
+def test_a_checkpoint_counts_no_settings(saved: Path, name: str) -> None:
+    model = Net()
+    optimizer = _optimizer(model)
+    with pytest.raises(BadInputError, match="it counts what is a setting"):
+        restore_optimizer(optimizer, model, {}, [{name: 1}] * len(optimizer.param_groups), path=saved)

@@ -20,7 +20,7 @@ from rsna_e2e.cli import main
 from rsna_e2e.config import RunConfig
 from rsna_e2e.embeddings.layout import read_manifest as read_embeddings
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import read_json
+from rsna_e2e.files import read_json, sealed, unsealed
 from rsna_e2e.model import JointModel
 from rsna_e2e.pipeline.ledger import Ledger
 from rsna_e2e.run_folder import read_config
@@ -292,3 +292,26 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "pipe.json")
+
+
+def test_logs_that_are_a_pipe_are_not_waited_for(trained: Trained, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.run, run)
+    (run / "summary.json").unlink()
+    (run / "metrics.jsonl").unlink()
+    os.mkfifo(run / "metrics.jsonl")
+    with pytest.raises(BadInputError, match=r"metrics\.jsonl: not a file"):
+        train(trained.store, run, trained.config, resume=True)
+
+
+@pytest.mark.parametrize("change", [{"step": 10**30}, {"epoch": -1}, {"step": True}, {"n_slices": 2**63}])
+def test_counters_of_somebody_else_are_bounded(trained: Trained, tmp_path: Path, change: dict[str, int]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.run, run)
+    for folder in (run / "checkpoints").iterdir():
+        content = unsealed(read_json(folder / "checkpoint.json"))
+        (folder / "checkpoint.json").write_text(json.dumps(sealed(content | {"state": content["state"] | change})))
+    with pytest.raises(BadInputError, match=r"no whole checkpoint|checkpoint\.json: damaged"):
+        find_checkpoint(run)
+    with pytest.raises(BadInputError, match=r"checkpoint\.json: damaged"):
+        train(trained.store, run, trained.config, resume=True)

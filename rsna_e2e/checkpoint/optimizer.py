@@ -56,6 +56,8 @@ def restore_optimizer(
         if index is None or (tensor.ndim > 0 and tensor.shape != parameters[index].shape):
             raise BadInputError(f"{path}: does not fit this optimiser: {name} {list(tensor.shape)}")
         state.setdefault(index, {})[key] = _laid_out_like(parameters[index], tensor)
+    if any(not {"params", *optimizer.defaults}.isdisjoint(counts) for counts in scalars):
+        raise BadInputError(f"{path}: does not fit this optimiser: it counts what is a setting")
     if len(scalars) != len(optimizer.param_groups):
         raise BadInputError(
             f"{path}: has {len(scalars)} groups of parameters, the optimiser {len(optimizer.param_groups)}"

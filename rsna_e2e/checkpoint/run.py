@@ -27,7 +27,7 @@ from rsna_e2e.checkpoint.folder import (
 from rsna_e2e.checkpoint.optimizer import group_scalars, restore_optimizer, state_tensors
 from rsna_e2e.checkpoint.state import CheckpointState, FileName, describe
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.run_folder import read_config
+from rsna_e2e.run_folder import check_is_run, read_config
 from rsna_e2e.tensors import copy_into
 
 FOLDER = "checkpoints"
@@ -142,7 +142,7 @@ def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _i
     are damaged, another of the phase that trains what predicts; `on_damaged` is told. Raises BadInputError when the
     folder is no run or has no such checkpoint.
     """
-    config = read_config(run)
+    check_is_run(run)
     if name.startswith("epoch-"):
         return _end_of_epoch(run, int(name.removeprefix("epoch-")))
     found = _Damage(on_damaged)
@@ -160,7 +160,7 @@ def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _i
             return folder
     for folder in folders:
         state = found.try_(check_weights, folder)
-        if state is not None and (not found.names or state.phase == config.last_phase):
+        if state is not None and (not found.names or state.phase == read_config(run).last_phase):
             return folder
     why = f"Damaged: {', '.join(sorted(found.names))}" if found.names else "Training has not saved one yet"
     raise BadInputError(f"{run}: no whole checkpoint in it to predict with. {why}")

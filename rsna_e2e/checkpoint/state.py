@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from rsna_e2e.config import Frozen
+from rsna_e2e.config.limits import Int64
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.files import as_json, read_json, sealed, unsealed
 
@@ -17,8 +18,8 @@ Scalars = list[dict[str, int | float]]  # by parameter group of an optimiser
 class Best(Frozen):
     """The best validation so far: when it was, its loss, and its scores (None where one could not be computed)."""
 
-    step: int
-    epoch: int
+    step: Int64
+    epoch: Int64
     validation_loss: float
     validation: dict[str, float | None]
 
@@ -32,17 +33,17 @@ class CheckpointState(Frozen):
     scaler: GradScaler.state_dict().
     """
 
-    step: int
-    epoch: int
+    step: Int64
+    epoch: Int64
     phase: Literal["slices", "series"]
     data_hash: str
-    n_slices: int = 0
+    n_slices: Int64 = 0
     elapsed_s: float = 0.0
     validation_loss: float | None = None
     best: Best | None = None
-    epochs_since_best: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
+    epochs_since_best: Int64 = 0
+    skipped: Int64 = 0
+    skipped_in_a_row: Int64 = 0
     scaler: dict[str, int | float] | None = None
 
 

@@ -27,7 +27,7 @@ _NUMBER = BeforeValidator(_no_boolean)
 Times = Annotated[int, Field(gt=0, le=MOST_TIMES), _NUMBER]
 TimesOrNone = Annotated[int, Field(ge=0, le=MOST_TIMES), _NUMBER]
 Fold = Annotated[int, Field(ge=0, le=MOST_TIMES), _NUMBER]
-Seed = Annotated[int, Field(ge=0, lt=2**63), _NUMBER]
+Int64 = Annotated[int, Field(ge=0, lt=2**63), _NUMBER]  # of seeds, and of what a run has counted
 
 # What is allocated, or started, as asked for
 Side = Annotated[int, Field(gt=0, le=MAX_IMAGE_SIZE_PX), _NUMBER]  # pixels; CT has 512, rarely 1024

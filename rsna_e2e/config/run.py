@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from rsna_e2e.config.limits import CpuThreads, Fold, Fraction, Seed, Times, TimesOrNone
+from rsna_e2e.config.limits import CpuThreads, Fold, Fraction, Int64, Times, TimesOrNone
 from rsna_e2e.config.sections import (
     AugmentConfig,
     CheckpointConfig,
@@ -35,7 +35,7 @@ class RunConfig(Frozen):
 
     recipe: str
     task: str = "ich"
-    seed: Seed = 1234
+    seed: Int64 = 1234
     epochs: TimesOrNone
     validation_fold: Fold | None = 0
     training_slices_scored: Times | None = None
