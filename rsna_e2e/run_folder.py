@@ -6,6 +6,7 @@ from typing import Any
 from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.files import read_json, sha256_of
+from rsna_e2e.tasks import TASKS
 
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
 CONFIG_SHA256 = "config_sha256"  # in the manifest; runs of before have none, and their configuration is taken as it is
@@ -29,7 +30,10 @@ def read_config(run: Path) -> RunConfig:
         raise BadInputError(
             f"{path}: damaged or changed, its sha256 is not the one in {MANIFEST}. Put it back from a copy"
         )
-    return load_config(path)
+    config = load_config(path)
+    if config.task not in TASKS:
+        raise BadInputError(f"{path}: of a task that is not known here; known are {', '.join(TASKS)}")
+    return config
 
 
 def read_manifest(run: Path) -> dict[str, Any]:

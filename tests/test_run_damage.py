@@ -177,6 +177,14 @@ def test_a_configuration_changed_by_hand_is_refused(trained: Trained, tmp_path: 
         read_config(run)
 
 
+@pytest.mark.parametrize("task", ["../x", "nodules", "a\nb"])
+def test_a_task_that_nobody_knows_is_refused(trained: Trained, tmp_path: Path, task: str) -> None:
+    config = yaml.safe_load((trained.run / "config.yaml").read_text()) | {"task": task}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(BadInputError, match=r"config\.yaml: of a task that is not known here; known are ich"):
+        read_config(tmp_path)
+
+
 FOREIGN: dict[str, Callable[[dict[str, Any]], object]] = {
     **{
         name: lambda model, name=name, value=value: model["backbone_arguments"].update({name: value})  # type: ignore[misc]
