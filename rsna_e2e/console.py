@@ -4,24 +4,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from datetime import timedelta
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
 from rsna_e2e import records
 
 _LINE_EVERY_S = 10.0
+_MOST_WANTED = ("share", "count", "title", "left", "note", "rate", "elapsed")
+_SHORTEST_BAR, _LONGEST_BAR = 8, 40  # columns
 
 
 @contextmanager
@@ -31,18 +26,7 @@ def progress_bar(title: str, *, unit: str) -> Iterator[records.Progress]:
     if not console.is_terminal:
         yield _Lines(console, title, unit=unit)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        _Rate(unit),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console) as bar:
+    with Progress(_Line(console, unit), console=console) as bar:
         task = bar.add_task(title, total=None, note="")
 
         def show(done: int, total: int, note: str = "") -> None:
@@ -60,19 +44,48 @@ def field_lines(report: Any) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_value(item)}" for key, item in value.items()) or "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return ", ".join(f"{_value(key)} {_value(item)}" for key, item in value.items()) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else records.printable(str(value))
 
 
-class _Rate(ProgressColumn):
-    """Units per second, of late."""
+class _Line(ProgressColumn):
+    """All that is known of the work, in one line; of a narrow terminal the most wanted has the room."""
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, console: Console, unit: str) -> None:
         super().__init__()
-        self._unit = unit
+        self._console, self._unit = console, unit
 
     def render(self, task: Task) -> Text:
-        return Text(_rate(task.speed or 0.0, self._unit))
+        parts = self._parts(task)
+        room = self._console.width + 1
+        kept = set()
+        for name in _MOST_WANTED:
+            if parts[name] and cell_len(parts[name]) < room:
+                kept.add(name)
+                room -= cell_len(parts[name]) + 1
+        line = Text(no_wrap=True, overflow="crop")
+        for name, part in parts.items():
+            if name == "count" and task.total and room > _SHORTEST_BAR:
+                width = min(room - 1, _LONGEST_BAR)
+                n_done = round(width * min(task.completed / task.total, 1.0))
+                line.append("━" * n_done, "bar.complete").append("━" * (width - n_done), "bar.back").append(" ")
+            if name in kept:
+                line.append(f"{part} ")
+        line.rstrip()
+        return line
+
+    def _parts(self, task: Task) -> dict[str, str]:
+        """What there is to say, in the order in which it is said."""
+        left_s = task.time_remaining
+        return {
+            "title": task.description,
+            "count": "" if task.total is None else f"{task.completed:.0f}/{task.total:.0f} {self._unit}",
+            "share": f"{task.completed / task.total:.0%}" if task.total else "",
+            "rate": _rate(task.finished_speed or task.speed or 0.0, self._unit),
+            "elapsed": str(timedelta(seconds=int(task.finished_time or task.elapsed or 0.0))),
+            "left": "" if left_s is None else f"left {timedelta(seconds=int(left_s))}",
+            "note": task.fields["note"],
+        }
 
 
 class _Lines:
@@ -103,7 +116,7 @@ class _Lines:
         words = [f"{self._title}: {done}/{total} {self._unit} ({done / max(total, 1):.0%})"]
         if rate:
             words += [_rate(rate, self._unit), f"{(total - done) / rate:.0f} s left"]
-        self._console.print(f"{', '.join(words)}  {note}".rstrip(), soft_wrap=True, highlight=False)
+        self._console.print(f"{', '.join(words)}  {note}".rstrip(), soft_wrap=True, highlight=False, markup=False)
 
 
 def _rate(per_s: float, unit: str) -> str:

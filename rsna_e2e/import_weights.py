@@ -18,6 +18,7 @@ from rsna_e2e.config import ModelConfig, make_config
 from rsna_e2e.errors import BadInputError, OutOfResourcesError
 from rsna_e2e.files import atomic_writer
 from rsna_e2e.model import JointModel
+from rsna_e2e.records import printable
 from rsna_e2e.tasks import Task
 from rsna_e2e.tensors import copy_into, decode, encode, read_file
 
@@ -92,11 +93,6 @@ def read_foreign(path: Path, *, scratch: Path) -> dict[str, torch.Tensor]:
         is_safetensors = file.read(9)[8:] == b"{"  # the header's length, then JSON
     content = read_file(path) if is_safetensors else _unpickled(path, scratch)
     return decode(content, path=path)
-
-
-def printable(text: str) -> str:
-    """Text from a foreign file, harmless to a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _unpickled(path: Path, scratch: Path) -> bytes:

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         n_processes = count_processes(arguments, environment)
         check_meeting(nodes)
     except RsnaError as error:
-        sys.stderr.write(f"train: {error}\n")
+        _say(f"train: {error}")
         return error.exit_code
     marker = Path(arguments[1]) / MARKER
     if nodes.node_rank == 0:
@@ -44,9 +44,16 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     with tempfile.TemporaryDirectory(prefix="rsna-e2e-") as folder:
         exit_code_file = Path(folder) / "exit_code"
         command = make_command(arguments, environment, nodes, n_processes, exit_code_file=exit_code_file)
-        sys.stderr.write(f"+ {' '.join(command)}\n")
+        _say(f"+ {' '.join(command)}")
         code = supervise(command, for_ranks(n_processes, environment, nodes), exit_code_file=exit_code_file)
     return PREEMPTED if marker.exists() else code
+
+
+def _say(line: str) -> None:
+    """Print a line in which nothing moves the cursor, whoever wrote what is in it."""
+    from rsna_e2e.records import printable  # loads numpy: only when all that takes signals is loaded
+
+    sys.stderr.write(f"{printable(line)}\n")
 
 
 def count_processes(arguments: Sequence[str], environment: Mapping[str, str]) -> int:

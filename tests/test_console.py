@@ -77,3 +77,30 @@ def test_progress_on_a_terminal_shows_rate_note_and_time_left(monkeypatch: pytes
     assert "7 refused" in shown
     assert re.search(r"[1-9][0-9]* slices/s", shown)
     assert re.search(r"left.*0:00:0[0-9]", shown)
+
+
+def last_line(monkeypatch: pytest.MonkeyPatch, *, width: int, done: int, total: int, note: str) -> str:
+    """What a terminal of so many columns shows in the end."""
+    written = io.StringIO()
+    monkeypatch.setattr(
+        "rsna_e2e.console.Console", lambda stderr: Console(file=written, force_terminal=True, width=width)
+    )
+    with progress_bar("prepare", unit="slices") as progress:
+        progress(done, total, note)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue()).replace("\r", "\n").split("\n")
+    return [line for line in lines if line][-1]
+
+
+@pytest.mark.parametrize("width", range(20, 121))
+def test_a_narrow_terminal_keeps_count_and_share(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    shown = last_line(monkeypatch, width=width, done=274, total=274, note="pixels, 1 refused")
+    assert len(shown) <= width
+    assert "274/274" in shown
+    assert "100%" in shown
+    assert ("prepare" in shown) == (width >= 27)
+    assert "━" in shown or width < 93
+    assert "36%" in last_line(monkeypatch, width=width, done=360 * 10**9, total=10**12, note="epoch 3/10")
+
+
+def test_a_note_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "[bold]m[red]" in last_line(monkeypatch, width=120, done=1, total=2, note="[bold]m[red]")

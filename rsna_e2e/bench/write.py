@@ -8,6 +8,7 @@ from typing import Any
 from rsna_e2e.bench.machine import Machine
 from rsna_e2e.bench.timing import Summary
 from rsna_e2e.files import prepare_file, write_json
+from rsna_e2e.records import printable
 
 
 def check_out(out: Path | None) -> None:
@@ -24,8 +25,9 @@ def write_result(out: Path | None, benchmark: str, machine: Machine, **content: 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns set flush: the first to the left, all others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
+    cells = [[printable(cell) for cell in line] for line in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [cells[0], ["-" * width for width in widths], *cells[1:]]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column == 0 else cell.rjust(width)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsna_e2e.arguments import add_settings, at_least_one, seed
-from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.tasks import get_task
 
@@ -129,7 +129,7 @@ def _quirks(options: argparse.Namespace) -> None:
     with closing(Store.open(options.store)) as store, progress_bar("quirks", unit="series") as progress:
         quirks = measure_quirks(store, config, n_series=options.series, progress=progress)
     rows = [(quirk.name, quirk.measure, quirk.published, quirk.default) for quirk in quirks]
-    print(table(("quirk", "measured", "published", "default"), rows))
+    tell(*table(("quirk", "measured", "published", "default"), rows).splitlines())
 
 
 def _synth(options: argparse.Namespace) -> None:
@@ -140,7 +140,7 @@ def _synth(options: argparse.Namespace) -> None:
         from rsna_e2e.synth.preview import preview
 
         preview(options.out, options.preview)
-        print(f"contact sheet: {options.preview}")
+        tell(f"contact sheet: {options.preview}")
         return
     with progress_bar("simulate", unit="studies") as progress:
         report = simulate(
@@ -152,7 +152,7 @@ def _synth(options: argparse.Namespace) -> None:
             n_jobs=options.jobs,
             progress=progress,
         )
-    print(field_lines(report))
+    tell(*field_lines(report).splitlines())
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -175,7 +175,7 @@ def _prepare(options: argparse.Namespace) -> None:
             "progress": progress,
         }
         if options.shard is not None:
-            print(field_lines(prepare_part(options.raw, options.store, Part(*options.shard), **how)))
+            tell(*field_lines(prepare_part(options.raw, options.store, Part(*options.shard), **how)).splitlines())
             return
         report = prepare(
             options.raw,
@@ -186,11 +186,11 @@ def _prepare(options: argparse.Namespace) -> None:
             pseudonyms=pseudonyms,
             **how,
         )
-    print(field_lines(report))
+    tell(*field_lines(report).splitlines())
     if report.refusals:
-        print(f"what was not taken and why: {options.store / 'refusals.parquet'}")
+        tell(f"what was not taken and why: {options.store / 'refusals.parquet'}")
     if pseudonyms is not None:
-        print(f"identifiers are hashed with the key in {options.deidentify}: keep it, and apart from the store")
+        tell(f"identifiers are hashed with the key in {options.deidentify}: keep it, and apart from the store")
     _warn(report)
     if options.strict and report.refusals:
         raise BadInputError(
@@ -218,28 +218,28 @@ def _check_is_for_a_part(options: argparse.Namespace) -> None:
 
 def _warn(report: "PrepareReport") -> None:
     if n := report.geometry.get("studies_with_a_series_for_every_slice"):
-        print(
+        tell(
             f"warning: in {n} of the studies each slice has a SeriesInstanceUID of its own, so that none has a "
             "neighbour. Give the slices of one volume one UID, and prepare again",
-            file=sys.stderr,
+            to=sys.stderr,
         )
     if report.n_studies_as_patients:
-        print(
+        tell(
             f"warning: studies that name no patient (PatientID is empty): {report.n_studies_as_patients}. Each counts "
             "as a patient, so who has several of them may be in several folds",
-            file=sys.stderr,
+            to=sys.stderr,
         )
     if report.n_burned_in:
-        print(
+        tell(
             f"warning: {report.n_burned_in} slices say that text is burned into their pixels, names perhaps; it cannot "
             "be taken out here. Look at them before you pass the store on",
-            file=sys.stderr,
+            to=sys.stderr,
         )
     if report.slice_order.looks_shuffled:
-        print(
+        tell(
             "warning: positive slices are scattered as if the slices were shuffled. Check that ImagePositionPatient "
             "and the labels belong to these images",
-            file=sys.stderr,
+            to=sys.stderr,
         )
 
 
@@ -255,5 +255,5 @@ def _pseudonyms(options: argparse.Namespace) -> "Pseudonyms | None":
 
     pseudonyms = load_or_make_key(key)
     if is_open_to_others(key):
-        print(f"warning: {key} can be read by others. Run: chmod 600 {key}", file=sys.stderr)
+        tell(f"warning: {key} can be read by others. Run: chmod 600 {key}", to=sys.stderr)
     return pseudonyms

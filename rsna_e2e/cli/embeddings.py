@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from rsna_e2e.arguments import add_device, at_least_one, checkpoint, seed
-from rsna_e2e.cli.verbs import Verbs, add_verb
+from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 if TYPE_CHECKING:
     from rsna_e2e.embeddings import Embeddings
@@ -156,9 +156,9 @@ def _embed(options: argparse.Namespace) -> None:
             progress=progress,
         )
     for problem in done.damaged:
-        print(f"passed over: {problem}")
-    print(f"made now: {done.n_embedded} embeddings   folder: {done.folder}")
-    print(f"{done.n_slices} slices x {done.width}, views {', '.join(done.views)}, by {taken(done)}")
+        tell(f"passed over: {problem}")
+    tell(f"made now: {done.n_embedded} embeddings   folder: {done.folder}")
+    tell(f"{done.n_slices} slices x {done.width}, views {', '.join(done.views)}, by {taken(done)}")
 
 
 def _import_embeddings(options: argparse.Namespace) -> None:
@@ -180,4 +180,4 @@ def _import_embeddings(options: argparse.Namespace) -> None:
             order=options.order,
             progress=progress,
         )
-    print(f"{done.n_rows} slices x {done.width}; views in {done.folder}: {', '.join(done.views)}")
+    tell(f"{done.n_rows} slices x {done.width}; views in {done.folder}: {', '.join(done.views)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.arguments import at_least_one, seed
-from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.errors import UsageError
 from rsna_e2e.tasks import get_task
 
@@ -53,7 +53,7 @@ def _sample(text: str) -> int | str:
 def _inspect(options: argparse.Namespace) -> None:
     _check_usage(options)
     if options.who is not None:
-        print(_who(options))
+        tell(*str(_who(options)).splitlines())
         return
     from rsna_e2e.console import progress_bar
     from rsna_e2e.inspection import N_SAMPLED, check_out, inspect_raw, inspect_store, write_inspection
@@ -73,10 +73,10 @@ def _inspect(options: argparse.Namespace) -> None:
             content, slices = inspect_raw(options.source, **_raw(options), progress=progress)
             page = write_inspection(content, slices, out=out)
     counts = content["counts"]
-    print(", ".join(f"{counts[name]:,} {name}" for name in ("patients", "studies", "series", "slices")))
+    tell(", ".join(f"{counts[name]:,} {name}" for name in ("patients", "studies", "series", "slices")))
     for finding in content["findings"]:
-        print(f"{finding['level']}: {finding['title']}. {finding['text']}")
-    print(f"report: {page}   numbers: {page.with_suffix('.json')}")
+        tell(f"{finding['level']}: {finding['title']}. {finding['text']}")
+    tell(f"report: {page}   numbers: {page.with_suffix('.json')}")
 
 
 def _check_usage(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsna_e2e.arguments import add_device
-from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.errors import UsageError
 from rsna_e2e.pipeline import PARTS
 from rsna_e2e.tasks import get_task
@@ -105,9 +105,9 @@ def _pipeline(options: argparse.Namespace) -> None:
 
         _show(forecast(pipeline, device=options.device, probe=not options.no_probe))
         return
-    pipeline.run(options.part or PARTS, say=lambda line: print(line, flush=True))
+    pipeline.run(options.part or PARTS, say=tell)
     if (last := pipeline.steps[-1].output).exists():
-        print(f"submission: {last}")
+        tell(f"submission: {last}")
 
 
 def _make(options: argparse.Namespace) -> "Pipeline":
@@ -163,14 +163,15 @@ def _show(forecast: "Forecast") -> None:
         state = "to do again" if line.standing.state == "done" and line.standing.is_needed else line.standing.state
         minutes = f"{line.time_s / 60:.1f}" if math.isfinite(line.time_s) else "?"
         lines.append((line.standing.step.name, state, f"{line.n_slices:,}", f"{line.n_bytes / 1e9:.2f}", minutes))
-    print(table(lines[0], lines[1:]))
+    tell(*table(lines[0], lines[1:]).splitlines())
     total = "time not probed"
     if math.isfinite(forecast.time_s):
         total = f"{forecast.time_s / 3600:.1f} h" if forecast.time_s > 3600 else f"{forecast.time_s / 60:.0f} minutes"
         total += " on this machine, by a probe of some seconds"
-    print(
-        f"\nto be run: {sum(line.standing.is_needed for line in forecast.lines)} of {len(forecast.lines)} steps, "
-        f"{forecast.n_bytes / 1e9:.1f} GB ({forecast.free_bytes / 1e9:.1f} GB are free), {total}"
+    tell(
+        "",
+        f"to be run: {sum(line.standing.is_needed for line in forecast.lines)} of {len(forecast.lines)} steps, "
+        f"{forecast.n_bytes / 1e9:.1f} GB ({forecast.free_bytes / 1e9:.1f} GB are free), {total}",
     )
 
 
@@ -178,12 +179,12 @@ def _bag(options: argparse.Namespace) -> None:
     from rsna_e2e.bagging import bag
 
     done = bag(options.submissions, task=get_task(options.task), out=options.out, clip=options.clip)
-    print(f"mean of {done.n_members} submissions of {done.n_slices} slices; what it is made of: {done.manifest}")
-    print(f"submission: {done.submission}")
+    tell(f"mean of {done.n_members} submissions of {done.n_slices} slices; what it is made of: {done.manifest}")
+    tell(f"submission: {done.submission}")
 
 
 def _smooth(options: argparse.Namespace) -> None:
     from rsna_e2e.bagging import smooth
 
     n_slices = smooth(options.submission, task=get_task(options.task), out=options.out)
-    print(f"smoothed {n_slices} slices\nsubmission: {options.out}")
+    tell(f"smoothed {n_slices} slices", f"submission: {options.out}")

@@ -17,6 +17,7 @@ from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.speed import add_bench
 from rsna_e2e.cli.stores import add_store
 from rsna_e2e.cli.training import add_find_lr, add_train
+from rsna_e2e.cli.verbs import Parser, one_line_warnings, tell
 from rsna_e2e.cli.weights import add_import_weights
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError, is_out_of_memory
 from rsna_e2e.files import FULL, is_full
@@ -52,26 +53,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], None] = parsed.run
     try:
         _check_names(parsed)
-        run(parsed)
+        with one_line_warnings():
+            run(parsed)
         sys.stdout.flush()
     except RsnaError as error:
-        print(f"rsna-e2e {parsed.verb}: {error}", file=sys.stderr)
+        tell(f"rsna-e2e {parsed.verb}: {error}", to=sys.stderr)
         return error.exit_code
     except OSError as error:  # a file or folder that the system does not let us use
         if isinstance(error, BrokenPipeError) and _nobody_reads():  # as after `| head`, which has what it wants
             os.dup2(os.open(os.devnull, os.O_WRONLY), _OUTPUT)  # or Python complains when it ends
             return 128 + signal.SIGPIPE  # what shells make of it
         what = FULL if is_full(error) else error.strerror
-        print(f"rsna-e2e {parsed.verb}: {error.filename or 'input or output'}: {what}", file=sys.stderr)
+        tell(f"rsna-e2e {parsed.verb}: {error.filename or 'input or output'}: {what}", to=sys.stderr)
         return (OutOfResourcesError if is_full(error) else BadInputError).exit_code
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         hint = "Smaller images, a smaller model or fewer slices at a time need less"
-        print(f"rsna-e2e {parsed.verb}: memory ran out. {hint}", file=sys.stderr)
+        tell(f"rsna-e2e {parsed.verb}: memory ran out. {hint}", to=sys.stderr)
         return OutOfResourcesError.exit_code
     except KeyboardInterrupt:
-        print(f"rsna-e2e {parsed.verb}: interrupted", file=sys.stderr)
+        tell(f"rsna-e2e {parsed.verb}: interrupted", to=sys.stderr)
         return 130
     return 0
 
@@ -93,7 +95,7 @@ def _check_names(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="rsna-e2e",
         description="Train a CNN and a recurrent head jointly over whole CT series.",
         epilog=f"example: rsna-e2e synth raw --studies 40 && rsna-e2e prepare raw store\n\n{RESEARCH_USE}",

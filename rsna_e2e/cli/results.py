@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.arguments import add_device, checkpoints, seed
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, taken
-from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.tasks import get_task
 
 if TYPE_CHECKING:
@@ -76,26 +76,26 @@ def _predict(options: argparse.Namespace) -> None:
             return
         done = predict(options.model_run, store, checkpoint=options.checkpoint, **what)
     for problem in done.damaged:
-        print(f"passed over: {problem}")
-    print(f"submission: {done.submission}   table: {done.table}")
+        tell(f"passed over: {problem}")
+    tell(f"submission: {done.submission}   table: {done.table}")
     _say_missing(done.missing)
-    print(f"predicted {done.n_slices} slices of {done.n_series} series with {taken(done)}")
+    tell(f"predicted {done.n_slices} slices of {done.n_series} series with {taken(done)}")
 
 
 def _say_mean(mean: "EpochMean") -> None:
     for member in mean.members:
         if member.log_loss is not None:
-            print(
+            tell(
                 f"epoch {member.epoch}: validation weighted log loss {member.log_loss:.4f}, "
                 f"of the mean up to it {member.mean_log_loss:.4f}"
             )
-    print(f"mean of {len(mean.members)} epochs   submission: {mean.submission}   of what: {mean.manifest}")
+    tell(f"mean of {len(mean.members)} epochs   submission: {mean.submission}   of what: {mean.manifest}")
     _say_missing(mean.missing)
 
 
 def _say_missing(missing: "MissingImages") -> None:
     if missing.reasons:
-        print(missing)
+        tell(str(missing))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -109,5 +109,5 @@ def _evaluate(options: argparse.Namespace) -> None:
     else:
         with closing(Store.open(options.store)) as store:
             page = write_report(evaluation, out=options.out, store=store)
-    print(evaluation.summary())
-    print(f"report: {page}")
+    tell(*evaluation.summary().splitlines())
+    tell(f"report: {page}")

@@ -3,7 +3,7 @@
 import argparse
 
 from rsna_e2e.bench.command import add_modes
-from rsna_e2e.cli.verbs import Verbs, add_verb
+from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 
 def add_bench(verbs: Verbs) -> None:
@@ -27,6 +27,6 @@ def _bench(options: argparse.Namespace) -> None:
 
     with progress_bar(f"bench {options.mode}", unit="rounds") as progress:
         result = options.measure(options, progress)
-    print(result)
+    tell(*str(result).splitlines())
     if options.out is not None:
-        print(f"figures: {options.out}")
+        tell(f"figures: {options.out}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsna_e2e.arguments import at_least_one
-from rsna_e2e.cli.verbs import Verbs, add_verb
+from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 if TYPE_CHECKING:
     from rsna_e2e.store import Damage, Verification
@@ -60,9 +60,9 @@ def _verify(options: argparse.Namespace) -> None:
     if options.out is not None:
         write_json(options.out, _as_plain(found))
     if options.json:
-        print(as_json(_as_plain(found), indent=2))
+        tell(*as_json(_as_plain(found), indent=2).splitlines())
     elif found.is_whole:
-        print(f"whole: {found.n_slices} slices, {found.n_slices / found.elapsed_s:,.0f} slices/s")
+        tell(f"whole: {found.n_slices} slices, {found.n_slices / found.elapsed_s:,.0f} slices/s")
     else:
         _show(found.damages)
     if not found.is_whole:
@@ -91,7 +91,7 @@ def _repair(options: argparse.Namespace) -> None:
 
     with progress_bar("repair", unit="done") as progress:
         report = repair(options.store, options.raw, n_jobs=options.jobs, progress=progress)
-    print(f"mended {report.n_mended_slices} slices; {report.n_mended_shards} shards are whole again")
+    tell(f"mended {report.n_mended_slices} slices; {report.n_mended_shards} shards are whole again")
     if report.left:
         _show(report.left)
         raise StoreError(f"{options.store}: {len(report.left)} things could not be mended; see above why")
@@ -106,6 +106,6 @@ def _show(damages: Sequence["Damage"]) -> None:
     from rsna_e2e.store import by_series
 
     rows = by_series(damages)
-    print(table(("file", "series", "slices", "damage"), rows[:MOST_LINES]))
+    tell(*table(("file", "series", "slices", "damage"), rows[:MOST_LINES]).splitlines())
     if len(rows) > MOST_LINES:
-        print(f"and {len(rows) - MOST_LINES} lines more")
+        tell(f"and {len(rows) - MOST_LINES} lines more")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rsna_e2e.arguments import add_device, add_settings, at_least_one, learning_rate
 from rsna_e2e.cli.embeddings import add_embeddings, add_out_of_fold, open_embeddings
-from rsna_e2e.cli.verbs import Verbs, add_verb
+from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 
 def add_train(verbs: Verbs) -> None:
@@ -88,20 +88,20 @@ def _train(options: argparse.Namespace) -> None:
             ranks=ranks,
             is_stopping=is_stopping,
             progress=progress if ranks.is_main else no_progress,
-            say=lambda text: print(f"train: {text}", file=sys.stderr),
+            say=lambda text: tell(f"train: {text}", to=sys.stderr),
         )
     if not ranks.is_main:
         return
-    print(
+    tell(
         f"trained {summary.steps} steps on {summary.compute} at {summary.slices_per_s:.0f} slices/s, "
         f"{summary.stall_share:.1%} of the time waiting for the loader ({summary.stalls} stalls), "
         f"{summary.save_share:.1%} saving"
     )
     if summary.skipped:
-        print(f"{summary.skipped} steps were skipped, because their loss or gradient was not finite")
+        tell(f"{summary.skipped} steps were skipped, because their loss or gradient was not finite")
     if summary.best is not None:
-        print(f"best epoch {summary.best_epoch}: {summary.best}")
-    print(f"run: {options.out}   curves: tensorboard --logdir {options.out}")
+        tell(f"best epoch {summary.best_epoch}: {summary.best}")
+    tell(f"run: {options.out}   curves: tensorboard --logdir {options.out}")
 
 
 def _find_lr(options: argparse.Namespace) -> None:
@@ -130,5 +130,5 @@ def _find_lr(options: argparse.Namespace) -> None:
     write_csv(sweep, options.out / "lr.csv")
     what = "whole series" if options.phase == "series" else "mixed slices"
     write_lr_figure(sweep, options.out / "lr.png", title=f"Learning rate range test: {config.recipe}, {what}")
-    print(sweep)
-    print(f"figure: {options.out / 'lr.png'}   every step: {options.out / 'lr.csv'}")
+    tell(*str(sweep).splitlines())
+    tell(f"figure: {options.out / 'lr.png'}   every step: {options.out / 'lr.csv'}")

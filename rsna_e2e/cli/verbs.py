@@ -1,12 +1,50 @@
 """What all verbs share."""
 
 import argparse
-from collections.abc import Callable
-from typing import TypeAlias
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, TextIO, TypeAlias
 
+from rsna_e2e.records import printable
 from rsna_e2e.tasks import TASKS
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def tell(*lines: str, to: TextIO | None = None) -> None:
+    """Print lines, whoever wrote what is in them: but for their ends nothing moves the cursor or changes a terminal.
+
+    to: stdout, if it is not said. All that the command line says goes through here.
+    """
+    print("\n".join(map(printable, lines)), file=to or sys.stdout, flush=True)
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Let warnings in the block be lines of the same kind, without the line of code that they come from."""
+
+    def in_one_line(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        return printable(f"{filename}:{lineno}: {category.__name__}: {message}") + "\n"
+
+    before, warnings.formatwarning = warnings.formatwarning, in_one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that complains in one line, whatever is in the words that it was given."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say how it is used, what is wrong, and end with 2."""
+        self.print_usage(sys.stderr)
+        tell(f"{self.prog}: error: {message}", to=sys.stderr)
+        self.exit(2)
 
 
 def add_verb(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rsna_e2e.cli.verbs import Verbs, add_task, add_verb
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.tasks import get_task
 
 
@@ -39,5 +39,5 @@ def _import_weights(options: argparse.Namespace) -> None:
         options.file, options.out, kind=options.kind, task=get_task(options.task), backbone=options.backbone
     )
     of_model = "model.head=none" if options.kind == "images" else f"model.backbone=none, embeddings of {done.width}"
-    print(f"{done.n_tensors} tensors, {done.n_labels} labels, width {done.width}: {options.out}")
-    print(f"for models with {of_model}: --init-from {options.out}")
+    tell(f"{done.n_tensors} tensors, {done.n_labels} labels, width {done.width}: {options.out}")
+    tell(f"for models with {of_model}: --init-from {options.out}")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.prepare import pseudonymous_keys
 from rsna_e2e.pseudonyms import Pseudonyms
+from rsna_e2e.records import printable
 from rsna_e2e.store import StoreFiles
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -31,15 +32,14 @@ class Named:
 
     def __str__(self) -> str:
         ids = [image_id or "(not in the raw files)" for image_id in self.image_ids]
-        return "\n".join(
-            [
-                f"series key   {self.series_key}",
-                f"patient id   {self.patient_id}",
-                f"study uid    {self.study_uid}",
-                f"series uid   {self.series_uid}",
-                *(f"image {place:>3}    {image_id}" for place, image_id in enumerate(ids)),
-            ]
-        )
+        lines = [
+            f"series key   {self.series_key}",
+            f"patient id   {self.patient_id}",
+            f"study uid    {self.study_uid}",
+            f"series uid   {self.series_uid}",
+            *(f"image {place:>3}    {image_id}" for place, image_id in enumerate(ids)),
+        ]
+        return "\n".join(map(printable, lines))
 
 
 def who_is(columns: Columns, who: str, *, where: Path) -> Named:
