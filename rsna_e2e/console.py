@@ -76,12 +76,12 @@ class _Line(ProgressColumn):
 
     def _parts(self, task: Task) -> dict[str, str]:
         """What there is to say, in the order in which it is said."""
-        left_s = task.time_remaining
+        left_s, per_s = task.time_remaining, task.finished_speed or task.speed
         return {
             "title": task.description,
             "count": "" if task.total is None else f"{task.completed:.0f}/{task.total:.0f} {self._unit}",
             "share": f"{task.completed / task.total:.0%}" if task.total else "",
-            "rate": _rate(task.finished_speed or task.speed or 0.0, self._unit),
+            "rate": _rate(per_s, self._unit) if per_s else "",
             "elapsed": str(timedelta(seconds=int(task.finished_time or task.elapsed or 0.0))),
             "left": "" if left_s is None else f"left {timedelta(seconds=int(left_s))}",
             "note": task.fields["note"],
