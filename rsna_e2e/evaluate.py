@@ -43,8 +43,8 @@ def evaluate(
     A series is positive when any of its slices is, and its probability is the highest of its slices. Intervals come
     from `n_bootstrap` resamples of whole series. Raises BadInputError when ids differ or a file is not as it should be.
     """
-    submission_file, truth_file = table_at(submission), table_at(truth)
-    truth_table, submission_table = _read_pair(submission_file, truth_file, task)
+    files = table_at(submission), table_at(truth)
+    truth_table, submission_table = _read_pair(*files, task)
     layout = _find_layout(submission, submission_table, predictions, task)
     truth_NL, probability_NL = truth_table.values, submission_table.values
     by_slice, series = _Resamples.none(len(truth_NL)), None
@@ -56,8 +56,8 @@ def evaluate(
     constant_N = metrics.weighted_log_loss_rows(truth_NL, metrics.constant_prediction(truth_NL), weights_L)
     return Evaluation(
         task=task,
-        submission=InputFile(name=submission.name, sha256=submission_file.sha256()),
-        truth=InputFile(name=truth.name, sha256=truth_file.sha256()),
+        submission=InputFile(name=submission.name, sha256=files[0].sha256()),
+        truth=InputFile(name=truth.name, sha256=files[1].sha256()),
         n_repeated_truth_rows=truth_table.n_repeated_rows,
         image_ids=truth_table.image_ids,
         weighted_log_loss=by_slice.mean(loss_N),

@@ -93,6 +93,11 @@ def validate(
     truth: Float64Array = store.labels[all_rows].astype(np.float64)
     if only_rows is not None:
         truth[~np.isin(all_rows, only_rows)] = np.nan
+    return _score(truth, everyone, task, are_training_slices=only_rows is not None)
+
+
+def _score(truth: Float64Array, probability: Float64Array, task: Task, *, are_training_slices: bool) -> Validation:
+    """Score what can be scored of slices [N, L]; truth is NaN where it is unknown."""
     known, is_label_L = scorable(truth)
     if not known.any():
         raise UsageError(
@@ -101,8 +106,10 @@ def validate(
     scored = np.ix_(known, is_label_L)
     has_any = is_label_L[task.any_index]
     return Validation(
-        weighted_log_loss=weighted_log_loss(truth[scored], everyone[scored], np.array(task.label_weights)[is_label_L]),
-        any_auc=auc(truth[known, task.any_index], everyone[known, task.any_index]) if has_any else float("nan"),
-        n_training_slices=0 if only_rows is None else int(known.sum()),
+        weighted_log_loss=weighted_log_loss(
+            truth[scored], probability[scored], np.array(task.label_weights)[is_label_L]
+        ),
+        any_auc=auc(truth[known, task.any_index], probability[known, task.any_index]) if has_any else float("nan"),
+        n_training_slices=int(known.sum()) if are_training_slices else 0,
         n_positive=int((truth[known, task.any_index] > 0).sum()),
     )

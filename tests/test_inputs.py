@@ -201,13 +201,18 @@ def test_tables_that_look_like_labels_are_named_where_none_is_taken(
     archives.zip_files(raw / "train.csv.zip", {"a.csv": b"ID,Label\n", "b.csv": b"ID,Label\n"})
     (raw / "Training.csv").write_text("case,fold\n")
     (tmp_path / "old_train.csv").write_text("ID,Label\nx_any,1\n")
+    for name in ("Train_1.csv", "Train_2.csv"):
+        (raw / "stage_2_test_images" / name).write_text("ID,Label\nx_any,1\n")
+    (tmp_path / "Train.csv").write_text("ID,Label\nx_kind,7\n")
     assert main(["prepare", str(raw), str(tmp_path / "store"), "--jobs", "1"]) == 0
     said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("tables passed over"))
     for name, why in (
         ("raw/my_labels.csv", "(no 'train' in its name)"),
         ("raw/train.csv.zip", "(cannot be read: an archive that holds 2 files and not one table)"),
         ("raw/Training.csv", "(no columns ID and Label)"),
+        ("raw/stage_2_test_images/Train_1.csv", "(one of several)"),
         ("old_train.csv", "(names none of the images)"),
+        ("/Train.csv", "(names none of the images)"),
     ):
         assert f"{name} {why}" in said
 

@@ -44,36 +44,64 @@ def find_labels(raw: Path) -> TableFile | None:
     """Return the table with "train" in its name that belongs to `raw`, if there is one.
 
     It lies at the top of the folder or archive, else one folder down, else beside it; in the latter two it counts only
-    if it has the columns of a label file. Names in capitals and `.csv.zip` come after others. Raises BadInputError for
-    several in one of these places.
+    if it has the columns of a label file. Names in capitals and `.csv.zip` come after others, and each alone. Raises
+    BadInputError for several others in one of these places.
     """
-    source = open_source(raw)
+    search = LabelSearch(open_source(raw))
     for rule in (_is_plain, _is_other):
-        if file := _inside(source, rule) or _beside(source, rule):
+        if file := search.inside(rule) or search.beside(rule):
             return file
     return None
 
 
-def read_labels_inside(source: Source, task: Task) -> FoundLabels:
-    """Read the labels that lie plainly in `source`. Raises BadInputError when they cannot be read."""
-    file = _inside(source, _is_plain)
-    return FoundLabels(file=file, table=read_labels(file, task)) if file else FoundLabels()
+class LabelSearch:
+    """Looks for labels in and beside a source, whose tables it lists once. Raises what `Source.find` raises."""
 
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._tables = source.find_tables(depth=1)
 
-def read_other_labels(source: Source, task: Task, files: Sequence[RawFile]) -> FoundLabels:
-    """Read labels that lie beside `source`, where they are of these files, or under another name in it.
+    def inside(self, rule: _NameRule) -> TableFile | None:
+        """Return the table in the source that is called so and may hold labels, that at the top first."""
+        top = [table for table in self._tables if "/" not in table[0].name]
+        deeper = [table for table in self._tables if "/" in table[0].name]
+        at_top = _only_one(self._source, top, rule, needs_columns=False)
+        return at_top or _only_one(self._source, deeper, rule, needs_columns=True)
 
-    Raises BadInputError when they cannot be read, or there are several in one place.
-    """
-    passed_over: dict[str, str] = {}
-    for rule in (_is_plain, _is_other):
-        if rule is _is_other and (file := _inside(source, rule)):
-            return FoundLabels(file=file, table=read_labels(file, task))
-        if file := _beside(source, rule):
-            if table := _read_if_ours(file, task, files):
+    def beside(self, rule: _NameRule) -> TableFile | None:
+        """Return the table beside the source that is called so and has the columns of a label file."""
+        folder = RawFolder(self._source.path.resolve().parent)
+        return _only_one(folder, folder.find_tables(depth=0), rule, needs_columns=True)
+
+    def read_inside(self, task: Task) -> FoundLabels:
+        """Read the labels that lie plainly in the source. Raises BadInputError when they cannot be read."""
+        file = self.inside(_is_plain)
+        return FoundLabels(file=file, table=read_labels(file, task)) if file else FoundLabels()
+
+    def read_others(self, task: Task, files: Sequence[RawFile]) -> FoundLabels:
+        """Read labels that lie beside the source or are called otherwise, where they are of these files.
+
+        Raises BadInputError when those cannot be read.
+        """
+        passed_over: dict[str, str] = {}
+        for file in (self.beside(_is_plain), self.inside(_is_other), self.beside(_is_other)):
+            if file and (table := _read_if_ours(file, task, files)):
                 return FoundLabels(file=file, table=table)
-            passed_over[file.name] = "(names none of the images)"
-    return FoundLabels(passed_over=passed_over | _passed_over_inside(source))
+            if file:
+                passed_over[file.name] = "(names none of the images)"
+        return FoundLabels(passed_over=self._look_like_labels() | passed_over)
+
+    def _look_like_labels(self) -> dict[str, str]:
+        """Tables in the source that look like labels, by their columns or their name, and why they are not taken."""
+        found = {}
+        for table, problem in self._tables:
+            file, is_named = _table_file(self._source, table, problem), LABEL_WORD in PurePath(table.name).name.lower()
+            has_columns, why_not = _columns_of(file)
+            if has_columns:
+                found[file.name] = "(one of several)" if is_named else f"(no {LABEL_WORD!r} in its name)"
+            elif is_named:
+                found[file.name] = f"({why_not})"
+        return found
 
 
 def names_any(image_ids: Sequence[str], files: Sequence[RawFile]) -> bool:
@@ -87,26 +115,15 @@ def file_names(image_ids: Sequence[str]) -> set[str]:
     return {*image_ids, *(image_id.rpartition("_")[0] for image_id in image_ids)}
 
 
-def _inside(source: Source, rule: _NameRule) -> TableFile | None:
-    tables = source.find_tables(depth=1)
-    top = [table for table in tables if "/" not in table[0].name]
-    deeper = [table for table in tables if "/" in table[0].name]
-    return _only_one(source, top, rule, needs_columns=False) or _only_one(source, deeper, rule, needs_columns=True)
-
-
-def _beside(source: Source, rule: _NameRule) -> TableFile | None:
-    folder = RawFolder(source.path.resolve().parent)
-    return _only_one(folder, folder.find_tables(depth=0), rule, needs_columns=True)
-
-
 def _only_one(
     source: Source, tables: Sequence[tuple[RawFile, str]], rule: _NameRule, *, needs_columns: bool
 ) -> TableFile | None:
     """Return the one table that is called so. needs_columns: only if it has those of a label file."""
     found = [_table_file(source, *table) for table in tables if rule(PurePath(table[0].name).name)]
-    if rule is _is_other:
+    if rule is _is_other:  # nobody looked at them before: in doubt they are passed over
         found = [file for file in found if _columns_of(file)[0]]
-    elif needs_columns:
+        return found[0] if len(found) == 1 else None
+    if needs_columns:
         found = [file for file in found if has_label_columns(file)]
     if len(found) > 1:
         names = ", ".join(PurePath(file.name).name for file in found)
@@ -143,17 +160,6 @@ def _read_if_ours(file: TableFile, task: Task, files: Sequence[RawFile]) -> Labe
             raise
         return None
     return table if names_any(table.image_ids, files) else None
-
-
-def _passed_over_inside(source: Source) -> dict[str, str]:
-    """Tables that lie in `source` and look like labels, by their columns or their name, and why they are none."""
-    found = {}
-    for table, problem in source.find_tables(depth=1):
-        file, is_named = _table_file(source, table, problem), LABEL_WORD in PurePath(table.name).name.lower()
-        has_columns, why_not = _columns_of(file)
-        if has_columns != is_named:
-            found[file.name] = f"(no {LABEL_WORD!r} in its name)" if has_columns else f"({why_not})"
-    return found
 
 
 def _columns_of(file: TableFile) -> tuple[bool, str]:

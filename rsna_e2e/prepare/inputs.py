@@ -14,7 +14,7 @@ from rsna_e2e.elements import RefusedError
 from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.image_ids import may_be_formula, names_of
 from rsna_e2e.labels import LabelTable, read_labels
-from rsna_e2e.prepare.find_labels import FoundLabels, file_names, names_any, read_labels_inside, read_other_labels
+from rsna_e2e.prepare.find_labels import FoundLabels, LabelSearch, file_names, names_any
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Float64Array, RawFile, Refusal, printable
 from rsna_e2e.sources import Source, open_source
@@ -60,15 +60,15 @@ def read_inputs(
     if store is not None and store.resolve().is_relative_to(raw.resolve()):
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
-    found = _read_given(labels, task) if labels else read_labels_inside(source, task)
+    search = None if labels else LabelSearch(source)
+    found = search.read_inside(task) if search else _read_given(labels, task)
     files, not_found = _without_formulas(*source.find()) if refuse_formulas else source.find()
     if labels is not None and found.table and files and not names_any(found.table.image_ids, files):
         raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
-    if found.file is None:
-        found = read_other_labels(source, task, files)
+    if search and found.file is None:
+        found = search.read_others(task, files)
     table = found.table or LabelTable(image_ids=[], values=_no_labels(task), n_repeated_rows=0)
     settings = (__version__, FORMAT_VERSION, task.windows_hu, compression, rules, decoder_versions())
-    digest = _digest(source, files, table, settings)
     return Inputs(
         source=source,
         files=files,
@@ -78,7 +78,7 @@ def read_inputs(
         passed_over=found.passed_over,
         task=task,
         compression=compression,
-        digest=digest,
+        digest=_digest(source, files, table, settings),
     )
 
 
@@ -96,7 +96,8 @@ def _without_formulas(
     return [file for file in files if not may_be_formula(file.name)], [*refusals, *refused]
 
 
-def _read_given(labels: Path, task: Task) -> FoundLabels:
+def _read_given(labels: Path | None, task: Task) -> FoundLabels:
+    assert labels is not None
     file = table_at(labels)
     return FoundLabels(file=file, table=read_labels(file, task))
 
