@@ -4,7 +4,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 from rsna_e2e.records import printable
 
@@ -41,7 +40,9 @@ def names_of(name: str) -> set[str]:
 
 def other_name(image_id: str) -> str:
     """Return what a label may call an image instead: without folders, and without whatever follows the last dot."""
-    return PurePosixPath(image_id).stem
+    stem = image_id.rpartition("/")[2]
+    bare, _, suffix = stem.rpartition(".")
+    return bare if bare and suffix else stem
 
 
 def unique_image_ids(image_ids: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -78,16 +78,18 @@ def label_rows(index: Mapping[str, Column], table: LabelTable) -> list[int]:
     """
     row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
     image_ids = index["image_id"].tolist()
-    names = [image_id if image_id in row_of else other_name(image_id) for image_id in image_ids]
-    meant: dict[str, tuple[str, int]] = {}
-    ambiguous = set()
-    instances = zip(index["sop_uid"].tolist(), index["frame_number"].tolist(), strict=True)
-    for name, instance in zip(names, instances, strict=True):
-        if name in row_of and meant.setdefault(name, instance) != instance:
-            ambiguous.add(name)
-    return [
-        row_of.get(image_id if name in ambiguous else name, -1) for image_id, name in zip(image_ids, names, strict=True)
-    ]
+    rows = [row_of.get(image_id, -1) for image_id in image_ids]
+    meant: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row < 0 and (name := other_name(image_ids[place])) in row_of:
+            meant.setdefault(name, []).append(place)
+    named = {image_id: [place] for place, image_id in enumerate(image_ids) if image_id in meant}
+    for name, places in meant.items():
+        everyone = named.get(name, []) + places
+        if len({(index["sop_uid"][place], index["frame_number"][place]) for place in everyone}) == 1:
+            for place in places:
+                rows[place] = row_of[name]
+    return rows
 
 
 def stored_columns(stored: Sequence[StoredSlice]) -> dict[str, Column]:

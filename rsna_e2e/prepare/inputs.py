@@ -60,12 +60,15 @@ def read_inputs(
     if store is not None and store.resolve().is_relative_to(raw.resolve()):
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
-    search = None if labels else LabelSearch(source)
-    found = search.read_inside(task) if search else _read_given(labels, task)
+    if labels is None:
+        search = LabelSearch(source)
+        found = search.read_inside(task)
+    else:
+        search, found = None, _read_given(labels, task)
     files, not_found = _without_formulas(*source.find()) if refuse_formulas else source.find()
     if labels is not None and found.table and files and not names_any(found.table.image_ids, files):
         raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
-    if search and found.file is None:
+    if search is not None and found.file is None:
         found = search.read_others(task, files)
     table = found.table or LabelTable(image_ids=[], values=_no_labels(task), n_repeated_rows=0)
     settings = (__version__, FORMAT_VERSION, task.windows_hu, compression, rules, decoder_versions())
@@ -96,8 +99,7 @@ def _without_formulas(
     return [file for file in files if not may_be_formula(file.name)], [*refusals, *refused]
 
 
-def _read_given(labels: Path | None, task: Task) -> FoundLabels:
-    assert labels is not None
+def _read_given(labels: Path, task: Task) -> FoundLabels:
     file = table_at(labels)
     return FoundLabels(file=file, table=read_labels(file, task))
 
