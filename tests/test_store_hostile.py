@@ -380,6 +380,8 @@ def test_what_a_packed_slice_cannot_be(tmp_path: Path) -> None:
         {"content_windows_hu": [[40, 1e400]]},
         {"compression": "zip"},
         {"compression": ["none"]},
+        {"refused_with_label": "0"},
+        {"refused_with_label": [-1]},
         {"data_hash": None},
         {"task": {"$ref": "x"}},
     ],
