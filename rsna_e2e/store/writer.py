@@ -103,13 +103,12 @@ class StoreWriter:
         return self._left
 
     def _clear(self) -> None:
-        for place in self._partial.iterdir():
-            if place.is_dir():
-                shutil.rmtree(place, ignore_errors=True)
-            elif place != self._left:
-                place.unlink(missing_ok=True)
         if self._left is None:
             shutil.rmtree(self._partial, ignore_errors=True)
+            return
+        for folder in (self._store, self.notes_folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        (self._partial / _INPUTS).unlink(missing_ok=True)
 
     def adopt(self, folders: Sequence[Path]) -> None:
         """Take over what is in folders that were kept; a note `shard-X` comes with the shard X that it describes.
