@@ -133,6 +133,18 @@ def test_how_many_zeros_a_tile_may_end_in() -> None:
         check_tiles(frame[: end - 29] + bytes(29) + END)
 
 
+def test_what_is_not_told_of_a_lossless_slice_is_one_hu_in_some_hundred_pixels(tmp_path: Path) -> None:
+    stored = head(512)
+    frame = encode(stored, {})
+    end = len(frame) - len(END)
+    result = read(tmp_path / "a.dcm", stored, frame[: end - 44] + bytes(44) + END)
+    assert not isinstance(result, Refusal)
+    off = np.abs(result.astype(int) - (stored.astype(int) - 1024))
+    assert 0 < np.count_nonzero(off) < 1000
+    assert off.max() == 1
+    assert isinstance(read(tmp_path / "a.dcm", stored, frame[: end - 45] + bytes(45) + END), Refusal)
+
+
 def test_a_tile_that_is_missing(tmp_path: Path) -> None:
     stored = head(130)
     frame = encode(stored, {"tile_size": (65, 65)})
