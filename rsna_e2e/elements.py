@@ -174,14 +174,15 @@ class Elements:
         """Return a number of VR IS, digits in text."""
         text = self.text(name, default=str(default))
         if not re.fullmatch(r"[+-]?\d{1,12}", text, re.ASCII):
-            raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} is not a whole number")
+            raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} is {shown(text)}, expected a whole number")
         return int(text)
 
     def numbers(self, name: str, count: int) -> tuple[float, ...]:
         """Return `count` finite numbers of VR DS."""
         values = _numbers(self.text(name))
         if values is None or len(values) != count:
-            raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} is not {count} finite decimal number(s)")
+            detail = f"{label(TAGS[name])} is {shown(self.text(name))}, expected {count} finite decimal number(s)"
+            raise RefusedError(Reason.BAD_VALUE, detail)
         return values
 
     def first_window(self, *, at_most: float) -> tuple[float, float] | tuple[None, None]:
@@ -253,8 +254,9 @@ def _decode(raw: bytes) -> str:
 
 
 def shown(text: str) -> str:
-    """Return a code or UID as the file spells it, but nothing that a person may have written: it ends in reports."""
-    return text if re.fullmatch(r"[0-9.]{1,64}|[A-Z0-9_]{1,16}", text) else "(not a code)"
+    """Return a code, UID or number as the file spells it, but nothing that a person may have written: it ends in
+    reports."""
+    return text if re.fullmatch(r"[0-9.,+\-eE\\ ]{1,64}|[A-Z0-9_]{1,16}", text) else "(not a code)"
 
 
 def label(tag: int) -> str:

@@ -94,6 +94,10 @@ def test_one_line_and_nothing_left_behind(
 NOTHING_TAKEN = {
     "header": ({"RescaleSlope": None}, r"3 missing_tag, such as \S+\.dcm \(RescaleSlope \(0028,1053\)\)"),
     "value": ({"RescaleType": "MGML"}, r"3 not_hounsfield, such as \S+\.dcm \(RescaleType is MGML\)"),
+    "number": (
+        {"RescaleSlope": "1\\2"},
+        r"3 bad_value, such as \S+\.dcm \(RescaleSlope \(0028,1053\) is 1\\2, expected 1 ",
+    ),
     "modality": ({"Modality": "MR"}, r"3 not_ct, such as \S+\.dcm \(Modality is MR\)"),
     "pixels": (
         {"RescaleType": "US", "RescaleIntercept": 5000},
