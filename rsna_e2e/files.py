@@ -34,6 +34,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     removed and a file already at `path` stays as it was. Raises DiskFullError, BadInputError when nothing can be
     written there.
     """
+    _check_is_replaceable(path)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         with full_disk_named(path):
@@ -151,7 +152,14 @@ def prepare_file(path: Path, *, example: str) -> None:
     """
     if path.is_dir() or not path.name:
         raise UsageError(f"{path}: not the name of a file. Give one, such as {example}")
+    _check_is_replaceable(path)
     make_folder(path.parent)
+
+
+def _check_is_replaceable(path: Path) -> None:
+    """Refuse a device or pipe, in whose place a file would come: of `--out /dev/null` nothing would be left."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise BadInputError(f"{path}: a device or pipe, which a file would replace. Choose another name")
 
 
 def entries(folder: Path) -> list[Path]:
