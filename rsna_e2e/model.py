@@ -188,7 +188,7 @@ def _check_weights(config: ModelConfig, n_channels: int) -> None:
     """Raise UsageError when arguments ask for more weights than any model has, before memory is asked for."""
     if not config.backbone_arguments:
         return
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # whose weights are drawn later, as ever
         sketch = _timm_model(config, n_channels, pretrained=False)
     n_weights = sum(weight.numel() for weight in sketch.parameters())
     if n_weights > MOST_WEIGHTS:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 import yaml
 
 from rsna_e2e.config import Frozen, RunConfig, TwoStageConfig, load_config, load_two_stage, make_config
@@ -233,6 +235,14 @@ def model_of(backbone: str, arguments: str) -> JointModel:
 )
 def test_arguments_that_shape_a_backbone_reach_it(backbone: str, arguments: str) -> None:
     assert model_of(backbone, arguments).n_features > 0
+
+
+def test_what_is_asked_of_arguments_draws_nothing() -> None:
+    torch.manual_seed(7)
+    ours = model_of("resnet10t", "{channels: [16, 16, 16, 16], stem_width: 8}").backbone
+    torch.manual_seed(7)
+    theirs = timm.create_model("resnet10t", num_classes=0, channels=(16, 16, 16, 16), stem_width=8)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
