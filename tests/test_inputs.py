@@ -157,17 +157,18 @@ def as_zip(table: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "pack"),
+    ("name", "pack", "place"),
     [
-        ("stage_2_train.csv.zip", as_zip),  # by Kaggle's client
-        ("stage_2_train.csv", as_zip),  # by kagglehub
-        ("stage_2_train.csv", gzip.compress),
-        ("stage_2_train.csv.gz", bytes),  # unpacked on its way
-        ("Stage_2_Train.CSV", bytes),
-        ("TRAIN.CSV.ZIP", lambda table: as_zip(gzip.compress(table))),
+        ("stage_2_train.csv.zip", as_zip, "in the folder"),  # by Kaggle's client
+        ("stage_2_train.csv.zip", as_zip, "in the archive"),
+        ("stage_2_train.csv", as_zip, "in the archive"),  # by kagglehub
+        ("stage_2_train.csv", gzip.compress, "one folder down"),
+        ("stage_2_train.csv.gz", bytes, "in the folder"),  # unpacked on its way
+        ("Stage_2_Train.CSV", bytes, "in the folder"),
+        ("Stage_2_Train.CSV", bytes, "beside it"),
+        ("TRAIN.CSV.ZIP", lambda table: as_zip(gzip.compress(table)), "one folder down"),
     ],
 )
-@pytest.mark.parametrize("place", ["in the folder", "in the archive", "beside it", "one folder down"])
 def test_labels_are_read_however_they_are_packed_and_spelled(
     tmp_path: Path, expected: Path, name: str, pack: Callable[[bytes], bytes], place: str
 ) -> None:
