@@ -21,6 +21,7 @@ class Reason(StrEnum):
     MISSING_DECODER = "missing_decoder"  # something that is not installed is needed, which the detail names
     MALFORMED = "malformed"  # elements that cannot be parsed
     TOO_LARGE = "too_large"  # more elements, frames, fragments or inflated bytes than any honest file has
+    INTERNAL_ERROR = "internal_error"  # a bug of this program, and nobody's file is to blame
     # what the file says
     NOT_CT = "not_ct"  # another SOP class or modality
     LOCALIZER = "localizer"  # a scout image, not a slice

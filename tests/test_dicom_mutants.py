@@ -31,6 +31,6 @@ def test_damaged_files_are_refused_or_read_as_pydicom_reads_them(tmp_path: Path,
         if not isinstance(result, Refusal):
             np.testing.assert_array_equal(np.stack([hu for _, hu in result]), hounsfield_by_pydicom(path))
     print(outcomes.most_common())  # noqa: T201  # for pytest -s: the table in docs/dicom.md
-    assert outcomes.keys() <= {"taken", *map(str, Reason)}
+    assert outcomes.keys() <= {"taken", *map(str, Reason)} - {Reason.INTERNAL_ERROR}
     assert outcomes["taken"] > n / 10
     assert outcomes["malformed"] > n / 10

@@ -1,8 +1,8 @@
 """Files that are not taken: the right reason for each, whatever bytes come, and no other error."""
 
 import errno
-import io
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from rsna_e2e import dicom
 from rsna_e2e.reasons import Reason
-from rsna_e2e.records import RawFile, Refusal
+from rsna_e2e.records import Refusal
 
 STORED = phantoms.stored_image(12, 10, seed=1, form=phantoms.SIGNED_16)
 
@@ -195,36 +195,67 @@ def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path, syntax: str
     assert any(outcomes)
 
 
-def test_a_panic_outside_exception_is_a_refusal_and_ctrl_c_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class PanicException(BaseException):
+    """Stands for pyo3's, which is a BaseException as well."""
+
+
+DECODER_ERRORS = (
+    PanicException("Patient^Name in the text"),
+    OSError("broken data stream of Jane"),  # as Pillow has it: not the operating system's
+    MemoryError(),
+    ValueError("Jane"),
+)
+
+
+@pytest.mark.parametrize("error", DECODER_ERRORS, ids=lambda error: type(error).__name__)
+def test_what_a_decoder_raises_is_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    class PanicException(BaseException):
-        """Stands for pyo3's, which is a BaseException as well."""
-
     path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED))
-    raw_file = RawFile(path.name, path.stat().st_size, 0)
-    with path.open("rb") as stream:
-        headers = dicom.read_headers(stream, raw_file)
-    assert not isinstance(headers, Refusal)
+    dataset = phantoms.read(path)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    dataset.save_as(path)
+    assert not isinstance(dicom.read_slice(path), Refusal)
 
-    def fail_with(error: BaseException) -> None:
-        def read(*args: object) -> None:
-            raise error
+    def fail(*args: object) -> None:
+        raise error
 
-        monkeypatch.setattr("rsna_e2e.dicom.pixels.read_frame", read)
-
-    fail_with(PanicException("Patient^Name in the text"))
-    refusal = dicom.read_hounsfield(io.BytesIO(), raw_file, headers[0])
-    assert refusal == Refusal(path.name, Reason.DECODER_FAILED, "PanicException")
-    fail_with(OSError("broken data stream of Jane"))  # as Pillow has it: not the operating system's
-    refusal = dicom.read_hounsfield(io.BytesIO(), raw_file, headers[0])
-    assert refusal == Refusal(path.name, Reason.DECODER_FAILED, "OSError")
-    fail_with(OSError(errno.EIO, "on the disk"))
-    refusal = dicom.read_hounsfield(io.BytesIO(), raw_file, headers[0])
-    assert refusal == Refusal(path.name, Reason.UNREADABLE_FILE, os.strerror(errno.EIO))
-    fail_with(KeyboardInterrupt())
+    monkeypatch.setattr("rsna_e2e.dicom.words.get_decoder", fail)
+    assert dicom.read_slice(path) == Refusal(str(path), Reason.DECODER_FAILED, type(error).__name__)
+    error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        dicom.read_hounsfield(io.BytesIO(), raw_file, headers[0])
+        dicom.read_slice(path)
+
+
+def test_an_error_of_the_system_is_called_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED))
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.EIO, "on the disk")
+
+    monkeypatch.setattr("rsna_e2e.dicom.pixels.read_frame", fail)
+    assert dicom.read_slice(path) == Refusal(str(path), Reason.UNREADABLE_FILE, os.strerror(errno.EIO))
+
+
+BUGS = {
+    "in the header": "rsna_e2e.dicom.header._pixel_format",
+    "in the pixels": "rsna_e2e.dicom.pixels.read_frame",
+    "before a decoder": "rsna_e2e.dicom.pixels.to_hounsfield",
+}
+
+
+@pytest.mark.parametrize("place", BUGS)
+def test_a_bug_is_not_the_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED))
+
+    def fail(*args: object, **options: object) -> None:
+        raise KeyError("Patient^Name")
+
+    monkeypatch.setattr(BUGS[place], fail)
+    refusal = dicom.read_slice(path)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == Reason.INTERNAL_ERROR
+    assert re.fullmatch(r"KeyError in test_dicom_refusals\.py, line \d+: a bug of this program, .*", refusal.detail)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rsna_e2e.arguments import add_settings, at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.reasons import Reason
 from rsna_e2e.tasks import get_task
 
 N_FOLDS, SEED = 5, 0
@@ -221,6 +222,12 @@ def _warn(report: "PrepareReport") -> None:
         tell(
             f"warning: in {n} of the studies each slice has a SeriesInstanceUID of its own, so that none has a "
             "neighbour. Give the slices of one volume one UID, and prepare again",
+            to=sys.stderr,
+        )
+    if n := report.refusals.get(Reason.INTERNAL_ERROR):
+        tell(
+            f"warning: {n} files or slices were not taken because of a bug of this program; where it is stands in the "
+            "details of refusals.parquet. Please report it",
             to=sys.stderr,
         )
     if report.n_studies_as_patients:

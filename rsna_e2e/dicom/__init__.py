@@ -14,7 +14,6 @@ from rsna_e2e.dicom.header import SliceHeader, read_headers
 from rsna_e2e.dicom.pixels import read_hounsfield
 from rsna_e2e.dicom.refuse import refuse_on_error
 from rsna_e2e.dicom.repairs import Repair
-from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord
 
 __all__ = ["Repair", "SliceHeader", "read_headers", "read_hounsfield", "read_slice", "read_slices", "refuse_on_error"]
@@ -43,4 +42,4 @@ def read_slices(path: Path, *, at_most: int | None = None) -> list[tuple[SliceRe
                 slices.append(result)
             return slices
 
-    return refuse_on_error(str(path), read, otherwise=Reason.MALFORMED)
+    return refuse_on_error(str(path), read)

@@ -58,7 +58,7 @@ def read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader] | Ref
 
     Returns a header for each frame, in the file's order; files but those of enhanced CT have one.
     """
-    return refuse_on_error(raw_file.name, lambda: _read_headers(stream, raw_file), otherwise=Reason.MALFORMED)
+    return refuse_on_error(raw_file.name, lambda: _read_headers(stream, raw_file))
 
 
 def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:

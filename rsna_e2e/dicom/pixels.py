@@ -36,7 +36,7 @@ def read_hounsfield(
     stream: BinaryIO, raw_file: RawFile, header: SliceHeader
 ) -> tuple[SliceRecord, Int16Image] | Refusal:
     """Read the pixels of a slice whose header was read: int16 HU [rows, columns], and the record with what was done."""
-    return refuse_on_error(raw_file.name, lambda: _read_hounsfield(stream, header), otherwise=Reason.DECODER_FAILED)
+    return refuse_on_error(raw_file.name, lambda: _read_hounsfield(stream, header))
 
 
 def _read_hounsfield(stream: BinaryIO, header: SliceHeader) -> tuple[SliceRecord, Int16Image]:

@@ -1,7 +1,9 @@
-"""Whatever goes wrong while a file is read becomes a refusal of that file."""
+"""Whatever goes wrong while a file is read becomes a refusal of that file, by whose fault it is."""
 
 import os
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from rsna_e2e.elements import RefusedError
@@ -11,19 +13,33 @@ from rsna_e2e.records import Refusal
 _T = TypeVar("_T")
 
 
-def refuse_on_error(name: str, read: Callable[[], _T], *, otherwise: Reason) -> _T | Refusal:
-    """Return what `read` does, or a refusal of the file called `name`: with `otherwise` for what nobody foresaw."""
+def refuse_on_error(name: str, read: Callable[[], _T]) -> _T | Refusal:
+    """Return what `read` does, or a refusal of the file called `name`.
+
+    RefusedError is the file's fault and says so, OSError the system's. Any other error is a bug of this program, and
+    is called that: where decoders work, what they raise was seen to. The text of an error may quote the patient, so
+    only its kind and its place are kept.
+    """
     try:
         return read()
     except RefusedError as error:
         return Refusal(name, error.reason, error.detail)
     except OSError as error:
-        if error.errno is None:  # a decoder's own, not the operating system's
-            return Refusal(name, otherwise, type(error).__name__)
-        return Refusal(name, Reason.UNREADABLE_FILE, os.strerror(error.errno))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        # Hostile bytes make decoders raise nearly anything, a Rust panic outside Exception among them. The text of such
-        # an error may quote the patient, so only its kind is kept.
-        return Refusal(name, otherwise, type(error).__name__)
+        if error.errno is not None:
+            return Refusal(name, Reason.UNREADABLE_FILE, os.strerror(error.errno))
+        return _internal_error(name, error)
+    except Exception as error:
+        return _internal_error(name, error)
+
+
+def decoder_error(error: BaseException) -> RefusedError:
+    """Return what to raise for an error that came out of a foreign decoder: hostile bytes make these raise nearly
+    anything, a Rust panic outside Exception among them."""
+    return RefusedError(Reason.DECODER_FAILED, type(error).__name__)
+
+
+def _internal_error(name: str, error: Exception) -> Refusal:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    detail = f"{type(error).__name__} in {where}: a bug of this program, please report it with the file if you may"
+    return Refusal(name, Reason.INTERNAL_ERROR, detail)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from rsna_e2e.dicom.header import SliceHeader
 from rsna_e2e.dicom.inflate import inflate
 from rsna_e2e.dicom.jpeg2000 import check_tiles
 from rsna_e2e.dicom.jpeg_scan import check_scan
+from rsna_e2e.dicom.refuse import decoder_error
 from rsna_e2e.dicom.scan import Window, read_file_meta
 from rsna_e2e.dicom.syntaxes import SYNTAXES, Decoder, Syntax, decoder_version
 from rsna_e2e.elements import RefusedError
@@ -90,22 +91,15 @@ def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder
         bits_allocated = 8 if claim.precision <= 8 else 16
         if record.pixel_representation == 1:
             bits_stored = min(bits_stored, claim.precision)  # the sign stands where the codestream ends
-    with _silent():
-        decoded, _ = get_decoder(syntax.uid).as_array(
-            encapsulate([frame], has_bot=False),
-            index=0,
-            raw=True,
-            decoding_plugin=decoder.plugin,
-            pixel_keyword="PixelData",
-            number_of_frames=1,
-            samples_per_pixel=1,
-            photometric_interpretation="MONOCHROME2",
-            rows=record.rows,
-            columns=record.columns,
-            bits_allocated=bits_allocated,
-            bits_stored=min(record.bits_stored, bits_allocated),
-            pixel_representation=0,  # all bits as they are; the sign is seen to here
-        )
+    decoded = _decode(
+        frame,
+        syntax,
+        decoder,
+        rows=record.rows,
+        columns=record.columns,
+        bits_allocated=bits_allocated,
+        bits_stored=min(record.bits_stored, bits_allocated),
+    )
     if decoded.shape != (record.rows, record.columns) or decoded.dtype.kind not in "iu":
         raise RefusedError(Reason.DECODER_FAILED, f"decoded to {decoded.shape} of {decoded.dtype}")
     return Frame(
@@ -115,6 +109,32 @@ def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder
         decoder=decoder_version(decoder),
         lost_its_sign=record.pixel_representation == 1 and claim is not None and claim.is_signed is False,
     )
+
+
+def _decode(frame: bytes, syntax: Syntax, decoder: Decoder, **form: int) -> npt.NDArray[Any]:
+    """Hand a frame to a foreign decoder. form: rows, columns, bits_allocated and bits_stored, as pydicom calls them.
+
+    Raises RefusedError, whatever the decoder raises.
+    """
+    with _silent():
+        try:
+            decoded, _ = get_decoder(syntax.uid).as_array(
+                encapsulate([frame], has_bot=False),
+                index=0,
+                raw=True,
+                decoding_plugin=decoder.plugin,
+                pixel_keyword="PixelData",
+                number_of_frames=1,
+                samples_per_pixel=1,
+                photometric_interpretation="MONOCHROME2",
+                pixel_representation=0,  # all bits as they are; the sign is seen to elsewhere
+                **form,
+            )
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            raise decoder_error(error) from None
+    return np.asarray(decoded)
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from rsna_e2e.model import JointModel
 from rsna_e2e.pipeline.plan import Folders, Step
 from rsna_e2e.pipeline.run import Pipeline, Standing
 from rsna_e2e.prepare import available_cores, find_labels
-from rsna_e2e.reasons import Reason
 from rsna_e2e.records import RawFile, Refusal
 from rsna_e2e.sources import Source, open_source
 from rsna_e2e.split import split_series
@@ -234,4 +233,4 @@ def _read(source: Source, raw_file: RawFile) -> None:
             if not isinstance(headers, Refusal):
                 read_hounsfield(stream, raw_file, headers[0])
 
-    refuse_on_error(raw_file.name, read, otherwise=Reason.MALFORMED)
+    refuse_on_error(raw_file.name, read)

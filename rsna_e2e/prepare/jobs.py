@@ -200,7 +200,7 @@ def read_or_refuse(raw_file: RawFile, lost: Reason | None, read: Callable[[], _R
     reading."""
     if lost is not None:
         return Refusal(printable(raw_file.name), lost, "reading it ended its process, or took too long")
-    result = refuse_on_error(raw_file.name, read, otherwise=Reason.MALFORMED)
+    result = refuse_on_error(raw_file.name, read)
     return replace(result, path=printable(raw_file.name)) if isinstance(result, Refusal) else result
 
 

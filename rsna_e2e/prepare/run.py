@@ -35,8 +35,14 @@ SHARD_BYTES = 128 * 1024 * 1024
 
 HEADERS_PER_JOB = 256
 
-# What a file is refused for that may be the machine's doing
-MAY_GO_WELL = (Reason.MISSING_DECODER, Reason.UNREADABLE_FILE, Reason.TIMEOUT, Reason.DECODER_CRASHED)
+# What a file is refused for that may be the doing of the machine or of this program
+MAY_GO_WELL = (
+    Reason.MISSING_DECODER,
+    Reason.UNREADABLE_FILE,
+    Reason.TIMEOUT,
+    Reason.DECODER_CRASHED,
+    Reason.INTERNAL_ERROR,
+)
 TABLE_BYTES = 1024 * 1024  # room for the tables, generously
 
 
