@@ -27,6 +27,7 @@ _HEADER_BYTES = 4096  # of a table's first line are looked at
 _PIPE_BYTES = 1 << 16
 WAIT_FOR_WRITER_S = 2.0  # a shell may start it later than this program
 _ENCRYPTED = 0x1  # APPNOTE 4.4.4
+_TOO_FAR = "it inflates further than any table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ class TableFile:
         """Open the table's text, out of the gzip or zip file that it may be packed in. Raises OSError."""
         try:
             with ExitStack() as opened:
-                stream: Any = opened.enter_context(self.bytes_of())
+                bare: Any = opened.enter_context(self.bytes_of())
+                stream = bare
                 for _ in range(_MOST_LAYERS):
                     head = stream.read(4)
                     stream.seek(0)
@@ -53,7 +55,7 @@ class TableFile:
                         stream = opened.enter_context(gzip.open(stream))
                     elif head in (b"PK\3\4", b"PK\5\6"):  # APPNOTE 4.3.7, and 4.3.16 where it is empty
                         stream = opened.enter_context(_only_table(stream))
-                yield stream
+                yield bare if stream is bare else io.BufferedReader(_Bounded(stream))
         except (EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
             raise OSError(str(error)) from error
 
@@ -105,6 +107,25 @@ def is_table(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+class _Bounded(io.RawIOBase):
+    """What comes out of a packed stream, up to more than any table has."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._left = stream, MAX_MEMBER_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises OSError beyond the limit."""
+        content = self._stream.read(len(buffer))
+        buffer[: len(content)] = content
+        self._left -= len(content)
+        if self._left < 0:
+            raise OSError(_TOO_FAR)
+        return len(content)
+
+
 def _only_table(stream: IO[bytes]) -> IO[bytes]:
     """Open the one table that a zip archive holds, beside the notes that macOS adds. Raises BadZipFile otherwise."""
     archive = zipfile.ZipFile(stream)
@@ -116,7 +137,7 @@ def _only_table(stream: IO[bytes]) -> IO[bytes]:
     if info.flag_bits & _ENCRYPTED:
         raise zipfile.BadZipFile("encrypted in its archive")
     if info.file_size > min(MAX_MEMBER_BYTES, max(MAX_RATIO * info.compress_size, HARMLESS_BYTES)):
-        raise zipfile.BadZipFile("it inflates further than any table")
+        raise zipfile.BadZipFile(_TOO_FAR)
     return archive.open(info)
 
 

@@ -14,6 +14,7 @@ from stores import make_store
 
 from rsna_e2e.cli import main
 from rsna_e2e.errors import BadInputError
+from rsna_e2e.labels import read_labels
 from rsna_e2e.table_files import is_table, table_at
 from rsna_e2e.tasks import ICH
 
@@ -81,6 +82,16 @@ def test_what_cannot_be_unpacked_is_an_error_of_the_file(tmp_path: Path, packed:
     (tmp_path / "a.csv").write_bytes(packed)
     with pytest.raises(OSError, match=r"."):
         read(tmp_path / "a.csv")
+
+
+def test_a_table_that_inflates_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_bytes(gzip.compress(b"ID,Label\n" + bytes(1 << 20)))
+    read(tmp_path / "a.csv")
+    monkeypatch.setattr("rsna_e2e.table_files.MAX_MEMBER_BYTES", 1 << 20)
+    with pytest.raises(OSError, match="inflates further than any table"):
+        read(tmp_path / "a.csv")
+    with pytest.raises(BadInputError, match="inflates further than any table"):
+        read_labels(table_at(tmp_path / "a.csv"), ICH)
 
 
 def test_a_pipe_is_read_once_and_may_be_looked_at_often(tmp_path: Path) -> None:
