@@ -37,9 +37,15 @@ SPEAKING = (
     "ReconstructionDiameter",
     "AcquisitionNumber",
     "FrameAcquisitionNumber",
+    "KVP",
 )
 # What may differ within a volume, and is asked only where slices show the same place.
-QUIET = ("ImageType", "FrameType", "KVP", "SliceThickness", "PixelSpacing", "Rows")
+QUIET = ("ImageType", "FrameType", "SliceThickness", "PixelSpacing", "Rows")
+# Of these, the ones that count what was done one after the other: the parts of a pass follow each other.
+COUNTING = {"TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber", "FrameAcquisitionNumber"}
+# And those that are measured, which are the same within so much of the larger: files round them.
+MEASURED = {"ReconstructionDiameter", "KVP", "SliceThickness", "PixelSpacing"}
+SAME_MEASURE = 0.01
 # In which order slices came, asked last; whether it may also tell passes apart that share no place.
 ORDERS = {"InstanceNumber": True, "AcquisitionTime": True, "ContentTime": False}
 
@@ -69,13 +75,13 @@ def divide_volumes(position_mm: Float64Array, told: Mapping[str, Column]) -> Vol
     """
     groups = [np.argsort(position_mm, kind="stable")]
     told_by = []
-    for name, divide in _DIVIDERS.items():
+    for name, divide in _DIVIDERS:
         if name in told:
             divided = [rows[part] for rows in groups for part in divide(position_mm[rows], told[name][rows])]
-            told_by += [name] * (len(divided) > len(groups))
+            told_by += [name] * (len(divided) > len(groups) and name not in told_by)
             groups = divided
-    untold = [rows for rows in groups if _is_doubtful(position_mm[rows])]
-    volumes = [rows for rows in groups if not _is_doubtful(position_mm[rows])]
+    untold = [rows for rows in groups if _are_several(position_mm[rows])]
+    volumes = [rows for rows in groups if not _are_several(position_mm[rows])]
     return Volumes(volumes, np.concatenate([np.empty(0, np.int64), *untold]), told_by)
 
 
@@ -96,36 +102,66 @@ def _slices_at(position_mm: Float64Array) -> npt.NDArray[np.int64]:
     return np.diff(np.append(np.flatnonzero(new_places(position_mm)), len(position_mm)))
 
 
-def _is_doubtful(position_mm: Float64Array) -> bool:
+def _are_several(position_mm: Float64Array) -> bool:
     """Whether several places are there more than once; at a single one a slice was taken again."""
     return int(np.count_nonzero(_slices_at(position_mm) > 1)) > 1
 
 
-def _by_value(position_mm: Float64Array, values: Column) -> list[Rows]:
+def _is_doubtful(position_mm: Float64Array) -> bool:
+    """Whether more than a slice taken again lies where others do; slices of one place are one series in time."""
+    n_at = _slices_at(position_mm)
+    return len(n_at) > 1 and len(position_mm) - len(n_at) > 1
+
+
+def _by_value(position_mm: Float64Array, values: Column, *, name: str, is_last: bool) -> list[Rows]:
     """Divide slices [N], rising, by the values where those of different values lie among each other. Values that follow
-    each other and touch, as those of a scan in steps, stay together."""
-    codes = np.unique(values, return_inverse=True)[1]
-    if not codes.any():
-        return [np.arange(len(position_mm))]
+    each other and touch, as those of a scan in steps, stay together.
+
+    Which of the parts that touch are of one pass may be in doubt; then nothing is divided, or, with is_last, every
+    value is alone.
+    """
+    whole = [np.arange(len(position_mm))]
     is_doubtful = _is_doubtful(position_mm)
-    passes: list[list[Rows]] = [[]]
-    for part in (np.flatnonzero(codes == code) for code in range(codes.max() + 1)):
-        if any(_lie_among(position_mm[part], position_mm[other], is_doubtful) for other in passes[-1]):
-            passes.append([])
-        passes[-1].append(part)
+    codes = _codes(values, is_measured=name in MEASURED)
+    if not codes.any() or (name in QUIET and not is_doubtful):
+        return whole
+    parts = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+
+    def conflict(one: Rows, passed: Sequence[Rows]) -> bool:
+        return any(_lie_among(position_mm[one], position_mm[other], is_doubtful) for other in passed)
+
+    layers: list[list[Rows]] = []  # as few as there can be
+    for part in sorted(parts, key=lambda part: int(part[0])):
+        free = next((layer for layer in layers if not conflict(part, layer)), None)
+        layers.append([part]) if free is None else free.append(part)
+    if len(layers) == 1:
+        return whole
+    passes: list[list[Rows]] = []
+    for part in parts:
+        if name in COUNTING and passes and not conflict(part, passes[-1]):
+            passes[-1].append(part)
+        else:
+            passes.append([part])
+    if len(passes) > len(layers):
+        return parts if is_last else whole
     return [np.sort(np.concatenate(one)) for one in passes]
 
 
-def _by_value_if_doubtful(position_mm: Float64Array, values: Column) -> list[Rows]:
-    return _by_value(position_mm, values) if _is_doubtful(position_mm) else [np.arange(len(position_mm))]
+def _codes(values: Column, *, is_measured: bool) -> Rows:
+    """Number values [N] by their order, equal ones alike."""
+    unique, codes = np.unique(values, return_inverse=True)
+    if is_measured and values.dtype.kind == "f":
+        is_new = ~(np.diff(unique) <= SAME_MEASURE * np.abs(unique[1:]))  # NaN is new
+        codes = np.append(0, np.cumsum(is_new))[codes]
+    return codes
 
 
 def _lie_among(one_mm: Float64Array, other_mm: Float64Array, is_doubtful: bool) -> bool:
-    """Whether slices of one part (rising) lie among those of another; a single one, whether it shows a place of it."""
+    """Whether slices of one part (rising) lie among those of another; a single place does so in doubt."""
     if one_mm[-1] < other_mm[0] - SAME_POSITION_MM or other_mm[-1] < one_mm[0] - SAME_POSITION_MM:
         return False
-    if min(len(one_mm), len(other_mm)) == 1:
-        return is_doubtful and bool(np.abs(one_mm[:, None] - other_mm).min() < SAME_POSITION_MM)
+    if min(np.ptp(one_mm), np.ptp(other_mm)) < SAME_POSITION_MM:
+        return is_doubtful
     return min(_n_within(one_mm, other_mm), _n_within(other_mm, one_mm)) >= AMONG
 
 
@@ -141,34 +177,45 @@ def _by_order(position_mm: Float64Array, keys: Column, *, may_interleave: bool) 
     if _is_doubtful(position_mm):
         is_clear = len(passes) == _slices_at(position_mm).max()
     else:
-        is_clear = may_interleave and len(passes) > 1 and _are_passes([position_mm[order[run]] for run in passes])
+        is_clear = may_interleave and _is_known(keys) and _are_passes([position_mm[order[run]] for run in passes])
     return [np.sort(order[run]) for run in passes] if is_clear else [np.arange(len(position_mm))]
+
+
+def _is_known(keys: Column) -> bool:
+    """Whether keys say the order of all slices: several may have a time, but a number that is there twice is none."""
+    return len(np.unique(keys)) == len(keys) if keys.dtype.kind == "f" else bool((keys != "").all())
 
 
 def _runs(position_mm: Float64Array) -> list[Rows]:
     """Cut positions, in the order in which slices came, where they turn back or stand still."""
-    begins, way = [0], 0.0
-    for i, step in enumerate(np.diff(position_mm).tolist(), start=1):
-        step_way = 0.0 if abs(step) < SAME_POSITION_MM else float(np.sign(step))
-        if step_way == 0.0 or (way and step_way != way):
-            begins.append(i)
-            way = 0.0
-        else:
-            way = step_way
+    step_mm = np.diff(position_mm)
+    way = np.where(np.abs(step_mm) < SAME_POSITION_MM, 0.0, np.sign(step_mm))
+    begins = [0]
+    for i in range(1, len(position_mm)):
+        is_second = begins[-1] == i - 1
+        if way[i - 1] == 0.0 or (not is_second and way[i - 1] != way[i - 2]):
+            begins.append(i - 1 if _begins_with_turn(step_mm, i) else i)
     return np.split(np.arange(len(position_mm)), begins[1:])
 
 
+def _begins_with_turn(step_mm: Float64Array, i: int) -> bool:
+    """Whether the slice before the i-th, where positions turn, is the first of those after it: by its steps."""
+    if not 2 < i < len(step_mm) or step_mm[i - 1] * step_mm[i] <= 0:
+        return False
+    return bool(abs(step_mm[i - 1] - step_mm[i]) < abs(step_mm[i - 2] - step_mm[i - 3]))
+
+
 def _are_passes(runs_mm: Sequence[Float64Array]) -> bool:
-    """Whether runs go the same way, the one over what the last went over."""
+    """Whether each of the runs goes over what the last went over."""
     return (
-        all(len(run) >= LEAST_IN_PASS for run in runs_mm)
-        and len({bool(run[-1] > run[0]) for run in runs_mm}) == 1
+        len(runs_mm) > 1
+        and all(len(run) >= LEAST_IN_PASS for run in runs_mm)
         and all(_lie_among(np.sort(one), np.sort(other), False) for one, other in pairwise(runs_mm))
     )
 
 
-_DIVIDERS: Mapping[str, Callable[[Float64Array, Column], list[Rows]]] = {
-    **dict.fromkeys(SPEAKING, _by_value),
-    **dict.fromkeys(QUIET, _by_value_if_doubtful),
-    **{name: partial(_by_order, may_interleave=may_interleave) for name, may_interleave in ORDERS.items()},
-}
+_DIVIDERS: Sequence[tuple[str, Callable[[Float64Array, Column], list[Rows]]]] = (
+    *((name, partial(_by_value, name=name, is_last=False)) for name in (*SPEAKING, *QUIET)),
+    *((name, partial(_by_value, name=name, is_last=True)) for name in (*SPEAKING, *QUIET)),
+    *((name, partial(_by_order, may_interleave=may_interleave)) for name, may_interleave in ORDERS.items()),
+)

@@ -126,6 +126,68 @@ def test_a_scan_in_steps_that_was_done_twice_is_two(scan: str) -> None:
     assert divided([steps(), steps()], AcquisitionNumber=both)[0] == ["0" * N, "1" * N]
 
 
+ONE_PASS: dict[str, dict[str, Sequence[Any]]] = {
+    "numbers that start anew in each rotation": {"InstanceNumber": [float(i % 4) for i in range(N)]},
+    "numbers that start anew in three blocks": {"InstanceNumber": [float(i % (N // 3)) for i in range(N)]},
+    "numbers that some lack": {"InstanceNumber": [float(i) if i % 3 else np.nan for i in range(N)]},
+    "no number": {"InstanceNumber": [np.nan] * N},
+    "one number": {"InstanceNumber": [1.0] * N},
+    "times that some lack": {"AcquisitionTime": [f"{i:06d}" if i % 3 else "" for i in range(N)]},
+    "diameters that are rounded": {"ReconstructionDiameter": [250.0 - 0.02 * (i % 2) for i in range(N)]},
+}
+
+
+@pytest.mark.parametrize("case", ONE_PASS)
+def test_one_pass_stays_whole(case: str) -> None:
+    assert divided([steps()], **{name: [values] for name, values in ONE_PASS[case].items()})[0] == ["0" * N]
+
+
+def alternating(n: int) -> list[list[float]]:
+    """Return numbers of two passes in rotations of n slices, one of each pass in turn."""
+    return [[float(2 * (i // n) + one) for i in range(N)] for one in (0, 1)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_two_energies_in_turn_are_two_volumes(n: int) -> None:
+    """A rotation of each energy at one place of the table, then the next place; each has its AcquisitionNumber."""
+    volumes, found = divided([steps(), steps()], AcquisitionNumber=alternating(n), KVP=(80.0, 140.0))
+    assert sorted(volumes) == ["0" * N, "1" * N]
+    assert found.told_by == ["KVP"]
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_rotations_are_not_joined_when_it_is_in_doubt_how(n: int) -> None:
+    assert sorted(divided([steps(), steps()], AcquisitionNumber=alternating(n))[0]) == sorted(
+        ["0" * n, "1" * n] * (N // n)
+    )
+
+
+def test_names_say_nothing_of_which_part_follows_which() -> None:
+    """Two passes of base and vertex, each with a kernel of its own, and numbers of stacks, which are names."""
+    for name, values in {"ConvolutionKernel": "ADCB", "StackID": ["1", "10", "11", "2"]}.items():
+        one, other = [[values[2 * p]] * (N // 2) + [values[2 * p + 1]] * (N // 2) for p in range(2)]
+        assert sorted(divided([steps(), steps()], **{name: [one, other]})[0]) == sorted(
+            ["0" * (N // 2), "1" * (N // 2)] * 2
+        )
+        volumes, _ = divided([steps(), steps()], **{name: [one, other], "AcquisitionNumber": (1.0, 2.0)})
+        assert volumes == ["0" * N, "1" * N]
+
+
+@pytest.mark.parametrize("place_mm", [20.0, 22.0])
+def test_a_place_that_is_watched_stays_out_of_the_scan(place_mm: float) -> None:
+    """The arrival of contrast is awaited at one place."""
+    for numbers in (2.0, [float(i) for i in range(2, 11)]):
+        volumes, _ = divided([steps(), [place_mm] * 9], AcquisitionNumber=(20.0, numbers))
+        assert volumes[-1] == "0" * N
+
+
+@pytest.mark.parametrize("second", ["half a step further", "beyond it", "the same places"])
+def test_passes_up_and_down(second: str) -> None:
+    down = SECOND_PASSES[second][::-1]
+    numbers = [[float(i) for i in range(N)], [float(N + i) for i in range(N)]]
+    assert divided([steps(), down], InstanceNumber=numbers)[0] == ["0" * N, "1" * N]
+
+
 def test_slices_written_side_by_side_stay_together() -> None:
     """Of a reconstruction on two processors, which write in the same second."""
     assert divided([steps()], ContentTime=[["120000", "120001"] * (N // 2)])[0] == ["0" * N]
