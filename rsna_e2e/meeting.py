@@ -3,6 +3,7 @@
 Needs nothing but the standard library.
 """
 
+import re
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,8 @@ _DEFAULT_PORT = "29500"  # torchrun's own
 _MEETING_S = 60.0  # how long hosts wait for the first; as long as torchrun would
 _NAME_S = 10.0  # how long a name may lead nowhere: some get it when the first host is up
 _POLL_S = 0.2
+_HIGHEST_PORT = 65535
+_NO_ADDRESS = (socket.gaierror, UnicodeError)  # the latter of what is no host name (RFC 3490)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +41,8 @@ ALONE = Nodes()
 def read_nodes(environment: Mapping[str, str]) -> Nodes:
     """Return the hosts that NNODES, NODE_RANK and MASTER_ADDR[:PORT], or else Slurm's variables, describe.
 
-    Raises UsageError when they do not fit together, MissingCapabilityError without Slurm's `scontrol`.
+    Raises UsageError when they do not fit together or the port is none, MissingCapabilityError without Slurm's
+    `scontrol`.
     """
     by_hand = bool(environment.get("NNODES"))
     n_nodes = number(environment, "NNODES" if by_hand else "SLURM_JOB_NUM_NODES", least=1)
@@ -81,7 +85,7 @@ def check_meeting(nodes: Nodes, *, patience_s: float = _MEETING_S) -> None:
         try:
             socket.create_connection(where, timeout=max(until_s - time.monotonic(), _POLL_S)).close()
             return
-        except socket.gaierror as error:
+        except _NO_ADDRESS as error:
             if time.monotonic() >= min(until_s, began_s + _NAME_S):
                 raise _no_address(nodes.endpoint, error) from None
         except OSError as error:
@@ -99,7 +103,7 @@ def _check_is_free(endpoint: str, host: str, port: int) -> None:
         with socket.socket(family, socket.SOCK_STREAM) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(address)
-    except socket.gaierror as error:
+    except _NO_ADDRESS as error:
         raise _no_address(endpoint, error) from None
     except OSError as error:
         raise UsageError(
@@ -108,8 +112,9 @@ def _check_is_free(endpoint: str, host: str, port: int) -> None:
         ) from None
 
 
-def _no_address(endpoint: str, error: OSError) -> UsageError:
-    return UsageError(f"{endpoint} leads nowhere: {error.strerror}. Give the address of node 0 as MASTER_ADDR")
+def _no_address(endpoint: str, error: Exception) -> UsageError:
+    why = error.strerror if isinstance(error, OSError) else "not the name of a host"
+    return UsageError(f"{endpoint} leads nowhere: {why}. Give the address of node 0 as MASTER_ADDR")
 
 
 def number(environment: Mapping[str, str], name: str, *, least: int = 0) -> int:
@@ -135,5 +140,9 @@ def _first_host(environment: Mapping[str, str]) -> str:
 
 def _with_port(host: str, port: str) -> str:
     if host.count(":") > 1 and not host.startswith("["):  # an IPv6 address
-        return f"[{host}]:{port}"
-    return host if ":" in host.rpartition("]")[2] else f"{host}:{port}"
+        host = f"[{host}]"
+    endpoint = host if ":" in host.rpartition("]")[2] else f"{host}:{port}"
+    text = endpoint.rpartition(":")[2]
+    if not (re.fullmatch(r"\d{1,5}", text, re.ASCII) and 1 <= int(text) <= _HIGHEST_PORT):
+        raise UsageError(f"{endpoint}: {text!r} is no port. Give a number from 1 to {_HIGHEST_PORT} as MASTER_PORT")
+    return endpoint

@@ -221,6 +221,23 @@ def test_an_address_that_is_none_is_said_at_once(node_rank: int) -> None:
         check_meeting(_nodes(node_rank, "no.such.host.invalid"), patience_s=0.5)
 
 
+@pytest.mark.parametrize("node_rank", [0, 1])
+@pytest.mark.parametrize("address", ["a..b", 64 * "x", "a\0b"])
+def test_what_is_no_host_name_leads_nowhere(address: str, node_rank: int) -> None:
+    with pytest.raises(UsageError, match=r":29500 leads nowhere: .*MASTER_ADDR"):
+        check_meeting(_nodes(node_rank, address), patience_s=0.1)
+
+
+@pytest.mark.parametrize("address", ["head:x", "head:", "head:0", "head:65536", "[::1]:-1", "head:\u00b2"])
+def test_what_is_no_port_is_said(address: str) -> None:
+    with pytest.raises(UsageError, match=r" is no port\. Give a number from 1 to 65535 as MASTER_PORT"):
+        _nodes(0, address)
+    with pytest.raises(UsageError, match="is no port"):
+        read_nodes(
+            {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "head", "MASTER_PORT": address.rpartition(":")[2] or " "}
+        )
+
+
 def test_the_first_node_finds_out_whether_it_can_listen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
