@@ -108,7 +108,10 @@ def import_embeddings(
 
 def _names(ids: Path, *, part: Part, fold: int | None, order: Path | None) -> list[str]:
     """The image of every row."""
-    folds = _read_ids(ids, needs_fold=part != "test")
+    try:
+        folds = _read_ids(ids, needs_fold=part != "test")
+    except csv.Error as error:
+        raise BadInputError(f"{ids}: not a readable CSV file: {error}") from None
     if order is None:
         return list(folds)
     listed = [line.strip().removesuffix(".jpg") for line in _read_text(order).splitlines()]
@@ -122,7 +125,7 @@ def _names(ids: Path, *, part: Part, fold: int | None, order: Path | None) -> li
 
 
 def _read_ids(path: Path, *, needs_fold: bool) -> dict[str, int | None]:
-    """The images of a CSV in its order, with their folds (None where nobody asks)."""
+    """The images of a CSV in its order, with their folds (None where nobody asks). Raises csv.Error."""
     table = csv.DictReader(io.StringIO(_read_text(path), newline=""))
     wanted = ("Image", "fold") if needs_fold else ("Image",)
     missing = [column for column in wanted if column not in (table.fieldnames or ())]

@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import stat
 import time
@@ -28,6 +29,8 @@ _PIPE_BYTES = 1 << 16
 WAIT_FOR_WRITER_S = 2.0  # a shell may start it later than this program
 _ENCRYPTED = 0x1  # APPNOTE 4.4.4
 _TOO_FAR = "it inflates further than any table"
+# What gzip, zipfile and what they unpack with raise of a damaged file, but for OSError
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class TableFile:
                     elif head in (b"PK\3\4", b"PK\5\6"):  # APPNOTE 4.3.7, and 4.3.16 where it is empty
                         stream = opened.enter_context(_only_table(stream))
                 yield bare if stream is bare else io.BufferedReader(_Bounded(stream))
-        except (EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+        except _DAMAGED as error:
             raise OSError(str(error)) from error
 
     def sha256(self) -> str:
@@ -128,8 +131,12 @@ class _Bounded(io.RawIOBase):
 
 def _only_table(stream: IO[bytes]) -> IO[bytes]:
     """Open the one table that a zip archive holds, beside the notes that macOS adds. Raises BadZipFile otherwise."""
-    archive = zipfile.ZipFile(stream)
-    files = [info for info in archive.infolist() if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+    try:
+        archive = zipfile.ZipFile(stream)
+    except UnicodeDecodeError as error:
+        raise zipfile.BadZipFile(str(error)) from error
+    names = [info for info in archive.infolist() if not info.filename.endswith("/")]
+    files = [info for info in names if not info.filename.startswith("__MACOSX/")]
     tables = [info for info in files if is_table(info.filename)] or files
     if len(tables) != 1:
         raise zipfile.BadZipFile(f"an archive that holds {len(tables)} files and not one table")
@@ -138,7 +145,10 @@ def _only_table(stream: IO[bytes]) -> IO[bytes]:
         raise zipfile.BadZipFile("encrypted in its archive")
     if info.file_size > min(MAX_MEMBER_BYTES, max(MAX_RATIO * info.compress_size, HARMLESS_BYTES)):
         raise zipfile.BadZipFile(_TOO_FAR)
-    return archive.open(info)
+    try:
+        return archive.open(info)
+    except UnicodeDecodeError as error:  # of its own name, which stands there once more
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def _read_pipe(path: Path) -> bytes:

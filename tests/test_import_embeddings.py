@@ -159,7 +159,12 @@ def test_the_order_names_every_image_once(published: Published) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("a,b\n1,2\n", "no column Image"), ("Image\nID_1\nID_1\n", "line 3: no image, or one that stands there twice")],
+    [
+        ("a,b\n1,2\n", "no column Image"),
+        ("Image\nID_1\nID_1\n", "line 3: no image, or one that stands there twice"),
+        (f"Image\n{'x' * 200_000}\n", r"test\.csv: not a readable CSV file: field larger than"),
+        (f"Image,{'x' * 200_000}\n", r"test\.csv: not a readable CSV file: field larger than"),
+    ],
 )
 def test_a_csv_that_is_not_one_is_named(published: Published, content: str, says: str) -> None:
     (published.folder / "test.csv").write_text(content)

@@ -21,9 +21,9 @@ from rsna_e2e.tasks import ICH
 TEXT = b'ID,Label\n"a,b_any",1\n\n"c\nd_any",0\ne_any,1\n'
 
 
-def zipped(*names: str, content: bytes = TEXT) -> bytes:
+def zipped(*names: str, content: bytes = TEXT, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(packed, "w", method) as archive:
         for name in names:
             archive.writestr(name, content)
     return packed.getvalue()
@@ -57,6 +57,27 @@ def test_what_is_in_a_file_says_how_it_is_packed(tmp_path: Path, name: str, pack
     assert [table.line_of(row) for row in range(4)] == [2, 5, 6, 5]  # there is no fourth
 
 
+def with_name(name: bytes, *, in_directory: bool) -> bytes:
+    """An archive whose table has another name of as many bytes, in one of the two places where it stands."""
+    content = bytearray(zipped("é.csv"))
+    at = content.rfind("é.csv".encode()) if in_directory else content.find("é.csv".encode())
+    content[at : at + len(name)] = name
+    return bytes(content)
+
+
+def without_name() -> bytes:
+    content = bytearray(zipped("a"))
+    at = content.find(b"PK\1\2")
+    content[at + 28 : at + 34] = bytes((0, 0, 1, 0, 0, 0))  # its byte counts as an extra field
+    return bytes(content)
+
+
+def damaged_lzma() -> bytes:
+    content = bytearray(zipped("a.csv", content=TEXT * 99, method=zipfile.ZIP_LZMA))
+    content[60:80] = b"\xff" * 20  # behind the local header and the properties
+    return bytes(content)
+
+
 def encrypted() -> bytes:
     content = bytearray(zipped("a.csv"))
     content[6] |= 1  # flags of the local header, then of the directory
@@ -75,8 +96,15 @@ def encrypted() -> bytes:
         zipped("a.csv")[:-30],
         gzip.compress(TEXT)[:-9],
         gzip.compress(TEXT)[:12] + b"\xff" * 20,
+        damaged_lzma(),
+        with_name(b"\xff\xff", in_directory=True),
+        with_name(b"\xff\xff", in_directory=False),
+        without_name(),
     ],
-    ids=["two", "none", "two_others", "encrypted", "bomb", "cut", "cut_gzip", "bad_gzip"],
+    ids=[
+        *("two", "none", "two_others", "encrypted", "bomb", "cut", "cut_gzip", "bad_gzip", "bad_lzma"),
+        *("no_utf8", "no_utf8_there", "no_name"),
+    ],
 )
 def test_what_cannot_be_unpacked_is_an_error_of_the_file(tmp_path: Path, packed: bytes) -> None:
     (tmp_path / "a.csv").write_bytes(packed)
