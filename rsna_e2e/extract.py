@@ -23,9 +23,8 @@ from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import EMBED_TOGETHER, check_labels
 from rsna_e2e.records import Float32Array, Progress, no_progress
-from rsna_e2e.run_folder import read_config
+from rsna_e2e.run_folder import read_config, read_task
 from rsna_e2e.store import Store, rows_of
-from rsna_e2e.tasks import get_task
 
 Split = Literal["all", "train", "test"]
 
@@ -72,7 +71,7 @@ class Extractor:
         config = read_config(run)
         if config.model.backbone == "none":
             raise UsageError(f"{run}: has no backbone, it learned from embeddings. Give the run of an image classifier")
-        task = get_task(config.task)
+        task = read_task(run, config.task)
         check_labels(store, task)
         self.compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
         model = JointModel.for_task(config.model.without_initial_weights(), task)

@@ -22,9 +22,9 @@ from rsna_e2e.model import JointModel
 from rsna_e2e.predictions import PredictionTable, predictions_path
 from rsna_e2e.preemption import never
 from rsna_e2e.records import Float64Array, Progress, no_progress, printable
-from rsna_e2e.run_folder import MANIFEST, read_config, read_manifest
+from rsna_e2e.run_folder import MANIFEST, read_config, read_manifest, read_task
 from rsna_e2e.store import Store, rows_of
-from rsna_e2e.tasks import Task, get_task
+from rsna_e2e.tasks import Task
 
 EMBED_TOGETHER = 64  # slices; enough to keep a device busy, and a series of any length fits the memory
 
@@ -53,7 +53,7 @@ class Predictor:
 
     def __init__(self, run: Path, store: Store, *, embeddings: Embeddings | None = None, device: str = "auto") -> None:
         self.store, self.config = store, read_config(run)
-        self.task = get_task(self.config.task)
+        self.task = read_task(run, self.config.task)
         check_labels(store, self.task)
         n_channels = count_channels(self.config, self.task, embeddings)
         if embeddings is not None:

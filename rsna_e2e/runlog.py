@@ -31,7 +31,8 @@ from rsna_e2e.files import (
     write_json,
 )
 from rsna_e2e.machine import describe_code, describe_environment
-from rsna_e2e.run_folder import CONFIG, CONFIG_SHA256, MANIFEST, read_manifest
+from rsna_e2e.run_folder import CONFIG, CONFIG_SHA256, MANIFEST, read_manifest, write_task
+from rsna_e2e.tasks import Task
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 # Kinds of lines with the scores of an epoch: of the held-out fold, or of slices that the model was trained on
@@ -86,6 +87,7 @@ class RunLog:
         self,
         run: Path,
         config: RunConfig,
+        task: Task,
         *,
         data_hash: str,
         compute: Compute,
@@ -104,7 +106,7 @@ class RunLog:
         try:
             with self._full_disk_named():
                 self._facts = {"data_hash": data_hash, "seed": config.seed, "classifiers": classifiers, "resumed": []}
-                self._open(config, compute, loader=loader, n_ranks=n_ranks, resumed_at=resumed_at)
+                self._open(config, task, compute, loader=loader, n_ranks=n_ranks, resumed_at=resumed_at)
         except BaseException:
             threading.excepthook = self._on_thread
             if not self._is_resumed:
@@ -113,7 +115,14 @@ class RunLog:
             raise
 
     def _open(
-        self, config: RunConfig, compute: Compute, *, loader: str, n_ranks: int, resumed_at: ResumePoint | None
+        self,
+        config: RunConfig,
+        task: Task,
+        compute: Compute,
+        *,
+        loader: str,
+        n_ranks: int,
+        resumed_at: ResumePoint | None,
     ) -> None:
         run = self.run
         session = {"started_utc": _now(), "code": describe_code(), "environment": describe_environment(n_ranks=n_ranks)}
@@ -121,6 +130,7 @@ class RunLog:
         if resumed_at is None:
             saved = as_yaml(config)
             write_json(run / MANIFEST, session | self._facts | {CONFIG_SHA256: hashlib.sha256(saved).hexdigest()})
+            write_task(run, task)
             with atomic_writer(run / CONFIG) as file:  # last: it makes the folder a run
                 file.write(saved)
         else:

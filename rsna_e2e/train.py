@@ -25,7 +25,7 @@ from rsna_e2e.predict import check_labels
 from rsna_e2e.preemption import MARKER, never
 from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.resume import check_same_settings
-from rsna_e2e.run_folder import CONFIG, read_config
+from rsna_e2e.run_folder import CONFIG, read_config, read_task
 from rsna_e2e.runlog import ResumePoint, RunLog, SilentLog
 from rsna_e2e.split import split_series, training_slices
 from rsna_e2e.store import Store
@@ -116,8 +116,7 @@ def train(
 
     make_log = partial(
         RunLog,
-        run,
-        config,
+        *(run, config, task),
         data_hash=data_hash,
         compute=compute,
         loader=validation_loader.backend,
@@ -176,6 +175,7 @@ def _find_last(
     point: ResumePoint | None = None
     if (run / CONFIG).is_file():
         check_same_settings(run, saved=read_config(run), wanted=config)
+        read_task(run, config.task)
         damaged: list[BadInputError] = []
         last = next(valid_checkpoints(run, on_damaged=damaged.append), None)
         if last is None and damaged:

@@ -54,7 +54,7 @@ LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in mod
 
 # Libraries beside numpy, and who may import them
 LIBRARIES = {
-    "pydantic": {"config", "embeddings"},
+    "pydantic": {"config", "embeddings", "run_folder"},
     "yaml": {"config"},
     "pydicom": {"dicom", "synth"},  # synth writes files
     "h5py": {"hdf5", "store", "embeddings"},

@@ -20,13 +20,14 @@ from rsna_e2e.config import load_config
 from rsna_e2e.device import Compute
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
 from rsna_e2e.runlog import ResumePoint, RunLog, SilentLog
+from rsna_e2e.tasks import ICH
 
 CPU = Compute(torch.device("cpu"), None)
 
 
 def _log(run: Path, *, resumed_at: ResumePoint | None = None, n_ranks: int = 1) -> RunLog:
     return RunLog(
-        run, small.config(), data_hash="d", compute=CPU, loader="torch", n_ranks=n_ranks, resumed_at=resumed_at
+        run, small.config(), ICH, data_hash="d", compute=CPU, loader="torch", n_ranks=n_ranks, resumed_at=resumed_at
     )
 
 
@@ -128,7 +129,7 @@ def test_the_first_configuration_stays(tmp_path: Path) -> None:
         before = (run / "config.yaml").read_bytes()
         assert load_config(run / "config.yaml") == small.config()
     other = small.config("loader.threads=7")
-    with RunLog(run, other, data_hash="d", compute=CPU, loader="torch", resumed_at=ResumePoint(step=0, epoch=0)):
+    with RunLog(run, other, ICH, data_hash="d", compute=CPU, loader="torch", resumed_at=ResumePoint(step=0, epoch=0)):
         pass
     assert (run / "config.yaml").read_bytes() == before
 
