@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import prepare_file, sha256_of, write_json
-from rsna_e2e.labels import write_labels
+from rsna_e2e.files import real_path, sha256_of, write_json
+from rsna_e2e.labels import prepare_submission, write_labels
 from rsna_e2e.predictions import (
     PredictionTable,
     beside,
@@ -48,7 +48,7 @@ def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLI
     every member with the sha256 of its table. Probabilities end up in [clip, 1 - clip]. Raises UsageError for a member
     given twice, by whatever names, or for `out` among them, BadInputError when they do not hold the same slices.
     """
-    prepare_file(out, example="submission.csv.gz")
+    prepare_submission(out, example="submission.csv.gz")
     tables = [find_predictions(path) for path in submissions]
     _check_apart([*submissions, out])
     _check_apart([*tables, predictions_path(out)])
@@ -66,7 +66,7 @@ def smooth(submission: Path, *, task: Task, out: Path) -> int:
     Needs the predictions table beside it, which knows the order of the slices. Raises BadInputError without it,
     UsageError when `out` is the submission itself.
     """
-    prepare_file(out, example="smoothed.csv.gz")
+    prepare_submission(out, example="smoothed.csv.gz")
     _check_apart([submission, out])
     table = read_predictions(find_predictions(submission), task)
     write_submission(out, task, replace(table, probability=rolling_mean(table)))
@@ -114,7 +114,7 @@ def _identity(path: Path) -> object:
     try:
         status = path.stat()
     except OSError:
-        return path.resolve()
+        return real_path(path)
     return status.st_dev, status.st_ino
 
 

@@ -156,6 +156,16 @@ def prepare_file(path: Path, *, example: str) -> None:
     make_folder(path.parent)
 
 
+def real_path(path: Path) -> Path:
+    """Return where a path leads, links followed; a link that leads round in a ring stays as it is."""
+    return Path(os.path.realpath(path))
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path leads to a folder or into it."""
+    return real_path(path).is_relative_to(real_path(folder))
+
+
 def _check_is_replaceable(path: Path) -> None:
     """Refuse a device or pipe, in whose place a file would come: of `--out /dev/null` nothing would be left."""
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -182,7 +192,7 @@ def make_folder(path: Path) -> None:
     """
     try:
         with full_disk_named(path):
-            Path(os.path.realpath(path)).mkdir(parents=True, exist_ok=True)  # also where a link leads nowhere as yet
+            real_path(path).mkdir(parents=True, exist_ok=True)  # also where a link leads nowhere as yet
     except OSError as error:
         raise BadInputError(f"{path}: cannot be made: {error.strerror}. Choose another folder") from error
 

@@ -3,7 +3,7 @@
 # N slices
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rsna_e2e.records import printable
 
@@ -62,6 +62,18 @@ def unique_image_ids(image_ids: Sequence[str], names: Sequence[str]) -> list[str
             numbers[unique[row]] += 1
             unique[row] = f"{unique[row]}~{numbers[unique[row]]}"
     return unique
+
+
+def ids_beside(taken: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Return what files of these names [N] would be called beside slices that have their ids: where one of either is
+    called alike, with their folder."""
+    known = set(taken)
+    image_ids = [image_id_of(name) for name in names]
+    counts = Counter(image_ids)
+    return [
+        _with_folder(image_id, name) if image_id in known or counts[image_id] > 1 else image_id
+        for image_id, name in zip(image_ids, names, strict=True)
+    ]
 
 
 def _repeated(image_ids: Sequence[str]) -> list[int]:

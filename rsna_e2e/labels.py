@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import atomic_writer, csv_blocks
+from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.files import atomic_writer, csv_blocks, prepare_file
 from rsna_e2e.records import Float64Array, printable
 from rsna_e2e.table_files import TableFile, table_at
 from rsna_e2e.tasks import Task
@@ -84,6 +84,16 @@ def has_label_columns(file: TableFile) -> bool:
         return set(COLUMNS) <= {word.strip() for word in file.header()}
     except OSError:
         return False
+
+
+def prepare_submission(path: Path, *, example: str) -> None:
+    """Make the folder of a submission that is to be written, which takes the place of no other file than one.
+
+    Raises what `prepare_file` raises, and UsageError where there is another file.
+    """
+    prepare_file(path, example=example)
+    if path.is_file() and path.stat().st_size and not has_label_columns(table_at(path)):
+        raise UsageError(f"{path}: is there and no submission, and would be lost. Choose another name")
 
 
 def write_labels(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsna_e2e.files import atomic_writer, csv_blocks
-from rsna_e2e.image_ids import has_suffix, image_id_of
+from rsna_e2e.image_ids import has_suffix, ids_beside, image_id_of
 from rsna_e2e.predictions import beside
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Refusal
@@ -16,6 +16,8 @@ from rsna_e2e.store import Store
 _NO_SLICE = {Reason.NOT_CT, Reason.LOCALIZER, Reason.LINKED_FOLDER}
 # ... unless its name says otherwise: an empty file among others
 _HARDLY_A_SLICE = {Reason.NOT_DICOM, Reason.NOT_REGULAR_FILE}
+# Refused because it is there already
+_ONCE_MORE = {Reason.DUPLICATE_SOP_UID, Reason.DUPLICATE_NAME, Reason.SAME_POSITION}
 
 COLUMNS = ("ID", "reason", "detail")
 
@@ -43,7 +45,8 @@ def list_missing(store: Store, split: str, *, submission: Path) -> MissingImages
     if not missing:
         return MissingImages(reasons={}, file=None)
     place = beside(submission, "missing.csv")
-    rows = [(image_id_of(refusal.path), refusal.reason, refusal.detail) for refusal in missing]
+    image_ids = ids_beside(store.index["image_id"].tolist(), [refusal.path for refusal in missing])
+    rows = [(image_id, r.reason, r.detail) for image_id, r in zip(image_ids, missing, strict=True)]
     with atomic_writer(place) as file:
         file.writelines(csv_blocks([COLUMNS, *rows]))
     return MissingImages(reasons=dict(Counter(refusal.reason for refusal in missing).most_common()), file=place)
@@ -53,6 +56,6 @@ def _missing(store: Store, split: str) -> Iterator[Refusal]:
     image_ids = set(store.index["image_id"].tolist())
     for refusal in store.read_refusals():
         is_slice = has_suffix(refusal.path) if refusal.reason in _HARDLY_A_SLICE else refusal.reason not in _NO_SLICE
-        is_here = image_id_of(refusal.path) in image_ids  # under the same name, once more
+        is_here = refusal.reason in _ONCE_MORE and image_id_of(refusal.path) in image_ids
         if is_slice and not is_here and refusal.has_label == (split == "train"):
             yield refusal

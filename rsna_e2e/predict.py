@@ -15,7 +15,7 @@ from rsna_e2e.checkpoint import find_checkpoint, load_model
 from rsna_e2e.device import Compute, choose_compute
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import prepare_file
+from rsna_e2e.labels import prepare_submission
 from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.missing import MissingImages, list_missing
 from rsna_e2e.model import JointModel
@@ -114,7 +114,7 @@ def predict(
     embeddings: what a run without a backbone predicts from. Raises BadInputError when the run, checkpoint, store or
     embeddings are not such or do not fit, UsageError for an empty split.
     """
-    prepare_file(out, example="submission.csv")
+    prepare_submission(out, example="submission.csv")
     damaged: list[str] = []
     folder = find_checkpoint(run, checkpoint, on_damaged=lambda error: damaged.append(str(error)))
     predictor = Predictor(run, store, embeddings=embeddings, device=device)

@@ -13,7 +13,8 @@ from rsna_e2e.batch import Rows
 from rsna_e2e.checkpoint import find_checkpoint, kept_epochs, weights_sha256
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import prepare_file, write_json
+from rsna_e2e.files import write_json
+from rsna_e2e.labels import prepare_submission
 from rsna_e2e.metrics import scorable, weighted_log_loss
 from rsna_e2e.missing import MissingImages, list_missing
 from rsna_e2e.predict import Predictor, make_table
@@ -66,7 +67,7 @@ def predict_epochs(
     were averaged, and how each and their mean score on the fold that the run held out, where the store has it. Raises
     what `predict` raises, and BadInputError for an epoch that was not kept and a run that has not ended.
     """
-    prepare_file(out, example="submission.csv")
+    prepare_submission(out, example="submission.csv")
     chosen = _all_epochs(run) if epochs is None else list(epochs)
     predictor = Predictor(run, store, embeddings=embeddings, device=device)
     positions = predictor.positions(split)

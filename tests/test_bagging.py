@@ -104,6 +104,22 @@ def test_a_table_that_two_submissions_share_counts_once(tmp_path: Path) -> None:
         bag([first, tmp_path / "sub.csv.gz"], task=ICH, out=tmp_path / "bag.csv")
 
 
+@pytest.mark.parametrize("name", ["first.csv.predictions.parquet", "store.json", "broken.csv.gz"])
+def test_no_submission_comes_in_the_place_of_something_else(tmp_path: Path, name: str) -> None:
+    first, second = member(tmp_path, "first", [0.0, 0.2, 1.0]), member(tmp_path, "second", [0.1, 0.2, 1.0])
+    (tmp_path / "store.json").write_text("{}")
+    (tmp_path / "broken.csv.gz").write_bytes(b"\x1f\x8b no gzip")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(UsageError, match="is there and no submission, and would be lost"):
+        smooth(first, task=ICH, out=tmp_path / name)
+    with pytest.raises(UsageError, match="no submission"):
+        bag([first, second], task=ICH, out=tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    (tmp_path / "empty.csv").touch()
+    for out in (tmp_path / "empty.csv", second):
+        smooth(first, task=ICH, out=out)
+
+
 NAMES = ("sub.csv", "sub.csv.gz", "sub", "sub.CSV", "sub.predictions.csv")
 
 

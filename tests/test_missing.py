@@ -58,6 +58,20 @@ def test_refused_files_that_may_be_asked_for_are_missing(raw: Path, tmp_path: Pa
         assert sum(missing.reasons.values()) == len(expected)
 
 
+def test_a_file_called_as_a_slice_of_another_series_is_missing_all_the_same(tmp_path: Path) -> None:
+    for name in "abc":
+        phantoms.write_series(tmp_path / "raw" / name, name=name, n_slices=2)
+        for path in sorted((tmp_path / "raw" / name).iterdir()):
+            path.rename(path.with_name(f"IM_{path.stem[-1]}.dcm"))
+    for name in "bc":
+        (cut := tmp_path / "raw" / name / "IM_2.dcm").write_bytes(cut.read_bytes()[:-100])
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    missing = list_missing(Store.open(tmp_path / "store"), "test", submission=tmp_path / "sub.csv")
+    assert missing.reasons == {"truncated": 2}
+    assert missing.file is not None
+    assert [line.split(",")[0] for line in missing.file.read_text().splitlines()] == ["ID", "b/IM_2", "c/IM_2"]
+
+
 def test_of_hashed_paths_only_reasons_are_known(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "store", task=ICH, n_jobs=1, pseudonyms=Pseudonyms(b"k" * 32))
     missing = list_missing(Store.open(tmp_path / "store"), "test", submission=tmp_path / "sub.csv")

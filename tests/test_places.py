@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import phantoms
 import pytest
 import verbs
 from stores import LABELS, make_index, make_slices
@@ -55,6 +56,22 @@ def test_a_place_that_cannot_be_filled_is_refused_before_any_work(
     assert run(lines["synth"], tmp_path) == 3
     assert "out: exists already. Choose another folder, such as" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+RINGS = ("prepare RING out", "prepare raw RING", "prepare raw out --deidentify RING", "inspect RING",
+         "inspect raw --out RING", "store verify RING --out out")  # fmt: skip
+
+
+@pytest.mark.parametrize("at", RINGS)
+def test_a_link_that_leads_to_itself_is_bad_input(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    phantoms.write_series(tmp_path / "raw", name="a")
+    (tmp_path / "RING").symlink_to("RING")
+    assert cli.main(at.split()) == 3
+    assert "RING: " in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["RING", "raw"]
 
 
 def _commit(writer: StoreWriter) -> None:

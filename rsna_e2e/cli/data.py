@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rsna_e2e.arguments import add_settings, at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.files import is_inside
 from rsna_e2e.reasons import Reason
 from rsna_e2e.tasks import get_task
 
@@ -256,7 +257,7 @@ def _pseudonyms(options: argparse.Namespace) -> "Pseudonyms | None":
     if key is None:
         return None
     for folder, what in ((options.store, "store"), (options.raw, "raw folder")):
-        if key.resolve().is_relative_to(folder.resolve()):
+        if is_inside(key, folder):
             raise UsageError(f"{key}: the key must not lie inside the {what} {folder}. Choose another place")
     from rsna_e2e.pseudonyms import is_open_to_others, load_or_make_key
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rsna_e2e.arguments import at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.errors import UsageError
+from rsna_e2e.files import is_inside, real_path
 from rsna_e2e.tasks import get_task
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def _inspect(options: argparse.Namespace) -> None:
     from rsna_e2e.inspection import N_SAMPLED, check_out, inspect_raw, inspect_store, write_inspection
     from rsna_e2e.store import Store, is_store
 
-    out: Path = options.out or Path(f"{options.source.resolve().name or 'root'}-inspection")
-    if out.resolve().is_relative_to(options.source.resolve()):
+    out: Path = options.out or Path(f"{real_path(options.source).name or 'root'}-inspection")
+    if is_inside(out, options.source):
         raise UsageError(f"{out}: the report must not lie inside {options.source}. Choose another folder with --out")
     check_out(out)
     with progress_bar("inspect", unit="slices") as progress:

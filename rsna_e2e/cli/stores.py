@@ -47,12 +47,12 @@ def add_store(verbs: Verbs) -> None:
 def _verify(options: argparse.Namespace) -> None:
     from rsna_e2e.console import progress_bar
     from rsna_e2e.errors import UsageError
-    from rsna_e2e.files import as_json, prepare_file, write_json
+    from rsna_e2e.files import as_json, is_inside, prepare_file, write_json
     from rsna_e2e.prepare import available_cores
     from rsna_e2e.store import StoreError, verify_store
 
     if options.out is not None:
-        if options.out.resolve().is_relative_to(options.store.resolve()):
+        if is_inside(options.out, options.store):
             raise UsageError(f"{options.out}: the result must not lie inside {options.store}. Choose another file")
         prepare_file(options.out, example="damage.json")
     with progress_bar("verify", unit="slices") as progress:

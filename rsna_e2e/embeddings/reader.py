@@ -12,6 +12,7 @@ from rsna_e2e.batch import Rows
 from rsna_e2e.embeddings.folder import EmbeddingFolder
 from rsna_e2e.embeddings.layout import Source
 from rsna_e2e.errors import UsageError
+from rsna_e2e.files import real_path
 from rsna_e2e.records import Float32Array
 from rsna_e2e.store import Store
 
@@ -97,7 +98,7 @@ class Embeddings:
 
 
 def _check_once(paths: Sequence[Path]) -> None:
-    if not paths or len({path.resolve() for path in paths}) < len(paths):
+    if not paths or len({real_path(path) for path in paths}) < len(paths):
         raise UsageError("give one or more folders of embeddings, each once")
 
 

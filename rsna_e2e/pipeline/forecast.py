@@ -18,6 +18,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.dicom import read_headers, read_hounsfield, refuse_on_error
 from rsna_e2e.embeddings import MANIFEST, read_manifest
 from rsna_e2e.errors import BadInputError
+from rsna_e2e.files import real_path
 from rsna_e2e.labels import read_labels
 from rsna_e2e.model import JointModel
 from rsna_e2e.pipeline.plan import Folders, Step
@@ -118,7 +119,7 @@ def forecast(pipeline: Pipeline, *, device: str = "auto", probe: bool = True) ->
         n_bytes = _bytes(step, n_slices, sizes)
         time_s = startup_s + n_slices / rate(step) if standing.is_needed else 0.0
         lines.append(Line(standing=standing, n_slices=n_slices, n_bytes=n_bytes, time_s=time_s))
-    existing = next(p for p in (pipeline.folders.out, *pipeline.folders.out.resolve().parents) if p.exists())
+    existing = next(p for p in (pipeline.folders.out, *real_path(pipeline.folders.out).parents) if p.exists())
     return Forecast(lines=tuple(lines), free_bytes=shutil.disk_usage(existing).free)
 
 

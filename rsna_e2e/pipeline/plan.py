@@ -11,6 +11,7 @@ from rsna_e2e.bagging import CLIP
 from rsna_e2e.config import Crop, Mode, RunConfig, TwoStageConfig
 from rsna_e2e.embeddings import MANIFEST as EMBEDDINGS_MANIFEST
 from rsna_e2e.embeddings import read_manifest
+from rsna_e2e.files import real_path
 from rsna_e2e.pipeline import Part
 
 Verb = Literal["prepare", "train", "embed", "predict", "bag"]
@@ -66,7 +67,7 @@ def plan_prepare(folders: Folders) -> Iterator[Step]:
             arguments=(str(folders.raw), str(folders.store), *labels),
             output=folders.store,
             inputs=() if folders.labels is None else (folders.labels,),
-            facts={"raw": hashlib.sha256(str(folders.raw.resolve()).encode()).hexdigest()[:16]},  # the path stays here
+            facts={"raw": hashlib.sha256(str(real_path(folders.raw)).encode()).hexdigest()[:16]},  # the path stays here
         )
 
 

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from rsna_e2e.elements import RefusedError
 from rsna_e2e.errors import BadInputError
+from rsna_e2e.files import real_path
 from rsna_e2e.image_ids import names_of
 from rsna_e2e.labels import COLUMNS, LabelTable, has_label_columns, read_ids, read_labels
 from rsna_e2e.records import RawFile, printable
@@ -70,7 +71,7 @@ class LabelSearch:
 
     def beside(self, rule: _NameRule) -> TableFile | None:
         """Return the table beside the source that is called so and has the columns of a label file."""
-        folder = RawFolder(self._source.path.resolve().parent)
+        folder = RawFolder(real_path(self._source.path).parent)
         return _only_one(folder, folder.find_tables(depth=0), rule, needs_columns=True)
 
     def read_inside(self, task: Task) -> FoundLabels:

@@ -12,6 +12,7 @@ from rsna_e2e import __version__
 from rsna_e2e.dicom.syntaxes import SYNTAXES, decoder_version, readable_syntax
 from rsna_e2e.elements import RefusedError
 from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.files import is_inside
 from rsna_e2e.image_ids import may_be_formula, names_of
 from rsna_e2e.labels import LabelTable, read_labels
 from rsna_e2e.prepare.find_labels import FoundLabels, LabelSearch, file_names, names_any
@@ -57,7 +58,7 @@ def read_inputs(
     MissingCapabilityError without what packs pixels.
     """
     check_codec(compression)
-    if store is not None and store.resolve().is_relative_to(raw.resolve()):
+    if store is not None and is_inside(store, raw):
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
     if labels is None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from rsna_e2e import __version__
 from rsna_e2e.errors import BadInputError, RsnaError, UsageError
-from rsna_e2e.files import as_json, entries, full_disk_named, lock_folder, sync
+from rsna_e2e.files import as_json, entries, full_disk_named, lock_folder, real_path, sync
 from rsna_e2e.records import Float32Array, Refusal
 from rsna_e2e.series import run_starts
 from rsna_e2e.store.checks import StoreFiles, read_index, read_labels, read_refusals
@@ -57,7 +57,7 @@ class StoreWriter:
     def __init__(self, target: Path, *, inputs: str = "", folder: Path | None = None) -> None:
         self.target = target
         self._inputs = inputs
-        self._place = Path(os.path.realpath(target))
+        self._place = real_path(target)
         self._is_filled = self._place.is_dir()
         self._beside, self._inside = self._place.with_name(f"{self._place.name}.partial"), self._place / ".partial"
         self._partial = folder or (self._inside if self._is_filled else self._beside)
@@ -119,8 +119,8 @@ class StoreWriter:
             inputs = folder / _INPUTS
             if not inputs.is_file() or inputs.read_text() != self._inputs:
                 raise BadInputError(
-                    f"{folder}: no part of this store: made of other files or labels, or by another version of the "
-                    "program or a decoder. Make it again, with the same everywhere"
+                    f"{folder}: no part of this store: made of other files or labels, with other switches, or by "
+                    "another version of the program or a decoder. Make it again, with the same everywhere"
                 )
             for note in sorted(folder.glob(f"{self.notes_folder.name}/*.arrow")):
                 place = self.notes_folder / note.name
@@ -238,7 +238,8 @@ class StoreWriter:
                 if not (partial / _STORE / SHARDS).exists():  # killed between the store's getting whole and clearing up
                     shutil.rmtree(partial, ignore_errors=True)
             raise StoreError(f"{self.target}: a prepared store is already there. Use it, or remove it first")
-        is_free = not self._place.exists() or (self._place.is_dir() and not self._foreign())
+        is_new = not os.path.lexists(self._place)  # a link here leads to itself
+        is_free = is_new or (self._place.is_dir() and not self._foreign())
         if not is_free:
             raise StoreError(f"{self.target}: exists and is not empty. Choose another folder for the store")
 
