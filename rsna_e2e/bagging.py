@@ -49,9 +49,7 @@ def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLI
     given twice, by whatever names, or for `out` among them, BadInputError when they do not hold the same slices.
     """
     prepare_submission(out, example="submission.csv.gz")
-    tables = [find_predictions(path) for path in submissions]
-    _check_apart([*submissions, out])
-    _check_apart([*tables, predictions_path(out)])
+    tables = _tables_of(submissions, out)
     mean = _mean(tables, task)
     write_submission(out, task, replace(mean, probability=mean.probability.clip(clip, 1 - clip)))
     manifest = beside(out, "bag.json")
@@ -64,11 +62,11 @@ def smooth(submission: Path, *, task: Task, out: Path) -> int:
     """Write `submission` with every slice's probabilities averaged with its neighbours'; return the number of slices.
 
     Needs the predictions table beside it, which knows the order of the slices. Raises BadInputError without it,
-    UsageError when `out` is the submission itself.
+    UsageError when `out` is the submission itself, or would have its table.
     """
     prepare_submission(out, example="smoothed.csv.gz")
-    _check_apart([submission, out])
-    table = read_predictions(find_predictions(submission), task)
+    (place,) = _tables_of([submission], out)
+    table = read_predictions(place, task)
     write_submission(out, task, replace(table, probability=rolling_mean(table)))
     return len(table.image_ids)
 
@@ -99,6 +97,14 @@ def write_submission(out: Path, task: Task, table: PredictionTable) -> None:
     write_predictions(predictions_path(out), task, table)
     write_labels(out, task, table.image_ids, table.probability)
     forget_notes(out)
+
+
+def _tables_of(submissions: Sequence[Path], out: Path) -> list[Path]:
+    """Return the tables of submissions. Raises UsageError when one is there twice, or is to be written as `out`."""
+    tables = [find_predictions(path) for path in submissions]
+    _check_apart([*submissions, out])
+    _check_apart([*tables, predictions_path(out)])
+    return tables
 
 
 def _check_apart(paths: Sequence[Path]) -> None:

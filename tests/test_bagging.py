@@ -102,6 +102,9 @@ def test_a_table_that_two_submissions_share_counts_once(tmp_path: Path) -> None:
     assert bag([first], task=ICH, out=tmp_path / "bag.csv").n_slices == 3
     with pytest.raises(UsageError, match="twice"):
         bag([first, tmp_path / "sub.csv.gz"], task=ICH, out=tmp_path / "bag.csv")
+    for make in (smooth, lambda path, **how: bag([path], **how)):  # whose own table would take its place
+        with pytest.raises(UsageError, match="twice"):
+            make(first, task=ICH, out=tmp_path / "sub")
 
 
 @pytest.mark.parametrize("name", ["first.csv.predictions.parquet", "store.json", "broken.csv.gz"])
