@@ -348,6 +348,11 @@ def test_refusals_are_printable(store_path: Path, column: str, value: str) -> No
         Store.open(store_path).read_refusals()
 
 
+def test_refusals_of_a_store_that_does_not_say_which_have_labels(store_path: Path) -> None:
+    edit_manifest(store_path, refused_with_label=None)
+    assert [refusal.has_label for refusal in Store.open(store_path).read_refusals()] == [False]
+
+
 def test_what_a_packed_slice_cannot_be(tmp_path: Path) -> None:
     """Its own bytes would have to unpack to more than LZ4 makes of them."""
     make_store(tmp_path, compression="bitshuffle-lz4")

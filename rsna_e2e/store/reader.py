@@ -138,7 +138,7 @@ class Store:
     def read_refusals(self) -> list[Refusal]:
         """Return what was not taken, and why."""
         columns = read_refusals(self.path, self._manifest)
-        has_label = set(self._manifest.get("refused_with_label", ()))
+        has_label = set(self._manifest.get("refused_with_label") or ())  # stores of before do not say
         words = zip(*(columns[name] for name in ("path", "reason", "detail")), strict=True)
         return [
             Refusal(path, reason, detail, has_label=row in has_label)
