@@ -79,11 +79,8 @@ def read_ids(file: TableFile) -> list[str]:
 
 
 def has_label_columns(file: TableFile) -> bool:
-    """Whether a table's first line names the columns of a label file; False also for what cannot be read."""
-    try:
-        return set(COLUMNS) <= {word.strip() for word in file.header()}
-    except OSError:
-        return False
+    """Whether a table's first line names the columns of a label file. Raises OSError when it cannot be read."""
+    return set(COLUMNS) <= {word.strip() for word in file.header()}
 
 
 def prepare_submission(path: Path, *, example: str) -> None:

@@ -97,8 +97,8 @@ class LabelSearch:
         found = {}
         for table, problem in self._tables:
             file, is_named = _table_file(self._source, table, problem), LABEL_WORD in PurePath(table.name).name.lower()
-            has_columns, why_not = _columns_of(file)
-            if has_columns:
+            why_not = _why_no_labels(file)
+            if not why_not:
                 found[file.name] = "(one of several)" if is_named else f"(no {LABEL_WORD!r} in its name)"
             elif is_named:
                 found[file.name] = f"({why_not})"
@@ -122,10 +122,10 @@ def _only_one(
     """Return the one table that is called so. needs_columns: only if it has those of a label file."""
     found = [_table_file(source, *table) for table in tables if rule(PurePath(table[0].name).name)]
     if rule is _is_other:  # nobody looked at them before: in doubt they are passed over
-        found = [file for file in found if _columns_of(file)[0]]
+        found = [file for file in found if not _why_no_labels(file)]
         return found[0] if len(found) == 1 else None
     if needs_columns:
-        found = [file for file in found if has_label_columns(file)]
+        found = [file for file in found if _has_columns(file)]
     if len(found) > 1:
         names = ", ".join(PurePath(file.name).name for file in found)
         raise BadInputError(f"{source.path}: several files could hold the labels ({names}). Name one with --labels")
@@ -163,10 +163,20 @@ def _read_if_ours(file: TableFile, task: Task, files: Sequence[RawFile]) -> Labe
     return table if names_any(table.image_ids, files) else None
 
 
-def _columns_of(file: TableFile) -> tuple[bool, str]:
-    """Return whether a table has the columns of a label file, and why it has not."""
+def _has_columns(file: TableFile) -> bool:
+    """Whether a table has the columns of a label file; False also for one that is no table.
+
+    Raises BadInputError for one that its archive does not give out.
+    """
     try:
-        has_columns = set(COLUMNS) <= set(file.header())
+        return has_label_columns(file)
+    except OSError:
+        return False
+
+
+def _why_no_labels(file: TableFile) -> str:
+    """Return why a table cannot hold labels, empty where it has their columns."""
+    try:
+        return "" if has_label_columns(file) else f"no columns {' and '.join(COLUMNS)}"
     except (OSError, BadInputError) as error:
-        return False, f"cannot be read: {error}"
-    return has_columns, "" if has_columns else f"no columns {' and '.join(COLUMNS)}"
+        return f"cannot be read: {error}"
