@@ -8,6 +8,8 @@ LEAST_PIXELS = 2
 MAX_FRAMES = 4096
 # CT tables move some 2 m, and the origin lies within their reach; beyond 5 times that nothing was measured.
 MAX_POSITION_MM = 10_000.0
+# Along a normal, of stores that anybody made: no scanner's table moves a hundred metres
+FARTHEST_MM = 1e5
 # Pixels and slices from those of microscopes to a tenth of the widest field of view, which is under 1 m
 LENGTHS_MM = (0.001, 100.0)
 MAX_WINDOW_HU = 65536.0  # HU have 16 bits here: a wider window shows no more

@@ -22,7 +22,6 @@ from rsna_e2e.sampler import Batch
 from rsna_e2e.store import SeriesSpan
 
 ENOUGH_BUSY = 0.9  # of the time; ranks that wait for each other more are worth a warning
-
 _NAMED = 3  # series in a message
 
 # Epochs whose steps are counted, for the schedule; what more there are count as these do on average. Whoever asks for
@@ -249,7 +248,7 @@ def _size_of_a_batch(phase: Phase, config: RunConfig) -> str:
 
 
 def _phase(
-    kind: Literal["slices", "series"],
+    kind: Kind,
     numbers: range,
     epoch: Callable[[int], Epoch],
     optimizer: OptimizerConfig,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsna_e2e.limits import FARTHEST_MM
 from rsna_e2e.reasons import Reason
 from rsna_e2e.records import Float64Array
 from rsna_e2e.volumes import SAME_POSITION_MM, Column, divide_volumes, new_places
@@ -30,9 +31,6 @@ SAME_STEP = 0.1
 # So many wide steps in a row, all the same, are slices that were planned farther apart, as towards the vertex of a
 # head, and no slices that are missing.
 PLANNED_STEPS = 3
-
-# Positions beyond this are no places in a patient: no scanner's table moves a hundred metres.
-FARTHEST_MM = 1e5
 
 SINGLE_SLICES = 4  # a scout, a bolus tracked at one place and a slice taken again are three
 

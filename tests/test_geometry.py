@@ -18,9 +18,10 @@ import pytest
 import small
 import torch
 
+from rsna_e2e.limits import FARTHEST_MM
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.prepare import PrepareReport, prepare
-from rsna_e2e.series import FARTHEST_MM, SAME_POSITION_MM, SeriesGeometry, series_geometry
+from rsna_e2e.series import SAME_POSITION_MM, SeriesGeometry, series_geometry
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 

@@ -1,7 +1,6 @@
 """The manifest of a store, `store.json`: read under limits, and nothing in it used before its type was checked."""
 
 import hashlib
-import json
 import math
 import re
 import stat
@@ -9,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from rsna_e2e.files import as_json
+from rsna_e2e.files import as_json, read_json
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
     FORMAT,
@@ -42,7 +41,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not is_plain_file(place) or place.stat().st_size > MOST_BYTES:
         raise _damaged(place)
     try:
-        manifest = json.loads(place.read_bytes())
+        manifest = read_json(place)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise StoreError(f"{place}: not the {MANIFEST} of a study store")
         _check_version(path, manifest)

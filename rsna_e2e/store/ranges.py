@@ -8,8 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.limits import LEAST_PIXELS, LENGTHS_MM, MAX_FRAMES, MAX_POSITION_MM, MAX_WINDOW_HU, ROUNDED_AXES, SIDES_PX
-from rsna_e2e.series import FARTHEST_MM
+from rsna_e2e.limits import (
+    FARTHEST_MM,
+    LEAST_PIXELS,
+    LENGTHS_MM,
+    MAX_FRAMES,
+    MAX_POSITION_MM,
+    MAX_WINDOW_HU,
+    ROUNDED_AXES,
+    SIDES_PX,
+)
 from rsna_e2e.store.layout import Column
 
 Mask = npt.NDArray[np.bool_]
