@@ -125,7 +125,10 @@ def _by_value(position_mm: Float64Array, values: Column, *, name: str, is_last: 
     codes = _codes(values, is_measured=name in MEASURED)
     if not codes.any() or (name in QUIET and not is_doubtful):
         return whole
-    parts = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+    order = np.argsort(codes, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+    if _follow_each_other(position_mm, parts):
+        return whole
 
     def conflict(one: Rows, passed: Sequence[Rows]) -> bool:
         return any(_lie_among(position_mm[one], position_mm[other], is_doubtful) for other in passed)
@@ -145,6 +148,14 @@ def _by_value(position_mm: Float64Array, values: Column, *, name: str, is_last: 
     if len(passes) > len(layers):
         return parts if is_last else whole
     return [np.sort(np.concatenate(one)) for one in passes]
+
+
+def _follow_each_other(position_mm: Float64Array, parts: Sequence[Rows]) -> bool:
+    """Whether no part begins before another has ended, as in nearly every series."""
+    low_mm, high_mm = (np.array([position_mm[part[end]] for part in parts]) for end in (0, -1))
+    order = np.argsort(low_mm, kind="stable")
+    reached_mm = np.maximum.accumulate(high_mm[order])
+    return bool((low_mm[order][1:] > reached_mm[:-1] + SAME_POSITION_MM).all())
 
 
 def _codes(values: Column, *, is_measured: bool) -> Rows:

@@ -3,6 +3,7 @@
 # V volumes
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,23 @@ def test_passes_up_and_down(second: str) -> None:
     down = SECOND_PASSES[second][::-1]
     numbers = [[float(i) for i in range(N)], [float(N + i) for i in range(N)]]
     assert divided([steps(), down], InstanceNumber=numbers)[0] == ["0" * N, "1" * N]
+
+
+@pytest.mark.parametrize("name", [name for name in SPEAKING if name != "KVP"])
+def test_two_energies_in_turn_are_told_by_what_differs_between_them_alone(name: str) -> None:
+    """Each rotation has a number of its own; neighbours by number are of both, so these numbers divide nothing."""
+    in_turn = [list(range(0, 2 * N, 2)), list(range(1, 2 * N, 2))]
+    volumes, found = divided([steps(), steps()], KVP=(80.0, 140.0), **{name: in_turn})
+    assert (volumes, found.told_by) == (["0" * N, "1" * N], ["KVP"])
+    volumes, _ = divided([steps(), steps()], InstanceNumber=in_turn, **{name: in_turn})
+    assert all(len(set(one)) == 1 for one in volumes)
+
+
+def test_a_series_of_very_many_parts_takes_no_time() -> None:
+    n = 4096
+    began_s = time.process_time()
+    assert divided([steps(n=n)], FrameAcquisitionNumber=[list(range(n))])[0] == ["0" * n]
+    assert time.process_time() - began_s < 1  # measured: 0.04 s
 
 
 def test_slices_written_side_by_side_stay_together() -> None:
