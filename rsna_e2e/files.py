@@ -1,4 +1,4 @@
-"""Writing a file so that nobody ever sees half of it."""
+"""Files written so that nobody ever sees half of one; the JSON and CSV that all of the program writes and reads."""
 
 import csv
 import ctypes

@@ -5,8 +5,9 @@ from rsna_e2e.records import Acquisition
 
 
 def read_acquisition(elements: Elements) -> Acquisition:
-    """Return what there is of it in a file, or in what applies to a frame; nothing here can refuse a file.
+    """Return what a file, or what applies to one of its frames, says of acquisition and reconstruction.
 
+    Nothing here can refuse a file: what is missing, or not in the form it should be, is empty or None.
     Source: PS3.3 C.7.6.1 (InstanceNumber, AcquisitionNumber, times), C.7.6.16.2.2 (frame content), C.8.2.1 and C.8.15.3
     (reconstruction), C.7.6.16 (temporal position).
     """
