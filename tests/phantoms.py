@@ -62,6 +62,18 @@ def slice_dataset(stored: npt.NDArray[Any], **tags: Any) -> Dataset:
     return dataset
 
 
+def write_numbered(path: Path, *, series: int, index: int, side: int) -> Path:
+    """Write slice `index` of a series, 5 mm above the one before it, to a file of any name."""
+    dataset = slice_dataset(
+        stored_image(side, side, seed=8 * series + index, form=SIGNED_16),
+        SOPInstanceUID=f"1.2.3.{series}.{index}",
+        PatientID=f"p{series}",
+        SeriesInstanceUID=f"1.2.5.{series}",
+        ImagePositionPatient=[-125.0, -125.0, 5.0 * index],
+    )
+    return write_dicom(path, dataset)
+
+
 def write_dicom(path: Path, dataset: Dataset, *, syntax: str = ExplicitVRLittleEndian, meta: bool = True) -> Path:
     """Write a data set as a DICOM file; `meta` False leaves out preamble and file meta information."""
     dataset.file_meta = FileMetaDataset()

@@ -59,14 +59,7 @@ def as_zip_with_backslashes(raw: Path) -> Path:
 def write_slices(raw: Path, stems: list[str]) -> None:
     for number, stem in enumerate(stems):
         series, index = divmod(number, 8)
-        dataset = phantoms.slice_dataset(
-            phantoms.stored_image(8, 8, seed=number, form=phantoms.SIGNED_16),
-            SOPInstanceUID=f"1.2.3.{series}.{index}",
-            PatientID=f"p{series}",
-            SeriesInstanceUID=f"1.2.5.{series}",
-            ImagePositionPatient=[-125.0, -125.0, 5.0 * index],
-        )
-        phantoms.write_dicom(raw / f"folder {series}" / f"{stem}.dcm", dataset)
+        phantoms.write_numbered(raw / f"folder {series}" / f"{stem}.dcm", series=series, index=index, side=8)
 
 
 def write_truth(path: Path, stems: list[str], truth_NL: np.ndarray) -> Path:

@@ -18,17 +18,10 @@ from rsna_e2e.tasks import ICH
 KEY = Pseudonyms(b"k" * 32)
 
 
-def write_slices(raw: Path, names: Sequence[str], *, series: int = 0, first: int = 0) -> None:
+def write_slices(raw: Path, names: Sequence[str], *, series: int = 0) -> None:
     """Write a slice under each name, feet first, all of one series."""
-    for index, name in enumerate(names, start=first):
-        dataset = phantoms.slice_dataset(
-            phantoms.stored_image(16, 16, seed=index, form=phantoms.SIGNED_16),
-            SOPInstanceUID=f"1.2.3.{series}.{index}",
-            PatientID=f"p{series}",
-            SeriesInstanceUID=f"1.2.5.{series}",
-            ImagePositionPatient=[-125.0, -125.0, 5.0 * index],
-        )
-        phantoms.write_dicom(raw / name, dataset)
+    for index, name in enumerate(names):
+        phantoms.write_numbered(raw / name, series=series, index=index, side=16)
 
 
 def write_train_labels(raw: Path, image_ids: Sequence[str]) -> None:

@@ -119,12 +119,18 @@ def test_every_number_has_bounds(kind: type[Frozen]) -> None:
         assert {"maximum", "exclusiveMaximum"} & set(schema), name
 
 
-@pytest.mark.parametrize(("load", "name"), FIELDS, ids=lambda value: value if isinstance(value, str) else "")
-def test_a_boolean_is_no_number(load: Load, name: str) -> None:
-    before = load("demo").model_dump(mode="json")
+def is_number(load: Load, name: str) -> bool:
+    value = load("demo").model_dump(mode="json")
     for part in name.split("."):
-        before = before[part]
-    if isinstance(before, int | float) and not isinstance(before, bool):
+        value = value[part]
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@pytest.mark.parametrize("load", [load_config, load_two_stage])
+def test_a_boolean_is_no_number(load: Load) -> None:
+    names = [name for of, name in FIELDS if of is load and is_number(of, name)]
+    assert names
+    for name in names:
         with pytest.raises(UsageError, match=rf"{name.split('.')[-1]}.* (no number|not True)"):
             load("demo", [f"{name}=true"])
 
