@@ -162,7 +162,9 @@ def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _i
         state = found.try_(check_weights, folder)
         if state is not None and (not found.names or state.phase == read_config(run).last_phase):
             return folder
-    why = f"Damaged: {', '.join(sorted(found.names))}" if found.names else "Training has not saved one yet"
+    why = "Training has not saved one yet: go on with train --resume auto"
+    if found.names:
+        why = f"Damaged: {', '.join(sorted(found.names))}. Put one back from a copy, or train again"
     raise BadInputError(f"{run}: no whole checkpoint in it to predict with. {why}")
 
 
