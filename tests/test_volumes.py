@@ -199,6 +199,13 @@ def test_two_energies_in_turn_are_told_by_what_differs_between_them_alone(name: 
     assert all(len(set(one)) == 1 for one in volumes)
 
 
+def test_three_scans_in_steps_of_which_two_share_places_are_three() -> None:
+    """Places of the third lie on those of the first, those of the second between them."""
+    numbers = [[100 * scan + i // 3 for i in range(N)] for scan in range(3)]
+    passes_mm = [steps(), steps(STEP_MM / 2), steps(STEP_MM)]
+    assert divided(passes_mm, AcquisitionNumber=numbers)[0] == ["0" * N, "1" * N, "2" * N]
+
+
 def test_a_series_of_very_many_parts_takes_no_time() -> None:
     n = 4096
     began_s = time.process_time()
