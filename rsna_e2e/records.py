@@ -116,9 +116,12 @@ class Refusal:
     has_label: bool = False
 
 
-def printable(name: str) -> str:
-    """Return a file name as text for any file or terminal: what is no UTF-8, or moves the cursor, is escaped."""
-    if name.isprintable():
-        return name
-    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+def printable(text: str) -> str:
+    """Return what others wrote, such as a file name, for any file or terminal.
+
+    What is no UTF-8, moves the cursor or breaks a line is escaped.
+    """
+    if text.isprintable():
+        return text
+    encodable = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in encodable)
