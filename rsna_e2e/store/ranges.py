@@ -73,11 +73,12 @@ LABEL = Range(0, 1, is_advice=True)
 # What texts are, as regular expressions of RE2: nothing moves a cursor or breaks a line. In identifiers ESC may begin
 # another script, as where files are read (`Elements.identifier`).
 _PRINTABLE = r"[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}]*"
+_NAME = r"[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+"
 _IDENTIFIER = r"[^\x00-\x1a\x1c-\x1f\x7f]*"
 _CODES = r"[A-Za-z0-9_+]*"
 TEXTS = {
     "series_key": _PRINTABLE,
-    "image_id": _PRINTABLE,
+    "image_id": _NAME,
     "patient_id": _IDENTIFIER,
     "study_uid": _IDENTIFIER,
     "series_uid": _IDENTIFIER,
