@@ -89,7 +89,11 @@ def prepare_submission(path: Path, *, example: str) -> None:
     Raises what `prepare_file` raises, and UsageError where there is another file.
     """
     prepare_file(path, example=example)
-    if path.is_file() and path.stat().st_size and not has_label_columns(table_at(path)):
+    try:
+        is_one = not path.is_file() or not path.stat().st_size or has_label_columns(table_at(path))
+    except OSError:  # it cannot be read as a table
+        is_one = False
+    if not is_one:
         raise UsageError(f"{path}: is there and no submission, and would be lost. Choose another name")
 
 
