@@ -63,6 +63,8 @@ ADVICE = {
     "FrameAcquisitionNumber": 0x00209156,
 }
 
+ALL_TAGS = TAGS | ADVICE
+
 # Those of 16 bits, of VR US or SS; the others are text.
 BINARY = (
     "SamplesPerPixel",
@@ -90,7 +92,7 @@ SEQUENCES = {
     "PerFrameFunctionalGroupsSequence": 0x52009230,
 }
 
-_NAMES = {tag: name for name, tag in (TAGS | ADVICE | SEQUENCES).items()}
+_NAMES = {tag: name for name, tag in (ALL_TAGS | SEQUENCES).items()}
 
 # Undecoded values by tag; of a sequence its items.
 DataSet: TypeAlias = "dict[int, bytes | list[DataSet]]"
@@ -124,7 +126,7 @@ class Elements:
 
     def without(self, names: Sequence[str]) -> "Elements":
         """Return these elements without some."""
-        tags = {(TAGS | ADVICE)[name] for name in names}
+        tags = {ALL_TAGS[name] for name in names}
         kept = {tag: value for tag, value in self._data_set.items() if tag not in tags}
         return Elements(kept, byte_order=self._byte_order)
 

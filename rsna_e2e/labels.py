@@ -83,17 +83,24 @@ def has_label_columns(file: TableFile) -> bool:
     return set(COLUMNS) <= {word.strip() for word in file.header()}
 
 
+def is_label_file(file: TableFile) -> bool:
+    """Whether a table has the columns of a label file; False also for one that is no table.
+
+    Raises BadInputError for one that its archive does not give out.
+    """
+    try:
+        return has_label_columns(file)
+    except OSError:
+        return False
+
+
 def prepare_submission(path: Path, *, example: str) -> None:
     """Make the folder of a submission that is to be written, which takes the place of no other file than one.
 
     Raises what `prepare_file` raises, and UsageError where there is another file.
     """
     prepare_file(path, example=example)
-    try:
-        is_one = not path.is_file() or not path.stat().st_size or has_label_columns(table_at(path))
-    except OSError:  # it cannot be read as a table
-        is_one = False
-    if not is_one:
+    if path.is_file() and path.stat().st_size and not is_label_file(table_at(path)):
         raise UsageError(f"{path}: is there and no submission, and would be lost. Choose another name")
 
 

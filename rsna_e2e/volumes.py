@@ -41,9 +41,9 @@ SPEAKING = (
 )
 # What may differ within a volume, and is asked only where slices show the same place.
 QUIET = ("ImageType", "FrameType", "SliceThickness", "PixelSpacing", "Rows")
-# Of these, the ones that count what was done one after the other: the parts of a pass follow each other.
+# Of the speaking ones, those that count what was done one after the other: the parts of a pass follow each other.
 COUNTING = {"TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber", "FrameAcquisitionNumber"}
-# And those that are measured, which are the same within so much of the larger: files round them.
+# Of both, those that are measured. Files round them: within so much of the larger they are the same.
 MEASURED = {"ReconstructionDiameter", "KVP", "SliceThickness", "PixelSpacing"}
 SAME_MEASURE = 0.01
 # In which order slices came, asked last; whether it may also tell passes apart that share no place.

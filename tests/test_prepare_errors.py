@@ -10,9 +10,13 @@ import phantoms
 import pyarrow.parquet as pq
 import pytest
 
+from rsna_e2e.cli import main
 from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import prepare
+from rsna_e2e.prepare.inputs import Inputs, with_labels
+from rsna_e2e.reasons import Reason
+from rsna_e2e.records import Refusal
 from rsna_e2e.store import StoreError
 from rsna_e2e.tasks import ICH
 
@@ -226,3 +230,19 @@ def test_after_ctrl_c_it_goes_on(tmp_path: Path, phase: str, expected: bytes) ->
         prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1, progress=interrupt)
     assert not (tmp_path / "store").exists()
     assert resumed_store(tmp_path) == expected
+
+
+def test_a_bug_of_this_program_is_counted_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phantoms.write_series(tmp_path / "raw", name="a")
+    bug = Refusal("b.dcm", Reason.INTERNAL_ERROR, "KeyError in header.py, line 1")
+
+    def with_a_bug(refusals: list[Refusal], inputs: Inputs) -> list[Refusal]:
+        return with_labels([*refusals, bug], inputs)
+
+    monkeypatch.setattr("rsna_e2e.prepare.run.with_labels", with_a_bug)
+    assert main(["prepare", str(tmp_path / "raw"), str(tmp_path / "store"), "--jobs", "1"]) == 0
+    said = capsys.readouterr()
+    assert "refusals                internal_error 1\n" in said.out
+    assert "warning: 1 files or slices were not taken because of a bug of this program" in said.err

@@ -1,6 +1,6 @@
 """Enhanced CT: several slices in a file, each described by groups of its own and groups that all share."""
 
-from rsna_e2e.elements import ADVICE, TAGS, DataSet, Elements, RefusedError, items_of
+from rsna_e2e.elements import ALL_TAGS, DataSet, Elements, RefusedError, items_of
 from rsna_e2e.reasons import Reason
 
 # Functional groups, and the elements that are theirs: elsewhere in the file these mean nothing (PS3.3 C.7.6.16.2 and
@@ -22,7 +22,6 @@ _GROUPS = {
 }
 _GROUPED = tuple(name for names in _GROUPS.values() for name in names)
 _ADVICE_GROUPS = ("FrameContentSequence", "CTReconstructionSequence")
-_TAGS = TAGS | ADVICE
 
 
 def frame_elements(elements: Elements, n_frames: int) -> list[Elements]:
@@ -52,5 +51,5 @@ def _group(name: str, groups: DataSet, shared: DataSet) -> DataSet:
     items = [*items_of(groups, name), *items_of(shared, name)]
     if len(items) > 1 and name not in _ADVICE_GROUPS:
         raise RefusedError(Reason.BAD_VALUE, f"{name} has several items for one frame")
-    tags = [_TAGS[keyword] for keyword in _GROUPS[name]]
+    tags = [ALL_TAGS[keyword] for keyword in _GROUPS[name]]
     return {tag: items[0][tag] for tag in tags if tag in items[0]} if items else {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from rsna_e2e.dicom.syntaxes import Syntax
-from rsna_e2e.elements import ADVICE, BINARY, SEQUENCES, TAGS, DataSet, RefusedError, label
+from rsna_e2e.elements import ADVICE, ALL_TAGS, BINARY, SEQUENCES, TAGS, DataSet, RefusedError, label
 from rsna_e2e.reasons import Reason
 
 MAX_META_BYTES = 1 << 16  # file meta information is a few hundred bytes; more is no honest file
@@ -30,7 +30,7 @@ _NO_TEXT_VRS = (b"US", b"SS", b"UL", b"SL", b"UV", b"SV", b"FL", b"FD", b"AT", b
 _BINARY = {TAGS[name] for name in BINARY}
 _NO_DATA_SET = (0x0000, 0x0002, 0xFFFE)  # groups of commands, of file meta information, of items (PS3.5 7.1, 7.5)
 _ADVICE = set(ADVICE.values())
-_WANTED = {*TAGS.values(), *_ADVICE}
+_WANTED = set(ALL_TAGS.values())
 _WANTED_SEQUENCES = set(SEQUENCES.values())
 
 

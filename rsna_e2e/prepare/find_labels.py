@@ -11,7 +11,7 @@ from rsna_e2e.elements import RefusedError
 from rsna_e2e.errors import BadInputError
 from rsna_e2e.files import real_path
 from rsna_e2e.image_ids import names_of
-from rsna_e2e.labels import COLUMNS, LabelTable, has_label_columns, read_ids, read_labels
+from rsna_e2e.labels import COLUMNS, LabelTable, has_label_columns, is_label_file, read_ids, read_labels
 from rsna_e2e.records import RawFile, printable
 from rsna_e2e.sources import RawFolder, Source, open_source
 from rsna_e2e.table_files import TableFile
@@ -125,7 +125,7 @@ def _only_one(
         found = [file for file in found if not _why_no_labels(file)]
         return found[0] if len(found) == 1 else None
     if needs_columns:
-        found = [file for file in found if _has_columns(file)]
+        found = [file for file in found if is_label_file(file)]
     if len(found) > 1:
         names = ", ".join(PurePath(file.name).name for file in found)
         raise BadInputError(f"{source.path}: several files could hold the labels ({names}). Name one with --labels")
@@ -161,17 +161,6 @@ def _read_if_ours(file: TableFile, task: Task, files: Sequence[RawFile]) -> Labe
             raise
         return None
     return table if names_any(table.image_ids, files) else None
-
-
-def _has_columns(file: TableFile) -> bool:
-    """Whether a table has the columns of a label file; False also for one that is no table.
-
-    Raises BadInputError for one that its archive does not give out.
-    """
-    try:
-        return has_label_columns(file)
-    except OSError:
-        return False
 
 
 def _why_no_labels(file: TableFile) -> str:
