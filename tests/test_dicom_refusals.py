@@ -244,18 +244,22 @@ BUGS = {
 }
 
 
+@pytest.mark.parametrize("kind", [KeyError, OSError])  # an OSError of the system has a number
 @pytest.mark.parametrize("place", BUGS)
-def test_a_bug_is_not_the_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_a_bug_is_not_the_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, kind: type[Exception]
+) -> None:
     path = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED))
 
     def fail(*args: object, **options: object) -> None:
-        raise KeyError("Patient^Name")
+        raise kind("Patient^Name")
 
     monkeypatch.setattr(BUGS[place], fail)
     refusal = dicom.read_slice(path)
     assert isinstance(refusal, Refusal)
     assert refusal.reason == Reason.INTERNAL_ERROR
-    assert re.fullmatch(r"KeyError in test_dicom_refusals\.py, line \d+: a bug of this program, .*", refusal.detail)
+    where = rf"{kind.__name__} in test_dicom_refusals\.py, line \d+"
+    assert re.fullmatch(f"{where}: a bug of this program, .*", refusal.detail)
 
 
 @pytest.mark.parametrize(
