@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import RawFile
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import RawFile
 
 MAX_MEMBERS = 2_000_000  # the competition's archive has under a million; each takes 400 bytes of memory
 MAX_MEMBER_BYTES = 512 << 20  # larger than any CT file; guards memory, as a deflated member is held whole

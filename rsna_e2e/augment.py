@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.config import AugmentConfig
-from rsna_e2e.records import Float32Array, Float64Array
+from rsna_e2e.core.records import Float32Array, Float64Array
 
 Boxes = npt.NDArray[np.int32]
 

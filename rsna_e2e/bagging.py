@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import real_path, sha256_of, write_json
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import real_path, sha256_of, write_json
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.labels import prepare_submission, write_labels
 from rsna_e2e.predictions import (
     PredictionTable,
@@ -20,7 +21,6 @@ from rsna_e2e.predictions import (
     read_predictions,
     write_predictions,
 )
-from rsna_e2e.records import Float64Array
 from rsna_e2e.tasks import Task
 
 CLIP = 1e-5  # darraghdog/rsna, bagged_submission.py: probabilities stay this far from 0 and 1, once, after the mean

@@ -10,9 +10,9 @@ from torch import nn
 
 from rsna_e2e.buckets import IN_FLIGHT
 from rsna_e2e.config import RunConfig
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.errors import OutOfResourcesError, is_out_of_memory
 from rsna_e2e.distributed import ALONE, Ranks
-from rsna_e2e.errors import OutOfResourcesError, is_out_of_memory
 from rsna_e2e.model import JointModel
 from rsna_e2e.norms import buffers_kept, freeze_norms
 from rsna_e2e.tasks import Task

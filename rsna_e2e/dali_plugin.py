@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from rsna_e2e.errors import BUILD_COMMAND, MissingCapabilityError
+from rsna_e2e.core.errors import BUILD_COMMAND, MissingCapabilityError
 
 _FOLDER = Path(__file__).parent
 _INSTALL = "pip install nvidia-dali-cuda130"

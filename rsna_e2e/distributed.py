@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from rsna_e2e.buckets import BucketQueue, make_buckets, parts
-from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
+from rsna_e2e.core.errors import MissingCapabilityError, RsnaError, UsageError
 from rsna_e2e.norms import copy_back, moving_buffers
 
 _BROADCAST_BYTES = 25 * 2**20  # pieces in which a model travels

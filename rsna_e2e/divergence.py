@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from rsna_e2e.batch import StudyBatch
-from rsna_e2e.device import Compute
-from rsna_e2e.files import atomic_writer, make_folder, write_json
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.files import atomic_writer, make_folder, write_json
+from rsna_e2e.core.weights_file import encode
 from rsna_e2e.model import JointModel
 from rsna_e2e.steps import StepResult
-from rsna_e2e.tensors import encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

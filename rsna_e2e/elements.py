@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from rsna_e2e.reasons import Reason
+from rsna_e2e.core.reasons import Reason
 
 # PS3.6 section 6: with `ADVICE` the only tags that are read. Names and free text are not.
 TAGS = {

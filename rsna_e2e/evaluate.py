@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e import metrics
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation import DECISION_THRESHOLD, Evaluation, InputFile, LabelScores, Level, SeriesLayout
 from rsna_e2e.labels import LabelTable, read_labels
 from rsna_e2e.metrics import Estimate, Int64Array
 from rsna_e2e.predictions import find_predictions, read_predictions
-from rsna_e2e.records import Float64Array
 from rsna_e2e.table_files import TableFile, table_at
 from rsna_e2e.tasks import Task
 

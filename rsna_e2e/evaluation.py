@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.metrics import CONFIDENCE, LOG_LOSS_EPS, Estimate, Int64Array
-from rsna_e2e.records import Float64Array
 from rsna_e2e.tasks import Task
 
 # Where a decision is shown, a probability at or above this calls a label present.

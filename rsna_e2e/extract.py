@@ -14,15 +14,15 @@ import torch
 from rsna_e2e.batch import Rows
 from rsna_e2e.checkpoint import find_checkpoint, load_model, weights_sha256
 from rsna_e2e.config import RunConfig, View
-from rsna_e2e.device import Compute, choose_compute
+from rsna_e2e.core.device import Compute, choose_compute
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.files import as_json
+from rsna_e2e.core.records import Float32Array, Progress, no_progress
 from rsna_e2e.embeddings import SHARD_SLICES, EmbeddingWriter, Source
 from rsna_e2e.embeddings.shards import Append
-from rsna_e2e.errors import UsageError
-from rsna_e2e.files import as_json
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import EMBED_TOGETHER, check_labels
-from rsna_e2e.records import Float32Array, Progress, no_progress
 from rsna_e2e.run_folder import read_config, read_task
 from rsna_e2e.store import Store, rows_of
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.records import Float64Array
+from rsna_e2e.core.records import Float64Array
 
 
 def reference_folds(image_ids: Sequence[str], patient_ids: Sequence[str], *, n_folds: int = 5) -> npt.NDArray[np.int64]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.records import Int16Array, Int16Image
+from rsna_e2e.core.records import Int16Array, Int16Image
 
 StoredImage = npt.NDArray[np.int16] | npt.NDArray[np.uint16]
 

@@ -5,7 +5,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from rsna_e2e.records import printable
+from rsna_e2e.core.records import printable
 
 # What names of DICOM files end in. Nothing else is cut off: the last number of a UID is no suffix.
 SUFFIXES = frozenset({"dcm", "dicom", "dic", "dc3", "ima", "img", "ct", "acr", "gdcm"})

@@ -23,9 +23,9 @@ from numpy.lib import format as npy
 
 from rsna_e2e.batch import Rows
 from rsna_e2e.config import View
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.records import Float32Array, Progress, no_progress, printable
 from rsna_e2e.embeddings import SHARD_SLICES, EmbeddingWriter, Source
-from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.records import Float32Array, Progress, no_progress, printable
 from rsna_e2e.store import Store
 from rsna_e2e.table_files import table_at
 

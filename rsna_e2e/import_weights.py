@@ -15,12 +15,12 @@ import torch
 
 from rsna_e2e import unpickling
 from rsna_e2e.config import ModelConfig, make_config
-from rsna_e2e.errors import BadInputError, OutOfResourcesError
-from rsna_e2e.files import atomic_writer
+from rsna_e2e.core.errors import BadInputError, OutOfResourcesError
+from rsna_e2e.core.files import atomic_writer
+from rsna_e2e.core.records import printable
+from rsna_e2e.core.weights_file import copy_into, decode, encode, read_file
 from rsna_e2e.model import JointModel
-from rsna_e2e.records import printable
 from rsna_e2e.tasks import Task
-from rsna_e2e.tensors import copy_into, decode, encode, read_file
 
 Kind = Literal["images", "sequences"]
 

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import atomic_writer, csv_blocks, prepare_file
-from rsna_e2e.records import Float64Array, printable
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import atomic_writer, csv_blocks, prepare_file
+from rsna_e2e.core.records import Float64Array, printable
 from rsna_e2e.table_files import TableFile, table_at
 from rsna_e2e.tasks import Task
 

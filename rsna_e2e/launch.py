@@ -17,7 +17,7 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from types import FrameType
 
-from rsna_e2e.errors import RsnaError, UsageError
+from rsna_e2e.core.errors import RsnaError, UsageError
 from rsna_e2e.meeting import ALONE, LOOPBACK, Nodes, check_meeting, number, read_nodes
 from rsna_e2e.preemption import MARKER
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 def _say(line: str) -> None:
     """Print a line in which nothing moves the cursor, whoever wrote what is in it."""
-    from rsna_e2e.records import printable  # loads numpy: only when all that takes signals is loaded
+    from rsna_e2e.core.records import printable  # loads numpy: only when all that takes signals is loaded
 
     sys.stderr.write(f"{printable(line)}\n")
 

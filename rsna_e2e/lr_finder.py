@@ -16,15 +16,15 @@ from torch.optim import Optimizer
 
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import RunConfig
-from rsna_e2e.device import choose_compute
+from rsna_e2e.core.device import choose_compute
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.distributed import ALONE
-from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import count_channels
 from rsna_e2e.lr_sweep import LrSweep, run_sweep
 from rsna_e2e.norms import copied, copy_back
 from rsna_e2e.phases import Phase, check_norms, divide, plan_phases
 from rsna_e2e.predict import check_labels
-from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.split import split_series
 from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store

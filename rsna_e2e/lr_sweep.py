@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.errors import DivergedError, UsageError
-from rsna_e2e.files import atomic_writer, csv_blocks
-from rsna_e2e.records import Float64Array, Progress, no_progress
+from rsna_e2e.core.errors import DivergedError, UsageError
+from rsna_e2e.core.files import atomic_writer, csv_blocks
+from rsna_e2e.core.records import Float64Array, Progress, no_progress
 
 MIN_STEPS = 10
 _STOP_AT = 4.0  # times the best average so far: fastai's

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
+from rsna_e2e.core.errors import MissingCapabilityError, RsnaError, UsageError
 
 LOOPBACK = "127.0.0.1"
 _DEFAULT_PORT = "29500"  # torchrun's own

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import TypeVar
 
-from rsna_e2e.records import Progress
+from rsna_e2e.core.records import Progress
 from rsna_e2e.runlog import Log
 
 Item = TypeVar("Item")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.records import Float64Array
+from rsna_e2e.core.records import Float64Array
 
 Int64Array = npt.NDArray[np.int64]
 

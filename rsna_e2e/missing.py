@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsna_e2e.files import atomic_writer, csv_blocks
+from rsna_e2e.core.files import atomic_writer, csv_blocks
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.image_ids import has_suffix, ids_beside, image_id_of
 from rsna_e2e.predictions import beside
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
 from rsna_e2e.store import Store
 
 # Refused because it is no slice that anybody would ask for

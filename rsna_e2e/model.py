@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence, unpack_sequence
 
 from rsna_e2e.config import ModelConfig
-from rsna_e2e.errors import MissingCapabilityError, UsageError, is_out_of_memory
+from rsna_e2e.core.errors import MissingCapabilityError, UsageError, is_out_of_memory
+from rsna_e2e.core.weights_file import load_weights
 from rsna_e2e.slice_dropout import SliceDropout, SliceKeys, drop_by_slice
 from rsna_e2e.tasks import Task
-from rsna_e2e.tensors import load_weights
 
 MOST_WEIGHTS = 10**10  # the largest of timm, a ViT of DINOv3, has 6.7e9
 # What timm and torch raise where numbers do not go together: a list too short, heads that do not divide a width, ...

@@ -36,7 +36,7 @@ from typing import Any
 
 import torch
 
-from rsna_e2e.errors import BUILD_COMMAND, MissingCapabilityError
+from rsna_e2e.core.errors import BUILD_COMMAND, MissingCapabilityError
 
 Floats = torch.Tensor | Sequence[float]
 Pairs = torch.Tensor | Sequence[tuple[float, float]]

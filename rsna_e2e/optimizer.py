@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from rsna_e2e.config import OptimizerConfig
-from rsna_e2e.errors import MissingCapabilityError
+from rsna_e2e.core.errors import MissingCapabilityError
 from rsna_e2e.model import JointModel
 
 _APEX_COMMAND = "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install --no-build-isolation git+https://github.com/NVIDIA/apex"

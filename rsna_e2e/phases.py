@@ -12,9 +12,9 @@ from typing import Literal
 
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import OptimizerConfig, RunConfig
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.distributed import Ranks
 from rsna_e2e.division import Division, busy_share
-from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import SeriesLoader, StudyLoader
 from rsna_e2e.model import JointModel
 from rsna_e2e.norms import mixes_slices, refuses_one

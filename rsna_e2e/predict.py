@@ -12,16 +12,16 @@ import torch
 from rsna_e2e.bagging import write_submission
 from rsna_e2e.batch import Rows, StudyBatch
 from rsna_e2e.checkpoint import find_checkpoint, load_model
-from rsna_e2e.device import Compute, choose_compute
+from rsna_e2e.core.device import Compute, choose_compute
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.records import Float64Array, Progress, no_progress, printable
 from rsna_e2e.embeddings import Embeddings
-from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.labels import prepare_submission
 from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.missing import MissingImages, list_missing
 from rsna_e2e.model import JointModel
 from rsna_e2e.predictions import PredictionTable, predictions_path
 from rsna_e2e.preemption import never
-from rsna_e2e.records import Float64Array, Progress, no_progress, printable
 from rsna_e2e.run_folder import MANIFEST, read_config, read_manifest, read_task
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.tasks import Task

@@ -11,15 +11,15 @@ import numpy as np
 from rsna_e2e.bagging import write_submission
 from rsna_e2e.batch import Rows
 from rsna_e2e.checkpoint import find_checkpoint, kept_epochs, weights_sha256
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import write_json
+from rsna_e2e.core.records import Float64Array, Progress, no_progress
 from rsna_e2e.embeddings import Embeddings
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import write_json
 from rsna_e2e.labels import prepare_submission
 from rsna_e2e.metrics import scorable, weighted_log_loss
 from rsna_e2e.missing import MissingImages, list_missing
 from rsna_e2e.predict import Predictor, make_table
 from rsna_e2e.predictions import PredictionTable, beside
-from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.run_folder import read_config
 from rsna_e2e.split import series_folds
 from rsna_e2e.store import Store, rows_of

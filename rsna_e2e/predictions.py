@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import atomic_writer
-from rsna_e2e.records import Float64Array
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import atomic_writer
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tasks import Task
 
 # What stands beside a submission: its table, what it is the mean of, and which images it lacks

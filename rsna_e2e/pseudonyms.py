@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import full_disk_named, make_folder
-from rsna_e2e.records import Refusal
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import full_disk_named, make_folder
+from rsna_e2e.core.records import Refusal
 
 Column = npt.NDArray[Any]
 

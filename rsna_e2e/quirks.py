@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from rsna_e2e.config import RunConfig
-from rsna_e2e.errors import UsageError
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.records import Float32Array, Float64Array, Progress, no_progress
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.loader.embedding_loader import published_places
-from rsna_e2e.records import Float32Array, Float64Array, Progress, no_progress
 from rsna_e2e.sampler import series_batches
 from rsna_e2e.slice_order import check_order
 from rsna_e2e.split import series_folds

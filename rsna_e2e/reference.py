@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.records import Float32Array, Float64Array, Int16Image
+from rsna_e2e.core.records import Float32Array, Float64Array, Int16Image
 
 # N slices, C channels (windows), S output size.
 Windows = Sequence[tuple[float, float]]

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from rsna_e2e.config import Frozen, RunConfig
-from rsna_e2e.errors import UsageError
-from rsna_e2e.files import as_json
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.files import as_json
 
 # Settings, and whole sections, that leave the result as it is
 _FREE = (

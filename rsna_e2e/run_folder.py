@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rsna_e2e.config import RunConfig, load_config
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import as_json, read_json, sealed, sha256_of, unsealed, write_json
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import as_json, read_json, sealed, sha256_of, unsealed, write_json
 from rsna_e2e.tasks import TASKS, Task, get_task
 
 CONFIG, MANIFEST, TASK = "config.yaml", "manifest.json", "task.json"

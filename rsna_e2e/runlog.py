@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from torch.utils.tensorboard import SummaryWriter
 
 from rsna_e2e.config import RunConfig, as_yaml
-from rsna_e2e.device import Compute
-from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import (
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import (
     as_json,
     atomic_writer,
     entries,
@@ -30,7 +30,7 @@ from rsna_e2e.files import (
     remove_folder,
     write_json,
 )
-from rsna_e2e.machine import describe_code, describe_environment
+from rsna_e2e.core.machine import describe_code, describe_environment
 from rsna_e2e.run_folder import CONFIG, CONFIG_SHA256, MANIFEST, read_manifest, write_task
 from rsna_e2e.tasks import Task
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rsna_e2e.errors import UsageError
+from rsna_e2e.core.errors import UsageError
 
 Batch = tuple[int, ...]
 

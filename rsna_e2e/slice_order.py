@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.records import Float32Array
+from rsna_e2e.core.records import Float32Array
 
 _LEAST_SERIES = 5  # with fewer that could tell, chance could be at work
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.archive import Member, open_member, read_directory, why_refused
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import RawFile, Refusal, printable
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import RawFile, Refusal, printable
 from rsna_e2e.table_files import is_table
 
 _OVERLAPS = (Reason.DAMAGED_MEMBER, "its bytes overlap with another's")

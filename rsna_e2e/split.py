@@ -7,7 +7,7 @@ import numpy as np
 
 from rsna_e2e.batch import Rows
 from rsna_e2e.config import RunConfig
-from rsna_e2e.errors import UsageError
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.folds import reference_folds
 from rsna_e2e.metrics import scorable
 from rsna_e2e.store import Store, rows_of

@@ -17,7 +17,7 @@ import torch
 from rsna_e2e.batch import StudyBatch, study_targets
 from rsna_e2e.chunked import backward_in_chunks, derive_seed
 from rsna_e2e.config import OptimizerConfig, RunConfig
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
 from rsna_e2e.distributed import ALONE, Ranks
 from rsna_e2e.gradient_sum import GradientSum, fill_missing
 from rsna_e2e.losses import weighted_bce

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from rsna_e2e.archive import HARMLESS_BYTES, MAX_MEMBER_BYTES, MAX_RATIO
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
 
 # Kaggle's client delivers NAME.csv as NAME.csv.zip
 SUFFIXES = (".csv", ".csv.gz", ".csv.zip")

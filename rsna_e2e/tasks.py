@@ -5,7 +5,7 @@ Only this module knows label names. Intracranial hemorrhage (`ich`) is the first
 
 from dataclasses import dataclass
 
-from rsna_e2e.errors import UsageError
+from rsna_e2e.core.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,25 +12,25 @@ from rsna_e2e.batch import Rows
 from rsna_e2e.checkpoint import Checkpoint, find_checkpoint, load_model, valid_checkpoints
 from rsna_e2e.chunk_size import resolve_chunks
 from rsna_e2e.config import Frozen, RunConfig
-from rsna_e2e.device import Compute, check_compute, choose_compute
+from rsna_e2e.core.device import Compute, check_compute, choose_compute
+from rsna_e2e.core.errors import BadInputError, UsageError, is_out_of_memory
+from rsna_e2e.core.files import SEAL, read_json, sealed, unsealed, write_json
+from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.core.weights_file import load_weights
 from rsna_e2e.distributed import ALONE, Ranks
 from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.embeddings import Embeddings
-from rsna_e2e.errors import BadInputError, UsageError, is_out_of_memory
-from rsna_e2e.files import SEAL, read_json, sealed, unsealed, write_json
 from rsna_e2e.loader import SeriesLoader, choose_loader, count_channels
 from rsna_e2e.model import JointModel
 from rsna_e2e.phases import check_norms, divide, foretell_sharing, plan_phases
 from rsna_e2e.predict import check_labels
 from rsna_e2e.preemption import MARKER, never
-from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.resume import check_same_settings
 from rsna_e2e.run_folder import CONFIG, read_config, read_task
 from rsna_e2e.runlog import ResumePoint, RunLog, SilentLog
 from rsna_e2e.split import split_series, training_slices
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
-from rsna_e2e.tensors import load_weights
 from rsna_e2e.trainer import Trainer
 from rsna_e2e.validation import Validation, validate
 

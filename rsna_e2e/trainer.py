@@ -15,15 +15,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.checkpoint import Best, Checkpoint, CheckpointState, restore, save_checkpoint
 from rsna_e2e.config import RunConfig
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.errors import DivergedError, OutOfResourcesError, PreemptedError
+from rsna_e2e.core.records import Progress
 from rsna_e2e.distributed import Ranks
 from rsna_e2e.divergence import write_bundle
-from rsna_e2e.errors import DivergedError, OutOfResourcesError, PreemptedError
 from rsna_e2e.meter import Meter
 from rsna_e2e.model import JointModel, flatten_lstms
 from rsna_e2e.phases import Epoch, Phase, Step
 from rsna_e2e.preemption import MARKER
-from rsna_e2e.records import Progress
 from rsna_e2e.runlog import TRAINING_SLICES, VALIDATION, RunLog, SilentLog
 from rsna_e2e.steps import Stepper, StepResult
 from rsna_e2e.tasks import Task

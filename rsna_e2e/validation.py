@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from rsna_e2e.batch import Rows
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.distributed import ALONE, Ranks
 from rsna_e2e.division import rank_shares
-from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import SeriesLoader
 from rsna_e2e.metrics import auc, scorable, weighted_log_loss
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import predict_series
 from rsna_e2e.preemption import never
-from rsna_e2e.records import Float64Array
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.tasks import Task
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.records import Float64Array
+from rsna_e2e.core.records import Float64Array
 
 # Slices nearer than this along the normal show the same place: the thinnest CT slices are some 0.1 mm apart.
 SAME_POSITION_MM = 0.01

@@ -13,7 +13,7 @@ import torch
 from rsna_e2e import dali_plugin
 
 # Before the first product of matrices: MKL gives the same bits in every run, and oneDNN leaves AMX alone, which some
-# hypervisors announce and do not have (see device.py).
+# hypervisors announce and do not have (see core/device.py).
 os.environ.setdefault("MKL_CBWR", "AUTO")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 

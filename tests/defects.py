@@ -11,8 +11,8 @@ import phantoms
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom import Repair
-from rsna_e2e.reasons import Reason
 
 EXTRA = "extra.dcm"  # beside the slice, where a defect needs another file
 

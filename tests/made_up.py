@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.labels import write_labels
 from rsna_e2e.predictions import PredictionTable, predictions_path, write_predictions
-from rsna_e2e.records import Float64Array
 from rsna_e2e.tasks import ICH
 
 

@@ -14,7 +14,7 @@ import torch
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.bench.memory import Memory, reset_peak, return_freed_memory
 from rsna_e2e.config import RunConfig, load_config
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
 from rsna_e2e.distributed import Ranks, joined
 from rsna_e2e.division import Division
 from rsna_e2e.model import JointModel

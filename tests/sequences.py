@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.config import RunConfig, load_config
+from rsna_e2e.core.records import Float32Array
 from rsna_e2e.embeddings import Embeddings, EmbeddingWriter, Source
-from rsna_e2e.records import Float32Array
 from rsna_e2e.store import Store
 
 WIDTH = 8

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.records import Refusal
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.store import Compression, StoredPixels, StoreWriter, write_shard
 from rsna_e2e.store.layout import INDEX_COLUMNS, file_checksum
 from rsna_e2e.store.manifest import sealed

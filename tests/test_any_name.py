@@ -11,12 +11,12 @@ import pytest
 
 from rsna_e2e.bagging import bag, smooth, write_submission
 from rsna_e2e.cli import main
+from rsna_e2e.core.records import printable
 from rsna_e2e.evaluate import evaluate
 from rsna_e2e.image_ids import SUFFIXES
 from rsna_e2e.labels import read_labels
 from rsna_e2e.predict import make_table
 from rsna_e2e.prepare import prepare
-from rsna_e2e.records import printable
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from rsna_e2e.bagging import bag, rolling_mean, smooth, write_submission
-from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import sha256_of
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import sha256_of
 from rsna_e2e.labels import read_labels
 from rsna_e2e.predictions import Derived, PredictionTable, beside, predictions_path, read_predictions
 from rsna_e2e.tasks import ICH

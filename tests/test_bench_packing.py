@@ -6,7 +6,7 @@ import stores
 
 from rsna_e2e.bench import packing as bench
 from rsna_e2e.bench.timing import summarise
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
 
 
 def test_plain_and_packed_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ import pytest
 
 from rsna_e2e.bench import prepare as bench
 from rsna_e2e.bench.timing import summarise
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.dicom import read_slice
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.records import Refusal
 
 
 def test_preparing_is_timed_beside_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

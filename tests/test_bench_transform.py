@@ -25,7 +25,7 @@ from rsna_e2e.bench.peers.registry import PEERS, Peer, find_contestants
 from rsna_e2e.bench.peers.squares import cut
 from rsna_e2e.bench.transform import bench_transform
 from rsna_e2e.config import AugmentConfig
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 

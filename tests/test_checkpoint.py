@@ -33,8 +33,8 @@ from rsna_e2e.checkpoint import (
 from rsna_e2e.checkpoint import folder as checkpoint_folder
 from rsna_e2e.checkpoint.optimizer import restore_optimizer
 from rsna_e2e.config import save_config
-from rsna_e2e.errors import BadInputError, OutOfResourcesError
-from rsna_e2e.tensors import decode
+from rsna_e2e.core.errors import BadInputError, OutOfResourcesError
+from rsna_e2e.core.weights_file import decode
 
 FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "checkpoint.json")
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {

@@ -55,7 +55,7 @@ import json, sys
 from pathlib import Path
 import torch
 from rsna_e2e.checkpoint import CheckpointState, load_model, save_checkpoint, valid_checkpoints
-from rsna_e2e.errors import OutOfResourcesError
+from rsna_e2e.core.errors import OutOfResourcesError
 
 run, model, saved, error = Path(sys.argv[1]) / "run", torch.nn.Linear(250, 250), 0, None
 while error is None and saved < 99:

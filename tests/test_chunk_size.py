@@ -5,9 +5,9 @@ from torch import nn
 
 from rsna_e2e import chunk_size
 from rsna_e2e.chunk_size import count_fitting, extrapolate, reserved_bytes, resolve_chunks
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.errors import OutOfResourcesError
 from rsna_e2e.distributed import Ranks
-from rsna_e2e.errors import OutOfResourcesError
 from rsna_e2e.model import JointModel
 from rsna_e2e.norms import running_norms
 from rsna_e2e.tasks import ICH

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rsna_e2e.config import RECIPES, load_config, save_config
-from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.core.errors import BadInputError, UsageError
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from rsna_e2e.console import field_lines, progress_bar
+from rsna_e2e.core.console import field_lines, progress_bar
 
 
 @dataclass
@@ -31,7 +31,7 @@ def progress_lines(
 ) -> list[str]:
     """Report progress at these times, s, and return what is printed."""
     now_s = [0.0]
-    monkeypatch.setattr("rsna_e2e.console.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("rsna_e2e.core.console.time.monotonic", lambda: now_s[0])
     with progress_bar("train", unit="slices") as progress:
         for now_s[0], done, total, note in calls:
             progress(done, total, note)
@@ -66,7 +66,7 @@ def test_rate_and_time_left_are_of_this_run_and_this_phase(
 def test_progress_on_a_terminal_shows_rate_note_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr(
-        "rsna_e2e.console.Console", lambda stderr: Console(file=written, force_terminal=True, width=160)
+        "rsna_e2e.core.console.Console", lambda stderr: Console(file=written, force_terminal=True, width=160)
     )
     with progress_bar("prepare", unit="slices") as progress:
         for done in (0, 50, 100):
@@ -83,7 +83,7 @@ def last_line(monkeypatch: pytest.MonkeyPatch, *, width: int, done: int, total: 
     """What a terminal of so many columns shows in the end."""
     written = io.StringIO()
     monkeypatch.setattr(
-        "rsna_e2e.console.Console", lambda stderr: Console(file=written, force_terminal=True, width=width)
+        "rsna_e2e.core.console.Console", lambda stderr: Console(file=written, force_terminal=True, width=width)
     )
     with progress_bar("prepare", unit="slices") as progress:
         progress(done, total, note)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rsna_e2e import dali_plugin
-from rsna_e2e.errors import MissingCapabilityError
+from rsna_e2e.core.errors import MissingCapabilityError
 
 PACKAGE = Path(dali_plugin.__file__).parent
 BUILD = r"Build it with: RSNA_WITH_DALI=1 pip install --no-build-isolation -e \."

@@ -9,10 +9,10 @@ import pytest
 import small
 
 from rsna_e2e.cli import main
+from rsna_e2e.core.records import Float32Array
 from rsna_e2e.prepare import prepare
 from rsna_e2e.prepare.index import Column, index_columns
 from rsna_e2e.pseudonyms import Pseudonyms, load_key
-from rsna_e2e.records import Float32Array
 from rsna_e2e.series import series_key
 from rsna_e2e.store import Store
 from rsna_e2e.store.layout import INDEX_COLUMNS

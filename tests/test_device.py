@@ -8,9 +8,9 @@ import pytest
 import small
 import torch
 
-from rsna_e2e import device
-from rsna_e2e.device import check_compute, choose_compute, choose_device_type
-from rsna_e2e.errors import MissingCapabilityError
+from rsna_e2e.core import device
+from rsna_e2e.core.device import check_compute, choose_compute, choose_device_type
+from rsna_e2e.core.errors import MissingCapabilityError
 
 
 @pytest.fixture

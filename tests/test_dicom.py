@@ -21,9 +21,9 @@ from pydicom.uid import (
 )
 
 from rsna_e2e import dicom
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal, printable
 from rsna_e2e.dicom import Repair
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal, printable
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 MORE_FILES = Path(data_store.__file__).parent / "data"

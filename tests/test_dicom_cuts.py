@@ -25,9 +25,9 @@ from pydicom.uid import (
 )
 
 from rsna_e2e import dicom
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Int16Image, Refusal
 from rsna_e2e.dicom.syntaxes import SYNTAXES
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Int16Image, Refusal
 
 FORM = phantoms.UNSIGNED_12
 FORM_8 = {"BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0, "RescaleIntercept": -100}

@@ -11,9 +11,9 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 
 from rsna_e2e import dicom
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.elements import TAGS
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
 
 DOCS = Path(__file__).parents[1] / "docs" / "dicom.md"
 STORED = phantoms.stored_image(12, 10, seed=1, form=phantoms.SIGNED_16)

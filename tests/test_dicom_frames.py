@@ -23,12 +23,12 @@ from pydicom.uid import (
 )
 
 from rsna_e2e import dicom
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Int16Image, RawFile, Refusal, SliceRecord
 from rsna_e2e.dicom import words
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import prepare
 from rsna_e2e.prepare.repair import repair
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 

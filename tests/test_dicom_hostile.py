@@ -28,10 +28,10 @@ from pydicom.uid import (
 )
 
 from rsna_e2e import dicom
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.dicom.inflate import inflate
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 SHAPE = (66, 70)

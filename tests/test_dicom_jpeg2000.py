@@ -20,10 +20,10 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import HTJ2K, JPEG2000, HTJ2KLossless, JPEG2000Lossless
 
 from rsna_e2e import dicom
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.dicom.jpeg2000 import check_tiles
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
 
 FORM = phantoms.UNSIGNED_12
 END = b"\xff\xd9"

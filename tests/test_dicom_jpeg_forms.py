@@ -24,9 +24,9 @@ from jpeg_frames import (
     segment,
 )
 
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom.jpeg_scan import check_scan
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.reasons import Reason
 
 RNG = np.random.default_rng(3)
 ROWS, COLUMNS = 20, 28

@@ -12,11 +12,11 @@ import pytest
 from pydicom.encaps import generate_frames
 from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1
 
+from rsna_e2e.core.errors import BUILD_COMMAND
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom import jpeg_scan
 from rsna_e2e.dicom.jpeg_scan import check_scan
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.errors import BUILD_COMMAND
-from rsna_e2e.reasons import Reason
 
 ROWS, COLUMNS = 61, 75
 N_BLOCKS, N_BLOCKS_A_ROW = 8 * 10, 10

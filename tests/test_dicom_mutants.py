@@ -9,8 +9,8 @@ import pytest
 from mutants import corpus, hounsfield_by_pydicom, mutants
 
 from rsna_e2e import dicom
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal
 
 SEED = 2019
 LIMIT_S = 2.0

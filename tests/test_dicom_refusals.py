@@ -15,8 +15,8 @@ import pytest
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from rsna_e2e import dicom
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal
 
 STORED = phantoms.stored_image(12, 10, seed=1, form=phantoms.SIGNED_16)
 

@@ -11,8 +11,8 @@ from enhanced import enhanced_dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from rsna_e2e import dicom
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal
 
 STORED = phantoms.stored_image(6, 5, seed=1, form=phantoms.SIGNED_16)
 UNDEFINED = 0xFFFFFFFF

@@ -31,9 +31,9 @@ from pydicom.uid import (
 )
 
 from rsna_e2e import dicom
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal, SliceRecord
 from rsna_e2e.prepare import prepare
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal, SliceRecord
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH
 

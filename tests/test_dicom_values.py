@@ -13,9 +13,9 @@ import pytest
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless
 
 from rsna_e2e import dicom
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal, SliceRecord
 from rsna_e2e.dicom import Repair
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal, SliceRecord
 
 STORED = phantoms.stored_image(12, 10, seed=1, form=phantoms.SIGNED_16)
 PIXELREP_MISMATCH = Path(pydicom.data.__file__).parent / "test_files" / "J2K_pixelrep_mismatch.dcm"

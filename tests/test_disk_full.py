@@ -62,7 +62,7 @@ FILLED_MEANWHILE = """
 import sys
 from contextlib import suppress
 from pathlib import Path
-from rsna_e2e import console
+from rsna_e2e.core import console
 from rsna_e2e.prepare import run
 from rsna_e2e.cli import main
 run.SHARD_BYTES = 1

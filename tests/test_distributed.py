@@ -12,8 +12,8 @@ from torch import nn
 
 from rsna_e2e import distributed
 from rsna_e2e.buckets import make_buckets
+from rsna_e2e.core.errors import MissingCapabilityError, RsnaError, UsageError
 from rsna_e2e.distributed import Ranks, fingerprint, joined
-from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
 from rsna_e2e.gradient_sum import GradientSum
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}

@@ -8,7 +8,7 @@ import pytest
 import small
 import torch
 
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
 from rsna_e2e.divergence import write_bundle
 from rsna_e2e.division import Division
 from rsna_e2e.loader import StudyLoader

@@ -13,9 +13,9 @@ import torch
 
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import ModelConfig
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.division import Division
-from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import EmbeddingLoader
 from rsna_e2e.loader.share import study_batch
 from rsna_e2e.model import JointModel

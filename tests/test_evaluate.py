@@ -10,7 +10,7 @@ import pytest
 from made_up import MadeUpRun, made_up_run
 from sklearn import metrics as judge
 
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.evaluate import evaluate
 from rsna_e2e.labels import write_labels
 from rsna_e2e.predictions import PredictionTable, predictions_path, write_predictions

@@ -9,8 +9,8 @@ import torch
 
 from rsna_e2e import extract as extract_module
 from rsna_e2e.checkpoint import find_checkpoint, load_model
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.embeddings import EmbeddingFolder, EmbeddingsError
-from rsna_e2e.errors import UsageError
 from rsna_e2e.extract import extract, turned
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel

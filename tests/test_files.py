@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rsna_e2e.errors import BadInputError, DiskFullError, OutOfResourcesError
-from rsna_e2e.files import atomic_writer, begin_sync, full_disk_named, make_folder, prepare_file, remove_folder
+from rsna_e2e.core.errors import BadInputError, DiskFullError, OutOfResourcesError
+from rsna_e2e.core.files import atomic_writer, begin_sync, full_disk_named, make_folder, prepare_file, remove_folder
 
 
 def test_the_file_takes_its_place_only_at_the_end(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 import small
 import torch
 
-from rsna_e2e.limits import FARTHEST_MM
+from rsna_e2e.core.limits import FARTHEST_MM
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.prepare import PrepareReport, prepare
 from rsna_e2e.series import SAME_POSITION_MM, SeriesGeometry, series_geometry

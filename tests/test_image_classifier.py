@@ -13,7 +13,7 @@ from rsna_e2e.bench.train import bench_train
 from rsna_e2e.checkpoint import find_checkpoint, kept_epochs, load_model
 from rsna_e2e.cli import main
 from rsna_e2e.config import save_config
-from rsna_e2e.errors import UsageError
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.lr_finder import find_learning_rate
 from rsna_e2e.metrics import weighted_log_loss
 from rsna_e2e.model import JointModel

@@ -12,10 +12,10 @@ import pytest
 import small
 
 from rsna_e2e.cli import main
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.records import Float32Array
 from rsna_e2e.embeddings import EmbeddingFolder
-from rsna_e2e.errors import BadInputError, UsageError
 from rsna_e2e.import_embeddings import Imported, import_embeddings
-from rsna_e2e.records import Float32Array
 from rsna_e2e.store import Store
 
 WIDTH = 7

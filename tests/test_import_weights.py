@@ -11,11 +11,11 @@ from test_tensors import PICKLES, pickles
 from rsna_e2e import import_weights as module
 from rsna_e2e.cli import main
 from rsna_e2e.config import ModelConfig
-from rsna_e2e.errors import BadInputError, OutOfResourcesError
+from rsna_e2e.core.errors import BadInputError, OutOfResourcesError
+from rsna_e2e.core.weights_file import decode, encode, load_weights
 from rsna_e2e.import_weights import import_weights, read_foreign
 from rsna_e2e.model import JointModel, SequenceHead
 from rsna_e2e.tasks import get_task
-from rsna_e2e.tensors import decode, encode, load_weights
 from rsna_e2e.unpickling import tensors_of
 
 TASK = get_task("ich")

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsna_e2e.cli import main
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import Part, find_labels, prepare, prepare_part
 from rsna_e2e.sources import open_source

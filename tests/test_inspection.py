@@ -18,7 +18,7 @@ from pages import assert_numbers_are_those_of, assert_self_contained, parsed, pi
 from stores import edit_manifest, sign
 
 from rsna_e2e.cli import main
-from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.inspection import inspect_raw, inspect_store, who_is, write_inspection
 from rsna_e2e.inspection.findings import find
 from rsna_e2e.inspection.geometry import describe_geometry

@@ -13,7 +13,7 @@ from rsna_e2e.checkpoint import CheckpointState
 from rsna_e2e.checkpoint.state import Description, describe, to_json
 from rsna_e2e.cli import main
 from rsna_e2e.config import save_config
-from rsna_e2e.files import as_json, write_json
+from rsna_e2e.core.files import as_json, write_json
 from rsna_e2e.predict_epochs import predict_epochs
 from rsna_e2e.store import Store
 from rsna_e2e.train import train
@@ -37,7 +37,7 @@ def _names_of_json(path: Path) -> set[str]:
 
 def test_one_function_writes_json() -> None:
     writers = {path for path in PACKAGE.rglob("*.py") if _names_of_json(path) & WRITERS}
-    assert writers == {PACKAGE / "files.py"}
+    assert writers == {PACKAGE / "core/files.py"}
 
 
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from stores import edit_index, make_store
 
 from rsna_e2e import dicom, ops
 from rsna_e2e.config import ImageConfig
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.limits import LENGTHS_MM, MAX_FRAMES, MAX_IMAGE_SIZE_PX, MAX_POSITION_MM, MAX_SUPERSAMPLE, SIDES_PX
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.division import WHOLE
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.limits import LENGTHS_MM, MAX_FRAMES, MAX_IMAGE_SIZE_PX, MAX_POSITION_MM, MAX_SUPERSAMPLE, SIDES_PX
 from rsna_e2e.loader import StudyLoader
-from rsna_e2e.records import Refusal
 from rsna_e2e.store import Store, StoreError
 from rsna_e2e.tasks import ICH
 

@@ -8,8 +8,8 @@ import torch
 
 from rsna_e2e import reference
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.division import WHOLE
-from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH

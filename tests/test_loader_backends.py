@@ -12,8 +12,8 @@ import small
 import torch
 
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.core.errors import MissingCapabilityError, UsageError
 from rsna_e2e.division import WHOLE, Division
-from rsna_e2e.errors import MissingCapabilityError, UsageError
 from rsna_e2e.loader import StudyLoader, study_loader
 from rsna_e2e.loader.pixels import work_ahead
 from rsna_e2e.store import Compression, Store, StoreError

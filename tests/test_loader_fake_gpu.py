@@ -16,7 +16,7 @@ from rsna_e2e.bench.loader import bench_loader
 from rsna_e2e.bench.peers.registry import PEERS
 from rsna_e2e.bench.transform import bench_transform
 from rsna_e2e.config import save_config
-from rsna_e2e.device import choose_compute
+from rsna_e2e.core.device import choose_compute
 from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.loader import StudyLoader, pixels
 from rsna_e2e.store import Store

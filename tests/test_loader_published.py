@@ -13,8 +13,8 @@ import torch
 from rsna_e2e import ops, reference
 from rsna_e2e.augment import draw_augmentation, series_generator
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.division import Division
-from rsna_e2e.errors import UsageError
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.loader.grey import LEVELS, read_jpeg, write_jpeg
 from rsna_e2e.store import Store

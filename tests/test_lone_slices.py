@@ -11,8 +11,8 @@ import torch
 from rsna_e2e.bench.series_step import SeriesStep
 from rsna_e2e.bench.train import bench_train
 from rsna_e2e.config import RunConfig, save_config
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.division import Division
-from rsna_e2e.errors import UsageError
 from rsna_e2e.lr_finder import find_learning_rate
 from rsna_e2e.norms import refuses_one
 from rsna_e2e.store import Store

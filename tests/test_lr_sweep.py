@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from rsna_e2e.errors import DivergedError, UsageError
+from rsna_e2e.core.errors import DivergedError, UsageError
 from rsna_e2e.lr_sweep import LrSweep, run_sweep, smooth, write_csv
 from rsna_e2e.report.learning_rate import write_lr_figure
 

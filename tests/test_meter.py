@@ -7,9 +7,9 @@ import torch
 
 from rsna_e2e import meter as meter_module
 from rsna_e2e.batch import StudyBatch
+from rsna_e2e.core.records import no_progress
 from rsna_e2e.division import WHOLE
 from rsna_e2e.meter import Meter
-from rsna_e2e.records import no_progress
 
 
 class Clock:

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as judge
 
 from rsna_e2e import metrics
-from rsna_e2e.records import Float64Array
+from rsna_e2e.core.records import Float64Array
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}  # float64, sums in another order
 

@@ -10,7 +10,7 @@ import pytest
 import small
 
 from rsna_e2e.cli import main
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.labels import write_labels
 from rsna_e2e.missing import list_missing
 from rsna_e2e.predict import predict

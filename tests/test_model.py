@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 
 from rsna_e2e.config import ModelConfig, load_config
-from rsna_e2e.errors import BadInputError, MissingCapabilityError, UsageError
+from rsna_e2e.core.errors import BadInputError, MissingCapabilityError, UsageError
 from rsna_e2e.losses import weighted_bce
 from rsna_e2e.model import JointModel, SequenceHead
 from rsna_e2e.tasks import ICH

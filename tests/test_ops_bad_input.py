@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rsna_e2e import ops
-from rsna_e2e.errors import MissingCapabilityError
+from rsna_e2e.core.errors import MissingCapabilityError
 
 IDENTITY = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from rsna_e2e.config import OptimizerConfig, load_config
-from rsna_e2e.errors import MissingCapabilityError, UsageError
+from rsna_e2e.core.errors import MissingCapabilityError, UsageError
 from rsna_e2e.model import JointModel
 from rsna_e2e.optimizer import make_optimizer, make_schedule, set_learning_rates
 

@@ -13,9 +13,9 @@ from training_runs import last_step
 
 from rsna_e2e.checkpoint import find_checkpoint
 from rsna_e2e.config import RunConfig
+from rsna_e2e.core.errors import PreemptedError, UsageError
 from rsna_e2e.distributed import Ranks
 from rsna_e2e.division import Division
-from rsna_e2e.errors import PreemptedError, UsageError
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
 from rsna_e2e.optimizer import make_schedule

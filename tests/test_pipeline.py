@@ -11,7 +11,7 @@ import sequences
 import small
 
 from rsna_e2e.config import load_config, load_two_stage
-from rsna_e2e.errors import BadInputError, CommandFailedError, UsageError
+from rsna_e2e.core.errors import BadInputError, CommandFailedError, UsageError
 from rsna_e2e.pipeline import PARTS
 from rsna_e2e.pipeline.checks import check_store
 from rsna_e2e.pipeline.ledger import Ledger

@@ -10,13 +10,13 @@ import phantoms
 import pyarrow.parquet as pq
 import pytest
 
+from rsna_e2e.core.errors import BadInputError, MissingCapabilityError, UsageError
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.dicom import read_headers
-from rsna_e2e.errors import BadInputError, MissingCapabilityError, UsageError
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import Part, PrepareReport, prepare, prepare_part
 from rsna_e2e.prepare.plan import plan_series, plan_shards
 from rsna_e2e.prepare.tables import HeaderOf, Table, headers_to_table, table_to_headers, to_numpy
-from rsna_e2e.records import Refusal
 from rsna_e2e.sources import open_source
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH

@@ -17,10 +17,10 @@ import pytest
 from enhanced import enhanced_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import RawFile
 from rsna_e2e.dicom.syntaxes import SYNTAXES
-from rsna_e2e.errors import BadInputError
 from rsna_e2e.prepare import Part, prepare, prepare_part
-from rsna_e2e.records import RawFile
 from rsna_e2e.sources import RawFolder
 from rsna_e2e.store import Store, verify_store
 from rsna_e2e.tasks import ICH

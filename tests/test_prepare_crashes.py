@@ -12,8 +12,8 @@ import numpy as np
 import phantoms
 import pytest
 
+from rsna_e2e.core.records import RawFile
 from rsna_e2e.prepare import prepare
-from rsna_e2e.records import RawFile
 from rsna_e2e.sources import RawFolder
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import ICH

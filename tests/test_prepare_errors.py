@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsna_e2e.cli import main
-from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
+from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import prepare
 from rsna_e2e.prepare.inputs import Inputs, with_labels
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
 from rsna_e2e.store import StoreError
 from rsna_e2e.tasks import ICH
 

@@ -8,7 +8,7 @@ import pytest
 import small
 
 from rsna_e2e.cli import main
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.folds import patients_in_several_folds
 from rsna_e2e.inspection import inspect_raw
 from rsna_e2e.prepare import prepare

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 import pytest
 
-from rsna_e2e.errors import OutOfResourcesError
+from rsna_e2e.core.errors import OutOfResourcesError
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.prepare import pool as pools
 from rsna_e2e.prepare.pool import Begin, Lost, Pool
 from rsna_e2e.prepare.ray_pool import RayPool
-from rsna_e2e.reasons import Reason
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from canaries import (
 )
 
 from rsna_e2e.cli import main
-from rsna_e2e.errors import DivergedError
+from rsna_e2e.core.errors import DivergedError
 from rsna_e2e.labels import write_labels
 from rsna_e2e.prepare import repair
 from rsna_e2e.prepare.tables import read_part

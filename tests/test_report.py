@@ -11,10 +11,10 @@ import pytest
 from made_up import MadeUpRun, made_up_run
 from pages import PageParser, assert_numbers_are_those_of, assert_self_contained, parsed
 
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import Int16Image
 from rsna_e2e.evaluate import evaluate
 from rsna_e2e.evaluation import Evaluation
-from rsna_e2e.records import Int16Image
 from rsna_e2e.report import write_report
 from rsna_e2e.report.examples import choose_examples, series_name
 from rsna_e2e.report.page import around_peak

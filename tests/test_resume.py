@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import small
 
-from rsna_e2e.errors import UsageError
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.resume import check_same_settings, compare_configs
 
 FREE = ("graph_slices=3", "loader.backend=torch", "loader.threads=7", "loader.prefetch_batches=9",

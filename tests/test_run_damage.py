@@ -18,9 +18,9 @@ import yaml
 from rsna_e2e.checkpoint import find_checkpoint, load_model
 from rsna_e2e.cli import main
 from rsna_e2e.config import RunConfig
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import read_json, sealed, unsealed
 from rsna_e2e.embeddings.layout import read_manifest as read_embeddings
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import read_json, sealed, unsealed
 from rsna_e2e.model import JointModel
 from rsna_e2e.pipeline.ledger import Ledger
 from rsna_e2e.run_folder import read_config

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import small
 
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import read_json, sealed, unsealed, write_json
 from rsna_e2e.extract import Extractor
-from rsna_e2e.files import read_json, sealed, unsealed, write_json
 from rsna_e2e.predict import predict
 from rsna_e2e.run_folder import TASK, read_task
 from rsna_e2e.store import Store

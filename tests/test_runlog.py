@@ -17,8 +17,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rsna_e2e.config import load_config
-from rsna_e2e.device import Compute
-from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, UsageError
 from rsna_e2e.runlog import ResumePoint, RunLog, SilentLog
 from rsna_e2e.tasks import ICH
 

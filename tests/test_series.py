@@ -6,8 +6,8 @@ import numpy as np
 import phantoms
 import pytest
 
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import SliceRecord
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import SliceRecord
 from rsna_e2e.series import SeriesMembers, SeriesOrder, Volume, order_series, slice_normal
 
 ROUNDING = 1e-9  # mm; float64 on coordinates of some hundred mm

@@ -40,7 +40,7 @@ def test_calls_fit(path: Path) -> None:
 
 SEEN = {
     "rsna_e2e/loader/pixels.py": {"Event", "Event.record", "Event.query", "current_stream"},
-    "rsna_e2e/device.py": {"is_available", "get_device_capability", "get_arch_list", "get_device_name"},
+    "rsna_e2e/core/device.py": {"is_available", "get_device_capability", "get_arch_list", "get_device_name"},
     "rsna_e2e/chunk_size.py": {"mem_get_info", "memory_reserved", "max_memory_allocated"},
     "rsna_e2e/steps.py": {"GradScaler"},
 }

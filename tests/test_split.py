@@ -11,7 +11,7 @@ import small
 
 from rsna_e2e.cli import main
 from rsna_e2e.config import RunConfig, save_config
-from rsna_e2e.errors import UsageError
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.labels import read_labels, write_labels
 from rsna_e2e.metrics import log_loss_cells, weighted_log_loss
 from rsna_e2e.predict import predict

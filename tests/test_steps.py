@@ -10,7 +10,7 @@ import torch
 
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import RunConfig
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
 from rsna_e2e.division import Division
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel

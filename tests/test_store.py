@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from stores import LABELS, SERIES, SHAPES, edit_manifest, make_index, make_slices, make_store
 
-from rsna_e2e.errors import BadInputError, DiskFullError
+from rsna_e2e.core.errors import BadInputError, DiskFullError
 from rsna_e2e.store import Store, StoreError, StoreWriter, verify_store, write_shard
 from rsna_e2e.store.layout import INDEX_COLUMNS
 from rsna_e2e.tasks import ICH

@@ -16,7 +16,7 @@ import phantoms
 import pytest
 
 from rsna_e2e.cli import main
-from rsna_e2e.files import lock_folder
+from rsna_e2e.core.files import lock_folder
 from rsna_e2e.prepare import prepare, repair
 from rsna_e2e.store import Compression, Store, StoreError, verify_store
 from rsna_e2e.tasks import ICH

@@ -14,7 +14,7 @@ from stores import edit_manifest
 from test_store_damage import contents, flip, flip_pixels, make
 
 from rsna_e2e.cli import main
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.prepare import repair
 from rsna_e2e.prepare.mend import LAID_OUT_OTHERWISE, NOT_FOUND
 from rsna_e2e.store import Store, StoreError, manifest, shards, verify_store

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from stores import LABELS, edit_index, edit_manifest, make_index, make_slices, make_store, sign
 
-from rsna_e2e.errors import BadInputError, RsnaError
-from rsna_e2e.records import Refusal
+from rsna_e2e.core.errors import BadInputError, RsnaError
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.store import StoreError, StoreFiles, StoreWriter, write_shard, writer
 from rsna_e2e.store.checks import read_labels, read_refusals
 from rsna_e2e.store.layout import INDEX_COLUMNS

@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.labels import read_labels
 from rsna_e2e.synth.geometry import MAX_SLICES, MIN_SLICES
 from rsna_e2e.synth.plan import EVENTS, draw_bleeds, make_id, plan_studies, scatter

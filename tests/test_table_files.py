@@ -13,7 +13,7 @@ import pytest
 from stores import make_store
 
 from rsna_e2e.cli import main
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.labels import read_labels
 from rsna_e2e.table_files import is_table, table_at
 from rsna_e2e.tasks import ICH

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.tensors import decode, encode, load_weights
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.weights_file import decode, encode, load_weights
 
 
 def _file(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:

@@ -15,8 +15,8 @@ from rsna_e2e import cli
 from rsna_e2e.bench.write import table
 from rsna_e2e.cli import program
 from rsna_e2e.cli.verbs import tell
-from rsna_e2e.console import field_lines
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.console import field_lines
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.inspection.who import Named
 
 PACKAGE = Path(__file__).parents[1] / "rsna_e2e"

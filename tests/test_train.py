@@ -9,7 +9,7 @@ import torch
 
 from rsna_e2e.checkpoint import find_checkpoint, load_model
 from rsna_e2e.config import ModelConfig, RunConfig
-from rsna_e2e.errors import DivergedError, UsageError
+from rsna_e2e.core.errors import DivergedError, UsageError
 from rsna_e2e.labels import read_labels
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import predict

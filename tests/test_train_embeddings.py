@@ -15,9 +15,9 @@ import torch
 from rsna_e2e.checkpoint import drop_epochs, find_checkpoint, load_model
 from rsna_e2e.cli import main
 from rsna_e2e.config import save_config
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.errors import BadInputError, PreemptedError, UsageError
 from rsna_e2e.embeddings import Embeddings
-from rsna_e2e.errors import BadInputError, PreemptedError, UsageError
 from rsna_e2e.labels import read_labels
 from rsna_e2e.loader import EmbeddingLoader
 from rsna_e2e.metrics import weighted_log_loss

@@ -26,7 +26,7 @@ from training_runs import (
 
 from rsna_e2e.checkpoint import valid_checkpoints
 from rsna_e2e.config import RunConfig
-from rsna_e2e.errors import PreemptedError
+from rsna_e2e.core.errors import PreemptedError
 from rsna_e2e.store import Store
 from rsna_e2e.train import train
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rsna_e2e import cli, rank_main
-from rsna_e2e.errors import MissingCapabilityError, RsnaError, UsageError
+from rsna_e2e.core.errors import MissingCapabilityError, RsnaError, UsageError
 from rsna_e2e.launch import count_processes, for_ranks, make_command
 from rsna_e2e.meeting import Nodes, check_meeting, read_nodes
 

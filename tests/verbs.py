@@ -6,9 +6,9 @@ import numpy as np
 import small
 from training_runs import command_line
 
+from rsna_e2e.core.weights_file import encode
 from rsna_e2e.model import SequenceHead
 from rsna_e2e.predict import predict
-from rsna_e2e.tensors import encode
 from rsna_e2e.train import train
 
 FOLDERS = ("synth", "prepare", "inspect", "train", "find-lr", "embed", "import-embeddings", "evaluate")  # all they make

@@ -13,7 +13,7 @@ from rsna_e2e.bench.series_step import SeriesStep, measure_peak
 from rsna_e2e.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
 from rsna_e2e.bench.write import check_out, number, spread, table, write_result
 from rsna_e2e.config import RunConfig, load_config
-from rsna_e2e.records import Progress, no_progress
+from rsna_e2e.core.records import Progress, no_progress
 
 ONE_GRAPH, EAGER, COMPILED = "step in one graph", "step", "step, compiled"
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rsna_e2e.arguments import add_device, add_settings, at_least_one
-from rsna_e2e.records import Progress
+from rsna_e2e.core.records import Progress
 
 STORE_HELP = "a store made by prepare (default: a small one, simulated for the occasion)"
 

@@ -18,11 +18,11 @@ from rsna_e2e.bench.timing import Entry, Rates, Summary, interleave, ratio, summ
 from rsna_e2e.bench.write import check_out, number, spread, table, write_result
 from rsna_e2e.checkpoint import CheckpointState, save_checkpoint
 from rsna_e2e.config import RunConfig, View, load_config, save_config
+from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.embeddings import EmbeddingWriter
 from rsna_e2e.extract import Extractor, embed_block
 from rsna_e2e.model import JointModel
 from rsna_e2e.predict import EMBED_TOGETHER
-from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.run_folder import CONFIG
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import get_task

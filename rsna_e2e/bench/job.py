@@ -14,8 +14,8 @@ import torch
 
 from rsna_e2e import ops
 from rsna_e2e.augment import Boxes, SliceParams, crop_squares, slice_params
-from rsna_e2e.errors import BadInputError, RsnaError
-from rsna_e2e.records import Float32Array, Float64Array, Int16Image
+from rsna_e2e.core.errors import BadInputError, RsnaError
+from rsna_e2e.core.records import Float32Array, Float64Array, Int16Image
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task
 

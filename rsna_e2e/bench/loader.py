@@ -19,11 +19,11 @@ from rsna_e2e.bench.studies import opened_store
 from rsna_e2e.bench.timing import Entry, Summary, interleave, ratio, summarise
 from rsna_e2e.bench.write import check_out, number, spread, table, write_result
 from rsna_e2e.config import RunConfig, load_config
-from rsna_e2e.device import Compute, choose_compute
+from rsna_e2e.core.device import Compute, choose_compute
+from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.division import WHOLE
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.loader.plan import BatchPlan, Planner
-from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.sampler import Batch
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task, get_task

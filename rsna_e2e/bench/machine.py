@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from rsna_e2e import __version__, ops
-from rsna_e2e.machine import commit, cpu_name, library_versions, memory_gib, n_cores
+from rsna_e2e.core.machine import commit, cpu_name, library_versions, memory_gib, n_cores
 
 LIBRARIES = (
     "torch", "torchvision", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "opencv-python-headless", "monai",

@@ -14,9 +14,9 @@ from rsna_e2e.bench.machine import Machine
 from rsna_e2e.bench.studies import opened_store
 from rsna_e2e.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
 from rsna_e2e.bench.write import check_out, number, spread, table, write_result
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import Int16Image, Progress, no_progress
 from rsna_e2e.prepare import available_cores
-from rsna_e2e.records import Int16Image, Progress, no_progress
 from rsna_e2e.store import Compression, StoredPixels, read_pixels, write_shard
 
 PLAIN: Compression = "none"

@@ -1,6 +1,6 @@
 """What matrix units can do at most, as their maker states it: dense, without sparsity."""
 
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
 
 # Start of torch's name of a GPU -> TFLOPS in bf16 and in fp16, with float32 sums. From NVIDIA's data sheets: H200 and
 # H100 Tensor Core GPU (SXM; half of what they print "with sparsity"), A100 Tensor Core GPU, Tesla V100 (SXM2).

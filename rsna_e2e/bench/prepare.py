@@ -19,9 +19,9 @@ from rsna_e2e.bench.studies import SEED
 from rsna_e2e.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
 from rsna_e2e.bench.write import check_out, number, spread, table, write_result
 from rsna_e2e.chunk_size import free_bytes
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.prepare import available_cores, prepare
-from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.synth.simulate import simulate
 from rsna_e2e.tasks import ICH
 

@@ -14,7 +14,7 @@ from rsna_e2e.batch import StudyBatch
 from rsna_e2e.bench.memory import Memory, return_freed_memory
 from rsna_e2e.chunk_size import resolve_chunks
 from rsna_e2e.config import RunConfig
-from rsna_e2e.device import choose_compute
+from rsna_e2e.core.device import choose_compute
 from rsna_e2e.distributed import ALONE
 from rsna_e2e.division import Chunk
 from rsna_e2e.losses import weighted_bce

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsna_e2e.records import Progress, no_progress
+from rsna_e2e.core.records import Progress, no_progress
 
 Clock = Callable[[], float]
 Rates = tuple[float, ...]

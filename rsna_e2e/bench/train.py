@@ -16,12 +16,12 @@ from rsna_e2e.bench.timing import Entry, Rates, Summary, interleave, ratio, summ
 from rsna_e2e.bench.write import check_out, spread, table, write_result
 from rsna_e2e.chunk_size import resolve_chunks
 from rsna_e2e.config import OptimizerConfig, RunConfig, load_config
-from rsna_e2e.device import Compute, choose_compute
+from rsna_e2e.core.device import Compute, choose_compute
+from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.distributed import ALONE
 from rsna_e2e.loader import StudyLoader
 from rsna_e2e.model import JointModel
 from rsna_e2e.phases import Kind, check_norms, divide
-from rsna_e2e.records import Progress, no_progress
 from rsna_e2e.sampler import Batch
 from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store

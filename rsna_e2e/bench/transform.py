@@ -14,8 +14,8 @@ from rsna_e2e.bench.peers.registry import INSTALL_COMMAND, PEERS, Peer, find_con
 from rsna_e2e.bench.studies import opened_store
 from rsna_e2e.bench.timing import MIN_TURN_S, Entry, Summary, interleave, ratio, summarise
 from rsna_e2e.bench.write import check_out, spread, table, write_result
-from rsna_e2e.device import choose_compute
-from rsna_e2e.records import Progress, no_progress
+from rsna_e2e.core.device import choose_compute
+from rsna_e2e.core.records import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from rsna_e2e.bench.machine import Machine
 from rsna_e2e.bench.timing import Summary
-from rsna_e2e.files import prepare_file, write_json
-from rsna_e2e.records import printable
+from rsna_e2e.core.files import prepare_file, write_json
+from rsna_e2e.core.records import printable
 
 
 def check_out(out: Path | None) -> None:

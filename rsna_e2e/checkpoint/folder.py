@@ -11,9 +11,9 @@ import torch
 
 from rsna_e2e.checkpoint import state
 from rsna_e2e.checkpoint.state import CheckpointState, Description, FileName, Scalars, damaged, describe
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import full_disk_named, make_folder, sha256_of, sync
-from rsna_e2e.tensors import decode, encode, read_file
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import full_disk_named, make_folder, sha256_of, sync
+from rsna_e2e.core.weights_file import decode, encode, read_file
 
 MODEL: FileName = "model.safetensors"
 OPTIMIZER: FileName = "optimizer.safetensors"

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rsna_e2e.checkpoint.state import Scalars
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
 
 
 def state_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:

@@ -26,9 +26,9 @@ from rsna_e2e.checkpoint.folder import (
 )
 from rsna_e2e.checkpoint.optimizer import group_scalars, restore_optimizer, state_tensors
 from rsna_e2e.checkpoint.state import CheckpointState, FileName, describe
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.weights_file import copy_into
 from rsna_e2e.run_folder import check_is_run, read_config
-from rsna_e2e.tensors import copy_into
 
 FOLDER = "checkpoints"
 

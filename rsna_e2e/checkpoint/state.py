@@ -6,8 +6,8 @@ from typing import Literal
 
 from rsna_e2e.config import Frozen
 from rsna_e2e.config.limits import Int64
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import as_json, read_json, sealed, unsealed
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import as_json, read_json, sealed, unsealed
 
 NAME = "checkpoint.json"
 

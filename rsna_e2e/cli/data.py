@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from rsna_e2e.arguments import add_settings, at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
-from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import is_inside
-from rsna_e2e.reasons import Reason
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import is_inside
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.tasks import get_task
 
 N_FOLDS, SEED = 5, 0
@@ -123,7 +123,7 @@ def add_quirks(verbs: Verbs) -> None:
 def _quirks(options: argparse.Namespace) -> None:
     from rsna_e2e.bench.write import table
     from rsna_e2e.config import load_config
-    from rsna_e2e.console import progress_bar
+    from rsna_e2e.core.console import progress_bar
     from rsna_e2e.quirks import measure_quirks
     from rsna_e2e.store import Store
 
@@ -135,7 +135,7 @@ def _quirks(options: argparse.Namespace) -> None:
 
 
 def _synth(options: argparse.Namespace) -> None:
-    from rsna_e2e.console import field_lines, progress_bar
+    from rsna_e2e.core.console import field_lines, progress_bar
     from rsna_e2e.synth.simulate import simulate
 
     if options.preview is not None:
@@ -158,7 +158,7 @@ def _synth(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from rsna_e2e.console import field_lines, progress_bar
+    from rsna_e2e.core.console import field_lines, progress_bar
     from rsna_e2e.prepare import Part, prepare, prepare_part
 
     if options.shard is not None:

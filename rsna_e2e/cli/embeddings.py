@@ -109,8 +109,8 @@ def open_embeddings(
     folds: Literal["store", "published"] = "store",
 ) -> "Embeddings | None":
     """Open what --embeddings and --out-of-fold name; None without them. folds: the rule of the run."""
+    from rsna_e2e.core.errors import UsageError
     from rsna_e2e.embeddings import Embeddings
-    from rsna_e2e.errors import UsageError
     from rsna_e2e.split import series_folds
 
     if folders is None:
@@ -140,7 +140,7 @@ def _fold_and_folder(text: str) -> tuple[int, Path]:
 
 
 def _embed(options: argparse.Namespace) -> None:
-    from rsna_e2e.console import progress_bar
+    from rsna_e2e.core.console import progress_bar
     from rsna_e2e.extract import extract
     from rsna_e2e.store import Store
 
@@ -162,7 +162,7 @@ def _embed(options: argparse.Namespace) -> None:
 
 
 def _import_embeddings(options: argparse.Namespace) -> None:
-    from rsna_e2e.console import progress_bar
+    from rsna_e2e.core.console import progress_bar
     from rsna_e2e.import_embeddings import import_embeddings
     from rsna_e2e.store import Store
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.arguments import at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
-from rsna_e2e.errors import UsageError
-from rsna_e2e.files import is_inside, real_path
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.files import is_inside, real_path
 from rsna_e2e.tasks import get_task
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _inspect(options: argparse.Namespace) -> None:
     if options.who is not None:
         tell(*str(_who(options)).splitlines())
         return
-    from rsna_e2e.console import progress_bar
+    from rsna_e2e.core.console import progress_bar
     from rsna_e2e.inspection import N_SAMPLED, check_out, inspect_raw, inspect_store, write_inspection
     from rsna_e2e.store import Store, is_store
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rsna_e2e.arguments import add_device
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
-from rsna_e2e.errors import UsageError
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.pipeline import PARTS
 from rsna_e2e.tasks import get_task
 

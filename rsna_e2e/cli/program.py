@@ -19,8 +19,8 @@ from rsna_e2e.cli.stores import add_store
 from rsna_e2e.cli.training import add_find_lr, add_train
 from rsna_e2e.cli.verbs import Parser, one_line_warnings, tell
 from rsna_e2e.cli.weights import add_import_weights
-from rsna_e2e.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError, is_out_of_memory
-from rsna_e2e.files import FULL, is_full
+from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError, is_out_of_memory
+from rsna_e2e.core.files import FULL, is_full
 from rsna_e2e.launch import for_libraries
 
 VERBS = (

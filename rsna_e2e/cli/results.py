@@ -58,7 +58,7 @@ def add_evaluate(verbs: Verbs) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from rsna_e2e.console import progress_bar
+    from rsna_e2e.core.console import progress_bar
     from rsna_e2e.predict import predict
     from rsna_e2e.predict_epochs import predict_epochs
     from rsna_e2e.store import Store

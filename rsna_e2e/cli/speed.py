@@ -23,7 +23,7 @@ def add_bench(verbs: Verbs) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from rsna_e2e.console import progress_bar
+    from rsna_e2e.core.console import progress_bar
 
     with progress_bar(f"bench {options.mode}", unit="rounds") as progress:
         result = options.measure(options, progress)

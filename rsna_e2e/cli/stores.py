@@ -45,9 +45,9 @@ def add_store(verbs: Verbs) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from rsna_e2e.console import progress_bar
-    from rsna_e2e.errors import UsageError
-    from rsna_e2e.files import as_json, is_inside, prepare_file, write_json
+    from rsna_e2e.core.console import progress_bar
+    from rsna_e2e.core.errors import UsageError
+    from rsna_e2e.core.files import as_json, is_inside, prepare_file, write_json
     from rsna_e2e.prepare import available_cores
     from rsna_e2e.store import StoreError, verify_store
 
@@ -85,7 +85,7 @@ def _sum_up(found: "Verification") -> str:
 
 
 def _repair(options: argparse.Namespace) -> None:
-    from rsna_e2e.console import progress_bar
+    from rsna_e2e.core.console import progress_bar
     from rsna_e2e.prepare import repair
     from rsna_e2e.store import StoreError
 

@@ -62,11 +62,11 @@ def add_find_lr(verbs: Verbs) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from rsna_e2e.config import load_config
-    from rsna_e2e.console import progress_bar
-    from rsna_e2e.device import choose_device_type
+    from rsna_e2e.core.console import progress_bar
+    from rsna_e2e.core.device import choose_device_type
+    from rsna_e2e.core.records import no_progress
     from rsna_e2e.distributed import joined
     from rsna_e2e.preemption import stop_requests
-    from rsna_e2e.records import no_progress
     from rsna_e2e.store import Store
     from rsna_e2e.train import train
 
@@ -106,8 +106,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _find_lr(options: argparse.Namespace) -> None:
     from rsna_e2e.config import load_config
-    from rsna_e2e.console import progress_bar
-    from rsna_e2e.files import make_folder
+    from rsna_e2e.core.console import progress_bar
+    from rsna_e2e.core.files import make_folder
     from rsna_e2e.lr_finder import find_learning_rate
     from rsna_e2e.lr_sweep import write_csv
     from rsna_e2e.report.learning_rate import write_lr_figure

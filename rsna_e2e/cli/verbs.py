@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn, TextIO, TypeAlias
 
-from rsna_e2e.records import printable
+from rsna_e2e.core.records import printable
 from rsna_e2e.tasks import TASKS
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

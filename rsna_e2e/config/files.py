@@ -12,8 +12,8 @@ from rsna_e2e.config.recipes import RECIPES, TWO_STAGE_RECIPES
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import Frozen
 from rsna_e2e.config.two_stage import TwoStageConfig
-from rsna_e2e.errors import BadInputError, RsnaError, UsageError
-from rsna_e2e.records import printable
+from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
+from rsna_e2e.core.records import printable
 
 _SHOWN, _SHOWN_NAMES, _LONGEST = 8, 40, 80  # faults, names, and characters of a user's words in a message
 

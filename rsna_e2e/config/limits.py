@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from rsna_e2e.limits import MAX_IMAGE_SIZE_PX, MAX_SUPERSAMPLE
+from rsna_e2e.core.limits import MAX_IMAGE_SIZE_PX, MAX_SUPERSAMPLE
 
 MOST_TIMES = 10**12  # steps of it, counted together, are far from the end of an int64
 MOST_MEMBERS = 1000  # of a list or table

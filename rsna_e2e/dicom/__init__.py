@@ -10,11 +10,11 @@ may end it.
 import os
 from pathlib import Path
 
+from rsna_e2e.core.records import Int16Image, RawFile, Refusal, SliceRecord
 from rsna_e2e.dicom.header import SliceHeader, read_headers
 from rsna_e2e.dicom.pixels import read_hounsfield
 from rsna_e2e.dicom.refuse import refuse_on_error
 from rsna_e2e.dicom.repairs import Repair
-from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord
 
 __all__ = ["Repair", "SliceHeader", "read_headers", "read_hounsfield", "read_slice", "read_slices", "refuse_on_error"]
 

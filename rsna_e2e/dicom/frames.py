@@ -1,7 +1,7 @@
 """Enhanced CT: several slices in a file, each described by groups of its own and groups that all share."""
 
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.elements import ALL_TAGS, DataSet, Elements, RefusedError, items_of
-from rsna_e2e.reasons import Reason
 
 # Functional groups, and the elements that are theirs: elsewhere in the file these mean nothing (PS3.3 C.7.6.16.2 and
 # C.8.15.3).

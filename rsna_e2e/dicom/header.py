@@ -5,6 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from rsna_e2e.core.limits import (
+    LEAST_PIXELS,
+    LENGTHS_MM,
+    MAX_FRAMES,
+    MAX_POSITION_MM,
+    MAX_WINDOW_HU,
+    ROUNDED_AXES,
+    SIDES_PX,
+)
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Acquisition, RawFile, Refusal, SliceRecord
 from rsna_e2e.dicom.acquisition import read_acquisition
 from rsna_e2e.dicom.frames import frame_elements
 from rsna_e2e.dicom.inflate import inflate
@@ -15,9 +26,6 @@ from rsna_e2e.dicom.scan import FileMeta, Window, read_data_set, read_file_meta
 from rsna_e2e.dicom.syntaxes import readable_syntax
 from rsna_e2e.elements import Elements, RefusedError, shown
 from rsna_e2e.image_ids import image_id_of
-from rsna_e2e.limits import LEAST_PIXELS, LENGTHS_MM, MAX_FRAMES, MAX_POSITION_MM, MAX_WINDOW_HU, ROUNDED_AXES, SIDES_PX
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Acquisition, RawFile, Refusal, SliceRecord
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"  # PS3.4 B.5
 ENHANCED_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"

@@ -9,9 +9,9 @@ Source: ISO/IEC 15444-1 A.4 to A.6 (markers), B.6, B.7 and B.10 (packets).
 import struct
 from dataclasses import dataclass
 
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom.codestream import MAX_MARKERS, find_size
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.reasons import Reason
 
 _SOT, _SOD, _COD, _COC = 0xFF90, 0xFF93, 0xFF52, 0xFF53
 MAX_TILE_PARTS, MAX_TILE_MARKERS = 1 << 13, 1 << 6  # no more are looked at

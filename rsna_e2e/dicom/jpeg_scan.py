@@ -6,9 +6,9 @@ from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 
+from rsna_e2e.core.errors import BUILD_COMMAND
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.errors import BUILD_COMMAND
-from rsna_e2e.reasons import Reason
 
 _LIBRARY = Path(__file__).parents[1] / "_jpeg.abi3.so"
 

@@ -6,6 +6,8 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Int16Array, Int16Image, RawFile, Refusal, SliceRecord
 from rsna_e2e.dicom.header import SliceHeader
 from rsna_e2e.dicom.refuse import refuse_on_error
 from rsna_e2e.dicom.repairs import Repair, has_repair, joined
@@ -26,8 +28,6 @@ from rsna_e2e.hounsfield import (
     to_hounsfield,
     unwrap_12bit,
 )
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Int16Array, Int16Image, RawFile, Refusal, SliceRecord
 
 Mask = npt.NDArray[np.bool_]
 

@@ -3,10 +3,10 @@
 import itertools
 import struct
 
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom.scan import ITEM, SEQUENCE_END, UNDEFINED_LENGTH, PixelElement, Window
 from rsna_e2e.dicom.syntaxes import Syntax
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.reasons import Reason
 
 MAX_FRAGMENTS = 1 << 16  # 16 for each of 4,096 frames
 MAX_FRAME_BYTES = 64 << 20  # compressed; the largest slice takes half of it as it is

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Refusal
 
 _T = TypeVar("_T")
 

@@ -7,9 +7,9 @@ import struct
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom.syntaxes import Syntax
 from rsna_e2e.elements import ADVICE, ALL_TAGS, BINARY, SEQUENCES, TAGS, DataSet, RefusedError, label
-from rsna_e2e.reasons import Reason
 
 MAX_META_BYTES = 1 << 16  # file meta information is a few hundred bytes; more is no honest file
 MAX_VALUE_BYTES = 1 << 16  # elements on the allow-list take a hundred bytes

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pydicom.pixels import get_decoder
 
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.elements import RefusedError, shown
-from rsna_e2e.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom.codestream import FrameClaim, read_claim
 from rsna_e2e.dicom.header import SliceHeader
 from rsna_e2e.dicom.inflate import inflate
@@ -22,7 +23,6 @@ from rsna_e2e.dicom.refuse import decoder_error
 from rsna_e2e.dicom.scan import Window, read_file_meta
 from rsna_e2e.dicom.syntaxes import SYNTAXES, Decoder, Syntax, decoder_version
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.reasons import Reason
 
 Words = npt.NDArray[np.uint16]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from rsna_e2e.batch import Rows
 from rsna_e2e.config import View
+from rsna_e2e.core.records import Float32Array
 from rsna_e2e.embeddings.layout import EmbeddingsError, Manifest, damaged, read_manifest
 from rsna_e2e.embeddings.shards import Shard, open_shard
-from rsna_e2e.records import Float32Array
 from rsna_e2e.store import Store
 
 _NOWHERE = -1

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from rsna_e2e.config import Frozen, View
 from rsna_e2e.config.limits import Times, Width
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import as_json, read_json
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import as_json, read_json
 
 MANIFEST = "manifest.json"
 FORMAT = "rsna_e2e embeddings"

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.batch import Rows
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.files import real_path
+from rsna_e2e.core.records import Float32Array
 from rsna_e2e.embeddings.folder import EmbeddingFolder
 from rsna_e2e.embeddings.layout import Source
-from rsna_e2e.errors import UsageError
-from rsna_e2e.files import real_path
-from rsna_e2e.records import Float32Array
 from rsna_e2e.store import Store
 
 _OTHERS = None  # stands for the folds that no classifier is named for, and for series that belong to none

@@ -16,9 +16,9 @@ import xxhash
 
 from rsna_e2e.batch import Rows
 from rsna_e2e.config import View
+from rsna_e2e.core.hdf5 import HDF5_ERRORS, new_file, open_plain
+from rsna_e2e.core.records import Float32Array
 from rsna_e2e.embeddings.layout import EmbeddingsError, ShardEntry, Source, damaged
-from rsna_e2e.hdf5 import HDF5_ERRORS, new_file, open_plain
-from rsna_e2e.records import Float32Array
 from rsna_e2e.store import Store
 
 Append = Callable[[Float32Array], None]

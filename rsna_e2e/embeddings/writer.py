@@ -13,10 +13,10 @@ import numpy as np
 from rsna_e2e import __version__
 from rsna_e2e.batch import Rows
 from rsna_e2e.config import View
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.files import entries, lock_folder, make_folder, write_json
 from rsna_e2e.embeddings.layout import MANIFEST, EmbeddingsError, Manifest, Source
 from rsna_e2e.embeddings.shards import Append, Shard, open_shard, shard_writer
-from rsna_e2e.errors import UsageError
-from rsna_e2e.files import entries, lock_folder, make_folder, write_json
 from rsna_e2e.store import Store
 
 SHARD_SLICES = 50_000

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from rsna_e2e import __version__
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import Progress, Refusal, no_progress
 from rsna_e2e.inspection.findings import find
 from rsna_e2e.inspection.geometry import describe_geometry
 from rsna_e2e.inspection.slices import Slices
 from rsna_e2e.inspection.truth import describe_copies, describe_counts, describe_labels
 from rsna_e2e.inspection.values import describe_values, histogram
 from rsna_e2e.prepare import count_reasons, nothing_taken, read_raw
-from rsna_e2e.records import Progress, Refusal, no_progress
 from rsna_e2e.store import Store, StoreError
 from rsna_e2e.tasks import Task, get_task
 

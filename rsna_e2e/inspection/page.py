@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from rsna_e2e.core.files import as_json
 from rsna_e2e.dicom.syntaxes import SYNTAXES
-from rsna_e2e.files import as_json
 from rsna_e2e.inspection.figures import geometry_figure, hu_figure, people_figure
 from rsna_e2e.inspection.slices import Slices
 from rsna_e2e.inspection.windows import WINDOWS_HU

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.records import Float32Array, Refusal
+from rsna_e2e.core.records import Float32Array, Refusal
 from rsna_e2e.series import run_starts
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import Task

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from rsna_e2e.core.records import Progress
 from rsna_e2e.dicom.repairs import count_repairs
 from rsna_e2e.hounsfield import is_wrapped_12bit
 from rsna_e2e.inspection.slices import Rows, Slices
 from rsna_e2e.inspection.tally import common, plain
-from rsna_e2e.records import Progress
 from rsna_e2e.store import Store
 
 HISTOGRAM_HU = (-1100, 3100)  # air to dense metal; beyond it lie padding and errors

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.errors import BadInputError, UsageError
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.records import printable
 from rsna_e2e.prepare import pseudonymous_keys
 from rsna_e2e.pseudonyms import Pseudonyms
-from rsna_e2e.records import printable
 from rsna_e2e.store import StoreFiles
 
 Columns = Mapping[str, npt.NDArray[Any]]

@@ -1,10 +1,10 @@
 """Which loader a configuration needs."""
 
 from rsna_e2e.config import RunConfig
-from rsna_e2e.device import Compute
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.embeddings import Embeddings
-from rsna_e2e.errors import UsageError
 from rsna_e2e.loader.embedding_loader import EmbeddingLoader
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.loader.study_loader import StudyLoader

@@ -10,11 +10,11 @@ import torch
 
 from rsna_e2e import dali_plugin
 from rsna_e2e.config import LoaderConfig
+from rsna_e2e.core.records import Int16Image
 from rsna_e2e.loader.pixels import BufferPool, ReadBatch, read_batch, work_ahead
 from rsna_e2e.loader.plan import BatchPlan
 from rsna_e2e.loader.settings import ImageSettings, empty_images
 from rsna_e2e.loader.share import explained
-from rsna_e2e.records import Int16Image
 from rsna_e2e.store import Store
 
 _TYPE_NAMES = {torch.float32: "FLOAT", torch.float16: "FLOAT16", torch.bfloat16: "UINT16"}  # the last: its bits

@@ -10,11 +10,11 @@ import torch
 
 from rsna_e2e.batch import Rows, StudyBatch
 from rsna_e2e.config import RunConfig
+from rsna_e2e.core.records import Float32Array
 from rsna_e2e.division import WHOLE, Division
 from rsna_e2e.embeddings import Embeddings
 from rsna_e2e.loader.pixels import work_ahead
 from rsna_e2e.loader.share import Share, group_series, series_share, study_batch
-from rsna_e2e.records import Float32Array
 from rsna_e2e.sampler import Batch
 from rsna_e2e.store import Store
 

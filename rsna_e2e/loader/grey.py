@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 from rsna_e2e import ops
+from rsna_e2e.core.records import Int16Image
 from rsna_e2e.loader.pixels import BufferPool, ReadBatch
 from rsna_e2e.loader.settings import ImageSettings
-from rsna_e2e.records import Int16Image
 from rsna_e2e.reference import BoolArray, bounding_box
 
 LEVELS = ((127.5, 255.0),)  # the window that maps level k to k

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from rsna_e2e.config import LoaderConfig
+from rsna_e2e.core.records import Int16Array, Int16Image
 from rsna_e2e.loader.plan import BatchPlan
-from rsna_e2e.records import Int16Array, Int16Image
 from rsna_e2e.store import Store
 
 _MOST_QUEUED = 8  # buffers that wait for a GPU; whoever needs one more waits for the first of them

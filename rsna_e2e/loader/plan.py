@@ -17,9 +17,9 @@ from rsna_e2e.augment import (
 )
 from rsna_e2e.batch import Rows
 from rsna_e2e.config import ImageConfig, RunConfig
+from rsna_e2e.core.records import Float32Array, Float64Array
 from rsna_e2e.division import Division
 from rsna_e2e.loader.share import Share, series_share
-from rsna_e2e.records import Float32Array, Float64Array
 from rsna_e2e.sampler import Batch
 from rsna_e2e.store import SeriesSpan, Store
 

@@ -11,8 +11,8 @@ import torch
 
 from rsna_e2e.batch import Rows, SliceImages, StudyBatch
 from rsna_e2e.config import RunConfig
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.division import Chunk, Division
-from rsna_e2e.errors import BadInputError
 from rsna_e2e.sampler import Batch, global_batches, series_batches
 from rsna_e2e.store import SeriesSpan, Store, rows_of
 

@@ -11,8 +11,8 @@ import torch
 from rsna_e2e import dali_plugin
 from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import RunConfig, SlicePhaseConfig
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.division import WHOLE, Division
-from rsna_e2e.errors import UsageError
 from rsna_e2e.loader.dali import dali_images
 from rsna_e2e.loader.pixels import BufferPool
 from rsna_e2e.loader.plain import torch_images

@@ -1,7 +1,7 @@
 """What a plan needs of its store, asked before days are spent on it."""
 
 from rsna_e2e.config import TwoStageConfig
-from rsna_e2e.errors import UsageError
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.split import series_folds
 from rsna_e2e.store import Store
 

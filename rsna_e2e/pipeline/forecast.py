@@ -15,16 +15,16 @@ import torch
 
 from rsna_e2e.bench.series_step import SeriesStep
 from rsna_e2e.config import RunConfig
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import real_path
+from rsna_e2e.core.records import RawFile, Refusal
 from rsna_e2e.dicom import read_headers, read_hounsfield, refuse_on_error
 from rsna_e2e.embeddings import MANIFEST, read_manifest
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import real_path
 from rsna_e2e.labels import read_labels
 from rsna_e2e.model import JointModel
 from rsna_e2e.pipeline.plan import Folders, Step
 from rsna_e2e.pipeline.run import Pipeline, Standing
 from rsna_e2e.prepare import available_cores, find_labels
-from rsna_e2e.records import RawFile, Refusal
 from rsna_e2e.sources import Source, open_source
 from rsna_e2e.split import split_series
 from rsna_e2e.store import Store

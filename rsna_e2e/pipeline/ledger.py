@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rsna_e2e.config import Frozen
-from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import as_json, make_folder, read_json, write_json
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import as_json, make_folder, read_json, write_json
 
 State = Literal["to do", "begun", "done"]
 

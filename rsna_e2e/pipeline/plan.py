@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from rsna_e2e.bagging import CLIP
 from rsna_e2e.config import Crop, Mode, RunConfig, TwoStageConfig
+from rsna_e2e.core.files import real_path
 from rsna_e2e.embeddings import MANIFEST as EMBEDDINGS_MANIFEST
 from rsna_e2e.embeddings import read_manifest
-from rsna_e2e.files import real_path
 from rsna_e2e.pipeline import Part
 
 Verb = Literal["prepare", "train", "embed", "predict", "bag"]

@@ -13,8 +13,8 @@ from typing import Any
 
 from rsna_e2e.checkpoint import drop_epochs
 from rsna_e2e.config import save_config
-from rsna_e2e.errors import BadInputError, CommandFailedError, UsageError
-from rsna_e2e.files import lock_folder, make_folder, sha256_of
+from rsna_e2e.core.errors import BadInputError, CommandFailedError, UsageError
+from rsna_e2e.core.files import lock_folder, make_folder, sha256_of
 from rsna_e2e.launch import supervise
 from rsna_e2e.pipeline import Part
 from rsna_e2e.pipeline.ledger import Ledger, State

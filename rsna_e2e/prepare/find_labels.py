@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import real_path
+from rsna_e2e.core.records import RawFile, printable
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import real_path
 from rsna_e2e.image_ids import names_of
 from rsna_e2e.labels import COLUMNS, LabelTable, has_label_columns, is_label_file, read_ids, read_labels
-from rsna_e2e.records import RawFile, printable
 from rsna_e2e.sources import RawFolder, Source, open_source
 from rsna_e2e.table_files import TableFile
 from rsna_e2e.tasks import Task

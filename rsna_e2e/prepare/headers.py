@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rsna_e2e.core.records import Float32Array, Progress, Refusal, no_progress
 from rsna_e2e.prepare.index import (
     OPTIONAL_COLUMNS,
     RECORD_COLUMNS,
@@ -23,7 +24,6 @@ from rsna_e2e.prepare.planning import with_unique_ids
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.run import read_headers
 from rsna_e2e.prepare.tables import read_parts, to_numpy
-from rsna_e2e.records import Float32Array, Progress, Refusal, no_progress
 from rsna_e2e.series import slice_indices
 from rsna_e2e.tasks import Task
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsna_e2e.core.records import Float32Array, SliceRecord
 from rsna_e2e.folds import stratified_folds
 from rsna_e2e.image_ids import other_name
 from rsna_e2e.labels import LabelTable
 from rsna_e2e.pseudonyms import IDENTIFIERS, Pseudonyms
-from rsna_e2e.records import Float32Array, SliceRecord
 from rsna_e2e.series import SERIES_IDS, run_starts, series_key, slice_indices, volume_numbers
 from rsna_e2e.store import StoredPixels
 

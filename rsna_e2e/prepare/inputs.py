@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e import __version__
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import is_inside
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Float64Array, RawFile, Refusal, printable
 from rsna_e2e.dicom.syntaxes import SYNTAXES, decoder_version, readable_syntax
 from rsna_e2e.elements import RefusedError
-from rsna_e2e.errors import BadInputError, UsageError
-from rsna_e2e.files import is_inside
 from rsna_e2e.image_ids import may_be_formula, names_of
 from rsna_e2e.labels import LabelTable, read_labels
 from rsna_e2e.prepare.find_labels import FoundLabels, LabelSearch, file_names, names_any
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Float64Array, RawFile, Refusal, printable
 from rsna_e2e.sources import Source, open_source
 from rsna_e2e.store import FORMAT_VERSION, Compression, check_codec
 from rsna_e2e.table_files import table_at

@@ -11,6 +11,8 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import xxhash
 
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Int16Image, RawFile, Refusal, SliceRecord, printable
 from rsna_e2e.dicom import Repair, SliceHeader, read_headers, read_hounsfield, refuse_on_error
 from rsna_e2e.dicom.repairs import has_repair
 from rsna_e2e.prepare.index import StoredSlice, stored_columns
@@ -24,8 +26,6 @@ from rsna_e2e.prepare.tables import (
     to_numpy,
     write_part,
 )
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Int16Image, RawFile, Refusal, SliceRecord, printable
 from rsna_e2e.reference import content_box
 from rsna_e2e.sources import Source
 from rsna_e2e.store import Compression, write_shard

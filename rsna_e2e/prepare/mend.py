@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.files import full_disk_named, sync
+from rsna_e2e.core.files import full_disk_named, sync
+from rsna_e2e.core.records import Int16Array, Int16Image, Refusal
 from rsna_e2e.prepare.jobs import SliceReader
 from rsna_e2e.prepare.pool import NO_ITEM, Begin, Lost
 from rsna_e2e.prepare.tables import HeaderOf
-from rsna_e2e.records import Int16Array, Int16Image, Refusal
 from rsna_e2e.sources import Source
 from rsna_e2e.store import Compression, StoredPixels, StoreError, is_slice, overwrite, read_pixels, write_shard
 from rsna_e2e.store.manifest import is_plain_file

@@ -10,9 +10,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Acquisition, Float64Array, Refusal, printable
 from rsna_e2e.prepare.tables import Column, Table, file_names, to_numpy
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Acquisition, Float64Array, Refusal, printable
 from rsna_e2e.series import SeriesMembers, order_series, run_starts, series_key
 from rsna_e2e.volumes import ORDERS
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.image_ids import unique_image_ids
 from rsna_e2e.prepare.jobs import ShardPlan
 from rsna_e2e.prepare.patients import with_patients
 from rsna_e2e.prepare.plan import Digest, Plan, Rows, find_copies, plan_series, plan_shards
 from rsna_e2e.prepare.pool import Begin, Lost
 from rsna_e2e.prepare.tables import Table, file_names, plan_digest_of, read_part, read_parts, to_numpy, write_part
-from rsna_e2e.records import Refusal
 from rsna_e2e.store import Compression, bytes_on_disk
 
 COPIES_PER_JOB = 256

@@ -13,8 +13,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from rsna_e2e.errors import OutOfResourcesError
-from rsna_e2e.reasons import Reason
+from rsna_e2e.core.errors import OutOfResourcesError
+from rsna_e2e.core.reasons import Reason
 
 ITEM_LIMIT_S = 20.0  # for one file; the largest takes a second
 WORKER_MEMORY_BYTES = 2 << 30  # for one worker, beyond what it begins with

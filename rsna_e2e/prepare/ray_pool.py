@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rsna_e2e.errors import MissingCapabilityError, OutOfResourcesError
+from rsna_e2e.core.errors import MissingCapabilityError, OutOfResourcesError
 from rsna_e2e.prepare.pool import Job, Pool
 
 _Result = TypeVar("_Result")

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import lock_folder
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import lock_folder
+from rsna_e2e.core.records import Progress, RawFile, no_progress
 from rsna_e2e.image_ids import names_of
 from rsna_e2e.prepare.jobs import ReadHeaders, available_cores
 from rsna_e2e.prepare.mend import LAID_OUT_OTHERWISE, MendShard, ShardSlice, WhyNot
 from rsna_e2e.prepare.pool import Pool
 from rsna_e2e.prepare.run import HEADERS_PER_JOB
 from rsna_e2e.prepare.tables import HeaderOf, Table, read_part, table_to_headers, to_numpy
-from rsna_e2e.records import Progress, RawFile, no_progress
 from rsna_e2e.sources import Source, open_source
 from rsna_e2e.store import Damage, StoreError, StoreFiles, Verification, verify_shard, verify_store
 from rsna_e2e.store.checks import Rows

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Float32Array, Refusal
 from rsna_e2e.dicom.repairs import Repair, count_repairs, mark_repaired
 from rsna_e2e.labels import LabelTable
 from rsna_e2e.prepare.index import label_rows
 from rsna_e2e.prepare.tables import Column
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Float32Array, Refusal
 from rsna_e2e.series import run_starts, series_geometry, studies_of_single_slices, volume_numbers
 from rsna_e2e.slice_order import OrderCheck, check_order
 from rsna_e2e.tasks import Task

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rsna_e2e.errors import BadInputError, DiskFullError, UsageError
-from rsna_e2e.files import full_disk_named
+from rsna_e2e.core.errors import BadInputError, DiskFullError, UsageError
+from rsna_e2e.core.files import full_disk_named
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Progress, Refusal, no_progress
 from rsna_e2e.prepare.index import index_columns, join_labels, with_pseudonyms
 from rsna_e2e.prepare.inputs import Inputs, read_inputs, with_labels
 from rsna_e2e.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard, available_cores
@@ -21,8 +23,6 @@ from rsna_e2e.prepare.ray_pool import RayPool
 from rsna_e2e.prepare.report import Part, PartReport, PrepareReport, make_report, nothing_taken
 from rsna_e2e.prepare.tables import Column, read_parts, refusals_of, to_numpy
 from rsna_e2e.pseudonyms import Pseudonyms
-from rsna_e2e.reasons import Reason
-from rsna_e2e.records import Progress, Refusal, no_progress
 from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.store.tables import release_unused
 from rsna_e2e.tasks import Task

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rsna_e2e.core.files import as_json, atomic_writer
+from rsna_e2e.core.records import Acquisition, RawFile, Refusal, SliceRecord
 from rsna_e2e.dicom import SliceHeader
-from rsna_e2e.files import as_json, atomic_writer
-from rsna_e2e.records import Acquisition, RawFile, Refusal, SliceRecord
 from rsna_e2e.store.tables import texts_to_numpy
 
 Table = Any  # pyarrow has no types

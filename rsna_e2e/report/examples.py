@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation import DECISION_THRESHOLD, Evaluation, SeriesLayout
 from rsna_e2e.metrics import Int64Array
-from rsna_e2e.records import Float64Array
 
 _N_TRUE_POSITIVES = 2
 _N_FALSE_NEGATIVES = 2

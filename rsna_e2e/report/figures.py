@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rsna_e2e import metrics
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation import Evaluation, Level
-from rsna_e2e.records import Float64Array
 from rsna_e2e.report.theme import colour, drawing, svg_data_uri
 
 _N_COLUMNS = 3

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rsna_e2e.files import atomic_writer
+from rsna_e2e.core.files import atomic_writer
 from rsna_e2e.lr_sweep import LrSweep
 from rsna_e2e.report.theme import drawing, light
 

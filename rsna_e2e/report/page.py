@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rsna_e2e.core.files import as_json
 from rsna_e2e.evaluation import Evaluation, SeriesLayout
-from rsna_e2e.files import as_json
 from rsna_e2e.metrics import Int64Array
 from rsna_e2e.report.examples import Example, choose_examples, selection_rule, series_name
 from rsna_e2e.report.figures import calibration_figure, histogram_figure, roc_figure

@@ -7,8 +7,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import atomic_writer, make_folder, without_nan
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import atomic_writer, make_folder, without_nan
 from rsna_e2e.report.figures import display_name
 from rsna_e2e.report.theme import css_variables
 

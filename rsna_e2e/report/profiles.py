@@ -9,8 +9,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.metrics import Int64Array
-from rsna_e2e.records import Float64Array
 from rsna_e2e.report.figures import display_name
 from rsna_e2e.report.theme import colour, drawing, svg_data_uri
 

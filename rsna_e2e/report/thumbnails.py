@@ -9,8 +9,8 @@ import matplotlib.image
 import torch
 
 from rsna_e2e import ops
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.records import Float32Array, Int16Image
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import Float32Array, Int16Image
 from rsna_e2e.report.theme import data_uri
 from rsna_e2e.store import Store
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.records import Float32Array
+from rsna_e2e.core.records import Float32Array
 from rsna_e2e.series import run_starts, slice_indices
 from rsna_e2e.store.codecs import MOST_PACKED, Compression
 from rsna_e2e.store.layout import (

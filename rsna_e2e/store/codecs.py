@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.errors import MissingCapabilityError
-from rsna_e2e.records import Int16Array
+from rsna_e2e.core.errors import MissingCapabilityError
+from rsna_e2e.core.records import Int16Array
 
 Compression = Literal["none", "bitshuffle-lz4"]
 Bytes = npt.NDArray[np.uint8]

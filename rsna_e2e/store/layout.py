@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.records import Float32Array
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import Float32Array
 
 FORMAT = "rsna_e2e study store"
 FORMAT_VERSION = 3

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from rsna_e2e.files import as_json, read_json
+from rsna_e2e.core.files import as_json, read_json
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
     FORMAT,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.limits import (
+from rsna_e2e.core.limits import (
     FARTHEST_MM,
     LEAST_PIXELS,
     LENGTHS_MM,

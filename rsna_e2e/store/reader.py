@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsna_e2e.core.records import Float32Array, Int16Array, Int16Image, Refusal
 from rsna_e2e.folds import patients_in_several_folds
-from rsna_e2e.records import Float32Array, Int16Array, Int16Image, Refusal
 from rsna_e2e.series import run_starts
 from rsna_e2e.store.checks import (
     StoreFiles,

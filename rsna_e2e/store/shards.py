@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import xxhash
 
-from rsna_e2e.files import begin_sync
-from rsna_e2e.hdf5 import HDF5_ERRORS, NotPlainError, flush, new_file, open_plain
-from rsna_e2e.records import Int16Array, Int16Image
+from rsna_e2e.core.files import begin_sync
+from rsna_e2e.core.hdf5 import HDF5_ERRORS, NotPlainError, flush, new_file, open_plain
+from rsna_e2e.core.records import Int16Array, Int16Image
 from rsna_e2e.store.codecs import (
     BITSHUFFLE_FILTER,
     MOST_PACKED,

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rsna_e2e.files import entries
-from rsna_e2e.records import Progress, no_progress
+from rsna_e2e.core.files import entries
+from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.store.checks import (
     Rows,
     StoreFiles,

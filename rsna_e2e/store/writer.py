@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from rsna_e2e import __version__
-from rsna_e2e.errors import BadInputError, RsnaError, UsageError
-from rsna_e2e.files import as_json, entries, full_disk_named, lock_folder, real_path, sync
-from rsna_e2e.records import Float32Array, Refusal
+from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
+from rsna_e2e.core.files import as_json, entries, full_disk_named, lock_folder, real_path, sync
+from rsna_e2e.core.records import Float32Array, Refusal
 from rsna_e2e.series import run_starts
 from rsna_e2e.store.checks import StoreFiles, read_index, read_labels, read_refusals
 from rsna_e2e.store.codecs import Compression

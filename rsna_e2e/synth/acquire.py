@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from rsna_e2e.records import Float32Array, Int16Image
+from rsna_e2e.core.records import Float32Array, Int16Image
 from rsna_e2e.synth.geometry import COLUMNS, ROWS, Series
 from rsna_e2e.synth.render import AIR_HU, FINE
 from rsna_e2e.synth.resample import double

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsna_e2e.records import Float64Array
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.synth.patient import Head
 
 ROWS = 512

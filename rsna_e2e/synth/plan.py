@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsna_e2e.errors import UsageError
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.synth import bleeds
 from rsna_e2e.synth.bleeds import Bleed
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from rsna_e2e.errors import BadInputError
-from rsna_e2e.files import atomic_writer, read_json
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import atomic_writer, read_json
+from rsna_e2e.core.records import Float64Array, Progress, no_progress
 from rsna_e2e.labels import LabelTable, read_labels
-from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.synth.simulate import STUDY_TRUTH, TEST_IMAGES, TEST_TRUTH, TRAIN_IMAGES, TRAIN_LABELS
 from rsna_e2e.tasks import ICH, Task
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.records import Float32Array, Float64Array
+from rsna_e2e.core.records import Float32Array, Float64Array
 from rsna_e2e.synth.anatomy import (
     SULCUS_DEPTH_MM,
     Tissues,

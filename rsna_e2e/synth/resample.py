@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from rsna_e2e.records import Float32Array
+from rsna_e2e.core.records import Float32Array
 
 MARGIN = 2  # coarse samples beyond the first and last fine one, as the cubic kernel needs
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.errors import BadInputError, OutOfResourcesError, UsageError
-from rsna_e2e.files import as_json, atomic_writer, full_disk_named
+from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, UsageError
+from rsna_e2e.core.files import as_json, atomic_writer, full_disk_named
+from rsna_e2e.core.records import Float64Array, Progress, no_progress
 from rsna_e2e.labels import write_labels
-from rsna_e2e.records import Float64Array, Progress, no_progress
 from rsna_e2e.synth.plan import StudyPlan, make_id, plan_studies, stream
 from rsna_e2e.synth.study import (
     MAX_VISIBLE_HU,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rsna_e2e.records import Float32Array, Float64Array, Int16Image
+from rsna_e2e.core.records import Float32Array, Float64Array, Int16Image
 from rsna_e2e.synth.acquire import Scanner, acquire, draw_scanner, headrest, to_stored
 from rsna_e2e.synth.geometry import draw_series
 from rsna_e2e.synth.patient import draw_head

@@ -7,7 +7,7 @@ from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from rsna_e2e.records import Int16Image
+from rsna_e2e.core.records import Int16Image
 from rsna_e2e.synth.acquire import RESCALE_INTERCEPT_HU, Scanner
 from rsna_e2e.synth.geometry import COLUMNS, ROWS, Series
 

@@ -11,7 +11,7 @@ from nvidia.dali import fn, math, pipeline_def, types
 
 from rsna_e2e.bench.job import Contestant, Images, Job
 from rsna_e2e.bench.peers.squares import crop_matrices, cut
-from rsna_e2e.records import Float32Array
+from rsna_e2e.core.records import Float32Array
 
 
 def contestants(job: Job) -> list[Contestant]:

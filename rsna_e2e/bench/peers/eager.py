@@ -9,7 +9,7 @@ from torch.nn import functional
 from rsna_e2e.bench.job import Contestant, Job
 from rsna_e2e.bench.peers.squares import crop_matrices, cut
 from rsna_e2e.bench.peers.windows import TorchWindows
-from rsna_e2e.records import Float64Array
+from rsna_e2e.core.records import Float64Array
 
 
 def contestants(job: Job) -> list[Contestant]:

@@ -12,7 +12,7 @@ import torch
 
 from rsna_e2e.bench.job import Contestant, Job
 from rsna_e2e.bench.peers.squares import crop_matrices, cut
-from rsna_e2e.records import Int16Image
+from rsna_e2e.core.records import Int16Image
 from rsna_e2e.tasks import Task
 
 Grey = npt.NDArray[np.uint8]

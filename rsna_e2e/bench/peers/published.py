@@ -13,7 +13,7 @@ import torch
 
 from rsna_e2e.augment import Boxes
 from rsna_e2e.bench.job import Contestant, Job, forward
-from rsna_e2e.records import Int16Image
+from rsna_e2e.core.records import Int16Image
 
 Grey = npt.NDArray[np.uint8]
 

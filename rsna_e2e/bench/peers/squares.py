@@ -6,7 +6,7 @@ import numpy as np
 
 from rsna_e2e.augment import Boxes
 from rsna_e2e.bench.job import Job
-from rsna_e2e.records import Float64Array, Int16Image
+from rsna_e2e.core.records import Float64Array, Int16Image
 
 AIR_HU = np.int16(-1024)  # below every window
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import h5py
 
-from rsna_e2e.files import full_disk_named, is_full, sync
+from rsna_e2e.core.files import full_disk_named, is_full, sync
 
 # Datasets begin on a page, so that they can be mapped or read past the page cache. Smaller ones are packed.
 ALIGNMENT_BYTES = 4096

@@ -12,8 +12,8 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from rsna_e2e.errors import MissingCapabilityError
-from rsna_e2e.machine import cudnn_version
+from rsna_e2e.core.errors import MissingCapabilityError
+from rsna_e2e.core.machine import cudnn_version
 
 M = TypeVar("M", bound=nn.Module)
 

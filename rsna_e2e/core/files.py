@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rsna_e2e.errors import BadInputError, DiskFullError, UsageError
+from rsna_e2e.core.errors import BadInputError, DiskFullError, UsageError
 
 FULL = "the disk is full. Free some space there and run again"
 SEAL = "content_sha256"

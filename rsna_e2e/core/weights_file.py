@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from rsna_e2e.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError
 
 _LENGTH_BYTES = 8  # of the header, a little-endian uint64 (huggingface.co/docs/safetensors, Format)
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from rsna_e2e import __version__
-from rsna_e2e.files import sha256_of
+from rsna_e2e.core.files import sha256_of
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _GIT_TIMEOUT_S = 10.0
 
 # What a trained weight may depend on

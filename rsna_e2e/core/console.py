@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
-from rsna_e2e import records
+from rsna_e2e.core import records
 
 _LINE_EVERY_S = 10.0
 _MOST_WANTED = ("share", "count", "title", "left", "note", "rate", "elapsed")
