@@ -59,7 +59,7 @@ def commit() -> str | None:
 def code_sha256() -> str:
     """Return a sha256 over the package's Python files and compiled extensions, and their names."""
     total = hashlib.sha256()
-    for path in sorted([*_PACKAGE.rglob("*.py"), *_PACKAGE.glob("*.so")]):
+    for path in sorted([*_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("*.so")]):
         total.update(f"{path.relative_to(_PACKAGE).as_posix()} {sha256_of(path)}\n".encode())
     return total.hexdigest()
 
