@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import small
 import torch
-from test_tensors import MALFORMED, PICKLES, pickles
+from test_weights_file import MALFORMED, PICKLES, pickles
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from test_tensors import PICKLES, pickles
+from test_weights_file import PICKLES, pickles
 
 from rsna_e2e import import_weights as module
 from rsna_e2e.cli import main
