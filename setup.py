@@ -1,5 +1,5 @@
-"""Builds the extension rsna_e2e/_C.abi3.so, rsna_e2e/_dali-VERSION.so for the installed DALI of that version, and
-rsna_e2e/_jpeg.abi3.so, which is linked to neither torch nor DALI.
+"""Builds three libraries: rsna_e2e/loader/kernels/_C.abi3.so for torch, beside it _dali-VERSION.so for the installed
+DALI of that version, and rsna_e2e/dicom/_jpeg.abi3.so, which is linked to neither torch nor DALI.
 
 A C++ compiler is required; CXX names it. RSNA_WITH_CUDA=auto|0|1 decides about the CUDA half of the first two (auto: if
 a CUDA compiler is found; a visible GPU plays no part). It is looked for in CUDA_HOME, then in PyPI's nvidia-cuda-nvcc,
@@ -23,8 +23,9 @@ from typing import NoReturn, TypeVar
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-CSRC, PACKAGE = Path("csrc"), Path("rsna_e2e")
-TORCH_LIBRARY, DALI_LIBRARY, JPEG_LIBRARY = "rsna_e2e._C", "rsna_e2e._dali", "rsna_e2e._jpeg"
+CSRC, KERNELS = Path("csrc"), Path("rsna_e2e/loader/kernels")
+TORCH_LIBRARY, DALI_LIBRARY = "rsna_e2e.loader.kernels._C", "rsna_e2e.loader.kernels._dali"
+JPEG_LIBRARY = "rsna_e2e.dicom._jpeg"
 PLUGINS = "_dali-*.so"  # one for each version of DALI
 HOST_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
 # Allowed in the kernels because the bindings let only finite numbers in; none of these reorders arithmetic.
@@ -252,14 +253,14 @@ class BuildExtension(build_ext):
         """Put the libraries beside the Python files. Plugins that this build did not make stay as they are."""
         super().copy_extensions_to_source()
         own = self.get_ext_filename(DALI_LIBRARY)
-        for plugin in sorted(PACKAGE.glob(PLUGINS)):
+        for plugin in sorted(KERNELS.glob(PLUGINS)):
             if plugin != Path(own):
                 say(f"left as it is: {plugin}, which this build did not make")
 
 
 def remove_earlier_plugins(folder: Path) -> None:
-    """Empty the folder that a wheel takes everything from. What lies in the package itself may come from elsewhere."""
-    if folder.resolve() == PACKAGE.resolve():
+    """Empty the folder that a wheel takes everything from. What lies in the source tree may come from elsewhere."""
+    if folder.resolve() == KERNELS.resolve():
         return
     for plugin in folder.glob(PLUGINS):
         plugin.unlink()

@@ -8,4 +8,4 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 case ${1:---help} in -h | --help) exec awk 'NR > 1 && !/^#/ {exit} NR > 1 {print substr($0, 3)}' "$0" ;; esac
 "$root/bin/setup.sh"
-exec "$root/.venv/bin/python" -m rsna_e2e.launch "$@"
+exec "$root/.venv/bin/python" -m rsna_e2e.training.launch "$@"

@@ -75,8 +75,8 @@ sys.exit(found.version != '${1##*==}' or str(found.locate_file('')).startswith(s
 
 are_built() { # the CUDA half too: its compiler came from PyPI
   inside .venv/bin/python -c "
-import sys, torch, rsna_e2e.ops
-from rsna_e2e import dali_plugin
+import sys, torch, rsna_e2e.loader.kernels.torch_ops
+from rsna_e2e.loader.kernels import dali_plugin
 print(torch.ops.rsna_e2e.is_cuda_built(), dali_plugin.load())
 sys.exit(not torch.ops.rsna_e2e.is_cuda_built())"
 }

@@ -12,8 +12,8 @@ from pages import pictures
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from rsna_e2e.labels import write_labels
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
 
 # Identifiers, which a store holds on purpose unless names are hashed.
 PATIENT = "CANARY-PATIENT"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rsna_e2e import dali_plugin
+from rsna_e2e.loader.kernels import dali_plugin
 
 # Before the first product of matrices: MKL gives the same bits in every run, and oneDNN leaves AMX alone, which some
 # hypervisors announce and do not have (see core/device.py).

@@ -1,4 +1,4 @@
-"""Runs DALI's operators on made-up slices, and ops.py on the same."""
+"""Runs DALI's operators on made-up slices, and torch_ops.py on the same."""
 
 # N slices, C channels, H, W input, S output size
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rsna_e2e import dali_plugin, ops
-from rsna_e2e.tasks import ICH
+from rsna_e2e.loader.kernels import dali_plugin, torch_ops
+from rsna_e2e.tasks.task import ICH
 
 WINDOWS = [number for window in ICH.windows_hu for number in window]
 TORCH_TYPES = {
@@ -66,17 +66,17 @@ def to_torch(output: Any) -> torch.Tensor:
 
 
 def pack(hu: list[np.ndarray]) -> tuple[torch.Tensor, ...]:
-    """values, offsets, heights and widths as ops.py takes them."""
+    """values, offsets, heights and widths as torch_ops.py takes them."""
     heights, widths = (torch.tensor([one.shape[axis] for one in hu], dtype=torch.int32) for axis in (0, 1))
     sizes = torch.tensor([one.size for one in hu])
     return torch.from_numpy(np.concatenate([one.ravel() for one in hu])), sizes.cumsum(0) - sizes, heights, widths
 
 
 def expect(batch: Batch, **options: Any) -> torch.Tensor:
-    """The same by ops.py: [N, C, S, S]."""
+    """The same by torch_ops.py: [N, C, S, S]."""
     arguments = {name: torch.from_numpy(np.stack(batch[name])) for name in batch if name != "hu"}
     affine = arguments.pop("affine")
-    return ops.transform_slices_packed(
+    return torch_ops.transform_slices_packed(
         *pack(batch["hu"]), affine, ICH.windows_hu, **{"size": 21, **arguments, **options}
     )
 

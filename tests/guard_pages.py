@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from rsna_e2e import ops
+from rsna_e2e.loader.kernels import torch_ops
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 PROT_NONE = 0  # mman.h; the module mmap has no name for it
@@ -85,10 +85,10 @@ def run_case(rng: np.random.Generator, beyond: int) -> None:
     results = []
     for values in placed(rng, n * height * width, beyond):
         packed = (values, torch.arange(n) * height * width + beyond, *extents)
-        for name in ops.cpu_instruction_sets():
+        for name in torch_ops.cpu_instruction_sets():
             arguments = (*packed, affine, windows)
             results.append(torch.ops.rsna_e2e.transform_slices(*arguments, instruction_set=name, **options))
-        ops.content_box_packed(*packed, windows)
+        torch_ops.content_box_packed(*packed, windows)
     assert all(torch.equal(result, results[0]) for result in results)
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     rng = np.random.default_rng(1)
     for _ in range(n_cases):
         run_case(rng, beyond)
-    sys.stdout.write(f"{n_cases} cases, {' '.join(ops.cpu_instruction_sets())}\n")
+    sys.stdout.write(f"{n_cases} cases, {' '.join(torch_ops.cpu_instruction_sets())}\n")
 
 
 if __name__ == "__main__":

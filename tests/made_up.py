@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.core.records import Float64Array
-from rsna_e2e.labels import write_labels
-from rsna_e2e.predictions import PredictionTable, predictions_path, write_predictions
-from rsna_e2e.tasks import ICH
+from rsna_e2e.inference.predictions import PredictionTable, predictions_path, write_predictions
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
 
 
 @dataclass(frozen=True)

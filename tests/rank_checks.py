@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rsna_e2e.distributed import Ranks, joined
-from rsna_e2e.gradient_sum import GradientSum
+from rsna_e2e.training.distributed import Ranks, joined
+from rsna_e2e.training.gradient_sum import GradientSum
 
 WEIGHTS = (3.0, 1.0, 0.0, 5.0)  # of the ranks, when buffers are averaged
 N_LAYERS = 10

@@ -16,10 +16,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from rsna_e2e.checkpoint import find_checkpoint
 from rsna_e2e.config import RunConfig, save_config
-from rsna_e2e.sampler import global_batches
+from rsna_e2e.loader.sampler import global_batches
 from rsna_e2e.store import Store
+from rsna_e2e.training.checkpoint import find_checkpoint
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 240.0  # for a machine that has other things to do
@@ -34,7 +34,7 @@ class Job:
         settings = run.with_suffix(".yaml")
         save_config(config, path=settings)
         self._messages = run.with_suffix(".log").open("w+")
-        words = ["-m", "rsna_e2e.launch", str(store), str(run), "--recipe", str(settings), "--device", "cpu"]
+        words = ["-m", "rsna_e2e.training.launch", str(store), str(run), "--recipe", str(settings), "--device", "cpu"]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
         self.process = subprocess.Popen(
             [sys.executable, *words],

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsna_e2e.batch import StudyBatch
-from rsna_e2e.bench.memory import Memory, reset_peak, return_freed_memory
 from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.core.device import Compute
-from rsna_e2e.distributed import Ranks, joined
-from rsna_e2e.division import Division
-from rsna_e2e.model import JointModel
-from rsna_e2e.steps import Stepper
-from rsna_e2e.tasks import ICH
+from rsna_e2e.core.process import Memory, reset_peak, return_freed_memory
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.division import Division
+from rsna_e2e.model.network import JointModel
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.distributed import Ranks, joined
+from rsna_e2e.training.step import Stepper
 
 CPU = torch.device("cpu")
 LENGTHS = (3, 120, 17, 64, 31, 8, 90, 45)
@@ -42,7 +42,7 @@ def config(*overrides: str) -> RunConfig:
     )
 
 
-def batch_of(lengths: tuple[int, ...], side: int, ranks: Ranks, chunk_size: int, *, seed: int) -> StudyBatch:
+def batch_of(lengths: tuple[int, ...], side: int, ranks: Ranks, chunk_size: int, *, seed: int) -> SeriesBatch:
     """Made-up series: noise, brighter in some places of slices whose label is set."""
     n = sum(lengths)
     rng = np.random.default_rng(seed)
@@ -54,7 +54,7 @@ def batch_of(lengths: tuple[int, ...], side: int, ranks: Ranks, chunk_size: int,
     images = torch.from_numpy(np.stack(noise))
     for label in range(6):
         images[:, :, label * side // 6 : (label + 1) * side // 6] += labels[own, label, None, None, None]
-    return StudyBatch(
+    return SeriesBatch(
         images=images.contiguous(memory_format=torch.channels_last),
         chunks=chunks,
         series_lengths=torch.tensor(lengths),

@@ -13,16 +13,16 @@ from pathlib import Path
 import small
 import torch
 
-from rsna_e2e.batch import StudyBatch
-from rsna_e2e.checkpoint import Checkpoint
 from rsna_e2e.config import RunConfig
-from rsna_e2e.distributed import Ranks, joined
-from rsna_e2e.division import Division
-from rsna_e2e.sampler import global_batches
-from rsna_e2e.steps import Stepper
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.division import Division
+from rsna_e2e.loader.sampler import global_batches
 from rsna_e2e.store import Store
-from rsna_e2e.train import train
-from rsna_e2e.trainer import Trainer
+from rsna_e2e.training.checkpoint import Checkpoint
+from rsna_e2e.training.distributed import Ranks, joined
+from rsna_e2e.training.loop import Trainer
+from rsna_e2e.training.step import Stepper
+from rsna_e2e.training.train import train
 
 # 21 slices in batches of up to 8: 3 or 4 steps an epoch, some of them on one series.
 EQUAL = ("model.batchnorm=frozen", "validation_fold=null", "chunk=4", "graph_slices=8", "epochs=7")
@@ -90,7 +90,7 @@ def _poison(folder: Path, n_ranks: int) -> None:
         numbers = poisoned_steps(store, n_ranks)
     backward = Stepper._backward
 
-    def poisoned(self: Stepper, batch: StudyBatch, step: int, *arguments: object) -> object:
+    def poisoned(self: Stepper, batch: SeriesBatch, step: int, *arguments: object) -> object:
         if step in numbers:
             batch = replace(batch, images=torch.full_like(batch.images[:], torch.nan))
         return backward(self, batch, step, *arguments)

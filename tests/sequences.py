@@ -6,8 +6,8 @@ import numpy as np
 
 from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.core.records import Float32Array
-from rsna_e2e.embeddings import Embeddings, EmbeddingWriter, Source
 from rsna_e2e.store import Store
+from rsna_e2e.store.embeddings import Embeddings, EmbeddingWriter, Source
 
 WIDTH = 8
 

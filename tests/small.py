@@ -7,10 +7,10 @@ import numpy as np
 import phantoms
 
 from rsna_e2e.config import RunConfig, SlicePhaseConfig, load_config
-from rsna_e2e.labels import write_labels
-from rsna_e2e.prepare import prepare
 from rsna_e2e.store import Compression, Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
 
 LENGTHS = (5, 3, 1, 6, 4, 2)  # slices of the labelled series, one patient each
 SIDE = 32

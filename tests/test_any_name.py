@@ -9,16 +9,16 @@ import numpy as np
 import phantoms
 import pytest
 
-from rsna_e2e.bagging import bag, smooth, write_submission
 from rsna_e2e.cli import main
 from rsna_e2e.core.records import printable
-from rsna_e2e.evaluate import evaluate
-from rsna_e2e.image_ids import SUFFIXES
-from rsna_e2e.labels import read_labels
-from rsna_e2e.predict import make_table
-from rsna_e2e.prepare import prepare
+from rsna_e2e.dicom.image_ids import SUFFIXES
+from rsna_e2e.evaluation.evaluate import evaluate
+from rsna_e2e.inference.average import bag, smooth, write_submission
+from rsna_e2e.inference.predict import make_table
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.tasks.task import ICH
 
 # Pieces of names: what CSV, shells, terminals, pages, spreadsheets and our own rules might trip over
 PIECES = (

@@ -15,11 +15,11 @@ import archives
 import numpy as np
 import pytest
 
-from rsna_e2e.archive import HARMLESS_BYTES, MAX_MEMBER_BYTES, MAX_RATIO
 from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.limits import HARMLESS_BYTES, MAX_MEMBER_BYTES, MAX_RATIO
 from rsna_e2e.core.records import RawFile
-from rsna_e2e.elements import RefusedError
-from rsna_e2e.sources import RawArchive, open_source
+from rsna_e2e.dicom.elements import RefusedError
+from rsna_e2e.dicom.sources.files import RawArchive, open_source
 
 NOISE = np.random.default_rng(0).integers(0, 256, 700_000, dtype=np.uint8).tobytes()  # does not deflate
 FILES = {"a.dcm": NOISE, "b/c.dcm": b"text " * 40_000, "b/empty": b"", "b/d/e": b"x"}

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rsna_e2e.augment import crop_squares, draw_augmentation, series_generator, slice_params
 from rsna_e2e.config import AugmentConfig
+from rsna_e2e.loader.geometry import crop_squares, draw_augmentation, series_generator, slice_params
 
 FLIP = AugmentConfig(hflip_probability=1, transpose_probability=0, affine_probability=0)
 TRANSPOSE = AugmentConfig(hflip_probability=0, transpose_probability=1, affine_probability=0)

@@ -11,12 +11,12 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from rsna_e2e.bagging import bag, rolling_mean, smooth, write_submission
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import sha256_of
-from rsna_e2e.labels import read_labels
-from rsna_e2e.predictions import Derived, PredictionTable, beside, predictions_path, read_predictions
-from rsna_e2e.tasks import ICH
+from rsna_e2e.inference.average import bag, rolling_mean, smooth, write_submission
+from rsna_e2e.inference.predictions import Derived, PredictionTable, beside, predictions_path, read_predictions
+from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.tasks.task import ICH
 
 ROUNDING = 1e-12
 

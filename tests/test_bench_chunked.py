@@ -11,14 +11,14 @@ import small
 import torch
 from torch import nn
 
-from rsna_e2e.batch import StudyBatch
-from rsna_e2e.bench.chunked import bench_chunked, flatness
-from rsna_e2e.bench.peak import matrix_peak_tflops
-from rsna_e2e.bench.series_step import LEARNING_RATE_FACTOR, SeriesStep
-from rsna_e2e.chunk_size import LARGEST_CHUNK
 from rsna_e2e.cli import main
 from rsna_e2e.config import RunConfig
-from rsna_e2e.steps import Stepper, StepResult
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.tools.bench.chunked import bench_chunked, flatness
+from rsna_e2e.tools.bench.peak import matrix_peak_tflops
+from rsna_e2e.training.chunk_size import LARGEST_CHUNK
+from rsna_e2e.training.series_step import LEARNING_RATE_FACTOR, SeriesStep
+from rsna_e2e.training.step import Stepper, StepResult
 
 FLAT = 0.05  # of the mean, over lengths of a series
 OVERHEAD = 1.4  # times the one graph's time
@@ -61,11 +61,11 @@ def test_the_step_is_the_trainers_with_the_settings_of_the_recipe(monkeypatch: p
     seen: list[dict[str, Any]] = []
 
     class Watched(Stepper):
-        def __call__(self, step: int, batches: Sequence[StudyBatch], **how: Any) -> StepResult:
+        def __call__(self, step: int, batches: Sequence[SeriesBatch], **how: Any) -> StepResult:
             seen.append({"step": step, "lengths": [batch.series_lengths.tolist() for batch in batches]})
             return super().__call__(step, batches, **how)
 
-    monkeypatch.setattr("rsna_e2e.bench.series_step.Stepper", Watched)
+    monkeypatch.setattr("rsna_e2e.training.series_step.Stepper", Watched)
     config = small.config("precision=fp16", "graph_slices=4", "chunk=auto")
     step = SeriesStep(config, n_slices=9, device="cpu")
     assert step.config == config.model_copy(update={"chunk": LARGEST_CHUNK})
@@ -110,7 +110,7 @@ def test_figures_are_shown_and_written(
     def peak(call: object, config: RunConfig, device: str, n_slices: int, *, is_whole: bool) -> float:
         return 50.0 + n_slices + (100.0 if is_whole else 0.0) + (10.0 if is_whole and n_slices == 7 else 0.0)
 
-    monkeypatch.setattr("rsna_e2e.bench.chunked.in_fresh_process", peak)
+    monkeypatch.setattr("rsna_e2e.tools.bench.chunked.in_fresh_process", peak)
     out = tmp_path / "figures.json"
     settings = [f"--set={override}" for override in SMALL]
     lengths = ["--slices", "5", "7", "--timed-slices", "5", "--rounds", "1", "--device", "cpu"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import small
 
-from rsna_e2e.bench.studies import opened_store
 from rsna_e2e.cli import main
+from rsna_e2e.tools.bench.studies import opened_store
 
 
 def _says(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> str:

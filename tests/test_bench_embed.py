@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import small
 
-from rsna_e2e.bench import embed as bench
-from rsna_e2e.bench.timing import summarise
 from rsna_e2e.config import save_config
-from rsna_e2e.predict import EMBED_TOGETHER
+from rsna_e2e.model.forward import EMBED_TOGETHER
 from rsna_e2e.store import Store
+from rsna_e2e.tools.bench import embed as bench
+from rsna_e2e.tools.bench.timing import summarise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

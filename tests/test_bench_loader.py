@@ -11,13 +11,13 @@ import pytest
 import small
 import torch
 
-from rsna_e2e import dali_plugin
-from rsna_e2e.bench.loader import BARE, bench_loader
-from rsna_e2e.bench.memory import Memory, reset_peak
-from rsna_e2e.bench.train import bench_train, name_bottleneck
-from rsna_e2e.bench.write import number, table
 from rsna_e2e.config import save_config
+from rsna_e2e.core.console import number, table
+from rsna_e2e.core.process import Memory, reset_peak
+from rsna_e2e.loader.kernels import dali_plugin
 from rsna_e2e.store import Store
+from rsna_e2e.tools.bench.loader import BARE, bench_loader
+from rsna_e2e.tools.bench.train import bench_train, name_bottleneck
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_table_lines_up() -> None:
 @pytest.mark.parametrize("keeps", [True, False])
 def test_freed_memory_is_kept_only_when_told_so(keeps: bool) -> None:
     code = f"""if True:
-        from rsna_e2e.bench.memory import Memory, keep_freed_memory
+        from rsna_e2e.core.process import Memory, keep_freed_memory
         assert not {keeps} or keep_freed_memory()
         before = Memory.read().now_mib
         taken = bytearray(16 * 2**20)

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import stores
 
-from rsna_e2e.bench import packing as bench
-from rsna_e2e.bench.timing import summarise
 from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.tools.bench import packing as bench
+from rsna_e2e.tools.bench.timing import summarise
 
 
 def test_plain_and_packed_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

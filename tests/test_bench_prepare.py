@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from rsna_e2e.bench import prepare as bench
-from rsna_e2e.bench.timing import summarise
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Refusal
 from rsna_e2e.dicom import read_slice
+from rsna_e2e.tools.bench import prepare as bench
+from rsna_e2e.tools.bench.timing import summarise
 
 
 def test_preparing_is_timed_beside_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

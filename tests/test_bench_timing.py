@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from rsna_e2e.bench.timing import Entry, interleave, ratio, summarise
+from rsna_e2e.tools.bench.timing import Entry, interleave, ratio, summarise
 
 
 class FakeClock:

@@ -15,19 +15,19 @@ import pytest
 import small
 import torch
 
-from rsna_e2e.augment import draw_augmentation
-from rsna_e2e.bench import job as bench_job
-from rsna_e2e.bench import ours
-from rsna_e2e.bench import transform as bench_transform_module
-from rsna_e2e.bench.job import Contestant, DisagreementError, Job, augmentation, check_agreement, find_squares
-from rsna_e2e.bench.machine import Machine, pinned
-from rsna_e2e.bench.peers.registry import PEERS, Peer, find_contestants
-from rsna_e2e.bench.peers.squares import cut
-from rsna_e2e.bench.transform import bench_transform
 from rsna_e2e.config import AugmentConfig
 from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.loader.geometry import draw_augmentation
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tools.bench import job as bench_job
+from rsna_e2e.tools.bench import ours
+from rsna_e2e.tools.bench import transform as bench_transform_module
+from rsna_e2e.tools.bench.job import Contestant, DisagreementError, Job, augmentation, check_agreement, find_squares
+from rsna_e2e.tools.bench.machine import Machine, pinned
+from rsna_e2e.tools.bench.peers.registry import PEERS, Peer, find_contestants
+from rsna_e2e.tools.bench.peers.squares import cut
+from rsna_e2e.tools.bench.transform import bench_transform
 
 CPU_PEERS = [peer for peer in PEERS if not peer.is_for_gpu]
 QUICK: dict[str, Any] = {"n_slices": 2, "size": 24, "rounds": 2, "min_turn_s": 0.0, "device": "cpu"}
@@ -159,7 +159,7 @@ def _module(monkeypatch: pytest.MonkeyPatch, contestants: Any) -> Peer:
     """A peer whose module is made up."""
     peer = Peer("made up", "made_up_peer", "torch")
     module = type("module", (), {"contestants": staticmethod(contestants)})
-    monkeypatch.setitem(sys.modules, f"rsna_e2e.bench.peers.{peer.module}", module)
+    monkeypatch.setitem(sys.modules, f"rsna_e2e.tools.bench.peers.{peer.module}", module)
     return peer
 
 
@@ -177,7 +177,7 @@ def test_without_peers_only_ours_are_timed_and_the_way_out_is_named(
     for library in ("cv2", "albumentations", "monai"):
         monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
         for peer in PEERS:
-            monkeypatch.delitem(sys.modules, f"rsna_e2e.bench.peers.{peer.module}", raising=False)
+            monkeypatch.delitem(sys.modules, f"rsna_e2e.tools.bench.peers.{peer.module}", raising=False)
     peers = [peer for peer in CPU_PEERS if peer.library in ("cv2", "albumentations", "monai")]
     result = bench_transform(store.path, peers=peers, out=tmp_path / "new" / "transform.json", **QUICK)
     assert set(result.not_timed) == {peer.name for peer in peers}

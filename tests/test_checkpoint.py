@@ -20,7 +20,10 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rsna_e2e.checkpoint import (
+from rsna_e2e.config import save_config
+from rsna_e2e.core.errors import BadInputError, OutOfResourcesError
+from rsna_e2e.core.weights_file import decode
+from rsna_e2e.training.checkpoint import (
     Best,
     CheckpointState,
     find_checkpoint,
@@ -30,11 +33,8 @@ from rsna_e2e.checkpoint import (
     save_checkpoint,
     valid_checkpoints,
 )
-from rsna_e2e.checkpoint import folder as checkpoint_folder
-from rsna_e2e.checkpoint.optimizer import restore_optimizer
-from rsna_e2e.config import save_config
-from rsna_e2e.core.errors import BadInputError, OutOfResourcesError
-from rsna_e2e.core.weights_file import decode
+from rsna_e2e.training.checkpoint import folder as checkpoint_folder
+from rsna_e2e.training.checkpoint.optimizer import restore_optimizer
 
 FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "checkpoint.json")
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {

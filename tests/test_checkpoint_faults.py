@@ -14,7 +14,7 @@ KILLS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from rsna_e2e.checkpoint import CheckpointState, load_model, save_checkpoint, valid_checkpoints
+from rsna_e2e.training.checkpoint import CheckpointState, load_model, save_checkpoint, valid_checkpoints
 
 run, rng, seen = Path(sys.argv[1]), random.Random(0), []
 torch.set_num_threads(1)
@@ -54,7 +54,7 @@ FULL_DISK = """
 import json, sys
 from pathlib import Path
 import torch
-from rsna_e2e.checkpoint import CheckpointState, load_model, save_checkpoint, valid_checkpoints
+from rsna_e2e.training.checkpoint import CheckpointState, load_model, save_checkpoint, valid_checkpoints
 from rsna_e2e.core.errors import OutOfResourcesError
 
 run, model, saved, error = Path(sys.argv[1]) / "run", torch.nn.Linear(250, 250), 0, None

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from rsna_e2e.chunked import Backward, backward_in_chunks, derive_seed
-from rsna_e2e.division import Chunk, Division
+from rsna_e2e.loader.division import Chunk, Division
+from rsna_e2e.model.chunked_backward import Backward, backward_in_chunks, derive_seed
 
 LENGTHS = (7, 1, 6)
 N = sum(LENGTHS)

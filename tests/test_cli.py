@@ -11,8 +11,8 @@ import pytest
 import small
 
 from rsna_e2e.cli import main
-from rsna_e2e.launch import for_libraries
 from rsna_e2e.store import FORMAT_VERSION, Store
+from rsna_e2e.training.launch import for_libraries
 
 VERBS = ("synth", "prepare", "find-lr", "train", "predict", "evaluate", "bench")
 HELP_LIMIT_S = 0.5

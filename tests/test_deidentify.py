@@ -10,13 +10,13 @@ import small
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.records import Float32Array
-from rsna_e2e.prepare import prepare
-from rsna_e2e.prepare.index import Column, index_columns
-from rsna_e2e.pseudonyms import Pseudonyms, load_key
-from rsna_e2e.series import series_key
 from rsna_e2e.store import Store
 from rsna_e2e.store.layout import INDEX_COLUMNS
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.store.prepare.index import Column, index_columns
+from rsna_e2e.store.pseudonyms import Pseudonyms, load_key
+from rsna_e2e.store.series_order import series_key
+from rsna_e2e.tasks.task import ICH
 
 KEY = Pseudonyms(b"k" * 32)
 NAMES = ("patient_id", "study_uid", "series_uid", "sop_uid", "image_id", "series_key")
@@ -121,7 +121,7 @@ def test_burned_in_annotation_is_counted_and_warned_of(
         flags = ["", "NO", "YES", "YES"] + [""] * (len(labels_NL) - 4)
         return index_columns(stored, labels_NL, **how) | {"burned_in_annotation": np.array(flags, dtype=object)}
 
-    monkeypatch.setattr("rsna_e2e.prepare.run.index_columns", flagged)
+    monkeypatch.setattr("rsna_e2e.store.prepare.run.index_columns", flagged)
     assert main(["prepare", str(raw), str(tmp_path / "store"), "--jobs", "1"]) == 0
     captured = capsys.readouterr()
     assert re.search(r"n burned in +2\n", captured.out)

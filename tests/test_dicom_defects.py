@@ -12,9 +12,9 @@ from defects import DEFECTS, EXTRA
 from enhanced import enhanced_dataset
 
 from rsna_e2e.dicom import Repair
-from rsna_e2e.prepare import prepare
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.task import ICH
 
 SHAPE = (70, 66)
 N_SLICES = 4

@@ -25,12 +25,12 @@ from pydicom.uid import (
 from rsna_e2e import dicom
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Int16Image, RawFile, Refusal, SliceRecord
-from rsna_e2e.dicom import words
-from rsna_e2e.labels import write_labels
-from rsna_e2e.prepare import prepare
-from rsna_e2e.prepare.repair import repair
+from rsna_e2e.dicom import stored_pixels
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.store.prepare.repair import repair
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
 
 PERFUSION = Path(data_store.__file__).parent / "data" / "eCT_Supplemental.dcm"
 N_FRAMES = 4
@@ -75,8 +75,10 @@ def test_every_frame_becomes_a_slice(tmp_path: Path, per_frame: tuple[str, ...],
 def test_a_deflated_file_is_inflated_once_for_all_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encoders.write_in(tmp_path / "e.dcm", enhanced_dataset(STORED), DeflatedExplicitVRLittleEndian)
     inflated = []
-    inflate = words.inflate
-    monkeypatch.setattr(words, "inflate", lambda stream, begin: inflated.append(begin) or inflate(stream, begin=begin))
+    inflate = stored_pixels.inflate
+    monkeypatch.setattr(
+        stored_pixels, "inflate", lambda stream, begin: inflated.append(begin) or inflate(stream, begin=begin)
+    )
     raw_file = RawFile("e.dcm", path.stat().st_size, 0)
     for n_opened in (1, 2):
         with path.open("rb") as stream:

@@ -30,8 +30,8 @@ from pydicom.uid import (
 from rsna_e2e import dicom
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Refusal
+from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.inflate import inflate
-from rsna_e2e.elements import RefusedError
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 SHAPE = (66, 70)

@@ -22,8 +22,8 @@ from pydicom.uid import HTJ2K, JPEG2000, HTJ2KLossless, JPEG2000Lossless
 from rsna_e2e import dicom
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Refusal
+from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.jpeg2000 import check_tiles
-from rsna_e2e.elements import RefusedError
 
 FORM = phantoms.UNSIGNED_12
 END = b"\xff\xd9"

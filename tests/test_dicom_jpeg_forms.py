@@ -25,8 +25,8 @@ from jpeg_frames import (
 )
 
 from rsna_e2e.core.reasons import Reason
+from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.jpeg_scan import check_scan
-from rsna_e2e.elements import RefusedError
 
 RNG = np.random.default_rng(3)
 ROWS, COLUMNS = 20, 28

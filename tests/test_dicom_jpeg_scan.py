@@ -15,8 +15,8 @@ from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGL
 from rsna_e2e.core.errors import BUILD_COMMAND
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom import jpeg_scan
+from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.jpeg_scan import check_scan
-from rsna_e2e.elements import RefusedError
 
 ROWS, COLUMNS = 61, 75
 N_BLOCKS, N_BLOCKS_A_ROW = 8 * 10, 10

@@ -220,7 +220,7 @@ def test_what_a_decoder_raises_is_a_refusal(
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr("rsna_e2e.dicom.words.get_decoder", fail)
+    monkeypatch.setattr("rsna_e2e.dicom.stored_pixels.get_decoder", fail)
     assert dicom.read_slice(path) == Refusal(str(path), Reason.DECODER_FAILED, type(error).__name__)
     error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):

@@ -18,7 +18,7 @@ SLICES, SLICE_BYTES = 20, 512 * 512 * 2  # 10 MiB for a disk of 8
 FORKS = """
 import ctypes, json, os, subprocess, sys
 from pathlib import Path
-import rsna_e2e.train, rsna_e2e.report, rsna_e2e.extract
+import rsna_e2e.training.train, rsna_e2e.evaluation.report, rsna_e2e.inference.embed
 from rsna_e2e.cli import main
 disk, told = Path(sys.argv[1]), []
 for free, command in json.loads(sys.argv[2]):
@@ -63,7 +63,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from rsna_e2e.core import console
-from rsna_e2e.prepare import run
+from rsna_e2e.store.prepare import run
 from rsna_e2e.cli import main
 run.SHARD_BYTES = 1
 class Filler:

@@ -10,11 +10,11 @@ from rank_checks import WEIGHTS, Net, values
 from rank_jobs import run_ranks
 from torch import nn
 
-from rsna_e2e import distributed
-from rsna_e2e.buckets import make_buckets
 from rsna_e2e.core.errors import MissingCapabilityError, RsnaError, UsageError
-from rsna_e2e.distributed import Ranks, fingerprint, joined
-from rsna_e2e.gradient_sum import GradientSum
+from rsna_e2e.training import distributed
+from rsna_e2e.training.buckets import make_buckets
+from rsna_e2e.training.distributed import Ranks, fingerprint, joined
+from rsna_e2e.training.gradient_sum import GradientSum
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 SUM = 3 * 2.0**-24  # float32, up to 4 terms in any order: 3 roundings, each of a partial sum

@@ -9,13 +9,13 @@ import small
 import torch
 
 from rsna_e2e.core.device import Compute
-from rsna_e2e.divergence import write_bundle
-from rsna_e2e.division import Division
-from rsna_e2e.loader import StudyLoader
-from rsna_e2e.model import JointModel
-from rsna_e2e.steps import StepResult
+from rsna_e2e.loader.division import Division
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.divergence import write_bundle
+from rsna_e2e.training.step import StepResult
 
 CPU = torch.device("cpu")
 RESULT = StepResult(
@@ -49,7 +49,7 @@ def test_series_of_a_rank_that_are_to_be_looked_at(
 ) -> None:
     """Two ranks share series of 5, 3 and 6 slices; the first has the first five and two of the second."""
     config = small.config()
-    loader = StudyLoader(store, config, task=ICH, device=CPU, division=Division(n_ranks=2, chunk_size=4))
+    loader = ImageLoader(store, config, task=ICH, device=CPU, division=Division(n_ranks=2, chunk_size=4))
     (batch,) = loader.load([(0, 1, 3)], epoch=1)
     assert batch.images.shape[0] == 7
     images = batch.images[:].clone()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rsna_e2e.division import WHOLE, Chunk, Division, busy_share, rank_shares
-from rsna_e2e.sampler import global_batches
+from rsna_e2e.loader.division import WHOLE, Chunk, Division, busy_share, rank_shares
+from rsna_e2e.loader.sampler import global_batches
 
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(1, 61, 40)]
 MIXES = ([1], [7, 1, 6], [400], [3] * 50, LENGTHS)

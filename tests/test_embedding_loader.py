@@ -11,16 +11,16 @@ import sequences
 import small
 import torch
 
-from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import ModelConfig
 from rsna_e2e.core.device import Compute
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.division import Division
-from rsna_e2e.loader import EmbeddingLoader
-from rsna_e2e.loader.share import study_batch
-from rsna_e2e.model import JointModel
-from rsna_e2e.predict import predict_series
-from rsna_e2e.sampler import series_batches
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.division import Division
+from rsna_e2e.loader.embedding_loader import EmbeddingLoader
+from rsna_e2e.loader.rank_share import study_batch
+from rsna_e2e.loader.sampler import series_batches
+from rsna_e2e.model.forward import predict_series
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def test_threads_read_and_leave_operators_to_the_caller(
 ) -> None:
     threads = []
 
-    def traced(*arguments: Any) -> StudyBatch:
+    def traced(*arguments: Any) -> SeriesBatch:
         threads.append(threading.current_thread())
         return study_batch(*arguments)
 

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import small
 
-from rsna_e2e.batch import Rows
 from rsna_e2e.config import View
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.core.records import Float32Array
-from rsna_e2e.embeddings import EmbeddingFolder, Embeddings, EmbeddingsError, EmbeddingWriter, Source
-from rsna_e2e.embeddings.shards import open_shard
+from rsna_e2e.core.records import Float32Array, Rows
 from rsna_e2e.store import Store
+from rsna_e2e.store.embeddings import EmbeddingFolder, Embeddings, EmbeddingsError, EmbeddingWriter, Source
+from rsna_e2e.store.embeddings.shards import open_shard
 
 WIDTH = 5
 

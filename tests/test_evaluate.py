@@ -11,10 +11,10 @@ from made_up import MadeUpRun, made_up_run
 from sklearn import metrics as judge
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.evaluate import evaluate
-from rsna_e2e.labels import write_labels
-from rsna_e2e.predictions import PredictionTable, predictions_path, write_predictions
-from rsna_e2e.tasks import ICH
+from rsna_e2e.evaluation.evaluate import evaluate
+from rsna_e2e.inference.predictions import PredictionTable, predictions_path, write_predictions
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
 
 CLOSE = {"rel": 1e-9}  # float64, sums in another order
 

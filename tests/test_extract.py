@@ -7,16 +7,16 @@ import pytest
 import small
 import torch
 
-from rsna_e2e import extract as extract_module
-from rsna_e2e.checkpoint import find_checkpoint, load_model
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.embeddings import EmbeddingFolder, EmbeddingsError
-from rsna_e2e.extract import extract, turned
-from rsna_e2e.loader import StudyLoader
-from rsna_e2e.model import JointModel
+from rsna_e2e.inference import embed as extract_module
+from rsna_e2e.inference.embed import extract, turned
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
-from rsna_e2e.train import train
+from rsna_e2e.store.embeddings import EmbeddingFolder, EmbeddingsError
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.checkpoint import find_checkpoint, load_model
+from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,7 +43,7 @@ def test_embeddings_are_the_backbones_features_of_the_view(store: Store, run: Pa
     assert (done.n_slices, done.n_embedded, done.views) == (len(store), len(store), (view,))
     model = JointModel(small.image_config().model, n_channels=3, n_labels=6)
     load_model(model, find_checkpoint(run, "epoch-1"))
-    loader = StudyLoader(store, small.image_config(), task=ICH, device=torch.device("cpu"))
+    loader = ImageLoader(store, small.image_config(), task=ICH, device=torch.device("cpu"))
     folder = EmbeddingFolder.open(tmp_path / "e", store)
     for batch in loader.load([(position,) for position in range(len(store.series))], epoch=None):
         images = batch.images[:]

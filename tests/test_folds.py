@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsna_e2e.folds import patients_in_several_folds, reference_folds, stratified_folds
+from rsna_e2e.store.folds import patients_in_several_folds, reference_folds, stratified_folds
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,9 +8,9 @@ import pytest
 import small
 
 from rsna_e2e.config import load_two_stage
-from rsna_e2e.pipeline.forecast import BYTES_PER_SLICE, Forecast, forecast
-from rsna_e2e.pipeline.plan import Folders, plan_two_stage
-from rsna_e2e.pipeline.run import Pipeline
+from rsna_e2e.training.pipeline.forecast import BYTES_PER_SLICE, Forecast, forecast
+from rsna_e2e.training.pipeline.plan import Folders, plan_two_stage
+from rsna_e2e.training.pipeline.run import Pipeline
 
 N_TRAIN, N_TEST = sum(small.LENGTHS), 4
 TINY = (

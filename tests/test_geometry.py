@@ -19,11 +19,11 @@ import small
 import torch
 
 from rsna_e2e.core.limits import FARTHEST_MM
-from rsna_e2e.loader import StudyLoader
-from rsna_e2e.prepare import PrepareReport, prepare
-from rsna_e2e.series import SAME_POSITION_MM, SeriesGeometry, series_geometry
+from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import PrepareReport, prepare
+from rsna_e2e.store.series_order import SAME_POSITION_MM, SeriesGeometry, series_geometry
+from rsna_e2e.tasks.task import ICH
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 GANTRY_TILT = (1.0, 0.0, 0.0, 0.0, 0.968, -0.25)  # as in files of 2019; 14.5 degrees
@@ -291,7 +291,7 @@ def test_slices_of_another_matrix_show_the_same_picture_at_the_same_place(tmp_pa
     large_disc = np.kron(small_disc, np.ones((2, 2), dtype=np.int16))
     store = small.make_store_of(tmp_path, [[small_disc, large_disc, small_disc], [small_disc] * 3])
     config = small.config("image.size=32", "loader.backend=torch")
-    loader = StudyLoader(store, config, task=ICH, device=torch.device("cpu"), dtype=torch.float32)
+    loader = ImageLoader(store, config, task=ICH, device=torch.device("cpu"), dtype=torch.float32)
     (mixed,), (plain,) = (list(loader.load([(position,)], epoch=None)) for position in (0, 1))
     assert torch.equal(mixed.images[[0, 2]], plain.images[[0, 2]])
     difference = (mixed.images[1] - plain.images[1]).abs()

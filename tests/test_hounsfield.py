@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rsna_e2e.hounsfield import (
+from rsna_e2e.dicom.hounsfield import (
     MEASURABLE_HU,
     can_be_measured_if_wrapped,
     has_unused_bits,

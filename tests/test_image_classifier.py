@@ -9,19 +9,19 @@ import small
 import torch
 from pydantic import ValidationError
 
-from rsna_e2e.bench.train import bench_train
-from rsna_e2e.checkpoint import find_checkpoint, kept_epochs, load_model
 from rsna_e2e.cli import main
 from rsna_e2e.config import save_config
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.lr_finder import find_learning_rate
-from rsna_e2e.metrics import weighted_log_loss
-from rsna_e2e.model import JointModel
-from rsna_e2e.predict import predict
-from rsna_e2e.predictions import predictions_path, read_predictions
+from rsna_e2e.inference.predict import predict
+from rsna_e2e.inference.predictions import predictions_path, read_predictions
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
-from rsna_e2e.train import TrainSummary, train
+from rsna_e2e.tasks.metrics import weighted_log_loss
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tools.bench.train import bench_train
+from rsna_e2e.training.checkpoint import find_checkpoint, kept_epochs, load_model
+from rsna_e2e.training.lr_range import find_learning_rate
+from rsna_e2e.training.train import TrainSummary, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

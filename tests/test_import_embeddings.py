@@ -14,9 +14,9 @@ import small
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Float32Array
-from rsna_e2e.embeddings import EmbeddingFolder
-from rsna_e2e.import_embeddings import Imported, import_embeddings
 from rsna_e2e.store import Store
+from rsna_e2e.store.embeddings import EmbeddingFolder
+from rsna_e2e.store.embeddings.import_published import Imported, import_embeddings
 
 WIDTH = 7
 FOLDS = (0, 1, 0, 2, 1, 2)  # of the labelled series of `small`, by the name of their images
@@ -100,7 +100,7 @@ def test_training_rows_without_their_order_are_refused(published: Published) -> 
 def test_where_the_fold_holds_nobody_the_first_images_are_the_validation_part(
     published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsna_e2e.import_embeddings.FALLBACK_IMAGES", 3)
+    monkeypatch.setattr("rsna_e2e.store.embeddings.import_published.FALLBACK_IMAGES", 3)
     everyone = parts(published, 6)["train"]
     published.add(everyone[:3], part="val", fold=6, order=published.folder / "order.txt")
     expected = np.stack([published.truth[name] for name in everyone[:3]])
@@ -120,7 +120,7 @@ def test_views_are_averaged(published: Published) -> None:
 def test_what_was_begun_is_gone_on_with_and_another_file_is_refused(
     published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsna_e2e.import_embeddings.SHARD_SLICES", 3)
+    monkeypatch.setattr("rsna_e2e.store.embeddings.import_published.SHARD_SLICES", 3)
     names = parts(published, 0)["test"]
     test = {"part": "test", "ids": published.folder / "test.csv"}
     published.add(names, **test)

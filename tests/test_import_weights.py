@@ -8,15 +8,15 @@ import torch
 import torchvision
 from test_weights_file import PICKLES, pickles
 
-from rsna_e2e import import_weights as module
 from rsna_e2e.cli import main
 from rsna_e2e.config import ModelConfig
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError
 from rsna_e2e.core.weights_file import decode, encode, load_weights
-from rsna_e2e.import_weights import import_weights, read_foreign
-from rsna_e2e.model import JointModel, SequenceHead
-from rsna_e2e.tasks import get_task
-from rsna_e2e.unpickling import tensors_of
+from rsna_e2e.model import import_published as module
+from rsna_e2e.model.import_published import import_weights, read_foreign
+from rsna_e2e.model.network import JointModel, SequenceHead
+from rsna_e2e.model.unpickling import tensors_of
+from rsna_e2e.tasks.task import get_task
 
 TASK = get_task("ich")
 N_LABELS = 6

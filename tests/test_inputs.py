@@ -19,11 +19,11 @@ import pytest
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.labels import write_labels
-from rsna_e2e.prepare import Part, find_labels, prepare, prepare_part
-from rsna_e2e.sources import open_source
+from rsna_e2e.dicom.sources.files import open_source
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import Part, find_labels, prepare, prepare_part
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
 
 NESTED = "rsna-intracranial-hemorrhage-detection"
 STORED_FILES = ("index.parquet", "labels.parquet")
@@ -220,7 +220,7 @@ def test_tables_that_look_like_labels_are_named_where_none_is_taken(
 
 def test_machines_share_an_archive(tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw, store = zipped(second_layout)(tmp_path), tmp_path / "store"
-    monkeypatch.setattr("rsna_e2e.prepare.run.SHARD_BYTES", 1)
+    monkeypatch.setattr("rsna_e2e.store.prepare.run.SHARD_BYTES", 1)
     parts = [prepare_part(raw, store, Part(number, 2), task=ICH, n_jobs=1) for number in (1, 2)]
     assert [part.n_slices for part in parts] == [6, 3]
     prepare(raw, store, task=ICH, n_jobs=1, parts=[part.part for part in parts])

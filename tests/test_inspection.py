@@ -19,16 +19,16 @@ from stores import edit_manifest, sign
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.inspection import inspect_raw, inspect_store, who_is, write_inspection
-from rsna_e2e.inspection.findings import find
-from rsna_e2e.inspection.geometry import describe_geometry
-from rsna_e2e.inspection.sheets import contact_sheets
-from rsna_e2e.inspection.slices import Slices
-from rsna_e2e.inspection.tally import common, distribution, whole_numbers
-from rsna_e2e.labels import write_labels
-from rsna_e2e.prepare import prepare
+from rsna_e2e.evaluation.inspection import inspect_raw, inspect_store, who_is, write_inspection
+from rsna_e2e.evaluation.inspection.findings import find
+from rsna_e2e.evaluation.inspection.geometry import describe_geometry
+from rsna_e2e.evaluation.inspection.sheets import contact_sheets
+from rsna_e2e.evaluation.inspection.slices import Slices
+from rsna_e2e.evaluation.inspection.tally import common, distribution, whole_numbers
 from rsna_e2e.store import Store, StoreError
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
 
 Content = dict[str, Any]
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import small
 
-from rsna_e2e.checkpoint import CheckpointState
-from rsna_e2e.checkpoint.state import Description, describe, to_json
 from rsna_e2e.cli import main
 from rsna_e2e.config import save_config
 from rsna_e2e.core.files import as_json, write_json
-from rsna_e2e.predict_epochs import predict_epochs
+from rsna_e2e.inference.predict_epochs import predict_epochs
 from rsna_e2e.store import Store
-from rsna_e2e.train import train
-from rsna_e2e.validation import Validation
+from rsna_e2e.training.checkpoint import CheckpointState
+from rsna_e2e.training.checkpoint.state import Description, describe, to_json
+from rsna_e2e.training.train import train
+from rsna_e2e.training.validation import Validation
 
 PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 WRITERS = {"dump", "dumps", "JSONEncoder"}

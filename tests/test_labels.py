@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.labels import read_labels, write_labels
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.labels import read_labels, write_labels
+from rsna_e2e.tasks.task import ICH
 
 EXACT = {"rtol": 0, "atol": 0}  # the file holds every digit
 

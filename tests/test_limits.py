@@ -11,15 +11,16 @@ import torch
 from pydantic import ValidationError
 from stores import edit_index, make_store
 
-from rsna_e2e import dicom, ops
+from rsna_e2e import dicom
 from rsna_e2e.config import ImageConfig
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.limits import LENGTHS_MM, MAX_FRAMES, MAX_IMAGE_SIZE_PX, MAX_POSITION_MM, MAX_SUPERSAMPLE, SIDES_PX
 from rsna_e2e.core.records import Refusal
-from rsna_e2e.division import WHOLE
-from rsna_e2e.loader import StudyLoader
+from rsna_e2e.loader.division import WHOLE
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.loader.kernels import torch_ops
 from rsna_e2e.store import Store, StoreError
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
 
 LEAST, MOST = SIDES_PX
 BACKENDS = (pytest.param("dali", marks=pytest.mark.needs_dali), "torch")
@@ -43,8 +44,8 @@ def opens(path: Path) -> bool:
 def is_transformed(rows: int, columns: int, *, size: int = 1, supersample: int = 1) -> bool:
     hu = torch.zeros(1, rows, columns, dtype=torch.int16)
     try:
-        ops.content_box(hu, WINDOWS)
-        ops.transform_slices(hu, IDENTITY, WINDOWS, size=size, supersample=supersample)
+        torch_ops.content_box(hu, WINDOWS)
+        torch_ops.transform_slices(hu, IDENTITY, WINDOWS, size=size, supersample=supersample)
     except ValueError:
         return False
     return True
@@ -130,7 +131,7 @@ def test_slices_of_one_row_or_column_become_images(tmp_path: Path, backend: str)
     series = [[np.full(shape, 40, dtype=np.int16) for shape in of_series] for of_series in shapes]
     store = small.make_store_of(tmp_path, series)
     config = small.config(f"loader.backend={backend}", "image.crop=slice")
-    loader = StudyLoader(store, config, task=ICH, device=torch.device("cpu"), division=WHOLE)
+    loader = ImageLoader(store, config, task=ICH, device=torch.device("cpu"), division=WHOLE)
     batches = list(loader.load(loader.group(range(2)), epoch=1))
     assert sum(len(batch.images) for batch in batches) == 5
     assert all(batch.images.isfinite().all() for batch in batches)
@@ -155,7 +156,7 @@ def test_what_a_kernel_complains_of_names_slice_and_series(tmp_path: Path, overr
     for name, corner in (("content_x0", 5000), ("content_x1", 5001)):  # as no store has it that was opened
         store.index[name] = store.index[name].copy()
         store.index[name][span.rows][number:] = corner
-    loader = StudyLoader(store, small.config(*overrides), task=ICH, device=torch.device("cpu"), division=WHOLE)
+    loader = ImageLoader(store, small.config(*overrides), task=ICH, device=torch.device("cpu"), division=WHOLE)
 
     def make_images() -> None:
         for batch in loader.load(loader.group(range(len(store.series))), epoch=None):

@@ -6,13 +6,13 @@ import pytest
 import small
 import torch
 
-from rsna_e2e import reference
-from rsna_e2e.batch import StudyBatch
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.division import WHOLE
-from rsna_e2e.loader import StudyLoader
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.division import WHOLE
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.loader.kernels import numpy_twin
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
 
 CPU = torch.device("cpu")
 FP32 = {"rtol": 0, "atol": 2e-5}  # float32 op against a float64 twin on smooth values
@@ -24,11 +24,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return small.make_store(tmp_path_factory.mktemp("loader"))
 
 
-def _loader(store: Store, *overrides: str) -> StudyLoader:
-    return StudyLoader(store, small.config(*overrides), task=ICH, device=CPU)
+def _loader(store: Store, *overrides: str) -> ImageLoader:
+    return ImageLoader(store, small.config(*overrides), task=ICH, device=CPU)
 
 
-def one(batches: Iterator[StudyBatch]) -> StudyBatch:
+def one(batches: Iterator[SeriesBatch]) -> SeriesBatch:
     (batch,) = batches
     return batch
 
@@ -54,7 +54,7 @@ def test_pixels_equal_the_float64_twin(store: Store) -> None:
     scale = small.SIDE / 20
     affine = np.array([[scale, 0, 0.5 * scale - 0.5], [0, scale, 0.5 * scale - 0.5]])
     hu = np.stack([store.read_slice(span.first_row + i) for i in range(span.n_slices)])
-    expected = reference.transform_slices(
+    expected = numpy_twin.transform_slices(
         hu,
         np.repeat(affine[None].astype(np.float32), span.n_slices, axis=0),
         np.array(ICH.windows_hu),
@@ -99,7 +99,7 @@ def test_a_single_slice_has_the_pixels_and_labels_it_has_in_its_series(store: St
 def test_a_batch_that_does_not_add_up_is_refused() -> None:
     labels = torch.zeros(3, 6)
     with pytest.raises(ValueError, match="lengths sum to 4, but there are 3 slices"):
-        StudyBatch(
+        SeriesBatch(
             images=torch.zeros(3, 3, 8, 8),
             chunks=WHOLE.chunks([3]),
             series_lengths=torch.tensor([3, 1]),
@@ -121,7 +121,7 @@ def test_balanced_epochs_leave_out_slices_of_unknown_label(store: Store, samplin
         loader.group_slices(range(len(store.series)), phase=phase, epoch=1)
     fewer = copy.copy(store)
     fewer.labels = 1 - store.labels  # what was unknown stays so
-    loader = StudyLoader(fewer, small.config(), task=ICH, device=CPU)
+    loader = ImageLoader(fewer, small.config(), task=ICH, device=CPU)
     batches = loader.group_slices(range(len(store.series)), phase=phase, epoch=1)
     labels = fewer.labels[[row for batch in batches for row in batch], ICH.any_index]
     assert sorted(labels) == [0.0] * n_negative + [1.0] * n_negative

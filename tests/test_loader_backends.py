@@ -11,13 +11,14 @@ import pytest
 import small
 import torch
 
-from rsna_e2e.batch import StudyBatch
 from rsna_e2e.core.errors import MissingCapabilityError, UsageError
-from rsna_e2e.division import WHOLE, Division
-from rsna_e2e.loader import StudyLoader, study_loader
-from rsna_e2e.loader.pixels import work_ahead
+from rsna_e2e.loader import image_loader
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.division import WHOLE, Division
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.loader.read_ahead import work_ahead
 from rsna_e2e.store import Compression, Store, StoreError
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
 
 CPU = torch.device("cpu")
 BACKENDS = (pytest.param("dali", marks=pytest.mark.needs_dali), "torch")
@@ -31,16 +32,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def make_loader(
     store: Store, *overrides: str, dtype: torch.dtype = torch.float32, division: Division = WHOLE
-) -> StudyLoader:
+) -> ImageLoader:
     config = small.config(*overrides)
-    return StudyLoader(store, config, task=ICH, device=CPU, dtype=dtype, division=division)
+    return ImageLoader(store, config, task=ICH, device=CPU, dtype=dtype, division=division)
 
 
-def all_series(loader: StudyLoader, store: Store, *, epoch: int | None = 1) -> Iterator[StudyBatch]:
+def all_series(loader: ImageLoader, store: Store, *, epoch: int | None = 1) -> Iterator[SeriesBatch]:
     return loader.load(loader.group(range(len(store.series)), epoch=epoch), epoch=epoch)
 
 
-def assert_same(left: StudyBatch, right: StudyBatch) -> None:
+def assert_same(left: SeriesBatch, right: SeriesBatch) -> None:
     for name in ("images", "series_lengths", "labels", "label_mask"):
         assert torch.equal(getattr(left, name), getattr(right, name)), name
     assert left.images.is_contiguous(memory_format=torch.channels_last)
@@ -265,8 +266,8 @@ def test_without_dali_torch_is_taken_and_dali_on_request_is_an_error(
     def missing() -> None:
         raise MissingCapabilityError("NVIDIA DALI is not installed")
 
-    monkeypatch.setattr(study_loader.dali_plugin, "is_installed", lambda: False)
-    monkeypatch.setattr(study_loader.dali_plugin, "load", missing)
+    monkeypatch.setattr(image_loader.dali_plugin, "is_installed", lambda: False)
+    monkeypatch.setattr(image_loader.dali_plugin, "load", missing)
     assert make_loader(store).backend == "torch"
     with pytest.raises(MissingCapabilityError, match="DALI is not installed"):
         make_loader(store, "loader.backend=dali")

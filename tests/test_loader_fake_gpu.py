@@ -10,17 +10,18 @@ import small
 import torch
 from fake_cuda import N_GPUS, FakeCuda, Stream
 
-from rsna_e2e import dali_plugin
-from rsna_e2e.batch import StudyBatch
-from rsna_e2e.bench.loader import bench_loader
-from rsna_e2e.bench.peers.registry import PEERS
-from rsna_e2e.bench.transform import bench_transform
 from rsna_e2e.config import save_config
 from rsna_e2e.core.device import choose_compute
-from rsna_e2e.division import WHOLE, Division
-from rsna_e2e.loader import StudyLoader, pixels
+from rsna_e2e.loader import read_ahead
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.division import WHOLE, Division
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.loader.kernels import dali_plugin
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tools.bench.loader import bench_loader
+from rsna_e2e.tools.bench.peers.registry import PEERS
+from rsna_e2e.tools.bench.transform import bench_transform
 
 WAYS = {
     "dali": ("loader.backend=dali",),
@@ -55,19 +56,19 @@ def load(
     device: str = "cuda:2",
     *,
     repeats: int = 3,
-    loader: StudyLoader | None = None,
+    loader: ImageLoader | None = None,
     division: Division = WHOLE,
-) -> Iterator[StudyBatch]:
+) -> Iterator[SeriesBatch]:
     loader = loader or make_loader(store, way, device, division)
     return loader.load(loader.group(range(len(store.series)), epoch=1) * repeats, epoch=1)
 
 
-def make_loader(store: Store, way: str, device: str = "cuda:2", division: Division = WHOLE) -> StudyLoader:
+def make_loader(store: Store, way: str, device: str = "cuda:2", division: Division = WHOLE) -> ImageLoader:
     settings = ("loader.slices_per_batch=4", "loader.prefetch_batches=2", *WAYS[way])
-    return StudyLoader(store, small.config(*settings), task=ICH, device=torch.device(device), division=division)
+    return ImageLoader(store, small.config(*settings), task=ICH, device=torch.device(device), division=division)
 
 
-def assert_same(batch: StudyBatch, expected: StudyBatch) -> None:
+def assert_same(batch: SeriesBatch, expected: SeriesBatch) -> None:
     assert torch.equal(batch.images[:], expected.images[:])
     assert torch.equal(batch.labels, expected.labels)
     assert batch.series_keys == expected.series_keys
@@ -99,7 +100,7 @@ def test_a_device_without_a_number_is_the_current_one(store: Store, gpu: FakeCud
 def test_a_buffer_that_a_slow_gpu_still_reads_is_not_used_again(store: Store, gpu: FakeCuda, way: str) -> None:
     loader = make_loader(store, way)
     n_batches = len(list(load(store, way, repeats=1, loader=loader)))
-    assert 3 < n_batches <= pixels._MOST_QUEUED
+    assert 3 < n_batches <= read_ahead._MOST_QUEUED
     assert len(gpu.pinned) >= n_batches
     gpu.finish()
     n_buffers = len(loader._buffers._free)
@@ -118,7 +119,7 @@ def test_buffers_are_few_however_far_a_gpu_lags_behind(store: Store, gpu: FakeCu
         ends.append(stream.n_given)
         stream.finish(ends[max(len(ends) - 1 - lag, 0)])
     gpu.finish()
-    n_queued = min(lag, pixels._MOST_QUEUED)
+    n_queued = min(lag, read_ahead._MOST_QUEUED)
     n_read_ahead, n_inside = 2 + 1, 2  # prefetch_batches and one in hand; inside DALI
     assert len(loader._buffers._free) <= n_queued + n_read_ahead + n_inside + N_LEVELS.get(way, 0)
 
@@ -127,7 +128,7 @@ def test_buffers_are_few_however_far_a_gpu_lags_behind(store: Store, gpu: FakeCu
 def test_the_stand_in_notices_a_buffer_that_is_used_too_early(
     store: Store, gpu: FakeCuda, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixels, "_is_done", lambda event: True)
+    monkeypatch.setattr(read_ahead, "_is_done", lambda event: True)
     list(load(store, way))
     with pytest.raises(AssertionError, match="written to while a GPU read it"):
         gpu.finish()

@@ -10,15 +10,15 @@ import pytest
 import small
 import torch
 
-from rsna_e2e import ops, reference
-from rsna_e2e.augment import draw_augmentation, series_generator
-from rsna_e2e.batch import StudyBatch
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.division import Division
-from rsna_e2e.loader import StudyLoader
-from rsna_e2e.loader.grey import LEVELS, read_jpeg, write_jpeg
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.division import Division
+from rsna_e2e.loader.geometry import draw_augmentation, series_generator
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.loader.kernels import numpy_twin, torch_ops
+from rsna_e2e.loader.published_images import LEVELS, read_jpeg, write_jpeg
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = range(6)
@@ -44,9 +44,9 @@ def store(golden: Any, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return small.make_store_of(tmp_path_factory.mktemp("published"), [[golden[f"hu_{case}"]] for case in CASES])
 
 
-def batches_of(store: Store, *overrides: str, number: int = 0, **options: Any) -> StudyBatch:
+def batches_of(store: Store, *overrides: str, number: int = 0, **options: Any) -> SeriesBatch:
     """The series that was written as that `number`, by itself."""
-    loader = StudyLoader(store, small.config(*overrides), task=ICH, device=CPU)
+    loader = ImageLoader(store, small.config(*overrides), task=ICH, device=CPU)
     (position,) = (
         p for p, s in enumerate(store.series) if store.index["image_id"][s.first_row] == f"ID_{number:02d}00"
     )
@@ -118,7 +118,7 @@ def test_jpeg_has_opencvs_bytes_and_levels() -> None:
 def test_the_window_of_levels_keeps_every_level() -> None:
     levels = torch.arange(256, dtype=torch.int16).reshape(1, 16, 16)
     identity = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
-    again = ops.transform_slices(levels, identity, LEVELS, size=16, dtype=torch.uint8)
+    again = torch_ops.transform_slices(levels, identity, LEVELS, size=16, dtype=torch.uint8)
     assert torch.equal(again[0, 0].short(), levels[0])
 
 
@@ -266,7 +266,7 @@ def test_images_are_the_same_whole_by_chunk_and_slice_by_slice(
     assert lazy.images.shape == whole.images.shape
     assert torch.equal(torch.cat([lazy.images[i : i + 2] for i in range(0, len(whole.labels), 2)]), whole.images)
     assert whole.images.is_contiguous(memory_format=torch.channels_last)
-    loader = StudyLoader(discs, small.config(*settings), task=ICH, device=CPU)
+    loader = ImageLoader(discs, small.config(*settings), task=ICH, device=CPU)
     (mixed,) = loader.load_slices([(int(whole.rows[2]), int(whole.rows[0]))], epoch=epoch)
     assert torch.equal(mixed.images, whole.images[[2, 0]])
 
@@ -275,7 +275,7 @@ def test_images_are_the_same_whole_by_chunk_and_slice_by_slice(
 def test_images_in_half_precision_are_those_of_full_precision_rounded(discs: Store, dtype: torch.dtype) -> None:
     config = small.config("image.values=uint8")
     single, half = (
-        next(StudyLoader(discs, config, task=ICH, device=CPU, dtype=of).load([(0,)], epoch=None)).images
+        next(ImageLoader(discs, config, task=ICH, device=CPU, dtype=of).load([(0,)], epoch=None)).images
         for of in (torch.float32, dtype)
     )
     assert torch.equal(half, single.to(dtype))
@@ -296,7 +296,7 @@ def assert_is_twin(
     if epoch is not None:
         rng = series_generator(config.seed, epoch, store.series[0].series_key)
         matrix = resize @ draw_augmentation(rng, config.augment, size=48)
-    expected = reference.transform_slices_uint8(
+    expected = numpy_twin.transform_slices_uint8(
         [hu],
         matrix[None, :2].astype(np.float32),
         ICH.windows_hu,
@@ -331,13 +331,13 @@ def test_the_edges_of_a_stretched_slice_are_its_own(tmp_path: Path, epoch: int |
 def test_ranks_without_a_slice_get_an_empty_batch(discs: Store) -> None:
     config = small.config("image.values=jpeg", *PUBLISHED)
     divisions = [Division(rank=rank, n_ranks=4) for rank in range(4)]
-    loaders = [StudyLoader(discs, config, task=ICH, device=CPU, division=division) for division in divisions]
+    loaders = [ImageLoader(discs, config, task=ICH, device=CPU, division=division) for division in divisions]
     sizes = [len(next(loader.load([(0,)], epoch=1)).images) for loader in loaders]
     assert sizes == [0, 1, 1, 1]
 
 
 def test_dali_does_not_make_8_bit_images(store: Store) -> None:
-    assert StudyLoader(store, small.config("image.values=uint8"), task=ICH, device=CPU).backend == "torch"
+    assert ImageLoader(store, small.config("image.values=uint8"), task=ICH, device=CPU).backend == "torch"
     with pytest.raises(UsageError, match=r"image\.values=jpeg makes images with torch's operator"):
         batches_of(store, "image.values=jpeg", "loader.backend=dali")
     with pytest.raises(UsageError, match=r"image\.square=upper_left without a crop makes images with torch's"):

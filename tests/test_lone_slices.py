@@ -8,15 +8,15 @@ import small
 import timm
 import torch
 
-from rsna_e2e.bench.series_step import SeriesStep
-from rsna_e2e.bench.train import bench_train
 from rsna_e2e.config import RunConfig, save_config
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.division import Division
-from rsna_e2e.lr_finder import find_learning_rate
-from rsna_e2e.norms import refuses_one
+from rsna_e2e.loader.division import Division
+from rsna_e2e.model.norms import refuses_one
 from rsna_e2e.store import Store
-from rsna_e2e.train import train
+from rsna_e2e.tools.bench.train import bench_train
+from rsna_e2e.training.lr_range import find_learning_rate
+from rsna_e2e.training.series_step import SeriesStep
+from rsna_e2e.training.train import train
 
 PHASE = "slice_phase={epochs: 1, slices_per_batch: 5, optimizer: {learning_rate: 0.01}}"
 SLICES = ("model.head=none", "model.slice_loss_weight=1.0", "epochs=0", PHASE)

@@ -13,13 +13,13 @@ import small
 import torch
 from torch import nn
 
-from rsna_e2e import lr_finder
 from rsna_e2e.cli import main
 from rsna_e2e.config import OptimizerConfig
-from rsna_e2e.lr_finder import find_learning_rate, put_back, sweep_learning_rates
-from rsna_e2e.optimizer import make_optimizer, set_learning_rates
-from rsna_e2e.steps import Stepper
 from rsna_e2e.store import Store
+from rsna_e2e.training import lr_range
+from rsna_e2e.training.lr_range import find_learning_rate, put_back, sweep_learning_rates
+from rsna_e2e.training.optimizer import make_optimizer, set_learning_rates
+from rsna_e2e.training.step import Stepper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -183,7 +183,7 @@ def steppers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[Any]]]:
             self.seen.append((sum(len(batch.series_keys) for batch in batches), batches[0].images.shape[-1]))
             return super().__call__(step, batches, **named)
 
-    monkeypatch.setattr(lr_finder, "Stepper", Watched)
+    monkeypatch.setattr(lr_range, "Stepper", Watched)
     return made
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rsna_e2e.core.errors import DivergedError, UsageError
-from rsna_e2e.lr_sweep import LrSweep, run_sweep, smooth, write_csv
-from rsna_e2e.report.learning_rate import write_lr_figure
+from rsna_e2e.evaluation.report.learning_rate import write_lr_figure
+from rsna_e2e.training.lr_sweep import LrSweep, run_sweep, smooth, write_csv
 
 RANGE = {"lowest": 1e-7, "highest": 1.0}
 STEEPEST, RISE = 1e-3, 0.05  # of the made-up loss

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from rsna_e2e import meter as meter_module
-from rsna_e2e.batch import StudyBatch
 from rsna_e2e.core.records import no_progress
-from rsna_e2e.division import WHOLE
-from rsna_e2e.meter import Meter
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.division import WHOLE
+from rsna_e2e.training import meter as meter_module
+from rsna_e2e.training.meter import Meter
 
 
 class Clock:
@@ -32,11 +32,11 @@ class Recorder:
         self.lines.append({"kind": kind, "step": step, **values})
 
 
-def batches(clock: Clock, waits_s: list[float]) -> Iterator[StudyBatch]:
+def batches(clock: Clock, waits_s: list[float]) -> Iterator[SeriesBatch]:
     labels = torch.zeros(4, 6)
     for wait_s in waits_s:
         clock.now_s += wait_s
-        yield StudyBatch(
+        yield SeriesBatch(
             images=torch.zeros(4, 3, 2, 2),
             chunks=WHOLE.chunks([4]),
             series_lengths=torch.tensor([4]),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as judge
 
-from rsna_e2e import metrics
 from rsna_e2e.core.records import Float64Array
+from rsna_e2e.tasks import metrics
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}  # float64, sums in another order
 

@@ -11,14 +11,14 @@ import small
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.labels import write_labels
-from rsna_e2e.missing import list_missing
-from rsna_e2e.predict import predict
-from rsna_e2e.prepare import prepare
-from rsna_e2e.pseudonyms import Pseudonyms
+from rsna_e2e.inference.missing import list_missing
+from rsna_e2e.inference.predict import predict
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
-from rsna_e2e.train import train
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.store.pseudonyms import Pseudonyms
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.train import train
 
 TEST, TRAIN = "stage_2_test_images", "stage_2_train_images"
 

@@ -8,8 +8,8 @@ import torch
 from timm.layers import BatchNormAct2d, EvoNorm2dB0, EvoNorm2dS0, GroupNorm, LayerNorm2d
 from torch import nn
 
-from rsna_e2e.distributed import Ranks
-from rsna_e2e.norms import buffers_kept, freeze_norms, mixes_slices, moving_buffers, running_norms
+from rsna_e2e.model.norms import buffers_kept, freeze_norms, mixes_slices, moving_buffers, running_norms
+from rsna_e2e.training.distributed import Ranks
 
 MIXING = (nn.BatchNorm2d, BatchNormAct2d, EvoNorm2dB0)
 BY_SLICE = (LayerNorm2d, partial(GroupNorm, num_groups=2), partial(EvoNorm2dS0, groups=2))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from rsna_e2e import ops, reference
-from rsna_e2e.reference import content_box
-from rsna_e2e.tasks import ICH
+from rsna_e2e.loader.kernels import numpy_twin, torch_ops
+from rsna_e2e.store.content_box import content_box
+from rsna_e2e.tasks.task import ICH
 
 NOISE_ATOL = 2e-4  # fp32 coordinates up to 2048 resolve 1.2e-4 px, and noise changes by up to 1 per pixel
 PHANTOM_ATOL = 2e-5  # smooth inputs forgive that; what is left is the rounding of values
@@ -43,7 +43,7 @@ def affine_matrices(n: int, *, seed: int, scale: float, centre: float, size: int
 
 
 def expect(hu: torch.Tensor, affine: torch.Tensor, **options: Any) -> torch.Tensor:
-    return torch.from_numpy(reference.transform_slices(list(hu.numpy()), affine.numpy(), WINDOWS, **options))
+    return torch.from_numpy(numpy_twin.transform_slices(list(hu.numpy()), affine.numpy(), WINDOWS, **options))
 
 
 def assert_near(result: torch.Tensor, expected: torch.Tensor, atol: float) -> None:
@@ -56,11 +56,11 @@ def assert_near(result: torch.Tensor, expected: torch.Tensor, atol: float) -> No
 def test_values_worked_out_by_hand() -> None:
     hu = torch.tensor([[[0, 40], [80, 20]]], dtype=torch.int16)  # windowed by (40, 80): 0, 0.5, 1, 0.25
     half_a_pixel_right = torch.tensor([[[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]])
-    zero = ops.transform_slices(hu, half_a_pixel_right, [(40.0, 80.0)], size=2)
+    zero = torch_ops.transform_slices(hu, half_a_pixel_right, [(40.0, 80.0)], size=2)
     assert zero.tolist() == [[[[0.25, 0.25], [0.625, 0.125]]]]
-    replicate = ops.transform_slices(hu, half_a_pixel_right, [(40.0, 80.0)], size=2, border="replicate")
+    replicate = torch_ops.transform_slices(hu, half_a_pixel_right, [(40.0, 80.0)], size=2, border="replicate")
     assert replicate.tolist() == [[[[0.25, 0.5], [0.625, 0.25]]]]
-    normalised = ops.transform_slices(hu, IDENTITY, [(40.0, 80.0)], size=2, mean=[0.5], std=[0.25])
+    normalised = torch_ops.transform_slices(hu, IDENTITY, [(40.0, 80.0)], size=2, mean=[0.5], std=[0.25])
     assert normalised.tolist() == [[[[-2.0, 0.0], [2.0, -1.0]]]]
 
 
@@ -68,11 +68,11 @@ def test_source_box_hides_what_is_outside_and_replicates_its_own_edge() -> None:
     hu = torch.full((1, 4, 4), 80, dtype=torch.int16)
     box = torch.tensor([[2, 1, 3]], dtype=torch.int32)  # columns 2, 3 and one beyond the slice; rows 1, 2, 3
     options: dict[str, Any] = {"size": 5, "source_box": box}
-    zero = ops.transform_slices(hu, IDENTITY, [(40.0, 80.0)], **options)[0, 0]
+    zero = torch_ops.transform_slices(hu, IDENTITY, [(40.0, 80.0)], **options)[0, 0]
     expected = torch.zeros(5, 5)
     expected[1:4, 2:4] = 1
     assert torch.equal(zero, expected)
-    replicate = ops.transform_slices(hu, IDENTITY, [(40.0, 80.0)], border="replicate", **options)[0, 0]
+    replicate = torch_ops.transform_slices(hu, IDENTITY, [(40.0, 80.0)], border="replicate", **options)[0, 0]
     expected = torch.ones(5, 5)
     expected[:, 4] = 0
     assert torch.equal(replicate, expected)
@@ -93,7 +93,7 @@ def test_noise_equals_float64(border: str, boxes: Boxes | None, supersample: int
     affine = affine_matrices(3, seed=1, scale=1.5, centre=50, size=90)
     tensor = None if boxes is None else torch.tensor(boxes, dtype=torch.int32)
     options: dict[str, Any] = {"size": 90, "border": border, "supersample": supersample}
-    result = ops.transform_slices(hu, affine, WINDOWS, source_box=tensor, **options)
+    result = torch_ops.transform_slices(hu, affine, WINDOWS, source_box=tensor, **options)
     assert_near(result, expect(hu, affine, source_box=boxes, **options), NOISE_ATOL)
 
 
@@ -108,7 +108,7 @@ def test_a_single_row_or_column_equals_float64(border: str, supersample: int, he
     for boxes in (None, [(0, 0, 60), (-5, -5, 6), (0, 0, 1), (-1, 0, 2)]):
         tensor = None if boxes is None else torch.tensor(boxes, dtype=torch.int32)
         options: dict[str, Any] = {"size": 40, "border": border, "supersample": supersample}
-        result = ops.transform_slices(hu, affine, WINDOWS, source_box=tensor, **options)
+        result = torch_ops.transform_slices(hu, affine, WINDOWS, source_box=tensor, **options)
         expected = expect(hu, affine, source_box=boxes, **options)
         assert expected.max() > 0
         assert_near(result, expected, NOISE_ATOL)
@@ -124,7 +124,7 @@ def test_noise_of_768_px_equals_float64_with_coordinates_to_2048(n: int, size: i
         affine = affine_matrices(1, seed=seed, scale=1200 / size, centre=500, size=size)
         corners = affine[0].double() @ torch.tensor([[0.0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]]).double()
         affine *= min(1.0, 2048 / corners.abs().max().item())
-        result = ops.transform_slices(hu, affine, WINDOWS, size=size, border=border)
+        result = torch_ops.transform_slices(hu, affine, WINDOWS, size=size, border=border)
         assert_near(result, expect(hu, affine, size=size, border=border), NOISE_ATOL)
 
 
@@ -140,7 +140,7 @@ def test_phantoms_equal_float64() -> None:
     affine = affine_matrices(3, seed=4, scale=1.0, centre=256, size=240)
     options: dict[str, Any] = {"size": 240, "border": "replicate"}
     assert_near(
-        ops.transform_slices(hu_NHW, affine, WINDOWS, **options), expect(hu_NHW, affine, **options), PHANTOM_ATOL
+        torch_ops.transform_slices(hu_NHW, affine, WINDOWS, **options), expect(hu_NHW, affine, **options), PHANTOM_ATOL
     )
 
 
@@ -161,7 +161,7 @@ def test_published_images(case: int, crop: bool) -> None:
     affine = torch.tensor(
         [[[scale_x, 0, x0 + 0.5 * scale_x - 0.5], [0, scale_y, y0 + 0.5 * scale_y - 0.5]]], dtype=torch.float32
     )
-    result = ops.transform_slices(
+    result = torch_ops.transform_slices(
         torch.from_numpy(hu)[None], affine, WINDOWS, size=480, border="replicate", source_box=source_box
     )
     sampled = result[0][:, kept][:, :, kept].permute(1, 2, 0)
@@ -189,8 +189,8 @@ def test_every_instruction_set_gives_the_same_bits(dtype: torch.dtype, channels_
     options: dict[str, Any] = {"size": 61, "dtype": dtype, "channels_last": channels_last, "border": "replicate"}
     arguments = packed_arguments()
     usual = torch.ops.rsna_e2e.transform_slices(*arguments, **options)
-    assert ops.cpu_instruction_sets()[-1] == "baseline"
-    for name in ops.cpu_instruction_sets():
+    assert torch_ops.cpu_instruction_sets()[-1] == "baseline"
+    for name in torch_ops.cpu_instruction_sets():
         other = torch.ops.rsna_e2e.transform_slices(*arguments, instruction_set=name, **options)
         assert torch.equal(usual, other), name
 
@@ -202,7 +202,7 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
     try:
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            results.append(ops.transform_slices(hu, affine, WINDOWS, **options))
+            results.append(torch_ops.transform_slices(hu, affine, WINDOWS, **options))
     finally:
         torch.set_num_threads(n_threads)
     assert torch.equal(results[0], results[1])
@@ -211,11 +211,11 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 
 def test_calls_from_several_python_threads_do_not_disturb_each_other() -> None:
     hu, affine, options = sample_arguments(8)
-    expected = ops.transform_slices(hu, affine, WINDOWS, **options)
+    expected = torch_ops.transform_slices(hu, affine, WINDOWS, **options)
     results: list[torch.Tensor] = []
 
     def work() -> None:
-        results.extend(ops.transform_slices(hu, affine, WINDOWS, **options) for _ in range(5))
+        results.extend(torch_ops.transform_slices(hu, affine, WINDOWS, **options) for _ in range(5))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -231,8 +231,8 @@ def test_calls_from_several_python_threads_do_not_disturb_each_other() -> None:
 def test_half_types_are_float32_rounded_to_nearest(dtype: torch.dtype, std: float) -> None:
     hu, affine, options = sample_arguments()
     options.update(mean=[0.25] * 3, std=[std] * 3)
-    rounded = ops.transform_slices(hu, affine, WINDOWS, **options).to(dtype)
-    assert torch.equal(ops.transform_slices(hu, affine, WINDOWS, dtype=dtype, **options), rounded)
+    rounded = torch_ops.transform_slices(hu, affine, WINDOWS, **options).to(dtype)
+    assert torch.equal(torch_ops.transform_slices(hu, affine, WINDOWS, dtype=dtype, **options), rounded)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -240,8 +240,8 @@ def test_half_types_are_float32_rounded_to_nearest(dtype: torch.dtype, std: floa
 def test_channels_last_holds_the_same_values(dtype: torch.dtype, n_channels: int) -> None:
     hu, affine, _ = sample_arguments()
     windows = [(40.0 + 5 * c, 80.0 + c) for c in range(n_channels)]
-    plain = ops.transform_slices(hu, affine, windows, size=61, dtype=dtype)
-    last = ops.transform_slices(hu, affine, windows, size=61, dtype=dtype, channels_last=True)
+    plain = torch_ops.transform_slices(hu, affine, windows, size=61, dtype=dtype)
+    last = torch_ops.transform_slices(hu, affine, windows, size=61, dtype=dtype, channels_last=True)
     assert last.is_contiguous(memory_format=torch.channels_last)
     assert plain.shape == (4, n_channels, 61, 61)
     assert torch.equal(plain, last)
@@ -250,7 +250,7 @@ def test_channels_last_holds_the_same_values(dtype: torch.dtype, n_channels: int
 def test_slices_of_different_sizes_in_one_call() -> None:
     slices = [noise(2, 2), noise(70, 33), noise(5, 300)]
     affine = affine_matrices(3, seed=5, scale=1.0, centre=20, size=40)
-    packed = ops.transform_slices_packed(
+    packed = torch_ops.transform_slices_packed(
         torch.cat([hu.reshape(-1) for hu in slices]),
         torch.tensor([0, 4, 4 + 70 * 33]),
         torch.tensor([2, 70, 5], dtype=torch.int32),
@@ -260,17 +260,17 @@ def test_slices_of_different_sizes_in_one_call() -> None:
         size=40,
     )
     for n, hu in enumerate(slices):
-        alone = ops.transform_slices(hu[None], affine[n : n + 1], WINDOWS, size=40)
+        alone = torch_ops.transform_slices(hu[None], affine[n : n + 1], WINDOWS, size=40)
         assert torch.equal(packed[n], alone[0])
         assert_near(alone, expect(hu[None], affine[n : n + 1], size=40), NOISE_ATOL)
 
 
 def test_output_wider_than_a_block_equals_its_parts() -> None:
     hu = noise(1, 64, 64)
-    wide = ops.transform_slices(hu, IDENTITY * 0.1, WINDOWS, size=600)
+    wide = torch_ops.transform_slices(hu, IDENTITY * 0.1, WINDOWS, size=600)
     shifted = IDENTITY * 0.1
     shifted[0, 0, 2] = 0.1 * 590
-    part = ops.transform_slices(hu, shifted, WINDOWS, size=10)
+    part = torch_ops.transform_slices(hu, shifted, WINDOWS, size=10)
     assert_near(wide[..., :10, 590:], part.double(), NOISE_ATOL)
 
 
@@ -278,14 +278,14 @@ def test_input_need_not_be_contiguous() -> None:
     hu, affine, options = sample_arguments()
     strided = torch.empty(4, 133, 120, dtype=torch.int16).transpose(1, 2).copy_(hu)
     assert not strided.is_contiguous()
-    expected = ops.transform_slices(hu, affine, WINDOWS, **options)
-    assert torch.equal(ops.transform_slices(strided, affine, WINDOWS, **options), expected)
+    expected = torch_ops.transform_slices(hu, affine, WINDOWS, **options)
+    assert torch.equal(torch_ops.transform_slices(strided, affine, WINDOWS, **options), expected)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_empty_batch(channels_last: bool) -> None:
     hu = torch.empty(0, 64, 64, dtype=torch.int16)
-    images = ops.transform_slices(hu, torch.empty(0, 2, 3), WINDOWS, size=32, channels_last=channels_last)
+    images = torch_ops.transform_slices(hu, torch.empty(0, 2, 3), WINDOWS, size=32, channels_last=channels_last)
     assert images.shape == (0, 3, 32, 32)
 
 
@@ -302,7 +302,7 @@ def test_compiles_without_a_graph_break() -> None:
     hu, affine, options = sample_arguments()
 
     def double(hu: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
-        return 2 * ops.transform_slices(hu, affine, WINDOWS, **options)
+        return 2 * torch_ops.transform_slices(hu, affine, WINDOWS, **options)
 
     compiled = torch.compile(double, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(hu, affine), double(hu, affine))

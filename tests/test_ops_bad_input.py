@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from rsna_e2e import ops
 from rsna_e2e.core.errors import MissingCapabilityError
+from rsna_e2e.loader.kernels import torch_ops
 
 IDENTITY = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 
@@ -51,14 +51,16 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
 def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
     arguments = {"hu": HU, "affine": AFFINE, "windows": [(40.0, 80.0)], "size": 4, **changes}
     with pytest.raises(ValueError, match=message):
-        ops.transform_slices(**arguments)
+        torch_ops.transform_slices(**arguments)
 
 
 @pytest.mark.parametrize("offset", [-1, 73, 2**62])
 def test_slices_outside_the_values_are_refused(offset: int) -> None:
     extents = torch.tensor([8], dtype=torch.int32), torch.tensor([9], dtype=torch.int32)
     with pytest.raises(ValueError, match="slice 0: its offset and size lie outside the values"):
-        ops.transform_slices_packed(HU.reshape(-1), torch.tensor([offset]), *extents, IDENTITY, [(40.0, 80.0)], size=4)
+        torch_ops.transform_slices_packed(
+            HU.reshape(-1), torch.tensor([offset]), *extents, IDENTITY, [(40.0, 80.0)], size=4
+        )
 
 
 def test_unknown_instruction_set_is_refused() -> None:
@@ -71,8 +73,8 @@ def test_unknown_instruction_set_is_refused() -> None:
 
 
 def test_a_missing_extension_says_how_to_build_it(tmp_path: Path) -> None:
-    copy = tmp_path / "ops.py"
-    copy.write_text(Path(ops.__file__).read_text())
+    copy = tmp_path / "torch_ops.py"
+    copy.write_text(Path(torch_ops.__file__).read_text())
     spec = importlib.util.spec_from_file_location("ops_without_extension", copy)
     assert spec is not None
     assert spec.loader is not None

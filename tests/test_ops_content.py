@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from rsna_e2e import ops, reference
-from rsna_e2e.tasks import ICH
+from rsna_e2e.loader.kernels import torch_ops
+from rsna_e2e.store.content_box import content_box, content_threshold_hu
+from rsna_e2e.tasks.task import ICH
 
 WINDOWS = ICH.windows_hu
-THRESHOLD_HU = reference.content_threshold_hu(WINDOWS)
+THRESHOLD_HU = content_threshold_hu(WINDOWS)
 HEIGHT, WIDTH = 37, 70
 Box = tuple[int, int, int, int]
 
@@ -40,14 +41,14 @@ BOXES: dict[str, Box] = {
 def test_boxes_known_beforehand(levels: tuple[int, int]) -> None:
     inside_hu, outside_hu = levels
     hu = torch.stack([slice_with(box, inside_hu=inside_hu, outside_hu=outside_hu) for box in BOXES.values()])
-    boxes = ops.content_box(hu, WINDOWS)
+    boxes = torch_ops.content_box(hu, WINDOWS)
     assert boxes.dtype == torch.int32
     assert [tuple(box) for box in boxes.tolist()] == list(BOXES.values())
 
 
 def test_separate_islands_share_one_box() -> None:
     hu = torch.maximum(slice_with((3, 30, 5, 31)), slice_with((60, 2, 61, 4)))
-    assert ops.content_box(hu[None], WINDOWS).tolist() == [[3, 2, 61, 31]]
+    assert torch_ops.content_box(hu[None], WINDOWS).tolist() == [[3, 2, 61, 31]]
 
 
 @pytest.mark.parametrize("windows", [WINDOWS, [(40.0, 80.0)], [(127.5, 255.0)], [(-500.0, 1400.0), (600.0, 2800.0)]])
@@ -60,14 +61,14 @@ def test_slices_of_any_sizes_equal_the_twin(windows: list[tuple[float, float]]) 
         hu[y, x] = rng.integers(-200, 60, 3)
         slices.append(hu)
     extents = np.array([hu.shape for hu in slices], dtype=np.int32)
-    boxes = ops.content_box_packed(
+    boxes = torch_ops.content_box_packed(
         torch.from_numpy(np.concatenate([hu.reshape(-1) for hu in slices])),
         torch.from_numpy(np.cumsum([0, *(hu.size for hu in slices[:-1])])),
         torch.from_numpy(extents[:, 0].copy()),
         torch.from_numpy(extents[:, 1].copy()),
         windows,
     )
-    assert boxes.tolist() == [list(reference.content_box(hu, windows) or (0, 0, 0, 0)) for hu in slices]
+    assert boxes.tolist() == [list(content_box(hu, windows) or (0, 0, 0, 0)) for hu in slices]
 
 
 @pytest.mark.parametrize(
@@ -76,18 +77,18 @@ def test_slices_of_any_sizes_equal_the_twin(windows: list[tuple[float, float]]) 
 def test_windows_beyond_every_hu(window: tuple[float, float], expected: list[list[int]]) -> None:
     hu = torch.full((1, HEIGHT, WIDTH), -32768, dtype=torch.int16)
     hu[0, 3, 3] = 32767
-    assert ops.content_box(hu, [window]).tolist() == expected
+    assert torch_ops.content_box(hu, [window]).tolist() == expected
 
 
 def test_empty_batch() -> None:
-    boxes = ops.content_box(torch.empty(0, 8, 8, dtype=torch.int16), WINDOWS)
+    boxes = torch_ops.content_box(torch.empty(0, 8, 8, dtype=torch.int16), WINDOWS)
     assert boxes.shape == (0, 4)
     assert boxes.dtype == torch.int32
 
 
 def test_input_need_not_be_contiguous() -> None:
     hu = slice_with(BOXES["middle"])
-    assert ops.content_box(hu.t().contiguous().t()[None], WINDOWS).tolist() == [list(BOXES["middle"])]
+    assert torch_ops.content_box(hu.t().contiguous().t()[None], WINDOWS).tolist() == [list(BOXES["middle"])]
 
 
 def test_opcheck() -> None:
@@ -112,10 +113,10 @@ BAD_ARGUMENTS: dict[str, tuple[tuple[torch.Tensor, Any], str]] = {
 @pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
 def test_bad_arguments_are_named(arguments: tuple[torch.Tensor, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ops.content_box(*arguments)
+        torch_ops.content_box(*arguments)
 
 
 def test_slices_outside_the_values_are_refused() -> None:
     extents = (torch.tensor([extent], dtype=torch.int32) for extent in (8, 9))
     with pytest.raises(ValueError, match="slice 0: its offset and size lie outside the values"):
-        ops.content_box_packed(HU.reshape(-1), torch.tensor([73]), *extents, WINDOWS)
+        torch_ops.content_box_packed(HU.reshape(-1), torch.tensor([73]), *extents, WINDOWS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rsna_e2e import ops
+from rsna_e2e.loader.kernels import torch_ops
 
 
 def run(n_cases: int, beyond: int) -> subprocess.CompletedProcess[str]:
@@ -19,7 +19,7 @@ def run(n_cases: int, beyond: int) -> subprocess.CompletedProcess[str]:
 def test_nothing_is_read_beside_the_input(n_cases: int) -> None:
     done = run(n_cases, 0)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == f"{n_cases} cases, {' '.join(ops.cpu_instruction_sets())}\n"
+    assert done.stdout == f"{n_cases} cases, {' '.join(torch_ops.cpu_instruction_sets())}\n"
 
 
 def test_one_value_too_far_is_found() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from rsna_e2e import ops
-from rsna_e2e.tasks import ICH
+from rsna_e2e.loader.kernels import torch_ops
+from rsna_e2e.tasks.task import ICH
 
 WINDOWS = ICH.windows_hu
 MIB = 2**20
@@ -28,14 +28,14 @@ def arguments(n: int, *, side: int = 40, seed: int = 0) -> tuple[torch.Tensor, t
 
 def transform(n: int = 4, *, size: int = 112, seed: int = 0, **options: Any) -> torch.Tensor:
     """Images of noise; of 112 px they take 0.6 MB."""
-    return ops.transform_slices(*arguments(n, seed=seed), WINDOWS, size=size, **options)
+    return torch_ops.transform_slices(*arguments(n, seed=seed), WINDOWS, size=size, **options)
 
 
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> Iterator[None]:
-    ops.release_idle_memory()
+    torch_ops.release_idle_memory()
     yield
-    ops.release_idle_memory()
+    torch_ops.release_idle_memory()
 
 
 # Memory that is used again
@@ -45,7 +45,7 @@ def test_memory_of_a_result_that_is_gone_is_used_again() -> None:
     images = transform()
     address = images.data_ptr()
     del images
-    assert ops.idle_memory_bytes() >= 4 * 3 * 112 * 112 * 4
+    assert torch_ops.idle_memory_bytes() >= 4 * 3 * 112 * 112 * 4
     assert transform().data_ptr() == address
 
 
@@ -101,19 +101,19 @@ def test_values_do_not_depend_on_what_was_in_the_memory(dtype: torch.dtype, chan
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_strides_are_those_that_torch_gives(channels_last: bool, n: int, n_channels: int) -> None:
-    images = ops.transform_slices(*arguments(n), WINDOWS[:n_channels], size=300, channels_last=channels_last)
+    images = torch_ops.transform_slices(*arguments(n), WINDOWS[:n_channels], size=300, channels_last=channels_last)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     assert images.stride() == torch.empty(images.shape, memory_format=memory_format).stride()
 
 
 def test_what_is_kept_is_bounded_and_goes_back_on_demand() -> None:
     results = [transform(96, size=600, dtype=torch.float32) for _ in range(3)]  # 396 MiB each
-    assert ops.idle_memory_bytes() == 0
+    assert torch_ops.idle_memory_bytes() == 0
     results.clear()
-    assert ops.idle_memory_bytes() == MOST_IDLE
+    assert torch_ops.idle_memory_bytes() == MOST_IDLE
     before = resident_bytes()
-    assert ops.release_idle_memory() == MOST_IDLE
-    assert ops.idle_memory_bytes() == 0
+    assert torch_ops.release_idle_memory() == MOST_IDLE
+    assert torch_ops.idle_memory_bytes() == 0
     assert before - resident_bytes() > 0.9 * MOST_IDLE
 
 
@@ -138,7 +138,7 @@ assert max(resident) < 1.6 * most, (max(resident), most)
 
 THREADS = """
 import threading, torch
-from rsna_e2e import ops
+from rsna_e2e.loader.kernels import torch_ops
 from test_ops_memory import packed, transform
 torch.set_num_threads(1)
 options = [{"size": size, "dtype": torch.uint8} for size in (120, 150, 190)]  # little work between two visits
@@ -167,7 +167,7 @@ assert 0 < ops.idle_memory_bytes() <= 1.5 * 4 * 5 * 4 * 3 * 190 * 190
 
 FORKS = """
 import os, threading, time, torch
-from rsna_e2e import ops
+from rsna_e2e.loader.kernels import torch_ops
 from test_ops_memory import transform
 torch.set_num_threads(1)
 expected, is_over = transform().clone(), False
@@ -207,7 +207,7 @@ finally:
 NO_MEMORY = """
 import resource
 import pytest
-from rsna_e2e import ops
+from rsna_e2e.loader.kernels import torch_ops
 from test_ops_memory import transform
 transform()
 mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -295,7 +295,7 @@ def test_out_over_the_values_is_refused() -> None:
     values = memory[: 2 * 4 * 40 * 40].view(torch.int16).view(4, 40, 40)
     out = memory[-3 * 16 * 16 * 4 :].view(4, 3, 16, 16)
     with pytest.raises(ValueError, match="out must not share memory with the values"):
-        ops.transform_slices(values, arguments(4)[1], WINDOWS, size=16, dtype=torch.uint8, out=out)
+        torch_ops.transform_slices(values, arguments(4)[1], WINDOWS, size=16, dtype=torch.uint8, out=out)
 
 
 def test_a_gradient_that_needs_the_old_values_is_not_made_of_new_ones() -> None:
@@ -331,7 +331,7 @@ def test_compiles_without_a_graph_break() -> None:
     out = _images()
 
     def double(hu: torch.Tensor, affine: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return 2 * ops.transform_slices(hu, affine, WINDOWS, size=112, out=out)
+        return 2 * torch_ops.transform_slices(hu, affine, WINDOWS, size=112, out=out)
 
     compiled = torch.compile(double, fullgraph=True, backend="aot_eager")
     expected = transform()

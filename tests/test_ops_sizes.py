@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from rsna_e2e import ops
-from rsna_e2e.tasks import ICH
+from rsna_e2e.loader.kernels import torch_ops
+from rsna_e2e.tasks.task import ICH
 
 STREAMED_BYTES = 2**22  # outputs from here on go past the caches
 
@@ -24,9 +24,9 @@ def test_large_outputs_equal_small_ones(dtype: torch.dtype, channels_last: bool)
     extents = (torch.full((n,), extent, dtype=torch.int32) for extent in (height, width))
     packed = (hu.reshape(-1), torch.arange(n) * height * width, *extents, affine, torch.tensor(ICH.windows_hu))
     options: dict[str, Any] = {"size": size, "dtype": dtype, "channels_last": channels_last}
-    alone = [ops.transform_slices(hu[k : k + 1], affine[k : k + 1], ICH.windows_hu, **options) for k in range(n)]
+    alone = [torch_ops.transform_slices(hu[k : k + 1], affine[k : k + 1], ICH.windows_hu, **options) for k in range(n)]
     assert alone[0].nbytes < STREAMED_BYTES <= n * alone[0].nbytes
-    for name in ops.cpu_instruction_sets():
+    for name in torch_ops.cpu_instruction_sets():
         together = torch.ops.rsna_e2e.transform_slices(*packed, **options, instruction_set=name)
         assert torch.equal(together, torch.cat(alone)), name
 
@@ -37,5 +37,5 @@ def test_slices_too_large_for_an_index_in_fp32() -> None:
     hu = torch.zeros(1, 1409, 32767, dtype=torch.int16)
     hu[0, y[:, None], x] = torch.arange(1, 65, dtype=torch.int16).reshape(8, 8)
     affine = torch.tensor([[[3001.0, 0, 4001], [0, 201, 1]]])
-    image = ops.transform_slices(hu, affine, [(32.0, 64.0)], size=8)
+    image = torch_ops.transform_slices(hu, affine, [(32.0, 64.0)], size=8)
     assert torch.equal(image, torch.arange(1, 65).reshape(1, 1, 8, 8) / 64)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rsna_e2e import ops, reference
-from rsna_e2e.tasks import ICH
+from rsna_e2e.loader.kernels import numpy_twin, torch_ops
+from rsna_e2e.tasks.task import ICH
 
 RESIZE_ATOL = 1  # grey level: OpenCV's resize rounds its weights to 1/2048
 TWIN_ATOL = 1  # grey level: fp32 and float64 may round to different sides,
@@ -37,7 +37,7 @@ def lowest(hu: torch.Tensor) -> torch.Tensor:
 
 
 def levels(hu: list[list[int]], **options: Any) -> Any:
-    images = ops.transform_slices(
+    images = torch_ops.transform_slices(
         torch.tensor([hu], dtype=torch.int16), IDENTITY, [(40.0, 80.0)], size=2, dtype=torch.uint8, **options
     )
     return images[0, 0].tolist()
@@ -54,7 +54,7 @@ def test_values_worked_out_by_hand() -> None:
 def test_levels_are_truncated_before_they_are_interpolated_and_then_rounded() -> None:
     half_a_pixel_right = torch.tensor([[[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]])
     hu = torch.tensor([[[1, 2], [2, 80]]], dtype=torch.int16)  # levels 3.19 and 6.38, or 6.38 and 255
-    images = ops.transform_slices(hu, half_a_pixel_right, [(40.0, 80.0)], size=2, dtype=torch.uint8)
+    images = torch_ops.transform_slices(hu, half_a_pixel_right, [(40.0, 80.0)], size=2, dtype=torch.uint8)
     assert images[0, 0].tolist() == [[5, 3], [131, 128]]  # of 4.5, 3 (half is outside: level 0), 130.5 and 127.5
 
 
@@ -62,7 +62,7 @@ def test_levels_are_truncated_before_they_are_interpolated_and_then_rounded() ->
 def test_every_published_level_before_the_resize(case: int) -> None:
     with np.load(GOLDEN) as golden:
         hu, published = torch.from_numpy(golden[f"hu_{case}"]), torch.from_numpy(golden[f"windowed_{case}"])
-    images = ops.transform_slices(
+    images = torch_ops.transform_slices(
         hu[None], IDENTITY, WINDOWS, size=max(hu.shape), dtype=torch.uint8, lowest_hu=lowest(hu[None])
     )
     height, width = hu.shape
@@ -77,7 +77,7 @@ def test_published_images(case: int, crop: bool) -> None:
         published = golden[f"resized480_{case}" if crop else f"resized480_nocrop_{case}"]
     height, width = hu.shape
     x0, y0, x_extent, y_extent, source_box = 0, 0, width, height, None
-    content = ops.content_box(hu[None], WINDOWS)[0].tolist()
+    content = torch_ops.content_box(hu[None], WINDOWS)[0].tolist()
     if crop and any(content):  # the reference keeps a slice of air as it is
         x0, y0 = content[:2]
         x_extent = y_extent = max(content[2] - x0, content[3] - y0)
@@ -85,7 +85,7 @@ def test_published_images(case: int, crop: bool) -> None:
     scale_x, scale_y = x_extent / 480, y_extent / 480  # OpenCV's resize: (x + 1/2) scale - 1/2
     affine = torch.tensor([[[scale_x, 0, x0 + 0.5 * scale_x - 0.5], [0, scale_y, y0 + 0.5 * scale_y - 0.5]]])
     options: dict[str, Any] = {"border": "replicate", "source_box": source_box, "lowest_hu": lowest(hu[None])}
-    images = ops.transform_slices(hu[None], affine, WINDOWS, size=480, dtype=torch.uint8, **options)
+    images = torch_ops.transform_slices(hu[None], affine, WINDOWS, size=480, dtype=torch.uint8, **options)
     sampled = images[0].permute(1, 2, 0).numpy()[np.ix_(kept, kept)]
     np.testing.assert_allclose(sampled.astype(int), published.astype(int), rtol=0, atol=RESIZE_ATOL)
 
@@ -96,7 +96,7 @@ def test_published_images(case: int, crop: bool) -> None:
 def test_equals_the_twin(border: str, supersample: int, subtract_lowest: bool) -> None:
     hu, affine, boxes = noise(2, 90, 80), rotations(2), [(5, 8, 60), (30, 30, 80)]
     options: dict[str, Any] = {"size": 70, "border": border, "supersample": supersample}
-    images = ops.transform_slices(
+    images = torch_ops.transform_slices(
         hu,
         affine,
         WINDOWS,
@@ -105,7 +105,7 @@ def test_equals_the_twin(border: str, supersample: int, subtract_lowest: bool) -
         lowest_hu=lowest(hu) if subtract_lowest else None,
         **options,
     )
-    expected = reference.transform_slices_uint8(
+    expected = numpy_twin.transform_slices_uint8(
         list(hu.numpy()), affine.numpy(), WINDOWS, source_box=boxes, subtract_lowest=subtract_lowest, **options
     )
     difference = np.abs(images.numpy().astype(int) - expected)
@@ -119,8 +119,8 @@ def test_every_instruction_set_gives_the_same_bits(channels_last: bool) -> None:
     extents = (torch.full((2,), extent, dtype=torch.int32) for extent in (90, 80))
     packed = (hu.reshape(-1), torch.tensor([0, 7200]), *extents, rotations(2), torch.tensor(WINDOWS))
     options: dict[str, Any] = {"size": 300, "dtype": torch.uint8, "lowest_hu": lowest(hu)}
-    usual = ops.transform_slices(hu, rotations(2), WINDOWS, **options)
-    for name in ops.cpu_instruction_sets():
+    usual = torch_ops.transform_slices(hu, rotations(2), WINDOWS, **options)
+    for name in torch_ops.cpu_instruction_sets():
         other = torch.ops.rsna_e2e.transform_slices(
             *packed, **options, channels_last=channels_last, instruction_set=name
         )
@@ -153,4 +153,4 @@ def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
     hu = noise(2, 8, 9)
     options = {"size": 4, "dtype": torch.uint8, "lowest_hu": lowest(hu), **changes}
     with pytest.raises(ValueError, match=f"transform_slices: {message}"):
-        ops.transform_slices(hu, rotations(2), [(40.0, 80.0)], **options)
+        torch_ops.transform_slices(hu, rotations(2), [(40.0, 80.0)], **options)

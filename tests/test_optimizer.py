@@ -15,8 +15,8 @@ from torch.optim import lr_scheduler
 
 from rsna_e2e.config import OptimizerConfig, load_config
 from rsna_e2e.core.errors import MissingCapabilityError, UsageError
-from rsna_e2e.model import JointModel
-from rsna_e2e.optimizer import make_optimizer, make_schedule, set_learning_rates
+from rsna_e2e.model.network import JointModel
+from rsna_e2e.training.optimizer import make_optimizer, make_schedule, set_learning_rates
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SCHEDULE = {"rel": 1e-9, "abs": 1e-12}  # float64 by recursion (torch) or in closed form (ours)

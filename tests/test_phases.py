@@ -11,18 +11,18 @@ import small
 import torch
 from training_runs import last_step
 
-from rsna_e2e.checkpoint import find_checkpoint
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import PreemptedError, UsageError
-from rsna_e2e.distributed import Ranks
-from rsna_e2e.division import Division
-from rsna_e2e.loader import StudyLoader
-from rsna_e2e.model import JointModel
-from rsna_e2e.optimizer import make_schedule
-from rsna_e2e.phases import Phase, divide, foretell_sharing, plan_phases
+from rsna_e2e.loader.division import Division
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
-from rsna_e2e.train import train
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.checkpoint import find_checkpoint
+from rsna_e2e.training.distributed import Ranks
+from rsna_e2e.training.optimizer import make_schedule
+from rsna_e2e.training.phases import Phase, divide, foretell_sharing, plan_phases
+from rsna_e2e.training.train import train
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def planned(store: Store, config: RunConfig, division: Division) -> tuple[Phase, ...]:
-    loader = StudyLoader(store, config, task=ICH, device=CPU, division=division)
+    loader = ImageLoader(store, config, task=ICH, device=CPU, division=division)
     return plan_phases(config, lambda epoch: loader, range(len(small.LENGTHS)))
 
 
@@ -46,7 +46,7 @@ def two_phases(*settings: str) -> RunConfig:
 def test_a_plan_counts_what_its_epochs_hold(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     config = two_phases("epochs=40")
     of_slices, of_series = planned(store, config, Division())
-    loader = StudyLoader(store, config, task=ICH, device=CPU, division=Division())
+    loader = ImageLoader(store, config, task=ICH, device=CPU, division=Division())
     listed = [loader.group(range(len(small.LENGTHS)), epoch=number) for number in range(4, 44)]
     n_steps = [math.ceil(len(batches) / 2) for batches in listed]
     assert len(set(n_steps)) > 1
@@ -56,12 +56,12 @@ def test_a_plan_counts_what_its_epochs_hold(store: Store, monkeypatch: pytest.Mo
     assert of_series.n_slices == 40 * sum(small.LENGTHS)
     assert [of_series.steps_before(4 + k) for k in range(40)] == [9 + sum(n_steps[:k]) for k in range(40)]
     assert [batch for step in of_series.epoch(11).steps for batch in step] == listed[7]
-    monkeypatch.setattr("rsna_e2e.phases.MOST_COUNTED", 10)
+    monkeypatch.setattr("rsna_e2e.training.phases.MOST_COUNTED", 10)
     assert planned(store, config, Division())[1].n_steps == 40 * sum(n_steps[:10]) // 10
 
 
 def test_a_plan_of_a_run_without_end_takes_no_more_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsna_e2e.phases.MOST_COUNTED", 1000)
+    monkeypatch.setattr("rsna_e2e.training.phases.MOST_COUNTED", 1000)
     config = two_phases(f"epochs={10**12}", "optimizer.schedule=cosine", "optimizer.warmup_fraction=0")
     tracemalloc.start()
     try:
@@ -78,7 +78,7 @@ def test_a_plan_of_a_run_without_end_takes_no_more_memory(store: Store, monkeypa
 def test_a_run_without_end_is_resumed_as_any_other(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsna_e2e.phases.MOST_COUNTED", 10)
+    monkeypatch.setattr("rsna_e2e.training.phases.MOST_COUNTED", 10)
     config = two_phases(f"epochs={10**12}", "optimizer.schedule=cosine", "optimizer.warmup_fraction=1e-12")
 
     def train_to(step: int, run: Path) -> None:

@@ -9,9 +9,9 @@ import small
 from test_bagging import member
 
 from rsna_e2e.cli.program import main
-from rsna_e2e.labels import read_labels
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.tasks.task import ICH
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.predictions import (
+from rsna_e2e.inference.predictions import (
     PredictionTable,
     find_predictions,
     predictions_path,
     read_predictions,
     write_predictions,
 )
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
 
 TABLE = PredictionTable(
     image_ids=["ID_b", "ID_a"],
@@ -68,7 +68,7 @@ def test_bad_values_are_neither_written_nor_read(
         write_predictions(tmp_path / "a.parquet", ICH, table)
     assert not (tmp_path / "a.parquet").exists()
     with monkeypatch.context() as patch:
-        patch.setattr("rsna_e2e.predictions._check", lambda path, task, table: None)
+        patch.setattr("rsna_e2e.inference.predictions._check", lambda path, task, table: None)
         write_predictions(tmp_path / "a.parquet", ICH, table)
     with pytest.raises(BadInputError, match=message):
         read_predictions(tmp_path / "a.parquet", ICH)

@@ -13,13 +13,13 @@ import pytest
 from rsna_e2e.core.errors import BadInputError, MissingCapabilityError, UsageError
 from rsna_e2e.core.records import Refusal
 from rsna_e2e.dicom import read_headers
-from rsna_e2e.labels import write_labels
-from rsna_e2e.prepare import Part, PrepareReport, prepare, prepare_part
-from rsna_e2e.prepare.plan import plan_series, plan_shards
-from rsna_e2e.prepare.tables import HeaderOf, Table, headers_to_table, table_to_headers, to_numpy
-from rsna_e2e.sources import open_source
+from rsna_e2e.dicom.sources.files import open_source
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import Part, PrepareReport, prepare, prepare_part
+from rsna_e2e.store.prepare.part import plan_series, plan_shards
+from rsna_e2e.store.prepare.tables import HeaderOf, Table, headers_to_table, table_to_headers, to_numpy
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
 
 HuById = dict[str, np.ndarray]
 
@@ -128,8 +128,8 @@ def test_the_same_store_for_any_number_of_workers(tmp_path: Path, monkeypatch: p
     hu = write_raw(tmp_path / "raw")
     write_train_labels(tmp_path / "raw", sorted(hu))
     # Shards of one series and jobs of two files, so that two workers share the work.
-    monkeypatch.setattr("rsna_e2e.prepare.run.SHARD_BYTES", 1)
-    monkeypatch.setattr("rsna_e2e.prepare.run.HEADERS_PER_JOB", 2)
+    monkeypatch.setattr("rsna_e2e.store.prepare.run.SHARD_BYTES", 1)
+    monkeypatch.setattr("rsna_e2e.store.prepare.run.HEADERS_PER_JOB", 2)
     stores = []
     for n_jobs in (1, 2):
         path = tmp_path / f"store{n_jobs}"
@@ -160,8 +160,8 @@ def contents(store: Path) -> dict[str, bytes]:
 def in_small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Raw files, prepared as one into `whole`; every series becomes a shard."""
     write_train_labels(tmp_path / "raw", sorted(write_raw(tmp_path / "raw")))
-    monkeypatch.setattr("rsna_e2e.prepare.run.SHARD_BYTES", 1)
-    monkeypatch.setattr("rsna_e2e.prepare.run.HEADERS_PER_JOB", 2)
+    monkeypatch.setattr("rsna_e2e.store.prepare.run.SHARD_BYTES", 1)
+    monkeypatch.setattr("rsna_e2e.store.prepare.run.HEADERS_PER_JOB", 2)
     prepare(tmp_path / "raw", tmp_path / "whole", task=ICH, n_jobs=1)
     return tmp_path
 

@@ -19,11 +19,11 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import RawFile
+from rsna_e2e.dicom.sources.files import RawFolder
 from rsna_e2e.dicom.syntaxes import SYNTAXES
-from rsna_e2e.prepare import Part, prepare, prepare_part
-from rsna_e2e.sources import RawFolder
 from rsna_e2e.store import Store, verify_store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import Part, prepare, prepare_part
+from rsna_e2e.tasks.task import ICH
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, raw: Path, *unreadable: str) -> Watch
     """Let `raw` be read through a new WatchedFolder from now on."""
     source = WatchedFolder(raw, raw.with_name("opened"), unreadable)
     source.log.write_text("")
-    monkeypatch.setattr("rsna_e2e.prepare.inputs.open_source", lambda path: source)
+    monkeypatch.setattr("rsna_e2e.store.prepare.inputs.open_source", lambda path: source)
     return source
 
 
@@ -75,8 +75,8 @@ def interrupted_after(word: str) -> Callable[[int, int, str], None]:
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four series of three slices, each a shard, prepared undisturbed into `whole`; headers are read four at a time."""
-    monkeypatch.setattr("rsna_e2e.prepare.run.SHARD_BYTES", 1)
-    monkeypatch.setattr("rsna_e2e.prepare.run.HEADERS_PER_JOB", 4)
+    monkeypatch.setattr("rsna_e2e.store.prepare.run.SHARD_BYTES", 1)
+    monkeypatch.setattr("rsna_e2e.store.prepare.run.HEADERS_PER_JOB", 4)
     for name in "abcd":
         phantoms.write_series(tmp_path / "raw", name=name, patient_id=f"p{name}")
     prepare(tmp_path / "raw", tmp_path / "whole", task=ICH, n_jobs=1)
@@ -124,7 +124,7 @@ def test_slices_that_are_called_otherwise_now_are_written_anew(tmp_path: Path, m
     for number in (1, 2):
         phantoms.write_series(tmp_path / "raw" / f"s{number}", name="a", patient_id=f"p{number}", n_slices=1)
     raw, store = tmp_path / "raw", tmp_path / "store"
-    monkeypatch.setattr("rsna_e2e.prepare.run.SHARD_BYTES", 1)
+    monkeypatch.setattr("rsna_e2e.store.prepare.run.SHARD_BYTES", 1)
     watch(monkeypatch, raw, "s2/ID_a_001.dcm")  # so that the other is the only one of its name
     with pytest.raises(InterruptedHereError):
         prepare(raw, store, task=ICH, n_jobs=1, progress=interrupted_after("pixels"))
@@ -137,7 +137,9 @@ def test_slices_that_are_called_otherwise_now_are_written_anew(tmp_path: Path, m
 def test_parts_of_other_decoders_are_refused(raw: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     part = prepare_part(raw, raw.with_name("store"), Part(1, 2), task=ICH, n_jobs=1).part
     if change == "another version":
-        monkeypatch.setattr("rsna_e2e.prepare.inputs.decoder_version", lambda decoder: f"{decoder.distribution} 0.0")
+        monkeypatch.setattr(
+            "rsna_e2e.store.prepare.inputs.decoder_version", lambda decoder: f"{decoder.distribution} 0.0"
+        )
     else:
         monkeypatch.delitem(SYNTAXES, RLELossless)
     with pytest.raises(BadInputError, match=r"no part of this store: .* version of the program or a decoder"):
@@ -154,7 +156,7 @@ def write_copies(raw: Path) -> None:
 
 
 def test_copies_are_compared_by_all_workers_and_once(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsna_e2e.prepare.planning.COPIES_PER_JOB", 2)
+    monkeypatch.setattr("rsna_e2e.store.prepare.store_plan.COPIES_PER_JOB", 2)
     write_copies(raw)
     source = watch(monkeypatch, raw)
     store, calls = raw.with_name("store"), []

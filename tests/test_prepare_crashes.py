@@ -13,10 +13,10 @@ import phantoms
 import pytest
 
 from rsna_e2e.core.records import RawFile
-from rsna_e2e.prepare import prepare
-from rsna_e2e.sources import RawFolder
+from rsna_e2e.dicom.sources.files import RawFolder
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.task import ICH
 
 RECOVERY_S = 5.0
 N_SLICES = 12
@@ -60,7 +60,7 @@ def test_a_file_that_ends_its_reader_costs_that_file(
     deadly = list(hu)[DEADLY]
     source = DeadlyFolder(tmp_path / "raw", tmp_path / "opened", f"{deadly}.dcm", n_harmless, number)
     with monkeypatch.context() as patch:
-        patch.setattr("rsna_e2e.prepare.inputs.open_source", lambda path: source)
+        patch.setattr("rsna_e2e.store.prepare.inputs.open_source", lambda path: source)
         report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=2)
     opened_s = [float(text) for text in source.opened.read_text().split()]
     assert len(opened_s) == n_harmless + 2  # once more, for the first may be somebody else's doing

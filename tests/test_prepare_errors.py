@@ -14,11 +14,11 @@ from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Refusal
-from rsna_e2e.labels import write_labels
-from rsna_e2e.prepare import prepare
-from rsna_e2e.prepare.inputs import Inputs, with_labels
 from rsna_e2e.store import StoreError
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.store.prepare.inputs import Inputs, with_labels
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
 
 
 def write_train_labels(raw: Path, image_id: str, name: str) -> None:
@@ -241,7 +241,7 @@ def test_a_bug_of_this_program_is_counted_and_said(
     def with_a_bug(refusals: list[Refusal], inputs: Inputs) -> list[Refusal]:
         return with_labels([*refusals, bug], inputs)
 
-    monkeypatch.setattr("rsna_e2e.prepare.run.with_labels", with_a_bug)
+    monkeypatch.setattr("rsna_e2e.store.prepare.run.with_labels", with_a_bug)
     assert main(["prepare", str(tmp_path / "raw"), str(tmp_path / "store"), "--jobs", "1"]) == 0
     said = capsys.readouterr()
     assert "refusals                internal_error 1\n" in said.out

@@ -9,10 +9,10 @@ import pytest
 import small
 
 from rsna_e2e.cli import main
-from rsna_e2e.labels import write_labels
-from rsna_e2e.prepare import prepare
 from rsna_e2e.store import Store, StoreError
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,8 @@ def test_a_patient_in_two_folds_is_refused(
     small.write_raw(tmp_path / "raw")
     with monkeypatch.context() as patch:
         patch.setattr(
-            "rsna_e2e.prepare.index.stratified_folds", lambda ids, counts, n_folds, seed: np.arange(len(ids)) % n_folds
+            "rsna_e2e.store.prepare.index.stratified_folds",
+            lambda ids, counts, n_folds, seed: np.arange(len(ids)) % n_folds,
         )
         prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_folds=2, n_jobs=1)
     with pytest.raises(StoreError, match="5 patients are in more than one fold") as caught:  # of six, one has one slice

@@ -9,12 +9,12 @@ import small
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.folds import patients_in_several_folds
-from rsna_e2e.inspection import inspect_raw
-from rsna_e2e.prepare import prepare
-from rsna_e2e.pseudonyms import Pseudonyms
+from rsna_e2e.evaluation.inspection import inspect_raw
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.folds import patients_in_several_folds
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.store.pseudonyms import Pseudonyms
+from rsna_e2e.tasks.task import ICH
 
 STUDIES = [f"1.2.4.{series}" for series in range(len(small.LENGTHS) + 1)]
 

@@ -14,9 +14,9 @@ import pytest
 
 from rsna_e2e.core.errors import OutOfResourcesError
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.prepare import pool as pools
-from rsna_e2e.prepare.pool import Begin, Lost, Pool
-from rsna_e2e.prepare.ray_pool import RayPool
+from rsna_e2e.store.prepare import pool as pools
+from rsna_e2e.store.prepare.pool import Begin, Lost, Pool
+from rsna_e2e.store.prepare.ray_pool import RayPool
 
 
 @dataclass(frozen=True)

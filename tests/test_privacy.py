@@ -28,13 +28,13 @@ from canaries import (
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import DivergedError
-from rsna_e2e.labels import write_labels
-from rsna_e2e.prepare import repair
-from rsna_e2e.prepare.tables import read_part
-from rsna_e2e.pseudonyms import load_key
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
-from rsna_e2e.train import train
+from rsna_e2e.store.prepare import repair
+from rsna_e2e.store.prepare.tables import read_part
+from rsna_e2e.store.pseudonyms import load_key
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.train import train
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def test_repair_of_a_store_without_names_leaves_none_beside_it(
         kept.append(part)
         return read_part(part)
 
-    monkeypatch.setattr(import_module("rsna_e2e.prepare.repair"), "read_part", look)
+    monkeypatch.setattr(import_module("rsna_e2e.store.prepare.repair"), "read_part", look)
     assert repair(store, outputs.raw, n_jobs=1).n_mended_slices == 1
     assert kept
     assert not any(part.parent.exists() for part in kept)

@@ -10,8 +10,8 @@ from pydicom.uid import UID
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Refusal
-from rsna_e2e.pseudonyms import IDENTIFIERS, Pseudonyms, is_open_to_others, load_key, load_or_make_key
 from rsna_e2e.store.layout import INDEX_COLUMNS
+from rsna_e2e.store.pseudonyms import IDENTIFIERS, Pseudonyms, is_open_to_others, load_key, load_or_make_key
 
 KEY = b"0123456789abcdef0123456789abcdef"
 

@@ -7,8 +7,8 @@ import pytest
 import small
 
 from rsna_e2e.cli.program import main
-from rsna_e2e.quirks import Quirk, measure_quirks
-from rsna_e2e.sampler import series_batches
+from rsna_e2e.evaluation.quirks import Quirk, measure_quirks
+from rsna_e2e.loader.sampler import series_batches
 from rsna_e2e.store import Store
 
 

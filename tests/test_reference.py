@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rsna_e2e.reference import content_box, content_threshold_hu
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.content_box import content_box, content_threshold_hu
+from rsna_e2e.tasks.task import ICH
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from pages import PageParser, assert_numbers_are_those_of, assert_self_contained
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Int16Image
-from rsna_e2e.evaluate import evaluate
-from rsna_e2e.evaluation import Evaluation
-from rsna_e2e.report import write_report
-from rsna_e2e.report.examples import choose_examples, series_name
-from rsna_e2e.report.page import around_peak
-from rsna_e2e.report.thumbnails import Thumbnails
-from rsna_e2e.tasks import ICH
+from rsna_e2e.evaluation.evaluate import evaluate
+from rsna_e2e.evaluation.report import write_report
+from rsna_e2e.evaluation.report.examples import choose_examples, series_name
+from rsna_e2e.evaluation.report.page import around_peak
+from rsna_e2e.evaluation.report.thumbnails import Thumbnails
+from rsna_e2e.evaluation.scores import Evaluation
+from rsna_e2e.tasks.task import ICH
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import small
 
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.resume import check_same_settings, compare_configs
+from rsna_e2e.training.resume import check_same_settings, compare_configs
 
 FREE = ("graph_slices=3", "loader.backend=torch", "loader.threads=7", "loader.prefetch_batches=9",
         "checkpoint.every_steps=5", "checkpoint.keep_last=9", "distributed.bucket_mib=1")  # fmt: skip

@@ -15,20 +15,20 @@ import small
 import torch
 import yaml
 
-from rsna_e2e.checkpoint import find_checkpoint, load_model
 from rsna_e2e.cli import main
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import read_json, sealed, unsealed
-from rsna_e2e.embeddings.layout import read_manifest as read_embeddings
-from rsna_e2e.model import JointModel
-from rsna_e2e.pipeline.ledger import Ledger
-from rsna_e2e.run_folder import read_config
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.synth.preview import preview
-from rsna_e2e.synth.simulate import STUDY_TRUTH
-from rsna_e2e.tasks import ICH
-from rsna_e2e.train import TrainSummary, train
+from rsna_e2e.store.embeddings.layout import read_manifest as read_embeddings
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tools.synth.preview import preview
+from rsna_e2e.tools.synth.simulate import STUDY_TRUTH
+from rsna_e2e.training.checkpoint import find_checkpoint, load_model
+from rsna_e2e.training.pipeline.ledger import Ledger
+from rsna_e2e.training.run_folder import read_config
+from rsna_e2e.training.train import TrainSummary, train
 
 Damage = Callable[[bytes, random.Random], bytes]
 

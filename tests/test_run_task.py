@@ -12,12 +12,12 @@ import small
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import read_json, sealed, unsealed, write_json
-from rsna_e2e.extract import Extractor
-from rsna_e2e.predict import predict
-from rsna_e2e.run_folder import TASK, read_task
+from rsna_e2e.inference.embed import Extractor
+from rsna_e2e.inference.predict import predict
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH, Task
-from rsna_e2e.train import train
+from rsna_e2e.tasks.task import ICH, Task
+from rsna_e2e.training.run_folder import TASK, read_task
+from rsna_e2e.training.train import train
 
 EPOCHS = "epochs=1"
 SWAPPED = (*ICH.label_names[:4], "any", "subdural")

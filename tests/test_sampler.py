@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.sampler import balanced_rows, balanced_shard_rows, global_batches, slice_batches
+from rsna_e2e.loader.sampler import balanced_rows, balanced_shard_rows, global_batches, slice_batches
 
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(1, 61, 200)]
 

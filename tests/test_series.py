@@ -8,7 +8,7 @@ import pytest
 
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import SliceRecord
-from rsna_e2e.series import SeriesMembers, SeriesOrder, Volume, order_series, slice_normal
+from rsna_e2e.store.series_order import SeriesMembers, SeriesOrder, Volume, order_series, slice_normal
 
 ROUNDING = 1e-9  # mm; float64 on coordinates of some hundred mm
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rsna_e2e import dali_plugin
+from rsna_e2e.loader.kernels import dali_plugin
 
 ROOT = Path(__file__).parents[1]
+KERNELS = "rsna_e2e/loader/kernels"
+PACKAGES = [f"{folder}/__init__.py" for folder in ("rsna_e2e/dicom", "rsna_e2e/loader", KERNELS)]
 
 
 def build(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -64,12 +66,12 @@ def source(tmp_path: Path) -> Path:
     """A copy of what is built, in which a plugin for some version of DALI lies that was brought there."""
     folder = tmp_path / "source"
     shutil.copytree(ROOT / "csrc", folder / "csrc")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "rsna_e2e/__init__.py"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "rsna_e2e/__init__.py", *PACKAGES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "compiler").write_text(COMPILER)
     (folder / "compiler").chmod(0o755)
-    (folder / "rsna_e2e/_dali-1.0.0.so").write_text("brought")
+    (folder / KERNELS / "_dali-1.0.0.so").write_text("brought")
     return folder
 
 
@@ -79,7 +81,7 @@ def build_there(source: Path, *arguments: str, **choices: str) -> tuple[str, dic
     environment = {**os.environ, "CXX": str(source / "compiler"), "RSNA_WITH_CUDA": "0", **choices}
     done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout, {path.name: path.read_text().strip() for path in (source / "rsna_e2e").glob("*.so")}
+    return done.stdout, {path.name: path.read_text().strip() for path in (source / "rsna_e2e").rglob("*.so")}
 
 
 @pytest.mark.parametrize("way", ["--inplace", "--build-lib=."])
@@ -87,24 +89,24 @@ def test_a_build_without_dali_leaves_plugins_that_were_brought(source: Path, way
     printed, libraries = build_there(source, way, RSNA_WITH_DALI="0")
     assert libraries == {"_dali-1.0.0.so": "brought", "_C.abi3.so": "built", "_jpeg.abi3.so": "built"}
     if way == "--inplace":
-        assert "rsna_e2e: left as it is: rsna_e2e/_dali-1.0.0.so, which this build did not make" in printed
+        assert f"rsna_e2e: left as it is: {KERNELS}/_dali-1.0.0.so, which this build did not make" in printed
 
 
 @pytest.mark.needs_dali
 def test_a_build_with_dali_replaces_the_plugin_for_that_version_alone(source: Path) -> None:
     own = f"_dali-{dali_plugin.load().__version__}.so"
-    (source / "rsna_e2e" / own).write_text("brought")
+    (source / KERNELS / own).write_text("brought")
     printed, libraries = build_there(source, "--inplace", RSNA_WITH_DALI="1")
     assert libraries == {"_dali-1.0.0.so": "brought", own: "built", "_C.abi3.so": "built", "_jpeg.abi3.so": "built"}
     assert own + ", which" not in printed
 
 
 def test_a_wheel_takes_no_plugin_of_an_earlier_build(source: Path) -> None:
-    earlier = source / "out/rsna_e2e/_dali-1.0.0.so"
+    earlier = source / "out" / KERNELS / "_dali-1.0.0.so"
     earlier.parent.mkdir(parents=True)
     earlier.write_text("of other sources")
     build_there(source, "--build-lib=out", RSNA_WITH_DALI="0")
-    assert sorted(path.name for path in earlier.parent.iterdir()) == ["_C.abi3.so", "_jpeg.abi3.so"]
+    assert sorted(path.name for path in (source / "out").rglob("*.so")) == ["_C.abi3.so", "_jpeg.abi3.so"]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None or platform.machine() != "x86_64", reason="no g++ for x86-64")
@@ -113,9 +115,9 @@ def test_cpu_half_alone_builds_loads_and_says_so(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "rsna_e2e: CUDA half: no, RSNA_WITH_CUDA=0" in result.stdout
     assert "rsna_e2e: DALI plugin: no, RSNA_WITH_DALI=0" in result.stdout
-    assert not list(tmp_path.glob("lib/rsna_e2e/_dali*"))
-    assert ctypes.CDLL(str(tmp_path / "lib/rsna_e2e/_jpeg.abi3.so")).rsna_check_jpeg_scan
-    library = tmp_path / "lib/rsna_e2e/_C.abi3.so"
+    assert not list(tmp_path.glob("lib/rsna_e2e/loader/kernels/_dali*"))
+    assert ctypes.CDLL(str(tmp_path / "lib/rsna_e2e/dicom/_jpeg.abi3.so")).rsna_check_jpeg_scan
+    library = tmp_path / "lib/rsna_e2e/loader/kernels/_C.abi3.so"
     script = (
         f"import torch; torch.ops.load_library({str(library)!r}); "
         "print(torch.ops.rsna_e2e.is_cuda_built(), torch.ops.rsna_e2e.cpu_instruction_sets())"
@@ -167,7 +169,7 @@ def test_dali_plugin_is_built_for_the_installed_version(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     version = dali_plugin.load().__version__
     assert f"rsna_e2e: DALI plugin: yes, with DALI {version}" in result.stdout
-    plugin = tmp_path / f"lib/rsna_e2e/_dali-{version}.so"
+    plugin = tmp_path / f"lib/rsna_e2e/loader/kernels/_dali-{version}.so"
     script = (
         f"from nvidia import dali; dali.plugin_manager.load_library({str(plugin)!r}); "
         "print(dali.fn.rsna.transform_slices.__module__)"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from signatures import Calls, Instance
 
-from rsna_e2e import dali_plugin
+from rsna_e2e.loader.kernels import dali_plugin
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for folder in ("rsna_e2e", "tests", "bin") for path in (ROOT / folder).rglob("*.py"))
@@ -39,15 +39,21 @@ def test_calls_fit(path: Path) -> None:
 
 
 SEEN = {
-    "rsna_e2e/loader/pixels.py": {"Event", "Event.record", "Event.query", "current_stream"},
+    "rsna_e2e/loader/read_ahead.py": {"Event", "Event.record", "Event.query", "current_stream"},
     "rsna_e2e/core/device.py": {"is_available", "get_device_capability", "get_arch_list", "get_device_name"},
-    "rsna_e2e/chunk_size.py": {"mem_get_info", "memory_reserved", "max_memory_allocated"},
-    "rsna_e2e/steps.py": {"GradScaler"},
+    "rsna_e2e/training/chunk_size.py": {"mem_get_info", "memory_reserved", "max_memory_allocated"},
+    "rsna_e2e/training/step.py": {"GradScaler"},
 }
 SEEN_IN_DALI = {
-    "rsna_e2e/loader/dali.py": {"Pipeline", "Pipeline.run", "Pipeline.build", "DataNode.gpu", "transform_slices"},
+    "rsna_e2e/loader/dali_backend.py": {
+        "Pipeline",
+        "Pipeline.run",
+        "Pipeline.build",
+        "DataNode.gpu",
+        "transform_slices",
+    },
     "tests/dali_runs.py": {"Pipeline", "Pipeline.run", "Pipeline.set_outputs"},
-    "rsna_e2e/bench/peers/dali_operators.py": {"pipeline_def", "warp_affine", "crop_mirror_normalize"},
+    "rsna_e2e/tools/bench/peers/dali_operators.py": {"pipeline_def", "warp_affine", "crop_mirror_normalize"},
 }
 
 

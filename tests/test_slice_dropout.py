@@ -8,7 +8,7 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
-from rsna_e2e.slice_dropout import SliceDropout, SliceKeys, drop_by_slice, slice_keys, uniform_of
+from rsna_e2e.model.slice_dropout import SliceDropout, SliceKeys, drop_by_slice, slice_keys, uniform_of
 
 ROWS = torch.tensor([17, 4, 900000, 5])
 # Of SplitMix64 with state 0, 1234567: the first outputs of its authors' program, https://prng.di.unimi.it/splitmix64.c

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rsna_e2e.slice_order import check_order
+from rsna_e2e.store.label_runs import check_order
 
 NAN = float("nan")
 

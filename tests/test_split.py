@@ -12,15 +12,15 @@ import small
 from rsna_e2e.cli import main
 from rsna_e2e.config import RunConfig, save_config
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.labels import read_labels, write_labels
-from rsna_e2e.metrics import log_loss_cells, weighted_log_loss
-from rsna_e2e.predict import predict
-from rsna_e2e.predictions import predictions_path, read_predictions
-from rsna_e2e.prepare import prepare
-from rsna_e2e.split import split_series, training_slices
+from rsna_e2e.inference.predict import predict
+from rsna_e2e.inference.predictions import predictions_path, read_predictions
+from rsna_e2e.loader.holdout import split_series, training_slices
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
-from rsna_e2e.train import train
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.labels import read_labels, write_labels
+from rsna_e2e.tasks.metrics import log_loss_cells, weighted_log_loss
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

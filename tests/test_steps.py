@@ -8,15 +8,15 @@ import pytest
 import small
 import torch
 
-from rsna_e2e.batch import StudyBatch
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.device import Compute
-from rsna_e2e.division import Division
-from rsna_e2e.loader import StudyLoader
-from rsna_e2e.model import JointModel
-from rsna_e2e.steps import Stepper, StepResult
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.division import Division
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.step import Stepper, StepResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,9 +41,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return small.make_store(tmp_path_factory.mktemp("steps"))
 
 
-def batches_of(store: Store, config: RunConfig, groups: Sequence[tuple[int, ...]]) -> list[StudyBatch]:
+def batches_of(store: Store, config: RunConfig, groups: Sequence[tuple[int, ...]]) -> list[SeriesBatch]:
     division = Division(chunk_size=config.chunk, keeps_series=config.model.batchnorm == "train")
-    return list(StudyLoader(store, config, task=ICH, device=CPU, division=division).load(groups, epoch=1))
+    return list(ImageLoader(store, config, task=ICH, device=CPU, division=division).load(groups, epoch=1))
 
 
 class Run:
@@ -57,7 +57,7 @@ class Run:
             self.model, self.config.optimizer, self.config, ICH, compute, n_steps=100, is_joint=is_joint
         )
 
-    def steps(self, batches: Sequence[Sequence[StudyBatch]]) -> list[StepResult]:
+    def steps(self, batches: Sequence[Sequence[SeriesBatch]]) -> list[StepResult]:
         return [self.step(number, some) for number, some in enumerate(batches)]
 
 
@@ -70,7 +70,7 @@ def assert_close(left: torch.nn.Module, right: torch.nn.Module) -> None:
         torch.testing.assert_close(a, b, **ORDER, msg=name)
 
 
-def poisoned(batch: StudyBatch) -> StudyBatch:
+def poisoned(batch: SeriesBatch) -> SeriesBatch:
     images = batch.images[:].clone()
     images[0, 0, 0, 0] = torch.nan
     return replace(batch, images=images)

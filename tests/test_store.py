@@ -15,7 +15,7 @@ from stores import LABELS, SERIES, SHAPES, edit_manifest, make_index, make_slice
 from rsna_e2e.core.errors import BadInputError, DiskFullError
 from rsna_e2e.store import Store, StoreError, StoreWriter, verify_store, write_shard
 from rsna_e2e.store.layout import INDEX_COLUMNS
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pytest
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.files import lock_folder
-from rsna_e2e.prepare import prepare, repair
 from rsna_e2e.store import Compression, Store, StoreError, verify_store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare, repair
+from rsna_e2e.tasks.task import ICH
 
 SERIES = 4
 BOTH = pytest.mark.parametrize("compression", ["none", "bitshuffle-lz4"])
@@ -36,7 +36,7 @@ def make(folder: Path, compression: Compression, *, n_slices: int = 3, side: int
             patient_id=f"p{number}",
         )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rsna_e2e.prepare.run.SHARD_BYTES", 1)
+        patch.setattr("rsna_e2e.store.prepare.run.SHARD_BYTES", 1)
         prepare(folder / "raw", folder / "store", task=ICH, n_jobs=1, compression=compression)
     return folder
 
@@ -292,7 +292,7 @@ def test_two_do_not_mend_one_store(folder: Path) -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from rsna_e2e.prepare import repair
+from rsna_e2e.store.prepare import repair
 repair(Path(sys.argv[1]), Path(sys.argv[2]), n_jobs=2)
 """
 

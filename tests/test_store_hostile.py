@@ -13,7 +13,7 @@ from stores import edit_index, edit_labels, edit_manifest, make_store, sign
 
 from rsna_e2e.core.hdf5 import NotPlainError, open_plain
 from rsna_e2e.core.records import printable
-from rsna_e2e.elements import _CONTROL
+from rsna_e2e.dicom.elements import _CONTROL
 from rsna_e2e.store import Store, StoreError, verify_store
 from rsna_e2e.store.layout import INDEX_COLUMNS
 from rsna_e2e.store.tables import read_table, write_table

@@ -15,9 +15,9 @@ from stores import SHAPES, make_slices, make_store
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import MissingCapabilityError
-from rsna_e2e.prepare import prepare
 from rsna_e2e.store import Store, StoreError, bytes_on_disk, codecs, read_pixels, write_shard
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.task import ICH
 
 PACKED = "bitshuffle-lz4"
 

@@ -15,9 +15,9 @@ from test_store_damage import contents, flip, flip_pixels, make
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.prepare import repair
-from rsna_e2e.prepare.mend import LAID_OUT_OTHERWISE, NOT_FOUND
 from rsna_e2e.store import Store, StoreError, manifest, shards, verify_store
+from rsna_e2e.store.prepare import repair
+from rsna_e2e.store.prepare.mend import LAID_OUT_OTHERWISE, NOT_FOUND
 from rsna_e2e.store.verify import FOREIGN
 
 
@@ -140,7 +140,7 @@ class ReadOnly:
 
 def test_a_disk_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(folder / "store" / "shards" / "00001.h5", 9)
-    monkeypatch.setattr(import_module("rsna_e2e.prepare.repair"), "Pool", ReadOnly)
+    monkeypatch.setattr(import_module("rsna_e2e.store.prepare.repair"), "Pool", ReadOnly)
     with pytest.raises(BadInputError, match=r"00001\.h5: cannot be written. Mending a store needs to write there"):
         repair(folder / "store", folder / "raw", n_jobs=1)
 

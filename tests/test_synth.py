@@ -12,13 +12,13 @@ import pydicom
 import pytest
 
 from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.labels import read_labels
-from rsna_e2e.synth.geometry import MAX_SLICES, MIN_SLICES
-from rsna_e2e.synth.plan import EVENTS, draw_bleeds, make_id, plan_studies, scatter
-from rsna_e2e.synth.preview import preview
-from rsna_e2e.synth.simulate import SynthReport, simulate
-from rsna_e2e.synth.study import draw_scene
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tools.synth.geometry import MAX_SLICES, MIN_SLICES
+from rsna_e2e.tools.synth.plan import EVENTS, draw_bleeds, make_id, plan_studies, scatter
+from rsna_e2e.tools.synth.preview import preview
+from rsna_e2e.tools.synth.simulate import SynthReport, simulate
+from rsna_e2e.tools.synth.study import draw_scene
 
 TAGS = {
     "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyID",

@@ -8,14 +8,14 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from rsna_e2e.synth import bleeds
-from rsna_e2e.synth.acquire import acquire, draw_scanner, headrest, to_stored
-from rsna_e2e.synth.geometry import Series, draw_series
-from rsna_e2e.synth.patient import Head, draw_head
-from rsna_e2e.synth.plan import plan_studies
-from rsna_e2e.synth.render import Rendering, Scene, render_slice
-from rsna_e2e.synth.study import draw_scene, make_images, slice_labels
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tools.synth import bleeds
+from rsna_e2e.tools.synth.acquire import acquire, draw_scanner, headrest, to_stored
+from rsna_e2e.tools.synth.geometry import Series, draw_series
+from rsna_e2e.tools.synth.patient import Head, draw_head
+from rsna_e2e.tools.synth.plan import plan_studies
+from rsna_e2e.tools.synth.render import Rendering, Scene, render_slice
+from rsna_e2e.tools.synth.study import draw_scene, make_images, slice_labels
 
 # a spot of 3 mm on pixels of 1 mm and planes 1.3 mm apart: its centroid is good to a small part of a pixel
 CENTROID_MM = 0.3

@@ -14,9 +14,9 @@ from stores import make_store
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.labels import read_labels
-from rsna_e2e.table_files import is_table, table_at
-from rsna_e2e.tasks import ICH
+from rsna_e2e.core.table_files import is_table, table_at
+from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.tasks.task import ICH
 
 TEXT = b'ID,Label\n"a,b_any",1\n\n"c\nd_any",0\ne_any,1\n'
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_unpacked_is_an_error_of_the_file(tmp_path: Path, packed:
 def test_a_table_that_inflates_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.csv").write_bytes(gzip.compress(b"ID,Label\n" + bytes(1 << 20)))
     read(tmp_path / "a.csv")
-    monkeypatch.setattr("rsna_e2e.table_files.MAX_MEMBER_BYTES", 1 << 20)
+    monkeypatch.setattr("rsna_e2e.core.table_files.MAX_MEMBER_BYTES", 1 << 20)
     with pytest.raises(OSError, match="inflates further than any table"):
         read(tmp_path / "a.csv")
     with pytest.raises(BadInputError, match="inflates further than any table"):
@@ -146,7 +146,7 @@ def test_a_pipe_is_read_once_and_may_be_looked_at_often(tmp_path: Path) -> None:
 def test_what_would_never_end_is_refused(
     tmp_path: Path, make: Callable[[Path], object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsna_e2e.table_files.WAIT_FOR_WRITER_S", 0.05)
+    monkeypatch.setattr("rsna_e2e.core.table_files.WAIT_FOR_WRITER_S", 0.05)
     make(tmp_path / "a.csv")
     with pytest.raises(BadInputError, match=message):
         table_at(tmp_path / "a.csv")
@@ -178,7 +178,7 @@ READERS: dict[str, Callable[[Path, Path], list[object]]] = {
 def test_nobody_waits_for_a_pipe_without_a_writer(
     tmp_path: Path, reader: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsna_e2e.table_files.WAIT_FOR_WRITER_S", 0.05)
+    monkeypatch.setattr("rsna_e2e.core.table_files.WAIT_FOR_WRITER_S", 0.05)
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.dcm").write_bytes(b"")
     (tmp_path / "a.csv").write_text("ID,Label\n" + "".join(f"a_{name},0\n" for name in ICH.label_names))

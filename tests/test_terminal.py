@@ -12,12 +12,11 @@ import pytest
 import small
 
 from rsna_e2e import cli
-from rsna_e2e.bench.write import table
 from rsna_e2e.cli import program
 from rsna_e2e.cli.verbs import tell
-from rsna_e2e.core.console import field_lines
+from rsna_e2e.core.console import field_lines, table
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.inspection.who import Named
+from rsna_e2e.evaluation.inspection.who import Named
 
 PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
 
@@ -27,7 +26,11 @@ HARMLESS = r"a\x1b[2J\x1b]0;x\x07\x08\rb\x1bMc\u202egnp\u2028d\x9b31m\ne"
 
 # Where a stream may be written to, besides by `tell`: the launcher, which begins before libraries; a process that talks
 # to its own parent in bytes
-WRITERS = {"cli/verbs.py": {"print", "stdout", "stderr"}, "launch.py": {"stderr"}, "unpickling.py": {"stdout"}}
+WRITERS = {
+    "cli/verbs.py": {"print", "stdout", "stderr"},
+    "training/launch.py": {"stderr"},
+    "model/unpickling.py": {"stdout"},
+}
 
 
 def _streams_used(path: Path) -> set[str]:

@@ -7,16 +7,16 @@ import safetensors.torch
 import small
 import torch
 
-from rsna_e2e.checkpoint import find_checkpoint, load_model
 from rsna_e2e.config import ModelConfig, RunConfig
 from rsna_e2e.core.errors import DivergedError, UsageError
-from rsna_e2e.labels import read_labels
-from rsna_e2e.model import JointModel
-from rsna_e2e.predict import predict
-from rsna_e2e.predictions import predictions_path, read_predictions
+from rsna_e2e.inference.predict import predict
+from rsna_e2e.inference.predictions import predictions_path, read_predictions
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, StoreError
-from rsna_e2e.tasks import ICH
-from rsna_e2e.train import train
+from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.checkpoint import find_checkpoint, load_model
+from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

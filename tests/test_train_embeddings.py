@@ -12,22 +12,23 @@ import sequences
 import small
 import torch
 
-from rsna_e2e.checkpoint import drop_epochs, find_checkpoint, load_model
 from rsna_e2e.cli import main
 from rsna_e2e.config import save_config
 from rsna_e2e.core.device import Compute
 from rsna_e2e.core.errors import BadInputError, PreemptedError, UsageError
-from rsna_e2e.embeddings import Embeddings
-from rsna_e2e.labels import read_labels
-from rsna_e2e.loader import EmbeddingLoader
-from rsna_e2e.metrics import weighted_log_loss
-from rsna_e2e.model import JointModel
-from rsna_e2e.predict import Predictor, predict, predict_series
-from rsna_e2e.predict_epochs import predict_epochs
-from rsna_e2e.predictions import predictions_path, read_predictions
+from rsna_e2e.inference.predict import Predictor, predict
+from rsna_e2e.inference.predict_epochs import predict_epochs
+from rsna_e2e.inference.predictions import predictions_path, read_predictions
+from rsna_e2e.loader.embedding_loader import EmbeddingLoader
+from rsna_e2e.model.forward import predict_series
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
-from rsna_e2e.train import train
+from rsna_e2e.store.embeddings import Embeddings
+from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.tasks.metrics import weighted_log_loss
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.checkpoint import drop_epochs, find_checkpoint, load_model
+from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

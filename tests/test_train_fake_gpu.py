@@ -7,8 +7,8 @@ import pytest
 import small
 from fake_cuda import FakeCuda
 
-from rsna_e2e import dali_plugin
-from rsna_e2e.train import train
+from rsna_e2e.loader.kernels import dali_plugin
+from rsna_e2e.training.train import train
 
 LOSS_ATOL = 1e-5  # chunks are of other sizes, so sums are rounded otherwise
 

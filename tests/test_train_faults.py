@@ -24,11 +24,11 @@ from training_runs import (
     one_thread,
 )
 
-from rsna_e2e.checkpoint import valid_checkpoints
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import PreemptedError
 from rsna_e2e.store import Store
-from rsna_e2e.train import train
+from rsna_e2e.training.checkpoint import valid_checkpoints
+from rsna_e2e.training.train import train
 
 N_EPOCHS = 6
 NAMED_WITHIN_S = 5.0  # from the damage to a slice to the end of the run that needs it

@@ -18,11 +18,11 @@ import torch
 from rank_jobs import Job, difference, log_lines, planned, run_ranks, steps, weights
 
 from rsna_e2e.config import RunConfig
-from rsna_e2e.distributed import Ranks
-from rsna_e2e.division import Division, busy_share
-from rsna_e2e.sampler import global_batches
+from rsna_e2e.loader.division import Division, busy_share
+from rsna_e2e.loader.sampler import global_batches
 from rsna_e2e.store import Store
-from rsna_e2e.train import train
+from rsna_e2e.training.distributed import Ranks
+from rsna_e2e.training.train import train
 
 # Ranks add in another order: rounding of float32, which 30 steps of descent hardly enlarge.
 LOSS, WEIGHT = 1e-6, 1e-5

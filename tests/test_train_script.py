@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from rsna_e2e import cli, rank_main
+from rsna_e2e import cli
+from rsna_e2e.cli import rank_main
 from rsna_e2e.core.errors import MissingCapabilityError, RsnaError, UsageError
-from rsna_e2e.launch import count_processes, for_ranks, make_command
-from rsna_e2e.meeting import Nodes, check_meeting, read_nodes
+from rsna_e2e.training.launch import count_processes, for_ranks, make_command
+from rsna_e2e.training.meeting import Nodes, check_meeting, read_nodes
 
 ROOT = Path(__file__).parents[1]
 SLURM = {
@@ -185,7 +186,7 @@ def _command(environment: dict[str, str], n_processes: int) -> list[str]:
 def test_what_several_processes_are_started_with() -> None:
     expected = "torchrun --nnodes 1 --node-rank 0 --rdzv-backend c10d --rdzv-id rsna-e2e --rdzv-endpoint 127.0.0.1:0"
     expected += " --rdzv-conf is_host=1 --local-addr 127.0.0.1 --nproc-per-node 4 --max-restarts 3"
-    expected += " -m rsna_e2e.rank_main /tmp/code train s r --resume auto --x"
+    expected += " -m rsna_e2e.cli.rank_main /tmp/code train s r --resume auto --x"
     assert _command({}, 4) == expected.split()
     assert "--max-restarts 1 " in " ".join(_command({"MAX_RESTARTS": "1"}, 4))
     assert _command({"NNODES": "1"}, 1)[:2] == ["rsna-e2e", "train"]

@@ -8,13 +8,13 @@ import pytest
 import small
 import torch
 
-from rsna_e2e import trainer as trainer_module
-from rsna_e2e.checkpoint import find_checkpoint, load_model, valid_checkpoints
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError
-from rsna_e2e.model import JointModel
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.train import TrainSummary, train
+from rsna_e2e.training import loop as trainer_module
+from rsna_e2e.training.checkpoint import find_checkpoint, load_model, valid_checkpoints
+from rsna_e2e.training.train import TrainSummary, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,12 +15,12 @@ from enhanced import enhanced_dataset
 from pydicom.dataset import Dataset
 
 from rsna_e2e.cli import main
-from rsna_e2e.prepare import prepare
-from rsna_e2e.pseudonyms import Pseudonyms
-from rsna_e2e.series import series_key
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
-from rsna_e2e.volumes import ORDERS, QUIET, SPEAKING, divide_volumes
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.store.pseudonyms import Pseudonyms
+from rsna_e2e.store.series_order import series_key
+from rsna_e2e.store.volumes import ORDERS, QUIET, SPEAKING, divide_volumes
+from rsna_e2e.tasks.task import ICH
 
 N = 12
 STEP_MM = 5.0

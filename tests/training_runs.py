@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rsna_e2e.checkpoint import CheckpointState, find_checkpoint
 from rsna_e2e.config import RunConfig, save_config
+from rsna_e2e.training.checkpoint import CheckpointState, find_checkpoint
 
 PATIENCE_S = 120.0  # for a step, or the end, of a tiny run on a machine that others use too
 FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors")
@@ -23,7 +23,7 @@ TIMES = ("slices_per_s", "wait_s", "stalls")  # what no two runs have in common
 # Reads a line for every run to start, answers with its number; a line with a number waits for that one's exit status.
 _NURSERY = """
 import json, os, sys
-import rsna_e2e.train
+import rsna_e2e.training.train
 from rsna_e2e.cli import main
 
 for line in sys.stdin:

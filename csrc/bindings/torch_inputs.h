@@ -19,7 +19,7 @@ inline void check(bool is_good, const std::string& message) {
   if (!is_good) throw std::invalid_argument(message);
 }
 
-// Runs `function`; complaints about arguments get the prefix by which ops.py tells them from failures of the machine.
+// Runs `function`; complaints about arguments get the prefix by which torch_ops.py tells them from failures of the machine.
 template <class Function>
 auto naming_the_op(const char* op, const Function& function) {
   try {

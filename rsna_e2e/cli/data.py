@@ -7,18 +7,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsna_e2e.arguments import add_settings, at_least_one, seed
+from rsna_e2e.cli.arguments import add_settings, at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import is_inside
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.tasks import get_task
+from rsna_e2e.tasks.task import get_task
 
 N_FOLDS, SEED = 5, 0
 
 if TYPE_CHECKING:
-    from rsna_e2e.prepare import PrepareReport
-    from rsna_e2e.pseudonyms import Pseudonyms
+    from rsna_e2e.store.prepare import PrepareReport
+    from rsna_e2e.store.pseudonyms import Pseudonyms
 
 
 def add_synth(verbs: Verbs) -> None:
@@ -121,10 +121,9 @@ def add_quirks(verbs: Verbs) -> None:
 
 
 def _quirks(options: argparse.Namespace) -> None:
-    from rsna_e2e.bench.write import table
     from rsna_e2e.config import load_config
-    from rsna_e2e.core.console import progress_bar
-    from rsna_e2e.quirks import measure_quirks
+    from rsna_e2e.core.console import progress_bar, table
+    from rsna_e2e.evaluation.quirks import measure_quirks
     from rsna_e2e.store import Store
 
     config = load_config(options.recipe, options.set)
@@ -136,10 +135,10 @@ def _quirks(options: argparse.Namespace) -> None:
 
 def _synth(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import field_lines, progress_bar
-    from rsna_e2e.synth.simulate import simulate
+    from rsna_e2e.tools.synth.simulate import simulate
 
     if options.preview is not None:
-        from rsna_e2e.synth.preview import preview
+        from rsna_e2e.tools.synth.preview import preview
 
         preview(options.out, options.preview)
         tell(f"contact sheet: {options.preview}")
@@ -159,7 +158,7 @@ def _synth(options: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import field_lines, progress_bar
-    from rsna_e2e.prepare import Part, prepare, prepare_part
+    from rsna_e2e.store.prepare import Part, prepare, prepare_part
 
     if options.shard is not None:
         _check_is_for_a_part(options)
@@ -259,7 +258,7 @@ def _pseudonyms(options: argparse.Namespace) -> "Pseudonyms | None":
     for folder, what in ((options.store, "store"), (options.raw, "raw folder")):
         if is_inside(key, folder):
             raise UsageError(f"{key}: the key must not lie inside the {what} {folder}. Choose another place")
-    from rsna_e2e.pseudonyms import is_open_to_others, load_or_make_key
+    from rsna_e2e.store.pseudonyms import is_open_to_others, load_or_make_key
 
     pseudonyms = load_or_make_key(key)
     if is_open_to_others(key):

@@ -6,14 +6,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from rsna_e2e.arguments import add_device, at_least_one, checkpoint, seed
+from rsna_e2e.cli.arguments import add_device, at_least_one, checkpoint, seed
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 if TYPE_CHECKING:
-    from rsna_e2e.embeddings import Embeddings
-    from rsna_e2e.extract import Extracted
-    from rsna_e2e.predict import Predicted
+    from rsna_e2e.inference.embed import Extracted
+    from rsna_e2e.inference.predict import Predicted
     from rsna_e2e.store import Store
+    from rsna_e2e.store.embeddings import Embeddings
 
 
 def add_embed(verbs: Verbs) -> None:
@@ -110,8 +110,8 @@ def open_embeddings(
 ) -> "Embeddings | None":
     """Open what --embeddings and --out-of-fold name; None without them. folds: the rule of the run."""
     from rsna_e2e.core.errors import UsageError
-    from rsna_e2e.embeddings import Embeddings
-    from rsna_e2e.split import series_folds
+    from rsna_e2e.loader.holdout import series_folds
+    from rsna_e2e.store.embeddings import Embeddings
 
     if folders is None:
         if out_of_fold:
@@ -141,7 +141,7 @@ def _fold_and_folder(text: str) -> tuple[int, Path]:
 
 def _embed(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
-    from rsna_e2e.extract import extract
+    from rsna_e2e.inference.embed import extract
     from rsna_e2e.store import Store
 
     with closing(Store.open(options.store)) as store, progress_bar("embed", unit="slices") as progress:
@@ -163,8 +163,8 @@ def _embed(options: argparse.Namespace) -> None:
 
 def _import_embeddings(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
-    from rsna_e2e.import_embeddings import import_embeddings
     from rsna_e2e.store import Store
+    from rsna_e2e.store.embeddings.import_published import import_embeddings
 
     with closing(Store.open(options.store)) as store, progress_bar("import", unit="slices") as progress:
         done = import_embeddings(

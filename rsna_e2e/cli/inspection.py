@@ -5,14 +5,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsna_e2e.arguments import at_least_one, seed
+from rsna_e2e.cli.arguments import at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import is_inside, real_path
-from rsna_e2e.tasks import get_task
+from rsna_e2e.tasks.task import get_task
 
 if TYPE_CHECKING:
-    from rsna_e2e.inspection import Named
+    from rsna_e2e.evaluation.inspection import Named
 
 ALL = "all"
 
@@ -57,7 +57,7 @@ def _inspect(options: argparse.Namespace) -> None:
         tell(*str(_who(options)).splitlines())
         return
     from rsna_e2e.core.console import progress_bar
-    from rsna_e2e.inspection import N_SAMPLED, check_out, inspect_raw, inspect_store, write_inspection
+    from rsna_e2e.evaluation.inspection import N_SAMPLED, check_out, inspect_raw, inspect_store, write_inspection
     from rsna_e2e.store import Store, is_store
 
     out: Path = options.out or Path(f"{real_path(options.source).name or 'root'}-inspection")
@@ -95,10 +95,10 @@ def _check_usage(options: argparse.Namespace) -> None:
 
 
 def _who(options: argparse.Namespace) -> "Named":
-    from rsna_e2e.inspection import who_is, who_was
-    from rsna_e2e.prepare import read_raw
-    from rsna_e2e.pseudonyms import load_key
+    from rsna_e2e.evaluation.inspection import who_is, who_was
     from rsna_e2e.store import StoreFiles, is_store
+    from rsna_e2e.store.prepare import read_raw
+    from rsna_e2e.store.pseudonyms import load_key
 
     if not is_store(options.source):
         return who_is(read_raw(options.source, **_raw(options)).columns, options.who, where=options.source)

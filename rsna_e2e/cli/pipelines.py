@@ -6,16 +6,16 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsna_e2e.arguments import add_device
+from rsna_e2e.cli.arguments import add_device
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.pipeline import PARTS
-from rsna_e2e.tasks import get_task
+from rsna_e2e.tasks.task import get_task
+from rsna_e2e.training.pipeline import PARTS
 
 if TYPE_CHECKING:
     from rsna_e2e.config import TwoStageConfig
-    from rsna_e2e.pipeline.forecast import Forecast
-    from rsna_e2e.pipeline.run import Pipeline
+    from rsna_e2e.training.pipeline.forecast import Forecast
+    from rsna_e2e.training.pipeline.run import Pipeline
 
 
 def add_pipeline(verbs: Verbs) -> None:
@@ -101,7 +101,7 @@ def _clip(text: str) -> float:
 def _pipeline(options: argparse.Namespace) -> None:
     pipeline = _make(options)
     if options.dry_run:
-        from rsna_e2e.pipeline.forecast import forecast
+        from rsna_e2e.training.pipeline.forecast import forecast
 
         _show(forecast(pipeline, device=options.device, probe=not options.no_probe))
         return
@@ -112,10 +112,10 @@ def _pipeline(options: argparse.Namespace) -> None:
 
 def _make(options: argparse.Namespace) -> "Pipeline":
     from rsna_e2e.config import load_config, load_two_stage
-    from rsna_e2e.pipeline.checks import check_store
-    from rsna_e2e.pipeline.plan import Folders, plan_joint, plan_two_stage
-    from rsna_e2e.pipeline.run import Pipeline
     from rsna_e2e.store import is_store
+    from rsna_e2e.training.pipeline.checks import check_store
+    from rsna_e2e.training.pipeline.plan import Folders, plan_joint, plan_two_stage
+    from rsna_e2e.training.pipeline.run import Pipeline
 
     if options.embeddings and options.mode != "fast":
         raise UsageError("--embeddings are what mode fast learns from; the other modes make their own")
@@ -137,8 +137,8 @@ def _make(options: argparse.Namespace) -> "Pipeline":
 
 def _embeddings(options: argparse.Namespace, config: "TwoStageConfig") -> list[Path]:
     """Those given, or those of the first classifier whose embeddings the full or single mode has left."""
-    from rsna_e2e.embeddings import MANIFEST
-    from rsna_e2e.pipeline.plan import classifier_name
+    from rsna_e2e.store.embeddings import MANIFEST
+    from rsna_e2e.training.pipeline.plan import classifier_name
 
     if options.embeddings:
         return list(options.embeddings)
@@ -156,7 +156,7 @@ def _embeddings(options: argparse.Namespace, config: "TwoStageConfig") -> list[P
 
 
 def _show(forecast: "Forecast") -> None:
-    from rsna_e2e.bench.write import table
+    from rsna_e2e.core.console import table
 
     lines = [("step", "state", "slices", "GB", "minutes")]
     for line in forecast.lines:
@@ -176,7 +176,7 @@ def _show(forecast: "Forecast") -> None:
 
 
 def _bag(options: argparse.Namespace) -> None:
-    from rsna_e2e.bagging import bag
+    from rsna_e2e.inference.average import bag
 
     done = bag(options.submissions, task=get_task(options.task), out=options.out, clip=options.clip)
     tell(f"mean of {done.n_members} submissions of {done.n_slices} slices; what it is made of: {done.manifest}")
@@ -184,7 +184,7 @@ def _bag(options: argparse.Namespace) -> None:
 
 
 def _smooth(options: argparse.Namespace) -> None:
-    from rsna_e2e.bagging import smooth
+    from rsna_e2e.inference.average import smooth
 
     n_slices = smooth(options.submission, task=get_task(options.task), out=options.out)
     tell(f"smoothed {n_slices} slices", f"submission: {options.out}")

@@ -21,7 +21,7 @@ from rsna_e2e.cli.verbs import Parser, one_line_warnings, tell
 from rsna_e2e.cli.weights import add_import_weights
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, RsnaError, UsageError, is_out_of_memory
 from rsna_e2e.core.files import FULL, is_full
-from rsna_e2e.launch import for_libraries
+from rsna_e2e.training.launch import for_libraries
 
 VERBS = (
     add_synth,

@@ -5,14 +5,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsna_e2e.arguments import add_device, checkpoints, seed
+from rsna_e2e.cli.arguments import add_device, checkpoints, seed
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, taken
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
-from rsna_e2e.tasks import get_task
+from rsna_e2e.tasks.task import get_task
 
 if TYPE_CHECKING:
-    from rsna_e2e.missing import MissingImages
-    from rsna_e2e.predict_epochs import EpochMean
+    from rsna_e2e.inference.missing import MissingImages
+    from rsna_e2e.inference.predict_epochs import EpochMean
 
 
 def add_predict(verbs: Verbs) -> None:
@@ -59,8 +59,8 @@ def add_evaluate(verbs: Verbs) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
-    from rsna_e2e.predict import predict
-    from rsna_e2e.predict_epochs import predict_epochs
+    from rsna_e2e.inference.predict import predict
+    from rsna_e2e.inference.predict_epochs import predict_epochs
     from rsna_e2e.store import Store
 
     is_mean = options.checkpoint == "epochs"
@@ -99,8 +99,8 @@ def _say_missing(missing: "MissingImages") -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from rsna_e2e.evaluate import evaluate
-    from rsna_e2e.report import write_report
+    from rsna_e2e.evaluation.evaluate import evaluate
+    from rsna_e2e.evaluation.report import write_report
     from rsna_e2e.store import Store
 
     evaluation = evaluate(options.submission, options.truth, task=get_task(options.task), seed=options.seed)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from rsna_e2e.bench.command import add_modes
+from rsna_e2e.cli.bench import add_modes
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsna_e2e.arguments import at_least_one
+from rsna_e2e.cli.arguments import at_least_one
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _verify(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
     from rsna_e2e.core.errors import UsageError
     from rsna_e2e.core.files import as_json, is_inside, prepare_file, write_json
-    from rsna_e2e.prepare import available_cores
+    from rsna_e2e.core.process import available_cores
     from rsna_e2e.store import StoreError, verify_store
 
     if options.out is not None:
@@ -86,8 +86,8 @@ def _sum_up(found: "Verification") -> str:
 
 def _repair(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
-    from rsna_e2e.prepare import repair
     from rsna_e2e.store import StoreError
+    from rsna_e2e.store.prepare import repair
 
     with progress_bar("repair", unit="done") as progress:
         report = repair(options.store, options.raw, n_jobs=options.jobs, progress=progress)
@@ -102,7 +102,7 @@ def _as_plain(found: "Verification") -> dict[str, object]:
 
 
 def _show(damages: Sequence["Damage"]) -> None:
-    from rsna_e2e.bench.write import table
+    from rsna_e2e.core.console import table
     from rsna_e2e.store import by_series
 
     rows = by_series(damages)

@@ -6,7 +6,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from rsna_e2e.arguments import add_device, add_settings, at_least_one, learning_rate
+from rsna_e2e.cli.arguments import add_device, add_settings, at_least_one, learning_rate
 from rsna_e2e.cli.embeddings import add_embeddings, add_out_of_fold, open_embeddings
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
@@ -65,10 +65,10 @@ def _train(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
     from rsna_e2e.core.device import choose_device_type
     from rsna_e2e.core.records import no_progress
-    from rsna_e2e.distributed import joined
-    from rsna_e2e.preemption import stop_requests
     from rsna_e2e.store import Store
-    from rsna_e2e.train import train
+    from rsna_e2e.training.distributed import joined
+    from rsna_e2e.training.preemption import stop_requests
+    from rsna_e2e.training.train import train
 
     config = load_config(options.recipe, options.set)
     with (
@@ -108,10 +108,10 @@ def _find_lr(options: argparse.Namespace) -> None:
     from rsna_e2e.config import load_config
     from rsna_e2e.core.console import progress_bar
     from rsna_e2e.core.files import make_folder
-    from rsna_e2e.lr_finder import find_learning_rate
-    from rsna_e2e.lr_sweep import write_csv
-    from rsna_e2e.report.learning_rate import write_lr_figure
+    from rsna_e2e.evaluation.report.learning_rate import write_lr_figure
     from rsna_e2e.store import Store
+    from rsna_e2e.training.lr_range import find_learning_rate
+    from rsna_e2e.training.lr_sweep import write_csv
 
     config = load_config(options.recipe, options.set)
     make_folder(options.out)

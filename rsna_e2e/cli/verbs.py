@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import NoReturn, TextIO, TypeAlias
 
 from rsna_e2e.core.records import printable
-from rsna_e2e.tasks import TASKS
+from rsna_e2e.tasks.task import TASKS
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
-from rsna_e2e.tasks import get_task
+from rsna_e2e.tasks.task import get_task
 
 
 def add_import_weights(verbs: Verbs) -> None:
@@ -33,7 +33,7 @@ def add_import_weights(verbs: Verbs) -> None:
 
 
 def _import_weights(options: argparse.Namespace) -> None:
-    from rsna_e2e.import_weights import import_weights
+    from rsna_e2e.model.import_published import import_weights
 
     done = import_weights(
         options.file, options.out, kind=options.kind, task=get_task(options.task), backbone=options.backbone

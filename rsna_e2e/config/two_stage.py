@@ -12,6 +12,8 @@ Mode = Literal["full", "single", "fast"]
 
 MOST_EMBEDDED = 10_000  # epochs of an image classifier that get embeddings and a head; each is a step of the plan
 
+CLIP = 1e-5  # darraghdog/rsna, bagged_submission.py: probabilities stay this far from 0 and 1, once, after the mean
+
 
 class TwoStageSettings(Frozen):
     """What is trained and averaged.
@@ -31,7 +33,7 @@ class TwoStageSettings(Frozen):
     views: Annotated[tuple[View, ...], Field(min_length=1)]
     image_epochs: Annotated[tuple[Times, ...], Field(max_length=MOST_MEMBERS)] | None = None
     out_of_fold: bool = False
-    clip: Clip = 1e-5
+    clip: Clip = CLIP
 
     @model_validator(mode="after")
     def _make_sense(self) -> "TwoStageSettings":

@@ -17,3 +17,8 @@ ROUNDED_AXES = 0.01  # how far direction cosines may be from those of orthogonal
 # Of images: no larger than slices; kernels take as much and more (csrc/ct_params.cpp)
 MAX_IMAGE_SIZE_PX = 4096
 MAX_SUPERSAMPLE = 16
+# Of a member of a zip archive
+MAX_MEMBER_BYTES = 512 << 20  # larger than any CT file; guards memory, as a deflated member is held whole
+# Text and images deflate some 10-fold. A slice of one value does so 1,000-fold and harms nobody, so small members may.
+MAX_RATIO = 200
+HARMLESS_BYTES = 4 << 20

@@ -13,6 +13,7 @@ import torch
 
 from rsna_e2e import __version__
 from rsna_e2e.core.files import sha256_of
+from rsna_e2e.core.process import available_cores
 
 _PACKAGE = Path(__file__).parents[1]
 _GIT_TIMEOUT_S = 10.0
@@ -36,7 +37,7 @@ def describe_environment(*, n_ranks: int) -> dict[str, Any]:
         "cudnn": cudnn_version() if has_gpu else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if has_gpu else [],
         "cpu": cpu_name(),
-        "cores": n_cores(),
+        "cores": available_cores(),
         "memory_gib": memory_gib(),
         "n_ranks": n_ranks,
         "threads": torch.get_num_threads(),
@@ -76,11 +77,6 @@ def cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def n_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def memory_gib() -> float:

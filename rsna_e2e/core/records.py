@@ -10,6 +10,7 @@ Int16Image = npt.NDArray[np.int16]
 Int16Array = npt.NDArray[np.int16]  # flat
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]  # where slices are in a store
 
 
 class Progress(Protocol):
@@ -20,6 +21,11 @@ class Progress(Protocol):
 
 def no_progress(done: int, total: int, note: str = "") -> None:
     """A `Progress` that shows nothing."""
+
+
+def never() -> bool:
+    """An `is_stopping` callback that never asks to stop."""
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

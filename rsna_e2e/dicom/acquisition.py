@@ -1,7 +1,7 @@
 """What a slice says of its acquisition and reconstruction, by which the volumes of a series are told apart."""
 
 from rsna_e2e.core.records import Acquisition
-from rsna_e2e.elements import Elements
+from rsna_e2e.dicom.elements import Elements
 
 
 def read_acquisition(elements: Elements) -> Acquisition:

@@ -4,8 +4,8 @@ import struct
 from dataclasses import dataclass
 
 from rsna_e2e.core.reasons import Reason
+from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.syntaxes import RLE_LOSSLESS, Syntax
-from rsna_e2e.elements import RefusedError
 
 MAX_TILES = 1 << 12  # of JPEG 2000; decoders keep something for each
 MAX_MARKERS = 1 << 10  # of JPEG, before the frame header

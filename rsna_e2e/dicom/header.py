@@ -17,15 +17,15 @@ from rsna_e2e.core.limits import (
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Acquisition, RawFile, Refusal, SliceRecord
 from rsna_e2e.dicom.acquisition import read_acquisition
-from rsna_e2e.dicom.frames import frame_elements
+from rsna_e2e.dicom.element_scanner import FileMeta, Window, read_data_set, read_file_meta
+from rsna_e2e.dicom.elements import Elements, RefusedError, shown
+from rsna_e2e.dicom.enhanced_ct import frame_elements
+from rsna_e2e.dicom.frame_offsets import frame_places
+from rsna_e2e.dicom.image_ids import image_id_of
 from rsna_e2e.dicom.inflate import inflate
-from rsna_e2e.dicom.places import frame_places
 from rsna_e2e.dicom.refuse import refuse_on_error
 from rsna_e2e.dicom.repairs import Repair, joined
-from rsna_e2e.dicom.scan import FileMeta, Window, read_data_set, read_file_meta
 from rsna_e2e.dicom.syntaxes import readable_syntax
-from rsna_e2e.elements import Elements, RefusedError, shown
-from rsna_e2e.image_ids import image_id_of
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"  # PS3.4 B.5
 ENHANCED_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"

@@ -5,7 +5,7 @@ import zlib
 from typing import BinaryIO
 
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.elements import RefusedError
+from rsna_e2e.dicom.elements import RefusedError
 
 MAX_INFLATED_BYTES = 64 << 20  # the largest slice, 4096 x 4096 px of 2 bytes, twice
 CHUNK_BYTES = 1 << 16  # deflated

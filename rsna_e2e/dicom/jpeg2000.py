@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom.codestream import MAX_MARKERS, find_size
-from rsna_e2e.elements import RefusedError
+from rsna_e2e.dicom.elements import RefusedError
 
 _SOT, _SOD, _COD, _COC = 0xFF90, 0xFF93, 0xFF52, 0xFF53
 MAX_TILE_PARTS, MAX_TILE_MARKERS = 1 << 13, 1 << 6  # no more are looked at

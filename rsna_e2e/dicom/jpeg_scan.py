@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rsna_e2e.core.errors import BUILD_COMMAND
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.elements import RefusedError
+from rsna_e2e.dicom.elements import RefusedError
 
-_LIBRARY = Path(__file__).parents[1] / "_jpeg.abi3.so"
+_LIBRARY = Path(__file__).with_name("_jpeg.abi3.so")
 
 
 class _Verdict(IntEnum):

@@ -8,12 +8,9 @@ import numpy.typing as npt
 
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Int16Array, Int16Image, RawFile, Refusal, SliceRecord
+from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.header import SliceHeader
-from rsna_e2e.dicom.refuse import refuse_on_error
-from rsna_e2e.dicom.repairs import Repair, has_repair, joined
-from rsna_e2e.dicom.words import Frame, read_frame
-from rsna_e2e.elements import RefusedError
-from rsna_e2e.hounsfield import (
+from rsna_e2e.dicom.hounsfield import (
     AIR_HU,
     Hounsfield,
     StoredImage,
@@ -28,6 +25,9 @@ from rsna_e2e.hounsfield import (
     to_hounsfield,
     unwrap_12bit,
 )
+from rsna_e2e.dicom.refuse import refuse_on_error
+from rsna_e2e.dicom.repairs import Repair, has_repair, joined
+from rsna_e2e.dicom.stored_pixels import Frame, read_frame
 
 Mask = npt.NDArray[np.bool_]
 

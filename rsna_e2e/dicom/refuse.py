@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Refusal
-from rsna_e2e.elements import RefusedError
+from rsna_e2e.dicom.elements import RefusedError
 
 _T = TypeVar("_T")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydicom.pixels import get_decoder
 
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.elements import RefusedError, shown
+from rsna_e2e.dicom.elements import RefusedError, shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,6 @@
-"""From the store to batches: int16 slices are read and checked, one launch turns a batch into network input.
+"""From the store to batches of whole series, packed: the network's input, the labels, and where both came from.
 
-Or stored embeddings are read in their place.
+In goes a store and the positions of series; int16 slices are read and checked, and one launch turns a batch into images
+[N, C, S, S], through DALI or torch. Or stored embeddings are read in their place. Kept without imports: the DALI
+operators are used without torch.
 """
-
-from rsna_e2e.loader.choice import choose_loader, count_channels
-from rsna_e2e.loader.embedding_loader import EmbeddingLoader
-from rsna_e2e.loader.series_loader import SeriesLoader
-from rsna_e2e.loader.study_loader import StudyLoader
-
-__all__ = ["EmbeddingLoader", "SeriesLoader", "StudyLoader", "choose_loader", "count_channels"]

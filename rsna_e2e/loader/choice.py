@@ -3,13 +3,13 @@
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.device import Compute
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.division import WHOLE, Division
-from rsna_e2e.embeddings import Embeddings
+from rsna_e2e.loader.division import WHOLE, Division
 from rsna_e2e.loader.embedding_loader import EmbeddingLoader
+from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.series_loader import SeriesLoader
-from rsna_e2e.loader.study_loader import StudyLoader
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import Task
+from rsna_e2e.store.embeddings import Embeddings
+from rsna_e2e.tasks.task import Task
 
 
 def choose_loader(
@@ -24,7 +24,7 @@ def choose_loader(
     """Return the loader of images, or of `embeddings` where a head learns from those."""
     if embeddings is not None:
         return EmbeddingLoader(store, embeddings, config, device=compute.device, division=division)
-    return StudyLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype, division=division)
+    return ImageLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype, division=division)
 
 
 def count_channels(config: RunConfig, task: Task, embeddings: Embeddings | None) -> int:

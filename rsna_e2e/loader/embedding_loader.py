@@ -8,19 +8,19 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from rsna_e2e.batch import Rows, StudyBatch
 from rsna_e2e.config import RunConfig
-from rsna_e2e.core.records import Float32Array
-from rsna_e2e.division import WHOLE, Division
-from rsna_e2e.embeddings import Embeddings
-from rsna_e2e.loader.pixels import work_ahead
-from rsna_e2e.loader.share import Share, group_series, series_share, study_batch
-from rsna_e2e.sampler import Batch
+from rsna_e2e.core.records import Float32Array, Rows
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.division import WHOLE, Division
+from rsna_e2e.loader.rank_share import Share, group_series, series_share, study_batch
+from rsna_e2e.loader.read_ahead import work_ahead
+from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.store import Store
+from rsna_e2e.store.embeddings import Embeddings
 
 
 class EmbeddingLoader:
-    """Builds `StudyBatch`es with the embeddings [n, D, 1, 1] of one rank's share by `division`.
+    """Builds `SeriesBatch`es with the embeddings [n, D, 1, 1] of one rank's share by `division`.
 
     The same embeddings come in every epoch: nothing is augmented. With `loader.slice_order` published the slices of a
     series come by x, then y, then z of ImagePositionPatient, then image id; a batch's `rows` say which they are.
@@ -53,7 +53,7 @@ class EmbeddingLoader:
         """Number of slices in a batch."""
         return sum(self.lengths(batch))
 
-    def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
+    def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[SeriesBatch]:
         """Yield the batches, each of positions in `store.series`, in the given order."""
         # Threads only read: a single operator of theirs that OpenMP shares out slows all of the model's down threefold.
         for share, embeddings_ND in work_ahead(self._read, batches, self._config.loader):

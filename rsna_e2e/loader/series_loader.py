@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from rsna_e2e.batch import StudyBatch
-from rsna_e2e.division import Division
-from rsna_e2e.sampler import Batch
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.division import Division
+from rsna_e2e.loader.sampler import Batch
 
 
 class SeriesLoader(Protocol):
@@ -26,5 +26,5 @@ class SeriesLoader(Protocol):
     def n_slices(self, batch: Batch) -> int:
         """Number of slices in a batch."""
 
-    def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[StudyBatch]:
+    def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[SeriesBatch]:
         """Yield the batches, with this rank's share of their images, in the given order; augmented where wanted."""

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.core.records import Float32Array
-from rsna_e2e.series import run_starts, slice_indices
 from rsna_e2e.store.codecs import MOST_PACKED, Compression
 from rsna_e2e.store.layout import (
     INDEX,
@@ -27,6 +26,7 @@ from rsna_e2e.store.layout import (
 )
 from rsna_e2e.store.manifest import is_plain_file, read_manifest, table_damage
 from rsna_e2e.store.ranges import LABEL, contradictions, first_outside, outside_ranges
+from rsna_e2e.store.series_order import run_starts, slice_indices
 from rsna_e2e.store.shards import Shape, StoredPixels, check_shard, frame_checksum
 from rsna_e2e.store.tables import read_table
 

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float32Array, Int16Array, Int16Image, Refusal
-from rsna_e2e.folds import patients_in_several_folds
-from rsna_e2e.series import run_starts
 from rsna_e2e.store.checks import (
     StoreFiles,
     check_files,
@@ -21,9 +20,12 @@ from rsna_e2e.store.checks import (
     stored_pixels,
 )
 from rsna_e2e.store.codecs import Compression, check_codec
+from rsna_e2e.store.folds import patients_in_several_folds
 from rsna_e2e.store.layout import MANIFEST, REPAIR, SHARDS, Column, StoreError
 from rsna_e2e.store.manifest import read_manifest
+from rsna_e2e.store.series_order import run_starts
 from rsna_e2e.store.shards import StoredPixels, read_pixels
+from rsna_e2e.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,3 +185,12 @@ def _spans(index: dict[str, Column]) -> tuple[SeriesSpan, ...]:
         )
         for start, end in zip(starts, ends, strict=True)
     )
+
+
+def check_labels(store: Store, task: Task) -> None:
+    """Raise BadInputError unless the store was prepared for `task`."""
+    if tuple(store.label_names) != task.label_names:
+        raise BadInputError(
+            f"{store.path}: prepared for labels {', '.join(store.label_names)}, not for task {task.name}. "
+            f"Run: rsna-e2e prepare RAW STORE --task {task.name}"
+        )

@@ -15,7 +15,6 @@ from rsna_e2e import __version__
 from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
 from rsna_e2e.core.files import as_json, entries, full_disk_named, lock_folder, real_path, sync
 from rsna_e2e.core.records import Float32Array, Refusal
-from rsna_e2e.series import run_starts
 from rsna_e2e.store.checks import StoreFiles, read_index, read_labels, read_refusals
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
@@ -34,8 +33,9 @@ from rsna_e2e.store.layout import (
     file_checksum,
 )
 from rsna_e2e.store.manifest import sealed
+from rsna_e2e.store.series_order import run_starts
 from rsna_e2e.store.tables import write_table
-from rsna_e2e.tasks import Task
+from rsna_e2e.tasks.task import Task
 
 _ENTRIES = (SHARDS, INDEX, LABELS, REFUSALS, MANIFEST)
 _STORE = "store"

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
-from rsna_e2e.bench.memory import Memory, reset_peak
 from rsna_e2e.core.machine import cpu_name, memory_gib
+from rsna_e2e.core.process import Memory, reset_peak
 
 WAIT_CYCLES = 50_000_000  # some 30 ms, in which the host queues work up
 MIB = 2**20

@@ -20,8 +20,8 @@ from devices import Device
 from scales import Scale
 from transform_cases import noise, turned
 
-from rsna_e2e import ops
-from rsna_e2e.tasks import ICH
+from rsna_e2e.loader.kernels import torch_ops
+from rsna_e2e.tasks.task import ICH
 
 HEIGHT = WIDTH = 512
 SIZE = 480
@@ -67,7 +67,7 @@ class Work:
 
     def ours(self, i: int) -> torch.Tensor:
         is_grey = self.dtype == torch.uint8
-        return ops.transform_slices(
+        return torch_ops.transform_slices(
             self.hu[i % len(self.hu)],
             self.affine,
             ICH.windows_hu,
@@ -202,7 +202,7 @@ def transform(work: Work, bandwidth: float, device: Device, scale: Scale) -> dic
 def search(n: int, bandwidth: float, device: Device, scale: Scale) -> dict[str, Any]:
     """content_box's rate on slices that have content everywhere, and its share of the copy bandwidth."""
     work = make_work(n, torch.float16, device)
-    timing = time_on_device(lambda i: ops.content_box(work.hu[i % N_SETS], ICH.windows_hu), device, scale)
+    timing = time_on_device(lambda i: torch_ops.content_box(work.hu[i % N_SETS], ICH.windows_hu), device, scale)
     n_bytes = work.hu[0].numel() * work.hu[0].element_size()
     return {
         **asdict(timing),

@@ -94,10 +94,15 @@ def find_dali() -> Path:
     return Path(spec.origin).parents[2]
 
 
+def library_folder(name: str) -> Path:
+    """Where a library of that name belongs, from the root of a checkout."""
+    return Path("rsna_e2e/dicom" if name.startswith("_jpeg") else "rsna_e2e/loader/kernels")
+
+
 def built_libraries() -> list[Path]:
     """The extension, the check of JPEG scans and DALI's plugin, all of which must be there."""
-    folder = ROOT / "rsna_e2e"
-    found = [folder / "_C.abi3.so", folder / "_jpeg.abi3.so", *sorted(folder.glob("_dali-*.so"))]
+    own = [ROOT / library_folder(name) / name for name in ("_C.abi3.so", "_jpeg.abi3.so")]
+    found = [*own, *sorted((ROOT / library_folder("_dali")).glob("_dali-*.so"))]
     absent = [path.name for path in found if not path.is_file()]
     if absent or len(found) < 3:
         raise PackError(f"not built: {', '.join(absent) or 'the plugin for DALI'}. Run bin/setup.sh")

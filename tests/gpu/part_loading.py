@@ -10,13 +10,14 @@ from context import Context, MissingError
 from devices import Device, device_of
 from scales import SCALES, Scale
 
-from rsna_e2e import dali_plugin
-from rsna_e2e.bench.studies import opened_store
 from rsna_e2e.config import load_config
-from rsna_e2e.loader import StudyLoader, study_loader
-from rsna_e2e.loader.pixels import BufferPool
+from rsna_e2e.loader import image_loader
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.loader.kernels import dali_plugin
+from rsna_e2e.loader.read_ahead import BufferPool
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tools.bench.studies import opened_store
 
 POISON = 0x7FFF  # HU that no slice has
 EPOCH = 1  # augmented
@@ -49,7 +50,7 @@ def lifetimes(context: Context) -> None:
 
 @contextmanager
 def _poisoned() -> Iterator[None]:
-    with mock.patch.object(study_loader, "BufferPool", PoisonedPool):
+    with mock.patch.object(image_loader, "BufferPool", PoisonedPool):
         yield
 
 
@@ -73,7 +74,7 @@ def _compare(
 def _checksums(store: Store, backend: str, device: Device, scale: Scale) -> list[int]:
     """Checksums of all batches, computed in a queue that is held up, while the batches themselves are let go."""
     config = load_config("reference", [*SETTINGS, *scale.settings, f"loader.backend={backend}"])
-    loader = StudyLoader(store, config, task=ICH, device=torch.device(device.kind), dtype=torch.float16)
+    loader = ImageLoader(store, config, task=ICH, device=torch.device(device.kind), dtype=torch.float16)
     batches = loader.group(range(len(store.series)), epoch=EPOCH) * scale.passes
     sums = []
     for batch in loader.load(batches, epoch=EPOCH):

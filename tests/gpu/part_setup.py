@@ -14,8 +14,8 @@ BUILD_S = 240.0
 # In a process of its own: a library that cannot be loaded may take the process with it.
 TRY = """
 import sys, torch
-from rsna_e2e import ops
-from rsna_e2e.tasks import ICH
+from rsna_e2e.loader.kernels import torch_ops
+from rsna_e2e.tasks.task import ICH
 assert sys.argv[1] == "cpu" or ops.IS_CUDA_BUILT, "the extension has no CUDA half"
 hu = torch.arange(-500, 500, dtype=torch.int16)[:, None].repeat(1, 64)[None]
 how = {"size": 48, "mean": ICH.channel_mean, "std": ICH.channel_std, "dtype": torch.float16, "channels_last": True}

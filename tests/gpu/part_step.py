@@ -12,10 +12,10 @@ from devices import MIB, Device, device_of
 from measure import time_on_host
 from scales import SCALES, Scale
 
-from rsna_e2e.bench.peak import peak_of
-from rsna_e2e.bench.series_step import SeriesStep
-from rsna_e2e.chunk_size import free_bytes
 from rsna_e2e.config import RunConfig, load_config
+from rsna_e2e.tools.bench.peak import peak_of
+from rsna_e2e.training.chunk_size import free_bytes
+from rsna_e2e.training.series_step import SeriesStep
 
 RECIPE = "reference"
 SMALL_CHUNK = 16  # slices: four chunks of 60, of which three are computed again

@@ -13,14 +13,14 @@ from context import Context, MissingError, store_folder
 from devices import Device, device_of
 from scales import SCALES, Scale
 
-from rsna_e2e.bench.memory import Memory
-from rsna_e2e.bench.train import bench_train
 from rsna_e2e.config import load_config
-from rsna_e2e.loader import StudyLoader
-from rsna_e2e.prepare import prepare
+from rsna_e2e.core.process import Memory
+from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.store import Store
-from rsna_e2e.synth.simulate import simulate
-from rsna_e2e.tasks import ICH
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tools.bench.train import bench_train
+from rsna_e2e.tools.synth.simulate import simulate
 
 SEED, EPOCH = 7, 1
 RECIPE = "reference"
@@ -105,7 +105,7 @@ def watch_memory(path: Path, backend: str, device: Device, scale: Scale) -> dict
     """What is taken before, when pools have settled, at the end, and at most, MiB."""
     config = load_config(RECIPE, [*scale.settings, f"loader.backend={backend}"])
     with closing(Store.open(path)) as opened:
-        loader = StudyLoader(opened, config, task=ICH, device=torch.device(device.kind), dtype=torch.float16)
+        loader = ImageLoader(opened, config, task=ICH, device=torch.device(device.kind), dtype=torch.float16)
         rng, positions = np.random.default_rng(SEED), range(len(opened.series))
         sizes = rng.integers(1, min(MOST_SERIES, len(positions)) + 1, scale.n_batches)
         batches = [tuple(rng.choice(positions, size, replace=False).tolist()) for size in sizes]

@@ -14,7 +14,7 @@ import pytest
 from context import Context, MissingError
 from packing import ROOT
 
-from rsna_e2e import dali_plugin
+from rsna_e2e.loader.kernels import dali_plugin
 
 SAVED_EVERY_S = 5.0  # what has been found by then is not lost with the process
 N_SHOWN = 400  # characters of what a test that fails says

@@ -20,7 +20,7 @@ import torch
 from on_host import Fault
 from transform_cases import TYPES, noise, options, windows
 
-from rsna_e2e import ops
+from rsna_e2e.loader.kernels import torch_ops
 
 MATH = "csrc/ct_math.h"
 NEVER_INSIDE = Fault(MATH, "return slice.x.pair_low <= source_x", "return false && slice.x.pair_low <= source_x")
@@ -78,7 +78,7 @@ def on_cpu(hu: torch.Tensor, affine: torch.Tensor, **chosen: Any) -> Iterator[tu
     extents = (torch.full((n,), extent, dtype=torch.int32) for extent in (height, width))
     packed = (hu.reshape(-1), torch.arange(n) * height * width, *extents)
     lowest_hu = options(n_channels, chosen["dtype"], hu).get("lowest_hu")
-    for name in ops.cpu_instruction_sets():
+    for name in torch_ops.cpu_instruction_sets():
         yield (
             name,
             torch.ops.rsna_e2e.transform_slices(

@@ -9,7 +9,7 @@ import torch
 from emulation import pointer
 from transform_cases import BOX, SIZES, TYPES, content, noise, options, turned, windows
 
-from rsna_e2e import ops
+from rsna_e2e.loader.kernels import torch_ops
 
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.uint8: torch.uint8}
 
@@ -24,7 +24,7 @@ def check(emulated: ctypes.CDLL, hu: torch.Tensor, affine: torch.Tensor, *, shif
     result = emulation.transform(emulated, hu, affine, shift=shift, **chosen)
     n_channels = chosen.pop("n_channels")
     lowest_hu = options(n_channels, chosen["dtype"], hu).get("lowest_hu")
-    expected = ops.transform_slices(hu, affine, windows(n_channels), lowest_hu=lowest_hu, **chosen)
+    expected = torch_ops.transform_slices(hu, affine, windows(n_channels), lowest_hu=lowest_hu, **chosen)
     assert result.stride() == expected.stride()
     assert torch.equal(result, expected)
 
@@ -112,7 +112,7 @@ def test_search_for_content(emulated: ctypes.CDLL, height: int, width: int, offs
     memory = torch.empty(5 * height * width + offset, dtype=torch.int16)
     hu = memory[offset:].view(5, height, width).copy_(content(5, height, width))
     pairs = windows(1)
-    expected = ops.content_box(hu, pairs)
+    expected = torch_ops.content_box(hu, pairs)
     boxes = torch.full_like(expected, -1)
     failure = emulated.emulate_content(
         *(pointer(hu), ctypes.c_int64(5), height, width, 1, pointer(pairs), pointer(boxes))

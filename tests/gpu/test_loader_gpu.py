@@ -6,11 +6,11 @@ import pytest
 import small
 import torch
 
-from rsna_e2e.batch import StudyBatch
-from rsna_e2e.loader import StudyLoader
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.store import Store
-from rsna_e2e.tasks import ICH
-from rsna_e2e.train import train
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.needs_cuda
 
@@ -23,9 +23,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return small.make_store(tmp_path_factory.mktemp("gpu"), sides=(32, 40, 33))
 
 
-def load(store: Store, device: str, dtype: torch.dtype, *overrides: str) -> list[StudyBatch]:
+def load(store: Store, device: str, dtype: torch.dtype, *overrides: str) -> list[SeriesBatch]:
     config = small.config("loader.slices_per_batch=4", *overrides)
-    loader = StudyLoader(store, config, task=ICH, device=torch.device(device), dtype=dtype)
+    loader = ImageLoader(store, config, task=ICH, device=torch.device(device), dtype=dtype)
     return list(loader.load(loader.group(range(len(store.series)), epoch=1) * 4, epoch=1))
 
 

@@ -59,7 +59,7 @@ def test_device_code_of_other_architectures_becomes_zeros_and_nothing_moves(tmp_
 
 
 def test_a_library_without_device_code_stays_as_it_is() -> None:
-    library = packing.ROOT / "rsna_e2e/_jpeg.abi3.so"
+    library = packing.ROOT / "rsna_e2e/dicom/_jpeg.abi3.so"
     assert fatbin.machine_code(library) == set()
     with pytest.raises(ValueError, match="not a 64-bit ELF library"):
         fatbin.sections(b"#!/bin/sh\n")
@@ -107,7 +107,8 @@ def test_what_was_packed_is_whole_again_where_it_is_unpacked(
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
 
     there, scratch = tmp_path / "there", tmp_path / "scratch"
-    (there / "rsna_e2e").mkdir(parents=True)
+    kernels = there / "rsna_e2e/loader/kernels"
+    kernels.mkdir(parents=True)
     monkeypatch.setattr(unpacking, "ROOT", there)
     first = unpacking.unpack(folder / "1", scratch)
     assert (first.n_libraries, first.n_packages, first.has_dali) == (2, len(packing.WHEELS), False)
@@ -116,7 +117,7 @@ def test_what_was_packed_is_whole_again_where_it_is_unpacked(
     second = unpacking.unpack(folder / "2", scratch)
     assert (second.n_packages, second.has_dali) == (len(packing.WHEELS) + len(packing.DALI_WHEELS), True)
 
-    assert sorted(path.name for path in (there / "rsna_e2e").iterdir()) == ["_C.abi3.so", "_dali-9.9.9.so"]
+    assert sorted(path.name for path in kernels.iterdir()) == ["_C.abi3.so", "_dali-9.9.9.so"]
     assert (scratch / "site/carried_pydantic_core.py").read_text() == "PYTHON = '312'\n"
     dali = scratch / "site/nvidia/dali"
     kept = sorted(str(path.relative_to(dali)) for path in dali.rglob("*") if path.is_file())
@@ -134,7 +135,7 @@ def test_dali_is_found_beside_an_ordinary_package_of_the_same_maker(
     """Some packages bring nvidia/__init__.py, which hides parts of it that lie elsewhere."""
     pack(tmp_path / "pack", Packing(), site=site, libraries=libraries, fetch=make_wheels)
     monkeypatch.setattr(unpacking, "ROOT", tmp_path)
-    (tmp_path / "rsna_e2e").mkdir()
+    (tmp_path / "rsna_e2e/loader/kernels").mkdir(parents=True)
     for number in (1, 2):
         unpacking.unpack(tmp_path / f"pack/{number}", tmp_path / "scratch")
     (tmp_path / "scratch/site/nvidia/dali/__init__.py").write_text("carried = True\n")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transform_cases import BOX, SIZES, TYPES, content, noise, options, turned, windows
 
-from rsna_e2e import ops
-from rsna_e2e.tasks import ICH
+from rsna_e2e.loader.kernels import torch_ops
+from rsna_e2e.tasks.task import ICH
 
 pytestmark = pytest.mark.needs_cuda
 
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.needs_cuda
 def check(hu: torch.Tensor, affine: torch.Tensor, *, n_channels: int = 3, **chosen: Any) -> None:
     """Runs on both and compares bits: float16 and bfloat16 too, which are rounded from the same float32."""
     chosen = {**options(n_channels, chosen.get("dtype", torch.float32), hu), **chosen}
-    on_gpu = ops.transform_slices(hu.cuda(), affine, windows(n_channels), **chosen)
-    on_cpu = ops.transform_slices(hu, affine, windows(n_channels), **chosen)
+    on_gpu = torch_ops.transform_slices(hu.cuda(), affine, windows(n_channels), **chosen)
+    on_cpu = torch_ops.transform_slices(hu, affine, windows(n_channels), **chosen)
     assert on_gpu.is_cuda
     assert on_gpu.stride() == on_cpu.stride()
     assert torch.equal(on_gpu.cpu(), on_cpu)
@@ -70,19 +70,19 @@ def test_slices_of_mixed_sizes_at_odd_addresses(first: int, dtype: torch.dtype) 
     affine = torch.cat([turned(1, height, width, 64, zoom=0.9) for height, width in shapes])
     lowest_hu = torch.full((len(shapes),), -2000, dtype=torch.int32) if dtype == torch.uint8 else None
     chosen: dict[str, Any] = {"size": 64, "dtype": dtype, "channels_last": True, "lowest_hu": lowest_hu}
-    on_gpu = ops.transform_slices_packed(values.cuda()[first:], *packed, affine, windows(3), **chosen)
-    on_cpu = ops.transform_slices_packed(values[first:], *packed, affine, windows(3), **chosen)
+    on_gpu = torch_ops.transform_slices_packed(values.cuda()[first:], *packed, affine, windows(3), **chosen)
+    on_cpu = torch_ops.transform_slices_packed(values[first:], *packed, affine, windows(3), **chosen)
     assert torch.equal(on_gpu.cpu(), on_cpu)
-    boxes = ops.content_box_packed(values.cuda()[first:], *packed, windows(3))
-    assert torch.equal(boxes.cpu(), ops.content_box_packed(values[first:], *packed, windows(3)))
+    boxes = torch_ops.content_box_packed(values.cuda()[first:], *packed, windows(3))
+    assert torch.equal(boxes.cpu(), torch_ops.content_box_packed(values[first:], *packed, windows(3)))
 
 
 @pytest.mark.parametrize(("height", "width"), [(512, 512), (500, 333), (2, 2), (31, 1000), (1000, 8), (1, 9), (9, 1)])
 def test_content_box(height: int, width: int) -> None:
     hu = content(9, height, width)
-    boxes = ops.content_box(hu.cuda(), windows(2))
+    boxes = torch_ops.content_box(hu.cuda(), windows(2))
     assert boxes.is_cuda
-    assert torch.equal(boxes.cpu(), ops.content_box(hu, windows(2)))
+    assert torch.equal(boxes.cpu(), torch_ops.content_box(hu, windows(2)))
     assert boxes[0].tolist() == [0, 0, width, height]
     assert boxes[3].tolist() == [0, 0, 0, 0]
 
@@ -92,7 +92,7 @@ def test_more_slices_than_a_grid_holds() -> None:
     check(noise(n, 2, 3), turned(n, 2, 3, 2), size=2, dtype=torch.float16, channels_last=True)
     check(noise(n, 2, 3), turned(n, 2, 3, 2), size=2, n_channels=2)
     hu = content(n, 2, 3)
-    assert torch.equal(ops.content_box(hu.cuda(), windows(1)).cpu(), ops.content_box(hu, windows(1)))
+    assert torch.equal(torch_ops.content_box(hu.cuda(), windows(1)).cpu(), torch_ops.content_box(hu, windows(1)))
 
 
 def test_more_output_than_32_bits_count() -> None:
@@ -102,8 +102,8 @@ def test_more_output_than_32_bits_count() -> None:
         pytest.skip("needs 5.4 GB of free GPU memory")
     hu, affine = noise(1, 64, 64), turned(1, 64, 64, size)
     chosen: dict[str, Any] = {"size": size, "dtype": torch.float16, "channels_last": True}
-    expected = ops.transform_slices(hu, affine, windows(3), **chosen).cuda()
-    many = ops.transform_slices(hu.cuda().repeat(n, 1, 1), affine.repeat(n, 1, 1), windows(3), **chosen)
+    expected = torch_ops.transform_slices(hu, affine, windows(3), **chosen).cuda()
+    many = torch_ops.transform_slices(hu.cuda().repeat(n, 1, 1), affine.repeat(n, 1, 1), windows(3), **chosen)
     for i in (0, 681, 682, 683, n - 1):
         assert torch.equal(many[i : i + 1], expected)
 
@@ -115,8 +115,8 @@ def test_work_goes_to_the_callers_stream(search: bool) -> None:
 
     def compute(values: torch.Tensor) -> torch.Tensor:
         if search:
-            return ops.content_box(values, ICH.windows_hu)
-        return ops.transform_slices(values, affine, ICH.windows_hu, size=301)
+            return torch_ops.content_box(values, ICH.windows_hu)
+        return torch_ops.transform_slices(values, affine, ICH.windows_hu, size=301)
 
     expected = compute(hu)
     hu_gpu = torch.full_like(hu, -1000, device="cuda")
@@ -135,27 +135,27 @@ def test_the_values_device_computes() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs a second GPU")
     hu, affine = noise(4, 160, 153), turned(4, 160, 153, 64)
-    result = ops.transform_slices(hu.to("cuda:1"), affine, windows(3), size=64)
+    result = torch_ops.transform_slices(hu.to("cuda:1"), affine, windows(3), size=64)
     assert result.device == torch.device("cuda:1")
-    assert torch.equal(result.cpu(), ops.transform_slices(hu, affine, windows(3), size=64))
+    assert torch.equal(result.cpu(), torch_ops.transform_slices(hu, affine, windows(3), size=64))
     assert torch.cuda.current_device() == 0
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_empty_batch(dtype: torch.dtype) -> None:
     hu = torch.empty(0, 64, 64, dtype=torch.int16, device="cuda")
-    result = ops.transform_slices(hu, torch.empty(0, 2, 3), ICH.windows_hu, size=32, dtype=dtype)
+    result = torch_ops.transform_slices(hu, torch.empty(0, 2, 3), ICH.windows_hu, size=32, dtype=dtype)
     assert result.is_cuda
     assert result.shape == (0, 3, 32, 32)
-    assert ops.content_box(hu, ICH.windows_hu).shape == (0, 4)
+    assert torch_ops.content_box(hu, ICH.windows_hu).shape == (0, 4)
 
 
 def test_parameters_must_stay_on_the_host() -> None:
     hu, affine = noise(4, 160, 153), turned(4, 160, 153, 32)
     with pytest.raises(ValueError, match=r"affine must be .* on the CPU"):
-        ops.transform_slices(hu.cuda(), affine.cuda(), ICH.windows_hu, size=32)
+        torch_ops.transform_slices(hu.cuda(), affine.cuda(), ICH.windows_hu, size=32)
     with pytest.raises(ValueError, match="values must be on the GPU"):
-        ops.transform_slices(hu, affine.cuda(), ICH.windows_hu, size=32)
+        torch_ops.transform_slices(hu, affine.cuda(), ICH.windows_hu, size=32)
 
 
 def test_opcheck() -> None:

@@ -21,8 +21,8 @@ from devices import Cpu, HostEvent
 from journal import Journal, Line
 from scales import TINY
 
-from rsna_e2e.bench.series_step import SeriesStep
-from rsna_e2e.loader.pixels import BufferPool
+from rsna_e2e.loader.read_ahead import BufferPool
+from rsna_e2e.training.series_step import SeriesStep
 
 needs_dali = pytest.mark.needs_dali
 

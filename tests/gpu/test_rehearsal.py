@@ -92,7 +92,7 @@ def test_both_commands_though_the_first_is_killed(machine: Machine) -> None:
     assert "NOT REHEARSED: " + "; ".join(NOT_REHEARSED) in printed
     machine.run(2, "--only", "unpack", "dali")
     check_all(machine, {"unpack", "extension", "kernel", "step", "dali"})
-    assert (machine.checkout / "rsna_e2e/_C.abi3.so").is_file()
+    assert (machine.checkout / "rsna_e2e/loader/kernels/_C.abi3.so").is_file()
     assert (machine.scratch / "site/nvidia/dali/carried.txt").is_file()
     assert (machine.scratch / "site/carried_pydantic.py").read_text() == f"PYTHON = '{PYTHON}'\n"
 
@@ -171,7 +171,8 @@ def _run_carried_dali(machine: Machine, bare: Path) -> None:
     code = """
 import sys, pydantic, pydicom, torch
 import dali_runs
-from rsna_e2e import dali_plugin, ops
+from rsna_e2e.loader.kernels import dali_plugin
+from rsna_e2e.loader.kernels import torch_ops
 dali = dali_plugin.load()
 for module in (dali, pydantic, pydicom):
     assert module.__file__.startswith(sys.argv[1]), module.__file__

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from packing import ROOT, read_manifest, sources_sha256
+from packing import ROOT, library_folder, read_manifest, sources_sha256
 
 # Of the package that DALI shares with others there, some of which may make it an ordinary one: all parts are found.
 NVIDIA = '__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n'
@@ -36,7 +36,7 @@ def unpack(pack: Path, scratch: Path) -> Unpacked:
     is_ours = manifest["sources"] == sources_sha256()
     libraries = sorted((pack / "lib").iterdir()) if is_ours else []
     for library in libraries:
-        _replace(library, ROOT / "rsna_e2e" / library.name)
+        _replace(library, ROOT / library_folder(library.name) / library.name)
     wheels = sorted((pack / "wheels").glob("*.whl"))
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:

@@ -1,0 +1,163 @@
+"""Files that hold a table as CSV, wherever they lie: bare or packed, which what is in them says and not their names."""
+
+import csv
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import stat
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.limits import HARMLESS_BYTES, MAX_MEMBER_BYTES, MAX_RATIO
+
+# Kaggle's client delivers NAME.csv as NAME.csv.zip
+SUFFIXES = (".csv", ".csv.gz", ".csv.zip")
+
+_MOST_LAYERS = 4  # of packing, each in the one before
+_HEADER_BYTES = 4096  # of a table's first line are looked at
+_PIPE_BYTES = 1 << 16
+WAIT_FOR_WRITER_S = 2.0  # a shell may start it later than this program
+_ENCRYPTED = 0x1  # APPNOTE 4.4.4
+_TOO_FAR = "it inflates further than any table"
+# What gzip, zipfile and what they unpack with raise of a damaged file, but for OSError
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError)
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """A table in a file, such as in an archive. name: shown in messages. bytes_of: opens the file as it is, as often as
+    asked; the stream is seekable."""
+
+    name: str
+    bytes_of: Callable[[], AbstractContextManager[BinaryIO]]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """Open the table's text, out of the gzip or zip file that it may be packed in. Raises OSError."""
+        try:
+            with ExitStack() as opened:
+                bare: Any = opened.enter_context(self.bytes_of())
+                stream = bare
+                for _ in range(_MOST_LAYERS):
+                    head = stream.read(4)
+                    stream.seek(0)
+                    if head.startswith(b"\x1f\x8b"):  # RFC 1952
+                        stream = opened.enter_context(gzip.open(stream))
+                    elif head in (b"PK\3\4", b"PK\5\6"):  # APPNOTE 4.3.7, and 4.3.16 where it is empty
+                        stream = opened.enter_context(_only_table(stream))
+                yield bare if stream is bare else io.BufferedReader(_Bounded(stream))
+        except _DAMAGED as error:
+            raise OSError(str(error)) from error
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the file's bytes, in hexadecimal. Raises OSError when it cannot be read."""
+        stream: Any
+        with self.bytes_of() as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def header(self) -> list[str]:
+        """Return the names of the columns, none where there is no first line. Raises OSError."""
+        with self.open() as stream:
+            text = stream.read(_HEADER_BYTES).decode("utf-8-sig", "replace")
+        try:
+            return next(csv.reader(io.StringIO(text, newline="")), [])
+        except csv.Error:
+            return []
+
+    def line_of(self, row: int) -> int:
+        """Return the line, counted from 1, on which data row `row` ends; empty lines hold no row."""
+        with self.open() as stream:
+            lines = csv.reader(io.TextIOWrapper(stream, "utf-8", "replace", newline=""))
+            filled = (lines.line_num for words in lines if words)
+            try:
+                return next(islice(filled, row + 1, None), row + 2)
+            except csv.Error:  # a field of more than it takes
+                return row + 2
+
+
+def table_at(path: Path) -> TableFile:
+    """Return the table at `path`, which need not be there yet. A pipe is read at once, as it can be only once.
+
+    Raises BadInputError for a pipe that nobody writes to, and for a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        mode = 0  # to be said when it is opened
+    if stat.S_ISFIFO(mode):
+        content = _read_pipe(path)
+        return TableFile(str(path), lambda: io.BytesIO(content))
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise BadInputError(f"{path}: a device, and no file. Give the name of one")
+    return TableFile(str(path), lambda: path.open("rb"))
+
+
+def is_table(name: str) -> bool:
+    """Whether a file is called as tables are."""
+    return name.lower().endswith(SUFFIXES)
+
+
+class _Bounded(io.RawIOBase):
+    """What comes out of a packed stream, up to more than any table has."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._left = stream, MAX_MEMBER_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises OSError beyond the limit."""
+        content = self._stream.read(len(buffer))
+        buffer[: len(content)] = content
+        self._left -= len(content)
+        if self._left < 0:
+            raise OSError(_TOO_FAR)
+        return len(content)
+
+
+def _only_table(stream: IO[bytes]) -> IO[bytes]:
+    """Open the one table that a zip archive holds, beside the notes that macOS adds. Raises BadZipFile otherwise."""
+    try:
+        archive = zipfile.ZipFile(stream)
+    except UnicodeDecodeError as error:
+        raise zipfile.BadZipFile(str(error)) from error
+    names = [info for info in archive.infolist() if not info.filename.endswith("/")]
+    files = [info for info in names if not info.filename.startswith("__MACOSX/")]
+    tables = [info for info in files if is_table(info.filename)] or files
+    if len(tables) != 1:
+        raise zipfile.BadZipFile(f"an archive that holds {len(tables)} files and not one table")
+    (info,) = tables
+    if info.flag_bits & _ENCRYPTED:
+        raise zipfile.BadZipFile("encrypted in its archive")
+    if info.file_size > min(MAX_MEMBER_BYTES, max(MAX_RATIO * info.compress_size, HARMLESS_BYTES)):
+        raise zipfile.BadZipFile(_TOO_FAR)
+    try:
+        return archive.open(info)
+    except UnicodeDecodeError as error:  # of its own name, which stands there once more
+        raise zipfile.BadZipFile(str(error)) from error
+
+
+def _read_pipe(path: Path) -> bytes:
+    """Read all that comes out of a pipe. Raises BadInputError when nobody writes to it."""
+    give_up_s = time.monotonic() + WAIT_FOR_WRITER_S
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
+        while (begin := pipe.read(_PIPE_BYTES)) == b"":  # None once there is a writer that has not written yet
+            if time.monotonic() > give_up_s:
+                raise BadInputError(f"{path}: a pipe that nobody writes to. Give a file")
+            time.sleep(0.01)
+        os.set_blocking(pipe.fileno(), True)
+        return (begin or b"") + pipe.readall()

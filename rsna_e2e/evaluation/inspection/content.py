@@ -1,0 +1,96 @@
+"""All of a data report as plain numbers and texts: what `inspection.json` holds, and the page is made of."""
+
+# N slices
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsna_e2e import __version__
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import Progress, Refusal, no_progress
+from rsna_e2e.evaluation.inspection.findings import find
+from rsna_e2e.evaluation.inspection.geometry import describe_geometry
+from rsna_e2e.evaluation.inspection.slices import Slices
+from rsna_e2e.evaluation.inspection.truth import describe_copies, describe_counts, describe_labels
+from rsna_e2e.evaluation.inspection.values import describe_values, histogram
+from rsna_e2e.store import Store, StoreError
+from rsna_e2e.store.prepare import count_reasons, nothing_taken, read_raw
+from rsna_e2e.tasks.task import Task, get_task
+
+N_SAMPLED = 1000  # slices; their histogram differs from that of all by less than can be seen
+
+
+def inspect_store(
+    store: Store, *, n_sampled: int | None = N_SAMPLED, seed: int = 0, progress: Progress = no_progress
+) -> tuple[dict[str, Any], Slices]:
+    """Look at a store: its tables whole, the pixels of `n_sampled` slices (None: all), chosen by `seed`.
+
+    Returns the content and what it was made of. Raises StoreError when a slice is damaged, or the labels are not those
+    of the store's task.
+    """
+    task = get_task(store.task_name)
+    if store.label_names != task.label_names:
+        raise StoreError(
+            f"{store.path}: holds labels {', '.join(store.label_names):.200}, which are not those of its task "
+            f"{task.name}: {', '.join(task.label_names)}. Prepare the store again"
+        )
+    slices = Slices(
+        task=task,
+        columns=store.index,
+        labels=store.labels,
+        refusals=store.read_refusals(),
+        store=store,
+    )
+    n = len(slices) if n_sampled is None else min(n_sampled, len(slices))
+    rows = np.sort(np.random.default_rng(seed).choice(len(slices), size=n, replace=False))
+    content = _content(slices) | {
+        "hu": histogram(store, rows, progress),
+        "copies": describe_copies(slices),
+        "data_hash": store.data_hash,
+        "is_deidentified": bool(store.key_check),
+        "seed": seed,
+    }
+    return content | {"findings": find(content)}, slices
+
+
+def inspect_raw(
+    raw: Path,
+    *,
+    task: Task,
+    labels: Path | None = None,
+    n_jobs: int | None = None,
+    progress: Progress = no_progress,
+) -> tuple[dict[str, Any], Slices]:
+    """Look at the headers of DICOM files, and at their labels; no pixel is read and no store made.
+
+    Returns the content and what it was made of. Raises BadInputError where there is none.
+    """
+    found = read_raw(raw, task=task, labels=labels, n_jobs=n_jobs, progress=progress)
+    if not len(found.columns["series_key"]):
+        raise BadInputError(nothing_taken(raw, found.refusals))
+    slices = Slices(task=task, columns=found.columns, labels=found.labels, refusals=found.refusals)
+    content = _content(slices) | {"hu": None, "copies": None, "data_hash": None, "is_deidentified": False, "seed": None}
+    return content | {"findings": find(content)}, slices
+
+
+def _content(slices: Slices) -> dict[str, Any]:
+    return {
+        "made_by": f"rsna_e2e {__version__}",
+        "source": "store" if slices.store else "raw",
+        "task": slices.task.name,
+        "counts": describe_counts(slices),
+        "geometry": describe_geometry(slices),
+        "values": describe_values(slices),
+        "truth": describe_labels(slices),
+        "refusals": _refusals(slices.refusals),
+        "n_refused": len(slices.refusals),
+    }
+
+
+def _refusals(refusals: Sequence[Refusal]) -> list[dict[str, Any]]:
+    """Reasons, how often each was met, and one detail: never a path, which may name a patient."""
+    example = {str(refusal.reason): refusal.detail for refusal in reversed(refusals)}
+    return [{"reason": reason, "n": n, "example": example[reason]} for reason, n in count_reasons(refusals).items()]

@@ -1,0 +1,52 @@
+"""Write a data report: one self-contained page, and the same numbers as JSON."""
+
+from pathlib import Path
+from typing import Any
+
+from rsna_e2e.core.files import as_json
+from rsna_e2e.dicom.syntaxes import SYNTAXES
+from rsna_e2e.evaluation.inspection.figures import geometry_figure, hu_figure, people_figure
+from rsna_e2e.evaluation.inspection.slices import Slices
+from rsna_e2e.evaluation.inspection.windows import WINDOWS_HU
+from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
+
+PAGE, NUMBERS = "inspection.html", "inspection.json"
+
+
+def check_out(out: Path) -> None:
+    """Raise BadInputError when no report can be written to `out`, before the work for it is done."""
+    check_folder(out, example=f"{PAGE} and {NUMBERS}")
+
+
+def write_inspection(content: dict[str, Any], slices: Slices, *, out: Path) -> Path:
+    """Write `inspection.html` and `inspection.json` into the folder `out` and return the page's path.
+
+    Files of these names are replaced, each whole or not at all. Raises BadInputError when `out` cannot be a folder.
+    """
+    check_out(out)
+    write_texts(out, {NUMBERS: as_json(content, indent=2) + "\n", PAGE: _page(content, slices)})
+    return out / PAGE
+
+
+def _page(content: dict[str, Any], slices: Slices) -> str:
+    sheets = []
+    if slices.store is not None:
+        from rsna_e2e.evaluation.inspection.sheets import contact_sheets  # loads torch, which headers do without
+
+        sheets = contact_sheets(slices, slices.store, seed=content["seed"])
+    return render(
+        "inspection.html.j2",
+        content,
+        unknown="unknown",
+        title="Data report",
+        any_label=slices.task.any_label,
+        label_names=slices.task.label_names,
+        syntaxes={syntax.uid: syntax.name for syntax in SYNTAXES.values()},
+        windows=WINDOWS_HU,
+        figures={
+            "geometry": geometry_figure(content),
+            "people": people_figure(content),
+            "hu": hu_figure(content) if content["hu"] else None,
+        },
+        sheets=sheets,
+    )

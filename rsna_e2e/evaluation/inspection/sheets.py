@@ -1,0 +1,70 @@
+"""Contact sheets: a few series, chosen by a seed, each as slices from end to end in the usual windows."""
+
+from typing import Any
+
+import numpy as np
+
+from rsna_e2e.evaluation.inspection.slices import Rows, Slices
+from rsna_e2e.evaluation.inspection.windows import WINDOWS_HU
+from rsna_e2e.evaluation.report.theme import data_uri
+from rsna_e2e.evaluation.report.thumbnails import jpeg, windowed
+from rsna_e2e.store import Store
+
+N_POSITIVE, N_NEGATIVE = 4, 2
+N_SHOWN = 8
+SIDE = 128
+
+
+def contact_sheets(slices: Slices, store: Store, *, seed: int) -> list[dict[str, Any]]:
+    """Return the series to show: positive and negative ones drawn by `seed`, or any where there are no labels."""
+    return [_sheet(slices, store, series) for series in _choose(slices, seed)]
+
+
+def _choose(slices: Slices, seed: int) -> list[int]:
+    rng = np.random.default_rng(seed)
+    any_N = np.nan_to_num(slices.labels[:, slices.task.any_index]) > 0
+    n_positive_S = slices.per_series(any_N)
+    chosen: list[int] = []
+    for is_such_S, n in ((n_positive_S > 0, N_POSITIVE), (n_positive_S == 0, N_NEGATIVE)):
+        # those of few slices last: they show little
+        candidates = rng.permutation(np.flatnonzero(is_such_S & (slices.lengths >= min(N_SHOWN, slices.lengths.max()))))
+        others = rng.permutation(np.flatnonzero(is_such_S))
+        ordered = dict.fromkeys([*candidates.tolist(), *others.tolist()])
+        chosen += list(ordered)[:n]
+    return chosen
+
+
+def _sheet(slices: Slices, store: Store, series: int) -> dict[str, Any]:
+    first, n = int(slices.first[series]), int(slices.lengths[series])
+    labels_TL = np.nan_to_num(slices.labels[first : first + n]) > 0
+    is_known = bool((~np.isnan(slices.labels[first : first + n])).any())
+    any_index = slices.task.any_index
+    names = slices.task.label_names
+    images = []
+    for place in _shown(labels_TL[:, any_index]).tolist():
+        picture_CSS = windowed(store.read_slice(first + place), tuple(WINDOWS_HU.values()), side=SIDE)
+        images.append(
+            {
+                "uri": data_uri("image/jpeg", jpeg(picture_CSS.reshape(-1, SIDE))),
+                "position_mm": float(slices["position_mm"][first + place]),
+                "bleeds": [names[i] for i in np.flatnonzero(labels_TL[place]) if i != any_index],
+                "is_positive": bool(labels_TL[place, any_index]),
+            }
+        )
+    return {
+        "name": slices["series_key"][first][:8],
+        "n_slices": n,
+        "n_positive": int(labels_TL[:, any_index].sum()),
+        "is_known": is_known,
+        "images": images,
+    }
+
+
+def _shown(is_positive_T: Any) -> Rows:
+    """Places from end to end, evenly; one positive slice at least, in the middle of the positive ones."""
+    places = np.unique(np.linspace(0, len(is_positive_T) - 1, N_SHOWN).round().astype(np.int64))
+    positive = np.flatnonzero(is_positive_T)
+    if len(positive) and not is_positive_T[places].any():
+        middle = positive[len(positive) // 2]
+        places[np.abs(places - middle).argmin()] = middle
+    return places

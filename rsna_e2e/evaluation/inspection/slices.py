@@ -1,0 +1,80 @@
+"""The slices that are looked at: columns as in a store's index, wherever they come from."""
+
+# N slices, S series, L labels
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.core.records import Float32Array, Refusal
+from rsna_e2e.store import Store
+from rsna_e2e.store.series_order import run_starts
+from rsna_e2e.tasks.task import Task
+
+Column = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slices:
+    """Slices [N] of a store or of raw files, series after series, each in geometric order.
+
+    columns: of a store's index by name; what only pixels tell is absent where there is no store. labels: [N, L], NaN
+    where there is none.
+    """
+
+    task: Task
+    columns: dict[str, Column]
+    labels: Float32Array
+    refusals: Sequence[Refusal]
+    store: Store | None = None
+
+    def __len__(self) -> int:
+        return len(self.columns["series_key"])
+
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    @cached_property
+    def first(self) -> Rows:
+        """The first row of each series [S]."""
+        return run_starts(self["series_key"])
+
+    @cached_property
+    def lengths(self) -> Rows:
+        """Slices of each series [S]."""
+        return np.diff(np.append(self.first, len(self)))
+
+    @cached_property
+    def series_of_row(self) -> Rows:
+        """To which series each slice belongs [N]."""
+        return np.repeat(np.arange(len(self.first)), self.lengths)
+
+    @cached_property
+    def is_train(self) -> npt.NDArray[np.bool_]:
+        """Series with any label [S]; of a store, those in its split "train"."""
+        if "split" in self:
+            return np.asarray(self["split"][self.first] == "train")
+        return np.asarray(self.per_series(np.asarray(~np.isnan(self.labels).all(axis=1))) > 0)
+
+    def per_series(self, values_N: Column) -> Column:
+        """Return the sum over each series [S, ...]."""
+        if not len(self.first):
+            return np.zeros((0, *values_N.shape[1:]))
+        return np.asarray(np.add.reduceat(values_N.astype(np.float64), self.first, axis=0))
+
+    def each(self) -> Iterator[slice]:
+        """Yield the rows of each series."""
+        for first, length in zip(self.first.tolist(), self.lengths.tolist(), strict=True):
+            yield slice(first, first + length)
+
+    def place(self, row: int) -> dict[str, Any]:
+        """Return where a row is, by the name a series has in reports."""
+        return {"series": self["series_key"][row][:8], "slice_index": int(self["slice_index"][row])}

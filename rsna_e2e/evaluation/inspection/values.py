@@ -1,0 +1,118 @@
+"""What pixel values mean: bits, rescale, windows, syntaxes, repairs, extremes, and how they are spread."""
+
+# N slices, L labels
+
+from typing import Any
+
+import numpy as np
+
+from rsna_e2e.core.records import Progress
+from rsna_e2e.dicom.hounsfield import is_wrapped_12bit
+from rsna_e2e.dicom.repairs import count_repairs
+from rsna_e2e.evaluation.inspection.slices import Rows, Slices
+from rsna_e2e.evaluation.inspection.tally import common, plain
+from rsna_e2e.store import Store
+
+HISTOGRAM_HU = (-1100, 3100)  # air to dense metal; beyond it lie padding and errors
+BIN_HU = 20
+N_EXTREME = 5
+
+# Bounds in HU of what is commonly told apart: air, fat and the like, water to blood, contrast and bone.
+TISSUES = (("air", -32768, -200), ("fat and edges", -200, 0), ("water, brain, blood", 0, 100), ("bone", 100, 32768))
+
+
+def describe_values(slices: Slices) -> dict[str, Any]:
+    """Return what the columns say of pixel values; counts that only pixels tell are None without a store."""
+    return {
+        "bits": _bits(slices),
+        "slopes": common(slices["slope"]),
+        "intercepts": common(slices["intercept"]),
+        "windows": common(_shown(slices, "window_center_hu"), _shown(slices, "window_width_hu")),
+        "syntaxes": common(slices["transfer_syntax_uid"], slices["decoder"]),
+        "n_wrapped_12bit": _count_wrapped(slices),
+        "n_burned_in": int(np.count_nonzero(slices["burned_in_annotation"] == "YES")),
+        "burned_in_annotation": common(slices["burned_in_annotation"]),
+        **(_of_pixels(slices) if slices.store else {}),
+    }
+
+
+def histogram(store: Store, rows: Rows, progress: Progress) -> dict[str, Any]:
+    """Count the HU of all pixels of these rows, read one after another, so memory does not grow with them."""
+    counts = np.zeros(1 << 16, dtype=np.int64)
+    for done, row in enumerate(rows.tolist(), start=1):
+        hu = store.read_slice(row)
+        counts += np.bincount(hu.reshape(-1).view(np.uint16), minlength=len(counts))
+        progress(done, len(rows), "HU histogram")
+    counts = np.roll(counts, 1 << 15)  # two's complement: index 0 is now -32768
+    low, high = (bound + (1 << 15) for bound in HISTOGRAM_HU)
+    n = int(counts.sum())
+    share = {name: float(counts[a + (1 << 15) : b + (1 << 15)].sum() / max(n, 1)) for name, a, b in TISSUES}
+    return {
+        "n_slices": len(rows),
+        "n_pixels": n,
+        "edges_hu": list(range(HISTOGRAM_HU[0], HISTOGRAM_HU[1] + 1, BIN_HU)),
+        "counts": counts[low:high].reshape(-1, BIN_HU).sum(axis=1).tolist(),
+        "n_below": int(counts[:low].sum()),
+        "n_above": int(counts[high:].sum()),
+        "tissue_shares": share,
+    }
+
+
+def _bits(slices: Slices) -> list[dict[str, Any]]:
+    """Bits stored and pixel representation, with the prevalence of each label among slices that have it."""
+    found = []
+    for one in common(slices["bits_stored"], slices["pixel_representation"])["values"]:
+        bits, representation = one["value"]
+        is_such = (slices["bits_stored"] == bits) & (slices["pixel_representation"] == representation)
+        labels_NL = slices.labels[is_such].astype(np.float64)
+        known_L = (~np.isnan(labels_NL)).sum(axis=0)
+        rates = np.nansum(labels_NL, axis=0) / np.where(known_L > 0, known_L, np.nan)
+        found.append(
+            {
+                "bits_stored": bits,
+                "is_signed": representation == 1,
+                "n": one["n"],
+                "share": one["share"],
+                "prevalence": dict(zip(slices.task.label_names, map(plain, rates), strict=True)),
+            }
+        )
+    return found
+
+
+def _count_wrapped(slices: Slices) -> int:
+    """Slices of 12 bits without sign and room for air: repaired in a store, to be repaired in raw files."""
+    names = ("bits_stored", "pixel_representation", "slope", "intercept")
+    return sum(
+        one["n"]
+        for one in common(*(slices[name] for name in names), at_most=len(slices))["values"]
+        if is_wrapped_12bit(
+            bits_stored=one["value"][0],
+            is_signed=one["value"][1] == 1,
+            slope=one["value"][2],
+            intercept=one["value"][3],
+        )
+    )
+
+
+def _of_pixels(slices: Slices) -> dict[str, Any]:
+    repairs = count_repairs(slices["repair"].tolist())
+    return {
+        "repairs": [{"name": name, "n_slices": n} for name, n in repairs.items()],
+        "pixels": [
+            {"name": name, "n_pixels": int(slices[f"n_{name}"].sum()), "n_slices": int((slices[f"n_{name}"] > 0).sum())}
+            for name in ("rounded", "saturated", "padding")
+        ],
+        "lowest": _extremes(slices, "hu_min", np.argsort(slices["hu_min"], kind="stable")),
+        "highest": _extremes(slices, "hu_max", np.argsort(-slices["hu_max"].astype(np.int64), kind="stable")),
+        "n_constant": int(np.count_nonzero(slices["hu_min"] == slices["hu_max"])),
+    }
+
+
+def _extremes(slices: Slices, name: str, order: Rows) -> list[dict[str, Any]]:
+    return [{**slices.place(row), "hu": int(slices[name][row])} for row in order[:N_EXTREME].tolist()]
+
+
+def _shown(slices: Slices, name: str) -> Any:
+    """A column in which unknown values are equal to each other."""
+    distinct, places = np.unique(slices[name], return_inverse=True)
+    return np.array(["unknown" if np.isnan(value) else f"{value:g}" for value in distinct], dtype=object)[places]

@@ -1,0 +1,5 @@
+"""The evaluation as a page to read: `write_report`."""
+
+from rsna_e2e.evaluation.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,130 @@
+"""One panel per label: ROC curves, reliability, and histograms of the predicted probability."""
+
+# N samples, L labels
+
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rsna_e2e.core.records import Float64Array
+from rsna_e2e.evaluation.report.theme import colour, drawing, svg_data_uri
+from rsna_e2e.evaluation.scores import Evaluation, Level
+from rsna_e2e.tasks import metrics
+
+_N_COLUMNS = 3
+_PANEL_INCHES = (3.35, 2.75)
+
+# Curves are drawn with about this many points: more cannot be seen at the size of a panel.
+_MAX_POINTS = 400
+
+_LINE_STYLES = {"slices": "-", "series": (0, (4, 1.6))}
+
+
+def roc_figure(evaluation: Evaluation) -> str:
+    """ROC curve of every label, over slices and over series."""
+
+    def draw(axes: Axes, label: int) -> None:
+        axes.plot([0, 1], [0, 1], color=colour("grid"), linewidth=0.9)
+        for line, (name, level) in enumerate(_levels(evaluation)):
+            area = level.scores[label].auc.value
+            text = f"{name}: {'one class only' if np.isnan(area) else f'AUC {area:.3f}'}"
+            axes.text(0.98, 0.16 - 0.1 * line, text, color=colour(name), ha="right", transform=axes.transAxes)
+            if np.isfinite(area):
+                curve = metrics.roc_curve(level.truth[:, label], level.probability[:, label])
+                false_rate, true_rate = _thin(curve.false_positive_rate), _thin(curve.true_positive_rate)
+                axes.plot(false_rate, true_rate, color=colour(name), linestyle=_LINE_STYLES[name])
+        _unit_square(axes)
+
+    return _panels(evaluation, draw, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
+
+
+def calibration_figure(evaluation: Evaluation) -> str:
+    """Share of positives against mean probability, in bins; the area of a mark grows with the samples in its bin."""
+
+    def draw(axes: Axes, label: int) -> None:
+        axes.plot([0, 1], [0, 1], color=colour("grid"), linewidth=0.9)
+        for name, level in _levels(evaluation):
+            found = metrics.calibration(level.truth[:, label], level.probability[:, label])
+            filled = found.counts > 0
+            share = found.counts[filled] / found.counts.sum()
+            axes.plot(
+                found.mean_probability[filled],
+                found.observed[filled],
+                color=colour(name),
+                linestyle=_LINE_STYLES[name],
+                linewidth=1.1,
+            )
+            axes.scatter(
+                found.mean_probability[filled],
+                found.observed[filled],
+                s=8 + 90 * np.sqrt(share),
+                marker="o" if name == "slices" else "s",
+                facecolor=colour(name),
+                linewidth=0,
+                alpha=0.75,
+                clip_on=False,
+            )
+        _unit_square(axes)
+
+    return _panels(evaluation, draw, "mean predicted probability", "share of positives")
+
+
+def histogram_figure(evaluation: Evaluation) -> str:
+    """How often each probability was given to slices that have the label and to slices that do not (log scale)."""
+    edges = np.linspace(0, 1, 26)
+
+    def draw(axes: Axes, label: int) -> None:
+        truth_N = evaluation.slices.truth[:, label]
+        probability_N = evaluation.slices.probability[:, label]
+        for name, is_positive in (("slices", 0), ("series", 1)):
+            counts, _ = np.histogram(probability_N[truth_N == is_positive], edges)
+            axes.stairs(counts, edges, fill=True, color=colour(name), alpha=0.28)
+            axes.stairs(counts, edges, color=colour(name), linewidth=1.3)
+        axes.set_yscale("log")
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0.7)
+        axes.set_xlim(0, 1)
+        axes.grid(axis="y")
+        axes.text(0.98, 0.93, "slices with the label", color=colour("series"), ha="right", transform=axes.transAxes)
+        axes.text(0.98, 0.83, "slices without", color=colour("slices"), ha="right", transform=axes.transAxes)
+
+    return _panels(evaluation, draw, "predicted probability", "slices")
+
+
+def _panels(evaluation: Evaluation, draw: Callable[[Axes, int], None], x_label: str, y_label: str) -> str:
+    names = evaluation.task.label_names
+    n_rows = -(-len(names) // _N_COLUMNS)
+    with drawing():
+        figure = Figure(figsize=(_PANEL_INCHES[0] * _N_COLUMNS, _PANEL_INCHES[1] * n_rows), layout="constrained")
+        grid = figure.subplots(n_rows, _N_COLUMNS, squeeze=False).flat
+        for label, axes in enumerate(grid):
+            if label >= len(names):
+                axes.set_visible(False)
+                continue
+            axes.set_title(display_name(names[label]))
+            axes.set_axisbelow(True)
+            draw(axes, label)
+        figure.supxlabel(x_label, color=colour("muted"), fontsize=8.5)
+        figure.supylabel(y_label, color=colour("muted"), fontsize=8.5)
+        return svg_data_uri(figure)
+
+
+def display_name(label: str) -> str:
+    """A label as people write it."""
+    return label.replace("_", " ").capitalize()
+
+
+def _levels(evaluation: Evaluation) -> list[tuple[str, Level]]:
+    return [("slices", evaluation.slices)] + ([("series", evaluation.series)] if evaluation.series else [])
+
+
+def _unit_square(axes: Axes) -> None:
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    axes.grid()
+
+
+def _thin(points: Float64Array) -> Float64Array:
+    kept = np.unique(np.linspace(0, len(points) - 1, _MAX_POINTS).round().astype(np.int64))
+    return np.take(points, kept)

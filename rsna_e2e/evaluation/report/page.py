@@ -1,0 +1,135 @@
+"""Write an evaluation as one self-contained HTML page, with its numbers as JSON and CSV beside it."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rsna_e2e.core.files import as_json
+from rsna_e2e.evaluation.report.examples import Example, choose_examples, selection_rule, series_name
+from rsna_e2e.evaluation.report.figures import calibration_figure, histogram_figure, roc_figure
+from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
+from rsna_e2e.evaluation.report.profiles import profile_figure
+from rsna_e2e.evaluation.scores import Evaluation, SeriesLayout
+from rsna_e2e.store import Store
+from rsna_e2e.tasks.metrics import Int64Array
+
+if TYPE_CHECKING:
+    from rsna_e2e.evaluation.report.thumbnails import Thumbnails
+
+_ESTIMATES = ("log_loss", "auc")
+
+
+def write_report(
+    evaluation: Evaluation, *, out: Path, store: Store | None = None, title: str = "Evaluation of a submission"
+) -> Path:
+    """Write `report.html`, `metrics.json` and `metrics.csv` into the folder `out` and return the page's path.
+
+    With the store of the predicted images the page shows slices of its example series. Files of these names are
+    replaced, each whole or not at all. Raises BadInputError when `out` cannot be a folder or the store lacks an image.
+    """
+    check_folder(out, example="report.html, metrics.json and metrics.csv")
+    content = evaluation.to_dict()
+    texts = {
+        "metrics.json": as_json(content, indent=2) + "\n",
+        "metrics.csv": _table_csv(content["labels"]),
+        "report.html": _page(evaluation, content, store, title),
+    }
+    write_texts(out, texts)
+    return out / "report.html"
+
+
+def _table_csv(rows: list[dict[str, Any]]) -> str:
+    """One line per level and label; an estimate takes three columns, an undefined number leaves its field empty."""
+    text = io.StringIO()
+    flat = [_flatten(row) for row in rows]
+    writer = csv.DictWriter(text, fieldnames=list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in _ESTIMATES:
+            flat |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, title: str) -> str:
+    n_levels = 2 if evaluation.series else 1
+    return render(
+        "report.html.j2",
+        content,
+        unknown="undefined: one class only",
+        title=title,
+        levels=["slice", "series"][:n_levels],
+        any_label=evaluation.task.any_label,
+        figures={
+            "roc": roc_figure(evaluation),
+            "calibration": calibration_figure(evaluation),
+            "histogram": histogram_figure(evaluation),
+        },
+        selection_rule=selection_rule(evaluation.task.any_label),
+        examples=_examples(evaluation, store) if evaluation.layout else [],
+        has_images=store is not None,
+    )
+
+
+def _examples(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:
+    assert evaluation.layout is not None
+    thumbnails = None
+    if store is not None:
+        from rsna_e2e.evaluation.report.thumbnails import (
+            Thumbnails,  # loads torch, which a page without images does without
+        )
+
+        thumbnails = Thumbnails(store)
+    return [
+        _example(evaluation, evaluation.layout, example, thumbnails)
+        for example in choose_examples(evaluation, evaluation.layout)
+    ]
+
+
+def _example(
+    evaluation: Evaluation, layout: SeriesLayout, example: Example, thumbnails: "Thumbnails | None"
+) -> dict[str, Any]:
+    names, any_label = evaluation.task.label_names, evaluation.task.any_index
+    truth = evaluation.slices.truth[example.slices]
+    probability = evaluation.slices.probability[example.slices]
+    position_mm = layout.position_mm[example.slices]
+    shown = around_peak(truth[:, any_label], probability[:, any_label]) if thumbnails else np.zeros(0, np.int64)
+    images = [
+        {
+            "uri": thumbnails.data_uri(evaluation.image_ids[example.slices[index]]),
+            "position_mm": position_mm[index],
+            "probability": probability[index, any_label],
+            "bleeds": [names[label] for label in np.flatnonzero(truth[index]) if label != any_label],
+            "is_positive": bool(truth[index, any_label]),
+        }
+        for index in shown
+        if thumbnails
+    ]
+    return {
+        "name": series_name(layout.series_keys[example.series]),
+        "outcome": example.outcome,
+        "probability": example.probability,
+        "labels": [names[label] for label in np.flatnonzero(truth.max(axis=0)) if label != any_label],
+        "n_slices": len(example.slices),
+        "n_positive": int(truth[:, any_label].sum()),
+        "profile": profile_figure(names, position_mm, truth, probability, shown=shown),
+        "images": images,
+    }
+
+
+def around_peak(truth_N: Any, probability_N: Any, n_shown: int = 6) -> Int64Array:
+    """Neighbouring slices around the highest probability, among positive slices where there are any."""
+    peak = int(np.argmax(np.where(truth_N == truth_N.max(), probability_N, -1)))
+    first = min(max(peak - (n_shown - 1) // 2, 0), max(len(truth_N) - n_shown, 0))
+    return np.arange(first, min(first + n_shown, len(truth_N)))

@@ -1,0 +1,166 @@
+"""What an evaluation found, as plain data: scores of each label over slices and over series, and what was scored."""
+
+# N slices, S series, L labels
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rsna_e2e.core.records import Float64Array
+from rsna_e2e.tasks.metrics import CONFIDENCE, LOG_LOSS_EPS, Estimate, Int64Array
+from rsna_e2e.tasks.task import Task
+
+# Where a decision is shown, a probability at or above this calls a label present.
+DECISION_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelScores:
+    """How well one label is predicted, over slices or over series; NaN where truth has one class only."""
+
+    label: str
+    n: int
+    n_positive: int
+    log_loss: Estimate
+    constant_log_loss: float
+    auc: Estimate
+    average_precision: float
+    calibration_error: float
+    sensitivity: float
+    specificity: float
+
+    @property
+    def prevalence(self) -> float:
+        """Share of positives."""
+        return self.n_positive / self.n
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """Truth and probability [N, L] of slices or of series, and the scores of each label in task order."""
+
+    truth: Float64Array
+    probability: Float64Array
+    scores: tuple[LabelScores, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesLayout:
+    """Which series each slice belongs to and where it lies: keys sorted [S], and per slice [N]."""
+
+    series_keys: list[str]
+    series_of_slice: Int64Array
+    slice_index: Int64Array
+    position_mm: Float64Array
+
+    def slices_of(self, series: int) -> Int64Array:
+        """Slices of one series, in geometric order."""
+        slices = np.flatnonzero(self.series_of_slice == series)
+        return slices[np.argsort(self.slice_index[slices], kind="stable")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFile:
+    """A file that was scored: its name without folders, and the SHA-256 of its bytes."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """All numbers of one evaluation; image_ids [N] are sorted and in step with `slices`.
+
+    Without a predictions table `layout` and `series` are None, and intervals have no ends: slices of one series are
+    not independent, so nothing may be said about them one by one.
+    """
+
+    task: Task
+    submission: InputFile
+    truth: InputFile
+    n_repeated_truth_rows: int
+    image_ids: list[str]
+    weighted_log_loss: Estimate
+    constant_weighted_log_loss: float
+    ratio_to_constant: Estimate
+    slices: Level
+    series: Level | None
+    layout: SeriesLayout | None
+    n_bootstrap: int
+    seed: int
+
+    def summary(self) -> str:
+        """Return the headline numbers as a few lines of text."""
+        level_lines = [
+            f"AUC of {self.task.any_label!r} over {name}: {_text(scores.auc, 3)}, "
+            f"{scores.n_positive} of {scores.n} positive"
+            for name, level in (("slices", self.slices), ("series", self.series))
+            if level
+            for scores in (level.scores[self.task.any_index],)
+        ]
+        return "\n".join(
+            [
+                f"weighted log loss: {_text(self.weighted_log_loss, 4)}",
+                f"relative to the best constant prediction's {self.constant_weighted_log_loss:.4f}: "
+                f"{_text(self.ratio_to_constant, 2)}",
+                *level_lines,
+            ]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `metrics.json` holds: plain numbers and texts, None where a number is undefined."""
+        levels = {"slice": self.slices} | ({"series": self.series} if self.series else {})
+        return {
+            "task": self.task.name,
+            "submission": {"name": self.submission.name, "sha256": self.submission.sha256},
+            "truth": {"name": self.truth.name, "sha256": self.truth.sha256},
+            "n_slices": len(self.image_ids),
+            "n_series": len(self.layout.series_keys) if self.layout else None,
+            "n_repeated_truth_rows": self.n_repeated_truth_rows,
+            "weighted_log_loss": _plain(self.weighted_log_loss),
+            "constant_weighted_log_loss": _plain(self.constant_weighted_log_loss),
+            "ratio_to_constant": _plain(self.ratio_to_constant),
+            "label_weights": dict(zip(self.task.label_names, self.task.label_weights, strict=True)),
+            "labels": [_row(name, scores) for name, level in levels.items() for scores in level.scores],
+            "decision_threshold": DECISION_THRESHOLD,
+            "log_loss_eps": LOG_LOSS_EPS,
+            "confidence": CONFIDENCE,
+            "resampled_unit": "series" if self.layout else None,
+            "n_bootstrap": self.n_bootstrap if self.layout else 0,
+            "seed": self.seed,
+        }
+
+
+def _row(level: str, scores: LabelScores) -> dict[str, Any]:
+    return {
+        "label": scores.label,
+        "level": level,
+        "n": scores.n,
+        "n_positive": scores.n_positive,
+        "prevalence": scores.prevalence,
+        "log_loss": _plain(scores.log_loss),
+        "constant_log_loss": _plain(scores.constant_log_loss),
+        "auc": _plain(scores.auc),
+        "average_precision": _plain(scores.average_precision),
+        "calibration_error": _plain(scores.calibration_error),
+        "sensitivity": _plain(scores.sensitivity),
+        "specificity": _plain(scores.specificity),
+    }
+
+
+def _plain(number: float | Estimate) -> Any:
+    """JSON has no NaN: an undefined number is None."""
+    if isinstance(number, Estimate):
+        return {"value": _plain(number.value), "low": _plain(number.low), "high": _plain(number.high)}
+    return number if math.isfinite(number) else None
+
+
+def _text(estimate: Estimate, decimals: int) -> str:
+    if not math.isfinite(estimate.value):
+        return "undefined"
+    text = f"{estimate.value:.{decimals}f}"
+    if math.isfinite(estimate.low):
+        text += f" [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"
+    return text

@@ -1,0 +1,1 @@
+"""Trained runs applied: from a run and a study store to predictions, submissions, embeddings and averages of them."""

@@ -1,0 +1,184 @@
+"""Embeddings of a store's slices by a trained backbone: read, embedded in every view, and stored as they come."""
+
+# N slices, C windows, S image side, F features
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from rsna_e2e.config import RunConfig, View
+from rsna_e2e.core.device import Compute, choose_compute
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.files import as_json
+from rsna_e2e.core.records import Float32Array, Progress, Rows, no_progress
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.model.forward import EMBED_TOGETHER
+from rsna_e2e.model.network import JointModel
+from rsna_e2e.store import Store, rows_of
+from rsna_e2e.store.embeddings import SHARD_SLICES, EmbeddingWriter, Source
+from rsna_e2e.store.embeddings.shards import Append
+from rsna_e2e.store.reader import check_labels
+from rsna_e2e.training.checkpoint import find_checkpoint, load_model, weights_sha256
+from rsna_e2e.training.run_folder import read_config, read_task
+
+Split = Literal["all", "train", "test"]
+
+# Sections of a configuration that say how a run was done, not what came of it
+_HOW = {
+    "validation_fold",
+    "training_slices_scored",
+    "chunk",
+    "graph_slices",
+    "precision",
+    "loader",
+    "checkpoint",
+    "distributed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extracted:
+    """What a folder of embeddings holds now.
+
+    damaged: what was wrong with checkpoints that were passed over. n_embedded: embeddings that were made this time,
+    over all views.
+    """
+
+    folder: Path
+    checkpoint: Path
+    damaged: tuple[str, ...]
+    n_slices: int
+    views: tuple[View, ...]
+    width: int
+    n_embedded: int
+
+
+class Extractor:
+    """A trained backbone made ready to embed slices of a store.
+
+    checkpoint: see `find_checkpoint`. damaged: what was wrong with those that were passed over. Raises BadInputError
+    when the run, checkpoint or store is not one or does not fit, UsageError for a run without a backbone.
+    """
+
+    def __init__(self, run: Path, store: Store, *, checkpoint: str = "auto", device: str = "auto") -> None:
+        self.damaged: list[str] = []
+        self.checkpoint = find_checkpoint(run, checkpoint, on_damaged=lambda error: self.damaged.append(str(error)))
+        config = read_config(run)
+        if config.model.backbone == "none":
+            raise UsageError(f"{run}: has no backbone, it learned from embeddings. Give the run of an image classifier")
+        task = read_task(run, config.task)
+        check_labels(store, task)
+        self.compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
+        model = JointModel.for_task(config.model.without_initial_weights(), task)
+        state = load_model(model, self.checkpoint)
+        self._model = self.compute.place(model).eval()
+        self.width = self._model.n_features
+        self.source = _source(config, store, self.compute, epoch=state.epoch, weights=weights_sha256(self.checkpoint))
+        self._loader = ImageLoader(store, config, task=task, device=self.compute.device, dtype=self.compute.image_dtype)
+
+    def images(self, rows: Rows) -> Iterator[torch.Tensor]:
+        """Yield the images [n, C, S, S] of these rows of the store, `EMBED_TOGETHER` at a time, un-augmented."""
+        batches = [tuple(rows[i : i + EMBED_TOGETHER].tolist()) for i in range(0, len(rows), EMBED_TOGETHER)]
+        for batch in self._loader.load_slices(batches, epoch=None):
+            yield batch.images[:]
+
+    @torch.inference_mode()
+    def embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
+        """Return embeddings [N, F], float32, in the precision of the run."""
+        with self.compute.autocast():
+            return self._model.embed(images_NCSS)
+
+    def embed_views(self, images_NCSS: torch.Tensor, views: Sequence[View]) -> list[Float32Array]:
+        """Return the embeddings [N, F] of the same images in each of the views."""
+        made = [self.embed(turned(images_NCSS, view)) for view in views]
+        return [embeddings.cpu().numpy() for embeddings in made]
+
+
+def extract(
+    run: Path,
+    store: Store,
+    out: Path,
+    *,
+    checkpoint: str = "auto",
+    views: Sequence[View] = ("plain",),
+    split: Split = "all",
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> Extracted:
+    """Store the embeddings of every slice of a split in the folder `out`, in each of `views`.
+
+    Shards of an earlier call with the same run, epoch and store stay; a folder that is whole is left as it is. However
+    many slices there are, one batch is in memory. Raises what `Extractor` and `EmbeddingWriter` raise, UsageError for
+    an empty split and for views that the folder has beside those asked for.
+    """
+    rows = _rows(store, split)
+    extractor = Extractor(run, store, checkpoint=checkpoint, device=device)
+    with EmbeddingWriter(out, source=extractor.source, width=extractor.width, store=store) as writer:
+        if set(writer.views) - set(views):
+            raise UsageError(f"{out}: holds views {', '.join(writer.views)}. Ask for them too, or give another folder")
+        blocks = [(f"{i // SHARD_SLICES:05d}", rows[i : i + SHARD_SLICES]) for i in range(0, len(rows), SHARD_SLICES)]
+        missing = [[view for view in views if not writer.has(view, name, block)] for name, block in blocks]
+        total = sum(len(block) * len(some) for (_, block), some in zip(blocks, missing, strict=True))
+        done = 0
+        for (name, block), some in zip(blocks, missing, strict=True):
+            if not some:
+                continue
+            with ExitStack() as stack:
+                appends = [stack.enter_context(writer.shard(view, name, block)) for view in some]
+                for n in embed_block(extractor, block, some, appends):
+                    done += n
+                    progress(done, total)
+        manifest = writer.commit()
+    return Extracted(
+        folder=out,
+        checkpoint=extractor.checkpoint,
+        damaged=tuple(extractor.damaged),
+        n_slices=len(rows),
+        views=manifest.views,
+        width=manifest.width,
+        n_embedded=total,
+    )
+
+
+def embed_block(extractor: Extractor, rows: Rows, views: Sequence[View], appends: Sequence[Append]) -> Iterator[int]:
+    """Embed the slices of a shard; yield after each batch how many embeddings it gave."""
+    for images in extractor.images(rows):
+        for append, embeddings in zip(appends, extractor.embed_views(images, views), strict=True):
+            append(embeddings)
+        yield len(images) * len(views)
+
+
+def turned(images_NCSS: torch.Tensor, view: View) -> torch.Tensor:
+    """Return a view of images, channels-last as they are: hflip mirrors columns, transpose swaps rows and columns."""
+    match view:
+        case "plain":
+            return images_NCSS
+        case "hflip":
+            return images_NCSS.flip(-1)
+        case "transpose":
+            return images_NCSS.transpose(-1, -2).contiguous(memory_format=torch.channels_last)
+
+
+def _rows(store: Store, split: Split) -> Rows:
+    spans = [span for span in store.series if split in ("all", span.split)]
+    if not spans:
+        raise UsageError(f"{store.path}: no series in split {split!r}. Use --split all")
+    return rows_of(spans)
+
+
+def _source(config: RunConfig, store: Store, compute: Compute, *, epoch: int, weights: str) -> Source:
+    what = config.model_dump(mode="json", exclude=_HOW)
+    return Source(
+        store_hash=store.data_hash,
+        weights_sha256=weights,
+        kind=hashlib.sha256(as_json(what, sort_keys=True).encode()).hexdigest(),
+        held_out_fold=config.validation_fold,
+        folds=config.folds,
+        epoch=epoch,
+        precision=compute.precision,
+    )

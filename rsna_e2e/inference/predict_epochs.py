@@ -1,0 +1,147 @@
+"""The mean of what all epochs of a run predict, as the published solution averaged them."""
+
+# N slices, L labels
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import write_json
+from rsna_e2e.core.records import Float64Array, Progress, Rows, no_progress
+from rsna_e2e.inference.average import write_submission
+from rsna_e2e.inference.missing import MissingImages, list_missing
+from rsna_e2e.inference.predict import Predictor, make_table
+from rsna_e2e.inference.predictions import PredictionTable, beside
+from rsna_e2e.loader.holdout import series_folds
+from rsna_e2e.store import Store, rows_of
+from rsna_e2e.store.embeddings import Embeddings
+from rsna_e2e.tasks.labels import prepare_submission
+from rsna_e2e.tasks.metrics import scorable, weighted_log_loss
+from rsna_e2e.training.checkpoint import find_checkpoint, kept_epochs, weights_sha256
+from rsna_e2e.training.run_folder import read_config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochMember:
+    """One epoch of the mean. sha256: of its weights.
+
+    log_loss: on the run's validation fold; mean_log_loss: of the mean of the epochs up to it. None without a fold.
+    """
+
+    epoch: int
+    checkpoint: str
+    sha256: str
+    log_loss: float | None
+    mean_log_loss: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochMean:
+    """What was written; the mean itself, what it is made of, and which images of the split it lacks."""
+
+    submission: Path
+    manifest: Path
+    table: PredictionTable
+    missing: MissingImages
+    members: tuple[EpochMember, ...]
+
+
+def predict_epochs(
+    run: Path,
+    store: Store,
+    *,
+    split: str,
+    out: Path,
+    embeddings: Embeddings | None = None,
+    epochs: Sequence[int] | None = None,
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> EpochMean:
+    """Predict every slice of a split with the end of every epoch of a run (or of these), and write the mean.
+
+    The submission and its predictions table are as `predict` writes them; `<out>.epochs.json` says which checkpoints
+    were averaged, and how each and their mean score on the fold that the run held out, where the store has it. Raises
+    what `predict` raises, and BadInputError for an epoch that was not kept and a run that has not ended.
+    """
+    prepare_submission(out, example="submission.csv")
+    chosen = _all_epochs(run) if epochs is None else list(epochs)
+    predictor = Predictor(run, store, embeddings=embeddings, device=device)
+    positions = predictor.positions(split)
+    validation = _Validation(predictor)
+    total: Float64Array | float = 0.0
+    members = []
+    for done, epoch in enumerate(chosen):
+        checkpoint = find_checkpoint(run, f"epoch-{epoch}")
+        predictor.load(checkpoint)
+        rows, probability = predictor(positions)
+        total = total + probability
+        loss, mean_loss = validation.score()
+        members.append(
+            EpochMember(
+                epoch=epoch,
+                checkpoint=checkpoint.name,
+                sha256=weights_sha256(checkpoint),
+                log_loss=loss,
+                mean_log_loss=mean_loss,
+            )
+        )
+        progress(done + 1, len(chosen), "" if mean_loss is None else f"validation log loss {mean_loss:.4f}")
+    mean = np.clip(total / len(chosen), 0.0, 1.0)  # a mean of ones may round to more
+    table = make_table(store, rows, mean)
+    write_submission(out, predictor.task, table)
+    manifest = beside(out, "epochs.json")
+    listed = [asdict(member) for member in members]
+    write_json(manifest, {"task": predictor.task.name, "split": split, "n_slices": len(rows), "members": listed})
+    missing = list_missing(store, split, submission=out)
+    return EpochMean(submission=out, manifest=manifest, table=table, missing=missing, members=tuple(members))
+
+
+def _all_epochs(run: Path) -> list[int]:
+    """The epochs in which what predicts was trained: those of a phase before the head's do not count."""
+    config = read_config(run)
+    n_before = config.slice_phase.epochs if config.slice_phase is not None else 0
+    first, last = (1, n_before) if config.model.head == "none" else (n_before + 1, n_before + config.epochs)
+    kept = [epoch for epoch in kept_epochs(run) if epoch >= first]
+    has_ended = bool(kept) and (kept[-1] == last or config.early_stopping_epochs is not None)
+    if not has_ended:
+        raise BadInputError(f"{run}: has not come to its end, epoch {last}. Go on with train --resume auto")
+    if kept[0] != first or kept[-1] - first + 1 != len(kept):
+        raise BadInputError(f"{run}: has the ends of epochs {kept} only. Remove the run and train it again")
+    return kept
+
+
+class _Validation:
+    """Scores checkpoints, and the mean of all so far, on the validation fold's slices that have all the labels of the
+    fold."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        config, store = predictor.config, predictor.store
+        folds = series_folds(store, config.folds)
+        fold = config.validation_fold
+        self._positions = [p for p, span in enumerate(store.series) if span.split == "train" and folds[p] == fold]
+        self._has_known = bool(scorable(self._truth(rows_of(store.series[p] for p in self._positions)))[0].any())
+        self._weights_L = np.array(predictor.task.label_weights)
+        self._sum: Float64Array | float = 0.0
+        self._n = 0
+
+    def score(self) -> tuple[float, float] | tuple[None, None]:
+        """Return the log loss by the weights that are loaded, and that of the mean; None, None without such slices."""
+        if not self._has_known:
+            return None, None
+        rows, probability = self._predictor(self._positions)
+        self._sum, self._n = self._sum + probability, self._n + 1
+        losses = [self._loss(rows, values) for values in (probability, self._sum / self._n)]
+        return losses[0], losses[1]
+
+    def _loss(self, rows: Rows, probability: Float64Array) -> float:
+        truth = self._truth(rows)
+        known, is_label_L = scorable(truth)
+        scored = np.ix_(known, is_label_L)
+        return weighted_log_loss(truth[scored], probability[scored], self._weights_L[is_label_L])
+
+    def _truth(self, rows: Rows) -> Float64Array:
+        return np.asarray(self._predictor.store.labels[rows].astype(np.float64))

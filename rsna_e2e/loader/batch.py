@@ -1,0 +1,86 @@
+"""A batch of whole series, packed: the slices of all its series in one tensor, one series after the other."""
+
+# N slices (packed), B series, C windows, S image side, L labels
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from rsna_e2e.core.records import Rows
+from rsna_e2e.loader.division import Chunk
+
+
+class SliceImages(Protocol):
+    """Images [N, C, S, S] of slices: a tensor, or what makes the images of a range when it is asked for them."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def __getitem__(self, rows: slice, /) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesBatch:
+    """Truth of B series with N slices in all, and network input of those that are this rank's; checked when built.
+
+    images [n, C, S, S]: float, channels-last, of the rank's slices alone. chunks: which those are. series_lengths [B]:
+    int64 on the CPU, each >= 1, sum N. labels [N, L]: float32, 0 or 1. label_mask [N, L]: bool, False where a label is
+    unknown. series_keys: of each series. rows [N]: int64, where the slices are in the store.
+    """
+
+    images: SliceImages
+    chunks: tuple[Chunk, ...]
+    series_lengths: torch.Tensor
+    labels: torch.Tensor
+    label_mask: torch.Tensor
+    series_keys: tuple[str, ...]
+    rows: Rows
+
+    def __post_init__(self) -> None:
+        n = len(self.rows)
+        _check(len(self.images.shape) == 4, f"images must be [N, C, S, S], not {list(self.images.shape)}")
+        _check(
+            self.series_lengths.dtype == torch.int64
+            and self.series_lengths.device.type == "cpu"
+            and self.series_lengths.ndim == 1,
+            "lengths must be int64 [B] on the CPU",
+        )
+        _check(bool((self.series_lengths >= 1).all()), "every series must have at least one slice")
+        _check(
+            int(self.series_lengths.sum()) == n,
+            f"lengths sum to {int(self.series_lengths.sum())}, but there are {n} slices",
+        )
+        _check(
+            self.labels.ndim == 2 and self.labels.shape[0] == n and self.labels.dtype == torch.float32,
+            "labels must be float32 [N, L]",
+        )
+        _check(
+            self.label_mask.shape == self.labels.shape and self.label_mask.dtype == torch.bool,
+            "label_mask must be bool and shaped like labels",
+        )
+        _check(len(self.series_keys) == len(self.series_lengths), "one key for every series")
+        n_own = sum(map(len, self.chunks))
+        _check(self.images.shape[0] == n_own, f"chunks of {n_own} slices, but {self.images.shape[0]} images")
+        _check(
+            all(0 <= chunk.start < chunk.stop <= n for chunk in self.chunks), "every chunk must be part of the batch"
+        )
+
+
+def series_targets(
+    labels_NL: torch.Tensor, mask_NL: torch.Tensor, lengths_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return labels [B, L] and mask [B, L] of whole series: is a label present in any slice?
+
+    One known positive slice is enough for a yes; a no needs every slice to be known.
+    """
+    series_N = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B).to(labels_NL.device)
+    empty_BL = labels_NL.new_zeros(len(lengths_B), labels_NL.shape[1])
+    n_positive_BL = empty_BL.index_add(0, series_N, torch.where(mask_NL, labels_NL, 0.0))
+    n_unknown_BL = empty_BL.index_add(0, series_N, (~mask_NL).to(labels_NL.dtype))
+    return (n_positive_BL > 0).to(labels_NL.dtype), (n_positive_BL > 0) | (n_unknown_BL == 0)
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(f"SeriesBatch: {message}")

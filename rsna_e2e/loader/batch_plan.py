@@ -1,0 +1,126 @@
+"""What a batch is made of, decided before a pixel is read: a pure function of (store, configuration, epoch, batch)."""
+
+# N slices (packed), B series
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.config import ImageConfig, RunConfig
+from rsna_e2e.core.records import Float32Array, Float64Array, Rows
+from rsna_e2e.loader.division import Division
+from rsna_e2e.loader.geometry import (
+    Boxes,
+    SliceParams,
+    crop_squares,
+    draw_augmentation,
+    series_generator,
+    slice_params,
+)
+from rsna_e2e.loader.rank_share import Share, series_share
+from rsna_e2e.loader.sampler import Batch
+from rsna_e2e.store import SeriesSpan, Store
+
+_NO_PARAMS = SliceParams(
+    np.empty((0, 2, 3), dtype=np.float32), np.empty((0, 3), dtype=np.int32), np.empty((0, 3, 3), dtype=np.float64)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan(Share):
+    """Which slices, in which order, and how each is transformed.
+
+    Of the rank's slices: shapes [n, 2]: height, width. affine [n, 2, 3], source_box [n, 3], augmentation [n, 3, 3]: as
+    `SliceParams`.
+    """
+
+    shapes: npt.NDArray[np.int32]
+    affine: Float32Array
+    source_box: Boxes
+    augmentation: Float64Array
+
+    @property
+    def n_values(self) -> int:
+        """Number of HU values in all slices."""
+        return int(self.shapes.astype(np.int64).prod(axis=1).sum())
+
+    @property
+    def offsets(self) -> Rows:
+        """Where each slice begins [N] when they lie one after another."""
+        sizes = self.shapes.astype(np.int64).prod(axis=1)
+        offsets: Rows = np.cumsum(sizes) - sizes
+        return offsets
+
+    def cropped_to(self, content: npt.NDArray[np.int64], image: ImageConfig) -> "BatchPlan":
+        """The same with every slice cropped to its `content` [N, 4], see `crop_squares`."""
+        boxes = crop_squares(content, self.shapes.astype(np.int64), "slice", square=image.square)
+        params = slice_params(boxes, self.augmentation, size=image.size)
+        return replace(self, affine=params.affine, source_box=params.source_box)
+
+
+class Planner:
+    """Plans one rank's share of batches of one store for one configuration."""
+
+    def __init__(self, store: Store, config: RunConfig, *, division: Division) -> None:
+        self._store, self._config, self._division = store, config, division
+        corners = [store.index[f"content_{name}"] for name in ("x0", "y0", "x1", "y1")]
+        self._content = np.stack(corners, axis=1).astype(np.int64)
+        self._shapes = np.stack([store.index["rows"], store.index["columns"]], axis=1).astype(np.int32)
+        self._drawn: dict[int | None, dict[str, SliceParams]] = {}  # of one epoch, by series key
+        self._series_of_row = np.repeat(np.arange(len(store.series)), [span.n_slices for span in store.series])
+
+    def series(self, batch: Batch, *, epoch: int | None) -> BatchPlan:
+        """Plan a batch of whole series, given by their positions in `store.series`."""
+        return self._plan(series_share(self._store, batch, self._division), epoch)
+
+    def slices(self, rows: Batch, *, epoch: int | None) -> BatchPlan:
+        """Plan a batch of single slices, each with the geometry of its series, and counted as a series of one."""
+        alone = (1,) * len(rows)
+        share = Share(
+            batch_rows=np.array(rows, dtype=np.int64),
+            spans=tuple(self._span_of(row) for row in rows),
+            lengths=alone,
+            chunks=self._division.by_slices().chunks(alone),
+        )
+        return self._plan(share, epoch)
+
+    def _plan(self, share: Share, epoch: int | None) -> BatchPlan:
+        params = [_NO_PARAMS]
+        for row in share.rows.tolist():
+            span = self._span_of(row)
+            place = row - span.first_row
+            params.append(self._params(span, epoch)[place : place + 1])
+        return BatchPlan(
+            batch_rows=share.batch_rows,
+            spans=share.spans,
+            lengths=share.lengths,
+            chunks=share.chunks,
+            shapes=self._shapes[share.rows],
+            affine=np.concatenate([p.affine for p in params]),
+            source_box=np.concatenate([p.source_box for p in params]),
+            augmentation=np.concatenate([p.augmentation for p in params]),
+        )
+
+    def _span_of(self, row: int) -> SeriesSpan:
+        return self._store.series[int(self._series_of_row[row])]
+
+    def _params(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
+        """The geometry of a series; drawn once an epoch, as mixed slices ask for it again and again."""
+        drawn = self._drawn.setdefault(epoch, {})
+        if len(self._drawn) > 1:
+            self._drawn = {epoch: drawn}
+        if span.series_key not in drawn:
+            drawn[span.series_key] = self._draw(span, epoch)
+        return drawn[span.series_key]
+
+    def _draw(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
+        image = self._config.image
+        augmentation = None
+        if epoch is not None:
+            rng = series_generator(self._config.seed, epoch, span.series_key)
+            augmentation = draw_augmentation(rng, self._config.augment, size=image.size)
+        shapes = self._shapes[span.rows].astype(np.int64)
+        boxes = crop_squares(self._content[span.rows], shapes, image.crop, square=image.square)
+        extents = shapes[:, ::-1] if image.is_stretched else None
+        return slice_params(boxes, augmentation, size=image.size, extents=extents)

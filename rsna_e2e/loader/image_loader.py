@@ -1,0 +1,130 @@
+"""Batches of one store, in order, ahead of their consumer."""
+
+# N slices (packed), B series, L labels
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from rsna_e2e.config import RunConfig, SlicePhaseConfig
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.batch_plan import BatchPlan, Planner
+from rsna_e2e.loader.dali_backend import dali_images
+from rsna_e2e.loader.division import WHOLE, Division
+from rsna_e2e.loader.image_settings import ImageSettings
+from rsna_e2e.loader.kernels import dali_plugin
+from rsna_e2e.loader.rank_share import group_series, study_batch
+from rsna_e2e.loader.read_ahead import BufferPool
+from rsna_e2e.loader.sampler import Batch, balanced_rows, balanced_shard_rows, slice_batches
+from rsna_e2e.loader.torch_backend import torch_images
+from rsna_e2e.store import Store, rows_of
+from rsna_e2e.tasks.task import Task
+
+
+class ImageLoader:
+    """Builds `SeriesBatch`es of one store for one configuration, with the images of one rank's share by `division`.
+
+    Batches are handed over as a sequence, so position k in the data is `batches[k:]`. An epoch is the one whose
+    augmentation is drawn, None for none. Raises MissingCapabilityError when `loader.backend` is dali and DALI or its
+    plugin is not there; `backend` says what was chosen.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: RunConfig,
+        *,
+        task: Task,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        division: Division = WHOLE,
+    ) -> None:
+        self._store, self._config, self._task = store, config, task
+        self.division = division
+        self._planner = Planner(store, config, division=division)
+        self._settings = ImageSettings(
+            windows_hu=task.windows_hu,
+            mean=task.channel_mean,
+            std=task.channel_std,
+            image=config.image,
+            border="zero",
+            dtype=dtype,
+            device=device,
+        )
+        self.backend = _choose_backend(config)
+        self._buffers = BufferPool(is_pinned=device.type == "cuda")
+
+    def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
+        """Group series, given by their positions in `store.series`, into batches; shuffled when an epoch is given."""
+        return group_series(self._store, positions, self._config, epoch=epoch)
+
+    def group_slices(self, positions: Sequence[int], *, phase: SlicePhaseConfig, epoch: int) -> list[Batch]:
+        """Group the slices of these series, mixed, into batches of store rows; those of an epoch that `phase` samples.
+
+        A slice is positive or negative by its any-label; where that is unknown it is neither. Raises UsageError when
+        they cannot be balanced.
+        """
+        seed = self._config.seed
+        rows = rows_of(self._store.series[position] for position in positions).tolist()
+        if phase.sampling != "all":
+            is_any = self._store.labels[rows, self._task.any_index]
+            positives, negatives = (
+                [row for row, of in zip(rows, is_any == value, strict=True) if of] for value in (1, 0)
+            )
+            if phase.sampling == "balanced":
+                rows = balanced_rows(positives, negatives, seed=seed, epoch=epoch)
+            else:
+                n_shards = phase.negative_shards
+                rows = balanced_shard_rows(positives, negatives, n_shards=n_shards, seed=seed, epoch=epoch)
+        return slice_batches(rows, batch_size=phase.slices_per_batch, seed=seed, epoch=epoch)
+
+    def lengths(self, batch: Batch) -> list[int]:
+        """Number of slices of each series in a batch."""
+        return [self._store.series[position].n_slices for position in batch]
+
+    def n_slices(self, batch: Batch) -> int:
+        """Number of slices in a batch."""
+        return sum(self.lengths(batch))
+
+    def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[SeriesBatch]:
+        """Yield the batches, each of positions in `store.series`, in the given order."""
+        plans = [partial(self._planner.series, batch, epoch=epoch) for batch in batches]
+        shares = (self.division.largest_share(self.lengths(batch)) for batch in batches)
+        return self._load(plans, max_slices=max(shares, default=0), epoch=epoch)
+
+    def load_slices(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[SeriesBatch]:
+        """Yield the batches, each of store rows, in the given order."""
+        plans = [partial(self._planner.slices, rows, epoch=epoch) for rows in batches]
+        shares = (self.division.by_slices().largest_share([1] * len(rows)) for rows in batches)
+        return self._load(plans, max_slices=max(shares, default=0), epoch=epoch)
+
+    def _load(
+        self, plans: Sequence[Callable[[], BatchPlan]], *, max_slices: int, epoch: int | None
+    ) -> Iterator[SeriesBatch]:
+        is_zero = epoch is None and self._config.image.values == "hu"  # OpenCV's resize of 8-bit images replicates
+        settings = replace(self._settings, border="zero" if is_zero else "replicate")
+        arguments = (self._store, plans, settings, self._buffers, self._config.loader)
+        is_dali = self.backend == "dali"
+        images = dali_images(*arguments, max_slices=max_slices) if is_dali else torch_images(*arguments)
+        for plan, images_NCSS in images:
+            yield study_batch(self._store, plan, images_NCSS, self._settings.device)
+
+
+def _choose_backend(config: RunConfig) -> str:
+    """DALI makes whole batches from HU, in squares: images by chunk, 8-bit ones and stretched ones are torch's."""
+    wanted, reason = config.loader.backend, None
+    if config.loader.transform == "chunk":
+        reason = "loader.transform=chunk"
+    elif config.image.values != "hu":
+        reason = f"image.values={config.image.values}"
+    elif config.image.is_stretched:
+        reason = "image.square=upper_left without a crop"
+    if reason is not None and wanted == "dali":
+        raise UsageError(f"{reason} makes images with torch's operator. Leave out loader.backend=dali")
+    if wanted == "torch" or reason is not None or (wanted == "auto" and not dali_plugin.is_installed()):
+        return "torch"
+    dali_plugin.load()
+    return "dali"

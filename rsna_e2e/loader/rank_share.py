@@ -1,0 +1,93 @@
+"""Which slices of a batch are one rank's, and what a batch says beside its images."""
+
+# N slices (packed), n of them one rank's own, B series
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rsna_e2e.config import RunConfig
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import Rows
+from rsna_e2e.loader.batch import SeriesBatch, SliceImages
+from rsna_e2e.loader.division import Chunk, Division
+from rsna_e2e.loader.sampler import Batch, global_batches, series_batches
+from rsna_e2e.store import SeriesSpan, Store, rows_of
+
+_KERNEL_COMPLAINT = re.compile(r"\bslice (\d+): (.+)")  # csrc/ct_params.cpp
+_UNLEARNED_FACTOR = 4  # series in a batch when nothing is learned: darraghdog/rsna, trainlstm.py
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A batch, slices of series after series, and which of them are one rank's.
+
+    batch_rows [N]: of the store's index. spans, lengths [B]: the series and how many of the slices belong to each.
+    chunks: the rank's.
+    """
+
+    batch_rows: Rows
+    spans: tuple[SeriesSpan, ...]
+    lengths: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def rows(self) -> Rows:
+        """Those of the rank's slices [n], in the order of their images."""
+        own = [self.batch_rows[chunk.rows] for chunk in self.chunks]
+        return np.concatenate(own) if own else self.batch_rows[:0]
+
+
+def explained(error: ValueError, share: Share, *, first: int = 0) -> Exception:
+    """Return what to raise for a kernel's complaint of a slice: an error that names it, and its series.
+
+    first: position among the rank's slices of the first that the kernel was given. Complaints of no slice stay.
+    """
+    found = _KERNEL_COMPLAINT.search(str(error))
+    if found is None:
+        return error
+    row = int(share.rows[first + int(found[1])])
+    span = next(span for span in share.spans if span.rows.start <= row < span.rows.stop)
+    return BadInputError(
+        f"slice {row - span.first_row} of series {span.series_key[:8]} cannot be made an image: {found[2]}. Check the "
+        "settings of image and augment, and the store with: rsna-e2e store verify STORE"
+    )
+
+
+def group_series(store: Store, positions: Sequence[int], config: RunConfig, *, epoch: int | None) -> list[Batch]:
+    """Group series, given by their positions in `store.series`, into batches; shuffled when an epoch is given.
+
+    By `loader.series_per_batch` where it is set, by `loader.slices_per_batch` otherwise.
+    """
+    seed, number = (None, 0) if epoch is None else (config.seed, epoch)
+    if config.loader.series_per_batch is None:
+        lengths = [store.series[position].n_slices for position in positions]
+        batches = global_batches(lengths, slice_budget=config.loader.slices_per_batch, seed=seed, epoch=number)
+    else:
+        size = config.loader.series_per_batch * (_UNLEARNED_FACTOR if epoch is None else 1)
+        batches = series_batches(len(positions), batch_size=size, seed=seed, epoch=number)
+    return [tuple(positions[i] for i in batch) for batch in batches]
+
+
+def series_share(store: Store, batch: Batch, division: Division) -> Share:
+    """Return a rank's share of a batch of whole series, given by their positions in `store.series`."""
+    spans = tuple(store.series[position] for position in batch)
+    lengths = tuple(span.n_slices for span in spans)
+    return Share(batch_rows=rows_of(spans), spans=spans, lengths=lengths, chunks=division.chunks(lengths))
+
+
+def study_batch(store: Store, share: Share, images: SliceImages, device: torch.device) -> SeriesBatch:
+    """Return the batch of a share: images of its rows, in their order, and the labels of all slices on `device`."""
+    labels = torch.from_numpy(store.labels[share.batch_rows].astype(np.float32)).to(device)
+    return SeriesBatch(
+        images=images,
+        chunks=share.chunks,
+        series_lengths=torch.tensor(share.lengths, dtype=torch.int64),
+        labels=labels.nan_to_num(0.0),
+        label_mask=~labels.isnan(),
+        series_keys=tuple(span.series_key for span in share.spans),
+        rows=share.batch_rows,
+    )

@@ -1,0 +1,108 @@
+"""Batches to images by torch's operator alone: for machines without DALI, with the same bits, and chunk by chunk."""
+
+# N slices (packed), C windows, S image side
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rsna_e2e.config import LoaderConfig
+from rsna_e2e.loader.batch import SliceImages
+from rsna_e2e.loader.batch_plan import BatchPlan
+from rsna_e2e.loader.image_settings import ImageSettings
+from rsna_e2e.loader.kernels import torch_ops
+from rsna_e2e.loader.published_images import LEVELS, normalise, to_grey
+from rsna_e2e.loader.rank_share import explained
+from rsna_e2e.loader.read_ahead import BufferPool, ReadBatch, read_batch, work_ahead
+from rsna_e2e.store import Store
+
+
+def torch_images(
+    store: Store,
+    plans: Sequence[Callable[[], BatchPlan]],
+    settings: ImageSettings,
+    buffers: BufferPool,
+    config: LoaderConfig,
+) -> Iterator[tuple[BatchPlan, SliceImages]]:
+    """Yield each plan with its images [N, C, S, S], channels-last.
+
+    On a CPU the threads transform too; for a GPU they only read, and int16 goes to the device. With transform "chunk"
+    it stays int16 there: see `LazyImages`.
+    """
+
+    def read(plan: Callable[[], BatchPlan]) -> ReadBatch:
+        batch = read_batch(store, plan(), buffers)
+        return batch if settings.image.values == "hu" else to_grey(batch, settings, buffers)
+
+    def transform(batch: ReadBatch) -> tuple[BatchPlan, SliceImages]:
+        lazy = LazyImages(batch, settings, buffers)
+        return batch.plan, lazy if config.transform == "chunk" else lazy[:]
+
+    if settings.device.type == "cuda" or config.transform == "chunk":
+        yield from map(transform, work_ahead(read, plans, config))
+    else:
+        yield from work_ahead(lambda plan: transform(read(plan)), plans, config)
+
+
+class LazyImages:
+    """The slices of a batch in int16 on their device; images are made for a range of them when it is asked for.
+
+    On a CPU this is the memory that they were read into, which goes back to its pool when nobody holds this any more.
+    """
+
+    def __init__(self, batch: ReadBatch, settings: ImageSettings, buffers: BufferPool) -> None:
+        self._plan, self._settings, self._lowest_hu = batch.plan, settings, batch.lowest_hu
+        self._values = torch.from_numpy(batch.values).to(settings.device, non_blocking=True)
+        if settings.device.type == "cuda":
+            buffers.give_back(batch.buffer, settings.device)
+        else:
+            weakref.finalize(self, buffers.give_back, batch.buffer, settings.device)
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, C, S, S] of all images."""
+        size = self._settings.image.size
+        return torch.Size((len(self._plan.rows), len(self._settings.windows_hu), size, size))
+
+    def __getitem__(self, rows: slice, /) -> torch.Tensor:
+        """Make the images of slices `rows`."""
+        settings = self._settings
+        offsets = torch.from_numpy(self._plan.offsets[rows])
+        if settings.image.values == "hu":
+            normalised = {"mean": settings.mean, "std": settings.std, "dtype": settings.dtype}
+            return self._transform(rows, offsets, settings.windows_hu, **normalised)
+        if self._lowest_hu is not None:
+            lowest_hu = self._lowest_hu[rows]
+            levels = self._transform(rows, offsets, settings.windows_hu, dtype=torch.uint8, lowest_hu=lowest_hu)
+        else:
+            n_planes = len(settings.windows_hu)
+            areas = torch.from_numpy(self._plan.shapes[rows].astype(np.int64).prod(axis=1))
+            planes = [n_planes * offsets + plane * areas for plane in range(n_planes)]
+            levels = torch.cat([self._transform(rows, plane, LEVELS, dtype=torch.uint8) for plane in planes], dim=1)
+        return normalise(levels, settings)
+
+    def _transform(
+        self, rows: slice, offsets: torch.Tensor, windows: Sequence[tuple[float, float]], **options: Any
+    ) -> torch.Tensor:
+        plan, settings = self._plan, self._settings
+        heights, widths = torch.from_numpy(plan.shapes[rows]).unbind(1)
+        try:
+            return torch_ops.transform_slices_packed(
+                self._values,
+                offsets,
+                heights,
+                widths,
+                torch.from_numpy(plan.affine[rows]),
+                windows,
+                size=settings.image.size,
+                border=settings.border,
+                source_box=None if settings.image.is_stretched else torch.from_numpy(plan.source_box[rows]),
+                supersample=settings.image.supersample,
+                channels_last=True,
+                **options,
+            )
+        except ValueError as error:
+            raise explained(error, plan, first=rows.start or 0) from error

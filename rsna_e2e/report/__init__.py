@@ -1,5 +1,0 @@
-"""The evaluation as a page to read: `write_report`."""
-
-from rsna_e2e.report.page import write_report
-
-__all__ = ["write_report"]

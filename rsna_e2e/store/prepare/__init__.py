@@ -1,0 +1,28 @@
+"""From DICOM files to a study store: find, read headers, order, then write pixels series by series.
+
+All decoding and writing happens in worker processes; only records come back. What ends up in the store depends neither
+on the number of workers nor on which of them was faster.
+"""
+
+from rsna_e2e.store.prepare.find_labels import find_labels
+from rsna_e2e.store.prepare.headers import RawHeaders, read_raw
+from rsna_e2e.store.prepare.index import pseudonymous_keys
+from rsna_e2e.store.prepare.repair import RepairReport, repair
+from rsna_e2e.store.prepare.report import Part, PartReport, PrepareReport, count_reasons, nothing_taken
+from rsna_e2e.store.prepare.run import prepare, prepare_part
+
+__all__ = [
+    "Part",
+    "PartReport",
+    "PrepareReport",
+    "RawHeaders",
+    "RepairReport",
+    "count_reasons",
+    "find_labels",
+    "nothing_taken",
+    "prepare",
+    "prepare_part",
+    "pseudonymous_keys",
+    "read_raw",
+    "repair",
+]

@@ -1,0 +1,171 @@
+"""Which of the tables in or beside a raw folder or archive holds its labels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePath
+from typing import BinaryIO
+
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import real_path
+from rsna_e2e.core.records import RawFile, printable
+from rsna_e2e.core.table_files import TableFile
+from rsna_e2e.dicom.elements import RefusedError
+from rsna_e2e.dicom.image_ids import names_of
+from rsna_e2e.dicom.sources.files import RawFolder, Source, open_source
+from rsna_e2e.tasks.labels import COLUMNS, LabelTable, has_label_columns, is_label_file, read_ids, read_labels
+from rsna_e2e.tasks.task import Task
+
+LABEL_WORD = "train"  # in the name of a label file, as in the competition's stage_2_train.csv
+
+_NameRule = Callable[[str], bool]
+
+
+def _is_plain(name: str) -> bool:
+    return LABEL_WORD in name and name.lower().endswith((".csv", ".csv.gz"))
+
+
+def _is_other(name: str) -> bool:
+    """Spelled in capitals, or packed by Kaggle's client: of these it must be seen whether they hold labels."""
+    return LABEL_WORD in name.lower() and not _is_plain(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundLabels:
+    """The labels and the file that they are from, if there are any. passed_over: else tables that could hold some, and
+    why they were not taken."""
+
+    file: TableFile | None = None
+    table: LabelTable | None = None
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_labels(raw: Path) -> TableFile | None:
+    """Return the table with "train" in its name that belongs to `raw`, if there is one.
+
+    It lies at the top of the folder or archive, else one folder down, else beside it; in the latter two it counts only
+    if it has the columns of a label file. Names in capitals and `.csv.zip` come after others, and each alone. Raises
+    BadInputError for several others in one of these places.
+    """
+    search = LabelSearch(open_source(raw))
+    for rule in (_is_plain, _is_other):
+        if file := search.inside(rule) or search.beside(rule):
+            return file
+    return None
+
+
+class LabelSearch:
+    """Looks for labels in and beside a source, whose tables it lists once. Raises what `Source.find` raises."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._tables = source.find_tables(depth=1)
+
+    def inside(self, rule: _NameRule) -> TableFile | None:
+        """Return the table in the source that is called so and may hold labels, that at the top first."""
+        top = [table for table in self._tables if "/" not in table[0].name]
+        deeper = [table for table in self._tables if "/" in table[0].name]
+        at_top = _only_one(self._source, top, rule, needs_columns=False)
+        return at_top or _only_one(self._source, deeper, rule, needs_columns=True)
+
+    def beside(self, rule: _NameRule) -> TableFile | None:
+        """Return the table beside the source that is called so and has the columns of a label file."""
+        folder = RawFolder(real_path(self._source.path).parent)
+        return _only_one(folder, folder.find_tables(depth=0), rule, needs_columns=True)
+
+    def read_inside(self, task: Task) -> FoundLabels:
+        """Read the labels that lie plainly in the source. Raises BadInputError when they cannot be read."""
+        file = self.inside(_is_plain)
+        return FoundLabels(file=file, table=read_labels(file, task)) if file else FoundLabels()
+
+    def read_others(self, task: Task, files: Sequence[RawFile]) -> FoundLabels:
+        """Read labels that lie beside the source or are called otherwise, where they are of these files.
+
+        Raises BadInputError when those cannot be read.
+        """
+        passed_over: dict[str, str] = {}
+        for file in (self.beside(_is_plain), self.inside(_is_other), self.beside(_is_other)):
+            if file and (table := _read_if_ours(file, task, files)):
+                return FoundLabels(file=file, table=table)
+            if file:
+                passed_over[file.name] = "(names none of the images)"
+        return FoundLabels(passed_over=self._look_like_labels() | passed_over)
+
+    def _look_like_labels(self) -> dict[str, str]:
+        """Tables in the source that look like labels, by their columns or their name, and why they are not taken."""
+        found = {}
+        for table, problem in self._tables:
+            file, is_named = _table_file(self._source, table, problem), LABEL_WORD in PurePath(table.name).name.lower()
+            why_not = _why_no_labels(file)
+            if not why_not:
+                found[file.name] = "(one of several)" if is_named else f"(no {LABEL_WORD!r} in its name)"
+            elif is_named:
+                found[file.name] = f"({why_not})"
+        return found
+
+
+def names_any(image_ids: Sequence[str], files: Sequence[RawFile]) -> bool:
+    """Whether an image id is of one of the files, or of a frame in one."""
+    labelled = file_names(image_ids)
+    return any(not labelled.isdisjoint(names_of(raw_file.name)) for raw_file in files)
+
+
+def file_names(image_ids: Sequence[str]) -> set[str]:
+    """Return what files may be called, by `names_of`, of which these are image ids, or those of frames."""
+    return {*image_ids, *(image_id.rpartition("_")[0] for image_id in image_ids)}
+
+
+def _only_one(
+    source: Source, tables: Sequence[tuple[RawFile, str]], rule: _NameRule, *, needs_columns: bool
+) -> TableFile | None:
+    """Return the one table that is called so. needs_columns: only if it has those of a label file."""
+    found = [_table_file(source, *table) for table in tables if rule(PurePath(table[0].name).name)]
+    if rule is _is_other:  # nobody looked at them before: in doubt they are passed over
+        found = [file for file in found if not _why_no_labels(file)]
+        return found[0] if len(found) == 1 else None
+    if needs_columns:
+        found = [file for file in found if is_label_file(file)]
+    if len(found) > 1:
+        names = ", ".join(PurePath(file.name).name for file in found)
+        raise BadInputError(f"{source.path}: several files could hold the labels ({names}). Name one with --labels")
+    return found[0] if found else None
+
+
+def _table_file(source: Source, table: RawFile, problem: str) -> TableFile:
+    return TableFile(printable(str(source.path / table.name)), partial(_open_table, source, table, problem))
+
+
+def _open_table(source: Source, table: RawFile, problem: str) -> AbstractContextManager[BinaryIO]:
+    try:
+        if problem:
+            raise BadInputError(f"{source.path}, {printable(table.name)}: {problem}. Give the labels by themselves")
+        return source.open(table)
+    except RefusedError as error:
+        raise BadInputError(
+            f"{source.path}, {printable(table.name)}: {error.detail}. Copy the archive again, or give --labels"
+        ) from None
+
+
+def _read_if_ours(file: TableFile, task: Task, files: Sequence[RawFile]) -> LabelTable | None:
+    """Read a table that lies beside the images; None if it belongs to others, such as those to train on, whatever it
+    holds. Raises BadInputError when it is of these images, and not as it should be."""
+    try:
+        table = read_labels(file, task)
+    except BadInputError:
+        try:
+            image_ids = [row_id.rpartition("_")[0] for row_id in read_ids(file)]
+        except BadInputError:
+            return None
+        if names_any(image_ids, files):
+            raise
+        return None
+    return table if names_any(table.image_ids, files) else None
+
+
+def _why_no_labels(file: TableFile) -> str:
+    """Return why a table cannot hold labels, empty where it has their columns."""
+    try:
+        return "" if has_label_columns(file) else f"no columns {' and '.join(COLUMNS)}"
+    except (OSError, BadInputError) as error:
+        return f"cannot be read: {error}"

@@ -1,0 +1,76 @@
+"""What a raw folder holds, from its headers alone: no pixel is read and no store is made."""
+
+# N slices, L labels
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rsna_e2e.core.process import available_cores
+from rsna_e2e.core.records import Float32Array, Progress, Refusal, no_progress
+from rsna_e2e.store.prepare.index import (
+    OPTIONAL_COLUMNS,
+    RECORD_COLUMNS,
+    VECTOR_COLUMNS,
+    Column,
+    join_labels,
+    spread,
+)
+from rsna_e2e.store.prepare.inputs import read_inputs
+from rsna_e2e.store.prepare.part import find_copies, plan_series
+from rsna_e2e.store.prepare.patients import with_patients
+from rsna_e2e.store.prepare.pool import Pool
+from rsna_e2e.store.prepare.run import read_headers
+from rsna_e2e.store.prepare.store_plan import with_unique_ids
+from rsna_e2e.store.prepare.tables import read_parts, to_numpy
+from rsna_e2e.store.series_order import slice_indices
+from rsna_e2e.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawHeaders:
+    """Slices that `prepare` would take, as far as headers tell.
+
+    columns: of the store's index by name [N], in its order, but for those that pixels, folds or shards decide. labels:
+    [N, L], NaN where there is none. refusals: of all other files.
+    """
+
+    columns: dict[str, Column]
+    labels: Float32Array
+    refusals: Sequence[Refusal]
+
+
+def read_raw(
+    raw: Path,
+    *,
+    task: Task,
+    labels: Path | None = None,
+    n_jobs: int | None = None,
+    progress: Progress = no_progress,
+) -> RawHeaders:
+    """Read all headers in `raw`, in parallel.
+
+    Files of one SOP instance UID count as copies, because only pixels could tell otherwise. Raises BadInputError when
+    there is nothing at `raw`, or the labels are of other images.
+    """
+    inputs = read_inputs(raw, None, labels, task, compression="none", rules=())
+    with TemporaryDirectory(prefix="rsna_e2e-") as notes, Pool(n_jobs or available_cores()) as pool:
+        parts = read_headers(inputs, pool, Path(notes), progress)
+        headers, refused = read_parts(parts)
+        headers = with_patients(headers)
+    copies = find_copies(headers)
+    digests = dict(zip(copies.tolist(), to_numpy(headers, "sop_uid")[copies].tolist(), strict=True))
+    plan, misplaced = plan_series(headers, inputs.labels.image_ids, digests=digests)
+    taken = with_unique_ids(headers, plan.rows).take(plan.rows)
+    columns = {name: to_numpy(taken, name) for name in (*RECORD_COLUMNS, *OPTIONAL_COLUMNS)}
+    for name, parts_of_it in VECTOR_COLUMNS.items():
+        columns |= spread(to_numpy(taken, name), parts_of_it)
+    columns |= {
+        "series_key": plan.series_keys,
+        "position_mm": plan.position_mm,
+        "slice_index": slice_indices(plan.series_keys),
+    }
+    labels_NL = join_labels(columns, inputs.labels)
+    refusals = sorted([*inputs.not_found, *refused, *misplaced], key=lambda refusal: (refusal.path, refusal.reason))
+    return RawHeaders(columns=columns, labels=labels_NL, refusals=refusals)

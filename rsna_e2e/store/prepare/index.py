@@ -1,0 +1,168 @@
+"""From stored slices to the columns of the index, their labels and their folds."""
+
+# N slices, L labels
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.core.records import Float32Array, SliceRecord
+from rsna_e2e.dicom.image_ids import other_name
+from rsna_e2e.store import StoredPixels
+from rsna_e2e.store.folds import stratified_folds
+from rsna_e2e.store.pseudonyms import IDENTIFIERS, Pseudonyms
+from rsna_e2e.store.series_order import SERIES_IDS, run_starts, series_key, slice_indices, volume_numbers
+from rsna_e2e.tasks.labels import LabelTable
+
+Column = npt.NDArray[Any]
+
+# Columns that are fields of `SliceRecord` under the same name.
+RECORD_COLUMNS = (
+    "image_id",
+    "patient_id",
+    "study_uid",
+    "series_uid",
+    "sop_uid",
+    "frame_number",
+    "rows",
+    "columns",
+    "slope",
+    "intercept",
+    "bits_stored",
+    "pixel_representation",
+    "burned_in_annotation",
+    "transfer_syntax_uid",
+    "decoder",
+    "repair",
+    "n_rounded",
+    "n_saturated",
+    "n_padding",
+    "hu_min",
+    "hu_max",
+)
+# Columns that a field of several numbers is spread over.
+VECTOR_COLUMNS = {
+    "image_position_mm": [f"ipp_{axis}_mm" for axis in "xyz"],
+    "image_orientation": [f"iop_{direction}_{axis}" for direction in ("row", "column") for axis in "xyz"],
+    "pixel_spacing_mm": ["spacing_row_mm", "spacing_column_mm"],
+}
+OPTIONAL_COLUMNS = ("window_center_hu", "window_width_hu", "slice_thickness_mm")  # NaN where a file does not say
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSlice:
+    """A slice as it lies in the store; content is x0, y0, x1, y1 in px, the last two exclusive."""
+
+    record: SliceRecord
+    series_key: str
+    position_mm: float
+    content: tuple[int, int, int, int]
+    shard: str
+    pixels: StoredPixels
+
+
+def join_labels(index: Mapping[str, Column], table: LabelTable) -> Float32Array:
+    """Return the labels [N, L] of slices, NaN where the table has none."""
+    padded = np.vstack([table.values, np.full((1, table.values.shape[1]), np.nan)]).astype(np.float32)
+    return np.asarray(padded[label_rows(index, table)])
+
+
+def label_rows(index: Mapping[str, Column], table: LabelTable) -> list[int]:
+    """Return which row of a label table is each slice's [N], -1 where there is none: the one that names its image id,
+    or else its `other_name`, where that means one instance alone.
+
+    index: `image_id`, `sop_uid` and `frame_number` [N] of all slices.
+    """
+    row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
+    image_ids = index["image_id"].tolist()
+    rows = [row_of.get(image_id, -1) for image_id in image_ids]
+    meant: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row < 0 and (name := other_name(image_ids[place])) in row_of:
+            meant.setdefault(name, []).append(place)
+    named = {image_id: [place] for place, image_id in enumerate(image_ids) if image_id in meant}
+    for name, places in meant.items():
+        everyone = named.get(name, []) + places
+        if len({(index["sop_uid"][place], index["frame_number"][place]) for place in everyone}) == 1:
+            for place in places:
+                rows[place] = row_of[name]
+    return rows
+
+
+def stored_columns(stored: Sequence[StoredSlice]) -> dict[str, Column]:
+    """Return what the index says of slices by themselves."""
+    records = [s.record for s in stored]
+    columns: dict[str, Column] = {name: _column([getattr(r, name) for r in records]) for name in RECORD_COLUMNS}
+    columns |= {name: _with_nan([getattr(r, name) for r in records]) for name in OPTIONAL_COLUMNS}
+    columns |= {
+        "series_key": _column([s.series_key for s in stored]),
+        "position_mm": np.array([s.position_mm for s in stored]),
+        "checksum": np.array([s.pixels.checksum for s in stored], dtype=np.uint64),
+        "byte_offset": np.array([s.pixels.byte_offset for s in stored], dtype=np.int64),
+        "stored_bytes": np.array([s.pixels.n_bytes for s in stored], dtype=np.int64),
+        "packed_checksum": np.array([s.pixels.packed_checksum for s in stored], dtype=np.uint64),
+        "shard": _column([s.shard for s in stored]),
+    }
+    for name, parts in VECTOR_COLUMNS.items():
+        columns |= spread([getattr(r, name) for r in records], parts)
+    columns |= spread([s.content for s in stored], [f"content_{corner}" for corner in ("x0", "y0", "x1", "y1")])
+    return columns
+
+
+def index_columns(stored: dict[str, Column], labels_NL: Float32Array, *, n_folds: int, seed: int) -> dict[str, Column]:
+    """Return all columns of the store's index from those of `stored_columns`, which stand in its order."""
+    keys = stored["series_key"]
+    _, series_N = np.unique(keys, return_inverse=True)
+    has_label_N = ~np.isnan(labels_NL).all(axis=1)
+    is_train_N = np.bincount(series_N, weights=has_label_N)[series_N] > 0
+    return stored | {
+        "slice_index": slice_indices(keys),
+        "split": np.where(is_train_N, "train", "test"),
+        "fold": _folds(stored["patient_id"], labels_NL, is_train_N, n_folds=n_folds, seed=seed),
+    }
+
+
+def with_pseudonyms(index: dict[str, Column], pseudonyms: Pseudonyms) -> dict[str, Column]:
+    """Return the columns of an index without the identifiers in it; series keys follow from what stands there."""
+    return pseudonyms.of_columns(index) | {"series_key": pseudonymous_keys(index, pseudonyms)}
+
+
+def pseudonymous_keys(index: dict[str, Column], pseudonyms: Pseudonyms) -> Column:
+    """Return the series key of each slice in a store where identifiers are pseudonyms."""
+    starts, volumes = run_starts(index["series_key"]), volume_numbers(index)
+    keys = []
+    for row, volume in zip(starts.tolist(), volumes.tolist(), strict=True):
+        patient, study, series = (pseudonyms.of(IDENTIFIERS[name], index[name][row]) for name in SERIES_IDS)
+        keys.append(series_key((patient, study, series), volume=volume))
+    lengths = np.diff(np.append(starts, len(index["series_key"])))
+    return np.repeat(np.array(keys, dtype=object), lengths)
+
+
+def _folds(
+    patient_ids: Column, labels_NL: Float32Array, is_train_N: npt.NDArray[np.bool_], *, n_folds: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Return the fold of each slice, -1 in split "test"; positives of each label and slices are balanced."""
+    fold_N = np.full(len(patient_ids), -1, dtype=np.int64)
+    counts = np.column_stack([np.nan_to_num(labels_NL), np.ones(len(labels_NL))]).astype(np.float64)
+    fold_N[is_train_N] = stratified_folds(
+        patient_ids[is_train_N].tolist(), counts[is_train_N], n_folds=n_folds, seed=seed
+    )
+    return fold_N
+
+
+def _column(values: Sequence[Any]) -> Column:
+    """Texts as objects, numbers by their type; of no values at all the type does not matter."""
+    return np.array(values, dtype=object if values and isinstance(values[0], str) else None)
+
+
+def spread(vectors: Sequence[tuple[float, ...]] | Column, names: Sequence[str]) -> dict[str, Column]:
+    """Return a column for each element of vectors [N, len(names)]."""
+    values = np.array(vectors).reshape(len(vectors), len(names))
+    return {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(names)}
+
+
+def _with_nan(values: Sequence[float | None]) -> Column:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

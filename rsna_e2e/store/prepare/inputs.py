@@ -1,0 +1,127 @@
+"""What a store is made of: files, labels, and a digest by which an interrupted attempt knows its own."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rsna_e2e import __version__
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import is_inside
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Float64Array, RawFile, Refusal, printable
+from rsna_e2e.core.table_files import table_at
+from rsna_e2e.dicom.elements import RefusedError
+from rsna_e2e.dicom.image_ids import may_be_formula, names_of
+from rsna_e2e.dicom.sources.files import Source, open_source
+from rsna_e2e.dicom.syntaxes import SYNTAXES, decoder_version, readable_syntax
+from rsna_e2e.store import FORMAT_VERSION, Compression, check_codec
+from rsna_e2e.store.prepare.find_labels import FoundLabels, LabelSearch, file_names, names_any
+from rsna_e2e.tasks.labels import LabelTable, read_labels
+from rsna_e2e.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a store is made of. label_file: where the labels are from, "none" without any; passed_over: then tables that
+    could hold some, and why they were not taken. compression: of its pixels. digest: of all that headers and shards
+    depend on."""
+
+    source: Source
+    files: Sequence[RawFile]
+    not_found: Sequence[Refusal]
+    labels: LabelTable
+    label_file: str
+    passed_over: Mapping[str, str]
+    task: Task
+    compression: Compression
+    digest: str
+
+
+def read_inputs(
+    raw: Path,
+    store: Path | None,
+    labels: Path | None,
+    task: Task,
+    *,
+    compression: Compression,
+    rules: object,
+    refuse_formulas: bool = False,
+) -> Inputs:
+    """Find files and labels. store: what is to be made of them, if anything. rules: how they are cut into jobs and
+    shards, which the digest includes. refuse_formulas: files whose image ids a spreadsheet would run.
+
+    Raises BadInputError when there is nothing, or the labels are of other images, UsageError for a store inside `raw`,
+    MissingCapabilityError without what packs pixels.
+    """
+    check_codec(compression)
+    if store is not None and is_inside(store, raw):
+        raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
+    source = open_source(raw)
+    if labels is None:
+        search = LabelSearch(source)
+        found = search.read_inside(task)
+    else:
+        search, found = None, _read_given(labels, task)
+    files, not_found = _without_formulas(*source.find()) if refuse_formulas else source.find()
+    if labels is not None and found.table and files and not names_any(found.table.image_ids, files):
+        raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
+    if search is not None and found.file is None:
+        found = search.read_others(task, files)
+    table = found.table or LabelTable(image_ids=[], values=_no_labels(task), n_repeated_rows=0)
+    settings = (__version__, FORMAT_VERSION, task.windows_hu, compression, rules, decoder_versions())
+    return Inputs(
+        source=source,
+        files=files,
+        not_found=not_found,
+        labels=table,
+        label_file=str(found.file or "none"),
+        passed_over=found.passed_over,
+        task=task,
+        compression=compression,
+        digest=_digest(source, files, table, settings),
+    )
+
+
+def with_labels(refusals: Sequence[Refusal], inputs: Inputs) -> list[Refusal]:
+    """Return refusals that say whether a label names their file."""
+    labelled = file_names(inputs.labels.image_ids) if refusals else set()
+    return [replace(refusal, has_label=not labelled.isdisjoint(names_of(refusal.path))) for refusal in refusals]
+
+
+def _without_formulas(
+    files: Sequence[RawFile], refusals: Sequence[Refusal]
+) -> tuple[Sequence[RawFile], Sequence[Refusal]]:
+    why = (Reason.FORMULA_NAME, "a spreadsheet would run its image id (--refuse-formulas)")
+    refused = [Refusal(printable(file.name), *why) for file in files if may_be_formula(file.name)]
+    return [file for file in files if not may_be_formula(file.name)], [*refusals, *refused]
+
+
+def _read_given(labels: Path, task: Task) -> FoundLabels:
+    file = table_at(labels)
+    return FoundLabels(file=file, table=read_labels(file, task))
+
+
+def _no_labels(task: Task) -> Float64Array:
+    return np.empty((0, len(task.label_names)))
+
+
+def decoder_versions() -> list[tuple[str, str]]:
+    """Return the transfer syntaxes that need a decoder and have it here, and its version."""
+    found = []
+    for uid in SYNTAXES:
+        with suppress(RefusedError):
+            if (decoder := readable_syntax(uid).decoder) is not None:
+                found.append((uid, decoder_version(decoder)))
+    return found
+
+
+def _digest(source: Source, files: Sequence[RawFile], table: LabelTable, settings: tuple[object, ...]) -> str:
+    digest = hashlib.sha256(repr((*settings, source.stamp)).encode())
+    for raw_file in files:
+        digest.update(repr(raw_file).encode("utf-8", "backslashreplace"))
+    digest.update("\0".join(table.image_ids).encode())
+    return digest.hexdigest()

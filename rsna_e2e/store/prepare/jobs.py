@@ -1,0 +1,209 @@
+"""What worker processes do: read headers, and write whole shards. Records go into files, pixels into shards."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import xxhash
+
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Int16Image, RawFile, Refusal, SliceRecord, printable
+from rsna_e2e.dicom import Repair, SliceHeader, read_headers, read_hounsfield, refuse_on_error
+from rsna_e2e.dicom.repairs import has_repair
+from rsna_e2e.dicom.sources.files import Source
+from rsna_e2e.store import Compression, write_shard
+from rsna_e2e.store.content_box import content_box
+from rsna_e2e.store.prepare.index import StoredSlice, stored_columns
+from rsna_e2e.store.prepare.pool import NO_ITEM, Begin, Lost
+from rsna_e2e.store.prepare.tables import (
+    HeaderOf,
+    Table,
+    headers_to_table,
+    read_part,
+    table_to_headers,
+    to_numpy,
+    write_part,
+)
+from rsna_e2e.store.tables import columns_to_table
+
+NO_CONTENT = (0, 0, 0, 0)
+
+Windows = tuple[tuple[float, float], ...]
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHeaders:
+    """Job: read the headers of files into the file `part`. Returns how many were refused.
+
+    requires_hu: refuse files that leave the unit unspecified.
+    """
+
+    source: Source
+    files: Sequence[RawFile]
+    part: Path
+    requires_hu: bool = False
+
+    def __call__(self, begin: Begin, lost: Lost) -> int:
+        headers: list[HeaderOf] = []
+        refusals: list[Refusal] = []
+        for item, raw_file in enumerate(self.files):
+            begin(item)
+            result = read_or_refuse(raw_file, lost.get(item), partial(self._read, raw_file))
+            if isinstance(result, Refusal):
+                refusals.append(result)
+            else:
+                headers += [HeaderOf(raw_file, header) for header in result]
+        write_part(self.part, headers_to_table(headers), refusals)
+        return len(refusals)
+
+    def _read(self, raw_file: RawFile) -> list[SliceHeader] | Refusal:
+        with self.source.open(raw_file, head=True) as stream:
+            headers = read_headers(stream, raw_file)
+        if self.requires_hu and not isinstance(headers, Refusal):
+            if any(has_repair(header.record.repair, Repair.UNSPECIFIED_UNIT) for header in headers):
+                return Refusal(raw_file.name, Reason.NOT_HOUNSFIELD, "RescaleType is US (unspecified)")
+        return headers
+
+
+@dataclass(frozen=True, slots=True)
+class DigestCopies:
+    """Job: digest the place and pixels of slices, whose headers are in the file `copies`, into the file `part`: a
+    column `digest`, null where a slice is refused. Returns how many were."""
+
+    source: Source
+    copies: Path
+    part: Path
+
+    def __call__(self, begin: Begin, lost: Lost) -> int:
+        copies, _ = read_part(self.copies)
+        digests: list[str | None] = []
+        refusals: list[Refusal] = []
+        for result in read_slices(self.source, copies, begin, lost):
+            if isinstance(result, Refusal):
+                refusals.append(result)
+            digests.append(None if isinstance(result, Refusal) else _digest(*result))
+        write_part(self.part, columns_to_table({"digest": np.array(digests, dtype=object)}), refusals)
+        return len(refusals)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """A shard to write: how many slices, how many bytes of the disk at most; a file with the headers of its slices, the
+    shard itself, and the file for what is known of them when it is written. digest: of what it is to hold."""
+
+    n_slices: int
+    n_bytes: int
+    digest: str
+    plan: Path
+    path: Path
+    note: Path
+
+
+@dataclass(frozen=True, slots=True)
+class WriteShard:
+    """Job: decode slices and write them as a shard, and what is known of them into a file. Returns how many were
+    refused."""
+
+    source: Source
+    shard: ShardPlan
+    windows_hu: Windows
+    compression: Compression
+
+    def __call__(self, begin: Begin, lost: Lost) -> int:
+        taken: list[tuple[int, SliceRecord, Box]] = []
+        refusals: list[Refusal] = []
+        plan, _ = read_part(self.shard.plan)
+        pixels = write_shard(
+            self.shard.path, self._decode(plan, begin, lost, taken, refusals), compression=self.compression
+        )
+        keys, positions_mm = to_numpy(plan, "series_key"), to_numpy(plan, "position_mm")
+        stored = [
+            StoredSlice(record, keys[row], float(positions_mm[row]), content, self.shard.path.name, place)
+            for (row, record, content), place in zip(taken, pixels, strict=True)
+        ]
+        write_part(self.shard.note, columns_to_table(stored_columns(stored)), refusals, plan_digest=self.shard.digest)
+        return len(refusals)
+
+    def _decode(
+        self,
+        plan: Table,
+        begin: Begin,
+        lost: Lost,
+        taken: list[tuple[int, SliceRecord, Box]],
+        refusals: list[Refusal],
+    ) -> Iterator[Int16Image]:
+        for row, result in enumerate(read_slices(self.source, plan, begin, lost)):
+            if isinstance(result, Refusal):
+                refusals.append(result)
+                continue
+            record, hu = result
+            taken.append((row, record, content_box(hu, self.windows_hu) or NO_CONTENT))
+            yield hu
+
+
+def _digest(record: SliceRecord, hu: Int16Image) -> str:
+    place = (record.image_position_mm, record.image_orientation, record.pixel_spacing_mm, hu.shape)
+    return xxhash.xxh3_128_hexdigest(repr(place).encode() + np.ascontiguousarray(hu).data.tobytes())
+
+
+def read_slices(
+    source: Source, headers: Table, begin: Begin, lost: Lost
+) -> Iterator[tuple[SliceRecord, Int16Image] | Refusal]:
+    """Read slices as items of a job, and yield the record and HU of each, or its refusal."""
+    with SliceReader(source) as reader:
+        for item, (raw_file, header) in enumerate(table_to_headers(headers)):
+            begin(item)
+            yield reader.read(raw_file, header, lost=lost.get(item))
+    begin(NO_ITEM)
+
+
+class SliceReader:
+    """Context that reads slices one after the other. A file stays open until one of another is wanted: in an archive
+    each opening reads all of it, and an enhanced CT file holds many."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._opened = ExitStack()
+        self._file: RawFile | None = None
+        self._stream: BinaryIO | None = None
+
+    def __enter__(self) -> "SliceReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file, self._stream = None, None
+        self._opened.close()
+
+    def read(
+        self, raw_file: RawFile, header: SliceHeader, *, lost: Reason | None = None
+    ) -> tuple[SliceRecord, Int16Image] | Refusal:
+        """Return the record and HU of a slice, or its refusal, `lost` without reading."""
+        return read_or_refuse(raw_file, lost, lambda: read_hounsfield(self._open(raw_file), raw_file, header))
+
+    def _open(self, raw_file: RawFile) -> BinaryIO:
+        if self._stream is None or raw_file != self._file:
+            self.__exit__()
+            self._stream = self._opened.enter_context(self._source.open(raw_file))
+            self._file = raw_file
+        return self._stream
+
+
+def read_or_refuse(raw_file: RawFile, lost: Reason | None, read: Callable[[], _Result | Refusal]) -> _Result | Refusal:
+    """Return what `read` does, or a refusal, which names the file as text that any file can hold; `lost` without
+    reading."""
+    if lost is not None:
+        return Refusal(printable(raw_file.name), lost, "reading it ended its process, or took too long")
+    result = refuse_on_error(raw_file.name, read)
+    return replace(result, path=printable(raw_file.name)) if isinstance(result, Refusal) else result
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0))

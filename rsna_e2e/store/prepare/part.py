@@ -1,0 +1,193 @@
+"""What goes where: series in order, cut into shards. Pure functions of the headers, so every run plans the same."""
+
+# M headers, N of them taken
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Acquisition, Float64Array, Refusal, printable
+from rsna_e2e.store.prepare.tables import Column, Table, file_names, to_numpy
+from rsna_e2e.store.series_order import SeriesMembers, order_series, run_starts, series_key
+from rsna_e2e.store.volumes import ORDERS
+
+Rows = npt.NDArray[np.int64]
+Digest = str | Refusal  # of a slice's place and pixels, or why there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which headers are taken, in the order of the store.
+
+    rows [N]: of the table of headers. series_keys [N], position_mm [N]: to which series each belongs, and where it lies
+    along the slice normal. told_by: how many series were divided into volumes by which element, by DICOM keyword.
+    """
+
+    rows: Rows
+    series_keys: Column
+    position_mm: Float64Array
+    told_by: Mapping[str, int]
+
+
+def plan_series(
+    headers: Table, labelled_ids: Iterable[str], digests: Mapping[int, Digest]
+) -> tuple[Plan, list[Refusal]]:
+    """Group headers into series, sorted by (patient, study, series), each in geometric order; refuse what has none.
+    Each volume of a series becomes a series.
+
+    digests: of the rows that `find_copies` gives; those of one SOP instance UID that differ are all refused.
+    """
+    refused = _ambiguous(headers, labelled_ids)
+    ids, image_ids = _ids(headers), to_numpy(headers, "image_id")
+    sop_uids = ids.pop()
+    position_M3, orientation_M6 = (to_numpy(headers, f"image_{name}") for name in ("position_mm", "orientation"))
+    refused |= _conflicting(headers, digests)
+    acquisition = _acquisition(headers)
+    kept, keys, positions = [], [], []
+    told_by: Counter[str] = Counter()
+    for rows in _groups(ids, without=refused):
+        members = SeriesMembers(
+            sop_uids[rows].tolist(),
+            image_ids[rows].tolist(),
+            position_M3[rows],
+            orientation_M6[rows],
+            acquisition={name: column[rows] for name, column in acquisition.items()},
+            digests=_known(digests, rows),
+        )
+        order = order_series(members)
+        for number, volume in enumerate(order.volumes):
+            kept.append(rows[volume.rows])
+            keys += [series_key(tuple(column[rows[0]] for column in ids), volume=number)] * len(volume.rows)
+            positions.append(volume.position_mm)
+        told_by.update(order.told_by)
+        refused |= {int(rows[i]): (reason, detail) for i, reason, detail in order.refused}
+    names = file_names(headers)
+    refusals = [Refusal(printable(names[row]), *refused[row]) for row in sorted(refused)]
+    plan = Plan(
+        np.concatenate([np.empty(0, np.int64), *kept]),
+        np.array(keys, dtype=object),
+        np.concatenate([np.empty(0), *positions]),
+        told_by,
+    )
+    return plan, refusals
+
+
+def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[int, int]]:
+    """Cut the plan between series into shards of about `shard_bytes` at most, and as even as series allow.
+
+    Returns (begin, end) of each. Even, because the last to be written are waited for.
+    """
+    if not len(plan.rows):
+        return []
+    n_bytes_N = 2 * (to_numpy(headers, "rows") * to_numpy(headers, "columns"))[plan.rows]
+    ends = np.append(run_starts(plan.series_keys)[1:], len(plan.rows))
+    done = np.cumsum(n_bytes_N)[ends - 1]
+    n_shards = -(-int(done[-1]) // shard_bytes)
+    wanted = done[-1] * np.arange(1, n_shards + 1) / n_shards
+    after = np.searchsorted(done, wanted)
+    before = np.maximum(after - 1, 0)
+    is_nearer = wanted - done[before] < done[after] - wanted
+    cuts = ends[np.where(is_nearer, before, after)]
+    return list(pairwise([0, *cuts[run_starts(cuts)].tolist()]))
+
+
+def find_copies(headers: Table) -> Rows:
+    """Return the rows, rising, of slices that may be copies of another of their series: those that share their SOP
+    instance UID, and those that share their place and tell nothing of their acquisition that differs."""
+    ids = _ids(headers)
+    place_M9 = np.hstack([to_numpy(headers, "image_position_mm"), to_numpy(headers, "image_orientation")])
+    acquisition = [column for name, column in _acquisition(headers).items() if name not in ORDERS]
+    places = [*ids[:-1], *place_M9.T, *acquisition]
+    return np.union1d(_sharing(ids), _sharing(places))
+
+
+def _sharing(ids: Sequence[Column]) -> Rows:
+    """Return the rows that have the same ids as another."""
+    order, starts = _sorted(ids, without=())
+    sizes = np.diff(np.append(starts, len(order)))
+    return order[np.repeat(sizes > 1, sizes)]
+
+
+def _known(digests: Mapping[int, Digest], rows: Rows) -> dict[int, str]:
+    """Return the digests of some rows, by their position among these."""
+    found = {i: digests.get(row) for i, row in enumerate(rows.tolist())} if digests else {}
+    return {i: digest for i, digest in found.items() if isinstance(digest, str)}
+
+
+def _acquisition(headers: Table) -> dict[str, Column]:
+    """Return what headers say of which volume they are of, by DICOM keyword, where not all say the same."""
+    told = {_keyword(field.name): to_numpy(headers, field.name) for field in fields(Acquisition)}
+    told |= {"SliceThickness": to_numpy(headers, "slice_thickness_mm"), "Rows": to_numpy(headers, "rows")}
+    told |= {"PixelSpacing": to_numpy(headers, "pixel_spacing_mm")[:, 0]}
+    return {name: column for name, column in told.items() if _differ(column)}
+
+
+def _differ(column: Column) -> bool:
+    """Whether values differ; NaN is one of them."""
+    if column.dtype.kind == "f" and np.isnan(column[:1]).all():
+        return not np.isnan(column).all()
+    return bool((column != column[:1]).any())
+
+
+def _keyword(name: str) -> str:
+    return {"stack_id": "StackID", "kvp": "KVP"}.get(name) or name.title().replace("_", "")
+
+
+def _ids(headers: Table) -> list[Column]:
+    """Return what tells slices apart: the ids of their series, and their instance."""
+    return [*(to_numpy(headers, name) for name in ("patient_id", "study_uid", "series_uid")), _instances(headers)]
+
+
+def _instances(headers: Table) -> Column:
+    """Return the SOP instance UID of each slice, with the number of its frame from the second on."""
+    sop_uids, frame_numbers = to_numpy(headers, "sop_uid"), to_numpy(headers, "frame_number")
+    later = np.flatnonzero(frame_numbers > 1)
+    sop_uids[later] = [f"{uid}\0{n:04d}" for uid, n in zip(sop_uids[later], frame_numbers[later], strict=True)]
+    return sop_uids
+
+
+def _groups(ids: Sequence[Column], *, without: Iterable[int]) -> Iterator[Rows]:
+    """Yield the rows of each series, which have the same ids; series in the order of their ids, rows rising."""
+    order, starts = _sorted(ids, without=without)
+    yield from np.split(order, starts[1:]) if len(order) else ()
+
+
+def _sorted(ids: Sequence[Column], *, without: Iterable[int]) -> tuple[Rows, Rows]:
+    """Return the rows by their ids, rising where these are the same, and where those of each new ids begin."""
+    is_taken = np.ones(len(ids[0]), dtype=bool)
+    is_taken[list(without)] = False
+    codes = [np.unique(column, return_inverse=True)[1] for column in ids]
+    order = np.lexsort(codes[::-1])  # stable
+    order = order[is_taken[order]]
+    is_new = np.ones(len(order), dtype=bool)
+    is_new[1:] = np.any([code[order[1:]] != code[order[:-1]] for code in codes], axis=0)
+    return order, np.flatnonzero(is_new)
+
+
+def _ambiguous(headers: Table, labelled_ids: Iterable[str]) -> dict[int, tuple[Reason, str]]:
+    """Files of equal stem, of different instances, that a label names: it cannot be told which is meant."""
+    image_ids, sop_uids = to_numpy(headers, "image_id").tolist(), _instances(headers).tolist()
+    counts = Counter(image_id for image_id, _ in set(zip(image_ids, sop_uids, strict=True)))
+    several = {image_id for image_id, n in counts.items() if n > 1}
+    ambiguous = several and several.intersection(labelled_ids)
+    why = (Reason.AMBIGUOUS_IMAGE_ID, "files of different instances have this name")
+    return {row: why for row, image_id in enumerate(image_ids) if image_id in ambiguous}
+
+
+def _conflicting(headers: Table, digests: Mapping[int, Digest]) -> dict[int, tuple[Reason, str]]:
+    """Files of one SOP instance UID in one series that differ: nobody can tell which is right. One that cannot be read
+    says nothing of the others."""
+    if not digests:
+        return {}
+    refused = {row: (Reason(d.reason), d.detail) for row, d in digests.items() if isinstance(d, Refusal)}
+    why = (Reason.CONFLICTING_SOP_UID, "files of this SOP instance UID hold different slices")
+    for group in _groups(_ids(headers), without=refused):
+        rows = group.tolist()
+        if len(rows) > 1 and len({digests[row] for row in rows}) > 1:
+            refused |= dict.fromkeys(rows, why)
+    return refused

@@ -1,0 +1,181 @@
+"""What came of preparing a store."""
+
+# N slices, L labels
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Float32Array, Refusal
+from rsna_e2e.dicom.repairs import Repair, count_repairs, mark_repaired
+from rsna_e2e.store.label_runs import OrderCheck, check_order
+from rsna_e2e.store.prepare.index import label_rows
+from rsna_e2e.store.prepare.tables import Column
+from rsna_e2e.store.series_order import run_starts, series_geometry, studies_of_single_slices, volume_numbers
+from rsna_e2e.tasks.labels import LabelTable
+from rsna_e2e.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareReport:
+    """What was taken and what was not.
+
+    n_studies_as_patients: studies that name no patient, each of which counts as one. n_unlabelled: slices in the store
+    without a label. n_labels_without_image: labelled images that are not in the store. n_rounded, n_saturated: pixels
+    whose HU are not exactly slope * stored + intercept. n_burned_in: slices that say that text is burned into their
+    pixels. slice_order: whether the labels speak for the order of the slices. label_file: where the labels are from;
+    tables_passed_over: without one, those that could hold labels, and why they were not taken. geometry: series by what
+    is unusual about how their slices lie, see `SeriesGeometry`, and how many slices are missing in gaps. volumes: of
+    how many SeriesInstanceUIDs several volumes were made, and by what they were told apart.
+    """
+
+    store: Path
+    data_hash: str
+    n_patients: int
+    n_studies_as_patients: int
+    n_series: int
+    n_slices: int
+    n_unlabelled: int
+    n_labels_without_image: int
+    n_repeated_label_rows: int
+    label_file: str
+    tables_passed_over: dict[str, str]
+    n_rounded: int
+    n_saturated: int
+    n_burned_in: int
+    slice_order: OrderCheck
+    geometry: dict[str, int]
+    volumes: dict[str, int]
+    repairs: dict[str, int]
+    refusals: dict[str, int]
+    elapsed_s: float
+
+    @property
+    def slices_per_s(self) -> float:
+        """Slices stored per second, over the whole run."""
+        return self.n_slices / self.elapsed_s
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one of `n` machines does: every n-th shard, from the `number`-th on (1 to n)."""
+
+    number: int
+    n: int
+
+    def folder(self, store: Path) -> Path:
+        """Where it is put."""
+        return store.with_name(f"{store.name}.part-{self.number}-of-{self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartReport:
+    """What one machine's part of a store holds."""
+
+    part: Path
+    n_shards: int
+    n_slices: int
+    elapsed_s: float
+
+    @property
+    def slices_per_s(self) -> float:
+        """Slices stored per second, over the whole run."""
+        return self.n_slices / self.elapsed_s
+
+
+def make_report(
+    store: Path,
+    data_hash: str,
+    index: dict[str, Column],
+    labels_NL: Float32Array,
+    table: LabelTable,
+    refusals: Sequence[Refusal],
+    task: Task,
+    *,
+    label_file: str,
+    told_by: Mapping[str, int],
+    passed_over: Mapping[str, str],
+    elapsed_s: float,
+) -> PrepareReport:
+    names_no_patient = mark_repaired(index["repair"].tolist(), Repair.PATIENT_BY_STUDY)
+    _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
+    return PrepareReport(
+        store=store,
+        data_hash=data_hash,
+        n_patients=len(set(index["patient_id"].tolist())),
+        n_studies_as_patients=len(set(index["study_uid"][names_no_patient].tolist())),
+        n_series=len(first),
+        n_slices=len(labels_NL),
+        n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
+        n_labels_without_image=len(table.image_ids) - len(set(label_rows(index, table)) - {-1}),
+        n_repeated_label_rows=table.n_repeated_rows,
+        label_file=label_file,
+        tables_passed_over=dict(passed_over),
+        n_rounded=int(index["n_rounded"].sum()),
+        n_saturated=int(index["n_saturated"].sum()),
+        n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),
+        slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
+        geometry=count_geometry(index),
+        volumes=count_volumes(index, told_by),
+        repairs=count_repairs(index["repair"].tolist()),
+        refusals=count_reasons(refusals),
+        elapsed_s=elapsed_s,
+    )
+
+
+def count_reasons(refusals: Iterable[Refusal]) -> dict[str, int]:
+    """Count refusals by reason, the commonest first."""
+    return dict(Counter(str(refusal.reason) for refusal in refusals).most_common())
+
+
+def count_volumes(index: dict[str, Column], told_by: Mapping[str, int]) -> dict[str, int]:
+    """Count the SeriesInstanceUIDs of which several volumes were made, the volumes, and what told them apart."""
+    numbers = volume_numbers(index)
+    n_further = int(np.count_nonzero(numbers))
+    if not n_further:
+        return {}
+    n_divided = int(np.count_nonzero(numbers == 1))
+    return {"divided": n_divided, "into": n_divided + n_further} | {f"by {name}": n for name, n in told_by.items()}
+
+
+def nothing_taken(raw: Path, refusals: Sequence[Refusal], *, table: Path | None = None) -> str:
+    """Return what to tell who gave files of which none was taken: every reason with one example, and what to do.
+
+    table: where all of them are listed.
+    """
+    example = {str(refusal.reason): refusal for refusal in reversed(refusals)}
+    why = "; ".join(
+        f"{n} {reason}, such as {example[reason].path} ({example[reason].detail})"
+        for reason, n in count_reasons(refusals).items()
+    )
+    if any(refusal.path.lower().endswith(".zip") for refusal in refusals):
+        advice = "Give one of the archives in it"
+    elif set(example) <= {Reason.NOT_DICOM, Reason.NOT_REGULAR_FILE, Reason.LINKED_FOLDER}:
+        advice = "Give the folder or archive of DICOM files"
+    else:
+        advice = "What each reason means is in docs/dicom.md"
+    where = f". All are listed in {table}" if table else ""
+    return f"{raw}: no CT slice in DICOM form found there: {why or 'it holds no files'}. {advice}{where}"
+
+
+def count_geometry(index: dict[str, Column]) -> dict[str, int]:
+    """Count series by what is unusual about how their slices lie, and slices that are missing; without zeros."""
+    keys = index["series_key"]
+    begins = run_starts(keys)
+    all_series = [series_geometry(index, slice(begin, end)) for begin, end in pairwise([*begins.tolist(), len(keys)])]
+    counts = {
+        "tilted": sum(series.is_tilted for series in all_series),
+        "with_gaps": sum(series.n_gaps > 0 for series in all_series),
+        "missing_slices": sum(series.n_missing for series in all_series),
+        "uneven_spacing": sum(series.is_uneven for series in all_series),
+        "mixed_sizes": sum(series.has_mixed_sizes for series in all_series),
+        "mixed_pixel_spacing": sum(series.has_mixed_pixels for series in all_series),
+        "of_one_slice": int((np.diff([*begins, len(keys)]) == 1).sum()),
+        "studies_with_a_series_for_every_slice": studies_of_single_slices(index),
+    }
+    return {name: n for name, n in counts.items() if n}

@@ -1,0 +1,42 @@
+"""Which peers there are, and which are here."""
+
+from dataclasses import dataclass
+from importlib import import_module
+
+from rsna_e2e.tools.bench.job import Contestant, Job
+
+INSTALL_COMMAND = "pip install '.[bench]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A module of this package and the library that it needs, with its name for a person."""
+
+    name: str
+    module: str
+    library: str
+    is_for_gpu: bool = False
+
+
+PEERS = (
+    Peer("the reference's recipe", "published", "cv2"),
+    Peer("OpenCV", "opencv", "cv2"),
+    Peer("torchvision v2", "vision", "torchvision"),
+    Peer("MONAI", "monai_transforms", "monai"),
+    Peer("albumentations", "albumentation", "albumentations"),
+    Peer("DALI's own operators", "dali_operators", "nvidia.dali"),
+    Peer("eager torch", "eager", "torch"),
+    Peer("eager torch, GPU", "eager_gpu", "torch", is_for_gpu=True),
+)
+
+
+def find_contestants(peer: Peer, job: Job) -> list[Contestant] | None:
+    """Set a peer to the job; None when its library is not installed."""
+    try:
+        module = import_module(f"rsna_e2e.tools.bench.peers.{peer.module}")
+    except ModuleNotFoundError as error:
+        if error.name and (peer.library == error.name or peer.library.startswith(f"{error.name}.")):
+            return None
+        raise
+    found: list[Contestant] = module.contestants(job)
+    return found

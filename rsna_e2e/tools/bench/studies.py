@@ -1,0 +1,29 @@
+"""A small store of simulated head CT studies, for benchmarks that are given none."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from rsna_e2e.store import Store
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tools.synth.simulate import simulate
+
+N_STUDIES = 2  # some 70 slices of two patients, made in seconds
+SEED = 1
+
+
+@contextmanager
+def opened_store(path: Path | None) -> Iterator[Store]:
+    """Open the store at `path`; without one, make a small one that goes away at the end."""
+    if path is not None:
+        with closing(Store.open(path)) as store:
+            yield store
+        return
+    with tempfile.TemporaryDirectory(prefix="rsna-e2e-bench-") as folder:
+        raw, made = Path(folder) / "raw", Path(folder) / "store"
+        simulate(raw, n_studies=N_STUDIES, seed=SEED, prevalence="demo", test_fraction=0.0)
+        prepare(raw, made, task=ICH, n_folds=1)
+        with closing(Store.open(made)) as store:
+            yield store

@@ -1,0 +1,290 @@
+"""`rsna-e2e bench train`: steps on batches that lie ready, the loader alone, and both together, in turns."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import count, cycle, islice
+from pathlib import Path
+
+import torch
+
+from rsna_e2e.config import OptimizerConfig, RunConfig, load_config
+from rsna_e2e.core.console import table
+from rsna_e2e.core.device import Compute, choose_compute
+from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.loader.sampler import Batch
+from rsna_e2e.model.network import JointModel
+from rsna_e2e.store import Store
+from rsna_e2e.tasks.task import Task, get_task
+from rsna_e2e.tools.bench.machine import Machine
+from rsna_e2e.tools.bench.studies import opened_store
+from rsna_e2e.tools.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
+from rsna_e2e.tools.bench.write import check_out, spread, write_result
+from rsna_e2e.training.chunk_size import resolve_chunks
+from rsna_e2e.training.distributed import ALONE
+from rsna_e2e.training.phases import Kind, check_norms, divide
+from rsna_e2e.training.step import Stepper
+
+RESIDENT, LOADER, END_TO_END = "resident data", "loader alone", "end to end"
+
+EPOCH = 1  # augmented
+POOL_BYTES = 2**30  # of images that lie ready; a turn goes round them as often as it takes
+SCHEDULE_STEPS = 10**6  # nobody waits for the end of this schedule: its warm-up keeps the steps small
+ENOUGH = 0.95  # of the resident rate: what a loader that keeps up may cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseResult:
+    """Rates of one phase of training, slices/s. share: end to end over resident data, within each round."""
+
+    phase: str
+    n_batches: int
+    steps_per_turn: int
+    resident: Summary
+    loader: Summary
+    end_to_end: Summary
+    share: Summary
+    bottleneck: str
+    samples: dict[str, Rates]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """All phases of a recipe."""
+
+    machine: Machine
+    recipe: str
+    compute: str
+    backend: str
+    phases: tuple[PhaseResult, ...]
+
+    def __str__(self) -> str:
+        header = ("phase", RESIDENT, LOADER, END_TO_END, "n", "of resident (iqr)", "bottleneck")
+        lines = [
+            (p.phase, spread(p.resident), spread(p.loader), spread(p.end_to_end), str(p.share.n), spread(p.share),
+             p.bottleneck)
+            for p in self.phases
+        ]  # fmt: skip
+        job = f"recipe {self.recipe} on {self.compute}, loader {self.backend}; slices/s (iqr)"
+        return f"{self.machine}\n{job}\n\n{table(header, lines)}"
+
+
+def bench_train(
+    store: Path | None,
+    *,
+    recipe: str | Path = "demo",
+    overrides: Sequence[str] = (),
+    steps: int = 8,
+    rounds: int = 5,
+    device: str = "auto",
+    out: Path | None = None,
+    progress: Progress = no_progress,
+) -> TrainResult:
+    """Time each phase of a recipe, `steps` steps or more a turn, on a model that starts from nothing.
+
+    Raises BadInputError for an unusable store, UsageError for an unknown recipe or setting.
+    """
+    check_out(out)
+    config = load_config(recipe, overrides)
+    task, machine = get_task(config.task), Machine.here()
+    compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
+    model = compute.place(JointModel.for_task(config.model.without_initial_weights(), task))
+    config = resolve_chunks(model, config, task, compute)
+    with opened_store(store) as opened:
+        loader = ImageLoader(
+            opened,
+            config,
+            task=task,
+            device=compute.device,
+            dtype=compute.image_dtype,
+            division=divide(model, config, ALONE),
+        )
+        phases = _phases(opened, loader, config)
+        chunks = {phase.kind: phase.smallest_chunk for phase in phases}
+        check_norms(model, config, chunks, spans=opened.series, n_channels=len(task.windows_hu))
+        results = []
+        for index, phase in enumerate(phases):
+
+            def count(done: int, total: int, note: str = "", *, before: int = index) -> None:
+                progress(before * total + done, len(phases) * total, note)
+
+            entries, n_batches, n_steps = _entries(phase, config, task, compute, steps=steps)
+            rates = interleave(entries, rounds=rounds, min_turn_s=0.0, progress=count)
+            on_gpu = compute.device.type == "cuda"
+            results.append(_result(phase.name, rates, n_batches=n_batches, n_steps=n_steps, on_gpu=on_gpu))
+    result = TrainResult(
+        machine=machine, recipe=config.recipe, compute=str(compute), backend=loader.backend, phases=tuple(results)
+    )
+    write_result(out, "train", machine, **{k: v for k, v in asdict(result).items() if k != "machine"})
+    return result
+
+
+def name_bottleneck(*, resident: float, loader: float, end_to_end: float, on_gpu: bool) -> str:
+    """Say what holds training back, from three rates: the loader when it is slower than the steps by itself; compute
+    when both together are (nearly) as fast as the steps alone; else what the two share."""
+    if loader < resident:
+        return "loader"
+    if end_to_end >= ENOUGH * resident:
+        return "compute"
+    return "transfer" if on_gpu else "cores shared by loader and compute"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Phase:
+    """Batches of one phase, what loads them, and how many batches the loader works ahead.
+
+    smallest_chunk: slices of the smallest that goes through the backbone.
+    """
+
+    kind: Kind
+    name: str
+    batches: Sequence[Batch]
+    smallest_chunk: int
+    n_slices: Callable[[Batch], int]
+    load: Callable[..., Iterator[SeriesBatch]]
+    optimizer: OptimizerConfig
+    n_ahead: int
+
+
+def _phases(store: Store, loader: ImageLoader, config: RunConfig) -> list[_Phase]:
+    everyone = range(len(store.series))
+    n_ahead = config.loader.prefetch_batches + config.loader.threads
+    division = loader.division
+    phases = []
+    if config.slice_phase is not None:
+        batches = loader.group_slices(everyone, phase=config.slice_phase, epoch=EPOCH)
+        phases.append(
+            _Phase(
+                kind="slices",
+                name="mixed slices",
+                batches=batches,
+                smallest_chunk=min(division.by_slices().smallest_chunk([1] * len(batch)) for batch in batches),
+                n_slices=len,
+                load=loader.load_slices,
+                optimizer=config.slice_phase.optimizer,
+                n_ahead=n_ahead,
+            )
+        )
+    if config.epochs > 0:
+        batches = loader.group(everyone, epoch=EPOCH)
+        phases.append(
+            _Phase(
+                kind="series",
+                name="whole series",
+                batches=batches,
+                smallest_chunk=min(division.smallest_chunk(loader.lengths(batch)) for batch in batches),
+                n_slices=loader.n_slices,
+                load=loader.load,
+                optimizer=config.optimizer,
+                n_ahead=n_ahead,
+            )
+        )
+    return phases
+
+
+def _entries(
+    phase: _Phase, config: RunConfig, task: Task, compute: Compute, *, steps: int
+) -> tuple[list[Entry], int, int]:
+    """The three contestants over the same batches, how many batches those are, and how many steps a turn has.
+
+    A turn goes over all of them equally often, so that all three count the same slices.
+    """
+    pool = list(_fitting(phase, config, task, compute, at_most=steps))
+    n_steps = math.ceil(steps / len(pool)) * len(pool)
+    n_slices = sum(map(phase.n_slices, pool)) * n_steps // len(pool)
+    torch.manual_seed(config.seed)
+    model = compute.place(JointModel.for_task(config.model.without_initial_weights(), task))
+    is_joint = phase.kind == "series"
+    stepper = Stepper(model, phase.optimizer, config, task, compute, n_steps=SCHEDULE_STEPS, is_joint=is_joint)
+    numbers = count()
+
+    def step(batch: SeriesBatch) -> None:
+        stepper(next(numbers), [batch])
+
+    resident = list(phase.load(pool, epoch=EPOCH))
+    feeds = [
+        _Feed(lambda: cycle(resident), step, n_steps=n_steps, n_ahead=0),
+        _Feed(_loading(phase, pool, n_steps), lambda batch: None, n_steps=n_steps, n_ahead=phase.n_ahead),
+        _Feed(_loading(phase, pool, n_steps), step, n_steps=n_steps, n_ahead=phase.n_ahead),
+    ]
+    entries = [
+        Entry(name=name, run=feed.run, n_slices=n_slices, setting=feed.opened)
+        for name, feed in zip((RESIDENT, LOADER, END_TO_END), feeds, strict=True)
+    ]
+    return entries, len(pool), n_steps
+
+
+def _loading(phase: _Phase, pool: Sequence[Batch], n_steps: int) -> Callable[[], Iterator[SeriesBatch]]:
+    """What starts the loader on more batches than anyone will take: it never comes to its end within a turn."""
+    n_batches = 2 * (n_steps + phase.n_ahead) + n_steps  # a warm-up takes two turns
+    return lambda: phase.load(list(islice(cycle(pool), n_batches)), epoch=EPOCH)
+
+
+def _fitting(phase: _Phase, config: RunConfig, task: Task, compute: Compute, *, at_most: int) -> Iterator[Batch]:
+    """The first batches whose images fit POOL_BYTES, at least one and at most so many."""
+    bytes_per_slice = len(task.windows_hu) * config.image.size**2 * compute.image_dtype.itemsize
+    n_bytes = 0
+    for k, batch in enumerate(phase.batches[:at_most]):
+        n_bytes += phase.n_slices(batch) * bytes_per_slice
+        if k and n_bytes > POOL_BYTES:
+            return
+        yield batch
+
+
+class _Feed:
+    """Batches that come from somewhere and go somewhere, so many in a turn.
+
+    Before a turn's time begins, the first n_ahead are taken, so that a loader is in full swing: neither its start nor
+    the batches that it had ready count.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Iterator[SeriesBatch]],
+        use: Callable[[SeriesBatch], object],
+        *,
+        n_steps: int,
+        n_ahead: int,
+    ) -> None:
+        self._load, self._use = load, use
+        self._n_steps, self._n_ahead = n_steps, n_ahead
+        self._batches: Iterator[SeriesBatch] = iter(())
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """A turn: the loader starts, and ends with it."""
+        self._batches = self._load()
+        try:
+            self._take(self._n_ahead)
+            yield
+        finally:
+            if (close := getattr(self._batches, "close", None)) is not None:
+                close()
+
+    def run(self) -> None:
+        """Take and use a turn's batches."""
+        self._take(self._n_steps)
+
+    def _take(self, n_batches: int) -> None:
+        for batch in islice(self._batches, n_batches):
+            self._use(batch)
+
+
+def _result(phase: str, rates: dict[str, Rates], *, n_batches: int, n_steps: int, on_gpu: bool) -> PhaseResult:
+    resident, loader, end_to_end = (summarise(rates[name]) for name in (RESIDENT, LOADER, END_TO_END))
+    return PhaseResult(
+        phase=phase,
+        n_batches=n_batches,
+        steps_per_turn=n_steps,
+        resident=resident,
+        loader=loader,
+        end_to_end=end_to_end,
+        share=ratio(rates[END_TO_END], rates[RESIDENT]),
+        bottleneck=name_bottleneck(
+            resident=resident.median, loader=loader.median, end_to_end=end_to_end.median, on_gpu=on_gpu
+        ),
+        samples=rates,
+    )

@@ -1,0 +1,167 @@
+"""`rsna-e2e bench transform`: our op and its peers at the same job, on one core."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rsna_e2e.core.console import table
+from rsna_e2e.core.device import choose_compute
+from rsna_e2e.core.process import keep_freed_memory
+from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.tools.bench import ours
+from rsna_e2e.tools.bench.job import AGREEMENT_LIMIT, Contestant, DisagreementError, Job, check_agreement
+from rsna_e2e.tools.bench.machine import Machine, pinned
+from rsna_e2e.tools.bench.peers.registry import INSTALL_COMMAND, PEERS, Peer, find_contestants
+from rsna_e2e.tools.bench.studies import opened_store
+from rsna_e2e.tools.bench.timing import MIN_TURN_S, Entry, Summary, interleave, ratio, summarise
+from rsna_e2e.tools.bench.write import check_out, spread, write_result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One contestant's result. ours_is_faster: how many times as fast the first of our rows is, within each round.
+
+    difference: of its images from ours, mean absolute, before normalisation.
+    """
+
+    name: str
+    how: str
+    cores: int
+    slices_per_s: Summary
+    ours_is_faster: Summary
+    difference: float
+    samples: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformResult:
+    """Rows in the order of the contestants, and who was not timed and why."""
+
+    machine: Machine
+    n_slices: int
+    size: int
+    keeps_freed: bool
+    rows: tuple[Row, ...]
+    not_timed: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [
+            (row.name, spread(row.slices_per_s), str(row.slices_per_s.n), spread(row.ours_is_faster),
+             f"{row.difference:.2g}")
+            for row in self.rows
+        ]  # fmt: skip
+        header = ("contestant", "slices/s (iqr)", "n", "ours is faster by (iqr)", "difference")
+        missing = "".join(f"\nnot timed: {name}: {reason}" for name, reason in self.not_timed.items())
+        memory = "told to keep freed memory" if self.keeps_freed else "left as it is"
+        job = f"{self.n_slices} slices to {self.size} px, the C library {memory}"
+        return f"{self.machine}\n{job}\n\n{table(header, lines)}{missing}"
+
+
+def bench_transform(
+    store: Path | None,
+    *,
+    n_slices: int = 16,
+    size: int = 480,
+    rounds: int = 7,
+    device: str = "auto",
+    keeps_freed: bool = False,
+    out: Path | None = None,
+    min_turn_s: float = MIN_TURN_S,
+    peers: Sequence[Peer] = PEERS,
+    progress: Progress = no_progress,
+) -> TransformResult:
+    """Time everyone who does the job as we do, and write the result to `out` too.
+
+    keeps_freed: tell the C library first to keep freed memory, for the rest of this process: what the others could do
+    with memory like ours. Left alone, it is as their users find it.
+
+    Raises BadInputError for an unusable store, MissingCapabilityError for a device that is not there.
+    """
+    check_out(out)
+    machine = Machine.here()
+    if keeps_freed:
+        keep_freed_memory()
+    on_gpu = choose_compute("fp32", device).device.type == "cuda"
+    with opened_store(store) as opened:
+        job = Job.of_store(opened, n_slices=n_slices, size=size)
+    with pinned(1):
+        contestants = ours.contestants(job, available=machine.cores) + (ours.gpu_contestants(job) if on_gpu else [])
+        found, not_timed = _find(peers, job, on_gpu=on_gpu)
+        differences, disagreeing = _check(contestants + found, job)
+        timed = [contestant for contestant in contestants + found if contestant.name in differences]
+        entries = [
+            Entry(name=c.name, run=partial(_exhaust, c), n_slices=c.n_slices, setting=partial(pinned, c.cores))
+            for c in timed
+        ]
+    rates = interleave(entries, rounds=rounds, min_turn_s=min_turn_s, progress=progress)
+    result = TransformResult(
+        machine=machine,
+        n_slices=n_slices,
+        size=size,
+        keeps_freed=keeps_freed,
+        rows=tuple(_row(c, rates, differences[c.name]) for c in timed),
+        not_timed=not_timed | disagreeing,
+    )
+    write_result(out, "transform", machine, **_content(result))
+    return result
+
+
+def _exhaust(contestant: Contestant) -> None:
+    for _ in contestant.run():
+        pass
+
+
+def _find(peers: Sequence[Peer], job: Job, *, on_gpu: bool) -> tuple[list[Contestant], dict[str, str]]:
+    """All contestants of the peers that are here, and why others are not."""
+    contestants: list[Contestant] = []
+    missing: dict[str, str] = {}
+    for peer in peers:
+        if peer.is_for_gpu and not on_gpu:
+            missing[peer.name] = "no GPU"
+            continue
+        found = find_contestants(peer, job)
+        if found is None:
+            missing[peer.name] = f"{peer.library} is not installed; {INSTALL_COMMAND}"
+        else:
+            contestants += found
+    return contestants, missing
+
+
+def _check(contestants: Sequence[Contestant], job: Job) -> tuple[dict[str, float], dict[str, str]]:
+    """Differences of those who do the job, and what is wrong with the others."""
+    differences: dict[str, float] = {}
+    disagreeing: dict[str, str] = {}
+    for contestant in contestants:
+        try:
+            differences[contestant.name] = check_agreement(contestant, job)
+        except DisagreementError as error:
+            disagreeing[contestant.name] = str(error)
+    return differences, disagreeing
+
+
+def _row(contestant: Contestant, rates: dict[str, tuple[float, ...]], difference: float) -> Row:
+    samples = rates[contestant.name]
+    return Row(
+        name=contestant.name,
+        how=contestant.how,
+        cores=contestant.cores,
+        slices_per_s=summarise(samples),
+        ours_is_faster=ratio(rates[ours.OURS], samples),
+        difference=difference,
+        samples=samples,
+    )
+
+
+def _content(result: TransformResult) -> dict[str, Any]:
+    return {
+        "job": {
+            "n_slices": result.n_slices,
+            "size": result.size,
+            "keeps_freed": result.keeps_freed,
+            "agreement_limit": AGREEMENT_LIMIT,
+        },
+        "rows": [asdict(row) for row in result.rows],
+        "not_timed": result.not_timed,
+    }

@@ -1,0 +1,89 @@
+"""Where each pixel of each slice lies: field of view, spacing, gantry tilt, the patient's pose."""
+
+# All positions in mm. World frame: the scanner's, LPS as in DICOM, x left, y back (down: the patient lies supine), z up
+# the body. Head frame: that of `anatomy`.
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsna_e2e.core.records import Float64Array
+from rsna_e2e.tools.synth.patient import Head
+
+ROWS = 512
+COLUMNS = 512
+MIN_SLICES = 24
+MAX_SLICES = 60
+BELOW_MM = (44.0, 60.0)  # of the canonical head that is taken under the commissures, from base to foramen magnum
+ABOVE_MM = 89.0
+HEAD_MM = 200.0  # from forehead to back, canonical
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """Geometry of one series: slice k's first pixel centre is `origins_mm[k]`, in the order of acquisition."""
+
+    spacing_mm: float
+    thickness_mm: float
+    row_direction: tuple[float, float, float]
+    column_direction: tuple[float, float, float]
+    origins_mm: Float64Array  # [N, 3]
+    rotation: Float64Array  # [3, 3], columns are the head frame's axes in the world
+    head_centre_mm: tuple[float, float, float]
+    table_y_mm: float
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices."""
+        return len(self.origins_mm)
+
+    @property
+    def normal(self) -> Float64Array:
+        """Slice normal, from the row towards the column direction."""
+        return np.cross(self.row_direction, self.column_direction)
+
+
+def _rotation(yaw: float, roll: float, pitch: float) -> Float64Array:
+    """Rotation matrix: pitch about x, then roll about y, then yaw about z (radians)."""
+    cz, sz, cy, sy, cx, sx = np.cos(yaw), np.sin(yaw), np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
+    about_z = np.array([[cz, -sz, 0.0], [sz, cz, 0.0], [0.0, 0.0, 1.0]])
+    about_y = np.array([[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]])
+    about_x = np.array([[1.0, 0.0, 0.0], [0.0, cx, -sx], [0.0, sx, cx]])
+    return np.asarray(about_z @ about_y @ about_x)
+
+
+def draw_series(rng: np.random.Generator, head: Head) -> Series:
+    """Draw one acquisition of `head`; every number that goes into the file is rounded before it is used."""
+    tilted = rng.random() < 0.3
+    tilt = round(float(np.radians(rng.uniform(5.0, 22.0))), 4) if tilted else 0.0
+    # cos and sin as a file holds them: the reference data has e.g. (1, 0, 0, 0, .968, -.250)
+    cos, sin = round(float(np.cos(tilt)), 6), round(float(np.sin(tilt)), 6)
+    lean = np.radians(rng.normal(6.0, 5.0)) - tilt  # planes rise towards the forehead, as the orbitomeatal line does
+    rotation = _rotation(float(np.radians(rng.normal(0.0, 4.0))), float(np.radians(rng.normal(0.0, 2.5))), float(lean))
+    # the reference data has 0.479 mm on average; never so little that the vault would not fit
+    spacing = round(float(np.clip(rng.normal(0.479, 0.03), (HEAD_MM * head.scale[1] + 18.0) / ROWS, 0.56)), 6)
+    below = rng.uniform(*BELOW_MM) * head.scale[2]
+    length = below + ABOVE_MM * head.scale[2]
+    thickness = max(float(rng.choice((2.5, 3.0, 4.0, 5.0, 5.0, 5.0))), float(np.ceil(length / MAX_SLICES * 4.0) / 4.0))
+    n = int(np.clip(np.ceil(length / thickness), MIN_SLICES, MAX_SLICES))
+    step = thickness / cos  # the table moves along z, whichever way the gantry leans
+    centre = tuple(round(float(v), 3) for v in rng.normal((0.0, 0.0, 0.0), (5.0, 5.0, 1.0)))
+    table_z = round(float(rng.uniform(-400.0, 900.0)), 3)
+    start = table_z - below / cos + step * rng.uniform(0.0, 1.0)
+    heights = np.round(start + step * np.arange(n), 3)
+    if rng.random() < 0.5:
+        heights = heights[::-1]
+    half = 0.5 * (COLUMNS - 1) * spacing
+    # a tilted plane meets the head's axis at z = height + sin * half field of view in front of its first row
+    origins = np.stack([np.full(n, -half), np.full(n, -half * cos), heights + sin * half], axis=1)
+    origins += np.array([rng.normal(0.0, 2.0), rng.normal(4.0, 3.0), 0.0])
+    return Series(
+        spacing_mm=spacing,
+        thickness_mm=thickness,
+        row_direction=(1.0, 0.0, 0.0),
+        column_direction=(0.0, cos, 0.0 - sin),
+        origins_mm=np.round(origins, 3),
+        rotation=rotation,
+        head_centre_mm=(centre[0], centre[1], table_z + centre[2]),
+        table_y_mm=round(float(head.scale[1] * rng.uniform(98.0, 106.0) + centre[1]), 3),
+    )

@@ -1,0 +1,125 @@
+"""Who is simulated: patients and studies, which bleed, and every random stream, all from one seed by hashing."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.tools.synth import bleeds
+from rsna_e2e.tools.synth.bleeds import Bleed
+
+REPEAT_RATE = 0.148  # patients with a second study: 21,744 series of 18,938 patients in the reference data
+ID_BITS = 36  # nine hexadecimal digits, as in the reference data
+
+# What happens to a patient, and how often: (event, natural, demo). Natural rates are set so that labels per slice come
+# near the reference data's: any 14.4 %, subdural 6.3 %, intraparenchymal 4.8 %, subarachnoid 4.8 %, intraventricular
+# 3.5 %, epidural 0.4 %. `demo` is denser, so that a few hundred studies hold enough of each.
+EVENTS = (
+    ("none", 0.587, 0.36),
+    ("hypertensive", 0.135, 0.17),
+    ("aneurysm", 0.05, 0.11),
+    ("subdural", 0.098, 0.12),
+    ("trauma", 0.085, 0.14),
+    ("epidural", 0.006, 0.06),
+    ("intraventricular", 0.039, 0.05),
+)
+PREVALENCES = ("natural", "demo")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyPlan:
+    """One study: `index` counts studies, `patient` patients; `visit` is 0, or 1 for a patient's second study."""
+
+    seed: int
+    index: int
+    patient: int
+    visit: int
+    is_test: bool
+    prevalence: str
+
+
+def stream(seed: int, what: str, index: int) -> np.random.Generator:
+    """A random stream of its own for (seed, what, index)."""
+    digest = hashlib.sha256(f"rsna_e2e synth/{seed}/{what}/{index}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+def scatter(seed: int, what: str, number: int, *, bits: int = ID_BITS) -> int:
+    """Map `number` below 2**bits one to one to another such number (four Feistel rounds over sha256)."""
+    half = bits // 2
+    mask = (1 << half) - 1
+    left, right = number >> half, number & mask
+    for turn in range(4):
+        digest = hashlib.sha256(f"{seed}/{what}/{turn}/{right}".encode()).digest()
+        left, right = right, left ^ (int.from_bytes(digest[:8], "big") & mask)
+    return (left << half) | right
+
+
+def make_id(seed: int, what: str, number: int, *, bits: int = ID_BITS) -> str:
+    """An id as the reference data spells them, `ID_` and hexadecimal digits; never the same for two numbers."""
+    return f"ID_{scatter(seed, what, number, bits=bits):0{bits // 4}x}"
+
+
+def plan_studies(n_studies: int, *, seed: int, prevalence: str, test_fraction: float) -> tuple[StudyPlan, ...]:
+    """Plan all studies. Raises UsageError on impossible numbers or an unknown prevalence."""
+    if n_studies < 1:
+        raise UsageError(f"{n_studies} studies asked for; give at least 1")
+    if not 0.0 <= test_fraction < 1.0:
+        raise UsageError(f"test fraction {test_fraction} is not in [0, 1)")
+    if prevalence not in PREVALENCES:
+        raise UsageError(f"unknown prevalence {prevalence!r}; known: {', '.join(PREVALENCES)}")
+    visits = [0]
+    for index in range(1, n_studies):
+        again = visits[-1] == 0 and stream(seed, "again", index).random() < REPEAT_RATE
+        visits.append(1 if again else 0)
+    patients = np.cumsum([1 - v for v in visits]) - 1
+    n_patients = int(patients[-1]) + 1
+    order = sorted(range(n_patients), key=lambda number: scatter(seed, "split", number))
+    n_test = min(round(test_fraction * n_patients), n_patients - 1)
+    in_test = set(order[:n_test])
+    return tuple(
+        StudyPlan(
+            seed=seed, index=i, patient=int(patients[i]), visit=visits[i], is_test=int(patients[i]) in in_test,
+            prevalence=prevalence,
+        )
+        for i in range(n_studies)
+    )  # fmt: skip
+
+
+def draw_bleeds(rng: np.random.Generator, prevalence: str) -> tuple[Bleed, ...]:
+    """Draw what happened to a patient and the bleeds it left, in the order in which they are painted."""
+    weights = np.array([row[1 + PREVALENCES.index(prevalence)] for row in EVENTS])
+    event = EVENTS[int(rng.choice(len(EVENTS), p=weights / weights.sum()))][0]
+    found: list[Bleed] = []
+    if event == "hypertensive":
+        found.append(bleeds.draw_intraparenchymal(rng, traumatic=False))
+        _maybe(found, rng, 0.65, bleeds.draw_intraventricular(rng))
+        _maybe(found, rng, 0.12, bleeds.draw_subarachnoid(rng, traumatic=True))
+    elif event == "aneurysm":
+        _maybe(found, rng, 0.25, bleeds.draw_intraparenchymal(rng, traumatic=False))
+        _maybe(found, rng, 0.5, bleeds.draw_intraventricular(rng))
+        found.append(bleeds.draw_subarachnoid(rng, traumatic=False))
+    elif event == "subdural":
+        found.append(bleeds.draw_subdural(rng))
+        _maybe(found, rng, 0.15, bleeds.draw_subdural(rng))
+    elif event == "trauma":
+        _maybe(found, rng, 0.5, bleeds.draw_intraparenchymal(rng, traumatic=True))
+        _maybe(found, rng, 0.15, bleeds.draw_intraventricular(rng))
+        _maybe(found, rng, 0.6, bleeds.draw_subarachnoid(rng, traumatic=True))
+        _maybe(found, rng, 0.55, bleeds.draw_subdural(rng))
+        _maybe(found, rng, 0.06, bleeds.draw_epidural(rng))
+        if not found:
+            found.append(bleeds.draw_subarachnoid(rng, traumatic=True))
+    elif event == "epidural":
+        _maybe(found, rng, 0.25, bleeds.draw_intraparenchymal(rng, traumatic=True))
+        _maybe(found, rng, 0.3, bleeds.draw_subarachnoid(rng, traumatic=True))
+        found.append(bleeds.draw_epidural(rng))
+    elif event == "intraventricular":
+        found.append(bleeds.draw_intraventricular(rng))
+    return tuple(found)
+
+
+def _maybe(found: list[Bleed], rng: np.random.Generator, chance: float, bleed: Bleed) -> None:
+    if rng.random() < chance:
+        found.append(bleed)

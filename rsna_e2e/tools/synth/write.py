@@ -1,0 +1,60 @@
+"""Writing slices as DICOM files with the tags that survive de-identification in the reference data, and no others."""
+
+import io
+from pathlib import Path
+
+from pydicom import config as pydicom_config
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from rsna_e2e.core.records import Int16Image
+from rsna_e2e.tools.synth.acquire import RESCALE_INTERCEPT_HU, Scanner
+from rsna_e2e.tools.synth.geometry import COLUMNS, ROWS, Series
+
+
+class SeriesWriter:
+    """Writes the slices of one series; only what differs between slices is set anew."""
+
+    def __init__(self, *, patient_id: str, study_uid: str, series_uid: str, series: Series, scanner: Scanner) -> None:
+        self._series = series
+        with pydicom_config.disable_value_validation():  # ids such as ID_0ab5820b2a are no valid UIDs, there or here
+            self._dataset = _header(patient_id, study_uid, series_uid, series, scanner)
+
+    def write(self, path: Path, *, image_id: str, index: int, stored: Int16Image) -> None:
+        """Write slice `index` (in the order of acquisition) to `path`."""
+        dataset = self._dataset
+        with pydicom_config.disable_value_validation():
+            dataset.SOPInstanceUID = image_id
+            dataset.file_meta.MediaStorageSOPInstanceUID = image_id
+            dataset.ImagePositionPatient = [f"{v:.3f}" for v in self._series.origins_mm[index]]
+            dataset.PixelData = stored.astype("<i2", copy=False).tobytes()
+            content = io.BytesIO()  # of pydicom's own errors in writing nobody can tell a full disk
+            dataset.save_as(content, enforce_file_format=True)
+            path.write_bytes(content.getbuffer())
+
+
+def _header(patient_id: str, study_uid: str, series_uid: str, series: Series, scanner: Scanner) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.Modality = "CT"
+    dataset.PatientID = patient_id
+    dataset.StudyInstanceUID = study_uid
+    dataset.SeriesInstanceUID = series_uid
+    dataset.StudyID = ""
+    dataset.ImageOrientationPatient = [f"{v:.6f}" for v in (*series.row_direction, *series.column_direction)]
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows = ROWS
+    dataset.Columns = COLUMNS
+    dataset.PixelSpacing = [f"{series.spacing_mm:.6f}"] * 2
+    dataset.BitsAllocated = 16
+    dataset.BitsStored = 16 if scanner.is_signed else 12
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(scanner.is_signed)
+    dataset.WindowCenter = list(scanner.window_center_hu)
+    dataset.WindowWidth = list(scanner.window_width_hu)
+    dataset.RescaleIntercept = str(RESCALE_INTERCEPT_HU)
+    dataset.RescaleSlope = "1"
+    return dataset

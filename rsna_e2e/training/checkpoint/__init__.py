@@ -1,0 +1,33 @@
+"""The state of a training run on disk: everything that a resumed run needs to end as one that never stopped.
+
+`RUN/checkpoints/step-00000123-epoch-002/` holds model.safetensors, optimizer.safetensors and ema.safetensors (where
+there are such) and checkpoint.json: counters, the sha256 of every file, and its own. A folder appears whole, by one
+rename to a name that no other has, so there is no moment without a checkpoint. Nothing is ever unpickled.
+"""
+
+from rsna_e2e.training.checkpoint.run import (
+    Checkpoint,
+    drop_epochs,
+    find_checkpoint,
+    kept_epochs,
+    load_model,
+    restore,
+    save_checkpoint,
+    valid_checkpoints,
+    weights_sha256,
+)
+from rsna_e2e.training.checkpoint.state import Best, CheckpointState
+
+__all__ = [
+    "Best",
+    "Checkpoint",
+    "CheckpointState",
+    "drop_epochs",
+    "find_checkpoint",
+    "kept_epochs",
+    "load_model",
+    "restore",
+    "save_checkpoint",
+    "valid_checkpoints",
+    "weights_sha256",
+]

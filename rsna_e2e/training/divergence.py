@@ -1,0 +1,97 @@
+"""When training has come to no finite number any more: which series, which parameters, and what is needed to look."""
+
+# N slices (packed)
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.files import atomic_writer, make_folder, write_json
+from rsna_e2e.core.weights_file import encode
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.model.network import JointModel
+from rsna_e2e.training.step import StepResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesState:
+    """One series of a failing step, by the beginning of its hash, and what of this rank's slices of it is finite."""
+
+    series: str
+    n_slices: int
+    images_are_finite: bool
+    embeddings_are_finite: bool
+    logits_are_finite: bool
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether anything of it is not finite."""
+        return not (self.images_are_finite and self.embeddings_are_finite and self.logits_are_finite)
+
+
+def write_bundle(
+    run: Path,
+    *,
+    step: int,
+    rank: int,
+    result: StepResult,
+    model: JointModel,
+    batches: Sequence[SeriesBatch],
+    compute: Compute,
+) -> list[str]:
+    """Leave `RUN/debug/step-N/` with this rank's findings and the weights; return the series to look at.
+
+    Those of this rank with something that is not finite, or all of them when it is the gradient alone.
+    """
+    folder = run / "debug" / f"step-{step:08d}"
+    make_folder(folder)
+    series = [state for batch in batches for state in _states(model, batch, compute)]
+    findings = {
+        "step": step,
+        "result": {name: str(value) for name, value in asdict(result).items()},
+        "series": [asdict(state) for state in series],
+        "parameters_not_finite": [n for n, p in model.named_parameters() if not _is_finite(p)],
+        "gradients_not_finite": [
+            n for n, p in model.named_parameters() if p.grad is not None and not _is_finite(p.grad)
+        ],
+    }
+    write_json(folder / f"rank-{rank}.json", findings)
+    if rank == 0:
+        with atomic_writer(folder / "model.safetensors") as file:
+            file.write(encode(model.state_dict()))
+    suspects = {state.series for state in series if state.is_suspect}
+    is_gradient_alone = math.isfinite(result.loss) and not math.isinf(result.study_loss)
+    return sorted(suspects or ({state.series for state in series} if is_gradient_alone else set()))
+
+
+@torch.no_grad()
+def _states(model: JointModel, batch: SeriesBatch, compute: Compute) -> Iterator[SeriesState]:
+    """Of each series that has slices of this rank, those slices by themselves."""
+    model.eval()
+    own = np.concatenate([np.arange(chunk.start, chunk.stop) for chunk in batch.chunks] or [np.empty(0, dtype=int)])
+    series_of = np.searchsorted(batch.series_lengths.cumsum(0).numpy(), own, side="right")
+    for series in np.unique(series_of).tolist():
+        (places,) = np.nonzero(series_of == series)
+        images_are_finite, parts = True, []
+        for place in places.tolist():  # one by one: a long series may not fit the memory at once
+            image = batch.images[place : place + 1]
+            images_are_finite = images_are_finite and _is_finite(image)
+            with compute.autocast():
+                parts.append(model.embed(image))
+        logits = model.classify(torch.cat(parts), torch.tensor([len(parts)])).slices
+        yield SeriesState(
+            series=batch.series_keys[series][:8],
+            n_slices=len(parts),
+            images_are_finite=images_are_finite,
+            embeddings_are_finite=all(map(_is_finite, parts)),
+            logits_are_finite=_is_finite(logits),
+        )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())

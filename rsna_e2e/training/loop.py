@@ -1,0 +1,290 @@
+"""The loop of a training run: steps, validation, checkpoints; and going on where a run stopped."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from rsna_e2e.config import RunConfig
+from rsna_e2e.core.device import Compute
+from rsna_e2e.core.errors import DivergedError, OutOfResourcesError, PreemptedError
+from rsna_e2e.core.records import Progress
+from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.model.network import JointModel, flatten_lstms
+from rsna_e2e.tasks.task import Task
+from rsna_e2e.training.checkpoint import Best, Checkpoint, CheckpointState, restore, save_checkpoint
+from rsna_e2e.training.distributed import Ranks
+from rsna_e2e.training.divergence import write_bundle
+from rsna_e2e.training.meter import Meter
+from rsna_e2e.training.phases import Epoch, Phase, Step
+from rsna_e2e.training.preemption import MARKER
+from rsna_e2e.training.runlog import TRAINING_SLICES, VALIDATION, RunLog, SilentLog
+from rsna_e2e.training.step import Stepper, StepResult
+from rsna_e2e.training.validation import Validation
+
+_FEW_SHAPES = 8
+
+
+class Trainer:
+    """Takes a model through the phases of a run. `state` is what a checkpoint says; all ranks have the same.
+
+    validate: scores a joint model, or None when the run is to stop; None without a validation fold.
+    """
+
+    def __init__(
+        self,
+        model: JointModel,
+        config: RunConfig,
+        task: Task,
+        compute: Compute,
+        ranks: Ranks,
+        *,
+        run: Path,
+        log: RunLog | SilentLog,
+        phases: Sequence[Phase],
+        data_hash: str,
+        validate: Callable[[JointModel], Validation | None] | None,
+        is_stopping: Callable[[], bool],
+        progress: Progress,
+    ) -> None:
+        self._model, self._config, self._task = model, config, task
+        self._compute, self._ranks, self._run, self._log, self._phases = compute, ranks, run, log, phases
+        self._validate, self._is_stopping, self._progress = validate, is_stopping, progress
+        self._ema: AveragedModel | None = None
+        if config.ema_decay is not None:
+            average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+            self._ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+            flatten_lstms(self._ema)
+        self.state = CheckpointState(step=0, epoch=0, phase=phases[0].kind, data_hash=data_hash)
+        self._started_s = self._saved_s = time.monotonic()
+        self._saving_s = 0.0
+
+    def fit(self, last: Checkpoint | None) -> None:
+        """Train from the beginning, or from `last` on, to the end of the run."""
+        if last is not None:
+            self.state = last.state
+        self._elapsed_before_s = self.state.elapsed_s
+        self.meter = Meter(
+            self._log,
+            self._progress,
+            n_slices=sum(phase.n_slices for phase in self._phases),
+            n_before=self.state.n_slices,
+            n_epochs=self._phases[-1].numbers.stop - 1,
+        )
+        for phase in self._phases:
+            if phase.numbers.stop - 1 > self.state.epoch and not self._has_stopped_early:
+                self._run_phase(phase, last)
+                last = None
+
+    @property
+    def best(self) -> Validation | None:
+        """Scores of the best epoch so far."""
+        return None if self.state.best is None else Validation.from_plain(self.state.best.validation)
+
+    @property
+    def save_share(self) -> float:
+        """Part of the time since this was made that was spent saving."""
+        return self._saving_s / (time.monotonic() - self._started_s)
+
+    @property
+    def _has_stopped_early(self) -> bool:
+        patience = self._config.early_stopping_epochs
+        return patience is not None and self.state.epochs_since_best >= patience
+
+    def _run_phase(self, phase: Phase, last: Checkpoint | None) -> None:
+        stepper = Stepper(
+            self._model,
+            phase.optimizer,
+            self._config,
+            self._task,
+            self._compute,
+            n_steps=phase.n_steps,
+            is_joint=phase.kind == "series",
+            first_step=phase.first_step,
+            ranks=self._ranks,
+        )
+        if last is not None:
+            self._restore(stepper, last, is_same_phase=last.state.phase == phase.kind)
+        self._note(phase=phase.kind)
+        # cuDNN tries its algorithms for every shape that is new: worth it where few come again and again
+        torch.backends.cudnn.benchmark = phase.n_shapes <= _FEW_SHAPES
+        next_number = max(phase.numbers.start, self.state.epoch + 1)
+        n_done = self.state.step - phase.steps_before(next_number)
+        for number in range(next_number, phase.numbers.stop):
+            if self._has_stopped_early:
+                return
+            self._run_epoch(stepper, phase, phase.epoch(number), n_done=n_done)
+            n_done = 0
+
+    def _restore(self, stepper: Stepper, last: Checkpoint, *, is_same_phase: bool) -> None:
+        """An optimiser belongs to its phase: at the beginning of the next there is nothing to put back."""
+        restore(last.folder, model=self._model, optimizer=stepper.optimizer if is_same_phase else None, ema=self._ema)
+        if is_same_phase and last.state.scaler is not None:
+            stepper.scaler.load_state_dict(dict(last.state.scaler))
+
+    def _run_epoch(self, stepper: Stepper, phase: Phase, epoch: Epoch, *, n_done: int) -> None:
+        stepper.freeze_backbone(epoch.is_backbone_frozen)
+        with closing(epoch.load(skip_steps=n_done)) as steps:
+            for step, batches in self.meter.watch(steps):
+                result = stepper(self.state.step, batches)
+                self._record(phase, epoch, step, result)
+                if self.state.skipped_in_a_row >= self._config.max_skipped_steps:
+                    self._give_up(result, batches)
+                if self._ema is not None and not result.is_skipped:
+                    self._ema.update_parameters(self._model)
+                is_due, is_stopping = self._agree(self._is_due(), self._is_stopping())
+                if is_due or is_stopping:
+                    self._save(stepper)
+                if is_stopping:
+                    self._stop()
+        self._finish_epoch(stepper, phase, epoch)
+
+    def _record(self, phase: Phase, epoch: Epoch, step: Step, result: StepResult) -> None:
+        n_slices = epoch.n_slices(step)
+        counts = result.is_skipped and not result.is_overflow
+        self._note(
+            step=self.state.step + 1,
+            n_slices=self.state.n_slices + n_slices,
+            skipped=self.state.skipped + result.is_skipped,
+            skipped_in_a_row=self.state.skipped_in_a_row + 1 if counts else 0,
+            validation_loss=None,
+        )
+        values = {
+            "loss": result.loss,
+            "gradient_norm": result.gradient_norm,
+            "learning_rate": result.learning_rate,
+            "recompute_error": result.recompute_error,
+            "busy_share": result.busy_share,
+            "heads_agree": result.heads_agree,
+            "n_series": sum(map(len, step)),
+            "skipped": self.state.skipped,
+        }
+        if not math.isnan(result.study_loss):
+            values["study_loss"] = result.study_loss
+        self.meter.record(phase.kind, self.state.step, epoch.number, n_slices, values)
+
+    def _finish_epoch(self, stepper: Stepper, phase: Phase, epoch: Epoch) -> None:
+        """Validate, and save the epoch as completed; or save it as not yet validated, when told to stop meanwhile."""
+        is_finished_model = phase.kind == "series" or self._model.head is None
+        if self._validate is None or not is_finished_model:
+            self._note(epoch=epoch.number)
+            self._save(stepper)
+            return
+        scored = self._model if self._ema is None else self._ema.module
+        assert isinstance(scored, JointModel)
+        with _without_tuning():  # batches of validation have many sizes
+            validation = self._validate(scored)
+        if validation is None:
+            self._save(stepper)
+            self._stop()
+            return
+        kind = TRAINING_SLICES if validation.n_training_slices else VALIDATION
+        self._log.write(kind, self.state.step, epoch=epoch.number, **asdict(validation))
+        loss = validation.weighted_log_loss
+        best, since = self.state.best, self.state.epochs_since_best + 1
+        if math.isfinite(loss) and (best is None or loss < best.validation_loss):
+            scores = {name: value if math.isfinite(value) else None for name, value in asdict(validation).items()}
+            best = Best(step=self.state.step, epoch=epoch.number, validation_loss=loss, validation=scores)
+            since = 0
+        finite_loss = loss if math.isfinite(loss) else None
+        self._note(epoch=epoch.number, best=best, epochs_since_best=since, validation_loss=finite_loss)
+        self._save(stepper)
+
+    def _note(self, **changes: Any) -> None:
+        self.state = self.state.model_copy(update=changes)
+
+    def _agree(self, *flags: bool) -> list[bool]:
+        """Whether any rank says so, of each flag."""
+        if self._ranks.n_ranks == 1:
+            return list(flags)
+        said = torch.tensor(flags, dtype=torch.float32)
+        return [flag > 0 for flag in self._ranks.max_(said).tolist()]
+
+    def _is_due(self) -> bool:
+        config = self._config.checkpoint
+        if config.every_steps is not None and self.state.step % config.every_steps == 0:
+            return True
+        minutes = (time.monotonic() - self._saved_s) / 60
+        return config.every_minutes is not None and self._ranks.is_main and minutes >= config.every_minutes
+
+    def _save(self, stepper: Stepper) -> None:
+        """Save on the main rank. On a full disk, all ranks stop, or go on when the configuration says so."""
+        self._check_finite()
+        self._note(
+            elapsed_s=self._elapsed_before_s + time.monotonic() - self._started_s,
+            scaler=stepper.scaler.state_dict() or None,
+        )
+        failure: OutOfResourcesError | None = None
+        began_s = time.monotonic()
+        if self._ranks.is_main:
+            try:
+                self._log.sync()
+                save_checkpoint(
+                    self._run,
+                    self.state,
+                    model=self._model,
+                    optimizer=stepper.optimizer,
+                    ema=self._ema,
+                    keep_last=self._config.checkpoint.keep_last,
+                    keep_epochs=self._config.checkpoint.keep_epochs,
+                )
+            except OutOfResourcesError as error:
+                failure = error
+        self._saved_s = time.monotonic()
+        self._saving_s += self._saved_s - began_s
+        if not self._agree(failure is not None)[0]:
+            return
+        if self._config.checkpoint.on_disk_full == "stop":
+            raise failure or OutOfResourcesError("the main rank could not save: its message says why")
+        if failure is not None:
+            warnings.warn(f"no checkpoint at step {self.state.step}: {failure}", stacklevel=2)
+
+    def _stop(self) -> None:
+        if self._ranks.is_main:
+            (self._run / MARKER).touch()
+        raise PreemptedError(
+            f"told to stop after step {self.state.step}; all is saved. Go on with the same command and --resume auto"
+        )
+
+    def _check_finite(self) -> None:
+        """Refuse to save weights that no step can mend."""
+        for name, tensor in self._model.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise DivergedError(
+                    f"{name} is not finite after step {self.state.step}, epoch {self.state.epoch + 1}. "
+                    "Lower optimizer.learning_rate"
+                )
+
+    def _give_up(self, result: StepResult, batches: Sequence[SeriesBatch]) -> None:
+        step = self.state.step
+        series = write_bundle(
+            self._run,
+            step=step,
+            rank=self._ranks.rank,
+            result=result,
+            model=self._model,
+            batches=batches,
+            compute=self._compute,
+        )
+        raise DivergedError(
+            f"loss {result.loss:.4g}, gradient norm {result.gradient_norm:.4g} on series "
+            f"{', '.join(series) or 'of other ranks'}, the last of {self.state.skipped_in_a_row} steps in a row that "
+            f"were skipped. Lower optimizer.learning_rate; what is known is in {self._run / 'debug'}"
+        )
+
+
+@contextmanager
+def _without_tuning() -> Iterator[None]:
+    """Let cuDNN choose its algorithms untried for the length of the block."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -1,0 +1,30 @@
+"""What a plan needs of its store, asked before days are spent on it."""
+
+from rsna_e2e.config import TwoStageConfig
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.loader.holdout import series_folds
+from rsna_e2e.store import Store
+
+
+def check_store(store: Store, config: TwoStageConfig | None) -> None:
+    """Raise UsageError unless a store has series to predict, to train on, and the folds of `config`.
+
+    config: of a two-stage plan.
+    """
+    splits = {span.split for span in store.series}
+    if splits != {"train", "test"}:
+        lacking = "labelled" if "train" not in splits else "unlabelled"
+        raise UsageError(
+            f"{store.path}: has no {lacking} series. What has labels is learned from, and the rest is predicted: "
+            "prepare both together"
+        )
+    if config is None or config.two_stage.folds is None:
+        return
+    found = {fold for fold in series_folds(store, config.images_folds) if fold >= 0}
+    wanted = set(config.two_stage.folds)
+    if wanted - found:
+        raise UsageError(f"{store.path}: has folds {sorted(found)}; two_stage.folds asks for {sorted(wanted)}")
+    if config.two_stage.out_of_fold and found - wanted:
+        raise UsageError(
+            f"two_stage.out_of_fold needs a classifier for every fold: --set two_stage.folds={sorted(found)}"
+        )

@@ -1,0 +1,190 @@
+"""Running a plan: every step in a process of its own, those that are done left alone, the rest in order."""
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsna_e2e.config import save_config
+from rsna_e2e.core.errors import BadInputError, CommandFailedError, UsageError
+from rsna_e2e.core.files import lock_folder, make_folder, sha256_of
+from rsna_e2e.store import Store, is_store
+from rsna_e2e.training.checkpoint import drop_epochs
+from rsna_e2e.training.launch import supervise
+from rsna_e2e.training.pipeline import Part
+from rsna_e2e.training.pipeline.ledger import Ledger, State
+from rsna_e2e.training.pipeline.plan import PREPARE, Folders, Step
+from rsna_e2e.training.resume import what_matters
+
+Execute = Callable[[Step, Sequence[str]], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A step, how far it is, and whether it has to run: it is not done, or its output is gone and still needed.
+
+    starts_over: its run is there, but has dropped what a later step needs again.
+    """
+
+    step: Step
+    state: State
+    is_needed: bool
+    starts_over: bool
+
+
+class Pipeline:
+    """A plan in its folders.
+
+    device: given to the steps that compute. check: refuses a store that does not suit the plan, as soon as there is
+    one.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        folders: Folders,
+        *,
+        device: str = "auto",
+        check: Callable[[Store], None] = lambda store: None,
+    ) -> None:
+        self.steps, self.folders = tuple(steps), folders
+        self._device, self._check = device, check
+        self._own_ledger = Ledger(folders.out / "steps")
+        self._store_ledger = Ledger(folders.store.parent / "steps")  # the store serves all modes
+        self._data_hash: str | None = None
+
+    def standings(self) -> list[Standing]:
+        """Say how far every step is. Raises UsageError when one was begun with something else."""
+        states = {step.name: self._state(step) for step in self.steps}
+        wanted: set[str] = set()  # by a later step that has to run
+        spent: set[Path] = set()  # runs whose epochs such a step needs again
+        standings = []
+        for step in reversed(self.steps):
+            state = states[step.name]
+            is_last = not any(step.name in other.depends for other in self.steps)
+            is_gone = not step.output.exists() and (is_last or step.name in wanted)
+            starts_over = step.verb == "train" and state == "done" and step.output.parent in spent
+            is_needed = state != "done" or is_gone or starts_over
+            if is_needed:
+                wanted.update(step.depends)
+            if is_needed and state == "done" and step.spent is not None:
+                spent.add(step.spent)
+            standings.append(Standing(step=step, state=state, is_needed=is_needed, starts_over=starts_over))
+        return standings[::-1]
+
+    def run(self, only: Sequence[Part], *, execute: Execute | None = None, say: Callable[[str], None]) -> None:
+        """Run the steps of these parts that are needed.
+
+        execute: runs one command and returns its exit code; by default in a process. Raises CommandFailedError with
+        the exit code of a step that failed, and UsageError when a step needs one of a part that is left out, or another
+        process is at work in the same folder.
+        """
+        with _alone_in(self.folders.out):
+            self._run(only, execute or run_command, say)
+
+    def command(self, step: Step) -> list[str]:
+        """Return the words of a step's command, as a user could type it."""
+        computes = step.verb in ("train", "embed", "predict")
+        settings = ["--recipe", str(self.folders.settings(step))] if step.settings else []
+        device = ["--device", self._device] if computes and self._device != "auto" else []
+        return ["rsna-e2e", step.verb, *step.arguments, *settings, *device]
+
+    def _run(self, only: Sequence[Part], execute: Execute, say: Callable[[str], None]) -> None:
+        for standing in self.standings():
+            if not standing.is_needed and standing.step.spent is not None:
+                drop_epochs(standing.step.spent)  # where it was killed just before
+        for number, step in enumerate(self.steps, start=1):
+            standings = {standing.step.name: standing for standing in self.standings()}  # a new store may change them
+            if step.part not in only or not standings[step.name].is_needed:
+                continue
+            missing = [name for name in step.depends if standings[name].is_needed]
+            if missing:
+                raise UsageError(f"{step.name} needs {', '.join(missing)} first. Run that part too")
+            say(f"[{number}/{len(self.steps)}] + {shlex.join(self.command(step))}")
+            if standings[step.name].starts_over:
+                self._start_over(step)
+            self._run_step(step, execute)
+
+    def _start_over(self, step: Step) -> None:
+        shutil.rmtree(step.output.parent)
+        for later in self.steps:
+            if later.spent == step.output.parent:
+                self._ledger(later.name).begin(later.name, self._made_of(later))
+
+    def _run_step(self, step: Step, execute: Execute) -> None:
+        made_of = self._made_of(step)
+        self._ledger(step.name).begin(step.name, made_of)
+        if step.settings is not None:
+            make_folder(self.folders.settings(step).parent)
+            save_config(step.settings, path=self.folders.settings(step))
+        make_folder(step.output.parent)
+        began_s = time.monotonic()
+        is_whole = step.verb == "prepare" and is_store(step.output)  # it appears whole; prepare will not replace it
+        code = 0 if is_whole else execute(step, self.command(step))
+        if code:
+            raise CommandFailedError(f"{step.name} ended with exit code {code}; what came before is kept", code)
+        self._ledger(step.name).finish(step.name, made_of, elapsed_s=time.monotonic() - began_s)
+        if step.spent is not None:
+            drop_epochs(step.spent)
+
+    def _ledger(self, name: str) -> Ledger:
+        return self._store_ledger if name == PREPARE else self._own_ledger
+
+    def _state(self, step: Step) -> State:
+        if self._ledger(step.name).digest(step.name) is None:
+            return "to do"
+        may_change = step.verb == "bag"  # a mean of more members is made in a moment
+        return self._ledger(step.name).state(step.name, self._made_of(step), may_change=may_change)
+
+    def _made_of(self, step: Step) -> dict[str, Any]:
+        """All that the result of a step depends on, as plain values."""
+        made_of: dict[str, Any] = {"verb": step.verb, **step.facts}
+        if step.settings is not None:
+            made_of["settings"] = what_matters(step.settings)
+        if step.part not in ("prepare", "bag"):
+            made_of["data_hash"] = self._hash_of_data()  # None where the store is gone: then nobody knows
+        for path in step.inputs:
+            if not path.is_file():
+                raise BadInputError(f"{path}: no such file. --embeddings are folders made by rsna-e2e embed")
+            made_of[f"input {path.parent.name}/{path.name}"] = sha256_of(path)
+        return made_of | {f"after {name}": self._ledger(name).digest(name) for name in step.depends if name != PREPARE}
+
+    def _hash_of_data(self) -> str | None:
+        """What stands for the data of the store, which is checked first; None when there is no store."""
+        if self._data_hash is None and is_store(self.folders.store):
+            with closing(Store.open(self.folders.store)) as store:
+                self._check(store)
+                self._data_hash = store.data_hash
+        return self._data_hash
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    make_folder(folder)
+    try:
+        lock = lock_folder(folder)
+    except BlockingIOError:
+        raise UsageError(f"{folder}: another process is working there. Wait for it, or give another --out") from None
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def run_command(step: Step, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
+    """Run a step's command and return its exit code; training on everything that this machine has.
+
+    A head on embeddings is trained by one process: ranks share the work of a backbone, and each has that of the heads.
+    """
+    if step.settings is not None and step.settings.model.backbone == "none":
+        environment = {**environment, "NPROC": "1"}
+    words = [str(Path(sys.executable).parent / command[0]), *command[1:]]
+    if step.verb == "train":
+        words = [sys.executable, "-m", "rsna_e2e.training.launch", *command[2:]]
+    return supervise(words, environment)

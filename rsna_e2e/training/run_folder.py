@@ -1,0 +1,82 @@
+"""What a run wrote about itself beside its weights, read with suspicion: configuration, task and manifest."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from rsna_e2e.config import RunConfig, load_config
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import as_json, read_json, sealed, sha256_of, unsealed, write_json
+from rsna_e2e.tasks.task import TASKS, Task, get_task
+
+CONFIG, MANIFEST, TASK = "config.yaml", "manifest.json", "task.json"
+CONFIG_SHA256 = "config_sha256"  # in the manifest; runs of before have none, and their configuration is taken as it is
+
+
+def check_is_run(run: Path) -> None:
+    """Raise BadInputError when a folder is not one that training made."""
+    if not (run / CONFIG).is_file():
+        raise BadInputError(f"{run}: not a run folder (no {CONFIG}). Make one with: rsna-e2e train STORE RUN")
+
+
+def read_config(run: Path) -> RunConfig:
+    """Return the configuration of a run as the run wrote it.
+
+    Raises BadInputError when the folder is no run, and when the file is damaged or was changed since.
+    """
+    check_is_run(run)
+    path = run / CONFIG
+    expected = read_manifest(run).get(CONFIG_SHA256) if (run / MANIFEST).exists() else None
+    if expected is not None and sha256_of(path) != expected:
+        raise BadInputError(
+            f"{path}: damaged or changed, its sha256 is not the one in {MANIFEST}. Put it back from a copy"
+        )
+    config = load_config(path)
+    if config.task not in TASKS:
+        raise BadInputError(f"{path}: of a task that is not known here; known are {', '.join(TASKS)}")
+    return config
+
+
+def write_task(run: Path, task: Task) -> None:
+    """Write down what a run learns, whole: its name may mean something else another day."""
+    write_json(run / TASK, sealed(asdict(task)))
+
+
+def read_task(run: Path, name: str) -> Task:
+    """Return the task of a run as the run wrote it; of an earlier version's, which wrote none, the one of that name.
+
+    Raises BadInputError when the file is damaged, and naming the field when this program means another task by `name`.
+    """
+    path, known = run / TASK, get_task(name)
+    if not path.exists():
+        return known
+    try:
+        content = unsealed(read_json(path))
+        task = TypeAdapter(Task).validate_python(content)
+        if as_json(asdict(task)) != as_json(content):
+            raise ValueError("it holds more than a task")
+    except (OSError, ValueError):
+        raise BadInputError(f"{path}: damaged. Put it back from a copy, or train again") from None
+    for field in fields(Task):
+        saved, here = getattr(task, field.name), getattr(known, field.name)
+        if saved != here:
+            raise BadInputError(
+                f"{path}: the run learned another task than {name} is here: its {field.name} is {saved}, not {here}. "
+                f"Use the version of this program that trained it; {MANIFEST} names it"
+            )
+    return task
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """Return what a run says of its code, data and sessions. Raises BadInputError when it is missing or damaged."""
+    path = run / MANIFEST
+    try:
+        manifest = read_json(path)
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict):
+        what = "damaged" if path.exists() else "missing"
+        raise BadInputError(f"{path}: {what}. Put it back from a copy, or train again")
+    return manifest
