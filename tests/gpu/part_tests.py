@@ -59,7 +59,7 @@ class Counts:
 
 def parity(context: Context) -> None:
     """The operators on the device give the bits of the CPU: all tests of this folder that need no DALI and no store."""
-    _run(context, "tests of the operators", (*WITHOUT_DALI, *NO_OPCHECK), instead=("tests/test_ops_sizes.py",))
+    _run(context, "tests of the operators", (*WITHOUT_DALI, *NO_OPCHECK), instead=("tests/loader/test_ops_sizes.py",))
 
 
 def dali(context: Context) -> None:
@@ -67,7 +67,7 @@ def dali(context: Context) -> None:
     _need_dali()
     loaded = dali_plugin.load()
     context.figure("DALI", {"version": loaded.__version__, "folder": str(Path(loaded.__file__).parent)})
-    instead = ("tests/test_dali_ops.py", "-k", "one_size or content")
+    instead = ("tests/loader/test_dali_ops.py", "-k", "one_size or content")
     _run(context, "tests of DALI's operators", ("tests/gpu/test_dali_gpu.py",), instead=instead, needs="cuda,dali")
 
 
@@ -79,7 +79,7 @@ def loader(context: Context) -> None:
         context,
         "tests of the loader",
         files,
-        instead=("tests/test_loader_backends.py", "-k", "every_backend"),
+        instead=("tests/loader/test_loader_backends.py", "-k", "every_backend"),
         needs="cuda,dali",
     )
 

@@ -19,7 +19,7 @@ from rsna_e2e.training.checkpoint.state import Description, describe, to_json
 from rsna_e2e.training.train import train
 from rsna_e2e.training.validation import Validation
 
-PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
+PACKAGE = Path(__file__).parents[2] / "rsna_e2e"
 WRITERS = {"dump", "dumps", "JSONEncoder"}
 
 

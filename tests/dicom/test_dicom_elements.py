@@ -15,7 +15,7 @@ from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Refusal
 from rsna_e2e.dicom.elements import TAGS
 
-DOCS = Path(__file__).parents[1] / "docs" / "dicom.md"
+DOCS = Path(__file__).parents[2] / "docs" / "dicom.md"
 STORED = phantoms.stored_image(12, 10, seed=1, form=phantoms.SIGNED_16)
 IN_THE_META = "TransferSyntaxUID"
 

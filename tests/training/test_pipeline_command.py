@@ -6,7 +6,7 @@ import archives
 import numpy as np
 import pytest
 import small
-from test_bagging import member
+from submissions import member
 
 from rsna_e2e.cli.program import main
 from rsna_e2e.store import Store

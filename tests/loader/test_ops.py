@@ -20,7 +20,7 @@ PHANTOM_ATOL = 2e-5  # smooth inputs forgive that; what is left is the rounding 
 PUBLISHED_ATOL = 2 / 255  # the published images are truncated to 8 bits before and rounded after their resize
 
 WINDOWS = ICH.windows_hu
-GOLDEN = Path(__file__).parent / "golden" / "preprocessing.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "preprocessing.npz"
 IDENTITY = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 Boxes = list[tuple[int, int, int]]
 

@@ -17,7 +17,7 @@ TWIN_ATOL = 1  # grey level: fp32 and float64 may round to different sides,
 TWIN_SHARE = 0.005  # of this many: fp32 coordinates are off by 1e-5 px, which moves noise by up to 0.0025 levels
 
 WINDOWS = ICH.windows_hu
-GOLDEN = Path(__file__).parent / "golden" / "preprocessing.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "preprocessing.npz"
 IDENTITY = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 
 

@@ -18,7 +18,7 @@ from rsna_e2e.core.console import field_lines, table
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.evaluation.inspection.who import Named
 
-PACKAGE = Path(__file__).parents[1] / "rsna_e2e"
+PACKAGE = Path(__file__).parents[2] / "rsna_e2e"
 
 # clears the screen, sets the title, rings, goes back and up a line, turns the direction of writing, breaks the line
 NASTY = "a\x1b[2J\x1b]0;x\x07\b\rb\x1bMc\u202egnp\u2028d\x9b31m\ne"

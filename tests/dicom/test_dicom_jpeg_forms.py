@@ -170,7 +170,7 @@ def test_no_damage_makes_it_read_elsewhere(tmp_path: Path, n: int) -> None:
     """Built so that it stops at any address that is not its own, and at what C++ leaves undefined."""
     program = tmp_path / "fuzz"
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    source = Path(__file__).with_name("jpeg_scan_fuzz.cpp")
+    source = Path(__file__).parents[1] / "jpeg_scan_fuzz.cpp"
     compiler = os.environ.get("CXX", "g++")
     subprocess.run([compiler, "-std=c++20", "-O1", *checks, str(source), "-o", str(program)], check=True)
     for i, whole in enumerate(ALLOWED.values()):

@@ -10,33 +10,16 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from submissions import member, table_of
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import sha256_of
 from rsna_e2e.inference.average import bag, rolling_mean, smooth, write_submission
-from rsna_e2e.inference.predictions import Derived, PredictionTable, beside, predictions_path, read_predictions
+from rsna_e2e.inference.predictions import Derived, beside, predictions_path, read_predictions
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.task import ICH
 
 ROUNDING = 1e-12
-
-
-def table_of(first_label: list[float], *, keys: list[str], index: list[int]) -> PredictionTable:
-    probability = np.full((len(first_label), 6), 0.5)
-    probability[:, 0] = first_label
-    return PredictionTable(
-        image_ids=[f"ID_{key}{i}" for key, i in zip(keys, index, strict=True)],
-        series_keys=keys,
-        slice_index=np.array(index),
-        position_mm=5.0 * np.array(index),
-        probability=probability,
-    )
-
-
-def member(folder: Path, name: str, first_label: list[float]) -> Path:
-    path = folder / f"{name}.csv"
-    write_submission(path, ICH, table_of(first_label, keys=["a", "a", "b"], index=[0, 1, 0]))
-    return path
 
 
 def test_a_bag_is_the_clipped_mean_by_image_id(tmp_path: Path) -> None:

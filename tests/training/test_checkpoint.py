@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import small
 import torch
-from test_weights_file import MALFORMED, PICKLES, pickles
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from weights_files import MALFORMED, PICKLES, pickles
 
 from rsna_e2e.config import save_config
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError

@@ -73,7 +73,7 @@ def test_forked_processes_and_threads_at_once(tmp_path: Path, compression: Compr
 
 
 def test_the_manual_names_every_column() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "store.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
     (cells,) = re.findall(r"\| column \|.*?\n\n", text, flags=re.DOTALL)
     names = re.findall(r"`([^`]+)`", "\n".join(line.split("|")[1] for line in cells.strip().splitlines()))
     while any("{" in name for name in names):

@@ -8,7 +8,7 @@ import pytest
 
 from rsna_e2e.store.folds import patients_in_several_folds, reference_folds, stratified_folds
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_reference_folds_equal_the_published_table() -> None:

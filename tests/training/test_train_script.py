@@ -18,7 +18,7 @@ from rsna_e2e.core.errors import MissingCapabilityError, RsnaError, UsageError
 from rsna_e2e.training.launch import count_processes, for_ranks, make_command
 from rsna_e2e.training.meeting import Nodes, check_meeting, read_nodes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SLURM = {
     "SLURM_JOB_NUM_NODES": "4",
     "SLURM_NODEID": "2",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from test_weights_file import PICKLES, pickles
+from weights_files import PICKLES, pickles
 
 from rsna_e2e.cli import main
 from rsna_e2e.config import ModelConfig

@@ -24,7 +24,7 @@ from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-GOLDEN = Path(__file__).parent / "golden" / "folds.csv"
+GOLDEN = Path(__file__).parents[1] / "golden" / "folds.csv"
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,15 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
+import guard_pages
 import pytest
 
 from rsna_e2e.loader.kernels import torch_ops
 
 
 def run(n_cases: int, beyond: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(Path(__file__).with_name("guard_pages.py")), str(n_cases), str(beyond)]
+    command = [sys.executable, guard_pages.__file__, str(n_cases), str(beyond)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

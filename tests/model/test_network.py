@@ -18,7 +18,7 @@ TINY = ModelConfig(backbone="test_resnet", embedding_width=16, slice_loss_weight
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, torch.Tensor]:
-    with np.load(Path(__file__).parent / "golden" / "sequence_model.npz") as arrays:
+    with np.load(Path(__file__).parents[1] / "golden" / "sequence_model.npz") as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 

@@ -20,7 +20,7 @@ from rsna_e2e.loader.published_images import LEVELS, read_jpeg, write_jpeg
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.task import ICH
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = range(6)
 CPU = torch.device("cpu")
 
