@@ -16,12 +16,13 @@ TRY = """
 import sys, torch
 from rsna_e2e.loader.kernels import torch_ops
 from rsna_e2e.tasks.task import ICH
-assert sys.argv[1] == "cpu" or ops.IS_CUDA_BUILT, "the extension has no CUDA half"
+assert sys.argv[1] == "cpu" or torch_ops.IS_CUDA_BUILT, "the extension has no CUDA half"
 hu = torch.arange(-500, 500, dtype=torch.int16)[:, None].repeat(1, 64)[None]
 how = {"size": 48, "mean": ICH.channel_mean, "std": ICH.channel_std, "dtype": torch.float16, "channels_last": True}
 affine = torch.tensor([[[1.2, 0.3, -4.0], [-0.3, 1.2, 9.0]]])
-there = ops.transform_slices(hu.to(sys.argv[1]), affine, ICH.windows_hu, **how)
-assert torch.equal(there.cpu(), ops.transform_slices(hu, affine, ICH.windows_hu, **how)), "other bits than the CPU's"
+there = torch_ops.transform_slices(hu.to(sys.argv[1]), affine, ICH.windows_hu, **how)
+here = torch_ops.transform_slices(hu, affine, ICH.windows_hu, **how)
+assert torch.equal(there.cpu(), here), "other bits than the CPU's"
 """
 
 

@@ -154,7 +154,7 @@ def work(number):
             which, images = kept.pop(0)
             wrong.extend([which] * (not torch.equal(images, expected[which])))
         if turn % 20 == number:
-            ops.release_idle_memory()
+            torch_ops.release_idle_memory()
 
 threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
 for thread in threads:
@@ -162,7 +162,7 @@ for thread in threads:
 for thread in threads:
     thread.join()
 assert not wrong
-assert 0 < ops.idle_memory_bytes() <= 1.5 * 4 * 5 * 4 * 3 * 190 * 190
+assert 0 < torch_ops.idle_memory_bytes() <= 1.5 * 4 * 5 * 4 * 3 * 190 * 190
 """
 
 FORKS = """
@@ -175,7 +175,7 @@ expected, is_over = transform().clone(), False
 def disturb():
     while not is_over:
         transform(8, size=480)
-        ops.release_idle_memory()  # takes its time, and lets nobody in
+        torch_ops.release_idle_memory()  # takes its time, and lets nobody in
 
 def end_of(child):
     deadline_s = time.monotonic() + 20

@@ -100,7 +100,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_does_not(kind: str, tm
 def test_a_whole_pickled_model_is_refused_by_its_name(tmp_path: Path) -> None:
     torch.save(_head(), tmp_path / "model.pth")
     with pytest.raises(
-        BadInputError, match=r"asks for rsna_e2e\.model\.SequenceHead\. Only a state_dict .*torch\.save\("
+        BadInputError, match=r"asks for rsna_e2e\.model\.network\.SequenceHead\. Only a state_dict .*torch\.save\("
     ):
         read_foreign(tmp_path / "model.pth", scratch=tmp_path)
 
