@@ -81,7 +81,7 @@ def losses_and_weights(ranks: Ranks) -> tuple[list[float], dict[str, torch.Tenso
         lengths = (LENGTHS[number % len(LENGTHS)],) if number % 2 else LENGTHS[number % 5 : number % 5 + 2]
         batch = batch_of(lengths, SIDE, ranks, settings.chunk, seed=number)
         result = step(number, [batch])
-        losses.append(result.loss + result.study_loss)
+        losses.append(result.loss + result.series_loss)
     return losses, model.state_dict()
 
 

@@ -120,7 +120,8 @@ class ModelConfig(Frozen):
     backbone_dropout: Fraction = 0.0
     batchnorm: Literal["train", "frozen"] = "train"
     slice_loss_weight: Weight = 0.0  # auxiliary per-slice classifier on the embeddings, in training only
-    study_loss_weight: Weight = 0.0  # a head for whole series: is a label present in any slice
+    # A head for whole series: is a label present in any slice. "study": saved runs have this name.
+    study_loss_weight: Weight = 0.0
 
     def without_initial_weights(self) -> "ModelConfig":
         """The same architecture, for weights that come from a checkpoint."""

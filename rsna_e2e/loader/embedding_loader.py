@@ -12,7 +12,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.core.records import Float32Array, Rows
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.division import WHOLE, Division
-from rsna_e2e.loader.rank_share import Share, group_series, series_share, study_batch
+from rsna_e2e.loader.rank_share import Share, group_series, make_series_batch, series_share
 from rsna_e2e.loader.read_ahead import work_ahead
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.store import Store
@@ -58,7 +58,7 @@ class EmbeddingLoader:
         # Threads only read: a single operator of theirs that OpenMP shares out slows all of the model's down threefold.
         for share, embeddings_ND in work_ahead(self._read, batches, self._config.loader):
             images_ND11 = torch.from_numpy(embeddings_ND)[:, :, None, None].to(self._device)
-            yield study_batch(self._store, share, images_ND11, self._device)
+            yield make_series_batch(self._store, share, images_ND11, self._device)
 
     def _read(self, batch: Batch) -> tuple[Share, Float32Array]:
         share = self._in_order(series_share(self._store, batch, self.division))

@@ -16,7 +16,7 @@ from rsna_e2e.loader.dali_backend import dali_images
 from rsna_e2e.loader.division import WHOLE, Division
 from rsna_e2e.loader.image_settings import ImageSettings
 from rsna_e2e.loader.kernels import dali_plugin
-from rsna_e2e.loader.rank_share import group_series, study_batch
+from rsna_e2e.loader.rank_share import group_series, make_series_batch
 from rsna_e2e.loader.read_ahead import BufferPool
 from rsna_e2e.loader.sampler import Batch, balanced_rows, balanced_shard_rows, slice_batches
 from rsna_e2e.loader.torch_backend import torch_images
@@ -110,7 +110,7 @@ class ImageLoader:
         is_dali = self.backend == "dali"
         images = dali_images(*arguments, max_slices=max_slices) if is_dali else torch_images(*arguments)
         for plan, images_NCSS in images:
-            yield study_batch(self._store, plan, images_NCSS, self._settings.device)
+            yield make_series_batch(self._store, plan, images_NCSS, self._settings.device)
 
 
 def _choose_backend(config: RunConfig) -> str:

@@ -79,7 +79,7 @@ def series_share(store: Store, batch: Batch, division: Division) -> Share:
     return Share(batch_rows=rows_of(spans), spans=spans, lengths=lengths, chunks=division.chunks(lengths))
 
 
-def study_batch(store: Store, share: Share, images: SliceImages, device: torch.device) -> SeriesBatch:
+def make_series_batch(store: Store, share: Share, images: SliceImages, device: torch.device) -> SeriesBatch:
     """Return the batch of a share: images of its rows, in their order, and the labels of all slices on `device`."""
     labels = torch.from_numpy(store.labels[share.batch_rows].astype(np.float32)).to(device)
     return SeriesBatch(

@@ -72,7 +72,7 @@ class SequenceHead(nn.Module):
         return added + torch.cat([embeddings, embeddings], dim=-1)
 
 
-class StudyHead(nn.Module):
+class SeriesHead(nn.Module):
     """Logits of a whole series from the hidden states of its slices: their maximum and mean, and one linear layer."""
 
     def __init__(self, hidden_width: int, n_labels: int) -> None:
@@ -89,10 +89,10 @@ class StudyHead(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Logits:
-    """What the model says: of every slice [N, L], and of every series [B, L] when it has a head for that."""
+    """Model output: slice logits [N, L] and, with a series head, series logits [B, L]."""
 
     slices: torch.Tensor
-    studies: torch.Tensor | None
+    series: torch.Tensor | None
 
 
 class JointModel(nn.Module):
@@ -120,7 +120,8 @@ class JointModel(nn.Module):
         is_joint = config.head == "lstm"
         self.head = SequenceHead(width, n_labels, padding=config.padding) if is_joint else None
         self.slice_classifier = nn.Linear(width, n_labels) if config.slice_loss_weight > 0 else None
-        self.study_head = StudyHead(2 * width, n_labels) if config.study_loss_weight > 0 else None
+        # "study": saved weights have this name
+        self.study_head = SeriesHead(2 * width, n_labels) if config.study_loss_weight > 0 else None
 
     @classmethod
     def for_task(cls, config: ModelConfig, task: Task, *, n_channels: int | None = None) -> Self:
@@ -142,8 +143,8 @@ class JointModel(nn.Module):
             return Logits(self.classify_slices(embeddings_NF), None)
         with _in_float32(embeddings_NF):
             hidden = self.head.hidden(self.projection(embeddings_NF), lengths_B)
-            studies = None if self.study_head is None else self.study_head(hidden, lengths_B)
-            return Logits(self.head.linear(hidden), studies)
+            series = None if self.study_head is None else self.study_head(hidden, lengths_B)
+            return Logits(self.head.linear(hidden), series)
 
     def classify_slices(self, embeddings_NF: torch.Tensor) -> torch.Tensor:
         """Return the slice classifier's logits [N, L] of slices by themselves, in float32."""

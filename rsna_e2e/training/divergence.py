@@ -65,7 +65,7 @@ def write_bundle(
         with atomic_writer(folder / "model.safetensors") as file:
             file.write(encode(model.state_dict()))
     suspects = {state.series for state in series if state.is_suspect}
-    is_gradient_alone = math.isfinite(result.loss) and not math.isinf(result.study_loss)
+    is_gradient_alone = math.isfinite(result.loss) and not math.isinf(result.series_loss)
     return sorted(suspects or ({state.series for state in series} if is_gradient_alone else set()))
 
 

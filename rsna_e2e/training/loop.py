@@ -166,8 +166,8 @@ class Trainer:
             "n_series": sum(map(len, step)),
             "skipped": self.state.skipped,
         }
-        if not math.isnan(result.study_loss):
-            values["study_loss"] = result.study_loss
+        if not math.isnan(result.series_loss):
+            values["study_loss"] = result.series_loss  # "study": logs of saved runs have this name
         self.meter.record(phase.kind, self.state.step, epoch.number, n_slices, values)
 
     def _finish_epoch(self, stepper: Stepper, phase: Phase, epoch: Epoch) -> None:

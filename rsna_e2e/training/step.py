@@ -32,7 +32,7 @@ from rsna_e2e.training.optimizer import make_optimizer, make_schedule, set_learn
 class StepResult:
     """What a step did, the same on every rank.
 
-    loss: of the slice labels, over the known cells of the batches; study_loss: of the series, NaN without that head.
+    loss: of the slice labels, over the known cells of the batches; series_loss: of the series, NaN without that head.
     gradient_norm: before clipping. learning_rate: of the backbone. is_skipped: it was not finite, and changed nothing.
     is_overflow: no more than float16's range was exceeded; the scale of the loss has been lowered for the next.
     recompute_error: see `chunked.Backward`, the largest of all ranks. heads_agree: ranks came to the same bits of the
@@ -41,7 +41,7 @@ class StepResult:
     """
 
     loss: float
-    study_loss: float
+    series_loss: float
     gradient_norm: float
     learning_rate: float
     is_skipped: bool
@@ -109,8 +109,9 @@ class Stepper:
         norm = self._clip()
         own = torch.tensor([float(_n_own(batch)) for batch in batches], device=self._compute.device)
         largest = self._ranks.max_(torch.cat([recompute_error, own]))
-        loss, study_loss, gradient_norm, error, *largest_shares = torch.cat([losses, norm.reshape(1), largest]).tolist()
-        is_skipped = not all(map(math.isfinite, (loss, study_loss, gradient_norm)))
+        found = torch.cat([losses, norm.reshape(1), largest])
+        loss, series_loss, gradient_norm, error, *largest_shares = found.tolist()
+        is_skipped = not all(map(math.isfinite, (loss, series_loss, gradient_norm)))
         if is_skipped:
             copy_back(buffers, before)
         else:
@@ -119,11 +120,11 @@ class Stepper:
         self.scaler.update()
         return StepResult(
             loss=loss,
-            study_loss=study_loss if self._has_study_loss else math.nan,
+            series_loss=series_loss if self._has_series_loss else math.nan,
             gradient_norm=gradient_norm,
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             is_skipped=is_skipped,
-            is_overflow=is_skipped and math.isfinite(loss + study_loss) and self._scale_is_above_1(),
+            is_overflow=is_skipped and math.isfinite(loss + series_loss) and self._scale_is_above_1(),
             recompute_error=error,
             heads_agree=heads_agree,
             busy_share=sum(len(batch.rows) for batch in batches) / (self._ranks.n_ranks * sum(largest_shares)),
@@ -163,7 +164,7 @@ class Stepper:
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
 
     @property
-    def _has_study_loss(self) -> bool:
+    def _has_series_loss(self) -> bool:
         return self._is_joint and self._model.study_head is not None
 
     def _set_modes(self) -> None:
@@ -239,7 +240,7 @@ class Stepper:
         """Return the losses to report [2], of slices and of series, and the objective to minimise."""
         slice_weight, series_weight = weights
         none = torch.zeros((), device=embeddings_NF.device)
-        auxiliary = study_loss = none
+        auxiliary = series_loss = none
         if self._model.slice_classifier is not None:
             logits_NL = self._model.classify_slices(embeddings_NF)
             auxiliary = self._bce(logits_NL, batch.labels, batch.label_mask) / slice_weight
@@ -247,12 +248,12 @@ class Stepper:
             return torch.stack([auxiliary.detach(), none]), auxiliary
         logits = self._model.classify(embeddings_NF, batch.series_lengths)
         loss = self._bce(logits.slices, batch.labels, batch.label_mask) / slice_weight
-        if logits.studies is not None:
+        if logits.series is not None:
             targets = series_targets(batch.labels, batch.label_mask, batch.series_lengths)
-            study_loss = self._bce(logits.studies, *targets) / series_weight
+            series_loss = self._bce(logits.series, *targets) / series_weight
         config = self._config.model
-        total = loss + config.slice_loss_weight * auxiliary + config.study_loss_weight * study_loss
-        return torch.stack([loss.detach(), study_loss.detach()]), total
+        total = loss + config.slice_loss_weight * auxiliary + config.study_loss_weight * series_loss
+        return torch.stack([loss.detach(), series_loss.detach()]), total
 
     def _bce(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         total, _ = weighted_bce(logits, labels, mask, label_weights_L=self._label_weights_L)

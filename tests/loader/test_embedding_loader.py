@@ -17,7 +17,7 @@ from rsna_e2e.core.errors import UsageError
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.division import Division
 from rsna_e2e.loader.embedding_loader import EmbeddingLoader
-from rsna_e2e.loader.rank_share import study_batch
+from rsna_e2e.loader.rank_share import make_series_batch
 from rsna_e2e.loader.sampler import series_batches
 from rsna_e2e.model.forward import predict_series
 from rsna_e2e.model.network import JointModel
@@ -87,9 +87,9 @@ def test_threads_read_and_leave_operators_to_the_caller(
 
     def traced(*arguments: Any) -> SeriesBatch:
         threads.append(threading.current_thread())
-        return study_batch(*arguments)
+        return make_series_batch(*arguments)
 
-    monkeypatch.setattr("rsna_e2e.loader.embedding_loader.study_batch", traced)
+    monkeypatch.setattr("rsna_e2e.loader.embedding_loader.make_series_batch", traced)
     list(loader(store, tmp_path / "e").load([(0,), (1,)], epoch=1))
     assert threads == [threading.current_thread()] * 2
 

@@ -58,7 +58,7 @@ def test_a_classifier_of_images_has_no_head_and_its_logits_are_those_of_slices()
     alone = torch.cat([model(image[None], torch.tensor([1])).slices for image in images])
     torch.testing.assert_close(logits.slices, alone, **FP32)
     torch.testing.assert_close(logits.slices, model.classify_slices(model.embed(images)), **FP32)
-    assert logits.studies is None
+    assert logits.series is None
 
 
 def test_epochs_of_slices_are_scored_and_the_best_is_kept(trained: tuple[Path, TrainSummary]) -> None:

@@ -177,3 +177,9 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch: pytest.Mo
 def test_dropout_of_features_has_one_setting() -> None:
     with pytest.raises(UsageError, match=r"instead of drop_rate, set model\.backbone_dropout"):
         load_config("demo", ["model.backbone_arguments={drop_rate: 0.5}"])
+
+
+def test_the_series_head_is_set_and_saved_under_the_names_of_earlier_runs() -> None:
+    model = JointModel(ModelConfig(backbone="none", study_loss_weight=0.5), n_channels=4, n_labels=6)
+    saved = {name: list(tensor.shape) for name, tensor in model.state_dict().items() if not name.startswith("head.")}
+    assert saved == {"study_head.linear.weight": [6, 16], "study_head.linear.bias": [6]}  # maximum and mean, 8 each

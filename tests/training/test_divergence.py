@@ -20,7 +20,7 @@ from rsna_e2e.training.step import StepResult
 CPU = torch.device("cpu")
 RESULT = StepResult(
     loss=math.nan,
-    study_loss=math.nan,
+    series_loss=math.nan,
     gradient_norm=math.nan,
     learning_rate=0.1,
     is_skipped=True,

@@ -83,7 +83,7 @@ def test_steps_do_not_depend_on_chunks_with_frozen_norms(store: Store, chunk: in
     results, wholes = (run.steps([[b] for b in some]) for run, some in zip((parts, whole), groups, strict=True))
     for result, expected in zip(results, wholes, strict=True):
         assert result.loss == pytest.approx(expected.loss, abs=1e-6)
-        assert result.study_loss == pytest.approx(expected.study_loss, abs=1e-6)
+        assert result.series_loss == pytest.approx(expected.series_loss, abs=1e-6)
         assert result.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-5)
     assert_close(parts.model, whole.model)
 
@@ -156,7 +156,7 @@ def test_nothing_known_gives_no_gradient(store: Store) -> None:
     unknown = replace(batch, label_mask=torch.zeros_like(batch.label_mask))
     before = list(weights_of(run.model))
     result = run.step(0, [unknown])
-    assert (result.loss, result.study_loss, result.gradient_norm) == (0.0, 0.0, 0.0)
+    assert (result.loss, result.series_loss, result.gradient_norm) == (0.0, 0.0, 0.0)
     assert all(map(torch.equal, before, run.model.state_dict().values()))
 
 
