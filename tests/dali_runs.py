@@ -76,9 +76,8 @@ def expect(batch: Batch, **options: Any) -> torch.Tensor:
     """The same by torch_ops.py: [N, C, S, S]."""
     arguments = {name: torch.from_numpy(np.stack(batch[name])) for name in batch if name != "hu"}
     affine = arguments.pop("affine")
-    return torch_ops.transform_slices_packed(
-        *pack(batch["hu"]), affine, ICH.windows_hu, **{"size": 21, **arguments, **options}
-    )
+    transform = torch_ops.Transform(**{"windows": ICH.windows_hu, "size": 21, **options})
+    return torch_ops.transform_slices_packed(*pack(batch["hu"]), affine, transform, **arguments)
 
 
 SHAPES = {

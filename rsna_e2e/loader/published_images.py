@@ -122,9 +122,7 @@ def _first_content_hu(lowest_hu: torch.Tensor, settings: ImageSettings) -> npt.N
         extents,
         extents,
         _IDENTITY.expand(n, 2, 3),
-        settings.windows_hu,
-        size=side,
-        dtype=torch.uint8,
+        torch_ops.Transform(windows=settings.windows_hu, size=side, dtype=torch.uint8),
         lowest_hu=lowest_hu,
     )
     is_content = (levels > 0).any(dim=1).reshape(n, -1)

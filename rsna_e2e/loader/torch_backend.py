@@ -4,7 +4,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from rsna_e2e.config import LoaderConfig
 from rsna_e2e.loader.batch import SliceImages
 from rsna_e2e.loader.batch_plan import BatchPlan
 from rsna_e2e.loader.image_settings import ImageSettings
-from rsna_e2e.loader.kernels import torch_ops
+from rsna_e2e.loader.kernels.torch_ops import Transform, transform_slices_packed
 from rsna_e2e.loader.published_images import LEVELS, normalise, to_grey
 from rsna_e2e.loader.rank_share import explained
 from rsna_e2e.loader.read_ahead import BufferPool, ReadBatch, read_batch, work_ahead
@@ -71,38 +71,42 @@ class LazyImages:
         """Make the images of slices `rows`."""
         settings = self._settings
         offsets = torch.from_numpy(self._plan.offsets[rows])
+        to_levels = Transform(
+            windows=settings.windows_hu,
+            size=settings.image.size,
+            border=settings.border,
+            dtype=torch.uint8,
+            channels_last=True,
+            supersample=settings.image.supersample,
+        )
         if settings.image.values == "hu":
-            normalised = {"mean": settings.mean, "std": settings.std, "dtype": settings.dtype}
-            return self._transform(rows, offsets, settings.windows_hu, **normalised)
+            to_images = replace(to_levels, mean=settings.mean, std=settings.std, dtype=settings.dtype)
+            return self._transform(rows, offsets, to_images)
         if self._lowest_hu is not None:
-            lowest_hu = self._lowest_hu[rows]
-            levels = self._transform(rows, offsets, settings.windows_hu, dtype=torch.uint8, lowest_hu=lowest_hu)
+            levels = self._transform(rows, offsets, to_levels, lowest_hu=self._lowest_hu[rows])
         else:
             n_planes = len(settings.windows_hu)
             areas = torch.from_numpy(self._plan.shapes[rows].astype(np.int64).prod(axis=1))
             planes = [n_planes * offsets + plane * areas for plane in range(n_planes)]
-            levels = torch.cat([self._transform(rows, plane, LEVELS, dtype=torch.uint8) for plane in planes], dim=1)
+            of_levels = replace(to_levels, windows=LEVELS)
+            levels = torch.cat([self._transform(rows, plane, of_levels) for plane in planes], dim=1)
         return normalise(levels, settings)
 
     def _transform(
-        self, rows: slice, offsets: torch.Tensor, windows: Sequence[tuple[float, float]], **options: Any
+        self, rows: slice, offsets: torch.Tensor, transform: Transform, *, lowest_hu: torch.Tensor | None = None
     ) -> torch.Tensor:
-        plan, settings = self._plan, self._settings
+        plan = self._plan
         heights, widths = torch.from_numpy(plan.shapes[rows]).unbind(1)
         try:
-            return torch_ops.transform_slices_packed(
+            return transform_slices_packed(
                 self._values,
                 offsets,
                 heights,
                 widths,
                 torch.from_numpy(plan.affine[rows]),
-                windows,
-                size=settings.image.size,
-                border=settings.border,
-                source_box=None if settings.image.is_stretched else torch.from_numpy(plan.source_box[rows]),
-                supersample=settings.image.supersample,
-                channels_last=True,
-                **options,
+                transform,
+                source_box=None if self._settings.image.is_stretched else torch.from_numpy(plan.source_box[rows]),
+                lowest_hu=lowest_hu,
             )
         except ValueError as error:
             raise explained(error, plan, first=rows.start or 0) from error

@@ -69,9 +69,10 @@ def test_slices_of_mixed_sizes_at_odd_addresses(first: int, dtype: torch.dtype) 
     packed = (counts.cumsum(0) - counts, heights, widths)
     affine = torch.cat([turned(1, height, width, 64, zoom=0.9) for height, width in shapes])
     lowest_hu = torch.full((len(shapes),), -2000, dtype=torch.int32) if dtype == torch.uint8 else None
-    chosen: dict[str, Any] = {"size": 64, "dtype": dtype, "channels_last": True, "lowest_hu": lowest_hu}
-    on_gpu = torch_ops.transform_slices_packed(values.cuda()[first:], *packed, affine, windows(3), **chosen)
-    on_cpu = torch_ops.transform_slices_packed(values[first:], *packed, affine, windows(3), **chosen)
+    transform = torch_ops.Transform(windows=windows(3), size=64, dtype=dtype, channels_last=True)
+    arguments = (*packed, affine, transform)
+    on_gpu = torch_ops.transform_slices_packed(values.cuda()[first:], *arguments, lowest_hu=lowest_hu)
+    on_cpu = torch_ops.transform_slices_packed(values[first:], *arguments, lowest_hu=lowest_hu)
     assert torch.equal(on_gpu.cpu(), on_cpu)
     boxes = torch_ops.content_box_packed(values.cuda()[first:], *packed, windows(3))
     assert torch.equal(boxes.cpu(), torch_ops.content_box_packed(values[first:], *packed, windows(3)))

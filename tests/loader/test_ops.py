@@ -256,8 +256,7 @@ def test_slices_of_different_sizes_in_one_call() -> None:
         torch.tensor([2, 70, 5], dtype=torch.int32),
         torch.tensor([2, 33, 300], dtype=torch.int32),
         affine,
-        WINDOWS,
-        size=40,
+        torch_ops.Transform(windows=WINDOWS, size=40),
     )
     for n, hu in enumerate(slices):
         alone = torch_ops.transform_slices(hu[None], affine[n : n + 1], WINDOWS, size=40)

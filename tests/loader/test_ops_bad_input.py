@@ -59,7 +59,11 @@ def test_slices_outside_the_values_are_refused(offset: int) -> None:
     extents = torch.tensor([8], dtype=torch.int32), torch.tensor([9], dtype=torch.int32)
     with pytest.raises(ValueError, match="slice 0: its offset and size lie outside the values"):
         torch_ops.transform_slices_packed(
-            HU.reshape(-1), torch.tensor([offset]), *extents, IDENTITY, [(40.0, 80.0)], size=4
+            HU.reshape(-1),
+            torch.tensor([offset]),
+            *extents,
+            IDENTITY,
+            torch_ops.Transform(windows=[(40.0, 80.0)], size=4),
         )
 
 

@@ -1,36 +1,35 @@
-"""Python face of csrc: int16 HU slices to normalised network input, in one pass.
+"""The fused pixel kernel as torch operators: int16 HU slices to normalised network input, in one pass.
 
 Shapes: N slices, C channels (windows), S output size. Only the HU values may be on a GPU; all other tensors are small
-and stay on the host, so that checking them never waits for a device. All functions raise ValueError for arguments that
-make no sense, MissingCapabilityError for values on a GPU when the extension was built without CUDA.
+and stay on the host, so that checking them never waits for a device. All functions raise ValueError for an argument
+that is out of range, MissingCapabilityError for values on a GPU when the extension was built without CUDA.
 
-windows: [C, 2] center and width in HU (LINEAR_EXACT, PS3.3 C.11.2.1.3.2). A packed form takes slices of any sizes that
-lie one after another: values, flat int16 in HU, and offsets [N] int64, heights [N] int32, widths [N] int32, where each
-slice is among them.
+windows: [C, 2] center and width in HU (LINEAR_EXACT, PS3.3 C.11.2.1.3.2). A packed form takes slices of any sizes, one
+after another: values, flat int16 in HU, and offsets [N] int64, heights [N] int32, widths [N] int32, the place and size
+of each slice among them.
 
-`transform_slices` and its packed form take:
+`transform_slices` and its packed form take, beside the fields of `Transform`, which are the same for all slices:
 
 affine: [N, 2, 3] float32, maps an output pixel (x, y) to an input pixel, both counted at pixel centres from 0.
-windows: every tap is clipped to [0, 1] by its window before the bilinear interpolation.
-mean, std: [C] of the windowed values; None is 0 and 1.
-border: "zero" (0 before normalisation) or "replicate". source_box: [N, 3] int32, (x0, y0, side) of a square: taps
-outside the slice's part of it are 0, and "replicate" clamps to the square; None is the whole slice.
-dtype: float32, float16 or bfloat16; or uint8, see below. supersample: k x k samples per output pixel, against aliasing.
+source_box: [N, 3] int32, (x0, y0, side) of a square: taps outside the slice's part of it are 0, and border "replicate"
+clamps to the square; None is the whole slice.
+lowest_hu: [N] int32, the lowest HU of each slice, for dtype uint8 only, see below.
+out: a tensor to write to and return, with the shape, type, device and memory format of the result. Its content does not
+matter.
 
-They return [N, C, S, S], in channels-last memory if asked. out: write to this tensor, which has the shape, type, device
-and memory format that the result would have, and return it. Its content does not matter.
+They return [N, C, S, S]. On a CPU, memory of results is used again once no tensor holds it: fresh pages cost more than
+filling them. At most 1 GiB is kept for that, see `idle_memory_bytes` and `release_idle_memory`. On a GPU torch keeps
+memory, and a CUDA graph does not capture these functions, because a replay would read parameters that are gone: call
+them beside it, with `out`.
 
-On a CPU, memory of results is used again once no tensor holds it: fresh pages cost more than filling them. At most
-1 GiB waits for that, see `idle_memory_bytes` and `release_idle_memory`. On a GPU torch keeps memory, and a CUDA graph
-does not capture these functions, because a replay would read parameters that are gone: call them beside it, with `out`.
-
-dtype uint8 is the published reference's way (its 8-bit images, made before they are resized): every tap becomes a grey
-level trunc(255 * windowed) in float64, and the interpolated grey level is rounded to the nearest. The reference
-subtracts each channel's minimum before it truncates: lowest_hu [N] int32, the lowest HU of each slice, asks for that;
-None subtracts nothing. The zero border is level 0. mean and std must be None. Other dtypes take no lowest_hu.
+dtype uint8 makes the 8-bit images of the published solution, which quantised before it resized: every tap becomes a
+grey level trunc(255 * windowed) in float64, and the interpolated grey level is rounded to the nearest. The published
+solution subtracts each channel's minimum before it truncates: `lowest_hu` asks for that; None subtracts nothing. The
+zero border is level 0. mean and std must be None.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,26 @@ torch.ops.load_library(str(_LIBRARY))  # type: ignore[no-untyped-call]  # torch 
 IS_CUDA_BUILT = bool(torch.ops.rsna_e2e.is_cuda_built())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transform:
+    """How slices become images [N, C, S, S], the same for all slices of a call.
+
+    windows: every tap is clipped to [0, 1] by its window before the bilinear interpolation. size: S. mean, std: [C] of
+    the windowed values; None is 0 and 1. border: "zero" (0 before normalisation) or "replicate". dtype: float32,
+    float16, bfloat16 or uint8. channels_last: memory format of the images. supersample: k x k samples per output pixel,
+    against aliasing.
+    """
+
+    windows: Pairs
+    size: int
+    mean: Floats | None = None
+    std: Floats | None = None
+    border: str = "zero"
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    supersample: int = 1
+
+
 def transform_slices(
     hu: torch.Tensor,
     affine: torch.Tensor,
@@ -67,21 +86,17 @@ def transform_slices(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Window, resample and normalise N slices of one size. hu: [N, H, W] int16 in HU; the rest is explained above."""
-    return transform_slices_packed(
-        *_packed(hu),
-        affine,
-        windows,
+    transform = Transform(
+        windows=windows,
         size=size,
         mean=mean,
         std=std,
         border=border,
-        source_box=source_box,
         dtype=dtype,
         channels_last=channels_last,
         supersample=supersample,
-        lowest_hu=lowest_hu,
-        out=out,
     )
+    return transform_slices_packed(*_packed(hu), affine, transform, source_box=source_box, lowest_hu=lowest_hu, out=out)
 
 
 def transform_slices_packed(
@@ -90,30 +105,23 @@ def transform_slices_packed(
     heights: torch.Tensor,
     widths: torch.Tensor,
     affine: torch.Tensor,
-    windows: Pairs,
+    transform: Transform,
     *,
-    size: int,
-    mean: Floats | None = None,
-    std: Floats | None = None,
-    border: str = "zero",
     source_box: torch.Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    channels_last: bool = False,
-    supersample: int = 1,
     lowest_hu: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Window, resample and normalise N slices of any sizes; the arguments are explained above."""
-    tensors = (values, offsets, heights, widths, affine, _float32(windows))
+    tensors = (values, offsets, heights, widths, affine, _float32(transform.windows))
     options: dict[str, Any] = {
-        "size": size,
+        "size": transform.size,
         "source_box": None if source_box is None else source_box.contiguous(),
-        "mean": None if mean is None else _float32(mean),
-        "std": None if std is None else _float32(std),
-        "border": border,
-        "dtype": dtype,
-        "channels_last": channels_last,
-        "supersample": supersample,
+        "mean": None if transform.mean is None else _float32(transform.mean),
+        "std": None if transform.std is None else _float32(transform.std),
+        "border": transform.border,
+        "dtype": transform.dtype,
+        "channels_last": transform.channels_last,
+        "supersample": transform.supersample,
         "lowest_hu": None if lowest_hu is None else lowest_hu.contiguous(),
     }
     if out is None:
@@ -198,15 +206,9 @@ def _transform_slices_fake(
     windows: torch.Tensor,
     *,
     size: int,
-    source_box: torch.Tensor | None = None,
-    mean: torch.Tensor | None = None,
-    std: torch.Tensor | None = None,
-    border: str = "zero",
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
-    supersample: int = 1,
-    lowest_hu: torch.Tensor | None = None,
-    instruction_set: str = "auto",
+    **options: Any,
 ) -> torch.Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     shape = (offsets.shape[0], windows.shape[0], size, size)

@@ -236,21 +236,19 @@ class _Bench:
 
     def _transform(self, plan: BatchPlan, values: torch.Tensor) -> torch.Tensor:
         heights, widths = torch.from_numpy(plan.shapes).unbind(1)
-        return torch_ops.transform_slices_packed(
-            values,
-            torch.from_numpy(plan.offsets),
-            heights,
-            widths,
-            torch.from_numpy(plan.affine),
-            self._task.windows_hu,
+        transform = torch_ops.Transform(
+            windows=self._task.windows_hu,
             size=self._config.image.size,
             mean=self._task.channel_mean,
             std=self._task.channel_std,
             border="replicate",
-            source_box=torch.from_numpy(plan.source_box),
             supersample=self._config.image.supersample,
             dtype=self._compute.image_dtype,
             channels_last=True,
+        )
+        offsets, affine, source_box = map(torch.from_numpy, (plan.offsets, plan.affine, plan.source_box))
+        return torch_ops.transform_slices_packed(
+            values, offsets, heights, widths, affine, transform, source_box=source_box
         )
 
 

@@ -116,20 +116,21 @@ def _transform(
 ) -> torch.Tensor:
     """Images [N,C,S,S]. An instruction set that is not "auto" is an argument of the operator behind `ops` only."""
     arguments = (*packed, torch.from_numpy(params.affine))
+    source_box = torch.from_numpy(params.source_box)
     options: dict[str, Any] = {
         "size": job.size,
         "mean": torch.tensor(job.task.channel_mean),
         "std": torch.tensor(job.task.channel_std),
         "border": "replicate",
-        "source_box": torch.from_numpy(params.source_box),
         "dtype": dtype,
         "channels_last": True,
     }
     if instruction_set == "auto":
-        return torch_ops.transform_slices_packed(*arguments, job.task.windows_hu, **options, out=out)
+        transform = torch_ops.Transform(windows=job.task.windows_hu, **options)
+        return torch_ops.transform_slices_packed(*arguments, transform, source_box=source_box, out=out)
     windows = torch.tensor(job.task.windows_hu)
     images: torch.Tensor = torch.ops.rsna_e2e.transform_slices(
-        *arguments, windows, **options, instruction_set=instruction_set
+        *arguments, windows, **options, source_box=source_box, instruction_set=instruction_set
     )
     return images
 
