@@ -4,7 +4,7 @@ import itertools
 import struct
 
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.dicom.element_scanner import ITEM, SEQUENCE_END, UNDEFINED_LENGTH, PixelElement, Window
+from rsna_e2e.dicom.element_scanner import ITEM, SEQUENCE_END, UNDEFINED_LENGTH, ByteReader, PixelElement
 from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.syntaxes import Syntax
 
@@ -16,7 +16,7 @@ Place = tuple[int, int]  # offset and length in bytes
 
 
 def frame_places(
-    window: Window,
+    reader: ByteReader,
     syntax: Syntax,
     pixels: PixelElement,
     *,
@@ -26,7 +26,7 @@ def frame_places(
 ) -> list[Place]:
     """Return where each frame lies; compressed, from its first fragment's head to the end of its last one.
 
-    frame_bytes: of an uncompressed frame. window: stands where the value of PixelData begins.
+    frame_bytes: of an uncompressed frame. reader: stands where the value of PixelData begins.
     Raises RefusedError when the pixel data is cut, or cannot be told apart. Source: PS3.5 A.4 and 7.1.1 (even lengths).
     """
     if not syntax.is_implicit and pixels.vr not in (b"OW", b"OB"):
@@ -43,20 +43,20 @@ def frame_places(
         return [(pixels.offset + i * frame_bytes, frame_bytes) for i in range(n_frames)]
     if pixels.length != UNDEFINED_LENGTH:
         raise RefusedError(Reason.MALFORMED, "compressed PixelData of defined length")
-    table, fragments = _fragments(window)
+    table, fragments = _fragments(reader)
     places = _join(table, fragments, n_frames)
     if max(length for _, length in places) > MAX_FRAME_BYTES:
         raise RefusedError(Reason.TOO_LARGE, f"a compressed frame of more than {MAX_FRAME_BYTES:,} bytes")
     return places
 
 
-def _fragments(window: Window) -> tuple[bytes, list[Place]]:
+def _fragments(reader: ByteReader) -> tuple[bytes, list[Place]]:
     """Return the basic offset table, and where each fragment lies, its head included."""
     fragments: list[Place] = []
     table: bytes | None = None
     while True:
-        begin = window.tell()
-        head = window.read(8)
+        begin = reader.tell()
+        head = reader.read(8)
         if len(head) < 8:
             raise RefusedError(Reason.TRUNCATED, "the file ends inside the compressed pixel data")
         group, element, length = struct.unpack("<HHL", head)
@@ -67,12 +67,12 @@ def _fragments(window: Window) -> tuple[bytes, list[Place]]:
         if table is None:
             if length > MAX_OFFSET_TABLE_BYTES:
                 raise RefusedError(Reason.MALFORMED, f"a basic offset table of {length} bytes")
-            table = window.read(length)
+            table = reader.read(length)
             continue
         if len(fragments) == MAX_FRAGMENTS:
             raise RefusedError(Reason.TOO_LARGE, f"more than {MAX_FRAGMENTS:,} fragments")
         fragments.append((begin, 8 + length))
-        window.skip(length)
+        reader.skip(length)
     return table or b"", fragments
 
 

@@ -17,7 +17,7 @@ from rsna_e2e.core.limits import (
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Acquisition, RawFile, Refusal, SliceRecord
 from rsna_e2e.dicom.acquisition import read_acquisition
-from rsna_e2e.dicom.element_scanner import FileMeta, Window, read_data_set, read_file_meta
+from rsna_e2e.dicom.element_scanner import ByteReader, FileMeta, read_data_set, read_file_meta
 from rsna_e2e.dicom.elements import Elements, RefusedError, shown
 from rsna_e2e.dicom.enhanced_ct import frame_elements
 from rsna_e2e.dicom.frame_offsets import frame_places
@@ -70,15 +70,15 @@ def read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader] | Ref
 
 
 def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
-    window = Window(stream)
-    meta = read_file_meta(window)
+    reader = ByteReader(stream)
+    meta = read_file_meta(reader)
     syntax = readable_syntax(meta.transfer_syntax_uid)
     n_bytes = raw_file.n_bytes
     if syntax.is_deflated:
-        inflated = inflate(stream, begin=window.tell())
+        inflated = inflate(stream, begin=reader.tell())
         n_bytes = len(inflated.getbuffer())
-        window = Window(inflated)
-    data_set, pixels = read_data_set(window, syntax)
+        reader = ByteReader(inflated)
+    data_set, pixels = read_data_set(reader, syntax)
     elements = Elements(data_set, byte_order="big" if syntax.is_big_endian else "little")
     n_frames = _check_is_ct(elements, meta)
     if pixels is None:
@@ -89,7 +89,7 @@ def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
     records = _slice_records(slices, syntax.uid, has_frames=n_frames is not None, stem=stem)
     frame_bytes = records[0].rows * records[0].columns * form.bits_allocated // 8
     places = frame_places(
-        window, syntax, pixels, n_frames=len(records), frame_bytes=frame_bytes, n_bytes_of_stream=n_bytes
+        reader, syntax, pixels, n_frames=len(records), frame_bytes=frame_bytes, n_bytes_of_stream=n_bytes
     )
     is_swapped = syntax.is_big_endian and form.bits_allocated == 8 and pixels.vr == b"OW"
     if is_swapped and frame_bytes % 2 and len(records) > 1:

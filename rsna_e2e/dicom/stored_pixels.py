@@ -15,7 +15,7 @@ from pydicom.pixels import get_decoder
 
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom.codestream import FrameClaim, read_claim
-from rsna_e2e.dicom.element_scanner import Window, read_file_meta
+from rsna_e2e.dicom.element_scanner import ByteReader, read_file_meta
 from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.header import SliceHeader
 from rsna_e2e.dicom.inflate import inflate
@@ -71,9 +71,9 @@ def _read_words(stream: BinaryIO, header: SliceHeader, syntax: Syntax) -> Words:
 def _inflated(stream: BinaryIO) -> BinaryIO:
     """The data set of a deflated stream; kept, because frames of one are read one after the other."""
     stream.seek(0)
-    window = Window(stream)
-    read_file_meta(window)
-    return inflate(stream, begin=window.tell())
+    reader = ByteReader(stream)
+    read_file_meta(reader)
+    return inflate(stream, begin=reader.tell())
 
 
 def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder: Decoder) -> Frame:

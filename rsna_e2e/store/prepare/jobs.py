@@ -1,6 +1,5 @@
 """What worker processes do: read headers, and write whole shards. Records go into files, pixels into shards."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -202,8 +201,3 @@ def read_or_refuse(raw_file: RawFile, lost: Reason | None, read: Callable[[], _R
         return Refusal(printable(raw_file.name), lost, "reading it ended its process, or took too long")
     result = refuse_on_error(raw_file.name, read)
     return replace(result, path=printable(raw_file.name)) if isinstance(result, Refusal) else result
-
-
-def available_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0))
