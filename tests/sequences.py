@@ -7,7 +7,7 @@ import numpy as np
 from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.core.records import Float32Array
 from rsna_e2e.store import Store
-from rsna_e2e.store.embeddings import Embeddings, EmbeddingWriter, Source
+from rsna_e2e.store.embeddings import Embeddings, EmbeddingSource, EmbeddingWriter
 
 WIDTH = 8
 
@@ -22,7 +22,7 @@ def values(store: Store, *, seed: int = 0) -> Float32Array:
 
 def write_embeddings(folder: Path, store: Store, *, seed: int = 0, weights: str = "a", fold: int = 0) -> Embeddings:
     """Write and open them."""
-    source = Source(
+    source = EmbeddingSource(
         store_hash=store.data_hash,
         weights_sha256=weights,
         kind="made up",

@@ -1,7 +1,7 @@
 """Plain data that modules hand to each other: one slice, one refused file, and how progress is reported."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,8 @@ Int16Image = npt.NDArray[np.int16]
 Int16Array = npt.NDArray[np.int16]  # flat
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]  # where slices are in a store
+Rows = npt.NDArray[np.int64]  # row numbers of a table, such as the index of a store
+Column = npt.NDArray[Any]  # of a table: numbers, or objects that are all text
 
 
 class Progress(Protocol):

@@ -20,7 +20,7 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.model.forward import EMBED_TOGETHER
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, rows_of
-from rsna_e2e.store.embeddings import SHARD_SLICES, EmbeddingWriter, Source
+from rsna_e2e.store.embeddings import SHARD_SLICES, EmbeddingSource, EmbeddingWriter
 from rsna_e2e.store.embeddings.shards import Append
 from rsna_e2e.store.reader import check_labels
 from rsna_e2e.training.checkpoint import find_checkpoint, load_model, weights_sha256
@@ -171,9 +171,9 @@ def _rows(store: Store, split: Split) -> Rows:
     return rows_of(spans)
 
 
-def _source(config: RunConfig, store: Store, compute: Compute, *, epoch: int, weights: str) -> Source:
+def _source(config: RunConfig, store: Store, compute: Compute, *, epoch: int, weights: str) -> EmbeddingSource:
     what = config.model_dump(mode="json", exclude=_HOW)
-    return Source(
+    return EmbeddingSource(
         store_hash=store.data_hash,
         weights_sha256=weights,
         kind=hashlib.sha256(as_json(what, sort_keys=True).encode()).hexdigest(),

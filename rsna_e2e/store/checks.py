@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from rsna_e2e.core.records import Float32Array
+from rsna_e2e.core.records import Column, Float32Array, Rows
 from rsna_e2e.store.codecs import MOST_PACKED, Compression
 from rsna_e2e.store.layout import (
     INDEX,
@@ -21,7 +20,6 @@ from rsna_e2e.store.layout import (
     REFUSALS,
     REPAIR,
     SHARDS,
-    Column,
     StoreError,
 )
 from rsna_e2e.store.manifest import is_plain_file, read_manifest, table_damage
@@ -29,8 +27,6 @@ from rsna_e2e.store.ranges import LABEL, contradictions, first_outside, outside_
 from rsna_e2e.store.series_order import run_starts, slice_indices
 from rsna_e2e.store.shards import Shape, StoredPixels, check_shard, frame_checksum
 from rsna_e2e.store.tables import read_table
-
-Rows = npt.NDArray[np.int64]
 
 INDEX_MOST_PACKED = 256  # memory of the index for each byte; a row has 8 bytes of checksum, which nothing packs
 

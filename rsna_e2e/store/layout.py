@@ -3,14 +3,12 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.records import Float32Array
+from rsna_e2e.core.records import Column, Float32Array
 
 FORMAT = "rsna_e2e study store"
 FORMAT_VERSION = 3
@@ -21,7 +19,6 @@ LABELS = "labels.parquet"
 REFUSALS = "refusals.parquet"
 SHARDS = "shards"
 
-Column = npt.NDArray[Any]
 
 # Columns of the index. Positions and directions are in mm and unit vectors of the patient axes (left, back, head);
 # `content_*` bounds the content in px, x1 and y1 exclusive, all 0 on a slice of air.

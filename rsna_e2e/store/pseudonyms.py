@@ -13,16 +13,12 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import full_disk_named, make_folder
-from rsna_e2e.core.records import Refusal
-
-Column = npt.NDArray[Any]
+from rsna_e2e.core.records import Column, Refusal
 
 KEY_BYTES = 32  # RFC 2104 section 3: no less than the hash is long
 

@@ -18,7 +18,7 @@ from rsna_e2e.core.limits import (
     ROUNDED_AXES,
     SIDES_PX,
 )
-from rsna_e2e.store.layout import Column
+from rsna_e2e.core.records import Column
 
 Mask = npt.NDArray[np.bool_]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.records import Float32Array, Int16Array, Int16Image, Refusal
+from rsna_e2e.core.records import Column, Float32Array, Int16Array, Int16Image, Refusal
 from rsna_e2e.store.checks import (
     StoreFiles,
     check_files,
@@ -21,7 +21,7 @@ from rsna_e2e.store.checks import (
 )
 from rsna_e2e.store.codecs import Compression, check_codec
 from rsna_e2e.store.folds import patients_in_several_folds
-from rsna_e2e.store.layout import MANIFEST, REPAIR, SHARDS, Column, StoreError
+from rsna_e2e.store.layout import MANIFEST, REPAIR, SHARDS, StoreError
 from rsna_e2e.store.manifest import read_manifest
 from rsna_e2e.store.series_order import run_starts
 from rsna_e2e.store.shards import StoredPixels, read_pixels

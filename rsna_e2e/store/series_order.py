@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from rsna_e2e.core.limits import FARTHEST_MM
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import Float64Array
-from rsna_e2e.store.volumes import SAME_POSITION_MM, Column, divide_volumes, new_places
+from rsna_e2e.core.records import Column, Float64Array
+from rsna_e2e.store.volumes import SAME_POSITION_MM, divide_volumes, new_places
 
 # Direction cosines are written with few digits; 0.01 is about 0.6 degrees, far below the angle between two planned
 # orientations and far above rounding.

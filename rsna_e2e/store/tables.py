@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rsna_e2e.store.layout import PREPARE_AGAIN, Column, StoreError
+from rsna_e2e.core.records import Column
+from rsna_e2e.store.layout import PREPARE_AGAIN, StoreError
 from rsna_e2e.store.ranges import FREE_TEXTS, TEXTS
 
 # How much memory a table may take for each byte of its file. One made to fill the memory takes next to no bytes, but

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from rsna_e2e.core.files import entries
-from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.core.records import Column, Progress, Rows, no_progress
 from rsna_e2e.store.checks import (
-    Rows,
     StoreFiles,
     read_index,
     read_labels,
@@ -27,7 +26,6 @@ from rsna_e2e.store.layout import (
     MANIFEST,
     REFUSALS,
     SHARDS,
-    Column,
     StoreError,
     data_hash,
 )

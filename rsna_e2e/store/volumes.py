@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.core.records import Float64Array
+from rsna_e2e.core.records import Column, Float64Array, Rows
 
 # Slices nearer than this along the normal show the same place: the thinnest CT slices are some 0.1 mm apart.
 SAME_POSITION_MM = 0.01
@@ -48,9 +47,6 @@ MEASURED = {"ReconstructionDiameter", "KVP", "SliceThickness", "PixelSpacing"}
 SAME_MEASURE = 0.01
 # In which order slices came, asked last; whether it may also tell passes apart that share no place.
 ORDERS = {"InstanceNumber": True, "AcquisitionTime": True, "ContentTime": False}
-
-Rows = npt.NDArray[np.int64]
-Column = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from rsna_e2e import __version__
 from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
 from rsna_e2e.core.files import as_json, entries, full_disk_named, lock_folder, real_path, sync
-from rsna_e2e.core.records import Float32Array, Refusal
+from rsna_e2e.core.records import Column, Float32Array, Refusal
 from rsna_e2e.store.checks import StoreFiles, read_index, read_labels, read_refusals
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
@@ -27,7 +27,6 @@ from rsna_e2e.store.layout import (
     PREPARE_AGAIN,
     REFUSALS,
     SHARDS,
-    Column,
     StoreError,
     data_hash,
     file_checksum,

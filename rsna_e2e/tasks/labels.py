@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import atomic_writer, csv_blocks, prepare_file
-from rsna_e2e.core.records import Float64Array, printable
+from rsna_e2e.core.records import Float64Array, Rows, printable
 from rsna_e2e.core.table_files import TableFile, table_at
 from rsna_e2e.tasks.task import Task
 
@@ -28,7 +28,6 @@ COLUMNS = ("ID", "Label")
 _WHOLE = {0.0: "0", 1.0: "1"}
 
 _Strings = Any  # pyarrow.StringArray; pyarrow carries no types
-_Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +157,7 @@ def _escaped(row_ids: _Strings) -> _Strings:
     return pa.array([printable(row_id) for row_id in row_ids.to_pylist()], pa.string())
 
 
-def _split_ids(file: TableFile, row_ids: _Strings, task: Task) -> tuple[_Rows, _Rows, _Strings]:
+def _split_ids(file: TableFile, row_ids: _Strings, task: Task) -> tuple[Rows, Rows, _Strings]:
     """Split each `<image_id>_<label>`; return rows grouped by label, and for each of them the label and the image id.
 
     A label name may end like another one, so longer names are tried first.

@@ -30,7 +30,7 @@ from rsna_e2e.cli import main
 from rsna_e2e.core.errors import DivergedError
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import repair
-from rsna_e2e.store.prepare.tables import read_part
+from rsna_e2e.store.prepare.tables import read_note
 from rsna_e2e.store.pseudonyms import load_key
 from rsna_e2e.tasks.labels import write_labels
 from rsna_e2e.tasks.task import ICH
@@ -186,9 +186,9 @@ def test_repair_of_a_store_without_names_leaves_none_beside_it(
         assert part.parent.stat().st_mode & 0o077 == 0
         assert found_in([tmp_path], EVERY_CANARY) == {}
         kept.append(part)
-        return read_part(part)
+        return read_note(part)
 
-    monkeypatch.setattr(import_module("rsna_e2e.store.prepare.repair"), "read_part", look)
+    monkeypatch.setattr(import_module("rsna_e2e.store.prepare.repair"), "read_note", look)
     assert repair(store, outputs.raw, n_jobs=1).n_mended_slices == 1
     assert kept
     assert not any(part.parent.exists() for part in kept)

@@ -14,7 +14,7 @@ from rsna_e2e.config import View
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Float32Array, Rows
 from rsna_e2e.store import Store
-from rsna_e2e.store.embeddings import EmbeddingFolder, Embeddings, EmbeddingsError, EmbeddingWriter, Source
+from rsna_e2e.store.embeddings import EmbeddingFolder, Embeddings, EmbeddingsError, EmbeddingSource, EmbeddingWriter
 from rsna_e2e.store.embeddings.shards import open_shard
 
 WIDTH = 5
@@ -25,9 +25,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return small.make_store(tmp_path_factory.mktemp("embeddings"))
 
 
-def source(store: Store, **changes: object) -> Source:
+def source(store: Store, **changes: object) -> EmbeddingSource:
     facts = {"store_hash": store.data_hash, "weights_sha256": "a", "kind": "k", "held_out_fold": 0, "folds": "store"}
-    return Source.model_validate(facts | {"epoch": 1, "precision": "fp32"} | changes)
+    return EmbeddingSource.model_validate(facts | {"epoch": 1, "precision": "fp32"} | changes)
 
 
 def values(store: Store, seed: int = 0) -> Float32Array:

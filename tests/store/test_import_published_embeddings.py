@@ -16,7 +16,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Float32Array
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import EmbeddingFolder
-from rsna_e2e.store.embeddings.import_published import Imported, import_embeddings
+from rsna_e2e.store.embeddings.import_published import ImportedEmbeddings, import_embeddings
 
 WIDTH = 7
 FOLDS = (0, 1, 0, 2, 1, 2)  # of the labelled series of `small`, by the name of their images
@@ -36,7 +36,7 @@ class Published:
         save(path, np.stack([self.truth[name] for name in names]))
         return path
 
-    def add(self, names: list[str], out: str = "out", **options: object) -> Imported:
+    def add(self, names: list[str], out: str = "out", **options: object) -> ImportedEmbeddings:
         arguments = {"ids": self.folder / "train.csv.gz", "part": "train", "fold": 0, "name": "v12"} | options
         return import_embeddings(self.npz(names), self.folder / out, store=self.store, **arguments)
 

@@ -16,7 +16,7 @@ from rsna_e2e.dicom import read_headers
 from rsna_e2e.dicom.sources.files import open_source
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import Part, PrepareReport, prepare, prepare_part
-from rsna_e2e.store.prepare.part import plan_series, plan_shards
+from rsna_e2e.store.prepare.series_plan import plan_series, plan_shards
 from rsna_e2e.store.prepare.tables import HeaderOf, Table, headers_to_table, table_to_headers, to_numpy
 from rsna_e2e.tasks.labels import write_labels
 from rsna_e2e.tasks.task import ICH

@@ -9,7 +9,7 @@ with and never mixed. A row is read by byte offset, without the HDF5 library or 
 """
 
 from rsna_e2e.store.embeddings.folder import EmbeddingFolder
-from rsna_e2e.store.embeddings.layout import MANIFEST, EmbeddingsError, Manifest, Source, read_manifest
+from rsna_e2e.store.embeddings.layout import MANIFEST, EmbeddingsError, EmbeddingSource, Manifest, read_manifest
 from rsna_e2e.store.embeddings.reader import Embeddings
 from rsna_e2e.store.embeddings.writer import SHARD_SLICES, EmbeddingWriter
 
@@ -17,10 +17,10 @@ __all__ = [
     "MANIFEST",
     "SHARD_SLICES",
     "EmbeddingFolder",
+    "EmbeddingSource",
     "EmbeddingWriter",
     "Embeddings",
     "EmbeddingsError",
     "Manifest",
-    "Source",
     "read_manifest",
 ]

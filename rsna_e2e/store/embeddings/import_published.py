@@ -26,7 +26,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Float32Array, Progress, Rows, no_progress, printable
 from rsna_e2e.core.table_files import table_at
 from rsna_e2e.store import Store
-from rsna_e2e.store.embeddings import SHARD_SLICES, EmbeddingWriter, Source
+from rsna_e2e.store.embeddings import SHARD_SLICES, EmbeddingSource, EmbeddingWriter
 
 Part = Literal["train", "val", "test"]
 
@@ -39,7 +39,7 @@ _SHOWN = 3  # ids in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
+class ImportedEmbeddings:
     """What a folder of embeddings holds now, and how many rows of the file went there."""
 
     folder: Path
@@ -61,7 +61,7 @@ def import_embeddings(
     view: View = "plain",
     order: Path | None = None,
     progress: Progress = no_progress,
-) -> Imported:
+) -> ImportedEmbeddings:
     """Add one file of embeddings to the folder `out`, which may hold other parts and views of the same classifier.
 
     ids: CSV with a column Image, and fold for training images. part: which images of it these are; fold: that the
@@ -76,7 +76,7 @@ def import_embeddings(
             "no CSV tells. Give that order with --order FILE, an image name a line"
         )
     rows = _store_rows(_names(ids, part=part, fold=fold, order=order), store, ids)
-    source = Source(
+    source = EmbeddingSource(
         store_hash=store.data_hash,
         weights_sha256=hashlib.sha256(f"imported {name} {fold} {epoch}".encode()).hexdigest(),
         kind=hashlib.sha256(f"imported {name}".encode()).hexdigest(),
@@ -102,7 +102,7 @@ def import_embeddings(
                     append(array.read(min(_TOGETHER, len(block) - first)))
                     progress(min(start + first + _TOGETHER, array.n), array.n)
         manifest = writer.commit()
-    return Imported(folder=out, n_rows=len(rows), views=manifest.views, width=manifest.width)
+    return ImportedEmbeddings(folder=out, n_rows=len(rows), views=manifest.views, width=manifest.width)
 
 
 def _names(ids: Path, *, part: Part, fold: int | None, order: Path | None) -> list[str]:

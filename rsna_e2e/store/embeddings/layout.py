@@ -20,7 +20,7 @@ class EmbeddingsError(BadInputError):
     """A folder of embeddings that is missing, unfinished, of another source or version, or damaged."""
 
 
-class Source(Frozen):
+class EmbeddingSource(Frozen):
     """What embeddings were made from; those of two sources are never mixed.
 
     store_hash: of the store's data. weights_sha256: of the classifier's. kind: sha256 of its configuration apart from
@@ -58,7 +58,7 @@ class Manifest(Frozen):
     format: Literal["rsna_e2e embeddings"] = "rsna_e2e embeddings"
     format_version: Literal[1] = 1
     created_by: str
-    source: Source
+    source: EmbeddingSource
     width: Width
     views: tuple[View, ...]
     shards: tuple[ShardEntry, ...]

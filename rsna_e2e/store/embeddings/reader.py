@@ -13,7 +13,7 @@ from rsna_e2e.core.files import real_path
 from rsna_e2e.core.records import Float32Array, Rows
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings.folder import EmbeddingFolder
-from rsna_e2e.store.embeddings.layout import Source
+from rsna_e2e.store.embeddings.layout import EmbeddingSource
 
 _OTHERS = None  # stands for the folds that no classifier is named for, and for series that belong to none
 
@@ -72,7 +72,7 @@ class Embeddings:
         return cls(store, backbones, np.repeat(np.array(folds, dtype=np.int64), lengths))
 
     @property
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[EmbeddingSource]:
         """Where the embeddings of series in no fold of their own come from, backbone by backbone."""
         return [folders[_OTHERS].manifest.source for folders in self._backbones]
 

@@ -18,7 +18,7 @@ from rsna_e2e.config import View
 from rsna_e2e.core.hdf5 import HDF5_ERRORS, new_file, open_plain
 from rsna_e2e.core.records import Float32Array, Rows
 from rsna_e2e.store import Store
-from rsna_e2e.store.embeddings.layout import EmbeddingsError, ShardEntry, Source, damaged
+from rsna_e2e.store.embeddings.layout import EmbeddingsError, EmbeddingSource, ShardEntry, damaged
 
 Append = Callable[[Float32Array], None]
 
@@ -57,7 +57,9 @@ class Shard:
 
 
 @contextmanager
-def shard_writer(path: Path, *, source: Source, view: View, store: Store, rows: Rows, width: int) -> Iterator[Append]:
+def shard_writer(
+    path: Path, *, source: EmbeddingSource, view: View, store: Store, rows: Rows, width: int
+) -> Iterator[Append]:
     """Yield what takes the embeddings [k, D] of the store's `rows`, in their order, some at a time.
 
     The file gets its name when all have come and it is on the disk. Raises EmbeddingsError for numbers that are not

@@ -16,7 +16,7 @@ from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import entries, lock_folder, make_folder, write_json
 from rsna_e2e.core.records import Rows
 from rsna_e2e.store import Store
-from rsna_e2e.store.embeddings.layout import MANIFEST, EmbeddingsError, Manifest, Source
+from rsna_e2e.store.embeddings.layout import MANIFEST, EmbeddingsError, EmbeddingSource, Manifest
 from rsna_e2e.store.embeddings.shards import Append, Shard, open_shard, shard_writer
 
 SHARD_SLICES = 50_000
@@ -29,7 +29,7 @@ class EmbeddingWriter:
     shards, or another process is writing to it; EmbeddingsError for a shard that is damaged.
     """
 
-    def __init__(self, folder: Path, *, source: Source, width: int, store: Store) -> None:
+    def __init__(self, folder: Path, *, source: EmbeddingSource, width: int, store: Store) -> None:
         self._folder, self._source, self._width, self._store = folder, source, width, store
         self._shards: dict[str, Shard] = {}
 

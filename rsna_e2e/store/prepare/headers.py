@@ -8,22 +8,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rsna_e2e.core.process import available_cores
-from rsna_e2e.core.records import Float32Array, Progress, Refusal, no_progress
+from rsna_e2e.core.records import Column, Float32Array, Progress, Refusal, no_progress
 from rsna_e2e.store.prepare.index import (
     OPTIONAL_COLUMNS,
     RECORD_COLUMNS,
     VECTOR_COLUMNS,
-    Column,
     join_labels,
     spread,
 )
 from rsna_e2e.store.prepare.inputs import read_inputs
-from rsna_e2e.store.prepare.part import find_copies, plan_series
 from rsna_e2e.store.prepare.patients import with_patients
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.run import read_headers
+from rsna_e2e.store.prepare.series_plan import find_copies, plan_series
 from rsna_e2e.store.prepare.store_plan import with_unique_ids
-from rsna_e2e.store.prepare.tables import read_parts, to_numpy
+from rsna_e2e.store.prepare.tables import read_notes, to_numpy
 from rsna_e2e.store.series_order import slice_indices
 from rsna_e2e.tasks.task import Task
 
@@ -55,17 +54,17 @@ def read_raw(
     there is nothing at `raw`, or the labels are of other images.
     """
     inputs = read_inputs(raw, None, labels, task, compression="none", rules=())
-    with TemporaryDirectory(prefix="rsna_e2e-") as notes, Pool(n_jobs or available_cores()) as pool:
-        parts = read_headers(inputs, pool, Path(notes), progress)
-        headers, refused = read_parts(parts)
+    with TemporaryDirectory(prefix="rsna_e2e-") as folder, Pool(n_jobs or available_cores()) as pool:
+        notes = read_headers(inputs, pool, Path(folder), progress)
+        headers, refused = read_notes(notes)
         headers = with_patients(headers)
     copies = find_copies(headers)
     digests = dict(zip(copies.tolist(), to_numpy(headers, "sop_uid")[copies].tolist(), strict=True))
     plan, misplaced = plan_series(headers, inputs.labels.image_ids, digests=digests)
     taken = with_unique_ids(headers, plan.rows).take(plan.rows)
     columns = {name: to_numpy(taken, name) for name in (*RECORD_COLUMNS, *OPTIONAL_COLUMNS)}
-    for name, parts_of_it in VECTOR_COLUMNS.items():
-        columns |= spread(to_numpy(taken, name), parts_of_it)
+    for name, names in VECTOR_COLUMNS.items():
+        columns |= spread(to_numpy(taken, name), names)
     columns |= {
         "series_key": plan.series_keys,
         "position_mm": plan.position_mm,

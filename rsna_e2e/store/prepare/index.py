@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.core.records import Float32Array, SliceRecord
+from rsna_e2e.core.records import Column, Float32Array, SliceRecord
 from rsna_e2e.dicom.image_ids import other_name
 from rsna_e2e.store import StoredPixels
 from rsna_e2e.store.folds import stratified_folds
 from rsna_e2e.store.pseudonyms import IDENTIFIERS, Pseudonyms
 from rsna_e2e.store.series_order import SERIES_IDS, run_starts, series_key, slice_indices, volume_numbers
 from rsna_e2e.tasks.labels import LabelTable
-
-Column = npt.NDArray[Any]
 
 # Columns that are fields of `SliceRecord` under the same name.
 RECORD_COLUMNS = (

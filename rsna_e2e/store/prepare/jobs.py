@@ -23,10 +23,10 @@ from rsna_e2e.store.prepare.tables import (
     HeaderOf,
     Table,
     headers_to_table,
-    read_part,
+    read_note,
     table_to_headers,
     to_numpy,
-    write_part,
+    write_note,
 )
 from rsna_e2e.store.tables import columns_to_table
 
@@ -39,14 +39,14 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class ReadHeaders:
-    """Job: read the headers of files into the file `part`. Returns how many were refused.
+    """Job: read the headers of files into the file `note`. Returns how many were refused.
 
     requires_hu: refuse files that leave the unit unspecified.
     """
 
     source: Source
     files: Sequence[RawFile]
-    part: Path
+    note: Path
     requires_hu: bool = False
 
     def __call__(self, begin: Begin, lost: Lost) -> int:
@@ -59,7 +59,7 @@ class ReadHeaders:
                 refusals.append(result)
             else:
                 headers += [HeaderOf(raw_file, header) for header in result]
-        write_part(self.part, headers_to_table(headers), refusals)
+        write_note(self.note, headers_to_table(headers), refusals)
         return len(refusals)
 
     def _read(self, raw_file: RawFile) -> list[SliceHeader] | Refusal:
@@ -73,22 +73,22 @@ class ReadHeaders:
 
 @dataclass(frozen=True, slots=True)
 class DigestCopies:
-    """Job: digest the place and pixels of slices, whose headers are in the file `copies`, into the file `part`: a
+    """Job: digest the place and pixels of slices, whose headers are in the file `copies`, into the file `note`: a
     column `digest`, null where a slice is refused. Returns how many were."""
 
     source: Source
     copies: Path
-    part: Path
+    note: Path
 
     def __call__(self, begin: Begin, lost: Lost) -> int:
-        copies, _ = read_part(self.copies)
+        copies, _ = read_note(self.copies)
         digests: list[str | None] = []
         refusals: list[Refusal] = []
         for result in read_slices(self.source, copies, begin, lost):
             if isinstance(result, Refusal):
                 refusals.append(result)
             digests.append(None if isinstance(result, Refusal) else _digest(*result))
-        write_part(self.part, columns_to_table({"digest": np.array(digests, dtype=object)}), refusals)
+        write_note(self.note, columns_to_table({"digest": np.array(digests, dtype=object)}), refusals)
         return len(refusals)
 
 
@@ -118,7 +118,7 @@ class WriteShard:
     def __call__(self, begin: Begin, lost: Lost) -> int:
         taken: list[tuple[int, SliceRecord, Box]] = []
         refusals: list[Refusal] = []
-        plan, _ = read_part(self.shard.plan)
+        plan, _ = read_note(self.shard.plan)
         pixels = write_shard(
             self.shard.path, self._decode(plan, begin, lost, taken, refusals), compression=self.compression
         )
@@ -127,7 +127,7 @@ class WriteShard:
             StoredSlice(record, keys[row], float(positions_mm[row]), content, self.shard.path.name, place)
             for (row, record, content), place in zip(taken, pixels, strict=True)
         ]
-        write_part(self.shard.note, columns_to_table(stored_columns(stored)), refusals, plan_digest=self.shard.digest)
+        write_note(self.shard.note, columns_to_table(stored_columns(stored)), refusals, plan_digest=self.shard.digest)
         return len(refusals)
 
     def _decode(

@@ -19,18 +19,17 @@ from tempfile import TemporaryDirectory
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import lock_folder
 from rsna_e2e.core.process import available_cores
-from rsna_e2e.core.records import Progress, RawFile, no_progress
+from rsna_e2e.core.records import Progress, RawFile, Rows, no_progress
 from rsna_e2e.dicom.image_ids import names_of
 from rsna_e2e.dicom.sources.files import Source, open_source
 from rsna_e2e.store import Damage, StoreError, StoreFiles, Verification, verify_shard, verify_store
-from rsna_e2e.store.checks import Rows
 from rsna_e2e.store.layout import PREPARE_AGAIN, SHARDS
 from rsna_e2e.store.manifest import is_plain_file, read_manifest
 from rsna_e2e.store.prepare.jobs import ReadHeaders
 from rsna_e2e.store.prepare.mend import LAID_OUT_OTHERWISE, MendShard, ShardSlice, WhyNot
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.run import HEADERS_PER_JOB
-from rsna_e2e.store.prepare.tables import HeaderOf, Table, read_part, table_to_headers, to_numpy
+from rsna_e2e.store.prepare.tables import HeaderOf, Table, read_note, table_to_headers, to_numpy
 
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -216,8 +215,8 @@ def _read_headers(search: _Search, raw_files: Sequence[RawFile]) -> Iterator[Tab
         for i in range(0, len(raw_files), HEADERS_PER_JOB)
     ]
     for done, (number, _) in enumerate(search.pool.run(jobs), start=1):
-        yield read_part(jobs[number].part)[0]
-        jobs[number].part.unlink()
+        yield read_note(jobs[number].note)[0]
+        jobs[number].note.unlink()
         n_read = min(done * HEADERS_PER_JOB, len(raw_files))
         search.progress(n_read, len(raw_files), "looking for the damaged slices")
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import Float32Array, Refusal
+from rsna_e2e.core.records import Column, Float32Array, Refusal
 from rsna_e2e.dicom.repairs import Repair, count_repairs, mark_repaired
 from rsna_e2e.store.label_runs import OrderCheck, check_order
 from rsna_e2e.store.prepare.index import label_rows
-from rsna_e2e.store.prepare.tables import Column
 from rsna_e2e.store.series_order import run_starts, series_geometry, studies_of_single_slices, volume_numbers
 from rsna_e2e.tasks.labels import LabelTable
 from rsna_e2e.tasks.task import Task

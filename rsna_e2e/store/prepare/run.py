@@ -14,7 +14,7 @@ from rsna_e2e.core.errors import BadInputError, DiskFullError, UsageError
 from rsna_e2e.core.files import full_disk_named
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import Progress, Refusal, no_progress
+from rsna_e2e.core.records import Column, Progress, Refusal, no_progress
 from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.store.prepare.index import index_columns, join_labels, with_pseudonyms
 from rsna_e2e.store.prepare.inputs import Inputs, read_inputs, with_labels
@@ -23,7 +23,7 @@ from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.ray_pool import RayPool
 from rsna_e2e.store.prepare.report import Part, PartReport, PrepareReport, make_report, nothing_taken
 from rsna_e2e.store.prepare.store_plan import Copies, MakePlan, ShardPlans
-from rsna_e2e.store.prepare.tables import Column, read_parts, refusals_of, to_numpy
+from rsna_e2e.store.prepare.tables import read_notes, refusals_of, to_numpy
 from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.store.tables import release_unused
 from rsna_e2e.tasks.task import Task
@@ -224,13 +224,13 @@ def _run_missing(
     n_refused: int,
 ) -> list[Path]:
     """Run jobs of which no note is there that can be relied on, and return the notes of all."""
-    missing = [(job, n) for job, n in zip(jobs, sizes, strict=True) if not _is_settled(job.part)]
+    missing = [(job, n) for job, n in zip(jobs, sizes, strict=True) if not _is_settled(job.note)]
     done = sum(sizes) - sum(n for _, n in missing)
     for number, n_refused_here in pool.run([job for job, _ in missing]):
         done += missing[number][1]
         n_refused += n_refused_here
         progress(done, sum(sizes), f"{what}, {n_refused} refused")
-    return [job.part for job in jobs]
+    return [job.note for job in jobs]
 
 
 def _is_settled(part: Path) -> bool:
@@ -256,7 +256,7 @@ def _collect(
     inputs: Inputs, shards: Sequence[ShardPlan], refused: Sequence[Refusal]
 ) -> tuple[dict[str, Column], list[Refusal]]:
     """Return the columns of what was written, and all refusals."""
-    stored, broken = read_parts([shard.note for shard in shards])
+    stored, broken = read_notes([shard.note for shard in shards])
     refusals = with_labels(sorted([*refused, *broken], key=lambda refusal: (refusal.path, refusal.reason)), inputs)
     columns = {name: to_numpy(stored, name) for name in stored.column_names}
     del stored  # as `columns` now

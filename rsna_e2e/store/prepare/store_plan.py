@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsna_e2e.core.records import Refusal
+from rsna_e2e.core.records import Refusal, Rows
 from rsna_e2e.dicom.image_ids import unique_image_ids
 from rsna_e2e.store import Compression, bytes_on_disk
 from rsna_e2e.store.prepare.jobs import ShardPlan
-from rsna_e2e.store.prepare.part import Digest, Plan, Rows, find_copies, plan_series, plan_shards
 from rsna_e2e.store.prepare.patients import with_patients
 from rsna_e2e.store.prepare.pool import Begin, Lost
-from rsna_e2e.store.prepare.tables import Table, file_names, plan_digest_of, read_part, read_parts, to_numpy, write_part
+from rsna_e2e.store.prepare.series_plan import Digest, Plan, find_copies, plan_series, plan_shards
+from rsna_e2e.store.prepare.tables import Table, file_names, plan_digest_of, read_note, read_notes, to_numpy, write_note
 
 COPIES_PER_JOB = 256
 
@@ -56,7 +56,7 @@ class MakePlan:
     digests: Sequence[Path] = ()
 
     def __call__(self, begin: Begin, lost: Lost) -> Copies | ShardPlans:
-        headers, refused = read_parts(self.headers)
+        headers, refused = read_notes(self.headers)
         headers = with_patients(headers)
         copies = find_copies(headers)
         if len(copies) and not self.digests:
@@ -77,7 +77,7 @@ class MakePlan:
         for i in range(0, len(copies), COPIES_PER_JOB):
             taken = headers.take(copies[i : i + COPIES_PER_JOB])
             path = self.notes / f"copies-{digest_of(taken)}.arrow"
-            write_part(path, taken, [])
+            write_note(path, taken, [])
             files.append((path, len(taken)))
         return Copies(files)
 
@@ -98,7 +98,7 @@ class MakePlan:
         if shard.note.exists() and plan_digest_of(shard.note) != shard.digest:
             shard.note.unlink()
         if not shard.note.exists():
-            write_part(shard.plan, taken.append_column("position_mm", [plan.position_mm[first:end]]), [])
+            write_note(shard.plan, taken.append_column("position_mm", [plan.position_mm[first:end]]), [])
         return shard
 
 
@@ -122,8 +122,8 @@ def digest_of(table: Table) -> str:
     return digest.hexdigest()[:32]
 
 
-def _digests(part: Path) -> Iterator[Digest]:
+def _digests(note: Path) -> Iterator[Digest]:
     """Yield what `DigestCopies` found: a digest of each slice, or why it is refused."""
-    table, refusals = read_part(part)
+    table, refusals = read_note(note)
     refused = iter(refusals)
     return (next(refused) if digest is None else digest for digest in table["digest"].to_pylist())

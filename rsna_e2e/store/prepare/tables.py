@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from rsna_e2e.core.files import as_json, atomic_writer
-from rsna_e2e.core.records import Acquisition, RawFile, Refusal, SliceRecord
+from rsna_e2e.core.records import Acquisition, Column, RawFile, Refusal, SliceRecord
 from rsna_e2e.dicom import SliceHeader
 from rsna_e2e.store.tables import texts_to_numpy
 
 Table = Any  # pyarrow has no types
-Column = npt.NDArray[Any]
 
 _ARROW_TYPES: dict[Any, Any] = {
     str: pa.string(),
@@ -89,7 +87,7 @@ def file_names(table: Table) -> list[str]:
     return [os.fsdecode(name) for name in table["name"].to_pylist()]
 
 
-def write_part(path: Path, table: Table, refusals: Iterable[Refusal], *, plan_digest: str = "") -> None:
+def write_note(path: Path, table: Table, refusals: Iterable[Refusal], *, plan_digest: str = "") -> None:
     """Write a table and the refusals that came with it. plan_digest: of what was to be written.
 
     Raises OutOfResourcesError when the disk is full.
@@ -102,17 +100,17 @@ def write_part(path: Path, table: Table, refusals: Iterable[Refusal], *, plan_di
 
 
 def plan_digest_of(path: Path) -> str:
-    """Read the digest that `write_part` was given."""
+    """Read the digest that `write_note` was given."""
     return str(_metadata_of(path)[_PLAN_DIGEST].decode())
 
 
 def refusals_of(path: Path) -> list[Refusal]:
-    """Read only the refusals that `write_part` was given."""
+    """Read only the refusals that `write_note` was given."""
     return _told(_metadata_of(path))
 
 
-def read_part(path: Path) -> tuple[Table, list[Refusal]]:
-    """Read what `write_part` wrote."""
+def read_note(path: Path) -> tuple[Table, list[Refusal]]:
+    """Read what `write_note` wrote."""
     with pa.OSFile(str(path)) as file:
         table = pa.ipc.open_file(file).read_all()
     return table.replace_schema_metadata(None), _told(table.schema.metadata)
@@ -128,11 +126,11 @@ def _told(metadata: dict[bytes, bytes]) -> list[Refusal]:
     return [Refusal(*words) for words in json.loads(metadata[_REFUSALS])]
 
 
-def read_parts(paths: Sequence[Path]) -> tuple[Table, list[Refusal]]:
+def read_notes(paths: Sequence[Path]) -> tuple[Table, list[Refusal]]:
     """Return the rows of all files, and all refusals, in the order of the files."""
-    parts = [read_part(path) for path in paths]
-    tables = [table for table, _ in parts if len(table)] or [headers_to_table([])]
-    return pa.concat_tables(tables), [refusal for _, refused in parts for refusal in refused]
+    notes = [read_note(path) for path in paths]
+    tables = [table for table, _ in notes if len(table)] or [headers_to_table([])]
+    return pa.concat_tables(tables), [refusal for _, refused in notes for refusal in refused]
 
 
 def to_numpy(table: Table, name: str) -> Column:

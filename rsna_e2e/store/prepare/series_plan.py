@@ -8,15 +8,13 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import Acquisition, Float64Array, Refusal, printable
-from rsna_e2e.store.prepare.tables import Column, Table, file_names, to_numpy
+from rsna_e2e.core.records import Acquisition, Column, Float64Array, Refusal, Rows, printable
+from rsna_e2e.store.prepare.tables import Table, file_names, to_numpy
 from rsna_e2e.store.series_order import SeriesMembers, order_series, run_starts, series_key
 from rsna_e2e.store.volumes import ORDERS
 
-Rows = npt.NDArray[np.int64]
 Digest = str | Refusal  # of a slice's place and pixels, or why there is none
 
 
