@@ -45,11 +45,16 @@ def add_device(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def add_settings(verb: argparse.ArgumentParser) -> None:
-    """Let the user choose a recipe and override its values."""
-    verb.add_argument("--recipe", default="demo", help="demo, reference, or a config.yaml (default demo)")
+def add_settings(verb: argparse.ArgumentParser, *, file: str = "a config.yaml") -> None:
+    """Let the user choose a recipe and override its values. file: the kind of file that a recipe may be."""
+    verb.add_argument("--recipe", default="demo", help=f"demo, reference, or {file} (default demo)")
     verb.add_argument(
-        "--set", action="append", default=[], metavar="a.b=VALUE", help="override a value of the recipe; repeatable"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="a.b=VALUE",
+        help="override a value of the recipe; repeatable",
     )
 
 

@@ -1,196 +1,167 @@
-"""The command line of `rsna-e2e bench`; what measures is imported when it is needed, so that --help is quick."""
+"""The verb that measures speed: bench, one table of benchmarks and their options."""
 
 import argparse
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 from rsna_e2e.cli.arguments import add_device, add_settings, at_least_one
-from rsna_e2e.core.records import Progress
+from rsna_e2e.cli.verbs import Verbs, add_verb, tell
+
+AddOption: TypeAlias = Callable[[argparse.ArgumentParser], object]
 
 STORE_HELP = "a store made by prepare (default: a small one, simulated for the occasion)"
 
 
-def add_modes(verb: argparse.ArgumentParser) -> None:
-    """Add the benchmarks; each sets `measure`, which takes the options and a `Progress` and returns a result."""
-    modes = verb.add_subparsers(
-        dest="mode", metavar="transform|loader|train|chunked|embed|prepare|packing", required=True
+class Mode(NamedTuple):
+    """A benchmark: `bench NAME` calls `rsna_e2e.tools.bench.NAME.bench_NAME`, each option as the argument of its name."""
+
+    name: str
+    help: str
+    options: tuple[AddOption, ...]
+
+
+def add_bench(verbs: Verbs) -> None:
+    """Add `rsna-e2e bench`."""
+    verb = add_verb(
+        verbs,
+        "bench",
+        _bench,
+        "Measure speed: the fused operator beside its peers, the loader, training.",
+        "rsna-e2e bench transform",
+        "rsna-e2e bench loader store --recipe demo",
+        "rsna-e2e bench train store --out train.json",
+        "rsna-e2e bench embed store --recipe demo",
+        "rsna-e2e bench prepare --folder /dev/shm --memory-slices",
     )
-    transform = modes.add_parser("transform", help="the operator beside its peers at the same job, on one core")
-    transform.add_argument("--store", type=Path, help=STORE_HELP)
-    transform.add_argument("--slices", type=at_least_one, default=16, help="different slices (default 16)")
-    transform.add_argument("--size", type=at_least_one, default=480, help="side of the images, pixels (default 480)")
-    transform.add_argument(
-        "--keep-freed", action="store_true", help="tell the C library to keep freed memory, which serves the peers"
-    )
-    _add_common(transform, rounds=7)
-    transform.set_defaults(measure=_transform)
-
-    loader = modes.add_parser("loader", help="the loader alone, beside the bare operator on the same slices")
-    loader.add_argument("store", type=Path, nargs="?", metavar="STORE", help=STORE_HELP)
-    loader.add_argument("--slices", type=at_least_one, default=2048, help="slices in a pass, at least (default 2048)")
-    add_settings(loader)
-    _add_common(loader, rounds=5)
-    loader.set_defaults(measure=_loader)
-
-    train = modes.add_parser("train", help="training on data that lies ready, the loader alone, and both together")
-    train.add_argument("store", type=Path, nargs="?", metavar="STORE", help=STORE_HELP)
-    train.add_argument("--steps", type=at_least_one, default=8, help="steps in a turn, at least (default 8)")
-    add_settings(train)
-    _add_common(train, rounds=5)
-    train.set_defaults(measure=_train)
-
-    chunked = modes.add_parser(
-        "chunked", help="exact gradients in chunks: memory by length of a series, time, share of peak"
-    )
-    chunked.add_argument(
-        "--slices",
-        type=at_least_one,
-        nargs="+",
-        metavar="N",
-        default=[30, 60, 120, 250, 400],
-        help="lengths of the series whose memory is measured (default 30 60 120 250 400)",
-    )
-    chunked.add_argument(
-        "--timed-slices", type=at_least_one, default=60, help="length of the series that is timed (default 60)"
-    )
-    add_settings(chunked)
-    _add_common(chunked, rounds=5)
-    chunked.set_defaults(measure=_chunked)
-
-    embed = modes.add_parser("embed", help="storing embeddings, beside the bare backbone; memory by number of slices")
-    embed.add_argument("store", type=Path, nargs="?", metavar="STORE", help=STORE_HELP)
-    embed.add_argument("--slices", type=at_least_one, default=2048, help="slices in a turn, at least (default 2048)")
-    add_settings(embed)
-    _add_common(embed, rounds=5)
-    embed.set_defaults(measure=_embed)
-
-    prepare = modes.add_parser("prepare", help="DICOM files to a verified store, beside a plain write; memory")
-    prepare.add_argument("--folder", type=Path, help="where to put files and store (default: the temporary folder)")
-    prepare.add_argument("--slices", type=at_least_one, default=2000, help="slices in a turn (default 2000)")
-    prepare.add_argument(
-        "--memory-slices",
-        type=at_least_one,
-        nargs="*",
-        metavar="N",
-        default=[1000, 20000],
-        help="numbers of slices whose memory is measured, 1 MiB of disk each (default 1000 20000)",
-    )
-    _add_timing(prepare, rounds=5)
-    prepare.set_defaults(measure=_prepare)
-
-    packing = modes.add_parser("packing", help="what prepare --compress saves, and costs in writing and reading")
-    packing.add_argument("store", type=Path, nargs="?", metavar="STORE", help=STORE_HELP)
-    packing.add_argument("--folder", type=Path, help="where to put shards (default: the temporary folder)")
-    packing.add_argument("--slices", type=at_least_one, default=256, help="slices in a turn, at most (default 256)")
-    _add_timing(packing, rounds=7)
-    packing.set_defaults(measure=_packing)
+    modes = verb.add_subparsers(dest="mode", metavar="|".join(mode.name for mode in MODES), required=True)
+    for mode in MODES:
+        parser = modes.add_parser(mode.name, help=mode.help)
+        for add in mode.options:
+            add(parser)
 
 
-def _add_common(mode: argparse.ArgumentParser, *, rounds: int) -> None:
-    _add_timing(mode, rounds=rounds)
-    add_device(mode)
+def _bench(options: argparse.Namespace) -> None:
+    from rsna_e2e.core.console import progress_bar
+
+    arguments = {name: value for name, value in vars(options).items() if name not in ("verb", "run", "mode")}
+    measure = getattr(import_module(f"rsna_e2e.tools.bench.{options.mode}"), f"bench_{options.mode}")
+    with progress_bar(f"bench {options.mode}", unit="rounds") as progress:
+        result = measure(**arguments, progress=progress)
+    tell(*str(result).splitlines())
+    if options.out is not None:
+        tell(f"figures: {options.out}")
 
 
-def _add_timing(mode: argparse.ArgumentParser, *, rounds: int) -> None:
-    mode.add_argument("--rounds", type=at_least_one, default=rounds, help=f"turns of everyone (default {rounds})")
-    mode.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures there too")
+def _option(name: str, **how: Any) -> AddOption:
+    return lambda parser: parser.add_argument(name, **how)
 
 
-def _transform(options: argparse.Namespace, progress: Progress) -> object:
-    from rsna_e2e.tools.bench.transform import bench_transform
-
-    return bench_transform(
-        options.store,
-        n_slices=options.slices,
-        size=options.size,
-        rounds=options.rounds,
-        device=options.device,
-        keeps_freed=options.keep_freed,
-        out=options.out,
-        progress=progress,
-    )
+def _folder(what: str) -> AddOption:
+    return _option("--folder", type=Path, help=f"where to put {what} (default: the temporary folder)")
 
 
-def _loader(options: argparse.Namespace, progress: Progress) -> object:
-    from rsna_e2e.tools.bench.loader import bench_loader
-
-    return bench_loader(
-        options.store,
-        recipe=options.recipe,
-        overrides=options.set,
-        n_slices=options.slices,
-        rounds=options.rounds,
-        device=options.device,
-        out=options.out,
-        progress=progress,
-    )
+def _slices(default: int, what: str) -> AddOption:
+    return _option(
+        "--slices", dest="n_slices", metavar="SLICES", type=at_least_one, default=default,
+        help=f"{what} (default {default})",
+    )  # fmt: skip
 
 
-def _train(options: argparse.Namespace, progress: Progress) -> object:
-    from rsna_e2e.tools.bench.train import bench_train
-
-    return bench_train(
-        options.store,
-        recipe=options.recipe,
-        overrides=options.set,
-        steps=options.steps,
-        rounds=options.rounds,
-        device=options.device,
-        out=options.out,
-        progress=progress,
-    )
+def _rounds(default: int) -> AddOption:
+    return _option("--rounds", type=at_least_one, default=default, help=f"turns of everyone (default {default})")
 
 
-def _chunked(options: argparse.Namespace, progress: Progress) -> object:
-    from rsna_e2e.tools.bench.chunked import bench_chunked
+STORE = _option("store", type=Path, nargs="?", metavar="STORE", help=STORE_HELP)
+OUT = _option("--out", type=Path, metavar="FILE.json", help="write the figures there too")
 
-    return bench_chunked(
-        recipe=options.recipe,
-        overrides=options.set,
-        slices=options.slices,
-        timed_slices=options.timed_slices,
-        rounds=options.rounds,
-        device=options.device,
-        out=options.out,
-        progress=progress,
-    )
-
-
-def _embed(options: argparse.Namespace, progress: Progress) -> object:
-    from rsna_e2e.tools.bench.embed import bench_embed
-
-    return bench_embed(
-        options.store,
-        recipe=options.recipe,
-        overrides=options.set,
-        n_slices=options.slices,
-        rounds=options.rounds,
-        device=options.device,
-        out=options.out,
-        progress=progress,
-    )
-
-
-def _prepare(options: argparse.Namespace, progress: Progress) -> object:
-    from rsna_e2e.tools.bench.prepare import bench_prepare
-
-    return bench_prepare(
-        options.folder,
-        n_slices=options.slices,
-        memory_slices=options.memory_slices,
-        rounds=options.rounds,
-        out=options.out,
-        progress=progress,
-    )
-
-
-def _packing(options: argparse.Namespace, progress: Progress) -> object:
-    from rsna_e2e.tools.bench.packing import bench_packing
-
-    return bench_packing(
-        options.store,
-        folder=options.folder,
-        n_slices=options.slices,
-        rounds=options.rounds,
-        out=options.out,
-        progress=progress,
-    )
+MODES = (
+    Mode(
+        "transform",
+        "the operator beside its peers at the same job, on one core",
+        (
+            _option("--store", type=Path, help=STORE_HELP),
+            _slices(16, "different slices"),
+            _option("--size", type=at_least_one, default=480, help="side of the images, pixels (default 480)"),
+            _option(
+                "--keep-freed",
+                dest="keeps_freed",
+                action="store_true",
+                help="tell the C library to keep freed memory, which serves the peers",
+            ),
+            _rounds(7),
+            OUT,
+            add_device,
+        ),
+    ),
+    Mode(
+        "loader",
+        "the loader alone, beside the bare operator on the same slices",
+        (STORE, _slices(2048, "slices in a pass, at least"), add_settings, _rounds(5), OUT, add_device),
+    ),
+    Mode(
+        "train",
+        "training on data that lies ready, the loader alone, and both together",
+        (
+            STORE,
+            _option("--steps", type=at_least_one, default=8, help="steps in a turn, at least (default 8)"),
+            add_settings,
+            _rounds(5),
+            OUT,
+            add_device,
+        ),
+    ),
+    Mode(
+        "chunked",
+        "exact gradients in chunks: memory by length of a series, time, share of peak",
+        (
+            _option(
+                "--slices",
+                type=at_least_one,
+                nargs="+",
+                metavar="N",
+                default=[30, 60, 120, 250, 400],
+                help="lengths of the series whose memory is measured (default 30 60 120 250 400)",
+            ),
+            _option(
+                "--timed-slices",
+                type=at_least_one,
+                default=60,
+                help="length of the series that is timed (default 60)",
+            ),
+            add_settings,
+            _rounds(5),
+            OUT,
+            add_device,
+        ),
+    ),
+    Mode(
+        "embed",
+        "storing embeddings, beside the bare backbone; memory by number of slices",
+        (STORE, _slices(2048, "slices in a turn, at least"), add_settings, _rounds(5), OUT, add_device),
+    ),
+    Mode(
+        "prepare",
+        "DICOM files to a verified store, beside a plain write; memory",
+        (
+            _folder("files and store"),
+            _slices(2000, "slices in a turn"),
+            _option(
+                "--memory-slices",
+                type=at_least_one,
+                nargs="*",
+                metavar="N",
+                default=[1000, 20000],
+                help="numbers of slices whose memory is measured, 1 MiB of disk each (default 1000 20000)",
+            ),
+            _rounds(5),
+            OUT,
+        ),
+    ),
+    Mode(
+        "packing",
+        "what prepare --compress saves, and costs in writing and reading",
+        (STORE, _folder("shards"), _slices(256, "slices in a turn, at most"), _rounds(7), OUT),
+    ),
+)

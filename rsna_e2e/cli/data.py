@@ -126,7 +126,7 @@ def _quirks(options: argparse.Namespace) -> None:
     from rsna_e2e.evaluation.quirks import measure_quirks
     from rsna_e2e.store import Store
 
-    config = load_config(options.recipe, options.set)
+    config = load_config(options.recipe, options.overrides)
     with closing(Store.open(options.store)) as store, progress_bar("quirks", unit="series") as progress:
         quirks = measure_quirks(store, config, n_series=options.series, progress=progress)
     rows = [(quirk.name, quirk.measure, quirk.published, quirk.default) for quirk in quirks]

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsna_e2e.cli.arguments import add_device
+from rsna_e2e.cli.arguments import add_device, add_settings
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.tasks.task import get_task
@@ -40,10 +40,7 @@ def add_pipeline(verbs: Verbs) -> None:
     )
     verb.add_argument("--data", type=Path, metavar="RAW", help="folder or zip of DICOM files, or a store of them")
     verb.add_argument("--labels", type=Path, help="label CSV (default: RAW/*train*.csv[.gz])")
-    verb.add_argument("--recipe", default="demo", help="demo, reference, or a YAML file (default demo)")
-    verb.add_argument(
-        "--set", action="append", default=[], metavar="a.b=VALUE", help="override a value of the recipe; repeatable"
-    )
+    add_settings(verb, file="a YAML file")
     verb.add_argument(
         "--part", action="append", choices=PARTS, help="run this part only; repeatable (default: all that is not done)"
     )
@@ -126,9 +123,9 @@ def _make(options: argparse.Namespace) -> "Pipeline":
         raise UsageError("--data RAW is missing: a folder or zip of DICOM files, or a store made of them by prepare")
     folders = Folders(raw=raw, labels=options.labels, store=store, out=options.out / options.mode)
     if options.mode == "joint":
-        steps = plan_joint(load_config(options.recipe, options.set), folders)
+        steps = plan_joint(load_config(options.recipe, options.overrides), folders)
         return Pipeline(steps, folders, device=options.device, check=lambda store: check_store(store, None))
-    config = load_two_stage(options.recipe, options.set)
+    config = load_two_stage(options.recipe, options.overrides)
     embeddings = _embeddings(options, config) if options.mode == "fast" else ()
     steps = plan_two_stage(options.mode, config, folders, embeddings=embeddings)
     of_folds = config if options.mode == "full" else None

@@ -70,7 +70,7 @@ def _train(options: argparse.Namespace) -> None:
     from rsna_e2e.training.preemption import stop_requests
     from rsna_e2e.training.train import train
 
-    config = load_config(options.recipe, options.set)
+    config = load_config(options.recipe, options.overrides)
     with (
         stop_requests() as is_stopping,
         closing(Store.open(options.store)) as store,
@@ -113,7 +113,7 @@ def _find_lr(options: argparse.Namespace) -> None:
     from rsna_e2e.training.lr_range import find_learning_rate
     from rsna_e2e.training.lr_sweep import write_csv
 
-    config = load_config(options.recipe, options.set)
+    config = load_config(options.recipe, options.overrides)
     make_folder(options.out)
     with closing(Store.open(options.store)) as store, progress_bar("find-lr", unit="steps") as progress:
         sweep = find_learning_rate(

@@ -1,12 +1,16 @@
 """`rsna-e2e bench` as a user meets it."""
 
+import inspect
 import json
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small
 
 from rsna_e2e.cli import main
+from rsna_e2e.cli.bench import MODES
 from rsna_e2e.tools.bench.studies import opened_store
 
 
@@ -23,6 +27,29 @@ def test_a_mode_is_needed_and_known(mode: list[str], capsys: pytest.CaptureFixtu
         main(["bench", *mode])
     assert end.value.code == 2
     assert "transform|loader|train|chunked" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [mode.name for mode in MODES])
+def test_options_are_the_arguments_of_the_benchmark(
+    mode: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each by its name, and by default as in Python; the function is not run."""
+    module = import_module(f"rsna_e2e.tools.bench.{mode}")
+    signature = inspect.signature(getattr(module, f"bench_{mode}"))
+    given: dict[str, Any] = {}
+
+    def note(**arguments: Any) -> str:
+        signature.bind(**arguments)
+        given.update(arguments)
+        return "measured"
+
+    monkeypatch.setattr(module, f"bench_{mode}", note)
+    assert main(["bench", mode]) == 0
+    assert capsys.readouterr().out == "measured\n"
+    for name, value in given.items():
+        default = signature.parameters[name].default
+        if name != "progress" and default is not inspect.Parameter.empty:
+            assert (tuple(value) if isinstance(value, list) else value) == default, name
 
 
 @pytest.mark.parametrize("mode", ["transform", "loader", "train"])
