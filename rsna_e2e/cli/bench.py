@@ -15,7 +15,7 @@ STORE_HELP = "a store made by prepare (default: a small one, simulated for the o
 
 
 class Mode(NamedTuple):
-    """A benchmark: `bench NAME` calls `rsna_e2e.tools.bench.NAME.bench_NAME`, each option as the argument of its name."""
+    """A benchmark: `bench NAME` calls `bench_NAME` of the module `rsna_e2e.tools.bench.NAME` with its options."""
 
     name: str
     help: str

@@ -59,44 +59,54 @@ def add_prepare(verbs: Verbs) -> None:
         "rsna-e2e prepare /data/dicom store --merge store.part-*",
         "rsna-e2e prepare /data/dicom store --deidentify ~/keys/study.key   # see docs/privacy.md",
     )
-    verb.add_argument(
-        "raw", type=Path, metavar="RAW", help="folder of DICOM files, nested as you like, or a zip of one"
-    )
+    verb.add_argument("raw", type=Path, metavar="RAW", help="folder of DICOM files, nested at will, or a zip of one")
     verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
     verb.add_argument("--labels", type=Path, help="CSV with columns ID,Label (default: *train*.csv[.gz] in or by RAW)")
     add_task(verb)
     verb.add_argument("--folds", type=at_least_one, default=N_FOLDS, help=f"patient-level folds (default {N_FOLDS})")
     verb.add_argument("--seed", type=seed, default=SEED, help=f"seed of the folds (default {SEED})")
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
-    verb.add_argument("--ray", action="store_true", help="on a Ray cluster (RAY_ADDRESS) that sees the same files")
-    verb.add_argument(
-        "--shard", type=_part, metavar="I/N", help="do the I-th of N machines' parts, in STORE.part-I-of-N"
-    )
     verb.add_argument(
         "--compress",
         action="store_const",
         const="bitshuffle-lz4",
         default="none",
-        help="pack the pixels, without loss, to about half (bitshuffle-LZ4, HDF5's filter 32008)",
+        help="compress the pixels losslessly, to about half the size (bitshuffle-LZ4, HDF5's filter 32008)",
     )
-    verb.add_argument(
-        "--require-hu",
-        action="store_true",
-        help="refuse files whose RescaleType is US (unspecified), also where their values are those of HU",
-    )
-    verb.add_argument("--strict", action="store_true", help="exit with 3 if anything was refused; the store is made")
-    verb.add_argument(
-        "--refuse-formulas",
-        action="store_true",
-        help="refuse files whose name a spreadsheet would run as a formula, as it begins with =, +, - or @",
-    )
-    verb.add_argument("--merge", type=Path, nargs="+", default=[], metavar="PART", help="parts that were done already")
     verb.add_argument(
         "--deidentify",
         type=Path,
         metavar="KEYFILE",
         help="hash patient ids, UIDs, image ids and refused paths with the key in KEYFILE, which is made if missing",
     )
+    _add_refusing(verb.add_argument_group("what is refused"))
+    _add_sharing(verb.add_argument_group("several machines"))
+
+
+def _add_refusing(options: "argparse._ArgumentGroup") -> None:
+    options.add_argument(
+        "--require-hu",
+        action="store_true",
+        help="refuse files whose RescaleType is US (unspecified), even where their values are those of HU",
+    )
+    options.add_argument(
+        "--refuse-formulas",
+        action="store_true",
+        help="refuse files whose name begins with =, +, - or @, which a spreadsheet would run as a formula",
+    )
+    options.add_argument(
+        "--strict", action="store_true", help="exit with 3 if anything was refused; the store is made all the same"
+    )
+
+
+def _add_sharing(options: "argparse._ArgumentGroup") -> None:
+    options.add_argument(
+        "--shard", type=_part, metavar="I/N", help="do part I of N, for machine I of N, in STORE.part-I-of-N"
+    )
+    options.add_argument(
+        "--merge", type=Path, nargs="+", default=[], metavar="PART", help="make STORE of these finished parts"
+    )
+    options.add_argument("--ray", action="store_true", help="use a Ray cluster (RAY_ADDRESS) that sees the same files")
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -162,11 +172,10 @@ def _prepare(options: argparse.Namespace) -> None:
 
     if options.shard is not None:
         _check_is_for_a_part(options)
-    task = get_task(options.task)
     pseudonyms = _pseudonyms(options)
     with progress_bar("prepare", unit="slices") as progress:
         how = {
-            "task": task,
+            "task": get_task(options.task),
             "labels": options.labels,
             "n_jobs": options.jobs,
             "on_ray": options.ray,
@@ -187,11 +196,18 @@ def _prepare(options: argparse.Namespace) -> None:
             pseudonyms=pseudonyms,
             **how,
         )
+    _say_prepared(report, options)
+
+
+def _say_prepared(report: "PrepareReport", options: argparse.Namespace) -> None:
+    """Print the report and its warnings. Raises BadInputError with --strict when anything was refused."""
+    from rsna_e2e.core.console import field_lines
+
     tell(*field_lines(report).splitlines())
     if report.refusals:
-        tell(f"what was not taken and why: {options.store / 'refusals.parquet'}")
-    if pseudonyms is not None:
-        tell(f"identifiers are hashed with the key in {options.deidentify}: keep it, and apart from the store")
+        tell(f"what was refused, and why: {options.store / 'refusals.parquet'}")
+    if options.deidentify is not None:
+        tell(f"identifiers are hashed with the key in {options.deidentify}: keep it, apart from the store")
     _warn(report)
     if options.strict and report.refusals:
         raise BadInputError(

@@ -5,10 +5,14 @@ import os
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsna_e2e.cli.arguments import add_device, add_settings, at_least_one, learning_rate
 from rsna_e2e.cli.embeddings import add_embeddings, add_out_of_fold, open_embeddings
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
+
+if TYPE_CHECKING:
+    from rsna_e2e.training.train import TrainSummary
 
 
 def add_train(verbs: Verbs) -> None:
@@ -90,8 +94,11 @@ def _train(options: argparse.Namespace) -> None:
             progress=progress if ranks.is_main else no_progress,
             say=lambda text: tell(f"train: {text}", to=sys.stderr),
         )
-    if not ranks.is_main:
-        return
+    if ranks.is_main:
+        _say_trained(summary, options.out)
+
+
+def _say_trained(summary: "TrainSummary", run: Path) -> None:
     tell(
         f"trained {summary.steps} steps on {summary.compute} at {summary.slices_per_s:.0f} slices/s, "
         f"{summary.stall_share:.1%} of the time waiting for the loader ({summary.stalls} stalls), "
@@ -101,7 +108,7 @@ def _train(options: argparse.Namespace) -> None:
         tell(f"{summary.skipped} steps were skipped, because their loss or gradient was not finite")
     if summary.best is not None:
         tell(f"best epoch {summary.best_epoch}: {summary.best}")
-    tell(f"run: {options.out}   curves: tensorboard --logdir {options.out}")
+    tell(f"run: {run}   curves: tensorboard --logdir {run}")
 
 
 def _find_lr(options: argparse.Namespace) -> None:

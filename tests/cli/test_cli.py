@@ -14,7 +14,10 @@ from rsna_e2e.cli import main
 from rsna_e2e.store import FORMAT_VERSION, Store
 from rsna_e2e.training.launch import for_libraries
 
-VERBS = ("synth", "prepare", "find-lr", "train", "predict", "evaluate", "bench")
+VERBS = (
+    *("synth", "prepare", "store verify", "store repair", "inspect", "quirks", "import-weights", "find-lr", "train"),
+    *("embed", "import-embeddings", "predict", "bag", "smooth", "evaluate", "pipeline", "bench"),
+)
 HELP_LIMIT_S = 0.5
 
 
@@ -36,7 +39,7 @@ def test_help_answers_at_once() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main([verb, "--help"])
+        main([*verb.split(), "--help"])
     assert end.value.code == 0
     assert f"  rsna-e2e {verb} " in capsys.readouterr().out.split("example")[-1]
 
