@@ -68,9 +68,9 @@ def test_memory_that_runs_out_is_one_line(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("rsna_e2e.config.load_config", fail)
+    monkeypatch.setattr(Store, "open", fail)
     assert "train: memory ran out. Smaller images" in _says(capsys, ["train", "store", "run"], code)
-    monkeypatch.setattr("rsna_e2e.config.load_config", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(Store, "open", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # a bug stays one
         main(["train", "store", "run"])
 
