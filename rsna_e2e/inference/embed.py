@@ -1,4 +1,4 @@
-"""Embeddings of a store's slices by a trained backbone: read, embedded in every view, and stored as they come."""
+"""Embeds a store's slices with a trained backbone, in every view asked for, and stores the embeddings in shards."""
 
 # N slices, C windows, S image side, F features
 
@@ -11,20 +11,17 @@ from typing import Literal
 
 import torch
 
-from rsna_e2e.config import RunConfig, View
-from rsna_e2e.core.device import Compute, choose_compute
+from rsna_e2e.config import View
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import as_json
 from rsna_e2e.core.records import Float32Array, Progress, Rows, no_progress
+from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.model.forward import EMBED_TOGETHER
-from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import SHARD_SLICES, EmbeddingSource, EmbeddingWriter
 from rsna_e2e.store.embeddings.shards import Append
-from rsna_e2e.store.reader import check_labels
-from rsna_e2e.training.checkpoint import find_checkpoint, load_model, weights_sha256
-from rsna_e2e.training.run_folder import read_config, read_task
+from rsna_e2e.training.run_folder import read_config
 
 Split = Literal["all", "train", "test"]
 
@@ -43,10 +40,9 @@ _HOW = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extracted:
-    """What a folder of embeddings holds now.
+    """What a folder of embeddings holds after a call of `extract`.
 
-    damaged: what was wrong with checkpoints that were passed over. n_embedded: embeddings that were made this time,
-    over all views.
+    damaged: messages about checkpoints that were passed over. n_embedded: embeddings made by this call, over all views.
     """
 
     folder: Path
@@ -61,25 +57,21 @@ class Extracted:
 class Extractor:
     """A trained backbone made ready to embed slices of a store.
 
-    checkpoint: see `find_checkpoint`. damaged: what was wrong with those that were passed over. Raises BadInputError
-    when the run, checkpoint or store is not one or does not fit, UsageError for a run without a backbone.
+    trained: the run it is of. source: identifies these embeddings among others. width: features of an embedding, F.
+    Raises BadInputError when run, checkpoint or store are damaged or do not fit each other, UsageError for a run
+    without a backbone.
     """
 
     def __init__(self, run: Path, store: Store, *, checkpoint: str = "auto", device: str = "auto") -> None:
-        self.damaged: list[str] = []
-        self.checkpoint = find_checkpoint(run, checkpoint, on_damaged=lambda error: self.damaged.append(str(error)))
-        config = read_config(run)
-        if config.model.backbone == "none":
+        if read_config(run).model.backbone == "none":
             raise UsageError(f"{run}: has no backbone, it learned from embeddings. Give the run of an image classifier")
-        task = read_task(run, config.task)
-        check_labels(store, task)
-        self.compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
-        model = JointModel.for_task(config.model.without_initial_weights(), task)
-        state = load_model(model, self.checkpoint)
-        self._model = self.compute.place(model).eval()
-        self.width = self._model.n_features
-        self.source = _source(config, store, self.compute, epoch=state.epoch, weights=weights_sha256(self.checkpoint))
-        self._loader = ImageLoader(store, config, task=task, device=self.compute.device, dtype=self.compute.image_dtype)
+        self.trained = TrainedModel.open(run, checkpoint, device=device)
+        loader = self.trained.loader(store)
+        assert isinstance(loader, ImageLoader)
+        self._loader = loader
+        self.compute = self.trained.compute
+        self.width = self.trained.network.n_features
+        self.source = _source(self.trained, store)
 
     def images(self, rows: Rows) -> Iterator[torch.Tensor]:
         """Yield the images [n, C, S, S] of these rows of the store, `EMBED_TOGETHER` at a time, un-augmented."""
@@ -91,7 +83,7 @@ class Extractor:
     def embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
         """Return embeddings [N, F], float32, in the precision of the run."""
         with self.compute.autocast():
-            return self._model.embed(images_NCSS)
+            return self.trained.network.embed(images_NCSS)
 
     def embed_views(self, images_NCSS: torch.Tensor, views: Sequence[View]) -> list[Float32Array]:
         """Return the embeddings [N, F] of the same images in each of the views."""
@@ -121,28 +113,43 @@ def extract(
     with EmbeddingWriter(out, source=extractor.source, width=extractor.width, store=store) as writer:
         if set(writer.views) - set(views):
             raise UsageError(f"{out}: holds views {', '.join(writer.views)}. Ask for them too, or give another folder")
-        blocks = [(f"{i // SHARD_SLICES:05d}", rows[i : i + SHARD_SLICES]) for i in range(0, len(rows), SHARD_SLICES)]
-        missing = [[view for view in views if not writer.has(view, name, block)] for name, block in blocks]
-        total = sum(len(block) * len(some) for (_, block), some in zip(blocks, missing, strict=True))
+        blocks = list(_missing_blocks(writer, rows, views))
+        total = sum(len(block.rows) * len(block.views) for block in blocks)
         done = 0
-        for (name, block), some in zip(blocks, missing, strict=True):
-            if not some:
-                continue
+        for block in blocks:
             with ExitStack() as stack:
-                appends = [stack.enter_context(writer.shard(view, name, block)) for view in some]
-                for n in embed_block(extractor, block, some, appends):
+                appends = [stack.enter_context(writer.shard(view, block.name, block.rows)) for view in block.views]
+                for n in embed_block(extractor, block.rows, block.views, appends):
                     done += n
                     progress(done, total)
         manifest = writer.commit()
     return Extracted(
         folder=out,
-        checkpoint=extractor.checkpoint,
-        damaged=tuple(extractor.damaged),
+        checkpoint=extractor.trained.checkpoint,
+        damaged=extractor.trained.damaged,
         n_slices=len(rows),
         views=manifest.views,
         width=manifest.width,
         n_embedded=total,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Block:
+    """Rows of the store that go into one shard for each of `views`."""
+
+    name: str
+    rows: Rows
+    views: list[View]
+
+
+def _missing_blocks(writer: EmbeddingWriter, rows: Rows, views: Sequence[View]) -> Iterator[_Block]:
+    """Yield the blocks of `rows`, each with the views whose shard the folder has not got yet, if there are such."""
+    for start in range(0, len(rows), SHARD_SLICES):
+        name, of_block = f"{start // SHARD_SLICES:05d}", rows[start : start + SHARD_SLICES]
+        missing = [view for view in views if not writer.has(view, name, of_block)]
+        if missing:
+            yield _Block(name=name, rows=of_block, views=missing)
 
 
 def embed_block(extractor: Extractor, rows: Rows, views: Sequence[View], appends: Sequence[Append]) -> Iterator[int]:
@@ -171,14 +178,15 @@ def _rows(store: Store, split: Split) -> Rows:
     return rows_of(spans)
 
 
-def _source(config: RunConfig, store: Store, compute: Compute, *, epoch: int, weights: str) -> EmbeddingSource:
+def _source(trained: TrainedModel, store: Store) -> EmbeddingSource:
+    config = trained.config
     what = config.model_dump(mode="json", exclude=_HOW)
     return EmbeddingSource(
         store_hash=store.data_hash,
-        weights_sha256=weights,
+        weights_sha256=trained.weights_sha256,
         kind=hashlib.sha256(as_json(what, sort_keys=True).encode()).hexdigest(),
         held_out_fold=config.validation_fold,
         folds=config.folds,
-        epoch=epoch,
-        precision=compute.precision,
+        epoch=trained.epoch,
+        precision=trained.compute.precision,
     )

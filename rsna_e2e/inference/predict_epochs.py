@@ -1,4 +1,4 @@
-"""The mean of what all epochs of a run predict, as the published solution averaged them."""
+"""Averages the predictions of all epochs of a run, as the published solution did."""
 
 # N slices, L labels
 
@@ -15,12 +15,13 @@ from rsna_e2e.inference.average import write_submission
 from rsna_e2e.inference.missing import MissingImages, list_missing
 from rsna_e2e.inference.predict import Predictor, make_table
 from rsna_e2e.inference.predictions import PredictionTable, beside
+from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.loader.holdout import series_folds
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.labels import prepare_submission
 from rsna_e2e.tasks.metrics import scorable, weighted_log_loss
-from rsna_e2e.training.checkpoint import find_checkpoint, kept_epochs, weights_sha256
+from rsna_e2e.training.checkpoint import kept_epochs
 from rsna_e2e.training.run_folder import read_config
 
 
@@ -40,7 +41,7 @@ class EpochMember:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochMean:
-    """What was written; the mean itself, what it is made of, and which images of the split it lacks."""
+    """The files written, the mean itself, the epochs in it, and the images of the split that it lacks."""
 
     submission: Path
     manifest: Path
@@ -68,35 +69,46 @@ def predict_epochs(
     """
     prepare_submission(out, example="submission.csv")
     chosen = _all_epochs(run) if epochs is None else list(epochs)
-    predictor = Predictor(run, store, embeddings=embeddings, device=device)
-    positions = predictor.positions(split)
-    validation = _Validation(predictor)
+    trained = TrainedModel.open(run, _checkpoint(chosen[0]), device=device, embeddings=embeddings)
+    predictor = Predictor(trained, store)
+    table, members = _average(predictor, predictor.positions(split), chosen, progress)
+    write_submission(out, trained.task, table)
+    manifest = beside(out, "epochs.json")
+    listed = [asdict(member) for member in members]
+    described = {"task": trained.task.name, "split": split, "n_slices": len(table.image_ids), "members": listed}
+    write_json(manifest, described)
+    missing = list_missing(store, split, submission=out)
+    return EpochMean(submission=out, manifest=manifest, table=table, missing=missing, members=tuple(members))
+
+
+def _average(
+    predictor: Predictor, positions: Sequence[int], epochs: Sequence[int], progress: Progress
+) -> tuple[PredictionTable, list[EpochMember]]:
+    """Return the mean of what the ends of `epochs` predict of these series, and how each epoch scores."""
+    trained, validation = predictor.trained, _Validation(predictor)
     total: Float64Array | float = 0.0
     members = []
-    for done, epoch in enumerate(chosen):
-        checkpoint = find_checkpoint(run, f"epoch-{epoch}")
-        predictor.load(checkpoint)
+    for done, epoch in enumerate(epochs, start=1):
+        trained.load(_checkpoint(epoch))
         rows, probability = predictor(positions)
         total = total + probability
         loss, mean_loss = validation.score()
         members.append(
             EpochMember(
                 epoch=epoch,
-                checkpoint=checkpoint.name,
-                sha256=weights_sha256(checkpoint),
+                checkpoint=trained.checkpoint.name,
+                sha256=trained.weights_sha256,
                 log_loss=loss,
                 mean_log_loss=mean_loss,
             )
         )
-        progress(done + 1, len(chosen), "" if mean_loss is None else f"validation log loss {mean_loss:.4f}")
-    mean = np.clip(total / len(chosen), 0.0, 1.0)  # a mean of ones may round to more
-    table = make_table(store, rows, mean)
-    write_submission(out, predictor.task, table)
-    manifest = beside(out, "epochs.json")
-    listed = [asdict(member) for member in members]
-    write_json(manifest, {"task": predictor.task.name, "split": split, "n_slices": len(rows), "members": listed})
-    missing = list_missing(store, split, submission=out)
-    return EpochMean(submission=out, manifest=manifest, table=table, missing=missing, members=tuple(members))
+        progress(done, len(epochs), "" if mean_loss is None else f"validation log loss {mean_loss:.4f}")
+    mean = np.clip(total / len(epochs), 0.0, 1.0)  # a mean of ones may round to more
+    return make_table(predictor.store, rows, mean), members
+
+
+def _checkpoint(epoch: int) -> str:
+    return f"epoch-{epoch}"
 
 
 def _all_epochs(run: Path) -> list[int]:
@@ -119,12 +131,12 @@ class _Validation:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        config, store = predictor.config, predictor.store
+        config, store = predictor.trained.config, predictor.store
         folds = series_folds(store, config.folds)
         fold = config.validation_fold
         self._positions = [p for p, span in enumerate(store.series) if span.split == "train" and folds[p] == fold]
         self._has_known = bool(scorable(self._truth(rows_of(store.series[p] for p in self._positions)))[0].any())
-        self._weights_L = np.array(predictor.task.label_weights)
+        self._weights_L = np.array(predictor.trained.task.label_weights)
         self._sum: Float64Array | float = 0.0
         self._n = 0
 

@@ -19,6 +19,7 @@ from rsna_e2e.core.errors import BadInputError, PreemptedError, UsageError
 from rsna_e2e.inference.predict import Predictor, predict
 from rsna_e2e.inference.predict_epochs import predict_epochs
 from rsna_e2e.inference.predictions import predictions_path, read_predictions
+from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.loader.embedding_loader import EmbeddingLoader
 from rsna_e2e.model.forward import predict_series
 from rsna_e2e.model.network import JointModel
@@ -215,9 +216,8 @@ def test_a_predictor_gives_back_the_rows_of_the_store_whatever_the_order_of_slic
     rows, probability = predict_series(model, loader, positions, compute=compute)
     assert rows.tolist() != sorted(rows)
     expected = dict(zip(rows.tolist(), probability.tolist(), strict=True))
-    predictor = Predictor(run, store, embeddings=data.embeddings, device="cpu")
-    predictor.load(find_checkpoint(run, "last"))
-    rows, probability = predictor(positions)
+    trained = TrainedModel.open(run, "last", embeddings=data.embeddings, device="cpu")
+    rows, probability = Predictor(trained, store)(positions)
     assert rows.tolist() == list(range(len(store)))
     assert probability.tolist() == [expected[row] for row in rows.tolist()]
 
