@@ -104,21 +104,20 @@ def extract(
 ) -> Extracted:
     """Store the embeddings of every slice of a split in the folder `out`, in each of `views`.
 
-    Shards of an earlier call with the same run, epoch and store stay; a folder that is whole is left as it is. However
-    many slices there are, one batch is in memory. Raises what `Extractor` and `EmbeddingWriter` raise, UsageError for
-    an empty split and for views that the folder has beside those asked for.
+    Shards of an earlier call with the same run, epoch and store stay; a complete folder is left as it is. One batch is
+    in memory at a time. Raises what `Extractor` and `EmbeddingWriter` raise, UsageError for an empty split and for
+    views in the folder that were not asked for.
     """
     rows = _rows(store, split)
     extractor = Extractor(run, store, checkpoint=checkpoint, device=device)
     with EmbeddingWriter(out, source=extractor.source, width=extractor.width, store=store) as writer:
-        if set(writer.views) - set(views):
-            raise UsageError(f"{out}: holds views {', '.join(writer.views)}. Ask for them too, or give another folder")
+        _check_views(writer, views, out)
         blocks = list(_missing_blocks(writer, rows, views))
         total = sum(len(block.rows) * len(block.views) for block in blocks)
         done = 0
         for block in blocks:
-            with ExitStack() as stack:
-                appends = [stack.enter_context(writer.shard(view, block.name, block.rows)) for view in block.views]
+            with ExitStack() as shards:
+                appends = [shards.enter_context(writer.shard(view, block.name, block.rows)) for view in block.views]
                 for n in embed_block(extractor, block.rows, block.views, appends):
                     done += n
                     progress(done, total)
@@ -132,6 +131,11 @@ def extract(
         width=manifest.width,
         n_embedded=total,
     )
+
+
+def _check_views(writer: EmbeddingWriter, views: Sequence[View], out: Path) -> None:
+    if set(writer.views) - set(views):
+        raise UsageError(f"{out}: holds views {', '.join(writer.views)}. Ask for them too, or give another folder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

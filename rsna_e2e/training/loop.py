@@ -12,19 +12,16 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rsna_e2e.config import RunConfig
-from rsna_e2e.core.device import Compute
 from rsna_e2e.core.errors import DivergedError, OutOfResourcesError, PreemptedError
 from rsna_e2e.core.records import Progress
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.model.network import JointModel, flatten_lstms
-from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.checkpoint import Best, Checkpoint, CheckpointState, restore, save_checkpoint
-from rsna_e2e.training.distributed import Ranks
 from rsna_e2e.training.divergence import write_bundle
 from rsna_e2e.training.meter import Meter
 from rsna_e2e.training.phases import Epoch, Phase, Step
 from rsna_e2e.training.preemption import MARKER
+from rsna_e2e.training.prepared_run import PreparedRun
 from rsna_e2e.training.runlog import TRAINING_SLICES, VALIDATION, RunLog, SilentLog
 from rsna_e2e.training.step import Stepper, StepResult
 from rsna_e2e.training.validation import Validation
@@ -40,29 +37,24 @@ class Trainer:
 
     def __init__(
         self,
-        model: JointModel,
-        config: RunConfig,
-        task: Task,
-        compute: Compute,
-        ranks: Ranks,
+        prepared: PreparedRun,
         *,
         run: Path,
         log: RunLog | SilentLog,
-        phases: Sequence[Phase],
-        data_hash: str,
         validate: Callable[[JointModel], Validation | None] | None,
         is_stopping: Callable[[], bool],
         progress: Progress,
     ) -> None:
-        self._model, self._config, self._task = model, config, task
-        self._compute, self._ranks, self._run, self._log, self._phases = compute, ranks, run, log, phases
+        self._model, self._config, self._task = prepared.model, prepared.config, prepared.data.task
+        self._compute, self._ranks, self._phases = prepared.compute, prepared.ranks, prepared.phases
+        self._run, self._log = run, log
         self._validate, self._is_stopping, self._progress = validate, is_stopping, progress
         self._ema: AveragedModel | None = None
-        if config.ema_decay is not None:
-            average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
-            self._ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        if self._config.ema_decay is not None:
+            average = get_ema_multi_avg_fn(self._config.ema_decay)  # type: ignore[no-untyped-call]
+            self._ema = AveragedModel(self._model, multi_avg_fn=average, use_buffers=True)
             flatten_lstms(self._ema)
-        self.state = CheckpointState(step=0, epoch=0, phase=phases[0].kind, data_hash=data_hash)
+        self.state = CheckpointState(step=0, epoch=0, phase=self._phases[0].kind, data_hash=prepared.data.data_hash)
         self._started_s = self._saved_s = time.monotonic()
         self._saving_s = 0.0
 

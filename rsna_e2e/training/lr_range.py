@@ -1,6 +1,6 @@
-"""`rsna-e2e find-lr`: the learning rate range test on the batches of a recipe.
+"""`rsna-e2e find-lr`: the learning rate range test on the training batches of a recipe.
 
-A model that is in training already can be tested too: afterwards it is as if nothing had been.
+A model that is in training already can be tested too: everything that the test changes is restored afterwards.
 """
 
 import copy
@@ -15,21 +15,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rsna_e2e.config import RunConfig
-from rsna_e2e.core.device import choose_compute
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.loader.batch import SeriesBatch
-from rsna_e2e.loader.choice import count_channels
-from rsna_e2e.loader.holdout import split_series
 from rsna_e2e.model.norms import copied, copy_back
 from rsna_e2e.store import Store
-from rsna_e2e.store.reader import check_labels
-from rsna_e2e.tasks.task import get_task
-from rsna_e2e.training.distributed import ALONE
 from rsna_e2e.training.lr_sweep import LrSweep, run_sweep
-from rsna_e2e.training.phases import Phase, check_norms, divide, plan_phases
+from rsna_e2e.training.phases import Phase
+from rsna_e2e.training.prepared_run import PreparedRun, RunData, prepare_run
 from rsna_e2e.training.step import Stepper
-from rsna_e2e.training.train import make_loaders, prepare_model
 
 
 class Outcome(Protocol):
@@ -71,36 +65,30 @@ def find_learning_rate(
     The images and what is frozen are those of the phase's last epoch. Raises UsageError for a phase that the
     configuration has not, and what `train` and `run_sweep` raise.
     """
-    task = get_task(config.task)
-    check_labels(store, task)
-    training, _ = split_series(store, config)
+    data = RunData.of(store, config)
     if phase == "slices" and config.slice_phase is None:
         raise UsageError(f"recipe {config.recipe} has no phase on slices here. Use --phase series")
     if phase == "series" and config.epochs == 0:
         raise UsageError(f"recipe {config.recipe} has no phase on whole series here. Use --phase slices")
-    compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
-    n_channels = count_channels(config, task, embeddings=None)
-    model, config = prepare_model(
-        config,
-        task,
-        compute,
-        ALONE,
-        n_channels=n_channels,
-        init_from=init_from,
-        last=None,
-    )
-    loader_at = make_loaders(store, config, task, compute, division=divide(model, config, ALONE))
-    phases = plan_phases(config, lambda epoch: loader_at(config.image.size_at(epoch)), training)
-    tested = next(planned for planned in phases if planned.kind == phase)
-    spans = [store.series[position] for position in training]
-    check_norms(model, config, {phase: tested.smallest_chunk}, spans=spans, n_channels=n_channels)
-    is_joint = phase == "series"
-    stepper = Stepper(model, tested.optimizer, config, task, compute, n_steps=n_steps, is_joint=is_joint)
-    stepper.freeze_backbone(tested.epoch(tested.numbers.stop - 1).is_backbone_frozen)
+    prepared = prepare_run(data, config, device=device, init_from=init_from)
+    tested = next(planned for planned in prepared.phases if planned.kind == phase)
+    prepared.check_norms(tested)
+    stepper = _make_stepper(prepared, tested, n_steps=n_steps)
     with closing(_batches(tested)) as batches:
         return sweep_learning_rates(
-            stepper, model, batches, lowest=lowest, highest=highest, n_steps=n_steps, progress=progress
+            stepper, prepared.model, batches, lowest=lowest, highest=highest, n_steps=n_steps, progress=progress
         )
+
+
+def _make_stepper(prepared: PreparedRun, phase: Phase, *, n_steps: int) -> Stepper:
+    """Return what takes the steps of a phase, with the backbone frozen if it is in the phase's last epoch."""
+    stepper = Stepper(
+        *(prepared.model, phase.optimizer, prepared.config, prepared.data.task, prepared.compute),
+        n_steps=n_steps,
+        is_joint=phase.kind == "series",
+    )
+    stepper.freeze_backbone(phase.epoch(phase.numbers.stop - 1).is_backbone_frozen)
+    return stepper
 
 
 def _batches(phase: Phase) -> Generator[list[SeriesBatch]]:

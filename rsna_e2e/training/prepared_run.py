@@ -1,0 +1,183 @@
+"""Prepares a training run up to its first step: its data, its model on the device, its loaders and its phases."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from rsna_e2e.config import RunConfig
+from rsna_e2e.core.device import Compute, check_compute, choose_compute
+from rsna_e2e.core.errors import BadInputError, UsageError, is_out_of_memory
+from rsna_e2e.core.weights_file import load_weights
+from rsna_e2e.loader.choice import choose_loader, count_channels
+from rsna_e2e.loader.division import Division
+from rsna_e2e.loader.holdout import split_series
+from rsna_e2e.loader.series_loader import SeriesLoader
+from rsna_e2e.model.network import JointModel
+from rsna_e2e.store import Store
+from rsna_e2e.store.embeddings import Embeddings
+from rsna_e2e.store.reader import check_labels
+from rsna_e2e.tasks.task import Task, get_task
+from rsna_e2e.training.checkpoint import Checkpoint, find_checkpoint, load_model
+from rsna_e2e.training.chunk_size import resolve_chunks
+from rsna_e2e.training.distributed import ALONE, Ranks
+from rsna_e2e.training.phases import Phase, check_norms, divide, plan_phases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunData:
+    """The data of a run: series of a store, by their positions in it, and the input of the model.
+
+    embeddings: the input of a model without a backbone. n_channels: of that input. training, held_out: positions of the
+    series to train on and to score on.
+    """
+
+    store: Store
+    task: Task
+    embeddings: Embeddings | None
+    n_channels: int
+    training: list[int]
+    held_out: list[int]
+
+    @classmethod
+    def of(cls, store: Store, config: RunConfig, *, embeddings: Embeddings | None = None) -> Self:
+        """Return the data that `config` takes from a store.
+
+        Raises BadInputError for a store prepared for another task; UsageError when embeddings are missing or too many,
+        when no series is left to train on, and when the classifier of the embeddings saw what is held out.
+        """
+        task = get_task(config.task)
+        check_labels(store, task)
+        n_channels = count_channels(config, task, embeddings)
+        training, held_out = split_series(store, config)
+        if embeddings is not None and held_out:
+            _check_unseen(embeddings, config)
+        return cls(
+            store=store,
+            task=task,
+            embeddings=embeddings,
+            n_channels=n_channels,
+            training=training,
+            held_out=held_out,
+        )
+
+    @property
+    def data_hash(self) -> str:
+        """Identifies the store and the embeddings: a run is resumed only on the same."""
+        return self.store.data_hash if self.embeddings is None else self.embeddings.data_hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRun:
+    """A run before its first step. config: as given, with numbers for `chunk` and `graph_slices`."""
+
+    data: RunData
+    config: RunConfig
+    compute: Compute
+    ranks: Ranks
+    model: JointModel
+    phases: tuple[Phase, ...]
+
+    def check_norms(self, *phases: Phase) -> None:
+        """Raise UsageError when a norm would be given a single value of a channel to normalise in one of `phases`."""
+        check_norms(
+            self.model,
+            self.config,
+            {phase.kind: phase.smallest_chunk for phase in phases},
+            spans=[self.data.store.series[position] for position in self.data.training],
+            n_channels=self.data.n_channels,
+        )
+
+
+def prepare_run(
+    data: RunData,
+    config: RunConfig,
+    *,
+    device: str = "auto",
+    ranks: Ranks = ALONE,
+    init_from: Path | None = None,
+    last: Checkpoint | None = None,
+) -> PreparedRun:
+    """Prepare a run on `device`; nothing is written.
+
+    init_from: a run folder or a safetensors file of a joint model to start from. last: the checkpoint that the run will
+    be resumed from. Raises MissingCapabilityError when the device cannot compute as configured, OutOfResourcesError
+    when not even a few slices fit its memory, BadInputError for unusable weights, UsageError for images that the
+    backbone does not take.
+    """
+    compute = choose_compute(config.precision, device, local_rank=ranks.local_rank, cpu_threads=config.cpu_threads)
+    check_compute(compute, compiles=config.compile)
+    model = _make_model(data, config, compute, ranks, init_from=init_from, last=last)
+    settled = resolve_chunks(model, config, data.task, compute, ranks=ranks)
+    loader_at = make_loaders(data, settled, compute, division=divide(model, settled, ranks))
+    phases = plan_phases(settled, lambda epoch: loader_at(settled.image.size_at(epoch)), data.training)
+    return PreparedRun(data=data, config=settled, compute=compute, ranks=ranks, model=model, phases=phases)
+
+
+def make_loaders(
+    data: RunData, config: RunConfig, compute: Compute, *, division: Division
+) -> Callable[[int], SeriesLoader]:
+    """Return a function that gives the loader of a rank's share for images of a side, pixels; each is made once."""
+
+    @cache
+    def loader(size: int) -> SeriesLoader:
+        sized = config.model_copy(update={"image": config.image.model_copy(update={"size": size})})
+        return choose_loader(
+            data.store, sized, task=data.task, compute=compute, embeddings=data.embeddings, division=division
+        )
+
+    return loader
+
+
+def warn_of_damage(error: BadInputError) -> None:
+    """Tell the operator of a damaged checkpoint for which another is taken."""
+    warnings.warn(f"passed over: {error}", stacklevel=3)
+
+
+def _make_model(
+    data: RunData, config: RunConfig, compute: Compute, ranks: Ranks, *, init_from: Path | None, last: Checkpoint | None
+) -> JointModel:
+    """Return the model on its device, the same on every rank, with the weights that training starts from."""
+    torch.manual_seed(config.seed)
+    has_weights = init_from is not None or last is not None
+    architecture = config.model.without_initial_weights() if has_weights else config.model
+    model = JointModel.for_task(architecture, data.task, n_channels=data.n_channels)
+    if last is None and init_from is not None:
+        if init_from.is_dir():
+            load_model(model, find_checkpoint(init_from, on_damaged=warn_of_damage))
+        else:
+            load_weights(model, init_from)
+    model = compute.place(model)
+    ranks.broadcast_(model)
+    _try_one_image(model, config, compute, n_channels=data.n_channels)
+    return model
+
+
+@torch.inference_mode()
+def _try_one_image(model: JointModel, config: RunConfig, compute: Compute, *, n_channels: int) -> None:
+    """Find out before anything is written whether the backbone takes images of these sizes."""
+    for size in sorted({config.image.size, *config.image.size_from_epoch.values()}):
+        image = torch.zeros(1, n_channels, size, size, dtype=compute.image_dtype, device=compute.device)
+        try:
+            with compute.autocast():
+                model.eval().embed(image)
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UsageError(f"{config.model.backbone} does not take images of {size} px: {reason}") from None
+
+
+def _check_unseen(embeddings: Embeddings, config: RunConfig) -> None:
+    """Raise UsageError unless the classifiers held out what is to be validated on."""
+    for source in embeddings.sources:
+        if (source.held_out_fold, source.folds) != (config.validation_fold, config.folds):
+            held_out = "no fold" if source.held_out_fold is None else f"fold {source.held_out_fold} ({source.folds})"
+            raise UsageError(
+                f"validation on fold {config.validation_fold} ({config.folds}) would flatter: the embeddings are by a "
+                f"classifier that held out {held_out}. Set validation_fold and folds alike, or validation_fold=null"
+            )
