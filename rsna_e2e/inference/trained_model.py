@@ -15,7 +15,8 @@ from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.reader import check_labels
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.checkpoint import find_checkpoint, load_model, weights_sha256
-from rsna_e2e.training.run_folder import MANIFEST, read_config, read_manifest, read_task
+from rsna_e2e.training.run_folder import read_config, read_manifest, read_task
+from rsna_e2e.training.run_layout import MANIFEST
 
 
 @dataclass(slots=True, kw_only=True)

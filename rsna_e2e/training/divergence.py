@@ -15,6 +15,8 @@ from rsna_e2e.core.files import atomic_writer, make_folder, write_json
 from rsna_e2e.core.weights_file import encode
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.model.network import JointModel
+from rsna_e2e.training.checkpoint.folder import MODEL
+from rsna_e2e.training.run_layout import DEBUG
 from rsna_e2e.training.step import StepResult
 
 
@@ -48,7 +50,7 @@ def write_bundle(
 
     Those of this rank with something that is not finite, or all of them when it is the gradient alone.
     """
-    folder = run / "debug" / f"step-{step:08d}"
+    folder = run / DEBUG / f"step-{step:08d}"
     make_folder(folder)
     series = [state for batch in batches for state in _states(model, batch, compute)]
     findings = {
@@ -62,7 +64,7 @@ def write_bundle(
     }
     write_json(folder / f"rank-{rank}.json", findings)
     if rank == 0:
-        with atomic_writer(folder / "model.safetensors") as file:
+        with atomic_writer(folder / MODEL) as file:
             file.write(encode(model.state_dict()))
     suspects = {state.series for state in series if state.is_suspect}
     is_gradient_alone = math.isfinite(result.loss) and not math.isinf(result.series_loss)

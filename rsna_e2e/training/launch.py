@@ -17,11 +17,11 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from types import FrameType
 
-from rsna_e2e.core.errors import RsnaError, UsageError
+from rsna_e2e.core.errors import PreemptedError, RsnaError, UsageError
 from rsna_e2e.training.meeting import ALONE, LOOPBACK, Nodes, check_meeting, number, read_nodes
-from rsna_e2e.training.preemption import MARKER
+from rsna_e2e.training.run_layout import PREEMPTION_MARKER
 
-PREEMPTED = 75  # exit code; EX_TEMPFAIL of sysexits.h: try again later
+PREEMPTED = PreemptedError.exit_code
 _POLL_S = 0.2
 _WITHOUT_WORKERS_S = 60.0  # how long torchrun may go on without any, once they were told to end
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     except RsnaError as error:
         _say(f"train: {error}")
         return error.exit_code
-    marker = Path(arguments[1]) / MARKER
+    marker = Path(arguments[1]) / PREEMPTION_MARKER
     if nodes.node_rank == 0:
         with suppress(OSError):  # no such run yet; or no folder, which training will say
             marker.unlink()  # of an earlier preemption

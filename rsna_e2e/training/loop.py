@@ -20,8 +20,8 @@ from rsna_e2e.training.checkpoint import Best, Checkpoint, CheckpointState, rest
 from rsna_e2e.training.divergence import write_bundle
 from rsna_e2e.training.meter import Meter
 from rsna_e2e.training.phases import Epoch, Phase, Step
-from rsna_e2e.training.preemption import MARKER
 from rsna_e2e.training.prepared_run import PreparedRun
+from rsna_e2e.training.run_layout import DEBUG, PREEMPTION_MARKER
 from rsna_e2e.training.runlog import TRAINING_SLICES, VALIDATION, RunLog, SilentLog
 from rsna_e2e.training.step import Stepper, StepResult
 from rsna_e2e.training.validation import Validation
@@ -240,7 +240,7 @@ class Trainer:
 
     def _stop(self) -> None:
         if self._ranks.is_main:
-            (self._run / MARKER).touch()
+            (self._run / PREEMPTION_MARKER).touch()
         raise PreemptedError(
             f"told to stop after step {self.state.step}; all is saved. Go on with the same command and --resume auto"
         )
@@ -268,7 +268,7 @@ class Trainer:
         raise DivergedError(
             f"loss {result.loss:.4g}, gradient norm {result.gradient_norm:.4g} on series "
             f"{', '.join(series) or 'of other ranks'}, the last of {self.state.skipped_in_a_row} steps in a row that "
-            f"were skipped. Lower optimizer.learning_rate; what is known is in {self._run / 'debug'}"
+            f"were skipped. Lower optimizer.learning_rate; what is known is in {self._run / DEBUG}"
         )
 
 

@@ -1,19 +1,18 @@
-"""Being asked to stop: schedulers send a signal some time before they take a machine away."""
+"""Requests to stop: the signals that schedulers send some time before they take a machine away."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-MARKER = "preempted"  # file in a run folder that was left because of a signal, after saving
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # USR1: what Slurm's --signal is mostly told to send
 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Yield what tells whether SIGTERM or SIGUSR1 has come; until the block ends they do nothing else.
+    """Yield a function that says whether SIGTERM or SIGUSR1 has come; in the block the signals have no other effect.
 
-    Of the main thread only, as Python's signal handlers are.
+    To be used in the main thread, where Python's signal handlers run.
     """
     came: list[int] = []
 

@@ -10,8 +10,8 @@ from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import as_json, read_json, sealed, sha256_of, unsealed, write_json
 from rsna_e2e.tasks.task import TASKS, Task, get_task
+from rsna_e2e.training.run_layout import CONFIG, MANIFEST, TASK
 
-CONFIG, MANIFEST, TASK = "config.yaml", "manifest.json", "task.json"
 CONFIG_SHA256 = "config_sha256"  # in the manifest; runs of before have none, and their configuration is taken as it is
 
 

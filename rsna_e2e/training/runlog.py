@@ -32,13 +32,13 @@ from rsna_e2e.core.files import (
 )
 from rsna_e2e.core.machine import describe_code, describe_environment
 from rsna_e2e.tasks.task import Task
-from rsna_e2e.training.run_folder import CONFIG, CONFIG_SHA256, MANIFEST, read_manifest, write_task
+from rsna_e2e.training.run_folder import CONFIG_SHA256, read_manifest, write_task
+from rsna_e2e.training.run_layout import CHECKPOINTS, CONFIG, DEBUG, MANIFEST, METRICS, TENSORBOARD
 
-METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 # Kinds of lines with the scores of an epoch: of the held-out fold, or of slices that the model was trained on
 VALIDATION, TRAINING_SLICES = "validation", "training_slices"
 
-_WORTH_KEEPING = ("checkpoints", "debug")
+_WORTH_KEEPING = (CHECKPOINTS, DEBUG)
 _UNFINISHED = re.compile(rf"{re.escape(MANIFEST)}|.+\.tmp-\d+")  # in a folder that was not yet a run
 
 

@@ -23,14 +23,12 @@ from rsna_e2e.training.checkpoint import Checkpoint, valid_checkpoints
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.loop import Trainer
 from rsna_e2e.training.phases import foretell_sharing
-from rsna_e2e.training.preemption import MARKER
 from rsna_e2e.training.prepared_run import PreparedRun, RunData, make_loaders, prepare_run, warn_of_damage
 from rsna_e2e.training.resume import check_same_settings
-from rsna_e2e.training.run_folder import CONFIG, read_config, read_task
+from rsna_e2e.training.run_folder import read_config, read_task
+from rsna_e2e.training.run_layout import CONFIG, PREEMPTION_MARKER, SUMMARY
 from rsna_e2e.training.runlog import ResumePoint, RunLog, SilentLog
 from rsna_e2e.training.validation import Validation, validate
-
-SUMMARY_NAME = "summary.json"
 
 
 class TrainSummary(Frozen):
@@ -76,7 +74,7 @@ def train(
     """
     data = RunData.of(store, config, embeddings=embeddings)
     resumed_at, last = _find_last(run, config, data, ranks) if resume else (None, None)
-    if last is not None and (run / SUMMARY_NAME).is_file():
+    if last is not None and (run / SUMMARY).is_file():
         return _read_summary(run)
     if resumed_at is not None:
         config = _with_chunk_of(run, config)
@@ -112,13 +110,13 @@ def _train(
     score = _scoring(prepared, loader, is_stopping)
     with make_log() if is_main else SilentLog() as log:
         if is_main:
-            (run / MARKER).unlink(missing_ok=True)
+            (run / PREEMPTION_MARKER).unlink(missing_ok=True)
         prepared.ranks.barrier()
         trainer = Trainer(prepared, run=run, log=log, validate=score, is_stopping=is_stopping, progress=progress)
         trainer.fit(last)
         summary = _summary(trainer, prepared.compute)
         if is_main:
-            write_json(run / SUMMARY_NAME, sealed(json.loads(summary.model_dump_json())))
+            write_json(run / SUMMARY, sealed(json.loads(summary.model_dump_json())))
     return summary
 
 
@@ -208,7 +206,7 @@ def _summary(trainer: Trainer, compute: Compute) -> TrainSummary:
 
 def _read_summary(run: Path) -> TrainSummary:
     """Return the summary of a run that has ended. Earlier versions wrote it without a checksum."""
-    path = run / SUMMARY_NAME
+    path = run / SUMMARY
     try:
         content = read_json(path)
         values = unsealed(content) if SEAL in content else content

@@ -16,7 +16,8 @@ from rsna_e2e.inference.embed import Extractor
 from rsna_e2e.inference.predict import predict
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.task import ICH, Task
-from rsna_e2e.training.run_folder import TASK, read_task
+from rsna_e2e.training.run_folder import read_task
+from rsna_e2e.training.run_layout import TASK
 from rsna_e2e.training.train import train
 
 EPOCHS = "epochs=1"

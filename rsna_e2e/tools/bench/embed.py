@@ -25,7 +25,7 @@ from rsna_e2e.tools.bench.studies import opened_store
 from rsna_e2e.tools.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
 from rsna_e2e.tools.bench.write import check_out, spread, write_result
 from rsna_e2e.training.checkpoint import CheckpointState, save_checkpoint
-from rsna_e2e.training.run_folder import CONFIG
+from rsna_e2e.training.run_layout import CONFIG
 
 BARE = "bare backbone"
 VIEWS: tuple[tuple[View, ...], ...] = (("plain",), ("plain", "hflip", "transpose"))

@@ -29,8 +29,7 @@ from rsna_e2e.training.checkpoint.folder import (
 from rsna_e2e.training.checkpoint.optimizer import group_scalars, restore_optimizer, state_tensors
 from rsna_e2e.training.checkpoint.state import CheckpointState, FileName, describe
 from rsna_e2e.training.run_folder import check_is_run, read_config
-
-FOLDER = "checkpoints"
+from rsna_e2e.training.run_layout import CHECKPOINTS
 
 _EMA_PREFIX = "module."  # of names in torch.optim.swa_utils.AveragedModel, beside its counter n_averaged
 _FOLDER_NAME = re.compile(r"step-(\d{8,})-epoch-(\d{3,})")
@@ -69,7 +68,7 @@ def save_checkpoint(
     resumed run comes to the same again. ema: an AveragedModel. Raises OutOfResourcesError when the disk is full; what
     was there before is there still.
     """
-    folder = run / FOLDER / _folder_name(state.step, state.epoch)
+    folder = run / CHECKPOINTS / _folder_name(state.step, state.epoch)
     if not _is_whole(folder):
         tensors: dict[FileName, Mapping[str, torch.Tensor]] = {MODEL: model.state_dict()}
         if optimizer is not None:
@@ -126,7 +125,7 @@ def valid_checkpoints(run: Path, *, on_damaged: OnDamaged = _ignore) -> Iterator
 
     on_damaged: told of each that is passed over.
     """
-    for folder in _folders(run / FOLDER):
+    for folder in _folders(run / CHECKPOINTS):
         try:
             state = check_folder(folder)
         except BadInputError as error:
@@ -146,13 +145,13 @@ def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _i
     if name.startswith("epoch-"):
         return _end_of_epoch(run, int(name.removeprefix("epoch-")))
     found = _Damage(on_damaged)
-    folders = _folders(run / FOLDER)
+    folders = _folders(run / CHECKPOINTS)
     newest = next(filter(None, (found.try_(describe, folder) for folder in folders)), None)
     best = newest.state.best if newest is not None else None
     if name == "best" or (name == "auto" and best is not None):
         if best is None:
             raise BadInputError(f"{run}: no best checkpoint, nothing was validated yet. Use --checkpoint last")
-        folder = run / FOLDER / _folder_name(best.step, best.epoch)
+        folder = run / CHECKPOINTS / _folder_name(best.step, best.epoch)
         if name == "best":
             check_weights(folder)
             return folder
@@ -193,13 +192,13 @@ def kept_epochs(run: Path) -> dict[int, Path]:
     """
     if not read_config(run).checkpoint.keep_epochs:
         raise BadInputError(f"{run}: does not keep its epochs. Train with --set checkpoint.keep_epochs=true")
-    return _ends_of_epochs(_folders(run / FOLDER))
+    return _ends_of_epochs(_folders(run / CHECKPOINTS))
 
 
 def drop_epochs(run: Path) -> None:
     """Remove the ends of epochs that `keep_epochs` kept, but for the last checkpoint and the best: nobody needs them
     any more."""
-    if folders := _folders(run / FOLDER):
+    if folders := _folders(run / CHECKPOINTS):
         _retain(folders[0], keep_last=1, keep_epochs=False)
 
 

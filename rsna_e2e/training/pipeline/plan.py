@@ -13,6 +13,7 @@ from rsna_e2e.core.files import real_path
 from rsna_e2e.store.embeddings import MANIFEST as EMBEDDINGS_MANIFEST
 from rsna_e2e.store.embeddings import read_manifest
 from rsna_e2e.training.pipeline import Part
+from rsna_e2e.training.run_layout import SUMMARY
 
 Verb = Literal["prepare", "train", "embed", "predict", "bag"]
 
@@ -172,7 +173,7 @@ class _Plan:
             part,
             "train",
             (str(self._folders.store), str(run), *options),
-            run / "summary.json",
+            run / SUMMARY,
             settings=settings,
             depends=(*self._first, *depends),
             inputs=inputs,
