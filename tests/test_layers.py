@@ -123,6 +123,15 @@ def test_a_library_is_imported_only_where_it_belongs(path: Path) -> None:
         assert any(own.startswith(f"{place}.") for place in LIBRARIES.get(library, ())), f"{own} imports {library}"
 
 
+def test_the_numpy_twin_is_imported_by_tests_alone() -> None:
+    assert [_dotted(path) for path in FILES if "loader.kernels.numpy_twin" in _own_imports(path)] == []
+
+
+@pytest.mark.parametrize("package", ["loader", "loader/kernels"])
+def test_who_uses_the_kernels_alone_imports_nothing_else(package: str) -> None:
+    assert list(_imports(PACKAGE / package / "__init__.py")) == []
+
+
 def test_label_names_stand_in_one_module() -> None:
     for path in FILES:
         if not _dotted(path).startswith(("tasks.", "tools.synth.")):  # synth makes the bleeds themselves

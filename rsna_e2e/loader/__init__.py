@@ -1,6 +1,6 @@
-"""From the store to batches of whole series, packed: the network's input, the labels, and where both came from.
+"""Loading: from a store to packed batches of whole series.
 
-In goes a store and the positions of series; int16 slices are read and checked, and one launch turns a batch into images
-[N, C, S, S], through DALI or torch. Or stored embeddings are read in their place. Kept without imports: the DALI
-operators are used without torch.
+In: a store, a configuration, and positions of series in the store. Out: `SeriesBatch`es with images [N, C, S, S], made
+of int16 HU by one launch of the fused kernel, through DALI or torch, or with stored embeddings in their place; with the
+labels and the store row of every slice. Kept without imports: who uses `kernels` alone loads nothing else.
 """
