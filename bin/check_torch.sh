@@ -14,4 +14,4 @@ trap 'rm -rf "$folder"' EXIT
 mapfile -t others < <(grep -E '^(numpy|pytest)==' requirements/cu13.txt)
 "$folder/bin/python" -m pip install --disable-pip-version-check --quiet "torch==$version" "${others[@]}"
 "$folder/bin/python" -c 'import torch; print("torch", torch.__version__)'
-PYTHONPATH=$PWD "$folder/bin/python" -m pytest -p no:cacheprovider tests/loader/test_ops*.py "${@:2}"
+PYTHONPATH=$PWD "$folder/bin/python" -m pytest -p no:cacheprovider tests/loader/test_torch_ops*.py "${@:2}"

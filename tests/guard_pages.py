@@ -1,6 +1,6 @@
 """Runs the built extension with its input directly behind and directly before pages that nobody may read.
 
-A read beyond the input ends the process by SIGSEGV. Run by test_ops_guard.py in a process of its own.
+A read beyond the input ends the process by SIGSEGV. Run by test_torch_ops_guard.py in a process of its own.
 Usage: guard_pages.py N_CASES BEYOND   BEYOND: values by which the slices are said to lie further on (a fault)
 """
 

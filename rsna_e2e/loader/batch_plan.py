@@ -18,7 +18,7 @@ from rsna_e2e.loader.geometry import (
     series_generator,
     slice_params,
 )
-from rsna_e2e.loader.rank_share import Share, series_share
+from rsna_e2e.loader.rank_share import RankShare, series_share
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.store import SeriesSpan, Store
 
@@ -28,7 +28,7 @@ _NO_PARAMS = SliceParams(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPlan(Share):
+class BatchPlan(RankShare):
     """Which slices, in which order, and how each is transformed.
 
     Of the rank's slices: shapes [n, 2]: height, width. affine [n, 2, 3], source_box [n, 3], augmentation [n, 3, 3]: as
@@ -77,7 +77,7 @@ class Planner:
     def slices(self, rows: Batch, *, epoch: int | None) -> BatchPlan:
         """Plan a batch of single slices, each with the geometry of its series, and counted as a series of one."""
         alone = (1,) * len(rows)
-        share = Share(
+        share = RankShare(
             batch_rows=np.array(rows, dtype=np.int64),
             spans=tuple(self._span_of(row) for row in rows),
             lengths=alone,
@@ -85,7 +85,7 @@ class Planner:
         )
         return self._plan(share, epoch)
 
-    def _plan(self, share: Share, epoch: int | None) -> BatchPlan:
+    def _plan(self, share: RankShare, epoch: int | None) -> BatchPlan:
         params = [_NO_PARAMS]
         for row in share.rows.tolist():
             span = self._span_of(row)

@@ -13,7 +13,7 @@ from rsna_e2e.core.records import Int16Image
 from rsna_e2e.loader.batch_plan import BatchPlan
 from rsna_e2e.loader.image_settings import ImageSettings, empty_images
 from rsna_e2e.loader.kernels import dali_plugin
-from rsna_e2e.loader.rank_share import explained
+from rsna_e2e.loader.rank_share import with_slice_named
 from rsna_e2e.loader.read_ahead import BufferPool, ReadBatch, read_batch, work_ahead
 from rsna_e2e.store import Store
 
@@ -57,7 +57,7 @@ def dali_images(
             yield batch.plan, images
         yield from empty_ones()
     except ValueError as error:  # of the first batch that has yet to come out
-        raise explained(error, next(batch.plan for batch in waiting if len(batch.plan.rows))) from error
+        raise with_slice_named(error, next(batch.plan for batch in waiting if len(batch.plan.rows))) from error
     finally:
         del pipeline  # ends what runs in it, before the arrays that it may still be reading go
         source.close()

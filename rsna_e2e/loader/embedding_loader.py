@@ -12,7 +12,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.core.records import Float32Array, Rows
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.division import WHOLE, Division
-from rsna_e2e.loader.rank_share import Share, group_series, make_series_batch, series_share
+from rsna_e2e.loader.rank_share import RankShare, group_series, make_series_batch, series_share
 from rsna_e2e.loader.read_ahead import work_ahead
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.store import Store
@@ -60,11 +60,11 @@ class EmbeddingLoader:
             images_ND11 = torch.from_numpy(embeddings_ND)[:, :, None, None].to(self._device)
             yield make_series_batch(self._store, share, images_ND11, self._device)
 
-    def _read(self, batch: Batch) -> tuple[Share, Float32Array]:
+    def _read(self, batch: Batch) -> tuple[RankShare, Float32Array]:
         share = self._in_order(series_share(self._store, batch, self.division))
         return share, self._embeddings.read(share.rows)
 
-    def _in_order(self, share: Share) -> Share:
+    def _in_order(self, share: RankShare) -> RankShare:
         """The same series, each with its slices in the order that the configuration asks for."""
         if self._place_N is None:
             return share

@@ -13,7 +13,7 @@ from rsna_e2e.store.folds import reference_folds
 from rsna_e2e.tasks.metrics import scorable
 
 
-def split_series(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
+def hold_out(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
     """Return the positions in `store.series` to train on and to validate on. Raises UsageError without any."""
     labelled = [position for position, span in enumerate(store.series) if span.split == "train"]
     fold_of = series_folds(store, config.folds)

@@ -34,7 +34,7 @@ _CPU = torch.device("cpu")
 _IDENTITY = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 
 
-def to_grey(batch: ReadBatch, settings: ImageSettings, buffers: BufferPool) -> ReadBatch:
+def as_published(batch: ReadBatch, settings: ImageSettings, buffers: BufferPool) -> ReadBatch:
     """Find where the grey levels of slices begin, take them through JPEG, crop each slice to them: as configured.
 
     The buffer of a batch that went through JPEG goes back to its pool.
@@ -44,13 +44,13 @@ def to_grey(batch: ReadBatch, settings: ImageSettings, buffers: BufferPool) -> R
     image = settings.image
     lowest_hu = torch.tensor([int(hu.min()) for hu in batch.slices], dtype=torch.int32)
     if image.values == "jpeg":
-        grey, shown = _through_jpeg(batch, lowest_hu, settings, buffers)
+        published, shown = _through_jpeg(batch, lowest_hu, settings, buffers)
     else:
-        grey, shown = replace(batch, lowest_hu=lowest_hu), _shown(batch, lowest_hu, settings)
+        published, shown = replace(batch, lowest_hu=lowest_hu), _shown(batch, lowest_hu, settings)
     if image.crop != "slice":
-        return grey
+        return published
     content = np.array([bounding_box(is_shown) or (0, 0, 0, 0) for is_shown in shown], dtype=np.int64)
-    return replace(grey, plan=batch.plan.cropped_to(content, image))
+    return replace(published, plan=batch.plan.cropped_to(content, image))
 
 
 def write_jpeg(levels_CHW: Levels) -> bytes:

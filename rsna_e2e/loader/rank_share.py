@@ -22,7 +22,7 @@ _UNLEARNED_FACTOR = 4  # series in a batch when nothing is learned: darraghdog/r
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class RankShare:
     """A batch, slices of series after series, and which of them are one rank's.
 
     batch_rows [N]: of the store's index. spans, lengths [B]: the series and how many of the slices belong to each.
@@ -41,7 +41,7 @@ class Share:
         return np.concatenate(own) if own else self.batch_rows[:0]
 
 
-def explained(error: ValueError, share: Share, *, first: int = 0) -> Exception:
+def with_slice_named(error: ValueError, share: RankShare, *, first: int = 0) -> Exception:
     """Return what to raise for a kernel's complaint of a slice: an error that names it, and its series.
 
     first: position among the rank's slices of the first that the kernel was given. Complaints of no slice stay.
@@ -72,14 +72,14 @@ def group_series(store: Store, positions: Sequence[int], config: RunConfig, *, e
     return [tuple(positions[i] for i in batch) for batch in batches]
 
 
-def series_share(store: Store, batch: Batch, division: Division) -> Share:
+def series_share(store: Store, batch: Batch, division: Division) -> RankShare:
     """Return a rank's share of a batch of whole series, given by their positions in `store.series`."""
     spans = tuple(store.series[position] for position in batch)
     lengths = tuple(span.n_slices for span in spans)
-    return Share(batch_rows=rows_of(spans), spans=spans, lengths=lengths, chunks=division.chunks(lengths))
+    return RankShare(batch_rows=rows_of(spans), spans=spans, lengths=lengths, chunks=division.chunks(lengths))
 
 
-def make_series_batch(store: Store, share: Share, images: SliceImages, device: torch.device) -> SeriesBatch:
+def make_series_batch(store: Store, share: RankShare, images: SliceImages, device: torch.device) -> SeriesBatch:
     """Return the batch of a share: images of its rows, in their order, and the labels of all slices on `device`."""
     labels = torch.from_numpy(store.labels[share.batch_rows].astype(np.float32)).to(device)
     return SeriesBatch(

@@ -14,8 +14,8 @@ from rsna_e2e.loader.batch import SliceImages
 from rsna_e2e.loader.batch_plan import BatchPlan
 from rsna_e2e.loader.image_settings import ImageSettings
 from rsna_e2e.loader.kernels.torch_ops import Transform, transform_slices_packed
-from rsna_e2e.loader.published_images import LEVELS, normalise, to_grey
-from rsna_e2e.loader.rank_share import explained
+from rsna_e2e.loader.published_images import LEVELS, as_published, normalise
+from rsna_e2e.loader.rank_share import with_slice_named
 from rsna_e2e.loader.read_ahead import BufferPool, ReadBatch, read_batch, work_ahead
 from rsna_e2e.store import Store
 
@@ -35,7 +35,7 @@ def torch_images(
 
     def read(plan: Callable[[], BatchPlan]) -> ReadBatch:
         batch = read_batch(store, plan(), buffers)
-        return batch if settings.image.values == "hu" else to_grey(batch, settings, buffers)
+        return batch if settings.image.values == "hu" else as_published(batch, settings, buffers)
 
     def transform(batch: ReadBatch) -> tuple[BatchPlan, SliceImages]:
         lazy = LazyImages(batch, settings, buffers)
@@ -109,4 +109,4 @@ class LazyImages:
                 lowest_hu=lowest_hu,
             )
         except ValueError as error:
-            raise explained(error, plan, first=rows.start or 0) from error
+            raise with_slice_named(error, plan, first=rows.start or 0) from error

@@ -45,7 +45,7 @@ _HINT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedWeights:
     """What was written. width: features of the backbone, or of the embeddings that the head takes."""
 
     n_tensors: int
@@ -53,7 +53,9 @@ class Imported:
     width: int
 
 
-def import_weights(source: Path, out: Path, *, kind: Kind, task: Task, backbone: str = PUBLISHED_BACKBONE) -> Imported:
+def import_weights(
+    source: Path, out: Path, *, kind: Kind, task: Task, backbone: str = PUBLISHED_BACKBONE
+) -> ImportedWeights:
     """Write a file of foreign weights as `out`, safetensors that `train --init-from` takes.
 
     images: a classifier of single images with torchvision's names, for a model of `backbone` without a head;
@@ -79,7 +81,7 @@ def import_weights(source: Path, out: Path, *, kind: Kind, task: Task, backbone:
     copy_into(model, {_renamed(name, kind): tensor for name, tensor in tensors.items()}, path=source)
     with atomic_writer(out) as file:
         file.write(encode(model.state_dict()))
-    return Imported(n_tensors=len(tensors), n_labels=n_labels, width=width)
+    return ImportedWeights(n_tensors=len(tensors), n_labels=n_labels, width=width)
 
 
 def read_foreign(path: Path, *, scratch: Path) -> dict[str, torch.Tensor]:

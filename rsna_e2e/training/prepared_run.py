@@ -15,7 +15,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError, is_out_of_memory
 from rsna_e2e.core.weights_file import load_weights
 from rsna_e2e.loader.choice import choose_loader, count_channels
 from rsna_e2e.loader.division import Division
-from rsna_e2e.loader.holdout import split_series
+from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
@@ -53,7 +53,7 @@ class RunData:
         task = get_task(config.task)
         check_labels(store, task)
         n_channels = count_channels(config, task, embeddings)
-        training, held_out = split_series(store, config)
+        training, held_out = hold_out(store, config)
         if embeddings is not None and held_out:
             _check_unseen(embeddings, config)
         return cls(

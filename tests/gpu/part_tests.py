@@ -59,7 +59,12 @@ class Counts:
 
 def parity(context: Context) -> None:
     """The operators on the device give the bits of the CPU: all tests of this folder that need no DALI and no store."""
-    _run(context, "tests of the operators", (*WITHOUT_DALI, *NO_OPCHECK), instead=("tests/loader/test_ops_sizes.py",))
+    _run(
+        context,
+        "tests of the operators",
+        (*WITHOUT_DALI, *NO_OPCHECK),
+        instead=("tests/loader/test_torch_ops_sizes.py",),
+    )
 
 
 def dali(context: Context) -> None:

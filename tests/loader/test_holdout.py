@@ -14,7 +14,7 @@ from rsna_e2e.config import RunConfig, save_config
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.inference.predict import predict
 from rsna_e2e.inference.predictions import predictions_path, read_predictions
-from rsna_e2e.loader.holdout import split_series, training_slices
+from rsna_e2e.loader.holdout import hold_out, training_slices
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.labels import read_labels, write_labels
@@ -29,7 +29,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "folds.csv"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return small.make_store(tmp_path_factory.mktemp("split"))
+    return small.make_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
@@ -65,21 +65,21 @@ def run_config(*overrides: str) -> RunConfig:
 def test_published_folds_are_those_of_the_published_table(published: Store, fold: int) -> None:
     with GOLDEN.open() as file:
         expected = {row["PatientID"] for row in csv.DictReader(file) if int(row["fold"]) == fold}
-    training, held_out = split_series(published, small.config("folds=published", f"validation_fold={fold}"))
+    training, held_out = hold_out(published, small.config("folds=published", f"validation_fold={fold}"))
     # the first image of all has no label, so it is not counted: with it, every row would be one later
     assert {published.series[position].patient_id for position in held_out} == expected
     assert sorted(training + held_out) == list(range(len(published.series)))
 
 
 def test_the_stores_folds_are_the_default(published: Store) -> None:
-    _, held_out = split_series(published, small.config("validation_fold=2"))
+    _, held_out = hold_out(published, small.config("validation_fold=2"))
     assert {published.series[position].fold for position in held_out} == {2}
 
 
 def test_a_published_fold_that_is_not_there_is_named(store: Store) -> None:
     # six patients of 5, 3, 1, 6, 4 and 2 images, whose first rows are 0, 5, 8, 9, 15 and 19
     with pytest.raises(UsageError, match=r"no series in fold 1; it has folds \[0, 3, 4\]"):
-        split_series(store, small.config("folds=published", "validation_fold=1"))
+        hold_out(store, small.config("folds=published", "validation_fold=1"))
 
 
 def test_the_first_training_slices_by_image_id_by_hand(store: Store) -> None:

@@ -20,7 +20,7 @@ from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.records import RawFile, Refusal
 from rsna_e2e.dicom import read_headers, read_hounsfield, refuse_on_error
 from rsna_e2e.dicom.sources.files import Source, open_source
-from rsna_e2e.loader.holdout import split_series
+from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import MANIFEST, read_manifest
@@ -102,7 +102,7 @@ class _Counts:
         if self._store is None:
             share = 1.0 if config.validation_fold is None else 1.0 - HELD_OUT
             return round(share * (self.n_slices - self.n_test))
-        training, _ = split_series(self._store, config)
+        training, _ = hold_out(self._store, config)
         return sum(self._store.series[position].n_slices for position in training)
 
 

@@ -123,7 +123,7 @@ def resident_bytes() -> int:
 
 MIXED_BATCHES = """
 import numpy as np, torch
-from test_ops_memory import resident_bytes, transform
+from test_torch_ops_memory import resident_bytes, transform
 torch.set_num_threads(1)
 lengths = np.random.default_rng(0).integers(3, 61, 200).tolist()
 transform(1, size=160)
@@ -139,7 +139,7 @@ assert max(resident) < 1.6 * most, (max(resident), most)
 THREADS = """
 import threading, torch
 from rsna_e2e.loader.kernels import torch_ops
-from test_ops_memory import packed, transform
+from test_torch_ops_memory import packed, transform
 torch.set_num_threads(1)
 options = [{"size": size, "dtype": torch.uint8} for size in (120, 150, 190)]  # little work between two visits
 expected = [torch.ops.rsna_e2e.transform_slices(*packed(), **one).clone() for one in options]
@@ -168,7 +168,7 @@ assert 0 < torch_ops.idle_memory_bytes() <= 1.5 * 4 * 5 * 4 * 3 * 190 * 190
 FORKS = """
 import os, threading, time, torch
 from rsna_e2e.loader.kernels import torch_ops
-from test_ops_memory import transform
+from test_torch_ops_memory import transform
 torch.set_num_threads(1)
 expected, is_over = transform().clone(), False
 
@@ -208,7 +208,7 @@ NO_MEMORY = """
 import resource
 import pytest
 from rsna_e2e.loader.kernels import torch_ops
-from test_ops_memory import transform
+from test_torch_ops_memory import transform
 transform()
 mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**29, mapped + 2**29))
