@@ -41,15 +41,20 @@ class BatchPlan(RankShare):
     augmentation: Float64Array
 
     @property
+    def areas(self) -> Rows:
+        """Number of HU values of each slice [n]."""
+        areas: Rows = self.shapes.astype(np.int64).prod(axis=1)
+        return areas
+
+    @property
     def n_values(self) -> int:
-        """Number of HU values in all slices."""
-        return int(self.shapes.astype(np.int64).prod(axis=1).sum())
+        """Number of HU values of all slices."""
+        return int(self.areas.sum())
 
     @property
     def offsets(self) -> Rows:
-        """Where each slice begins [N] when they lie one after another."""
-        sizes = self.shapes.astype(np.int64).prod(axis=1)
-        offsets: Rows = np.cumsum(sizes) - sizes
+        """Where each slice begins [n] when they lie one after another."""
+        offsets: Rows = np.cumsum(self.areas) - self.areas
         return offsets
 
     def cropped_to(self, content: npt.NDArray[np.int64], image: ImageConfig) -> "BatchPlan":

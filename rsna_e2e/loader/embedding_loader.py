@@ -12,15 +12,16 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.core.records import Float32Array, Rows
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.division import WHOLE, Division
-from rsna_e2e.loader.rank_share import RankShare, group_series, make_series_batch, series_share
+from rsna_e2e.loader.rank_share import RankShare, make_series_batch, series_share
 from rsna_e2e.loader.read_ahead import work_ahead
 from rsna_e2e.loader.sampler import Batch
+from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
 
 
-class EmbeddingLoader:
-    """Builds `SeriesBatch`es with the embeddings [n, D, 1, 1] of one rank's share by `division`.
+class EmbeddingLoader(SeriesLoader):
+    """Loads stored embeddings [n, D, 1, 1] of one rank's share of each batch.
 
     The same embeddings come in every epoch: nothing is augmented. With `loader.slice_order` published the slices of a
     series come by x, then y, then z of ImagePositionPatient, then image id; a batch's `rows` say which they are.
@@ -37,21 +38,9 @@ class EmbeddingLoader:
         device: torch.device,
         division: Division = WHOLE,
     ) -> None:
-        self._store, self._embeddings, self._config = store, embeddings, config
-        self._device, self.division = device, division
+        super().__init__(store, config, division=division)
+        self._embeddings, self._device = embeddings, device
         self._place_N = published_places(store) if config.loader.slice_order == "published" else None
-
-    def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
-        """Group series, given by their positions in `store.series`, into batches; shuffled when an epoch is given."""
-        return group_series(self._store, positions, self._config, epoch=epoch)
-
-    def lengths(self, batch: Batch) -> list[int]:
-        """Number of slices of each series in a batch."""
-        return [self._store.series[position].n_slices for position in batch]
-
-    def n_slices(self, batch: Batch) -> int:
-        """Number of slices in a batch."""
-        return sum(self.lengths(batch))
 
     def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[SeriesBatch]:
         """Yield the batches, each of positions in `store.series`, in the given order."""

@@ -16,15 +16,16 @@ from rsna_e2e.loader.dali_backend import dali_images
 from rsna_e2e.loader.division import WHOLE, Division
 from rsna_e2e.loader.image_settings import ImageSettings
 from rsna_e2e.loader.kernels import dali_plugin
-from rsna_e2e.loader.rank_share import group_series, make_series_batch
+from rsna_e2e.loader.rank_share import make_series_batch
 from rsna_e2e.loader.read_ahead import BufferPool
 from rsna_e2e.loader.sampler import Batch, balanced_rows, balanced_shard_rows, slice_batches
+from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.loader.torch_backend import torch_images
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.tasks.task import Task
 
 
-class ImageLoader:
+class ImageLoader(SeriesLoader):
     """Builds `SeriesBatch`es of one store for one configuration, with the images of one rank's share by `division`.
 
     Batches are handed over as a sequence, so position k in the data is `batches[k:]`. An epoch is the one whose
@@ -42,8 +43,8 @@ class ImageLoader:
         dtype: torch.dtype = torch.float32,
         division: Division = WHOLE,
     ) -> None:
-        self._store, self._config, self._task = store, config, task
-        self.division = division
+        super().__init__(store, config, division=division)
+        self._task = task
         self._planner = Planner(store, config, division=division)
         self._settings = ImageSettings(
             windows_hu=task.windows_hu,
@@ -56,10 +57,6 @@ class ImageLoader:
         )
         self.backend = _choose_backend(config)
         self._buffers = BufferPool(is_pinned=device.type == "cuda")
-
-    def group(self, positions: Sequence[int], *, epoch: int | None = None) -> list[Batch]:
-        """Group series, given by their positions in `store.series`, into batches; shuffled when an epoch is given."""
-        return group_series(self._store, positions, self._config, epoch=epoch)
 
     def group_slices(self, positions: Sequence[int], *, phase: SlicePhaseConfig, epoch: int) -> list[Batch]:
         """Group the slices of these series, mixed, into batches of store rows; those of an epoch that `phase` samples.
@@ -80,14 +77,6 @@ class ImageLoader:
                 n_shards = phase.negative_shards
                 rows = balanced_shard_rows(positives, negatives, n_shards=n_shards, seed=seed, epoch=epoch)
         return slice_batches(rows, batch_size=phase.slices_per_batch, seed=seed, epoch=epoch)
-
-    def lengths(self, batch: Batch) -> list[int]:
-        """Number of slices of each series in a batch."""
-        return [self._store.series[position].n_slices for position in batch]
-
-    def n_slices(self, batch: Batch) -> int:
-        """Number of slices in a batch."""
-        return sum(self.lengths(batch))
 
     def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[SeriesBatch]:
         """Yield the batches, each of positions in `store.series`, in the given order."""

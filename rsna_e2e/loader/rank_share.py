@@ -3,22 +3,19 @@
 # N slices (packed), n of them one rank's own, B series
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Rows
 from rsna_e2e.loader.batch import SeriesBatch, SliceImages
 from rsna_e2e.loader.division import Chunk, Division
-from rsna_e2e.loader.sampler import Batch, global_batches, series_batches
+from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.store import SeriesSpan, Store, rows_of
 
 _KERNEL_COMPLAINT = re.compile(r"\bslice (\d+): (.+)")  # csrc/ct_params.cpp
-_UNLEARNED_FACTOR = 4  # series in a batch when nothing is learned: darraghdog/rsna, trainlstm.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,21 +52,6 @@ def with_slice_named(error: ValueError, share: RankShare, *, first: int = 0) -> 
         f"slice {row - span.first_row} of series {span.series_key[:8]} cannot be made an image: {found[2]}. Check the "
         "settings of image and augment, and the store with: rsna-e2e store verify STORE"
     )
-
-
-def group_series(store: Store, positions: Sequence[int], config: RunConfig, *, epoch: int | None) -> list[Batch]:
-    """Group series, given by their positions in `store.series`, into batches; shuffled when an epoch is given.
-
-    By `loader.series_per_batch` where it is set, by `loader.slices_per_batch` otherwise.
-    """
-    seed, number = (None, 0) if epoch is None else (config.seed, epoch)
-    if config.loader.series_per_batch is None:
-        lengths = [store.series[position].n_slices for position in positions]
-        batches = global_batches(lengths, slice_budget=config.loader.slices_per_batch, seed=seed, epoch=number)
-    else:
-        size = config.loader.series_per_batch * (_UNLEARNED_FACTOR if epoch is None else 1)
-        batches = series_batches(len(positions), batch_size=size, seed=seed, epoch=number)
-    return [tuple(positions[i] for i in batch) for batch in batches]
 
 
 def series_share(store: Store, batch: Batch, division: Division) -> RankShare:

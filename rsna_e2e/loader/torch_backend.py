@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from rsna_e2e.config import LoaderConfig
@@ -86,7 +85,7 @@ class LazyImages:
             levels = self._transform(rows, offsets, to_levels, lowest_hu=self._lowest_hu[rows])
         else:
             n_planes = len(settings.windows_hu)
-            areas = torch.from_numpy(self._plan.shapes[rows].astype(np.int64).prod(axis=1))
+            areas = torch.from_numpy(self._plan.areas[rows])
             planes = [n_planes * offsets + plane * areas for plane in range(n_planes)]
             of_levels = replace(to_levels, windows=LEVELS)
             levels = torch.cat([self._transform(rows, plane, of_levels) for plane in planes], dim=1)
