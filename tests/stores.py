@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from rsna_e2e.core.files import sealed
 from rsna_e2e.core.records import Refusal
 from rsna_e2e.store import Compression, StoredPixels, StoreWriter, write_shard
 from rsna_e2e.store.layout import INDEX_COLUMNS, file_checksum
-from rsna_e2e.store.manifest import sealed
+from rsna_e2e.store.manifest import SEAL
 from rsna_e2e.store.tables import read_table, write_table
 from rsna_e2e.tasks.task import ICH
 
@@ -75,7 +76,7 @@ def make_store(path: Path, *, compression: Compression = "none", labels: np.ndar
 def edit_manifest(path: Path, **values: object) -> None:
     """Change values of a store's manifest."""
     manifest = json.loads((path / "store.json").read_text())
-    (path / "store.json").write_text(json.dumps(sealed(manifest | values)))
+    (path / "store.json").write_text(json.dumps(sealed(manifest | values, key=SEAL)))
 
 
 def edit_index(path: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
@@ -104,4 +105,4 @@ def sign(path: Path) -> None:
     manifest = json.loads((path / "store.json").read_text())
     manifest["files"] = {name: file_checksum(path / name) for name in manifest["files"]}
     manifest["shards"] = {name: (path / "shards" / name).stat().st_size for name in manifest["shards"]}
-    (path / "store.json").write_text(json.dumps(sealed(manifest)))
+    (path / "store.json").write_text(json.dumps(sealed(manifest, key=SEAL)))

@@ -121,22 +121,22 @@ def read_json(path: Path) -> Any:
         raise ValueError("nested too deep") from None
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is to be written as JSON with a sha256 of itself."""
-    text = as_json(content, sort_keys=True)
-    return {**content, SEAL: hashlib.sha256(text.encode()).hexdigest()}
+def sealed(content: Mapping[str, Any], *, key: str = SEAL) -> dict[str, Any]:
+    """Return what is to be written as JSON, with a sha256 of everything else in it under `key`."""
+    rest = {name: value for name, value in content.items() if name != key}
+    text = as_json(rest, sort_keys=True)
+    return {**rest, key: hashlib.sha256(text.encode()).hexdigest()}
 
 
-def unsealed(content: Any) -> dict[str, Any]:
-    """Return what `sealed` was given. Raises ValueError when it is not that any more, or was never sealed."""
-    rest = {key: value for key, value in content.items() if key != SEAL} if isinstance(content, dict) else {}
+def unsealed(content: Any, *, key: str = SEAL) -> dict[str, Any]:
+    """Return what `sealed` was given. Raises ValueError when it was changed since, or never sealed."""
     try:
-        is_whole = sealed(rest) == content
+        is_whole = isinstance(content, dict) and sealed(content, key=key) == content
     except RecursionError:
         is_whole = False
     if not is_whole:
         raise ValueError("changed since it was written")
-    return rest
+    return {name: value for name, value in content.items() if name != key}
 
 
 def sha256_of(path: Path) -> str:

@@ -2,11 +2,10 @@
 
 # N slices
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from rsna_e2e.store.layout import (
     SHARDS,
     StoreError,
 )
-from rsna_e2e.store.manifest import is_plain_file, read_manifest, table_damage
+from rsna_e2e.store.manifest import StoreManifest, is_plain_file, read_manifest, table_damage
 from rsna_e2e.store.ranges import LABEL, contradictions, first_outside, outside_ranges
 from rsna_e2e.store.series_order import run_starts, slice_indices
 from rsna_e2e.store.shards import Shape, StoredPixels, check_shard, frame_checksum
@@ -34,20 +33,20 @@ _PIXELS = ("byte_offset", "stored_bytes", "checksum", "packed_checksum")  # as i
 _REFUSAL_COLUMNS = {"path": "str", "reason": "str", "detail": "str"}
 
 
-def check_files(path: Path, manifest: Mapping[str, Any]) -> None:
+def check_files(path: Path, manifest: StoreManifest) -> None:
     """Check that every file is there, one of its own, and of its size; tables by their checksums too.
 
     Raises StoreError for the first that is not.
     """
-    for name in manifest["files"]:
+    for name in manifest.files:
         if table_damage(path, manifest, name):
             raise StoreError(f"{path / name}: missing or damaged. {PREPARE_AGAIN}")
-    for name in manifest["shards"]:
+    for name in manifest.shards:
         if shard_damage(path, manifest, name):
             raise StoreError(f"{path / SHARDS / name}: missing or damaged. {REPAIR}")
 
 
-def shard_damage(path: Path, manifest: Mapping[str, Any], name: str) -> str:
+def shard_damage(path: Path, manifest: StoreManifest, name: str) -> str:
     """Return what is wrong with a shard's file, empty when nothing is; what it holds is not looked at."""
     shard = path / SHARDS / name
     if (path / SHARDS).is_symlink() or shard.is_symlink():
@@ -55,27 +54,27 @@ def shard_damage(path: Path, manifest: Mapping[str, Any], name: str) -> str:
     if not is_plain_file(shard):
         return "missing"
     n_bytes = shard.stat().st_size
-    return "" if n_bytes == manifest["shards"][name] else f"{n_bytes} bytes, expected {manifest['shards'][name]}"
+    return "" if n_bytes == manifest.shards[name] else f"{n_bytes} bytes, expected {manifest.shards[name]}"
 
 
-def read_index(path: Path, manifest: Mapping[str, Any]) -> dict[str, Column]:
+def read_index(path: Path, manifest: StoreManifest) -> dict[str, Column]:
     """Read the index: its places lie inside of the store's shards, and all it says can be. Raises StoreError for any
     other, which names the column, and the slice where it is one's."""
-    n_rows = manifest["n_slices"]
+    n_rows = manifest.n_slices
     index = read_table(path / INDEX, INDEX_COLUMNS, n_rows=n_rows, most_packed=INDEX_MOST_PACKED)
     for name, row in chain(outside_ranges(index), _wrong_places(index, manifest), contradictions(index)):
         raise StoreError(f"{path / INDEX}: damaged (impossible {name}{_slice_at(index, row)}). {PREPARE_AGAIN}")
     return index
 
 
-def read_labels(path: Path, manifest: Mapping[str, Any], index: Mapping[str, Column]) -> Float32Array:
+def read_labels(path: Path, manifest: StoreManifest, index: Mapping[str, Column]) -> Float32Array:
     """Read the labels [N, L] of the index' rows, NaN or from 0 to 1. Raises StoreError for others, and for a split that
     is not theirs."""
-    kinds = {"image_id": "str", **dict.fromkeys(manifest["label_names"], "float32")}
-    labels = read_table(path / LABELS, kinds, n_rows=manifest["n_slices"])
+    kinds = {"image_id": "str", **dict.fromkeys(manifest.label_names, "float32")}
+    labels = read_table(path / LABELS, kinds, n_rows=manifest.n_slices)
     if not np.array_equal(labels["image_id"], index["image_id"]):
         raise StoreError(f"{path / LABELS}: labels of other images than the index names. {PREPARE_AGAIN}")
-    labels_NL = np.stack([labels[name] for name in manifest["label_names"]], axis=1)
+    labels_NL = np.stack([labels[name] for name in manifest.label_names], axis=1)
     row = first_outside(labels_NL, LABEL)
     if row is not None:
         raise StoreError(f"{path / LABELS}: damaged (impossible label{_slice_at(index, row)}). {PREPARE_AGAIN}")
@@ -88,9 +87,9 @@ def read_labels(path: Path, manifest: Mapping[str, Any], index: Mapping[str, Col
     return labels_NL
 
 
-def read_refusals(path: Path, manifest: Mapping[str, Any]) -> dict[str, Column]:
+def read_refusals(path: Path, manifest: StoreManifest) -> dict[str, Column]:
     """Read what was not taken, and why. Raises StoreError when it cannot be read."""
-    return read_table(path / REFUSALS, _REFUSAL_COLUMNS, n_rows=manifest["n_refused"])
+    return read_table(path / REFUSALS, _REFUSAL_COLUMNS, n_rows=manifest.n_refused)
 
 
 def stored_pixels(index: Mapping[str, Column], row: int) -> StoredPixels:
@@ -103,7 +102,7 @@ class StoreFiles:
     """A store whose manifest and index are whole; of the rest nothing is known."""
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: StoreManifest
     index: dict[str, Column]
 
     @classmethod
@@ -117,13 +116,12 @@ class StoreFiles:
     @property
     def compression(self) -> Compression:
         """Of the pixels in all shards."""
-        compression: Compression = self.manifest["compression"]
-        return compression
+        return self.manifest.compression
 
     @property
     def key_check(self) -> str:
         """Of the key that identifiers are hashed with, empty where they are not."""
-        return str(self.manifest["key_check"])
+        return self.manifest.key_check
 
     def shard(self, name: str) -> Path:
         """Where a shard is."""
@@ -131,10 +129,7 @@ class StoreFiles:
 
     def rows_by_shard(self) -> Iterator[tuple[str, Rows]]:
         """Yield every shard with its rows of the index, in the order in which they were written."""
-        shard_N = _shard_numbers(self.index, self.manifest)
-        order = np.argsort(shard_N, kind="stable")
-        ends = np.searchsorted(shard_N[order], np.arange(len(self.manifest["shards"])), side="right")
-        yield from zip(self.manifest["shards"], np.split(order, ends[:-1]), strict=True)
+        return rows_by_shard(self.index, list(self.manifest.shards))
 
     def pixels(self, row: int) -> StoredPixels:
         """Where a slice lies in its shard."""
@@ -151,9 +146,8 @@ class StoreFiles:
         return {(int(r), int(c)): n for (r, c), n in zip(found.tolist(), counts.tolist(), strict=True)}
 
     def frame_checksum(self, name: str, rows: Rows) -> str:
-        """Return the checksum of all in a shard that is none of its slices, which are `rows`. Raises OSError."""
-        offsets, lengths = (self.index[column][rows].tolist() for column in ("byte_offset", "stored_bytes"))
-        return frame_checksum(self.shard(name), zip(offsets, lengths, strict=True))
+        """Return the checksum of everything in a shard but its slices, which are `rows`. Raises OSError."""
+        return checksum_around(self.shard(name), self.index, rows)
 
     def check_shards(self) -> None:
         """Check all of every shard but its pixels. Raises StoreError for the first that is damaged."""
@@ -161,9 +155,23 @@ class StoreFiles:
             check_shard(self.shard(name), self.counts(rows), self.compression)
 
 
-def _shard_numbers(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> Rows:
-    """Return which of the manifest's shards each row names [N], -1 for none of them."""
-    number_of = {name: number for number, name in enumerate(manifest["shards"])}
+def rows_by_shard(index: Mapping[str, Column], shards: Sequence[str]) -> Iterator[tuple[str, Rows]]:
+    """Yield each of the shards with its rows of the index, in the order in which they were written."""
+    shard_N = _shard_numbers(index, shards)
+    order = np.argsort(shard_N, kind="stable")
+    ends = np.searchsorted(shard_N[order], np.arange(len(shards)), side="right")
+    yield from zip(shards, np.split(order, ends[:-1]), strict=True)
+
+
+def checksum_around(shard: Path, index: Mapping[str, Column], rows: Rows) -> str:
+    """Return the checksum of everything in a shard's file but its slices, which are `rows`. Raises OSError."""
+    offsets, lengths = (index[column][rows].tolist() for column in ("byte_offset", "stored_bytes"))
+    return frame_checksum(shard, zip(offsets, lengths, strict=True))
+
+
+def _shard_numbers(index: Mapping[str, Column], shards: Sequence[str]) -> Rows:
+    """Return which of the shards each row names [N], -1 for none of them."""
+    number_of = {name: number for number, name in enumerate(shards)}
     starts = run_starts(index["shard"])
     numbers = np.array([number_of.get(name, -1) for name in index["shard"][starts]], dtype=np.int64)
     return np.repeat(numbers, np.diff(starts, append=len(index["shard"])))
@@ -176,15 +184,15 @@ def _slice_at(index: Mapping[str, Column], row: int | None) -> str:
     return f", row {row}: slice {index['slice_index'][row]} of series {index['series_key'][row][:8]}"
 
 
-def _wrong_places(index: Mapping[str, Column], manifest: Mapping[str, Any]) -> Iterator[tuple[str, int | None]]:
+def _wrong_places(index: Mapping[str, Column], manifest: StoreManifest) -> Iterator[tuple[str, int | None]]:
     """Yield columns that lead elsewhere, or number slices otherwise than in order, with the first such row."""
-    shard_N = _shard_numbers(index, manifest)
-    size_N = np.array([*manifest["shards"].values(), 0])[shard_N]
+    shard_N = _shard_numbers(index, list(manifest.shards))
+    size_N = np.array([*manifest.shards.values(), 0])[shard_N]
     n_bytes_N = 2 * index["rows"].astype(np.int64) * index["columns"]
     stored_N, offset_N = index["stored_bytes"], index["byte_offset"]
-    least_N = n_bytes_N if manifest["compression"] == "none" else np.maximum(n_bytes_N // MOST_PACKED, 1)
-    most_N = np.minimum(size_N, n_bytes_N) if manifest["compression"] == "none" else size_N
-    if len(run_starts(index["series_key"])) != manifest["n_series"]:
+    least_N = n_bytes_N if manifest.compression == "none" else np.maximum(n_bytes_N // MOST_PACKED, 1)
+    most_N = np.minimum(size_N, n_bytes_N) if manifest.compression == "none" else size_N
+    if len(run_starts(index["series_key"])) != manifest.n_series:
         yield "series_key", None
     is_good = {
         "shard": shard_N >= 0,

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import xxhash
@@ -10,8 +11,8 @@ import xxhash
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Column, Float32Array
 
-FORMAT = "rsna_e2e study store"
-FORMAT_VERSION = 3
+FORMAT: Final = "rsna_e2e study store"
+FORMAT_VERSION: Final = 3
 
 MANIFEST = "store.json"
 INDEX = "index.parquet"

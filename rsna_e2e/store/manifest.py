@@ -1,14 +1,13 @@
-"""The manifest of a store, `store.json`: read under limits, and nothing in it used before its type was checked."""
+"""The manifest of a store, `store.json`: read under limits, and every value checked before any is used."""
 
-import hashlib
-import math
-import re
 import stat
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
 
-from rsna_e2e.core.files import as_json, read_json
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from rsna_e2e.config import Frozen
+from rsna_e2e.core.files import read_json, unsealed
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
     FORMAT,
@@ -23,12 +22,71 @@ from rsna_e2e.store.layout import (
 )
 
 MOST_BYTES = 16 << 20  # that of the whole competition has 100 kB
-
-_SHARD_NAME = re.compile(r"[0-9]{1,12}\.h5")  # so that none leads elsewhere
-_HASH = re.compile(r"[0-9a-f]{16}|[0-9a-f]{64}")
+SEAL = "checksum"  # key of the manifest's own sha256
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def _check_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds control characters")
+    return text
+
+
+def _check_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("names one twice")
+    return names
+
+
+def _check_tables(files: dict[str, str]) -> dict[str, str]:
+    if set(files) != {INDEX, LABELS, REFUSALS}:
+        raise ValueError("names other files than the tables of a store")
+    return files
+
+
+_Text = Annotated[str, Field(strict=True, max_length=1000), AfterValidator(_check_printable)]
+_Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 48)]
+_Positive = Annotated[int, Field(strict=True, gt=0, lt=1 << 48)]
+_Hash = Annotated[str, Field(strict=True, pattern="^([0-9a-f]{16}|[0-9a-f]{64})$")]
+_Hu = Annotated[float, Field(strict=True, gt=-(1 << 20), lt=1 << 20)]
+_ShardName = Annotated[str, Field(strict=True, pattern=r"^[0-9]{1,12}\.h5$")]  # so that none leads elsewhere
+
+
+class StoreManifest(Frozen):
+    """The content of store.json.
+
+    content_windows_hu: (center, width) of the windows that content boxes were found with. refused_with_label: rows of
+    the refusals that a label names, None in older stores, which do not say. key_check: of the key that identifiers are
+    hashed with, empty where they are not. files: checksum of each table. shards: size of each in bytes; frames:
+    checksum of everything in each that is no slice.
+    """
+
+    model_config = ConfigDict(extra="ignore")  # the seal, and what a later program of this version may add
+
+    format: Literal["rsna_e2e study store"] = FORMAT
+    format_version: Literal[3] = FORMAT_VERSION
+    created_by: _Text = ""
+    task: _Text
+    label_names: Annotated[tuple[_Text, ...], Field(min_length=1), AfterValidator(_check_distinct)]
+    content_windows_hu: tuple[tuple[_Hu, _Hu], ...]
+    compression: Compression
+    n_slices: _Positive
+    n_series: _Positive
+    n_refused: _Count
+    refused_with_label: tuple[_Count, ...] | None = None
+    data_hash: _Hash
+    key_check: _Hash | Literal[""]
+    files: Annotated[dict[str, _Hash], AfterValidator(_check_tables)]
+    shards: dict[_ShardName, _Positive]
+    frames: dict[_ShardName, _Hash]
+
+    @model_validator(mode="after")
+    def _shards_have_frames(self) -> "StoreManifest":
+        if set(self.shards) != set(self.frames):
+            raise ValueError("shards and frames are not of the same files")
+        return self
+
+
+def read_manifest(path: Path) -> StoreManifest:
     """Read the manifest of the store at `path`.
 
     Raises StoreError when there is none, or it is of another version, damaged, or no manifest.
@@ -41,40 +99,29 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not is_plain_file(place) or place.stat().st_size > MOST_BYTES:
         raise _damaged(place)
     try:
-        manifest = read_json(place)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        content = read_json(place)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise StoreError(f"{place}: not the {MANIFEST} of a study store")
-        _check_version(path, manifest)
-        is_sealed = manifest == sealed(manifest)
+        _check_version(path, content.get("format_version"))
+        return StoreManifest.model_validate(unsealed(content, key=SEAL))
     except (ValueError, OSError, RecursionError):
         raise _damaged(place) from None
-    is_valid = is_sealed and all(is_valid(manifest.get(key)) for key, is_valid in _KEYS.items())
-    if not is_valid or set(manifest["shards"]) != set(manifest["frames"]):
-        raise _damaged(place)
-    return manifest
 
 
-def _check_version(path: Path, manifest: Mapping[str, Any]) -> None:
-    if manifest.get("format_version") != FORMAT_VERSION:
+def _check_version(path: Path, version: Any) -> None:
+    if version != FORMAT_VERSION:
         raise StoreError(
-            f"{path}: store version {manifest.get('format_version')!r:.20}, this program reads {FORMAT_VERSION}. "
+            f"{path}: store version {version!r:.20}, this program reads {FORMAT_VERSION}. "
             "Prepare it again with this program, or use the program that made it"
         )
 
 
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest with its `checksum`, which stands for all else in it."""
-    rest = {key: value for key, value in manifest.items() if key != "checksum"}
-    text = as_json(rest, sort_keys=True)
-    return rest | {"checksum": hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}
-
-
-def table_damage(path: Path, manifest: Mapping[str, Any], name: str) -> str:
+def table_damage(path: Path, manifest: StoreManifest, name: str) -> str:
     """Return what is wrong with a table's file, empty when nothing is."""
     if not is_plain_file(path / name):
         return "missing"
     try:
-        return "" if file_checksum(path / name) == manifest["files"][name] else "checksum"
+        return "" if file_checksum(path / name) == manifest.files[name] else "checksum"
     except OSError as error:
         return cannot_be_read(error)
 
@@ -94,61 +141,3 @@ def is_plain_file(path: Path) -> bool:
 
 def _damaged(path: Path) -> StoreError:
     return StoreError(f"{path}: missing or damaged. {PREPARE_AGAIN}")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 1000 and value.isprintable()
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 48
-
-
-def _is_positive(value: Any) -> bool:
-    return _is_count(value) and value > 0
-
-
-def _is_hash(value: Any) -> bool:
-    return isinstance(value, str) and _HASH.fullmatch(value) is not None
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value)) and len(set(value)) == len(value) > 0
-
-
-def _is_window(value: Any) -> bool:
-    is_pair = isinstance(value, list) and len(value) == 2 and all(type(item) in (int, float) for item in value)
-    return is_pair and all(abs(item) < 1 << 20 and math.isfinite(item) for item in value)
-
-
-def _are_windows(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_window, value))
-
-
-def _are_files(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {INDEX, LABELS, REFUSALS} and all(map(_is_hash, value.values()))
-
-
-def _are_frames(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_hash, value.values()))
-
-
-def _are_shards(value: Any) -> bool:
-    return isinstance(value, dict) and all(_SHARD_NAME.fullmatch(k) and _is_positive(n) for k, n in value.items())
-
-
-_KEYS: dict[str, Callable[[Any], bool]] = {
-    "task": _is_text,
-    "label_names": _are_names,
-    "content_windows_hu": _are_windows,
-    "compression": lambda value: value in get_args(Compression),
-    "n_slices": _is_positive,
-    "n_series": _is_positive,
-    "n_refused": _is_count,
-    "refused_with_label": lambda value: value is None or (isinstance(value, list) and all(map(_is_count, value))),
-    "data_hash": _is_hash,
-    "key_check": lambda value: value == "" or _is_hash(value),
-    "files": _are_files,
-    "shards": _are_shards,  # size in bytes of each
-    "frames": _are_frames,  # checksum of all in each that is no slice
-}

@@ -19,10 +19,10 @@ from rsna_e2e.store.checks import (
     read_refusals,
     stored_pixels,
 )
-from rsna_e2e.store.codecs import Compression, check_codec
+from rsna_e2e.store.codecs import check_codec
 from rsna_e2e.store.folds import patients_in_several_folds
 from rsna_e2e.store.layout import MANIFEST, REPAIR, SHARDS, StoreError
-from rsna_e2e.store.manifest import read_manifest
+from rsna_e2e.store.manifest import StoreManifest, read_manifest
 from rsna_e2e.store.series_order import run_starts
 from rsna_e2e.store.shards import StoredPixels, read_pixels
 from rsna_e2e.tasks.task import Task
@@ -64,19 +64,17 @@ class Store:
     with, empty where they are not.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], index: dict[str, Column], labels: Float32Array) -> None:
+    def __init__(self, path: Path, manifest: StoreManifest, index: dict[str, Column], labels: Float32Array) -> None:
         self.path = path
         self._manifest = manifest
         self.index = index
         self.labels = labels
-        self.label_names: tuple[str, ...] = tuple(manifest["label_names"])
-        self.task_name: str = manifest["task"]
-        self.data_hash: str = manifest["data_hash"]
-        self.compression: Compression = manifest["compression"]
-        self.key_check: str = manifest["key_check"]
-        self.content_windows_hu: tuple[tuple[float, float], ...] = tuple(
-            (center, width) for center, width in manifest["content_windows_hu"]
-        )
+        self.label_names = manifest.label_names
+        self.task_name = manifest.task
+        self.data_hash = manifest.data_hash
+        self.compression = manifest.compression
+        self.key_check = manifest.key_check
+        self.content_windows_hu = manifest.content_windows_hu
         self.series = _spans(index)
         _check_folds(path, index)
 
@@ -89,7 +87,7 @@ class Store:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        check_codec(manifest["compression"])
+        check_codec(manifest.compression)
         check_files(path, manifest)
         index = read_index(path, manifest)
         labels = read_labels(path, manifest, index)
@@ -140,7 +138,7 @@ class Store:
     def read_refusals(self) -> list[Refusal]:
         """Return what was not taken, and why."""
         columns = read_refusals(self.path, self._manifest)
-        has_label = set(self._manifest.get("refused_with_label") or ())  # stores of before do not say
+        has_label = set(self._manifest.refused_with_label or ())
         words = zip(*(columns[name] for name in ("path", "reason", "detail")), strict=True)
         return [
             Refusal(path, reason, detail, has_label=row in has_label)

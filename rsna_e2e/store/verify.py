@@ -2,11 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from rsna_e2e.store.layout import (
     StoreError,
     data_hash,
 )
-from rsna_e2e.store.manifest import cannot_be_read, is_plain_file, read_manifest, table_damage
+from rsna_e2e.store.manifest import StoreManifest, cannot_be_read, is_plain_file, read_manifest, table_damage
 from rsna_e2e.store.shards import check_shard, chunk_places, read_pixels
 
 FOREIGN = "no part of the store: remove it"
@@ -85,7 +84,7 @@ def verify_store(path: Path, *, n_threads: int = 1, progress: Progress = no_prog
     started_s = time.perf_counter()
     path = Path(path)
     manifest = read_manifest(path)
-    check_codec(manifest["compression"])
+    check_codec(manifest.compression)
     index, damages = _verify_tables(path, manifest)
     damages += _unexpected(path, manifest)
     n_read = 0
@@ -95,10 +94,10 @@ def verify_store(path: Path, *, n_threads: int = 1, progress: Progress = no_prog
         for n_slices, found in _in_threads(StoreFiles(path, manifest, index), n_threads):
             n_read += n_slices
             damages += found
-            progress(n_read, manifest["n_slices"], f"{len(damages)} damaged")
+            progress(n_read, manifest.n_slices, f"{len(damages)} damaged")
     return Verification(
         store=path,
-        n_expected=manifest["n_slices"],
+        n_expected=manifest.n_slices,
         n_slices=n_read,
         n_damaged_slices=sum(damage.row is not None for damage in damages),
         damages=tuple(sorted(damages, key=lambda damage: (damage.file, -1 if damage.row is None else damage.row))),
@@ -106,9 +105,9 @@ def verify_store(path: Path, *, n_threads: int = 1, progress: Progress = no_prog
     )
 
 
-def _verify_tables(path: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, Column] | None, list[Damage]]:
+def _verify_tables(path: Path, manifest: StoreManifest) -> tuple[dict[str, Column] | None, list[Damage]]:
     """Return the index, None where it cannot be believed, and what is wrong with the tables."""
-    wrong = {name: table_damage(path, manifest, name) for name in manifest["files"]}
+    wrong = {name: table_damage(path, manifest, name) for name in manifest.files}
     index, labels = None, None
     try:
         index = None if wrong[INDEX] else read_index(path, manifest)
@@ -126,25 +125,23 @@ def _verify_tables(path: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, C
             wrong[LABELS] = _short(error, path / LABELS)
     damages = [Damage(file=name, what=what) for name, what in wrong.items() if what]
     if index is not None and labels is not None:
-        hashed = data_hash(index, tuple(manifest["label_names"]), labels)
-        if hashed != manifest["data_hash"]:
+        hashed = data_hash(index, manifest.label_names, labels)
+        if hashed != manifest.data_hash:
             damages.append(Damage(file=MANIFEST, what="data_hash is not that of index and labels"))
     return index, damages
 
 
-def _unexpected(path: Path, manifest: Mapping[str, Any]) -> list[Damage]:
+def _unexpected(path: Path, manifest: StoreManifest) -> list[Damage]:
     """What else lies in the store's folders."""
-    known = {MANIFEST, SHARDS, *manifest["files"]}
+    known = {MANIFEST, SHARDS, *manifest.files}
     found = [place.name for place in entries(path) if place.name not in known]
     if (path / SHARDS).is_dir() and not (path / SHARDS).is_symlink():
-        found += [
-            f"{SHARDS}/{place.name}" for place in (path / SHARDS).iterdir() if place.name not in manifest["shards"]
-        ]
+        found += [f"{SHARDS}/{place.name}" for place in (path / SHARDS).iterdir() if place.name not in manifest.shards]
     return [Damage(file=name, what=FOREIGN) for name in found]
 
 
-def _verify_files(path: Path, manifest: Mapping[str, Any]) -> Iterator[Damage]:
-    for name in manifest["shards"]:
+def _verify_files(path: Path, manifest: StoreManifest) -> Iterator[Damage]:
+    for name in manifest.shards:
         what = shard_damage(path, manifest, name)
         if what:
             yield Damage(file=f"{SHARDS}/{name}", what=what)
@@ -191,7 +188,7 @@ def _hdf5_damage(files: StoreFiles, name: str, rows: Rows) -> str:
         if next(places[files.shape(row)]) != (pixels.byte_offset, pixels.n_bytes):
             return "the HDF5 library finds its slices elsewhere"
     try:
-        is_same = files.frame_checksum(name, rows) == files.manifest["frames"][name]
+        is_same = files.frame_checksum(name, rows) == files.manifest.frames[name]
     except OSError as error:  # a bad sector
         return cannot_be_read(error)
     return "" if is_same else "damaged outside of its pixels"

@@ -7,19 +7,16 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from rsna_e2e import __version__
 from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
-from rsna_e2e.core.files import as_json, entries, full_disk_named, lock_folder, real_path, sync
+from rsna_e2e.core.files import as_json, entries, full_disk_named, lock_folder, real_path, sealed, sync
 from rsna_e2e.core.records import Column, Float32Array, Refusal
-from rsna_e2e.store.checks import StoreFiles, read_index, read_labels, read_refusals
+from rsna_e2e.store.checks import checksum_around, read_index, read_labels, read_refusals, rows_by_shard
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
-    FORMAT,
-    FORMAT_VERSION,
     INDEX,
     INDEX_COLUMNS,
     LABELS,
@@ -31,7 +28,7 @@ from rsna_e2e.store.layout import (
     data_hash,
     file_checksum,
 )
-from rsna_e2e.store.manifest import sealed
+from rsna_e2e.store.manifest import SEAL, StoreManifest
 from rsna_e2e.store.series_order import run_starts
 from rsna_e2e.store.tables import write_table
 from rsna_e2e.tasks.task import Task
@@ -177,26 +174,46 @@ class StoreWriter:
         write_table(self._store / INDEX, columns)
         write_table(self._store / LABELS, {"image_id": columns["image_id"], **label_columns})
         write_table(self._store / REFUSALS, _refusal_columns(refusals))
-        hashed = data_hash(columns, task.label_names, labels)
-        manifest = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "created_by": f"rsna_e2e {__version__}",
-            "task": task.name,
-            "label_names": task.label_names,
-            "content_windows_hu": task.windows_hu,
-            "compression": compression,
-            "n_slices": len(labels),
-            "n_series": len(set(columns["series_key"])),
-            "n_refused": len(refusals),
-            "refused_with_label": [row for row, refusal in enumerate(refusals) if refusal.has_label],
-            "data_hash": hashed,
-            "key_check": key_check,
-            **self._checksums(columns),
-        }
+        manifest = self._describe(task, columns, labels, refusals, compression=compression, key_check=key_check)
         del columns, label_columns  # of many slices, twice at once would be the most memory of all
         self._check_tables(manifest)
-        (self._store / MANIFEST).write_text(as_json(sealed(manifest), indent=1) + "\n")
+        content = sealed(manifest.model_dump(), key=SEAL)
+        (self._store / MANIFEST).write_text(as_json(content, indent=1) + "\n")
+        self._move_into_place()
+        return manifest.data_hash
+
+    def _describe(
+        self,
+        task: Task,
+        columns: dict[str, Column],
+        labels: Float32Array,
+        refusals: Sequence[Refusal],
+        *,
+        compression: Compression,
+        key_check: str,
+    ) -> StoreManifest:
+        """Return the manifest of the tables and shards that were written."""
+        sizes = {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())}
+        rows_of = dict(rows_by_shard(columns, list(sizes)))
+        return StoreManifest(
+            created_by=f"rsna_e2e {__version__}",
+            task=task.name,
+            label_names=task.label_names,
+            content_windows_hu=task.windows_hu,
+            compression=compression,
+            n_slices=len(labels),
+            n_series=len(set(columns["series_key"])),
+            n_refused=len(refusals),
+            refused_with_label=tuple(row for row, refusal in enumerate(refusals) if refusal.has_label),
+            data_hash=data_hash(columns, task.label_names, labels),
+            key_check=key_check,
+            files={name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
+            shards=sizes,
+            frames={name: checksum_around(self.shards_folder / name, columns, rows) for name, rows in rows_of.items()},
+        )
+
+    def _move_into_place(self) -> None:
+        """Give the store, which is whole now, its name."""
         for name in (*_ENTRIES, ""):
             sync(self._store / name)
         self._check_target_is_free()
@@ -207,9 +224,8 @@ class StoreWriter:
         else:
             self._store.replace(self._place)
             sync(self._place.parent)
-        return hashed
 
-    def _check_tables(self, manifest: Mapping[str, Any]) -> None:
+    def _check_tables(self, manifest: StoreManifest) -> None:
         """Read the tables back as whoever opens the store will. What was prepared stays if they are not believed."""
         try:
             index = read_index(self._store, manifest)
@@ -220,16 +236,6 @@ class StoreWriter:
                 f"{self.target}: what was written of its tables does not read back: {str(error).split('. ')[0]}. "
                 f"Check the disk and run again, or report this; the slices stay in {self._partial}"
             ) from error
-
-    def _checksums(self, index: dict[str, Column]) -> dict[str, dict[str, int | str]]:
-        """Return what the manifest says of the files: checksums of the tables, sizes and frames of the shards."""
-        sizes = {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())}
-        files = StoreFiles(self._store, {"shards": sizes}, index)
-        return {
-            "files": {name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
-            "shards": {**sizes},
-            "frames": {name: files.frame_checksum(name, rows) for name, rows in files.rows_by_shard()},
-        }
 
     def _check_target_is_free(self) -> None:
         if (self.target / MANIFEST).exists():

@@ -377,6 +377,11 @@ def test_what_a_packed_slice_cannot_be(tmp_path: Path) -> None:
         {"n_slices": -5},
         {"n_slices": True},
         {"n_slices": 1 << 60},
+        {"n_slices": 5.0},
+        {"n_slices": "5"},
+        {"frames": {"../00000.h5": "0" * 16}},
+        {"data_hash": "0" * 64 + "\n"},
+        {"key_check": "0"},
         {"label_names": []},
         {"label_names": ["a", "a"]},
         {"label_names": ["a\x1b[31m"]},
@@ -384,6 +389,8 @@ def test_what_a_packed_slice_cannot_be(tmp_path: Path) -> None:
         {"label_names": [["a"]]},
         {"content_windows_hu": [[40]]},
         {"content_windows_hu": [[40, 1e400]]},
+        {"content_windows_hu": [[True, 80]]},
+        {"content_windows_hu": [["40", 80]]},
         {"compression": "zip"},
         {"compression": ["none"]},
         {"refused_with_label": "0"},
@@ -397,6 +404,12 @@ def test_a_manifest_that_says_what_cannot_be(store_path: Path, values: dict[str,
     edit_manifest(store_path, **values)
     with pytest.raises(StoreError, match=r"store\.json: missing or damaged"):
         Store.open(store_path)
+
+
+def test_a_manifest_may_say_more(store_path: Path) -> None:
+    """What a later program adds without a new version, and windows in whole HU."""
+    edit_manifest(store_path, added_later={"a": [1]}, content_windows_hu=[[40, 80]])
+    assert Store.open(store_path).content_windows_hu == ((40.0, 80.0),)
 
 
 def test_a_version_of_any_length_is_told_in_one_short_line(store_path: Path) -> None:

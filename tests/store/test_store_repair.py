@@ -95,7 +95,7 @@ def test_the_right_file_under_another_name_beside_a_wrong_one(folder: Path) -> N
 
 def test_a_shard_that_comes_out_otherwise_is_not_put_in_its_place(folder: Path) -> None:
     store, shard = folder / "store", folder / "store" / "shards" / "00001.h5"
-    frames = manifest.read_manifest(store)["frames"]
+    frames = manifest.read_manifest(store).frames
     edit_manifest(store, frames=frames | {"00001.h5": "0" * 16})
     number = shard.stat().st_ino
     report = repair(store, folder / "raw", n_jobs=1)

@@ -93,7 +93,7 @@ def _alone_in(store: Path) -> Iterator[None]:
     except BlockingIOError:
         raise StoreError(f"{store}: another process is mending it. Wait for it") from None
     try:
-        for name in manifest["shards"]:
+        for name in manifest.shards:
             for leftover in (store / SHARDS).glob(f"{name}.tmp-*"):  # of a repair that was killed
                 if is_plain_file(leftover):
                     leftover.unlink()
@@ -113,7 +113,7 @@ def _check_tables(found: Verification) -> None:
 
 
 def _is_in_shard(damage: Damage, files: StoreFiles) -> bool:
-    return damage.file.removeprefix(f"{SHARDS}/") in files.manifest["shards"]
+    return damage.file.removeprefix(f"{SHARDS}/") in files.manifest.shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +194,8 @@ def _job(
         path=files.shard(name),
         slices=slices,
         is_whole_file=None in damaged,
-        n_bytes=files.manifest["shards"][name],
-        frame=files.manifest["frames"][name],
+        n_bytes=files.manifest.shards[name],
+        frame=files.manifest.frames[name],
         compression=files.compression,
     )
 
