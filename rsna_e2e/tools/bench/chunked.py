@@ -121,7 +121,7 @@ def bench_chunked(
         speed={name: _speed(values, flops, peak_of(eager.compute)) for name, values in rates.items()},
         samples=rates,
     )
-    write_result(out, "chunked", machine, **{k: v for k, v in asdict(result).items() if k != "machine"})
+    write_result(out, "chunked", asdict(result))
     return result
 
 

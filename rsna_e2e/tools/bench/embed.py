@@ -1,7 +1,5 @@
 """`rsna-e2e bench embed`: embeddings read, made and stored, beside the bare backbone on a batch that lies ready."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -21,7 +19,7 @@ from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import EmbeddingWriter
 from rsna_e2e.tasks.task import get_task
 from rsna_e2e.tools.bench.machine import Machine
-from rsna_e2e.tools.bench.studies import opened_store
+from rsna_e2e.tools.bench.studies import opened_store, scratch_folder
 from rsna_e2e.tools.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
 from rsna_e2e.tools.bench.write import check_out, spread, write_result
 from rsna_e2e.training.checkpoint import CheckpointState, save_checkpoint
@@ -93,8 +91,8 @@ def bench_embed(
     """
     check_out(out)
     config, machine = load_config(recipe, overrides), Machine.here()
-    with opened_store(store) as opened, tempfile.TemporaryDirectory(prefix="rsna-e2e-bench-") as folder:
-        run = make_run(Path(folder) / "run", opened, config)
+    with opened_store(store) as opened, scratch_folder() as folder:
+        run = make_run(folder / "run", opened, config)
         memory = tuple(
             EmbedMemory(n_slices=n, peak_mib=in_fresh_process(measure_peak, run, opened.path, device, n))
             for n in MEMORY_SLICES
@@ -110,15 +108,17 @@ def bench_embed(
         n_slices=len(rows),
         together=EMBED_TOGETHER,
         bare=summarise(rates[BARE]),
-        rows=tuple(
-            EmbedRow(views=v, rate=summarise(rates[_name(v)]), of_bare=ratio(rates[_name(v)], rates[BARE]))
-            for v in VIEWS
-        ),
+        rows=tuple(_row(views, rates) for views in VIEWS),
         memory=memory,
         samples=rates,
     )
-    write_result(out, "embed", machine, **{k: v for k, v in asdict(result).items() if k != "machine"})
+    write_result(out, "embed", asdict(result))
     return result
+
+
+def _row(views: tuple[View, ...], rates: dict[str, Rates]) -> EmbedRow:
+    own = rates[_name(views)]
+    return EmbedRow(views=views, rate=summarise(own), of_bare=ratio(own, rates[BARE]))
 
 
 def measure_peak(run: Path, store: Path, device: str, n_slices: int) -> float:
@@ -170,16 +170,13 @@ def _extraction(extractor: Extractor, store: Store, rows: Rows, views: tuple[Vie
 @contextmanager
 def _shards(extractor: Extractor, store: Store, rows: Rows, views: tuple[View, ...]) -> Iterator[Iterator[int]]:
     """Shards of a folder that goes away, and what embeds their rows as it is asked to go on."""
-    folder = Path(tempfile.mkdtemp(prefix="rsna-e2e-bench-"))
-    try:
-        with (
-            EmbeddingWriter(folder, source=extractor.source, width=extractor.width, store=store) as writer,
-            ExitStack() as stack,
-        ):
-            appends = [stack.enter_context(writer.shard(view, "00000", rows)) for view in views]
-            yield embed_block(extractor, rows, views, appends)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with (
+        scratch_folder() as folder,
+        EmbeddingWriter(folder, source=extractor.source, width=extractor.width, store=store) as writer,
+        ExitStack() as stack,
+    ):
+        appends = [stack.enter_context(writer.shard(view, "00000", rows)) for view in views]
+        yield embed_block(extractor, rows, views, appends)
 
 
 def _name(views: Sequence[View]) -> str:

@@ -139,7 +139,7 @@ def bench_loader(
         sizes=tuple(_size_row(int(size), samples) for size, samples in sizes.items()),
         memory=tuple(memory),
     )
-    write_result(out, "loader", machine, **{k: v for k, v in asdict(result).items() if k != "machine"})
+    write_result(out, "loader", asdict(result))
     return result
 
 

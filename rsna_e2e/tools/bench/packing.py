@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -11,12 +10,11 @@ from typing import get_args
 import numpy as np
 
 from rsna_e2e.core.console import number, table
-from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.records import Int16Image, Progress, no_progress
 from rsna_e2e.store import Compression, StoredPixels, read_pixels, write_shard
 from rsna_e2e.tools.bench.machine import Machine
-from rsna_e2e.tools.bench.studies import opened_store
+from rsna_e2e.tools.bench.studies import opened_store, scratch_folder
 from rsna_e2e.tools.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
 from rsna_e2e.tools.bench.write import check_out, spread, write_result
 
@@ -71,25 +69,12 @@ def bench_packing(
     Raises BadInputError when `folder` is none, MissingCapabilityError without what packs.
     """
     check_out(out)
-    if folder is not None and not folder.is_dir():
-        raise BadInputError(f"{folder}: no such folder. Give one on the disk to measure")
-    with opened_store(store) as opened:
-        slices = [opened.read_slice(row) for row in range(min(n_slices, len(opened)))]
-    threads = sorted({1, available_cores()})
-    with tempfile.TemporaryDirectory(prefix="rsna-e2e-bench-", dir=folder) as name:
-        place = Path(name)
-        sizes, entries = {}, []
-        for compression in get_args(Compression):
-            path = place / f"{compression}.h5"
-            stored = write_shard(path, slices, compression=compression)
-            sizes[compression] = path.stat().st_size
-            entries.append(_entry("write", compression, slices, _writing(place / "new.h5", slices, compression)))
-            entries += [
-                _entry(_reading_name(n), compression, slices, _reading(path, stored, slices, compression, n_threads=n))
-                for n in threads
-            ]
+    machine, threads = Machine.here(), sorted({1, available_cores()})
+    with scratch_folder(folder) as place:
+        with opened_store(store) as opened:
+            slices = [opened.read_slice(row) for row in range(min(n_slices, len(opened)))]
+        sizes, entries = _entries(place, slices, threads)
         rates = interleave(entries, rounds=rounds, progress=progress)
-    machine = Machine.here()
     jobs = ["write", *map(_reading_name, threads)]
     result = PackingResult(
         machine=machine,
@@ -100,8 +85,23 @@ def bench_packing(
         rows=tuple(_row(job, compression, rates) for job in jobs for compression in get_args(Compression)),
         samples=rates,
     )
-    write_result(out, "packing", machine, **{k: v for k, v in asdict(result).items() if k != "machine"})
+    write_result(out, "packing", asdict(result))
     return result
+
+
+def _entries(place: Path, slices: Sequence[Int16Image], threads: Sequence[int]) -> tuple[dict[str, int], list[Entry]]:
+    """Bytes of a shard of the slices by compression; what writes it and what reads it, for each compression."""
+    sizes, entries = {}, []
+    for compression in get_args(Compression):
+        path = place / f"{compression}.h5"
+        stored = write_shard(path, slices, compression=compression)
+        sizes[compression] = path.stat().st_size
+        entries.append(_entry("write", compression, slices, _writing(place / "new.h5", slices, compression)))
+        entries += [
+            _entry(_reading_name(n), compression, slices, _reading(path, stored, slices, compression, n_threads=n))
+            for n in threads
+        ]
+    return sizes, entries
 
 
 def _row(job: str, compression: Compression, rates: dict[str, Rates]) -> PackingRow:
@@ -114,7 +114,7 @@ def _reading_name(n_threads: int) -> str:
 
 
 def _entry(job: str, compression: Compression, slices: Sequence[Int16Image], run: Callable[[], object]) -> Entry:
-    return Entry(name=f"{job} {compression}", run=run, n_slices=len(slices), setting=nullcontext)
+    return Entry(name=f"{job} {compression}", run=run, n_slices=len(slices))
 
 
 def _writing(path: Path, slices: Sequence[Int16Image], compression: Compression) -> Callable[[], object]:

@@ -21,7 +21,7 @@ from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.task import ICH
 from rsna_e2e.tools.bench.machine import Machine
-from rsna_e2e.tools.bench.studies import SEED
+from rsna_e2e.tools.bench.studies import SEED, scratch_folder
 from rsna_e2e.tools.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
 from rsna_e2e.tools.bench.write import check_out, spread, write_result
 from rsna_e2e.tools.synth.simulate import simulate
@@ -100,38 +100,33 @@ def bench_prepare(
     BadInputError when `folder` is none.
     """
     check_out(out)
-    if folder is not None and not folder.is_dir():
-        raise BadInputError(f"{folder}: no such folder. Give one on the disk to measure")
-    jobs = sorted({1, available_cores()})
-    with tempfile.TemporaryDirectory(prefix="rsna-e2e-bench-", dir=folder) as name:
-        place = Path(name)
+    machine, jobs = Machine.here(), sorted({1, available_cores()})
+    with scratch_folder(folder) as place:
         pattern = place / "pattern"
         simulate(pattern, n_studies=PATTERN_STUDIES, seed=SEED, prevalence="demo", test_fraction=0.0)
         memory = tuple(_measure_memory(pattern, place, n) for n in memory_slices)
         repeat(pattern, place / "raw", n_slices)
         entries = [_preparing(place, n, n_slices) for n in jobs] + [_writing(place, n_slices)]
         rates = interleave(entries, rounds=rounds, min_turn_s=0.0, progress=progress)
-    machine = Machine.here()
     result = PrepareResult(
         machine=machine,
         folder=str(folder or tempfile.gettempdir()),
         n_slices=n_slices,
         slice_bytes=SLICE_BYTES,
         write=summarise(rates[WRITE]),
-        rows=tuple(
-            PrepareRow(
-                n_jobs=n,
-                rate=summarise(rates[_name(n)]),
-                of_one=ratio(rates[_name(n)], rates[_name(1)]),
-                of_write=ratio(rates[_name(n)], rates[WRITE]),
-            )
-            for n in jobs
-        ),
+        rows=tuple(_row(n, rates) for n in jobs),
         memory=memory,
         samples=rates,
     )
-    write_result(out, "prepare", machine, **{k: v for k, v in asdict(result).items() if k != "machine"})
+    write_result(out, "prepare", asdict(result))
     return result
+
+
+def _row(n_jobs: int, rates: dict[str, Rates]) -> PrepareRow:
+    own = rates[_name(n_jobs)]
+    return PrepareRow(
+        n_jobs=n_jobs, rate=summarise(own), of_one=ratio(own, rates[_name(1)]), of_write=ratio(own, rates[WRITE])
+    )
 
 
 def repeat(pattern: Path, raw: Path, n_slices: int) -> None:

@@ -1,10 +1,11 @@
-"""A small store of simulated head CT studies, for benchmarks that are given none."""
+"""What benchmarks work on: a store, simulated where none is given, and a temporary folder for what they write."""
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.task import ICH
@@ -21,9 +22,21 @@ def opened_store(path: Path | None) -> Iterator[Store]:
         with closing(Store.open(path)) as store:
             yield store
         return
-    with tempfile.TemporaryDirectory(prefix="rsna-e2e-bench-") as folder:
-        raw, made = Path(folder) / "raw", Path(folder) / "store"
+    with scratch_folder() as folder:
+        raw, made = folder / "raw", folder / "store"
         simulate(raw, n_studies=N_STUDIES, seed=SEED, prevalence="demo", test_fraction=0.0)
         prepare(raw, made, task=ICH, n_folds=1)
         with closing(Store.open(made)) as store:
             yield store
+
+
+@contextmanager
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Make a folder that is removed at the end, in `parent`, by default the system's folder for temporary files.
+
+    Raises BadInputError when `parent` is no folder.
+    """
+    if parent is not None and not parent.is_dir():
+        raise BadInputError(f"{parent}: no such folder. Give one on the disk to measure")
+    with tempfile.TemporaryDirectory(prefix="rsna-e2e-bench-", dir=parent) as name:
+        yield Path(name)

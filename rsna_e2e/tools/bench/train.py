@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count, cycle, islice
 from pathlib import Path
 
@@ -94,32 +95,24 @@ def bench_train(
     model = compute.place(JointModel.for_task(config.model.without_initial_weights(), task))
     config = resolve_chunks(model, config, task, compute)
     with opened_store(store) as opened:
-        loader = ImageLoader(
-            opened,
-            config,
-            task=task,
-            device=compute.device,
-            dtype=compute.image_dtype,
-            division=divide(model, config, ALONE),
-        )
+        loader = _loader(opened, model, config, task, compute)
         phases = _phases(opened, loader, config)
         chunks = {phase.kind: phase.smallest_chunk for phase in phases}
         check_norms(model, config, chunks, spans=opened.series, n_channels=len(task.windows_hu))
         results = []
         for index, phase in enumerate(phases):
-
-            def count(done: int, total: int, note: str = "", *, before: int = index) -> None:
-                progress(before * total + done, len(phases) * total, note)
-
-            entries, n_batches, n_steps = _entries(phase, config, task, compute, steps=steps)
-            rates = interleave(entries, rounds=rounds, min_turn_s=0.0, progress=count)
-            on_gpu = compute.device.type == "cuda"
-            results.append(_result(phase.name, rates, n_batches=n_batches, n_steps=n_steps, on_gpu=on_gpu))
+            part = partial(_report_part, progress, index, len(phases))
+            results.append(_time(phase, config, task, compute, steps=steps, rounds=rounds, progress=part))
     result = TrainResult(
         machine=machine, recipe=config.recipe, compute=str(compute), backend=loader.backend, phases=tuple(results)
     )
-    write_result(out, "train", machine, **{k: v for k, v in asdict(result).items() if k != "machine"})
+    write_result(out, "train", asdict(result))
     return result
+
+
+def _report_part(progress: Progress, index: int, n_parts: int, done: int, total: int, note: str = "") -> None:
+    """Report progress within part `index` of `n_parts` equal ones as progress of them all."""
+    progress(index * total + done, n_parts * total, note)
 
 
 def name_bottleneck(*, resident: float, loader: float, end_to_end: float, on_gpu: bool) -> str:
@@ -134,7 +127,7 @@ def name_bottleneck(*, resident: float, loader: float, end_to_end: float, on_gpu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Phase:
-    """Batches of one phase, what loads them, and how many batches the loader works ahead.
+    """Batches of one phase, and the function that loads them.
 
     smallest_chunk: slices of the smallest that goes through the backbone.
     """
@@ -146,12 +139,15 @@ class _Phase:
     n_slices: Callable[[Batch], int]
     load: Callable[..., Iterator[SeriesBatch]]
     optimizer: OptimizerConfig
-    n_ahead: int
+
+
+def _loader(store: Store, model: JointModel, config: RunConfig, task: Task, compute: Compute) -> ImageLoader:
+    division = divide(model, config, ALONE)
+    return ImageLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype, division=division)
 
 
 def _phases(store: Store, loader: ImageLoader, config: RunConfig) -> list[_Phase]:
     everyone = range(len(store.series))
-    n_ahead = config.loader.prefetch_batches + config.loader.threads
     division = loader.division
     phases = []
     if config.slice_phase is not None:
@@ -165,7 +161,6 @@ def _phases(store: Store, loader: ImageLoader, config: RunConfig) -> list[_Phase
                 n_slices=len,
                 load=loader.load_slices,
                 optimizer=config.slice_phase.optimizer,
-                n_ahead=n_ahead,
             )
         )
     if config.epochs > 0:
@@ -179,10 +174,33 @@ def _phases(store: Store, loader: ImageLoader, config: RunConfig) -> list[_Phase
                 n_slices=loader.n_slices,
                 load=loader.load,
                 optimizer=config.optimizer,
-                n_ahead=n_ahead,
             )
         )
     return phases
+
+
+def _time(
+    phase: _Phase, config: RunConfig, task: Task, compute: Compute, *, steps: int, rounds: int, progress: Progress
+) -> PhaseResult:
+    entries, n_batches, n_steps = _entries(phase, config, task, compute, steps=steps)
+    rates = interleave(entries, rounds=rounds, min_turn_s=0.0, progress=progress)
+    resident, loader, end_to_end = (summarise(rates[name]) for name in (RESIDENT, LOADER, END_TO_END))
+    return PhaseResult(
+        phase=phase.name,
+        n_batches=n_batches,
+        steps_per_turn=n_steps,
+        resident=resident,
+        loader=loader,
+        end_to_end=end_to_end,
+        share=ratio(rates[END_TO_END], rates[RESIDENT]),
+        bottleneck=name_bottleneck(
+            resident=resident.median,
+            loader=loader.median,
+            end_to_end=end_to_end.median,
+            on_gpu=compute.device.type == "cuda",
+        ),
+        samples=rates,
+    )
 
 
 def _entries(
@@ -204,11 +222,14 @@ def _entries(
     def step(batch: SeriesBatch) -> None:
         stepper(next(numbers), [batch])
 
+    n_ahead = config.loader.prefetch_batches + config.loader.threads
+    # more than a turn takes, and than the two of a warm-up: the loader must not come to its end within either
+    loading = _loading(phase, pool, n_batches=3 * n_steps + 2 * n_ahead)
     resident = list(phase.load(pool, epoch=EPOCH))
     feeds = [
         _Feed(lambda: cycle(resident), step, n_steps=n_steps, n_ahead=0),
-        _Feed(_loading(phase, pool, n_steps), lambda batch: None, n_steps=n_steps, n_ahead=phase.n_ahead),
-        _Feed(_loading(phase, pool, n_steps), step, n_steps=n_steps, n_ahead=phase.n_ahead),
+        _Feed(loading, lambda batch: None, n_steps=n_steps, n_ahead=n_ahead),
+        _Feed(loading, step, n_steps=n_steps, n_ahead=n_ahead),
     ]
     entries = [
         Entry(name=name, run=feed.run, n_slices=n_slices, setting=feed.opened)
@@ -217,9 +238,8 @@ def _entries(
     return entries, len(pool), n_steps
 
 
-def _loading(phase: _Phase, pool: Sequence[Batch], n_steps: int) -> Callable[[], Iterator[SeriesBatch]]:
-    """What starts the loader on more batches than anyone will take: it never comes to its end within a turn."""
-    n_batches = 2 * (n_steps + phase.n_ahead) + n_steps  # a warm-up takes two turns
+def _loading(phase: _Phase, pool: Sequence[Batch], *, n_batches: int) -> Callable[[], Iterator[SeriesBatch]]:
+    """A function that starts the loader on the pool's batches, again and again up to `n_batches`."""
     return lambda: phase.load(list(islice(cycle(pool), n_batches)), epoch=EPOCH)
 
 
@@ -271,20 +291,3 @@ class _Feed:
     def _take(self, n_batches: int) -> None:
         for batch in islice(self._batches, n_batches):
             self._use(batch)
-
-
-def _result(phase: str, rates: dict[str, Rates], *, n_batches: int, n_steps: int, on_gpu: bool) -> PhaseResult:
-    resident, loader, end_to_end = (summarise(rates[name]) for name in (RESIDENT, LOADER, END_TO_END))
-    return PhaseResult(
-        phase=phase,
-        n_batches=n_batches,
-        steps_per_turn=n_steps,
-        resident=resident,
-        loader=loader,
-        end_to_end=end_to_end,
-        share=ratio(rates[END_TO_END], rates[RESIDENT]),
-        bottleneck=name_bottleneck(
-            resident=resident.median, loader=loader.median, end_to_end=end_to_end.median, on_gpu=on_gpu
-        ),
-        samples=rates,
-    )

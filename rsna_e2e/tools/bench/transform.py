@@ -72,11 +72,9 @@ def bench_transform(
     peers: Sequence[Peer] = PEERS,
     progress: Progress = no_progress,
 ) -> TransformResult:
-    """Time everyone who does the job as we do, and write the result to `out` too.
+    """Time every contestant that does the same job, and write the result to `out`, too.
 
-    keeps_freed: tell the C library first to keep freed memory, for the rest of this process: what the others could do
-    with memory like ours. Left alone, it is as their users find it.
-
+    keeps_freed: make the C library keep freed memory, for the rest of this process; this serves the peers alone.
     Raises BadInputError for an unusable store, MissingCapabilityError for a device that is not there.
     """
     check_out(out)
@@ -87,25 +85,29 @@ def bench_transform(
     with opened_store(store) as opened:
         job = Job.of_store(opened, n_slices=n_slices, size=size)
     with pinned(1):
-        contestants = ours.contestants(job, available=machine.cores) + (ours.gpu_contestants(job) if on_gpu else [])
-        found, not_timed = _find(peers, job, on_gpu=on_gpu)
-        differences, disagreeing = _check(contestants + found, job)
-        timed = [contestant for contestant in contestants + found if contestant.name in differences]
-        entries = [
-            Entry(name=c.name, run=partial(_exhaust, c), n_slices=c.n_slices, setting=partial(pinned, c.cores))
-            for c in timed
-        ]
-    rates = interleave(entries, rounds=rounds, min_turn_s=min_turn_s, progress=progress)
+        contestants, missing = _find(peers, job, cores=machine.cores, on_gpu=on_gpu)
+        differences, disagreeing = _check(contestants, job)
+    timed = [contestant for contestant in contestants if contestant.name in differences]
+    rates = interleave([_entry(c) for c in timed], rounds=rounds, min_turn_s=min_turn_s, progress=progress)
     result = TransformResult(
         machine=machine,
         n_slices=n_slices,
         size=size,
         keeps_freed=keeps_freed,
         rows=tuple(_row(c, rates, differences[c.name]) for c in timed),
-        not_timed=not_timed | disagreeing,
+        not_timed=missing | disagreeing,
     )
-    write_result(out, "transform", machine, **_content(result))
+    write_result(out, "transform", _content(result))
     return result
+
+
+def _entry(contestant: Contestant) -> Entry:
+    return Entry(
+        name=contestant.name,
+        run=partial(_exhaust, contestant),
+        n_slices=contestant.n_slices,
+        setting=partial(pinned, contestant.cores),
+    )
 
 
 def _exhaust(contestant: Contestant) -> None:
@@ -113,9 +115,9 @@ def _exhaust(contestant: Contestant) -> None:
         pass
 
 
-def _find(peers: Sequence[Peer], job: Job, *, on_gpu: bool) -> tuple[list[Contestant], dict[str, str]]:
-    """All contestants of the peers that are here, and why others are not."""
-    contestants: list[Contestant] = []
+def _find(peers: Sequence[Peer], job: Job, *, cores: int, on_gpu: bool) -> tuple[list[Contestant], dict[str, str]]:
+    """Our contestants and those of the installed peers, and why each other peer is missing."""
+    contestants = ours.contestants(job, available=cores) + (ours.gpu_contestants(job) if on_gpu else [])
     missing: dict[str, str] = {}
     for peer in peers:
         if peer.is_for_gpu and not on_gpu:
@@ -156,6 +158,7 @@ def _row(contestant: Contestant, rates: dict[str, tuple[float, ...]], difference
 
 def _content(result: TransformResult) -> dict[str, Any]:
     return {
+        "machine": asdict(result.machine),
         "job": {
             "n_slices": result.n_slices,
             "size": result.size,

@@ -1,12 +1,10 @@
 """Results as a table for a terminal and as a JSON file."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rsna_e2e.core.console import number
 from rsna_e2e.core.files import prepare_file, write_json
-from rsna_e2e.tools.bench.machine import Machine
 from rsna_e2e.tools.bench.timing import Summary
 
 
@@ -16,10 +14,10 @@ def check_out(out: Path | None) -> None:
         prepare_file(out, example="figures.json")
 
 
-def write_result(out: Path | None, benchmark: str, machine: Machine, **content: Any) -> None:
-    """Write a benchmark's machine and content (plain values) to the file `out`; nothing when it is None."""
+def write_result(out: Path | None, benchmark: str, content: Mapping[str, object]) -> None:
+    """Write a benchmark's name and content (plain values) to the file `out`; nothing when it is None."""
     if out is not None:
-        write_json(out, {"benchmark": benchmark, "machine": asdict(machine), **content})
+        write_json(out, {"benchmark": benchmark, **content})
 
 
 def spread(summary: Summary) -> str:
