@@ -59,6 +59,7 @@ LIBRARIES = {
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [path for path in FILES if path.parent != PACKAGE]  # without the public interface, which is of all packages
 
 
 def _dotted(path: Path) -> str:
@@ -91,7 +92,7 @@ def test_the_list_is_of_all_packages() -> None:
     assert sorted(path.name for path in PACKAGE.glob("*.py")) == ["__init__.py"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=_dotted)
+@pytest.mark.parametrize("path", MODULES, ids=_dotted)
 def test_a_module_imports_only_from_packages_above(path: Path) -> None:
     own = path.relative_to(PACKAGE).parts[0]
     for name in _own_imports(path):
@@ -99,7 +100,13 @@ def test_a_module_imports_only_from_packages_above(path: Path) -> None:
         assert other == own or PACKAGES.index(other) < PACKAGES.index(own), f"{_dotted(path)} imports {name}"
 
 
-@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES} - {PACKAGE}), ids=_dotted)
+@pytest.mark.parametrize("path", MODULES, ids=_dotted)
+def test_the_public_interface_is_for_others(path: Path) -> None:
+    below = {name.removeprefix("rsna_e2e.").split(".")[0] for name in _imports(path) if name.startswith("rsna_e2e.")}
+    assert below <= {*PACKAGES, "__version__"}
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=_dotted)
 def test_inside_a_package_nothing_imports_in_a_circle(folder: Path) -> None:
     prefix = f"{_dotted(folder)}."
     imported: dict[str, set[str]] = defaultdict(set)
