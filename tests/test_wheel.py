@@ -5,6 +5,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from dataclasses import dataclass
@@ -82,6 +83,14 @@ def run_installed(environment: Path, *command: str, cwd: Path) -> str:
     """What a program of the environment prints."""
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return run([str(environment / "bin" / command[0]), *command[1:]], cwd=cwd, environment=outside)
+
+
+def test_the_sdist_holds_what_is_compiled_and_nothing_that_was(built: Built) -> None:
+    with tarfile.open(built.sdist) as archive:
+        names = {name.split("/", 1)[-1] for name in archive.getnames()}
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    assert {name for name in names if name.startswith("csrc/") and "." in name} == sources
+    assert not [name for name in names if name.endswith(".so")]
 
 
 def test_the_wheel_holds_the_package_and_its_libraries(built: Built) -> None:
