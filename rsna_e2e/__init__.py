@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rsna_e2e.config.files import load_config
     from rsna_e2e.core.errors import RsnaError
+    from rsna_e2e.inference.predict_dicom import predict_dicom
+    from rsna_e2e.inference.trained_model import TrainedModel
     from rsna_e2e.loader.batch import SeriesBatch
     from rsna_e2e.loader.image_loader import ImageLoader
     from rsna_e2e.loader.kernels.dali_plugin import load as load_dali_operators
     from rsna_e2e.loader.kernels.torch_ops import content_box, transform_slices
     from rsna_e2e.store.reader import Store
     from rsna_e2e.tasks.task import Task, get_task
+
+    open_run = TrainedModel.open
 
 __version__ = "0.1.0"
 
@@ -25,10 +29,13 @@ __all__ = [
     "SeriesBatch",
     "Store",
     "Task",
+    "TrainedModel",
     "content_box",
     "get_task",
     "load_config",
     "load_dali_operators",
+    "open_run",
+    "predict_dicom",
     "transform_slices",
 ]
 
@@ -39,10 +46,13 @@ _DEFINED_IN = {
     "SeriesBatch": "loader.batch:SeriesBatch",
     "Store": "store.reader:Store",
     "Task": "tasks.task:Task",
+    "TrainedModel": "inference.trained_model:TrainedModel",
     "content_box": "loader.kernels.torch_ops:content_box",
     "get_task": "tasks.task:get_task",
     "load_config": "config.files:load_config",
     "load_dali_operators": "loader.kernels.dali_plugin:load",
+    "open_run": "inference.trained_model:TrainedModel.open",
+    "predict_dicom": "inference.predict_dicom:predict_dicom",
     "transform_slices": "loader.kernels.torch_ops:transform_slices",
 }
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from rsna_e2e.store import FORMAT_VERSION, Compression, check_codec
 from rsna_e2e.store.prepare.find_labels import FoundLabels, LabelSearch, file_names, names_any
 from rsna_e2e.tasks.labels import LabelTable, read_labels
 from rsna_e2e.tasks.task import Task
+
+Labels: TypeAlias = "Path | Literal['none'] | None"  # a label file, none, or what is found (None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class Inputs:
 def read_inputs(
     raw: Path,
     store: Path | None,
-    labels: Path | None,
+    labels: Labels,
     task: Task,
     *,
     compression: Compression,
@@ -65,7 +68,7 @@ def read_inputs(
         search = LabelSearch(source)
         found = search.read_inside(task)
     else:
-        search, found = None, _read_given(labels, task)
+        search, found = None, FoundLabels() if labels == "none" else _read_given(labels, task)
     files, not_found = _without_formulas(*source.find()) if refuse_formulas else source.find()
     if labels is not None and found.table and files and not names_any(found.table.image_ids, files):
         raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")

@@ -17,7 +17,7 @@ from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Column, Progress, Refusal, no_progress
 from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.store.prepare.index import index_columns, join_labels, with_pseudonyms
-from rsna_e2e.store.prepare.inputs import Inputs, read_inputs, with_labels
+from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs, with_labels
 from rsna_e2e.store.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.ray_pool import RayPool
@@ -52,7 +52,7 @@ def prepare(
     store: Path,
     *,
     task: Task,
-    labels: Path | None = None,
+    labels: Labels = None,
     n_folds: int = 5,
     seed: int = 0,
     n_jobs: int | None = None,
@@ -66,7 +66,7 @@ def prepare(
 ) -> PrepareReport:
     """Make a study store of the DICOM files in `raw`; files that cannot be taken are recorded with their reason.
 
-    raw: a folder or a zip archive. labels: the label file, by default what `find_labels` finds, if anything.
+    raw: a folder or a zip archive. labels: the label file, or "none"; by default what `find_labels` finds, if anything.
     seed: decides the folds among equals. n_jobs: worker processes, by default one for each core; on_ray: on the cores
     of a Ray cluster, whose machines see the same files, instead. parts: what `prepare_part` left; shards that none of
     them holds are made. compression: of the pixels, which read back the same. requires_hu: refuse files that leave the

@@ -1,0 +1,51 @@
+"""Predicts a folder or zip archive of DICOM files with a trained run, without a store of the user's own."""
+
+# N slices, L labels
+
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsna_e2e.core.records import Progress, Refusal, no_progress
+from rsna_e2e.inference.predict import Predictor, make_table
+from rsna_e2e.inference.predictions import PredictionTable
+from rsna_e2e.inference.trained_model import TrainedModel
+from rsna_e2e.store import Store
+from rsna_e2e.store.prepare import prepare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DicomPrediction:
+    """Predictions of every CT slice that was read, and the files that were not.
+
+    table: the slices, series after series, each in geometric order. label_names: of the L columns of its probabilities.
+    refusals: files and frames that could not be taken, with the reason.
+    """
+
+    table: PredictionTable
+    label_names: tuple[str, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def predict_dicom(
+    trained: TrainedModel, raw: Path, *, n_jobs: int | None = None, progress: Progress = no_progress
+) -> DicomPrediction:
+    """Predict every CT slice of the DICOM files in `raw`, a folder or a zip archive, exactly as from a store of them.
+
+    n_jobs: processes that read the files, by default one for each core. progress: is called first for the files, then
+    for the predictions. A temporary store holds the pixels meanwhile, half a MiB for a slice of 512 x 512. Raises
+    BadInputError when `raw` is missing or holds no usable slice, OutOfResourcesError when the temporary folder is too
+    small.
+    """
+    with tempfile.TemporaryDirectory(prefix="rsna-e2e-") as folder:
+        path = Path(folder) / "store"
+        prepare(raw, path, task=trained.task, labels="none", n_jobs=n_jobs, progress=progress)
+        with closing(Store.open(path)) as store:
+            predictor = Predictor(trained, store)
+            rows, probability = predictor(predictor.positions("test"), progress=progress)
+            return DicomPrediction(
+                table=make_table(store, rows, probability),
+                label_names=trained.task.label_names,
+                refusals=tuple(store.read_refusals()),
+            )
