@@ -12,7 +12,7 @@ from rsna_e2e.inference.predict import Predictor, make_table
 from rsna_e2e.inference.predictions import PredictionTable
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.store import Store
-from rsna_e2e.store.prepare import prepare
+from rsna_e2e.store.prepare import NothingTakenError, prepare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,10 @@ def predict_dicom(
     """
     with tempfile.TemporaryDirectory(prefix="rsna-e2e-") as folder:
         path = Path(folder) / "store"
-        prepare(raw, path, task=trained.task, labels="none", n_jobs=n_jobs, progress=progress)
+        try:
+            prepare(raw, path, task=trained.task, labels="none", n_jobs=n_jobs, progress=progress)
+        except NothingTakenError as error:  # which names a table of refusals that goes with the temporary folder
+            raise NothingTakenError(raw, error.refusals) from None
         with closing(Store.open(path)) as store:
             predictor = Predictor(trained, store)
             rows, probability = predictor(predictor.positions("test"), progress=progress)

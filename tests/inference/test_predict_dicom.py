@@ -83,7 +83,7 @@ def test_nothing_stays_in_the_temporary_folder(made: Made, tmp_path: Path, monke
 
 def test_a_folder_without_a_slice_is_refused(made: Made, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(BadInputError, match="not_dicom"):
+    with pytest.raises(BadInputError, match=r"such as notes\.txt .* Give the folder or archive of DICOM files$"):
         predict_dicom(made.trained, tmp_path, n_jobs=1)
     with pytest.raises(BadInputError, match="no such"):
         predict_dicom(made.trained, tmp_path / "missing", n_jobs=1)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from rsna_e2e import __version__
-from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Progress, Refusal, no_progress
 from rsna_e2e.evaluation.inspection.findings import find
 from rsna_e2e.evaluation.inspection.geometry import describe_geometry
@@ -17,7 +16,7 @@ from rsna_e2e.evaluation.inspection.slices import Slices
 from rsna_e2e.evaluation.inspection.truth import describe_copies, describe_counts, describe_labels
 from rsna_e2e.evaluation.inspection.values import describe_values, histogram
 from rsna_e2e.store import Store, StoreError
-from rsna_e2e.store.prepare import count_reasons, nothing_taken, read_raw
+from rsna_e2e.store.prepare import NothingTakenError, count_reasons, read_raw
 from rsna_e2e.tasks.task import Task, get_task
 
 N_SAMPLED = 1000  # slices; their histogram differs from that of all by less than can be seen
@@ -70,7 +69,7 @@ def inspect_raw(
     """
     found = read_raw(raw, task=task, labels=labels, n_jobs=n_jobs, progress=progress)
     if not len(found.columns["series_key"]):
-        raise BadInputError(nothing_taken(raw, found.refusals))
+        raise NothingTakenError(raw, found.refusals)
     slices = Slices(task=task, columns=found.columns, labels=found.labels, refusals=found.refusals)
     content = _content(slices) | {"hu": None, "copies": None, "data_hash": None, "is_deidentified": False, "seed": None}
     return content | {"findings": find(content)}, slices

@@ -8,10 +8,17 @@ from rsna_e2e.store.prepare.find_labels import find_labels
 from rsna_e2e.store.prepare.headers import RawHeaders, read_raw
 from rsna_e2e.store.prepare.index import pseudonymous_keys
 from rsna_e2e.store.prepare.repair import RepairReport, repair
-from rsna_e2e.store.prepare.report import Part, PartReport, PrepareReport, count_reasons, nothing_taken
+from rsna_e2e.store.prepare.report import (
+    NothingTakenError,
+    Part,
+    PartReport,
+    PrepareReport,
+    count_reasons,
+)
 from rsna_e2e.store.prepare.run import prepare, prepare_part
 
 __all__ = [
+    "NothingTakenError",
     "Part",
     "PartReport",
     "PrepareReport",
@@ -19,7 +26,6 @@ __all__ = [
     "RepairReport",
     "count_reasons",
     "find_labels",
-    "nothing_taken",
     "prepare",
     "prepare_part",
     "pseudonymous_keys",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Column, Float32Array, Refusal
 from rsna_e2e.dicom.repairs import Repair, count_repairs, mark_repaired
@@ -142,7 +143,15 @@ def count_volumes(index: dict[str, Column], told_by: Mapping[str, int]) -> dict[
     return {"divided": n_divided, "into": n_divided + n_further} | {f"by {name}": n for name, n in told_by.items()}
 
 
-def nothing_taken(raw: Path, refusals: Sequence[Refusal], *, table: Path | None = None) -> str:
+class NothingTakenError(BadInputError):
+    """There was no CT slice to prepare. refusals: every file that was found, with its reason."""
+
+    def __init__(self, raw: Path, refusals: Sequence[Refusal], *, table: Path | None = None) -> None:
+        super().__init__(_nothing_taken(raw, refusals, table=table))
+        self.refusals = refusals
+
+
+def _nothing_taken(raw: Path, refusals: Sequence[Refusal], *, table: Path | None = None) -> str:
     """Return what to tell who gave files of which none was taken: every reason with one example, and what to do.
 
     table: where all of them are listed.

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rsna_e2e.core.errors import BadInputError, DiskFullError, UsageError
+from rsna_e2e.core.errors import DiskFullError, UsageError
 from rsna_e2e.core.files import full_disk_named
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.reasons import Reason
@@ -21,7 +21,7 @@ from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs, with_labe
 from rsna_e2e.store.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.ray_pool import RayPool
-from rsna_e2e.store.prepare.report import Part, PartReport, PrepareReport, make_report, nothing_taken
+from rsna_e2e.store.prepare.report import NothingTakenError, Part, PartReport, PrepareReport, make_report
 from rsna_e2e.store.prepare.store_plan import Copies, MakePlan, ShardPlans
 from rsna_e2e.store.prepare.tables import read_notes, refusals_of, to_numpy
 from rsna_e2e.store.pseudonyms import Pseudonyms
@@ -95,7 +95,7 @@ def prepare(
             if not len(stored["image_id"]):
                 refusals = refusals if pseudonyms is None else pseudonyms.of_refusals(refusals)
                 table = writer.leave(refusals) if refusals else None
-                raise BadInputError(nothing_taken(raw, refusals, table=table))
+                raise NothingTakenError(raw, refusals, table=table)
             labels_NL = join_labels(stored, inputs.labels)
             index = index_columns(stored, labels_NL, n_folds=n_folds, seed=seed)
             tables = _named_or_not(index, refusals, pseudonyms)
