@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from rsna_e2e.config.effects import Free, Learned, OfRun
 from rsna_e2e.config.limits import CpuThreads, Fold, Fraction, Int64, Times, TimesOrNone
 from rsna_e2e.config.sections import (
     AugmentConfig,
@@ -33,31 +34,31 @@ class RunConfig(Frozen):
     without a finite loss and gradient the run ends.
     """
 
-    recipe: str
-    task: str = "ich"
-    seed: Int64 = 1234
-    epochs: TimesOrNone
-    validation_fold: Fold | None = 0
-    training_slices_scored: Times | None = None
-    folds: Literal["store", "published"] = "store"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    chunk: Times | Literal["auto"] = "auto"
-    graph_slices: Times | Literal["auto"] = "auto"
-    accumulate: Times = 1
-    cpu_threads: CpuThreads | None = None
-    compile: bool = False
-    ema_decay: Fraction | None = None
-    freeze_backbone_epochs: TimesOrNone = 0
-    early_stopping_epochs: Times | None = None
-    max_skipped_steps: Times = 10
-    image: ImageConfig = ImageConfig()
-    augment: AugmentConfig = AugmentConfig()
+    recipe: Learned[str]
+    task: Learned[str] = "ich"
+    seed: Learned[Int64] = 1234
+    epochs: Learned[TimesOrNone]
+    validation_fold: OfRun[Fold | None] = 0
+    training_slices_scored: OfRun[Times | None] = None
+    folds: Learned[Literal["store", "published"]] = "store"
+    precision: OfRun[Literal["auto", "fp32", "bf16", "fp16"]] = "auto"
+    chunk: OfRun[Times | Literal["auto"]] = "auto"
+    graph_slices: Free[Times | Literal["auto"]] = "auto"
+    accumulate: Learned[Times] = 1
+    cpu_threads: Learned[CpuThreads | None] = None
+    compile: Learned[bool] = False
+    ema_decay: Learned[Fraction | None] = None
+    freeze_backbone_epochs: Learned[TimesOrNone] = 0
+    early_stopping_epochs: Learned[Times | None] = None
+    max_skipped_steps: Learned[Times] = 10
+    image: Learned[ImageConfig] = ImageConfig()
+    augment: Learned[AugmentConfig] = AugmentConfig()
     loader: LoaderConfig = LoaderConfig()
-    model: ModelConfig
-    optimizer: OptimizerConfig
-    slice_phase: SlicePhaseConfig | None = None
+    model: Learned[ModelConfig]
+    optimizer: Learned[OptimizerConfig]
+    slice_phase: Learned[SlicePhaseConfig | None] = None
     checkpoint: CheckpointConfig = CheckpointConfig()
-    distributed: DistributedConfig = DistributedConfig()
+    distributed: Free[DistributedConfig] = DistributedConfig()
 
     @property
     def last_phase(self) -> Literal["slices", "series"]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rsna_e2e.config.backbone import Arguments, Backbone
+from rsna_e2e.config.effects import Free, OfRun
 from rsna_e2e.config.limits import (
     MOST_MEMBERS,
     BatchesAhead,
@@ -87,13 +88,13 @@ class LoaderConfig(Frozen):
     only for the chunk that is computed: for series so long that their images fill the memory.
     """
 
-    slices_per_batch: Times = 128
-    series_per_batch: Times | None = None
-    slice_order: Literal["geometric", "published"] = "geometric"
-    backend: Literal["auto", "dali", "torch"] = "auto"
-    threads: LoaderThreads = 2
-    prefetch_batches: BatchesAhead = 3
-    transform: Literal["batch", "chunk"] = "batch"
+    slices_per_batch: OfRun[Times] = 128
+    series_per_batch: OfRun[Times | None] = None
+    slice_order: OfRun[Literal["geometric", "published"]] = "geometric"
+    backend: Free[Literal["auto", "dali", "torch"]] = "auto"
+    threads: Free[LoaderThreads] = 2
+    prefetch_batches: Free[BatchesAhead] = 3
+    transform: OfRun[Literal["batch", "chunk"]] = "batch"
 
 
 class ModelConfig(Frozen):
@@ -159,11 +160,11 @@ class CheckpointConfig(Frozen):
     `keep_epochs` keeps the end of every epoch. `on_disk_full` continue goes on training with the checkpoints there are.
     """
 
-    every_steps: Times | None = None
-    every_minutes: Minutes | None = 10.0
-    keep_last: Times = 2
-    keep_epochs: bool = False
-    on_disk_full: Literal["stop", "continue"] = "stop"
+    every_steps: Free[Times | None] = None
+    every_minutes: Free[Minutes | None] = 10.0
+    keep_last: Free[Times] = 2
+    keep_epochs: OfRun[bool] = False
+    on_disk_full: Free[Literal["stop", "continue"]] = "stop"
 
 
 class DistributedConfig(Frozen):

@@ -11,7 +11,8 @@ from typing import Literal
 
 import torch
 
-from rsna_e2e.config import View
+from rsna_e2e.config import RunConfig, View
+from rsna_e2e.config.effects import Effect, fields_with
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import as_json
 from rsna_e2e.core.records import Float32Array, Progress, Rows, no_progress
@@ -24,18 +25,6 @@ from rsna_e2e.store.embeddings.shards import Append
 from rsna_e2e.training.run_folder import read_config
 
 Split = Literal["all", "train", "test"]
-
-# Sections of a configuration that say how a run was done, not what came of it
-_HOW = {
-    "validation_fold",
-    "training_slices_scored",
-    "chunk",
-    "graph_slices",
-    "precision",
-    "loader",
-    "checkpoint",
-    "distributed",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,11 +173,11 @@ def _rows(store: Store, split: Split) -> Rows:
 
 def _source(trained: TrainedModel, store: Store) -> EmbeddingSource:
     config = trained.config
-    what = config.model_dump(mode="json", exclude=_HOW)
+    learned = config.model_dump(mode="json", exclude=fields_with(RunConfig, {Effect.RUN, Effect.NONE}))
     return EmbeddingSource(
         store_hash=store.data_hash,
         weights_sha256=trained.weights_sha256,
-        kind=hashlib.sha256(as_json(what, sort_keys=True).encode()).hexdigest(),
+        kind=hashlib.sha256(as_json(learned, sort_keys=True).encode()).hexdigest(),
         held_out_fold=config.validation_fold,
         folds=config.folds,
         epoch=trained.epoch,

@@ -1,53 +1,25 @@
-"""Whether a run may be resumed with other settings: only with those that change how it is done, not what it gives."""
+"""Compares settings of a run with those to resume it with: only settings without effect on the result may differ."""
 
 from pathlib import Path
 from typing import Any
 
 from rsna_e2e.config import Frozen, RunConfig
+from rsna_e2e.config.effects import Effect, effect_of, fields_with
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import as_json
 
-# Settings, and whole sections, that leave the result as it is
-_FREE = (
-    "graph_slices",
-    "loader.backend",
-    "loader.threads",
-    "loader.prefetch_batches",
-    "checkpoint.every_steps",
-    "checkpoint.every_minutes",
-    "checkpoint.keep_last",
-    "checkpoint.on_disk_full",
-    "distributed",
-)
-
 
 def compare_configs(saved: RunConfig, wanted: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ and matter, by name: (saved, wanted).
+    """Return the settings with an effect on the result that differ, by name: (saved, wanted).
 
-    auto in the wanted one takes what it was resolved to in the saved one.
+    auto in the wanted ones stands for the saved value.
     """
-    return {
-        name: values
-        for name, values in _differences("", saved, wanted).items()
-        if not _is_free(name) and values[1] != "auto"
-    }
+    return {name: values for name, values in _differences("", saved, wanted).items() if values[1] != "auto"}
 
 
-def what_matters(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that a result depends on, as plain values by section."""
-    return _mattering("", config.model_dump(mode="json"))
-
-
-def _mattering(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _mattering(f"{prefix}{name}.", value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if not _is_free(f"{prefix}{name}")
-    }
-
-
-def _is_free(name: str) -> bool:
-    return any(name == free or name.startswith(f"{free}.") for free in _FREE)
+def settings_of_result(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that the result of a run depends on, as plain values by section."""
+    return config.model_dump(mode="json", exclude=fields_with(RunConfig, {Effect.NONE}))
 
 
 def check_same_settings(run: Path, *, saved: RunConfig, wanted: RunConfig) -> None:
@@ -60,7 +32,9 @@ def check_same_settings(run: Path, *, saved: RunConfig, wanted: RunConfig) -> No
 
 def _differences(prefix: str, saved: Frozen, wanted: Frozen) -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {}
-    for field in type(saved).model_fields:
+    for field, info in type(saved).model_fields.items():
+        if effect_of(info) is Effect.NONE:
+            continue
         old, new = getattr(saved, field), getattr(wanted, field)
         if isinstance(old, Frozen) and isinstance(new, Frozen):
             found |= _differences(f"{prefix}{field}.", old, new)

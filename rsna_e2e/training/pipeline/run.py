@@ -20,7 +20,7 @@ from rsna_e2e.training.launch import supervise
 from rsna_e2e.training.pipeline import Part
 from rsna_e2e.training.pipeline.ledger import Ledger, State
 from rsna_e2e.training.pipeline.plan import PREPARE, Folders, Step
-from rsna_e2e.training.resume import what_matters
+from rsna_e2e.training.resume import settings_of_result
 
 Execute = Callable[[Step, Sequence[str]], int]
 
@@ -146,7 +146,7 @@ class Pipeline:
         """All that the result of a step depends on, as plain values."""
         made_of: dict[str, Any] = {"verb": step.verb, **step.facts}
         if step.settings is not None:
-            made_of["settings"] = what_matters(step.settings)
+            made_of["settings"] = settings_of_result(step.settings)
         if step.part not in ("prepare", "bag"):
             made_of["data_hash"] = self._hash_of_data()  # None where the store is gone: then nobody knows
         for path in step.inputs:
