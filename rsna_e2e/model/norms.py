@@ -1,6 +1,6 @@
 """Norms that keep running statistics: which there are, how they are frozen, and what of a model they move."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -57,24 +57,22 @@ def moving_buffers(module: nn.Module) -> list[torch.Tensor]:
 @contextmanager
 def buffers_kept(module: nn.Module) -> Iterator[None]:
     """Undo what forward passes inside the block do to buffers."""
-    buffers = moving_buffers(module)
-    before = copied(buffers)
+    restore = snapshot(moving_buffers(module))
     try:
         yield
     finally:
-        copy_back(buffers, before)
+        restore()
 
 
-@torch.no_grad()
-def copied(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return copies of many small tensors, made together."""
+def snapshot(tensors: Sequence[torch.Tensor]) -> Callable[[], None]:
+    """Copy many small tensors, together; return a function that gives them the values that they have now."""
     copies = [torch.empty_like(tensor) for tensor in tensors]
-    copy_back(copies, tensors)
-    return copies
+    copy_together(copies, tensors)
+    return lambda: copy_together(tensors, copies)
 
 
 @torch.no_grad()
-def copy_back(tensors: Sequence[torch.Tensor], before: Sequence[torch.Tensor]) -> None:
-    """Copy `before` into `tensors`, all together."""
+def copy_together(tensors: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Copy `sources` into `tensors`, all in one operation."""
     if tensors:
-        torch._foreach_copy_(list(tensors), list(before))
+        torch._foreach_copy_(list(tensors), list(sources))

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from rsna_e2e.core.errors import MissingCapabilityError, RsnaError, UsageError
-from rsna_e2e.model.norms import copy_back, moving_buffers
+from rsna_e2e.model.norms import copy_together, moving_buffers
 from rsna_e2e.training.buckets import BucketQueue, make_buckets, parts
 
 _BROADCAST_BYTES = 25 * 2**20  # pieces in which a model travels
@@ -69,11 +69,11 @@ class Ranks:
         sums = self.sum_(weight * torch.cat([total, *(buffer.double().reshape(-1) for buffer in floats)]))
         if not sums[0]:
             return
-        copy_back(floats, parts(sums[1:] / sums[0], floats))
+        copy_together(floats, parts(sums[1:] / sums[0], floats))
         integers = [buffer for buffer in buffers if not buffer.is_floating_point()]
         if integers:
             largest = self.max_(torch.cat([buffer.reshape(-1).long() for buffer in integers]))
-            copy_back(integers, parts(largest, integers))
+            copy_together(integers, parts(largest, integers))
 
     def agree_(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Whether all ranks hold the same bits; where they do not, they all get those of rank 0.

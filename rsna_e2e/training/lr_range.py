@@ -18,7 +18,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.loader.batch import SeriesBatch
-from rsna_e2e.model.norms import copied, copy_back
+from rsna_e2e.model.norms import snapshot
 from rsna_e2e.store import Store
 from rsna_e2e.training.lr_sweep import LrSweep, run_sweep
 from rsna_e2e.training.phases import Phase
@@ -135,7 +135,7 @@ def put_back(model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScale
     optimiser, the scale of the loss, and torch's generators.
     """
     tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
-    before = copied(tensors)
+    restore_tensors = snapshot(tensors)
     gradients = [(p, p.requires_grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     optimizer_state, scaler_state = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(scaler.state_dict())
@@ -144,7 +144,7 @@ def put_back(model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScale
         with torch.random.fork_rng(devices=gpus):
             yield
     finally:
-        copy_back(tensors, before)
+        restore_tensors()
         for parameter, is_trained, gradient in gradients:
             parameter.requires_grad_(is_trained)
             parameter.grad = gradient

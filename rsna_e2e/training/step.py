@@ -20,7 +20,7 @@ from rsna_e2e.loader.batch import SeriesBatch, series_targets
 from rsna_e2e.model.chunked_backward import backward_in_chunks, derive_seed
 from rsna_e2e.model.losses import weighted_bce
 from rsna_e2e.model.network import JointModel
-from rsna_e2e.model.norms import copied, copy_back, freeze_norms, moving_buffers
+from rsna_e2e.model.norms import freeze_norms, moving_buffers, snapshot
 from rsna_e2e.model.slice_dropout import slice_keys
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.distributed import ALONE, Ranks
@@ -103,8 +103,7 @@ class Stepper:
             learning_rate_factor = self._factor(step - self._first_step)
         set_learning_rates(self.optimizer, learning_rate_factor)
         self.optimizer.zero_grad()
-        buffers = moving_buffers(self._model)
-        before = copied(buffers)
+        restore_buffers = snapshot(moving_buffers(self._model))
         losses, recompute_error, heads_agree = self._accumulate(step, batches)
         norm = self._clip()
         own = torch.tensor([float(_n_own(batch)) for batch in batches], device=self._compute.device)
@@ -113,7 +112,7 @@ class Stepper:
         loss, series_loss, gradient_norm, error, *largest_shares = found.tolist()
         is_skipped = not all(map(math.isfinite, (loss, series_loss, gradient_norm)))
         if is_skipped:
-            copy_back(buffers, before)
+            restore_buffers()
         else:
             self.scaler.step(self.optimizer)
             self._ranks.average_buffers_(self._model.backbone, weight=sum(map(_n_own, batches)))
