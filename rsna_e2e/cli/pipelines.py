@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rsna_e2e.cli.arguments import add_device, add_settings
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.limits import CLIP
 from rsna_e2e.tasks.task import get_task
 from rsna_e2e.training.pipeline import PARTS
 
@@ -67,7 +68,7 @@ def add_bag(verbs: Verbs) -> None:
     )
     verb.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION", help="made by predict")
     verb.add_argument("--out", type=Path, required=True, help="submission file, .csv or .csv.gz")
-    verb.add_argument("--clip", type=_clip, default=1e-5, help="least distance from 0 and 1 (default 1e-5)")
+    verb.add_argument("--clip", type=_clip, default=CLIP, help=f"least distance from 0 and 1 (default {CLIP})")
     add_task(verb)
 
 

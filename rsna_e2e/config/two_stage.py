@@ -7,12 +7,11 @@ from pydantic import Field, model_validator
 from rsna_e2e.config.limits import MOST_MEMBERS, Clip, Fold, Times
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import Crop, Frozen, View
+from rsna_e2e.core.limits import CLIP
 
 Mode = Literal["full", "single", "fast"]
 
 MOST_EMBEDDED = 10_000  # epochs of an image classifier that get embeddings and a head; each is a step of the plan
-
-CLIP = 1e-5  # darraghdog/rsna, bagged_submission.py: probabilities stay this far from 0 and 1, once, after the mean
 
 
 class TwoStageSettings(Frozen):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.config.two_stage import CLIP
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import real_path, sha256_of, write_json
+from rsna_e2e.core.limits import CLIP
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.inference.predictions import (
     PredictionTable,

@@ -19,7 +19,7 @@ from rsna_e2e.model.network import JointModel, flatten_lstms
 from rsna_e2e.training.checkpoint import Best, Checkpoint, CheckpointState, restore, save_checkpoint
 from rsna_e2e.training.divergence import write_bundle
 from rsna_e2e.training.meter import Meter
-from rsna_e2e.training.phases import Epoch, Phase, Step
+from rsna_e2e.training.phases import Epoch, Phase, StepBatches
 from rsna_e2e.training.prepared_run import PreparedRun
 from rsna_e2e.training.run_layout import DEBUG, PREEMPTION_MARKER
 from rsna_e2e.training.runlog import TRAINING_SLICES, VALIDATION, RunLog, SilentLog
@@ -138,7 +138,7 @@ class Trainer:
                     self._stop()
         self._finish_epoch(stepper, phase, epoch)
 
-    def _record(self, phase: Phase, epoch: Epoch, step: Step, result: StepResult) -> None:
+    def _record(self, phase: Phase, epoch: Epoch, step: StepBatches, result: StepResult) -> None:
         n_slices = epoch.n_slices(step)
         counts = result.is_skipped and not result.is_overflow
         self._note(

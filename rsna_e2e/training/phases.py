@@ -30,7 +30,7 @@ _NAMED = 3  # series in a message
 MOST_COUNTED = 20_000
 
 Kind = Literal["slices", "series"]
-Step = tuple[Batch, ...]  # batches accumulated into one optimiser step
+StepBatches = tuple[Batch, ...]  # batches accumulated into one optimiser step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Epoch:
     """One pass over the training data. number: from 1, over all phases."""
 
     number: int
-    steps: tuple[Step, ...]
+    steps: tuple[StepBatches, ...]
     loader: SeriesLoader
     is_joint: bool
     is_backbone_frozen: bool
@@ -52,11 +52,11 @@ class Epoch:
         """Slices of each series of a batch, or of each slice."""
         return self.loader.lengths(batch) if self.is_joint else [1] * len(batch)
 
-    def n_slices(self, step: Step) -> int:
+    def n_slices(self, step: StepBatches) -> int:
         """Slices in a step, of all ranks."""
         return sum(sum(self.lengths(batch)) for batch in step)
 
-    def load(self, *, skip_steps: int) -> Generator[tuple[Step, list[SeriesBatch]]]:
+    def load(self, *, skip_steps: int) -> Generator[tuple[StepBatches, list[SeriesBatch]]]:
         """Yield each step with this rank's share of its batches, from step `skip_steps` of the epoch on."""
         steps = self.steps[skip_steps:]
         wanted = [batch for step in steps for batch in step]

@@ -18,7 +18,7 @@ from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.pipeline import PARTS
 from rsna_e2e.training.pipeline.checks import check_store
 from rsna_e2e.training.pipeline.ledger import Ledger
-from rsna_e2e.training.pipeline.plan import Folders, Step, plan_joint, plan_two_stage
+from rsna_e2e.training.pipeline.plan import Folders, PlannedStep, plan_joint, plan_two_stage
 from rsna_e2e.training.pipeline.run import Pipeline, run_command
 
 
@@ -26,7 +26,7 @@ def folders_in(root: Path) -> Folders:
     return Folders(raw=root / "raw", labels=None, store=root / "store", out=root / "full")
 
 
-def names(steps: Sequence[Step]) -> list[str]:
+def names(steps: Sequence[PlannedStep]) -> list[str]:
     return [step.name for step in steps]
 
 
@@ -37,7 +37,7 @@ class Commands:
         self.ran: list[str] = []
         self.fail_at = ""
 
-    def __call__(self, step: Step, command: Sequence[str]) -> int:
+    def __call__(self, step: PlannedStep, command: Sequence[str]) -> int:
         if step.name == self.fail_at:
             return 75
         self.ran.append(step.name)
@@ -311,7 +311,7 @@ def test_outputs_that_nobody_needs_may_be_removed(make: Callable[..., Pipeline])
 
 
 def test_two_processes_do_not_work_in_one_folder(make: Callable[..., Pipeline]) -> None:
-    def meet(step: Step, command: Sequence[str]) -> int:
+    def meet(step: PlannedStep, command: Sequence[str]) -> int:
         with pytest.raises(UsageError, match="another process is working there"):
             make().run(PARTS, execute=Commands(), say=quiet)
         return 6

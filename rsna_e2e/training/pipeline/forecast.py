@@ -27,7 +27,7 @@ from rsna_e2e.store.embeddings import MANIFEST, read_manifest
 from rsna_e2e.store.prepare import find_labels
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.task import get_task
-from rsna_e2e.training.pipeline.plan import Folders, Step
+from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
 from rsna_e2e.training.pipeline.run import Pipeline, Standing
 from rsna_e2e.training.series_step import SeriesStep
 
@@ -40,7 +40,7 @@ STATE = 3  # an optimiser of Adam's kind keeps two numbers for each weight
 N_KEPT = 2  # epochs of a head that has predicted: the last and the best
 BYTES_PER_PREDICTION = 60  # a line of a submission, and its cell of the table
 
-Rate = Callable[[Step], float]
+Rate = Callable[[PlannedStep], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class _Counts:
         labelled = len(read_labels(labels, get_task(task_name)).image_ids) if labels else 0
         self.n_test = max(self.n_slices - labelled, 0)
 
-    def of(self, step: Step) -> int:
+    def of(self, step: PlannedStep) -> int:
         """Slices of one round of a step."""
         match step.verb:
             case "train":
@@ -127,7 +127,7 @@ def forecast(pipeline: Pipeline, *, device: str = "auto", probe: bool = True) ->
 class _Sizes:
     """Widths and weights of the models of a plan; nothing is allocated."""
 
-    def __init__(self, steps: Sequence[Step]) -> None:
+    def __init__(self, steps: Sequence[PlannedStep]) -> None:
         self._steps = {step.name: step for step in steps}
         images = [s.settings for s in steps if s.settings is not None and s.settings.model.backbone != "none"]
         stored = [path.parent for step in steps for path in step.inputs if path.name == MANIFEST]
@@ -137,7 +137,7 @@ class _Sizes:
         elif stored:
             self.n_features = read_manifest(stored[0]).width
 
-    def settings_of(self, step: Step) -> RunConfig | None:
+    def settings_of(self, step: PlannedStep) -> RunConfig | None:
         """The settings of a step's model: its own, or those of the training that it comes after."""
         if step.settings is not None:
             return step.settings
@@ -156,7 +156,7 @@ def _on_meta(config: RunConfig, *, n_features: int | None) -> JointModel:
         return JointModel.for_task(config.model.without_initial_weights(), task, n_channels=n_channels)
 
 
-def _bytes(step: Step, n_slices: int, sizes: _Sizes) -> int:
+def _bytes(step: PlannedStep, n_slices: int, sizes: _Sizes) -> int:
     match step.verb:
         case "prepare":
             return n_slices * BYTES_PER_SLICE
@@ -176,7 +176,7 @@ class _Probe:
         self._pipeline, self._sizes, self._device = pipeline, sizes, device
         self._known: dict[str, float] = {}
 
-    def rate(self, step: Step) -> float:
+    def rate(self, step: PlannedStep) -> float:
         """Slices of a step in a second; infinite where it takes next to nothing."""
         if step.verb == "bag":
             return math.inf
@@ -186,7 +186,7 @@ class _Probe:
             self._known[key] = self._measure(step, settings)
         return self._known[key]
 
-    def _measure(self, step: Step, settings: RunConfig | None) -> float:
+    def _measure(self, step: PlannedStep, settings: RunConfig | None) -> float:
         if step.verb == "prepare":
             return _files_per_s(self._pipeline.folders)
         assert settings is not None

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rsna_e2e.config import Crop, Mode, RunConfig, TwoStageConfig
-from rsna_e2e.config.two_stage import CLIP
 from rsna_e2e.core.files import real_path
+from rsna_e2e.core.limits import CLIP
 from rsna_e2e.store.embeddings import MANIFEST as EMBEDDINGS_MANIFEST
 from rsna_e2e.store.embeddings import read_manifest
 from rsna_e2e.training.pipeline import Part
@@ -21,7 +21,7 @@ PREPARE = "prepare"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class PlannedStep:
     """One command: `rsna-e2e VERB arguments`, and what it leaves at `output`.
 
     settings: of a training run; they are saved and given to it. depends: names of earlier steps. facts: all that the
@@ -52,16 +52,16 @@ class Folders:
     store: Path
     out: Path
 
-    def settings(self, step: Step) -> Path:
+    def settings(self, step: PlannedStep) -> Path:
         """Where a training step finds its settings."""
         return self.out / "settings" / f"{step.name.replace('/', '-')}.yaml"
 
 
-def plan_prepare(folders: Folders) -> Iterator[Step]:
+def plan_prepare(folders: Folders) -> Iterator[PlannedStep]:
     """Yield the step that makes the store, when there is something to make it of."""
     if folders.raw is not None:
         labels = () if folders.labels is None else ("--labels", str(folders.labels))
-        yield Step(
+        yield PlannedStep(
             name=PREPARE,
             part="prepare",
             verb="prepare",
@@ -72,7 +72,7 @@ def plan_prepare(folders: Folders) -> Iterator[Step]:
         )
 
 
-def plan_joint(config: RunConfig, folders: Folders) -> tuple[Step, ...]:
+def plan_joint(config: RunConfig, folders: Folders) -> tuple[PlannedStep, ...]:
     """Plan the end-to-end counterpart of the single mode: one joint model on all the data, and its submission."""
     everything = config.model_copy(update={"validation_fold": None})
     plan = _Plan(folders)
@@ -86,7 +86,7 @@ def plan_joint(config: RunConfig, folders: Folders) -> tuple[Step, ...]:
 
 def plan_two_stage(
     mode: Mode, config: TwoStageConfig, folders: Folders, *, embeddings: Sequence[Path] = ()
-) -> tuple[Step, ...]:
+) -> tuple[PlannedStep, ...]:
     """Plan a mode. embeddings: folders that the heads of mode fast learn from, one each; no other mode takes any."""
     assert bool(embeddings) == (mode == "fast")
     plan, chosen = _Plan(folders), config.of_mode(mode)
@@ -122,11 +122,11 @@ class _Plan:
 
     def __init__(self, folders: Folders) -> None:
         self._folders = folders
-        self._steps: list[Step] = list(plan_prepare(folders))
+        self._steps: list[PlannedStep] = list(plan_prepare(folders))
         self._first = tuple(step.name for step in self._steps)
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[PlannedStep, ...]:
         return tuple(self._steps)
 
     def add(
@@ -137,12 +137,12 @@ class _Plan:
         arguments: tuple[str, ...],
         output: Path,
         **more: Any,
-    ) -> Step:
-        step = Step(name=name, part=part, verb=verb, arguments=arguments, output=output, **more)
+    ) -> PlannedStep:
+        step = PlannedStep(name=name, part=part, verb=verb, arguments=arguments, output=output, **more)
         self._steps.append(step)
         return step
 
-    def bag(self, predictions: Sequence[Step], *, clip: float) -> None:
+    def bag(self, predictions: Sequence[PlannedStep], *, clip: float) -> None:
         """The mean of predictions, as a submission."""
         submission = self._folders.out / "submission.csv.gz"
         names = tuple(str(step.output) for step in predictions)
@@ -165,7 +165,7 @@ class _Plan:
         depends: tuple[str, ...] = (),
         inputs: tuple[Path, ...] = (),
         scale: int,
-    ) -> Step:
+    ) -> PlannedStep:
         """A training run in a folder of the step's name."""
         run = self._folders.out / name
         return self.add(
@@ -205,7 +205,7 @@ class _Plan:
             for made_from in [read_manifest(folder).source]
         ]
 
-    def head(self, config: TwoStageConfig, source: _Source, sources: Sequence[_Source]) -> Step:
+    def head(self, config: TwoStageConfig, source: _Source, sources: Sequence[_Source]) -> PlannedStep:
         """A head on embeddings, and what it predicts."""
         settings = config.sequence_run(fold=source.fold)
         if source.folds is not None:
@@ -234,7 +234,7 @@ class _Plan:
         )  # fmt: skip
 
     def _embeddings(
-        self, config: TwoStageConfig, classifier: Step, who: str, crop: Crop, fold: int | None, epoch: int
+        self, config: TwoStageConfig, classifier: PlannedStep, who: str, crop: Crop, fold: int | None, epoch: int
     ) -> _Source:
         name = f"{who}-epoch{epoch}"
         folder = self._folders.out / "embeddings" / name
@@ -253,7 +253,7 @@ class _Plan:
         return _Source(name=name, folder=folder, crop=crop, fold=fold, epoch=epoch, depends=(step.name,))
 
 
-def _run(trained: Step) -> str:
+def _run(trained: PlannedStep) -> str:
     return str(trained.output.parent)
 
 

@@ -19,10 +19,10 @@ from rsna_e2e.training.checkpoint import drop_epochs
 from rsna_e2e.training.launch import supervise
 from rsna_e2e.training.pipeline import Part
 from rsna_e2e.training.pipeline.ledger import Ledger, State
-from rsna_e2e.training.pipeline.plan import PREPARE, Folders, Step
+from rsna_e2e.training.pipeline.plan import PREPARE, Folders, PlannedStep
 from rsna_e2e.training.resume import settings_of_result
 
-Execute = Callable[[Step, Sequence[str]], int]
+Execute = Callable[[PlannedStep, Sequence[str]], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Standing:
     starts_over: its run is there, but has dropped what a later step needs again.
     """
 
-    step: Step
+    step: PlannedStep
     state: State
     is_needed: bool
     starts_over: bool
@@ -47,7 +47,7 @@ class Pipeline:
 
     def __init__(
         self,
-        steps: Sequence[Step],
+        steps: Sequence[PlannedStep],
         folders: Folders,
         *,
         device: str = "auto",
@@ -88,7 +88,7 @@ class Pipeline:
         with _alone_in(self.folders.out):
             self._run(only, execute or run_command, say)
 
-    def command(self, step: Step) -> list[str]:
+    def command(self, step: PlannedStep) -> list[str]:
         """Return the words of a step's command, as a user could type it."""
         computes = step.verb in ("train", "embed", "predict")
         settings = ["--recipe", str(self.folders.settings(step))] if step.settings else []
@@ -111,13 +111,13 @@ class Pipeline:
                 self._start_over(step)
             self._run_step(step, execute)
 
-    def _start_over(self, step: Step) -> None:
+    def _start_over(self, step: PlannedStep) -> None:
         shutil.rmtree(step.output.parent)
         for later in self.steps:
             if later.spent == step.output.parent:
                 self._ledger(later.name).begin(later.name, self._made_of(later))
 
-    def _run_step(self, step: Step, execute: Execute) -> None:
+    def _run_step(self, step: PlannedStep, execute: Execute) -> None:
         made_of = self._made_of(step)
         self._ledger(step.name).begin(step.name, made_of)
         if step.settings is not None:
@@ -136,13 +136,13 @@ class Pipeline:
     def _ledger(self, name: str) -> Ledger:
         return self._store_ledger if name == PREPARE else self._own_ledger
 
-    def _state(self, step: Step) -> State:
+    def _state(self, step: PlannedStep) -> State:
         if self._ledger(step.name).digest(step.name) is None:
             return "to do"
         may_change = step.verb == "bag"  # a mean of more members is made in a moment
         return self._ledger(step.name).state(step.name, self._made_of(step), may_change=may_change)
 
-    def _made_of(self, step: Step) -> dict[str, Any]:
+    def _made_of(self, step: PlannedStep) -> dict[str, Any]:
         """All that the result of a step depends on, as plain values."""
         made_of: dict[str, Any] = {"verb": step.verb, **step.facts}
         if step.settings is not None:
@@ -177,7 +177,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def run_command(step: Step, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
+def run_command(step: PlannedStep, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
     """Run a step's command and return its exit code; training on everything that this machine has.
 
     A head on embeddings is trained by one process: ranks share the work of a backbone, and each has that of the heads.
