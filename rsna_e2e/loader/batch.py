@@ -12,7 +12,7 @@ from rsna_e2e.loader.division import Chunk
 
 
 class SliceImages(Protocol):
-    """Images [N, C, S, S] of slices: a tensor, or what makes the images of a range when it is asked for them."""
+    """Images [N, C, S, S]: a tensor, or an object that makes the images of a range of slices on demand."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -22,11 +22,11 @@ class SliceImages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SeriesBatch:
-    """Truth of B series with N slices in all, and network input of those that are this rank's; checked when built.
+    """Labels of B series with N slices in all, and the images of this rank's n slices; checked when built.
 
-    images [n, C, S, S]: float, channels-last, of the rank's slices alone. chunks: which those are. series_lengths [B]:
+    images [n, C, S, S]: float, channels-last. chunks: the places of the rank's slices in the batch. series_lengths [B]:
     int64 on the CPU, each >= 1, sum N. labels [N, L]: float32, 0 or 1. label_mask [N, L]: bool, False where a label is
-    unknown. series_keys: of each series. rows [N]: int64, where the slices are in the store.
+    unknown. series_keys [B]: the store's key of each series. rows [N]: int64, the store row of each slice.
     """
 
     images: SliceImages
@@ -70,9 +70,9 @@ class SeriesBatch:
 def series_targets(
     labels_NL: torch.Tensor, mask_NL: torch.Tensor, lengths_B: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return labels [B, L] and mask [B, L] of whole series: is a label present in any slice?
+    """Return labels [B, L] and mask [B, L] of whole series: 1 where any slice has the label.
 
-    One known positive slice is enough for a yes; a no needs every slice to be known.
+    One known positive slice makes a series positive; it is negative only if every slice is known, else masked.
     """
     series_N = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B).to(labels_NL.device)
     empty_BL = labels_NL.new_zeros(len(lengths_B), labels_NL.shape[1])

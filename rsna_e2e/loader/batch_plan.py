@@ -1,6 +1,9 @@
-"""What a batch is made of, decided before a pixel is read: a pure function of (store, configuration, epoch, batch)."""
+"""Plans batches before a pixel is read: their slices and the geometry of each.
 
-# N slices (packed), B series
+A plan is a pure function of (store, configuration, epoch, batch).
+"""
+
+# N slices (packed), n of them the rank's own, B series
 
 from dataclasses import dataclass, replace
 
@@ -29,10 +32,9 @@ _NO_PARAMS = SliceParams(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan(RankShare):
-    """Which slices, in which order, and how each is transformed.
+    """A rank's share of a batch, with the size and geometry of its slices.
 
-    Of the rank's slices: shapes [n, 2]: height, width. affine [n, 2, 3], source_box [n, 3], augmentation [n, 3, 3]: as
-    `SliceParams`.
+    shapes [n, 2]: height, width. affine [n, 2, 3], source_box [n, 3], augmentation [n, 3, 3]: as in `SliceParams`.
     """
 
     shapes: npt.NDArray[np.int32]
@@ -58,7 +60,7 @@ class BatchPlan(RankShare):
         return offsets
 
     def cropped_to(self, content: npt.NDArray[np.int64], image: ImageConfig) -> "BatchPlan":
-        """The same with every slice cropped to its `content` [N, 4], see `crop_squares`."""
+        """The same plan with every slice cropped to its `content` [n, 4], see `crop_squares`."""
         boxes = crop_squares(content, self.shapes.astype(np.int64), "slice", square=image.square)
         params = slice_params(boxes, self.augmentation, size=image.size)
         return replace(self, affine=params.affine, source_box=params.source_box)
@@ -72,7 +74,7 @@ class Planner:
         corners = [store.index[f"content_{name}"] for name in ("x0", "y0", "x1", "y1")]
         self._content = np.stack(corners, axis=1).astype(np.int64)
         self._shapes = np.stack([store.index["rows"], store.index["columns"]], axis=1).astype(np.int32)
-        self._drawn: dict[int | None, dict[str, SliceParams]] = {}  # of one epoch, by series key
+        self._drawn: dict[int | None, dict[str, SliceParams]] = {}  # geometry by series key, of one epoch at a time
         self._series_of_row = np.repeat(np.arange(len(store.series)), [span.n_slices for span in store.series])
 
     def series(self, batch: Batch, *, epoch: int | None) -> BatchPlan:
@@ -80,7 +82,7 @@ class Planner:
         return self._plan(series_share(self._store, batch, self._division), epoch)
 
     def slices(self, rows: Batch, *, epoch: int | None) -> BatchPlan:
-        """Plan a batch of single slices, each with the geometry of its series, and counted as a series of one."""
+        """Plan a batch of single slices, given by store rows; each has its series' geometry and is a series of one."""
         alone = (1,) * len(rows)
         share = RankShare(
             batch_rows=np.array(rows, dtype=np.int64),
@@ -111,7 +113,7 @@ class Planner:
         return self._store.series[int(self._series_of_row[row])]
 
     def _params(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
-        """The geometry of a series; drawn once an epoch, as mixed slices ask for it again and again."""
+        """The geometry of a series, kept for the epoch: batches of single slices ask for it once a slice."""
         drawn = self._drawn.setdefault(epoch, {})
         if len(self._drawn) > 1:
             self._drawn = {epoch: drawn}

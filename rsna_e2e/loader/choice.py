@@ -1,4 +1,4 @@
-"""Which loader a configuration needs."""
+"""Chooses the loader for a configuration: of images, or of stored embeddings."""
 
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.device import Compute
@@ -21,14 +21,14 @@ def choose_loader(
     embeddings: Embeddings | None = None,
     division: Division = WHOLE,
 ) -> SeriesLoader:
-    """Return the loader of images, or of `embeddings` where a head learns from those."""
+    """Return the loader of images, or of `embeddings` where they are given."""
     if embeddings is not None:
         return EmbeddingLoader(store, embeddings, config, device=compute.device, division=division)
     return ImageLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype, division=division)
 
 
 def count_channels(config: RunConfig, task: Task, embeddings: Embeddings | None) -> int:
-    """Return the channels of what a loader gives: windows of images, or the width of embeddings.
+    """Return the number of input channels of the model: windows of images, or the width of embeddings.
 
     Raises UsageError where there are no embeddings and the model has no backbone, or the other way round.
     """

@@ -1,4 +1,4 @@
-"""Batches to images by DALI: threads read, a pipeline moves int16 to its device and transforms it there."""
+"""Images by DALI: threads read slices, and a pipeline moves them to the device as int16 and transforms them there."""
 
 # N slices (packed), C windows, S image side
 
@@ -17,7 +17,11 @@ from rsna_e2e.loader.rank_share import with_slice_named
 from rsna_e2e.loader.read_ahead import BufferPool, ReadBatch, read_batch, work_ahead
 from rsna_e2e.store import Store
 
-_TYPE_NAMES = {torch.float32: "FLOAT", torch.float16: "FLOAT16", torch.bfloat16: "UINT16"}  # the last: its bits
+_TYPE_NAMES = {
+    torch.float32: "FLOAT",
+    torch.float16: "FLOAT16",
+    torch.bfloat16: "UINT16",
+}  # DALI has no bfloat16: its bits
 _IN_FLIGHT = 2  # batches inside the pipeline: one that the consumer has yet to take, one being made
 
 
@@ -32,9 +36,9 @@ def dali_images(
 ) -> Iterator[tuple[BatchPlan, torch.Tensor]]:
     """Yield each plan with its images [N, C, S, S], channels-last, in the memory that DALI wrote.
 
-    max_slices: no batch has more. A plan without slices gives an empty tensor and passes the pipeline by.
+    max_slices: of the largest batch. A plan without slices bypasses the pipeline and gives an empty tensor.
     """
-    waiting: deque[ReadBatch] = deque()  # read, and not yet handed on; the pipeline reads their arrays
+    waiting: deque[ReadBatch] = deque()  # read, not yet yielded; the pipeline reads from their arrays
 
     def feed() -> Generator[tuple[Any, Any, Any], None, None]:
         for batch in work_ahead(lambda plan: read_batch(store, plan(), buffers), plans, config):
@@ -42,7 +46,7 @@ def dali_images(
             if len(batch.plan.rows):
                 yield _slices(batch), batch.plan.affine, batch.plan.source_box
 
-    def empty_ones() -> Iterator[tuple[BatchPlan, torch.Tensor]]:
+    def empty_batches() -> Iterator[tuple[BatchPlan, torch.Tensor]]:
         while waiting and len(waiting[0].plan.rows) == 0:
             yield waiting.popleft().plan, empty_images(settings)
 
@@ -50,21 +54,21 @@ def dali_images(
     pipeline = _build(source, settings, max_slices=max_slices, n_threads=config.threads)
     try:
         for output in _run(pipeline, settings.device):
-            yield from empty_ones()
+            yield from empty_batches()
             images = torch.utils.dlpack.from_dlpack(output.as_tensor()).view(settings.dtype).permute(0, 3, 1, 2)
             batch = waiting.popleft()
             buffers.give_back(batch.buffer, settings.device)
             yield batch.plan, images
-        yield from empty_ones()
-    except ValueError as error:  # of the first batch that has yet to come out
+        yield from empty_batches()
+    except ValueError as error:  # of the first batch that is still in the pipeline
         raise with_slice_named(error, next(batch.plan for batch in waiting if len(batch.plan.rows))) from error
     finally:
-        del pipeline  # ends what runs in it, before the arrays that it may still be reading go
+        del pipeline  # stops its work before the arrays that it may still read are freed
         source.close()
 
 
 def _build(source: Iterator[Any], settings: ImageSettings, *, max_slices: int, n_threads: int) -> Any:
-    """A pipeline from what `source` yields to images [S, S, C] of each slice."""
+    """A pipeline from the slices that `source` yields to an image [S, S, C] of each."""
     dali = dali_plugin.load()
     fn, types = dali.fn, dali.types
     is_cuda = settings.device.type == "cuda"
@@ -103,12 +107,12 @@ def _build(source: Iterator[Any], settings: ImageSettings, *, max_slices: int, n
 
 
 def _gpu_number(device: torch.device) -> int:
-    """Which GPU a device is: torch's current one where it has no number."""
+    """The number of a GPU; torch's current one where the device names none."""
     return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _run(pipeline: Any, device: torch.device) -> Iterator[Any]:
-    """What the pipeline puts out until its source ends; on a GPU in the order of torch's current stream."""
+    """Yield the pipeline's outputs until its source ends; on a GPU in the order of torch's current stream."""
     while True:
         stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         try:

@@ -1,8 +1,8 @@
-"""Which slices of a batch each rank works on, and in which chunks they go through its backbone.
+"""Division of a batch: the slices of each rank, and the chunks in which they go through its backbone.
 
-The backbone sees slice by slice, so a batch is divided by slices, not by series: every rank gets as many as any other,
-however few series there are. Where norms mix the slices of a chunk, chunks are what a batch is divided by, since a
-chunk is then what training is defined by.
+The backbone works slice by slice, so a batch is divided by slices, not by series: ranks get equal shares, however few
+series there are. Where norms mix the slices of a chunk, results depend on what a chunk holds, so ranks get whole chunks
+that are the same for any number of ranks.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,10 @@ from itertools import pairwise
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Slices [start, stop) of a batch that go through the backbone together. first: where they begin among the images
-    of their rank, which has its own slices only."""
+    """Slices [start, stop) of a batch that go through the backbone together.
+
+    first: position of slice `start` among the images of its rank, which holds its own slices only.
+    """
 
     start: int
     stop: int
@@ -24,21 +26,22 @@ class Chunk:
 
     @property
     def rows(self) -> slice:
-        """Where these slices are in what is packed for the whole batch."""
+        """These slices in tensors packed for the whole batch."""
         return slice(self.start, self.stop)
 
     @property
     def images(self) -> slice:
-        """Where these slices are among the images of their rank."""
+        """These slices among the images of their rank."""
         return slice(self.first, self.first + len(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Division:
-    """How a batch is divided; the default leaves it whole.
+    """The rule by which a batch is divided; the default leaves it whole.
 
     chunk_size: the most slices of a chunk, None for any number. keeps_series: no chunk has slices of two series, and
-    chunks do not depend on ranks: for norms that mix the slices of a chunk. Else shares are equal to within a slice.
+    chunks do not depend on ranks: for norms that mix the slices of a chunk. Otherwise shares are equal to within a
+    slice.
     """
 
     rank: int = 0
@@ -51,7 +54,7 @@ class Division:
         return tuple(_placed(self._shares(lengths)[self.rank]))
 
     def largest_share(self, lengths: Sequence[int]) -> int:
-        """Return how many slices the busiest rank has: what all the others wait for."""
+        """Return how many slices the busiest rank has, for which all others wait."""
         if not self.keeps_series:
             return -(-sum(lengths) // self.n_ranks)
         return max(sum(stop - start for start, stop in share) for share in self._shares(lengths))
@@ -61,8 +64,7 @@ class Division:
         return min(stop - start for share in self._shares(lengths) for start, stop in share)
 
     def by_slices(self) -> "Division":
-        """The same for single slices, mixed: each rank's are a sample by themselves, and norms see those of a chunk of
-        one rank, fewer the more ranks there are."""
+        """The same rule for batches of single slices, which norms may mix: shares are equal to within a slice."""
         return replace(self, keeps_series=False)
 
     def _shares(self, lengths: Sequence[int]) -> list[list[tuple[int, int]]]:
@@ -78,7 +80,7 @@ class Division:
         return [[chunks[i] for i in share] for share in rank_shares(sizes, n_ranks=self.n_ranks)]
 
     def _cut(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """As few chunks as possible, equal to within a slice: a short one would give norms a poor sample."""
+        """As few chunks as possible, equal to within a slice: norms would have a poor sample in a short one."""
         n = stop - start
         n_chunks = -(-n // (self.chunk_size or max(n, 1)))
         bounds = [start + n * i // n_chunks for i in range(n_chunks + 1)] if n_chunks else []
@@ -92,7 +94,7 @@ def rank_shares(sizes: Sequence[int], *, n_ranks: int) -> list[list[int]]:
     """Return which members each rank works on, in ascending order; may be none.
 
     sizes: what each member costs. The largest go first, each to the rank with the least so far (Graham 1969, LPT), so
-    that every rank knows every share without a word between them, and no two differ by more than a member.
+    that every rank computes every share without communication, and no two differ by more than a member.
     """
     loads, shares = [0] * n_ranks, [[] for _ in range(n_ranks)]  # type: tuple[list[int], list[list[int]]]
     for member in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
@@ -103,7 +105,7 @@ def rank_shares(sizes: Sequence[int], *, n_ranks: int) -> list[list[int]]:
 
 
 def busy_share(batches: Iterable[Sequence[int]], division: Division) -> float:
-    """Return the part of their time that ranks work, on average, if a slice takes all of them equally long.
+    """Return the average share of time that ranks are busy, if every slice takes equally long.
 
     batches: the lengths of each batch's series. 1 for a single rank, and where there is nothing to do.
     """

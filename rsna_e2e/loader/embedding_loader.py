@@ -1,4 +1,4 @@
-"""Batches of stored embeddings, in the place of images."""
+"""Batches of whole series with stored embeddings in the place of images."""
 
 # N slices (packed), D width of an embedding
 
@@ -44,7 +44,7 @@ class EmbeddingLoader(SeriesLoader):
 
     def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[SeriesBatch]:
         """Yield the batches, each of positions in `store.series`, in the given order."""
-        # Threads only read: a single operator of theirs that OpenMP shares out slows all of the model's down threefold.
+        # Threads only read: one operator that a thread runs by OpenMP slows all those of the model down threefold.
         for share, embeddings_ND in work_ahead(self._read, batches, self._config.loader):
             images_ND11 = torch.from_numpy(embeddings_ND)[:, :, None, None].to(self._device)
             yield make_series_batch(self._store, share, images_ND11, self._device)
@@ -54,7 +54,7 @@ class EmbeddingLoader(SeriesLoader):
         return share, self._embeddings.read(share.rows)
 
     def _in_order(self, share: RankShare) -> RankShare:
-        """The same series, each with its slices in the order that the configuration asks for."""
+        """The same share, with the slices of each series in the configured order."""
         if self._place_N is None:
             return share
         series_N = np.repeat(np.arange(len(share.lengths)), share.lengths)
@@ -62,7 +62,7 @@ class EmbeddingLoader(SeriesLoader):
 
 
 def published_places(store: Store) -> Rows:
-    """Where each slice comes [N] in the order of the published solution, among those of its series."""
+    """Return the rank of each slice [N] in the published solution's order; it is used within a series."""
     index = store.index
     by_position = (index["image_id"].astype(str), index["ipp_z_mm"], index["ipp_y_mm"], index["ipp_x_mm"])
     place_N: Rows = np.empty(len(store), dtype=np.int64)

@@ -22,7 +22,7 @@ _SMALLEST_SIDE = 3  # darraghdog/rsna, trainorig.py: the largest of an image's t
 
 @dataclass(frozen=True, slots=True)
 class SliceParams:
-    """What `ops.transform_slices` needs beside pixels: affine [N,2,3] f32, source_box [N,3] i32 (x0, y0, side).
+    """Geometry of N slices for `transform_slices`: affine [N,2,3] f32, source_box [N,3] i32 (x0, y0, side).
 
     augmentation [N,3,3]: the part of `affine` that does not depend on the crop.
     """
@@ -36,7 +36,7 @@ class SliceParams:
 
 
 def series_generator(seed: int, epoch: int, series_key: str) -> np.random.Generator:
-    """Return the counter-based generator of one series in one epoch."""
+    """Return the random generator of one series in one epoch: counter-based, keyed by a hash of all three."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{series_key}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 

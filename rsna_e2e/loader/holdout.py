@@ -1,4 +1,4 @@
-"""Which series a run trains on, and which it is scored on."""
+"""Training and validation sets: the series of the training folds, and those of the fold that is held out."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -36,9 +36,9 @@ def series_folds(store: Store, rule: Literal["store", "published"]) -> list[int]
 
 
 def training_slices(store: Store, training: Sequence[int], *, n: int) -> tuple[list[int], Rows]:
-    """Return the first `n` labelled slices by image id of the series at positions `training`: those series, and rows.
+    """Return the first `n` labelled slices, by image id, of the series at `training`: positions of series, store rows.
 
-    The published solution scores a thousand of them where it holds nothing out. Source: darraghdog/rsna, trainorig.py.
+    The published solution scores a thousand slices where it holds nothing out. Source: darraghdog/rsna, trainorig.py.
     """
     spans = [store.series[position] for position in training]
     rows = rows_of(spans)

@@ -1,4 +1,4 @@
-"""Batches of one store, in order, ahead of their consumer."""
+"""Batches of images: whole series, or single slices across series, prepared ahead of their consumer."""
 
 # N slices (packed), B series, L labels
 
@@ -26,11 +26,11 @@ from rsna_e2e.tasks.task import Task
 
 
 class ImageLoader(SeriesLoader):
-    """Builds `SeriesBatch`es of one store for one configuration, with the images of one rank's share by `division`.
+    """Loads the images of one rank's share of each batch, of whole series or of single slices.
 
-    Batches are handed over as a sequence, so position k in the data is `batches[k:]`. An epoch is the one whose
-    augmentation is drawn, None for none. Raises MissingCapabilityError when `loader.backend` is dali and DALI or its
-    plugin is not there; `backend` says what was chosen.
+    Batches are passed as a sequence, so that position k in the data is `batches[k:]`. epoch: whose augmentation is
+    drawn, None for none. backend: dali or torch, as chosen. Raises MissingCapabilityError when `loader.backend` is dali
+    and DALI or its plugin is not installed.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ImageLoader(SeriesLoader):
         self._buffers = BufferPool(is_pinned=device.type == "cuda")
 
     def group_slices(self, positions: Sequence[int], *, phase: SlicePhaseConfig, epoch: int) -> list[Batch]:
-        """Group the slices of these series, mixed, into batches of store rows; those of an epoch that `phase` samples.
+        """Group single slices of these series, shuffled, into batches of store rows, as `phase` samples an epoch.
 
         A slice is positive or negative by its any-label; where that is unknown it is neither. Raises UsageError when
         they cannot be balanced.
@@ -103,7 +103,7 @@ class ImageLoader(SeriesLoader):
 
 
 def _choose_backend(config: RunConfig) -> str:
-    """DALI makes whole batches from HU, in squares: images by chunk, 8-bit ones and stretched ones are torch's."""
+    """Dali or torch. DALI makes whole batches of squares from HU; chunked, 8-bit and stretched images need torch."""
     wanted, reason = config.loader.backend, None
     if config.loader.transform == "chunk":
         reason = "loader.transform=chunk"

@@ -1,4 +1,4 @@
-"""What all images of a run have in common."""
+"""Parameters of the image transform, constant for a run."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,11 @@ from rsna_e2e.config import ImageConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSettings:
-    """windows_hu: (center, width) of each channel; mean, std: of the windowed values. image: as configured. The rest:
-    see `ops`."""
+    """Parameters of the image transform.
+
+    windows_hu: (center, width) of each channel. mean, std: of the windowed values. image: size, crop and kind of
+    values, as configured. border, dtype: see `torch_ops`. device: of the images.
+    """
 
     windows_hu: tuple[tuple[float, float], ...]
     mean: tuple[float, ...]

@@ -1,8 +1,8 @@
-"""The published solution's 8-bit images: cropped by what they show, and through JPEG where wanted.
+"""The published solution's 8-bit images: cropped to what is above level 0, and through JPEG where configured.
 
-Its steps, with one difference: crop, resize and augmentation are one resampling of grey levels, rounded once, where the
-published solution resamples and rounds twice in training (cv2.resize, then cv2.warpAffine). Outside what was cropped
-its square is level 0, and outside the square the edge is repeated, as there.
+The steps are the published ones, with one difference: crop, resize and augmentation are one resampling of grey levels,
+rounded once, where the published solution resamples and rounds twice in training (cv2.resize, then cv2.warpAffine).
+Outside what was cropped its square is level 0, and outside the square the edge is repeated, as there.
 
 Source: darraghdog/rsna, scripts prepare_meta_dicom.py (windows, JPEG), trainorig.py (autocrop, resize, normalisation).
 """
@@ -35,9 +35,10 @@ _IDENTITY = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 
 
 def as_published(batch: ReadBatch, settings: ImageSettings, buffers: BufferPool) -> ReadBatch:
-    """Find where the grey levels of slices begin, take them through JPEG, crop each slice to them: as configured.
+    """Return the batch with the lowest HU of each slice, from which grey levels count; or in grey levels after JPEG.
 
-    The buffer of a batch that went through JPEG goes back to its pool.
+    With crop "slice" every slice is cropped to its pixels above level 0. The HU buffer of a batch that went through
+    JPEG returns to its pool.
     """
     if len(batch.plan.rows) == 0:
         return batch
@@ -54,7 +55,7 @@ def as_published(batch: ReadBatch, settings: ImageSettings, buffers: BufferPool)
 
 
 def write_jpeg(levels_CHW: Levels) -> bytes:
-    """The file that cv2.imencode(".jpg", ...) makes of three planes, to which the first is blue; the same bytes."""
+    """Return the bytes that cv2.imencode(".jpg", ...) makes of three planes, of which it takes the first as blue."""
     rgb = np.ascontiguousarray(levels_CHW[::-1].transpose(1, 2, 0))
     file = io.BytesIO()
     Image.fromarray(rgb).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=JPEG_SUBSAMPLING)
@@ -62,13 +63,13 @@ def write_jpeg(levels_CHW: Levels) -> bytes:
 
 
 def read_jpeg(file: bytes) -> Levels:
-    """What cv2.imdecode makes of it, as planes [3, H, W]."""
+    """Return the pixels that cv2.imdecode makes of a file, as planes [3, H, W]."""
     levels_CHW: Levels = np.asarray(Image.open(io.BytesIO(file))).transpose(2, 0, 1)[::-1]
     return levels_CHW
 
 
 def normalise(levels_NCSS: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
-    """(level / 255 - mean) / std, in float32, and then the type of images; channels-last."""
+    """Return (level / 255 - mean) / std, computed in float32, in the dtype of the settings; channels-last."""
     mean, std = (torch.tensor(of, device=settings.device)[:, None, None] for of in (settings.mean, settings.std))
     values = levels_NCSS.to(torch.float32, memory_format=torch.channels_last)
     return values.sub_(mean * 255).div_(std * 255).to(settings.dtype)
@@ -97,7 +98,7 @@ def _shown(batch: ReadBatch, lowest_hu: torch.Tensor, settings: ImageSettings) -
 
 
 def _levels(hu: Int16Image, lowest_hu: torch.Tensor, settings: ImageSettings) -> Levels:
-    """Grey levels [C, H, W] of a slice as it is."""
+    """Grey levels [C, H, W] of a slice at its own size."""
     height, width = hu.shape
     pixels = torch.from_numpy(hu)[None]
     side, lowest = max(height, width), lowest_hu.reshape(1)

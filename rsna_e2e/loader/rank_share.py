@@ -1,4 +1,4 @@
-"""Which slices of a batch are one rank's, and what a batch says beside its images."""
+"""One rank's share of a batch, and the `SeriesBatch` made of it with images and labels."""
 
 # N slices (packed), n of them one rank's own, B series
 
@@ -20,10 +20,10 @@ _KERNEL_COMPLAINT = re.compile(r"\bslice (\d+): (.+)")  # csrc/ct_params.cpp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankShare:
-    """A batch, slices of series after series, and which of them are one rank's.
+    """All slices of a batch, series after series, and the chunks of one rank.
 
-    batch_rows [N]: of the store's index. spans, lengths [B]: the series and how many of the slices belong to each.
-    chunks: the rank's.
+    batch_rows [N]: store row of each slice. spans, lengths [B]: the series, and the number of slices of each. chunks:
+    the rank's.
     """
 
     batch_rows: Rows
@@ -33,15 +33,15 @@ class RankShare:
 
     @property
     def rows(self) -> Rows:
-        """Those of the rank's slices [n], in the order of their images."""
+        """Store rows of the rank's slices [n], in the order of their images."""
         own = [self.batch_rows[chunk.rows] for chunk in self.chunks]
         return np.concatenate(own) if own else self.batch_rows[:0]
 
 
 def with_slice_named(error: ValueError, share: RankShare, *, first: int = 0) -> Exception:
-    """Return what to raise for a kernel's complaint of a slice: an error that names it, and its series.
+    """Return the error to raise for a kernel's: one that names slice and series where the kernel named a slice.
 
-    first: position among the rank's slices of the first that the kernel was given. Complaints of no slice stay.
+    first: position among the rank's slices of the first that the kernel was given.
     """
     found = _KERNEL_COMPLAINT.search(str(error))
     if found is None:

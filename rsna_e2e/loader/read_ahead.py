@@ -1,4 +1,4 @@
-"""The HU of a batch, read ahead by threads into buffers that are used again."""
+"""Reading ahead: threads read the HU of coming batches into buffers that are reused."""
 
 # N slices (packed)
 
@@ -17,15 +17,17 @@ from rsna_e2e.core.records import Int16Array, Int16Image
 from rsna_e2e.loader.batch_plan import BatchPlan
 from rsna_e2e.store import Store
 
-_MOST_QUEUED = 8  # buffers that wait for a GPU; whoever needs one more waits for the first of them
+_MOST_QUEUED = 8  # buffers that a GPU still reads; the next taker waits for the first of them
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class BufferPool:
-    """Flat int16 buffers, shared by threads. Memory that was used before needs no new pages, which cost more than the
-    copy into them; pinned memory goes to a GPU without a further copy."""
+    """Flat int16 buffers, shared by threads and reused: fresh pages cost more than the copy into them.
+
+    Pinned memory goes to a GPU without a further copy.
+    """
 
     def __init__(self, *, is_pinned: bool) -> None:
         self._is_pinned = is_pinned
@@ -33,7 +35,7 @@ class BufferPool:
         self._lock = threading.Lock()
 
     def take(self, n_values: int) -> torch.Tensor:
-        """Return a buffer of at least `n_values`. A new one takes the place of one that is too small."""
+        """Return a buffer of at least `n_values`. One that is too small is replaced by a new one."""
         while True:
             with self._lock:
                 ready = [i for i, (_, event) in enumerate(self._free) if event is None or _is_done(event)]
@@ -45,10 +47,10 @@ class BufferPool:
                 first = self._free[0][1] if not ready and len(self._free) >= _MOST_QUEUED else None
             if first is None:
                 return torch.empty(n_values, dtype=torch.int16, pin_memory=self._is_pinned)
-            first.synchronize()  # else memory would grow with what the GPU lags behind
+            first.synchronize()  # or memory would grow as far as the GPU lags behind
 
     def give_back(self, buffer: torch.Tensor, device: torch.device) -> None:
-        """Let others use this buffer once the work that `device`'s current stream was given so far is done."""
+        """Free this buffer for reuse once the work queued so far on `device`'s current stream is done."""
         event = None
         if device.type == "cuda":
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -65,8 +67,8 @@ def _is_done(event: torch.cuda.Event) -> bool:
 class ReadBatch:
     """A plan and its HU, one slice after another: `values` is the beginning of `buffer`.
 
-    Of 8-bit images: lowest_hu [N] int32, of each slice, where its grey levels count from. Of those through JPEG, which
-    have none, `values` are levels: one image [C, H, W] after another.
+    lowest_hu [n]: int32, for 8-bit images, the HU of each slice from which grey levels count. After JPEG it is None,
+    and `values` are grey levels: one image [C, H, W] after another.
     """
 
     plan: BatchPlan
@@ -82,7 +84,7 @@ class ReadBatch:
 
 
 def read_batch(store: Store, plan: BatchPlan, buffers: BufferPool) -> ReadBatch:
-    """Read the slices of `plan`. Raises StoreError when they are not those stored."""
+    """Read the slices of `plan`. Raises StoreError when a checksum does not match."""
     buffer = buffers.take(plan.n_values)
     values: Int16Array = buffer.numpy()[: plan.n_values]
     store.read_slices(plan.rows.tolist(), values)
@@ -92,7 +94,7 @@ def read_batch(store: Store, plan: BatchPlan, buffers: BufferPool) -> ReadBatch:
 def work_ahead(work: Callable[[Item], Result], items: Iterable[Item], config: LoaderConfig) -> Iterator[Result]:
     """Yield work(item) in the order of `items`, made by threads up to `prefetch_batches` items ahead.
 
-    The first error of any thread ends the iteration at once, whether its turn has come or not.
+    The first error of any thread ends the iteration at once, ahead of the results before it.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(config.threads, thread_name_prefix="loader") as pool:

@@ -1,4 +1,4 @@
-"""Who comes when: batches of whole series, or of single slices from all of them.
+"""Batch sampling: whole series, or single slices drawn across series.
 
 Batches are a pure function of (seed, epoch, batch size); a position in the data is therefore one integer, the number of
 batches consumed.
@@ -40,9 +40,10 @@ def series_batches(n_series: int, *, batch_size: int, seed: int | None, epoch: i
 
 
 def slice_batches(rows: Sequence[int], *, batch_size: int, seed: int, epoch: int) -> list[Batch]:
-    """Group single slices, drawn from all series alike, into batches of `batch_size`; what is left over waits.
+    """Group single slices, shuffled across all series, into batches of `batch_size`.
 
-    rows: store rows. The order is a pure function of (seed, epoch).
+    rows: store rows. A remainder is left out of the epoch, unless it is all there is. The order is a pure function of
+    (seed, epoch).
     """
     order = _order(len(rows), seed=seed, epoch=epoch)
     whole = len(rows) // batch_size * batch_size if len(rows) >= batch_size else len(rows)
@@ -73,7 +74,7 @@ def balanced_shard_rows(
     """
     _check_balance(len(positives), len(negatives) // n_shards, f" in each of {n_shards} shards")
     part = np.array_split(np.asarray(negatives), n_shards)[epoch % n_shards]
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]).jumped())  # apart from the order of the batches
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]).jumped())  # not the numbers that order the batches
     return [*positives, *map(int, rng.choice(part, len(positives), replace=False))]
 
 

@@ -1,4 +1,4 @@
-"""Batches to images by torch's operator alone: for machines without DALI, with the same bits, and chunk by chunk."""
+"""Images by the torch operator: for machines without DALI, with the same bits, or on demand, chunk by chunk."""
 
 # N slices (packed), C windows, S image side
 
@@ -47,9 +47,9 @@ def torch_images(
 
 
 class LazyImages:
-    """The slices of a batch in int16 on their device; images are made for a range of them when it is asked for.
+    """The slices of a batch as int16 on the device; images of a range of slices are made on demand.
 
-    On a CPU this is the memory that they were read into, which goes back to its pool when nobody holds this any more.
+    On a CPU the values stay in the buffer that they were read into, which returns to its pool with the end of this.
     """
 
     def __init__(self, batch: ReadBatch, settings: ImageSettings, buffers: BufferPool) -> None:

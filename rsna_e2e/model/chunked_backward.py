@@ -1,10 +1,10 @@
 """Exact gradients through whole series in the activation memory of a few chunks of slices.
 
-The backbone embeds chunk after chunk, keeping the graphs of the last ones only; the loss of all embeddings gives the
-gradient there; then the kept graphs take their part of it, and every earlier chunk is embedded again, with a graph, for
-its own. Nothing is approximated: the sum over chunks is the chain rule. A rank does so for its own chunks of a batch,
-and the heads see the embeddings of all. BatchNorm in train mode normalises by its chunk, by definition; its running
-statistics move once per chunk.
+The backbone embeds chunk after chunk, keeping the graphs of the last ones only. The loss of all embeddings gives the
+gradient of each; the kept graphs take theirs back to the parameters, and every earlier chunk is embedded again, with a
+graph, to do the same. Nothing is approximated: the sum over chunks is the chain rule. A rank does so for its own chunks
+of a batch, and the heads see the embeddings of all ranks. BatchNorm in train mode normalises by its chunk, by
+definition; its running statistics move once per chunk.
 """
 
 # N slices of a batch (packed), n of them this rank's own, C windows, S image side, D embedding width
@@ -29,10 +29,10 @@ Loss = Callable[[torch.Tensor], torch.Tensor]  # embeddings [N, D] to a scalar, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backward:
-    """What a backward pass found: scalars on the device, so that nothing waits for it.
+    """Result of a chunked backward pass; scalars stay on the device, so that the host does not wait.
 
-    recompute_error: the largest difference between the two passes' embeddings, as a part of the largest embedding.
-    What is more than rounding says that a layer does not do the same twice.
+    recompute_error: the largest difference between the two passes' embeddings, relative to the largest embedding. More
+    than rounding means that a layer is not deterministic.
     """
 
     loss: torch.Tensor

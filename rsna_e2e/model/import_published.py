@@ -1,6 +1,6 @@
-"""Weights of the published solution's layout, from files of others, as weights of this project's models.
+"""Imports weights files in the published solution's layout as weights of this project's models.
 
-Pickles are opened in another process only (unpickling.py), and what comes from there is read like any foreign file.
+Pickles are opened in a separate process only (unpickling.py), whose output is checked like any foreign file.
 """
 
 import re
@@ -37,7 +37,7 @@ EXPECTED: dict[Kind, str] = {
     "sequences": "the names of the published head: lstm1, lstm2, linear1, linear2, linear",
 }
 TIME_LIMIT_S = 2 * unpickling.CPU_TIME_S
-SAID = 4000  # bytes of a failed process's last words
+SAID = 4000  # bytes of a failed process's last output, for the message
 _HINT = (
     "Only a state_dict of tensors is read, because loading anything else runs code from the file. Where you trust it: "
     "torch.save(model.state_dict(), NEW_FILE)"
@@ -46,7 +46,7 @@ _HINT = (
 
 @dataclass(frozen=True, slots=True)
 class ImportedWeights:
-    """What was written. width: features of the backbone, or of the embeddings that the head takes."""
+    """Summary of an imported file. width: features of the backbone, or of the embeddings that the head takes."""
 
     n_tensors: int
     n_labels: int
@@ -98,7 +98,7 @@ def read_foreign(path: Path, *, scratch: Path) -> dict[str, torch.Tensor]:
 
 
 def _unpickled(path: Path, scratch: Path) -> bytes:
-    """What the other process makes of a pickle: the content of a safetensors file. Both files are nameless."""
+    """Convert a pickle in a separate process to the content of a safetensors file, by way of files without a name."""
     command = [sys.executable, "-P", unpickling.__file__, str(path.resolve())]
     with tempfile.TemporaryFile(dir=scratch) as made, tempfile.TemporaryFile(dir=scratch) as said:
         try:

@@ -18,7 +18,7 @@ from rsna_e2e.model.slice_dropout import SliceDropout, SliceKeys, drop_by_slice
 from rsna_e2e.tasks.task import Task
 
 MOST_WEIGHTS = 10**10  # the largest of timm, a ViT of DINOv3, has 6.7e9
-# What timm and torch raise where numbers do not go together: a list too short, heads that do not divide a width, ...
+# What timm and torch raise for arguments that do not fit together: a short list, heads that do not divide a width, ...
 _UNSUITED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -50,7 +50,7 @@ class SequenceHead(nn.Module):
         return logits
 
     def hidden(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """Return what the logits are made from, [N, 2D]."""
+        """Return the hidden states [N, 2D], of which the logits are a linear function."""
         series = [_with_deltas(e) for e in torch.split(embeddings_ND, lengths_B.tolist())]
         if self._padding == "left":
             inputs_TBI = pad_sequence(series, padding_side="left")
@@ -66,7 +66,7 @@ class SequenceHead(nn.Module):
         return torch.cat(unpack_sequence(packed))
 
     def _add_up(self, inputs: torch.Tensor, h1: torch.Tensor, h2: torch.Tensor) -> torch.Tensor:
-        """[..., 3D], [..., 2D], [..., 2D] -> [..., 2D]: both layers, their transformations, the embedding twice."""
+        """[..., 3D], [..., 2D], [..., 2D] -> [..., 2D]: both layers, their transformations and the embedding twice."""
         embeddings = inputs[..., : inputs.shape[-1] // 3]
         added: torch.Tensor = h1 + h2 + torch.relu(self.linear1(h1)) + torch.relu(self.linear2(h2))
         return added + torch.cat([embeddings, embeddings], dim=-1)
@@ -98,13 +98,12 @@ class Logits:
 class JointModel(nn.Module):
     """Backbone, optional projection, and heads: images of whole series to logits of every slice and of every series.
 
-    With backbone "none" images are stored embeddings, [N, D, 1, 1], and `n_channels` is D: what is learned is the head.
+    With backbone "none" images are stored embeddings, [N, D, 1, 1], `n_channels` is D, and only the head is trained.
 
-    `embed` and `classify` are apart, because the first goes slice by slice and the second over a whole series. With
+    `embed` works slice by slice and `classify` over whole series, so that they can be called apart. With
     `config.slice_loss_weight` > 0 there is also a linear classifier of single slices on the embeddings, an auxiliary
-    target that exists in training only; with `config.study_loss_weight` > 0 a head for whole series. Without a head
-    (`config.head` none) that classifier is all there is, and every slice is classified by itself. `slice_keys`: what
-    the masks of dropout and drop-path are drawn by while slices are embedded in training.
+    target in training only; with `config.study_loss_weight` > 0 a head for whole series. With `config.head` "none" that
+    classifier is the only head. `slice_keys`: of the slices being embedded, for the masks of dropout and drop-path.
     """
 
     def __init__(self, config: ModelConfig, *, n_channels: int, n_labels: int) -> None:
@@ -125,7 +124,7 @@ class JointModel(nn.Module):
 
     @classmethod
     def for_task(cls, config: ModelConfig, task: Task, *, n_channels: int | None = None) -> Self:
-        """A model of a task's labels, on images of its windows unless `n_channels` says otherwise."""
+        """Build a model whose outputs are a task's labels, and whose channels are its windows, unless given."""
         return cls(config, n_channels=n_channels or len(task.windows_hu), n_labels=len(task.label_names))
 
     def embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
@@ -147,7 +146,7 @@ class JointModel(nn.Module):
             return Logits(self.head.linear(hidden), series)
 
     def classify_slices(self, embeddings_NF: torch.Tensor) -> torch.Tensor:
-        """Return the slice classifier's logits [N, L] of slices by themselves, in float32."""
+        """Return the slice classifier's logits [N, L], each of one slice alone, in float32."""
         assert self.slice_classifier is not None
         with _in_float32(embeddings_NF):
             logits: torch.Tensor = self.slice_classifier(self.projection(embeddings_NF))
@@ -155,8 +154,8 @@ class JointModel(nn.Module):
 
 
 def flatten_lstms(module: nn.Module) -> None:
-    """Put each LSTM's weights on a GPU where cuDNN wants them, one after another: a copy of a module leaves them
-    scattered, and cuDNN then gathers them in every pass."""
+    """Make the weights of each LSTM contiguous on a GPU: in a copied module they are scattered, and cuDNN would gather
+    them in every pass."""
     for child in module.modules():
         if isinstance(child, nn.RNNBase):
             child.flatten_parameters()
@@ -186,10 +185,10 @@ def _create_backbone(config: ModelConfig, n_channels: int) -> Any:
 
 
 def _check_weights(config: ModelConfig, n_channels: int) -> None:
-    """Raise UsageError when arguments ask for more weights than any model has, before memory is asked for."""
+    """Raise UsageError, before memory is allocated, when arguments ask for more weights than any known model has."""
     if not config.backbone_arguments:
         return
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # whose weights are drawn later, as ever
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # leaves the random state to the real model
         sketch = _timm_model(config, n_channels, pretrained=False)
     n_weights = sum(weight.numel() for weight in sketch.parameters())
     if n_weights > MOST_WEIGHTS:

@@ -1,4 +1,4 @@
-"""Norms that keep running statistics: which there are, how they are frozen, and what of a model they move."""
+"""Norm layers with running statistics: finding them, freezing them, and restoring the buffers that they change."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,21 +17,21 @@ def running_norms(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def mixes_slices(module: nn.Module) -> bool:
-    """Whether what comes out for a slice depends on those that go through `module` with it, in train mode."""
+    """Whether in train mode the output for a slice depends on the other slices that go through `module` with it."""
     return next(running_norms(module), None) is not None
 
 
 def freeze_norms(module: nn.Module) -> None:
-    """Make all of them use their running statistics, which then stay as they are."""
+    """Make all norms of `module` use their running statistics, which then do not change."""
     for norm in running_norms(module):
         norm.eval()
 
 
 @torch.no_grad()
 def refuses_one(module: nn.Module, *, n_channels: int, size: int) -> bool:
-    """Whether a norm in train mode would see one value of a channel, which has no variance, in a slice by itself.
+    """Whether torch refuses a single slice in train mode, because a norm would see one value per channel: no variance.
 
-    Asks torch, which is who refuses; `module` stays as it was. size: side of the image. What else is wrong is raised.
+    Found by trying; `module` is left as it was. size: side of the image. Other errors are raised.
     """
     image_1CSS = torch.zeros(1, n_channels, size, size, device=next(module.parameters()).device)
     was_training = module.training

@@ -1,7 +1,7 @@
-"""Dropout and drop-path whose masks belong to slices: the same in whatever chunk, pass or rank a slice is computed.
+"""Dropout and drop-path with masks by slice: the same in every chunk, pass and rank that computes the slice.
 
-What is dropped of a slice is a pure function of its key and of how many masks were drawn for it before, so that a step
-has the same masks however it is divided, and after any resumption.
+A mask is a pure function of the slice's key and of the number of masks drawn before, so that a step has the same masks
+however it is divided over chunks and ranks, and after any resumption.
 """
 
 # n slices of one chunk
@@ -15,7 +15,7 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
-Unit = Literal["element", "channel", "slice"]  # what is dropped as one
+Unit = Literal["element", "channel", "slice"]  # what is dropped as a whole
 
 # The increment and the mixing function of SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195)
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -24,9 +24,9 @@ _FRACTION_BITS = 24  # of a float32: uniform numbers are exact
 
 
 class SliceKeys:
-    """The keys [n] of the slices that go through a model at this time; None leaves the masks to torch's generator.
+    """Keys [n] of the slices that are going through a model; with None, masks come from torch's generator.
 
-    n_drawn: masks so far. A module that is called twice in a pass draws two.
+    n_drawn: number of masks so far. A module that is called twice in a pass draws two.
     """
 
     current: torch.Tensor | None = None
@@ -34,7 +34,7 @@ class SliceKeys:
 
     @contextmanager
     def of(self, keys: torch.Tensor) -> Iterator[None]:
-        """Have them for the length of the block."""
+        """Set the keys inside the block."""
         self.current, self.n_drawn = keys, 0
         try:
             yield
@@ -53,7 +53,7 @@ class SliceDropout(nn.Module):
         self.p, self._keys, self._unit = p, keys, unit
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return as many values."""
+        """Return values of the same shape."""
         if not self.training or self.p == 0.0:
             return values
         shape = {"element": values.shape, "channel": values.shape[:2], "slice": values.shape[:1]}[self._unit]
@@ -67,7 +67,7 @@ class SliceDropout(nn.Module):
         return values * factors.reshape(*shape, *[1] * (values.ndim - len(shape)))
 
     def extra_repr(self) -> str:
-        """What print shows."""
+        """Return the settings that print(module) shows."""
         return f"p={self.p}, unit={self._unit}"
 
 
@@ -86,9 +86,9 @@ def slice_keys(seed: int, rows: torch.Tensor) -> torch.Tensor:
 
 
 def drop_by_slice(module: nn.Module, keys: SliceKeys) -> None:
-    """Replace every Dropout of torch's and DropPath of timm's in `module` by one whose masks belong to slices.
+    """Replace every Dropout of torch and DropPath of timm in `module` by a `SliceDropout`.
 
-    What draws in another way, such as the dropout inside fused attention, goes on with torch's generator.
+    Other random layers, such as the dropout inside fused attention, still draw from torch's generator.
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():
@@ -112,10 +112,10 @@ def _mix(state: torch.Tensor) -> torch.Tensor:
 
 
 def _shifted(bits: torch.Tensor, n: int) -> torch.Tensor:
-    """To the right, with zeros from the left: torch's int64 has a sign, which its own shift repeats."""
+    """Logical shift to the right: torch's own shift of int64 copies the sign bit."""
     return (bits >> n) & ((1 << (64 - n)) - 1)
 
 
 def _signed(number: int) -> int:
-    """The int64 with the lowest 64 bits of a number, as sums and products of int64 have them."""
+    """Wrap a number to int64, as sums and products of int64 do."""
     return (number + 2**63) % 2**64 - 2**63

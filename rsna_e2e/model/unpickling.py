@@ -1,8 +1,8 @@
-"""A process of its own: unpickles a foreign file of weights under limits and writes safetensors to standard output.
+"""Script that unpickles a foreign weights file under resource limits and writes safetensors to standard output.
 
-Run by import_weights as a script, with nothing of this package in it. torch's weights_only unpickler builds tensors and
-plain containers and calls nothing else; the limits are for files that are made to be large. Whatever goes wrong is an
-exception, whose last lines its parent reads.
+`import_weights` runs it in a process that imports nothing of this package. torch's weights_only unpickler builds
+tensors and plain containers and calls nothing else; the limits are for files made to exhaust memory. Every failure is
+an exception, whose last lines the parent process reads.
 """
 
 import resource
@@ -19,7 +19,7 @@ GIB = 1 << 30
 
 
 def limit(n_bytes: int) -> None:
-    """Bound memory to what a file of `n_bytes` needs on top of what torch has taken, and time, and what is written."""
+    """Limit CPU time, the size of the output, and memory to what a file of `n_bytes` needs beyond torch itself."""
     n_pages = int(Path("/proc/self/statm").read_text().split()[0])
     memory = n_pages * resource.getpagesize() + GIB + 4 * n_bytes  # as stored, as tensors, as a copy, as written
     for kind, most in (
@@ -32,7 +32,7 @@ def limit(n_bytes: int) -> None:
 
 
 def tensors_of(loaded: object) -> dict[str, torch.Tensor]:
-    """The tensors of a state_dict, dense and apart from each other. Raises TypeError for anything else."""
+    """Return the tensors of a state_dict as dense copies. Raises TypeError for anything else."""
     for key in NESTED:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

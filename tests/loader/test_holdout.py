@@ -1,4 +1,4 @@
-"""Who is trained on and who is scored: by the store's folds, by the published rule, and where nobody is held out."""
+"""Training and validation sets: by the store's folds, by the published rule, and with nothing held out."""
 
 import csv
 import json

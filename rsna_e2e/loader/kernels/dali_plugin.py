@@ -1,4 +1,4 @@
-"""DALI with the operators of csrc, fn.rsna.transform_slices and fn.rsna.content_box, loaded when it is asked for."""
+"""Loads DALI with the operators of csrc, fn.rsna.transform_slices and fn.rsna.content_box, on first use."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ _BUILD = f"RSNA_WITH_DALI=1 {BUILD_COMMAND}"
 
 
 def is_installed() -> bool:
-    """Whether there are both DALI and a plugin for it; only `load` tells whether they belong to each other."""
+    """Whether DALI and a plugin are installed; that their versions match is checked by `load`."""
     return _is_dali_installed() and bool(_plugin_versions())
 
 
@@ -58,7 +58,7 @@ def load() -> ModuleType:
 def _is_dali_installed() -> bool:
     try:
         return importlib.util.find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:  # nothing of NVIDIA's
+    except ModuleNotFoundError:  # there is no package nvidia
         return False
 
 

@@ -1,4 +1,4 @@
-"""NumPy twin of the pixel operations in csrc, in float64 where it judges: slow, plain, independent of the C++ code."""
+"""NumPy twin of the pixel operations in csrc, by which tests judge them: float64, slow, independent of C++."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def transform_slices(
     source_box: Sequence[tuple[int, int, int]] | None = None,
     supersample: int = 1,
 ) -> Float64Array:
-    """Return what `ops.transform_slices` must: [N, C, S, S], here in float64 throughout.
+    """Return the expected result of `torch_ops.transform_slices`: [N, C, S, S], in float64 throughout.
 
     hu: N slices [H, W] int16, which may differ in size. affine: [N, 2, 3]. windows_hu: C of (center, width). mean, std:
     C each. border: "zero" or "replicate". source_box: N of (x0, y0, side). Meaning: see torch_ops.py.
@@ -50,10 +50,10 @@ def transform_slices_uint8(
     supersample: int = 1,
     subtract_lowest: bool = False,
 ) -> npt.NDArray[np.uint8]:
-    """Return what `ops.transform_slices` must with dtype uint8: [N, C, S, S].
+    """Return the expected result of `torch_ops.transform_slices` with dtype uint8: [N, C, S, S].
 
-    subtract_lowest: grey levels count from each channel's minimum, as in the published reference, which takes it from
-    the windowed image; the operator is told the slice's lowest HU instead. The rest: as above.
+    subtract_lowest: grey levels count from each channel's minimum, taken from the windowed image as the published
+    solution does; the operator is given the slice's lowest HU instead. The rest: as above.
     """
     levels = []
     for pixels in hu:

@@ -41,7 +41,7 @@ Floats = torch.Tensor | Sequence[float]
 Pairs = torch.Tensor | Sequence[tuple[float, float]]
 
 _LIBRARY = Path(__file__).with_name("_C.abi3.so")
-_BAD_ARGUMENT = ("transform_slices: ", "content_box: ")  # csrc begins every complaint about an argument so
+_BAD_ARGUMENT = ("transform_slices: ", "content_box: ")  # how csrc begins its messages about arguments
 
 if not _LIBRARY.exists():
     raise MissingCapabilityError(f"the compiled extension {_LIBRARY.name} is missing; build it with: {BUILD_COMMAND}")
@@ -136,7 +136,7 @@ def transform_slices_packed(
 
 
 def content_box(hu: torch.Tensor, windows: Pairs) -> torch.Tensor:
-    """Bounding box of what reaches grey level 1 of 255 in any window, per slice of one size. hu: [N, H, W] int16 in HU.
+    """Bounding box of the pixels that reach grey level 1 of 255 in any window. hu: [N, H, W] int16 in HU.
 
     Returns [N, 4] int32 on the device of hu: x0, y0, x1, y1 (x1 and y1 exclusive), all 0 for a slice without content.
     """
@@ -165,7 +165,7 @@ def _packed(hu: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor,
 
 
 def _call(op: Callable[..., Any], values: torch.Tensor, *tensors: torch.Tensor, **options: Any) -> Any:
-    """Call the operator and give its complaints their class."""
+    """Call an operator; raise its errors as ValueError or MissingCapabilityError."""
     if values.is_cuda and not IS_CUDA_BUILT:
         raise MissingCapabilityError(f"the extension has no CUDA half; build it with: RSNA_WITH_CUDA=1 {BUILD_COMMAND}")
     try:
@@ -183,12 +183,12 @@ def cpu_instruction_sets() -> tuple[str, ...]:
 
 
 def idle_memory_bytes() -> int:
-    """Memory of results on the CPU that no tensor holds any more, kept for the next ones."""
+    """Return the bytes of CPU memory kept for the next results, which no tensor holds any more."""
     return int(torch.ops.rsna_e2e.idle_memory_bytes())
 
 
 def release_idle_memory() -> int:
-    """Return that memory to the system, and say how many bytes it was."""
+    """Free that memory, and return how many bytes it was."""
     return int(torch.ops.rsna_e2e.release_idle_memory())
 
 
