@@ -1,4 +1,4 @@
-"""How a batch is divided over ranks: every slice once, evenly, and where chunks are a definition, by those."""
+"""Division of a batch over ranks: every slice once, evenly; by whole chunks where norms mix the slices of a chunk."""
 
 import numpy as np
 import pytest

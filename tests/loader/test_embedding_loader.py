@@ -1,4 +1,4 @@
-"""Batches of stored embeddings: the right rows in the right order, whoever asks for them."""
+"""Batches of stored embeddings: the right rows in the right order, for any rank and number of threads."""
 
 import threading
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""DALI and plain torch give the same batches, in order, and end cleanly."""
+"""The DALI and torch backends give the same batches, in order, and end cleanly."""
 
 import multiprocessing
 import threading

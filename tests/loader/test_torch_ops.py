@@ -153,7 +153,7 @@ def test_published_images(case: int, crop: bool) -> None:
     height, width = hu.shape
     x0, y0, x_extent, y_extent, source_box = 0, 0, width, height, None
     content = content_box(hu, WINDOWS)
-    if crop and content is not None:  # the reference keeps a slice of air as it is
+    if crop and content is not None:  # the published solution keeps a slice of air as it is
         x0, y0 = content[:2]
         x_extent = y_extent = max(content[2] - x0, content[3] - y0)
         source_box = torch.tensor([[x0, y0, x_extent]], dtype=torch.int32)

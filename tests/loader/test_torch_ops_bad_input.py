@@ -1,4 +1,4 @@
-"""transform_slices refuses what makes no sense, and says which argument and slice it is."""
+"""transform_slices refuses arguments out of range, naming the argument and the slice."""
 
 import importlib.util
 import math

@@ -1,4 +1,4 @@
-"""content_box on the CPU, against its NumPy twin and against boxes known beforehand."""
+"""content_box on the CPU, against NumPy and against boxes known beforehand."""
 
 import math
 from typing import Any

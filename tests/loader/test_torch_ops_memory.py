@@ -1,4 +1,4 @@
-"""Where results lie on the CPU: memory that no tensor holds is used again, within bounds; or a tensor that is given."""
+"""Memory of results on the CPU: reused within bounds once no tensor holds it, or the tensor given as `out`."""
 
 # N slices, C channels, S output size
 

@@ -1,4 +1,4 @@
-"""transform_slices on the CPU at the sizes where its kernel changes its ways."""
+"""transform_slices on the CPU at the sizes where its kernel takes another path."""
 
 # N slices
 

@@ -1,4 +1,4 @@
-"""transform_slices with dtype uint8: the published reference's 8-bit images, level by level."""
+"""transform_slices with dtype uint8: the published solution's 8-bit images, level by level."""
 
 # N slices, C channels, H, W input, S output size
 
@@ -78,7 +78,7 @@ def test_published_images(case: int, crop: bool) -> None:
     height, width = hu.shape
     x0, y0, x_extent, y_extent, source_box = 0, 0, width, height, None
     content = torch_ops.content_box(hu[None], WINDOWS)[0].tolist()
-    if crop and any(content):  # the reference keeps a slice of air as it is
+    if crop and any(content):  # the published solution keeps a slice of air as it is
         x0, y0 = content[:2]
         x_extent = y_extent = max(content[2] - x0, content[3] - y0)
         source_box = torch.tensor([[x0, y0, x_extent]], dtype=torch.int32)

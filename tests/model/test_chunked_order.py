@@ -1,4 +1,4 @@
-"""What chunked backprop computes when, and what it holds meanwhile."""
+"""The order in which chunked backprop computes, and the memory that it holds meanwhile."""
 
 # N slices (packed)
 

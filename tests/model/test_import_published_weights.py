@@ -1,4 +1,4 @@
-"""Foreign weights: the same logits from our models, and files that would run something do not."""
+"""Foreign weights: our models give the same logits, and files that would run code are refused."""
 
 from collections import OrderedDict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Norms that keep running statistics: told by what they keep, frozen, and their buffers put back."""
+"""Norm layers with running statistics: found by their buffers, frozen, and their buffers restored."""
 
 from functools import partial
 

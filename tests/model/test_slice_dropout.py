@@ -1,4 +1,4 @@
-"""Masks of dropout and drop-path: by slice, as often as asked, and the same however slices come together."""
+"""Masks of dropout and drop-path: by slice, at the rate asked for, and the same in whatever chunk a slice is."""
 
 import copy
 
