@@ -172,7 +172,7 @@ def _import_embeddings(options: argparse.Namespace) -> None:
             options.out,
             store=store,
             ids=options.ids,
-            part=options.part,
+            image_set=options.part,
             name=options.name,
             fold=options.fold,
             epoch=options.epoch,

@@ -166,20 +166,10 @@ def _slice_records(slices: Sequence[Elements], syntax_uid: str, *, has_frames: b
 
 
 def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number: int) -> SliceRecord:
-    rows, columns = elements.unsigned("Rows"), elements.unsigned("Columns")
-    if min(rows, columns) < SIDES_PX[0] or max(rows, columns) > SIDES_PX[1] or rows * columns < LEAST_PIXELS:
-        detail = f"Rows {rows}, Columns {columns}; expected {SIDES_PX[0]} to {SIDES_PX[1]}, and more than one pixel"
-        raise RefusedError(Reason.BAD_VALUE, detail)
-    spacing = elements.numbers("PixelSpacing", 2)
-    if min(spacing) < LENGTHS_MM[0] or max(spacing) > LENGTHS_MM[1]:
-        raise RefusedError(Reason.BAD_VALUE, f"PixelSpacing {spacing[0]:g} x {spacing[1]:g} mm")
+    rows, columns = _matrix(elements)
+    pixel_spacing_mm = _pixel_spacing(elements)
     slope, intercept, unit = _rescale(elements)
-    x, y, z = elements.numbers("ImagePositionPatient", 3)
-    if max(abs(x), abs(y), abs(z)) > MAX_POSITION_MM:
-        detail = f"ImagePositionPatient lies more than {MAX_POSITION_MM:,.0f} mm from the origin"
-        raise RefusedError(Reason.BAD_VALUE, detail)
-    a, b, c, d, e, f = orientation = elements.numbers("ImageOrientationPatient", 6)
-    _check_orientation(orientation)
+    image_position_mm, image_orientation = _image_position(elements), _image_orientation(elements)
     window_center, window_width = elements.first_window(at_most=MAX_WINDOW_HU)
     burned_in = elements.text("BurnedInAnnotation", default="").upper()
     patient_id, study_uid = elements.identifier("PatientID", default=""), elements.identifier("StudyInstanceUID")
@@ -192,9 +182,9 @@ def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number:
         frame_number=number,
         rows=rows,
         columns=columns,
-        image_position_mm=(x, y, z),
-        image_orientation=(a, b, c, d, e, f),
-        pixel_spacing_mm=(spacing[0], spacing[1]),
+        image_position_mm=image_position_mm,
+        image_orientation=image_orientation,
+        pixel_spacing_mm=pixel_spacing_mm,
         slope=slope,
         intercept=intercept,
         bits_stored=elements.unsigned("BitsStored"),
@@ -206,6 +196,32 @@ def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number:
         burned_in_annotation=burned_in if burned_in in ("YES", "NO") else "",
         repair=joined([*([] if patient_id else [Repair.PATIENT_BY_STUDY]), *unit]),
     )
+
+
+def _matrix(elements: Elements) -> tuple[int, int]:
+    """Return Rows and Columns, in bounds."""
+    rows, columns = elements.unsigned("Rows"), elements.unsigned("Columns")
+    if min(rows, columns) < SIDES_PX[0] or max(rows, columns) > SIDES_PX[1] or rows * columns < LEAST_PIXELS:
+        detail = f"Rows {rows}, Columns {columns}; expected {SIDES_PX[0]} to {SIDES_PX[1]}, and more than one pixel"
+        raise RefusedError(Reason.BAD_VALUE, detail)
+    return rows, columns
+
+
+def _pixel_spacing(elements: Elements) -> tuple[float, float]:
+    """Return PixelSpacing, between rows and between columns, in mm and in bounds."""
+    between_rows, between_columns = elements.numbers("PixelSpacing", 2)
+    if min(between_rows, between_columns) < LENGTHS_MM[0] or max(between_rows, between_columns) > LENGTHS_MM[1]:
+        raise RefusedError(Reason.BAD_VALUE, f"PixelSpacing {between_rows:g} x {between_columns:g} mm")
+    return between_rows, between_columns
+
+
+def _image_position(elements: Elements) -> tuple[float, float, float]:
+    """Return ImagePositionPatient, in mm and in bounds."""
+    x, y, z = elements.numbers("ImagePositionPatient", 3)
+    if max(abs(x), abs(y), abs(z)) > MAX_POSITION_MM:
+        detail = f"ImagePositionPatient lies more than {MAX_POSITION_MM:,.0f} mm from the origin"
+        raise RefusedError(Reason.BAD_VALUE, detail)
+    return x, y, z
 
 
 def _rescale(elements: Elements) -> tuple[float, float, list[Repair]]:
@@ -230,11 +246,13 @@ def _rescale(elements: Elements) -> tuple[float, float, list[Repair]]:
     raise RefusedError(Reason.NOT_HOUNSFIELD, f"RescaleType is {shown(unit)}{detail}")
 
 
-def _check_orientation(cosines: tuple[float, ...]) -> None:
-    """Refuse axes that are not two orthogonal unit vectors (PS3.3 C.7.6.2.1.1), within what rounding explains."""
-    row, column = cosines[:3], cosines[3:]
+def _image_orientation(elements: Elements) -> tuple[float, float, float, float, float, float]:
+    """Return ImageOrientationPatient: two orthogonal unit vectors, but for rounding (PS3.3 C.7.6.2.1.1)."""
+    a, b, c, d, e, f = elements.numbers("ImageOrientationPatient", 6)
+    row, column = (a, b, c), (d, e, f)
     lengths = math.hypot(*row), math.hypot(*column)
     product = sum(a * b for a, b in zip(row, column, strict=True))
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(product)) > ROUNDED_AXES:
         detail = "ImageOrientationPatient is not two orthogonal unit vectors"
         raise RefusedError(Reason.BAD_VALUE, detail)
+    return a, b, c, d, e, f

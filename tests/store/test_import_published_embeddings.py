@@ -37,7 +37,7 @@ class Published:
         return path
 
     def add(self, names: list[str], out: str = "out", **options: object) -> ImportedEmbeddings:
-        arguments = {"ids": self.folder / "train.csv.gz", "part": "train", "fold": 0, "name": "v12"} | options
+        arguments = {"ids": self.folder / "train.csv.gz", "image_set": "train", "fold": 0, "name": "v12"} | options
         return import_embeddings(self.npz(names), self.folder / out, store=self.store, **arguments)
 
     def open(self, out: str = "out") -> EmbeddingFolder:
@@ -81,7 +81,7 @@ def test_rows_go_to_the_images_that_they_are_of(published: Published) -> None:
     for part, names in parts(published, 1).items():
         ids = published.folder / ("test.csv" if part == "test" else "train.csv.gz")
         order = None if part == "test" else published.folder / "order.txt"
-        done = published.add(names, part=part, fold=1, ids=ids, order=order)
+        done = published.add(names, image_set=part, fold=1, ids=ids, order=order)
         assert (done.n_rows, done.width, done.views) == (len(names), WIDTH, ("plain",))
     folder = published.open()
     for names in parts(published, 1).values():
@@ -93,8 +93,8 @@ def test_rows_go_to_the_images_that_they_are_of(published: Published) -> None:
 
 def test_training_rows_without_their_order_are_refused(published: Published) -> None:
     for part in ("train", "val"):
-        with pytest.raises(UsageError, match=f"rows of part {part} follow the order in which the machine that made"):
-            published.add(parts(published, 0)[part], part=part)
+        with pytest.raises(UsageError, match=f"rows of {part} images follow the order in which the machine that made"):
+            published.add(parts(published, 0)[part], image_set=part)
 
 
 def test_where_the_fold_holds_nobody_the_first_images_are_the_validation_part(
@@ -102,14 +102,14 @@ def test_where_the_fold_holds_nobody_the_first_images_are_the_validation_part(
 ) -> None:
     monkeypatch.setattr("rsna_e2e.store.embeddings.import_published.FALLBACK_IMAGES", 3)
     everyone = parts(published, 6)["train"]
-    published.add(everyone[:3], part="val", fold=6, order=published.folder / "order.txt")
+    published.add(everyone[:3], image_set="val", fold=6, order=published.folder / "order.txt")
     expected = np.stack([published.truth[name] for name in everyone[:3]])
     np.testing.assert_array_equal(published.open().read(published.rows(everyone[:3])), expected)
 
 
 def test_views_are_averaged(published: Published) -> None:
     names = parts(published, 0)["test"]
-    test = {"part": "test", "ids": published.folder / "test.csv"}
+    test = {"image_set": "test", "ids": published.folder / "test.csv"}
     published.add(names, **test)
     published.add(names[::-1], view="hflip", **test)  # other numbers
     assert published.open().manifest.views == ("plain", "hflip")
@@ -122,7 +122,7 @@ def test_what_was_begun_is_gone_on_with_and_another_file_is_refused(
 ) -> None:
     monkeypatch.setattr("rsna_e2e.store.embeddings.import_published.SHARD_SLICES", 3)
     names = parts(published, 0)["test"]
-    test = {"part": "test", "ids": published.folder / "test.csv"}
+    test = {"image_set": "test", "ids": published.folder / "test.csv"}
     published.add(names, **test)
     shards = sorted((published.folder / "out").glob("*.h5"))
     assert len(shards) == 2
@@ -137,10 +137,8 @@ def test_what_was_begun_is_gone_on_with_and_another_file_is_refused(
 
 def test_counts_and_ids_must_agree(published: Published) -> None:
     names = parts(published, 0)["test"]
-    test = {"part": "test", "ids": published.folder / "test.csv"}
-    with pytest.raises(
-        BadInputError, match=rf"{len(names) - 1} rows, but test\.csv has {len(names)} images of part test"
-    ):
+    test = {"image_set": "test", "ids": published.folder / "test.csv"}
+    with pytest.raises(BadInputError, match=rf"{len(names) - 1} rows, but test\.csv has {len(names)} test images"):
         published.add(names[1:], **test)
     (published.folder / "test.csv").write_text("Image\nID_0000\nID_nobody\n")
     with pytest.raises(BadInputError, match=r"lacks 1 of 2 images of test\.csv, such as ID_nobody"):
@@ -169,7 +167,7 @@ def test_the_order_names_every_image_once(published: Published) -> None:
 def test_a_csv_that_is_not_one_is_named(published: Published, content: str, says: str) -> None:
     (published.folder / "test.csv").write_text(content)
     with pytest.raises(BadInputError, match=says):
-        published.add(parts(published, 0)["test"], part="test", ids=published.folder / "test.csv")
+        published.add(parts(published, 0)["test"], image_set="test", ids=published.folder / "test.csv")
 
 
 class _Harm:
@@ -219,7 +217,7 @@ def test_a_file_that_is_not_one_of_embeddings_is_refused_and_not_run(published: 
             *(path, published.folder / "out"),
             store=published.store,
             ids=published.folder / "test.csv",
-            part="test",
+            image_set="test",
             name="v12",
         )
 

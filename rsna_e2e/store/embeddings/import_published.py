@@ -28,10 +28,10 @@ from rsna_e2e.core.table_files import table_at
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import SHARD_SLICES, EmbeddingSource, EmbeddingWriter
 
-Part = Literal["train", "val", "test"]
+ImageSet = Literal["train", "val", "test"]
 
 MEMBER = "arr_0.npy"  # what numpy.savez calls an array without a name
-FALLBACK_IMAGES = 1000  # where the fold holds nobody, the first so many images are the validation part
+FALLBACK_IMAGES = 1000  # where the fold holds nobody, the first so many images are the validation set
 
 _WIDEST = 2**16  # numbers of an embedding; no backbone has more
 _TOGETHER = 1024  # rows that are read at once
@@ -54,7 +54,7 @@ def import_embeddings(
     *,
     store: Store,
     ids: Path,
-    part: Part,
+    image_set: ImageSet,
     name: str,
     fold: int | None = None,
     epoch: int = 1,
@@ -62,21 +62,36 @@ def import_embeddings(
     order: Path | None = None,
     progress: Progress = no_progress,
 ) -> ImportedEmbeddings:
-    """Add one file of embeddings to the folder `out`, which may hold other parts and views of the same classifier.
+    """Add one file of embeddings to the folder `out`, which may hold other images and views of the same classifier.
 
-    ids: CSV with a column Image, and fold for training images. part: which images of it these are; fold: that the
-    classifier held out (None or one that is nobody's: none). order: a text file with an image name a line, in the order
-    of the machine that made the file, for train and val. name: of the classifier, to tell it from others. Raises
+    ids: CSV with a column Image, and fold for training images. image_set: which images of it these are; fold: that the
+    classifier held out (None, or one that no image has: none). order: a text file with an image name a line, in the
+    order of the machine that made the file, for train and val. name: of the classifier, to tell it from others. Raises
     UsageError without an order where one is needed, BadInputError for files that are damaged or do not fit each other
     or the store.
     """
-    if part != "test" and order is None:
+    if image_set != "test" and order is None:
         raise UsageError(
-            f"rows of part {part} follow the order in which the machine that made {npz.name} listed its images, which "
+            f"rows of {image_set} images follow the order in which the machine that made {npz.name} listed them, which "
             "no CSV tells. Give that order with --order FILE, an image name a line"
         )
-    rows = _store_rows(_names(ids, part=part, fold=fold, order=order), store, ids)
-    source = EmbeddingSource(
+    rows = _store_rows(_names(ids, image_set=image_set, fold=fold, order=order), store, ids)
+    with (
+        _open_array(npz) as array,
+        EmbeddingWriter(out, source=_source(store, name, fold, epoch), width=array.width, store=store) as writer,
+    ):
+        if array.n != len(rows):
+            raise BadInputError(
+                f"{npz}: {array.n} rows, but {ids.name} has {len(rows)} {image_set} images. Give the CSV, --fold and "
+                "--part that it was made with"
+            )
+        _copy(array, writer, rows, view=view, label=f"{image_set}-{array.crc:08x}", progress=progress)
+        manifest = writer.commit()
+    return ImportedEmbeddings(folder=out, n_rows=len(rows), views=manifest.views, width=manifest.width)
+
+
+def _source(store: Store, name: str, fold: int | None, epoch: int) -> EmbeddingSource:
+    return EmbeddingSource(
         store_hash=store.data_hash,
         weights_sha256=hashlib.sha256(f"imported {name} {fold} {epoch}".encode()).hexdigest(),
         kind=hashlib.sha256(f"imported {name}".encode()).hexdigest(),
@@ -85,30 +100,23 @@ def import_embeddings(
         epoch=epoch,
         precision="fp32",
     )
-    with (
-        _open_array(npz) as array,
-        EmbeddingWriter(out, source=source, width=array.width, store=store) as writer,
-    ):
-        if array.n != len(rows):
-            raise BadInputError(
-                f"{npz}: {array.n} rows, but {ids.name} has {len(rows)} images of part {part}. Give the CSV, fold and "
-                "part that it was made with"
-            )
-        for start in range(0, array.n, SHARD_SLICES):
-            block = rows[start : start + SHARD_SLICES]
-            label = f"{part}-{array.crc:08x}-{start // SHARD_SLICES:05d}"
-            with nullcontext(_drop) if writer.has(view, label, block) else writer.shard(view, label, block) as append:
-                for first in range(0, len(block), _TOGETHER):
-                    append(array.read(min(_TOGETHER, len(block) - first)))
-                    progress(min(start + first + _TOGETHER, array.n), array.n)
-        manifest = writer.commit()
-    return ImportedEmbeddings(folder=out, n_rows=len(rows), views=manifest.views, width=manifest.width)
 
 
-def _names(ids: Path, *, part: Part, fold: int | None, order: Path | None) -> list[str]:
+def _copy(array: "_Array", writer: EmbeddingWriter, rows: Rows, *, view: View, label: str, progress: Progress) -> None:
+    """Write the array's embeddings of these rows of the store as shards; those that are there already are skipped."""
+    for start in range(0, array.n, SHARD_SLICES):
+        block = rows[start : start + SHARD_SLICES]
+        name = f"{label}-{start // SHARD_SLICES:05d}"
+        with nullcontext(_drop) if writer.has(view, name, block) else writer.shard(view, name, block) as append:
+            for first in range(0, len(block), _TOGETHER):
+                append(array.read(min(_TOGETHER, len(block) - first)))
+                progress(min(start + first + _TOGETHER, array.n), array.n)
+
+
+def _names(ids: Path, *, image_set: ImageSet, fold: int | None, order: Path | None) -> list[str]:
     """The image of every row."""
     try:
-        folds = _read_ids(ids, needs_fold=part != "test")
+        folds = _read_ids(ids, needs_fold=image_set != "test")
     except csv.Error as error:
         raise BadInputError(f"{ids}: not a readable CSV file: {error}") from None
     if order is None:
@@ -117,14 +125,14 @@ def _names(ids: Path, *, part: Part, fold: int | None, order: Path | None) -> li
     ordered = [name for name in listed if name in folds]
     if len(set(ordered)) < len(ordered) or len(ordered) < len(folds):
         raise BadInputError(f"{order}: does not name every image of {ids.name} once. Give the order that the file has")
-    if part == "train":
+    if image_set == "train":
         return [name for name in ordered if folds[name] != fold]
     held_out = [name for name in ordered if folds[name] == fold]
     return held_out or ordered[:FALLBACK_IMAGES]
 
 
 def _read_ids(path: Path, *, needs_fold: bool) -> dict[str, int | None]:
-    """The images of a CSV in its order, with their folds (None where nobody asks). Raises csv.Error."""
+    """The images of a CSV in its order, with their folds, None where they are not needed. Raises csv.Error."""
     table = csv.DictReader(io.StringIO(_read_text(path), newline=""))
     wanted = ("Image", "fold") if needs_fold else ("Image",)
     missing = [column for column in wanted if column not in (table.fieldnames or ())]
@@ -161,12 +169,12 @@ def _store_rows(names: Sequence[str], store: Store, ids: Path) -> Rows:
             f"{', '.join(unknown[:_SHOWN])}. Prepare a store of all the images that the embeddings are of"
         )
     if not names:
-        raise BadInputError(f"{ids}: no image of this part. Check --fold and --part")
+        raise BadInputError(f"{ids}: none of its images is of this --part and --fold. Check them")
     return np.array([row_of[name] for name in names], dtype=np.int64)
 
 
 def _drop(values_kD: Float32Array) -> None:
-    """Pass over what is stored already."""
+    """Skip embeddings that are stored already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

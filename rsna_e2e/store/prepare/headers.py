@@ -53,7 +53,7 @@ def read_raw(
     Files of one SOP instance UID count as copies, because only pixels could tell otherwise. Raises BadInputError when
     there is nothing at `raw`, or the labels are of other images.
     """
-    inputs = read_inputs(raw, None, labels, task, compression="none", rules=())
+    inputs = read_inputs(raw, None, labels, task, "none")
     with TemporaryDirectory(prefix="rsna_e2e-") as folder, Pool(n_jobs or available_cores()) as pool:
         notes = read_headers(inputs, pool, Path(folder), progress)
         headers, refused = read_notes(notes)

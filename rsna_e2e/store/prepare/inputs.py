@@ -41,6 +41,7 @@ class Inputs:
     passed_over: Mapping[str, str]
     task: Task
     compression: Compression
+    requires_hu: bool
     digest: str
 
 
@@ -49,13 +50,15 @@ def read_inputs(
     store: Path | None,
     labels: Labels,
     task: Task,
-    *,
     compression: Compression,
-    rules: object,
+    *,
+    requires_hu: bool = False,
     refuse_formulas: bool = False,
+    rules: tuple[object, ...] = (),
 ) -> Inputs:
-    """Find files and labels. store: what is to be made of them, if anything. rules: how they are cut into jobs and
-    shards, which the digest includes. refuse_formulas: files whose image ids a spreadsheet would run.
+    """Find files and labels. store: to be made of them, if any. requires_hu: refuse files that leave the unit
+    unspecified. refuse_formulas: refuse files whose image ids a spreadsheet would run. rules: how files are divided
+    into jobs and shards, which the digest includes.
 
     Raises BadInputError when there is nothing, or the labels are of other images, UsageError for a store inside `raw`,
     MissingCapabilityError without what packs pixels.
@@ -64,18 +67,9 @@ def read_inputs(
     if store is not None and is_inside(store, raw):
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
-    if labels is None:
-        search = LabelSearch(source)
-        found = search.read_inside(task)
-    else:
-        search, found = None, FoundLabels() if labels == "none" else _read_given(labels, task)
-    files, not_found = _without_formulas(*source.find()) if refuse_formulas else source.find()
-    if labels is not None and found.table and files and not names_any(found.table.image_ids, files):
-        raise BadInputError(f"{labels}: names none of the images in {raw}. Check that it belongs to them")
-    if search is not None and found.file is None:
-        found = search.read_others(task, files)
+    found, files, not_found = _find(source, labels, task, refuse_formulas=refuse_formulas)
     table = found.table or LabelTable(image_ids=[], values=_no_labels(task), n_repeated_rows=0)
-    settings = (__version__, FORMAT_VERSION, task.windows_hu, compression, rules, decoder_versions())
+    settings = (__version__, FORMAT_VERSION, task.windows_hu, compression, (*rules, requires_hu), decoder_versions())
     return Inputs(
         source=source,
         files=files,
@@ -85,8 +79,31 @@ def read_inputs(
         passed_over=found.passed_over,
         task=task,
         compression=compression,
+        requires_hu=requires_hu,
         digest=_digest(source, files, table, settings),
     )
+
+
+def _find(
+    source: Source, labels: Labels, task: Task, *, refuse_formulas: bool
+) -> tuple[FoundLabels, Sequence[RawFile], Sequence[Refusal]]:
+    """Return the labels, the files, and what cannot be taken for a file. Labels come first, as they may be wrong."""
+    if labels is None:
+        search = LabelSearch(source)
+        found = search.read_inside(task)
+    else:
+        search, found = None, FoundLabels() if labels == "none" else _read_given(labels, task)
+    files, not_found = _without_formulas(*source.find()) if refuse_formulas else source.find()
+    if search is None and found.table and files and not names_any(found.table.image_ids, files):
+        raise BadInputError(f"{labels}: names none of the images in {source.path}. Check that it belongs to them")
+    if search is not None and found.file is None:
+        found = search.read_others(task, files)
+    return found, files, not_found
+
+
+def _read_given(labels: Path, task: Task) -> FoundLabels:
+    file = table_at(labels)
+    return FoundLabels(file=file, table=read_labels(file, task))
 
 
 def with_labels(refusals: Sequence[Refusal], inputs: Inputs) -> list[Refusal]:
@@ -101,11 +118,6 @@ def _without_formulas(
     why = (Reason.FORMULA_NAME, "a spreadsheet would run its image id (--refuse-formulas)")
     refused = [Refusal(printable(file.name), *why) for file in files if may_be_formula(file.name)]
     return [file for file in files if not may_be_formula(file.name)], [*refusals, *refused]
-
-
-def _read_given(labels: Path, task: Task) -> FoundLabels:
-    file = table_at(labels)
-    return FoundLabels(file=file, table=read_labels(file, task))
 
 
 def _no_labels(task: Task) -> Float64Array:

@@ -16,9 +16,8 @@ from rsna_e2e.core.records import Column, Float32Array, Refusal
 from rsna_e2e.dicom.repairs import Repair, count_repairs, mark_repaired
 from rsna_e2e.store.label_runs import OrderCheck, check_order
 from rsna_e2e.store.prepare.index import label_rows
+from rsna_e2e.store.prepare.inputs import Inputs
 from rsna_e2e.store.series_order import run_starts, series_geometry, studies_of_single_slices, volume_numbers
-from rsna_e2e.tasks.labels import LabelTable
-from rsna_e2e.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,25 +87,28 @@ class PartReport:
         return self.n_slices / self.elapsed_s
 
 
-def make_report(
-    store: Path,
-    data_hash: str,
-    index: dict[str, Column],
-    labels_NL: Float32Array,
-    table: LabelTable,
-    refusals: Sequence[Refusal],
-    task: Task,
-    *,
-    label_file: str,
-    told_by: Mapping[str, int],
-    passed_over: Mapping[str, str],
-    elapsed_s: float,
-) -> PrepareReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """The content of a store that was made, with identifiers: columns of the index [N], labels [N, L], refusals.
+
+    told_by: how many series were divided into volumes by which element, by DICOM keyword.
+    """
+
+    data_hash: str
+    index: dict[str, Column]
+    labels: Float32Array
+    refusals: Sequence[Refusal]
+    told_by: Mapping[str, int]
+
+
+def make_report(store: Path, prepared: Prepared, inputs: Inputs, *, elapsed_s: float) -> PrepareReport:
+    """Count what a store holds of its inputs."""
+    index, labels_NL, table = prepared.index, prepared.labels, inputs.labels
     names_no_patient = mark_repaired(index["repair"].tolist(), Repair.PATIENT_BY_STUDY)
     _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
     return PrepareReport(
         store=store,
-        data_hash=data_hash,
+        data_hash=prepared.data_hash,
         n_patients=len(set(index["patient_id"].tolist())),
         n_studies_as_patients=len(set(index["study_uid"][names_no_patient].tolist())),
         n_series=len(first),
@@ -114,16 +116,16 @@ def make_report(
         n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
         n_labels_without_image=len(table.image_ids) - len(set(label_rows(index, table)) - {-1}),
         n_repeated_label_rows=table.n_repeated_rows,
-        label_file=label_file,
-        tables_passed_over=dict(passed_over),
+        label_file=inputs.label_file,
+        tables_passed_over=dict(inputs.passed_over),
         n_rounded=int(index["n_rounded"].sum()),
         n_saturated=int(index["n_saturated"].sum()),
         n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),
-        slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
+        slice_order=check_order(labels_NL[:, inputs.task.any_index], n_slices[np.argsort(first)].tolist()),
         geometry=count_geometry(index),
-        volumes=count_volumes(index, told_by),
+        volumes=count_volumes(index, prepared.told_by),
         repairs=count_repairs(index["repair"].tolist()),
-        refusals=count_reasons(refusals),
+        refusals=count_reasons(prepared.refusals),
         elapsed_s=elapsed_s,
     )
 

@@ -1,14 +1,17 @@
-"""The whole of prepare, from the raw folder or archive to the finished store."""
+"""Prepares a study store: reads headers, plans shards, writes them, and commits index, labels and refusals.
+
+A store appears whole or not at all. Called again after an interruption, this goes on with the notes and shards that
+were finished, where files, labels, options and versions are still the same.
+"""
 
 # N slices, L labels
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rsna_e2e.core.errors import DiskFullError, UsageError
 from rsna_e2e.core.files import full_disk_named
@@ -21,7 +24,7 @@ from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs, with_labe
 from rsna_e2e.store.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.ray_pool import RayPool
-from rsna_e2e.store.prepare.report import NothingTakenError, Part, PartReport, PrepareReport, make_report
+from rsna_e2e.store.prepare.report import NothingTakenError, Part, PartReport, Prepared, PrepareReport, make_report
 from rsna_e2e.store.prepare.store_plan import Copies, MakePlan, ShardPlans
 from rsna_e2e.store.prepare.tables import read_notes, refusals_of, to_numpy
 from rsna_e2e.store.pseudonyms import Pseudonyms
@@ -66,54 +69,27 @@ def prepare(
 ) -> PrepareReport:
     """Make a study store of the DICOM files in `raw`; files that cannot be taken are recorded with their reason.
 
-    raw: a folder or a zip archive. labels: the label file, or "none"; by default what `find_labels` finds, if anything.
-    seed: decides the folds among equals. n_jobs: worker processes, by default one for each core; on_ray: on the cores
-    of a Ray cluster, whose machines see the same files, instead. parts: what `prepare_part` left; shards that none of
-    them holds are made. compression: of the pixels, which read back the same. requires_hu: refuse files that leave the
-    unit unspecified. refuse_formulas: refuse files whose image ids a spreadsheet would run. pseudonyms: what the store
-    has in place of identifiers and of the paths of refused files; folds, order, labels and pixels do not depend on
-    them. The store appears whole or not at all; interrupted and called again, this goes on with what was done. Raises
-    BadInputError when there is nothing to take, and leaves the table of refusals in `STORE.partial`; StoreError when
-    `store` exists, and OutOfResourcesError when the disk is too small.
+    raw: a folder or a zip archive. labels: the label file, or "none"; by default what `find_labels` finds. seed:
+    decides the folds among equals. n_jobs: worker processes, by default one for each core; on_ray: on a Ray cluster
+    instead. parts: of `prepare_part`; what they lack is made. requires_hu, refuse_formulas: see `read_inputs`.
+    pseudonyms: in place of identifiers and refused paths. Raises NothingTakenError when no slice can be taken, and
+    leaves the refusals in `STORE.partial`; StoreError when `store` exists; OutOfResourcesError when the disk is small.
     """
     started_s = time.perf_counter()
-    if n_folds < 1:
-        raise UsageError(f"folds {n_folds}: must be at least 1")
-    pool_of_workers = _pool(n_jobs, on_ray=on_ray)
-    rules = (HEADERS_PER_JOB, SHARD_BYTES, requires_hu)
+    _check_counts(n_jobs, n_folds=n_folds, on_ray=on_ray)
+    workers = _pool(n_jobs, on_ray=on_ray)
     inputs = read_inputs(
-        raw, store, labels, task, compression=compression, rules=rules, refuse_formulas=refuse_formulas
+        raw, store, labels, task, compression, requires_hu=requires_hu, refuse_formulas=refuse_formulas, rules=_rules()
     )
-    with StoreWriter(store, inputs=inputs.digest) as writer, pool_of_workers as pool:
+    with StoreWriter(store, inputs=inputs.digest) as writer, workers as pool:
         writer.adopt(parts)
-        headers = read_headers(inputs, pool, writer.notes_folder, progress, requires_hu=requires_hu)
+        headers = read_headers(inputs, pool, writer.notes_folder, progress)
         inputs = replace(inputs, files=())  # many of them need room
-        shards, refused, told_by = _plan(inputs, headers, pool, writer, progress)
-        with _enough_space(store, writer.shards_folder, shards, compression):
-            _write_shards(inputs, shards, pool, len(refused), progress)
-            stored, refusals = _collect(inputs, shards, refused)
-            if not len(stored["image_id"]):
-                refusals = refusals if pseudonyms is None else pseudonyms.of_refusals(refusals)
-                table = writer.leave(refusals) if refusals else None
-                raise NothingTakenError(raw, refusals, table=table)
-            labels_NL = join_labels(stored, inputs.labels)
-            index = index_columns(stored, labels_NL, n_folds=n_folds, seed=seed)
-            tables = _named_or_not(index, refusals, pseudonyms)
-            data_hash = writer.commit(task, labels=labels_NL, compression=compression, **tables)
-    elapsed_s = time.perf_counter() - started_s
-    return make_report(
-        store,
-        data_hash,
-        index,
-        labels_NL,
-        inputs.labels,
-        refusals,
-        task,
-        label_file=inputs.label_file,
-        told_by=told_by,
-        passed_over=inputs.passed_over,
-        elapsed_s=elapsed_s,
-    )
+        plan = _plan(inputs, headers, pool, writer, progress)
+        with _enough_space(store, writer.shards_folder, plan.shards, compression):
+            _write_shards(inputs, plan, pool, progress)
+            prepared = _commit(writer, inputs, plan, n_folds=n_folds, seed=seed, pseudonyms=pseudonyms)
+    return make_report(store, prepared, inputs, elapsed_s=time.perf_counter() - started_s)
 
 
 def prepare_part(
@@ -137,40 +113,47 @@ def prepare_part(
     started_s = time.perf_counter()
     if not 1 <= part.number <= part.n:
         raise UsageError(f"part {part.number} of {part.n}: the first number goes from 1 to the second")
-    rules = (HEADERS_PER_JOB, SHARD_BYTES, requires_hu)
+    _check_counts(n_jobs, on_ray=on_ray)
     inputs = read_inputs(
-        raw, store, labels, task, compression=compression, rules=rules, refuse_formulas=refuse_formulas
+        raw, store, labels, task, compression, requires_hu=requires_hu, refuse_formulas=refuse_formulas, rules=_rules()
     )
-    with (
-        StoreWriter(store, inputs=inputs.digest, folder=part.folder(store)) as writer,
-        _pool(n_jobs, on_ray=on_ray) as pool,
-    ):
-        headers = read_headers(inputs, pool, writer.notes_folder, progress, requires_hu=requires_hu)
+    writer = StoreWriter(store, inputs=inputs.digest, folder=part.folder(store))
+    with writer, _pool(n_jobs, on_ray=on_ray) as pool:
+        headers = read_headers(inputs, pool, writer.notes_folder, progress)
         inputs = replace(inputs, files=())
-        every_shard, refused, _ = _plan(inputs, headers, pool, writer, progress)
-        shards = every_shard[part.number - 1 :: part.n]
-        with _enough_space(store, writer.shards_folder, shards, compression):
-            _write_shards(inputs, shards, pool, len(refused), progress)
+        plan = _plan(inputs, headers, pool, writer, progress)
+        plan = replace(plan, shards=plan.shards[part.number - 1 :: part.n])
+        with _enough_space(store, writer.shards_folder, plan.shards, compression):
+            _write_shards(inputs, plan, pool, progress)
         writer.keep()
     return PartReport(
         part=part.folder(store),
-        n_shards=len(shards),
-        n_slices=sum(shard.n_slices for shard in shards),
+        n_shards=len(plan.shards),
+        n_slices=sum(shard.n_slices for shard in plan.shards),
         elapsed_s=time.perf_counter() - started_s,
     )
 
 
-def _pool(n_jobs: int | None, *, on_ray: bool) -> AnyPool:
+def _check_counts(n_jobs: int | None, *, on_ray: bool, n_folds: int = 1) -> None:
+    if n_folds < 1:
+        raise UsageError(f"folds {n_folds}: must be at least 1")
     if n_jobs is not None and (n_jobs < 1 or on_ray):
-        raise UsageError(f"jobs {n_jobs}: must be at least 1, and is for Ray to choose on a cluster")
+        raise UsageError(f"jobs {n_jobs}: must be at least 1, and on a Ray cluster is chosen by Ray")
+
+
+def _rules() -> tuple[int, int]:
+    """Return how files are divided into jobs and shards: what other rules made is of no use to these."""
+    return HEADERS_PER_JOB, SHARD_BYTES
+
+
+def _pool(n_jobs: int | None, *, on_ray: bool) -> AnyPool:
     return RayPool() if on_ray else Pool(n_jobs or available_cores())
 
 
 def _plan(
     inputs: Inputs, headers: Sequence[Path], pool: AnyPool, writer: StoreWriter, progress: Progress
-) -> tuple[Sequence[ShardPlan], list[Refusal], Mapping[str, int]]:
-    """Decide what goes where, and count what divides series into volumes, in a process of its own: what that needs is
-    free again afterwards."""
+) -> ShardPlans:
+    """Group slices into series and assign these to shards, in a process of its own, which gives its memory back."""
     job = MakePlan(
         headers=headers,
         labelled_ids=inputs.labels.image_ids,
@@ -183,7 +166,7 @@ def _plan(
     if isinstance(planned, Copies):
         planned = _alone(replace(job, digests=_digest_copies(inputs, planned, pool, progress)))
         assert isinstance(planned, ShardPlans), "with the digests of all copies there is a plan"
-    return planned.shards, [*inputs.not_found, *planned.refused], planned.told_by
+    return replace(planned, refused=[*inputs.not_found, *planned.refused])
 
 
 def _alone(job: MakePlan) -> Copies | ShardPlans:
@@ -192,21 +175,19 @@ def _alone(job: MakePlan) -> Copies | ShardPlans:
     return planned
 
 
-def read_headers(
-    inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress, *, requires_hu: bool = False
-) -> list[Path]:
-    """Return the files that hold the headers, and the refusals; those that are there already are not read again."""
-    parts = [inputs.files[i : i + HEADERS_PER_JOB] for i in range(0, len(inputs.files), HEADERS_PER_JOB)]
+def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> list[Path]:
+    """Read the headers of all files, and return the notes that hold them; notes of an earlier attempt are taken."""
+    blocks = [inputs.files[i : i + HEADERS_PER_JOB] for i in range(0, len(inputs.files), HEADERS_PER_JOB)]
     jobs = [
-        ReadHeaders(inputs.source, files, notes / f"headers-{number:05d}.arrow", requires_hu)
-        for number, files in enumerate(parts)
+        ReadHeaders(inputs.source, files, notes / f"headers-{number:05d}.arrow", inputs.requires_hu)
+        for number, files in enumerate(blocks)
     ]
     sizes = [len(job.files) for job in jobs]
     return _run_missing(jobs, sizes, pool, progress, what="headers", n_refused=len(inputs.not_found))
 
 
 def _digest_copies(inputs: Inputs, copies: Copies, pool: AnyPool, progress: Progress) -> list[Path]:
-    """Return the files that hold digests of slices which may be copies; those that are there are not made again."""
+    """Digest slices that may be copies, and return the notes of it; notes of an earlier attempt are taken."""
     jobs = [
         DigestCopies(inputs.source, path, path.with_name(path.name.replace("copies-", "digests-")))
         for path, _ in copies.files
@@ -223,7 +204,7 @@ def _run_missing(
     what: str,
     n_refused: int,
 ) -> list[Path]:
-    """Run jobs of which no note is there that can be relied on, and return the notes of all."""
+    """Run the jobs whose note is missing, or may turn out better this time, and return the notes of all."""
     missing = [(job, n) for job, n in zip(jobs, sizes, strict=True) if not _is_settled(job.note)]
     done = sum(sizes) - sum(n for _, n in missing)
     for number, n_refused_here in pool.run([job for job, _ in missing]):
@@ -233,17 +214,16 @@ def _run_missing(
     return [job.note for job in jobs]
 
 
-def _is_settled(part: Path) -> bool:
-    """Whether a note is there, and refuses nothing that may go well another time or on another machine."""
-    return part.exists() and not any(refusal.reason in MAY_GO_WELL for refusal in refusals_of(part))
+def _is_settled(note: Path) -> bool:
+    """Whether a note is there, and no file was refused for a reason that may not hold another time or elsewhere."""
+    return note.exists() and not any(refusal.reason in MAY_GO_WELL for refusal in refusals_of(note))
 
 
-def _write_shards(
-    inputs: Inputs, shards: Sequence[ShardPlan], pool: AnyPool, n_refused: int, progress: Progress
-) -> None:
-    """Write shards; those that are there stay as they are."""
-    missing = [shard for shard in shards if not shard.note.exists()]
-    total = sum(shard.n_slices for shard in shards)
+def _write_shards(inputs: Inputs, plan: ShardPlans, pool: AnyPool, progress: Progress) -> None:
+    """Write the planned shards; those of an earlier attempt stay as they are."""
+    missing = [shard for shard in plan.shards if not shard.note.exists()]
+    n_refused = len(plan.refused)
+    total = sum(shard.n_slices for shard in plan.shards)
     done = total - sum(shard.n_slices for shard in missing)
     jobs = [WriteShard(inputs.source, shard, inputs.task.windows_hu, inputs.compression) for shard in missing]
     for number, n_refused_here in pool.run(jobs):
@@ -252,29 +232,38 @@ def _write_shards(
         progress(done, total, f"pixels, {n_refused} refused")
 
 
-def _collect(
-    inputs: Inputs, shards: Sequence[ShardPlan], refused: Sequence[Refusal]
-) -> tuple[dict[str, Column], list[Refusal]]:
-    """Return the columns of what was written, and all refusals."""
-    stored, broken = read_notes([shard.note for shard in shards])
-    refusals = with_labels(sorted([*refused, *broken], key=lambda refusal: (refusal.path, refusal.reason)), inputs)
+def _commit(
+    writer: StoreWriter, inputs: Inputs, plan: ShardPlans, *, n_folds: int, seed: int, pseudonyms: Pseudonyms | None
+) -> Prepared:
+    """Make the store of the shards that were written, and return what it holds, with identifiers."""
+    stored, refusals = _collect(inputs, plan)
+    key_check, hashed = "", refusals
+    if pseudonyms is not None:
+        key_check, hashed = pseudonyms.check, pseudonyms.of_refusals(refusals)
+    if not len(stored["image_id"]):
+        table = writer.leave(hashed) if hashed else None
+        raise NothingTakenError(inputs.source.path, hashed, table=table)
+    labels_NL = join_labels(stored, inputs.labels)
+    index = index_columns(stored, labels_NL, n_folds=n_folds, seed=seed)
+    data_hash = writer.commit(
+        inputs.task,
+        index=index if pseudonyms is None else with_pseudonyms(index, pseudonyms),
+        labels=labels_NL,
+        refusals=hashed,
+        compression=inputs.compression,
+        key_check=key_check,
+    )
+    return Prepared(data_hash=data_hash, index=index, labels=labels_NL, refusals=refusals, told_by=plan.told_by)
+
+
+def _collect(inputs: Inputs, plan: ShardPlans) -> tuple[dict[str, Column], list[Refusal]]:
+    """Return the columns of the slices that were written, and all refusals."""
+    stored, broken = read_notes([shard.note for shard in plan.shards])
+    refused = sorted([*plan.refused, *broken], key=lambda refusal: (refusal.path, refusal.reason))
     columns = {name: to_numpy(stored, name) for name in stored.column_names}
     del stored  # as `columns` now
     release_unused()
-    return columns, refusals
-
-
-def _named_or_not(
-    index: dict[str, Column], refusals: Sequence[Refusal], pseudonyms: Pseudonyms | None
-) -> dict[str, Any]:
-    """Return what a store holds: as it is, or so that nobody is named in it."""
-    if pseudonyms is None:
-        return {"index": index, "refusals": refusals}
-    return {
-        "index": with_pseudonyms(index, pseudonyms),
-        "refusals": pseudonyms.of_refusals(refusals),
-        "key_check": pseudonyms.check,
-    }
+    return columns, with_labels(refused, inputs)
 
 
 @contextmanager

@@ -64,15 +64,14 @@ def plan_series(
             positions.append(volume.position_mm)
         told_by.update(order.told_by)
         refused |= {int(rows[i]): (reason, detail) for i, reason, detail in order.refused}
-    names = file_names(headers)
-    refusals = [Refusal(printable(names[row]), *refused[row]) for row in sorted(refused)]
     plan = Plan(
         np.concatenate([np.empty(0, np.int64), *kept]),
         np.array(keys, dtype=object),
         np.concatenate([np.empty(0), *positions]),
         told_by,
     )
-    return plan, refusals
+    names = file_names(headers)
+    return plan, [Refusal(printable(names[row]), *refused[row]) for row in sorted(refused)]
 
 
 def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[int, int]]:
