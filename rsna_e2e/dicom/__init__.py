@@ -1,4 +1,10 @@
-"""One DICOM file in, CT slices in Hounsfield units out, or a refusal with a stable reason.
+"""Reads DICOM files: out come CT slices in Hounsfield units, or a refusal with a stable reason code.
+
+In goes a stream and the name of the file. Out comes for each slice first its header (`read_headers`, about a hundred
+microseconds), so that slices can be put in order before any pixel is read, then its HU and what was repaired
+(`read_hounsfield`). Elements are found and checked here, byte by byte; pydicom and the decoders behind it see
+compressed frames alone, whose headers were checked. Both functions are meant for worker processes of one thread: they
+silence stderr and Python's warnings while a decoder works, which concerns the whole process, and a decoder may end it.
 
 Elements are found and checked here, byte by byte; pydicom, and the decoders it drives, see nothing but compressed
 frames whose claims were checked. Reading is done in two steps, `read_headers` (about a hundred microseconds) and

@@ -1,4 +1,4 @@
-"""What a slice says of its acquisition and reconstruction, by which the volumes of a series are told apart."""
+"""Reads how a slice was acquired and reconstructed, by which the volumes of a series are told apart."""
 
 from rsna_e2e.core.records import Acquisition
 from rsna_e2e.dicom.elements import Elements

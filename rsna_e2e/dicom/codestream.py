@@ -1,4 +1,4 @@
-"""What a compressed frame says of itself, before anything decodes it: decoders take room for whatever it claims."""
+"""Checks the header of a compressed frame before it is decoded, because decoders allocate whatever it claims."""
 
 import struct
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _SCAN = 0xDA
 
 @dataclass(frozen=True, slots=True)
 class FrameClaim:
-    """Size in px, number of components, bits of a sample; is_signed: None where the format has no word for it."""
+    """Size in px, number of components, bits of a sample; is_signed: None where the format does not say."""
 
     rows: int
     columns: int
@@ -27,10 +27,10 @@ class FrameClaim:
 
 
 def read_claim(frame: bytes, syntax: Syntax, *, bytes_per_sample: int) -> FrameClaim | None:
-    """Return what the head of a frame claims; None for RLE, which claims nothing but where its segments lie.
+    """Return what the header of a frame claims; None for RLE, whose header says where segments lie and no more.
 
-    Raises RefusedError when there is no head of that syntax, its segments are not `bytes_per_sample`, or a JPEG frame
-    has no end; decoders of the other formats notice themselves that one is missing.
+    Raises RefusedError when there is no header of that syntax, RLE has other than `bytes_per_sample` segments, or a
+    JPEG frame has no end; decoders of the other formats notice a missing end themselves.
     """
     if syntax.uid == RLE_LOSSLESS:
         _check_rle(frame, bytes_per_sample)
@@ -48,13 +48,13 @@ def find_size(frame: bytes) -> int:
         return 4
     if frame[4:8] == b"jP  " and (at := frame.find(b"\xff\x4f\xff\x51")) >= 0:
         return at + 4  # a whole JP2 file, against PS3.5 A.4.4, but seen
-    raise RefusedError(Reason.DECODER_FAILED, "the frame is no JPEG 2000 codestream")
+    raise RefusedError(Reason.DECODER_FAILED, "the frame is not a JPEG 2000 codestream")
 
 
 def _check_rle(frame: bytes, n_segments: int) -> None:
     """Source: PS3.5 annex G.5 (number of segments, and where each begins)."""
     if len(frame) < 64:
-        raise RefusedError(Reason.DECODER_FAILED, "the RLE frame ends in its head")
+        raise RefusedError(Reason.DECODER_FAILED, "the RLE frame ends inside its header")
     said, *begins = struct.unpack_from(f"<{1 + n_segments}L", frame)
     ends = [*begins[1:], len(frame)]
     if said != n_segments or begins[0] != 64 or any(a >= b for a, b in zip(begins, ends, strict=True)):
@@ -84,7 +84,7 @@ def _jpeg(frame: bytes, start_of_frame: tuple[int, ...]) -> FrameClaim:
 
 
 def _check_jpeg_end(frame: bytes) -> None:
-    """Refuse a frame that was cut: decoders make up the rest of it, with nothing said.
+    """Refuse a frame that was cut: decoders fill in the rest without an error.
 
     Source: ISO/IEC 10918-1 B.1.1.3 and ISO/IEC 14495-1 C.1.1 (EOI ends an image, and stands nowhere in a scan),
     PS3.5 A.4 (padding to an even length; some writers fill fragments up with more of it).
@@ -100,7 +100,7 @@ def _jpeg2000(frame: bytes, *, at: int) -> FrameClaim:
         _, _, x1, y1, x0, y0, tile_x, tile_y, _, _, n_components = struct.unpack_from(">HHLLLLLLLLH", frame, at)
         depth, step_x, step_y = struct.unpack_from(">BBB", frame, at + 38)
     except struct.error:
-        raise RefusedError(Reason.DECODER_FAILED, "the JPEG 2000 codestream ends in its head") from None
+        raise RefusedError(Reason.DECODER_FAILED, "the JPEG 2000 codestream ends inside its header") from None
     if tile_x == 0 or tile_y == 0 or x1 <= x0 or y1 <= y0 or (step_x, step_y) != (1, 1):
         raise RefusedError(Reason.DECODER_FAILED, "the JPEG 2000 codestream claims an impossible size")
     if -(-(x1 - x0) // tile_x) * -(-(y1 - y0) // tile_y) > MAX_TILES:

@@ -44,8 +44,8 @@ TAGS = {
     "RescaleType": 0x00281054,
 }
 
-# What tells volumes of a series apart (PS3.3 C.7.6.1, C.7.6.16.2.2, C.8.2.1, C.8.15.3). It is only advice, in whatever
-# form a file has it.
+# What tells volumes of a series apart (PS3.3 C.7.6.1, C.7.6.16.2.2, C.8.2.1, C.8.15.3). It is advice: a malformed one
+# is ignored, and refuses no file.
 ADVICE = {
     "AcquisitionDate": 0x00080022,
     "AcquisitionDateTime": 0x0008002A,
@@ -105,7 +105,7 @@ _CONTROL = re.compile(r"[\x00-\x1a\x1c-\x1f\x7f]")  # all but ESC; 80 to 9F may 
 
 
 class RefusedError(Exception):
-    """The file is not taken. Never leaves the reading of one file; becomes a `Refusal` there."""
+    """The file is refused. `refuse_on_error` turns it into a `Refusal`, so it never ends more than one file."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -121,17 +121,17 @@ class Elements:
         self._byte_order = byte_order
 
     def overlaid(self, other: DataSet) -> "Elements":
-        """Return these elements with others over them."""
+        """Return these elements, replaced by `other` where both have one."""
         return Elements(self._data_set | other, byte_order=self._byte_order)
 
     def without(self, names: Sequence[str]) -> "Elements":
-        """Return these elements without some."""
+        """Return these elements without those of these names."""
         tags = {ALL_TAGS[name] for name in names}
         kept = {tag: value for tag, value in self._data_set.items() if tag not in tags}
         return Elements(kept, byte_order=self._byte_order)
 
     def items(self, name: str) -> list[DataSet]:
-        """Return the items of a sequence, none when it is missing. Raises RefusedError when it is none."""
+        """Return the items of a sequence, none when it is missing."""
         return items_of(self._data_set, name)
 
     def text(self, name: str, *, default: str | None = None) -> str:
@@ -145,10 +145,11 @@ class Elements:
         return default
 
     def identifier(self, name: str, *, default: str | None = None) -> str:
-        """Return a text that tells patients, studies or instances apart. Raises RefusedError when it cannot.
+        """Return a text that identifies a patient, study, series or instance. Raises RefusedError for control
+        characters.
 
-        A NUL or line feed inside it is damage, and could make two of them one where they are joined. ESC begins another
-        script. Source: PS3.5 table 6.2-1 (VR LO and UI), 6.1.2.5.3.
+        A NUL or line feed in it is damage, and could make different identifiers equal where they are joined. ESC is
+        allowed: it switches the character set. Source: PS3.5 table 6.2-1 (VR LO and UI), 6.1.2.5.3.
         """
         text = self.text(name, default=default)
         if _CONTROL.search(text):
@@ -188,7 +189,7 @@ class Elements:
         return values
 
     def first_window(self, *, at_most: float) -> tuple[float, float] | tuple[None, None]:
-        """Return the first window center and width in HU. It is only advice: None where it makes no sense.
+        """Return the first window center and width in HU. It is advice: None where it makes no sense.
 
         at_most: center, to either side of 0, and width.
         """
@@ -199,22 +200,22 @@ class Elements:
         return centers[0], widths[0]
 
     def first_between(self, name: str, low: float, high: float) -> float | None:
-        """Return the first number of VR DS where it lies there. It is only advice: None where it makes no sense."""
+        """Return the first number of VR DS if it lies in this range. It is advice: None where it makes no sense."""
         values = _numbers(self.text(name, default=""))
         return values[0] if values and low <= values[0] <= high else None
 
     def advice(self, name: str) -> str:
-        """Return a text of `ADVICE`, empty where it is missing or no text."""
+        """Return a text of `ADVICE`, empty where it is missing or not text."""
         raw = self._data_set.get(ADVICE[name])
         return _decode(raw) if isinstance(raw, bytes) else ""
 
     def advised_number(self, name: str) -> float | None:
-        """Return a number of `ADVICE`, of VR DS or IS; None where it is missing or none."""
+        """Return a number of `ADVICE`, of VR DS or IS; None where it is missing or not a number."""
         values = _numbers(self.advice(name))
         return values[0] if values and len(values) == 1 else None
 
     def advised_integer(self, name: str) -> int | None:
-        """Return a number of `ADVICE`, of VR US or UL; None where it is missing or none."""
+        """Return a number of `ADVICE`, of VR US or UL; None where it is missing or not a number."""
         raw = self._data_set.get(ADVICE[name])
         return int.from_bytes(raw, self._byte_order) if isinstance(raw, bytes) and len(raw) in (2, 4) else None
 
@@ -247,7 +248,7 @@ def _numbers(text: str) -> tuple[float, ...] | None:
 
 
 def _decode(raw: bytes) -> str:
-    """Return text without padding. Identifiers need one spelling each, not their script: Latin-1 takes any byte."""
+    """Return text without padding. Identifiers need one spelling each, not the right script: Latin-1 takes any byte."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -256,8 +257,8 @@ def _decode(raw: bytes) -> str:
 
 
 def shown(text: str) -> str:
-    """Return a code, UID or number as the file spells it, but nothing that a person may have written: it ends in
-    reports."""
+    """Return a code, UID or number as the file spells it, for messages; free text, which a person may have written, is
+    replaced."""
     return text if re.fullmatch(r"[0-9.,+\-eE\\ ]{1,64}|[A-Z0-9_]{1,16}", text) else "(not a code)"
 
 

@@ -1,4 +1,4 @@
-"""Enhanced CT: several slices in a file, each described by groups of its own and groups that all share."""
+"""Enhanced CT: several slices in a file, each with functional groups of its own and groups shared by all."""
 
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom.elements import ALL_TAGS, DataSet, Elements, RefusedError, items_of
@@ -25,7 +25,7 @@ _ADVICE_GROUPS = ("FrameContentSequence", "CTReconstructionSequence")
 
 
 def frame_elements(elements: Elements, n_frames: int) -> list[Elements]:
-    """Return what applies to each frame, as if it were a file of its own; a group that is nowhere leaves gaps.
+    """Return the elements of each frame, as if it were a file of its own; those of a missing group are missing.
 
     Raises RefusedError when groups and NumberOfFrames contradict each other, and for localizers.
     Source: PS3.3 C.7.6.16.1.1 (a group is either shared or per frame, and has one item).

@@ -1,4 +1,4 @@
-"""Where in a file the pixels of each frame lie."""
+"""Finds the byte range of each frame's pixels in a file."""
 
 import itertools
 import struct
@@ -24,10 +24,10 @@ def frame_places(
     frame_bytes: int,
     n_bytes_of_stream: int,
 ) -> list[Place]:
-    """Return where each frame lies; compressed, from its first fragment's head to the end of its last one.
+    """Return where each frame lies; compressed, from its first fragment's item header to the end of its last one.
 
-    frame_bytes: of an uncompressed frame. reader: stands where the value of PixelData begins.
-    Raises RefusedError when the pixel data is cut, or cannot be told apart. Source: PS3.5 A.4 and 7.1.1 (even lengths).
+    frame_bytes: of an uncompressed frame. reader: stands where the value of PixelData begins. Raises RefusedError when
+    the pixel data is cut, or cannot be divided into frames. Source: PS3.5 A.4 and 7.1.1 (even lengths).
     """
     if not syntax.is_implicit and pixels.vr not in (b"OW", b"OB"):
         raise RefusedError(Reason.MALFORMED, "PixelData is neither OW nor OB")
@@ -42,7 +42,7 @@ def frame_places(
             raise RefusedError(Reason.TRUNCATED, f"pixel data {present} bytes, expected {pixels.length}")
         return [(pixels.offset + i * frame_bytes, frame_bytes) for i in range(n_frames)]
     if pixels.length != UNDEFINED_LENGTH:
-        raise RefusedError(Reason.MALFORMED, "compressed PixelData of defined length")
+        raise RefusedError(Reason.MALFORMED, "compressed PixelData has a defined length (PS3.5 A.4)")
     table, fragments = _fragments(reader)
     places = _join(table, fragments, n_frames)
     if max(length for _, length in places) > MAX_FRAME_BYTES:
@@ -51,7 +51,7 @@ def frame_places(
 
 
 def _fragments(reader: ByteReader) -> tuple[bytes, list[Place]]:
-    """Return the basic offset table, and where each fragment lies, its head included."""
+    """Return the basic offset table, and the place of each fragment, its item header included."""
     fragments: list[Place] = []
     table: bytes | None = None
     while True:
@@ -63,10 +63,10 @@ def _fragments(reader: ByteReader) -> tuple[bytes, list[Place]]:
         if group << 16 | element == SEQUENCE_END:
             break
         if group << 16 | element != ITEM or length == UNDEFINED_LENGTH:
-            raise RefusedError(Reason.MALFORMED, "compressed pixel data holds what is no fragment")
+            raise RefusedError(Reason.MALFORMED, "expected an item (FFFE,E000) in the compressed pixel data")
         if table is None:
             if length > MAX_OFFSET_TABLE_BYTES:
-                raise RefusedError(Reason.MALFORMED, f"a basic offset table of {length} bytes")
+                raise RefusedError(Reason.MALFORMED, f"the basic offset table is {length} bytes long")
             table = reader.read(length)
             continue
         if len(fragments) == MAX_FRAGMENTS:
@@ -90,6 +90,8 @@ def _join(table: bytes, fragments: list[Place], n_frames: int) -> list[Place]:
         heads = {begin for begin, _ in fragments}
         is_rising = all(a < b for a, b in itertools.pairwise(begins))
         if len(begins) != n_frames or begins[0] != fragments[0][0] or not is_rising or not heads.issuperset(begins):
-            raise RefusedError(Reason.MALFORMED, "which fragments make which frame cannot be told (PS3.5 A.4)")
+            raise RefusedError(
+                Reason.MALFORMED, "the basic offset table does not say which fragments make which frame (PS3.5 A.4)"
+            )
     end = sum(fragments[-1])
     return [(begin, following - begin) for begin, following in zip(begins, [*begins[1:], end], strict=True)]

@@ -1,4 +1,4 @@
-"""What a file says of its slices, everything but the pixels: checked, and one record for each."""
+"""Reads and checks everything in a file but its pixels: one header for each slice."""
 
 import math
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ class SliceHeader:
     """A slice before its pixels are read: its record, and how its pixel data lies in the file.
 
     pixel_offset, pixel_length: in bytes, in the stream or in what a deflated one inflates to; of a compressed slice
-    they span its fragments. is_swapped: 8-bit pixels are exchanged in pairs. padding_low, padding_high: stored values
-    from the one to the other are none, the file says; None when it names none. acquisition: what tells volumes of its
+    they span its fragments. is_swapped: 8-bit pixels are exchanged in pairs. padding_low, padding_high: the file calls
+    stored values in this range padding; None where it does not. acquisition: what tells volumes of its
     series apart.
     """
 
@@ -82,7 +82,7 @@ def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
     elements = Elements(data_set, byte_order="big" if syntax.is_big_endian else "little")
     n_frames = _check_is_ct(elements, meta)
     if pixels is None:
-        raise RefusedError(Reason.NO_PIXEL_DATA, "the file has none, or ends before it")
+        raise RefusedError(Reason.NO_PIXEL_DATA, "the file has no PixelData, or ends before it")
     form = _pixel_format(elements)
     slices = [elements] if n_frames is None else frame_elements(elements, n_frames)
     stem = image_id_of(raw_file.name)
@@ -93,7 +93,7 @@ def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
     )
     is_swapped = syntax.is_big_endian and form.bits_allocated == 8 and pixels.vr == b"OW"
     if is_swapped and frame_bytes % 2 and len(records) > 1:
-        raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, "frames of 8-bit pixels that begin inside a word")
+        raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, "big endian frames of an odd number of 8-bit pixels")
     return [
         SliceHeader(
             record=record,
@@ -119,7 +119,7 @@ def _check_is_ct(elements: Elements, meta: FileMeta) -> int | None:
         raise RefusedError(Reason.NOT_CT, f"SOP class {shown(sop_class_uid)}")
     if modality != "CT" and (modality or not sop_class_uid):
         raise RefusedError(
-            Reason.NOT_CT, f"Modality is {shown(modality)}" if modality else "nothing says CT, not even Modality"
+            Reason.NOT_CT, f"Modality is {shown(modality)}" if modality else "neither SOPClassUID nor Modality says CT"
         )
     if "LOCALIZER" in elements.text("ImageType", default="").upper().split("\\"):
         raise RefusedError(Reason.LOCALIZER, "ImageType says LOCALIZER (PS3.3 C.8.2.1.1.1)")
@@ -131,7 +131,7 @@ def _check_is_ct(elements: Elements, meta: FileMeta) -> int | None:
     if sop_class_uid == ENHANCED_CT_IMAGE_STORAGE:
         return n_frames
     if n_frames > 1:
-        raise RefusedError(Reason.MULTI_FRAME, "NumberOfFrames is not 1 in a class of single slices")
+        raise RefusedError(Reason.MULTI_FRAME, f"NumberOfFrames {n_frames} in a single-frame SOP class")
     return None
 
 
@@ -225,17 +225,17 @@ def _image_position(elements: Elements) -> tuple[float, float, float]:
 
 
 def _rescale(elements: Elements) -> tuple[float, float, list[Repair]]:
-    """Return slope and intercept of a rescale that gives HU, and what was made of a unit that is not specified.
+    """Return slope and intercept of the rescale to HU, and a repair where the unit is unspecified.
 
-    GDCM, and so SimpleITK, writes US for every CT; scanners do for maps of perfusion, which may look alike, but say so
-    in ImageType or FrameType. Whether there is air where HU have it, the pixels tell.
-    Source: PS3.3 C.11.1, C.8.15.3.10, and C.8.16.1.3 (image flavor).
+    GDCM, and so SimpleITK, writes US (unspecified) for every CT; scanners write it for perfusion maps, and name these
+    in ImageType or FrameType. `pixels` checks in addition that the slice has air at about -1000. Source: PS3.3 C.11.1,
+    C.8.15.3.10, and C.8.16.1.3 (image flavor).
     """
     (slope,) = elements.numbers("RescaleSlope", 1)
     if slope == 0:
         raise RefusedError(Reason.BAD_VALUE, "RescaleSlope is 0")
     (intercept,) = elements.numbers("RescaleIntercept", 1)
-    # Perfusion maps, electron density and more come as CT as well, and say so in nothing but the unit.
+    # Perfusion maps, electron density and more are stored as CT too; the unit alone tells them apart.
     unit = elements.text("RescaleType", default="HU")
     if unit == "HU":
         return slope, intercept, []

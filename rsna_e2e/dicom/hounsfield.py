@@ -1,4 +1,4 @@
-"""From the words in a file to stored values, and from stored values to int16 Hounsfield units."""
+"""Converts 16-bit words to stored values, and stored values to int16 Hounsfield units."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class Hounsfield:
 def stored_values(words: npt.NDArray[np.uint16], *, bits_stored: int, is_signed: bool) -> StoredImage:
     """Take each word's `bits_stored` lowest bits, and extend the sign when there is one.
 
-    Source: PS3.5 8.1.1 (HighBit is one less than BitsStored). Other bits of a word are no part of the value.
+    Source: PS3.5 8.1.1 (HighBit is one less than BitsStored). Other bits of a word do not belong to the value.
     """
     if bits_stored == 16:
         return words.view(np.int16) if is_signed else words
@@ -84,10 +84,10 @@ def to_hounsfield(stored: StoredImage, slope: float, intercept: float) -> Hounsf
 
 
 def is_wrapped_12bit(*, bits_stored: int, is_signed: bool, slope: float, intercept: float) -> bool:
-    """Tell whether a slice is one of those whose HU were written into 12 bits without sign, and lost it.
+    """Tell whether a slice has HU that were written into 12 unsigned bits, and so lost their sign.
 
     Unsigned 12-bit values with an intercept near 0 have no room for air. Of RSNA 2019's first training set these are
-    123 images, with intercept 0 or 1; others, which an honest file may have, are taken at their word. Source: the
+    123 images, with intercept 0 or 1; other intercepts may be genuine, and are applied as they are. Source: the
     public analyses of that data set.
     """
     return bits_stored == 12 and not is_signed and slope == 1 and intercept in (0, 1)
@@ -123,7 +123,7 @@ def has_air(hu: Int16Array, *, is_measured: bool) -> bool:
 
 
 def can_be_measured(low: float, high: float) -> bool:
-    """Tell whether any HU between these is one that tissue, bone or metal has: then nobody can tell it from padding."""
+    """Tell whether tissue, bone or metal may have any HU in this range, so that padding cannot be told from it."""
     return low <= MEASURABLE_HU[1] and high >= MEASURABLE_HU[0]
 
 

@@ -1,4 +1,4 @@
-"""How slices are called: one rule from the name of a file to an image id, by which labels and submissions know it."""
+"""Image ids: made of file names by one rule, and used by label files and submissions."""
 
 # N slices
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from rsna_e2e.core.records import printable
 
-# What names of DICOM files end in. Nothing else is cut off: the last number of a UID is no suffix.
+# Suffixes of DICOM files. Nothing else is cut off: the last number of a UID is no suffix.
 SUFFIXES = frozenset({"dcm", "dicom", "dic", "dc3", "ima", "img", "ct", "acr", "gdcm"})
 
-# What a spreadsheet takes for the begin of a formula, the wide forms of these among it; tab and line breaks are escaped
+# Characters that begin a formula in a spreadsheet, full-width forms included; tab and line breaks are escaped
 # in image ids. Source: OWASP, "CSV Injection".
 FORMULA_BEGINS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
@@ -23,7 +23,7 @@ def image_id_of(name: str) -> str:
 
 
 def has_suffix(name: str) -> bool:
-    """Whether a file is called as DICOM files are."""
+    """Whether a file name has a suffix of DICOM files."""
     return name.rpartition(".")[2].lower() in SUFFIXES
 
 
@@ -33,20 +33,21 @@ def may_be_formula(name: str) -> bool:
 
 
 def names_of(name: str) -> set[str]:
-    """Return all by which a label may mean a file, but for frames: see `unique_image_ids` and `other_name`."""
+    """Return all names by which a label may refer to a file, frames aside: see `unique_image_ids` and `other_name`."""
     image_id = image_id_of(name)
     return {image_id, _with_folder(image_id, name), printable(name), other_name(image_id)}
 
 
 def other_name(image_id: str) -> str:
-    """Return what a label may call an image instead: without folders, and without whatever follows the last dot."""
+    """Return the other name that a label may have for an image: without folders, and without whatever follows the last
+    dot."""
     stem = image_id.rpartition("/")[2]
     bare, _, suffix = stem.rpartition(".")
     return bare if bare and suffix else stem
 
 
 def unique_image_ids(image_ids: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return image ids [N] of which no two are equal; those that are there once stay as they are.
+    """Return image ids [N] of which no two are equal; those that occur once stay as they are.
 
     The others get their folder before them; where that is not enough, the whole name of their file, then a number.
     image_ids [N]: each begins with that of its file, and may go on with the number of a frame. names [N]: of the files,
@@ -65,8 +66,8 @@ def unique_image_ids(image_ids: Sequence[str], names: Sequence[str]) -> list[str
 
 
 def ids_beside(taken: Iterable[str], names: Sequence[str]) -> list[str]:
-    """Return what files of these names [N] would be called beside slices that have their ids: where one of either is
-    called alike, with their folder."""
+    """Return the image ids of files [N] that are not in a store, beside its ids `taken`: with their folder where an id
+    occurs twice."""
     known = set(taken)
     image_ids = [image_id_of(name) for name in names]
     counts = Counter(image_ids)

@@ -1,4 +1,4 @@
-"""The deflated transfer syntax, inflated to a limit that no claim in the file can move."""
+"""Inflates the deflated transfer syntax, up to a fixed number of bytes."""
 
 import io
 import zlib
@@ -15,7 +15,7 @@ MAX_PIECE_BYTES = 1 << 20  # inflated at a time
 def inflate(stream: BinaryIO, *, begin: int) -> io.BytesIO:
     """Return the data set that lies deflated from `begin` on (PS3.5 A.5, RFC 1951).
 
-    Raises RefusedError when it inflates to more than MAX_INFLATED_BYTES, which is not waited for, or is damaged.
+    Raises RefusedError as soon as it inflates to more than MAX_INFLATED_BYTES, or is found damaged.
     """
     stream.seek(begin)
     inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)  # without zlib's own head
@@ -26,7 +26,7 @@ def inflate(stream: BinaryIO, *, begin: int) -> io.BytesIO:
             n_bytes = inflated.write(inflater.decompress(chunk, MAX_PIECE_BYTES))
         except zlib.error as error:
             raise RefusedError(Reason.MALFORMED, "the deflated data set is damaged") from error
-        # What was read whole may still have more to give than one piece, and an end that comes after it.
+        # All input was read, but the inflater may hold more output than one piece, and the end of the stream.
         if not (chunk or n_bytes or inflater.eof):
             raise RefusedError(Reason.TRUNCATED, "the deflated data set ends early")
         if inflated.tell() > MAX_INFLATED_BYTES:

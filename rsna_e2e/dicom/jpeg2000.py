@@ -1,4 +1,4 @@
-"""Whether the tiles of a JPEG 2000 frame hold codes: decoders make pixels of zeros as of anything else.
+"""Detects JPEG 2000 frames with missing tiles, or tiles overwritten by zeros, which decoders do not notice.
 
 An end that was lost, and filled with zeros, has more of them than an encoder writes there: an empty packet is one byte
 of zeros, a packet's head has a bit for each code block, and arithmetic codes end in ones (C.2.9), or where they were
@@ -32,9 +32,9 @@ class _Coding:
 
 
 def check_tiles(frame: bytes) -> None:
-    """Refuse a frame that lacks tiles, or of which so many bytes in a row are zeros that they were lost.
+    """Refuse a frame that lacks tiles, or has a tile that ends in more zeros than an encoder writes.
 
-    Its claim was checked. Raises RefusedError. What else may be wrong with a codestream is the decoder's to find.
+    Its header was checked before. Raises RefusedError. All other damage to a codestream is found by the decoder.
     """
     at = find_size(frame)
     x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0 = struct.unpack_from(">8L", frame, at + 4)
@@ -53,7 +53,7 @@ def check_tiles(frame: bytes) -> None:
             most = _most_zeros(coding, (max(x, x0), max(y, y0), min(x + tile_x, x1), min(y + tile_y, y1)))
             n_zeros = end - begin - len(frame[begin:end].rstrip(b"\0"))
             if n_zeros > most:
-                detail = f"a tile of JPEG 2000 ends in {n_zeros:,} bytes of zeros: what stood there is lost"
+                detail = f"a tile of JPEG 2000 ends in {n_zeros:,} bytes of zeros: its data was lost"
                 raise RefusedError(Reason.TRUNCATED, detail)
         seen.add(tile)
         at = end
@@ -86,7 +86,8 @@ def _header(frame: bytes, at: int, *, ends: int, at_most: int) -> tuple[int, lis
 
 
 def _coding(segment: bytes) -> _Coding | None:
-    """Return what COD says, None where it is damaged, or zeros say nothing. Source: A.6.1."""
+    """Return the content of COD; None where it is damaged, or where runs of zeros are normal in the code blocks.
+    Source: A.6.1."""
     if len(segment) < 10:
         return None
     has_precincts, _, n_layers, _, n_levels, block_x, block_y, style, _ = struct.unpack_from(">BBHBBBBBB", segment)
@@ -99,7 +100,7 @@ def _coding(segment: bytes) -> _Coding | None:
 
 
 def _most_zeros(coding: _Coding, box: tuple[int, int, int, int]) -> int:
-    """Return how many bytes of zeros in a row a tile may have, at most: a byte of each packet, and the head of one.
+    """Return the most bytes of zeros that a whole tile may end in: a byte of each packet, and the header of one.
 
     box: of the tile, x0, y0, x1, y1, the last two exclusive.
     """

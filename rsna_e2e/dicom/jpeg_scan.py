@@ -1,4 +1,4 @@
-"""Whether the scan of a JPEG frame is whole: decoders make up what is missing of it, and drop what is too much."""
+"""Detects JPEG frames whose scan is cut or too long: decoders fill in what is missing and drop the rest, unnoticed."""
 
 import ctypes
 import functools
@@ -31,7 +31,7 @@ _WHY = {
     _Verdict.NO_SUCH_CODE: "the scan has no valid code after {n}",
     _Verdict.WRONG_RESTART: "the scan has a restart marker out of its turn, or none, after {n}",
     _Verdict.WRONG_END: "something else than the end of the image (EOI) follows the scan",
-    _Verdict.DAMAGED_HEAD: "tables or heads of the scan are missing or damaged",
+    _Verdict.DAMAGED_HEAD: "tables or headers of the scan are missing or damaged",
 }
 
 
@@ -49,7 +49,7 @@ def check_scan(frame: bytes) -> None:
 
 @functools.cache
 def _checker() -> Callable[..., int]:
-    """The check of csrc/jpeg/scan.cpp. Not among torch's operators: who reads DICOM files needs no torch."""
+    """The check of csrc/jpeg/scan.cpp. It is no torch operator, so that DICOM files are read without torch."""
     try:
         check = ctypes.CDLL(str(_LIBRARY)).rsna_check_jpeg_scan
     except (OSError, AttributeError):  # not there, of another machine, or of another version

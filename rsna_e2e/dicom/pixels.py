@@ -1,4 +1,4 @@
-"""From the words of a frame to HU: padding, lost signs and stray bits are seen to, and named."""
+"""Converts the words of a frame to HU: padding, lost signs and unused bits are handled, and each repair is named."""
 
 from dataclasses import replace
 from typing import BinaryIO
@@ -116,7 +116,8 @@ def _padding_can_be_measured(record: SliceRecord, low: int, high: int) -> bool:
 def _without_padding(
     header: SliceHeader, stored: StoredImage, result: Hounsfield, padding: Mask
 ) -> tuple[Repair, Hounsfield]:
-    """Make padding air, unless its HU could have been measured; what is no measurement is not counted as changed."""
+    """Set padding to the HU of air, unless its HU could have been measured; padding is not counted as rounded or
+    saturated."""
     record = header.record
     assert header.padding_low is not None
     assert header.padding_high is not None

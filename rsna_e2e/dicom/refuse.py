@@ -1,4 +1,4 @@
-"""Whatever goes wrong while a file is read becomes a refusal of that file, by whose fault it is."""
+"""Turns an error while a file is read into a refusal of that file, whose reason says what is to blame."""
 
 import os
 import traceback
@@ -16,9 +16,9 @@ _T = TypeVar("_T")
 def refuse_on_error(name: str, read: Callable[[], _T]) -> _T | Refusal:
     """Return what `read` does, or a refusal of the file called `name`.
 
-    RefusedError is the file's fault and says so, OSError the system's. Any other error is a bug of this program, and
-    is called that: where decoders work, what they raise was seen to. The text of an error may quote the patient, so
-    only its kind and its place are kept.
+    A RefusedError has its own reason, an OSError is `unreadable_file`. Any other error is a bug of this program,
+    `internal_error`: those of decoders became a RefusedError before. The text of an error may quote the patient, so
+    only its class and the line of code are kept.
     """
     try:
         return read()
@@ -33,8 +33,8 @@ def refuse_on_error(name: str, read: Callable[[], _T]) -> _T | Refusal:
 
 
 def decoder_error(error: BaseException) -> RefusedError:
-    """Return what to raise for an error that came out of a foreign decoder: hostile bytes make these raise nearly
-    anything, a Rust panic outside Exception among them."""
+    """Return the refusal to raise for an error of a third-party decoder, which may be of any class: a Rust panic is no
+    Exception."""
     return RefusedError(Reason.DECODER_FAILED, type(error).__name__)
 
 

@@ -1,4 +1,4 @@
-"""What is done to a slice's values, or known of them, by name: lands in the store's `repair` column."""
+"""Names of the repairs to a slice's values, as they stand in the store's `repair` column."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 
 class Repair(StrEnum):
-    """Name of what is done to values that a file spells oddly. A name, once published, keeps its meaning."""
+    """Name of a repair to values of a slice. A name, once published, keeps its meaning."""
 
-    PATIENT_BY_STUDY = "patient_by_study"  # PatientID is empty: its study tells whose slice it is
-    UNSPECIFIED_UNIT = "unspecified_unit"  # RescaleType says US, unspecified; the values are those of HU
+    PATIENT_BY_STUDY = "patient_by_study"  # PatientID is empty: the study stands for the patient
+    UNSPECIFIED_UNIT = "unspecified_unit"  # RescaleType says US, unspecified; the values are HU
     MONOCHROME1 = "monochrome1"  # meant to be shown inverted; HU are what they are (PS3.3 C.7.6.3.1.2)
     WRAPPED_12BIT = "wrapped_12bit"  # the sign was lost in 12 unsigned bits, and is restored
     UNUSED_BITS = "unused_bits"  # bits beyond BitsStored meant nothing, and are cleared
@@ -22,7 +22,7 @@ class Repair(StrEnum):
 
 
 def count_repairs(spelt: Iterable[str]) -> dict[str, int]:
-    """Count slices by what was done to them, the commonest first. spelt: the `repair` column."""
+    """Count the repairs of slices, the commonest first. spelt: the `repair` column."""
     return dict(Counter(name for names in spelt if names for name in names.split("+")).most_common())
 
 
@@ -32,10 +32,10 @@ def joined(repairs: Iterable[Repair]) -> str:
 
 
 def has_repair(spelt: str, repair: Repair) -> bool:
-    """Whether this is among the names that a value of the `repair` column spells."""
+    """Whether a value of the `repair` column names this repair."""
     return repair in spelt.split("+")
 
 
 def mark_repaired(spelt: Sequence[str], repair: Repair) -> npt.NDArray[np.bool_]:
-    """Mark the slices [N] that this was done to. spelt: the `repair` column."""
+    """Mark the slices [N] with this repair. spelt: the `repair` column."""
     return np.fromiter((has_repair(names, repair) for names in spelt), dtype=bool, count=len(spelt))

@@ -1,4 +1,4 @@
-"""A frame's pixels as words of 16 bits: read as they lie, or decoded after what they claim was checked."""
+"""Reads a frame as 16-bit words; a compressed one is decoded after its header was checked."""
 
 import functools
 import os
@@ -31,8 +31,8 @@ Words = npt.NDArray[np.uint16]
 class Frame:
     """Words [rows, columns], whose `bits_stored` lowest bits are the stored value, of `bits_allocated` they came in.
 
-    decoder: what decoded them, and its version; empty where nothing did. lost_its_sign: the codestream says unsigned of
-    signed values.
+    decoder: name and version of the decoder, empty where none was needed. lost_its_sign: the codestream declares signed
+    values unsigned.
     """
 
     words: Words
@@ -43,7 +43,7 @@ class Frame:
 
 
 def read_frame(stream: BinaryIO, header: SliceHeader) -> Frame:
-    """Read the pixels of a slice. Raises RefusedError when they cannot be had, or are not what the header says."""
+    """Read the pixels of a slice. Raises RefusedError when they cannot be read, or are not what the header says."""
     syntax = SYNTAXES[header.record.transfer_syntax_uid]
     if syntax.decoder is not None:
         return _decode_frame(stream, header, syntax, syntax.decoder)
@@ -112,7 +112,8 @@ def _decode_frame(stream: BinaryIO, header: SliceHeader, syntax: Syntax, decoder
 
 
 def _decode(frame: bytes, syntax: Syntax, decoder: Decoder, **form: int) -> npt.NDArray[Any]:
-    """Hand a frame to a foreign decoder. form: rows, columns, bits_allocated and bits_stored, as pydicom calls them.
+    """Decode a frame with a third-party decoder. form: rows, columns, bits_allocated and bits_stored, as pydicom calls
+    them.
 
     Raises RefusedError, whatever the decoder raises.
     """
@@ -139,7 +140,7 @@ def _decode(frame: bytes, syntax: Syntax, decoder: Decoder, **form: int) -> npt.
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep what decoders say off the terminal: warnings of what is judged here, and panics of Rust."""
+    """Keep warnings and Rust panics of decoders off the terminal."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -155,8 +156,9 @@ def _silent() -> Iterator[None]:
 def _check_claim(claim: FrameClaim, header: SliceHeader) -> None:
     record = header.record
     if (claim.rows, claim.columns, claim.n_components) != (record.rows, record.columns, 1):
-        detail = f"{claim.rows} x {claim.columns} px of {claim.n_components}, expected {record.rows} x {record.columns}"
-        raise RefusedError(Reason.CODESTREAM_MISMATCH, f"the compressed frame holds {detail} of 1")
+        detail = f"{claim.rows} x {claim.columns} px, {claim.n_components} component(s)"
+        expected = f"{record.rows} x {record.columns} px, 1 component"
+        raise RefusedError(Reason.CODESTREAM_MISMATCH, f"the compressed frame has {detail}; expected {expected}")
     if not 1 <= claim.precision <= header.bits_allocated:
         detail = f"{claim.precision} bits, BitsAllocated is {header.bits_allocated}"
         raise RefusedError(Reason.CODESTREAM_MISMATCH, f"samples of the compressed frame have {detail}")
@@ -166,7 +168,7 @@ def _check_claim(claim: FrameClaim, header: SliceHeader) -> None:
 
 
 def _joined_fragments(value: bytes) -> bytes:
-    """Return what fragments hold, without their heads (PS3.5 A.4)."""
+    """Return the content of all fragments, without item headers (PS3.5 A.4)."""
     parts, at = [], 0
     while at + 8 <= len(value):
         end = at + 8 + int.from_bytes(value[at + 4 : at + 8], "little")

@@ -1,4 +1,4 @@
-"""The transfer syntaxes that are read, and what decodes each."""
+"""The transfer syntaxes that are read, and the decoder of each."""
 
 import functools
 import importlib.metadata

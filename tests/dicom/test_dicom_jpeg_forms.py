@@ -77,7 +77,7 @@ ALLOWED = {
 }
 
 ALL = f"{N} of {N} samples or blocks"
-HEAD = "tables or heads of the scan are missing or damaged"
+HEAD = "tables or headers of the scan are missing or damaged"
 WRONG_END = "something else than the end of the image (EOI) follows the scan"
 EARLY, OUT_OF_TURN = "decoders make up the rest", "a restart marker out of its turn, or none, after"
 REFUSED = {

@@ -295,7 +295,7 @@ def test_a_hostile_archive_costs_only_its_hostile_members(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("crc", 1, "its checksum in the archive is another"),
+        ("crc", 1, "its content has another CRC-32 than the archive says"),
         ("flags", 1, "encrypted in its archive"),
         ("n_bytes", 0xF0000000, "at most 536870912 are read"),
     ],

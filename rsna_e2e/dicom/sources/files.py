@@ -1,4 +1,4 @@
-"""Where DICOM files come from: a folder, however deep, or a zip archive; walked without being led astray."""
+"""Lists and opens the files of a folder or a zip archive, without following links out of it."""
 
 import os
 import stat
@@ -19,32 +19,33 @@ from rsna_e2e.core.records import RawFile, Refusal, printable
 from rsna_e2e.core.table_files import is_table
 from rsna_e2e.dicom.sources.archive import Member, open_member, read_directory, why_refused
 
-_OVERLAPS = (Reason.DAMAGED_MEMBER, "its bytes overlap with another's")
-_SAME_TWICE = (Reason.DUPLICATE_NAME, "the archive holds the same file under this name before")
-_DIFFERENT_TWICE = (Reason.DUPLICATE_NAME, "the archive holds different files of this name")
+_OVERLAPS = (Reason.DAMAGED_MEMBER, "its bytes overlap with another member's")
+_SAME_TWICE = (Reason.DUPLICATE_NAME, "the archive holds this file under this name more than once")
+_DIFFERENT_TWICE = (Reason.DUPLICATE_NAME, "the archive holds different files under this name")
 
 
 class Source(Protocol):
-    """Files that may be DICOM. Cheap to pickle: worker processes open files by themselves."""
+    """A folder or archive of files that may be DICOM. Cheap to pickle: worker processes open it themselves."""
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The folder or archive."""
 
     @property
     def stamp(self) -> tuple[int, ...]:
-        """Numbers that change when it does, beyond those of its files."""
+        """Numbers that change when the source changes, beside the stamps of its files."""
 
     def find(self) -> tuple[Sequence[RawFile], Sequence[Refusal]]:
         """Return the files, sorted by name, without label tables; and what cannot be taken for one."""
 
     def find_tables(self, *, depth: int) -> list[tuple[RawFile, str]]:
-        """Return the tables up to `depth` folders down, sorted by name, and why one is not to be opened, else empty."""
+        """Return the tables up to `depth` folders down, sorted by name, each with why it must not be
+        opened, empty where it may be."""
 
     def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
         """Open a file for reading; the stream is seekable and buffered.
 
-        head: only its begin is of interest; in an archive no checksum stands for that, only for a file as a whole.
+        head: only its beginning will be read; in an archive that is not checked, as the checksum is of the whole file.
         Raises OSError when it cannot be read, RefusedError, also while it is read, when an archive holds it damaged.
         """
 
@@ -65,10 +66,10 @@ def open_source(path: Path) -> Source:
 
 @dataclass(frozen=True, slots=True)
 class RawFolder:
-    """A folder, nested as you like.
+    """A folder with any number of subfolders.
 
-    Links to files are followed, links to folders are not, so no loop and nothing outside is walked. What is no regular
-    file is never opened.
+    Links to files are followed, links to folders are not, so no loop and nothing outside is walked. Pipes, sockets
+    and devices are never opened.
     """
 
     path: Path
@@ -109,7 +110,9 @@ class RawFolder:
             if status and stat.S_ISDIR(status.st_mode):
                 refusals.append(Refusal(printable(name), Reason.LINKED_FOLDER, "links to folders are not followed"))
             elif not status or not stat.S_ISREG(status.st_mode):
-                refusals.append(Refusal(printable(name), Reason.NOT_REGULAR_FILE, "not a file, or a broken link"))
+                refusals.append(
+                    Refusal(printable(name), Reason.NOT_REGULAR_FILE, "not a regular file, or a broken link")
+                )
             elif not is_table(entry.name):
                 files.append(RawFile(name, status.st_size, status.st_mtime_ns))
         return files, refusals, folders
@@ -173,7 +176,7 @@ class RawArchive:
         return taken, sorted(refusals, key=attrgetter("path"))
 
     def find_tables(self, *, depth: int) -> list[tuple[RawFile, str]]:
-        """Return the tables up to `depth` folders down, sorted by name, and why one is not to be opened, else empty.
+        """Return the tables up to `depth` folders down, sorted by name, each with why it must not be opened, else "".
 
         Raises what `find` raises.
         """
@@ -188,7 +191,7 @@ class RawArchive:
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """What an entry is or links to; None when that is not there, or only itself."""
+    """Return the status of an entry or of what it links to; None for a broken link."""
     try:
         return entry.stat()
     except OSError:
