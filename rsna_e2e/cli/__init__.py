@@ -1,4 +1,4 @@
-"""`rsna-e2e VERB`: parses, calls, prints. Everything heavy is imported inside the verb, so that --help is quick."""
+"""`rsna-e2e VERB`: parses, calls, prints. Heavy modules are imported inside the verbs, so that --help is quick."""
 
 from rsna_e2e.cli.program import main
 

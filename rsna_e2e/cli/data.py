@@ -1,4 +1,4 @@
-"""The verbs that make data: synth, prepare."""
+"""The verbs that make data, synth and prepare; and quirks, which measures the published pipeline's quirks on it."""
 
 import argparse
 import re
@@ -33,7 +33,7 @@ def add_synth(verbs: Verbs) -> None:
     )
     verb.add_argument("out", type=Path, metavar="OUT", help="folder to write to; with --preview, folder to show")
     verb.add_argument("--studies", type=at_least_one, default=100, help="how many studies (default 100)")
-    verb.add_argument("--seed", type=seed, default=0, help="same seed, same bytes (default 0)")
+    verb.add_argument("--seed", type=seed, default=0, help="the same seed gives the same bytes (default 0)")
     verb.add_argument(
         "--prevalence",
         choices=("natural", "demo"),
@@ -122,7 +122,7 @@ def add_quirks(verbs: Verbs) -> None:
         verbs,
         "quirks",
         _quirks,
-        "Measure what each quirk of the published pipeline does to a store: grey levels, crops, folds, order, padding.",
+        "Measure the effect of each quirk of the published pipeline: grey levels, crops, folds, order, padding.",
         "rsna-e2e quirks store --recipe reference",
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
@@ -217,7 +217,7 @@ def _say_prepared(report: "PrepareReport", options: argparse.Namespace) -> None:
 
 
 def _check_is_for_a_part(options: argparse.Namespace) -> None:
-    """Refuse options that say how a store is made of its parts, or what it is then."""
+    """Raise UsageError for options that concern the merged store, not one part of it."""
     if options.deidentify is not None:
         raise UsageError(
             "--deidentify: parts of a store hold identifiers. Give it where they are merged, not to --shard"
@@ -230,7 +230,7 @@ def _check_is_for_a_part(options: argparse.Namespace) -> None:
     }
     for name, is_given in given.items():
         if is_given:
-            raise UsageError(f"{name}: means nothing to a part of a store. Give it where parts are merged")
+            raise UsageError(f"{name}: has no effect on a part of a store. Give it where parts are merged")
 
 
 def _warn(report: "PrepareReport") -> None:
@@ -242,20 +242,20 @@ def _warn(report: "PrepareReport") -> None:
         )
     if n := report.refusals.get(Reason.INTERNAL_ERROR):
         tell(
-            f"warning: {n} files or slices were not taken because of a bug of this program; where it is stands in the "
-            "details of refusals.parquet. Please report it",
+            f"warning: {n} files or slices were refused because of a bug in this program; the details in "
+            "refusals.parquet name its place. Please report it",
             to=sys.stderr,
         )
     if report.n_studies_as_patients:
         tell(
             f"warning: studies that name no patient (PatientID is empty): {report.n_studies_as_patients}. Each counts "
-            "as a patient, so who has several of them may be in several folds",
+            "as a patient, so studies of one patient may be in several folds",
             to=sys.stderr,
         )
     if report.n_burned_in:
         tell(
-            f"warning: {report.n_burned_in} slices say that text is burned into their pixels, names perhaps; it cannot "
-            "be taken out here. Look at them before you pass the store on",
+            f"warning: {report.n_burned_in} slices declare text burned into their pixels (BurnedInAnnotation), perhaps "
+            "names; it cannot be removed here. Look at them before you pass the store on",
             to=sys.stderr,
         )
     if report.slice_order.looks_shuffled:
@@ -267,7 +267,7 @@ def _warn(report: "PrepareReport") -> None:
 
 
 def _pseudonyms(options: argparse.Namespace) -> "Pseudonyms | None":
-    """The pseudonyms that `--deidentify` asks for, with a key that is made where there is none."""
+    """The pseudonyms for `--deidentify`, whose key file is made if it is missing; None without that option."""
     key: Path | None = options.deidentify
     if key is None:
         return None

@@ -1,4 +1,4 @@
-"""The verbs that store embeddings, and the options of those that learn and predict from them."""
+"""The verbs that store embeddings: embed, import-embeddings; and the options of train and predict that take them."""
 
 import argparse
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ def add_embed(verbs: Verbs) -> None:
         verbs,
         "embed",
         _embed,
-        "Store the embeddings of every slice by a trained backbone; what is there already stays.",
+        "Store the embeddings of every slice by a trained backbone; those that are stored already are kept.",
         "rsna-e2e embed runs/images store embeddings/epoch2 --checkpoint epoch-2 --views plain,hflip,transpose",
     )
     verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
-    verb.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to go on with")
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to continue")
     verb.add_argument(
         "--checkpoint",
         type=checkpoint,
@@ -40,7 +40,7 @@ def add_embed(verbs: Verbs) -> None:
         type=_views,
         default=("plain",),
         metavar="VIEW,...",
-        help="plain, hflip, transpose: of every image; heads learn from their mean (default plain)",
+        help="of every image: plain, hflip, transpose; heads learn from their mean (default plain)",
     )
     verb.add_argument("--split", choices=("all", "train", "test"), default="all", help="which series (default all)")
     add_device(verb)
@@ -61,43 +61,49 @@ def add_import_embeddings(verbs: Verbs) -> None:
     verb.add_argument("npz", type=Path, metavar="NPZ", help="float32 [n, D] under the name arr_0")
     verb.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to add to")
     verb.add_argument("--store", type=Path, required=True, help="a store of the same images")
-    verb.add_argument("--ids", type=Path, required=True, metavar="CSV", help="with columns Image and, to train, fold")
+    verb.add_argument(
+        "--ids", type=Path, required=True, metavar="CSV", help="CSV with columns Image and, for training images, fold"
+    )
     verb.add_argument("--part", choices=("train", "val", "test"), required=True, help="which images these are")
-    verb.add_argument("--name", required=True, help="of the classifier, the same for all its parts, views and folds")
-    verb.add_argument("--fold", type=seed, help="that the classifier held out (default: none)")
-    verb.add_argument("--epoch", type=at_least_one, default=1, help="of the classifier (default 1)")
-    verb.add_argument("--view", choices=("plain", "hflip", "transpose"), default="plain", help="default plain")
+    verb.add_argument(
+        "--name", required=True, help="name of the classifier, the same for all its parts, views and folds"
+    )
+    verb.add_argument("--fold", type=seed, help="fold that the classifier held out (default: none)")
+    verb.add_argument("--epoch", type=at_least_one, default=1, help="epoch of the classifier (default 1)")
+    verb.add_argument(
+        "--view", choices=("plain", "hflip", "transpose"), default="plain", help="view of the images (default plain)"
+    )
     verb.add_argument(
         "--order", type=Path, metavar="FILE", help="image names in the order of the training images, one a line"
     )
 
 
 def taken(done: "Predicted | Extracted") -> str:
-    """Say which checkpoint was taken, and that it is not the one that should have been, where it is not."""
+    """Name the checkpoint that was used, and say so if it replaces a damaged one."""
     instead = f", in the place of a damaged one ({len(done.damaged)} passed over)" if done.damaged else ""
     return f"{done.checkpoint}{instead}"
 
 
 def add_embeddings(verb: argparse.ArgumentParser) -> None:
-    """Let the user say which embeddings a head learns or predicts from."""
+    """Let the user name the embeddings that a head learns or predicts from."""
     verb.add_argument(
         "--embeddings",
         type=Path,
         nargs="+",
         metavar="FOLDER",
-        help="made by embed, for a recipe with model.backbone=none; those of several backbones are put side by side",
+        help="made by embed, for a recipe with model.backbone=none; those of several backbones are concatenated",
     )
 
 
 def add_out_of_fold(verb: argparse.ArgumentParser) -> None:
-    """Let the user name classifiers that did not see what a head learns from."""
+    """Let the user give each fold embeddings by a classifier that held it out."""
     verb.add_argument(
         "--out-of-fold",
         action="append",
         default=[],
         type=_fold_and_folder,
         metavar="K=FOLDER",
-        help="series of fold K get their embeddings from here: by a classifier that held them out; repeatable",
+        help="embeddings for the series of fold K, by a classifier that held them out; repeatable",
     )
 
 

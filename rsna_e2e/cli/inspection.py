@@ -1,4 +1,4 @@
-"""The verb that looks at data: inspect."""
+"""The verb that reports on data: inspect."""
 
 import argparse
 from contextlib import closing
@@ -23,11 +23,11 @@ def add_inspect(verbs: Verbs) -> None:
         verbs,
         "inspect",
         _inspect,
-        "Look at a store or at raw files: a report of all that matters before training, as a page and as JSON.",
+        "Report on a store or raw files before training: counts, geometry, values, labels, findings; as HTML and JSON.",
         "rsna-e2e inspect store --out report",
         "rsna-e2e inspect raw             # headers and labels alone, before anything is prepared",
         "rsna-e2e inspect store --who 1f3a9c20",
-        "rsna-e2e inspect store --who 1f3a9c20 --raw raw --key ~/keys/study.key   # of a store with hashed names",
+        "rsna-e2e inspect store --who 1f3a9c20 --raw raw --key ~/keys/study.key   # a store of hashed identifiers",
     )
     verb.add_argument("source", type=Path, metavar="STORE|RAW", help="a store made by prepare, or DICOM files")
     verb.add_argument("--out", type=Path, metavar="DIR", help="folder for the report (default: NAME-inspection, here)")
@@ -36,14 +36,18 @@ def add_inspect(verbs: Verbs) -> None:
         type=_sample,
         default=None,
         metavar="N|all",
-        help="slices of a store whose pixels are counted (default 1000)",
+        help="slices of a store whose pixels are read (default 1000)",
     )
-    verb.add_argument("--seed", type=seed, help="chooses these slices, and the series shown (default 0)")
-    verb.add_argument("--labels", type=Path, help="of raw files: label CSV (default: RAW/*train*.csv[.gz])")
-    verb.add_argument("--jobs", type=at_least_one, help="of raw files: processes (default: all cores)")
+    verb.add_argument("--seed", type=seed, help="seed that draws these slices and the series shown (default 0)")
+    verb.add_argument("--labels", type=Path, help="raw files only: label CSV (default: RAW/*train*.csv[.gz])")
+    verb.add_argument("--jobs", type=at_least_one, help="raw files only: processes (default: all cores)")
     add_task(verb)
-    verb.add_argument("--who", metavar="HASH", help="no report: print the names behind the hash of a series")
-    verb.add_argument("--raw", type=Path, help="with --who and a store of hashed names: the files it was prepared from")
+    verb.add_argument(
+        "--who", metavar="HASH", help="instead of a report, print the identifiers behind the hash of a series"
+    )
+    verb.add_argument(
+        "--raw", type=Path, help="with --who and a store of hashed identifiers: the files it was prepared from"
+    )
     verb.add_argument("--key", type=Path, metavar="KEYFILE", help="with --raw: the key the store was prepared with")
 
 

@@ -1,4 +1,4 @@
-"""The verbs of whole trainings: pipeline, and what it does with predictions: bag, smooth."""
+"""The verb that chains whole trainings, pipeline, and those that combine predictions: bag, smooth."""
 
 import argparse
 import math
@@ -25,7 +25,7 @@ def add_pipeline(verbs: Verbs) -> None:
         verbs,
         "pipeline",
         _pipeline,
-        "Train and predict from DICOM files to a submission; started again, go on where it stopped.",
+        "Train and predict from DICOM files to a submission; started again, it goes on where it stopped.",
         "rsna-e2e pipeline full --data raw --recipe demo --dry-run",
         "rsna-e2e pipeline fast --data raw --embeddings published/emb_fold0_epoch*",
         "rsna-e2e pipeline full --data raw --recipe reference --set two_stage.match_reference=true --part images",
@@ -34,7 +34,7 @@ def add_pipeline(verbs: Verbs) -> None:
         "mode",
         choices=("full", "single", "fast", "joint"),
         help="full: all folds and crops in two stages; single: one model on all the data, in two stages; joint: the "
-        "same end to end; fast: recurrent heads on embeddings that are there",
+        "same end to end; fast: recurrent heads on stored embeddings",
     )
     verb.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for everything (default out); OUT/store serves all modes"
@@ -50,10 +50,12 @@ def add_pipeline(verbs: Verbs) -> None:
         type=Path,
         nargs="+",
         metavar="FOLDER",
-        help="mode fast: default those of OUT/full or OUT/single",
+        help="mode fast: folders of embeddings (default: those of OUT/full or OUT/single)",
     )
-    verb.add_argument("--dry-run", action="store_true", help="show the plan, slices, disk and time, and stop")
-    verb.add_argument("--no-probe", action="store_true", help="with --dry-run: do not measure how long it will take")
+    verb.add_argument("--dry-run", action="store_true", help="only show the plan: steps, slices, disk, time")
+    verb.add_argument(
+        "--no-probe", action="store_true", help="with --dry-run: no time, which a short run would measure"
+    )
     add_device(verb)
 
 
@@ -63,7 +65,7 @@ def add_bag(verbs: Verbs) -> None:
         verbs,
         "bag",
         _bag,
-        "Average submissions of the same slices, and write down what the mean is made of.",
+        "Average submissions of the same slices, and write a manifest of what was averaged.",
         "rsna-e2e bag predictions/*.csv.gz --out submission.csv.gz",
     )
     verb.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION", help="made by predict")
@@ -78,7 +80,7 @@ def add_smooth(verbs: Verbs) -> None:
         verbs,
         "smooth",
         _smooth,
-        "Average every slice's prediction with its neighbours' by 0.6, 1.8, 0.6: a baseline for recurrent heads.",
+        "Average each slice's prediction with its neighbours', weighted 0.6, 1.8, 0.6: a baseline for recurrent heads.",
         "rsna-e2e smooth submission.csv --out smoothed.csv",
     )
     verb.add_argument("submission", type=Path, metavar="SUBMISSION", help="made by predict, with its table beside it")
@@ -134,7 +136,7 @@ def _make(options: argparse.Namespace) -> "Pipeline":
 
 
 def _embeddings(options: argparse.Namespace, config: "TwoStageConfig") -> list[Path]:
-    """Those given, or those of the first classifier whose embeddings the full or single mode has left."""
+    """The folders given, or those of the first classifier whose embeddings mode full or single has stored."""
     from rsna_e2e.store.embeddings import MANIFEST
     from rsna_e2e.training.pipeline.plan import classifier_name
 

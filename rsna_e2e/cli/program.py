@@ -47,7 +47,7 @@ RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis."
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 usage, 3 bad input, 4 missing capability, 5 out of disk or
-    memory, 6 diverged, 130 interrupted, 141 nobody reads the output any more."""
+    memory, 6 diverged, 130 interrupted, 141 the reader of the output is gone."""
     os.environ.update(for_libraries(os.environ))  # before they are imported
     parsed = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = parsed.run
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"rsna-e2e {parsed.verb}: {error}", to=sys.stderr)
         return error.exit_code
     except OSError as error:  # a file or folder that the system does not let us use
-        if isinstance(error, BrokenPipeError) and _nobody_reads():  # as after `| head`, which has what it wants
+        if isinstance(error, BrokenPipeError) and _is_reader_gone():  # as after `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), _OUTPUT)  # or Python complains when it ends
             return 128 + signal.SIGPIPE  # what shells make of it
         what = FULL if is_full(error) else error.strerror
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _nobody_reads() -> bool:
-    """Whether the reader of the output is gone; a pipe to a process of our own may break as well. Source: poll(2)."""
+def _is_reader_gone() -> bool:
+    """Whether the reader of stdout is gone, and not that of another pipe, to a process of ours. Source: poll(2)."""
     output = select.poll()
     output.register(_OUTPUT, 0)
     return any(event & select.POLLERR for _, event in output.poll(0))

@@ -1,4 +1,4 @@
-"""The verbs that use a trained model and judge it: predict, evaluate."""
+"""The verbs that apply a trained model and score it: predict, evaluate."""
 
 import argparse
 from contextlib import closing

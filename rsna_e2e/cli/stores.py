@@ -17,30 +17,30 @@ MOST_LINES = 50
 
 def add_store(verbs: Verbs) -> None:
     """Add `rsna-e2e store`."""
-    description = "Look after a store: find what is damaged, and mend it from the raw files."
+    description = "Check a store for damage, and repair it from the raw files."
     group = verbs.add_parser("store", help=description, description=description)
     own: Verbs = group.add_subparsers(metavar="VERB", required=True)
     verb = add_verb(
         own,
         "verify",
         _verify,
-        "Read all of a store and name the study and slice of any damage; exit code 3 if there is some.",
+        "Read all of a store and list damaged series and slices; exit code 3 if there are any.",
         "rsna-e2e store verify store",
         "rsna-e2e store verify store --out damage.json",
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb.add_argument("--jobs", type=at_least_one, help="threads (default: all cores)")
     verb.add_argument("--json", action="store_true", help="print the result as JSON")
-    verb.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON, too")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="also write the result as JSON")
     verb = add_verb(
         own,
         "repair",
         _repair,
-        "Read damaged slices again from the files that the store was made of; all else keeps its bytes.",
+        "Read damaged slices again from the files that the store was made of; everything else is left as it is.",
         "rsna-e2e store repair store raw",
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
-    verb.add_argument("raw", type=Path, metavar="RAW", help="what it was made of")
+    verb.add_argument("raw", type=Path, metavar="RAW", help="the folder or zip that it was made of")
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
 
 

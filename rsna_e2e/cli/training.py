@@ -1,4 +1,4 @@
-"""The verbs that train: train, and find-lr, which asks how fast."""
+"""The verbs that train: train, and find-lr, which suggests a learning rate."""
 
 import argparse
 import os
@@ -31,12 +31,12 @@ def add_train(verbs: Verbs) -> None:
     add_settings(verb)
     add_embeddings(verb)
     add_out_of_fold(verb)
-    verb.add_argument("--init-from", type=Path, metavar="FILE|RUN", help="start from these weights")
+    verb.add_argument("--init-from", type=Path, metavar="FILE|RUN", help="start from the weights of this file or run")
     verb.add_argument(
         "--resume",
         choices=("auto", "never"),
         default="never",
-        help="auto: go on from the last checkpoint of RUN, if there is one (default never)",
+        help="auto: continue from the last checkpoint of RUN, if there is one (default never)",
     )
     add_device(verb)
 
@@ -47,7 +47,7 @@ def add_find_lr(verbs: Verbs) -> None:
         verbs,
         "find-lr",
         _find_lr,
-        "Suggest a learning rate: train for some steps while it grows, and see where the loss falls fastest.",
+        "Suggest a learning rate by a range test: train while it grows, and find where the loss falls fastest.",
         "rsna-e2e find-lr store rates --recipe demo --phase slices",
         "rsna-e2e find-lr store rates --recipe reference --init-from runs/first",
     )
@@ -55,12 +55,17 @@ def add_find_lr(verbs: Verbs) -> None:
     verb.add_argument("out", type=Path, metavar="OUT", help="folder to write lr.csv and lr.png to")
     add_settings(verb)
     verb.add_argument(
-        "--phase", choices=("slices", "series"), default="series", help="what to train on (default series)"
+        "--phase",
+        choices=("slices", "series"),
+        default="series",
+        help="train on mixed slices or on whole series (default series)",
     )
-    verb.add_argument("--init-from", type=Path, metavar="FILE|RUN", help="start from these weights")
+    verb.add_argument("--init-from", type=Path, metavar="FILE|RUN", help="start from the weights of this file or run")
     verb.add_argument("--steps", type=at_least_one, default=100, help="steps, 10 or more (default 100)")
-    verb.add_argument("--lowest", type=learning_rate, default=1e-7, help="rate of the first step (default 1e-7)")
-    verb.add_argument("--highest", type=learning_rate, default=1.0, help="rate of the last step (default 1)")
+    verb.add_argument(
+        "--lowest", type=learning_rate, default=1e-7, help="learning rate of the first step (default 1e-7)"
+    )
+    verb.add_argument("--highest", type=learning_rate, default=1.0, help="learning rate of the last step (default 1)")
     add_device(verb)
 
 

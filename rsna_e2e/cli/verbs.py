@@ -1,4 +1,4 @@
-"""What all verbs share."""
+"""What all verbs share: their parser, and printing that escapes control characters."""
 
 import argparse
 import sys
@@ -14,16 +14,16 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def tell(*lines: str, to: TextIO | None = None) -> None:
-    """Print lines, whoever wrote what is in them: but for their ends nothing moves the cursor or changes a terminal.
+    """Print lines with control characters escaped, so that text from files cannot change the terminal.
 
-    to: stdout, if it is not said. All that the command line says goes through here.
+    to: stdout by default. Everything that the command line prints goes through here.
     """
     print("\n".join(map(printable, lines)), file=to or sys.stdout, flush=True)
 
 
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Let warnings in the block be lines of the same kind, without the line of code that they come from."""
+    """Print warnings in the block as one escaped line each, without the source line that Python adds."""
 
     def in_one_line(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
@@ -38,10 +38,10 @@ def one_line_warnings() -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that complains in one line, whatever is in the words that it was given."""
+    """A parser whose error message is one line, with control characters of the arguments escaped."""
 
     def error(self, message: str) -> NoReturn:
-        """Say how it is used, what is wrong, and end with 2."""
+        """Print the usage and the error, and exit with 2."""
         self.print_usage(sys.stderr)
         tell(f"{self.prog}: error: {message}", to=sys.stderr)
         self.exit(2)

@@ -1,4 +1,4 @@
-"""The verb that takes weights from elsewhere: import-weights."""
+"""The verb that converts weights of the published solution: import-weights."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ def add_import_weights(verbs: Verbs) -> None:
         verbs,
         "import-weights",
         _import_weights,
-        "Turn weights of the published solution's layout into a file for train --init-from.",
+        "Convert weights in the published solution's layout to a file for train --init-from.",
         "rsna-e2e import-weights model_480_epoch2_fold0.bin images.safetensors --kind images",
         "rsna-e2e import-weights lstm.pth head.safetensors --kind sequences",
         "rsna-e2e import-weights resnet18.pth images.safetensors --kind images --backbone resnet18",

@@ -156,7 +156,7 @@ def test_what_means_nothing_to_a_part_is_refused(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["prepare", str(tmp_path), str(tmp_path / "store"), "--shard", "1/2", *words]
-    assert f"{words[0]}: means nothing to a part of a store. Give it where" in _says(capsys, command, 2)
+    assert f"{words[0]}: has no effect on a part of a store. Give it where" in _says(capsys, command, 2)
 
 
 def test_a_place_that_cannot_be_written_is_named(

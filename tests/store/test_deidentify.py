@@ -125,4 +125,4 @@ def test_burned_in_annotation_is_counted_and_warned_of(
     assert main(["prepare", str(raw), str(tmp_path / "store"), "--jobs", "1"]) == 0
     captured = capsys.readouterr()
     assert re.search(r"n burned in +2\n", captured.out)
-    assert "warning: 2 slices say that text is burned into their pixels" in captured.err
+    assert "warning: 2 slices declare text burned into their pixels" in captured.err

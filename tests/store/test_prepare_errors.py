@@ -245,4 +245,4 @@ def test_a_bug_of_this_program_is_counted_and_said(
     assert main(["prepare", str(tmp_path / "raw"), str(tmp_path / "store"), "--jobs", "1"]) == 0
     said = capsys.readouterr()
     assert "refusals                internal_error 1\n" in said.out
-    assert "warning: 1 files or slices were not taken because of a bug of this program" in said.err
+    assert "warning: 1 files or slices were refused because of a bug in this program" in said.err
