@@ -1,1 +1,1 @@
-"""What stands beside the way of the data: benchmarks, and the simulator of head CT studies. Only `cli` imports it."""
+"""Tools beside the pipeline: benchmarks, and a simulator of head CT studies. Only `cli` imports this package."""

@@ -92,7 +92,7 @@ def test_slices_come_evenly_from_what_has_content(store: Store) -> None:
 
 def test_a_store_of_air_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(store.index, "content_x1", store.index["content_x0"])
-    with pytest.raises(BadInputError, match="no slice has anything to see"):
+    with pytest.raises(BadInputError, match="no slice has any content inside the windows"):
         Job.of_store(store, n_slices=4, size=16)
 
 

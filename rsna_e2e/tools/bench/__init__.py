@@ -1,6 +1,7 @@
-"""What is measured against whom: `rsna-e2e bench transform|loader|train`.
+"""Benchmarks behind `rsna-e2e bench`, a module each. In: a store, by default a simulated one. Out: a result with its
+figures as a table (`str`), written as JSON where a file is named.
 
-Every figure is a rate in slices per second with its number of rounds, median and spread. The contestants of a
-benchmark take turns in every round, so that what else the machine does meets all of them alike; ratios are formed
-within a round. Other libraries (`peers/`) are optional: what is not installed is listed, not timed.
+Rates are slices per second with number of rounds, median and interquartile range. The contestants of a benchmark take
+turns in every round, so that other load on the machine affects all of them alike, and ratios are formed within a
+round. Other libraries (`peers/`) are optional: those that are not installed are listed, not timed.
 """

@@ -1,4 +1,4 @@
-"""`rsna-e2e bench chunked`: what exact gradients in chunks cost in memory and time, by the length of a series."""
+"""`rsna-e2e bench chunked`: memory and time of exact gradients in chunks, by the length of a series."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,8 +21,11 @@ ONE_GRAPH, EAGER, COMPILED = "step in one graph", "step", "step, compiled"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakMemory:
-    """Of one series, MiB, each in a process of its own: at most in a step, and in one without chunks: its inputs, what
-    the optimiser holds, and the heads over as many embeddings. chunks_mib: the difference, what chunks need."""
+    """Peak memory of a step on one series, MiB, each figure from a process of its own.
+
+    whole_mib: of a whole step. heads_mib: of one without the backbone's chunks: inputs, optimiser state, and the heads
+    over as many embeddings. chunks_mib: the difference, which the chunks need.
+    """
 
     n_slices: int
     whole_mib: float
@@ -32,7 +35,7 @@ class PeakMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Slices/s of whole steps. tflops: useful ones a second, by the median. peak_share: of the device's matrix peak."""
+    """Slices/s of whole steps. tflops: useful TFLOP/s at the median. peak_share: tflops over the device's peak."""
 
     rate: Summary
     tflops: float
@@ -41,10 +44,10 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkedResult:
-    """Memory by length; time; speed. flatness: the largest distance of a `chunks_mib` from their mean, as a part of it.
+    """Memory by length of the series, and speed. All steps are the trainer's own.
 
-    overhead: how many times as long a step takes in chunks as in one graph, within each round. gflops_per_slice: of the
-    backbone, forward and backward, once. All steps are the trainer's own.
+    flatness: largest deviation of a `chunks_mib` from their mean, over that mean. overhead: time of a step in chunks
+    over that of one in one graph, within each round. gflops_per_slice: of the backbone, one forward and backward pass.
     """
 
     machine: Machine
@@ -96,7 +99,7 @@ def bench_chunked(
     out: Path | None = None,
     progress: Progress = no_progress,
 ) -> ChunkedResult:
-    """Measure a recipe's model on made-up series of these lengths.
+    """Measure a recipe's model on random series of these lengths.
 
     On a GPU, and where the configuration has `compile`, the compiled backbone is timed too. Raises UsageError for an
     unknown recipe or setting.
@@ -126,7 +129,7 @@ def bench_chunked(
 
 
 def flatness(values: Sequence[float]) -> float:
-    """Largest distance of a value from their mean, as a part of it."""
+    """Largest deviation of a value from their mean, over that mean."""
     mean = float(np.mean(values))
     return max(abs(value - mean) for value in values) / mean
 
@@ -152,7 +155,7 @@ def _counted(slices: Sequence[int], progress: Progress) -> Iterator[int]:
 
 
 def _entries(eager: SeriesStep, *, device: str) -> list[Entry]:
-    """Steps in one graph, in chunks, and where that is wanted compiled, over as many slices."""
+    """Steps over as many slices in one graph, in chunks, and, on a GPU or with `compile`, in compiled chunks."""
     config, n_slices = eager.config.model_copy(update={"compile": False}), eager.n_slices
     one_graph = config.model_copy(update={"chunk": n_slices, "graph_slices": n_slices})
     settings = {ONE_GRAPH: one_graph, EAGER: config}

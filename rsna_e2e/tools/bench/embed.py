@@ -1,4 +1,4 @@
-"""`rsna-e2e bench embed`: embeddings read, made and stored, beside the bare backbone on a batch that lies ready."""
+"""`rsna-e2e bench embed`: extraction of embeddings to a folder, beside the bare backbone on one resident batch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -27,12 +27,12 @@ from rsna_e2e.training.run_layout import CONFIG
 
 BARE = "bare backbone"
 VIEWS: tuple[tuple[View, ...], ...] = (("plain",), ("plain", "hflip", "transpose"))
-MEMORY_SLICES = (512, 2048)  # with fewer, the loader is never as far ahead as it may be
+MEMORY_SLICES = (512, 2048)  # with fewer, the loader never reaches its full read-ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRow:
-    """Extraction in some views, embeddings/s. of_bare: over the backbone's rate, within each round."""
+    """Extraction in some views, embeddings/s. of_bare: its rate over the bare backbone's, within each round."""
 
     views: tuple[View, ...]
     rate: Summary
@@ -41,7 +41,7 @@ class EmbedRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedMemory:
-    """The most that was resident, MiB, in a process that embedded n_slices of one view."""
+    """Peak resident memory, MiB, of a process that embedded n_slices in one view."""
 
     n_slices: int
     peak_mib: float
@@ -49,7 +49,7 @@ class EmbedMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedResult:
-    """A turn embeds and stores n_slices, starting the loader and waiting for the disk included."""
+    """Rates and memory. A turn embeds and stores n_slices, with the start of the loader and the sync to disk."""
 
     machine: Machine
     recipe: str
@@ -122,7 +122,7 @@ def _row(views: tuple[View, ...], rates: dict[str, Rates]) -> EmbedRow:
 
 
 def measure_peak(run: Path, store: Path, device: str, n_slices: int) -> float:
-    """Return the most memory, MiB, that was resident in this process, which is to be a fresh one."""
+    """Return the peak resident memory, MiB, of extraction in this process, which must be a fresh one."""
     return_freed_memory()
     with closing(Store.open(store)) as opened:
         extractor = Extractor(run, opened, device=device)
@@ -132,7 +132,7 @@ def measure_peak(run: Path, store: Path, device: str, n_slices: int) -> float:
 
 
 def make_run(run: Path, store: Store, config: RunConfig) -> Path:
-    """Make a run folder with a checkpoint of a model that starts from nothing."""
+    """Make a run folder with a checkpoint of a randomly initialised model."""
     task = get_task(config.task)
     torch.manual_seed(config.seed)
     model = JointModel.for_task(config.model.without_initial_weights(), task)
@@ -143,7 +143,7 @@ def make_run(run: Path, store: Store, config: RunConfig) -> Path:
 
 
 def repeated_rows(store: Store, n_slices: int) -> Rows:
-    """Rows of the store from the first on, again and again: whole batches, at least `n_slices` of them."""
+    """The store's rows, repeated in order, to whole batches of at least `n_slices` in all."""
     n = -(-n_slices // EMBED_TOGETHER) * EMBED_TOGETHER
     return np.arange(n, dtype=np.int64) % len(store)
 
@@ -169,7 +169,7 @@ def _extraction(extractor: Extractor, store: Store, rows: Rows, views: tuple[Vie
 
 @contextmanager
 def _shards(extractor: Extractor, store: Store, rows: Rows, views: tuple[View, ...]) -> Iterator[Iterator[int]]:
-    """Shards of a folder that goes away, and what embeds their rows as it is asked to go on."""
+    """Open shards in a temporary folder; yield the iterator that embeds their rows, batch by batch."""
     with (
         scratch_folder() as folder,
         EmbeddingWriter(folder, source=extractor.source, width=extractor.width, store=store) as writer,

@@ -1,4 +1,4 @@
-"""The work that `bench transform` gives to every contestant: the same slices, geometry and normalisation.
+"""The job of `bench transform`, the same for every contestant: slices, geometry and normalisation.
 
 A slice's job: its windows, a crop square round its content, a resize to `size`, a horizontal flip, a shift, scale and
 rotation about the centre with replicated border, a transposition, and normalisation, to float32.
@@ -21,7 +21,7 @@ from rsna_e2e.tasks.task import Task, get_task
 
 AGREEMENT_LIMIT = 0.02  # mean absolute difference of windowed values in [0, 1]; some contestants resample twice
 
-CROP = "slice"  # a square round what each slice holds, as the published solution cropped
+CROP = "slice"  # a square round the content of each slice, as the published solution cropped
 
 # One draw from the published solution's ranges (augment.draw_augmentation), with everything in it.
 ROTATE_DEG = 12.0  # counter-clockwise as seen
@@ -32,7 +32,7 @@ Images = Iterable[torch.Tensor]
 
 
 class DisagreementError(RsnaError):
-    """A contestant's images are not those of the job, so its speed means nothing."""
+    """A contestant's images differ from the job's, so that its speed cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Job:
         task = get_task(store.task_name)
         filled = np.flatnonzero(store.index["content_x1"] > store.index["content_x0"])
         if len(filled) == 0:
-            raise BadInputError(f"{store.path}: no slice has anything to see in it. Give another store")
+            raise BadInputError(f"{store.path}: no slice has any content inside the windows. Give another store")
         rows = filled[np.linspace(0, len(filled) - 1, n_slices).round().astype(int)]
         slices = tuple(store.read_slice(int(row)) for row in rows)
         return cls(slices=slices, boxes=find_squares(slices, task), size=size, task=task)
@@ -62,12 +62,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
-    """Someone who does the job. run: transforms all slices once, and gives normalised images [C,S,S].
+    """An implementation of the job. run: transforms all slices once, and yields normalised images [C,S,S].
 
-    Nobody keeps the images: they are made one by one, so that none is kept but the last, and memory may be used again.
+    The images are made one by one and dropped, so that memory can be reused.
 
-    how: in a few words, how it goes about it. boxes: the crop squares [N,3] that it works with.
-    cores: how many it may use, of the CPU. copies: how often it does the whole job in one run.
+    how: its method, in a few words. boxes: the crop squares [N,3] that it uses. cores: CPU cores that it may use.
+    copies: how often one run repeats the job.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Contestant:
 
 
 def forward(size: int) -> Float64Array:
-    """3x3 matrix of the shift, scale and rotation: where a pixel (x, y) of the resized, flipped image goes."""
+    """3x3 matrix of shift, scale and rotation, from a pixel (x, y) of the resized, flipped image to its new place."""
     centre, angle = (size - 1) / 2, np.deg2rad(ROTATE_DEG)
     cos, sin = SCALE * np.cos(angle), SCALE * np.sin(angle)
     matrix = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
@@ -93,7 +93,7 @@ def forward(size: int) -> Float64Array:
 
 
 def augmentation(size: int) -> Float64Array:
-    """3x3 matrix from an output pixel to a pixel of the resized image: transposition, `forward`, flip, all undone."""
+    """3x3 matrix from an output pixel to a pixel of the resized image: inverse of flip, `forward`, transposition."""
     flip = np.array([[-1.0, 0.0, size - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     transpose = np.eye(3)[[1, 0, 2]]
     matrix: Float64Array = flip @ np.linalg.inv(forward(size)) @ transpose
@@ -101,15 +101,17 @@ def augmentation(size: int) -> Float64Array:
 
 
 def find_squares(slices: Sequence[Int16Image], task: Task) -> Boxes:
-    """Crop square [N,3] round what each slice holds."""
+    """Crop square [N,3] round the content of each slice."""
     content = [torch_ops.content_box(torch.from_numpy(hu)[None], task.windows_hu)[0] for hu in slices]
     shapes = np.array([hu.shape for hu in slices])
     return crop_squares(torch.stack(content).numpy().astype(np.int64), shapes, CROP)
 
 
 def check_agreement(contestant: Contestant, job: Job) -> float:
-    """Return how far a contestant's images are from ours: the largest mean absolute difference of any slice, before
-    normalisation. Raises DisagreementError above AGREEMENT_LIMIT."""
+    """Return the largest mean absolute difference of a slice's image from ours, before normalisation.
+
+    Raises DisagreementError above AGREEMENT_LIMIT.
+    """
     mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (job.task.channel_mean, job.task.channel_std))
     params = job.params(contestant.boxes)
     images = list(contestant.run())

@@ -1,4 +1,4 @@
-"""`rsna-e2e bench loader`: batches taken and dropped, beside the bare operator on the same slices and threads."""
+"""`rsna-e2e bench loader`: the loader alone, beside the bare operator on the same slices and threads."""
 
 # N slices (packed)
 
@@ -37,7 +37,7 @@ BATCH_SIZES = (8, 16, 32, 64, 128, 256)  # about the lengths of series: head CT 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderRow:
-    """One way to the batches. of_bare: its rate over the bare operator's, within each round."""
+    """A backend of the loader, or the bare operator. of_bare: its rate over the bare operator's, within each round."""
 
     name: str
     slices_per_s: Summary
@@ -47,7 +47,7 @@ class LoaderRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeRow:
-    """What a batch of n_slices costs on the backend that `auto` chooses."""
+    """Time of a batch of n_slices on the backend that `auto` chooses."""
 
     n_slices: int
     ms_per_batch: Summary
@@ -56,7 +56,7 @@ class SizeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRow:
-    """Resident memory of MEMORY_PASSES passes of a backend: before them, after each, and the most at any time."""
+    """Resident memory over MEMORY_PASSES passes of a backend: before them, after each, and the peak."""
 
     name: str
     before_mib: float
@@ -66,7 +66,7 @@ class MemoryRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderResult:
-    """A pass is n_slices in n_batches; every slice's checksum is verified in each."""
+    """Rates by backend and by batch size, and memory. A pass is n_slices in n_batches, checksums verified."""
 
     machine: Machine
     compute: str
@@ -114,7 +114,7 @@ def bench_loader(
     out: Path | None = None,
     progress: Progress = no_progress,
 ) -> LoaderResult:
-    """Time the loader's backends that are here, each over the same batches of at least n_slices in all.
+    """Time the loader's installed backends, each over the same batches of at least n_slices in all.
 
     Raises BadInputError for an unusable store, UsageError for an unknown recipe or setting.
     """
@@ -144,7 +144,7 @@ def bench_loader(
 
 
 class _Bench:
-    """The loaders of one store and configuration, one for each backend that is here, and the operator on its own."""
+    """The loaders of one store and configuration, one for each installed backend, and the operator alone."""
 
     def __init__(self, store: Store, config: RunConfig, compute: Compute) -> None:
         self._store, self._config, self._compute = store, config, compute
@@ -160,7 +160,7 @@ class _Bench:
         return ImageLoader(self._store, config, task=self._task, device=compute.device, dtype=compute.image_dtype)
 
     def batches(self, n_slices: int) -> list[Batch]:
-        """An epoch's batches, from the first again when there are too few, or cut short when there are too many."""
+        """An epoch's batches, repeated or cut short to at least n_slices."""
         loader = next(iter(self.backends.values()))
         epoch = cycle(loader.group(range(len(self._store.series)), epoch=EPOCH))
         chosen: list[Batch] = []
@@ -173,7 +173,7 @@ class _Bench:
         return sum(self._store.series[position].n_slices for batch in batches for position in batch)
 
     def entries(self, batches: Sequence[Batch]) -> list[Entry]:
-        """A pass of each backend, and of the operator over the same slices, in memory already."""
+        """A pass of each backend, and of the operator over the same slices, read beforehand."""
         plans = {batch: self._planner.series(batch, epoch=EPOCH) for batch in batches}
         values = {batch: self._read(plan) for batch, plan in plans.items()}
 
@@ -203,7 +203,7 @@ class _Bench:
         return entries
 
     def watch_memory(self, backend: str, batches: Sequence[Batch]) -> MemoryRow:
-        """Run a backend's first passes and watch what stays."""
+        """Run a backend's first passes and record resident memory."""
         before = Memory.read()
         reset_peak()
         after = []

@@ -1,4 +1,4 @@
-"""What a figure was measured on, and pinning the work to some of its cores."""
+"""The machine that a benchmark ran on, and pinning work to some of its cores."""
 
 import os
 import platform
@@ -23,8 +23,8 @@ LIBRARIES = (
 class Machine:
     """Where and with what a benchmark ran.
 
-    instruction_sets: of our compiled CPU kernels, those that run here, the one in use first. load_average: runnable
-    processes over the last minute, just before the benchmark. commit: of a git checkout ("+" where files differ from
+    instruction_sets: those of our compiled CPU kernels that this CPU supports, the one in use first. load_average: over
+    the last minute, just before the benchmark. commit: of a git checkout ("+" where files differ from
     it), else the package's version.
     """
 
@@ -64,7 +64,7 @@ class Machine:
 
 @contextmanager
 def pinned(cores: int) -> Iterator[None]:
-    """Let this thread, and those it starts meanwhile, run on `cores` of its cores; torch computes on as many."""
+    """Restrict this thread, and threads it starts in the block, to `cores` of its cores; torch uses as many threads."""
     allowed, threads = os.sched_getaffinity(0), torch.get_num_threads()
     try:
         os.sched_setaffinity(0, sorted(allowed)[-cores:])

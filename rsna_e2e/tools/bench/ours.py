@@ -1,4 +1,4 @@
-"""Our own op at the job: some slices a call or one, with other instruction sets, on two cores, on a GPU."""
+"""Our contestants in `bench transform`: the op by slices a call, instruction set and cores, and on a GPU."""
 
 # N slices, C channels, S output size
 
@@ -15,7 +15,7 @@ from rsna_e2e.loader.kernels import torch_ops
 from rsna_e2e.tools.bench.job import CROP, Contestant, Images, Job
 
 OURS = "ours"
-BASELINE = "baseline"  # plain C++ for CPUs that nobody trains on
+BASELINE = "baseline"  # plain C++ for old CPUs: not timed
 
 SLICES_A_CALL = 32  # about a series of head CT: 88 MB of images at 480 px
 GPU_COPIES = 16  # of the job's slices in one launch: a GPU is measured on a batch
@@ -24,7 +24,7 @@ Packed = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def contestants(job: Job, *, available: int) -> list[Contestant]:
-    """Our rows on the CPU, on one core and on two if so many are available. Ratios refer to the first, a plain loop."""
+    """Contestants on the CPU, on one core, and on two where available. Ratios refer to the first, a plain loop."""
     rows = [_in_calls(job, OURS, SLICES_A_CALL)]
     for name in torch_ops.cpu_instruction_sets()[1:]:
         if name != BASELINE:
@@ -35,7 +35,7 @@ def contestants(job: Job, *, available: int) -> list[Contestant]:
     rows.append(
         Contestant(
             name="ours, into the same tensors",
-            how="as ours, with out=: no memory is asked for",
+            how="as ours, with out=: no memory is allocated",
             run=lambda: _one_by_one(
                 _transform(job, *piece, out=out) for piece, out in zip(pieces, images, strict=True)
             ),
@@ -45,7 +45,7 @@ def contestants(job: Job, *, available: int) -> list[Contestant]:
     rows.append(
         Contestant(
             name="ours, content searched",
-            how="the crop squares are found at run time, not read from the store",
+            how="the crop squares are computed in each run, not read from the store",
             run=lambda: _one_by_one(_search_and_transform(job, packed) for packed, _ in pieces),
             boxes=job.boxes,
         )
@@ -58,7 +58,7 @@ def contestants(job: Job, *, available: int) -> list[Contestant]:
 
 
 def gpu_contestants(job: Job) -> list[Contestant]:
-    """Our rows on a GPU: the values are there already, many slices a launch, float32 and what training takes."""
+    """Contestants on a GPU: input in its memory, many slices a launch, output as float32 or float16."""
     values, offsets, heights, widths = _pack(job, copies=GPU_COPIES)
     packed = (values.cuda(), offsets, heights, widths)
     params = job.params(np.tile(job.boxes, (GPU_COPIES, 1)))
@@ -114,7 +114,7 @@ def _transform(
     dtype: torch.dtype = torch.float32,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Images [N,C,S,S]. An instruction set that is not "auto" is an argument of the operator behind `ops` only."""
+    """Images [N,C,S,S]. An instruction set other than "auto" is an argument of torch.ops.rsna_e2e alone."""
     arguments = (*packed, torch.from_numpy(params.affine))
     source_box = torch.from_numpy(params.source_box)
     options: dict[str, Any] = {
@@ -136,7 +136,7 @@ def _transform(
 
 
 def _pack(job: Job, *, copies: int = 1) -> Packed:
-    """Values one after another, offsets, heights, widths."""
+    """The slices' values concatenated, and their offsets, heights and widths."""
     slices = job.slices * copies
     sizes = np.array([hu.size for hu in slices])
     shapes = np.array([hu.shape for hu in slices], dtype=np.int32)

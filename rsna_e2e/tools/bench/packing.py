@@ -1,4 +1,4 @@
-"""What packing the pixels of a store saves, and what it costs: shards of the same slices, plain and packed."""
+"""`rsna-e2e bench packing`: size and speed of shards of the same slices, plain and compressed."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ from rsna_e2e.tools.bench.timing import Entry, Rates, Summary, interleave, ratio
 from rsna_e2e.tools.bench.write import check_out, spread, write_result
 
 PLAIN: Compression = "none"
-TOGETHER = 8  # slices that a thread reads with one look into the file
+TOGETHER = 8  # slices that a thread reads in one call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackingRow:
-    """Slices/s of a way to store pixels; of_plain: over the rate of plain ones at the same job, within each round."""
+    """Slices/s of a compression at a job. of_plain: its rate over that of plain pixels, within each round."""
 
     job: str
     compression: Compression
@@ -34,8 +34,10 @@ class PackingRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackingResult:
-    """A turn writes a shard of n_slices, read back and synced, or reads it from the page cache, checked. bytes: of the
-    shard, by compression; hu_bytes: of the HU in it."""
+    """Sizes and rates. A turn writes and syncs a shard of n_slices, or reads and verifies it from the page cache.
+
+    bytes: size of the shard by compression. hu_bytes: size of the HU in it.
+    """
 
     machine: Machine
     folder: str
@@ -66,7 +68,7 @@ def bench_packing(
 ) -> PackingResult:
     """Time writing and reading the first slices of a store, plain and packed, in shards under `folder`.
 
-    Raises BadInputError when `folder` is none, MissingCapabilityError without what packs.
+    Raises BadInputError when `folder` is no folder, MissingCapabilityError when hdf5plugin is not installed.
     """
     check_out(out)
     machine, threads = Machine.here(), sorted({1, available_cores()})
@@ -90,7 +92,7 @@ def bench_packing(
 
 
 def _entries(place: Path, slices: Sequence[Int16Image], threads: Sequence[int]) -> tuple[dict[str, int], list[Entry]]:
-    """Bytes of a shard of the slices by compression; what writes it and what reads it, for each compression."""
+    """Size of a shard of the slices by compression, and the contestants that write and read one of each."""
     sizes, entries = {}, []
     for compression in get_args(Compression):
         path = place / f"{compression}.h5"
@@ -129,7 +131,7 @@ def _reading(
     *,
     n_threads: int,
 ) -> Callable[[], object]:
-    """Read all slices into memory that is there already, as the loader does."""
+    """Read all slices into preallocated memory, as the loader does."""
     into = [(pixels, np.empty(hu.size, dtype="<i2")) for pixels, hu in zip(stored, slices, strict=True)]
     parts = [into[i : i + TOGETHER] for i in range(0, len(into), TOGETHER)]
 

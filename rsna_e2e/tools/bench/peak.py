@@ -1,4 +1,4 @@
-"""What matrix units can do at most, as their maker states it: dense, without sparsity."""
+"""Peak rate of the matrix units of some GPUs, from NVIDIA's data sheets: dense, without sparsity."""
 
 from rsna_e2e.core.device import Compute
 

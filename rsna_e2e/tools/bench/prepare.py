@@ -1,4 +1,4 @@
-"""How fast DICOM files become a verified store, beside what the disk takes; and how much memory that needs."""
+"""`rsna-e2e bench prepare`: speed and memory of making a verified store, beside a plain write to the same disk."""
 
 import mmap
 import os
@@ -27,9 +27,9 @@ from rsna_e2e.tools.bench.write import check_out, spread, write_result
 from rsna_e2e.tools.synth.simulate import simulate
 from rsna_e2e.training.chunk_size import free_bytes
 
-PATTERN_STUDIES = 4  # simulated, and repeated under other names
+PATTERN_STUDIES = 4  # simulated, and repeated under other identifiers
 WRITE = "synced sequential write"
-HEAD_BYTES = 1024  # of a file, which hold all that it says of itself
+HEAD_BYTES = 1024  # of a file, which hold all its identifiers
 SLICE_BYTES = 512 * 512 * 2  # of a simulated slice
 MEMORY_SHARE = 1.25  # bytes of memory that a turn fills, for each byte of its slices
 SAMPLE_S = 0.05  # between two looks at the memory
@@ -39,8 +39,10 @@ _PROGRAM = "import sys; from rsna_e2e.cli import main; sys.exit(main(sys.argv[1:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareRow:
-    """Slices/s from uncompressed files, in the page cache, to a store that was read back. of_one, of_write: over the
-    rate of one process and over the write's, within each round."""
+    """Slices/s from uncompressed files in the page cache to a verified store, with n_jobs processes.
+
+    of_one, of_write: its rate over that of one process, and over that of the plain write, within each round.
+    """
 
     n_jobs: int
     rate: Summary
@@ -50,7 +52,7 @@ class PrepareRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareMemory:
-    """The most that `rsna-e2e prepare` and its workers had for themselves at one time, MiB (PSS)."""
+    """Peak memory (PSS) of `rsna-e2e prepare` with its workers, MiB."""
 
     n_slices: int
     peak_mib: float
@@ -58,7 +60,7 @@ class PrepareMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareResult:
-    """A turn prepares n_slices, starting the processes included. write: of as many bytes as their HU have."""
+    """Rates and memory. A turn prepares n_slices, with the start of processes. write: of as many bytes as their HU."""
 
     machine: Machine
     folder: str
@@ -96,8 +98,8 @@ def bench_prepare(
 ) -> PrepareResult:
     """Time prepare on simulated slices under `folder`, by default the system's temporary one.
 
-    It needs room for the files and the store of the larger of both numbers of slices, 1 MiB a slice. Raises
-    BadInputError when `folder` is none.
+    It needs 1 MiB of disk for each slice of the largest number asked for. Raises BadInputError when `folder` is no
+    folder.
     """
     check_out(out)
     machine, jobs = Machine.here(), sorted({1, available_cores()})
@@ -130,7 +132,7 @@ def _row(n_jobs: int, rates: dict[str, Rates]) -> PrepareRow:
 
 
 def repeat(pattern: Path, raw: Path, n_slices: int) -> None:
-    """Write `n_slices` files: those of `pattern` again and again, each time as other patients.
+    """Write `n_slices` files: those of `pattern` repeatedly, each time as other patients.
 
     Simulated files begin all their identifiers with ID_.
     """
@@ -166,9 +168,9 @@ def _writing(place: Path, n_slices: int) -> Entry:
 
 @contextmanager
 def _cleared(path: Path, n_slices: int) -> Iterator[None]:
-    """Have the memory at hand that a turn fills, and remove what it left.
+    """Touch as much memory as the turn will fill, before it, and remove its output after it.
 
-    A virtual machine's host takes back what lies free, and gives it again only slowly: to whoever comes first.
+    The host of a virtual machine takes free memory back and returns it slowly: the first contestant would pay for it.
     """
     n_bytes = min(int(n_slices * SLICE_BYTES * MEMORY_SHARE), free_bytes(torch.device("cpu")))
     with mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as taken:
@@ -195,7 +197,7 @@ def _measure_memory(pattern: Path, place: Path, n_slices: int) -> PrepareMemory:
 
 
 def _session(leader: int) -> Iterator[Path]:
-    """Yield the folders in /proc of a session's processes. Source: proc(5), /proc/pid/stat, field 6."""
+    """Yield the /proc folders of the processes of a session. Source: proc(5), /proc/pid/stat, field 6."""
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             if int(status.read_text().rpartition(")")[2].split()[3]) == leader:
@@ -203,7 +205,7 @@ def _session(leader: int) -> Iterator[Path]:
 
 
 def _pss_kib(process: Path) -> int:
-    """What a process has for itself and its share of what it shares, KiB; 0 when it has ended."""
+    """Proportional set size of a process, KiB: private memory and its share of shared memory; 0 when it has ended."""
     with suppress(OSError):
         for line in (process / "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

@@ -1,4 +1,4 @@
-"""What benchmarks work on: a store, simulated where none is given, and a temporary folder for what they write."""
+"""The input of benchmarks: a store, simulated when none is given; and a temporary folder for their output."""
 
 import tempfile
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Rates of contestants that take turns, and what is said of them: n, median, spread, and ratios round by round."""
+"""Timing: contestants take turns in rounds; a rate is summed up by n, median and spread, and compared within rounds."""
 
 import math
 import time
@@ -13,14 +13,14 @@ from rsna_e2e.core.records import Progress, no_progress
 Clock = Callable[[], float]
 Rates = tuple[float, ...]
 
-MIN_TURN_S = 0.2  # a turn this long holds many slices of the fastest and hides the clock's and scheduler's grain
+MIN_TURN_S = 0.2  # many slices of the fastest contestant, and long beside the resolution of clock and scheduler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What takes a turn. run: does all its work once; its result is dropped. n_slices: how many slices that is.
+    """A contestant. run: does its whole work once; the result is dropped. n_slices: slices in that work.
 
-    setting: a context for each turn, entered and left outside the timing.
+    setting: a context around each turn, entered and left outside the timing.
     """
 
     name: str
@@ -48,9 +48,9 @@ def interleave(
 ) -> dict[str, Rates]:
     """Return each entry's slices per second, one for each round.
 
-    A round gives every entry one turn, and each round begins one entry further on, so that none always follows the
-    same. Before the first round every entry warms up, outside the figures: it runs until it has run for `min_turn_s`
-    and at least twice, and the last of these runs tells how many make up a turn of at least `min_turn_s`.
+    A round gives every entry one turn, and each round begins with the next entry, so that none always follows the
+    same one. Before the first round every entry warms up, untimed: it runs at least twice and for at least
+    `min_turn_s`. The duration of its last run decides how many runs make a turn of at least `min_turn_s`.
     """
     repeats = [_warm_up(entry, min_turn_s=min_turn_s, clock=clock) for entry in entries]
     rates: list[list[float]] = [[] for _ in entries]

@@ -1,4 +1,4 @@
-"""`rsna-e2e bench train`: steps on batches that lie ready, the loader alone, and both together, in turns."""
+"""`rsna-e2e bench train`: training steps on resident batches, the loader alone, and both together, in turns."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +32,14 @@ from rsna_e2e.training.step import Stepper
 RESIDENT, LOADER, END_TO_END = "resident data", "loader alone", "end to end"
 
 EPOCH = 1  # augmented
-POOL_BYTES = 2**30  # of images that lie ready; a turn goes round them as often as it takes
-SCHEDULE_STEPS = 10**6  # nobody waits for the end of this schedule: its warm-up keeps the steps small
-ENOUGH = 0.95  # of the resident rate: what a loader that keeps up may cost
+POOL_BYTES = 2**30  # of resident images; a turn repeats them as often as it needs
+SCHEDULE_STEPS = 10**6  # never reached: in the warm-up of so long a schedule the steps stay small
+ENOUGH = 0.95  # of the resident rate: a loader that keeps up may cost the rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseResult:
-    """Rates of one phase of training, slices/s. share: end to end over resident data, within each round."""
+    """Rates of one phase of training, slices/s. share: end-to-end rate over the resident one, within each round."""
 
     phase: str
     n_batches: int
@@ -54,7 +54,7 @@ class PhaseResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """All phases of a recipe."""
+    """Results of all phases of a recipe."""
 
     machine: Machine
     recipe: str
@@ -84,7 +84,7 @@ def bench_train(
     out: Path | None = None,
     progress: Progress = no_progress,
 ) -> TrainResult:
-    """Time each phase of a recipe, `steps` steps or more a turn, on a model that starts from nothing.
+    """Time each phase of a recipe, `steps` steps or more a turn, on a randomly initialised model.
 
     Raises BadInputError for an unusable store, UsageError for an unknown recipe or setting.
     """
@@ -116,8 +116,11 @@ def _report_part(progress: Progress, index: int, n_parts: int, done: int, total:
 
 
 def name_bottleneck(*, resident: float, loader: float, end_to_end: float, on_gpu: bool) -> str:
-    """Say what holds training back, from three rates: the loader when it is slower than the steps by itself; compute
-    when both together are (nearly) as fast as the steps alone; else what the two share."""
+    """Name the bottleneck of training, from three rates.
+
+    The loader, when it alone is slower than the steps; compute, when both together are nearly as fast as the steps
+    alone; else the resource that both share.
+    """
     if loader < resident:
         return "loader"
     if end_to_end >= ENOUGH * resident:
@@ -206,9 +209,9 @@ def _time(
 def _entries(
     phase: _Phase, config: RunConfig, task: Task, compute: Compute, *, steps: int
 ) -> tuple[list[Entry], int, int]:
-    """The three contestants over the same batches, how many batches those are, and how many steps a turn has.
+    """The three contestants over the same batches, the number of batches, and the number of steps in a turn.
 
-    A turn goes over all of them equally often, so that all three count the same slices.
+    A turn uses every batch equally often, so that all three count the same slices.
     """
     pool = list(_fitting(phase, config, task, compute, at_most=steps))
     n_steps = math.ceil(steps / len(pool)) * len(pool)
@@ -244,7 +247,7 @@ def _loading(phase: _Phase, pool: Sequence[Batch], *, n_batches: int) -> Callabl
 
 
 def _fitting(phase: _Phase, config: RunConfig, task: Task, compute: Compute, *, at_most: int) -> Iterator[Batch]:
-    """The first batches whose images fit POOL_BYTES, at least one and at most so many."""
+    """The first batches whose images fit POOL_BYTES: at least one, at most `at_most`."""
     bytes_per_slice = len(task.windows_hu) * config.image.size**2 * compute.image_dtype.itemsize
     n_bytes = 0
     for k, batch in enumerate(phase.batches[:at_most]):
@@ -255,10 +258,10 @@ def _fitting(phase: _Phase, config: RunConfig, task: Task, compute: Compute, *, 
 
 
 class _Feed:
-    """Batches that come from somewhere and go somewhere, so many in a turn.
+    """A source of batches and their consumer, with n_steps batches in a turn.
 
-    Before a turn's time begins, the first n_ahead are taken, so that a loader is in full swing: neither its start nor
-    the batches that it had ready count.
+    The first n_ahead batches are consumed before the timing of a turn, so that the loader is in its steady state: its
+    start and the batches that it has prefetched do not count.
     """
 
     def __init__(
@@ -275,7 +278,7 @@ class _Feed:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """A turn: the loader starts, and ends with it."""
+        """A turn: the loader starts with it and ends with it."""
         self._batches = self._load()
         try:
             self._take(self._n_ahead)
@@ -285,7 +288,7 @@ class _Feed:
                 close()
 
     def run(self) -> None:
-        """Take and use a turn's batches."""
+        """Take a turn's batches and consume them."""
         self._take(self._n_steps)
 
     def _take(self, n_batches: int) -> None:

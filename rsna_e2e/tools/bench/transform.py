@@ -1,4 +1,4 @@
-"""`rsna-e2e bench transform`: our op and its peers at the same job, on one core."""
+"""`rsna-e2e bench transform`: the fused op and its peers at the same job, on one core."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +21,9 @@ from rsna_e2e.tools.bench.write import check_out, spread, write_result
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One contestant's result. ours_is_faster: how many times as fast the first of our rows is, within each round.
+    """One contestant's result. ours_is_faster: rate of the first of our contestants over this one's, within each round.
 
-    difference: of its images from ours, mean absolute, before normalisation.
+    difference: mean absolute difference of its images from ours, before normalisation.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformResult:
-    """Rows in the order of the contestants, and who was not timed and why."""
+    """A row for each contestant, and the reason for each that was not timed."""
 
     machine: Machine
     n_slices: int
@@ -132,7 +132,7 @@ def _find(peers: Sequence[Peer], job: Job, *, cores: int, on_gpu: bool) -> tuple
 
 
 def _check(contestants: Sequence[Contestant], job: Job) -> tuple[dict[str, float], dict[str, str]]:
-    """Differences of those who do the job, and what is wrong with the others."""
+    """Difference of each contestant that does the job, and why each other one disagrees."""
     differences: dict[str, float] = {}
     disagreeing: dict[str, str] = {}
     for contestant in contestants:

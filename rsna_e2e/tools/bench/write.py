@@ -1,4 +1,4 @@
-"""Results as a table for a terminal and as a JSON file."""
+"""What all benchmarks share to write results: checks of the file, JSON, and the form of a median with its spread."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,10 @@ from rsna_e2e.tools.bench.timing import Summary
 
 
 def check_out(out: Path | None) -> None:
-    """Make the folder of a result's file before anything is measured. Raises BadInputError, UsageError for a folder."""
+    """Make the folder of the result file before anything is measured.
+
+    Raises BadInputError when it cannot be written, UsageError when `out` is a folder.
+    """
     if out is not None:
         prepare_file(out, example="figures.json")
 
@@ -21,5 +24,5 @@ def write_result(out: Path | None, benchmark: str, content: Mapping[str, object]
 
 
 def spread(summary: Summary) -> str:
-    """Median and interquartile range."""
+    """Format median and interquartile range, as `12.3 (0.4)`."""
     return f"{number(summary.median)} ({number(summary.iqr)})"

@@ -1,1 +1,3 @@
-"""Simulated head CT studies with known truth: anatomy in 3D, five kinds of bleeding, the competition's files."""
+"""Simulated head CT studies with known labels. In: a seed and a number of studies. Out: DICOM files, label files and
+ground truth in the competition's layout. `simulate` makes them from anatomy in 3D with five kinds of bleeding.
+"""

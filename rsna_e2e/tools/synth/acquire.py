@@ -1,4 +1,4 @@
-"""What a scanner adds: headrest, beam hardening, noise that knows the body it passed through, and integer storage."""
+"""The scanner's part of an image: headrest, beam hardening, noise that depends on attenuation, and integer storage."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,7 +50,7 @@ def draw_scanner(rng: np.random.Generator, series: Series) -> Scanner:
 
 @lru_cache(maxsize=1)
 def _noise_gain() -> float:
-    """Standard deviation that the kernel and the doubling of the grid leave of white noise of 1."""
+    """Standard deviation of white noise of 1 after the kernel and the doubling of the grid."""
     kernel = np.array([PEAK_WIDTH, 1.0, PEAK_WIDTH])
     phase = np.array([-0.0703125, 0.8671875, 0.2265625, -0.0234375])  # cubic weights a quarter pixel off a sample
     return float(np.sum(np.convolve(kernel, phase) ** 2))
@@ -100,7 +100,7 @@ def _hardening(hu: Float32Array, scanner: Scanner, pixel_mm: float, rng: np.rand
 
 
 def _scatter(hu: Float32Array) -> Float32Array:
-    """What scatter and hardening by the nearest bone leave behind after the scanner's correction, HU."""
+    """Scatter and hardening by the nearest bone that remain after the scanner's correction, HU."""
     bone = np.clip(hu - BONE_HU, 0.0, 1500.0)
     coarse = bone.reshape(FINE // 4, 4, FINE // 4, 4).mean(axis=(1, 3))
     return double(double(gaussian_filter(coarse, SCATTER_PIXELS) * np.float32(SCATTER_SHARE)))

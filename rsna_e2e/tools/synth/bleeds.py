@@ -1,6 +1,6 @@
 """The five kinds of intracranial bleeding as signed distances in the canonical head, with the push they give the brain.
 
-Volumes (ml) drawn here are aims: the truth that is written is measured on what was rendered.
+Volumes (ml) drawn here are targets: the recorded ground truth is measured on the rendered images.
 """
 
 from dataclasses import dataclass
@@ -217,7 +217,7 @@ def _spontaneous_site(rng: np.random.Generator, side: float) -> Point:
 
 
 def displaced(bleeds: tuple[Bleed, ...], p: Points) -> Points:
-    """Where the tissue that is now at `p` was before the bleeds pushed it, canonical mm."""
+    """Places of the tissue at `p` before the bleeds displaced it, canonical mm."""
     x, y, z = p.x, p.y, p.z
     for bleed in bleeds:
         if bleed.site not in ("blob", "lens", "crescent"):

@@ -1,4 +1,4 @@
-"""Where each pixel of each slice lies: field of view, spacing, gantry tilt, the patient's pose."""
+"""Geometry of a series, the place of every pixel: field of view, spacing, gantry tilt, the patient's pose."""
 
 # All positions in mm. World frame: the scanner's, LPS as in DICOM, x left, y back (down: the patient lies supine), z up
 # the body. Head frame: that of `anatomy`.

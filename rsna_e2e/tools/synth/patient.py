@@ -1,4 +1,4 @@
-"""Who lies in the scanner: the numbers that make one patient's head differ from another's."""
+"""A patient's head: the random numbers by which its anatomy differs from others."""
 
 from dataclasses import dataclass
 

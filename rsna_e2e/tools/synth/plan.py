@@ -1,4 +1,4 @@
-"""Who is simulated: patients and studies, which bleed, and every random stream, all from one seed by hashing."""
+"""The plan of a simulation: patients, studies, bleeds, and every random stream, all from one seed by hashing."""
 
 import hashlib
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def plan_studies(n_studies: int, *, seed: int, prevalence: str, test_fraction: f
 
 
 def draw_bleeds(rng: np.random.Generator, prevalence: str) -> tuple[Bleed, ...]:
-    """Draw what happened to a patient and the bleeds it left, in the order in which they are painted."""
+    """Draw a patient's kind of injury or disease and its bleeds, in the order in which they are painted."""
     weights = np.array([row[1 + PREVALENCES.index(prevalence)] for row in EVENTS])
     event = EVENTS[int(rng.choice(len(EVENTS), p=weights / weights.sum()))][0]
     found: list[Bleed] = []

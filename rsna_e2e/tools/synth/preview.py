@@ -1,4 +1,4 @@
-"""A contact sheet of simulated studies, to be looked at: every study in two windows, with what is true of it."""
+"""A contact sheet of simulated studies: each in two windows, with its labels and bleeds."""
 
 # N slices of a study, L labels
 

@@ -1,4 +1,4 @@
-"""From anatomy to attenuation: HU of every pixel of a slice, averaged through its thickness, and what bleeds add."""
+"""From anatomy to HU: every pixel of a slice, averaged through its thickness, and the part that each bleed adds."""
 
 # S sub-planes of a slice, a x b coarse samples, h x w fine pixels (half the file's resolution)
 
@@ -64,7 +64,7 @@ class Rendering:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """All that decides a study's pixels, but for noise."""
+    """Everything that determines a study's pixels, except noise."""
 
     head: Head
     bleeds: tuple[Bleed, ...]
@@ -95,7 +95,7 @@ def _places(scene: Scene, k: int, rows: FineGrid, columns: FineGrid, offsets: Fl
 
 
 def _window(scene: Scene, k: int) -> tuple[slice, slice] | None:
-    """Find the fine pixels [rows, columns] that the head needs, in steps of COARSE_STEP; None where it is missed."""
+    """Find the fine pixels [rows, columns] that the head covers, in steps of COARSE_STEP; None where it covers none."""
     sparse = np.arange(0, FINE, SEARCH_STEP)
     p = to_canonical(scene.head, _places(scene, k, sparse, sparse, np.zeros(1)))
     cavity = cavity_distance(scene.head, p)
@@ -231,7 +231,7 @@ class _Painter:
         return hu, outside
 
     def _blend_bleeds(self, hu: Field, outside: Field, inside: Field, bleeds: list[Field]) -> None:
-        """Lay the bleeds over the brain one after another and keep what each adds."""
+        """Blend the bleeds over the brain one after another, and keep the HU that each adds."""
         for index, (bleed, coarse) in enumerate(zip(self._scene.bleeds, bleeds, strict=True)):
             if float(coarse.min()) > 2.0 * self._pixel_mm + bleed.rim_mm:
                 continue

@@ -1,4 +1,4 @@
-"""The whole simulated data set, laid out as the competition's: DICOM files, label rows, sample submission, truth."""
+"""The whole simulated data set in the competition's layout: DICOM files, labels, sample submission, ground truth."""
 
 import multiprocessing
 import os
@@ -42,7 +42,7 @@ SLICES_PER_STUDY_BITS = 6  # ids are given to 64 numbers per study; a series has
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyTruth:
-    """What is known of one study. labels [N, L] go with image_ids, in the order of acquisition."""
+    """Ground truth of one study. labels [N, L] go with image_ids, in the order of acquisition."""
 
     patient_id: str
     study_uid: str
@@ -55,7 +55,7 @@ class StudyTruth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthReport:
-    """What was made. label_rates: share of all slices with each label."""
+    """Counts of a simulated data set. label_rates: share of all slices with each label."""
 
     out: Path
     n_patients: int
@@ -104,7 +104,7 @@ def simulate(
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """Hand out a temporary folder that becomes `out` when the block ends well and is removed when not."""
+    """Yield a temporary folder that becomes `out` when the block succeeds, and is removed when it fails."""
     if os.path.lexists(out):
         raise BadInputError(f"{out}: exists already. Choose another folder, such as {out / 'raw'}, or remove it first")
     folder = out.with_name(f"{out.name}.tmp-{os.getpid()}")
@@ -116,13 +116,15 @@ def _new_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise BadInputError(f"{out}: cannot be written: {error.strerror}. Choose another folder") from error
     except BrokenProcessPool as error:
-        raise OutOfResourcesError(f"{out}: a process was killed, likely for want of memory. Use fewer jobs") from error
+        raise OutOfResourcesError(
+            f"{out}: a process was killed, probably for lack of memory. Use fewer jobs"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(plans: tuple[StudyPlan, ...], folder: Path, n_jobs: int, progress: Progress) -> list[StudyTruth]:
-    """Make all studies; the result is in the order of `plans` whoever finishes first."""
+    """Make all studies; the result is in the order of `plans`."""
     truths: dict[int, StudyTruth] = {}
     n_slices = 0
     for index, truth in _finished(plans, folder, min(n_jobs, len(plans))):
@@ -149,7 +151,7 @@ def _finished(plans: tuple[StudyPlan, ...], folder: Path, n_jobs: int) -> Iterat
 
 
 def make_study(plan: StudyPlan, folder: Path, task: Task) -> StudyTruth:
-    """Make one study's files under `folder` and return what is true of it."""
+    """Make one study's files under `folder` and return its ground truth."""
     scene, scanner = draw_scene(plan)
     ids = (
         make_id(plan.seed, "patient", plan.patient, bits=32),
@@ -179,7 +181,7 @@ def make_study(plan: StudyPlan, folder: Path, task: Task) -> StudyTruth:
 
 
 def _write_tables(folder: Path, truths: list[StudyTruth], task: Task, seed: int) -> int:
-    """Write label files and the study truth; return how many images have their label rows twice."""
+    """Write label files and the ground truth; return the number of images whose label rows stand there twice."""
     tables = {}
     for is_test in (False, True):
         rows = [pair for t in truths if t.is_test == is_test for pair in zip(t.image_ids, t.labels, strict=True)]

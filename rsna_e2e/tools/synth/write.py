@@ -1,4 +1,4 @@
-"""Writing slices as DICOM files with the tags that survive de-identification in the reference data, and no others."""
+"""Writes slices as DICOM files, with only the tags that the competition's de-identified files have."""
 
 import io
 from pathlib import Path
@@ -13,7 +13,7 @@ from rsna_e2e.tools.synth.geometry import COLUMNS, ROWS, Series
 
 
 class SeriesWriter:
-    """Writes the slices of one series; only what differs between slices is set anew."""
+    """Writes the slices of one series; only the elements that differ between slices are set for each."""
 
     def __init__(self, *, patient_id: str, study_uid: str, series_uid: str, series: Series, scanner: Scanner) -> None:
         self._series = series
@@ -28,7 +28,7 @@ class SeriesWriter:
             dataset.file_meta.MediaStorageSOPInstanceUID = image_id
             dataset.ImagePositionPatient = [f"{v:.3f}" for v in self._series.origins_mm[index]]
             dataset.PixelData = stored.astype("<i2", copy=False).tobytes()
-            content = io.BytesIO()  # of pydicom's own errors in writing nobody can tell a full disk
+            content = io.BytesIO()  # written to memory first: pydicom's own errors do not reveal a full disk
             dataset.save_as(content, enforce_file_format=True)
             path.write_bytes(content.getbuffer())
 

@@ -1,5 +1,5 @@
-"""Others at the same job, each written as someone who knows the library would for speed.
+"""The job of `bench transform` in other libraries, each in the fastest form that the library offers.
 
-A module per library, with a function `contestants(job)`; only it imports the library. These are implementations of the
-job that share nothing with ours, windows included: that is what makes the comparison of their images worth something.
+A module per library, with a function `contestants(job)`; only it imports the library. They share no code with ours, not
+even the windows, so that agreement of the images is a real check.
 """

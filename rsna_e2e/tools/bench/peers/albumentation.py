@@ -14,7 +14,7 @@ from rsna_e2e.tools.bench.peers.squares import cut
 
 
 def contestants(job: Job) -> list[Contestant]:
-    """Resize and affine are two resamplings here."""
+    """One contestant. Its Resize and Affine resample twice."""
     cv2.setNumThreads(1)
     composition = albu.Compose(
         [

@@ -1,6 +1,6 @@
 """DALI's own operators on the CPU: coord_transform and clamp for the windows, warp_affine, crop_mirror_normalize.
 
-float32, which its warp takes faster than 8 bits; of its ways to three windows from one channel this was the fastest.
+float32, on which its warp is faster than on 8 bits; of its ways to make three windows this was the fastest.
 """
 
 # C channels, S output size
@@ -17,7 +17,7 @@ from rsna_e2e.tools.bench.peers.squares import crop_matrices, cut
 
 
 def contestants(job: Job) -> list[Contestant]:
-    """A pipeline over a batch of all slices."""
+    """One contestant: a pipeline over a batch of all slices."""
     running = _built_pipeline(job)
 
     def transform() -> Images:

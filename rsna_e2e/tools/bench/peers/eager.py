@@ -13,7 +13,7 @@ from rsna_e2e.tools.bench.peers.windows import TorchWindows
 
 
 def contestants(job: Job) -> list[Contestant]:
-    """One resampling, from the crop square with the border replicated."""
+    """One contestant. It resamples once, from the crop square with a replicated border."""
     windows = TorchWindows.of(job)
     thetas = [
         normalised(matrix, side=int(box[2]), size=job.size)[None]

@@ -12,7 +12,7 @@ from rsna_e2e.tools.bench.peers.windows import TorchWindows
 
 
 def contestants(job: Job) -> list[Contestant]:
-    """The values are on the GPU already. Slices of different sizes do not fit one tensor: none then."""
+    """One contestant, its input in GPU memory; none for slices of different sizes, which do not fit one tensor."""
     if len({hu.shape for hu in job.slices}) > 1:
         return []
     windows = TorchWindows.of(job, "cuda")

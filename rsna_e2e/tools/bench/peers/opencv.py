@@ -19,7 +19,7 @@ Grey = npt.NDArray[np.uint8]
 
 
 def contestants(job: Job) -> list[Contestant]:
-    """One way, the fastest found."""
+    """One contestant, the fastest form found."""
     cv2.setNumThreads(1)
     matrices = crop_matrices(job)
     table = normalisation_table(job.task)

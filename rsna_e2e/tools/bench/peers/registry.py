@@ -1,4 +1,4 @@
-"""Which peers there are, and which are here."""
+"""The list of peers, and their contestants where the library is installed."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,7 +10,7 @@ INSTALL_COMMAND = "pip install '.[bench]'"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A module of this package and the library that it needs, with its name for a person."""
+    """A module of this package, the library that it needs, and the name to show."""
 
     name: str
     module: str
@@ -31,7 +31,7 @@ PEERS = (
 
 
 def find_contestants(peer: Peer, job: Job) -> list[Contestant] | None:
-    """Set a peer to the job; None when its library is not installed."""
+    """Return a peer's contestants for the job; None when its library is not installed."""
     try:
         module = import_module(f"rsna_e2e.tools.bench.peers.{peer.module}")
     except ModuleNotFoundError as error:

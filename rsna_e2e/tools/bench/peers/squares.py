@@ -1,4 +1,4 @@
-"""Crop squares for libraries that know nothing of them: cut out of a slice, and matrices that start from there."""
+"""Crop squares for libraries without such a concept: the cut-out itself, and matrices relative to it."""
 
 # N slices
 

@@ -1,4 +1,4 @@
-"""torchvision v2's functional transforms, on 8-bit tensors or float32, whichever is faster on the machine at hand."""
+"""torchvision v2's functional transforms, on 8-bit tensors and on float32."""
 
 import torch
 from torchvision.transforms import InterpolationMode
@@ -10,7 +10,7 @@ from rsna_e2e.tools.bench.peers.windows import TorchWindows
 
 
 def contestants(job: Job) -> list[Contestant]:
-    """Both types. Resize and affine are two resamplings here, and the affine can fill with 0 only, not replicate."""
+    """A contestant for each type. Resize and affine resample twice, and the affine can only fill with 0."""
     return [_contestant(job, is_uint8=False), _contestant(job, is_uint8=True)]
 
 

@@ -11,7 +11,7 @@ from rsna_e2e.tools.bench.job import Job
 
 @dataclass(frozen=True, slots=True)
 class TorchWindows:
-    """lower, scale [C,1,1] of the windows, mean, std [C,1,1] of what they give."""
+    """lower, scale [C,1,1] of the windows; mean, std [C,1,1] of the windowed values."""
 
     lower: torch.Tensor
     scale: torch.Tensor
@@ -20,7 +20,7 @@ class TorchWindows:
 
     @classmethod
     def of(cls, job: Job, device: str = "cpu") -> "TorchWindows":
-        """Take a task's windows."""
+        """Take the windows, mean and std of a job's task."""
         task = job.task
         columns = (
             [center - width / 2 for center, width in task.windows_hu],
