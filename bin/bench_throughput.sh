@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures speed: the operator beside its peers, the loader, training. Figures as tables, and as JSON files in OUT.
+# Runs the benchmarks of the fused operator beside its peers, of the loader and of training. Prints tables, writes JSON to OUT.
 # Usage: bin/bench_throughput.sh [STORE]     (default: a small simulated one, made in OUT)
 # Environment: OUT (default bench), RECIPE (default demo), STUDIES (of the simulated store, default 24), ROUNDS (7).
 set -euo pipefail

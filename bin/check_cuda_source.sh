@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Does the CUDA source compile for every architecture, and what do its kernels cost? No GPU needed. Usage: bin/check_cuda_source.sh
+# Compiles the CUDA source for every architecture, and counts instructions, registers and spills of its kernels. No GPU needed.
+# Usage: bin/check_cuda_source.sh
+# Environment: PYTHON (.venv's, else python3).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds, tests and times everything that runs on a GPU; packs for a machine that lacks things. Usage: --help
+# Builds, tests and times everything that runs on a GPU; --pack packs all of it for a GPU machine without network.
+# Usage: bin/check_gpu.sh --help
 # Environment: PYTHON (.venv's, else python3), OUT (gpu_figures): where figures go.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

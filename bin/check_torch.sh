@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Do the operators pass their tests on the CPU under another torch, with the extension that is built here?
+# Runs the operators' tests on the CPU under another version of torch, with the extension as it is built here.
 # Usage: bin/check_torch.sh VERSION [PYTEST ARGUMENTS]     such as: bin/check_torch.sh 2.11.0
 # One build serves every torch from 2.11 on. Installs VERSION from the package index into a temporary folder (6 GB) and removes it.
 set -euo pipefail

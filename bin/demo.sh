@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job from end to end, on simulated studies: DICOM files, store, data report, training, submission, report.
-# Usage: bin/demo.sh [OUT]     (default: demo). Finished steps are kept: started again, it goes on where it stopped.
+# Sets up, then runs the whole way on simulated studies: DICOM files, store, data report, training, submission, report.
+# Usage: bin/demo.sh [OUT]     (default: demo). Finished steps are kept; started again, it goes on where it stopped.
 # Environment: STUDIES (default 240), SEED (default 7).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

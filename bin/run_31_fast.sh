@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# Fast mode: recurrent heads alone, on embeddings that are there (--embeddings, or those of OUT).
+# Fast mode: recurrent heads alone, on stored embeddings (--embeddings, or those of OUT).
 # Usage and environment: bin/pipeline.sh --help
 exec "$(dirname "${BASH_SOURCE[0]}")/pipeline.sh" fast "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Do two commits give the same results, to the bit? Runs the demo with each, in fp32 on one thread, and compares what comes out.
+# Checks that two commits give the same results, to the bit: runs the demo with each, in fp32 on one thread, and compares.
 # Usage: bin/same_results.sh COMMIT [OTHER]     such as: bin/same_results.sh HEAD~3     (OTHER: default HEAD)
 # Compares DICOM files, the store's tables and shards, weights, submission and metrics; times are left out. Names the first
 # difference of each and ends with 1; with 0 where there is none. Both are built in worktrees of a temporary folder.

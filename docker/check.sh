@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the image for real, without an engine and without a GPU: buildah on a Debian from debootstrap, as it is (plain)
-# and with a torch of its own (system), and runs the version, tests and the fast mode inside. Says what ran and how long.
+# Builds the image with buildah, without docker or podman and without a GPU, on a Debian from debootstrap: as it is (plain)
+# and with a torch of its own (system). Runs the version, tests and the fast mode inside; prints what ran and how long.
 # Usage: docker/check.sh [plain] [system]      (default: both). As root, with Debian's packages buildah and debootstrap.
 # Environment: WORK (a folder to make, for all images; removed at the end; default under /tmp), TESTS (arguments of
 #   bin/test.sh; default none: all tests), PIP_CERT and PIP_INDEX_URL (as pip takes them), MIRROR (of Debian).
