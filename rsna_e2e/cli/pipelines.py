@@ -180,6 +180,8 @@ def _bag(options: argparse.Namespace) -> None:
 
     done = bag(options.submissions, task=get_task(options.task), out=options.out, clip=options.clip)
     tell(f"mean of {done.n_members} submissions of {done.n_slices} slices; what it is made of: {done.manifest}")
+    if 0 < done.n_with_series < done.n_members:
+        tell(f"no series table is written: {done.n_with_series} of {done.n_members} submissions have one, not all")
     tell(f"submission: {done.submission}")
 
 

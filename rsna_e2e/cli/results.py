@@ -77,7 +77,8 @@ def _predict(options: argparse.Namespace) -> None:
         done = predict(options.model_run, store, checkpoint=options.checkpoint, **what)
     for problem in done.damaged:
         tell(f"passed over: {problem}")
-    tell(f"submission: {done.submission}   table: {done.table}")
+    series_table = f"   series table: {done.series_table}" if done.series_table else ""
+    tell(f"submission: {done.submission}   table: {done.table}{series_table}")
     _say_missing(done.missing)
     tell(f"predicted {done.n_slices} slices of {done.n_series} series with {taken(done)}")
 

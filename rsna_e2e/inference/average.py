@@ -1,6 +1,6 @@
-"""Many predictions of the same slices become one: the mean over a bag of them, or over neighbouring slices."""
+"""Averages of predictions: over several submissions of the same slices, and over neighbouring slices of one."""
 
-# N slices, L labels, M members of a bag
+# N slices, S series, L labels
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +14,17 @@ from rsna_e2e.core.limits import CLIP
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.inference.predictions import (
     PredictionTable,
+    SeriesTable,
     beside,
     find_predictions,
+    find_series,
     forget_notes,
     predictions_path,
     read_predictions,
+    read_series,
+    series_path,
     write_predictions,
+    write_series,
 )
 from rsna_e2e.tasks.labels import prepare_submission, write_labels
 from rsna_e2e.tasks.task import Task
@@ -32,41 +37,56 @@ _SHOWN = 3  # ids in a message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bagged:
-    """What was written, and of how many members and slices it is the mean."""
+    """What was written, and of how many members and slices it is the mean.
+
+    n_with_series: how many members have a series table. The mean has one when all have.
+    """
 
     submission: Path
     manifest: Path
     n_members: int
+    n_with_series: int
     n_slices: int
 
 
 def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLIP) -> Bagged:
-    """Average submissions of the same slices; write the mean, its predictions table and what it is made of.
+    """Average submissions of the same slices; write the mean, its tables, and a manifest of what it is made of.
 
-    submissions: files made by predict, each with its predictions table beside it. The manifest, `<out>.bag.json`, names
-    every member with the sha256 of its table. Probabilities end up in [clip, 1 - clip]. Raises UsageError for a member
-    given twice, by whatever names, or for `out` among them, BadInputError when they do not hold the same slices.
+    submissions: files made by predict, each with its predictions table beside it. Series tables are averaged where all
+    have one, and left out otherwise. The manifest, `<out>.bag.json`, names every member with the sha256 of its tables.
+    Probabilities end up in [clip, 1 - clip]. Raises UsageError for a member given twice, by whatever names, or for
+    `out` among them, BadInputError when they do not hold the same slices or series.
     """
     prepare_submission(out, example="submission.csv.gz")
     tables = _tables_of(submissions, out)
-    mean = _mean(tables, task)
-    write_submission(out, task, replace(mean, probability=mean.probability.clip(clip, 1 - clip)))
-    manifest = beside(out, "bag.json")
+    with_series = [path for path in map(find_series, submissions) if path is not None]
+    series_tables = with_series if len(with_series) == len(tables) else []
     members = [{"name": path.name, "sha256": sha256_of(path)} for path in tables]
-    write_json(manifest, {"task": task.name, "clip": clip, "n_slices": len(mean.image_ids), "members": members})
-    return Bagged(submission=out, manifest=manifest, n_members=len(tables), n_slices=len(mean.image_ids))
+    for member, path in zip(members, series_tables, strict=False):
+        member["series_sha256"] = sha256_of(path)
+    mean, series = _mean(tables, series_tables, task)
+    mean = replace(mean, probability=mean.probability.clip(clip, 1 - clip))
+    if series is not None:
+        series = replace(series, probability=series.probability.clip(clip, 1 - clip))
+    write_submission(out, task, mean, series=series)
+    manifest, n_slices = beside(out, "bag.json"), len(mean.image_ids)
+    write_json(manifest, {"task": task.name, "clip": clip, "n_slices": n_slices, "members": members})
+    counts = {"n_members": len(tables), "n_with_series": len(with_series), "n_slices": n_slices}
+    return Bagged(submission=out, manifest=manifest, **counts)
 
 
 def smooth(submission: Path, *, task: Task, out: Path) -> int:
     """Write `submission` with every slice's probabilities averaged with its neighbours'; return the number of slices.
 
-    Needs the predictions table beside it, which knows the order of the slices. Raises BadInputError without it,
-    UsageError when `out` is the submission itself, or would have its table.
+    Needs the predictions table beside it, which knows the order of the slices. A series table has no neighbours to
+    average, and stays as it is. Raises BadInputError without a predictions table, UsageError when `out` is the
+    submission itself, or would have its table.
     """
     prepare_submission(out, example="smoothed.csv.gz")
     (place,) = _tables_of([submission], out)
-    table = read_predictions(place, task)
-    write_submission(out, task, replace(table, probability=rolling_mean(table)))
+    table, series_place = read_predictions(place, task), find_series(submission)
+    series = None if series_place is None else read_series(series_place, task, table)
+    write_submission(out, task, replace(table, probability=rolling_mean(table)), series=series)
     return len(table.image_ids)
 
 
@@ -91,18 +111,29 @@ def rolling_mean(table: PredictionTable) -> Float64Array:
     return smoothed_NL.clip(0.0, 1.0)  # a mean of ones may round to more
 
 
-def write_submission(out: Path, task: Task, table: PredictionTable) -> None:
-    """Write a submission, and its predictions table beside it. Raises BadInputError where slices share an image id."""
+def write_submission(out: Path, task: Task, table: PredictionTable, *, series: SeriesTable | None = None) -> None:
+    """Write a submission, its predictions table and, where there is one, its series table.
+
+    A series table of a submission that had this name before is removed. Raises BadInputError where slices share an
+    image id.
+    """
     write_predictions(predictions_path(out), task, table)
+    if series is None:
+        series_path(out).unlink(missing_ok=True)
+    else:
+        write_series(series_path(out), task, series)
     write_labels(out, task, table.image_ids, table.probability)
     forget_notes(out)
 
 
 def _tables_of(submissions: Sequence[Path], out: Path) -> list[Path]:
-    """Return the tables of submissions. Raises UsageError when one is there twice, or is to be written as `out`."""
+    """Return the predictions tables of submissions. Raises UsageError when one of their tables is there twice, or is to
+    be written as `out`'s."""
     tables = [find_predictions(path) for path in submissions]
+    series_tables = [path for path in map(find_series, submissions) if path is not None]
     _check_apart([*submissions, out])
     _check_apart([*tables, predictions_path(out)])
+    _check_apart([*series_tables, series_path(out)])
     return tables
 
 
@@ -123,19 +154,56 @@ def _identity(path: Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def _mean(paths: Sequence[Path], task: Task) -> PredictionTable:
-    """The mean of tables, in the order of the first; one of them at a time is in memory beside the sum."""
-    first = read_predictions(paths[0], task)
-    rows = {image_id: row for row, image_id in enumerate(first.image_ids)}
-    total_NL = first.probability.copy()
-    for path in paths[1:]:
-        table = read_predictions(path, task)
-        missing = sorted(set(first.image_ids) ^ set(table.image_ids))
+def _mean(
+    paths: Sequence[Path], series_paths: Sequence[Path], task: Task
+) -> tuple[PredictionTable, SeriesTable | None]:
+    """Return the mean of predictions tables, and that of series tables where `series_paths` gives one for each.
+
+    One member at a time is in memory beside the sums.
+    """
+    first, first_series = _read(paths, series_paths, 0, task)
+    slices = _Mean(paths[0], "slices", first.image_ids, first.probability)
+    series = None
+    if first_series is not None:
+        series = _Mean(series_paths[0], "series", first_series.series_keys, first_series.probability)
+    for member in range(1, len(paths)):
+        table, series_table = _read(paths, series_paths, member, task)
+        slices.add(paths[member], table.image_ids, table.probability)
+        if series is not None and series_table is not None:
+            series.add(series_paths[member], series_table.series_keys, series_table.probability)
+    mean = replace(first, probability=slices.value())
+    if series is None or first_series is None:
+        return mean, None
+    return mean, replace(first_series, probability=series.value())
+
+
+def _read(
+    paths: Sequence[Path], series_paths: Sequence[Path], member: int, task: Task
+) -> tuple[PredictionTable, SeriesTable | None]:
+    table = read_predictions(paths[member], task)
+    return table, read_series(series_paths[member], task, table) if series_paths else None
+
+
+class _Mean:
+    """The mean of probabilities by name, in the order of the first member. what: slices or series, for messages."""
+
+    def __init__(self, path: Path, what: str, names: Sequence[str], probability: Float64Array) -> None:
+        self._first, self._what = path, what
+        self._rows = {name: row for row, name in enumerate(names)}
+        self._total, self._n = probability.copy(), 1
+
+    def add(self, path: Path, names: Sequence[str], probability: Float64Array) -> None:
+        """Add a member. Raises BadInputError when it does not hold the names of the first."""
+        missing = sorted(set(self._rows) ^ set(names))
         if missing:
-            names = ", ".join(missing[:_SHOWN])
+            shown = ", ".join(missing[:_SHOWN])
             raise BadInputError(
-                f"{path}: does not hold the same slices as {paths[0].name}; {len(missing)} are in one of them only, "
-                f"such as {names}. Average predictions of one split of one store"
+                f"{path}: does not hold the same {self._what} as {self._first.name}; {len(missing)} are in one of them "
+                f"only, such as {shown}. Average predictions of one split of one store"
             )
-        total_NL[[rows[image_id] for image_id in table.image_ids]] += table.probability
-    return replace(first, probability=(total_NL / len(paths)).clip(0.0, 1.0))
+        self._total[[self._rows[name] for name in names]] += probability
+        self._n += 1
+
+    def value(self) -> Float64Array:
+        """Return the mean."""
+        return (self._total / self._n).clip(0.0, 1.0)  # a mean of ones may round to more

@@ -1,6 +1,6 @@
-"""Predicts a split of a store with a trained run; writes the submission and its predictions table."""
+"""Prediction: applies a trained run to a store and writes the submission and its tables."""
 
-# N slices (packed), L labels
+# N slices (packed), S series, L labels
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Float64Array, Progress, Rows, no_progress, printable
 from rsna_e2e.inference.average import write_submission
 from rsna_e2e.inference.missing import MissingImages, list_missing
-from rsna_e2e.inference.predictions import PredictionTable, predictions_path
+from rsna_e2e.inference.predictions import PredictionTable, SeriesTable, find_series, predictions_path
 from rsna_e2e.inference.trained_model import TrainedModel
-from rsna_e2e.model.forward import predict_series
+from rsna_e2e.model.forward import Prediction, predict_series
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.labels import prepare_submission
@@ -24,11 +24,13 @@ from rsna_e2e.tasks.labels import prepare_submission
 class Predicted:
     """What `predict` wrote, and from which checkpoint.
 
-    damaged: messages about checkpoints that were passed over. missing: images of the split that the store lacks.
+    series_table: None for a model without a series head. damaged: messages about checkpoints that were passed over.
+    missing: images of the split that the store lacks.
     """
 
     submission: Path
     table: Path
+    series_table: Path | None
     checkpoint: Path
     damaged: tuple[str, ...]
     n_series: int
@@ -63,16 +65,15 @@ class Predictor:
             )
         return found
 
-    def __call__(self, positions: Sequence[int], *, progress: Progress = no_progress) -> tuple[Rows, Float64Array]:
-        """Return store rows [N], ascending, and their probabilities [N, L]."""
+    def __call__(self, positions: Sequence[int], *, progress: Progress = no_progress) -> Prediction:
+        """Return what the run predicts of these series, in the order of the store."""
         trained = self.trained
-        rows, probability = predict_series(
+        prediction = predict_series(
             trained.network, self._loader, positions, compute=trained.compute, progress=progress
         )
-        if not np.isfinite(probability).all():
+        if not prediction.is_finite:
             raise BadInputError(f"{trained.checkpoint}: predicts numbers that are not finite. Use another checkpoint")
-        order = np.argsort(rows)
-        return rows[order], probability[order]
+        return prediction.in_store_order()
 
 
 def predict(
@@ -86,8 +87,8 @@ def predict(
     device: str = "auto",
     progress: Progress = no_progress,
 ) -> Predicted:
-    """Predict every slice of a split of `store`; write a submission, and beside it its predictions table and what it
-    lacks.
+    """Predict every slice of a split of `store`; write a submission, and beside it its predictions table, with a series
+    head its series table, and what it lacks.
 
     embeddings: what a run without a backbone predicts from. Raises BadInputError when the run, checkpoint, store or
     embeddings are not such or do not fit, UsageError for an empty split.
@@ -96,15 +97,17 @@ def predict(
     trained = TrainedModel.open(run, checkpoint, device=device, embeddings=embeddings)
     predictor = Predictor(trained, store)
     positions = predictor.positions(split)
-    rows, probability = predictor(positions, progress=progress)
-    write_submission(out, trained.task, make_table(store, rows, probability))
+    prediction = predictor(positions, progress=progress)
+    table = make_table(store, prediction.rows, prediction.slices)
+    write_submission(out, trained.task, table, series=make_series_table(store, prediction))
     return Predicted(
         submission=out,
         table=predictions_path(out),
+        series_table=find_series(out),
         checkpoint=trained.checkpoint,
         damaged=trained.damaged,
         n_series=len(positions),
-        n_slices=len(rows),
+        n_slices=len(prediction.rows),
         missing=list_missing(store, split, submission=out),
     )
 
@@ -118,4 +121,16 @@ def make_table(store: Store, rows: Rows, probability: Float64Array) -> Predictio
         slice_index=index["slice_index"][rows].astype(np.int64),
         position_mm=index["position_mm"][rows].astype(np.float64),
         probability=probability,
+    )
+
+
+def make_series_table(store: Store, prediction: Prediction) -> SeriesTable | None:
+    """Return the table of what the series head predicts; None without one."""
+    if prediction.series is None:
+        return None
+    spans = [store.series[position] for position in prediction.positions.tolist()]
+    return SeriesTable(
+        series_keys=[str(span.series_key) for span in spans],
+        n_slices=np.array([span.n_slices for span in spans], dtype=np.int64),
+        probability=prediction.series,
     )

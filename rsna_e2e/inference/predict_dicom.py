@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsna_e2e.core.records import Progress, Refusal, no_progress
-from rsna_e2e.inference.predict import Predictor, make_table
-from rsna_e2e.inference.predictions import PredictionTable
+from rsna_e2e.inference.predict import Predictor, make_series_table, make_table
+from rsna_e2e.inference.predictions import PredictionTable, SeriesTable
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import NothingTakenError, prepare
@@ -19,11 +19,13 @@ from rsna_e2e.store.prepare import NothingTakenError, prepare
 class DicomPrediction:
     """Predictions of every CT slice that was read, and the files that were not.
 
-    table: the slices, series after series, each in geometric order. label_names: of the L columns of its probabilities.
+    table: the slices, series after series, each in geometric order. series: predictions of the series head, None where
+    the model has none. label_names: of the L columns of their probabilities.
     refusals: files and frames that could not be taken, with the reason.
     """
 
     table: PredictionTable
+    series: SeriesTable | None
     label_names: tuple[str, ...]
     refusals: tuple[Refusal, ...]
 
@@ -46,9 +48,10 @@ def predict_dicom(
             raise NothingTakenError(raw, error.refusals) from None
         with closing(Store.open(path)) as store:
             predictor = Predictor(trained, store)
-            rows, probability = predictor(predictor.positions("test"), progress=progress)
+            prediction = predictor(predictor.positions("test"), progress=progress)
             return DicomPrediction(
-                table=make_table(store, rows, probability),
+                table=make_table(store, prediction.rows, prediction.slices),
+                series=make_series_table(store, prediction),
                 label_names=trained.task.label_names,
                 refusals=tuple(store.read_refusals()),
             )

@@ -3,7 +3,7 @@
 # N slices, L labels
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ from rsna_e2e.core.files import write_json
 from rsna_e2e.core.records import Float64Array, Progress, Rows, no_progress
 from rsna_e2e.inference.average import write_submission
 from rsna_e2e.inference.missing import MissingImages, list_missing
-from rsna_e2e.inference.predict import Predictor, make_table
+from rsna_e2e.inference.predict import Predictor, make_series_table, make_table
 from rsna_e2e.inference.predictions import PredictionTable, beside
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.loader.holdout import series_folds
+from rsna_e2e.model.forward import Prediction
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.labels import prepare_submission
@@ -63,16 +64,17 @@ def predict_epochs(
 ) -> EpochMean:
     """Predict every slice of a split with the end of every epoch of a run (or of these), and write the mean.
 
-    The submission and its predictions table are as `predict` writes them; `<out>.epochs.json` says which checkpoints
-    were averaged, and how each and their mean score on the fold that the run held out, where the store has it. Raises
-    what `predict` raises, and BadInputError for an epoch that was not kept and a run that has not ended.
+    The submission and its tables are as `predict` writes them; `<out>.epochs.json` says which checkpoints were
+    averaged, and how each and their mean score on the fold that the run held out, where the store has it. Raises what
+    `predict` raises, and BadInputError for an epoch that was not kept and a run that has not ended.
     """
     prepare_submission(out, example="submission.csv")
     chosen = _all_epochs(run) if epochs is None else list(epochs)
     trained = TrainedModel.open(run, _checkpoint(chosen[0]), device=device, embeddings=embeddings)
     predictor = Predictor(trained, store)
-    table, members = _average(predictor, predictor.positions(split), chosen, progress)
-    write_submission(out, trained.task, table)
+    prediction, members = _average(predictor, predictor.positions(split), chosen, progress)
+    table = make_table(store, prediction.rows, prediction.slices)
+    write_submission(out, trained.task, table, series=make_series_table(store, prediction))
     manifest = beside(out, "epochs.json")
     listed = [asdict(member) for member in members]
     described = {"task": trained.task.name, "split": split, "n_slices": len(table.image_ids), "members": listed}
@@ -83,15 +85,14 @@ def predict_epochs(
 
 def _average(
     predictor: Predictor, positions: Sequence[int], epochs: Sequence[int], progress: Progress
-) -> tuple[PredictionTable, list[EpochMember]]:
+) -> tuple[Prediction, list[EpochMember]]:
     """Return the mean of what the ends of `epochs` predict of these series, and how each epoch scores."""
     trained, validation = predictor.trained, _Validation(predictor)
-    total: Float64Array | float = 0.0
+    total: Prediction | None = None
     members = []
     for done, epoch in enumerate(epochs, start=1):
         trained.load(_checkpoint(epoch))
-        rows, probability = predictor(positions)
-        total = total + probability
+        total = _sum(total, predictor(positions))
         loss, mean_loss = validation.score()
         members.append(
             EpochMember(
@@ -103,12 +104,28 @@ def _average(
             )
         )
         progress(done, len(epochs), "" if mean_loss is None else f"validation log loss {mean_loss:.4f}")
-    mean = np.clip(total / len(epochs), 0.0, 1.0)  # a mean of ones may round to more
-    return make_table(predictor.store, rows, mean), members
+    assert total is not None
+    return _mean(total, len(epochs)), members
 
 
 def _checkpoint(epoch: int) -> str:
     return f"epoch-{epoch}"
+
+
+def _sum(total: Prediction | None, prediction: Prediction) -> Prediction:
+    """Return the sums of probabilities of the same slices and series."""
+    if total is None:
+        return prediction
+    series = None
+    if total.series is not None and prediction.series is not None:
+        series = total.series + prediction.series
+    return replace(total, slices=total.slices + prediction.slices, series=series)
+
+
+def _mean(total: Prediction, n: int) -> Prediction:
+    """Return the means from sums of n, cut off at 0 and 1 because a mean of ones may round to more."""
+    slices = np.clip(total.slices / n, 0.0, 1.0)
+    return replace(total, slices=slices, series=None if total.series is None else np.clip(total.series / n, 0.0, 1.0))
 
 
 def _all_epochs(run: Path) -> list[int]:
@@ -144,9 +161,9 @@ class _Validation:
         """Return the log loss by the weights that are loaded, and that of the mean; None, None without such slices."""
         if not self._has_known:
             return None, None
-        rows, probability = self._predictor(self._positions)
-        self._sum, self._n = self._sum + probability, self._n + 1
-        losses = [self._loss(rows, values) for values in (probability, self._sum / self._n)]
+        prediction = self._predictor(self._positions)
+        self._sum, self._n = self._sum + prediction.slices, self._n + 1
+        losses = [self._loss(prediction.rows, values) for values in (prediction.slices, self._sum / self._n)]
         return losses[0], losses[1]
 
     def _loss(self, rows: Rows, probability: Float64Array) -> float:

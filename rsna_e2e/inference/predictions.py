@@ -1,13 +1,17 @@
-"""The predictions table: what a submission leaves out, namely which series a slice belongs to and where it lies.
+"""Files beside a submission: its predictions table, its series table, and notes on how it was made.
 
-It stands beside a submission as `<name>.predictions.parquet`, one row per slice. So does all else that belongs to one.
+The predictions table, `<name>.predictions.parquet`, has one row per slice, and what the submission leaves out: the
+series of each slice, and where in it the slice lies. The series table, `<name>.series.parquet`, has one row per series:
+the probabilities by the series head. Only models with such a head have one.
 """
 
-# N slices, L labels
+# N slices, S series, L labels
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +23,18 @@ from rsna_e2e.core.files import atomic_writer
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tasks.task import Task
 
-# What stands beside a submission: its table, what it is the mean of, and which images it lacks
-Derived = Literal["predictions.parquet", "bag.json", "epochs.json", "missing.csv"]
+# What stands beside a submission: its tables, what it is the mean of, and which images it lacks
+Derived = Literal["predictions.parquet", "series.parquet", "bag.json", "epochs.json", "missing.csv"]
+
+
+# Columns of both tables; those of labels come after them
+_TYPES = {
+    "image_id": pa.string(),
+    "series_key": pa.string(),
+    "slice_index": pa.int64(),
+    "position_mm": pa.float64(),
+    "n_slices": pa.int64(),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +51,19 @@ class PredictionTable:
         assert self.probability.ndim == 2
         assert len({len(self.image_ids), len(self.series_keys), len(self.slice_index), len(self.position_mm)}) == 1
         assert len(self.image_ids) == len(self.probability)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesTable:
+    """Predictions of S series by a series head: key and number of slices of each, and probability [S, L] by label."""
+
+    series_keys: list[str]
+    n_slices: npt.NDArray[np.int64]
+    probability: Float64Array
+
+    def __post_init__(self) -> None:
+        assert self.probability.ndim == 2
+        assert len(self.series_keys) == len(self.n_slices) == len(self.probability)
 
 
 def beside(submission: Path, what: Derived) -> Path:
@@ -57,10 +84,21 @@ def find_predictions(submission: Path) -> Path:
     return shared if shared.exists() and not own.exists() else own
 
 
+def series_path(submission: Path) -> Path:
+    """Return where the series table of `submission` is written."""
+    return beside(submission, "series.parquet")
+
+
+def find_series(submission: Path) -> Path | None:
+    """Return where the series table of `submission` is; None where it has none."""
+    path = series_path(submission)
+    return path if path.exists() else None
+
+
 def forget_notes(submission: Path) -> None:
-    """Remove what stands beside a submission but for its table: it was of one that had this name before."""
+    """Remove what stands beside a submission but for its tables: it was of one that had this name before."""
     for what in get_args(Derived):
-        if what != "predictions.parquet":
+        if not what.endswith(".parquet"):
             beside(submission, what).unlink(missing_ok=True)
 
 
@@ -68,57 +106,123 @@ def write_predictions(path: Path, task: Task, table: PredictionTable) -> None:
     """Write `table`; the file appears whole or not at all. Raises what `read_predictions` raises of what it holds."""
     _check(path, task, table)
     columns = {
-        "image_id": pa.array(table.image_ids, pa.string()),
-        "series_key": pa.array(table.series_keys, pa.string()),
-        "slice_index": pa.array(table.slice_index, pa.int64()),
-        "position_mm": pa.array(table.position_mm, pa.float64()),
+        "image_id": table.image_ids,
+        "series_key": table.series_keys,
+        "slice_index": table.slice_index,
+        "position_mm": table.position_mm,
     }
-    for label, name in enumerate(task.label_names):
-        columns[name] = pa.array(table.probability[:, label], pa.float64())
-    with atomic_writer(path) as file:
-        pq.write_table(pa.table(columns), file)
+    _write(path, task, columns, table.probability)
 
 
 def read_predictions(path: Path, task: Task) -> PredictionTable:
     """Read the table of a submission of `task`.
 
-    Raises BadInputError when the file is missing or no Parquet file, lacks a column, names an image twice, or holds a
-    probability outside [0, 1] or a position that is not finite.
+    Raises BadInputError when the file is missing or no Parquet file, lacks a column or a value, names an image twice,
+    or holds a probability outside [0, 1] or a position that is not finite.
     """
-    names = ["image_id", "series_key", "slice_index", "position_mm", *task.label_names]
-    if path.exists() and not path.is_file():
-        raise BadInputError(f"{path}: no file. Give the submission that predict wrote")
-    try:
-        stored = pq.read_table(path)
-    except FileNotFoundError:
-        raise BadInputError(f"{path}: no such predictions table. Check the path") from None
-    except (pa.ArrowInvalid, OSError):
-        raise BadInputError(f"{path}: not a readable Parquet file. Run predict again") from None
-    missing = [name for name in names if name not in stored.column_names]
-    if missing:
-        raise BadInputError(f"{path}: no column {', '.join(missing)}. Run predict again for the task {task.name}")
+    stored = _read(path, task, ("image_id", "series_key", "slice_index", "position_mm"), what="predictions table")
     table = PredictionTable(
         image_ids=stored["image_id"].to_pylist(),
         series_keys=stored["series_key"].to_pylist(),
         slice_index=stored["slice_index"].to_numpy().astype(np.int64),
         position_mm=stored["position_mm"].to_numpy().astype(np.float64),
-        probability=np.stack([stored[name].to_numpy() for name in task.label_names], axis=1).astype(np.float64),
+        probability=_probability(stored, task),
     )
     _check(path, task, table)
     return table
 
 
-def _check(path: Path, task: Task, table: PredictionTable) -> None:
-    is_bad_NL = ~((table.probability >= 0) & (table.probability <= 1))
-    if is_bad_NL.any():
-        row, label = (int(index) for index in np.argwhere(is_bad_NL)[0])
+def write_series(path: Path, task: Task, table: SeriesTable) -> None:
+    """Write `table`; the file appears whole or not at all. Raises what `read_series` raises of what it holds."""
+    _check_series(path, task, table)
+    _write(path, task, {"series_key": table.series_keys, "n_slices": table.n_slices}, table.probability)
+
+
+def read_series(path: Path, task: Task, predictions: PredictionTable) -> SeriesTable:
+    """Read the series table of a submission of `task` whose predictions table is `predictions`.
+
+    Raises BadInputError when the file is missing or no Parquet file, lacks a column or a value, names a series twice,
+    holds a probability outside [0, 1], or other series or numbers of slices than the predictions table.
+    """
+    stored = _read(path, task, ("series_key", "n_slices"), what="series table")
+    table = SeriesTable(
+        series_keys=stored["series_key"].to_pylist(),
+        n_slices=stored["n_slices"].to_numpy().astype(np.int64),
+        probability=_probability(stored, task),
+    )
+    _check_series(path, task, table)
+    counted = Counter(predictions.series_keys)
+    if other := sorted(dict(zip(table.series_keys, table.n_slices.tolist(), strict=True)).items() ^ counted.items()):
         raise BadInputError(
-            f"{path}: the {task.label_names[label]} probability of {table.image_ids[row]} is "
-            f"{table.probability[row, label]}. Expected a number in [0, 1]; run predict again"
+            f"{path}: does not hold the series of the predictions table beside it with their numbers of slices; the "
+            f"first that differs is {other[0][0]}. Run predict again"
         )
+    return table
+
+
+def _write(path: Path, task: Task, columns: Mapping[str, Any], probability: Float64Array) -> None:
+    """Write columns, and one column of probabilities per label after them."""
+    arrays = {name: pa.array(values, _TYPES[name]) for name, values in columns.items()}
+    for label, name in enumerate(task.label_names):
+        arrays[name] = pa.array(probability[:, label], pa.float64())
+    with atomic_writer(path) as file:
+        pq.write_table(pa.table(arrays), file)
+
+
+def _read(path: Path, task: Task, columns: Sequence[str], *, what: str) -> Any:
+    """Return a Parquet file's columns, and those of the task's labels, in their types and without missing values."""
+    names = [*columns, *task.label_names]
+    if path.exists() and not path.is_file():
+        raise BadInputError(f"{path}: no file. Give the submission that predict wrote")
+    try:
+        stored = pq.read_table(path)
+    except FileNotFoundError:
+        raise BadInputError(f"{path}: no such {what}. Check the path") from None
+    except (pa.ArrowException, OSError):
+        raise BadInputError(f"{path}: not a readable Parquet file. Run predict again") from None
+    missing = [name for name in names if name not in stored.column_names]
+    if missing:
+        raise BadInputError(f"{path}: no column {', '.join(missing)}. Run predict again for the task {task.name}")
+    schema = pa.schema([(name, _TYPES.get(name, pa.float64())) for name in names])
+    try:
+        stored = stored.select(names).cast(schema)
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise BadInputError(f"{path}: a column is of another type than predict writes ({reason})") from None
+    for name in names:
+        if n := stored[name].null_count:
+            raise BadInputError(f"{path}: {name} lacks {n} of its values. Run predict again")
+    return stored
+
+
+def _probability(stored: Any, task: Task) -> Float64Array:
+    return np.stack([stored[name].to_numpy() for name in task.label_names], axis=1).astype(np.float64)
+
+
+def _check(path: Path, task: Task, table: PredictionTable) -> None:
+    _check_probability(path, task, table.image_ids, table.probability)
     if not np.isfinite(table.position_mm).all():
         row = int(np.argmin(np.isfinite(table.position_mm)))
         raise BadInputError(f"{path}: position_mm of {table.image_ids[row]} is not finite. Run predict again")
-    if len(set(table.image_ids)) < len(table.image_ids):
-        n_more = len(table.image_ids) - len(set(table.image_ids))
-        raise BadInputError(f"{path}: {n_more} rows repeat an image_id. Run predict again")
+    _check_distinct(path, "an image_id", table.image_ids)
+
+
+def _check_series(path: Path, task: Task, table: SeriesTable) -> None:
+    _check_probability(path, task, table.series_keys, table.probability)
+    _check_distinct(path, "a series_key", table.series_keys)
+
+
+def _check_probability(path: Path, task: Task, names: Sequence[str], probability: Float64Array) -> None:
+    """Raise BadInputError unless all lie in [0, 1]. names: of the rows."""
+    is_bad = ~((probability >= 0) & (probability <= 1))
+    if is_bad.any():
+        row, label = (int(index) for index in np.argwhere(is_bad)[0])
+        raise BadInputError(
+            f"{path}: the {task.label_names[label]} probability of {names[row]} is {probability[row, label]}. "
+            "Expected a number in [0, 1]; run predict again"
+        )
+
+
+def _check_distinct(path: Path, what: str, names: Sequence[str]) -> None:
+    if n_more := len(names) - len(set(names)):
+        raise BadInputError(f"{path}: {n_more} rows repeat {what}. Run predict again")

@@ -1,8 +1,9 @@
-"""Probabilities of whole series by a trained model, without gradients."""
+"""Prediction: probabilities of slices, and with a series head of series, by a trained model without gradients."""
 
-# N slices (packed), L labels
+# N slices (packed), S series, B series of a batch, L labels
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,9 +12,38 @@ from rsna_e2e.core.device import Compute
 from rsna_e2e.core.records import Float64Array, Progress, Rows, never, no_progress
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.series_loader import SeriesLoader
-from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.network import JointModel, Logits
 
 EMBED_TOGETHER = 64  # slices; enough to keep a device busy, and a series of any length fits the memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Probabilities of slices and of series of a store.
+
+    rows [N]: the slices, as rows of the store; slices [N, L]: their probabilities. positions [S]: the series, as
+    positions in the store; series [S, L]: their probabilities, None for a model without a series head.
+    """
+
+    rows: Rows
+    slices: Float64Array
+    positions: Rows
+    series: Float64Array | None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every probability is a number."""
+        return bool(np.isfinite(self.slices).all()) and (self.series is None or bool(np.isfinite(self.series).all()))
+
+    def in_store_order(self) -> "Prediction":
+        """Return the same with slices and series in the order in which the store holds them."""
+        by_row, by_position = np.argsort(self.rows), np.argsort(self.positions)
+        return Prediction(
+            rows=self.rows[by_row],
+            slices=self.slices[by_row],
+            positions=self.positions[by_position],
+            series=None if self.series is None else self.series[by_position],
+        )
 
 
 def predict_series(
@@ -24,33 +54,46 @@ def predict_series(
     compute: Compute,
     is_stopping: Callable[[], bool] = never,
     progress: Progress = no_progress,
-) -> tuple[Rows, Float64Array]:
-    """Return (store rows [N], probabilities [N, L]) of the series at `positions` in the store, un-augmented.
+) -> Prediction:
+    """Predict the series at `positions` in the store, un-augmented, in the order of the loader's batches.
 
-    loader: of whole batches. Of those only that came before it was told to stop.
+    loader: of whole batches. When `is_stopping` says so, the prediction ends with the batch before.
     """
     batches = loader.group(positions)
     n_slices = sum(map(loader.n_slices, batches))
     rows: list[Rows] = [np.empty(0, dtype=np.int64)]
-    probabilities: list[Float64Array] = [np.empty((0, model.n_labels))]
+    places: list[Rows] = [np.empty(0, dtype=np.int64)]
+    of_slices: list[Float64Array] = [np.empty((0, model.n_labels))]
+    of_series: list[Float64Array] = [np.empty((0, model.n_labels))]
     done = 0
-    for batch in loader.load(batches, epoch=None):
+    for members, batch in zip(batches, loader.load(batches, epoch=None), strict=True):
         if is_stopping():
             break
-        probabilities.append(_predict_batch(model, batch, compute))
+        logits = _classify_batch(model, batch, compute)
+        of_slices.append(_probability(logits.slices))
+        if logits.series is not None:
+            of_series.append(_probability(logits.series))
         rows.append(batch.rows)
+        places.append(np.array(members, dtype=np.int64))
         done += len(batch.labels)
         progress(done, n_slices)
-    return np.concatenate(rows), np.concatenate(probabilities)
+    return Prediction(
+        rows=np.concatenate(rows),
+        slices=np.concatenate(of_slices),
+        positions=np.concatenate(places),
+        series=None if model.study_head is None else np.concatenate(of_series),
+    )
 
 
 @torch.inference_mode()
-def _predict_batch(model: JointModel, batch: SeriesBatch, compute: Compute) -> Float64Array:
+def _classify_batch(model: JointModel, batch: SeriesBatch, compute: Compute) -> Logits:
     model.eval()
     n = len(batch.labels)
     with compute.autocast():
         parts = [model.embed(batch.images[i : i + EMBED_TOGETHER]) for i in range(0, n, EMBED_TOGETHER)]
-    embeddings = torch.cat(parts)
-    logits_NL = model.classify(embeddings, batch.series_lengths).slices
-    probability: Float64Array = torch.sigmoid(logits_NL).double().cpu().numpy()
+    return model.classify(torch.cat(parts), batch.series_lengths)
+
+
+def _probability(logits: torch.Tensor) -> Float64Array:
+    probability: Float64Array = torch.sigmoid(logits).double().cpu().numpy()
     return probability

@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rsna_e2e.core.errors import DivergedError, OutOfResourcesError, PreemptedError
+from rsna_e2e.core.files import without_nan
 from rsna_e2e.core.records import Progress
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.model.network import JointModel, flatten_lstms
@@ -79,6 +79,11 @@ class Trainer:
     def best(self) -> Validation | None:
         """Scores of the best epoch so far."""
         return None if self.state.best is None else Validation.from_plain(self.state.best.validation)
+
+    @property
+    def best_scores(self) -> dict[str, Any] | None:
+        """The same by name, as JSON holds them: None where a score is undefined."""
+        return None if self.best is None else without_nan(self.best.plain())
 
     @property
     def save_share(self) -> float:
@@ -178,11 +183,11 @@ class Trainer:
             self._stop()
             return
         kind = TRAINING_SLICES if validation.n_training_slices else VALIDATION
-        self._log.write(kind, self.state.step, epoch=epoch.number, **asdict(validation))
+        self._log.write(kind, self.state.step, epoch=epoch.number, **validation.plain())
         loss = validation.weighted_log_loss
         best, since = self.state.best, self.state.epochs_since_best + 1
         if math.isfinite(loss) and (best is None or loss < best.validation_loss):
-            scores = {name: value if math.isfinite(value) else None for name, value in asdict(validation).items()}
+            scores = without_nan(validation.plain())
             best = Best(step=self.state.step, epoch=epoch.number, validation_loss=loss, validation=scores)
             since = 0
         finite_loss = loss if math.isfinite(loss) else None

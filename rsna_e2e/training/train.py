@@ -116,7 +116,8 @@ def _train(
         trainer.fit(last)
         summary = _summary(trainer, prepared.compute)
         if is_main:
-            write_json(run / SUMMARY, sealed(json.loads(summary.model_dump_json())))
+            values = json.loads(summary.model_dump_json()) | {"best": trainer.best_scores}
+            write_json(run / SUMMARY, sealed(values))
     return summary
 
 

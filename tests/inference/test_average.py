@@ -10,12 +10,20 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from submissions import member, table_of
+from submissions import member, series_of, table_of
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import sha256_of
 from rsna_e2e.inference.average import bag, rolling_mean, smooth, write_submission
-from rsna_e2e.inference.predictions import Derived, beside, predictions_path, read_predictions
+from rsna_e2e.inference.predictions import (
+    Derived,
+    beside,
+    find_series,
+    predictions_path,
+    read_predictions,
+    read_series,
+    series_path,
+)
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.task import ICH
 
@@ -42,6 +50,66 @@ def test_a_bag_is_the_clipped_mean_by_image_id(tmp_path: Path) -> None:
         for path in (tmp_path / "first.csv.predictions.parquet", tmp_path / "second.csv.predictions.parquet")
     ]
     assert (manifest["clip"], manifest["n_slices"]) == (0.01, 3)
+
+
+def test_a_bag_averages_the_series_tables_of_all_by_key(tmp_path: Path) -> None:
+    of_first = series_of([0.0, 0.2], keys=["a", "b"], n_slices=[2, 1])
+    of_second = series_of([0.6, 0.0], keys=["b", "a"], n_slices=[1, 2])  # another order
+    members = [
+        member(tmp_path, name, [0.0, 0.2, 1.0], series=series)
+        for name, series in (("first", of_first), ("second", of_second))
+    ]
+    done = bag(members, task=ICH, out=tmp_path / "bag.csv", clip=0.01)
+    assert (done.n_members, done.n_with_series) == (2, 2)
+    mean = read_series(series_path(done.submission), ICH, read_predictions(predictions_path(done.submission), ICH))
+    assert mean.series_keys == ["a", "b"]
+    assert mean.n_slices.tolist() == [2, 1]
+    np.testing.assert_allclose(mean.probability[:, 0], [0.01, 0.4], atol=ROUNDING)
+    np.testing.assert_allclose(mean.probability[:, 1:], 0.5, atol=ROUNDING)
+    named = json.loads(done.manifest.read_text())["members"]
+    assert [entry["series_sha256"] for entry in named] == [sha256_of(series_path(path)) for path in members]
+
+
+def test_a_bag_of_which_one_has_no_series_table_has_none(tmp_path: Path) -> None:
+    series = series_of([0.0, 0.2], keys=["a", "b"], n_slices=[2, 1])
+    members = [
+        member(tmp_path, "first", [0.0, 0.2, 1.0], series=series),
+        member(tmp_path, "second", [0.0, 0.2, 1.0]),
+    ]
+    done = bag(members, task=ICH, out=tmp_path / "bag.csv")
+    assert (done.n_members, done.n_with_series) == (2, 1)
+    assert find_series(done.submission) is None
+    assert all(set(entry) == {"name", "sha256"} for entry in json.loads(done.manifest.read_text())["members"])
+
+
+def test_series_tables_of_other_series_are_not_averaged(tmp_path: Path) -> None:
+    series = series_of([0.0, 0.2], keys=["a", "b"], n_slices=[2, 1])
+    first = member(tmp_path, "first", [0.0, 0.2, 1.0], series=series)
+    second = member(tmp_path, "second", [0.0, 0.2, 1.0], series=replace(series, series_keys=["a", "c"]))
+    with pytest.raises(BadInputError, match=r"second\.csv\.series\.parquet: does not hold the series"):
+        bag([first, second], task=ICH, out=tmp_path / "bag.csv")
+    table = table_of([0.0, 0.2, 1.0], keys=["a", "a", "c"], index=[0, 1, 0])
+    regrouped = replace(table, image_ids=["ID_a0", "ID_a1", "ID_b0"])
+    write_submission(second, ICH, regrouped, series=replace(series, series_keys=["a", "c"]))
+    with pytest.raises(BadInputError, match=r"does not hold the same series as first.*; 2 .* such as b, c\."):
+        bag([first, second], task=ICH, out=tmp_path / "bag.csv")
+    assert not (tmp_path / "bag.csv").exists()
+
+
+def test_a_series_table_that_is_linked_counts_once(tmp_path: Path) -> None:
+    series = series_of([0.0, 0.2], keys=["a", "b"], n_slices=[2, 1])
+    first, second = (member(tmp_path, name, [0.0, 0.2, 1.0], series=series) for name in ("first", "second"))
+    series_path(second).unlink()
+    os.link(series_path(first), series_path(second))
+    with pytest.raises(UsageError, match="twice"):
+        bag([first, second], task=ICH, out=tmp_path / "bag.csv")
+
+
+def test_a_series_table_of_another_submission_of_that_name_is_removed(tmp_path: Path) -> None:
+    first = member(tmp_path, "first", [0.0, 0.2, 1.0], series=series_of([0.0, 0.2], keys=["a", "b"], n_slices=[2, 1]))
+    assert find_series(first) is not None
+    member(tmp_path, "first", [0.0, 0.2, 1.0])
+    assert find_series(first) is None
 
 
 def test_members_must_hold_the_same_slices(tmp_path: Path) -> None:
@@ -162,3 +230,13 @@ def test_smoothing_writes_a_submission_and_its_table(tmp_path: Path) -> None:
     assert smooth(first, task=ICH, out=tmp_path / "smooth.csv") == 3
     np.testing.assert_allclose(read_labels(tmp_path / "smooth.csv", ICH).values[:, 0], [0.75, 0.25, 0.3], atol=ROUNDING)
     assert predictions_path(tmp_path / "smooth.csv").is_file()
+
+
+def test_smoothing_leaves_the_series_table_as_it_is(tmp_path: Path) -> None:
+    series = series_of([0.0, 0.2], keys=["a", "b"], n_slices=[2, 1])
+    first = member(tmp_path, "first", [1.0, 0.0, 0.3], series=series)
+    smooth(first, task=ICH, out=tmp_path / "smooth.csv")
+    smoothed = read_predictions(predictions_path(tmp_path / "smooth.csv"), ICH)
+    stored = read_series(series_path(tmp_path / "smooth.csv"), ICH, smoothed)
+    assert stored.series_keys == ["a", "b"]
+    np.testing.assert_array_equal(stored.probability, series.probability)

@@ -167,11 +167,9 @@ def test_predictions_in_another_order_go_back_to_their_rows(store: Store, tmp_pa
     probabilities = []
     for order in ("geometric", "published"):
         made = loader(store, tmp_path / order, f"loader.slice_order={order}")
-        rows, values = predict_series(model, made, list(EVERYONE), compute=Compute(CPU, None))
-        assert sorted(rows) == list(range(len(store)))
-        by_row = np.empty_like(values)
-        by_row[rows] = values
-        probabilities.append(by_row)
+        prediction = predict_series(model, made, list(EVERYONE), compute=Compute(CPU, None))
+        assert sorted(prediction.rows) == list(range(len(store)))
+        probabilities.append(prediction.in_store_order().slices)
     np.testing.assert_allclose(probabilities[0], probabilities[1], **ROUNDING)
     assert np.ptp(probabilities[0], axis=0).min() > 100 * ROUNDING["atol"]
 

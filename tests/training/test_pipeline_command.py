@@ -6,7 +6,7 @@ import archives
 import numpy as np
 import pytest
 import small
-from submissions import member
+from submissions import member, series_of
 
 from rsna_e2e.cli.program import main
 from rsna_e2e.store import Store
@@ -61,6 +61,16 @@ def test_fast_without_embeddings_says_where_they_come_from(
 ) -> None:
     assert main(["pipeline", "fast", "--data", str(store), "--out", str(tmp_path)]) == 2
     assert "Run mode full or single up to --part embeddings" in capsys.readouterr().err
+
+
+def test_bag_says_when_it_leaves_the_series_tables_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series = series_of([0.0, 0.2], keys=["a", "b"], n_slices=[2, 1])
+    first, second = (member(tmp_path, name, [0.0, 0.2, 1.0], series=series) for name in ("first", "second"))
+    third = member(tmp_path, "third", [0.0, 0.2, 1.0])
+    left_out = "no series table is written: 2 of 3 submissions have one, not all"
+    for members, is_said in (((first, second), False), ((first, second, third), True), ((third,), False)):
+        assert main(["bag", *map(str, members), "--out", str(tmp_path / "bag.csv")]) == 0
+        assert (left_out in capsys.readouterr().out) == is_said
 
 
 def test_bag_and_smooth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -213,13 +213,13 @@ def test_a_predictor_gives_back_the_rows_of_the_store_whatever_the_order_of_slic
     loader = EmbeddingLoader(store, data.embeddings, config, device=torch.device("cpu"))
     compute = Compute(torch.device("cpu"), None)
     positions = list(range(len(store.series)))
-    rows, probability = predict_series(model, loader, positions, compute=compute)
-    assert rows.tolist() != sorted(rows)
-    expected = dict(zip(rows.tolist(), probability.tolist(), strict=True))
+    unordered = predict_series(model, loader, positions, compute=compute)
+    assert unordered.rows.tolist() != sorted(unordered.rows)
+    expected = dict(zip(unordered.rows.tolist(), unordered.slices.tolist(), strict=True))
     trained = TrainedModel.open(run, "last", embeddings=data.embeddings, device="cpu")
-    rows, probability = Predictor(trained, store)(positions)
-    assert rows.tolist() == list(range(len(store)))
-    assert probability.tolist() == [expected[row] for row in rows.tolist()]
+    prediction = Predictor(trained, store)(positions)
+    assert prediction.rows.tolist() == list(range(len(store)))
+    assert prediction.slices.tolist() == [expected[row] for row in prediction.rows.tolist()]
 
 
 def test_two_stages_on_the_command_line(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
