@@ -1,6 +1,7 @@
 """What all verbs share: their parser, and printing that escapes control characters."""
 
 import argparse
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,9 +22,17 @@ def tell(*lines: str, to: TextIO | None = None) -> None:
     print("\n".join(map(printable, lines)), file=to or sys.stdout, flush=True)
 
 
+class _OnStderr(logging.Handler):
+    """Shows log messages as Python shows warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = warnings.formatwarning(record.getMessage(), UserWarning, record.pathname, record.lineno)
+        tell(line.removesuffix("\n"), to=sys.stderr)
+
+
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Print warnings in the block as one escaped line each, without the source line that Python adds."""
+    """Show warnings and log messages of the package on stderr, each in one line, without the source line."""
 
     def in_one_line(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
@@ -31,9 +40,12 @@ def one_line_warnings() -> Iterator[None]:
         return printable(f"{filename}:{lineno}: {category.__name__}: {message}") + "\n"
 
     before, warnings.formatwarning = warnings.formatwarning, in_one_line
+    logger, handler = logging.getLogger("rsna_e2e"), _OnStderr()
+    logger.addHandler(handler)
     try:
         yield
     finally:
+        logger.removeHandler(handler)
         warnings.formatwarning = before
 
 

@@ -1,8 +1,8 @@
 """The loop of a training run: steps, validation, checkpoints; and going on where a run stopped."""
 
+import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -25,6 +25,8 @@ from rsna_e2e.training.run_layout import DEBUG, PREEMPTION_MARKER
 from rsna_e2e.training.runlog import TRAINING_SLICES, VALIDATION, RunLog, SilentLog
 from rsna_e2e.training.step import Stepper, StepResult
 from rsna_e2e.training.validation import Validation
+
+logger = logging.getLogger(__name__)
 
 _FEW_SHAPES = 8
 
@@ -241,7 +243,7 @@ class Trainer:
         if self._config.checkpoint.on_disk_full == "stop":
             raise failure or OutOfResourcesError("the main rank could not save: its message says why")
         if failure is not None:
-            warnings.warn(f"no checkpoint at step {self.state.step}: {failure}", stacklevel=2)
+            logger.warning("no checkpoint at step %d: %s", self.state.step, failure)
 
     def _stop(self) -> None:
         if self._ranks.is_main:

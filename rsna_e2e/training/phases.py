@@ -5,7 +5,7 @@ An epoch's batches follow from its number, so they are planned when it comes; a 
 
 # N slices (packed)
 
-import warnings
+import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +21,8 @@ from rsna_e2e.model.network import JointModel
 from rsna_e2e.model.norms import mixes_slices, refuses_one
 from rsna_e2e.store import SeriesSpan
 from rsna_e2e.training.distributed import Ranks
+
+logger = logging.getLogger(__name__)
 
 ENOUGH_BUSY = 0.9  # of the time; ranks that wait for each other more are worth a warning
 _NAMED = 3  # series in a message
@@ -234,10 +236,9 @@ def foretell_sharing(phases: Sequence[Phase], config: RunConfig, say: Callable[[
             way_out = f"fewer ranks, or in a new run a larger {_size_of_a_batch(phase, config)}"
             if division.keeps_series:
                 way_out += f", a chunk below {division.chunk_size} or model.batchnorm=frozen"
-            warnings.warn(
+            logger.warning(
                 f"{division.n_ranks} ranks will be busy {share:.0%} of the time on {phase.kind}: what a batch holds "
-                f"cannot be divided more evenly. What helps: {way_out}",
-                stacklevel=3,
+                f"cannot be divided more evenly. What helps: {way_out}"
             )
 
 

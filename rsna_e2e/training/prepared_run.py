@@ -1,6 +1,6 @@
 """Prepares a training run up to its first step: its data, its model on the device, its loaders and its phases."""
 
-import warnings
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +26,8 @@ from rsna_e2e.training.checkpoint import Checkpoint, find_checkpoint, load_model
 from rsna_e2e.training.chunk_size import resolve_chunks
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.phases import Phase, check_norms, divide, plan_phases
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +135,9 @@ def make_loaders(
     return loader
 
 
-def warn_of_damage(error: BadInputError) -> None:
+def report_damage(error: BadInputError) -> None:
     """Tell the operator of a damaged checkpoint for which another is taken."""
-    warnings.warn(f"passed over: {error}", stacklevel=3)
+    logger.warning("passed over: %s", error)
 
 
 def _make_model(
@@ -148,7 +150,7 @@ def _make_model(
     model = JointModel.for_task(architecture, data.task, n_channels=data.n_channels)
     if last is None and init_from is not None:
         if init_from.is_dir():
-            load_model(model, find_checkpoint(init_from, on_damaged=warn_of_damage))
+            load_model(model, find_checkpoint(init_from, on_damaged=report_damage))
         else:
             load_weights(model, init_from)
     model = compute.place(model)

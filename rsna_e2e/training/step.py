@@ -7,8 +7,8 @@ the bytes, need no sum; that all ranks come to the same bits is checked.
 
 # N slices of a batch (packed), n of them in a chunk, F features of an embedding, L labels
 
+import logging
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +26,8 @@ from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.gradient_sum import GradientSum, fill_missing
 from rsna_e2e.training.optimizer import make_optimizer, make_schedule, set_learning_rates
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ class Stepper:
         self._model, self._config, self._compute, self._ranks = model, config, compute, ranks
         self._graph_slices = config.graph_slices
         self._is_joint, self._first_step = is_joint, first_step
-        self._is_backbone_frozen = False
+        self._is_backbone_frozen = self._has_disagreed = False
         self._clip_norm = optimizer.clip_norm
         self._label_weights_L = torch.tensor(task.label_weights, device=compute.device)
         self._factor = make_schedule(optimizer, n_steps=n_steps)
@@ -145,10 +147,14 @@ class Stepper:
         of_heads = fill_missing(p for p in self._model.parameters() if p not in in_backbone)
         heads_agree = self._ranks.agree_([losses, *of_heads])
         if not heads_agree:
-            warnings.warn(
-                "ranks came to different gradients of the heads; those of the main rank are used", stacklevel=2
-            )
+            self._report_disagreement()
         return losses, recompute_error, heads_agree
+
+    def _report_disagreement(self) -> None:
+        """Tell the operator once; metrics.jsonl has it of every step."""
+        if not self._has_disagreed:
+            logger.warning("ranks came to different gradients of the heads; those of the main rank are used")
+        self._has_disagreed = True
 
     def _clip(self) -> torch.Tensor:
         """Scale gradients down to the norm that is allowed, if one is; return the norm that they had."""

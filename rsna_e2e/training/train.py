@@ -1,7 +1,7 @@
 """Joint training of backbone and heads on whole series, on one device or many, in a run that can always be resumed."""
 
 import json
-import warnings
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,14 @@ from rsna_e2e.training.checkpoint import Checkpoint, valid_checkpoints
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.loop import Trainer
 from rsna_e2e.training.phases import foretell_sharing
-from rsna_e2e.training.prepared_run import PreparedRun, RunData, make_loaders, prepare_run, warn_of_damage
+from rsna_e2e.training.prepared_run import PreparedRun, RunData, make_loaders, prepare_run, report_damage
 from rsna_e2e.training.resume import check_same_settings
 from rsna_e2e.training.run_folder import read_config, read_task
 from rsna_e2e.training.run_layout import CONFIG, PREEMPTION_MARKER, SUMMARY
 from rsna_e2e.training.runlog import ResumePoint, RunLog, SilentLog
 from rsna_e2e.training.validation import Validation, validate
+
+logger = logging.getLogger(__name__)
 
 
 class TrainSummary(Frozen):
@@ -133,7 +135,7 @@ def _scoring(
     if not held_out and n is not None:
         held_out, only_rows = training_slices(data.store, data.training, n=n)
         if ranks.is_main:
-            warnings.warn(_no_validation(len(only_rows)), stacklevel=2)
+            logger.warning(_no_validation(len(only_rows)))
     if not held_out:
         return None
 
@@ -167,7 +169,7 @@ def _find_last(
                 "with"
             )
         for error in damaged:
-            warn_of_damage(error)
+            report_damage(error)
         point = ResumePoint(step=last.state.step, epoch=last.state.epoch) if last else ResumePoint(step=0, epoch=0)
     found = torch.tensor([-1, -1] if point is None else [point.step, point.epoch])
     if not torch.equal(ranks.max_(found.clone()), ranks.min_(found)):

@@ -3,6 +3,8 @@
 import argparse
 import ast
 import errno
+import logging
+import re
 import sys
 import warnings
 from dataclasses import dataclass
@@ -93,12 +95,15 @@ def test_errors_and_warnings(
     def run(options: argparse.Namespace) -> None:
         shown = warnings.formatwarning(UserWarning(f"passed over: {NASTY}"), UserWarning, "x.py", 3)
         sys.stderr.write(shown)  # as Python does, where pytest does not keep it
+        logging.getLogger("rsna_e2e.training.step").warning("passed over: %s", NASTY)
         raise error
 
     monkeypatch.setattr(program, "VERBS", (lambda verbs: verbs.add_parser("fail").set_defaults(run=run),))
     assert cli.main(["fail"]) in (3, 5)
-    warning, line = capsys.readouterr().err.strip().split("\n")
+    warning, logged, line = capsys.readouterr().err.strip().split("\n")
     assert warning == f"x.py:3: UserWarning: passed over: {HARMLESS}"
+    assert re.fullmatch(rf"{re.escape(__file__)}:\d+: UserWarning: {re.escape(f'passed over: {HARMLESS}')}", logged)
+    assert not logging.getLogger("rsna_e2e").handlers  # other programs route them
     assert line.startswith(f"rsna-e2e fail: {HARMLESS}: ")
     assert _is_plain(line)
 
