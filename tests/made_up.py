@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.core.records import Float64Array
-from rsna_e2e.inference.predictions import PredictionTable, predictions_path, write_predictions
+from rsna_e2e.inference.predictions import (
+    PredictionTable,
+    SeriesTable,
+    predictions_path,
+    series_path,
+    write_predictions,
+    write_series,
+)
 from rsna_e2e.tasks.labels import write_labels
 from rsna_e2e.tasks.task import ICH
 
@@ -58,3 +65,18 @@ def made_up_run(folder: Path, *, n_series: int, seed: int, skill: float = 2.5) -
     write_labels(run.truth, ICH, table.image_ids[::-1], run.truth_values[::-1])
     write_predictions(run.predictions, ICH, table)
     return run
+
+
+def add_series_table(run: MadeUpRun, *, seed: int) -> SeriesTable:
+    """Write beside the submission what a made-up series head says, whose series come in an order of their own."""
+    rng = np.random.default_rng(seed)
+    all_keys = np.array(run.table.series_keys)
+    keys = rng.permutation(sorted(set(run.table.series_keys))).tolist()
+    truth = np.array([run.truth_values[all_keys == key].max(axis=0) for key in keys])
+    table = SeriesTable(
+        series_keys=keys,
+        n_slices=np.array([int((all_keys == key).sum()) for key in keys]),
+        probability=1 / (1 + np.exp(2.0 - 4.0 * truth - rng.normal(size=truth.shape, scale=1.5))),
+    )
+    write_series(series_path(run.submission), ICH, table)
+    return table

@@ -1,9 +1,9 @@
-"""What an evaluation found, as plain data: scores of each label over slices and over series, and what was scored."""
+"""Result of an evaluation: scores of each label over slices and over series, and the files that were scored."""
 
 # N slices, S series, L labels
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -73,13 +73,14 @@ class InputFile:
 class Evaluation:
     """All numbers of one evaluation; image_ids [N] are sorted and in step with `slices`.
 
-    Without a predictions table `layout` and `series` are None, and intervals have no ends: slices of one series are
-    not independent, so nothing may be said about them one by one.
+    files: those that were scored, by role: submission, truth, and series_table where there is one.
+    series: predicted by the highest of their slices. series_head: predicted by the model's series head; None without a
+    series table. Without a predictions table `layout`, `series` and `series_head` are None, and intervals have no ends:
+    slices of one series are not independent, so they cannot be resampled one by one.
     """
 
     task: Task
-    submission: InputFile
-    truth: InputFile
+    files: dict[str, InputFile]
     n_repeated_truth_rows: int
     image_ids: list[str]
     weighted_log_loss: Estimate
@@ -87,17 +88,26 @@ class Evaluation:
     ratio_to_constant: Estimate
     slices: Level
     series: Level | None
+    series_head: Level | None
     layout: SeriesLayout | None
     n_bootstrap: int
     seed: int
 
+    @property
+    def levels(self) -> dict[str, Level]:
+        """The levels that were scored, by the name that they have in `metrics.json`."""
+        levels = {"slice": self.slices, "series": self.series, "series_head": self.series_head}
+        return {name: level for name, level in levels.items() if level is not None}
+
     def summary(self) -> str:
         """Return the headline numbers as a few lines of text."""
+        names = {"slice": "slices", "series": "series"}
+        if self.series_head is not None:
+            names |= {"series": "series, by their highest slice", "series_head": "series, by the series head"}
         level_lines = [
-            f"AUC of {self.task.any_label!r} over {name}: {_text(scores.auc, 3)}, "
+            f"AUC of {self.task.any_label!r} over {names[name]}: {_text(scores.auc, 3)}, "
             f"{scores.n_positive} of {scores.n} positive"
-            for name, level in (("slices", self.slices), ("series", self.series))
-            if level
+            for name, level in self.levels.items()
             for scores in (level.scores[self.task.any_index],)
         ]
         return "\n".join(
@@ -111,11 +121,9 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `metrics.json` holds: plain numbers and texts, None where a number is undefined."""
-        levels = {"slice": self.slices} | ({"series": self.series} if self.series else {})
         return {
             "task": self.task.name,
-            "submission": {"name": self.submission.name, "sha256": self.submission.sha256},
-            "truth": {"name": self.truth.name, "sha256": self.truth.sha256},
+            **{role: asdict(file) for role, file in self.files.items()},
             "n_slices": len(self.image_ids),
             "n_series": len(self.layout.series_keys) if self.layout else None,
             "n_repeated_truth_rows": self.n_repeated_truth_rows,
@@ -123,7 +131,7 @@ class Evaluation:
             "constant_weighted_log_loss": _plain(self.constant_weighted_log_loss),
             "ratio_to_constant": _plain(self.ratio_to_constant),
             "label_weights": dict(zip(self.task.label_names, self.task.label_weights, strict=True)),
-            "labels": [_row(name, scores) for name, level in levels.items() for scores in level.scores],
+            "labels": [_row(name, scores) for name, level in self.levels.items() for scores in level.scores],
             "decision_threshold": DECISION_THRESHOLD,
             "log_loss_eps": LOG_LOSS_EPS,
             "confidence": CONFIDENCE,

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import MadeUpRun, made_up_run
+from made_up import MadeUpRun, add_series_table, made_up_run
 from sklearn import metrics as judge
 
 from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import sha256_of
 from rsna_e2e.evaluation.evaluate import evaluate
-from rsna_e2e.inference.predictions import PredictionTable, predictions_path, write_predictions
+from rsna_e2e.inference.predictions import (
+    PredictionTable,
+    predictions_path,
+    series_path,
+    write_predictions,
+    write_series,
+)
 from rsna_e2e.tasks.labels import write_labels
 from rsna_e2e.tasks.task import ICH
 
@@ -187,3 +194,46 @@ def test_a_table_of_other_images_or_other_predictions_is_refused(run: MadeUpRun)
 def test_a_table_asked_for_must_exist(run: MadeUpRun, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no such predictions table"):
         evaluate(run.submission, run.truth, task=ICH, predictions=tmp_path / "none.parquet")
+
+
+def test_the_series_head_is_scored_beside_the_highest_slice(run: MadeUpRun) -> None:
+    before = evaluate(run.submission, run.truth, task=ICH)
+    table = add_series_table(run, seed=5)
+    result = evaluate(run.submission, run.truth, task=ICH)
+    assert result.layout is not None
+    assert result.series is not None
+    assert result.series_head is not None
+    rows = [table.series_keys.index(key) for key in result.layout.series_keys]
+    np.testing.assert_array_equal(result.series_head.probability, table.probability[rows])
+    np.testing.assert_array_equal(result.series_head.truth, result.series.truth)
+    for label, scores in enumerate(result.series_head.scores):
+        truth, probability = result.series.truth[:, label], table.probability[rows, label]
+        assert scores.n == 30
+        assert scores.auc.value == pytest.approx(judge.roc_auc_score(truth, probability), **CLOSE)
+        assert scores.log_loss.value == pytest.approx(judge.log_loss(truth, probability, labels=[0, 1]), **CLOSE)
+        assert scores.auc.low <= scores.auc.value <= scores.auc.high
+    content = result.to_dict()
+    assert {row["level"] for row in content["labels"]} == {"slice", "series", "series_head"}
+    place = series_path(run.submission)
+    assert content.pop("series_table") == {"name": place.name, "sha256": sha256_of(place)}
+    content["labels"] = [row for row in content["labels"] if row["level"] != "series_head"]
+    assert content == before.to_dict()  # all else is as without it
+    lines = result.summary().splitlines()
+    highest, head = result.series.scores[5].auc, result.series_head.scores[5].auc
+    assert lines[3].startswith(f"AUC of 'any' over series, by their highest slice: {highest.value:.3f} [")
+    assert lines[4].startswith(f"AUC of 'any' over series, by the series head: {head.value:.3f} [")
+    assert len(lines) == 5
+
+
+def test_a_series_table_of_other_series_is_refused(run: MadeUpRun) -> None:
+    table = add_series_table(run, seed=5)
+    write_series(series_path(run.submission), ICH, replace(table, n_slices=table.n_slices + 1))
+    with pytest.raises(BadInputError, match=r"series\.parquet: does not hold the series of the predictions table"):
+        evaluate(run.submission, run.truth, task=ICH)
+
+
+def test_a_series_table_alone_says_nothing(run: MadeUpRun) -> None:
+    """Without a predictions table the truth of a series is not known."""
+    add_series_table(run, seed=5)
+    run.predictions.unlink()
+    assert evaluate(run.submission, run.truth, task=ICH).series_head is None

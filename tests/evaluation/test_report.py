@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import MadeUpRun, made_up_run
+from made_up import MadeUpRun, add_series_table, made_up_run
 from pages import PageParser, assert_numbers_are_those_of, assert_self_contained, parsed
 
 from rsna_e2e.core.errors import BadInputError
@@ -81,6 +81,36 @@ def test_the_page_names_no_patient_and_carries_the_notice(folder: Path) -> None:
     assert "For research use only" in page
     assert "patient0" not in page
     assert str(folder.parent) not in page
+
+
+def test_the_page_shows_the_series_head_beside_the_highest_slice(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path, n_series=40, seed=3, skill=1.6)
+    table = add_series_table(run, seed=5)
+    page = write_report(evaluate(run.submission, run.truth, task=ICH, n_bootstrap=50), out=tmp_path / "out")
+    text, content = page.read_text(), json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert_self_contained(text)
+    numbers = parsed(text).numbers
+    assert_numbers_are_those_of(content, numbers)
+    of_head = [i for i, row in enumerate(content["labels"]) if row["level"] == "series_head"]
+    assert of_head == [12, 13, 14, 15, 16, 17]
+    assert {f"labels.{i}.auc.value" for i in of_head} <= {path for path, _, _ in numbers}
+    for words in ("<h3>Series, by their highest slice</h3>", "<h3>Series, by the series head</h3>"):
+        assert words in text
+    assert "submission.csv.series.parquet <code>" in text
+    shown = dict(
+        re.findall(r"<code>([0-9a-f]{8})</code>\s*<span[^>]*>highest p\(any\) [0-9.]+, series head ([0-9.]+)", text)
+    )
+    expected = {
+        series_name(key): f"{value:.2f}" for key, value in zip(table.series_keys, table.probability[:, 5], strict=True)
+    }
+    assert len(shown) == text.count('class="card example"') > 0
+    assert shown.items() <= expected.items()
+
+
+def test_without_a_series_table_the_page_does_not_speak_of_the_head(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert "series head" not in page.lower()
+    assert "<h3>Series</h3>" in page
 
 
 def test_equal_input_gives_equal_bytes(evaluation: Evaluation, folder: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from rsna_e2e.evaluation.inspection.windows import WINDOWS_HU
 from rsna_e2e.evaluation.report.theme import colour, drawing, svg_data_uri
+from rsna_e2e.evaluation.windows import WINDOWS_HU
 
 _PANEL_INCHES = (3.35, 2.2)
 _N_COLUMNS = 3

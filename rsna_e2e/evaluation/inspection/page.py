@@ -7,8 +7,8 @@ from rsna_e2e.core.files import as_json
 from rsna_e2e.dicom.syntaxes import SYNTAXES
 from rsna_e2e.evaluation.inspection.figures import geometry_figure, hu_figure, people_figure
 from rsna_e2e.evaluation.inspection.slices import Slices
-from rsna_e2e.evaluation.inspection.windows import WINDOWS_HU
 from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
+from rsna_e2e.evaluation.windows import WINDOWS_HU
 
 PAGE, NUMBERS = "inspection.html", "inspection.json"
 

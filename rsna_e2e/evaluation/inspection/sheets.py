@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from rsna_e2e.evaluation.inspection.slices import Rows, Slices
-from rsna_e2e.evaluation.inspection.windows import WINDOWS_HU
 from rsna_e2e.evaluation.report.theme import data_uri
 from rsna_e2e.evaluation.report.thumbnails import jpeg, windowed
+from rsna_e2e.evaluation.windows import WINDOWS_HU
 from rsna_e2e.store import Store
 
 N_POSITIVE, N_NEGATIVE = 4, 2

@@ -1,4 +1,4 @@
-"""One panel per label: ROC curves, reliability, and histograms of the predicted probability."""
+"""Figures with one panel per label: ROC curves, reliability diagrams, and histograms of predicted probability."""
 
 # N samples, L labels
 
@@ -19,18 +19,23 @@ _PANEL_INCHES = (3.35, 2.75)
 # Curves are drawn with about this many points: more cannot be seen at the size of a panel.
 _MAX_POINTS = 400
 
-_LINE_STYLES = {"slices": "-", "series": (0, (4, 1.6))}
+# Level: how it is drawn, beside its colour
+_LINE_STYLES = {"slices": "-", "series": (0, (4, 1.6)), "series_head": (0, (1, 1.2))}
+_MARKERS = {"slices": "o", "series": "s", "series_head": "D"}
 
 
 def roc_figure(evaluation: Evaluation) -> str:
-    """ROC curve of every label, over slices and over series."""
+    """ROC curve of every label, over slices, series, and series by the series head."""
+
+    levels = _levels(evaluation)
 
     def draw(axes: Axes, label: int) -> None:
         axes.plot([0, 1], [0, 1], color=colour("grid"), linewidth=0.9)
-        for line, (name, level) in enumerate(_levels(evaluation)):
+        for line, (name, level) in enumerate(levels):
             area = level.scores[label].auc.value
-            text = f"{name}: {'one class only' if np.isnan(area) else f'AUC {area:.3f}'}"
-            axes.text(0.98, 0.16 - 0.1 * line, text, color=colour(name), ha="right", transform=axes.transAxes)
+            text = f"{name.replace('_', ' ')}: {'one class only' if np.isnan(area) else f'AUC {area:.3f}'}"
+            height = 0.06 + 0.1 * (len(levels) - 1 - line)
+            axes.text(0.98, height, text, color=colour(name), ha="right", transform=axes.transAxes)
             if np.isfinite(area):
                 curve = metrics.roc_curve(level.truth[:, label], level.probability[:, label])
                 false_rate, true_rate = _thin(curve.false_positive_rate), _thin(curve.true_positive_rate)
@@ -60,7 +65,7 @@ def calibration_figure(evaluation: Evaluation) -> str:
                 found.mean_probability[filled],
                 found.observed[filled],
                 s=8 + 90 * np.sqrt(share),
-                marker="o" if name == "slices" else "s",
+                marker=_MARKERS[name],
                 facecolor=colour(name),
                 linewidth=0,
                 alpha=0.75,
@@ -117,7 +122,9 @@ def display_name(label: str) -> str:
 
 
 def _levels(evaluation: Evaluation) -> list[tuple[str, Level]]:
-    return [("slices", evaluation.slices)] + ([("series", evaluation.series)] if evaluation.series else [])
+    """The levels that were scored, by the names of their colours."""
+    levels = {"slices": evaluation.slices, "series": evaluation.series, "series_head": evaluation.series_head}
+    return [(name, level) for name, level in levels.items() if level is not None]
 
 
 def _unit_square(axes: Axes) -> None:

@@ -14,6 +14,7 @@ from rsna_e2e.evaluation.report.figures import calibration_figure, histogram_fig
 from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
 from rsna_e2e.evaluation.report.profiles import profile_figure
 from rsna_e2e.evaluation.scores import Evaluation, SeriesLayout
+from rsna_e2e.evaluation.windows import WINDOWS_HU
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.metrics import Int64Array
 
@@ -63,13 +64,12 @@ def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, title: str) -> str:
-    n_levels = 2 if evaluation.series else 1
     return render(
         "report.html.j2",
         content,
         unknown="undefined: one class only",
         title=title,
-        levels=["slice", "series"][:n_levels],
+        levels=list(evaluation.levels),
         any_label=evaluation.task.any_label,
         figures={
             "roc": roc_figure(evaluation),
@@ -79,6 +79,7 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         selection_rule=selection_rule(evaluation.task.any_label),
         examples=_examples(evaluation, store) if evaluation.layout else [],
         has_images=store is not None,
+        window_hu=WINDOWS_HU["brain"],
     )
 
 
@@ -120,6 +121,9 @@ def _example(
         "name": series_name(layout.series_keys[example.series]),
         "outcome": example.outcome,
         "probability": example.probability,
+        "head_probability": None
+        if evaluation.series_head is None
+        else float(evaluation.series_head.probability[example.series, any_label]),
         "labels": [names[label] for label in np.flatnonzero(truth.max(axis=0)) if label != any_label],
         "n_slices": len(example.slices),
         "n_positive": int(truth[:, any_label].sum()),

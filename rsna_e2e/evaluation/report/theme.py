@@ -10,8 +10,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-# Name: (placeholder that matplotlib draws with, light, dark). Blue and vermilion after M. Okabe and K. Ito's palette,
-# which people with any form of colour blindness tell apart; both are made lighter on a dark page.
+# Name: (placeholder that matplotlib draws with, light, dark). Blue, vermilion and bluish green after M. Okabe and K.
+# Ito's palette, which people with any form of colour blindness tell apart; all are lighter on a dark page.
 COLOURS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     {
         "ink": ("#010101", "#1c2733", "#e4e9ee"),
@@ -20,6 +20,7 @@ COLOURS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         "slices": ("#040404", "#0068a8", "#62b6f2"),
         "series": ("#050505", "#c04a00", "#f79b5a"),
         "truth": ("#060606", "#f0b429", "#c78f1e"),
+        "series_head": ("#070707", "#00785a", "#3ccf9f"),
     }
 )
 

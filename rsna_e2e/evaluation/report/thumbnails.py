@@ -1,4 +1,4 @@
-"""Small pictures of single slices, as a reader would window them."""
+"""Thumbnails of single slices, in the window of the brain."""
 
 # H, W rows and columns of a slice
 
@@ -11,11 +11,9 @@ import torch
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float32Array, Int16Image
 from rsna_e2e.evaluation.report.theme import data_uri
+from rsna_e2e.evaluation.windows import WINDOWS_HU
 from rsna_e2e.loader.kernels import torch_ops
 from rsna_e2e.store import Store
-
-# The usual brain window: center and width in HU.
-WINDOW_HU = (40.0, 80.0)
 
 _SIDE = 224
 
@@ -37,14 +35,14 @@ class Thumbnails:
         return data_uri("image/jpeg", jpeg(self.picture(image_id)))
 
     def picture(self, image_id: str) -> Float32Array:
-        """Return a slice in `WINDOW_HU`, fitted into a square of values in [0, 1].
+        """Return a slice in the window of the brain, fitted into a square of values in [0, 1].
 
         Raises BadInputError when the store has no such image.
         """
         row = self._row_of.get(image_id)
         if row is None:
             raise BadInputError(f"{self._store.path}: holds no image {image_id}. Give the store that was predicted")
-        picture: Float32Array = windowed(self._store.read_slice(row), [WINDOW_HU], side=_SIDE)[0]
+        picture: Float32Array = windowed(self._store.read_slice(row), [WINDOWS_HU["brain"]], side=_SIDE)[0]
         return picture
 
 

@@ -1,4 +1,0 @@
-"""The windows a head CT is read in."""
-
-# Center and width in HU, by the names radiologists give them.
-WINDOWS_HU = {"brain": (40.0, 80.0), "subdural": (80.0, 200.0), "soft tissue": (40.0, 380.0)}
