@@ -142,7 +142,7 @@ RSNA_INLINE float sample(const Channel& channel, const Taps& weight, const Quad&
                               window(channel, hu.bottom_left), window(channel, hu.bottom_right)});
 }
 
-// The same in float64 and by division, as the reference system computes it.
+// The same in float64 and by division, as the published solution computes it.
 RSNA_INLINE double window_exactly(const Channel& channel, double hu) {
   return fmin(fmax((hu - channel.lower) / channel.width, 0.0), 1.0);
 }

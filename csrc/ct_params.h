@@ -1,4 +1,4 @@
-// From what a caller asks for to what a kernel needs: every check of values, and every constant that is computed once.
+// Turns a caller's request into a kernel's parameters: checks every value, and computes constants once.
 // Host only; shared by all bindings. Compiled without finite-math flags, so that NaN and infinity are seen.
 #pragma once
 
@@ -22,7 +22,7 @@ std::vector<Pixels> make_pixels(const int16_t* values, int64_t n_values, int64_t
 // Throws std::invalid_argument naming the slice that has less than two pixels, or more than 32767 in a row or column.
 void check_extents(int64_t n_slices, const Pixels* pixels);
 
-// N slices as the caller names them; all arrays are in host memory.
+// A caller's description of N slices; all arrays are in host memory.
 struct SliceParams {
   int64_t n_slices;
   const Pixels* pixels;       // [N]

@@ -1,4 +1,4 @@
-// What a kernel is given, and how it is launched: raw pointers, sizes and a stream; no framework's types.
+// Parameters and launchers of the kernels: raw pointers, sizes and a stream; no framework's types.
 #pragma once
 
 #include "ct_math.h"
@@ -28,7 +28,7 @@ struct Transform {
   bool channels_last;
 };
 
-// Where content begins and ends in each slice: what reaches threshold_hu. slices and boxes are on the device that
+// The bounding box of the pixels of each slice that reach threshold_hu. slices and boxes are on the device that
 // computes. boxes: [n_slices, 4], x0, y0, x1, y1 (x1 and y1 exclusive), all 0 for a slice without content.
 struct ContentSearch {
   const Pixels* slices;

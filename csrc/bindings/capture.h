@@ -1,4 +1,4 @@
-// CUDA graphs: what must not be captured in one.
+// Refuses to let the operators be captured in a CUDA graph.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,4 +1,4 @@
-// fn.rsna.content_box: DALI's face of the search for content, on a CPU and on a GPU.
+// fn.rsna.content_box: the search for content as a DALI operator, on a CPU and on a GPU.
 #include <tuple>
 
 #include "dali_inputs.h"

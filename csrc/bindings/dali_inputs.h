@@ -1,4 +1,4 @@
-// What DALI hands to our operators, checked.
+// Reads and checks the inputs and arguments of our DALI operators.
 #pragma once
 
 #include <dali/pipeline/operator/operator.h>

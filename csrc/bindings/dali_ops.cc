@@ -1,4 +1,4 @@
-// fn.rsna.transform_slices: DALI's face of the kernels, on a CPU and on a GPU, with one pass over a whole batch.
+// fn.rsna.transform_slices: the kernels as a DALI operator, on a CPU and on a GPU, with one launch for a whole batch.
 #include <algorithm>
 #include <tuple>
 

@@ -1,4 +1,4 @@
-// Memory of results on the CPU, used again when their tensors are gone: fresh pages for a batch of images take the
+// Memory of results on the CPU, reused when their tensors are freed: fresh pages for a batch of images take the
 // system longer than the kernel takes to fill them.
 #pragma once
 
@@ -12,7 +12,7 @@ constexpr int64_t kKeptFrom = 128 << 10;  // bytes; of less, malloc keeps what w
 // std::runtime_error if the system has none. All of these may be called from any thread.
 void* take_result_memory(int64_t n_bytes);
 
-// To be called once for all that was taken, with the same size.
+// Gives memory back: once for each that was taken, with the same size.
 void give_back_result_memory(void* data, int64_t n_bytes);
 
 // What is kept and has no owner: at most 1 GiB, and together with what is in use at most 1.5 times the most that ever

@@ -1,4 +1,4 @@
-// What torch hands to our operators, checked.
+// Reads and checks the tensors given to our torch operators.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -19,7 +19,7 @@ inline void check(bool is_good, const std::string& message) {
   if (!is_good) throw std::invalid_argument(message);
 }
 
-// Runs `function`; complaints about arguments get the prefix by which torch_ops.py tells them from failures of the machine.
+// Runs `function`; errors about arguments get the prefix by which torch_ops.py tells them from other failures.
 template <class Function>
 auto naming_the_op(const char* op, const Function& function) {
   try {

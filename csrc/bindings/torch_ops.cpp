@@ -1,4 +1,4 @@
-// torch's face of the kernels, on its stable ABI: one library serves every torch from 2.11 on.
+// The kernels as torch operators, on torch's stable ABI: one library serves every torch from 2.11 on.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
@@ -43,7 +43,7 @@ namespace {
 
 constexpr int64_t kRowsPerTask = 64;  // about 0.1 ms of work
 
-// What the operators of all devices are given.
+// Arguments of the operators, the same on all devices.
 struct Arguments {
   const Tensor &values, &offsets, &heights, &widths, &affine, &windows;
   int64_t size;
@@ -144,7 +144,7 @@ void check_is_on_gpu(const Tensor& values) {
   check(values.is_cuda(), "values must be on the GPU; all other tensors stay on the CPU");
 }
 
-// torch's current stream on the values' device, which must be the current one; nobody captures it.
+// torch's current stream on the values' device, which must be the current one; throws while it is captured.
 void* current_stream(const Tensor& values) {
   void* stream = nullptr;
   if (aoti_torch_get_current_cuda_stream(values.get_device_index(), &stream) != AOTI_TORCH_SUCCESS) {

@@ -1,4 +1,4 @@
-// Where an operator of torch writes: a new tensor, or one that the caller gives.
+// Output of a torch operator: a new tensor, or one that the caller gives.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -43,7 +43,7 @@ inline Tensor new_images(const ImageLayout& layout, const torch::stable::Device&
                                   [n_bytes](void* begin) { give_back_result_memory(begin, n_bytes); });
 }
 
-// Complains unless `out` is laid out as a new tensor would be, and apart from the values that it is made of.
+// Throws unless `out` is laid out as a new tensor would be, and apart from the values that it is made of.
 inline void check_out(const Tensor& out, const ImageLayout& layout, const Tensor& values) {
   check(out.device() == values.device(), "out must be on the device of the values");
   check(out.scalar_type() == layout.dtype, "out must have the type that dtype says");

@@ -1,4 +1,4 @@
-// What the parts of the CPU kernel share. Everything is internal to the object that it is compiled into.
+// Definitions shared by the parts of the CPU kernel. Everything is internal to the object that it is compiled into.
 #pragma once
 
 #include "../ct_slices.h"

@@ -1,4 +1,4 @@
-// Which of the compiled CPU kernels this CPU can run.
+// Chooses, of the compiled CPU kernels, the best that this CPU can run.
 #include <stdexcept>
 #include <string>
 

@@ -1,4 +1,4 @@
-// From sums of samples to the output: normalised, converted, written past the caches where that pays.
+// Output of the CPU kernel: sums of samples normalised, converted, and written past the caches where that pays.
 #pragma once
 
 #include "../ct_slices.h"

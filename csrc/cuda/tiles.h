@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(kTileThreads, 8) transform_tiles(Transform tra
   const float x = sample_position(transform.sampling, begin + lane % kLanesX * 2, 0);
   const float y = sample_position(transform.sampling, row + lane / kLanesX, 0);
   const float last_x = x + static_cast<float>((end - begin - 1) / kTileWidth * kTileWidth + kStepWidth + 1);
-  // The lanes decide together: a warp in two minds would run both ways, one after the other.
+  // The lanes decide together: a divergent warp would run both branches, one after the other.
   if (__all_sync(0xffffffffu, is_inside(span.slice, x, y) && is_inside(span.slice, last_x, y))) {
     span.template run<true>(x, y);
   } else {
