@@ -37,7 +37,7 @@ class Scanner:
 
 def draw_scanner(rng: np.random.Generator, series: Series) -> Scanner:
     """Draw one scanner; thinner slices are noisier, though less than by the square root (dose is raised for them)."""
-    signed = bool(rng.random() < 0.52)  # 341,679 of 674,258 images of the reference data
+    signed = bool(rng.random() < 0.52)  # 341,679 of 674,258 images of the competition's data
     n_values = 1 if rng.random() < 0.5 else 2  # 332,579 of 674,258 hold two values each, nearly always equal
     return Scanner(
         noise_hu=float(rng.uniform(2.4, 4.4) * (5.0 / series.thickness_mm) ** 0.3),

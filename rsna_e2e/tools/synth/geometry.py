@@ -56,11 +56,11 @@ def draw_series(rng: np.random.Generator, head: Head) -> Series:
     """Draw one acquisition of `head`; every number that goes into the file is rounded before it is used."""
     tilted = rng.random() < 0.3
     tilt = round(float(np.radians(rng.uniform(5.0, 22.0))), 4) if tilted else 0.0
-    # cos and sin as a file holds them: the reference data has e.g. (1, 0, 0, 0, .968, -.250)
+    # cos and sin as a file holds them: the competition's data has e.g. (1, 0, 0, 0, .968, -.250)
     cos, sin = round(float(np.cos(tilt)), 6), round(float(np.sin(tilt)), 6)
     lean = np.radians(rng.normal(6.0, 5.0)) - tilt  # planes rise towards the forehead, as the orbitomeatal line does
     rotation = _rotation(float(np.radians(rng.normal(0.0, 4.0))), float(np.radians(rng.normal(0.0, 2.5))), float(lean))
-    # the reference data has 0.479 mm on average; never so little that the vault would not fit
+    # the competition's data has 0.479 mm on average; never so little that the vault would not fit
     spacing = round(float(np.clip(rng.normal(0.479, 0.03), (HEAD_MM * head.scale[1] + 18.0) / ROWS, 0.56)), 6)
     below = rng.uniform(*BELOW_MM) * head.scale[2]
     length = below + ABOVE_MM * head.scale[2]

@@ -9,11 +9,11 @@ from rsna_e2e.core.errors import UsageError
 from rsna_e2e.tools.synth import bleeds
 from rsna_e2e.tools.synth.bleeds import Bleed
 
-REPEAT_RATE = 0.148  # patients with a second study: 21,744 series of 18,938 patients in the reference data
-ID_BITS = 36  # nine hexadecimal digits, as in the reference data
+REPEAT_RATE = 0.148  # patients with a second study: 21,744 series of 18,938 patients in the competition's data
+ID_BITS = 36  # nine hexadecimal digits, as in the competition's data
 
 # What happens to a patient, and how often: (event, natural, demo). Natural rates are set so that labels per slice come
-# near the reference data's: any 14.4 %, subdural 6.3 %, intraparenchymal 4.8 %, subarachnoid 4.8 %, intraventricular
+# near the competition's: any 14.4 %, subdural 6.3 %, intraparenchymal 4.8 %, subarachnoid 4.8 %, intraventricular
 # 3.5 %, epidural 0.4 %. `demo` is denser, so that a few hundred studies hold enough of each.
 EVENTS = (
     ("none", 0.587, 0.36),
@@ -57,7 +57,7 @@ def scatter(seed: int, what: str, number: int, *, bits: int = ID_BITS) -> int:
 
 
 def make_id(seed: int, what: str, number: int, *, bits: int = ID_BITS) -> str:
-    """An id as the reference data spells them, `ID_` and hexadecimal digits; never the same for two numbers."""
+    """An id as the competition's data spells them, `ID_` and hexadecimal digits; never the same for two numbers."""
     return f"ID_{scatter(seed, what, number, bits=bits):0{bits // 4}x}"
 
 

@@ -36,7 +36,7 @@ TRAIN_LABELS = "stage_2_train.csv"
 SAMPLE_SUBMISSION = "stage_2_sample_submission.csv"
 TEST_TRUTH = "stage_2_test_truth.csv"
 STUDY_TRUTH = "stage_2_truth.json"
-N_REPEATED_IMAGES = 4  # images of the reference data whose label rows stand there twice
+N_REPEATED_IMAGES = 4  # images of the competition's data whose label rows stand there twice
 SLICES_PER_STUDY_BITS = 6  # ids are given to 64 numbers per study; a series has at most 60 slices
 
 

@@ -27,13 +27,13 @@ def contestants(job: Job) -> list[Contestant]:
     files = [cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1] for image in windowed]
     return [
         Contestant(
-            name="reference recipe from JPEG",
+            name="published recipe from JPEG",
             how="decode, autocrop, resize, flip, warp, transpose, normalise; 8 bits, OpenCV and NumPy",
             run=lambda: (finish(_decode(file), job) for file in files),
             boxes=_boxes([_decode(file) for file in files]),
         ),
         Contestant(
-            name="reference recipe from int16",
+            name="published recipe from int16",
             how="windows in NumPy float64, then as from JPEG",
             run=lambda: (finish(window(hu, job), job) for hu in job.slices),
             boxes=_boxes(windowed),
