@@ -1,4 +1,8 @@
-"""Typed configuration, checked on birth and saved whole; recipes are functions that return one.
+"""Typed configuration, checked when it is made and saved whole; recipes are functions that return one.
+
+In goes the name of a recipe or a YAML file, and `--set a.b=value` on top; out comes a frozen configuration in which
+every value was checked, or an error that names the setting. A recipe holds the numbers of a published or a
+demonstration run.
 
 A recipe is where the numbers of a published or a demonstration run live. `--set a.b=value` overrides any of them.
 """

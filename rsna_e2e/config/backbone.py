@@ -1,4 +1,4 @@
-"""What of timm a configuration may ask for: a model by its name, and arguments that shape it.
+"""The timm backbones and arguments that a configuration may name.
 
 timm.create_model takes much more: folders, repositories, addresses of weights, pickled files. A configuration comes
 from elsewhere sometimes, with the run of somebody else, so what is not in this table is refused.

@@ -1,7 +1,7 @@
-"""The least and the most of every number in a configuration, in one table.
+"""Bounds of every number in a configuration.
 
-What is beyond is a slip of the keyboard or an attack. It is refused here by name, because later it would be memory that
-runs out, a library that aborts, or numbers that overflow. A boolean is no number, though Python's are.
+A number out of bounds is a typing error or an attack. It is refused here by name; later it would exhaust memory, abort
+a library or overflow. Booleans are refused as well, although Python counts them as numbers.
 """
 
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ LARGEST_FLOAT32 = 3.4e38  # what weights and losses are computed in
 
 def _no_boolean(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError(f"{str(value).lower()} is no number")
+        raise ValueError(f"{str(value).lower()} is not a number")
     return value
 
 

@@ -1,6 +1,6 @@
-"""YAML that holds settings: read as plain data, however it was made.
+"""Reads YAML settings as plain data, within limits.
 
-No value, no tag and no nesting of it ends in anything but a ValueError, and it never grows to more than was written.
+Whatever is wrong with a file is a ValueError, and aliases cannot make its content grow beyond a fixed size.
 """
 
 from pathlib import Path

@@ -23,7 +23,7 @@ class RunConfig(Frozen):
     """Everything a training run depends on, besides the store.
 
     `epochs` counts joint epochs, over whole series; `slice_phase` comes before them, if there is one. Without a head
-    there is nothing else, and `epochs` is 0. The backbone rests in the first `freeze_backbone_epochs` of them.
+    there is nothing else, and `epochs` is 0. The backbone is frozen in the first `freeze_backbone_epochs` of them.
     `validation_fold` is held out and scored after every epoch; None trains on all, and then `training_slices_scored`
     of the training slices are scored in its place, if it is given. `folds` published splits patients by the published
     rule instead of the store's folds. `early_stopping_epochs` without a better score end the run.

@@ -1,4 +1,4 @@
-"""The sections of a configuration: frozen, typed, checked on birth."""
+"""Sections of a configuration: frozen, typed, and checked when they are made."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,7 +31,7 @@ View = Literal["plain", "hflip", "transpose"]  # of an un-augmented image, for t
 
 
 class Frozen(BaseModel):
-    """Base of every configuration: immutable, and unknown keys are errors."""
+    """Base of every configuration: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -168,7 +168,7 @@ class CheckpointConfig(Frozen):
 
 
 class DistributedConfig(Frozen):
-    """How ranks talk. A rank that says nothing for `timeout_s` ends the job; under 60 s, restarts fail to connect."""
+    """Communication between ranks. A rank silent for `timeout_s` ends the job; under 60 s, restarts fail to connect."""
 
     timeout_s: TimeoutS = 300.0
     bucket_mib: Mebibytes = 25  # gradients travel in pieces of this size

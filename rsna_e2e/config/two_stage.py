@@ -1,4 +1,5 @@
-"""The published pipeline as a mode: classifiers of single images, their embeddings, recurrent heads on these, a bag."""
+"""Configuration of the published pipeline: image classifiers, their embeddings, recurrent heads on these, and the
+mean."""
 
 from typing import Annotated, Literal
 
@@ -21,7 +22,7 @@ class TwoStageSettings(Frozen):
     embeddings of all `views` and a recurrent head on their mean; the predictions of all epochs of all heads are
     averaged and cut off at `clip` from 0 and 1. folds None: one model on everything.
     `out_of_fold`: heads learn from embeddings by classifiers that did not see the series; needs a classifier for every
-    fold. `match_reference` does all that the published solution did, its quirks included; docs/two_stage.md lists them.
+    fold. `match_reference` reproduces the published solution, its quirks included; docs/two_stage.md lists them.
     `jpeg` goes with it: images make its round trip through JPEG.
     """
 

@@ -1,4 +1,4 @@
-"""What a person sees while a verb works: a progress bar on a terminal, a line now and then elsewhere."""
+"""Terminal output of a running command: a progress bar, or a line every 10 s where there is no terminal."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ def progress_bar(title: str, *, unit: str) -> Iterator[records.Progress]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns set flush: the first to the left, all others to the right."""
+    """Return a text table: the first column left-aligned, all others right-aligned."""
     cells = [[records.printable(cell) for cell in line] for line in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [cells[0], ["-" * width for width in widths], *cells[1:]]
@@ -50,7 +50,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, and all those before the point."""
+    """Return a number with three significant digits, and all digits before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -68,7 +68,7 @@ def _value(value: Any) -> str:
 
 
 class _Line(ProgressColumn):
-    """All that is known of the work, in one line; of a narrow terminal the most wanted has the room."""
+    """Progress in one line; a narrow terminal shows the most important parts."""
 
     def __init__(self, console: Console, unit: str) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class _Line(ProgressColumn):
         return line
 
     def _parts(self, task: Task) -> dict[str, str]:
-        """What there is to say, in the order in which it is said."""
+        """Return the parts of the line, in order."""
         left_s, per_s = task.time_remaining, task.finished_speed or task.speed
         return {
             "title": task.description,

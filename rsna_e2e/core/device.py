@@ -1,4 +1,4 @@
-"""Which device and precision a run computes in."""
+"""Chooses the device and precision that a run computes with, and checks that they work."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
 """Errors a user can meet, each with the exit code that `rsna-e2e` ends with.
 
-A message says what is wrong, where, and what to do about it. Programming mistakes are not in here: those are asserts.
+A message says what is wrong, where, and what to do about it. Programming errors are asserts instead.
 """
 
 BUILD_COMMAND = "pip install --no-build-isolation -e ."  # what to run when something compiled is missing

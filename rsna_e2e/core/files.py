@@ -1,4 +1,4 @@
-"""Files written so that nobody ever sees half of one; the JSON and CSV that all of the program writes and reads."""
+"""Files that are written whole or not at all, JSON and CSV, and helpers for paths and folders."""
 
 import csv
 import ctypes
@@ -58,9 +58,10 @@ def is_full(error: OSError) -> bool:
 
 @contextmanager
 def full_disk_named(path: Path, what: str = FULL) -> Iterator[None]:
-    """Raise DiskFullError, which names `path` and says `what` is wrong and what to do, where the block finds no room.
+    """Raise DiskFullError, which names `path` and says `what` is wrong and what to do, where the block runs out of
+    room.
 
-    What the block says of it gives way: who asked for more knows better what to do.
+    It replaces a DiskFullError of the block: the caller knows better what to do.
     """
     try:
         yield
@@ -167,18 +168,18 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 
 def _check_is_replaceable(path: Path) -> None:
-    """Refuse a device or pipe, in whose place a file would come: of `--out /dev/null` nothing would be left."""
+    """Refuse a device or pipe, which writing would replace by a file: `--out /dev/null` would destroy it."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise BadInputError(f"{path}: a device or pipe, which a file would replace. Choose another name")
 
 
 def entries(folder: Path) -> list[Path]:
-    """Return what is in a folder, in order, without what a new file system has at its root. Source: mke2fs(8)."""
+    """Return the entries of a folder, sorted, without `lost+found` of a file system's root. Source: mke2fs(8)."""
     return sorted(path for path in folder.iterdir() if path.name != "lost+found")
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, as far as that can be done: of a link to one, or where another disk is mounted, the content."""
+    """Remove a folder as far as possible; of a link or mount point, only the content."""
     with suppress(OSError):
         for path in entries(folder):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -207,7 +208,7 @@ def sync(path: Path) -> None:
 
 
 def begin_sync(descriptor: int) -> None:
-    """Let the system begin to write what is new in a file to the disk, without waiting for it: `sync` then waits less.
+    """Start writing new data of a file to the disk without waiting, so that `sync` waits less.
 
     Source: sync_file_range(2), a call that only Linux has. Elsewhere, and on file systems without it, nothing happens.
     """
@@ -217,9 +218,10 @@ def begin_sync(descriptor: int) -> None:
 
 
 def lock_folder(folder: Path) -> int:
-    """Keep other processes out of a folder for as long as the returned descriptor is open; that ends with this process.
+    """Lock a folder against other processes for as long as the returned descriptor is open, at most until this one
+    ends.
 
-    Raises BlockingIOError while another process is in it. On a file system without locks nobody is kept out.
+    Raises BlockingIOError while another process is in it. On a file system without locks there is no protection.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

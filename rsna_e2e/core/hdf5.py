@@ -1,4 +1,4 @@
-"""HDF5 files: written so that nobody ever takes half of one for the whole, and read without trusting who wrote them."""
+"""HDF5 files: written whole or not at all, and read without trusting their content."""
 
 import math
 import os
@@ -27,12 +27,12 @@ MOST_DATASETS = 4096  # of an honest file; a shard has one for every shape of it
 
 
 class NotPlainError(ValueError):
-    """A file that leads elsewhere, or claims what it cannot hold: the work of an attacker, not of a failing disk."""
+    """A file that points outside itself or claims more than it can hold, as only a malicious one does."""
 
 
 @contextmanager
 def open_plain(path: Path, *, filters: Collection[int] = (), most_packed: int = 1) -> Iterator[h5py.File]:
-    """Open a file from anywhere for reading, once it is known that all it holds is datasets that lie in this very file.
+    """Open an untrusted file for reading, after checking that it holds only datasets stored in this very file.
 
     filters: numbers of the HDF5 filters that may have packed them, which make one byte of `most_packed` at most. Raises
     NotPlainError for a file that is none of its own (a link, a device), for links, groups, external storage, virtual
@@ -89,7 +89,7 @@ def new_file(path: Path, *, n_bytes: int = 1) -> Iterator[h5py.File]:
 
 
 def flush(file: h5py.File) -> None:
-    """Bring all that HDF5 holds back into the file. Raises OSError on a full disk, before HDF5 learns of it.
+    """Write everything that HDF5 buffers to the file. Raises OSError on a full disk, before HDF5 learns of it.
 
     For HDF5 (2.0 at least) keeps what it cannot write, tries again when the process ends, and crashes it. So the system
     is asked for the room first, up to where the file ends.
@@ -99,7 +99,7 @@ def flush(file: h5py.File) -> None:
 
 
 def _take_room(descriptor: int, n_bytes: int) -> None:
-    """Give the first bytes of a file a place on the disk; a file system that cannot promise them is not asked to."""
+    """Reserve the first bytes of a file on the disk, where the file system can."""
     try:
         os.posix_fallocate(descriptor, 0, n_bytes)
     except OSError as error:
@@ -127,8 +127,8 @@ def _open(path: Path) -> Iterator[h5py.File]:
 
 
 def _abandon(file: h5py.File) -> None:
-    """Close a file that nobody wants any more, so that nothing of it is left to write: what HDF5 still holds goes into
-    memory, where there is room. See `flush`."""
+    """Close a file after an error without writing to the disk: what HDF5 still buffers goes to memory instead. See
+    `flush`."""
     nowhere = os.memfd_create("abandoned")
     try:
         os.dup2(nowhere, file.id.get_vfd_handle())

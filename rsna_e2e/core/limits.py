@@ -1,5 +1,5 @@
-"""How large and how far anything of a slice may be: the same where files are read, where stores are opened, and where
-slices are transformed."""
+"""Bounds on sizes, positions and counts, shared by the readers of DICOM files and stores and by the image
+transforms."""
 
 # Rows and columns: no CT matrix is larger, and absurd claims would fill the memory. Interpolation takes pairs of
 # pixels.

@@ -1,4 +1,5 @@
-"""Which code runs, and with what: for the manifest of a run and the header of a benchmark. No path, user or host."""
+"""Describes code, libraries and hardware for the manifest of a run and the header of a benchmark; no path or host
+name."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Why a file or a slice is not taken: stable codes that land in `refusals.parquet` and in counts."""
+"""Reason codes of refused files and slices, as they stand in `refusals.parquet` and in counts."""
 
 from enum import StrEnum
 
@@ -14,20 +14,20 @@ class Reason(StrEnum):
     UNSUPPORTED_COMPRESSION = "unsupported_compression"  # neither stored nor deflated
     INFLATES_TOO_FAR = "inflates_too_far"  # beyond a size, or a share of its own, that no slice has
     DAMAGED_MEMBER = "damaged_member"  # its bytes, size or place are not what the archive says
-    DUPLICATE_NAME = "duplicate_name"  # another member has this name: the same one, or nobody can tell which is right
+    DUPLICATE_NAME = "duplicate_name"  # another member has this name: the same file, or it is unknown which is right
     NOT_DICOM = "not_dicom"  # no DICOM preamble and prefix (PS3.10 7.1)
     NO_TRANSFER_SYNTAX = "no_transfer_syntax"  # file meta information without TransferSyntaxUID
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
     MISSING_DECODER = "missing_decoder"  # something that is not installed is needed, which the detail names
     MALFORMED = "malformed"  # elements that cannot be parsed
     TOO_LARGE = "too_large"  # more elements, frames, fragments or inflated bytes than any honest file has
-    INTERNAL_ERROR = "internal_error"  # a bug of this program, and nobody's file is to blame
+    INTERNAL_ERROR = "internal_error"  # a bug of this program, not a fault of the file
     # what the file says
     NOT_CT = "not_ct"  # another SOP class or modality
     LOCALIZER = "localizer"  # a scout image, not a slice
     MULTI_FRAME = "multi_frame"  # several frames in a class of single slices
     MISSING_TAG = "missing_tag"
-    BAD_VALUE = "bad_value"  # a tag that holds what cannot be
+    BAD_VALUE = "bad_value"  # an element with an impossible value
     NOT_HOUNSFIELD = "not_hounsfield"  # values in another unit, a perfusion map for one
     UNSUPPORTED_PIXEL_FORMAT = "unsupported_pixel_format"  # not one grey sample of 8 or 16 bits
     # its pixels

@@ -1,4 +1,4 @@
-"""Files that hold a table as CSV, wherever they lie: bare or packed, which what is in them says and not their names."""
+"""CSV files, bare, gzip or zip; their content decides which, not their name."""
 
 import csv
 import gzip
@@ -91,7 +91,7 @@ class TableFile:
 def table_at(path: Path) -> TableFile:
     """Return the table at `path`, which need not be there yet. A pipe is read at once, as it can be only once.
 
-    Raises BadInputError for a pipe that nobody writes to, and for a device.
+    Raises BadInputError for a pipe without a writer, and for a device.
     """
     try:
         mode = path.stat().st_mode
@@ -101,17 +101,17 @@ def table_at(path: Path) -> TableFile:
         content = _read_pipe(path)
         return TableFile(str(path), lambda: io.BytesIO(content))
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
-        raise BadInputError(f"{path}: a device, and no file. Give the name of one")
+        raise BadInputError(f"{path}: a device. Give a regular file")
     return TableFile(str(path), lambda: path.open("rb"))
 
 
 def is_table(name: str) -> bool:
-    """Whether a file is called as tables are."""
+    """Whether a file name ends like that of a CSV table."""
     return name.lower().endswith(SUFFIXES)
 
 
 class _Bounded(io.RawIOBase):
-    """What comes out of a packed stream, up to more than any table has."""
+    """An unpacked stream that ends in an error beyond the size of any table."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self._left = stream, MAX_MEMBER_BYTES
@@ -152,12 +152,12 @@ def _only_table(stream: IO[bytes]) -> IO[bytes]:
 
 
 def _read_pipe(path: Path) -> bytes:
-    """Read all that comes out of a pipe. Raises BadInputError when nobody writes to it."""
+    """Read all that comes out of a pipe. Raises BadInputError when it has no writer."""
     give_up_s = time.monotonic() + WAIT_FOR_WRITER_S
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
         while (begin := pipe.read(_PIPE_BYTES)) == b"":  # None once there is a writer that has not written yet
             if time.monotonic() > give_up_s:
-                raise BadInputError(f"{path}: a pipe that nobody writes to. Give a file")
+                raise BadInputError(f"{path}: a pipe without a writer. Give a file")
             time.sleep(0.01)
         os.set_blocking(pipe.fileno(), True)
         return (begin or b"") + pipe.readall()

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: read with suspicion, and copied into a module only when they fit it.
+"""Tensors in safetensors files, copied into a module only when all of them fit.
 
 The format holds numbers and nothing that could run; pickled files (.pt, .pth, .npy of objects) are refused unread.
 """
@@ -74,7 +74,7 @@ def _unfit(path: Path, reason: str) -> BadInputError:
 
 
 def _check_names(content: bytes) -> None:
-    """Raise ValueError when a name stands twice in the header: which of the two is meant, nobody knows."""
+    """Raise ValueError when a name occurs twice in the header, as it is unknown which of the two is meant."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({name for name, _ in pairs}) < len(pairs):

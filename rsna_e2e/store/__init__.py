@@ -1,5 +1,9 @@
 """The study store: a folder of int16 HU shards, a slice index, labels and refusals, that is whole or not there.
 
+In goes what `prepare` decodes: slices in HU with their records, in the order of their series, labels and refusals. Out
+come the index in memory, and the HU of any slice by its row, checked by a checksum each time. A store may come from
+anywhere: nothing in it is used before it was checked.
+
 STORE/store.json        what this is: format version, task, hashes, sizes; written last
 STORE/index.parquet     one row per slice, series after series, slices in geometric order
 STORE/labels.parquet    the labels of the same rows, NaN where there is none

@@ -1,4 +1,4 @@
-"""What a store must be before anything in it is believed: it may come from somebody else, or from a failing disk."""
+"""Checks manifest, tables and shards of a store before they are used: it may be damaged, or made to do harm."""
 
 # N slices
 
@@ -34,7 +34,7 @@ _REFUSAL_COLUMNS = {"path": "str", "reason": "str", "detail": "str"}
 
 
 def check_files(path: Path, manifest: StoreManifest) -> None:
-    """Check that every file is there, one of its own, and of its size; tables by their checksums too.
+    """Check that every file is there, is a regular file, and has its size; tables by their checksums too.
 
     Raises StoreError for the first that is not.
     """
@@ -47,7 +47,7 @@ def check_files(path: Path, manifest: StoreManifest) -> None:
 
 
 def shard_damage(path: Path, manifest: StoreManifest, name: str) -> str:
-    """Return what is wrong with a shard's file, empty when nothing is; what it holds is not looked at."""
+    """Return what is wrong with a shard's file, empty when nothing is; its content is not read."""
     shard = path / SHARDS / name
     if (path / SHARDS).is_symlink() or shard.is_symlink():
         return "a link"
@@ -58,8 +58,8 @@ def shard_damage(path: Path, manifest: StoreManifest, name: str) -> str:
 
 
 def read_index(path: Path, manifest: StoreManifest) -> dict[str, Column]:
-    """Read the index: its places lie inside of the store's shards, and all it says can be. Raises StoreError for any
-    other, which names the column, and the slice where it is one's."""
+    """Read the index, and check that every slice lies inside a shard and every value is possible. Raises StoreError,
+    which names the column, and the slice if a single one is wrong."""
     n_rows = manifest.n_slices
     index = read_table(path / INDEX, INDEX_COLUMNS, n_rows=n_rows, most_packed=INDEX_MOST_PACKED)
     for name, row in chain(outside_ranges(index), _wrong_places(index, manifest), contradictions(index)):
@@ -68,8 +68,8 @@ def read_index(path: Path, manifest: StoreManifest) -> dict[str, Column]:
 
 
 def read_labels(path: Path, manifest: StoreManifest, index: Mapping[str, Column]) -> Float32Array:
-    """Read the labels [N, L] of the index' rows, NaN or from 0 to 1. Raises StoreError for others, and for a split that
-    is not theirs."""
+    """Read the labels [N, L] of the rows of the index, NaN or from 0 to 1. Raises StoreError for others, and where the
+    split of a series does not agree with them."""
     kinds = {"image_id": "str", **dict.fromkeys(manifest.label_names, "float32")}
     labels = read_table(path / LABELS, kinds, n_rows=manifest.n_slices)
     if not np.array_equal(labels["image_id"], index["image_id"]):
@@ -93,13 +93,13 @@ def read_refusals(path: Path, manifest: StoreManifest) -> dict[str, Column]:
 
 
 def stored_pixels(index: Mapping[str, Column], row: int) -> StoredPixels:
-    """Return where a slice lies."""
+    """Return the place of a slice in its shard, and its checksums."""
     return StoredPixels(*(int(index[name][row]) for name in _PIXELS))
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFiles:
-    """A store whose manifest and index are whole; of the rest nothing is known."""
+    """A store of which manifest and index were checked, and nothing else."""
 
     path: Path
     manifest: StoreManifest
@@ -150,7 +150,7 @@ class StoreFiles:
         return checksum_around(self.shard(name), self.index, rows)
 
     def check_shards(self) -> None:
-        """Check all of every shard but its pixels. Raises StoreError for the first that is damaged."""
+        """Check every shard except its pixels. Raises StoreError for the first that is damaged."""
         for name, rows in self.rows_by_shard():
             check_shard(self.shard(name), self.counts(rows), self.compression)
 
@@ -178,14 +178,14 @@ def _shard_numbers(index: Mapping[str, Column], shards: Sequence[str]) -> Rows:
 
 
 def _slice_at(index: Mapping[str, Column], row: int | None) -> str:
-    """Which slice a row of the index is, to stand behind what is wrong with it."""
+    """Return which slice a row of the index is, for the end of a message."""
     if row is None:
         return ""
     return f", row {row}: slice {index['slice_index'][row]} of series {index['series_key'][row][:8]}"
 
 
 def _wrong_places(index: Mapping[str, Column], manifest: StoreManifest) -> Iterator[tuple[str, int | None]]:
-    """Yield columns that lead elsewhere, or number slices otherwise than in order, with the first such row."""
+    """Yield columns that point outside of a shard, or do not number slices in order, with the first such row."""
     shard_N = _shard_numbers(index, list(manifest.shards))
     size_N = np.array([*manifest.shards.values(), 0])[shard_N]
     n_bytes_N = 2 * index["rows"].astype(np.int64) * index["columns"]

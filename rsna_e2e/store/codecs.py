@@ -1,7 +1,7 @@
-"""How the bytes of a slice lie in its shard: as they are, or as HDF5's filter 32008 packs them (bitshuffle, then LZ4).
+"""How a slice is stored in its shard: as it is, or compressed like HDF5's filter 32008 does (bitshuffle, then LZ4).
 
-Packing and unpacking are done here and not by HDF5, whose global lock lets one thread read at a time, and whose filter
-trusts the lengths inside a chunk, so that a flipped bit can end the process. The library is the one that hdf5plugin
+Packing and unpacking are done here and not by HDF5, whose global lock admits one thread at a time, and whose filter
+trusts the lengths inside a chunk, so that a flipped bit can crash the process. The library is the one that hdf5plugin
 brings; its functions are those of bitshuffle.h. Layout of a chunk: length of the values in bytes (8 bytes, big endian),
 length of a block in bytes (4), then each block as its packed length (4) and LZ4; what is left of less than 8 values
 stands at the end as it is. Source: github.com/kiyo-masui/bitshuffle, README and src/bshuf_h5filter.c.
@@ -50,7 +50,7 @@ def hdf5_filter(compression: Compression) -> dict[str, Any]:
 
 
 def longest_packed(n_values: int, compression: Compression) -> int:
-    """Return how many bytes `n_values` take at most; noise may take more packed than as it is."""
+    """Return how many bytes `n_values` take at most; noise may grow when it is packed."""
     n_bytes = _VALUE_BYTES * n_values
     if compression == "none":
         return n_bytes

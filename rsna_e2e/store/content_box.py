@@ -1,4 +1,4 @@
-"""Content box of a slice: the smallest rectangle that holds all that reaches grey level 1 in any window."""
+"""The content box of a slice: the smallest rectangle around all pixels that reach grey level 1 in any window."""
 
 import math
 from collections.abc import Sequence

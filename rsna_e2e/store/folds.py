@@ -1,4 +1,4 @@
-"""Patient-level splits: no patient's slices in two folds."""
+"""Folds by patient: no patient has slices in two folds."""
 
 # N images or series, P patients, L labels, K folds
 

@@ -1,6 +1,6 @@
-"""Do slices lie in the order of the body? Neighbours are alike, so positive slices come in few runs.
+"""Checks the order of slices by their labels: in anatomical order, positive slices of a series form few runs.
 
-The labels of a series that was shuffled fall apart into many runs. In RSNA ICH 2019, right order gives 1.4 runs in a
+In a shuffled series they form many. In RSNA ICH 2019, right order gives 1.4 runs in a
 positive series, shuffling 7.2 (counted by others; see `OrderCheck`).
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rsna_e2e.core.records import Float32Array
 
-_LEAST_SERIES = 5  # with fewer that could tell, chance could be at work
+_LEAST_SERIES = 5  # fewer could look shuffled by chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class OrderCheck:
 
     @property
     def looks_shuffled(self) -> bool:
-        """Whether the runs are nearer to those of shuffled series than to the one that a series cannot go below."""
+        """Whether the number of runs is nearer to that of shuffled series than to 1, the least possible."""
         return self.n_series >= _LEAST_SERIES and self.runs - 1.0 > (self.shuffled_runs - 1.0) / 2 > 0.0
 
     def __str__(self) -> str:

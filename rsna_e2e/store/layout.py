@@ -1,4 +1,4 @@
-"""What the files of a store are called and hold; reader and writer both follow it."""
+"""File names, columns and versions of a store, for its reader and its writer."""
 
 import hashlib
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ INDEX_COLUMNS: dict[str, str] = {
     "packed_checksum": "uint64",
 }
 
-# Where the pixels lie, but not what they are.
+# The place of the pixels, which may differ between stores of the same data.
 _STORAGE_COLUMNS = ("shard", "byte_offset", "stored_bytes", "packed_checksum")
 
 # What to do about damage, at the end of a message.
@@ -78,7 +78,7 @@ class StoreError(BadInputError):
 
 
 def data_hash(index: Mapping[str, Column], label_names: tuple[str, ...], labels: Float32Array) -> str:
-    """Return the sha256 of all that the data are: pixels by their checksums, index, folds and labels."""
+    """Return the sha256 of the data: pixels by their checksums, index, folds and labels."""
     digest = hashlib.sha256()
     for name in INDEX_COLUMNS:
         if name not in _STORAGE_COLUMNS:

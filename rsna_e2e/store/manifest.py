@@ -89,7 +89,7 @@ class StoreManifest(Frozen):
 def read_manifest(path: Path) -> StoreManifest:
     """Read the manifest of the store at `path`.
 
-    Raises StoreError when there is none, or it is of another version, damaged, or no manifest.
+    Raises StoreError when it is missing, of another version, damaged, or not a manifest.
     """
     if not path.is_dir():
         raise StoreError(f"{path}: no such folder. Make a store with: rsna-e2e prepare RAW {path}")
@@ -127,12 +127,12 @@ def table_damage(path: Path, manifest: StoreManifest, name: str) -> str:
 
 
 def cannot_be_read(error: OSError) -> str:
-    """Return what is wrong with a file that the system does not give: a bad sector, or no permission."""
+    """Return the damage of a file that the system cannot read: a bad sector, or no permission."""
     return f"cannot be read: {error.strerror}"
 
 
 def is_plain_file(path: Path) -> bool:
-    """Whether there is a file that is none of a link, folder or device."""
+    """Whether there is a regular file: not a link, folder or device."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:

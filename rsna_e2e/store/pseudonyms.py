@@ -1,4 +1,4 @@
-"""Identifiers under keyed hashes: who holds the key can follow a patient from store to store, nobody else can.
+"""Pseudonyms: identifiers replaced by keyed hashes, so that the holder of the key alone can link them to patients.
 
 HMAC-SHA256 (RFC 2104) over the kind of an identifier and its value. Without the key a hash cannot be tried out against
 a list of patient numbers, which an unkeyed one could. Nothing but the key is needed to resolve a name again: the owner
@@ -22,7 +22,7 @@ from rsna_e2e.core.records import Column, Refusal
 
 KEY_BYTES = 32  # RFC 2104 section 3: no less than the hash is long
 
-# Columns of an index that name someone or something, and the kind under which each is hashed.
+# Columns of an index with identifiers, and the kind under which each is hashed.
 IDENTIFIERS = {
     "patient_id": "patient",
     "study_uid": "study",
@@ -40,11 +40,11 @@ class Pseudonyms:
     key: bytes
 
     def __repr__(self) -> str:
-        return "Pseudonyms(...)"  # a key is for no log
+        return "Pseudonyms(...)"  # so that no log shows the key
 
     @property
     def check(self) -> str:
-        """16 hex digits by which a store knows its key, and which give nothing of it away."""
+        """16 hex digits by which a store recognises its key, and which do not reveal it."""
         return self._digest("check", "").hex()[:16]
 
     def of(self, kind: str, value: str) -> str:
@@ -54,7 +54,7 @@ class Pseudonyms:
         return _uid(digest) if kind in _UID_KINDS else digest.hex()
 
     def of_columns(self, columns: Mapping[str, Column]) -> dict[str, Column]:
-        """Return columns of an index with pseudonyms in those of `IDENTIFIERS`; the others as they are."""
+        """Return columns of an index with pseudonyms in those of `IDENTIFIERS`; other columns are unchanged."""
         hashed = {name: self._of_all(kind, columns[name]) for name, kind in IDENTIFIERS.items()}
         return dict(columns) | hashed
 

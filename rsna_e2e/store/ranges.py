@@ -1,4 +1,4 @@
-"""What the columns of a store may hold: all that preparing writes, and nothing that nobody can reckon with or print."""
+"""The values that each column of a store may hold: those that `prepare` writes, and no others."""
 
 # N slices
 
@@ -97,7 +97,7 @@ FREE_TEXTS = {name for name, pattern in TEXTS.items() if pattern in (_PRINTABLE,
 
 
 def first_outside(column: Column, allowed: Range) -> int | None:
-    """Return the first row of numbers [N] or [N, L] that is not as allowed, None where all are."""
+    """Return the first row of numbers [N] or [N, L] out of range, None where there is none."""
     low, high = np.fmin.reduce(column, axis=None), np.fmax.reduce(column, axis=None)  # NaN only where all are
     has_nan = not allowed.is_advice and np.isnan(column).any()
     if not has_nan and (np.isnan(low) or (low >= allowed.low and high <= allowed.high)):
@@ -107,21 +107,21 @@ def first_outside(column: Column, allowed: Range) -> int | None:
 
 
 def outside_ranges(index: Mapping[str, Column]) -> Iterator[tuple[str, int]]:
-    """Yield columns of an index in which a number is not as allowed, with the first such row."""
+    """Yield columns of an index with a number out of range, and its first such row."""
     for name, allowed in NUMBERS.items():
         if (row := first_outside(index[name], allowed)) is not None:
             yield name, row
 
 
 def contradictions(index: Mapping[str, Column]) -> Iterator[tuple[str, int]]:
-    """Yield columns of an index that say what others do not let them, with the first such row; all are in range."""
+    """Yield columns of an index that contradict other columns, with the first such row; all values are in range."""
     for name, is_good in _relations(index):
         if not is_good.all():
             yield name, int(np.argmin(is_good))
 
 
 def _relations(index: Mapping[str, Column]) -> Iterator[tuple[str, Mask]]:
-    """Yield a column [N] that is true where what is called so agrees with the other columns."""
+    """Yield the name of a relation, and where [N] it holds."""
     x0, y0, x1, y1 = (index[f"content_{corner}"] for corner in ("x0", "y0", "x1", "y1"))
     is_inside = (x0 < x1) & (y0 < y1) & (x1 <= index["columns"]) & (y1 <= index["rows"])
     yield "content box", is_inside | ((x0 | y0 | x1 | y1) == 0)
@@ -137,13 +137,18 @@ def _relations(index: Mapping[str, Column]) -> Iterator[tuple[str, Mask]]:
     is_in_series = index["series_key"][1:] == index["series_key"][:-1]
     is_rising = index["position_mm"][1:] > index["position_mm"][:-1]
     yield "position_mm", np.append(True, is_rising | ~is_in_series)
-    for name in ("patient_id", "study_uid", "series_uid", "split"):  # of patients' folds the reader has more to say
+    for name in (
+        "patient_id",
+        "study_uid",
+        "series_uid",
+        "split",
+    ):  # that a patient is in one fold is checked by the reader
         yield name, np.append(True, (index[name][1:] == index[name][:-1]) | ~is_in_series)
     yield "byte_offset", _are_apart(index)
 
 
 def _are_axes(index: Mapping[str, Column]) -> Mask:
-    """Where rows and columns run along orthogonal unit vectors, as far as files are taken whose do not."""
+    """Where the axes are orthogonal unit vectors, within the tolerance that files are read with."""
     row, column = ([index[f"iop_{way}_{axis}"] for axis in "xyz"] for way in ("row", "column"))
     lengths = [axis[0] ** 2 + axis[1] ** 2 + axis[2] ** 2 for axis in (row, column)]
     product = row[0] * column[0] + row[1] * column[1] + row[2] * column[2]
@@ -154,7 +159,7 @@ def _are_axes(index: Mapping[str, Column]) -> Mask:
 
 
 def _are_apart(index: Mapping[str, Column]) -> Mask:
-    """Where the bytes of a slice begin behind those of the slice that lies before it in its shard."""
+    """Where the bytes of a slice do not overlap those of the slice before it in its shard."""
     begin, end = index["byte_offset"], index["byte_offset"] + index["stored_bytes"]
     is_first: Mask = np.append(True, index["shard"][1:] != index["shard"][:-1])
     is_apart: Mask = is_first | np.append(True, begin[1:] >= end[:-1])

@@ -57,7 +57,7 @@ def rows_of(spans: Iterable[SeriesSpan]) -> npt.NDArray[np.int64]:
 
 
 class Store:
-    """An opened study store; open one with `Store.open`. Threads may share it; pickled, it opens itself again.
+    """An opened study store; open one with `Store.open`. Threads may share it; unpickled, it is opened again.
 
     index: every column of `INDEX_COLUMNS` by name, [N]. labels: [N, L] float32, NaN where there is none.
     series: in the order of the index. compression: of its pixels. key_check: of the key that identifiers are hashed
@@ -80,7 +80,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> "Store":
-        """Open a store, which may be from anywhere: all is checked but the pixels, which are when they are read.
+        """Open a store, which may be from anywhere, and check everything but the pixels, which are checked when read.
 
         Raises StoreError when it is missing, unfinished, of another version, damaged, or leads out of its folder, and
         MissingCapabilityError when its pixels are packed and what unpacks them is missing.
@@ -102,7 +102,7 @@ class Store:
         return Store.open, (self.path,)
 
     def read_slice(self, row: int) -> Int16Image:
-        """Return the HU [rows, columns] of one row of the index. Raises StoreError when they are not those stored."""
+        """Return the HU [rows, columns] of one row of the index. Raises StoreError when they are damaged."""
         hu = np.empty((int(self.index["rows"][row]), int(self.index["columns"][row])), dtype="<i2")
         self.read_slices([row], hu.reshape(-1))
         return hu
@@ -110,7 +110,7 @@ class Store:
     def read_slices(self, rows: Sequence[int], values: Int16Array) -> None:
         """Read the HU of these rows of the index one after another into `values`, flat and of their total size.
 
-        Raises StoreError, naming the slice, when they are not those stored.
+        Raises StoreError, naming the slice, when they are damaged.
         """
         end = 0
         for shard, run in groupby(rows, key=self.index["shard"].__getitem__):
@@ -136,7 +136,7 @@ class Store:
             )
 
     def read_refusals(self) -> list[Refusal]:
-        """Return what was not taken, and why."""
+        """Return the refused files and slices."""
         columns = read_refusals(self.path, self._manifest)
         has_label = set(self._manifest.refused_with_label or ())
         words = zip(*(columns[name] for name in ("path", "reason", "detail")), strict=True)
@@ -146,7 +146,7 @@ class Store:
         ]
 
     def close(self) -> None:
-        """Let go of the index. No file is held open between reads, so there is nothing else to close."""
+        """Release the index. No file is held open between reads."""
         self.index = {}
 
 
@@ -156,13 +156,13 @@ def is_store(path: Path) -> bool:
 
 
 def _check_folds(path: Path, index: dict[str, Column]) -> None:
-    """Refuse a split by which a patient's slices would be both trained on and scored."""
+    """Refuse folds by which a patient would be both trained on and scored."""
     several = patients_in_several_folds(index["patient_id"].tolist(), index["fold"].tolist())
     if several:
         row = int(np.argmax(index["patient_id"] == several[0]))
         raise StoreError(
             f"{path}: {len(several)} patients are in more than one fold, one of them with series "
-            f"{index['series_key'][row][:8]}: scores would be of slices that were trained on. Prepare the store again"
+            f"{index['series_key'][row][:8]}: scores would include patients that were trained on. Prepare it again"
         )
 
 

@@ -1,4 +1,4 @@
-"""From slices to series: which slices belong together, and in which order they lie in space."""
+"""Orders the slices of a series along its normal, and describes the geometry of series."""
 
 # N slices of one series
 
@@ -32,14 +32,12 @@ SAME_STEP = 0.1
 # head, and no slices that are missing.
 PLANNED_STEPS = 3
 
-SINGLE_SLICES = 4  # a scout, a bolus tracked at one place and a slice taken again are three
+SINGLE_SLICES = 4  # a scout, bolus tracking and a repeated slice are three
 
 TILTED_DEG = 1.0  # direction cosines with few digits are off by some tenths
 WANDERING = 0.3  # of what a straight line explains; a table moves straight, within a tenth of it
 
-_UNTOLD = (
-    "several slices of the series lie at one place, here and elsewhere, and no element tells which belong together"
-)
+_UNTOLD = "several slices of the series lie at the same positions, and no element tells which belong to one volume"
 
 # For each axis, the one after it and the one before it. The cross product is written out: NumPy's takes longer than
 # all else here.
@@ -51,8 +49,8 @@ SeriesId = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class SeriesMembers:
-    """What decides the order of a series' slices: SOP instance UIDs and image ids [N], ImagePositionPatient [N, 3] in
-    mm, ImageOrientationPatient [N, 6].
+    """What the order of a series' slices depends on: SOP instance UIDs and image ids [N], ImagePositionPatient [N, 3]
+    in mm, ImageOrientationPatient [N, 6].
 
     acquisition: what tells volumes apart, columns [N] as `divide_volumes` takes them. digests: of the place and pixels
     of some slices, by position in the input.
@@ -82,8 +80,8 @@ class Volume:
 class SeriesOrder:
     """The volumes of one series, nearly always one, each in order.
 
-    refused: (position in the input, reason, detail) of every slice that is in none. told_by: what made several volumes
-    of one, by DICOM keyword.
+    refused: (position in the input, reason, detail) of every slice in no volume. told_by: the elements by which volumes
+    were told apart, DICOM keywords.
     """
 
     volumes: tuple[Volume, ...]
@@ -93,7 +91,7 @@ class SeriesOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesGeometry:
-    """How the slices of one ordered series lie; NaN where there are too few to tell.
+    """Geometry of one ordered series; NaN where it has too few slices.
 
     spacing_mm: median step along the slice normal. n_gaps: steps that leave room for slices, n_missing: for how many.
     is_uneven: steps differ otherwise. tilt_deg: angle between the normal and the nearest patient axis. shear_deg: angle
@@ -142,7 +140,7 @@ def series_geometry(index: Mapping[str, npt.NDArray[Any]], rows: slice) -> Serie
 
 
 def find_gaps(step_mm: Float64Array) -> npt.NDArray[np.bool_]:
-    """Mark the steps (> 0) between slices of a series that leave room for slices, unless they were planned so."""
+    """Mark the steps (> 0) between slices of a series where slices are missing, unless they were planned so."""
     is_gap = step_mm > GAP * np.median(step_mm) if len(step_mm) else np.zeros(0, dtype=bool)
     wide = np.flatnonzero(is_gap)
     for places in np.split(wide, np.flatnonzero(np.diff(wide) > 1) + 1):
@@ -188,9 +186,9 @@ def studies_of_single_slices(index: Mapping[str, npt.NDArray[Any]]) -> int:
 
 
 def series_key(series_id: SeriesId, *, volume: int = 0) -> str:
-    """Return 16 hex digits that stand for a series, or a further volume of it, the same on every machine.
+    """Return 16 hex digits that identify a series, or a further volume of it, the same on every machine.
 
-    The hash has no key: who guesses the ids can check the guess. In a store without names it is made of their keyed
+    The hash has no key: whoever guesses the ids can check the guess. In a store without names it is made of their keyed
     hashes instead, and depends on that key.
     """
     parts = (*series_id, f"volume {volume}") if volume else series_id
@@ -203,8 +201,8 @@ def order_series(members: SeriesMembers) -> SeriesOrder:
 
     Slices of another orientation than most are refused; of slices with one SOP instance UID, of slices whose pixels are
     the same as well as their place, and of slices at a single place of a volume that is there more than once, the first
-    by (SOP instance UID, image id) stays; the order of `members` decides between equals only. Where several places are
-    there more than once and nothing tells which slices belong together, none of them is taken.
+    by (SOP instance UID, image id) stays; the order of `members` decides between equals only. Where several positions
+    occur more than once and no element tells which slices belong together, none of them is taken.
     Source: PS3.3 C.7.6.2.1.1 (ImagePositionPatient and ImageOrientationPatient).
     """
     refused: list[tuple[int, Reason, str]] = []
@@ -212,7 +210,7 @@ def order_series(members: SeriesMembers) -> SeriesOrder:
     orientation_N6 = members.orientation[unique]
     is_common_N = _is_commonest(orientation_N6)
     refused += [
-        (position, Reason.MIXED_ORIENTATION, "most slices of the series are oriented otherwise")
+        (position, Reason.MIXED_ORIENTATION, "most slices of the series have another orientation")
         for position, is_common in zip(unique, is_common_N, strict=True)
         if not is_common
     ]
@@ -253,7 +251,9 @@ def _without_copies(members: SeriesMembers, refused: list[tuple[int, Reason, str
         if unique and members.sop_uids[unique[-1]] == members.sop_uids[member]:
             refused.append((member, Reason.DUPLICATE_SOP_UID, "an earlier file holds the same SOP instance"))
         elif digest in digests:
-            refused.append((member, Reason.SAME_POSITION, "another slice of the series shows the same, there as well"))
+            refused.append(
+                (member, Reason.SAME_POSITION, "another slice of the series has the same position and pixels")
+            )
         else:
             unique.append(member)
             digests |= {digest} if digest else set()

@@ -1,4 +1,4 @@
-"""One shard: an HDF5 file of int16 HU, one chunk per slice, that readers take apart by byte offset."""
+"""A shard: an HDF5 file of int16 HU, one chunk per slice, which readers read by byte offset."""
 
 import os
 from collections import Counter
@@ -39,8 +39,8 @@ Shape = tuple[int, int]  # rows, columns
 class StoredPixels:
     """Where a slice lies in its shard, in bytes, and the xxh3_64 of its HU (int16, little endian).
 
-    packed_checksum: the xxh3_64 of its bytes in the shard where those are packed, else 0. LZ4 has several spellings of
-    one thing, and what unpacks to the right HU may be damaged all the same.
+    packed_checksum: the xxh3_64 of its bytes in the shard where those are packed, else 0. LZ4 has several encodings of
+    the same data, so bytes that unpack to the right HU may still be damaged.
     """
 
     byte_offset: int
@@ -85,7 +85,7 @@ def read_pixels(
 
 
 def frame_checksum(path: Path, places: Iterable[tuple[int, int]]) -> str:
-    """Return the xxh3_64, in hex, of all of a shard that is no slice: the HDF5 around them.
+    """Return the xxh3_64, in hex, of everything in a shard but its slices: the HDF5 structure around them.
 
     places: where each slice begins, and how long it is, in bytes. Raises OSError when the file cannot be read.
     """
@@ -104,10 +104,10 @@ def frame_checksum(path: Path, places: Iterable[tuple[int, int]]) -> str:
 
 
 def overwrite(path: Path, pixels: StoredPixels, values: Int16Array, *, compression: Compression) -> bool:
-    """Write the HU of a slice, flat, where they lay, and wait until they are on the disk.
+    """Write the HU of a slice, flat, to its place in the shard, and wait until they are on the disk.
 
-    False, and nothing is written, when those are other bytes than before: another version of the library packs
-    otherwise. Raises OSError when the file cannot be written, or is a link.
+    False, and nothing is written, when the bytes would not be those of before: another version of the library packs
+    differently. Raises OSError when the file cannot be written, or is a link.
     """
     stored = as_stored(values, compression)
     if len(stored) != pixels.n_bytes or _packed_checksum(stored, compression) != pixels.packed_checksum:
@@ -122,14 +122,14 @@ def overwrite(path: Path, pixels: StoredPixels, values: Int16Array, *, compressi
 
 
 def is_slice(values: Int16Array, pixels: StoredPixels) -> bool:
-    """Whether flat HU are those that were stored."""
+    """Whether flat HU have the checksum of a stored slice."""
     return bool(xxhash.xxh3_64_intdigest(values.data) == pixels.checksum)
 
 
 def check_shard(path: Path, counts: Mapping[Shape, int], compression: Compression) -> None:
-    """Check that a shard is the HDF5 file of `counts` slices of each shape; their pixels are not read.
+    """Check that a shard is an HDF5 file with `counts` slices of each shape; pixels are not read.
 
-    Raises StoreError where it is damaged, or leads out of the file.
+    Raises StoreError where it is damaged, or points out of the file.
     """
     with open_shard(path, compression) as file:
         found = {}
@@ -158,7 +158,7 @@ def chunk_places(path: Path, compression: Compression) -> dict[Shape, list[tuple
 
 @contextmanager
 def open_shard(path: Path, compression: Compression) -> Iterator[h5py.File]:
-    """Open a shard by the HDF5 library. Raises StoreError for what is wrong with it, in the block as well."""
+    """Open a shard by the HDF5 library. Raises StoreError for a damaged file, also inside the block."""
     is_packed = compression != "none"
     try:
         with open_plain(

@@ -13,7 +13,7 @@ from rsna_e2e.core.records import Column
 from rsna_e2e.store.layout import PREPARE_AGAIN, StoreError
 from rsna_e2e.store.ranges import FREE_TEXTS, TEXTS
 
-# How much memory a table may take for each byte of its file. One made to fill the memory takes next to no bytes, but
+# How much memory a table may take for each byte of its file. A malicious file of a few bytes may claim any amount, but
 # genuine ones may be packed well: names that are numbered take a byte each, however long the path before the number.
 MOST_PACKED = 4096  # a path can be so long (PATH_MAX of Linux)
 SMALL_BYTES = 16 << 20  # what any table may take
@@ -43,7 +43,7 @@ def write_table(path: Path, columns: Mapping[str, Column]) -> None:
 
 
 def release_unused() -> None:
-    """Give the system back what Arrow keeps of the memory that it had taken for tables which are gone."""
+    """Return memory of freed tables, which Arrow keeps, to the system."""
     pa.default_memory_pool().release_unused()
 
 
@@ -79,7 +79,7 @@ def read_table(
 
 
 def _claimed_bytes(metadata: Any) -> int:
-    """How much memory a table takes by what it says of itself: unpacked, and as columns."""
+    """Return the bytes of memory that a table claims to take: unpacked, and as columns."""
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
     unpacked = sum(max(chunk.total_uncompressed_size, 0) for chunk in chunks)
@@ -107,7 +107,7 @@ def _to_numpy(path: Path, name: str, column: Any) -> Column:
 
 
 def _is_plain(texts: Any) -> bool:
-    """Whether texts have no character but those of ASCII that are printed: a look at their bytes, as most have none."""
+    """Whether texts are printable ASCII alone, as most are; a fast check of their bytes."""
     characters = np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)
     return not len(characters) or (characters.min() >= ord(" ") and characters.max() <= ord("~"))
 

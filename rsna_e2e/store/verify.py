@@ -1,4 +1,4 @@
-"""Reading all of a store to find what is damaged: its files, the HDF5 around its pixels, and every slice."""
+"""Reads a whole store to find what is damaged: its files, the HDF5 structure around the pixels, and every slice."""
 
 import math
 import time
@@ -31,14 +31,14 @@ from rsna_e2e.store.layout import (
 from rsna_e2e.store.manifest import StoreManifest, cannot_be_read, is_plain_file, read_manifest, table_damage
 from rsna_e2e.store.shards import check_shard, chunk_places, read_pixels
 
-FOREIGN = "no part of the store: remove it"
+FOREIGN = "not a file of the store: remove it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """One thing that is not as it was written. file: its name in the store; what: is wrong with it.
+    """A damaged file or slice. file: its name in the store; what: is wrong with it.
 
-    Of a slice: series, the first 8 digits of its series' key; slice_index; row, of the index.
+    For a slice: series, the first 8 digits of its series key; slice_index; row, of the index.
     """
 
     file: str
@@ -49,18 +49,18 @@ class Damage:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether it is a file that is no part of the store, which harms nobody."""
+        """Whether it is a file that does not belong to the store, which is harmless."""
         return self.what == FOREIGN
 
     @property
     def is_in_table(self) -> bool:
-        """Whether it is outside of the shards, which are all that can be made again from the raw files by itself."""
+        """Whether it is a table or the manifest; shards alone can be mended from the raw files."""
         return "/" not in self.file and not self.is_foreign
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What reading a store found. n_slices: that were read, of all that the manifest counts: n_expected."""
+    """The result of reading a whole store. n_slices: were read; n_expected: are in the manifest."""
 
     store: Path
     n_expected: int
@@ -106,7 +106,7 @@ def verify_store(path: Path, *, n_threads: int = 1, progress: Progress = no_prog
 
 
 def _verify_tables(path: Path, manifest: StoreManifest) -> tuple[dict[str, Column] | None, list[Damage]]:
-    """Return the index, None where it cannot be believed, and what is wrong with the tables."""
+    """Return the index, None where it is damaged, and the damage of the tables."""
     wrong = {name: table_damage(path, manifest, name) for name in manifest.files}
     index, labels = None, None
     try:
@@ -132,7 +132,7 @@ def _verify_tables(path: Path, manifest: StoreManifest) -> tuple[dict[str, Colum
 
 
 def _unexpected(path: Path, manifest: StoreManifest) -> list[Damage]:
-    """What else lies in the store's folders."""
+    """Return files in the folders of the store that do not belong to it."""
     known = {MANIFEST, SHARDS, *manifest.files}
     found = [place.name for place in entries(path) if place.name not in known]
     if (path / SHARDS).is_dir() and not (path / SHARDS).is_symlink():
@@ -177,7 +177,8 @@ def verify_shard(files: StoreFiles, name: str, rows: Rows) -> list[Damage]:
 
 
 def _hdf5_damage(files: StoreFiles, name: str, rows: Rows) -> str:
-    """What a tool that reads through the HDF5 library would trip over, empty when it finds every slice where we do."""
+    """Return what is wrong for tools that read through the HDF5 library, empty when it finds every slice where we
+    do."""
     try:
         check_shard(files.shard(name), files.counts(rows), files.compression)
         places = {shape: iter(found) for shape, found in chunk_places(files.shard(name), files.compression).items()}
@@ -211,7 +212,7 @@ def _damaged_pixels(files: StoreFiles, name: str, rows: Rows) -> list[int]:
 
 
 def _short(error: StoreError, place: Path) -> str:
-    """What an error says of a file, without the file's path and without advice."""
+    """Return the message of an error without the path of the file and without advice."""
     return str(error).removeprefix(f"{place}: ").split(". ")[0]
 
 

@@ -1,7 +1,7 @@
-"""Volumes of a series: which of its slices were acquired and reconstructed together.
+"""Divides a series into volumes: slices that were acquired and reconstructed together.
 
-A SeriesInstanceUID may hold several passes over one place, time points or reconstructions. Slices of two of them are
-never mixed: they are told apart by what they say of their acquisition, or nothing is made of them.
+A SeriesInstanceUID may hold several passes over a region, time points or reconstructions. Their slices are never mixed:
+they are told apart by how they were acquired, or refused.
 """
 
 # N slices of one orientation
@@ -38,14 +38,14 @@ SPEAKING = (
     "FrameAcquisitionNumber",
     "KVP",
 )
-# What may differ within a volume, and is asked only where slices show the same place.
+# Elements that may differ within a volume, and count only where slices lie at the same position.
 QUIET = ("ImageType", "FrameType", "SliceThickness", "PixelSpacing", "Rows")
 # Of the speaking ones, those that count what was done one after the other: the parts of a pass follow each other.
 COUNTING = {"TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber", "FrameAcquisitionNumber"}
 # Of both, those that are measured. Files round them: within so much of the larger they are the same.
 MEASURED = {"ReconstructionDiameter", "KVP", "SliceThickness", "PixelSpacing"}
 SAME_MEASURE = 0.01
-# In which order slices came, asked last; whether it may also tell passes apart that share no place.
+# The order in which slices were acquired, tried last; whether it may also tell passes apart that share no place.
 ORDERS = {"InstanceNumber": True, "AcquisitionTime": True, "ContentTime": False}
 
 

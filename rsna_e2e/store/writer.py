@@ -1,4 +1,4 @@
-"""Writing a study store: built beside its place under another name, and moved there when it is whole."""
+"""Writes a study store: it is built under another name beside its place, and moved there when it is complete."""
 
 import os
 import shutil
@@ -89,11 +89,11 @@ class StoreWriter:
         os.close(self._lock)
 
     def keep(self) -> None:
-        """Leave everything in its folder, uncommitted."""
+        """Keep everything in its folder when the block ends, uncommitted."""
         self._is_kept = True
 
     def leave(self, refusals: Sequence[Refusal]) -> Path:
-        """Write the table of refusals of a store that will not be made, and return where it stays until another is."""
+        """Write the table of refusals where no store can be made, and return its path; the next attempt removes it."""
         self._left = self._partial / REFUSALS
         write_table(self._left, _refusal_columns(refusals))
         return self._left
@@ -107,7 +107,8 @@ class StoreWriter:
         (self._partial / _INPUTS).unlink(missing_ok=True)
 
     def adopt(self, folders: Sequence[Path]) -> None:
-        """Take over what is in folders that were kept; a note `shard-X` comes with the shard X that it describes.
+        """Take over notes and shards of folders that were kept; a note `shard-X` comes with the shard X that it
+        describes.
 
         Raises BadInputError for one of other inputs.
         """
@@ -115,7 +116,7 @@ class StoreWriter:
             inputs = folder / _INPUTS
             if not inputs.is_file() or inputs.read_text() != self._inputs:
                 raise BadInputError(
-                    f"{folder}: no part of this store: made of other files or labels, with other switches, or by "
+                    f"{folder}: not a part of this store: made of other files or labels, with other options, or by "
                     "another version of the program or a decoder. Make it again, with the same everywhere"
                 )
             for note in sorted(folder.glob(f"{self.notes_folder.name}/*.arrow")):
@@ -130,7 +131,7 @@ class StoreWriter:
                 _take(note, place)  # last: it says that its shard is there
 
     def _make_folders(self) -> None:
-        """Keep what an interrupted attempt made from the same inputs, but for files that it had not finished."""
+        """Keep what an interrupted attempt made from the same inputs, except files that it did not finish."""
         inputs = self._partial / _INPUTS
         if self._partial == self._inside:
             for place in self._moved():  # killed while it committed
@@ -144,7 +145,7 @@ class StoreWriter:
         self._remove_unfinished()
 
     def _remove_unfinished(self) -> None:
-        """Remove what processes that were killed had not finished: of this attempt or one before."""
+        """Remove unfinished files of processes that were killed, in this attempt or an earlier one."""
         for folder in (self.shards_folder, self.notes_folder):
             for unfinished in folder.glob("*.tmp-*"):
                 unfinished.unlink(missing_ok=True)
@@ -226,7 +227,7 @@ class StoreWriter:
             sync(self._place.parent)
 
     def _check_tables(self, manifest: StoreManifest) -> None:
-        """Read the tables back as whoever opens the store will. What was prepared stays if they are not believed."""
+        """Read the tables back as opening the store does. If that fails, everything that was prepared stays."""
         try:
             index = read_index(self._store, manifest)
             read_labels(self._store, manifest, index)
@@ -249,12 +250,12 @@ class StoreWriter:
             raise StoreError(f"{self.target}: exists and is not empty. Choose another folder for the store")
 
     def _foreign(self) -> bool:
-        """Whether the folder of the store holds what no attempt to fill it has left."""
+        """Whether the folder of the store holds anything else than what an interrupted attempt left."""
         own = {self._inside, *(self._moved() if (self._inside / _INPUTS).is_file() else ())}
         return not own.issuperset(entries(self._place))
 
     def _moved(self) -> list[Path]:
-        """What is in its place already."""
+        """Return the files of the store that are in their place already."""
         return [place for name in _ENTRIES if (place := self._place / name).exists()]
 
 
@@ -266,7 +267,7 @@ def _take(path: Path, place: Path) -> None:
 
 
 def _check_series(target: Path, index: Mapping[str, Column]) -> None:
-    """Refuse an index in which a series is in two places, its slices are not in order, or one is there twice."""
+    """Refuse an index with a series in two places, slices out of order, or a slice twice."""
     keys, begun = index["series_key"], set()
     for begin, end in pairwise([*run_starts(keys).tolist(), len(keys)]):
         rows = slice(begin, end)

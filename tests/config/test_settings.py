@@ -131,7 +131,7 @@ def test_a_boolean_is_no_number(load: Load) -> None:
     names = [name for of, name in FIELDS if of is load and is_number(of, name)]
     assert names
     for name in names:
-        with pytest.raises(UsageError, match=rf"{name.split('.')[-1]}.* (no number|not True)"):
+        with pytest.raises(UsageError, match=rf"{name.split('.')[-1]}.* (not a number|not True)"):
             load("demo", [f"{name}=true"])
 
 

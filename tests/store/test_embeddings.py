@@ -83,7 +83,7 @@ def test_backbones_lie_side_by_side(store: Store, tmp_path: Path) -> None:
     assert embeddings.read(np.empty(0, dtype=np.int64)).shape == (0, 2 * WIDTH)
     hashes = {Embeddings.open(some, store).data_hash for some in (paths, paths[:1], paths[::-1])}
     assert len(hashes) == 3
-    with pytest.raises(UsageError, match="each once"):
+    with pytest.raises(UsageError, match="none twice"):
         Embeddings.open([paths[0], paths[0]], store)
 
 

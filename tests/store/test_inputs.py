@@ -229,7 +229,7 @@ def test_machines_share_an_archive(tmp_path: Path, expected: Path, monkeypatch: 
     shutil.rmtree(store)
     part = prepare_part(tmp_path / "data.zip", store, Part(1, 2), task=ICH, n_jobs=1).part
     os.utime(raw, ns=(2, 2))
-    with pytest.raises(BadInputError, match="no part of this store"):
+    with pytest.raises(BadInputError, match="not a part of this store"):
         prepare(raw, store, task=ICH, n_jobs=1, parts=[part])
 
 

@@ -182,7 +182,7 @@ def test_a_part_that_is_missing_is_made_and_one_of_other_files_is_refused(in_sma
     raw, store = in_small_shards / "raw", in_small_shards / "store"
     part = prepare_part(raw, store, Part(2, 2), task=ICH, n_jobs=1).part
     (raw / "more.txt").write_text("x")
-    with pytest.raises(BadInputError, match=r"store\.part-2-of-2: no part of this store"):
+    with pytest.raises(BadInputError, match=r"store\.part-2-of-2: not a part of this store"):
         prepare(raw, store, task=ICH, n_jobs=1, parts=[part])
     (raw / "more.txt").unlink()
     prepare(raw, store, task=ICH, n_jobs=1, parts=[part])

@@ -142,7 +142,7 @@ def test_parts_of_other_decoders_are_refused(raw: Path, monkeypatch: pytest.Monk
         )
     else:
         monkeypatch.delitem(SYNTAXES, RLELossless)
-    with pytest.raises(BadInputError, match=r"no part of this store: .* version of the program or a decoder"):
+    with pytest.raises(BadInputError, match=r"not a part of this store: .* version of the program or a decoder"):
         prepare(raw, raw.with_name("store"), task=ICH, n_jobs=1, parts=[part])
 
 

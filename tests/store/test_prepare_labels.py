@@ -86,7 +86,7 @@ def test_a_patient_in_two_folds_is_refused(
         Store.open(tmp_path / "store")
     assert "ID_p" not in str(caught.value)
     assert main(["train", str(tmp_path / "store"), str(tmp_path / "run")]) == 3
-    assert "scores would be of slices that were trained on" in capsys.readouterr().err
+    assert "scores would include patients that were trained on" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

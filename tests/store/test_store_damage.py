@@ -229,7 +229,7 @@ def test_what_the_command_line_says(folder: Path, capsys: pytest.CaptureFixture[
     assert main(["store", "repair", store, str(folder / "nothing")]) == 3
     (folder / "store" / "notes.txt").write_text("mine")
     assert main(["store", "verify", store]) == 3
-    assert "no part of the store" in capsys.readouterr().out
+    assert "not a file of the store" in capsys.readouterr().out
 
 
 @BOTH
@@ -247,7 +247,7 @@ def test_raw_files_that_changed_change_nothing(folder: Path) -> None:
     assert (report.n_mended_slices, report.n_mended_shards) == (2, 0)
     assert [(d.row, d.what) for d in report.left] == [
         (0, "the raw files no longer give the same pixels"),
-        (4, "no raw file shows this place"),
+        (4, "no raw file has a slice at this position"),
     ]
     mended = contents(store)
     for row in (0, 4):
@@ -268,7 +268,7 @@ def test_a_header_is_mended_without_raw_files(folder: Path) -> None:
     assert contents(store) == before
     (store / "shards" / "00001.h5").unlink()
     report = repair(store, folder / "raw", n_jobs=1)
-    assert [damage.what for damage in report.left] == ["missing", *["no raw file shows this place"] * 3]
+    assert [damage.what for damage in report.left] == ["missing", *["no raw file has a slice at this position"] * 3]
 
 
 @pytest.mark.parametrize("compression", ["none"])

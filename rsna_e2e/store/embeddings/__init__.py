@@ -1,4 +1,7 @@
-"""Stored embeddings: what an image classifier made of every slice of a store, in a folder that tells where it is from.
+"""Stored embeddings of a store's slices by an image classifier, in a folder that says what they were made from.
+
+In go vectors [n, D] with the rows of the store that they belong to; out come the vectors of any rows, checked. The
+folder:
 
 FOLDER/manifest.json       what this is: format version, source, views, width, every shard with its checksum; last
 FOLDER/<view>-<block>.h5   one view of up to 50,000 slices: embedding [n, D] float32, and beside it store_row, image_id,

@@ -1,4 +1,4 @@
-"""A folder of embeddings, opened: rows of the store to vectors, the mean over its views."""
+"""A folder of embeddings, opened: returns the vectors of rows of the store, averaged over the views."""
 
 # n rows asked for, D width
 
@@ -47,7 +47,7 @@ class EmbeddingFolder:
     def read(self, rows: Rows) -> Float32Array:
         """Return the embeddings [n, D] of these rows of the store, the mean over the views.
 
-        Raises EmbeddingsError for a row that has none, and when they are not those stored.
+        Raises EmbeddingsError for a row that has none, and when they are damaged.
         """
         total_nD, *others = (self._read_view(view, rows) for view in self.manifest.views)
         for values_nD in others:

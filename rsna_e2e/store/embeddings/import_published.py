@@ -1,4 +1,4 @@
-"""Embeddings that the published solution stored, `emb*.npz`, as folders of ours: read as numbers, never unpickled.
+"""Imports the embeddings of the published solution, `emb*.npz`, into folders of ours, without unpickling anything.
 
 Its files say nothing of which row is which image. Rows of test images follow `test.csv.gz`; those of training and
 validation images follow the order in which its machine listed the image folder, restricted to the images outside or

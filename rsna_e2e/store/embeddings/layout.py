@@ -1,4 +1,4 @@
-"""What the files of a folder of embeddings are called and say of themselves; writer and readers follow it."""
+"""The manifest of a folder of embeddings, for its readers and its writer."""
 
 import hashlib
 from pathlib import Path
@@ -38,7 +38,7 @@ class EmbeddingSource(Frozen):
 
     @property
     def sha256(self) -> str:
-        """Stands for all of it."""
+        """Identifies the source."""
         return hashlib.sha256(as_json(self.model_dump(), sort_keys=True).encode()).hexdigest()
 
 
@@ -65,7 +65,7 @@ class Manifest(Frozen):
 
     @property
     def data_hash(self) -> str:
-        """Return the sha256 of all that the embeddings are."""
+        """Return the sha256 of source, views, width and the checksums of all shards."""
         return hashlib.sha256(self.model_dump_json(exclude={"created_by"}).encode()).hexdigest()
 
 
@@ -99,5 +99,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def damaged(path: Path) -> EmbeddingsError:
-    """The error for a file that is not as it was written."""
+    """Return the error for a damaged file."""
     return EmbeddingsError(f"{path}: missing or damaged. Remove it, and run what made it again")

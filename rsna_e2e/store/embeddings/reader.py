@@ -1,4 +1,4 @@
-"""What a recurrent head learns from: for every slice its embeddings by one backbone or several, side by side."""
+"""Embeddings of one backbone or several side by side, which a recurrent head is trained on."""
 
 # n rows asked for, D width
 
@@ -84,7 +84,7 @@ class Embeddings:
     def read(self, rows: Rows) -> Float32Array:
         """Return the embeddings [n, width] of these rows of the store: per backbone the mean over its views.
 
-        Raises EmbeddingsError for a row that has none, and when they are not those stored.
+        Raises EmbeddingsError for a row that has none, and when they are damaged.
         """
         return np.concatenate([self._read(folders, rows) for folders in self._backbones], axis=1)
 
@@ -98,11 +98,11 @@ class Embeddings:
 
 def _check_once(paths: Sequence[Path]) -> None:
     if not paths or len({real_path(path) for path in paths}) < len(paths):
-        raise UsageError("give one or more folders of embeddings, each once")
+        raise UsageError("give one or more folders of embeddings, and none twice")
 
 
 def _open_kin(path: Path, store: Store, *, fold: int, of: EmbeddingFolder) -> EmbeddingFolder:
-    """Open the folder of a classifier that is like another, but for the fold that it held out."""
+    """Open the folder of a classifier of the same kind as another, with `fold` held out."""
     folder = EmbeddingFolder.open(path, store)
     source, other = folder.manifest.source, of.manifest.source
     if source.held_out_fold != fold:

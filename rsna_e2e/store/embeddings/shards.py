@@ -1,4 +1,4 @@
-"""One shard: the embeddings of some slices in one view, beside what they belong to."""
+"""A shard of embeddings: some slices in one view, with the rows and series that they belong to."""
 
 # n slices of a shard, D width
 
@@ -41,7 +41,7 @@ class Shard:
     byte_offset: int
 
     def read(self, first: int, values_nD: Float32Array) -> None:
-        """Read consecutive embeddings from number `first` on. Raises EmbeddingsError when they are not those stored."""
+        """Read consecutive embeddings from number `first` on. Raises EmbeddingsError when they are damaged."""
         size = self.width * 4
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -60,9 +60,9 @@ class Shard:
 def shard_writer(
     path: Path, *, source: EmbeddingSource, view: View, store: Store, rows: Rows, width: int
 ) -> Iterator[Append]:
-    """Yield what takes the embeddings [k, D] of the store's `rows`, in their order, some at a time.
+    """Yield a function that appends embeddings [k, D] of the store's `rows`, in their order, some at a time.
 
-    The file gets its name when all have come and it is on the disk. Raises EmbeddingsError for numbers that are not
+    The file gets its name when it has all of them and is on the disk. Raises EmbeddingsError for numbers that are not
     finite, DiskFullError, OSError where the disk fails.
     """
     checksums: list[int] = []

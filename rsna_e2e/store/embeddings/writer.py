@@ -1,4 +1,4 @@
-"""Writing a folder of embeddings, shard by shard; a folder that was not finished is gone on with."""
+"""Writes a folder of embeddings shard by shard, continuing one that was not finished."""
 
 # n slices of a block, D width
 
@@ -58,7 +58,7 @@ class EmbeddingWriter:
         return tuple(view for view in get_args(View) if view in found)
 
     def has(self, view: View, block: str, rows: Rows) -> bool:
-        """Whether the shard of a block is there. Raises UsageError when its rows of the store are, but otherwise."""
+        """Whether the shard of a block is there. Raises UsageError when a shard holds only some of its rows."""
         name = _name(view, block)
         for other, shard in self._shards.items():
             is_same = other == name and np.array_equal(shard.rows, rows)
@@ -88,7 +88,7 @@ class EmbeddingWriter:
         return manifest
 
     def _take_stock(self) -> None:
-        """Open the shards that are there; remove what a killed process left."""
+        """Open the shards that are there, and remove unfinished ones of a killed process."""
         for path in entries(self._folder):
             if path.suffix.startswith(".tmp-") and path.stem.endswith(".h5"):
                 path.unlink()

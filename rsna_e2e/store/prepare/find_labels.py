@@ -1,4 +1,4 @@
-"""Which of the tables in or beside a raw folder or archive holds its labels."""
+"""Finds the label file in or beside a raw folder or archive."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,14 +27,14 @@ def _is_plain(name: str) -> bool:
 
 
 def _is_other(name: str) -> bool:
-    """Spelled in capitals, or packed by Kaggle's client: of these it must be seen whether they hold labels."""
+    """Spelled in capitals, or packed by Kaggle's client: these count only if they hold labels."""
     return LABEL_WORD in name.lower() and not _is_plain(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundLabels:
-    """The labels and the file that they are from, if there are any. passed_over: else tables that could hold some, and
-    why they were not taken."""
+    """Labels and their file, if there are any. passed_over: otherwise tables that look like labels, and why they were
+    not taken."""
 
     file: TableFile | None = None
     table: LabelTable | None = None
@@ -63,24 +63,24 @@ class LabelSearch:
         self._tables = source.find_tables(depth=1)
 
     def inside(self, rule: _NameRule) -> TableFile | None:
-        """Return the table in the source that is called so and may hold labels, that at the top first."""
+        """Return the table in the source whose name fits and that may hold labels; one at the top comes first."""
         top = [table for table in self._tables if "/" not in table[0].name]
         deeper = [table for table in self._tables if "/" in table[0].name]
         at_top = _only_one(self._source, top, rule, needs_columns=False)
         return at_top or _only_one(self._source, deeper, rule, needs_columns=True)
 
     def beside(self, rule: _NameRule) -> TableFile | None:
-        """Return the table beside the source that is called so and has the columns of a label file."""
+        """Return the table beside the source whose name fits and that has the columns of a label file."""
         folder = RawFolder(real_path(self._source.path).parent)
         return _only_one(folder, folder.find_tables(depth=0), rule, needs_columns=True)
 
     def read_inside(self, task: Task) -> FoundLabels:
-        """Read the labels that lie plainly in the source. Raises BadInputError when they cannot be read."""
+        """Read the labels of the plain label file in the source. Raises BadInputError when they cannot be read."""
         file = self.inside(_is_plain)
         return FoundLabels(file=file, table=read_labels(file, task)) if file else FoundLabels()
 
     def read_others(self, task: Task, files: Sequence[RawFile]) -> FoundLabels:
-        """Read labels that lie beside the source or are called otherwise, where they are of these files.
+        """Read labels that lie beside the source or have an unusual name, if they name any of these files.
 
         Raises BadInputError when those cannot be read.
         """
@@ -106,22 +106,22 @@ class LabelSearch:
 
 
 def names_any(image_ids: Sequence[str], files: Sequence[RawFile]) -> bool:
-    """Whether an image id is of one of the files, or of a frame in one."""
+    """Whether an image id belongs to one of the files, or to a frame in one."""
     labelled = file_names(image_ids)
     return any(not labelled.isdisjoint(names_of(raw_file.name)) for raw_file in files)
 
 
 def file_names(image_ids: Sequence[str]) -> set[str]:
-    """Return what files may be called, by `names_of`, of which these are image ids, or those of frames."""
+    """Return the names, as of `names_of`, that files with these image ids, or frames with them, may have."""
     return {*image_ids, *(image_id.rpartition("_")[0] for image_id in image_ids)}
 
 
 def _only_one(
     source: Source, tables: Sequence[tuple[RawFile, str]], rule: _NameRule, *, needs_columns: bool
 ) -> TableFile | None:
-    """Return the one table that is called so. needs_columns: only if it has those of a label file."""
+    """Return the one table whose name fits. needs_columns: only if it has the columns of a label file."""
     found = [_table_file(source, *table) for table in tables if rule(PurePath(table[0].name).name)]
-    if rule is _is_other:  # nobody looked at them before: in doubt they are passed over
+    if rule is _is_other:  # their names are weaker evidence: in doubt they are passed over
         found = [file for file in found if not _why_no_labels(file)]
         return found[0] if len(found) == 1 else None
     if needs_columns:
@@ -139,7 +139,7 @@ def _table_file(source: Source, table: RawFile, problem: str) -> TableFile:
 def _open_table(source: Source, table: RawFile, problem: str) -> AbstractContextManager[BinaryIO]:
     try:
         if problem:
-            raise BadInputError(f"{source.path}, {printable(table.name)}: {problem}. Give the labels by themselves")
+            raise BadInputError(f"{source.path}, {printable(table.name)}: {problem}. Name another file with --labels")
         return source.open(table)
     except RefusedError as error:
         raise BadInputError(
@@ -148,8 +148,8 @@ def _open_table(source: Source, table: RawFile, problem: str) -> AbstractContext
 
 
 def _read_if_ours(file: TableFile, task: Task, files: Sequence[RawFile]) -> LabelTable | None:
-    """Read a table that lies beside the images; None if it belongs to others, such as those to train on, whatever it
-    holds. Raises BadInputError when it is of these images, and not as it should be."""
+    """Read a table that lies beside the images; None if it belongs to other images, such as those to train on. Raises
+    BadInputError when it names these images, and is not a valid label file."""
     try:
         table = read_labels(file, task)
     except BadInputError:

@@ -1,4 +1,4 @@
-"""What a raw folder holds, from its headers alone: no pixel is read and no store is made."""
+"""Reads the headers of a raw folder alone: the index that a store would have, without reading pixels."""
 
 # N slices, L labels
 
@@ -29,10 +29,10 @@ from rsna_e2e.tasks.task import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawHeaders:
-    """Slices that `prepare` would take, as far as headers tell.
+    """The slices that `prepare` would take, judged by their headers.
 
-    columns: of the store's index by name [N], in its order, but for those that pixels, folds or shards decide. labels:
-    [N, L], NaN where there is none. refusals: of all other files.
+    columns: of the store's index by name [N], in its order, except those that depend on pixels, folds or shards.
+    labels: [N, L], NaN where there is none. refusals: of all other files.
     """
 
     columns: dict[str, Column]

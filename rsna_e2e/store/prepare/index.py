@@ -1,4 +1,4 @@
-"""From stored slices to the columns of the index, their labels and their folds."""
+"""Builds the columns of the index from stored slices, and joins labels and folds to them."""
 
 # N slices, L labels
 
@@ -52,7 +52,7 @@ OPTIONAL_COLUMNS = ("window_center_hu", "window_width_hu", "slice_thickness_mm")
 
 @dataclass(frozen=True, slots=True)
 class StoredSlice:
-    """A slice as it lies in the store; content is x0, y0, x1, y1 in px, the last two exclusive."""
+    """A slice in the store; content is x0, y0, x1, y1 in px, the last two exclusive."""
 
     record: SliceRecord
     series_key: str
@@ -69,8 +69,8 @@ def join_labels(index: Mapping[str, Column], table: LabelTable) -> Float32Array:
 
 
 def label_rows(index: Mapping[str, Column], table: LabelTable) -> list[int]:
-    """Return which row of a label table is each slice's [N], -1 where there is none: the one that names its image id,
-    or else its `other_name`, where that means one instance alone.
+    """Return the row of the label table for each slice [N], -1 where there is none: the row of its image id, or else of
+    its `other_name`, where that means a single instance.
 
     index: `image_id`, `sop_uid` and `frame_number` [N] of all slices.
     """
@@ -91,7 +91,7 @@ def label_rows(index: Mapping[str, Column], table: LabelTable) -> list[int]:
 
 
 def stored_columns(stored: Sequence[StoredSlice]) -> dict[str, Column]:
-    """Return what the index says of slices by themselves."""
+    """Return the columns of the index that depend on each slice alone."""
     records = [s.record for s in stored]
     columns: dict[str, Column] = {name: _column([getattr(r, name) for r in records]) for name in RECORD_COLUMNS}
     columns |= {name: _with_nan([getattr(r, name) for r in records]) for name in OPTIONAL_COLUMNS}
@@ -124,7 +124,7 @@ def index_columns(stored: dict[str, Column], labels_NL: Float32Array, *, n_folds
 
 
 def with_pseudonyms(index: dict[str, Column], pseudonyms: Pseudonyms) -> dict[str, Column]:
-    """Return the columns of an index without the identifiers in it; series keys follow from what stands there."""
+    """Return the columns of an index without the identifiers in it; series keys are made of the pseudonyms."""
     return pseudonyms.of_columns(index) | {"series_key": pseudonymous_keys(index, pseudonyms)}
 
 

@@ -1,4 +1,4 @@
-"""What a store is made of: files, labels, and a digest by which an interrupted attempt knows its own."""
+"""Finds the inputs of a store: files, labels, and a digest that tells whether an interrupted attempt had the same."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,8 @@ Labels: TypeAlias = "Path | Literal['none'] | None"  # a label file, none, or wh
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a store is made of. label_file: where the labels are from, "none" without any; passed_over: then tables that
-    could hold some, and why they were not taken. compression: of its pixels. digest: of all that headers and shards
+    """What a store is made of. label_file: of the labels, "none" without any; passed_over: then tables that look like
+    labels, and why they were not taken. compression: of its pixels. digest: of everything that headers and shards
     depend on."""
 
     source: Source
@@ -60,8 +60,8 @@ def read_inputs(
     unspecified. refuse_formulas: refuse files whose image ids a spreadsheet would run. rules: how files are divided
     into jobs and shards, which the digest includes.
 
-    Raises BadInputError when there is nothing, or the labels are of other images, UsageError for a store inside `raw`,
-    MissingCapabilityError without what packs pixels.
+    Raises BadInputError when `raw` is missing or the labels are of other images, UsageError for a store inside `raw`,
+    MissingCapabilityError without the library that packs pixels.
     """
     check_codec(compression)
     if store is not None and is_inside(store, raw):
@@ -107,7 +107,7 @@ def _read_given(labels: Path, task: Task) -> FoundLabels:
 
 
 def with_labels(refusals: Sequence[Refusal], inputs: Inputs) -> list[Refusal]:
-    """Return refusals that say whether a label names their file."""
+    """Return refusals with `has_label` set where a label names their file."""
     labelled = file_names(inputs.labels.image_ids) if refusals else set()
     return [replace(refusal, has_label=not labelled.isdisjoint(names_of(refusal.path))) for refusal in refusals]
 

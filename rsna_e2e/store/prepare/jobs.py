@@ -1,4 +1,4 @@
-"""What worker processes do: read headers, and write whole shards. Records go into files, pixels into shards."""
+"""The jobs of worker processes: read headers, digest copies, and write shards. Records go into notes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -73,8 +73,8 @@ class ReadHeaders:
 
 @dataclass(frozen=True, slots=True)
 class DigestCopies:
-    """Job: digest the place and pixels of slices, whose headers are in the file `copies`, into the file `note`: a
-    column `digest`, null where a slice is refused. Returns how many were."""
+    """Job: digest position and pixels of slices, whose headers are in the note `copies`, into the file `note`: a column
+    `digest`, null where a slice is refused. Returns the number of refusals."""
 
     source: Source
     copies: Path
@@ -94,8 +94,8 @@ class DigestCopies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlan:
-    """A shard to write: how many slices, how many bytes of the disk at most; a file with the headers of its slices, the
-    shard itself, and the file for what is known of them when it is written. digest: of what it is to hold."""
+    """A shard to write. n_bytes: of the disk, at most. plan: file with the headers of its slices; path: of the shard;
+    note: file for the records of its slices, once it is written. digest: of what it is to hold."""
 
     n_slices: int
     n_bytes: int
@@ -107,8 +107,7 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class WriteShard:
-    """Job: decode slices and write them as a shard, and what is known of them into a file. Returns how many were
-    refused."""
+    """Job: decode slices, write them as a shard, and their records into its note. Returns the number of refusals."""
 
     source: Source
     shard: ShardPlan
@@ -164,8 +163,8 @@ def read_slices(
 
 
 class SliceReader:
-    """Context that reads slices one after the other. A file stays open until one of another is wanted: in an archive
-    each opening reads all of it, and an enhanced CT file holds many."""
+    """Context that reads slices one after the other. A file stays open until another is needed: opening a member of an
+    archive reads all of it, and an enhanced CT file holds many slices."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -183,7 +182,7 @@ class SliceReader:
     def read(
         self, raw_file: RawFile, header: SliceHeader, *, lost: Reason | None = None
     ) -> tuple[SliceRecord, Int16Image] | Refusal:
-        """Return the record and HU of a slice, or its refusal, `lost` without reading."""
+        """Return the record and HU of a slice, or its refusal; see `read_or_refuse`."""
         return read_or_refuse(raw_file, lost, lambda: read_hounsfield(self._open(raw_file), raw_file, header))
 
     def _open(self, raw_file: RawFile) -> BinaryIO:
@@ -195,7 +194,7 @@ class SliceReader:
 
 
 def read_or_refuse(raw_file: RawFile, lost: Reason | None, read: Callable[[], _Result | Refusal]) -> _Result | Refusal:
-    """Return what `read` does, or a refusal, which names the file as text that any file can hold; `lost` without
+    """Return what `read` returns, or a refusal with a printable file name. lost: refuse for this reason, without
     reading."""
     if lost is not None:
         return Refusal(printable(raw_file.name), lost, "reading it ended its process, or took too long")

@@ -1,4 +1,4 @@
-"""What worker processes do to mend a shard: read slices again from raw files, and write them where they lay."""
+"""The job that mends a shard: slices are read again from raw files, and written where they were."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from rsna_e2e.store.prepare.pool import NO_ITEM, Begin, Lost
 from rsna_e2e.store.prepare.tables import HeaderOf
 from rsna_e2e.store.shards import frame_checksum
 
-NOT_FOUND = "no raw file shows this place"
+NOT_FOUND = "no raw file has a slice at this position"
 ENDED_ITS_PROCESS = "reading its raw file ended the process, or took too long"
 NOT_THE_SAME = "the raw files no longer give the same pixels"
-LAID_OUT_OTHERWISE = "the libraries here lay it out otherwise than those that wrote it: prepare the store again"
+LAID_OUT_OTHERWISE = "the libraries here write it differently than those that wrote it: prepare the store again"
 
 # Why a slice of a shard was not mended, by its row of the index; None: the file around them.
 WhyNot = dict[int | None, str]
@@ -28,7 +28,7 @@ WhyNot = dict[int | None, str]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSlice:
     """A slice of the shard: its row of the index, rows and columns, where it lies, and whether it is damaged. headers:
-    of the files that may hold it, the likeliest first."""
+    of raw slices that may be the same, the likeliest first."""
 
     row: int
     shape: tuple[int, int]
@@ -39,11 +39,11 @@ class ShardSlice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MendShard:
-    """Job: mend what is damaged of a shard, and return what could not be.
+    """Job: mend the damage of a shard, and return what could not be mended, and why.
 
-    slices: all of the shard, in their order. is_whole_file: all of it has to be written anew, of n_bytes, because what
-    is not pixels is damaged as well; frame: checksum of all that is no slice. Raises OutOfResourcesError when the disk
-    is full.
+    slices: all of the shard, in their order. is_whole_file: the file has to be written anew, with n_bytes, because more
+    than pixels is damaged; frame: checksum of everything in it but slices. Raises OutOfResourcesError when the disk is
+    full.
     """
 
     source: Source
@@ -72,7 +72,8 @@ class MendShard:
         return why_not
 
     def _mend(self, item: int, wanted: ShardSlice, has_places: bool, reader: SliceReader, begin: Begin) -> str:
-        """Write a slice where it lay; of a shard without places only see that it can be. Returns why not."""
+        """Write a slice to its place, or, where the file has to be written anew, check that it can be. Returns why
+        not."""
         begin(item)
         hu = _read_raw(wanted, reader)
         if hu is None:
@@ -82,7 +83,7 @@ class MendShard:
         return LAID_OUT_OTHERWISE
 
     def _rewrite(self, reader: SliceReader, begin: Begin) -> bool:
-        """Write the whole shard beside its place, and put it there if it is the same bytes."""
+        """Write the whole shard beside its place, and move it there if it has the same bytes as the original."""
         new = self.path.with_name(f"{self.path.name}.tmp-mended")
         needed = f"the disk is full; mending it needs {self.n_bytes:,} bytes. Free some space there"
         try:
@@ -102,7 +103,7 @@ class MendShard:
             new.unlink(missing_ok=True)
 
     def _all_slices(self, reader: SliceReader, begin: Begin) -> Iterator[Int16Image]:
-        """All of the shard, one at a time: what is whole from the old file, the rest from the raw ones once more."""
+        """Yield all slices of the shard: undamaged ones from the old file, the others from the raw files again."""
         for item, wanted in enumerate(self.slices):
             if wanted.is_damaged:
                 begin(item)
@@ -118,7 +119,7 @@ class MendShard:
 
 
 def _read_raw(wanted: ShardSlice, reader: SliceReader) -> Int16Image | None:
-    """The HU of a slice by the first raw file that gives those of its checksum."""
+    """Return the HU of a slice from the first raw file whose HU have its checksum."""
     for raw_file, header in wanted.headers:
         result = reader.read(raw_file, header)
         if not isinstance(result, Refusal):

@@ -1,4 +1,4 @@
-"""Whose slices those are that name no patient."""
+"""Assigns slices without a PatientID to the patient of their study."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from rsna_e2e.store.prepare.tables import Table, to_numpy
 
 
 def with_patients(headers: Table) -> Table:
-    """Return headers in which slices without a PatientID belong to the patient that others of their study name.
+    """Return headers in which slices without a PatientID have that of other slices of their study.
 
-    Where these name none, or several, the study stands for its patient, as it does in each header by itself.
+    Where these have none, or several, the study stands for the patient, as in each header by itself.
     """
     is_open = mark_repaired(to_numpy(headers, "repair").tolist(), Repair.PATIENT_BY_STUDY)
     if not is_open.any():

@@ -1,4 +1,4 @@
-"""Worker processes that may die: a file that kills its worker, or takes too long, costs that file and nothing else."""
+"""Worker processes that may die: a file that ends its worker or takes too long is refused, and nothing else is lost."""
 
 import gc
 import signal
@@ -18,10 +18,10 @@ from rsna_e2e.core.reasons import Reason
 
 ITEM_LIMIT_S = 20.0  # for one file; the largest takes a second
 WORKER_MEMORY_BYTES = 2 << 30  # for one worker, beyond what it begins with
-DEATHS_OF_AN_ITEM = 2  # the first may be somebody else's doing: the system's, out of memory
+DEATHS_OF_AN_ITEM = 2  # the first may have another cause: the system, out of memory
 DEATHS_OF_A_JOB = 3  # outside of any item
 
-Lost = Mapping[int, Reason]  # items of a job that are not to be touched, and why
+Lost = Mapping[int, Reason]  # items of a job to be refused unread, and why
 Begin = Callable[[int], None]
 
 _Result_co = TypeVar("_Result_co", covariant=True)
@@ -35,7 +35,7 @@ NO_ITEM = -1  # to begin with when there is none
 
 
 class Job(Protocol[_Result_co]):
-    """Work on numbered items, in a worker process; `begin` is to be called with each before it is touched."""
+    """Work on numbered items in a worker process; it calls `begin` with the number of each before touching it."""
 
     def __call__(self, begin: Begin, lost: Lost) -> _Result_co: ...
 
@@ -59,7 +59,7 @@ class _Worker:
 
 
 class Pool:
-    """Context with up to `n_workers` processes while there is work; they leave Ctrl-C to this one.
+    """Context with up to `n_workers` processes while there is work; Ctrl-C is handled by this process alone.
 
     Each may take `memory_bytes`, and `ITEM_LIMIT_S` for an item. At its end work in progress is stopped.
     """
@@ -120,7 +120,7 @@ class Pool:
                     self._workers[place] = self._start()
 
     def _give(self, worker: _Worker, task: _Task[Any]) -> _Worker:
-        """Give a worker a task; another one when this one died while it had nothing to do."""
+        """Give a worker a task; start another where this one died while idle."""
         try:
             worker.connection.send((task.job, task.lost))
         except OSError:
@@ -130,7 +130,7 @@ class Pool:
         return worker
 
     def _bury(self, worker: _Worker, task: _Task[Any], reason: Reason) -> None:
-        """Note what a worker died of, or is stopped for."""
+        """Count the death of a worker against the item it worked on; `reason`: it died, or took too long."""
         item = int(worker.mark[0])
         _stop(worker)
         task.deaths[item] += 1
@@ -158,7 +158,7 @@ def _stop(worker: _Worker) -> None:
 
 
 def _work(connection: Connection, mark: Any, memory_bytes: int | None) -> None:
-    """What a worker process does until nobody wants anything of it any more."""
+    """Main loop of a worker process, until its connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()  # what a worker begins with stays: to look through it would copy it
     if memory_bytes is not None:
@@ -184,7 +184,7 @@ def _work(connection: Connection, mark: Any, memory_bytes: int | None) -> None:
 
 
 def _limit_memory(n_bytes: int) -> None:
-    """Let this process have so much more address space, and no more."""
+    """Limit the address space of this process to so many bytes more than now."""
     if sys.platform != "linux":
         return
     import resource

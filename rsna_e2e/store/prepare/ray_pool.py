@@ -1,4 +1,4 @@
-"""The same jobs on the machines of a Ray cluster, which see the same files under the same paths."""
+"""Runs the same jobs on a Ray cluster, whose machines see the same files under the same paths."""
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType

@@ -1,7 +1,7 @@
-"""Mending a store from the raw files: damaged slices are read again and written where they lay, and nothing else.
+"""Mends a store from the raw files: damaged slices are read again and written where they were, and nothing else.
 
-What makes a slice the right one is the checksum of its HU. So it does not matter how often this is killed and begun
-again, whether files were renamed since, or whether the store's identifiers are hashed.
+A slice is recognised by the checksum of its HU. So this may be killed and begun again, files may have been renamed
+since, and the store's identifiers may be hashed.
 """
 
 # M headers
@@ -38,7 +38,7 @@ Place = tuple[int, int, float, float, float]  # rows, columns, ImagePositionPati
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairReport:
-    """What was mended. left: what could not be, and why."""
+    """The result of mending a store. left: damage that remains, and why."""
 
     store: Path
     n_mended_slices: int
@@ -50,8 +50,8 @@ class RepairReport:
 def repair(store: Path, raw: Path, *, n_jobs: int | None = None, progress: Progress = no_progress) -> RepairReport:
     """Verify a store and mend what is damaged from the files that it was prepared from.
 
-    raw: as for `prepare`. Slices that are whole keep their bytes, and the store its data hash; files that are no part
-    of the store stay and are not spoken of. Raises StoreError when `store` is none, a table of it is damaged, or
+    raw: as for `prepare`. Slices that are whole keep their bytes, and the store its data hash; files that do not
+    belong to the store stay. Raises StoreError when `store` is not a store, a table of it is damaged, or
     another process is mending it, BadInputError when there is no `raw` or the store cannot be written to,
     OutOfResourcesError when the disk is full.
     """
@@ -87,7 +87,7 @@ def _alone_in(store: Path) -> Iterator[None]:
     """Keep other processes from mending `store`, once it is known to be one."""
     manifest = read_manifest(store)
     if (store / SHARDS).is_symlink():
-        raise StoreError(f"{store / SHARDS}: a link, which no store has. Put the folder in its place")
+        raise StoreError(f"{store / SHARDS}: a link; a store has a folder here. Put the folder in its place")
     try:
         lock = lock_folder(store)
     except BlockingIOError:
@@ -109,7 +109,7 @@ def _alone_in(store: Path) -> Iterator[None]:
 def _check_tables(found: Verification) -> None:
     for damage in found.damages:
         if damage.is_in_table:
-            raise StoreError(f"{found.store / damage.file}: {damage.what}; it is not made of slices. {PREPARE_AGAIN}")
+            raise StoreError(f"{found.store / damage.file}: {damage.what}; {PREPARE_AGAIN}")
 
 
 def _is_in_shard(damage: Damage, files: StoreFiles) -> bool:
@@ -118,7 +118,7 @@ def _is_in_shard(damage: Damage, files: StoreFiles) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Where slices are looked for, of which store, and by whom. notes: folder for what the processes write."""
+    """A search for slices of a store in raw files. notes: folder for the notes of worker processes."""
 
     source: Source
     pool: Pool
@@ -128,9 +128,9 @@ class _Search:
 
 
 def _mend(search: _Search, found: Verification, wanted: Sequence[int]) -> dict[str, WhyNot]:
-    """Mend what was found in shards; return why not, by the name of each damaged one.
+    """Mend the damage in shards; return for each damaged shard, by name, what could not be mended, and why.
 
-    Files that are called as the slices were are read first; all others only for slices that these do not give.
+    Files with the names of the damaged slices are read first, all others only for slices not found in these.
     """
     damages: dict[str, list[Damage]] = defaultdict(list)
     for damage in found.damages:
@@ -163,7 +163,7 @@ def _mend(search: _Search, found: Verification, wanted: Sequence[int]) -> dict[s
 
 
 def _in_turns(search: _Search, wanted: Sequence[int]) -> tuple[list[RawFile], list[RawFile]]:
-    """Return the raw files that are called as the slices were, and the others."""
+    """Return the raw files with the names of these slices, and all others."""
     raw_files = search.source.find()[0] if wanted else []
     image_ids = {search.files.index["image_id"][row] for row in wanted}
     image_ids |= {image_id.rpartition("_")[0] for image_id in image_ids}  # of frames: their file is called so
@@ -176,7 +176,7 @@ def _in_turns(search: _Search, wanted: Sequence[int]) -> tuple[list[RawFile], li
 def _job(
     search: _Search, name: str, rows: Rows, damages: Sequence[Damage], headers: Mapping[int, Sequence[HeaderOf]]
 ) -> MendShard:
-    """Return what is to be done to a damaged shard. headers: of the files that may hold a slice, by its row."""
+    """Return the job that mends a shard. headers: of raw slices that may be the same, by row of the index."""
     files = search.files
     damaged = {damage.row for damage in damages}
     slices = [
@@ -201,7 +201,7 @@ def _job(
 
 
 def _find_headers(search: _Search, raw_files: Sequence[RawFile], rows: Sequence[int]) -> dict[int, list[HeaderOf]]:
-    """Return the headers of those of the files that show the place of each slice."""
+    """Return the headers of the files at the position of each slice, by row of the index."""
     found: dict[int, list[HeaderOf]] = {}
     for table in _read_headers(search, raw_files if rows else []):
         for row, headers in _matching(table, search.files, rows).items():

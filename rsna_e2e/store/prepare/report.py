@@ -1,4 +1,4 @@
-"""What came of preparing a store."""
+"""The reports of `prepare`: what was taken, what is unusual about it, and what was refused."""
 
 # N slices, L labels
 
@@ -22,12 +22,12 @@ from rsna_e2e.store.series_order import run_starts, series_geometry, studies_of_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareReport:
-    """What was taken and what was not.
+    """Summary of a prepared store.
 
     n_studies_as_patients: studies that name no patient, each of which counts as one. n_unlabelled: slices in the store
     without a label. n_labels_without_image: labelled images that are not in the store. n_rounded, n_saturated: pixels
     whose HU are not exactly slope * stored + intercept. n_burned_in: slices that say that text is burned into their
-    pixels. slice_order: whether the labels speak for the order of the slices. label_file: where the labels are from;
+    pixels. slice_order: whether the labels agree with the order of the slices. label_file: where the labels are from;
     tables_passed_over: without one, those that could hold labels, and why they were not taken. geometry: series by what
     is unusual about how their slices lie, see `SeriesGeometry`, and how many slices are missing in gaps. volumes: of
     how many SeriesInstanceUIDs several volumes were made, and by what they were told apart.
@@ -62,19 +62,19 @@ class PrepareReport:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one of `n` machines does: every n-th shard, from the `number`-th on (1 to n)."""
+    """The share of one of `n` machines: every n-th shard, from the `number`-th on (1 to n)."""
 
     number: int
     n: int
 
     def folder(self, store: Path) -> Path:
-        """Where it is put."""
+        """Return the folder of this part."""
         return store.with_name(f"{store.name}.part-{self.number}-of-{self.n}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartReport:
-    """What one machine's part of a store holds."""
+    """Summary of one machine's part of a store."""
 
     part: Path
     n_shards: int
@@ -154,7 +154,7 @@ class NothingTakenError(BadInputError):
 
 
 def _nothing_taken(raw: Path, refusals: Sequence[Refusal], *, table: Path | None = None) -> str:
-    """Return what to tell who gave files of which none was taken: every reason with one example, and what to do.
+    """Return the message for input without a single usable slice: each reason with an example, and what to do.
 
     table: where all of them are listed.
     """
@@ -174,7 +174,7 @@ def _nothing_taken(raw: Path, refusals: Sequence[Refusal], *, table: Path | None
 
 
 def count_geometry(index: dict[str, Column]) -> dict[str, int]:
-    """Count series by what is unusual about how their slices lie, and slices that are missing; without zeros."""
+    """Count series with unusual geometry, by kind, and missing slices; zeros are left out."""
     keys = index["series_key"]
     begins = run_starts(keys)
     all_series = [series_geometry(index, slice(begin, end)) for begin, end in pairwise([*begins.tolist(), len(keys)])]

@@ -1,4 +1,6 @@
-"""What goes where: series in order, cut into shards. Pure functions of the headers, so every run plans the same."""
+"""Plans a store: groups headers into ordered series, and assigns series to shards.
+
+Pure functions of the headers, so that every machine and every attempt makes the same plan."""
 
 # M headers, N of them taken
 
@@ -35,8 +37,8 @@ class Plan:
 def plan_series(
     headers: Table, labelled_ids: Iterable[str], digests: Mapping[int, Digest]
 ) -> tuple[Plan, list[Refusal]]:
-    """Group headers into series, sorted by (patient, study, series), each in geometric order; refuse what has none.
-    Each volume of a series becomes a series.
+    """Group headers into series, sorted by (patient, study, series), each in geometric order, and refuse slices without
+    a place in it. Each volume of a series becomes a series.
 
     digests: of the rows that `find_copies` gives; those of one SOP instance UID that differ are all refused.
     """
@@ -75,9 +77,9 @@ def plan_series(
 
 
 def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[int, int]]:
-    """Cut the plan between series into shards of about `shard_bytes` at most, and as even as series allow.
+    """Divide the plan between series into shards of about `shard_bytes` at most, as even as whole series allow.
 
-    Returns (begin, end) of each. Even, because the last to be written are waited for.
+    Returns (begin, end) of each. Even, so that workers finish at about the same time.
     """
     if not len(plan.rows):
         return []
@@ -95,7 +97,7 @@ def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[i
 
 def find_copies(headers: Table) -> Rows:
     """Return the rows, rising, of slices that may be copies of another of their series: those that share their SOP
-    instance UID, and those that share their place and tell nothing of their acquisition that differs."""
+    instance UID, and those that share their position and all that they say of their acquisition."""
     ids = _ids(headers)
     place_M9 = np.hstack([to_numpy(headers, "image_position_mm"), to_numpy(headers, "image_orientation")])
     acquisition = [column for name, column in _acquisition(headers).items() if name not in ORDERS]
@@ -117,7 +119,7 @@ def _known(digests: Mapping[int, Digest], rows: Rows) -> dict[int, str]:
 
 
 def _acquisition(headers: Table) -> dict[str, Column]:
-    """Return what headers say of which volume they are of, by DICOM keyword, where not all say the same."""
+    """Return the elements that tell volumes apart, by DICOM keyword, as far as they differ between headers."""
     told = {_keyword(field.name): to_numpy(headers, field.name) for field in fields(Acquisition)}
     told |= {"SliceThickness": to_numpy(headers, "slice_thickness_mm"), "Rows": to_numpy(headers, "rows")}
     told |= {"PixelSpacing": to_numpy(headers, "pixel_spacing_mm")[:, 0]}
@@ -136,7 +138,7 @@ def _keyword(name: str) -> str:
 
 
 def _ids(headers: Table) -> list[Column]:
-    """Return what tells slices apart: the ids of their series, and their instance."""
+    """Return the columns that identify a slice: the ids of its series, and its instance."""
     return [*(to_numpy(headers, name) for name in ("patient_id", "study_uid", "series_uid")), _instances(headers)]
 
 
@@ -167,7 +169,7 @@ def _sorted(ids: Sequence[Column], *, without: Iterable[int]) -> tuple[Rows, Row
 
 
 def _ambiguous(headers: Table, labelled_ids: Iterable[str]) -> dict[int, tuple[Reason, str]]:
-    """Files of equal stem, of different instances, that a label names: it cannot be told which is meant."""
+    """Files of equal stem and different instances that a label names: which one it means is not known."""
     image_ids, sop_uids = to_numpy(headers, "image_id").tolist(), _instances(headers).tolist()
     counts = Counter(image_id for image_id, _ in set(zip(image_ids, sop_uids, strict=True)))
     several = {image_id for image_id, n in counts.items() if n > 1}
@@ -177,8 +179,8 @@ def _ambiguous(headers: Table, labelled_ids: Iterable[str]) -> dict[int, tuple[R
 
 
 def _conflicting(headers: Table, digests: Mapping[int, Digest]) -> dict[int, tuple[Reason, str]]:
-    """Files of one SOP instance UID in one series that differ: nobody can tell which is right. One that cannot be read
-    says nothing of the others."""
+    """Files of one SOP instance UID in one series that differ: which one is right is not known. One that cannot be read
+    does not count."""
     if not digests:
         return {}
     refused = {row: (Reason(d.reason), d.detail) for row, d in digests.items() if isinstance(d, Refusal)}

@@ -1,4 +1,4 @@
-"""What the planning process does with all headers at once: decide what goes into which shard, and find copies."""
+"""The job that plans a store from all headers: which slices may be copies, and which slices each shard holds."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,22 +16,21 @@ from rsna_e2e.store.prepare.tables import Table, file_names, plan_digest_of, rea
 
 COPIES_PER_JOB = 256
 
-# Of the same inputs, what a shard holds follows from which slices of which files it is to hold, as which series, and
-# what they are called.
+# With the same inputs, these columns determine the content of a shard.
 IDENTITY = ("name", "frame_number", "series_key", "image_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Files with the headers of slices that others may be copies of, in order, and the number of slices in each."""
+    """Notes with the headers of slices that may be copies of each other, and the number of slices in each."""
 
     files: Sequence[tuple[Path, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPlans:
-    """The shards to write, what is refused, by its header or by its place, and what divided how many series into
-    volumes."""
+    """The shards to write, and what is refused by header or position. told_by: how many series were divided into
+    volumes by which element, by DICOM keyword."""
 
     shards: Sequence[ShardPlan]
     refused: Sequence[Refusal]
@@ -40,11 +39,11 @@ class ShardPlans:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakePlan:
-    """Job: decide from the headers in files what goes where; or say which slices are to be digested before.
+    """Job: plan the shards from all headers, or return the possible copies, whose pixels must be compared before.
 
     labelled_ids: image ids that labels name. compression: of the shards' slices. notes, shards: the folders for plans
-    and notes, and for shards; shards of another plan are removed. digests: files with those of each of `Copies.files`,
-    once these are known.
+    and notes, and for shards; shards of another plan are removed. digests: notes with the digests of each of
+    `Copies.files`, once they are known.
     """
 
     headers: Sequence[Path]
@@ -103,7 +102,7 @@ class MakePlan:
 
 
 def with_unique_ids(headers: Table, rows: Rows) -> Table:
-    """Return headers of which no two of these rows have one image id: which they get depends on these alone."""
+    """Return headers in which these rows have distinct image ids, which depend on these rows alone."""
     image_ids = to_numpy(headers, "image_id")
     if len(set(taken := image_ids[rows].tolist())) == len(taken):
         return headers

@@ -1,4 +1,4 @@
-"""Headers, stored slices and refusals as columns: little memory for many, in files that are whole or not there."""
+"""Notes: headers, stored slices and refusals as Arrow files, compact in memory, and whole or not there on disk."""
 
 import json
 import os
@@ -48,7 +48,7 @@ class HeaderOf(NamedTuple):
 
 
 def headers_to_table(headers: Sequence[HeaderOf]) -> Table:
-    """Return a table with a row for each header; `table_to_headers` gives them back."""
+    """Return a table with a row for each header; `table_to_headers` is the inverse."""
     files = [[getattr(h.raw_file, name) for h in headers] for name in _FILE_TYPES if name != "name"]
     own = [[getattr(h.header, name) for h in headers] for name in _HEADER_TYPES]
     acquisitions = [[getattr(h.header.acquisition, name) for h in headers] for name in _ACQUISITION_TYPES]
