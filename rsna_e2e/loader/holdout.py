@@ -9,7 +9,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Rows
 from rsna_e2e.store import Store, rows_of
-from rsna_e2e.store.folds import reference_folds
+from rsna_e2e.store.folds import published_folds
 from rsna_e2e.tasks.metrics import scorable
 
 
@@ -53,5 +53,5 @@ def _published_folds(store: Store) -> list[int]:
     """The fold of every series by the published rule, over the images that have a label; -1 where there is none."""
     rows = np.flatnonzero(~np.isnan(store.labels).all(axis=1))
     image_ids, patient_ids = (store.index[name][rows].tolist() for name in ("image_id", "patient_id"))
-    fold_of = dict(zip(patient_ids, reference_folds(image_ids, patient_ids).tolist(), strict=True))
+    fold_of = dict(zip(patient_ids, published_folds(image_ids, patient_ids).tolist(), strict=True))
     return [fold_of[span.patient_id] if span.split == "train" else -1 for span in store.series]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rsna_e2e.core.records import Float64Array
 
 
-def reference_folds(image_ids: Sequence[str], patient_ids: Sequence[str], *, n_folds: int = 5) -> npt.NDArray[np.int64]:
+def published_folds(image_ids: Sequence[str], patient_ids: Sequence[str], *, n_folds: int = 5) -> npt.NDArray[np.int64]:
     """Return the fold [N] of each image by the published solution's rule.
 
     Images are sorted by id; a patient's fold is the row number of its first image, modulo `n_folds`. It depends on

@@ -6,23 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsna_e2e.store.folds import patients_in_several_folds, reference_folds, stratified_folds
+from rsna_e2e.store.folds import patients_in_several_folds, published_folds, stratified_folds
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def test_reference_folds_equal_the_published_table() -> None:
+def test_published_folds_are_those_of_the_published_table() -> None:
     with (GOLDEN / "folds.csv").open() as file:
         rows = list(csv.DictReader(file))
     # Any order of rows must do: the rule sorts by image id itself.
     rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
-    folds = reference_folds([row["Image"] for row in rows], [row["PatientID"] for row in rows])
+    folds = published_folds([row["Image"] for row in rows], [row["PatientID"] for row in rows])
     assert folds.tolist() == [int(row["fold"]) for row in rows]
 
 
 def test_reference_fold_is_the_row_of_the_first_image_not_the_patients_number() -> None:
     patients = ["p", "p", "q", "p", "q", "r", "s", "q", "r", "t"]  # first seen at rows 0, 2, 5, 6, 9
-    folds = reference_folds([f"ID_{row}" for row in range(10)], patients)
+    folds = published_folds([f"ID_{row}" for row in range(10)], patients)
     assert dict(zip(patients, folds.tolist(), strict=True)) == {"p": 0, "q": 2, "r": 0, "s": 1, "t": 4}
 
 
