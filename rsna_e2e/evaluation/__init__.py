@@ -1,4 +1,4 @@
-"""Predictions and stores judged: scores with intervals, the evaluation report, and the report on a data set.
+"""Evaluation of predictions, with intervals and a report, and inspection of data sets.
 
-In go a submission and the truth, or a store; out come metrics as JSON and pages to read.
+In come a submission and the truth, or a store; out come metrics as JSON and HTML pages.
 """

@@ -1,4 +1,4 @@
-"""Score a submission against the truth, slice by slice and series by series."""
+"""Evaluation: scores a submission against the truth at the level of slices and of series, with bootstrap intervals."""
 
 # N slices, S series, L labels, B resamples
 
@@ -16,7 +16,7 @@ from rsna_e2e.tasks.task import Task
 
 N_BOOTSTRAP = 200
 
-# A constant predictor loses nothing but rounding when no label varies; a ratio to it would mean nothing.
+# When no label varies, the best constant prediction loses 0 but for rounding, and a ratio to that is meaningless.
 _NO_LOSS = 1e-9
 
 
@@ -64,14 +64,14 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Resamples:
-    """Which cluster each sample belongs to [N], and how often each cluster is drawn [B, S]."""
+    """Bootstrap resamples of clusters: the cluster of each sample [N], and how often each cluster is drawn [B, S]."""
 
     cluster: Int64Array
     draws: Int64Array
 
     @classmethod
     def none(cls, n: int) -> "_Resamples":
-        """No resamples: numbers without intervals."""
+        """No resamples: estimates get no intervals."""
         return cls(np.zeros(n, dtype=np.int64), np.zeros((0, 1), dtype=np.int64))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What the published pipeline's quirks do to a data set: each measured by itself, before anything is trained."""
+"""Effect of each quirk of the published pipeline on a data set, measured one by one without training."""
 
 # N slices, S series
 
@@ -77,7 +77,7 @@ def _pixels(store: Store, config: RunConfig, task: Task, chosen: Sequence[int], 
 
 
 def _crop(store: Store, chosen: Sequence[int]) -> Quirk:
-    """How much the scale varies within a series."""
+    """Variation of the scale within a series."""
     ratios = []
     for position in chosen:
         rows = store.series[position].rows
@@ -91,7 +91,7 @@ def _crop(store: Store, chosen: Sequence[int]) -> Quirk:
 
 
 def _folds(store: Store, task: Task, labelled: Sequence[int]) -> Iterator[Quirk]:
-    """How uneven the folds are."""
+    """Imbalance of the folds in slices and in positive slices."""
     n_slices = np.array([store.series[position].n_slices for position in labelled], dtype=np.float64)
     n_positive = np.array([np.nansum(_labels(store, position, task.any_index)) for position in labelled])
     rules: tuple[Literal["published", "store"], ...] = ("published", "store")
@@ -108,7 +108,7 @@ def _evenness(counts: Float64Array) -> str:
 
 
 def _order(store: Store, task: Task, labelled: Sequence[int]) -> Quirk:
-    """Series whose slices come in another order, and whether the labels mind."""
+    """Series whose slices come in another order, and the runs of positive labels in either order."""
     place_N = published_places(store)
     n_reversed = n_scrambled = 0
     by_default, published = [], []
@@ -132,7 +132,7 @@ def _order(store: Store, task: Task, labelled: Sequence[int]) -> Quirk:
 
 
 def _padding(store: Store, config: RunConfig, labelled: Sequence[int]) -> Quirk:
-    """How much of what a head reads is zeros."""
+    """Share of padding among the time steps that the recurrent head reads."""
     lengths = np.array([store.series[position].n_slices for position in labelled])
     batches = series_batches(len(lengths), batch_size=PUBLISHED_BATCH, seed=config.seed, epoch=1)
     n_read = sum(len(batch) * lengths[list(batch)].max() for batch in batches)

@@ -1,6 +1,6 @@
-"""Numbers that say how good predictions are: losses, curves, calibration, and intervals by resampling whole series.
+"""Metrics of predicted probabilities: log losses, ROC curves, calibration, and intervals by resampling clusters.
 
-Truth is 0 or 1, a prediction is a probability in [0, 1]; both are float64. Nothing here reads files.
+Truth is 0 or 1, a prediction is a probability in [0, 1]; both are float64.
 """
 
 # N samples (slices or series), L labels, S clusters (series, or patients), G distinct scores, B resamples, K bins
@@ -29,7 +29,7 @@ _CELLS_AT_ONCE = 1 << 23
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its 95 % interval; an end is NaN where it cannot be had."""
+    """A number with its 95 % interval; an end is NaN where it is undefined."""
 
     value: float
     low: float = float("nan")
@@ -38,7 +38,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RocCurve:
-    """Points [G + 1] from (0, 0) to (1, 1): calling positive every score at or above `thresholds` (first: infinity)."""
+    """Points [G + 1] from (0, 0) to (1, 1): scores at or above a threshold are called positive (first: infinity)."""
 
     false_positive_rate: Float64Array
     true_positive_rate: Float64Array
@@ -47,9 +47,9 @@ class RocCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Reliability by bins of probability [K]: how many, their mean probability and share of positives (NaN if empty).
+    """Reliability by bins of probability [K]: count, mean probability and share of positives (NaN if empty) of each.
 
-    expected_error is the mean gap between the two over all samples (ECE).
+    expected_error: mean gap between the two over all samples, the expected calibration error (ECE).
     """
 
     edges: Float64Array
@@ -116,7 +116,7 @@ def roc_curve(truth_N: Float64Array, score_N: Float64Array) -> RocCurve:
 
 
 def auc(truth_N: Float64Array, score_N: Float64Array) -> float:
-    """Area under the ROC curve: chance that a positive outscores a negative, ties counted half; NaN for one class."""
+    """Area under the ROC curve: chance that a positive outscores a negative, ties count half; NaN for one class."""
     _, positives_G, negatives_G = _descending_groups(truth_N, score_N)
     return float(_pair_share(positives_G, negatives_G))
 
@@ -147,14 +147,14 @@ def calibration(truth_N: Float64Array, probability_N: Float64Array, *, n_bins: i
 
 
 def group_max(values_NL: Float64Array, group_N: Int64Array, n_groups: int) -> Float64Array:
-    """Maximum over the samples of each group, [n_groups, L]: a series has what any of its slices has."""
+    """Maximum over the samples of each group, [n_groups, L]: a series has a label when any of its slices has it."""
     highest = np.full((n_groups, values_NL.shape[1]), -np.inf)
     np.maximum.at(highest, group_N, values_NL)
     return highest
 
 
 def draw_resamples(n_clusters: int, *, n_resamples: int, seed: int) -> Int64Array:
-    """How often each cluster is drawn, [B, S]: S clusters with replacement, B times."""
+    """Draw B bootstrap resamples of S clusters with replacement; return how often each cluster is drawn, [B, S]."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_resamples)
 

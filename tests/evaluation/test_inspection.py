@@ -285,10 +285,10 @@ def test_what_was_planted_is_found_and_nothing_else(content: Content, of_raw: tu
 @pytest.mark.parametrize(
     ("path", "value", "title", "says"),
     [
-        ("values.n_burned_in", 1, "Burned-in annotation", "1 slice with text burned into the pixels"),
+        ("values.n_burned_in", 1, "Burned-in annotation", "1 slice with burned-in annotation by (0028,0301)"),
         ("truth.order.looks_shuffled", True, "Slices look shuffled", "1.33 runs of positive slices"),
         ("truth.n_labelled", 0, "No labels", "--labels"),
-        ("truth.n_unlabelled_in_train", 3, "Series labelled in part", "3 slices of labelled series"),
+        ("truth.n_unlabelled_in_train", 3, "Partly labelled series", "3 slices without a label in labelled series"),
         ("values.n_constant", 4, "Slices of one value", "4 slices"),
     ],
 )
@@ -478,6 +478,6 @@ def test_an_ambiguous_hash_asks_for_more_digits(tmp_path: Path) -> None:
         name: np.array(["a", "b"], dtype=object) for name in ("patient_id", "study_uid", "series_uid", "image_id")
     }
     keys = {"series_key": np.array(["12ab000000000000", "12cd000000000000"], dtype=object)}
-    with pytest.raises(UsageError, match=r"12 is the begin of 2 series keys.*: 12ab000000000000, 12cd000000000000"):
+    with pytest.raises(UsageError, match=r"12 is the beginning of 2 series keys.*: 12ab000000000000, 12cd000000000000"):
         who_is(columns | keys, "12", where=tmp_path)
     assert who_is(columns | keys, "12c", where=tmp_path).patient_id == "b"

@@ -1,4 +1,4 @@
-"""The data report: what people look at in a first notebook, of a study store or of raw files, as a page and as JSON."""
+"""The data report: exploratory statistics of a study store or of raw DICOM files, as a page and as JSON."""
 
 from rsna_e2e.evaluation.inspection.content import N_SAMPLED, inspect_raw, inspect_store
 from rsna_e2e.evaluation.inspection.page import check_out, write_inspection

@@ -1,4 +1,4 @@
-"""All of a data report as plain numbers and texts: what `inspection.json` holds, and the page is made of."""
+"""Content of a data report as plain numbers and texts: what `inspection.json` holds and the page shows."""
 
 # N slices
 
@@ -25,7 +25,7 @@ N_SAMPLED = 1000  # slices; their histogram differs from that of all by less tha
 def inspect_store(
     store: Store, *, n_sampled: int | None = N_SAMPLED, seed: int = 0, progress: Progress = no_progress
 ) -> tuple[dict[str, Any], Slices]:
-    """Look at a store: its tables whole, the pixels of `n_sampled` slices (None: all), chosen by `seed`.
+    """Describe a store: its tables whole, the pixels of `n_sampled` slices (None: all), chosen by `seed`.
 
     Returns the content and what it was made of. Raises StoreError when a slice is damaged, or the labels are not those
     of the store's task.
@@ -63,7 +63,7 @@ def inspect_raw(
     n_jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> tuple[dict[str, Any], Slices]:
-    """Look at the headers of DICOM files, and at their labels; no pixel is read and no store made.
+    """Describe DICOM files by their headers and labels; no pixel is read and no store made.
 
     Returns the content and what it was made of. Raises BadInputError where there is none.
     """

@@ -114,8 +114,10 @@ def _draw(axes: Axes, distribution: dict[str, Any], unit: str, counted: str) -> 
 
 
 def _say(axes: Axes, distribution: dict[str, Any], unit: str, counted: str) -> None:
-    """In place of a histogram that would be one bar or none."""
+    """Text in place of a histogram that would have one bar or none."""
     n = distribution["n"]
-    text = f"{distribution['median']:.4g} {unit.split(',')[0]}\nin all {n:,} {counted}" if n else "the files do not say"
+    text = (
+        f"{distribution['median']:.4g} {unit.split(',')[0]}\nin all {n:,} {counted}" if n else "not given in the files"
+    )
     axes.text(0.5, 0.5, text, ha="center", va="center", color=colour("muted"), transform=axes.transAxes, fontsize=10)
     axes.set_axis_off()

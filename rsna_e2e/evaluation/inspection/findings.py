@@ -1,4 +1,4 @@
-"""What somebody should know before training on these data: what was found, and what to do about it."""
+"""Findings of a data report: problems to know of before training, each with what to do about it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,18 +29,18 @@ def _about_people(content: dict[str, Any]) -> Iterator[_Finding]:
     counts, copies = content["counts"], content["copies"]
     if n := content["values"]["n_burned_in"]:
         text = (
-            f"{_some(n, 'slice')} with text burned into the pixels, as (0028,0301) says. It may name the patient, and "
-            "cannot be taken out here: look at them before anything is passed on."
+            f"{_some(n, 'slice')} with burned-in annotation by (0028,0301). The text may identify the patient and "
+            "is not removed here: look at these slices before sharing any."
         )
         yield SEVERE, "Burned-in annotation", text
     if n := counts["patients_in_train_and_test"]:
-        text = f"{_some(n, 'patient')} with labelled and with unlabelled series: no test on new patients alone."
+        text = f"{_some(n, 'patient')} with labelled and unlabelled series: the test split is not of new patients only."
         yield SEVERE, "Patients in train and test", text
     if copies and copies["n_groups"]:
         text = (
-            f"{_some(copies['n_slices'], 'slice')} in {_some(copies['n_groups'], 'group')} of the same pixels under "
+            f"{_some(copies['n_slices'], 'slice')} in {_some(copies['n_groups'], 'group')} with identical pixels under "
             f"different patient ids; in {copies['n_groups_of_other_labels']:,} of them labels differ. Folds by patient "
-            "do not keep them apart."
+            "do not separate them."
         )
         yield SEVERE, "Equal slices in different patients", text
 
@@ -49,8 +49,8 @@ def _about_series(content: dict[str, Any]) -> Iterator[_Finding]:
     counts = content["counts"]
     if n := counts["studies_with_a_series_for_every_slice"]:
         text = (
-            f"{n:,} {'studies' if n > 1 else 'study'} where each slice has a SeriesInstanceUID of its own: to a model "
-            "no slice has a neighbour. Give the slices of one volume one UID, and prepare again."
+            f"{n:,} {'studies' if n > 1 else 'study'} where each slice has a SeriesInstanceUID of its own: the model "
+            "sees no neighbouring slices. Give the slices of one volume one UID, and prepare again."
         )
         yield SEVERE, "A series for every slice", text
     if n := counts["series_of_several_volumes"]:
@@ -83,27 +83,29 @@ def _about_truth(content: dict[str, Any]) -> Iterator[_Finding]:
     if n := truth["n_unlabelled_in_train"]:
         yield (
             NOTABLE,
-            "Series labelled in part",
-            f"{_some(n, 'slice')} of labelled series without a label; losses leave them out.",
+            "Partly labelled series",
+            f"{_some(n, 'slice')} without a label in labelled series; the loss leaves them out.",
         )
 
 
 def _about_pixels(content: dict[str, Any]) -> Iterator[_Finding]:
     geometry, values = content["geometry"], content["values"]
     if n := values["n_wrapped_12bit"]:
-        what = "it was restored" if content["source"] == "store" else "prepare restores it"
-        text = f"{_some(n, 'slice')} of 12 bits without sign, where air and fat lost theirs; {what} (wrapped_12bit)."
+        what = "they were restored" if content["source"] == "store" else "prepare restores them"
+        text = (
+            f"{_some(n, 'slice')} of unsigned 12-bit values whose negative HU wrapped around; {what} (wrapped_12bit)."
+        )
         yield NOTABLE, "Wrapped 12-bit values", text
     if n := values.get("n_constant", 0):
         yield (
             NOTABLE,
             "Slices of one value",
-            f"{_some(n, 'slice')} in which every pixel has the same HU: nothing to see.",
+            f"{_some(n, 'slice')} in which every pixel has the same HU.",
         )
     if n := geometry["n_series_with_gaps"]:
         text = (
-            f"{n:,} series with steps that leave room for {geometry['n_missing_slices']:,} more. Slices may be "
-            "missing, or planned so."
+            f"{n:,} series with gaps in which {geometry['n_missing_slices']:,} more slices would fit. Slices may be "
+            "missing, or the scan was planned so."
         )
         yield NOTABLE, "Gaps", text
     if n := geometry["n_series_of_mixed_sizes"]:

@@ -1,4 +1,4 @@
-"""Where slices lie: matrices, spacings, gaps and tilts, counted over series."""
+"""Geometry of a data set: matrix sizes, spacings, gaps and tilts, counted over series."""
 
 # N slices, S series
 
@@ -41,7 +41,7 @@ def describe_geometry(slices: Slices) -> dict[str, Any]:
 
 
 def _widest_gaps(slices: Slices) -> list[dict[str, Any]]:
-    """Where the widest gaps are: the slice before each."""
+    """The widest gaps, each by the slice before it."""
     gaps: list[tuple[float, int]] = []
     for rows in slices.each():
         step_mm = np.diff(slices["position_mm"][rows])

@@ -1,4 +1,4 @@
-"""Write a data report: one self-contained page, and the same numbers as JSON."""
+"""Data report: one self-contained HTML page, and the same numbers as JSON."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Contact sheets: a few series, chosen by a seed, each as slices from end to end in the usual windows."""
+"""Contact sheets: slices from end to end of a few series drawn by a seed, in the windows of `WINDOWS_HU`."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def _sheet(slices: Slices, store: Store, series: int) -> dict[str, Any]:
 
 
 def _shown(is_positive_T: Any) -> Rows:
-    """Places from end to end, evenly; one positive slice at least, in the middle of the positive ones."""
+    """Evenly spaced slices from end to end; among them the middle one of the positive slices."""
     places = np.unique(np.linspace(0, len(is_positive_T) - 1, N_SHOWN).round().astype(np.int64))
     positive = np.flatnonzero(is_positive_T)
     if len(positive) and not is_positive_T[places].any():

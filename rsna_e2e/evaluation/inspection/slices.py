@@ -1,4 +1,4 @@
-"""The slices that are looked at: columns as in a store's index, wherever they come from."""
+"""Input of the data report: slices of a store or of raw files, as columns of a store's index."""
 
 # N slices, S series, L labels
 
@@ -54,7 +54,7 @@ class Slices:
 
     @cached_property
     def series_of_row(self) -> Rows:
-        """To which series each slice belongs [N]."""
+        """The series that each slice belongs to [N]."""
         return np.repeat(np.arange(len(self.first)), self.lengths)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Columns as a few plain numbers: what JSON can hold, None where something is unknown."""
+"""Summaries of columns as plain numbers for JSON: distributions and most common values; None where unknown."""
 
 import math
 from typing import Any

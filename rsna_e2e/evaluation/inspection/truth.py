@@ -1,4 +1,4 @@
-"""What labels say: how common each is, which come together, whether slices lie in order, and how folds share them."""
+"""Labels of a data set: prevalence, co-occurrence, order of positive slices, folds, and copies of slices."""
 
 # N slices, S series, P patients, L labels
 
@@ -69,7 +69,7 @@ def describe_labels(slices: Slices) -> dict[str, Any]:
 
 
 def describe_copies(slices: Slices) -> dict[str, Any]:
-    """Return how many slices have the very pixels of another patient's, and whether their labels agree.
+    """Return how many slices have the same pixels as another patient's, and whether their labels agree.
 
     Slices of one value throughout are no copies of anything.
     """

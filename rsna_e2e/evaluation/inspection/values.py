@@ -1,4 +1,4 @@
-"""What pixel values mean: bits, rescale, windows, syntaxes, repairs, extremes, and how they are spread."""
+"""Pixel values of a data set: bits, rescale, windows, transfer syntaxes, repairs, extremes, and the HU histogram."""
 
 # N slices, L labels
 
@@ -22,7 +22,7 @@ TISSUES = (("air", -32768, -200), ("fat and edges", -200, 0), ("water, brain, bl
 
 
 def describe_values(slices: Slices) -> dict[str, Any]:
-    """Return what the columns say of pixel values; counts that only pixels tell are None without a store."""
+    """Describe pixel values by the columns of the index; without a store, counts that need pixels are absent."""
     return {
         "bits": _bits(slices),
         "slopes": common(slices["slope"]),

@@ -1,4 +1,4 @@
-"""Who is behind the hash of a series: to be asked on the machine of whoever owns the data."""
+"""Lookup of the identifiers behind the hash of a series, for use where the data may be identified."""
 
 import re
 from collections.abc import Mapping
@@ -45,8 +45,8 @@ class Named:
 def who_is(columns: Columns, who: str, *, where: Path) -> Named:
     """Return the series whose key begins with `who`, out of columns as in a store's index.
 
-    where: they come from, for messages. Raises UsageError for what is no hash, or the begin of several; BadInputError
-    for one that is not there.
+    where: they come from, for messages. Raises UsageError for text that is no hash, or is the beginning of several;
+    BadInputError for one that is not there.
     """
     return _named(columns, _rows_of_key(columns["series_key"], who, where=where))
 
@@ -78,7 +78,7 @@ def _rows_of_key(keys: npt.NDArray[Any], who: str, *, where: Path) -> npt.NDArra
         raise BadInputError(f"{where}: has no series {who}. Check the digits, and that the hash is of these data")
     if len(found) > 1:
         shown = ", ".join(found[:_MAX_SHOWN]) + ", ..." * (len(found) > _MAX_SHOWN)
-        raise UsageError(f"{who} is the begin of {len(found)} series keys. Give more digits of one: {shown}")
+        raise UsageError(f"{who} is the beginning of {len(found)} series keys. Give more digits of one: {shown}")
     return np.flatnonzero(keys == found[0])
 
 

@@ -1,4 +1,4 @@
-"""The evaluation as a page to read: `write_report`."""
+"""The evaluation report as an HTML page: `write_report`."""
 
 from rsna_e2e.evaluation.report.page import write_report
 

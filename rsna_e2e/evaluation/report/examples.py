@@ -1,4 +1,4 @@
-"""Which series are shown, by rule and not by taste, and under which name."""
+"""Selection of the example series of a report by a fixed rule, and the names under which they are shown."""
 
 # S series, L labels
 
@@ -29,7 +29,7 @@ class Example:
 
 
 def selection_rule(any_label: str) -> str:
-    """Return the rule of `choose_examples` in words."""
+    """Return the rule of `choose_examples` as a sentence for the page."""
     return (
         f"A series is called positive when its highest probability of “{any_label}” is at least {DECISION_THRESHOLD}. "
         f"Shown are the {_N_TRUE_POSITIVES} true positives nearest their median probability, the "
@@ -40,7 +40,7 @@ def selection_rule(any_label: str) -> str:
 
 
 def choose_examples(evaluation: Evaluation, layout: SeriesLayout) -> list[Example]:
-    """Choose example series by `selection_rule`; kinds that do not occur are absent."""
+    """Choose example series by `selection_rule`; outcomes that do not occur are absent."""
     assert evaluation.series is not None
     any_label = evaluation.task.any_index
     is_positive = evaluation.series.truth[:, any_label] == 1

@@ -1,4 +1,4 @@
-"""The losses of a learning rate range test over the rate, as a PNG."""
+"""Figure of a learning rate range test: loss over learning rate, as a PNG."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _HEADROOM = 0.6  # of the fall: enough to see the loss run away, without making 
 
 
 def write_lr_figure(sweep: LrSweep, path: Path, *, title: str) -> None:
-    """Draw every loss, their smoothed course, and the suggested rates."""
+    """Draw every loss, the smoothed curve, and the suggested rates."""
     with drawing(light):
         figure = Figure(figsize=_INCHES, layout="constrained")
         axes = figure.subplots()

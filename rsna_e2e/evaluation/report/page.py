@@ -1,4 +1,4 @@
-"""Write an evaluation as one self-contained HTML page, with its numbers as JSON and CSV beside it."""
+"""Evaluation report: one self-contained HTML page, and its numbers as JSON and CSV beside it."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What all pages share: templates, the theme, and numbers that are marked with where they stand in the JSON beside."""
+"""Rendering of all HTML pages: templates, theme, and numbers marked with their path in the JSON file beside it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from rsna_e2e.evaluation.report.theme import css_variables
 def render(template: str, content: Mapping[str, Any], *, unknown: str, **variables: Any) -> str:
     """Return a page made of a template of this package, `content`, and further `variables`.
 
-    unknown: what a missing number means here.
+    unknown: explanation of a missing number, shown as its tooltip.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rsna_e2e.evaluation.report"),
@@ -51,7 +51,7 @@ def write_texts(out: Path, texts: Mapping[str, str]) -> None:
 
 
 def _number_writer(content: Mapping[str, Any], unknown: str) -> Any:
-    """Return the templates' `number(path, form)`: a number of the JSON file, marked with where it stands there."""
+    """Return the templates' `number(path, form)`: a number of the JSON file, marked with its path in it."""
 
     def number(path: str, form: str = ".3f") -> Markup:
         value: Any = content

@@ -1,4 +1,4 @@
-"""Predicted probability of every label along one series, with the truth behind it."""
+"""Figure of one series: predicted probability of every label along the slice normal, with the truth behind it."""
 
 # N slices of one series, L labels
 

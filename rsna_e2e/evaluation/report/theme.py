@@ -1,4 +1,4 @@
-"""Colours of the page and of its figures, in a light and a dark version, and how a figure becomes part of the page."""
+"""Colours of pages and figures in a light and a dark version, and embedding of figures in a page."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ def colour(name: str) -> str:
 
 
 def light(name: str) -> str:
-    """Return a theme colour as it is on paper, for figures that are no part of a page."""
+    """Return a theme colour in its light version, for figures outside a page."""
     return COLOURS[name][1]
 
 
