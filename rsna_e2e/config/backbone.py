@@ -1,7 +1,7 @@
 """The timm backbones and arguments that a configuration may name.
 
-timm.create_model takes much more: folders, repositories, addresses of weights, pickled files. A configuration comes
-from elsewhere sometimes, with the run of somebody else, so what is not in this table is refused.
+timm.create_model takes much more: folders, repositories, addresses of weights, pickled files. A configuration may
+come with the run of another person, so what is not in this table is refused.
 """
 
 import math

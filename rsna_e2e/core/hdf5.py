@@ -23,7 +23,7 @@ HDF5_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, Attribute
 
 _SYSTEM_ERROR = re.compile(r"\berrno = (\d+),")  # in the text of HDF5's errors
 
-MOST_DATASETS = 4096  # of an honest file; a shard has one for every shape of its slices
+MOST_DATASETS = 4096  # of any real file; a shard has one for every shape of its slices
 
 
 class NotPlainError(ValueError):

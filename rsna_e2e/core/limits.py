@@ -19,7 +19,7 @@ MAX_IMAGE_SIZE_PX = 4096
 MAX_SUPERSAMPLE = 16
 # Of a member of a zip archive
 MAX_MEMBER_BYTES = 512 << 20  # larger than any CT file; guards memory, as a deflated member is held whole
-# Text and images deflate some 10-fold. A slice of one value does so 1,000-fold and harms nobody, so small members may.
+# Text and images deflate some 10-fold. A slice of one value does so 1,000-fold and is harmless, so small members may.
 MAX_RATIO = 200
 HARMLESS_BYTES = 4 << 20
 # Of a probability in a bag to 0 and 1, once, after the mean. Source: darraghdog/rsna, bagged_submission.py

@@ -20,7 +20,7 @@ class Reason(StrEnum):
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
     MISSING_DECODER = "missing_decoder"  # something that is not installed is needed, which the detail names
     MALFORMED = "malformed"  # elements that cannot be parsed
-    TOO_LARGE = "too_large"  # more elements, frames, fragments or inflated bytes than any honest file has
+    TOO_LARGE = "too_large"  # more elements, frames, fragments or inflated bytes than any real file has
     INTERNAL_ERROR = "internal_error"  # a bug of this program, not a fault of the file
     # what the file says
     NOT_CT = "not_ct"  # another SOP class or modality

@@ -14,7 +14,7 @@ from rsna_e2e.core.reasons import Reason
 from rsna_e2e.dicom.elements import ADVICE, ALL_TAGS, BINARY, SEQUENCES, TAGS, DataSet, RefusedError, label
 from rsna_e2e.dicom.syntaxes import Syntax
 
-MAX_META_BYTES = 1 << 16  # file meta information is a few hundred bytes; more is no honest file
+MAX_META_BYTES = 1 << 16  # file meta information is a few hundred bytes
 MAX_VALUE_BYTES = 1 << 16  # elements on the allow-list take a hundred bytes
 MAX_ELEMENTS = 250_000  # 60 for each of 4,096 frames; passing over as many takes a quarter of a second
 MAX_DEPTH = 32  # sequences in sequences; real ones go 6 deep

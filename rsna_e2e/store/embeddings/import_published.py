@@ -31,7 +31,7 @@ from rsna_e2e.store.embeddings import SHARD_SLICES, EmbeddingSource, EmbeddingWr
 ImageSet = Literal["train", "val", "test"]
 
 MEMBER = "arr_0.npy"  # what numpy.savez calls an array without a name
-FALLBACK_IMAGES = 1000  # where the fold holds nobody, the first so many images are the validation set
+FALLBACK_IMAGES = 1000  # where no image is in the fold, the first so many images are the validation set
 
 _WIDEST = 2**16  # numbers of an embedding; no backbone has more
 _TOGETHER = 1024  # rows that are read at once

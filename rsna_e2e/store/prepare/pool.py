@@ -179,7 +179,7 @@ def _work(connection: Connection, mark: Any, memory_bytes: int | None) -> None:
         begin(NO_ITEM)
         try:
             connection.send(answer)
-        except OSError:  # whoever asked is gone
+        except OSError:  # the main process is gone
             return
 
 

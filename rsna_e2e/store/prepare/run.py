@@ -268,9 +268,9 @@ def _collect(inputs: Inputs, plan: ShardPlans) -> tuple[dict[str, Column], list[
 
 @contextmanager
 def _enough_space(store: Path, place: Path, shards: Sequence[ShardPlan], compression: Compression) -> Iterator[None]:
-    """Refuse to begin what cannot be finished, and say the same if somebody else fills the disk meanwhile.
+    """Refuse to begin where the disk is too small, and say the same where it fills up meanwhile.
 
-    How much packed pixels take is not known before, so with them it is begun.
+    The size of packed pixels is not known before, so writing them is begun in any case.
     """
     needed = sum(shard.n_bytes for shard in shards) + TABLE_BYTES
     at_most = "" if compression == "none" else " at most"
