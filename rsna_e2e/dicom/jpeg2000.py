@@ -2,7 +2,7 @@
 
 An end that was lost, and filled with zeros, has more of them than an encoder writes there: an empty packet is one byte
 of zeros, a packet's head has a bit for each code block, and arithmetic codes end in ones (C.2.9), or where they were
-cut, which is `_CHANCE` zeros in a row as often as 2^-128. Inside of codes runs of zeros are normal: regular patterns give them.
+cut, which is `_CHANCE` zeros in a row as often as 2^-128. Runs of zeros inside of codes are normal.
 Source: ISO/IEC 15444-1 A.4 to A.6 (markers), B.6, B.7 and B.10 (packets).
 """
 

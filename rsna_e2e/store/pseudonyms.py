@@ -124,8 +124,10 @@ def is_open_to_others(path: Path) -> bool:
 
 
 def _uid(digest: bytes) -> str:
-    """Return 16 bytes as a UID under the root for UUIDs, which needs no registration. Source: PS3.5 B.2; RFC 9562 5.8 (version
-    8: the bits are the maker's own)."""
+    """Return 16 bytes as a UID under the root for UUIDs, which needs no registration.
+
+    Source: PS3.5 B.2; RFC 9562 5.8 (version 8: the bits are free to choose).
+    """
     value = int.from_bytes(digest, "big")
     value = value & ~(0xF << 76) | 8 << 76
     value = value & ~(0x3 << 62) | 2 << 62
