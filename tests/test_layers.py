@@ -58,6 +58,7 @@ LIBRARIES = {
     "rich": {"core.console"},
 }
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in FILES if path.parent != PACKAGE]  # without the public interface, which is of all packages
 
@@ -148,3 +149,11 @@ def test_label_names_stand_in_one_module() -> None:
 @pytest.mark.parametrize("path", FILES, ids=_dotted)
 def test_files_stay_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", FILES, ids=_dotted)
+def test_functions_stay_short(path: Path) -> None:
+    """At most 40 lines each, decorators left out, docstring and signature counted."""
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, FUNCTIONS)]
+    lengths = [(node.name, (node.end_lineno or node.lineno) - node.lineno + 1) for node in functions]
+    assert [(name, n) for name, n in lengths if n > 40] == []
