@@ -21,7 +21,7 @@ from rsna_e2e.model.forward import Prediction
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.labels import prepare_submission
-from rsna_e2e.tasks.metrics import scorable, weighted_log_loss
+from rsna_e2e.tasks.metrics import known_weighted_log_loss, scorable
 from rsna_e2e.training.checkpoint import kept_epochs
 from rsna_e2e.training.run_folder import read_config
 
@@ -167,10 +167,7 @@ class _Validation:
         return losses[0], losses[1]
 
     def _loss(self, rows: Rows, probability: Float64Array) -> float:
-        truth = self._truth(rows)
-        known, is_label_L = scorable(truth)
-        scored = np.ix_(known, is_label_L)
-        return weighted_log_loss(truth[scored], probability[scored], self._weights_L[is_label_L])
+        return known_weighted_log_loss(self._truth(rows), probability, self._weights_L)
 
     def _truth(self, rows: Rows) -> Float64Array:
         return np.asarray(self._predictor.store.labels[rows].astype(np.float64))

@@ -90,6 +90,15 @@ def weighted_log_loss(truth_NL: Float64Array, probability_NL: Float64Array, weig
     return float(weighted_log_loss_rows(truth_NL, probability_NL, weights_L).mean())
 
 
+def known_weighted_log_loss(truth_NL: Float64Array, probability_NL: Float64Array, weights_L: Float64Array) -> float:
+    """`weighted_log_loss` of what is `scorable` where truth is NaN if unknown; NaN when nothing is."""
+    known_N, is_label_L = scorable(truth_NL)
+    if not known_N.any():
+        return float("nan")
+    scored = np.ix_(known_N, is_label_L)
+    return weighted_log_loss(truth_NL[scored], probability_NL[scored], weights_L[is_label_L])
+
+
 def constant_prediction(truth_NL: Float64Array, prevalence_L: Float64Array | None = None) -> Float64Array:
     """Return [N, L] predictions that give every sample the same probabilities.
 

@@ -19,7 +19,7 @@ from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.forward import predict_series
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, rows_of
-from rsna_e2e.tasks.metrics import auc, scorable, weighted_log_loss
+from rsna_e2e.tasks.metrics import auc, known_weighted_log_loss, scorable
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.distributed import ALONE, Ranks
 
@@ -162,10 +162,7 @@ def _series_truth(truth_NL: Float64Array, lengths: Sequence[int]) -> Float64Arra
 
 def _scores(truth: Float64Array, probability: Float64Array, task: Task) -> tuple[float, float]:
     """Return weighted log loss and AUC of the any-label over the samples whose labels are known; NaN without any."""
+    loss = known_weighted_log_loss(truth, probability, np.array(task.label_weights))
     known, is_label_L = scorable(truth)
-    if not known.any():
-        return math.nan, math.nan
-    scored = np.ix_(known, is_label_L)
-    loss = weighted_log_loss(truth[scored], probability[scored], np.array(task.label_weights)[is_label_L])
-    has_any = is_label_L[task.any_index]
+    has_any = known.any() and is_label_L[task.any_index]
     return loss, auc(truth[known, task.any_index], probability[known, task.any_index]) if has_any else math.nan

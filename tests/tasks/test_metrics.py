@@ -145,6 +145,19 @@ def test_an_interval_leaves_undefined_resamples_out() -> None:
     assert math.isnan(metrics.with_interval(1.0, np.array([np.nan])).low)
 
 
+def test_the_weighted_log_loss_of_what_is_known_by_hand() -> None:
+    nan = math.nan
+    truth = np.array([[1.0, nan, 0.0], [0.0, nan, nan], [0.0, nan, 1.0]])  # the second label is unknown throughout
+    probability = np.array([[0.5, 0.9, 0.5], [0.9, 0.9, 0.9], [0.75, 0.9, 0.25]])
+    # rows 1 and 3, labels 1 and 3: ln 2, ln 2; ln 4, ln 4
+    loss = metrics.known_weighted_log_loss(truth, probability, np.array([1.0, 5.0, 2.0]))
+    assert loss == pytest.approx((math.log(2) + math.log(4)) / 2)
+    uneven = np.array([[0.5, 0.9, 0.75], [0.9, 0.9, 0.9], [0.5, 0.9, 0.5]])  # ln 2, ln 4; ln 2, ln 2
+    loss = metrics.known_weighted_log_loss(truth, uneven, np.array([1.0, 5.0, 2.0]))
+    assert loss == pytest.approx(((math.log(2) + 2 * math.log(4)) / 3 + math.log(2)) / 2)
+    assert math.isnan(metrics.known_weighted_log_loss(np.full((2, 3), nan), probability[:2], np.ones(3)))
+
+
 @pytest.mark.parametrize(
     ("truth", "rows", "labels"),
     [
