@@ -37,7 +37,7 @@ _SHOWN = 3  # ids in a message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bagged:
-    """What was written, and of how many members and slices it is the mean.
+    """The files that were written, and the number of members and slices in the mean.
 
     n_with_series: how many members have a series table. The mean has one when all have.
     """

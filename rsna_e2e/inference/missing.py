@@ -12,7 +12,7 @@ from rsna_e2e.dicom.image_ids import has_suffix, ids_beside, image_id_of
 from rsna_e2e.inference.predictions import beside
 from rsna_e2e.store import Store
 
-# Refused because it is no slice that anybody would ask for
+# Refused because the file is not a CT slice
 _NO_SLICE = {Reason.NOT_CT, Reason.LOCALIZER, Reason.LINKED_FOLDER}
 # ... unless its name says otherwise: an empty file among others
 _HARDLY_A_SLICE = {Reason.NOT_DICOM, Reason.NOT_REGULAR_FILE}

@@ -1,4 +1,4 @@
-"""Many tensors that travel between ranks in few flat ones: packed, sent, and put back where they came from."""
+"""Buckets of tensors for communication between ranks: many packed into few flat ones, sent, and unpacked again."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How many slices fit: the sizes that the configuration leaves to be measured, once, before a run begins."""
+"""Measures how many slices fit the memory, for `chunk` and `graph_slices` set to auto, before a run begins."""
 
 # n slices, C windows, S image side
 
@@ -18,7 +18,7 @@ from rsna_e2e.training.buckets import IN_FLIGHT
 from rsna_e2e.training.distributed import ALONE, Ranks
 
 ALL_EMBEDDINGS = 4096  # slices of embeddings, on which nothing is computed: a batch as it is
-LARGEST_CHUNK = 64  # more slices together make no device busier
+LARGEST_CHUNK = 64  # a larger chunk is no faster on any device
 _BATCHES_HELD = 3  # of images: one that is computed, two inside DALI's pipeline
 _STORED_BYTES = 2 * 512 * 512  # of a slice as it is stored: int16, in the matrix that nearly all CT has
 _FEW, _MORE = 2, 4  # slices of the two measurements; train-mode BatchNorm needs two
@@ -66,13 +66,13 @@ def resolve_chunks(
 
 
 def _settle(config: RunConfig, **measured: int) -> RunConfig:
-    """The configuration with what was measured where it says auto."""
+    """Return the configuration with the measured values in the place of auto."""
     return config.model_copy(update={name: n for name, n in measured.items() if getattr(config, name) == "auto"})
 
 
 def reserved_bytes(model: nn.Module, config: RunConfig, *, ranks: Ranks, image_bytes: int) -> int:
-    """What training keeps beside the model and its activations: gradients, the optimiser's moments, the average of
-    weights, gradients that travel, and batches of a rank's slices and images.
+    """Return the bytes that training holds beside the model and its activations: gradients, the optimiser's moments,
+    averaged weights, gradients in transit between ranks, and batches of a rank's slices and images.
 
     image_bytes: of one image. A batch is taken to be as large as configured; one that is a longer series, or counted in
     series, is what the share of free memory that stays free is for.

@@ -1,4 +1,4 @@
-"""Ranks: processes that train one model together, and what they tell each other.
+"""Ranks: processes that train one model together, and the collective operations between them.
 
 Plain collectives over torch.distributed, started by torchrun or anything that sets its variables. Only tensors travel;
 nothing that another rank sends is ever unpickled.

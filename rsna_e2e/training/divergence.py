@@ -1,4 +1,4 @@
-"""When training has come to no finite number any more: which series, which parameters, and what is needed to look."""
+"""Debug bundle of a run that diverged: which series and parameters are not finite, and the weights."""
 
 # N slices (packed)
 
@@ -22,7 +22,7 @@ from rsna_e2e.training.step import StepResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesState:
-    """One series of a failing step, by the beginning of its hash, and what of this rank's slices of it is finite."""
+    """One series of a failing step, named by the beginning of its hash, and which of this rank's values are finite."""
 
     series: str
     n_slices: int
@@ -46,9 +46,9 @@ def write_bundle(
     batches: Sequence[SeriesBatch],
     compute: Compute,
 ) -> list[str]:
-    """Leave `RUN/debug/step-N/` with this rank's findings and the weights; return the series to look at.
+    """Write `RUN/debug/step-N/` with this rank's findings and the weights; return the suspect series of this rank.
 
-    Those of this rank with something that is not finite, or all of them when it is the gradient alone.
+    Those are the series with a value that is not finite, or all series when only the gradient is not finite.
     """
     folder = run / DEBUG / f"step-{step:08d}"
     make_folder(folder)
@@ -73,7 +73,7 @@ def write_bundle(
 
 @torch.no_grad()
 def _states(model: JointModel, batch: SeriesBatch, compute: Compute) -> Iterator[SeriesState]:
-    """Of each series that has slices of this rank, those slices by themselves."""
+    """Examine each series that has slices on this rank, by those slices alone."""
     model.eval()
     own = np.concatenate([np.arange(chunk.start, chunk.stop) for chunk in batch.chunks] or [np.empty(0, dtype=int)])
     series_of = np.searchsorted(batch.series_lengths.cumsum(0).numpy(), own, side="right")

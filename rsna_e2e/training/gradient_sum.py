@@ -1,4 +1,4 @@
-"""Gradients summed over ranks while the backward pass goes on: what is final early travels while the rest is made."""
+"""Sums gradients over ranks during the backward pass: those that are final are sent while the rest is computed."""
 
 from collections.abc import Iterable
 

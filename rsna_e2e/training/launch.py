@@ -1,4 +1,4 @@
-"""What bin/train.sh does: training as one process, or as ranks under torchrun, by what the machine or Slurm offers.
+"""Launcher behind bin/train.sh: trains in one process, or in ranks under torchrun, depending on GPUs and Slurm.
 
 Needs nothing but the standard library, so that a signal is never lost in an import.
 """
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def _say(line: str) -> None:
-    """Print a line in which nothing moves the cursor, whoever wrote what is in it."""
+    """Print a line with control characters escaped."""
     from rsna_e2e.core.records import printable  # loads numpy: only when all that takes signals is loaded
 
     sys.stderr.write(f"{printable(line)}\n")
@@ -95,7 +95,7 @@ def make_command(
 
 
 def for_ranks(n_processes: int, environment: Mapping[str, str], nodes: Nodes = ALONE) -> dict[str, str]:
-    """Return an environment that suits `n_processes` ranks on this host; what the given one says stays."""
+    """Return `environment` with variables for `n_processes` ranks on this host; those that are set stay as they are."""
     # torchrun would leave its store to the ranks that it starts again, with the addresses of those that died in it:
     # the new ones then wait a minute for the dead, in vain, and use up the restarts.
     fresh_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -105,7 +105,7 @@ def for_ranks(n_processes: int, environment: Mapping[str, str], nodes: Nodes = A
 
 
 def for_libraries(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment that suits the libraries that read it when they are loaded; what the given one says stays.
+    """Return `environment` with variables that libraries read when they are loaded; those that are set stay.
 
     A thread of OpenMP that waits for another spins, and so keeps its core from the one it waits for; after fewer turns
     than GNU's 300,000 it should sleep. What that gives: docs/benchmarks.md. Arrow's own allocators keep what was freed,
@@ -120,17 +120,17 @@ def for_libraries(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str], *, exit_code_file: Path | None = None) -> int:
-    """Run a command, pass on SIGTERM and SIGUSR1 to what it does, and return its exit code.
+    """Run a command, pass SIGTERM and SIGUSR1 on to its processes, and return its exit code.
 
-    exit_code_file: where ranks leave the exit code that torchrun would swallow. 143 for a command that was told to end
-    and had nothing to save.
+    exit_code_file: where ranks write their exit code, which torchrun does not return. 143 for a command that was
+    told to end and had nothing to save.
     """
     return _Supervisor(exit_code_file).run(command, environment)
 
 
 @dataclass(slots=True)
 class _Supervisor:
-    """Runs a command, tells it when to end, and knows better than torchrun how it ended.
+    """Runs a command, passes signals on to it, and finds out its exit code, which torchrun does not return.
 
     SIGTERM and SIGUSR1 (which Slurm can send ahead of its time limit) reach the process, or torchrun's workers: told
     itself, torchrun gives them 30 s, which may be less than a step and a checkpoint. SIGINT comes from a terminal, to
@@ -173,7 +173,7 @@ class _Supervisor:
             return None
 
     def _attend(self, process: "subprocess.Popen[bytes]", *, has_workers: bool) -> None:
-        """Pass on a wish to end; end torchrun when a rank has failed in a way that a restart does not mend."""
+        """Pass on a request to end; end torchrun when a rank has failed with an error that a restart would repeat."""
         if self.exit_code_file is not None and self.exit_code_file.exists():
             self._tell(process.pid)
         if not self.is_told_to_end:

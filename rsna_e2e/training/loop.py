@@ -1,4 +1,4 @@
-"""The loop of a training run: steps, validation, checkpoints; and going on where a run stopped."""
+"""The training loop: steps, validation, checkpoints, and resumption from a checkpoint."""
 
 import logging
 import math
@@ -32,7 +32,7 @@ _FEW_SHAPES = 8
 
 
 class Trainer:
-    """Takes a model through the phases of a run. `state` is what a checkpoint says; all ranks have the same.
+    """Trains a model through the phases of a run. `state` is what a checkpoint saves; it is the same on all ranks.
 
     validate: scores a joint model, or None when the run is to stop; None without a validation fold.
     """
@@ -123,7 +123,7 @@ class Trainer:
             n_done = 0
 
     def _restore(self, stepper: Stepper, last: Checkpoint, *, is_same_phase: bool) -> None:
-        """An optimiser belongs to its phase: at the beginning of the next there is nothing to put back."""
+        """Restore a checkpoint; its optimiser and scaler only within the phase that they belong to."""
         restore(last.folder, model=self._model, optimizer=stepper.optimizer if is_same_phase else None, ema=self._ema)
         if is_same_phase and last.state.scaler is not None:
             stepper.scaler.load_state_dict(dict(last.state.scaler))
@@ -200,7 +200,7 @@ class Trainer:
         self.state = self.state.model_copy(update=changes)
 
     def _agree(self, *flags: bool) -> list[bool]:
-        """Whether any rank says so, of each flag."""
+        """Return for each flag whether it is set on any rank."""
         if self._ranks.n_ranks == 1:
             return list(flags)
         said = torch.tensor(flags, dtype=torch.float32)
@@ -253,7 +253,7 @@ class Trainer:
         )
 
     def _check_finite(self) -> None:
-        """Refuse to save weights that no step can mend."""
+        """Raise DivergedError for weights that are not finite, which no further step would repair."""
         for name, tensor in self._model.state_dict().items():
             if not bool(torch.isfinite(tensor).all()):
                 raise DivergedError(

@@ -1,4 +1,4 @@
-"""Where the hosts of a run meet: read from the environment, and tried before torchrun is, which fails in pages.
+"""The address where the hosts of a run meet: read from the environment, and tried before torchrun starts.
 
 Needs nothing but the standard library.
 """
@@ -108,7 +108,7 @@ def _check_is_free(endpoint: str, host: str, port: int) -> None:
     except OSError as error:
         raise UsageError(
             f"node 0 cannot listen at {endpoint}: {error.strerror}. Give MASTER_ADDR, an address of this host, and a "
-            "MASTER_PORT that nobody uses"
+            "MASTER_PORT that is free"
         ) from None
 
 

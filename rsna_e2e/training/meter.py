@@ -1,4 +1,4 @@
-"""How fast training goes, and what it waits for."""
+"""Measures the speed of training and the time that it waits for batches."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The optimisers, their parameter groups, and learning rate schedules that are functions of the step and nothing else.
+"""The optimisers, their parameter groups, and learning rate schedules as pure functions of the step.
 
 A schedule keeps no state: resuming at a step is asking for the factor of that step.
 """

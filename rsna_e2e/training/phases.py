@@ -24,11 +24,11 @@ from rsna_e2e.training.distributed import Ranks
 
 logger = logging.getLogger(__name__)
 
-ENOUGH_BUSY = 0.9  # of the time; ranks that wait for each other more are worth a warning
+ENOUGH_BUSY = 0.9  # of the time; below it, ranks wait for each other so much that the operator is warned
 _NAMED = 3  # series in a message
 
-# Epochs whose steps are counted, for the schedule; what more there are count as these do on average. Whoever asks for
-# so many means without end, where a step more or less moves no learning rate.
+# Epochs whose steps are counted, for the schedule; later ones are taken to have as many on average. In a run of so
+# many epochs a step more or less does not move the learning rate.
 MOST_COUNTED = 20_000
 
 Kind = Literal["slices", "series"]
@@ -154,7 +154,7 @@ def plan_phases(
 
 
 def divide(model: JointModel, config: RunConfig, ranks: Ranks) -> Division:
-    """Return how training divides batches of whole series: by slices, or by the chunks that norms are defined by.
+    """Return how ranks divide batches of whole series: by slices, or by chunks where norms normalise over a chunk.
 
     Raises UsageError when norms would see a single slice of a rank in the phase on slices.
     """
@@ -175,7 +175,7 @@ def check_norms(
     """Raise UsageError when a norm would be given a single value of a channel to normalise, in any of these phases.
 
     That takes a slice that is alone in its chunk, in train mode, and a layer that leaves one pixel of it, or averages
-    it. A larger image, a larger chunk or running statistics are the way out; a series of one slice is nobody's fault.
+    it. A larger image, a larger chunk or running statistics avoid it; series of one slice do occur.
     smallest_chunks: slices of the smallest chunk by phase. spans: the series that are trained on.
     """
     for kind, smallest in smallest_chunks.items():
@@ -225,7 +225,7 @@ def _check_slice_phase(model: JointModel, config: RunConfig, ranks: Ranks) -> No
 
 
 def foretell_sharing(phases: Sequence[Phase], config: RunConfig, say: Callable[[str], None]) -> None:
-    """Say how busy ranks will be, where there are several, and warn where they will wait for each other a lot."""
+    """Report how busy ranks will be, if there are several, and warn where they will wait for each other a lot."""
     for phase in phases:
         division = phase.division
         if division.n_ranks == 1:
@@ -243,7 +243,7 @@ def foretell_sharing(phases: Sequence[Phase], config: RunConfig, say: Callable[[
 
 
 def _size_of_a_batch(phase: Phase, config: RunConfig) -> str:
-    """The setting that says how much a batch of a phase holds."""
+    """Return the setting for the size of a batch of a phase."""
     if phase.kind == "slices":
         return "slice_phase.slices_per_batch"
     return "loader.slices_per_batch" if config.loader.series_per_batch is None else "loader.series_per_batch"
@@ -278,6 +278,6 @@ def _epoch(
 
 
 def _of_slices(loader: SeriesLoader) -> ImageLoader:
-    """A phase on single slices is a phase on images."""
+    """Return the loader as one of images: a phase on single slices has no other."""
     assert isinstance(loader, ImageLoader)
     return loader

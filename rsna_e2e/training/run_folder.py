@@ -1,4 +1,4 @@
-"""What a run wrote about itself beside its weights, read with suspicion: configuration, task and manifest."""
+"""Reads configuration, task and manifest of a run, and verifies them: the folder may be damaged or not be ours."""
 
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,7 +12,9 @@ from rsna_e2e.core.files import as_json, read_json, sealed, sha256_of, unsealed,
 from rsna_e2e.tasks.task import TASKS, Task, get_task
 from rsna_e2e.training.run_layout import CONFIG, MANIFEST, TASK
 
-CONFIG_SHA256 = "config_sha256"  # in the manifest; runs of before have none, and their configuration is taken as it is
+CONFIG_SHA256 = (
+    "config_sha256"  # in the manifest; runs of earlier versions have none, and their configuration is not verified
+)
 
 
 def check_is_run(run: Path) -> None:
@@ -40,7 +42,7 @@ def read_config(run: Path) -> RunConfig:
 
 
 def write_task(run: Path, task: Task) -> None:
-    """Write down what a run learns, whole: its name may mean something else another day."""
+    """Save the whole task of a run: in a later version its name may stand for another one."""
     write_json(run / TASK, sealed(asdict(task)))
 
 
@@ -70,7 +72,7 @@ def read_task(run: Path, name: str) -> Task:
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
-    """Return what a run says of its code, data and sessions. Raises BadInputError when it is missing or damaged."""
+    """Return a run's record of its code, data and sessions. Raises BadInputError when it is missing or damaged."""
     path = run / MANIFEST
     try:
         manifest = read_json(path)

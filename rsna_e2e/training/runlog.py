@@ -1,4 +1,4 @@
-"""What a training run leaves behind beside its weights: configuration, manifest, metrics, TensorBoard events."""
+"""Writes a run folder, except for its weights: configuration, manifest, metrics, TensorBoard events."""
 
 import hashlib
 import json
@@ -51,14 +51,14 @@ class ResumePoint:
 
 
 class Log(Protocol):
-    """What takes the numbers of a run."""
+    """A destination for the metrics of a run."""
 
     def write(self, kind: str, step: int, **values: float) -> None:
         """Record values at a step."""
 
 
 class SilentLog:
-    """Writes nothing: the log of the ranks that are not the main one."""
+    """A log that writes nothing, for ranks other than the main one."""
 
     def write(self, kind: str, step: int, **values: float) -> None:
         """Do nothing."""
@@ -179,7 +179,7 @@ class RunLog:
             os.close(self._lock)
 
     def _unless_full(self, failure: threading.ExceptHookArgs) -> None:
-        """TensorBoard's thread finds the disk full and says so to `write` or `close`: no need for its traceback."""
+        """Suppress the traceback of TensorBoard's thread for a full disk, which `write` or `close` will report."""
         if not (isinstance(failure.exc_value, OSError) and is_full(failure.exc_value)):
             self._on_thread(failure)
 
@@ -198,7 +198,7 @@ class RunLog:
 
 
 def cut_metrics(path: Path, point: ResumePoint) -> None:
-    """Remove from metrics.jsonl what a resumed run will write again, and lines that a kill or a crash left torn."""
+    """Remove from metrics.jsonl the lines that a resumed run will write again, and incomplete ones after a crash."""
     if not path.exists():
         return
     if not path.is_file():  # a pipe would be waited for
@@ -220,7 +220,7 @@ def _is_before(line: bytes, point: ResumePoint) -> bool:
 
 
 def _is_free(run: Path) -> bool:
-    """Whether a folder is empty, but for what a run left that was killed before it had begun."""
+    """Whether a folder is empty, except for files of a run that was killed before it began."""
     return all(_UNFINISHED.fullmatch(path.name) for path in entries(run))
 
 

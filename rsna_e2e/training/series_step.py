@@ -1,4 +1,4 @@
-"""One series of made-up images, and the trainer's own step over it: what `bench chunked` and a forecast measure."""
+"""A training step over one series of random images, as the trainer takes it; benchmarks and forecasts measure it."""
 
 # N slices, C windows, S image side, F features of the backbone, L labels
 
@@ -24,13 +24,13 @@ from rsna_e2e.training.phases import check_norms, divide
 from rsna_e2e.training.step import Stepper, StepResult
 
 KEY = "series"
-SCHEDULE_STEPS = 10**6  # nobody comes to the end of this schedule
+SCHEDULE_STEPS = 10**6  # more than are ever taken
 LEARNING_RATE_FACTOR = 1e-3  # the weights may stay about as they are
 _FEW = 4  # slices, from which norms take their statistics
 
 
 class SeriesStep:
-    """A model as if it were trained, and one series of `n_slices` on the device; steps are those of the training.
+    """A model with the norms of a trained one, and one random series of `n_slices` on the device, to take steps on.
 
     `config` is the given one with numbers for `chunk` and `graph_slices`, found as training finds them. n_channels: of
     the images, by default a channel for each window. Raises OutOfResourcesError when not even a few slices fit.
@@ -70,8 +70,8 @@ class SeriesStep:
         return self._stepper(next(self._numbers), [self.batch], learning_rate_factor=LEARNING_RATE_FACTOR)
 
     def head_alone(self) -> torch.Tensor:
-        """Do what a step does beside the chunks: hold gradients and moments of all parameters, and run the heads
-        forward and backward over as many embeddings. Return their loss."""
+        """Do the part of a step that is independent of chunks: hold gradients and moments of all parameters, and run
+        the heads forward and backward over as many embeddings. Return their loss."""
         for parameter in self._model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         self._stepper.optimizer.step()
@@ -157,7 +157,7 @@ def made_up_batch(images: torch.Tensor, chunks: tuple[Chunk, ...], task: Task) -
 
 
 def measure_peak(config: RunConfig, device: str, n_slices: int, *, is_whole: bool) -> float:
-    """Return the most memory, MiB, that this process ever held over a step, or over what of it is not the chunks'.
+    """Return the peak memory, MiB, of this process over a step, or over the part of it that is independent of chunks.
 
     To be called in a fresh process. On a GPU: what tensors took; on a CPU: what was resident.
     """

@@ -36,8 +36,8 @@ class StepResult:
 
     loss: of the slice labels, over the known cells of the batches; series_loss: of the series, NaN without that head.
     gradient_norm: before clipping. learning_rate: of the backbone. is_skipped: it was not finite, and changed nothing.
-    is_overflow: no more than float16's range was exceeded; the scale of the loss has been lowered for the next.
-    recompute_error: as of `Backward`, the largest of all ranks. heads_agree: ranks came to the same bits of the
+    is_overflow: the only cause was fp16 overflow; GradScaler has lowered its scale for the next step.
+    recompute_error: see `chunked_backward.Backward`, the largest of all ranks. heads_agree: ranks came to the same bits of the
     heads' gradients; where they did not, those of the main rank went to all, which takes time. busy_share: part of the
     slices that ranks could have embedded while they waited for the busiest, that they did embed.
     """
@@ -89,7 +89,7 @@ class Stepper:
         self._embed_images = torch.compile(model.embed) if config.compile else model.embed
 
     def freeze_backbone(self, is_frozen: bool) -> None:
-        """Let the backbone rest from now on, or learn again."""
+        """Freeze the backbone from now on, or train it again."""
         self._is_backbone_frozen = is_frozen
         self._model.backbone.requires_grad_(not is_frozen)
 
@@ -157,7 +157,7 @@ class Stepper:
         self._has_disagreed = True
 
     def _clip(self) -> torch.Tensor:
-        """Scale gradients down to the norm that is allowed, if one is; return the norm that they had."""
+        """Clip gradients to the configured norm, if there is one; return their norm before."""
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -180,7 +180,7 @@ class Stepper:
             freeze_norms(self._model)
 
     def _weights(self, batches: Sequence[SeriesBatch]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the sums of slice losses and of series losses are divided by: the known cells, weighted."""
+        """Return the divisors of the summed slice and series losses: the weighted counts of known labels."""
         slices = torch.cat([batch.label_mask for batch in batches])
         series = [series_targets(batch.labels, batch.label_mask, batch.series_lengths)[1] for batch in batches]
         return self._weight_of(slices), self._weight_of(torch.cat(series))
@@ -198,8 +198,8 @@ class Stepper:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add this batch's gradients; return its parts of the two losses [2], and the error of recomputation.
 
-        last: what sums gradients, when they are final after this batch; all ranks are in it then, those without slices
-        too, and send nothing else to each other.
+        last: sums the gradients over ranks, if this is the last batch of the step; every rank takes part then, also
+        those without slices, and no other collective may run meanwhile.
         """
         reported = torch.zeros(2, device=self._compute.device)
         keys_N = slice_keys(derive_seed(self._config.seed, step), torch.from_numpy(batch.rows).to(self._compute.device))

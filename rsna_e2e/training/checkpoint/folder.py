@@ -1,4 +1,4 @@
-"""One checkpoint: a folder that appears whole, and is checked against its checksums whenever it is read."""
+"""One checkpoint: a folder that is written atomically and checked against its checksums whenever it is read."""
 
 import hashlib
 import os
@@ -65,12 +65,12 @@ def read_tensors(folder: Path, name: FileName, described: Description) -> dict[s
 
 
 def predicting_file(described: Description, *, prefer_ema: bool = True) -> FileName:
-    """Return which file has the weights that predict: the moving average, where there is one and it is wanted."""
+    """Return which file has the weights to predict with: the moving average, where there is one and it is wanted."""
     return EMA if prefer_ema and EMA in described.sha256 else MODEL
 
 
 def check_weights(folder: Path) -> CheckpointState:
-    """Return what a checkpoint says of itself, once it and the weights that predict have been found whole.
+    """Return the state of a checkpoint, once its metadata and the weights to predict with were verified.
 
     Raises BadInputError. What only a resumption needs may be damaged.
     """
@@ -79,7 +79,7 @@ def check_weights(folder: Path) -> CheckpointState:
 
 
 def check_folder(folder: Path) -> CheckpointState:
-    """Return what a checkpoint says of itself, once every file of it has been found whole. Raises BadInputError."""
+    """Return the state of a checkpoint, once every file of it was verified. Raises BadInputError."""
     described = describe(folder)
     return _check(folder, described, dict.fromkeys([MODEL, *described.sha256]))
 

@@ -38,7 +38,7 @@ _TEMPORARY_NAME = re.compile(r".+\.tmp-(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A whole checkpoint: its folder, and what it says of itself."""
+    """A complete checkpoint: its folder, and the state saved in its checkpoint.json."""
 
     folder: Path
     state: CheckpointState
@@ -49,7 +49,7 @@ Read = TypeVar("Read")
 
 
 def _ignore(error: BadInputError) -> None:
-    """Pass over a damaged checkpoint without a word."""
+    """Pass over a damaged checkpoint silently."""
 
 
 def save_checkpoint(
@@ -96,7 +96,7 @@ def load_model(module: nn.Module, folder: Path, *, prefer_ema: bool = True) -> C
 
 
 def weights_sha256(folder: Path, *, prefer_ema: bool = True) -> str:
-    """Return what stands for the weights that `load_model` would take. Raises BadInputError as it does."""
+    """Return the sha256 of the weights that `load_model` would take. Raises BadInputError as it does."""
     described = describe(folder)
     return described.sha256[predicting_file(described, prefer_ema=prefer_ema)]
 
@@ -104,7 +104,7 @@ def weights_sha256(folder: Path, *, prefer_ema: bool = True) -> str:
 def restore(
     folder: Path, *, model: nn.Module, optimizer: Optimizer | None = None, ema: nn.Module | None = None
 ) -> CheckpointState:
-    """Put a run back to where it was: copy the checkpoint's tensors into what is given, on whatever device that is.
+    """Restore a run's state: copy the checkpoint's tensors into the given modules, on whatever device they are.
 
     Raises BadInputError when a file is missing or damaged, or does not fit; nothing was changed if it is damaged.
     """
@@ -123,7 +123,7 @@ def restore(
 def valid_checkpoints(run: Path, *, on_damaged: OnDamaged = _ignore) -> Iterator[Checkpoint]:
     """Yield a run's whole checkpoints, newest first, each checked when it is asked for.
 
-    on_damaged: told of each that is passed over.
+    on_damaged: called with the error of each that is passed over.
     """
     for folder in _folders(run / CHECKPOINTS):
         try:
@@ -168,7 +168,7 @@ def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _i
 
 
 class _Damage:
-    """Checkpoints that were found damaged; each is told once. names: of their folders."""
+    """Collects checkpoints that were found damaged; each is reported once. names: of their folders."""
 
     def __init__(self, on_damaged: OnDamaged) -> None:
         self._on_damaged = on_damaged
@@ -196,8 +196,7 @@ def kept_epochs(run: Path) -> dict[int, Path]:
 
 
 def drop_epochs(run: Path) -> None:
-    """Remove the ends of epochs that `keep_epochs` kept, but for the last checkpoint and the best: nobody needs them
-    any more."""
+    """Remove the ends of epochs that `keep_epochs` kept, except for the last checkpoint and the best."""
     if folders := _folders(run / CHECKPOINTS):
         _retain(folders[0], keep_last=1, keep_epochs=False)
 
@@ -245,8 +244,8 @@ def _retain(saved: Path, keep_last: int, *, keep_epochs: bool) -> None:
     """Remove what is not needed any more, now that `saved` is whole.
 
     Stay: the last `keep_last` up to `saved`, and the best that each of them names; the ends of epochs where wanted.
-    What is later than `saved` was passed over when the run was resumed, so it is damaged; and what a dead process left
-    half done is nobody's.
+    Checkpoints later than `saved` were passed over when the run was resumed, so they are damaged. Temporary folders of
+    processes that no longer run are removed.
     """
     so_far = [folder for folder in _folders(saved.parent) if _place(folder) <= _place(saved)]
     kept = so_far[:keep_last]

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, in checkpoint.json: strict JSON with a sha256 of its own."""
+"""The metadata of a checkpoint, in checkpoint.json: strict JSON that holds its own sha256."""
 
 import json
 from pathlib import Path

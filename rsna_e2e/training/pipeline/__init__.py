@@ -1,4 +1,4 @@
-"""Whole trainings as chains of commands that can stop anywhere and go on: full, single, fast and joint."""
+"""Whole trainings as chains of commands, resumable at any point, in the modes full, single, fast and joint."""
 
 from typing import Literal
 

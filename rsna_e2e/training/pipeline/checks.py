@@ -1,4 +1,4 @@
-"""What a plan needs of its store, asked before days are spent on it."""
+"""Checks that a store has the series and folds that a plan needs, before anything is trained."""
 
 from rsna_e2e.config import TwoStageConfig
 from rsna_e2e.core.errors import UsageError

@@ -1,4 +1,4 @@
-"""What a plan will take: slices by counting, disk by arithmetic, time by a short probe of this machine."""
+"""Estimates the slices, disk space and time that a plan will take, the last by a short measurement on this machine."""
 
 # F features of a backbone
 
@@ -35,7 +35,7 @@ PROBE_SLICES = 16
 PROBE_FILES = 32
 PROBE_TURNS = 3  # the first is warm-up
 BYTES_PER_SLICE = 512 * 512 * 2  # int16
-HELD_OUT = 0.2  # of the labelled slices, while nobody knows the folds: one of five
+HELD_OUT = 0.2  # of the labelled slices, before folds are assigned: one of five
 STATE = 3  # an optimiser of Adam's kind keeps two numbers for each weight
 N_KEPT = 2  # epochs of a head that has predicted: the last and the best
 BYTES_PER_PREDICTION = 60  # a line of a submission, and its cell of the table
@@ -107,7 +107,7 @@ class _Counts:
 
 
 def forecast(pipeline: Pipeline, *, device: str = "auto", probe: bool = True) -> Forecast:
-    """Say what the steps of a pipeline take. probe: compute for some seconds, to say how long."""
+    """Estimate what the steps of a pipeline take. probe: compute for some seconds, to estimate the time."""
     settings = [step.settings for step in pipeline.steps if step.settings is not None]
     counts = _Counts(pipeline.folders, task_name=settings[0].task)
     sizes = _Sizes(pipeline.steps)

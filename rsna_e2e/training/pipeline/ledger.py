@@ -1,4 +1,4 @@
-"""What has been begun and done in an output folder, and of what: so that nothing is done twice, or mixed up."""
+"""Records which steps of a plan were begun and done in an output folder, and with which settings and data."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ _SHOWN = 4  # differences in a message
 
 
 class Entry(Frozen):
-    """What is known of a step: what it is made of, whether it is done, and how long it took."""
+    """The record of a step: the settings and data it depends on, whether it is done, and how long it took."""
 
     made_of: dict[str, Any]
     is_done: bool
@@ -57,7 +57,7 @@ class Ledger:
         self._write(name, {"made_of": dict(made_of), "is_done": True, "elapsed_s": elapsed_s})
 
     def digest(self, name: str) -> str | None:
-        """Return what stands for all that a step is made of; None when it was never begun."""
+        """Return a digest of the settings and data of a step; None when it was never begun."""
         entry = self._read(name)
         if entry is None:
             return None

@@ -1,4 +1,4 @@
-"""Which commands a training consists of, in which order, and what each depends on. Nothing is run here."""
+"""Plans a training: which commands it consists of, in which order, and what each depends on."""
 
 import hashlib
 import os
@@ -26,8 +26,8 @@ class PlannedStep:
 
     settings: of a training run; they are saved and given to it. depends: names of earlier steps. facts: all that the
     result depends on beside settings, data, earlier steps and inputs, as plain values. inputs: files from elsewhere.
-    scale: how often it goes over the slices of the store that concern it. spent: a run whose kept epochs, gigabytes of
-    them, nobody needs when this is done.
+    scale: number of passes over its slices of the store. spent: a run whose kept epochs, gigabytes of them, can be
+    removed when this step is done.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Running a plan: every step in a process of its own, those that are done left alone, the rest in order."""
+"""Runs a plan: the steps that are not done yet, in order, each in a process of its own."""
 
 import os
 import shlex
@@ -148,7 +148,7 @@ class Pipeline:
         if step.settings is not None:
             made_of["settings"] = settings_of_result(step.settings)
         if step.part not in ("prepare", "bag"):
-            made_of["data_hash"] = self._hash_of_data()  # None where the store is gone: then nobody knows
+            made_of["data_hash"] = self._hash_of_data()  # None where the store is gone
         for path in step.inputs:
             if not path.is_file():
                 raise BadInputError(f"{path}: no such file. --embeddings are folders made by rsna-e2e embed")
@@ -156,7 +156,7 @@ class Pipeline:
         return made_of | {f"after {name}": self._ledger(name).digest(name) for name in step.depends if name != PREPARE}
 
     def _hash_of_data(self) -> str | None:
-        """What stands for the data of the store, which is checked first; None when there is no store."""
+        """Return the hash of the store's data, after checking the store; None when there is no store."""
         if self._data_hash is None and is_store(self.folders.store):
             with closing(Store.open(self.folders.store)) as store:
                 self._check(store)
