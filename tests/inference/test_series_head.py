@@ -73,7 +73,7 @@ def test_the_table_holds_what_the_head_says_of_each_series_by_itself(data: Data,
     for span, probability in zip(labelled, table.probability, strict=True):
         embeddings = torch.from_numpy(data.embeddings.read(np.arange(span.first_row, span.first_row + span.n_slices)))
         with torch.no_grad():
-            logits = model(embeddings[:, :, None, None], torch.tensor([span.n_slices])).studies
+            logits = model(embeddings[:, :, None, None], torch.tensor([span.n_slices])).series
         np.testing.assert_allclose(probability, torch.sigmoid(logits[0].double()), rtol=0, atol=MATES)
 
 
