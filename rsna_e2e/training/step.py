@@ -38,8 +38,8 @@ class StepResult:
     gradient_norm: before clipping. learning_rate: of the backbone. is_skipped: it was not finite, and changed nothing.
     is_overflow: the only cause was fp16 overflow; GradScaler has lowered its scale for the next step.
     recompute_error: see `chunked_backward.Backward`, the largest of all ranks. heads_agree: ranks came to the same bits
-    of the heads' gradients; where they did not, those of the main rank went to all, which takes time. busy_share: part of the
-    slices that ranks could have embedded while they waited for the busiest, that they did embed.
+    of the heads' gradients; where they did not, those of the main rank went to all, which takes time. busy_share: part
+    of the slices that ranks could have embedded while they waited for the busiest, that they did embed.
     """
 
     loss: float
