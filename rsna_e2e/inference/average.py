@@ -61,13 +61,13 @@ def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLI
     tables = _tables_of(submissions, out)
     with_series = [path for path in map(find_series, submissions) if path is not None]
     series_tables = with_series if len(with_series) == len(tables) else []
-    members = [{"name": path.name, "sha256": sha256_of(path)} for path in tables]
-    for member, path in zip(members, series_tables, strict=False):
-        member["series_sha256"] = sha256_of(path)
     mean, series = _mean(tables, series_tables, task)
     mean = replace(mean, probability=mean.probability.clip(clip, 1 - clip))
     if series is not None:
         series = replace(series, probability=series.probability.clip(clip, 1 - clip))
+    members = [{"name": path.name, "sha256": sha256_of(path)} for path in tables]
+    for member, path in zip(members, series_tables, strict=False):
+        member["series_sha256"] = sha256_of(path)
     write_submission(out, task, mean, series=series)
     manifest, n_slices = beside(out, "bag.json"), len(mean.image_ids)
     write_json(manifest, {"task": task.name, "clip": clip, "n_slices": n_slices, "members": members})

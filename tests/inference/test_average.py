@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -103,6 +104,15 @@ def test_a_series_table_that_is_linked_counts_once(tmp_path: Path) -> None:
     os.link(series_path(first), series_path(second))
     with pytest.raises(UsageError, match="twice"):
         bag([first, second], task=ICH, out=tmp_path / "bag.csv")
+
+
+@pytest.mark.parametrize("combine", [lambda path, out: bag([path], task=ICH, out=out), partial(smooth, task=ICH)])
+def test_nobody_waits_for_a_series_table_that_is_a_pipe(combine: Callable[..., object], tmp_path: Path) -> None:
+    first = member(tmp_path, "first", [0.0, 0.2, 1.0], series=series_of([0.0, 0.2], keys=["a", "b"], n_slices=[2, 1]))
+    series_path(first).unlink()
+    os.mkfifo(series_path(first))
+    with pytest.raises(BadInputError, match=r"first\.csv\.series\.parquet"):
+        combine(first, out=tmp_path / "out.csv")
 
 
 def test_a_series_table_of_another_submission_of_that_name_is_removed(tmp_path: Path) -> None:
