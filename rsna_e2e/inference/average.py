@@ -58,8 +58,7 @@ def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLI
     `out` among them, BadInputError when they do not hold the same slices or series.
     """
     prepare_submission(out, example="submission.csv.gz")
-    tables = _tables_of(submissions, out)
-    with_series = [path for path in map(find_series, submissions) if path is not None]
+    tables, with_series = _tables_of(submissions, out)
     series_tables = with_series if len(with_series) == len(tables) else []
     mean, series = _mean(tables, series_tables, task)
     mean = replace(mean, probability=mean.probability.clip(clip, 1 - clip))
@@ -83,9 +82,8 @@ def smooth(submission: Path, *, task: Task, out: Path) -> int:
     submission itself, or would have its table.
     """
     prepare_submission(out, example="smoothed.csv.gz")
-    (place,) = _tables_of([submission], out)
-    table, series_place = read_predictions(place, task), find_series(submission)
-    series = None if series_place is None else read_series(series_place, task, table)
+    tables, series_tables = _tables_of([submission], out)
+    table, series = _read(tables, series_tables, 0, task)
     write_submission(out, task, replace(table, probability=rolling_mean(table)), series=series)
     return len(table.image_ids)
 
@@ -126,15 +124,17 @@ def write_submission(out: Path, task: Task, table: PredictionTable, *, series: S
     forget_notes(out)
 
 
-def _tables_of(submissions: Sequence[Path], out: Path) -> list[Path]:
-    """Return the predictions tables of submissions. Raises UsageError when one of their tables is there twice, or is to
-    be written as `out`'s."""
+def _tables_of(submissions: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]]:
+    """Return the predictions tables of submissions, and the series tables of those that have one.
+
+    Raises UsageError when one of their tables is there twice, or is to be written as `out`'s.
+    """
     tables = [find_predictions(path) for path in submissions]
     series_tables = [path for path in map(find_series, submissions) if path is not None]
     _check_apart([*submissions, out])
     _check_apart([*tables, predictions_path(out)])
     _check_apart([*series_tables, series_path(out)])
-    return tables
+    return tables, series_tables
 
 
 def _check_apart(paths: Sequence[Path]) -> None:

@@ -86,12 +86,13 @@ def predict_epochs(
 def _average(
     predictor: Predictor, positions: Sequence[int], epochs: Sequence[int], progress: Progress
 ) -> tuple[Prediction, list[EpochMember]]:
-    """Return the mean of what the ends of `epochs` predict of these series, and how each epoch scores."""
+    """Return the mean of what the ends of `epochs`, the first of which is loaded, predict, and how each scores."""
     trained, validation = predictor.trained, _Validation(predictor)
     total: Prediction | None = None
     members = []
     for done, epoch in enumerate(epochs, start=1):
-        trained.load(_checkpoint(epoch))
+        if done > 1:
+            trained.load(_checkpoint(epoch))
         total = _sum(total, predictor(positions))
         loss, mean_loss = validation.score()
         members.append(
