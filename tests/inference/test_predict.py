@@ -53,9 +53,7 @@ def test_predictions_that_are_not_finite_are_refused(run: Path, store: Store) ->
     trained = TrainedModel.open(run, device="cpu")
     with torch.no_grad():
         next(trained.network.parameters()).fill_(torch.nan)
-    with pytest.raises(
-        BadInputError, match=r"epoch-\d+: predicts numbers that are not finite\. Use"
-    ):
+    with pytest.raises(BadInputError, match=r"epoch-\d+: predicts numbers that are not finite\. Use"):
         Predictor(trained, store)([0])
 
 
