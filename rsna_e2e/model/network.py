@@ -6,7 +6,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-import timm
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence, unpack_sequence
@@ -199,6 +198,8 @@ def _check_weights(config: ModelConfig, n_channels: int) -> None:
 
 
 def _timm_model(config: ModelConfig, n_channels: int, *, pretrained: bool) -> Any:
+    import timm  # takes two seconds, and heads on embeddings need none of it
+
     name, arguments = config.backbone, config.backbone_arguments
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=n_channels, **arguments)

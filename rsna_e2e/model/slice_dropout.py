@@ -7,12 +7,12 @@ however it is divided over chunks and ranks, and after any resumption.
 # n slices of one chunk
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from timm.layers import DropPath
 from torch import nn
 
 Unit = Literal["element", "channel", "slice"]  # what is dropped as a whole
@@ -97,12 +97,18 @@ def drop_by_slice(module: nn.Module, keys: SliceKeys) -> None:
                 setattr(parent, name, replacement.train(child.training))
 
 
-def _replacement(module: nn.Module, keys: SliceKeys) -> SliceDropout | None:
-    if isinstance(module, DropPath) and module.scale_by_keep:
+def _replacement(module: Any, keys: SliceKeys) -> SliceDropout | None:
+    if _is_drop_path(module) and module.scale_by_keep:
         return SliceDropout(module.drop_prob, keys, unit="slice")
     units: dict[type[Any], Unit] = {nn.Dropout: "element", nn.Dropout1d: "channel", nn.Dropout2d: "channel"}
     unit = units.get(type(module))
-    return None if unit is None else SliceDropout(module.p, keys, unit=unit)  # type: ignore[arg-type]
+    return None if unit is None else SliceDropout(module.p, keys, unit=unit)
+
+
+def _is_drop_path(module: Any) -> bool:
+    """Whether it is timm's DropPath. timm takes two seconds to import; where nothing has, no module is of it."""
+    layers: Any = sys.modules.get("timm.layers")
+    return layers is not None and isinstance(module, layers.DropPath)
 
 
 def _mix(state: torch.Tensor) -> torch.Tensor:
