@@ -123,8 +123,12 @@ def extract(
 
 
 def _check_views(writer: EmbeddingWriter, views: Sequence[View], out: Path) -> None:
-    if set(writer.views) - set(views):
-        raise UsageError(f"{out}: holds views {', '.join(writer.views)}. Ask for them too, or give another folder")
+    missing = [view for view in writer.views if view not in views]
+    if missing:
+        raise UsageError(
+            f"{out}: already holds the views {', '.join(writer.views)}. Continue it with --views "
+            f"{','.join((*views, *missing))}, or choose another folder"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -224,6 +224,20 @@ def _check_slice_phase(model: JointModel, config: RunConfig, ranks: Ranks) -> No
         )
 
 
+def describe_epochs(config: RunConfig) -> str:
+    """Say how many epochs a run has in each phase, and which settings decide that."""
+    parts = []
+    if config.slice_phase is not None:
+        parts.append(f"{_epochs(config.slice_phase.epochs)} on shuffled single slices (slice_phase.epochs)")
+    if config.epochs > 0:
+        parts.append(f"{_epochs(config.epochs)} on whole series (epochs)")
+    return ", then ".join(parts)
+
+
+def _epochs(n_epochs: int) -> str:
+    return "1 epoch" if n_epochs == 1 else f"{n_epochs:,} epochs"
+
+
 def foretell_sharing(phases: Sequence[Phase], config: RunConfig, say: Callable[[str], None]) -> None:
     """Report how busy ranks will be, if there are several, and warn where they will wait for each other a lot."""
     for phase in phases:

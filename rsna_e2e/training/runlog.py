@@ -97,7 +97,8 @@ class RunLog:
         resumed_at: ResumePoint | None = None,
     ) -> None:
         if resumed_at is None and run.exists() and not (run.is_dir() and _is_free(run)):
-            raise UsageError(f"{run}: already exists. Choose another run folder, or remove it first")
+            way_out = "Continue the run with --resume auto, choose" if (run / CONFIG).is_file() else "Choose"
+            raise UsageError(f"{run}: already exists. {way_out} another run folder, or remove it first")
         self.run, self.data_hash = run, data_hash
         self._is_resumed = resumed_at is not None
         self._on_thread = threading.excepthook

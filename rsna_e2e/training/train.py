@@ -22,7 +22,7 @@ from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.training.checkpoint import Checkpoint, valid_checkpoints
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.loop import Trainer
-from rsna_e2e.training.phases import foretell_sharing
+from rsna_e2e.training.phases import describe_epochs, foretell_sharing
 from rsna_e2e.training.prepared_run import PreparedRun, RunData, make_loaders, prepare_run, report_damage
 from rsna_e2e.training.resume import check_same_settings
 from rsna_e2e.training.run_folder import read_config, read_task
@@ -82,9 +82,7 @@ def train(
         config = _with_chunk_of(run, config)
     prepared = prepare_run(data, config, device=device, ranks=ranks, init_from=init_from, last=last)
     prepared.check_norms(*prepared.phases)
-    if ranks.is_main:
-        foretell_sharing(prepared.phases, prepared.config, say)
-    return _train(prepared, run, resumed_at, last, is_stopping=is_stopping, progress=progress)
+    return _train(prepared, run, resumed_at, last, is_stopping=is_stopping, progress=progress, say=say)
 
 
 def _train(
@@ -95,6 +93,7 @@ def _train(
     *,
     is_stopping: Callable[[], bool],
     progress: Progress,
+    say: Callable[[str], None],
 ) -> TrainSummary:
     """Take a prepared run to its end in the folder `run`, from the checkpoint `last` on if there is one."""
     data, is_main = prepared.data, prepared.ranks.is_main
@@ -113,6 +112,9 @@ def _train(
     with make_log() if is_main else SilentLog() as log:
         if is_main:
             (run / PREEMPTION_MARKER).unlink(missing_ok=True)
+            after = f"; continues after epoch {last.state.epoch}" if last else ""
+            say(f"{describe_epochs(prepared.config)}{after}")
+            foretell_sharing(prepared.phases, prepared.config, say)
         prepared.ranks.barrier()
         trainer = Trainer(prepared, run=run, log=log, validate=score, is_stopping=is_stopping, progress=progress)
         trainer.fit(last)

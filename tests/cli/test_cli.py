@@ -113,7 +113,7 @@ def test_a_store_of_another_version_says_what_to_do(tmp_path: Path, capsys: pyte
 def test_a_run_folder_that_exists_is_named(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
-    assert "already exists" in _says(capsys, ["train", str(store.path), str(tmp_path / "run")], 2)
+    assert "already exists. Choose another" in _says(capsys, ["train", str(store.path), str(tmp_path / "run")], 2)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 

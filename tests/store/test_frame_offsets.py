@@ -54,7 +54,7 @@ def test_a_place_that_cannot_be_filled_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
     assert run(lines["synth"], tmp_path) == 3
-    assert "out: exists already. Choose another folder, such as" in capsys.readouterr().err
+    assert "out: already exists. Choose another folder, such as" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -114,7 +114,7 @@ def test_what_was_not_cleared_up_is_the_next_time(tmp_path: Path) -> None:
         _commit(writer)
     for left in (store / ".partial" / "store", tmp_path / "store.partial" / "notes"):
         left.mkdir(parents=True)
-    with pytest.raises(StoreError, match="already there"), StoreWriter(store):
+    with pytest.raises(StoreError, match="prepared store already exists"), StoreWriter(store):
         pass
     assert verify_store(store).is_whole
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

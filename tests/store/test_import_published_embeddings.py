@@ -131,7 +131,7 @@ def test_what_was_begun_is_gone_on_with_and_another_file_is_refused(
     published.add(names, **test)
     assert shards[1].exists()
     assert shards[0].stat().st_mtime_ns == before
-    with pytest.raises(UsageError, match="holds embeddings of some of these slices"):
+    with pytest.raises(UsageError, match="holds embeddings of another selection of slices"):
         published.add(names[::-1], **test)
 
 

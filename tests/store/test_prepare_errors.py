@@ -67,6 +67,10 @@ def _store_there(folder: Path) -> None:
     (folder / "store" / "thesis.txt").write_text("x")
 
 
+def _prepared(folder: Path) -> None:
+    prepare(folder / "raw", folder / "store", task=ICH, n_jobs=1)
+
+
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
@@ -78,6 +82,7 @@ def _store_there(folder: Path) -> None:
         (_two_label_files, BadInputError, "stage_2_train.csv, train.csv"),
         (_bad_labels, BadInputError, "train.csv, line 1"),
         (_store_there, StoreError, "store: exists and is not empty"),
+        (_prepared, StoreError, r"store: a prepared store already exists. Use it \(rsna-e2e train .*store RUN\)"),
     ],
 )
 def test_one_line_and_nothing_left_behind(

@@ -134,7 +134,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_not_overwritten(store_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="already there"):
+    with pytest.raises(StoreError, match="prepared store already exists"):
         make_store(store_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("x")

@@ -176,7 +176,10 @@ def test_bad_requests_leave_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="0 processes"):
         simulate(tmp_path / "a", n_studies=1, seed=0, n_jobs=0)
     (tmp_path / "there").mkdir()
-    with pytest.raises(BadInputError, match="exists already"):
+    with pytest.raises(BadInputError, match=r"there: already exists. Choose another folder"):
+        simulate(tmp_path / "there", n_studies=1, seed=0, n_jobs=1)
+    (tmp_path / "there" / "stage_2_train_images").mkdir()
+    with pytest.raises(BadInputError, match=r"Use its studies \(rsna-e2e prepare .*there STORE\), choose another"):
         simulate(tmp_path / "there", n_studies=1, seed=0, n_jobs=1)
     (tmp_path / "there" / "file").touch()
     with pytest.raises(BadInputError, match="cannot be written: Not a directory"):

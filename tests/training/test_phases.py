@@ -10,7 +10,7 @@ import small
 import torch
 from training_runs import last_step
 
-from rsna_e2e.config import RunConfig
+from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.core.errors import PreemptedError, UsageError
 from rsna_e2e.loader.division import Division
 from rsna_e2e.loader.image_loader import ImageLoader
@@ -20,7 +20,7 @@ from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.checkpoint import find_checkpoint
 from rsna_e2e.training.distributed import Ranks
 from rsna_e2e.training.optimizer import make_schedule
-from rsna_e2e.training.phases import Phase, divide, foretell_sharing, plan_phases
+from rsna_e2e.training.phases import Phase, describe_epochs, divide, foretell_sharing, plan_phases
 from rsna_e2e.training.train import train
 
 CPU = torch.device("cpu")
@@ -80,17 +80,39 @@ def test_a_run_without_end_is_resumed_as_any_other(
     monkeypatch.setattr("rsna_e2e.training.phases.MOST_COUNTED", 10)
     config = two_phases(f"epochs={10**12}", "optimizer.schedule=cosine", "optimizer.warmup_fraction=1e-12")
 
+    said: list[str] = []
+    phases = describe_epochs(config)
+    expected = [phases]
+
     def train_to(step: int, run: Path) -> None:
         with pytest.raises(PreemptedError, match=f"after step {step};"):
-            train(store, run, config, device="cpu", resume=True, is_stopping=lambda: last_step(run) >= step)
+            train(
+                *(store, run, config),
+                device="cpu",
+                resume=True,
+                is_stopping=lambda: last_step(run) >= step,
+                say=said.append,
+            )
 
     train_to(14, tmp_path / "once")
     for step in (4, 11, 14):
         train_to(step, tmp_path / "again")
+        if step < 14:
+            epoch = int(find_checkpoint(tmp_path / "again", "last").name.rpartition("-")[2])
+            expected.append(f"{phases}; continues after epoch {epoch}")
+    assert said[1:] == expected
     once, again = (find_checkpoint(tmp_path / name, "last") for name in ("once", "again"))
     assert once.name == again.name
     for file in ("model.safetensors", "optimizer.safetensors"):
         assert (once / file).read_bytes() == (again / file).read_bytes()
+
+
+def test_epochs_of_a_slice_phase_come_on_top() -> None:
+    slices, series = "shuffled single slices (slice_phase.epochs)", "whole series (epochs)"
+    assert describe_epochs(load_config("demo", ["epochs=1"])) == f"4 epochs on {slices}, then 1 epoch on {series}"
+    assert describe_epochs(load_config("reference", ["epochs=2000"])) == f"2,000 epochs on {series}"
+    alone = ["epochs=0", "model.head=none", "slice_phase.epochs=1"]
+    assert describe_epochs(load_config("demo", alone)) == f"1 epoch on {slices}"
 
 
 def test_ranks_that_share_well_are_told_and_no_more(store: Store, caplog: pytest.LogCaptureFixture) -> None:

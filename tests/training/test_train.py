@@ -106,7 +106,7 @@ def test_a_run_can_start_from_another(run: Path, store: Store, tmp_path: Path) -
 
 def test_a_run_folder_in_use_is_left_alone(run: Path, store: Store) -> None:
     before = sorted(run.rglob("*"))
-    with pytest.raises(UsageError, match="run: already exists"):
+    with pytest.raises(UsageError, match=r"run: already exists. Continue the run with --resume auto, choose another"):
         train(store, run, small.config())
     assert sorted(run.rglob("*")) == before
 

@@ -64,8 +64,8 @@ class EmbeddingWriter:
             is_same = other == name and np.array_equal(shard.rows, rows)
             if not is_same and (other == name or (shard.entry.view == view and np.isin(rows, shard.rows).any())):
                 raise UsageError(
-                    f"{self._folder}: holds embeddings of some of these slices, but not of the same ones ({other}). "
-                    "Give what it was begun with (such as --split), or another folder"
+                    f"{self._folder}: holds embeddings of another selection of slices ({other}). Continue it with the "
+                    "options that it was made with (such as --split), or choose another folder"
                 )
         return name in self._shards
 

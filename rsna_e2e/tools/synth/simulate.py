@@ -106,7 +106,12 @@ def simulate(
 def _new_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `out` when the block succeeds, and is removed when it fails."""
     if os.path.lexists(out):
-        raise BadInputError(f"{out}: exists already. Choose another folder, such as {out / 'raw'}, or remove it first")
+        way_out = (
+            f"Use its studies (rsna-e2e prepare {out} STORE), choose" if (out / TRAIN_IMAGES).is_dir() else "Choose"
+        )
+        raise BadInputError(
+            f"{out}: already exists. {way_out} another folder, such as {out / 'raw'}, or remove it first"
+        )
     folder = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
         with full_disk_named(out, "the disk is full. A slice takes 0.5 MB; free some space and run again"):
