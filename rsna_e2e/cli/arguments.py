@@ -54,7 +54,7 @@ def add_settings(verb: argparse.ArgumentParser, *, file: str = "a config.yaml") 
         action="append",
         default=[],
         metavar="a.b=VALUE",
-        help="override a value of the recipe; repeatable",
+        help="override a value of the recipe; repeatable (rsna-e2e settings lists them)",
     )
 
 

@@ -15,6 +15,7 @@ from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
 from rsna_e2e.cli.inspection import add_inspect
 from rsna_e2e.cli.pipelines import add_bag, add_pipeline, add_smooth
 from rsna_e2e.cli.results import add_evaluate, add_predict
+from rsna_e2e.cli.settings import add_settings_list
 from rsna_e2e.cli.stores import add_store
 from rsna_e2e.cli.training import add_find_lr, add_train
 from rsna_e2e.cli.verbs import Parser, one_line_warnings, tell
@@ -29,6 +30,7 @@ VERBS = (
     add_store,
     add_inspect,
     add_quirks,
+    add_settings_list,
     add_import_weights,
     add_find_lr,
     add_train,

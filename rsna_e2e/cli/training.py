@@ -21,13 +21,14 @@ def add_train(verbs: Verbs) -> None:
         verbs,
         "train",
         _train,
-        "Train backbone and recurrent head jointly on whole series.",
+        "Train backbone and recurrent head jointly on whole series. Epochs of a slice_phase (demo: 4) come on top.",
         "rsna-e2e train store runs/demo --recipe demo",
+        "rsna-e2e train store runs/short --recipe demo --set slice_phase.epochs=1 --set epochs=1",
         "rsna-e2e train store runs/big --recipe reference --set loader.slices_per_batch=128",
         "rsna-e2e train store runs/big --recipe reference --resume auto    (bin/train.sh: on all GPUs)",
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
-    verb.add_argument("out", type=Path, metavar="RUN", help="run folder to make")
+    verb.add_argument("out", type=Path, metavar="RUN", help="run folder to make, or with --resume auto to continue")
     add_settings(verb)
     add_embeddings(verb)
     add_out_of_fold(verb)

@@ -13,6 +13,7 @@ from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import Frozen
 from rsna_e2e.config.two_stage import TwoStageConfig
 from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
+from rsna_e2e.core.files import as_json
 from rsna_e2e.core.records import printable
 
 _SHOWN, _SHOWN_NAMES, _LONGEST = 8, 40, 80  # faults, names, and characters of a user's words in a message
@@ -31,6 +32,11 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def load_two_stage(recipe: str | Path, overrides: Sequence[str] = ()) -> TwoStageConfig:
     """The same of the two-stage pipeline; overrides begin with two_stage, images or sequences."""
     return _load(TwoStageConfig, TWO_STAGE_RECIPES, recipe, overrides)
+
+
+def is_two_stage(path: Path) -> bool:
+    """Whether a YAML file is a configuration of the two-stage pipeline. Raises BadInputError as `load_config` does."""
+    return "two_stage" in _read(path)
 
 
 def _load(
@@ -91,6 +97,11 @@ def _override(raw: dict[str, Any], override: str) -> None:
     for parent in parents:
         child = node.get(parent)
         if not isinstance(child, dict):
+            if parent in node:
+                raise UsageError(
+                    f"{said}: {parent} is {_short(as_json(child))} in this recipe, not a section. "
+                    f"rsna-e2e settings {parent} says how to set it"
+                )
             raise UsageError(f"{said}: there is no section {_short(parent)!r}; it has {_listed(node)}")
         node = child
     if leaf not in node:

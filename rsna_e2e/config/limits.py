@@ -1,4 +1,4 @@
-"""Bounds of every number in a configuration.
+"""Bounds and units of every number in a configuration.
 
 A number out of bounds is a typing error or an attack. It is refused here by name; later it would exhaust memory, abort
 a library or overflow. Booleans are refused as well, although Python counts them as numbers.
@@ -21,6 +21,11 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
+def _in(unit: str) -> Any:
+    """The unit of a number, part of its JSON schema."""
+    return Field(json_schema_extra={"unit": unit})
+
+
 _NUMBER = BeforeValidator(_no_boolean)
 
 # Counts of what takes time or disk alone, or of what the store holds no more of: they allocate nothing by themselves
@@ -28,22 +33,30 @@ Times = Annotated[int, Field(gt=0, le=MOST_TIMES), _NUMBER]
 TimesOrNone = Annotated[int, Field(ge=0, le=MOST_TIMES), _NUMBER]
 Fold = Annotated[int, Field(ge=0, le=MOST_TIMES), _NUMBER]
 Int64 = Annotated[int, Field(ge=0, lt=2**63), _NUMBER]  # of seeds, and of what a run has counted
+Batches = Annotated[Times, _in("batches")]
+Checkpoints = Annotated[Times, _in("checkpoints")]
+Epochs = Annotated[Times, _in("epochs")]
+EpochsOrNone = Annotated[TimesOrNone, _in("epochs")]
+Series = Annotated[Times, _in("series")]
+Slices = Annotated[Times, _in("slices")]
+SlicesOfNorm = Annotated[int, Field(ge=2, le=MOST_TIMES), _NUMBER, _in("slices")]  # BatchNorm in train mode needs two
+Steps = Annotated[Times, _in("steps")]
 
 # What is allocated, or started, as asked for
-Side = Annotated[int, Field(gt=0, le=MAX_IMAGE_SIZE_PX), _NUMBER]  # pixels; CT has 512, rarely 1024
-Samples = Annotated[int, Field(gt=0, le=MAX_SUPERSAMPLE), _NUMBER]  # along each side of a pixel
-Width = Annotated[int, Field(gt=0, le=8192), _NUMBER]  # features; a head of the widest has 15 GB of weights
-LoaderThreads = Annotated[int, Field(gt=0, le=256), _NUMBER]  # of one rank
-CpuThreads = Annotated[int, Field(gt=0, le=512), _NUMBER]
-BatchesAhead = Annotated[int, Field(gt=0, le=256), _NUMBER]
-Mebibytes = Annotated[int, Field(gt=0, le=2**16), _NUMBER]
+Side = Annotated[int, Field(gt=0, le=MAX_IMAGE_SIZE_PX), _NUMBER, _in("px")]  # CT has 512, rarely 1024
+Samples = Annotated[int, Field(gt=0, le=MAX_SUPERSAMPLE), _NUMBER, _in("samples per side")]  # of a pixel
+Width = Annotated[int, Field(gt=0, le=8192), _NUMBER, _in("features")]  # a head of the widest has 15 GB of weights
+LoaderThreads = Annotated[int, Field(gt=0, le=256), _NUMBER, _in("threads")]  # of one rank
+CpuThreads = Annotated[int, Field(gt=0, le=512), _NUMBER, _in("threads")]
+BatchesAhead = Annotated[int, Field(gt=0, le=256), _NUMBER, _in("batches")]
+Mebibytes = Annotated[int, Field(gt=0, le=2**16), _NUMBER, _in("MiB")]
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0), _NUMBER]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0), _NUMBER]
 Weight = Annotated[float, Field(ge=0.0, le=LARGEST_FLOAT32), _NUMBER]
 Positive = Annotated[float, Field(gt=0.0, le=LARGEST_FLOAT32), _NUMBER]
-Sides = Annotated[float, Field(ge=0.0, le=10.0), _NUMBER]  # of an image, as a unit of length
-Degrees = Annotated[float, Field(ge=0.0, le=360.0), _NUMBER]
-Minutes = Annotated[float, Field(gt=0.0, le=1e9), _NUMBER]
+Sides = Annotated[float, Field(ge=0.0, le=10.0), _NUMBER, _in("image sides")]
+Degrees = Annotated[float, Field(ge=0.0, le=360.0), _NUMBER, _in("degrees")]
+Minutes = Annotated[float, Field(gt=0.0, le=1e9), _NUMBER, _in("minutes")]
 Clip = Annotated[float, Field(gt=0.0, lt=0.5), _NUMBER]  # of a probability
-TimeoutS = Annotated[float, Field(ge=60.0, le=1e7), _NUMBER]
+TimeoutS = Annotated[float, Field(ge=60.0, le=1e7), _NUMBER, _in("s")]

@@ -5,7 +5,17 @@ from typing import Literal
 from pydantic import model_validator
 
 from rsna_e2e.config.effects import Free, Learned, OfRun
-from rsna_e2e.config.limits import CpuThreads, Fold, Fraction, Int64, Times, TimesOrNone
+from rsna_e2e.config.limits import (
+    Batches,
+    CpuThreads,
+    Epochs,
+    EpochsOrNone,
+    Fold,
+    Fraction,
+    Int64,
+    Slices,
+    Steps,
+)
 from rsna_e2e.config.sections import (
     AugmentConfig,
     CheckpointConfig,
@@ -20,45 +30,64 @@ from rsna_e2e.config.sections import (
 
 
 class RunConfig(Frozen):
-    """Everything a training run depends on, besides the store.
-
-    `epochs` counts joint epochs, over whole series; `slice_phase` comes before them, if there is one. Without a head
-    there is nothing else, and `epochs` is 0. The backbone is frozen in the first `freeze_backbone_epochs` of them.
-    `validation_fold` is held out and scored after every epoch; None trains on all, and then `training_slices_scored`
-    of the training slices are scored in its place, if it is given. `folds` published splits patients by the published
-    rule instead of the store's folds. `early_stopping_epochs` without a better score end the run.
-    `chunk` slices go through the backbone together; activations of `graph_slices` are held at a time, and what is over
-    is computed twice. auto measures once what fits the memory, and config.yaml keeps the answer.
-    `accumulate` batches make a step. `cpu_threads` compute where there is no GPU, by default one for each core; one is
-    right for small matrices, whose threads would wait more than they compute. After `max_skipped_steps` steps in a row
-    without a finite loss and gradient the run ends.
-    """
+    """Everything that a training run depends on, besides the store."""
 
     recipe: Learned[str]
+    """Name of the recipe that the settings came from."""
     task: Learned[str] = "ich"
+    """What is predicted."""
     seed: Learned[Int64] = 1234
-    epochs: Learned[TimesOrNone]
+    """Seed of initial weights, shuffling, augmentation and dropout."""
+    epochs: Learned[EpochsOrNone]
+    """Epochs on whole series. Those of slice_phase come first and on top. 0: none, for model.head=none."""
     validation_fold: OfRun[Fold | None] = 0
-    training_slices_scored: OfRun[Times | None] = None
+    """Fold that is held out and scored after every epoch. null: train on all labelled series, with no validation."""
+    training_slices_scored: OfRun[Slices | None] = None
+    """With validation_fold=null, score this many training slices after every epoch, as the published solution did. That
+    is no validation."""
     folds: Learned[Literal["store", "published"]] = "store"
+    """Which folds. store: those of the store, by patient, balanced by labels. published: by the rule of the published
+    solution."""
     precision: OfRun[Literal["auto", "fp32", "bf16", "fp16"]] = "auto"
-    chunk: OfRun[Times | Literal["auto"]] = "auto"
-    graph_slices: Free[Times | Literal["auto"]] = "auto"
-    accumulate: Learned[Times] = 1
+    """Precision of the backbone; the head computes in fp32. auto: bf16 on GPUs from sm_80 (A100) on and on CPUs with
+    AMX, fp16 on older GPUs (V100), fp32 on other CPUs."""
+    chunk: OfRun[Slices | Literal["auto"]] = "auto"
+    """Slices that go through the backbone together. auto: measured once, as many as fit the memory up to 64, and saved
+    in the run's config.yaml."""
+    graph_slices: Free[Slices | Literal["auto"]] = "auto"
+    """Slices whose activations are kept for the backward pass; all others go through the backbone a second time
+    (activation checkpointing), so that memory does not grow with the series. auto: as many as fit."""
+    accumulate: Learned[Batches] = 1
+    """Batches whose gradients are added up for a step of the optimiser."""
     cpu_threads: Learned[CpuThreads | None] = None
+    """Threads that compute where there is no GPU; null: one for each core. 1 is best for small matrices, whose threads
+    would wait more than they compute."""
     compile: Learned[bool] = False
+    """Compile the backbone with torch.compile; needs a GPU from sm_75 on, or a CPU."""
     ema_decay: Learned[Fraction | None] = None
-    freeze_backbone_epochs: Learned[TimesOrNone] = 0
-    early_stopping_epochs: Learned[Times | None] = None
-    max_skipped_steps: Learned[Times] = 10
+    """Decay of an exponential moving average of the weights, which is what is validated and predicts; null: none."""
+    freeze_backbone_epochs: Learned[EpochsOrNone] = 0
+    """First epochs on whole series in which the backbone does not learn."""
+    early_stopping_epochs: Learned[Epochs | None] = None
+    """Stop after this many epochs without a better validation score; null: never."""
+    max_skipped_steps: Learned[Steps] = 10
+    """Steps without a finite loss and gradient are skipped; after this many in a row the run ends as diverged."""
     image: Learned[ImageConfig] = ImageConfig()
+    """Images for the network."""
     augment: Learned[AugmentConfig] = AugmentConfig()
+    """Augmentation."""
     loader: LoaderConfig = LoaderConfig()
+    """Batches and threads."""
     model: Learned[ModelConfig]
+    """Network and loss."""
     optimizer: Learned[OptimizerConfig]
+    """Optimiser of the epochs on whole series."""
     slice_phase: Learned[SlicePhaseConfig | None] = None
+    """First phase on single slices."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving."""
     distributed: Free[DistributedConfig] = DistributedConfig()
+    """Several processes."""
 
     @property
     def last_phase(self) -> Literal["slices", "series"]:

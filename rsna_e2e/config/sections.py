@@ -1,4 +1,8 @@
-"""Sections of a configuration: frozen, typed, and checked when they are made."""
+"""Sections of a configuration: frozen, typed, and checked when they are made.
+
+The text below a field is what `rsna-e2e settings` and docs/settings.md say of it, that of a class what they say of the
+section.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +14,9 @@ from rsna_e2e.config.effects import Free, OfRun
 from rsna_e2e.config.limits import (
     MOST_MEMBERS,
     BatchesAhead,
+    Checkpoints,
     Degrees,
+    Epochs,
     Fraction,
     LoaderThreads,
     Mebibytes,
@@ -18,8 +24,12 @@ from rsna_e2e.config.limits import (
     Positive,
     Probability,
     Samples,
+    Series,
     Side,
     Sides,
+    Slices,
+    SlicesOfNorm,
+    Steps,
     TimeoutS,
     Times,
     Weight,
@@ -33,27 +43,32 @@ View = Literal["plain", "hflip", "transpose"]  # of an un-augmented image, for t
 class Frozen(BaseModel):
     """Base of every configuration: immutable; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ImageConfig(Frozen):
-    """How an int16 slice becomes a square network input of `size` x `size` pixels.
-
-    Each output pixel is the mean of `supersample` x `supersample` samples: set it near the factor of reduction where
-    that is over 1.5, or thin structures alias. `square` says where in its square lies what was cropped; with
-    upper_left, what was not cropped is stretched to fill it, as the published solution does it.
-    `values`: hu windows every tap in full depth; uint8 and jpeg are the published solution's 8-bit images (grey levels
-    counted from the lowest of each window, cut off), jpeg after a round trip at quality 95 with halved chroma. A slice
-    is then cropped to what is above level 0 of its own 8-bit image, a series to the content that the store names.
-    """
+    """How a stored slice in HU becomes a square image for the network."""
 
     size: Side = 480
+    """Side of the image."""
     crop: Crop = "series"
+    """What is cropped away before resizing. none: nothing. series: what lies outside one square around the content of
+    all slices of the series. slice: a square for each slice by itself, so that the scale changes from slice to
+    slice."""
     square: Literal["center", "upper_left"] = "center"
+    """Where the cropped content lies in its square. upper_left is what the published solution did; with it, uncropped
+    slices are stretched to a square."""
     values: Literal["hu", "uint8", "jpeg"] = "hu"
+    """Grey values that are resized. hu: the window is applied in full depth. uint8: windowed to 8 bits first, counted
+    from the lowest grey level of each window and cut off, as the published solution did. jpeg: uint8 after a round trip
+    through JPEG (quality 95, chroma at half resolution). With the last two, crop=slice crops to what is above level 0
+    of the slice's own 8-bit image."""
     supersample: Samples = 1
-    # progressive resizing, {1: 96, 5: 112}: of training images
-    size_from_epoch: Annotated[dict[Times, Side], Field(max_length=MOST_MEMBERS)] = {}
+    """Samples along each side of an output pixel, which is their mean. Set it near the factor by which slices are
+    reduced if that is above 1.5; otherwise thin structures alias."""
+    size_from_epoch: Annotated[dict[Epochs, Side], Field(max_length=MOST_MEMBERS)] = {}
+    """Progressive resizing: the side of training images from an epoch on, such as {1: 96, 5: 112}. Epochs count from 1
+    over both phases. Validation uses image.size."""
 
     @property
     def is_stretched(self) -> bool:
@@ -67,62 +82,77 @@ class ImageConfig(Frozen):
 
 
 class AugmentConfig(Frozen):
-    """Random geometry, drawn once per series and epoch. Defaults: the published 2nd-place solution of RSNA ICH 2019."""
+    """Random geometry of training images, drawn once per series and epoch.
+
+    Defaults: the published 2nd-place solution of RSNA ICH 2019.
+    """
 
     hflip_probability: Probability = 0.5
+    """Probability of a flip left to right."""
     transpose_probability: Probability = 0.5
+    """Probability of swapping rows and columns."""
     affine_probability: Probability = 0.3
-    shift_limit: Sides = 0.05  # of the image side
+    """Probability of a random shift, scaling and rotation."""
+    shift_limit: Sides = 0.05
+    """Largest shift along each axis."""
     scale_limit: Fraction = 0.05
+    """Largest relative change of scale, up or down."""
     rotate_limit_deg: Degrees = 20.0
+    """Largest rotation, either way."""
 
 
 class LoaderConfig(Frozen):
-    """Batches hold whole series, up to `slices_per_batch` slices; a longer series is a batch of its own.
+    """Batches of whole series, and the threads that prepare them."""
 
-    `series_per_batch` counts series instead (four times as many when nothing is learned). `slice_order` published, for
-    stored embeddings, sorts by x, then y, then z of ImagePositionPatient, as the published solution did.
-
-    `threads` read ahead by `prefetch_batches`, and as many transform where that is the CPU's work. `backend` auto is
-    DALI where it is installed; both give the same bits. `transform` chunk keeps int16 on the device and makes images
-    only for the chunk that is computed: for series so long that their images fill the memory.
-    """
-
-    slices_per_batch: OfRun[Times] = 128
-    series_per_batch: OfRun[Times | None] = None
+    slices_per_batch: OfRun[Slices] = 128
+    """Whole series are put into a batch up to this many slices; a longer series is a batch of its own."""
+    series_per_batch: OfRun[Series | None] = None
+    """Counts series of a batch instead of slices. Validation and prediction take four times as many."""
     slice_order: OfRun[Literal["geometric", "published"]] = "geometric"
+    """Order of the slices of a series. geometric: along the slice normal. published, for stored embeddings alone: by x,
+    then y, then z of ImagePositionPatient."""
     backend: Free[Literal["auto", "dali", "torch"]] = "auto"
+    """Library that runs the loader; auto is DALI where it is installed. Both give the same bits."""
     threads: Free[LoaderThreads] = 2
+    """Threads of each process that read slices; as many transform them where that is done on the CPU."""
     prefetch_batches: Free[BatchesAhead] = 3
+    """Batches that are read ahead."""
     transform: OfRun[Literal["batch", "chunk"]] = "batch"
+    """When int16 slices become images on the device. batch: a whole batch in one launch. chunk: only the chunk that is
+    computed, for series so long that their images fill the memory of the GPU."""
 
 
 class ModelConfig(Frozen):
-    """A timm backbone on every slice and a recurrent head over the series.
-
-    backbone "none" takes stored embeddings instead of images. head "none" leaves the slice classifier alone: a
-    classifier of single images. `padding` left fills the series of a batch with zeros in front, unmasked, as the
-    published solution did, so that logits depend on batch mates; packed does not.
-    `backbone_arguments` go to timm.create_model; backbone.py lists those that do. `embedding_width` projects the
-    backbone's features to this many before the head; None keeps their number. `backbone_dropout` drops features of the
-    backbone in training; its drop-path and what else it has are `backbone_arguments`.
-    `weights_file` is a local safetensors file for the backbone, used instead of timm's download.
-    `batchnorm` says how BatchNorm behaves in joint epochs: train normalises every chunk by itself; frozen uses the
-    running statistics, which makes a step independent of chunks and ranks.
-    """
+    """A timm backbone on every slice and a recurrent head over the series."""
 
     backbone: Backbone
+    """Name of the backbone in timm, such as resnet50.a1_in1k; none takes stored embeddings in place of images."""
     backbone_arguments: Arguments = {}
+    """Arguments of timm.create_model, such as {drop_path_rate: 0.1}; rsna_e2e/config/backbone.py lists those that are
+    accepted."""
     pretrained: bool = False
+    """Start the backbone from the weights that timm downloads for it."""
     weights_file: Path | None = None
+    """Start the backbone from this local safetensors file; nothing is downloaded."""
     head: Literal["lstm", "none"] = "lstm"
+    """Recurrent head over the series. none: a classifier of single slices, which needs epochs=0 and a slice_phase."""
     padding: Literal["packed", "left"] = "packed"
+    """How the head handles series of different lengths in a batch. packed: they do not affect each other. left, as the
+    published solution did: shorter series get zeros in front that are not masked, so that logits depend on the other
+    series of the batch."""
     embedding_width: Width | None = None
+    """Width that a linear layer brings the features of the backbone to before the head; null keeps their number."""
     backbone_dropout: Fraction = 0.0
+    """Dropout probability of the backbone's features in training. Drop-path is drop_path_rate in
+    model.backbone_arguments."""
     batchnorm: Literal["train", "frozen"] = "train"
-    slice_loss_weight: Weight = 0.0  # auxiliary per-slice classifier on the embeddings, in training only
-    # A head for whole series: is a label present in any slice. "study": saved runs have this name.
+    """BatchNorm of the backbone in epochs on whole series. train: every chunk is normalised by its own statistics.
+    frozen: by the running statistics, so that a step depends neither on chunks nor on the number of GPUs."""
+    slice_loss_weight: Weight = 0.0
+    """Weight in the loss of an auxiliary classifier of single slices on the embeddings. It is used in training only."""
+    # "study": saved runs have this name
     study_loss_weight: Weight = 0.0
+    """Weight in the loss of a head for whole series, which predicts whether any slice has a label; 0: no such head."""
 
     def without_initial_weights(self) -> "ModelConfig":
         """The same architecture, for weights that come from a checkpoint."""
@@ -130,22 +160,31 @@ class ModelConfig(Frozen):
 
 
 class OptimizerConfig(Frozen):
-    """An optimiser, and a schedule over all steps of its phase, after a linear warm-up.
-
-    step: times `step_factor` at each of `step_fractions` of the run. one_cycle has its own warm-up. Biases and norms
-    do not decay.
-    """
+    """An optimiser, and its learning rate schedule over all steps of its phase."""
 
     name: Literal["adamw", "adam", "sgd", "apex_fused_adam", "apex_fused_lamb"] = "adamw"
+    """The optimiser. The last two need NVIDIA apex and a GPU."""
     learning_rate: Positive
+    """Highest learning rate of the schedule; rsna-e2e find-lr suggests one."""
     head_learning_rate: Positive | None = None
+    """Learning rate of all but the backbone; null: the same."""
     weight_decay: Weight = 0.0
-    momentum: Fraction = 0.9  # of sgd
+    """Weight decay; biases and normalisation layers have none. adam and sgd add it to the gradient (L2), the others
+    shrink the weights apart from the gradient."""
+    momentum: Fraction = 0.9
+    """Momentum of sgd."""
     schedule: Literal["constant", "cosine", "step", "one_cycle"] = "constant"
+    """Course of the learning rate after the warm-up. cosine: down to 0 at the last step. step: times step_factor at
+    each of step_fractions. one_cycle: up from 1/25 in the first 30 % of the steps, then down to 1/250,000; it has a
+    warm-up of its own."""
     warmup_fraction: Fraction = 0.0
+    """Part of the steps over which the learning rate rises linearly from near 0."""
     step_fractions: Annotated[tuple[Fraction, ...], Field(max_length=MOST_MEMBERS)] = (0.5, 0.75)
+    """When schedule=step lowers the learning rate, as parts of the steps."""
     step_factor: Fraction = 0.1
+    """Factor by which schedule=step lowers the learning rate each time."""
     clip_norm: Positive | None = None
+    """Largest norm of the gradient, over all parameters; a longer gradient is scaled down to it. null: no clipping."""
 
     @model_validator(mode="after")
     def _one_warmup(self) -> "OptimizerConfig":
@@ -155,37 +194,47 @@ class OptimizerConfig(Frozen):
 
 
 class CheckpointConfig(Frozen):
-    """When the state of a run is saved, beside the end of every epoch, and how many of them stay (the best does too).
+    """When a run is saved, besides at the end of every epoch, and how many checkpoints are kept besides the best."""
 
-    `keep_epochs` keeps the end of every epoch. `on_disk_full` continue goes on training with the checkpoints there are.
-    """
-
-    every_steps: Free[Times | None] = None
+    every_steps: Free[Steps | None] = None
+    """Save whenever this many steps were taken; null: only by time and at the end of epochs."""
     every_minutes: Free[Minutes | None] = 10.0
-    keep_last: Free[Times] = 2
+    """Save whenever this much time has passed; null: never by time."""
+    keep_last: Free[Checkpoints] = 2
+    """Number of the newest checkpoints that are kept."""
     keep_epochs: OfRun[bool] = False
+    """Keep the checkpoint at the end of every epoch; predict and embed take them with --checkpoint epoch-N."""
     on_disk_full: Free[Literal["stop", "continue"]] = "stop"
+    """What to do when the disk is full. continue: train on with the checkpoints that were saved before."""
 
 
 class DistributedConfig(Frozen):
-    """Communication between ranks. A rank silent for `timeout_s` ends the job; under 60 s, restarts fail to connect."""
+    """Communication between the processes of a run, one for each GPU (ranks)."""
 
     timeout_s: TimeoutS = 300.0
-    bucket_mib: Mebibytes = 25  # gradients travel in pieces of this size
+    """A rank that does not answer for so long ends the run. Below 60 s, restarts fail to connect."""
+    bucket_mib: Mebibytes = 25
+    """Gradients are exchanged in pieces of this size."""
 
 
 class SlicePhaseConfig(Frozen):
-    """A first phase for backbones that start from nothing: single slices from all series, mixed.
+    """A first phase on shuffled single slices, for backbones without pretrained weights.
 
-    A batch of whole series shows a few patients only; features form much sooner on slices of many patients. The
-    backbone and the slice classifier learn here; the joint epochs follow.
-    `sampling`: all slices; balanced takes all positives of the any-label and as many negatives, in rotation, so that
-    none comes again before all have come; balanced_shards draws them from one of `negative_shards` parts of the data
-    in turn, as the published solution of RSNA-STR Pulmonary Embolism 2020 (EC601) did.
+    A batch of whole series shows few patients; features form faster on slices of many. This phase trains the backbone
+    and the classifier of single slices; the epochs on whole series follow. null leaves it out; a recipe without one
+    gets it by --set 'slice_phase={epochs: 4, optimizer: {learning_rate: 0.003}}'.
     """
 
-    epochs: Times
-    slices_per_batch: Annotated[Times, Field(ge=2)] = 32  # train-mode BatchNorm needs two
+    epochs: Epochs
+    """Epochs on single slices. They come on top of those on whole series (epochs)."""
+    slices_per_batch: SlicesOfNorm = 32
+    """Slices of a batch, over all GPUs."""
     sampling: Literal["all", "balanced", "balanced_shards"] = "all"
+    """Slices of an epoch. all: every training slice. balanced: all positive ones (of the any-label) and as many
+    negative ones in rotation, so that none is repeated before all were used. balanced_shards: the negative ones are
+    drawn from one part of the data per epoch, as in the published solution of RSNA-STR Pulmonary Embolism 2020
+    (EC601)."""
     negative_shards: Times = 6
+    """Number of parts for sampling=balanced_shards."""
     optimizer: OptimizerConfig
+    """Optimiser of this phase."""

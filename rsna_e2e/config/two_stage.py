@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rsna_e2e.config.limits import MOST_MEMBERS, Clip, Fold, Times
+from rsna_e2e.config.limits import MOST_MEMBERS, Clip, Epochs, Fold
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import Crop, Frozen, View
 from rsna_e2e.core.limits import CLIP
@@ -16,24 +16,28 @@ MOST_EMBEDDED = 10_000  # epochs of an image classifier that get embeddings and 
 
 
 class TwoStageSettings(Frozen):
-    """What is trained and averaged.
+    """What the two-stage pipeline trains and averages.
 
-    Every crop and fold gets a classifier of images; every one of its epochs in `image_epochs` (None: all) gets
-    embeddings of all `views` and a recurrent head on their mean; the predictions of all epochs of all heads are
-    averaged and cut off at `clip` from 0 and 1. folds None: one model on everything.
-    `out_of_fold`: heads learn from embeddings by classifiers that did not see the series; needs a classifier for every
-    fold. `match_reference` reproduces the published solution, its quirks included; docs/two_stage.md lists them.
-    `jpeg` goes with it: images make its round trip through JPEG.
+    Every crop and fold gets a classifier of images; every epoch of it that is used gets embeddings of all views and a
+    recurrent head on their mean; the predictions of all epochs of all heads are averaged.
     """
 
     match_reference: bool = False
+    """Reproduce the published solution with its known bugs (docs/two_stage.md). By default they are fixed."""
     jpeg: bool = False
+    """With match_reference: pass the images through JPEG, as the published solution did."""
     folds: Annotated[tuple[Fold, ...], Field(max_length=MOST_MEMBERS)] | None
+    """Folds that are held out in turn, each with models of its own. null: one model on all the data."""
     crops: Annotated[tuple[Crop, ...], Field(min_length=1)]
+    """Values of image.crop; each has classifiers of its own."""
     views: Annotated[tuple[View, ...], Field(min_length=1)]
-    image_epochs: Annotated[tuple[Times, ...], Field(max_length=MOST_MEMBERS)] | None = None
+    """Views of an image whose embeddings are averaged (test-time augmentation)."""
+    image_epochs: Annotated[tuple[Epochs, ...], Field(max_length=MOST_MEMBERS)] | None = None
+    """Epochs of the image classifiers that get embeddings and a head, counted from 1; null: all."""
     out_of_fold: bool = False
+    """Heads learn from embeddings by classifiers that have not seen the series; needs a classifier for every fold."""
     clip: Clip = CLIP
+    """Predictions are limited to [clip, 1 - clip]."""
 
     @model_validator(mode="after")
     def _make_sense(self) -> "TwoStageSettings":
@@ -49,16 +53,21 @@ class TwoStageSettings(Frozen):
 
 
 class TwoStageConfig(Frozen):
-    """The settings, and the configurations of both kinds of training run.
+    """The two-stage pipeline: its own settings, and the settings of its two kinds of training run.
 
-    `two_stage` decides about their crop and validation_fold, and that all epochs are kept; match_reference about all
-    quirks together. To try one of them alone, leave it off and set that one, such as sequences.model.padding=left.
+    two_stage decides their crop and validation_fold, and that the checkpoints of all epochs are kept; match_reference
+    turns on all quirks of the published solution together. To try one quirk alone, leave match_reference off and set
+    that one, such as sequences.model.padding=left.
     """
 
     recipe: str
+    """Name of the recipe that the settings came from."""
     two_stage: TwoStageSettings
+    """What is trained and averaged."""
     images: RunConfig
+    """Runs that train the classifiers of single images."""
     sequences: RunConfig
+    """Runs that train the recurrent heads on stored embeddings."""
 
     @model_validator(mode="after")
     def _are_two_stages(self) -> "TwoStageConfig":

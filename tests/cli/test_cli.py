@@ -13,15 +13,18 @@ import pytest
 import small
 
 from rsna_e2e.cli import main, program
+from rsna_e2e.config import load_config
 from rsna_e2e.store import FORMAT_VERSION, Store
 from rsna_e2e.training.launch import for_libraries
+from rsna_e2e.training.phases import describe_epochs
 
 VERBS = (
     *("synth", "prepare", "store verify", "store repair", "inspect", "quirks", "import-weights", "find-lr", "train"),
-    *("embed", "import-embeddings", "predict", "bag", "smooth", "evaluate", "pipeline", "bench"),
+    *("embed", "import-embeddings", "predict", "bag", "smooth", "evaluate", "pipeline", "bench", "settings"),
 )
 HELP_LIMIT_S = 0.5
 README = Path(__file__).parents[2] / "README.md"
+RUNS = README.parent / "docs" / "runs.md"
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,20 @@ def test_a_run_folder_that_exists_is_named(store: Store, tmp_path: Path, capsys:
     (tmp_path / "run" / "thesis.txt").write_text("mine")
     assert "already exists. Choose another" in _says(capsys, ["train", str(store.path), str(tmp_path / "run")], 2)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_a_short_run_as_documented(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs on single slices come on top of those on whole series, and train says so before it begins."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store").symlink_to(store.path)
+    (command,) = re.findall(r"```bash\nrsna-e2e (.*)\n```", RUNS.read_text())
+    assert main(shlex.split(command)) == 0
+    slices, series = "1 epoch on shuffled single slices (slice_phase.epochs)", "1 epoch on whole series (epochs)"
+    assert f"train: {slices}, then {series}\n" in capsys.readouterr().err
+    assert describe_epochs(load_config("demo", ["epochs=1"])) in RUNS.read_text()
+    assert main([*shlex.split(command), "--resume", "auto"]) == 0
 
 
 def test_what_is_no_run_or_no_checkpoint_is_named(

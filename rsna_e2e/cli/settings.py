@@ -1,0 +1,215 @@
+"""The verb that lists settings: on the terminal, or as the page docs/settings.md."""
+
+import argparse
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rsna_e2e.cli.verbs import Verbs, add_verb, tell
+
+if TYPE_CHECKING:
+    from rsna_e2e.config import RunConfig, TwoStageConfig
+    from rsna_e2e.config.catalogue import Section, Setting
+
+MARKDOWN = "rsna-e2e settings --markdown > docs/settings.md"
+_RECIPES = ("demo", "reference")
+_RUNS = ("images", "sequences")  # of the two-stage pipeline: they have the settings of a run
+_WIDEST = 120  # columns
+_NEAR = 6  # names in a message
+_INDENT = " " * 4
+_NULL = "null"
+_LEFT_OUT = "-"  # in the place of a value: its section is null
+
+# By the name of an effect on a run
+_ON_RESUME = {"learned": "kept, learned", "run": "kept", "none": "may change"}
+
+_PAGE = f"""# Settings
+
+All settings of a training run and of the two-stage pipeline. `rsna-e2e settings [PREFIX]` lists them on the terminal. A
+value is set with `--set NAME=VALUE`, such as `--set image.size=256`, on top of a recipe, or in a YAML file given as
+`--recipe FILE`; [runs.md](runs.md) says how values are checked. This page is made from the source: `{MARKDOWN}`.
+
+`demo` and `reference` are the values in these recipes; `{_LEFT_OUT}` stands for a section that the recipe leaves out.
+What `--resume` allows:
+
+- **may change**: the setting affects speed, memory and kept checkpoints only, and may differ each time that a run is
+  resumed.
+- **kept**: `--resume` refuses another value. Runs that differ in such settings alone, as the folds of a
+  cross-validation do, are of one kind: their embeddings may be used together.
+- **kept, learned**: the setting affects what the model is and learns. As above, but runs that differ are of different
+  kinds."""
+
+_OF_RUNS = """The pipeline's two kinds of run have the settings of a run, as `images.NAME` and `sequences.NAME`. These
+have other values than in a run of the recipe of the same name:"""
+
+
+def add_settings_list(verbs: Verbs) -> None:
+    """Add `rsna-e2e settings`."""
+    verb = add_verb(
+        verbs,
+        "settings",
+        _settings,
+        "List the settings that --set takes: value in a recipe, allowed values, unit and meaning.",
+        "rsna-e2e settings                                    # of a run and of the two-stage pipeline",
+        "rsna-e2e settings loader                             # of a section",
+        "rsna-e2e settings model.batchnorm",
+        "rsna-e2e settings images.model --recipe reference    # of the pipeline's image classifiers",
+        "rsna-e2e settings --recipe runs/first/config.yaml    # as a run has them",
+    )
+    verb.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="section or setting, or how it begins")
+    verb.add_argument(
+        "--recipe",
+        default="demo",
+        metavar="demo|reference|FILE",
+        help="whose values to show; FILE: a config.yaml of a run or of the pipeline (default demo)",
+    )
+    verb.add_argument("--markdown", action="store_true", help="print the page docs/settings.md")
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """The values of a recipe; of a file, which is for a run or for the pipeline, those of one."""
+
+    run: "RunConfig | None"
+    pipeline: "TwoStageConfig | None"
+
+    def sections(self) -> "Iterator[Section]":
+        """Yield the sections that there are values for."""
+        from rsna_e2e.config import RunConfig, TwoStageConfig
+        from rsna_e2e.config.catalogue import sections
+
+        if self.run is not None:
+            yield from sections(RunConfig)
+        if self.pipeline is not None:
+            yield from list(sections(TwoStageConfig))[1:]  # the first holds nothing but the name of the recipe
+
+    def value(self, name: str) -> str:
+        """Return the value of a setting."""
+        from rsna_e2e.config.catalogue import value_of
+
+        config = self.pipeline if name.split(".")[0] in ("two_stage", *_RUNS) else self.run
+        assert config is not None
+        return value_of(config, name) or _LEFT_OUT
+
+    def differing(self) -> Iterator[str]:
+        """Yield what of the pipeline's two kinds of run has other values than a run: settings, or a section that they
+        leave out."""
+        for section in self.sections():
+            is_left_out = self.value(section.name) == _NULL if section.name else False
+            for name in [section.name] if is_left_out else [item.name for item in section.settings]:
+                kind, _, of_run = name.partition(".")
+                if kind in _RUNS and self.value(name) not in (self.value(of_run), _LEFT_OUT):
+                    yield name
+
+
+def _read(recipe: str) -> _Recipe:
+    from rsna_e2e.config import load_config, load_two_stage
+    from rsna_e2e.config.files import is_two_stage
+
+    if recipe in _RECIPES or not Path(recipe).is_file():
+        return _Recipe(load_config(recipe), load_two_stage(recipe))
+    if is_two_stage(Path(recipe)):
+        return _Recipe(None, load_two_stage(recipe))
+    return _Recipe(load_config(recipe), None)
+
+
+def _settings(options: argparse.Namespace) -> None:
+    if options.markdown:
+        tell(*_page({name: _read(name) for name in _RECIPES}))
+        return
+    width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
+    recipe = _read(options.recipe)
+    is_short = not options.prefix and recipe.run is not None
+    for section, settings in _chosen(recipe, options.prefix):
+        if not (is_short and section.name.split(".")[0] in _RUNS):
+            tell(*_described(section, settings, recipe, width))
+    if is_short and recipe.pipeline is not None:
+        text = (
+            "images, sequences: the pipeline's two kinds of run, with the settings of a run. Those whose values differ "
+            "from the ones above (rsna-e2e settings images explains all):"
+        )
+        tell("", *textwrap.wrap(text, width), "")
+        tell(*(line for name in recipe.differing() for line in _wrapped(f"{name} = {recipe.value(name)}", width)))
+
+
+def _chosen(recipe: _Recipe, prefix: str) -> "list[tuple[Section, list[Setting]]]":
+    """The settings whose names begin with `prefix`, by section. Raises UsageError, with near names, for none."""
+    from difflib import get_close_matches
+
+    from rsna_e2e.core.errors import UsageError
+    from rsna_e2e.core.records import printable
+
+    sections = list(recipe.sections())
+    for begin in (f"{prefix.rstrip('.')}.", prefix):  # whole words first: `epochs` is not the beginning of another
+        chosen = [(s, [item for item in s.settings if f"{item.name}.".startswith(begin)]) for s in sections]
+        if any(settings for _, settings in chosen):
+            return [(section, settings) for section, settings in chosen if settings]
+    names = [*(section.name for section in sections), *(item.name for section in sections for item in section.settings)]
+    close = get_close_matches(prefix, {*names, *(name.rpartition(".")[2] for name in names)})
+    near = dict.fromkeys(name for word in close for name in names if word in (name, name.rpartition(".")[2]))
+    hint = f"Near: {', '.join(list(near)[:_NEAR])}. " if near else ""
+    raise UsageError(f"there is no setting {printable(prefix)!r:.80}. {hint}rsna-e2e settings lists all")
+
+
+def _described(section: "Section", settings: "Sequence[Setting]", recipe: _Recipe, width: int) -> Iterator[str]:
+    """Yield the lines of a section on a terminal."""
+    yield ""
+    for number, paragraph in enumerate(section.meaning.split("\n\n")):
+        name = f"{section.name}: " if section.name and number == 0 else ""
+        yield from textwrap.wrap(f"{name}{paragraph}", width)
+    for setting in settings:
+        yield ""
+        yield from _wrapped(f"{setting.name} = {recipe.value(setting.name)}", width)
+        yield from textwrap.wrap(setting.meaning, width, initial_indent=_INDENT, subsequent_indent=_INDENT)
+        on_resume = f"; on resume: {_ON_RESUME[setting.effect.value]}" if setting.effect else ""
+        facts = f"{setting.values}{on_resume}"
+        yield from textwrap.wrap(facts, width, initial_indent=_INDENT, subsequent_indent=_INDENT)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    return textwrap.wrap(line, width, subsequent_indent=_INDENT)
+
+
+def _page(recipes: dict[str, _Recipe]) -> Iterator[str]:
+    """Yield the lines of docs/settings.md."""
+    from rsna_e2e.config import TwoStageConfig
+    from rsna_e2e.config.catalogue import sections
+
+    yield from _PAGE.splitlines()
+    yield from ("", "## A training run")
+    all_sections = list(recipes[_RECIPES[0]].sections())
+    for section in all_sections:
+        kind = section.name.partition(".")[0]
+        if kind in _RUNS:
+            continue
+        if kind == "two_stage":
+            yield from ("", "## The two-stage pipeline", "", *next(sections(TwoStageConfig)).meaning.splitlines())
+        if section.name:
+            yield from ("", f"### `{section.name}`")
+        yield from ("", *section.meaning.splitlines(), "")
+        yield from _table(("setting", *_RECIPES, "values", "on resume", "meaning"), _rows(section, recipes))
+    yield from ("", "### `images` and `sequences`", "", *_OF_RUNS.splitlines(), "")
+    names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.differing())
+    yield from _table(("setting", *_RECIPES), [(f"`{name}`", *_values(name, recipes)) for name in sorted(names)])
+
+
+def _rows(section: "Section", recipes: dict[str, _Recipe]) -> Iterator[Sequence[str]]:
+    for item in section.settings:
+        on_resume = _ON_RESUME[item.effect.value] if item.effect else ""
+        yield (f"`{item.name}`", *_values(item.name, recipes), item.values, on_resume, item.meaning)
+
+
+def _values(name: str, recipes: dict[str, _Recipe]) -> Iterator[str]:
+    for recipe in recipes.values():
+        yield f"`{recipe.value(name)}`"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table in Markdown."""
+    yield f"| {' | '.join(header)} |"
+    yield "|---" * len(header) + "|"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
