@@ -10,9 +10,9 @@ import stat
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -24,7 +24,7 @@ from rsna_e2e.core.limits import HARMLESS_BYTES, MAX_MEMBER_BYTES, MAX_RATIO
 SUFFIXES = (".csv", ".csv.gz", ".csv.zip")
 
 _MOST_LAYERS = 4  # of packing, each in the one before
-_HEADER_BYTES = 4096  # of a table's first line are looked at
+_HEADER_BYTES = 1 << 16  # of a table's first line are looked at
 _PIPE_BYTES = 1 << 16
 WAIT_FOR_WRITER_S = 2.0  # a shell may start it later than this program
 _ENCRYPTED = 0x1  # APPNOTE 4.4.4
@@ -36,10 +36,12 @@ _DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImpleme
 @dataclass(frozen=True, slots=True)
 class TableFile:
     """A table in a file, such as in an archive. name: shown in messages. bytes_of: opens the file as it is, as often as
-    asked; the stream is seekable."""
+    asked; the stream is seekable. columns: names of its columns by what they hold, where its header does not say so.
+    """
 
     name: str
     bytes_of: Callable[[], AbstractContextManager[BinaryIO]]
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.name
@@ -68,19 +70,19 @@ class TableFile:
         with self.bytes_of() as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    def header(self) -> list[str]:
+    def header(self, delimiter: str = ",") -> list[str]:
         """Return the names of the columns, none where there is no first line. Raises OSError."""
         with self.open() as stream:
             text = stream.read(_HEADER_BYTES).decode("utf-8-sig", "replace")
         try:
-            return next(csv.reader(io.StringIO(text, newline="")), [])
+            return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
         except csv.Error:
             return []
 
-    def line_of(self, row: int) -> int:
+    def line_of(self, row: int, delimiter: str = ",") -> int:
         """Return the line, counted from 1, on which data row `row` ends; empty lines hold no row."""
         with self.open() as stream:
-            lines = csv.reader(io.TextIOWrapper(stream, "utf-8", "replace", newline=""))
+            lines = csv.reader(io.TextIOWrapper(stream, "utf-8", "replace", newline=""), delimiter=delimiter)
             filled = (lines.line_num for words in lines if words)
             try:
                 return next(islice(filled, row + 1, None), row + 2)
@@ -88,10 +90,10 @@ class TableFile:
                 return row + 2
 
 
-def table_at(path: Path) -> TableFile:
+def table_at(path: Path, columns: Mapping[str, str] | None = None) -> TableFile:
     """Return the table at `path`, which need not be there yet. A pipe is read at once, as it can be only once.
 
-    Raises BadInputError for a pipe without a writer, and for a device.
+    columns: see `TableFile`. Raises BadInputError for a pipe without a writer, and for a device.
     """
     try:
         mode = path.stat().st_mode
@@ -99,10 +101,10 @@ def table_at(path: Path) -> TableFile:
         mode = 0  # to be said when it is opened
     if stat.S_ISFIFO(mode):
         content = _read_pipe(path)
-        return TableFile(str(path), lambda: io.BytesIO(content))
+        return TableFile(str(path), lambda: io.BytesIO(content), columns or {})
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
         raise BadInputError(f"{path}: a device. Give a regular file")
-    return TableFile(str(path), lambda: path.open("rb"))
+    return TableFile(str(path), lambda: path.open("rb"), columns or {})
 
 
 def is_table(name: str) -> bool:
@@ -135,6 +137,8 @@ def _only_table(stream: IO[bytes]) -> IO[bytes]:
         archive = zipfile.ZipFile(stream)
     except UnicodeDecodeError as error:
         raise zipfile.BadZipFile(str(error)) from error
+    if "xl/workbook.xml" in archive.namelist():  # ECMA-376 part 1, annex: as Excel names it
+        raise zipfile.BadZipFile("an Excel workbook. Save its sheet as CSV")
     names = [info for info in archive.infolist() if not info.filename.endswith("/")]
     files = [info for info in names if not info.filename.startswith("__MACOSX/")]
     tables = [info for info in files if is_table(info.filename)] or files

@@ -14,6 +14,7 @@ class Task:
 
     label_names: in the order of the model's outputs (L labels). label_weights: weight of each in loss and metric.
     any_label: the label that is the logical or of the others.
+    has_series_labels: whether series have labels of their own; else those of their slices are all there is.
     windows_hu: (center, width) of each input channel (C channels). channel_mean, channel_std: of the windowed values in
     [0, 1], per channel.
     """
@@ -25,6 +26,7 @@ class Task:
     windows_hu: tuple[tuple[float, float], ...]
     channel_mean: tuple[float, ...]
     channel_std: tuple[float, ...]
+    has_series_labels: bool = False
 
     @property
     def any_index(self) -> int:

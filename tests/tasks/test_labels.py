@@ -88,9 +88,12 @@ def test_an_absent_row_is_nan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ID,Target\nID_a_any,1\n", r"labels\.csv, line 1: a column is missing.*Label"),
-        ("image,Label\nID_a_any,1\n", r"labels\.csv, line 1: a column is missing.*ID"),
-        ("", r"labels\.csv: not a readable CSV file.*Empty"),
+        (
+            "ID,Target\nID_a_any,1\n",
+            r"labels\.csv, line 1: no column is called Label.*Found columns: ID, Target\. Needed: ID,Label",
+        ),
+        ("image,Label\nID_a_any,1\n", r"labels\.csv, line 1: no column is called ID\. Found columns: image, Label"),
+        ("", r"labels\.csv: empty"),
         ("ID,Label\n", r"labels\.csv: no rows after the header"),
         ("ID,Label\nID_a_any,1\n\nID_a_all,1\n", r"line 4: ID 'ID_a_all' does not end in a known label.*epidural"),
         ("ID,Label\nany,1\n", r"line 2: ID 'any' does not end in a known label"),

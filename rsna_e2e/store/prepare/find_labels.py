@@ -14,7 +14,7 @@ from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.image_ids import names_of
 from rsna_e2e.dicom.sources.files import RawFolder, Source, open_source
-from rsna_e2e.tasks.labels import COLUMNS, LabelTable, has_label_columns, is_label_file, read_ids, read_labels
+from rsna_e2e.tasks.labels import LabelTable, has_label_columns, is_label_file, read_image_ids, read_labels
 from rsna_e2e.tasks.task import Task
 
 LABEL_WORD = "train"  # in the name of a label file, as in the competition's stage_2_train.csv
@@ -154,7 +154,7 @@ def _read_if_ours(file: TableFile, task: Task, files: Sequence[RawFile]) -> Labe
         table = read_labels(file, task)
     except BadInputError:
         try:
-            image_ids = [row_id.rpartition("_")[0] for row_id in read_ids(file)]
+            image_ids = read_image_ids(file, task)
         except BadInputError:
             return None
         if names_any(image_ids, files):
@@ -166,6 +166,6 @@ def _read_if_ours(file: TableFile, task: Task, files: Sequence[RawFile]) -> Labe
 def _why_no_labels(file: TableFile) -> str:
     """Return why a table cannot hold labels, empty where it has their columns."""
     try:
-        return "" if has_label_columns(file) else f"no columns {' and '.join(COLUMNS)}"
+        return "" if has_label_columns(file) else "no columns of IDs and labels"
     except (OSError, BadInputError) as error:
         return f"cannot be read: {error}"

@@ -1,0 +1,21 @@
+"""Label files: a long form, columns `ID,Label` with one row per image and label, and wide tables, one row per image.
+
+In comes a table, bare or packed; out come its images and their labels, or an error that names line and column.
+Submissions have the long form alone; in one, `Label` is a probability.
+"""
+
+from rsna_e2e.tasks.labels.layout import LONG_COLUMNS, has_label_columns, is_label_file
+from rsna_e2e.tasks.labels.read import read_image_ids, read_labels
+from rsna_e2e.tasks.labels.table import LabelTable
+from rsna_e2e.tasks.labels.write import prepare_submission, write_labels
+
+__all__ = [
+    "LONG_COLUMNS",
+    "LabelTable",
+    "has_label_columns",
+    "is_label_file",
+    "prepare_submission",
+    "read_image_ids",
+    "read_labels",
+    "write_labels",
+]

@@ -1,0 +1,159 @@
+"""Tells by its header how a label file is laid out: its delimiter, its form, and which column holds what."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.records import printable
+from rsna_e2e.core.table_files import TableFile
+from rsna_e2e.tasks.task import TASKS, Task
+
+LONG_COLUMNS = ("ID", "Label")
+DELIMITERS = (",", ";", "\t")
+
+# Columns that name an image in a wide table, the first that is there. Case, spaces and punctuation make no difference.
+IMAGE_COLUMNS = ("ID", "SOPInstanceUID", "Path", "FilePath", "File", "FileName", "Image", "ImageID", "ImageName")
+# Columns that name several images at once: taken only where no other does
+SERIES_COLUMNS = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID")
+
+_MOST_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where a label file holds what: columns by `ID` and `Label`, or, in a wide table, by `ID` and names of labels.
+    header: all its columns."""
+
+    file: TableFile
+    delimiter: str
+    header: Sequence[str]
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether there is one row per image and label."""
+        return LONG_COLUMNS[1] in self.columns
+
+    def line_of(self, row: int) -> int:
+        """Return the line of the file on which data row `row` ends."""
+        return self.file.line_of(row, self.delimiter)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The columns that hold neither IDs nor labels."""
+        return tuple(printable(word) for word in self.header if word not in self.columns.values())
+
+
+def has_label_columns(file: TableFile) -> bool:
+    """Whether a table's first line is that of a label file, of any task. Raises OSError when it cannot be read."""
+    return any(layout.columns for task in TASKS.values() for layout in _layouts(file, task))
+
+
+def is_label_file(file: TableFile) -> bool:
+    """Whether a table's first line is that of a label file; False also for one that is no table.
+
+    Raises BadInputError for one that its archive does not give out.
+    """
+    try:
+        return has_label_columns(file)
+    except OSError:
+        return False
+
+
+def find_layout(file: TableFile, task: Task) -> Layout:
+    """Return how a label file of `task` is laid out.
+
+    Raises UsageError for mapped columns that `task` does not have, BadInputError when columns are missing or there
+    twice, or name series of a task without labels of series, OSError when the file cannot be read.
+    """
+    targets = (*LONG_COLUMNS, *task.label_names)
+    for target, column in file.columns.items():
+        if target not in targets:
+            raise UsageError(
+                f"--columns {target}={column}: nothing is called {target}. Known are: {', '.join(targets)}"
+            )
+    if twice := [column for column, n in Counter(file.columns.values()).items() if n > 1]:
+        raise UsageError(f"--columns: {twice[0]} is named twice. A column holds one thing")
+    layouts = _layouts(file, task)
+    layout = next((layout for layout in layouts if layout.columns), None)
+    if layout is None:
+        raise BadInputError(_not_found(max(layouts, key=lambda layout: len(layout.header)), task))
+    for target, column in layout.columns.items():
+        same = [word for word in layout.header if _plain(word) == _plain(column)]
+        if layout.header.count(column) > 1:
+            raise BadInputError(f"{file}, line 1: several columns are called {column}. Keep the right one")
+        if len(same) > 1 and target not in (*file.columns, *LONG_COLUMNS):
+            raise BadInputError(
+                f"{file}, line 1: several columns could be {target}: {_some(same)}. Name one: --columns "
+                f"{target}={column}"
+            )
+    if _plain(layout.columns["ID"]) in map(_plain, SERIES_COLUMNS) and not task.has_series_labels:
+        raise BadInputError(
+            f"{file}, line 1: its IDs are those of studies, series or patients ({layout.columns['ID']}). The task "
+            f"{task.name} learns from labels of slices and has none of series: a label of a whole study does not say "
+            "which of its slices show it. If another column names the slices: --columns ID=COLUMN. See docs/labels.md"
+        )
+    return layout
+
+
+def _layouts(file: TableFile, task: Task) -> list[Layout]:
+    """Return the layout that a file has with each delimiter; one without columns is that of no label file."""
+    headers = [(delimiter, file.header(delimiter)) for delimiter in DELIMITERS]
+    return [
+        Layout(file=file, delimiter=delimiter, header=header, columns=_columns(header, file.columns, task))
+        for delimiter, header in headers
+    ]
+
+
+def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> dict[str, str]:
+    """Return the columns of a label file by what they hold, none where the header is not that of one."""
+    words = {word.strip(): word for word in header}
+    if not all(column in words for column in mapped.values()):
+        return {}
+    if LONG_COLUMNS[1] in mapped or not any(name in mapped for name in task.label_names):
+        columns = {name: words.get(mapped.get(name, name), "") for name in LONG_COLUMNS}
+        if all(columns.values()):
+            return columns
+    free = {_plain(word): word for word in reversed(header) if word.strip() not in mapped.values()}
+    candidates = {"ID": (*IMAGE_COLUMNS, *SERIES_COLUMNS), **{name: (name,) for name in task.label_names}}
+    columns = {
+        target: words[mapped[target]] if target in mapped else next(filter(None, map(free.get, map(_plain, names))), "")
+        for target, names in candidates.items()
+    }
+    columns = {target: column for target, column in columns.items() if column}
+    return columns if "ID" in columns and len(columns) > 1 else {}
+
+
+def _not_found(layout: Layout, task: Task) -> str:
+    """Return the message for a table of another layout: what it has, what is needed, and the way out."""
+    file, words = layout.file, {word.strip() for word in layout.header}
+    found = set(map(_plain, words))
+    absent = [column for column in file.columns.values() if column not in words]
+    labels = [name for name in task.label_names if _plain(name) in found or name in file.columns]
+    if not words:
+        return f"{file}: empty. Needed: a header and rows, see docs/labels.md"
+    if absent:
+        what = f"no column is called {printable(absent[0])}, which --columns names"
+    elif labels:
+        what = f"this looks like a wide table (it has columns for {_some(labels)}), but no column is known to hold IDs"
+    elif LONG_COLUMNS[1] in words:
+        what = "no column is called ID"
+    elif "ID" in file.columns or not found.isdisjoint(map(_plain, IMAGE_COLUMNS)):
+        what = "no column is called Label or like a label"
+    else:
+        what = "no column is known to hold IDs, none to hold labels"
+    return (
+        f"{file}, line 1: {what}. Found columns: {_some(layout.header)}. Needed: ID,Label with one row per image and "
+        f"label; or one row per image, with a column ID and one per label ({', '.join(task.label_names)}). Columns of "
+        f"other names: --columns ID=COLUMN {task.any_label}=COLUMN. See docs/labels.md"
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.casefold())
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(printable, names[:_MOST_SHOWN])) + ", ..." * (len(names) > _MOST_SHOWN)
