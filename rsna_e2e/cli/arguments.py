@@ -3,6 +3,12 @@
 import argparse
 import math
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rsna_e2e.core.table_files import TableFile
 
 
 def at_least_one(text: str) -> int:
@@ -38,6 +44,39 @@ def seed(text: str) -> int:
     return _integer(text, at_least=0)
 
 
+def add_columns(verb: argparse.ArgumentParser) -> None:
+    """Let the user say which columns of a label table hold what."""
+    verb.add_argument(
+        "--columns",
+        type=_column,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ID|LABEL=COLUMN",
+        help="of a label table whose columns have other names: ID=filename any=Hemorrhage (see docs/labels.md)",
+    )
+
+
+def given_labels(options: argparse.Namespace) -> "TableFile | None":
+    """Return the table that `--labels` names, if any. Raises UsageError for columns of none."""
+    from rsna_e2e.core.errors import UsageError
+
+    if options.labels is None and options.columns:
+        raise UsageError("--columns: of which table? Name it with --labels")
+    return with_columns(options.labels, options.columns) if options.labels else None
+
+
+def with_columns(path: "Path", columns: "list[tuple[str, str]]") -> "TableFile":
+    """Return the label table at `path`, with what `--columns` says of it. Raises UsageError for a name given twice."""
+    from rsna_e2e.core.errors import UsageError
+    from rsna_e2e.core.table_files import table_at
+
+    names = [name for name, _ in columns]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"--columns: {twice[0]} is given twice. Keep the right one")
+    return table_at(path, dict(columns))
+
+
 def add_device(verb: argparse.ArgumentParser) -> None:
     """Let the user choose where to compute."""
     verb.add_argument(
@@ -56,6 +95,13 @@ def add_settings(verb: argparse.ArgumentParser, *, file: str = "a config.yaml") 
         metavar="a.b=VALUE",
         help="override a value of the recipe; repeatable (rsna-e2e settings lists them)",
     )
+
+
+def _column(text: str) -> tuple[str, str]:
+    name, _, column = text.partition("=")
+    if not name or not column:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ID=COLUMN or LABEL=COLUMN, such as any=Hemorrhage")
+    return name, column
 
 
 def _integer(text: str, *, at_least: int) -> int:

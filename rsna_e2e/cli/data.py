@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsna_e2e.cli.arguments import add_settings, at_least_one, seed
+from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, given_labels, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import is_inside
@@ -54,6 +54,7 @@ def add_prepare(verbs: Verbs) -> None:
         "Read a folder or zip of DICOM files once into a study store: HU in geometric order, labels, folds, refusals.",
         "rsna-e2e prepare raw store",
         "rsna-e2e prepare /data/dicom store --labels labels.csv.gz",
+        "rsna-e2e prepare /data/dicom store --labels table.csv --columns ID=filename any=Hemorrhage epidural=EDH",
         "rsna-e2e prepare rsna-intracranial-hemorrhage-detection.zip store   # read in place, labels too",
         "rsna-e2e prepare /data/dicom store --shard 1/4   # on the first of four machines, and so on; then anywhere:",
         "rsna-e2e prepare /data/dicom store --merge store.part-*",
@@ -61,8 +62,7 @@ def add_prepare(verbs: Verbs) -> None:
     )
     verb.add_argument("raw", type=Path, metavar="RAW", help="folder of DICOM files, nested at will, or a zip of one")
     verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
-    verb.add_argument("--labels", type=Path, help="CSV with columns ID,Label (default: *train*.csv[.gz] in or by RAW)")
-    add_task(verb)
+    _add_labels(verb)
     verb.add_argument("--folds", type=at_least_one, default=N_FOLDS, help=f"patient-level folds (default {N_FOLDS})")
     verb.add_argument("--seed", type=seed, default=SEED, help=f"seed of the folds (default {SEED})")
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
@@ -81,6 +81,17 @@ def add_prepare(verbs: Verbs) -> None:
     )
     _add_refusing(verb.add_argument_group("what is refused"))
     _add_sharing(verb.add_argument_group("several machines"))
+
+
+def _add_labels(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--labels",
+        type=Path,
+        help="CSV with columns ID,Label, or one column per label, see docs/labels.md (default: *train*.csv[.gz] in or "
+        "by RAW)",
+    )
+    add_columns(verb)
+    add_task(verb)
 
 
 def _add_refusing(options: "argparse._ArgumentGroup") -> None:
@@ -176,7 +187,7 @@ def _prepare(options: argparse.Namespace) -> None:
     with progress_bar("prepare", unit="slices") as progress:
         how = {
             "task": get_task(options.task),
-            "labels": options.labels,
+            "labels": given_labels(options),
             "n_jobs": options.jobs,
             "on_ray": options.ray,
             "compression": options.compress,

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsna_e2e.cli.arguments import at_least_one, seed
+from rsna_e2e.cli.arguments import add_columns, at_least_one, given_labels, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import is_inside, real_path
@@ -40,6 +40,7 @@ def add_inspect(verbs: Verbs) -> None:
     )
     verb.add_argument("--seed", type=seed, help="seed that draws these slices and the series shown (default 0)")
     verb.add_argument("--labels", type=Path, help="raw files only: label CSV (default: RAW/*train*.csv[.gz])")
+    add_columns(verb)
     verb.add_argument("--jobs", type=at_least_one, help="raw files only: processes (default: all cores)")
     add_task(verb)
     verb.add_argument(
@@ -89,8 +90,10 @@ def _check_usage(options: argparse.Namespace) -> None:
 
     if options.who is None and (options.raw or options.key):
         raise UsageError("--raw and --key go with --who: they resolve a hash of a store")
-    if is_store(options.source) and options.who is None and (options.labels or options.jobs):
-        raise UsageError(f"{options.source}: a store, which holds its labels; --labels and --jobs are for raw files")
+    if is_store(options.source) and options.who is None and (options.labels or options.columns or options.jobs):
+        raise UsageError(
+            f"{options.source}: a store, which holds its labels; --labels, --columns and --jobs are for raw files"
+        )
     is_sampled = options.sample is not None or options.seed is not None
     if options.who is not None and (options.out or is_sampled):
         raise UsageError("--out, --sample and --seed are for a report; --who prints names and makes none")
@@ -118,4 +121,4 @@ def _who(options: argparse.Namespace) -> "Named":
 
 
 def _raw(options: argparse.Namespace) -> dict[str, Any]:
-    return {"task": get_task(options.task), "labels": options.labels, "n_jobs": options.jobs}
+    return {"task": get_task(options.task), "labels": given_labels(options), "n_jobs": options.jobs}

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsna_e2e.cli.arguments import add_device, checkpoints, seed
+from rsna_e2e.cli.arguments import add_columns, add_device, checkpoints, seed, with_columns
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, taken
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.tasks.task import get_task
@@ -51,6 +51,7 @@ def add_evaluate(verbs: Verbs) -> None:
     )
     verb.add_argument("submission", type=Path, metavar="SUBMISSION", help="a submission made by predict")
     verb.add_argument("truth", type=Path, metavar="TRUTH", help="label CSV of the same images")
+    add_columns(verb)
     verb.add_argument("--out", type=Path, required=True, help="folder for the report")
     verb.add_argument("--store", type=Path, help="store with the images, for pictures of example series")
     verb.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap intervals (default 0)")
@@ -104,7 +105,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rsna_e2e.evaluation.report import write_report
     from rsna_e2e.store import Store
 
-    evaluation = evaluate(options.submission, options.truth, task=get_task(options.task), seed=options.seed)
+    truth = with_columns(options.truth, options.columns)
+    evaluation = evaluate(options.submission, truth, task=get_task(options.task), seed=options.seed)
     if options.store is None:
         page = write_report(evaluation, out=options.out)
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.core.records import Float64Array
+from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.evaluation.inputs import Inputs, read_inputs
 from rsna_e2e.evaluation.scores import DECISION_THRESHOLD, Evaluation, LabelScores, Level
 from rsna_e2e.tasks import metrics
@@ -22,7 +23,7 @@ _NO_LOSS = 1e-9
 
 def evaluate(
     submission: Path,
-    truth: Path,
+    truth: Path | TableFile,
     *,
     task: Task,
     predictions: Path | None = None,

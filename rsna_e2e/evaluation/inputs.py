@@ -47,17 +47,17 @@ class Inputs:
     series_head: Float64Array | None
 
 
-def read_inputs(submission: Path, truth: Path, predictions: Path | None, task: Task) -> Inputs:
+def read_inputs(submission: Path, truth: Path | TableFile, predictions: Path | None, task: Task) -> Inputs:
     """Read a submission, the truth and the tables of the submission.
 
     predictions: its predictions table; by default the one beside it, if there is one. Raises BadInputError when the
     files do not hold the same images or one is not as it should be.
     """
-    submission_file, truth_file = table_at(submission), table_at(truth)
+    submission_file, truth_file = table_at(submission), truth if isinstance(truth, TableFile) else table_at(truth)
     truth_table, submission_table = _read_pair(submission_file, truth_file, task)
     files = {
         "submission": InputFile(name=submission.name, sha256=submission_file.sha256()),
-        "truth": InputFile(name=truth.name, sha256=truth_file.sha256()),
+        "truth": InputFile(name=Path(truth_file.name).name, sha256=truth_file.sha256()),
     }
     layout = head_SL = None
     table = _find_table(submission, submission_table, predictions, task)

@@ -10,6 +10,7 @@ import pytest
 from made_up import MadeUpRun, add_series_table, made_up_run
 from sklearn import metrics as judge
 
+from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import sha256_of
 from rsna_e2e.evaluation.evaluate import evaluate
@@ -67,6 +68,20 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result.series.truth[:, 5], [1, 1])
     np.testing.assert_array_equal(result.series.probability[:, 5], [0.8, 0.2])
     assert math.isnan(result.series.scores[5].auc.value)  # both series are positive
+
+
+def test_the_truth_may_be_a_wide_table(tmp_path: Path) -> None:
+    submission, truth = hand_made(tmp_path)
+    wide = tmp_path / "wide.csv"
+    head = ";".join(["file", "Bleed", *ICH.label_names[:5]])
+    wide.write_text(f"{head}\nID_b;no;;;;;\nID_c;0;0;0;0;0;0\nID_a;yes;0;0;0;0;0\nID_d;1;0;0;0;0;0\nID_b;0;0;0;0;0;0\n")
+    words = ["evaluate", str(submission), str(wide), "--columns", "any=Bleed", "--out", str(tmp_path / "report")]
+    assert main(words) == 0
+    metrics = json.loads((tmp_path / "report/metrics.json").read_text())
+    expected = evaluate(submission, truth, task=ICH).to_dict()
+    assert metrics["weighted_log_loss"] == expected["weighted_log_loss"]
+    assert metrics["truth"] == {"name": "wide.csv", "sha256": sha256_of(wide)}
+    assert metrics["n_repeated_truth_rows"] == 1
 
 
 def test_numbers_against_scikit_learn(run: MadeUpRun) -> None:

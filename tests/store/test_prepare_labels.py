@@ -72,6 +72,51 @@ def test_labels_that_cannot_be_end_before_a_file_is_read(
     assert not (tmp_path / "store").exists()
 
 
+def test_a_wide_table_gives_the_store_of_its_long_form(tmp_path: Path, raw: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = {image_id: rng.choice(["0", "1", "0.25", ""], size=6).tolist() for image_id in LABELLED}
+    long = "".join(
+        f"{image_id}_{name},{value}\n"
+        for image_id, row in values.items()
+        for name, value in zip(ICH.label_names, row, strict=True)
+        if value
+    )
+    (tmp_path / "long.csv").write_text(f"ID,Label\n{long}")
+    columns = dict(zip(ICH.label_names, ("EDH", "IPH", "IVH", "SAH", "SDH", "Any; of these"), strict=True))
+    wide = [[*columns.values(), "Slice", "Note"], *([*row, image_id, "a"] for image_id, row in values.items())]
+    (tmp_path / "wide.csv").write_text("".join("\t".join(row) + "\n" for row in wide))
+    mapped = ["--columns", "ID=Slice", *(f"{name}={column}" for name, column in columns.items())]
+    for name, words in (("long", []), ("wide", mapped)):
+        labels = ["--labels", str(tmp_path / f"{name}.csv"), *words]
+        assert main(["prepare", str(raw), str(tmp_path / name), "--jobs", "1", *labels]) == 0
+    long_store, wide_store = Store.open(tmp_path / "long"), Store.open(tmp_path / "wide")
+    assert not np.isnan(long_store.labels).all()
+    assert wide_store.data_hash == long_store.data_hash
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--columns", "ID=Slice"], 2, "--columns: of which table? Name it with --labels"),
+        (["--labels", "LABELS", "--columns", "ID=a", "ID=b"], 2, "--columns: ID is given twice. Keep the right one"),
+        (["--labels", "LABELS", "--columns", "ID=Name"], 3, "no column is called Name, which --columns names. Found"),
+    ],
+)
+def test_columns_that_cannot_be_are_refused(
+    tmp_path: Path, raw: Path, words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.csv").write_text("Slice,any\nID_a_001,1\n")
+    words = [word.replace("LABELS", str(tmp_path / "labels.csv")) for word in words]
+    assert main(["prepare", str(raw), str(tmp_path / "store"), *words]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_columns_name_what_they_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["prepare", "raw", "store", "--labels", "a.csv", "--columns", "ID"])
+    assert "'ID' is not ID=COLUMN or LABEL=COLUMN, such as any=Hemorrhage" in capsys.readouterr().err
+
+
 def test_a_patient_in_two_folds_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

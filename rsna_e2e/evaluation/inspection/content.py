@@ -10,6 +10,7 @@ import numpy as np
 
 from rsna_e2e import __version__
 from rsna_e2e.core.records import Progress, Refusal, no_progress
+from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.evaluation.inspection.findings import find
 from rsna_e2e.evaluation.inspection.geometry import describe_geometry
 from rsna_e2e.evaluation.inspection.slices import Slices
@@ -59,7 +60,7 @@ def inspect_raw(
     raw: Path,
     *,
     task: Task,
-    labels: Path | None = None,
+    labels: Path | TableFile | None = None,
     n_jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> tuple[dict[str, Any], Slices]:

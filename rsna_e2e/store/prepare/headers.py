@@ -16,7 +16,7 @@ from rsna_e2e.store.prepare.index import (
     join_labels,
     spread,
 )
-from rsna_e2e.store.prepare.inputs import read_inputs
+from rsna_e2e.store.prepare.inputs import Labels, read_inputs
 from rsna_e2e.store.prepare.patients import with_patients
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.run import read_headers
@@ -44,7 +44,7 @@ def read_raw(
     raw: Path,
     *,
     task: Task,
-    labels: Path | None = None,
+    labels: Labels = None,
     n_jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> RawHeaders:

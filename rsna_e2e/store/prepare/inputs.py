@@ -14,7 +14,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import is_inside
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Float64Array, RawFile, Refusal, printable
-from rsna_e2e.core.table_files import table_at
+from rsna_e2e.core.table_files import TableFile, table_at
 from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.image_ids import may_be_formula, names_of
 from rsna_e2e.dicom.sources.files import Source, open_source
@@ -24,7 +24,7 @@ from rsna_e2e.store.prepare.find_labels import FoundLabels, LabelSearch, file_na
 from rsna_e2e.tasks.labels import LabelTable, read_labels
 from rsna_e2e.tasks.task import Task
 
-Labels: TypeAlias = "Path | Literal['none'] | None"  # a label file, none, or what is found (None)
+Labels: TypeAlias = "Path | TableFile | Literal['none'] | None"  # a label file, none, or what is found (None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +101,8 @@ def _find(
     return found, files, not_found
 
 
-def _read_given(labels: Path, task: Task) -> FoundLabels:
-    file = table_at(labels)
+def _read_given(labels: Path | TableFile, task: Task) -> FoundLabels:
+    file = labels if isinstance(labels, TableFile) else table_at(labels)
     return FoundLabels(file=file, table=read_labels(file, task))
 
 

@@ -98,7 +98,7 @@ def prepare_part(
     part: Part,
     *,
     task: Task,
-    labels: Path | None = None,
+    labels: Labels = None,
     n_jobs: int | None = None,
     on_ray: bool = False,
     compression: Compression = "none",
