@@ -77,6 +77,17 @@ def with_columns(path: "Path", columns: "list[tuple[str, str]]") -> "TableFile":
     return table_at(path, dict(columns))
 
 
+def share(text: str) -> float:
+    """A number between 0 and 1, both left out."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1, such as 0.2")
+    return value
+
+
 def add_device(verb: argparse.ArgumentParser) -> None:
     """Let the user choose where to compute."""
     verb.add_argument(

@@ -1,13 +1,12 @@
-"""The verbs that make data, synth and prepare; and quirks, which measures the published pipeline's quirks on it."""
+"""The verbs that make data: synth, prepare."""
 
 import argparse
 import re
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, given_labels, seed
+from rsna_e2e.cli.arguments import add_columns, at_least_one, given_labels, seed, share
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import is_inside
@@ -55,6 +54,7 @@ def add_prepare(verbs: Verbs) -> None:
         "rsna-e2e prepare raw store",
         "rsna-e2e prepare /data/dicom store --labels labels.csv.gz",
         "rsna-e2e prepare /data/dicom store --labels table.csv --columns ID=filename any=Hemorrhage epidural=EDH",
+        "rsna-e2e prepare /data/dicom store --holdout 0.2   # a fifth of the patients for --split test",
         "rsna-e2e prepare rsna-intracranial-hemorrhage-detection.zip store   # read in place, labels too",
         "rsna-e2e prepare /data/dicom store --shard 1/4   # on the first of four machines, and so on; then anywhere:",
         "rsna-e2e prepare /data/dicom store --merge store.part-*",
@@ -63,8 +63,6 @@ def add_prepare(verbs: Verbs) -> None:
     verb.add_argument("raw", type=Path, metavar="RAW", help="folder of DICOM files, nested at will, or a zip of one")
     verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
     _add_labels(verb)
-    verb.add_argument("--folds", type=at_least_one, default=N_FOLDS, help=f"patient-level folds (default {N_FOLDS})")
-    verb.add_argument("--seed", type=seed, default=SEED, help=f"seed of the folds (default {SEED})")
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
     verb.add_argument(
         "--compress",
@@ -79,6 +77,7 @@ def add_prepare(verbs: Verbs) -> None:
         metavar="KEYFILE",
         help="hash patient ids, UIDs, image ids and refused paths with the key in KEYFILE, which is made if missing",
     )
+    _add_division(verb.add_argument_group("folds and test split"))
     _add_refusing(verb.add_argument_group("what is refused"))
     _add_sharing(verb.add_argument_group("several machines"))
 
@@ -92,6 +91,20 @@ def _add_labels(verb: argparse.ArgumentParser) -> None:
     )
     add_columns(verb)
     add_task(verb)
+
+
+def _add_division(options: "argparse._ArgumentGroup") -> None:
+    options.add_argument("--folds", type=at_least_one, default=N_FOLDS, help=f"patient-level folds (default {N_FOLDS})")
+    options.add_argument(
+        "--holdout",
+        type=share,
+        metavar="SHARE",
+        help="put about this share of the labelled slices, by whole patients, into split test, where nothing is "
+        "trained on; their labels are kept, for evaluate (default: series without labels are split test)",
+    )
+    options.add_argument(
+        "--seed", type=seed, default=SEED, help=f"seed of the folds and of what --holdout chooses (default {SEED})"
+    )
 
 
 def _add_refusing(options: "argparse._ArgumentGroup") -> None:
@@ -125,33 +138,6 @@ def _part(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4")
     number, n = text.split("/")
     return int(number), int(n)
-
-
-def add_quirks(verbs: Verbs) -> None:
-    """Add `rsna-e2e quirks`."""
-    verb = add_verb(
-        verbs,
-        "quirks",
-        _quirks,
-        "Measure the effect of each quirk of the published pipeline: grey levels, crops, folds, order, padding.",
-        "rsna-e2e quirks store --recipe reference",
-    )
-    verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
-    add_settings(verb)
-    verb.add_argument("--series", type=at_least_one, default=16, help="series whose pixels are compared (default 16)")
-
-
-def _quirks(options: argparse.Namespace) -> None:
-    from rsna_e2e.config import load_config
-    from rsna_e2e.core.console import progress_bar, table
-    from rsna_e2e.evaluation.quirks import measure_quirks
-    from rsna_e2e.store import Store
-
-    config = load_config(options.recipe, options.overrides)
-    with closing(Store.open(options.store)) as store, progress_bar("quirks", unit="series") as progress:
-        quirks = measure_quirks(store, config, n_series=options.series, progress=progress)
-    rows = [(quirk.name, quirk.measure, quirk.published, quirk.default) for quirk in quirks]
-    tell(*table(("quirk", "measured", "published", "default"), rows).splitlines())
 
 
 def _synth(options: argparse.Namespace) -> None:
@@ -202,6 +188,7 @@ def _prepare(options: argparse.Namespace) -> None:
             options.raw,
             options.store,
             n_folds=options.folds,
+            holdout=options.holdout,
             seed=options.seed,
             parts=options.merge,
             pseudonyms=pseudonyms,
@@ -237,6 +224,7 @@ def _check_is_for_a_part(options: argparse.Namespace) -> None:
         "--merge": bool(options.merge),
         "--strict": options.strict,
         "--folds": options.folds != N_FOLDS,
+        "--holdout": options.holdout is not None,
         "--seed": options.seed != SEED,
     }
     for name, is_given in given.items():

@@ -1,11 +1,11 @@
-"""The verb that reports on data: inspect."""
+"""The verbs that report on data: inspect; and quirks, which measures the published pipeline's quirks on it."""
 
 import argparse
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsna_e2e.cli.arguments import add_columns, at_least_one, given_labels, seed
+from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, given_labels, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import is_inside, real_path
@@ -122,3 +122,30 @@ def _who(options: argparse.Namespace) -> "Named":
 
 def _raw(options: argparse.Namespace) -> dict[str, Any]:
     return {"task": get_task(options.task), "labels": given_labels(options), "n_jobs": options.jobs}
+
+
+def add_quirks(verbs: Verbs) -> None:
+    """Add `rsna-e2e quirks`."""
+    verb = add_verb(
+        verbs,
+        "quirks",
+        _quirks,
+        "Measure the effect of each quirk of the published pipeline: grey levels, crops, folds, order, padding.",
+        "rsna-e2e quirks store --recipe reference",
+    )
+    verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
+    add_settings(verb)
+    verb.add_argument("--series", type=at_least_one, default=16, help="series whose pixels are compared (default 16)")
+
+
+def _quirks(options: argparse.Namespace) -> None:
+    from rsna_e2e.config import load_config
+    from rsna_e2e.core.console import progress_bar, table
+    from rsna_e2e.evaluation.quirks import measure_quirks
+    from rsna_e2e.store import Store
+
+    config = load_config(options.recipe, options.overrides)
+    with closing(Store.open(options.store)) as store, progress_bar("quirks", unit="series") as progress:
+        quirks = measure_quirks(store, config, n_series=options.series, progress=progress)
+    rows = [(quirk.name, quirk.measure, quirk.published, quirk.default) for quirk in quirks]
+    tell(*table(("quirk", "measured", "published", "default"), rows).splitlines())

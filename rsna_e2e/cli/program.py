@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rsna_e2e import __version__
 from rsna_e2e.cli.bench import add_bench
-from rsna_e2e.cli.data import add_prepare, add_quirks, add_synth
+from rsna_e2e.cli.data import add_prepare, add_synth
 from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
-from rsna_e2e.cli.inspection import add_inspect
+from rsna_e2e.cli.inspection import add_inspect, add_quirks
 from rsna_e2e.cli.pipelines import add_bag, add_pipeline, add_smooth
 from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.settings import add_settings_list

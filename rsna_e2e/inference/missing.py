@@ -38,8 +38,8 @@ class MissingImages:
 def list_missing(store: Store, split: str, *, submission: Path) -> MissingImages:
     """Write down, beside a submission, which images of the split `store` had to leave out, and why: `COLUMNS` as CSV.
 
-    A refused file counts for split "train" where it has a label, else for "test". Raises StoreError when the refusals
-    are damaged.
+    A refused file counts for split "train" where it has a label, else for "test": whether its patient was
+    held out (`prepare --holdout`) is not known. Raises StoreError when the refusals are damaged.
     """
     missing = list(_missing(store, split))
     if not missing:

@@ -31,7 +31,7 @@ def hold_out(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
 
 
 def series_folds(store: Store, rule: Literal["store", "published"]) -> list[int]:
-    """Return the fold of every series of `store` by a rule, -1 where it has no label: see `RunConfig.folds`."""
+    """Return the fold of every series of `store` by a rule, -1 in split "test": see `RunConfig.folds`."""
     return _published_folds(store) if rule == "published" else [span.fold for span in store.series]
 
 
@@ -50,8 +50,8 @@ def training_slices(store: Store, training: Sequence[int], *, n: int) -> tuple[l
 
 
 def _published_folds(store: Store) -> list[int]:
-    """The fold of every series by the published rule, over the images that have a label; -1 where there is none."""
-    rows = np.flatnonzero(~np.isnan(store.labels).all(axis=1))
+    """The fold of every series by the published rule, over the labelled images of split "train"; -1 in "test"."""
+    rows = np.flatnonzero(~np.isnan(store.labels).all(axis=1) & (store.index["split"] == "train"))
     image_ids, patient_ids = (store.index[name][rows].tolist() for name in ("image_id", "patient_id"))
     fold_of = dict(zip(patient_ids, published_folds(image_ids, patient_ids).tolist(), strict=True))
     return [fold_of[span.patient_id] if span.split == "train" else -1 for span in store.series]

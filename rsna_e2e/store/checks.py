@@ -69,7 +69,8 @@ def read_index(path: Path, manifest: StoreManifest) -> dict[str, Column]:
 
 def read_labels(path: Path, manifest: StoreManifest, index: Mapping[str, Column]) -> Float32Array:
     """Read the labels [N, L] of the rows of the index, NaN or from 0 to 1. Raises StoreError for others, and where the
-    split of a series does not agree with them."""
+    split of a series does not agree with them: a series of "train" has labels; one of "test" has labels only where
+    patients were held out, and then no series of its patient is in "train"."""
     kinds = {"image_id": "str", **dict.fromkeys(manifest.label_names, "float32")}
     labels = read_table(path / LABELS, kinds, n_rows=manifest.n_slices)
     if not np.array_equal(labels["image_id"], index["image_id"]):
@@ -80,7 +81,12 @@ def read_labels(path: Path, manifest: StoreManifest, index: Mapping[str, Column]
         raise StoreError(f"{path / LABELS}: damaged (impossible label{_slice_at(index, row)}). {PREPARE_AGAIN}")
     starts = run_starts(index["series_key"])
     is_labelled = np.logical_or.reduceat(~np.isnan(labels_NL).all(axis=1), starts)
-    is_wrong = is_labelled != (index["split"][starts] == "train")
+    is_train = index["split"][starts] == "train"
+    if manifest.holdout is None:
+        is_wrong = is_labelled != is_train
+    else:
+        patients = index["patient_id"][starts]
+        is_wrong = is_train & (~is_labelled | np.isin(patients, patients[is_labelled & ~is_train]))
     if is_wrong.any():
         row = int(starts[np.argmax(is_wrong)])
         raise StoreError(f"{path / INDEX}: damaged (impossible split{_slice_at(index, row)}). {PREPARE_AGAIN}")

@@ -25,13 +25,18 @@ def published_folds(image_ids: Sequence[str], patient_ids: Sequence[str], *, n_f
 
 
 def stratified_folds(
-    patient_ids: Sequence[str], counts: Float64Array, *, n_folds: int, seed: int
+    patient_ids: Sequence[str],
+    counts: Float64Array,
+    *,
+    n_folds: int,
+    seed: int,
+    sizes: Sequence[float] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Return a fold [N] for each row so that every fold gets its share of each count, and each patient one fold.
 
-    counts: [N, C], what is to be balanced, such as positive slices per label and slices. Patients are dealt out from
-    the heaviest to the lightest, each to the fold that stays most even; `seed` decides among equals. The order of
-    rows makes no difference.
+    counts: [N, C], what is to be balanced, such as positive slices per label and slices. sizes: [K], the share of each
+    fold; by default all are equal. Patients are dealt out from the heaviest to the lightest, each to the fold that
+    stays nearest to its share; `seed` decides among equals. The order of rows makes no difference.
     """
     assert counts.shape[0] == len(patient_ids)
     names, patient_N = np.unique(np.asarray(patient_ids, dtype=object), return_inverse=True)
@@ -46,8 +51,10 @@ def stratified_folds(
     load_KC = np.zeros((n_folds, counts.shape[1]))
     fold_P = np.zeros(len(names), dtype=np.int64)
     for patient in heaviest_first_P:
-        # Growth of the sum of squared loads if the patient went to each fold.
+        # Growth of the sum of squared loads if the patient went to each fold; squares count by 1 / size.
         growth_K = 2 * load_KC @ shares_PC[patient]
+        if sizes is not None:
+            growth_K = (growth_K + shares_PC[patient] @ shares_PC[patient]) / np.asarray(sizes)
         fold_P[patient] = np.argmin(growth_K)
         load_KC[fold_P[patient]] += shares_PC[patient]
     return np.asarray(fold_P[patient_N])

@@ -56,8 +56,9 @@ class StoreManifest(Frozen):
 
     content_windows_hu: (center, width) of the windows that content boxes were found with. refused_with_label: rows of
     the refusals that a label names, None in older stores, which do not say. key_check: of the key that identifiers are
-    hashed with, empty where they are not. files: checksum of each table. shards: size of each in bytes; frames:
-    checksum of everything in each that is no slice.
+    hashed with, empty where they are not. holdout: the share of labelled slices that was to go to split "test"; None,
+    and not written, where every labelled series is in split "train". files: checksum of each table. shards: size of
+    each in bytes; frames: checksum of everything in each that is no slice.
     """
 
     model_config = ConfigDict(extra="ignore")  # the seal, and what a later program of this version may add
@@ -75,6 +76,7 @@ class StoreManifest(Frozen):
     refused_with_label: tuple[_Count, ...] | None = None
     data_hash: _Hash
     key_check: _Hash | Literal[""]
+    holdout: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
     files: Annotated[dict[str, _Hash], AfterValidator(_check_tables)]
     shards: dict[_ShardName, _Positive]
     frames: dict[_ShardName, _Hash]

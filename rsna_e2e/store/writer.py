@@ -159,13 +159,14 @@ class StoreWriter:
         refusals: Sequence[Refusal],
         compression: Compression = "none",
         key_check: str = "",
+        holdout: float | None = None,
     ) -> str:
         """Write the tables and the manifest, put the store in its place, and return its data hash.
 
         index: all `INDEX_COLUMNS` [N > 0], series after series, slices in geometric order. labels: [N, L], NaN where
         there is none. compression: that all shards were written with. key_check: of the key that identifiers are hashed
-        with, empty where they are not. Raises OSError, on a full disk among others, and StoreError for an index that no
-        store may have.
+        with, empty where they are not. holdout: the share of labelled slices that was to go to split "test". Raises
+        OSError, on a full disk among others, and StoreError for an index that no store may have.
         """
         self._remove_unfinished()
         columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
@@ -175,10 +176,10 @@ class StoreWriter:
         write_table(self._store / INDEX, columns)
         write_table(self._store / LABELS, {"image_id": columns["image_id"], **label_columns})
         write_table(self._store / REFUSALS, _refusal_columns(refusals))
-        manifest = self._describe(task, columns, labels, refusals, compression=compression, key_check=key_check)
+        manifest = self._describe(task, columns, labels, refusals, compression, key_check=key_check, holdout=holdout)
         del columns, label_columns  # of many slices, twice at once would be the most memory of all
         self._check_tables(manifest)
-        content = sealed(manifest.model_dump(), key=SEAL)
+        content = sealed(manifest.model_dump(exclude={"holdout"} if holdout is None else None), key=SEAL)
         (self._store / MANIFEST).write_text(as_json(content, indent=1) + "\n")
         self._move_into_place()
         return manifest.data_hash
@@ -189,9 +190,10 @@ class StoreWriter:
         columns: dict[str, Column],
         labels: Float32Array,
         refusals: Sequence[Refusal],
-        *,
         compression: Compression,
+        *,
         key_check: str,
+        holdout: float | None,
     ) -> StoreManifest:
         """Return the manifest of the tables and shards that were written."""
         sizes = {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())}
@@ -208,6 +210,7 @@ class StoreWriter:
             refused_with_label=tuple(row for row, refusal in enumerate(refusals) if refusal.has_label),
             data_hash=data_hash(columns, task.label_names, labels),
             key_check=key_check,
+            holdout=holdout,
             files={name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
             shards=sizes,
             frames={name: checksum_around(self.shards_folder / name, columns, rows) for name, rows in rows_of.items()},

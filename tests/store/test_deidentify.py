@@ -13,7 +13,7 @@ from rsna_e2e.core.records import Float32Array
 from rsna_e2e.store import Store
 from rsna_e2e.store.layout import INDEX_COLUMNS
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.store.prepare.index import Column, index_columns
+from rsna_e2e.store.prepare.index import Column, Division, index_columns
 from rsna_e2e.store.pseudonyms import Pseudonyms, load_key
 from rsna_e2e.store.series_order import series_key
 from rsna_e2e.tasks.task import ICH
@@ -117,9 +117,9 @@ def test_a_key_that_others_can_read_is_warned_of(raw: Path, tmp_path: Path, caps
 def test_burned_in_annotation_is_counted_and_warned_of(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def flagged(stored: dict[str, Column], labels_NL: Float32Array, **how: int) -> dict[str, Column]:
+    def flagged(stored: dict[str, Column], labels_NL: Float32Array, division: Division) -> dict[str, Column]:
         flags = ["", "NO", "YES", "YES"] + [""] * (len(labels_NL) - 4)
-        return index_columns(stored, labels_NL, **how) | {"burned_in_annotation": np.array(flags, dtype=object)}
+        return index_columns(stored, labels_NL, division) | {"burned_in_annotation": np.array(flags, dtype=object)}
 
     monkeypatch.setattr("rsna_e2e.store.prepare.run.index_columns", flagged)
     assert main(["prepare", str(raw), str(tmp_path / "store"), "--jobs", "1"]) == 0

@@ -256,7 +256,7 @@ def test_a_store_that_does_not_suit_is_refused_before_anything_is_trained(store:
 def test_a_store_without_a_test_split_is_refused(tmp_path: Path) -> None:
     small.write_raw(tmp_path / "raw", n_unlabelled=0)
     prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_folds=3, n_jobs=1)
-    with pytest.raises(UsageError, match="no unlabelled series"):
+    with pytest.raises(UsageError, match=r"no series to predict \(split test\).* --holdout 0.2"):
         check_store(Store.open(tmp_path / "store"), None)
 
 

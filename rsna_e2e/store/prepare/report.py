@@ -18,6 +18,7 @@ from rsna_e2e.store.label_runs import OrderCheck, check_order
 from rsna_e2e.store.prepare.index import label_rows
 from rsna_e2e.store.prepare.inputs import Inputs
 from rsna_e2e.store.series_order import run_starts, series_geometry, studies_of_single_slices, volume_numbers
+from rsna_e2e.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +26,10 @@ class PrepareReport:
     """Summary of a prepared store.
 
     n_studies_as_patients: studies that name no patient, each of which counts as one. n_unlabelled: slices in the store
-    without a label. n_labels_without_image: labelled images that are not in the store. n_rounded, n_saturated: pixels
-    whose HU are not exactly slope * stored + intercept. n_burned_in: slices that say that text is burned into their
-    pixels. slice_order: whether the labels agree with the order of the slices. label_file: where the labels are from;
+    without a label. held_out: patients, series and slices with labels in split "test", and positive slices among them.
+    n_labels_without_image: labelled images that are not in the store. n_rounded, n_saturated: pixels whose HU are not
+    exactly slope * stored + intercept. n_burned_in: slices that say that text is burned into their pixels.
+    slice_order: whether the labels agree with the order of the slices. label_file: where the labels are from;
     tables_passed_over: without one, those that could hold labels, and why they were not taken. geometry: series by what
     is unusual about how their slices lie, see `SeriesGeometry`, and how many slices are missing in gaps. volumes: of
     how many SeriesInstanceUIDs several volumes were made, and by what they were told apart.
@@ -40,6 +42,7 @@ class PrepareReport:
     n_series: int
     n_slices: int
     n_unlabelled: int
+    held_out: dict[str, int]
     n_labels_without_image: int
     n_repeated_label_rows: int
     label_file: str
@@ -114,6 +117,7 @@ def make_report(store: Path, prepared: Prepared, inputs: Inputs, *, elapsed_s: f
         n_series=len(first),
         n_slices=len(labels_NL),
         n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
+        held_out=count_held_out(index, labels_NL, inputs.task),
         n_labels_without_image=len(table.image_ids) - len(set(label_rows(index, table)) - {-1}),
         n_repeated_label_rows=table.n_repeated_rows,
         label_file=inputs.label_file,
@@ -128,6 +132,19 @@ def make_report(store: Path, prepared: Prepared, inputs: Inputs, *, elapsed_s: f
         refusals=count_reasons(prepared.refusals),
         elapsed_s=elapsed_s,
     )
+
+
+def count_held_out(index: Mapping[str, Column], labels_NL: Float32Array, task: Task) -> dict[str, int]:
+    """Count the patients, series and slices of split "test" that have labels, and the positive slices of these."""
+    is_held_N = (index["split"] == "test") & ~np.isnan(labels_NL).all(axis=1)
+    if not is_held_N.any():
+        return {}
+    counts = {
+        "patients": len(set(index["patient_id"][is_held_N])),
+        "series": len(set(index["series_key"][is_held_N])),
+        "slices": int(is_held_N.sum()),
+    }
+    return counts | {f"with {task.any_label}": int(np.nansum(labels_NL[is_held_N, task.any_index]))}
 
 
 def count_reasons(refusals: Iterable[Refusal]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Column, Progress, Refusal, no_progress
 from rsna_e2e.store import Compression, StoreWriter
-from rsna_e2e.store.prepare.index import index_columns, join_labels, with_pseudonyms
+from rsna_e2e.store.prepare.index import Division, index_columns, join_labels, with_pseudonyms
 from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs, with_labels
 from rsna_e2e.store.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard
 from rsna_e2e.store.prepare.pool import Pool
@@ -57,6 +57,7 @@ def prepare(
     task: Task,
     labels: Labels = None,
     n_folds: int = 5,
+    holdout: float | None = None,
     seed: int = 0,
     n_jobs: int | None = None,
     on_ray: bool = False,
@@ -69,26 +70,25 @@ def prepare(
 ) -> PrepareReport:
     """Make a study store of the DICOM files in `raw`; files that cannot be taken are recorded with their reason.
 
-    raw: a folder or a zip archive. labels: the label file, or "none"; by default what `find_labels` finds. seed:
-    decides the folds among equals. n_jobs: worker processes, by default one for each core; on_ray: on a Ray cluster
-    instead. parts: of `prepare_part`; what they lack is made. requires_hu, refuse_formulas: see `read_inputs`.
+    raw: a folder or a zip archive. labels: the label file, or "none"; by default what `find_labels` finds.
+    n_folds, holdout, seed: see `Division`. n_jobs: worker processes, by default one for each core; on_ray: on a Ray
+    cluster instead. parts: of `prepare_part`; what they lack is made. requires_hu, refuse_formulas: see `read_inputs`.
     pseudonyms: in place of identifiers and refused paths. Raises NothingTakenError when no slice can be taken, and
     leaves the refusals in `STORE.partial`; StoreError when `store` exists; OutOfResourcesError when the disk is small.
     """
     started_s = time.perf_counter()
-    _check_counts(n_jobs, n_folds=n_folds, on_ray=on_ray)
+    division = Division(n_folds=n_folds, holdout=holdout, seed=seed)
     workers = _pool(n_jobs, on_ray=on_ray)
     inputs = read_inputs(
         raw, store, labels, task, compression, requires_hu=requires_hu, refuse_formulas=refuse_formulas, rules=_rules()
     )
+    division.check(inputs.labels)
     with StoreWriter(store, inputs=inputs.digest) as writer, workers as pool:
         writer.adopt(parts)
-        headers = read_headers(inputs, pool, writer.notes_folder, progress)
-        inputs = replace(inputs, files=())  # many of them need room
-        plan = _plan(inputs, headers, pool, writer, progress)
+        inputs, plan = _read_and_plan(inputs, pool, writer, progress)
         with _enough_space(store, writer.shards_folder, plan.shards, compression):
             _write_shards(inputs, plan, pool, progress)
-            prepared = _commit(writer, inputs, plan, n_folds=n_folds, seed=seed, pseudonyms=pseudonyms)
+            prepared = _commit(writer, inputs, plan, division, pseudonyms)
     return make_report(store, prepared, inputs, elapsed_s=time.perf_counter() - started_s)
 
 
@@ -113,15 +113,13 @@ def prepare_part(
     started_s = time.perf_counter()
     if not 1 <= part.number <= part.n:
         raise UsageError(f"part {part.number} of {part.n}: the first number goes from 1 to the second")
-    _check_counts(n_jobs, on_ray=on_ray)
+    workers = _pool(n_jobs, on_ray=on_ray)
     inputs = read_inputs(
         raw, store, labels, task, compression, requires_hu=requires_hu, refuse_formulas=refuse_formulas, rules=_rules()
     )
     writer = StoreWriter(store, inputs=inputs.digest, folder=part.folder(store))
-    with writer, _pool(n_jobs, on_ray=on_ray) as pool:
-        headers = read_headers(inputs, pool, writer.notes_folder, progress)
-        inputs = replace(inputs, files=())
-        plan = _plan(inputs, headers, pool, writer, progress)
+    with writer, workers as pool:
+        inputs, plan = _read_and_plan(inputs, pool, writer, progress)
         plan = replace(plan, shards=plan.shards[part.number - 1 :: part.n])
         with _enough_space(store, writer.shards_folder, plan.shards, compression):
             _write_shards(inputs, plan, pool, progress)
@@ -134,20 +132,22 @@ def prepare_part(
     )
 
 
-def _check_counts(n_jobs: int | None, *, on_ray: bool, n_folds: int = 1) -> None:
-    if n_folds < 1:
-        raise UsageError(f"folds {n_folds}: must be at least 1")
-    if n_jobs is not None and (n_jobs < 1 or on_ray):
-        raise UsageError(f"jobs {n_jobs}: must be at least 1, and on a Ray cluster is chosen by Ray")
-
-
 def _rules() -> tuple[int, int]:
     """Return how files are divided into jobs and shards: what other rules made is of no use to these."""
     return HEADERS_PER_JOB, SHARD_BYTES
 
 
 def _pool(n_jobs: int | None, *, on_ray: bool) -> AnyPool:
+    if n_jobs is not None and (n_jobs < 1 or on_ray):
+        raise UsageError(f"jobs {n_jobs}: must be at least 1, and on a Ray cluster is chosen by Ray")
     return RayPool() if on_ray else Pool(n_jobs or available_cores())
+
+
+def _read_and_plan(inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress: Progress) -> tuple[Inputs, ShardPlans]:
+    """Read all headers, and plan the shards; return the inputs without the list of files, which needs much room."""
+    headers = read_headers(inputs, pool, writer.notes_folder, progress)
+    inputs = replace(inputs, files=())
+    return inputs, _plan(inputs, headers, pool, writer, progress)
 
 
 def _plan(
@@ -233,7 +233,7 @@ def _write_shards(inputs: Inputs, plan: ShardPlans, pool: AnyPool, progress: Pro
 
 
 def _commit(
-    writer: StoreWriter, inputs: Inputs, plan: ShardPlans, *, n_folds: int, seed: int, pseudonyms: Pseudonyms | None
+    writer: StoreWriter, inputs: Inputs, plan: ShardPlans, division: Division, pseudonyms: Pseudonyms | None
 ) -> Prepared:
     """Make the store of the shards that were written, and return what it holds, with identifiers."""
     stored, refusals = _collect(inputs, plan)
@@ -244,7 +244,7 @@ def _commit(
         table = writer.leave(hashed) if hashed else None
         raise NothingTakenError(inputs.source.path, hashed, table=table)
     labels_NL = join_labels(stored, inputs.labels)
-    index = index_columns(stored, labels_NL, n_folds=n_folds, seed=seed)
+    index = index_columns(stored, labels_NL, division)
     data_hash = writer.commit(
         inputs.task,
         index=index if pseudonyms is None else with_pseudonyms(index, pseudonyms),
@@ -252,6 +252,7 @@ def _commit(
         refusals=hashed,
         compression=inputs.compression,
         key_check=key_check,
+        holdout=division.holdout,
     )
     return Prepared(data_hash=data_hash, index=index, labels=labels_NL, refusals=refusals, told_by=plan.told_by)
 

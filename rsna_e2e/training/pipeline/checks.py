@@ -13,10 +13,11 @@ def check_store(store: Store, config: TwoStageConfig | None) -> None:
     """
     splits = {span.split for span in store.series}
     if splits != {"train", "test"}:
-        lacking = "labelled" if "train" not in splits else "unlabelled"
         raise UsageError(
-            f"{store.path}: has no {lacking} series. What has labels is learned from, and the rest is predicted: "
-            "prepare both together"
+            f"{store.path}: has no labelled series to train on. Prepare with --labels"
+            if "train" not in splits
+            else f"{store.path}: has no series to predict (split test). Prepare series without labels together with "
+            "those that have some, or hold labelled patients out: rsna-e2e prepare RAW STORE --holdout 0.2"
         )
     if config is None or config.two_stage.folds is None:
         return
