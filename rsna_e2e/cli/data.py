@@ -233,6 +233,8 @@ def _check_is_for_a_part(options: argparse.Namespace) -> None:
 
 
 def _warn(report: "PrepareReport") -> None:
+    for text in report.label_warnings():
+        tell(f"warning: {text}", to=sys.stderr)
     if n := report.geometry.get("studies_with_a_series_for_every_slice"):
         tell(
             f"warning: in {n} of the studies each slice has a SeriesInstanceUID of its own, so that none has a "

@@ -55,7 +55,7 @@ def number(value: float) -> str:
 
 
 def field_lines(report: Any) -> str:
-    """Show a dataclass as lines of name and value; a dictionary as `key value` pairs."""
+    """Show a dataclass as lines of name and value: a dictionary as `key value` pairs, a tuple as a list."""
     shown = {item.name.replace("_", " "): getattr(report, item.name) for item in fields(report)}
     width = max(map(len, shown))
     return "\n".join(f"{name:<{width}}  {_value(value)}" for name, value in shown.items())
@@ -64,6 +64,8 @@ def field_lines(report: Any) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{_value(key)} {_value(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(_value, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else records.printable(str(value))
 
 

@@ -1,6 +1,7 @@
 """Training and validation sets: the series of the training folds, and those of the fold that is held out."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,20 +15,47 @@ from rsna_e2e.tasks.metrics import scorable
 
 
 def hold_out(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
-    """Return the positions in `store.series` to train on and to validate on. Raises UsageError without any."""
-    labelled = [position for position, span in enumerate(store.series) if span.split == "train"]
-    fold_of = series_folds(store, config.folds)
-    held_out = [p for p in labelled if fold_of[p] == config.validation_fold]
-    training = [p for p in labelled if fold_of[p] != config.validation_fold]
-    if not training:
-        raise UsageError(
-            f"{store.path}: no labelled series to train on outside fold {config.validation_fold} "
-            f"({len(labelled)} labelled in all). Prepare with --labels, or --set validation_fold=null"
+    """Return the positions in `store.series` to train on and to validate on.
+
+    Raises UsageError when there are no labels, when one of the two would be empty, or when nothing of the fold that is
+    held out can be scored.
+    """
+    fold_of, held = series_folds(store, config.folds), config.validation_fold
+    by_fold: dict[int, list[int]] = defaultdict(list)
+    for position, span in enumerate(store.series):
+        if span.split == "train":
+            by_fold[fold_of[position]].append(position)
+    if problem := _problem(store, by_fold, held):
+        raise UsageError(f"{store.path}: {problem}")
+    training = sorted(position for fold in by_fold if fold != held for position in by_fold[fold])
+    return training, by_fold[held] if held is not None else []
+
+
+def _problem(store: Store, by_fold: Mapping[int, Sequence[int]], held: int | None) -> str:
+    """Return why there is nothing to train on or to score where the fold `held` is held out, and the way out."""
+    if not by_fold:
+        return (
+            "none of its series has a label, so there is nothing to train on. Prepare it again with --labels "
+            "(docs/labels.md)"
         )
-    if config.validation_fold is not None and not held_out:
-        folds = sorted({fold_of[p] for p in labelled})
-        raise UsageError(f"{store.path}: no series in fold {config.validation_fold}; it has folds {folds}")
-    return training, held_out
+    if held is None:
+        return ""
+    hold_none = "hold nothing out: --set validation_fold=null"
+    if held not in by_fold:
+        return (
+            f"no series in fold {held}; it has folds {sorted(by_fold)}. Choose one with --set validation_fold=N, or "
+            f"{hold_none}"
+        )
+    if len(by_fold) == 1:
+        return (
+            f"all {len(by_fold[held])} labelled series are in fold {held}, the one that is held out. Prepare series of "
+            f"more patients, or {hold_none}"
+        )
+    if _scorable_rows(store, by_fold[held]).size:
+        return ""
+    others = [fold for fold in sorted(by_fold) if _scorable_rows(store, by_fold[fold]).size]
+    choice = f"choose one of the folds {others} with --set validation_fold=N" if others else "no other fold can be"
+    return f"fold {held} cannot be scored: {_incomplete(store, by_fold[held])}. Add labels, or {choice}, or {hold_none}"
 
 
 def series_folds(store: Store, rule: Literal["store", "published"]) -> list[int]:
@@ -36,17 +64,36 @@ def series_folds(store: Store, rule: Literal["store", "published"]) -> list[int]
 
 
 def training_slices(store: Store, training: Sequence[int], *, n: int) -> tuple[list[int], Rows]:
-    """Return the first `n` labelled slices, by image id, of the series at `training`: positions of series, store rows.
+    """Return the first `n` slices with all labels, by image id, of the series at `training`: positions, store rows.
 
     The published solution scores a thousand slices where it holds nothing out. Source: darraghdog/rsna, trainorig.py.
+    Raises UsageError when there are none.
     """
     spans = [store.series[position] for position in training]
-    rows = rows_of(spans)
-    rows = rows[scorable(store.labels[rows].astype(np.float64))[0]]
+    rows = _scorable_rows(store, training)
+    if not rows.size:
+        raise UsageError(
+            f"{store.path}: the training set cannot be scored: {_incomplete(store, training)}. Add labels, or score "
+            "nothing: --set training_slices_scored=null"
+        )
     rows = np.sort(rows[np.argsort(store.index["image_id"][rows].astype(str), kind="stable")][:n])
     firsts = [span.first_row for span in spans]
     holding = np.unique(np.searchsorted(firsts, rows, side="right") - 1)
     return [training[i] for i in holding], rows
+
+
+def _scorable_rows(store: Store, positions: Sequence[int]) -> Rows:
+    """Return the store rows of these series that have all labels which any of them has."""
+    rows = rows_of([store.series[position] for position in positions])
+    is_scorable, _ = scorable(store.labels[rows].astype(np.float64))
+    return rows[is_scorable]
+
+
+def _incomplete(store: Store, positions: Sequence[int]) -> str:
+    rows = rows_of([store.series[position] for position in positions])
+    known = dict(zip(store.label_names, (~np.isnan(store.labels[rows])).sum(axis=0).tolist(), strict=True))
+    counts = ", ".join(f"{name} of {n}" for name, n in known.items() if n)
+    return f"none of its {len(rows)} slices has all the labels that are known of others ({counts})"
 
 
 def _published_folds(store: Store) -> list[int]:

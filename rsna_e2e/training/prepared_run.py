@@ -12,13 +12,14 @@ import torch
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.device import Compute, check_compute, choose_compute
 from rsna_e2e.core.errors import BadInputError, UsageError, is_out_of_memory
+from rsna_e2e.core.records import Rows
 from rsna_e2e.core.weights_file import load_weights
 from rsna_e2e.loader.choice import choose_loader, count_channels
 from rsna_e2e.loader.division import Division
 from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.network import JointModel
-from rsna_e2e.store import Store
+from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.reader import check_labels
 from rsna_e2e.tasks.task import Task, get_task
@@ -66,6 +67,11 @@ class RunData:
             training=training,
             held_out=held_out,
         )
+
+    @property
+    def training_rows(self) -> Rows:
+        """The store rows of the slices to train on."""
+        return rows_of([self.store.series[position] for position in self.training])
 
     @property
     def data_hash(self) -> str:

@@ -19,6 +19,7 @@ from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
+from rsna_e2e.tasks.label_counts import count_labels
 from rsna_e2e.training.checkpoint import Checkpoint, valid_checkpoints
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.loop import Trainer
@@ -82,6 +83,9 @@ def train(
         config = _with_chunk_of(run, config)
     prepared = prepare_run(data, config, device=device, ranks=ranks, init_from=init_from, last=last)
     prepared.check_norms(*prepared.phases)
+    if ranks.is_main:
+        for text in count_labels(store.labels[data.training_rows], data.task).warnings("the training set"):
+            logger.warning(text)
     return _train(prepared, run, resumed_at, last, is_stopping=is_stopping, progress=progress, say=say)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from rsna_e2e.core.device import Compute
-from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Float64Array, Rows, never
 from rsna_e2e.loader.batch import series_targets
 from rsna_e2e.loader.division import rank_shares
@@ -97,7 +96,7 @@ def validate(
     """Score `model` on the series at positions `held_out`, shared among ranks; the same on all of them.
 
     only_rows: these store rows of them alone, and they are training slices. loader: of whole batches. None when any
-    rank was asked to stop before all was predicted. Raises UsageError when no slice has all labels of the fold.
+    rank was asked to stop before all was predicted.
     """
     shares = rank_shares([store.series[position].n_slices for position in held_out], n_ranks=ranks.n_ranks)
     mine = [held_out[member] for member in shares[ranks.rank]]
@@ -133,10 +132,7 @@ def _gather(mine: Float64Array, places: Rows, n: int, ranks: Ranks) -> Float64Ar
 def _score(truth: Float64Array, probability: Float64Array, task: Task, *, are_training_slices: bool) -> Validation:
     """Score what can be scored of slices [N, L]; truth is NaN where it is unknown."""
     known, _ = scorable(truth)
-    if not known.any():
-        raise UsageError(
-            "what is to be scored has no slice with all its labels. Choose another fold with --set validation_fold=N"
-        )
+    assert known.any(), "hold_out and training_slices leave no other"
     loss, area = _scores(truth, probability, task)
     return Validation(
         weighted_log_loss=loss,

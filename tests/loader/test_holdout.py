@@ -78,7 +78,7 @@ def test_the_stores_folds_are_the_default(published: Store) -> None:
 
 def test_a_published_fold_that_is_not_there_is_named(store: Store) -> None:
     # six patients of 5, 3, 1, 6, 4 and 2 images, whose first rows are 0, 5, 8, 9, 15 and 19
-    with pytest.raises(UsageError, match=r"no series in fold 1; it has folds \[0, 3, 4\]"):
+    with pytest.raises(UsageError, match=r"no series in fold 1; it has folds \[0, 3, 4\]\. .* validation_fold=null"):
         hold_out(store, small.config("folds=published", "validation_fold=1"))
 
 
@@ -152,6 +152,63 @@ def test_where_slices_have_one_label_alone_that_is_learned_and_scored(
     assert "TRAINING" in caplog.text
     assert summary.best is not None
     assert summary.best.n_training_slices == 7
+
+
+def store_with_labels(folder: Path, text: str, *, n_folds: int = 3) -> Store:
+    """The small series, with the labels of this table alone."""
+    small.write_raw(folder / "raw")
+    (folder / "raw/stage_2_train.csv").write_text(text)
+    prepare(folder / "raw", folder / "store", task=ICH, n_folds=n_folds, n_jobs=1)
+    return Store.open(folder / "store")
+
+
+def test_without_any_label_another_fold_is_no_advice(tmp_path: Path) -> None:
+    small.write_raw(tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels="none", n_jobs=1)
+    store = Store.open(tmp_path / "store")
+    for fold in ("0", "null"):
+        with pytest.raises(UsageError, match=r"none of its series has a label, .* again with --labels \(docs/labels"):
+            hold_out(store, small.config(f"validation_fold={fold}"))
+
+
+def test_one_fold_alone_cannot_be_held_out(tmp_path: Path) -> None:
+    rows = "".join(f"ID_000{index},1,1\nID_010{index % 3},0,0\n" for index in range(3))  # two patients
+    store = store_with_labels(tmp_path, f"ID,epidural,any\n{rows}", n_folds=1)
+    with pytest.raises(UsageError, match=r"all 2 labelled series are in fold 0, .*--set validation_fold=null"):
+        hold_out(store, small.config())
+    assert hold_out(store, small.config("validation_fold=null")) == ([0, 1], [])
+
+
+def test_a_fold_that_cannot_be_scored_is_refused_before_training_and_others_are_named(tmp_path: Path) -> None:
+    """Each slice has one of two labels in a series of five and one of three, and both in a series of six."""
+    rows = [
+        f"ID_{series:02d}{i:02d},{i % 2 or ''},{'' if i % 2 else 1}" for series, n in ((0, 5), (1, 3)) for i in range(n)
+    ]
+    rows += [f"ID_030{i},{i % 2},1" for i in range(6)]
+    store = store_with_labels(tmp_path, "\n".join(["ID,epidural,any", *rows]))
+    fold_of = {store.series[p].n_slices: store.series[p].fold for p, span in enumerate(store.series) if span.fold >= 0}
+    assert len(set(fold_of.values())) == 3
+    message = (
+        f"fold {fold_of[5]} cannot be scored: none of its 5 slices has all the labels that are known of others "
+        rf"\(epidural of 2, any of 3\)\. Add labels, or choose one of the folds \[{fold_of[6]}\] with"
+    )
+    with pytest.raises(UsageError, match=message):
+        hold_out(store, small.config(f"validation_fold={fold_of[5]}"))
+    training, held_out = hold_out(store, small.config(f"validation_fold={fold_of[6]}"))
+    assert (len(training), [store.series[p].n_slices for p in held_out]) == (2, [6])
+    with pytest.raises(UsageError, match=r"the training set cannot be scored: .*--set training_slices_scored=null"):
+        training_slices(store, training, n=7)
+
+
+def test_what_cannot_be_learned_is_said_when_training_begins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [f"ID_{series:02d}{i:02d},0,{i % 2}" for series, n in enumerate(small.LENGTHS) for i in range(n)]
+    store = store_with_labels(tmp_path, "\n".join(["ID,subdural,any", *rows]))
+    train(store, tmp_path / "run", small.config("validation_fold=null"), device="cpu")
+    assert [record.message for record in caplog.records if "no slice" in record.message] == [
+        "no slice of the training set has a label for epidural, intraparenchymal, intraventricular, subarachnoid: a "
+        "model does not learn these, and its predictions of them mean nothing",
+        "no slice of the training set is positive for subdural: a model only learns to predict 0 for these",
+    ]
 
 
 def test_a_held_out_fold_is_no_training_slices(store: Store, tmp_path: Path) -> None:

@@ -117,6 +117,27 @@ def test_columns_name_what_they_hold(capsys: pytest.CaptureFixture[str]) -> None
     assert "'ID' is not ID=COLUMN or LABEL=COLUMN, such as any=Hemorrhage" in capsys.readouterr().err
 
 
+def test_what_is_wrong_with_the_labels_is_said_at_the_end(
+    tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["ID_a_001,1,0,0,x", "ID_a_002,1,1,0,x", "ID_b_001,0,0,0,x"]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,epidural,any,SAH,IPH", *rows]))
+    words = ["--labels", str(tmp_path / "labels.csv"), "--columns", "subarachnoid=SAH"]
+    assert main(["prepare", str(raw), str(tmp_path / "store"), "--jobs", "1", *words]) == 0
+    said = capsys.readouterr()
+    assert "label columns           ID=file, epidural, subarachnoid=SAH, any\n" in said.out
+    assert "unused columns          IPH\n" in said.out
+    assert "positive slices         epidural 2 of 3, subarachnoid 0 of 3, any 1 of 3\n" in said.out
+    assert [line for line in said.err.splitlines() if line.startswith("warning")] == [
+        "warning: no slice of the store has a label for intraparenchymal, intraventricular, subdural: a model does not "
+        "learn these, and its predictions of them mean nothing. Columns of the table that were not used: IPH. If one "
+        "holds a label: --columns intraparenchymal=COLUMN",
+        "warning: no slice of the store is positive for subarachnoid: a model only learns to predict 0 for these",
+        "warning: labels contradict each other in 1 of the slices: any is 0 and another label is not. They are stored "
+        "as they are. Correct them, and prepare again",
+    ]
+
+
 def test_a_patient_in_two_folds_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

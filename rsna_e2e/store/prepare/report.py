@@ -18,6 +18,7 @@ from rsna_e2e.store.label_runs import OrderCheck, check_order
 from rsna_e2e.store.prepare.index import label_rows
 from rsna_e2e.store.prepare.inputs import Inputs
 from rsna_e2e.store.series_order import run_starts, series_geometry, studies_of_single_slices, volume_numbers
+from rsna_e2e.tasks.label_counts import LabelCounts, count_labels
 from rsna_e2e.tasks.task import Task
 
 
@@ -28,11 +29,13 @@ class PrepareReport:
     n_studies_as_patients: studies that name no patient, each of which counts as one. n_unlabelled: slices in the store
     without a label. held_out: patients, series and slices with labels in split "test", and positive slices among them.
     n_labels_without_image: labelled images that are not in the store. n_rounded, n_saturated: pixels whose HU are not
-    exactly slope * stored + intercept. n_burned_in: slices that say that text is burned into their pixels.
-    slice_order: whether the labels agree with the order of the slices. label_file: where the labels are from;
-    tables_passed_over: without one, those that could hold labels, and why they were not taken. geometry: series by what
-    is unusual about how their slices lie, see `SeriesGeometry`, and how many slices are missing in gaps. volumes: of
-    how many SeriesInstanceUIDs several volumes were made, and by what they were told apart.
+    exactly slope * stored + intercept. n_burned_in: slices that say that text is burned into their pixels. slice_order:
+    whether the labels agree with the order of the slices. label_file: where the labels are from; label_columns: of a
+    wide table, the columns that were read, with the names of what they hold; unused_columns: its others.
+    positive_slices: how many, of how many with a label, by label. tables_passed_over: without a label file, those that
+    could hold labels, and why they were not taken. geometry: series by what is unusual about how their slices lie, see
+    `SeriesGeometry`, and how many slices are missing in gaps. volumes: of how many SeriesInstanceUIDs several volumes
+    were made, and by what they were told apart.
     """
 
     store: Path
@@ -46,6 +49,9 @@ class PrepareReport:
     n_labels_without_image: int
     n_repeated_label_rows: int
     label_file: str
+    label_columns: tuple[str, ...]
+    unused_columns: tuple[str, ...]
+    positive_slices: LabelCounts
     tables_passed_over: dict[str, str]
     n_rounded: int
     n_saturated: int
@@ -61,6 +67,22 @@ class PrepareReport:
     def slices_per_s(self) -> float:
         """Slices stored per second, over the whole run."""
         return self.n_slices / self.elapsed_s
+
+    def label_warnings(self) -> list[str]:
+        """Return what is wrong with the labels, or cannot be learned from them, in words."""
+        counts = self.positive_slices
+        said = counts.warnings("the store")
+        if counts.unknown and self.unused_columns:
+            said[0] += (
+                f". Columns of the table that were not used: {', '.join(self.unused_columns)}. If one holds a "
+                f"label: --columns {counts.unknown[0]}=COLUMN"
+            )
+        if counts.n_contradictory:
+            said.append(
+                f"labels contradict each other in {counts.n_contradictory} of the slices: {counts.any_label} is 0 and "
+                "another label is not. They are stored as they are. Correct them, and prepare again"
+            )
+        return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +143,9 @@ def make_report(store: Path, prepared: Prepared, inputs: Inputs, *, elapsed_s: f
         n_labels_without_image=len(table.image_ids) - len(set(label_rows(index, table)) - {-1}),
         n_repeated_label_rows=table.n_repeated_rows,
         label_file=inputs.label_file,
+        label_columns=tuple(name if name == column else f"{name}={column}" for name, column in table.columns.items()),
+        unused_columns=table.unused,
+        positive_slices=count_labels(labels_NL, inputs.task),
         tables_passed_over=dict(inputs.passed_over),
         n_rounded=int(index["n_rounded"].sum()),
         n_saturated=int(index["n_saturated"].sum()),
