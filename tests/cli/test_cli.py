@@ -2,8 +2,6 @@
 
 import errno
 import os
-import re
-import shlex
 import subprocess
 import sys
 import time
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 import small
 
-from rsna_e2e.cli import main, program
+from rsna_e2e.cli import main
 from rsna_e2e.config import load_config
 from rsna_e2e.store import FORMAT_VERSION, Store
 from rsna_e2e.training.launch import for_libraries
@@ -23,8 +21,7 @@ VERBS = (
     *("embed", "import-embeddings", "predict", "bag", "smooth", "evaluate", "pipeline", "bench", "settings"),
 )
 HELP_LIMIT_S = 0.5
-README = Path(__file__).parents[2] / "README.md"
-RUNS = README.parent / "docs" / "runs.md"
+RUNS = Path(__file__).parents[2] / "docs" / "runs.md"
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +45,6 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
         main([*verb.split(), "--help"])
     assert end.value.code == 0
     assert f"  rsna-e2e {verb} " in capsys.readouterr().out.split("example")[-1]
-
-
-def test_the_commands_in_the_readme_are_understood() -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
-    commands = re.findall(r"(?:^|run\.sh )rsna-e2e (.*)", "\n".join(blocks), re.MULTILINE)
-    verbs = set()
-    for command in commands:
-        verbs.add(program._parser().parse_args(shlex.split(command, comments=True)).verb)
-    assert verbs == {"prepare", "inspect", "find-lr", "predict", "evaluate", "quirks", "bench"}
 
 
 def _says(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> str:
