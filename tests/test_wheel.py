@@ -17,7 +17,7 @@ import rsna_e2e
 from rsna_e2e.loader.kernels import dali_plugin, torch_ops
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ("csrc", "rsna_e2e", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+SOURCE = ("csrc", "docs", "rsna_e2e", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 BUILD_SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
@@ -90,11 +90,14 @@ def test_the_sdist_holds_what_is_compiled_and_nothing_that_was(built: Built) -> 
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
     assert {name for name in names if name.startswith("csrc/") and "." in name} == sources
-    assert not [name for name in names if name.endswith(".so")]
+    assert not [name for name in names if name.endswith(".so") or name.startswith("docs/")]
 
 
 def test_the_wheel_holds_the_package_and_its_libraries(built: Built) -> None:
-    names = {name for name in zipfile.ZipFile(built.wheel).namelist() if name.startswith("rsna_e2e/")}
+    everything = zipfile.ZipFile(built.wheel).namelist()
+    names = {name for name in everything if name.startswith("rsna_e2e/")}
+    about = f"rsna_e2e-{rsna_e2e.__version__}.dist-info"
+    assert {name.split("/")[0] for name in everything} == {"rsna_e2e", about}  # no documents, no figures
     source = [path for path in (ROOT / "rsna_e2e").rglob("*.py")]
     assert {name for name in names if name.endswith(".py")} == {str(path.relative_to(ROOT)) for path in source}
     templates = "rsna_e2e/evaluation/report/templates"
