@@ -9,6 +9,7 @@ program does not have, fails. A block with a marker, `<!-- block: NAME -->`, is 
 import os
 import re
 import shutil
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,11 +18,13 @@ import archives
 import numpy as np
 import pytest
 import small
+import yaml
 from command_rules import RULES, Context, check, check_sbatch, parse_verb, paths_of
 from documents import PAGES, ROOT, Block, Document, lost_links, lost_names
 from inline_code import wrong_code
 from workshop import BlockError, Call, Workshop
 
+import rsna_e2e
 from rsna_e2e.cli.program import main
 from rsna_e2e.core.errors import RsnaError
 from rsna_e2e.inference.predict import predict
@@ -244,6 +247,13 @@ def test_wrong_code_in_a_sentence_is_found(code: str, why: str | None) -> None:
     found = wrong_code(code)
     assert (found is None) == (why is None)
     assert (why or "") in (found or "")
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # required: Citation File Format 1.2.0
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (citation["version"], citation["license"]) == (rsna_e2e.__version__, project["license"])
 
 
 def test_lost_names_and_links_are_found() -> None:
