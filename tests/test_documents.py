@@ -8,6 +8,7 @@ program does not have, fails. A block with a marker, `<!-- block: NAME -->`, is 
 
 import os
 import re
+import shlex
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -19,9 +20,9 @@ import numpy as np
 import pytest
 import small
 import yaml
-from command_rules import RULES, Context, check, check_sbatch, parse_verb, paths_of
+from command_rules import RULES, Context, check, check_sbatch, parse_verb, paths_of, program
 from documents import PAGES, ROOT, Block, Document, lost_links, lost_names
-from inline_code import wrong_code
+from inline_code import subparsers, wrong_code, wrong_variables
 from workshop import BlockError, Call, Workshop
 
 import rsna_e2e
@@ -94,6 +95,7 @@ def check_block(block: Block, workshop: Workshop, stock: Path) -> list[str]:
     for place, name in PLACES.items():
         text = text.replace(place, str(workshop.folder / name))
     check_sbatch(text)
+    assert wrong_variables(text) is None
     context = Context(
         workshop, frozenset(marked.marker for marked in BLOCKS if marked.page == block.page and marked.marker)
     )
@@ -162,6 +164,19 @@ def test_a_job_that_was_told_to_end_is_queued_again(tmp_path: Path) -> None:
         assert ("scontrol", "requeue", "1") in [call.words for call in workshop.calls()]
 
 
+@pytest.mark.parametrize("verb", subparsers(program()))
+def test_the_examples_of_a_verbs_help_are_understood(verb: str) -> None:
+    parser = subparsers(program())[verb]
+    examples = [
+        example
+        for one in (parser, *subparsers(parser).values())
+        for example in re.findall(r"^  (rsna-e2e .*)$", one.epilog or "", re.MULTILINE)
+    ]
+    assert examples
+    for example in examples:
+        check(Call(tuple(shlex.split(example, comments=True)), {}), Context(Workshop(ROOT)))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.page)
 def test_what_a_page_names_is_there(document: Document) -> None:
     assert document.prose.count("```") == 0, "a block is not closed"
@@ -189,6 +204,7 @@ def test_what_a_page_names_is_there(document: Document) -> None:
         ("DATA=raw bin/run_full.sh --no-such", "not understood"),
         ("OUT=out RECIPE=large bin/run_31_fast.sh", "unknown recipe 'large'"),
         ("bin/demo.sh a b && rsna-e2e no-such", "not understood"),
+        ("STUDYS=16 bin/demo.sh", "bin/demo.sh reads no variable STUDYS"),
         ("bin/setup.sh --cuda", "--cuda: none of"),
         ("bin/check_gpu.sh --no-such", "2"),
         ("bin/check_cuda_source.sh --all", "no rule for python"),
@@ -235,6 +251,10 @@ def test_a_wrong_command_is_found(text: str, why: str, run_block: Callable[[Bloc
         ("bin/no_such.sh", "there is no bin/no_such.sh"),
         ("bin/train.sh STORE RUN --no-such", "has no option --no-such"),
         ("pip install 'rsna_e2e[no-such]'", "the extras are"),
+        ("NPROCS=4 bin/train.sh STORE RUN", "reads no variable NPROCS"),
+        ("NPROC=4 bin/train.sh STORE RUN --no-such", "has no option --no-such"),
+        ("NPROC=4 NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 bin/train.sh STORE RUN --device cpu", None),
+        ("DATA=raw CXX=c++ bin/run_21_single.sh", None),
         ("rsna-e2e VERB --help", None),
         ("rsna-e2e import-weights FILE OUT.safetensors --kind images|sequences", None),
         ("bin/train.sh STORE RUN [OPTIONS]", None),

@@ -25,7 +25,7 @@ def add_train(verbs: Verbs) -> None:
         "rsna-e2e train store runs/demo --recipe demo",
         "rsna-e2e train store runs/short --recipe demo --set slice_phase.epochs=1 --set epochs=1",
         "rsna-e2e train store runs/big --recipe reference --set loader.slices_per_batch=128",
-        "rsna-e2e train store runs/big --recipe reference --resume auto    (bin/train.sh: on all GPUs)",
+        "rsna-e2e train store runs/big --recipe reference --resume auto     # bin/train.sh: on all GPUs",
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb.add_argument("out", type=Path, metavar="RUN", help="run folder to make, or with --resume auto to continue")
