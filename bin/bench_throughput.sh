@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
 # Runs the benchmarks of the fused operator beside its peers, of the loader and of training. Prints tables, writes JSON to OUT.
 # Usage: bin/bench_throughput.sh [STORE]     (default: a small simulated one, made in OUT)
+# Example: OUT=/tmp/bench ROUNDS=3 bin/bench_throughput.sh
 # Environment: OUT (default bench), RECIPE (default demo), STUDIES (of the simulated store, default 24), ROUNDS (7).
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/help.sh"
+help_if_asked "$@"
+no_options "$@"
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/bin/setup.sh"
 out=${OUT:-bench}

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Runs the operators' tests on the CPU under another version of torch, with the extension as it is built here.
-# Usage: bin/check_torch.sh VERSION [PYTEST ARGUMENTS]     such as: bin/check_torch.sh 2.11.0
+# Usage: bin/check_torch.sh VERSION [PYTEST ARGUMENTS]
+# Example: bin/check_torch.sh 2.11.0
 # One build serves every torch from 2.11 on. Installs VERSION from the package index into a temporary folder (6 GB) and removes it.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/help.sh"
+help_if_asked "${1:---help}"
+no_options "$1"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-case ${1:---help} in -h | --help) exec awk 'NR > 1 && !/^#/ {exit} NR > 1 {print substr($0, 3)}' "bin/check_torch.sh" ;; esac
 version=$1
 python=${PYTHON:-.venv/bin/python}
 [[ -n ${PYTHON:-} || -x $python ]] || python=python3

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Full mode, stage 2: a recurrent head on every epoch's embeddings, and predictions by all of its epochs.
-# Usage and environment: bin/pipeline.sh --help
-exec "$(dirname "${BASH_SOURCE[0]}")/pipeline.sh" full --part sequences "$@"
+# Usage: bin/run_13_sequences.sh [OPTIONS of bin/pipeline.sh]
+. "$(dirname "${BASH_SOURCE[0]}")/pipeline.sh" full --part sequences "$@"

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Full mode: the mean of all predictions, as a submission.
-# Usage and environment: bin/pipeline.sh --help
-exec "$(dirname "${BASH_SOURCE[0]}")/pipeline.sh" full --part bag "$@"
+# Usage: bin/run_14_bag.sh [OPTIONS of bin/pipeline.sh]
+. "$(dirname "${BASH_SOURCE[0]}")/pipeline.sh" full --part bag "$@"

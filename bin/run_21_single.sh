@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Single mode: one image classifier and its heads on all the data, from beginning to end.
-# Usage and environment: bin/pipeline.sh --help
-exec "$(dirname "${BASH_SOURCE[0]}")/pipeline.sh" single "$@"
+# Usage: bin/run_21_single.sh [OPTIONS of bin/pipeline.sh]
+. "$(dirname "${BASH_SOURCE[0]}")/pipeline.sh" single "$@"

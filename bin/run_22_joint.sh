@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Joint mode, the end-to-end counterpart of run_21: backbone and head trained jointly on all the data.
-# Usage and environment: bin/pipeline.sh --help
-exec "$(dirname "${BASH_SOURCE[0]}")/pipeline.sh" joint "$@"
+# Usage: bin/run_22_joint.sh [OPTIONS of bin/pipeline.sh]
+. "$(dirname "${BASH_SOURCE[0]}")/pipeline.sh" joint "$@"

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Checks that two commits give the same results, to the bit: runs the demo with each, in fp32 on one thread, and compares.
-# Usage: bin/same_results.sh COMMIT [OTHER]     such as: bin/same_results.sh HEAD~3     (OTHER: default HEAD)
+# Usage: bin/same_results.sh COMMIT [OTHER]     (default of OTHER: HEAD)
+# Example: bin/same_results.sh HEAD~3
 # Compares DICOM files, the store's tables and shards, weights, submission and metrics; times are left out. Names the first
 # difference of each and ends with 1; with 0 where there is none. Both are built in worktrees of a temporary folder.
 # Environment: STUDIES (default 24), SEED (default 7), KEEP (a folder that keeps the results of both).
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/help.sh"
+help_if_asked "${@:---help}"
+no_options "$@"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-case ${1:---help} in -h | --help) exec awk 'NR > 1 && !/^#/ {exit} NR > 1 {print substr($0, 3)}' bin/same_results.sh ;; esac
 bin/setup.sh
 python=$PWD/.venv/bin/python
 git diff --quiet HEAD || echo "note: what is not committed is not compared" >&2

@@ -3,19 +3,17 @@
 # Usage: bin/setup.sh [--system-torch]
 #   --system-torch   a .venv over the system's packages: its torch, torchvision, DALI and apex stay as they are, the
 #                    rest is locked, and the extension is built against what is there. For images with their own torch
+# Examples: bin/setup.sh     STACK=volta bin/setup.sh     PYTHON=python3.12 bin/setup.sh
 # Environment: PYTHON (python3), STACK (cu13; volta for V100), CXX (c++), RSNA_WITH_CUDA and RSNA_WITH_DALI (auto|0|1),
 #   CUDA_HOME. What a .venv was made with stays: later calls need neither the option nor STACK.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/help.sh"
+help_if_asked "$@"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PIP_CONSTRAINT # an image's wishes; the locks are stricter
 
 python=${PYTHON:-python3}
 log=.venv/setup.log
-
-fail() { # fail CODE MESSAGE
-  echo "setup: $2" >&2
-  exit "$1"
-}
 
 made_with() { # what stack the .venv holds; nothing without one
   if [[ -f .venv/stack ]]; then cat .venv/stack; elif [[ -d .venv ]]; then echo cu13; fi
@@ -56,7 +54,6 @@ have=$(made_with)
 case ${1:-} in
   "") stack=${STACK:-${have:-cu13}} ;;
   --system-torch) stack=system ;;
-  -h | --help) exec awk 'NR > 1 && !/^#/ {exit} NR > 1 {print substr($0, 3)}' "$0" ;;
   *) fail 2 "unknown option $1. Usage: bin/setup.sh [--system-torch]" ;;
 esac
 [[ $have == system && -z ${1:-} ]] && stack=system # with it, STACK has no say

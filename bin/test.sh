@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# Style, types and tests. Usage: bin/test.sh [--slow] [PYTEST ARGUMENTS]   --slow runs the cases of full size too.
+# Sets up, then checks format, lint and types, and runs the tests.
+# Usage: bin/test.sh [--slow] [PYTEST ARGUMENTS]     --slow runs the cases of full size too
+# Example: bin/test.sh tests/store -k folds
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/help.sh"
+help_if_asked "${1:-}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bin/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"

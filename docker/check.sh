@@ -2,12 +2,14 @@
 # Builds the image with buildah, without docker or podman and without a GPU, on a Debian from debootstrap: as it is (plain)
 # and with a torch of its own (system). Runs the version, tests and the fast mode inside; prints what ran and how long.
 # Usage: docker/check.sh [plain] [system]      (default: both). As root, with Debian's packages buildah and debootstrap.
+# Example: TESTS="tests/store -x" docker/check.sh plain
 # Environment: WORK (a folder to make, for all images; removed at the end; default under /tmp), TESTS (arguments of
 #   bin/test.sh; default none: all tests), PIP_CERT and PIP_INDEX_URL (as pip takes them), MIRROR (of Debian).
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/engine.sh"
+help_if_asked "$@"
+no_options "$@"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. docker/engine.sh
-case ${1:-} in -h | --help) help_of "$0" ;; esac
 
 needed_gb=30 # vfs keeps images and containers whole, and a commit writes everything once more: 9 GB each at most
 name=rsna-check

@@ -1,14 +1,5 @@
-# What docker/build.sh and docker/run.sh share.
-
-fail() { # fail CODE MESSAGE
-  echo "${0##*/}: $2" >&2
-  exit "$1"
-}
-
-help_of() { # print the comment at the top of a script
-  awk 'NR > 1 && !/^#/ {exit} NR > 1 {print substr($0, 3)}' "$1"
-  exit
-}
+# What docker/build.sh, check.sh and run.sh share.
+. "$(dirname "${BASH_SOURCE[0]}")/../bin/help.sh"
 
 engine() { # the program that builds and runs images
   if [[ -n ${ENGINE:-} ]]; then echo "$ENGINE" && return; fi
@@ -16,6 +7,10 @@ engine() { # the program that builds and runs images
     if command -v $name >/dev/null; then echo $name && return; fi
   done
   fail 4 "neither docker nor podman. Install one, or name it: ENGINE=..."
+}
+
+image() { # the name of the image of STACK
+  if [[ ${STACK:-cu13} == cu13 ]]; then echo "${TAG:-rsna_e2e}"; else echo "${TAG:-rsna_e2e:$STACK}"; fi
 }
 
 run_or_print() {

@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Runs a command in the image as the calling user, on the GPUs if there are any.
-# Usage: docker/run.sh CMD [ARGUMENTS]      for example: DATA=/disks/ct docker/run.sh rsna-e2e prepare /data /out/store
-#        docker/run.sh bin/train.sh /out/store /out/run --recipe reference
+# Usage: docker/run.sh COMMAND [ARGUMENTS]
+# Examples: DATA=/disks/ct docker/run.sh rsna-e2e prepare /data /out/store
+#           docker/run.sh bin/train.sh /out/store /out/run --recipe reference
+#           STACK=volta docker/run.sh bin/train.sh /out/store /out/run --recipe reference     on V100 nodes
 # Environment: DATA (a folder to read, /data inside, or a zip archive, /data.zip inside; none), OUT (a folder to write,
-#   /out inside; ./out), TAG (rsna_e2e), GPUS (all, none, or some as the engine names them; default all where nvidia-smi
-#   finds one), ENGINE (docker, else podman), DRY_RUN=1 (print the command). Inside, DATA and OUT name those places and
-#   HOME is /out/.home; RECIPE, NPROC, NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT are passed on.
+#   /out inside; ./out), STACK or TAG (which image, as for docker/build.sh), GPUS (all, none, or some as the engine names
+#   them; default all where nvidia-smi finds one), ENGINE (docker, else podman), DRY_RUN=1 (print the command). Inside, DATA
+#   and OUT name those places and HOME is /out/.home; RECIPE, NPROC, NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT are
+#   passed on.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/engine.sh"
-case ${1:---help} in -h | --help) help_of "$0" ;; esac
+help_if_asked "${1:---help}"
 
 engine=$(engine)
 out=${OUT:-$PWD/out}
@@ -36,4 +39,4 @@ case ${engine##*/} in
     if [[ $gpus != none ]]; then arguments+=(--device "nvidia.com/gpu=$gpus"); fi ;;
   *) if [[ $gpus != none ]]; then arguments+=(--gpus "$gpus"); fi ;;
 esac
-run_or_print "$engine" "${arguments[@]}" "${TAG:-rsna_e2e}" "$@"
+run_or_print "$engine" "${arguments[@]}" "$(image)" "$@"

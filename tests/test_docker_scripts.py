@@ -79,6 +79,7 @@ def test_a_stack_chooses_its_base_and_tag(commands: Path) -> None:
     assert "BASE=debian:bookworm" in other
     assert "PIP_INDEX_URL=http://mirror/" in other
     assert "mine" in other
+    assert "rsna_e2e:volta" in _words(commands, "run.sh", "rsna-e2e", STACK="volta")
     code, said = _run(commands, "build.sh", STACK="cu12")
     assert code == 2
     assert "STACK is 'cu12'; it must be cu13 or volta" in said

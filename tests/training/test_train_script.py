@@ -54,7 +54,8 @@ class Project:
         self.folder, self.run, self.seen, self.commands = (folder / n for n in ("project", "run", "seen", "commands"))
         for made in (self.folder / "bin", self.folder / ".venv" / "bin", self.run, self.seen, self.commands):
             made.mkdir(parents=True)
-        shutil.copy(ROOT / "bin" / "train.sh", self.folder / "bin")
+        for name in ("train.sh", "help.sh"):
+            shutil.copy(ROOT / "bin" / name, self.folder / "bin")
         command(self.folder / "bin" / "setup.sh", "")
         (self.folder / ".venv" / "bin" / "python").symlink_to(sys.executable)
         for tool in ("bash", "dirname", "awk", "sleep", "touch"):
