@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rsna_e2e.inference.predict_dicom import predict_dicom
     from rsna_e2e.inference.trained_model import TrainedModel
     from rsna_e2e.loader.batch import SeriesBatch
+    from rsna_e2e.loader.geometry import crop_affine
     from rsna_e2e.loader.image_loader import ImageLoader
     from rsna_e2e.loader.kernels.dali_plugin import load as load_dali_operators
     from rsna_e2e.loader.kernels.torch_ops import content_box, transform_slices
@@ -31,6 +32,7 @@ __all__ = [
     "Task",
     "TrainedModel",
     "content_box",
+    "crop_affine",
     "get_task",
     "load_config",
     "load_dali_operators",
@@ -48,6 +50,7 @@ _DEFINED_IN = {
     "Task": "tasks.task:Task",
     "TrainedModel": "inference.trained_model:TrainedModel",
     "content_box": "loader.kernels.torch_ops:content_box",
+    "crop_affine": "loader.geometry:crop_affine",
     "get_task": "tasks.task:get_task",
     "load_config": "config.files:load_config",
     "load_dali_operators": "loader.kernels.dali_plugin:load",

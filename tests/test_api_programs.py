@@ -51,6 +51,20 @@ def halved(hu_HW: Int16Array) -> Float64Array:
     return np.stack(channels)
 
 
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_program_has_at_most_thirty_lines(program: str) -> None:
+    assert len(program.splitlines()) <= 30
+
+
+def test_the_constants_are_those_of_the_task() -> None:
+    rows = [row.split("|")[2:-1] for row in re.findall(r"^\| \d .*", PAGE, re.MULTILINE)]
+    shown = [[float(word) for cell in row for word in cell.split(" to ")] for row in rows]
+    windows = zip(ICH.windows_hu, ICH.channel_mean, ICH.channel_std, strict=True)
+    assert shown == [
+        [center, width, center - width / 2, center + width / 2, mean, std] for (center, width), mean, std in windows
+    ]
+
+
 def test_there_are_four_programs_and_they_use_public_names_alone() -> None:
     assert sorted(PROGRAMS) == ["dali", "kernel", "loader", "run"]
     assert PAGE.count("```python") == 4

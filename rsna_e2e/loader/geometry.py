@@ -7,12 +7,13 @@ function of (seed, epoch, series key), so a resumed or redistributed run sees th
 # N slices of one series
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.config import AugmentConfig
+from rsna_e2e.config import AugmentConfig, Crop
 from rsna_e2e.core.records import Float32Array, Float64Array
 
 Boxes = npt.NDArray[np.int32]
@@ -117,6 +118,17 @@ def crop_squares(
     x0 = extent[:, 0] - (side - width) // 2
     y0 = extent[:, 1] - (side - height) // 2
     return np.stack([x0, y0, side], axis=1).astype(np.int32)
+
+
+def crop_affine(content: npt.ArrayLike, shape: Sequence[int], *, size: int, crop: Crop = "series") -> Float32Array:
+    """Return matrices [N,2,3] that crop the slices of a series and resize them to `size`, for `transform_slices`.
+
+    content: [N,4], as `content_box` returns it, on the CPU. shape: rows and columns of every slice. crop: as for
+    `crop_squares`.
+    """
+    boxes = np.asarray(content, dtype=np.int64)
+    shapes = np.broadcast_to(np.asarray(shape, dtype=np.int64), (len(boxes), 2))
+    return slice_params(crop_squares(boxes, shapes, crop), None, size=size).affine
 
 
 def _shift_scale_rotate(

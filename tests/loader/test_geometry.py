@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from rsna_e2e.config import AugmentConfig
-from rsna_e2e.loader.geometry import crop_squares, draw_augmentation, series_generator, slice_params
+from rsna_e2e.loader.geometry import crop_affine, crop_squares, draw_augmentation, series_generator, slice_params
 
 FLIP = AugmentConfig(hflip_probability=1, transpose_probability=0, affine_probability=0)
 TRANSPOSE = AugmentConfig(hflip_probability=0, transpose_probability=1, affine_probability=0)
@@ -60,6 +61,17 @@ def test_resize_keeps_corners_at_corners() -> None:
     # 4 px onto 2: output pixel 0 covers input 0 and 1, so its centre reads at 0.5 past the square's corner
     params = slice_params(np.array([[10, 20, 4]], dtype=np.int32), None, size=2)
     np.testing.assert_allclose(params.affine[0], [[2, 0, 10.5], [0, 2, 20.5]], **F64)
+
+
+def test_crop_affine_by_hand() -> None:
+    content = [[10, 20, 40, 40], [12, 10, 30, 60], [0, 0, 0, 0]]
+    # union x 10..40, y 10..60: a square of 50 px from (0, 10) on, each output pixel two of them wide
+    affine = crop_affine(torch.tensor(content, dtype=torch.int32), (64, 128), size=25)
+    assert (affine.dtype, affine.flags.c_contiguous) == (np.float32, True)
+    np.testing.assert_allclose(affine, [[[2, 0, 0.5], [0, 2, 10.5]]] * 3, rtol=0, atol=0)
+    # the third slice is empty: it stays whole, a square of 128 px from (0, -32) on
+    whole = crop_affine(content, (64, 128), size=64, crop="slice")[2]
+    np.testing.assert_allclose(whole, [[2, 0, 0.5], [0, 2, -31.5]], rtol=0, atol=0)
 
 
 def test_crop_squares_by_hand() -> None:
