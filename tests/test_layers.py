@@ -50,6 +50,7 @@ LIBRARIES = {
     "apex": {"training.optimizer"},  # NVIDIA's
     "ray": {"store.prepare"},
     "timm": {"model"},
+    "huggingface_hub": {"model.pretrained"},
     "safetensors": {"core.weights_file", "model.unpickling"},
     "scipy": {"tools.synth"},
     "matplotlib": {"evaluation", "tools.synth"},

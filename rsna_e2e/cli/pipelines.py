@@ -2,21 +2,15 @@
 
 import argparse
 import math
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rsna_e2e.cli.arguments import add_device, add_settings
+from rsna_e2e.cli.arguments import add_settings, at_least_one, seed
+from rsna_e2e.cli.plan import run_pipeline
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
-from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.limits import CLIP
 from rsna_e2e.tasks.task import get_task
 from rsna_e2e.training.pipeline import PARTS
-
-if TYPE_CHECKING:
-    from rsna_e2e.config import TwoStageConfig
-    from rsna_e2e.training.pipeline.forecast import Forecast
-    from rsna_e2e.training.pipeline.run import Pipeline
+from rsna_e2e.training.pipeline.devices import DEVICES
 
 
 def add_pipeline(verbs: Verbs) -> None:
@@ -24,9 +18,10 @@ def add_pipeline(verbs: Verbs) -> None:
     verb = add_verb(
         verbs,
         "pipeline",
-        _pipeline,
+        run_pipeline,
         "Train and predict from DICOM files to a submission; started again, it goes on where it stopped.",
         "rsna-e2e pipeline full --data raw --recipe demo --dry-run",
+        "rsna-e2e pipeline joint --dry-run --slices 874035 --test-slices 121232 --device v100 --recipe reference",
         "rsna-e2e pipeline fast --data raw --embeddings published/emb_fold0_epoch*",
         "rsna-e2e pipeline full --data raw --recipe reference --set two_stage.match_reference=true --part images",
     )
@@ -52,11 +47,29 @@ def add_pipeline(verbs: Verbs) -> None:
         metavar="FOLDER",
         help="mode fast: folders of embeddings (default: those of OUT/full or OUT/single)",
     )
-    verb.add_argument("--dry-run", action="store_true", help="only show the plan: steps, slices, disk, time")
-    verb.add_argument(
-        "--no-probe", action="store_true", help="with --dry-run: no time, which a short run would measure"
+    _add_forecast(verb)
+
+
+def _add_forecast(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group(
+        "planning", "What the steps take: slices, disk, memory and time. Exit code 5 when it is not there."
     )
-    add_device(verb)
+    group.add_argument(
+        "--dry-run", action="store_true", help="only show the plan, and measure for some minutes how long it takes"
+    )
+    group.add_argument("--no-probe", action="store_true", help="with --dry-run: measure no times, the plan alone")
+    verb.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda", *DEVICES),
+        default="auto",
+        help="default: a GPU if there is one. With --dry-run also a GPU that is not here: published and modelled times",
+    )
+    group.add_argument("--gpus", type=at_least_one, metavar="N", help="with such a GPU: how many (default 1)")
+    group.add_argument("--slices", type=at_least_one, metavar="N", help="with --dry-run: for data that are not here")
+    group.add_argument("--series", type=at_least_one, metavar="N", help="of them (default: one in 34.6 slices)")
+    group.add_argument(
+        "--test-slices", type=seed, metavar="N", help="those of them without labels, to predict (default 0)"
+    )
 
 
 def add_bag(verbs: Verbs) -> None:
@@ -96,83 +109,6 @@ def _clip(text: str) -> float:
     if not 0.0 < value < 0.5:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 0.5")
     return value
-
-
-def _pipeline(options: argparse.Namespace) -> None:
-    pipeline = _make(options)
-    if options.dry_run:
-        from rsna_e2e.training.pipeline.forecast import forecast
-
-        _show(forecast(pipeline, device=options.device, probe=not options.no_probe))
-        return
-    pipeline.run(options.part or PARTS, say=tell)
-    if (last := pipeline.steps[-1].output).exists():
-        tell(f"submission: {last}")
-
-
-def _make(options: argparse.Namespace) -> "Pipeline":
-    from rsna_e2e.config import load_config, load_two_stage
-    from rsna_e2e.store import is_store
-    from rsna_e2e.training.pipeline.checks import check_store
-    from rsna_e2e.training.pipeline.plan import Folders, plan_joint, plan_two_stage
-    from rsna_e2e.training.pipeline.run import Pipeline
-
-    if options.embeddings and options.mode != "fast":
-        raise UsageError("--embeddings are what mode fast learns from; the other modes make their own")
-    is_prepared = options.data is not None and is_store(options.data)
-    store = options.data if is_prepared else options.out / "store"
-    raw = None if is_prepared else options.data
-    if raw is None and not store.exists():
-        raise UsageError("--data RAW is missing: a folder or zip of DICOM files, or a store made of them by prepare")
-    folders = Folders(raw=raw, labels=options.labels, store=store, out=options.out / options.mode)
-    if options.mode == "joint":
-        steps = plan_joint(load_config(options.recipe, options.overrides), folders)
-        return Pipeline(steps, folders, device=options.device, check=lambda store: check_store(store, None))
-    config = load_two_stage(options.recipe, options.overrides)
-    embeddings = _embeddings(options, config) if options.mode == "fast" else ()
-    steps = plan_two_stage(options.mode, config, folders, embeddings=embeddings)
-    of_folds = config if options.mode == "full" else None
-    return Pipeline(steps, folders, device=options.device, check=lambda store: check_store(store, of_folds))
-
-
-def _embeddings(options: argparse.Namespace, config: "TwoStageConfig") -> list[Path]:
-    """The folders given, or those of the first classifier whose embeddings mode full or single has stored."""
-    from rsna_e2e.store.embeddings import MANIFEST
-    from rsna_e2e.training.pipeline.plan import classifier_name
-
-    if options.embeddings:
-        return list(options.embeddings)
-    for mode in ("full", "single"):
-        for crop, fold in product(
-            config.two_stage.crops, (config.two_stage.folds or ()) if mode == "full" else (None,)
-        ):
-            who = options.out / mode / "embeddings" / classifier_name(crop, fold)
-            folders = [who.with_name(f"{who.name}-epoch{epoch}") for epoch in config.image_epochs]
-            if found := [folder for folder in folders if (folder / MANIFEST).is_file()]:
-                return found
-    raise UsageError(
-        f"{options.out}: no embeddings there. Run mode full or single up to --part embeddings, or give --embeddings"
-    )
-
-
-def _show(forecast: "Forecast") -> None:
-    from rsna_e2e.core.console import table
-
-    lines = [("step", "state", "slices", "GB", "minutes")]
-    for line in forecast.lines:
-        state = "to do again" if line.standing.state == "done" and line.standing.is_needed else line.standing.state
-        minutes = f"{line.time_s / 60:.1f}" if math.isfinite(line.time_s) else "?"
-        lines.append((line.standing.step.name, state, f"{line.n_slices:,}", f"{line.n_bytes / 1e9:.2f}", minutes))
-    tell(*table(lines[0], lines[1:]).splitlines())
-    total = "time not probed"
-    if math.isfinite(forecast.time_s):
-        total = f"{forecast.time_s / 3600:.1f} h" if forecast.time_s > 3600 else f"{forecast.time_s / 60:.0f} minutes"
-        total += " on this machine, by a probe of some seconds"
-    tell(
-        "",
-        f"to be run: {sum(line.standing.is_needed for line in forecast.lines)} of {len(forecast.lines)} steps, "
-        f"{forecast.n_bytes / 1e9:.1f} GB ({forecast.free_bytes / 1e9:.1f} GB are free), {total}",
-    )
 
 
 def _bag(options: argparse.Namespace) -> None:

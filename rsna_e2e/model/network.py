@@ -4,6 +4,7 @@
 # F features of the backbone, D embedding width after projection, H hidden width
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence, unpa
 from rsna_e2e.config import ModelConfig
 from rsna_e2e.core.errors import MissingCapabilityError, UsageError, is_out_of_memory
 from rsna_e2e.core.weights_file import load_weights
+from rsna_e2e.model.pretrained import check_pretrained, no_weights
 from rsna_e2e.model.slice_dropout import SliceDropout, SliceKeys, drop_by_slice
 from rsna_e2e.tasks.task import Task
 
@@ -179,8 +181,13 @@ def _create_backbone(config: ModelConfig, n_channels: int) -> Any:
     _check_weights(config, n_channels)
     backbone = _timm_model(config, n_channels, pretrained=config.pretrained and config.weights_file is None)
     if config.weights_file is not None:
-        load_weights(backbone, config.weights_file, allow_extra=("fc.", "head.", "classifier."))
+        load_backbone(backbone, config.weights_file)
     return backbone
+
+
+def load_backbone(backbone: nn.Module, path: Path) -> None:
+    """Copy a safetensors file into a backbone, but for the file's classifier. Raises BadInputError."""
+    load_weights(backbone, path, allow_extra=("fc.", "head.", "classifier."))
 
 
 def _check_weights(config: ModelConfig, n_channels: int) -> None:
@@ -200,11 +207,13 @@ def _check_weights(config: ModelConfig, n_channels: int) -> None:
 def _timm_model(config: ModelConfig, n_channels: int, *, pretrained: bool) -> Any:
     import timm  # takes two seconds, and heads on embeddings need none of it
 
+    if pretrained:
+        check_pretrained(config.backbone)  # timm would try for a minute
     name, arguments = config.backbone, config.backbone_arguments
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=n_channels, **arguments)
     except OSError as error:
-        raise MissingCapabilityError(_no_weights(name, error)) from None
+        raise MissingCapabilityError(no_weights(name, error)) from None
     except _UNSUITED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "Unknown model" in reason:
@@ -214,11 +223,3 @@ def _timm_model(config: ModelConfig, n_channels: int, *, pretrained: bool) -> An
         raise UsageError(
             f"model.backbone_arguments do not suit {name}: {reason}" if arguments else f"model.backbone: {reason}"
         ) from None
-
-
-def _no_weights(backbone: str, error: Exception) -> str:
-    return (
-        f"cannot download the pretrained weights of {backbone} ({type(error).__name__}). Fetch model.safetensors of "
-        f"timm/{backbone} on a machine with network and give it with --set model.weights_file=FILE, continue from "
-        "another run with --init-from RUN, or train from scratch with --set model.pretrained=false"
-    )

@@ -21,8 +21,8 @@ ALL_EMBEDDINGS = 4096  # slices of embeddings, on which nothing is computed: a b
 LARGEST_CHUNK = 64  # a larger chunk is no faster on any device
 _BATCHES_HELD = 3  # of images: one that is computed, two inside DALI's pipeline
 _STORED_BYTES = 2 * 512 * 512  # of a slice as it is stored: int16, in the matrix that nearly all CT has
-_FEW, _MORE = 2, 4  # slices of the two measurements; train-mode BatchNorm needs two
-_GPU_SHARE, _CPU_SHARE = 0.8, 0.5  # of free memory; fragments and, on a CPU, everything else take the rest
+FEWEST, _MORE = 2, 4  # slices of the two measurements; train-mode BatchNorm needs two
+GPU_SHARE, CPU_SHARE = 0.8, 0.5  # of free memory; fragments and, on a CPU, everything else take the rest
 _MOMENTS = {"sgd": 1}  # what an optimiser keeps for each parameter, as often as a parameter is large
 _ADAMS_MOMENTS = 2  # and LAMB's
 
@@ -56,9 +56,9 @@ def resolve_chunks(
     reserved = reserved_bytes(model, config, ranks=ranks, image_bytes=image_bytes)
     n_fit = count_fitting(model, embed, compute.device, has_frozen_norms=is_frozen, reserved=reserved)
     n_fit = int(ranks.min_(torch.tensor(n_fit)).item())
-    if n_fit < _FEW:
+    if n_fit < FEWEST:
         raise OutOfResourcesError(
-            f"{config.model.backbone} at {size} px: not even {_FEW} slices fit the memory of {compute}. Lower "
+            f"{config.model.backbone} at {size} px: not even {FEWEST} slices fit the memory of {compute}. Lower "
             "image.size, choose a smaller model.backbone, or free some memory"
         )
     chunk = min(LARGEST_CHUNK, n_fit)
@@ -70,6 +70,12 @@ def _settle(config: RunConfig, **measured: int) -> RunConfig:
     return config.model_copy(update={name: n for name, n in measured.items() if getattr(config, name) == "auto"})
 
 
+def n_moments(config: RunConfig) -> int:
+    """Return how many numbers the optimisers of a run keep for each weight, at most."""
+    optimizers = [config.optimizer, *([config.slice_phase.optimizer] if config.slice_phase else [])]
+    return max(_MOMENTS.get(optimizer.name, _ADAMS_MOMENTS) for optimizer in optimizers)
+
+
 def reserved_bytes(model: nn.Module, config: RunConfig, *, ranks: Ranks, image_bytes: int) -> int:
     """Return the bytes that training holds beside the model and its activations: gradients, the optimiser's moments,
     averaged weights, gradients in transit between ranks, and batches of a rank's slices and images.
@@ -78,9 +84,7 @@ def reserved_bytes(model: nn.Module, config: RunConfig, *, ranks: Ranks, image_b
     series, is what the share of free memory that stays free is for.
     """
     sizes = [parameter.nbytes for parameter in model.parameters()]
-    optimizers = [config.optimizer, *([config.slice_phase.optimizer] if config.slice_phase else [])]
-    moments = max(_MOMENTS.get(optimizer.name, _ADAMS_MOMENTS) for optimizer in optimizers)
-    copies = 1 + moments + (config.ema_decay is not None)
+    copies = 1 + n_moments(config) + (config.ema_decay is not None)
     travelling = IN_FLIGHT * max(config.distributed.bucket_mib * 2**20, *sizes) if ranks.n_ranks > 1 else 0
     n_slices = max(config.loader.slices_per_batch, config.slice_phase.slices_per_batch if config.slice_phase else 0)
     slice_bytes = _STORED_BYTES + (0 if config.loader.transform == "chunk" else image_bytes)
@@ -107,8 +111,8 @@ def count_fitting(
         freeze_norms(model)
     try:
         with buffers_kept(model):
-            measure(embed, _FEW, device)  # leaves gradients and libraries' workspaces, which later passes find there
-            few, more = measure(embed, _FEW, device), measure(embed, _MORE, device)
+            measure(embed, FEWEST, device)  # leaves gradients and libraries' workspaces, which later passes find there
+            few, more = measure(embed, FEWEST, device), measure(embed, _MORE, device)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -121,8 +125,8 @@ def count_fitting(
 
 def extrapolate(few: int, more: int, *, free: int) -> int:
     """How many slices fit `free` bytes when 2 need `few` bytes and 4 need `more`."""
-    per_slice = max((more - few) / (_MORE - _FEW), 1.0)
-    fixed = max(few - _FEW * per_slice, 0.0)
+    per_slice = max((more - few) / (_MORE - FEWEST), 1.0)
+    fixed = max(few - FEWEST * per_slice, 0.0)
     return max(int((free - fixed) / per_slice), 0)
 
 
@@ -131,12 +135,17 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(_GPU_SHARE * (free + cached))
+        return int(GPU_SHARE * (free + cached))
+    return int(CPU_SHARE * free_memory_bytes())
+
+
+def free_memory_bytes() -> int:
+    """Memory that processes of this machine, or of this container, can still take."""
     lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     if _CGROUP_LIMIT.is_file() and (limit := _CGROUP_LIMIT.read_text().strip()).isdecimal():
         free = min(free, int(limit) - int(_CGROUP_USE.read_text()))
-    return int(_CPU_SHARE * free)
+    return free
 
 
 def _peak_of_gpu(embed: Callable[[int], torch.Tensor], n: int, device: torch.device) -> int:

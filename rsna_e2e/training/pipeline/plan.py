@@ -27,7 +27,7 @@ class PlannedStep:
     settings: of a training run; they are saved and given to it. depends: names of earlier steps. facts: all that the
     result depends on beside settings, data, earlier steps and inputs, as plain values. inputs: files from elsewhere.
     scale: number of passes over its slices of the store. spent: a run whose kept epochs, gigabytes of them, can be
-    removed when this step is done.
+    removed when this step is done. section: under which the plan's configuration has the settings, such as images.
     """
 
     name: str
@@ -41,6 +41,7 @@ class PlannedStep:
     inputs: tuple[Path, ...] = ()
     scale: int = 1
     spent: Path | None = None
+    section: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +166,7 @@ class _Plan:
         depends: tuple[str, ...] = (),
         inputs: tuple[Path, ...] = (),
         scale: int,
+        section: str = "",
     ) -> PlannedStep:
         """A training run in a folder of the step's name."""
         run = self._folders.out / name
@@ -178,6 +180,7 @@ class _Plan:
             depends=(*self._first, *depends),
             inputs=inputs,
             scale=scale,
+            section=section,
         )
 
     def images_and_embeddings(self, config: TwoStageConfig) -> list[_Source]:
@@ -187,7 +190,7 @@ class _Plan:
             for fold in config.two_stage.folds or (None,):
                 who = classifier_name(crop, fold)
                 settings = config.image_run(crop=crop, fold=fold)
-                classifier = self.train(f"images/{who}", "images", settings, scale=_epochs(settings))
+                classifier = self.train(f"images/{who}", "images", settings, scale=_epochs(settings), section="images")
                 sources += [self._embeddings(config, classifier, who, crop, fold, e) for e in config.image_epochs]
         return sources
 
@@ -218,7 +221,14 @@ class _Plan:
             depends = tuple(name for s in kin for name in s.depends)
         inputs = () if source.depends else (source.folder / EMBEDDINGS_MANIFEST,)
         trained = self.train(
-            name, "sequences", settings, *options, depends=depends, inputs=inputs, scale=_epochs(settings)
+            name,
+            "sequences",
+            settings,
+            *options,
+            depends=depends,
+            inputs=inputs,
+            scale=_epochs(settings),
+            section="sequences",
         )
         out = self._folders.out / "predictions" / f"{source.name}.csv.gz"
         return self.add(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rsna_e2e.config import save_config
-from rsna_e2e.core.errors import BadInputError, CommandFailedError, UsageError
+from rsna_e2e.core.errors import BadInputError, CommandFailedError, PreemptedError, UsageError
 from rsna_e2e.core.files import lock_folder, make_folder, sha256_of
 from rsna_e2e.store import Store, is_store
 from rsna_e2e.training.checkpoint import drop_epochs
@@ -78,6 +78,10 @@ class Pipeline:
             standings.append(Standing(step=step, state=state, is_needed=is_needed, starts_over=starts_over))
         return standings[::-1]
 
+    def check_store(self) -> None:
+        """Raise an RsnaError when the store, if there is one, cannot be read or does not suit the plan."""
+        self._hash_of_data()
+
     def run(self, only: Sequence[Part], *, execute: Execute | None = None, say: Callable[[str], None]) -> None:
         """Run the steps of these parts that are needed.
 
@@ -128,7 +132,7 @@ class Pipeline:
         is_whole = step.verb == "prepare" and is_store(step.output)  # it appears whole; prepare will not replace it
         code = 0 if is_whole else execute(step, self.command(step))
         if code:
-            raise CommandFailedError(f"{step.name} ended with exit code {code}; what came before is kept", code)
+            raise CommandFailedError(_failed(step, code), code)
         self._ledger(step.name).finish(step.name, made_of, elapsed_s=time.monotonic() - began_s)
         if step.spent is not None:
             drop_epochs(step.spent)
@@ -162,6 +166,15 @@ class Pipeline:
                 self._check(store)
                 self._data_hash = store.data_hash
         return self._data_hash
+
+
+def _failed(step: PlannedStep, code: int) -> str:
+    said = f"{step.name} ended with exit code {code}; what came before is kept"
+    if step.section and code != PreemptedError.exit_code:
+        said += (
+            f". Settings that its message names begin with {step.section}. here, as in --set {step.section}.NAME=VALUE"
+        )
+    return said
 
 
 @contextmanager

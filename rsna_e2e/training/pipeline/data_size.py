@@ -1,0 +1,92 @@
+"""How many slices a plan works on: counted in a store or among raw files, or given, of data that are not here."""
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rsna_e2e.config import RunConfig
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.dicom.sources.files import open_source
+from rsna_e2e.loader.holdout import hold_out
+from rsna_e2e.store import Store, is_store
+from rsna_e2e.store.prepare import find_labels
+from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.tasks.task import get_task
+from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
+
+Folds = Literal["store", "published"]
+
+HELD_OUT = 0.2  # of the labelled slices, before folds are assigned: one of five
+SLICES_PER_SERIES = 34.6  # of RSNA ICH 2019: 752,803 slices in 21,744 series
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSize:
+    """Slices in all, those of them without labels, which are predicted, and series.
+
+    training: of a store, the slices that a run trains on, by the fold that it holds out and the rule of folds.
+    """
+
+    n_slices: int
+    n_test: int
+    n_series: int
+    training: dict[tuple[int | None, Folds], int] = field(default_factory=dict)
+
+    @property
+    def slices_per_series(self) -> float:
+        """Mean length of a series."""
+        return self.n_slices / max(self.n_series, 1)
+
+    def of(self, step: PlannedStep) -> int:
+        """Slices of one pass of a step."""
+        match step.verb:
+            case "train":
+                assert step.settings is not None
+                return self._to_train_on(step.settings)
+            case "predict" | "bag":
+                return self.n_test
+        return self.n_slices
+
+    def _to_train_on(self, config: RunConfig) -> int:
+        known = self.training.get((config.validation_fold, config.folds))
+        if known is not None:
+            return known
+        share = 1.0 if config.validation_fold is None else 1.0 - HELD_OUT
+        return round(share * (self.n_slices - self.n_test))
+
+
+def measure_data(folders: Folders, runs: list[RunConfig]) -> DataSize:
+    """Return the size of the data of a plan, whose trainings are `runs`: of its store, or else of the raw files.
+
+    Raises BadInputError when there are no files, or store or labels cannot be read; UsageError when there are no
+    labels, or no series is left for a run.
+    """
+    if is_store(folders.store):
+        with closing(Store.open(folders.store)) as store:
+            return _of_store(store, runs)
+    assert folders.raw is not None
+    n_slices = len(open_source(folders.raw).find()[0])
+    if n_slices == 0:
+        raise BadInputError(f"{folders.raw}: holds no files. Give the folder or archive of DICOM files")
+    labels = folders.labels or find_labels(folders.raw)
+    if labels is None:
+        raise UsageError(
+            f"{folders.raw}: no label file in it or beside it (a CSV with 'train' in its name). Give one with --labels"
+        )
+    n_labelled = len(read_labels(labels, get_task(runs[0].task)).image_ids)
+    return DataSize(
+        n_slices=n_slices, n_test=max(n_slices - n_labelled, 0), n_series=round(n_slices / SLICES_PER_SERIES)
+    )
+
+
+def _of_store(store: Store, runs: list[RunConfig]) -> DataSize:
+    training: dict[tuple[int | None, Folds], int] = {}
+    for run in runs:
+        positions, _ = hold_out(store, run)
+        training[run.validation_fold, run.folds] = sum(store.series[position].n_slices for position in positions)
+    return DataSize(
+        n_slices=len(store),
+        n_test=sum(series.n_slices for series in store.series if series.split == "test"),
+        n_series=len(store.series),
+        training=training,
+    )

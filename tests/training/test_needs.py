@@ -1,0 +1,74 @@
+"""What a plan needs of disk and memory, by hand, and whether a machine has it."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from plans import DATA, FOLDERS, make_data, of_two_stages, standing
+
+from rsna_e2e.config import load_config
+from rsna_e2e.core.errors import DiskFullError, OutOfResourcesError
+from rsna_e2e.training.pipeline.forecast import Forecast, Line, forecast, peak_bytes
+from rsna_e2e.training.pipeline.model_sizes import ModelSizes
+from rsna_e2e.training.pipeline.needs import Machine, check_needs, disk_needs, needs_of
+from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
+from rsna_e2e.training.pipeline.run import Standing
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("needs"))
+
+
+def test_memory_of_a_gpu_by_hand() -> None:
+    """The reference recipe in half precision: weights, gradients, Adam's moments, three batches of 64, two slices."""
+    config = load_config("reference")
+    sizes = ModelSizes([standing("joint", "train", settings=config).step])
+    found = forecast([standing("joint", "train", settings=config)], sizes, DATA)
+    weights = 4 * (86_742_336 + 268_533_766)
+    reserved = 3 * weights + 3 * 64 * (2 * 512 * 512 + 3 * 480 * 480 * 2)
+    for name, total in (("v100", 16e9), ("h200", 141e9)):
+        needs = {need.what: need for need in needs_of(found, FOLDERS, Machine.named(name, 1))}
+        assert needs["GPU memory"].needed_bytes == weights + round((reserved + 2 * 570_618_240) / 0.8)
+        n_fit = min(64, int((0.8 * (total - weights) - reserved) / 570_618_240))
+        assert f"in chunks of {n_fit} slices" in str(needs["GPU memory"])
+        assert needs["disk"].is_met  # of another machine nothing is known
+
+
+def test_what_does_not_fit_is_said_with_what_is_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = Folders(raw=None, labels=None, store=root / "store", out=root / "out")
+    found = of_two_stages(folders, "single", "images.slice_phase.epochs=1")
+    here = Machine(is_here=True, device="the CPU", n_gpus=0, memory_bytes=10**12, gpu_bytes=None)
+    check_needs(needs_of(found, folders, here))
+    with pytest.raises(OutOfResourcesError, match=r"memory: .* GB needed of 0\.1 GB free: NOT ENOUGH"):
+        check_needs(needs_of(found, folders, replace(here, memory_bytes=10**8)))
+    needed = peak_bytes(found.to_run)
+    usage = shutil.disk_usage(root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed - 1))
+    with pytest.raises(DiskFullError, match=r"disk: .* NOT ENOUGH"):
+        check_needs(needs_of(found, folders, here))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed))
+    check_needs(needs_of(found, folders, here))
+
+
+def test_what_a_step_has_written_is_not_needed_again(root: Path, tmp_path: Path) -> None:
+    folders = Folders(raw=None, labels=None, store=root / "store", out=tmp_path)
+    run = tmp_path / "joint"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "model.safetensors").write_bytes(bytes(1000))
+    step = PlannedStep(name="joint", part="sequences", verb="train", arguments=(), output=run / "summary.json")
+    lines = (
+        Line(
+            standing=Standing(step=step, state=state, is_needed=True, starts_over=False),
+            n_slices=1,
+            n_bytes=5000,
+            peak_bytes=6000,
+        )
+        for state in ("to do", "begun")
+    )
+    needed = [
+        next(disk_needs(Forecast(lines=(line,), sizes=ModelSizes([]), data=DATA), folders)).needed_bytes
+        for line in lines
+    ]
+    assert needed == [6000, 5000]

@@ -1,0 +1,71 @@
+"""A probe measures every kind of step of a plan, and keeps to its time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from plans import make_data, of_two_stages
+
+from rsna_e2e.training.pipeline.plan import Folders
+from rsna_e2e.training.pipeline.probe import Probe, slices_per_s
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("probe"))
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("raw", ["raw", "raw.zip"])
+def test_a_probe_gives_every_step_a_time(root: Path, raw: str) -> None:
+    folders = Folders(raw=root / raw, labels=None, store=root / "none_yet", out=root / "out")
+    found = of_two_stages(folders, "single")
+    steps = [line.standing.step for line in found.lines]
+    said: list[str] = []
+    measured = Probe(steps, found.sizes, raw=folders.raw, device="cpu", say=said.append).run()
+    times_s = [measured.time_s(line.standing.step, line.n_slices) for line in found.lines]
+    assert all(0 < time_s < 60 for time_s in times_s)
+    assert [line.split(" ...")[0] for line in said if line.endswith(" ...")] == [
+        "[1/5] prepare",
+        "[2/5] train, test_resnet, 32 px",
+        "[3/5] embed, test_resnet, 32 px",
+        "[4/5] train, head on embeddings",
+        "[5/5] predict, head on embeddings",
+    ]
+
+
+class Clock:
+    """Time that passes only when work is set up (`setup_s`) or done (`slice_s` a slice)."""
+
+    def __init__(self, *, setup_s: float, slice_s: float) -> None:
+        self.now_s, self._setup_s, self._slice_s = 0.0, setup_s, slice_s
+        self.done: list[int] = []
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def work(self, n_slices: int) -> Callable[[], None]:
+        self.now_s += self._setup_s
+
+        def turn() -> None:
+            self.done.append(n_slices)
+            self.now_s += n_slices * self._slice_s
+
+        return turn
+
+
+@pytest.mark.parametrize(
+    ("slice_s", "done", "is_whole"),
+    [
+        (0.1, [2, 16, 16, 16], True),
+        (4.0, [2, 2, 2], False),  # 16 slices three times would take 192 s
+        (9.0, [2], False),  # a second turn would end after 38 s
+        (100.0, [2], False),
+    ],
+)
+def test_a_probe_keeps_to_its_time(slice_s: float, done: list[int], is_whole: bool) -> None:
+    clock = Clock(setup_s=1.0, slice_s=slice_s)
+    rate = slices_per_s(clock.work, most=16, deadline_s=30.0, clock=clock)
+    assert clock.done == done
+    assert rate == (pytest.approx(1 / slice_s), is_whole)
+    assert clock.now_s <= max(30.0, 1.0 + 2 * slice_s)
