@@ -2,9 +2,9 @@
 
 # S image side
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
 
 import torch
 from torch import nn
@@ -45,16 +45,19 @@ _KNOWN: dict[tuple[str, str], BackboneSize] = {
 
 def backbone_size(config: ModelConfig, side: int) -> BackboneSize:
     """Return the size of a backbone for images of `side` px. Raises UsageError for one that timm does not know."""
-    known = _KNOWN.get((config.backbone, _words(config.backbone_arguments)))
-    return known.at(side) if known is not None else count_backbone(config, side)
+    arguments = as_json(config.backbone_arguments, sort_keys=True)
+    known = _KNOWN.get((config.backbone, arguments))
+    return known.at(side) if known is not None else count_backbone(config.backbone, arguments, side)
 
 
-def count_backbone(config: ModelConfig, side: int) -> BackboneSize:
-    """Count what `backbone_size` returns, on torch's meta device: shapes alone are computed."""
+@cache
+def count_backbone(backbone: str, arguments: str, side: int) -> BackboneSize:
+    """Count what `backbone_size` returns, on torch's meta device: shapes alone are computed. arguments: as JSON."""
     from rsna_e2e.model.network import JointModel
 
+    config = ModelConfig(backbone=backbone, backbone_arguments=json.loads(arguments))
     with torch.device("meta"):
-        model = JointModel(config.without_initial_weights(), n_channels=_CHANNELS, n_labels=1).train()
+        model = JointModel(config, n_channels=_CHANNELS, n_labels=1).train()
     flop, n_bytes = count_pass(model.backbone.half(), n_channels=_CHANNELS, side=side)
     n_weights = sum(weight.numel() for weight in model.backbone.parameters())
     return BackboneSize(n_weights=n_weights, n_features=model.n_features, side=side, flop=flop, half_bytes=n_bytes)
@@ -79,7 +82,3 @@ def count_pass(module: nn.Module, *, n_channels: int, side: int) -> tuple[float,
         module(images_NCSS.to(memory_format=torch.channels_last))
     n_bytes = sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
     return count.get_total_flops() / n, n_bytes // n
-
-
-def _words(arguments: Mapping[str, Any]) -> str:
-    return as_json(arguments, sort_keys=True)

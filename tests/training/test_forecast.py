@@ -1,5 +1,6 @@
 """What a plan will take: slices, bytes and times by hand."""
 
+import json
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import small
 import torch
 from plans import DATA, make_data, of_two_stages, standing
 
-from rsna_e2e.config import ModelConfig, load_config, load_two_stage
+from rsna_e2e.config import load_config, load_two_stage
 from rsna_e2e.model.backbone_size import backbone_size, count_backbone, count_pass
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
@@ -99,7 +100,8 @@ def test_checkpoints_of_a_run(overrides: tuple[str, ...], left: int, peak: int) 
 def test_known_sizes_are_those_of_the_models(recipe: str) -> None:
     config = load_config(recipe)
     known = backbone_size(config.model, config.image.size)
-    assert known == count_backbone(config.model, config.image.size)
+    arguments = json.dumps(config.model.backbone_arguments)
+    assert known == count_backbone(config.model.backbone, arguments, config.image.size)
     with torch.device("meta"):
         model = JointModel.for_task(config.model.without_initial_weights(), ICH)
     sizes = ModelSizes([standing("joint", "train", settings=config).step])
@@ -108,7 +110,7 @@ def test_known_sizes_are_those_of_the_models(recipe: str) -> None:
 
 
 def test_the_arithmetic_of_a_layer_by_hand() -> None:
-    counted = count_backbone(ModelConfig(backbone="test_resnet"), 64)
+    counted = count_backbone("test_resnet", "{}", 64)
     assert counted.at(32).flop == counted.flop / 4
     convolution = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
     module = torch.nn.Sequential(convolution, torch.nn.ReLU())

@@ -289,6 +289,15 @@ def test_settings_reach_the_command_that_trains(make: Callable[..., Pipeline]) -
     assert load_config(Path(command[command.index("--recipe") + 1])).seed == 77
 
 
+@pytest.mark.parametrize(("code", "is_hinted"), [(4, True), (75, False)])
+def test_a_failed_training_says_how_its_settings_are_named_here(
+    make: Callable[..., Pipeline], code: int, is_hinted: bool
+) -> None:
+    with pytest.raises(CommandFailedError) as failed:
+        make().run(["images"], execute=lambda step, command: code, say=quiet)
+    assert ("as in --set images.NAME=VALUE" in str(failed.value)) == is_hinted
+
+
 def test_a_part_that_lacks_what_comes_before_says_so(make: Callable[..., Pipeline]) -> None:
     with pytest.raises(UsageError, match="embeddings/series-all-epoch1 needs images/series-all first"):
         make().run(["embeddings"], execute=Commands(), say=quiet)

@@ -22,6 +22,7 @@ class ModelSizes:
     def __init__(self, steps: Sequence[PlannedStep]) -> None:
         self.steps = tuple(steps)
         self._steps = {step.name: step for step in steps}
+        self._stand_ins: dict[str, nn.Module] = {}  # by what they stand in for
         backbones = [s.settings for s in steps if s.settings is not None and s.settings.model.backbone != "none"]
         stored = [path.parent for step in steps for path in step.inputs if path.name == MANIFEST]
         self.n_features = 0  # of the embeddings that heads learn from
@@ -57,6 +58,12 @@ class ModelSizes:
 
     def stand_in(self, config: RunConfig) -> nn.Module:
         """A module with as many weights as the model of `config`, none of them in memory."""
+        name = f"{config.task} {config.model.model_dump_json()}"
+        if name not in self._stand_ins:
+            self._stand_ins[name] = self._make_stand_in(config)
+        return self._stand_ins[name]
+
+    def _make_stand_in(self, config: RunConfig) -> nn.Module:
         backbone = self.backbone(config)
         heads = config.model.model_copy(update={"backbone": "none", "backbone_arguments": {}})
         width = backbone.n_features if backbone is not None else self.n_features
