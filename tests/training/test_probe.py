@@ -54,6 +54,13 @@ class Clock:
         return turn
 
 
+def test_a_probe_of_whole_batches_is_rough_only_without_a_second_turn() -> None:
+    for slice_s, done, is_whole in ((0.1, [128, 128, 128], True), (0.1125, [128, 128], True), (0.2, [128], False)):
+        clock = Clock(setup_s=1.0, slice_s=slice_s)
+        rate = slices_per_s(clock.work, few=128, most=128, deadline_s=40.0, clock=clock)
+        assert (clock.done, rate) == (done, (pytest.approx(1 / slice_s), is_whole))
+
+
 @pytest.mark.parametrize(
     ("slice_s", "done", "is_whole"),
     [
@@ -65,7 +72,7 @@ class Clock:
 )
 def test_a_probe_keeps_to_its_time(slice_s: float, done: list[int], is_whole: bool) -> None:
     clock = Clock(setup_s=1.0, slice_s=slice_s)
-    rate = slices_per_s(clock.work, most=16, deadline_s=30.0, clock=clock)
+    rate = slices_per_s(clock.work, few=2, most=16, deadline_s=30.0, clock=clock)
     assert clock.done == done
     assert rate == (pytest.approx(1 / slice_s), is_whole)
     assert clock.now_s <= max(30.0, 1.0 + 2 * slice_s)

@@ -24,7 +24,8 @@ from rsna_e2e.training.series_step import SeriesStep
 BUDGET_S = 30.0  # for a kind of step, and what it takes to set it up once more
 FILES = 32
 TURNS = 3  # the first is warm-up
-FEW, IMAGES, EMBEDDINGS = 2, 16, 128  # slices of a turn: to find out how many there is time for; at most
+FEW_IMAGES, IMAGES = 2, 16  # slices of a turn: to find out how many there is time for; at most
+EMBEDDINGS = 128  # about a batch: a step of the optimiser, over all weights of a head, takes most of the time
 
 Say = Callable[[str], None]
 
@@ -94,33 +95,34 @@ class Probe:
 
             return turn
 
-        return slices_per_s(series, most=EMBEDDINGS if is_on_embeddings else IMAGES, deadline_s=deadline_s)
+        few, most = (EMBEDDINGS, EMBEDDINGS) if is_on_embeddings else (FEW_IMAGES, IMAGES)
+        return slices_per_s(series, few=few, most=most, deadline_s=deadline_s)
 
 
 def slices_per_s(
     work: Callable[[int], Callable[[], object]],
     *,
+    few: int,
     most: int,
     deadline_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[float, bool]:
-    """Return the rate of work on `most` slices, or on fewer where there is no time for them; and whether it was on all.
+    """Return the rate of work on `most` slices, or on `few` where there is no time for more; and whether there was, and
+    for a second turn.
 
-    work: prepares work on so many slices, and returns a function that does it once. deadline_s: by `clock`, after
-    which no turn begins, but for a first.
+    work: prepares work on so many slices, and returns a function that does it once. deadline_s: by `clock`, at which
+    all turns shall be over, but for a first.
     """
-    n, began_s = FEW, clock()
+    n, began_s = few, clock()
     turn = work(n)
     setup_s = clock() - began_s
     times_s = [_time(turn, clock)]
-    left_s = deadline_s - clock()
-    is_whole = setup_s + TURNS * times_s[0] * most / n < left_s
-    if is_whole:
+    if n < most and clock() + setup_s + TURNS * times_s[0] * most / n < deadline_s:
         del turn  # and the model in it
         n, turn, times_s = most, work(most), []
     while len(times_s) < TURNS and (not times_s or clock() + times_s[-1] < deadline_s):
         times_s.append(_time(turn, clock))
-    return n / min(times_s[1:] or times_s), is_whole
+    return n / min(times_s[1:] or times_s), n == most and len(times_s) > 1
 
 
 def _time(turn: Callable[[], object], clock: Callable[[], float]) -> float:
