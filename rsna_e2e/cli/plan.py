@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rsna_e2e.cli.verbs import tell
@@ -133,11 +134,14 @@ def _embeddings(options: argparse.Namespace, config: "TwoStageConfig") -> list[P
 
 
 def _forecast(pipeline: "Pipeline", standings: "Sequence[Standing]") -> "Forecast":
+    from rsna_e2e.store import is_store
     from rsna_e2e.training.pipeline.data_size import measure_data
     from rsna_e2e.training.pipeline.forecast import forecast
     from rsna_e2e.training.pipeline.model_sizes import ModelSizes
 
     runs = [step.settings for step in pipeline.steps if step.settings is not None]
+    if pipeline.folders.raw is not None and not is_store(pipeline.folders.store):
+        _progress(f"counting the files of {pipeline.folders.raw}")
     return forecast(standings, ModelSizes(pipeline.steps), measure_data(pipeline.folders, runs))
 
 
@@ -225,7 +229,9 @@ def _show(forecast: "Forecast", bases: "Sequence[Basis]") -> None:
     tell(f"to be run: {n_steps} of {len(forecast.lines)} steps")
     if bases:
         totals = (f"{time_words(total)} {basis.name}" for total, basis in zip(totals_s, bases, strict=True))
-        tell(f"time: {', '.join(totals)}", *(f"  {basis.note}" for basis in bases))
+        tell(f"time: {', '.join(totals)}")
+        for basis in bases:
+            tell(*wrap(basis.note, width=100, initial_indent="  ", subsequent_indent="    "))
 
 
 def time_words(elapsed_s: float) -> str:

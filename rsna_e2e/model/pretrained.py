@@ -9,20 +9,31 @@ _TIMEOUT_S = 5.0
 def check_pretrained(backbone: str) -> None:
     """Raise MissingCapabilityError when timm's weights are neither in the local cache nor to be had from the hub.
 
-    An answer of the hub that refuses them is left to timm, which knows other places too.
+    What timm takes from elsewhere, and an answer of the hub that refuses them, are left to timm.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    if _is_cached(f"timm/{backbone}"):
+        return
+    import timm  # takes two seconds: a name may be short for one with a tag, and some are another publisher's
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
-    repository = f"timm/{backbone}"
-    if any(isinstance(try_to_load_from_cache(repository, name), str) for name in _FILES):
+    found = timm.get_pretrained_cfg(backbone) if timm.is_model_pretrained(backbone) else None
+    if found is None or not found.hf_hub_id:
+        return
+    if _is_cached(found.hf_hub_id):
         return
     try:
-        get_hf_file_metadata(hf_hub_url(repository, _FILES[0]), timeout=_TIMEOUT_S)
+        get_hf_file_metadata(hf_hub_url(found.hf_hub_id, _FILES[0]), timeout=_TIMEOUT_S)
     except HfHubHTTPError:
         return
     except (OSError, HTTPError) as error:
         raise MissingCapabilityError(no_weights(backbone, error)) from None
+
+
+def _is_cached(repository: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(repository, name), str) for name in _FILES)
 
 
 def no_weights(backbone: str, error: Exception) -> str:

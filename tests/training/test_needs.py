@@ -32,7 +32,7 @@ def test_memory_of_a_gpu_by_hand() -> None:
         needs = {need.what: need for need in needs_of(found, FOLDERS, Machine.named(name, 1))}
         assert needs["GPU memory"].needed_bytes == weights + round((reserved + 2 * 570_618_240) / 0.8)
         n_fit = min(64, int((0.8 * (total - weights) - reserved) / 570_618_240))
-        assert f"in chunks of {n_fit} slices" in str(needs["GPU memory"])
+        assert f"chunk=auto takes {n_fit} slices (joint)" in str(needs["GPU memory"])
         assert needs["disk"].is_met  # of another machine nothing is known
 
 

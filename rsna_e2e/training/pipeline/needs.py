@@ -181,10 +181,10 @@ def _gpu_need(trained: Sequence[PlannedStep], sizes: ModelSizes, machine: Machin
         key=lambda found: found[0],
     )
     chunks = ((chunk_of(step.settings, sizes, machine), step.name) for step in trained if step.settings)
-    note = next((f"; {name} in chunks of {n_fit} slices" for n_fit, name in chunks if n_fit), "")
+    note = next((f"; chunk=auto takes {n_fit} slices ({name})" for n_fit, name in chunks if n_fit), "")
     where = f"on {'each ' if machine.n_gpus > 1 else ''}{machine.device}"
     return Need(
-        what="GPU memory", where=where, needed_bytes=most, free_bytes=machine.gpu_bytes, note=f" ({step.name}{note})"
+        what="GPU memory", where=where, needed_bytes=most, free_bytes=machine.gpu_bytes, note=f" ({step.name}){note}"
     )
 
 
