@@ -70,6 +70,7 @@ def read_demo(demo: Path) -> Shown:
     truth = demo / "raw/stage_2_test_truth.csv"
     evaluation = evaluate(demo / "submission.csv", truth, task=task, n_bootstrap=2)  # intervals are not shown
     assert evaluation.layout is not None
+    assert evaluation.layout.position_mm is not None
     slices = choose_examples(evaluation, evaluation.layout)[0].slices
     row_of = {str(image_id): row for row, image_id in enumerate(store.index["image_id"])}
     hu = [store.read_slice(row_of[evaluation.image_ids[index]]) for index in slices]
@@ -136,7 +137,9 @@ def draw_report(figure: Figure, axes: Axes, shown: Shown) -> None:
     _text(axes, MARGIN, 36, NOTE, size=17, align="left", colour="muted")
     profile = figure.add_axes((1082 / WIDTH, 88 / HEIGHT, 400 / WIDTH, 272 / HEIGHT))
     along_z = (shown.position_mm - shown.position_mm[0], shown.truth, shown.probability)
-    draw_profile(profile, shown.label_names, *along_z, shown=chosen, colour=light)
+    draw_profile(
+        profile, shown.label_names, *along_z, axis="position along the slice normal (mm)", shown=chosen, colour=light
+    )
     for text in (*profile.texts, *profile.get_xticklabels(), *profile.get_yticklabels(), profile.xaxis.label):
         text.set_fontsize(_points(17))
 

@@ -1,7 +1,7 @@
 """The verbs that apply a trained model and score it: predict, evaluate."""
 
 import argparse
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,16 +46,46 @@ def add_evaluate(verbs: Verbs) -> None:
         verbs,
         "evaluate",
         _evaluate,
-        "Score a submission against the truth; write metrics.json and an HTML report.",
+        "Score predictions, made by predict or by any other program, against the truth; write metrics.json and an HTML "
+        "report.",
         "rsna-e2e evaluate submission.csv raw/stage_2_test_truth.csv --out report --store store",
+        "rsna-e2e evaluate mine.csv truth.csv --store store     # any CSV with the columns ID,Label; prints the scores",
+        "rsna-e2e evaluate mine.csv truth.csv --series map.csv  # without a store, see docs/evaluation.md",
     )
-    verb.add_argument("submission", type=Path, metavar="SUBMISSION", help="a submission made by predict")
+    verb.add_argument(
+        "submission",
+        type=Path,
+        metavar="SUBMISSION",
+        help="any CSV with the columns ID,Label: one row per image and label, ID <image>_<label>, Label a probability",
+    )
     verb.add_argument("truth", type=Path, metavar="TRUTH", help="label CSV of the same images")
     add_columns(verb)
-    verb.add_argument("--out", type=Path, required=True, help="folder for the report")
-    verb.add_argument("--store", type=Path, help="store with the images, for pictures of example series")
+    verb.add_argument("--out", type=Path, help="folder for the report (default: only print the scores)")
+    _add_series_source(verb)
+    verb.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="score the images that are in both files and say how many are left out (default: refuse, because images "
+        "that a model failed on may be those left out)",
+    )
     verb.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap intervals (default 0)")
     add_task(verb)
+
+
+def _add_series_source(verb: argparse.ArgumentParser) -> None:
+    of_series = verb.add_mutually_exclusive_group()
+    of_series.add_argument(
+        "--store",
+        type=Path,
+        help="store with the images: for pictures of example series, and for intervals and scores of series where no "
+        "predictions table by predict stands beside SUBMISSION",
+    )
+    of_series.add_argument(
+        "--series",
+        type=Path,
+        metavar="CSV",
+        help="for intervals and scores of series without a store: a CSV with the columns ID (the image) and series",
+    )
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -105,12 +135,24 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rsna_e2e.evaluation.report import write_report
     from rsna_e2e.store import Store
 
-    truth = with_columns(options.truth, options.columns)
-    evaluation = evaluate(options.submission, truth, task=get_task(options.task), seed=options.seed)
-    if options.store is None:
-        page = write_report(evaluation, out=options.out)
-    else:
-        with closing(Store.open(options.store)) as store:
-            page = write_report(evaluation, out=options.out, store=store)
+    with ExitStack() as opened:
+        store = None
+        if options.store is not None:
+            store = opened.enter_context(closing(Store.open(options.store)))
+        evaluation = evaluate(
+            options.submission,
+            with_columns(options.truth, options.columns),
+            task=get_task(options.task),
+            series_map=options.series,
+            store=store,
+            allow_missing=options.allow_missing,
+            seed=options.seed,
+        )
+        page = None if options.out is None else write_report(evaluation, out=options.out, store=store)
     tell(*evaluation.summary().splitlines())
-    tell(f"report: {page}")
+    if evaluation.layout is None:
+        tell(
+            "no intervals and no scores of series: give --store STORE or --series CSV to say which series images are in"
+        )
+    if page is not None:
+        tell(f"report: {page}")

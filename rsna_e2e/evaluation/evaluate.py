@@ -9,15 +9,16 @@ import numpy as np
 
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.core.table_files import TableFile
-from rsna_e2e.evaluation.inputs import Inputs, read_inputs
+from rsna_e2e.evaluation.inputs import Inputs, SeriesSource, read_inputs
 from rsna_e2e.evaluation.scores import DECISION_THRESHOLD, Evaluation, LabelScores, Level
+from rsna_e2e.store import Store
 from rsna_e2e.tasks import metrics
 from rsna_e2e.tasks.metrics import Estimate, Int64Array
 from rsna_e2e.tasks.task import Task
 
 N_BOOTSTRAP = 200
 
-# When no label varies, the best constant prediction loses 0 but for rounding, and a ratio to that is meaningless.
+# When no label varies, predicting the prevalence loses 0 but for rounding, and a ratio to that is meaningless.
 _NO_LOSS = 1e-9
 
 
@@ -27,34 +28,44 @@ def evaluate(
     *,
     task: Task,
     predictions: Path | None = None,
+    series_map: Path | None = None,
+    store: Store | None = None,
+    allow_missing: bool = False,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> Evaluation:
-    """Score `submission` against `truth`, two label files of the same images.
+    """Score `submission` against `truth`, two label files of the same images; labels that one lacks are left out.
 
-    `predictions` is the table that `predict` writes; by default the one beside the submission, if there is one. A
-    series is positive when any of its slices is, and its probability is the highest of its slices. Where a series table
-    stands beside the submission, the probabilities of the series head are scored as well. Intervals come from
-    `n_bootstrap` resamples of whole series. Raises BadInputError when ids differ or a file is not as it should be.
+    predictions, series_map, store: which series slices belong to, see `SeriesSource`. Where that is known, a series is
+    positive when any of its slices is, and its probability is the highest of its slices; where a series table stands
+    beside the submission, the probabilities of the series head are scored as well; and intervals come from
+    `n_bootstrap` resamples of whole series. allow_missing: leave out images that are in one of the files alone. Raises
+    BadInputError when there are such images otherwise, or a file is not as it should be.
     """
-    inputs = read_inputs(submission, truth, predictions, task)
-    truth_NL, probability_NL, layout = inputs.truth, inputs.probability, inputs.layout
-    resamples, series, series_head = _Resamples.none(len(truth_NL)), None, None
+    source = SeriesSource(series_map=series_map, predictions=predictions, store=store)
+    inputs = read_inputs(submission, truth, task, source, allow_missing=allow_missing)
+    return _score(inputs, n_bootstrap=n_bootstrap, seed=seed)
+
+
+def _score(inputs: Inputs, *, n_bootstrap: int, seed: int) -> Evaluation:
+    pair, layout = inputs.pair, inputs.layout
+    resamples, series, series_head = _Resamples.none(len(pair.truth)), None, None
     if layout is not None:
         resamples = _Resamples.draw(layout.series_of_slice, n_resamples=n_bootstrap, seed=seed)
-        series, series_head = _score_series(task, inputs, resamples)
-    weights_L = np.array(task.label_weights)
-    loss_N = metrics.weighted_log_loss_rows(truth_NL, probability_NL, weights_L)
-    constant_N = metrics.weighted_log_loss_rows(truth_NL, metrics.constant_prediction(truth_NL), weights_L)
+        series, series_head = _score_series(inputs, resamples)
+    weights_L = np.array(pair.task.label_weights)
+    loss_N = metrics.weighted_log_loss_rows(pair.truth, pair.probability, weights_L)
+    constant_N = metrics.weighted_log_loss_rows(pair.truth, metrics.constant_prediction(pair.truth), weights_L)
     return Evaluation(
-        task=task,
+        task=pair.task,
         files=inputs.files,
         n_repeated_truth_rows=inputs.n_repeated_truth_rows,
-        image_ids=inputs.image_ids,
+        left_out=pair.left_out,
+        image_ids=pair.image_ids,
         weighted_log_loss=resamples.mean(loss_N),
         constant_weighted_log_loss=float(constant_N.mean()),
         ratio_to_constant=resamples.ratio(loss_N, constant_N),
-        slices=_score_level(task, truth_NL, probability_NL, resamples),
+        slices=_score_level(pair.task, pair.truth, pair.probability, resamples),
         series=series,
         series_head=series_head,
         layout=layout,
@@ -95,17 +106,17 @@ class _Resamples:
         return metrics.with_interval(metrics.auc(truth_N, score_N), area_B)
 
 
-def _score_series(task: Task, inputs: Inputs, by_slice: _Resamples) -> tuple[Level, Level | None]:
+def _score_series(inputs: Inputs, by_slice: _Resamples) -> tuple[Level, Level | None]:
     """Return the scores of series by their highest slice, and by the series head where there is one."""
-    n_series = by_slice.draws.shape[1]
+    pair, n_series = inputs.pair, by_slice.draws.shape[1]
     truth_SL, highest_SL = (
-        metrics.group_max(part, by_slice.cluster, n_series) for part in (inputs.truth, inputs.probability)
+        metrics.group_max(part, by_slice.cluster, n_series) for part in (pair.truth, pair.probability)
     )
     by_series = _Resamples(np.arange(n_series), by_slice.draws)
-    highest = _score_level(task, truth_SL, highest_SL, by_series)
+    highest = _score_level(pair.task, truth_SL, highest_SL, by_series)
     if inputs.series_head is None:
         return highest, None
-    return highest, _score_level(task, truth_SL, inputs.series_head, by_series)
+    return highest, _score_level(pair.task, truth_SL, inputs.series_head, by_series)
 
 
 def _score_level(task: Task, truth_NL: Float64Array, probability_NL: Float64Array, resamples: _Resamples) -> Level:

@@ -1,8 +1,9 @@
-"""Inputs of an evaluation: submission, truth, and the tables beside the submission, read and checked together."""
+"""Inputs of an evaluation: submission, truth, and which series the slices belong to, read and checked together."""
 
 # N slices, S series, L labels
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,15 @@ from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import sha256_of
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.core.table_files import TableFile, table_at
-from rsna_e2e.evaluation.scores import InputFile, SeriesLayout
+from rsna_e2e.evaluation.scores import InputFile, LeftOut, SeriesLayout
+from rsna_e2e.evaluation.series_layout import (
+    count,
+    head_by_layout,
+    layout_by_map,
+    layout_by_store,
+    layout_by_table,
+    some,
+)
 from rsna_e2e.inference.predictions import (
     PredictionTable,
     find_predictions,
@@ -19,98 +28,188 @@ from rsna_e2e.inference.predictions import (
     read_predictions,
     read_series,
 )
+from rsna_e2e.store import Store
 from rsna_e2e.tasks.labels import LabelTable, read_labels
-from rsna_e2e.tasks.metrics import Int64Array
 from rsna_e2e.tasks.task import Task
 
 # A predictions table belongs to a submission when their probabilities agree this well: room for 4 written decimals.
 TABLE_TOLERANCE = 1e-4
 
-_MAX_IDS_SHOWN = 3
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Truth and probability [N, L] of the images and labels that both files have; image ids are sorted.
+
+    task: with these labels alone; where the label that is the or of the others is not among them, the first takes its
+    place at the head of the scores.
+    """
+
+    task: Task
+    image_ids: list[str]
+    truth: Float64Array
+    probability: Float64Array
+    left_out: LeftOut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Truth and probability of slices [N, L], with image ids sorted, and what the tables beside the submission add.
+    """What is scored, and the series it is in.
 
-    files: by role, submission and truth, and series_table where there is one. layout: None without a predictions table.
-    series_head [S, L]: probabilities by the series head, in the order of the layout's series; None without a series
-    table.
+    files: by role, submission and truth, and series_table or series_map where there is one. layout: None where it is
+    not known which series slices belong to. series_head [S, L]: probabilities by the series head, in the order of the
+    layout's series; None without a series table.
     """
 
     files: dict[str, InputFile]
     n_repeated_truth_rows: int
-    image_ids: list[str]
-    truth: Float64Array
-    probability: Float64Array
+    pair: Pair
     layout: SeriesLayout | None
     series_head: Float64Array | None
 
 
-def read_inputs(submission: Path, truth: Path | TableFile, predictions: Path | None, task: Task) -> Inputs:
-    """Read a submission, the truth and the tables of the submission.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesSource:
+    """Where to look up which series slices belong to, the first of these that there is: a CSV with the columns ID and
+    series; the predictions table of the submission, by default the one beside it; a store."""
 
-    predictions: its predictions table; by default the one beside it, if there is one. Raises BadInputError when the
-    files do not hold the same images or one is not as it should be.
+    series_map: Path | None = None
+    predictions: Path | None = None
+    store: Store | None = None
+
+
+def read_inputs(
+    submission: Path, truth: Path | TableFile, task: Task, source: SeriesSource, *, allow_missing: bool = False
+) -> Inputs:
+    """Read a submission, the truth, and which series the slices belong to.
+
+    allow_missing: images that are in one of the files alone are left out. Raises BadInputError when there are such
+    images otherwise, and for a file that is not as it should be.
     """
     submission_file, truth_file = table_at(submission), truth if isinstance(truth, TableFile) else table_at(truth)
-    truth_table, submission_table = _read_pair(submission_file, truth_file, task)
+    truth_table, submission_table = read_labels(truth_file, task), read_labels(submission_file, task)
+    pair = _match(submission_file, submission_table, truth_file, truth_table, task, allow_missing=allow_missing)
     files = {
         "submission": InputFile(name=submission.name, sha256=submission_file.sha256()),
         "truth": InputFile(name=Path(truth_file.name).name, sha256=truth_file.sha256()),
     }
     layout = head_SL = None
-    table = _find_table(submission, submission_table, predictions, task)
-    if table is not None:
-        layout = _layout(table, np.argsort(np.array(table.image_ids)))  # as LabelTable sorts them
+    if source.series_map is not None:
+        map_file = table_at(source.series_map)
+        layout = layout_by_map(map_file, pair.image_ids)
+        files["series_map"] = InputFile(name=source.series_map.name, sha256=map_file.sha256())
+    elif (table := _find_table(submission, submission_table, source.predictions, task)) is not None:
+        layout = layout_by_table(table, pair.image_ids)
         if (place := find_series(submission)) is not None:
             files["series_table"] = InputFile(name=place.name, sha256=sha256_of(place))
-            head = read_series(place, task, table)
-            head_SL = head.probability[np.argsort(np.array(head.series_keys))]  # as the layout sorts them
+            columns = [task.label_names.index(name) for name in pair.task.label_names]
+            head_SL = head_by_layout(read_series(place, task, table), layout)[:, columns]
+    elif source.store is not None:
+        layout = layout_by_store(source.store, pair.image_ids)
     return Inputs(
         files=files,
         n_repeated_truth_rows=truth_table.n_repeated_rows,
-        image_ids=truth_table.image_ids,
-        truth=truth_table.values,
-        probability=submission_table.values,
+        pair=pair,
         layout=layout,
         series_head=head_SL,
     )
 
 
-def _read_pair(submission: TableFile, truth: TableFile, task: Task) -> tuple[LabelTable, LabelTable]:
-    """Return (truth, submission), rows of both in one order, after checking that both hold all labels of one set of
-    images."""
-    truth_table, submission_table = read_labels(truth, task), read_labels(submission, task)
-    for file, table in ((truth, truth_table), (submission, submission_table)):
-        absent = np.argwhere(np.isnan(table.values))
+def _match(
+    submission: TableFile,
+    submission_table: LabelTable,
+    truth: TableFile,
+    truth_table: LabelTable,
+    task: Task,
+    *,
+    allow_missing: bool,
+) -> Pair:
+    """Return what both files have, after checking that it is complete and that truth is 0 or 1."""
+    both = [_labels_in(table) for table in (truth_table, submission_table)]
+    names = tuple(name for label, name in enumerate(task.label_names) if all(label in found for found in both))
+    if not names:
+        raise BadInputError(f"{submission}: has no label that {truth} has too; the IDs of both end in _<label>")
+    task_L = _only(task, names)
+    columns = [task.label_names.index(name) for name in names]
+    truth_ids, predicted_ids = (np.array(table.image_ids) for table in (truth_table, submission_table))
+    image_ids, truth_N, predicted_N = np.intersect1d(truth_ids, predicted_ids, assume_unique=True, return_indices=True)
+    if not allow_missing or not len(image_ids):
+        _check_same_images(submission, submission_table.image_ids, truth, truth_table.image_ids)
+    pair = Pair(
+        task=task_L,
+        image_ids=image_ids.tolist(),
+        truth=truth_table.values[truth_N][:, columns],
+        probability=submission_table.values[predicted_N][:, columns],
+        left_out=LeftOut(
+            labels=tuple(name for name in task.label_names if name not in names),
+            n_not_predicted=len(truth_ids) - len(image_ids),
+            n_without_truth=len(predicted_ids) - len(image_ids),
+        ),
+    )
+    _check_values(truth, submission, pair)
+    return pair
+
+
+def _labels_in(table: LabelTable) -> set[int]:
+    """Return the labels that any image of a table has."""
+    return set(np.flatnonzero(~np.isnan(table.values).all(axis=0)).tolist())
+
+
+def _only(task: Task, names: tuple[str, ...]) -> Task:
+    weight_of = dict(zip(task.label_names, task.label_weights, strict=True))
+    return replace(
+        task,
+        label_names=names,
+        label_weights=tuple(weight_of[name] for name in names),
+        any_label=task.any_label if task.any_label in names else names[0],
+    )
+
+
+def _check_values(truth: TableFile, submission: TableFile, pair: Pair) -> None:
+    """Raise BadInputError unless every image has every label, and truth is 0 or 1."""
+    for file, values in ((truth, pair.truth), (submission, pair.probability)):
+        absent = np.argwhere(np.isnan(values))
         if len(absent):
-            row_id = task.label_id(table.image_ids[absent[0][0]], task.label_names[absent[0][1]])
             raise BadInputError(
-                f"{file}: {_count(len(absent), 'row')} missing, the first is {row_id}. Every image needs all labels"
+                f"{file}: {count(len(absent), 'row')} missing, the first is {_row_id(pair, absent[0])}. A label that "
+                "the file has of one image it needs of all"
             )
-    between = np.argwhere((truth_table.values != 0) & (truth_table.values != 1))
+    between = np.argwhere((pair.truth != 0) & (pair.truth != 1))
     if len(between):
-        row_id = task.label_id(truth_table.image_ids[between[0][0]], task.label_names[between[0][1]])
         raise BadInputError(
-            f"{truth}: the Label of {row_id} is {truth_table.values[tuple(between[0])]}, but truth is 0 or 1. "
-            "Give the submission first, then the truth"
+            f"{truth}: the Label of {_row_id(pair, between[0])} is {pair.truth[tuple(between[0])]}, but truth is 0 or "
+            "1. Give the submission first, then the truth"
         )
-    _check_same_ids(submission, submission_table.image_ids, truth, truth_table.image_ids)
-    return truth_table, submission_table
 
 
-def _check_same_ids(
-    file: Path | TableFile, image_ids: list[str], other: Path | TableFile, other_ids: list[str]
+def _row_id(pair: Pair, cell: np.ndarray) -> str:
+    return pair.task.label_id(pair.image_ids[cell[0]], pair.task.label_names[cell[1]])
+
+
+def _check_same_images(
+    submission: TableFile, predicted_ids: Sequence[str], truth: TableFile, truth_ids: Sequence[str]
 ) -> None:
+    difference = _difference(predicted_ids, truth, truth_ids)
+    if not difference:
+        return
+    n_common = len(set(truth_ids) & set(predicted_ids))
+    if n_common:
+        advice = f"To score the {n_common} that are in both files: --allow-missing"
+    else:
+        advice = (
+            f"No image is in both files: the first of this is {predicted_ids[0]}, of the other {truth_ids[0]}. IDs are "
+            "<image>_<label>"
+        )
+    raise BadInputError(f"{submission}: {difference}. {advice}")
+
+
+def _difference(image_ids: Sequence[str], other: Path | TableFile, other_ids: Sequence[str]) -> str:
+    """Say what images a file lacks of another and has beside it; nothing where both have the same."""
     missing, extra = sorted(set(other_ids) - set(image_ids)), sorted(set(image_ids) - set(other_ids))
-    if missing or extra:
-        parts = [
-            f"{_count(len(ids), 'image')} {what} ({_some(ids)})"
-            for ids, what in ((missing, f"of {other} missing"), (extra, f"not in {other}"))
-            if ids
-        ]
-        raise BadInputError(f"{file}: {' and '.join(parts)}. Both files must hold the same images")
+    return " and ".join(
+        f"{count(len(ids), 'image')} {what} ({some(ids)})"
+        for ids, what in ((missing, f"of {other} missing"), (extra, f"not in {other}"))
+        if ids
+    )
 
 
 def _find_table(
@@ -121,31 +220,14 @@ def _find_table(
     if predictions is None and not path.exists():
         return None
     table = read_predictions(path, task)
-    _check_same_ids(path, table.image_ids, submission, submission_table.image_ids)
+    advice = "The two belong to different predictions. Run predict again, or remove this table and give --store"
+    if difference := _difference(table.image_ids, submission, submission_table.image_ids):
+        raise BadInputError(f"{path}: {difference}. {advice}")
     gap_NL = np.abs(table.probability[np.argsort(np.array(table.image_ids))] - submission_table.values)
-    if gap_NL.max() > TABLE_TOLERANCE:
-        image_id = submission_table.image_ids[int(gap_NL.max(axis=1).argmax())]
+    gap_N = np.fmax.reduce(gap_NL, axis=1)  # a label that the submission lacks is NaN
+    if np.fmax.reduce(gap_N) > TABLE_TOLERANCE:
+        image_id = submission_table.image_ids[int(gap_N.argmax())]
         raise BadInputError(
-            f"{path}: probabilities differ from those of {submission} by up to {gap_NL.max():.3g} ({image_id}). "
-            "The two belong to different predictions; run predict again"
+            f"{path}: probabilities differ from those of {submission} by up to {gap_N.max():.3g} ({image_id}). {advice}"
         )
     return table
-
-
-def _layout(table: PredictionTable, order_N: Int64Array) -> SeriesLayout:
-    """Return which series each slice belongs to. order_N: rows of the table in the order of the slices."""
-    series_keys, series_of_slice = np.unique(np.array(table.series_keys)[order_N], return_inverse=True)
-    return SeriesLayout(
-        series_keys=series_keys.tolist(),
-        series_of_slice=series_of_slice.astype(np.int64),
-        slice_index=table.slice_index[order_N],
-        position_mm=table.position_mm[order_N],
-    )
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)}"
-
-
-def _some(ids: list[str]) -> str:
-    return ", ".join(ids[:_MAX_IDS_SHOWN]) + ", ..." * (len(ids) > _MAX_IDS_SHOWN)

@@ -48,17 +48,42 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesLayout:
-    """Which series each slice belongs to and where it lies: keys sorted [S], and per slice [N]."""
+    """Which series each slice belongs to and where it lies: keys sorted [S], and per slice [N].
+
+    position_mm: None where it is not known; slice_index then only says which slice comes before which.
+    """
 
     series_keys: list[str]
     series_of_slice: Int64Array
     slice_index: Int64Array
-    position_mm: Float64Array
+    position_mm: Float64Array | None
 
     def slices_of(self, series: int) -> Int64Array:
-        """Slices of one series, in geometric order."""
+        """Slices of one series, in geometric order where that is known."""
         slices = np.flatnonzero(self.series_of_slice == series)
         return slices[np.argsort(self.slice_index[slices], kind="stable")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """What is not scored, because submission and truth do not both have it.
+
+    labels: of the task. n_not_predicted: images of the truth; n_without_truth: images of the submission.
+    """
+
+    labels: tuple[str, ...] = ()
+    n_not_predicted: int = 0
+    n_without_truth: int = 0
+
+    def __str__(self) -> str:
+        parts = []
+        if self.labels:
+            parts.append(f"labels that only one of the files has, or none ({', '.join(self.labels)})")
+        if self.n_not_predicted:
+            parts.append(f"images of the truth that are not predicted ({self.n_not_predicted})")
+        if self.n_without_truth:
+            parts.append(f"predicted images that the truth does not have ({self.n_without_truth})")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,15 +98,17 @@ class InputFile:
 class Evaluation:
     """All numbers of one evaluation; image_ids [N] are sorted and in step with `slices`.
 
-    files: those that were scored, by role: submission, truth, and series_table where there is one.
-    series: predicted by the highest of their slices. series_head: predicted by the model's series head; None without a
-    series table. Without a predictions table `layout`, `series` and `series_head` are None, and intervals have no ends:
-    slices of one series are not independent, so they cannot be resampled one by one.
+    task: with the labels that are scored alone. files: those that were read, by role: submission, truth, and
+    series_table or series_map where there is one. series: predicted by the highest of their slices. series_head:
+    predicted by the model's series head; None without a series table. Where it is not known which series slices belong
+    to, `layout`, `series` and `series_head` are None, and intervals have no ends: slices of one series are not
+    independent, so they cannot be resampled one by one.
     """
 
     task: Task
     files: dict[str, InputFile]
     n_repeated_truth_rows: int
+    left_out: LeftOut
     image_ids: list[str]
     weighted_log_loss: Estimate
     constant_weighted_log_loss: float
@@ -110,14 +137,16 @@ class Evaluation:
             for name, level in self.levels.items()
             for scores in (level.scores[self.task.any_index],)
         ]
-        return "\n".join(
-            [
-                f"weighted log loss: {_text(self.weighted_log_loss, 4)}",
-                f"relative to the best constant prediction's {self.constant_weighted_log_loss:.4f}: "
-                f"{_text(self.ratio_to_constant, 2)}",
-                *level_lines,
-            ]
-        )
+        what = "weighted log loss"
+        if self.left_out.labels:
+            what += f" of {', '.join(self.task.label_names)} alone"
+        prevalence = f"what always predicting the prevalence gives ({self.constant_weighted_log_loss:.4f})"
+        if math.isfinite(self.ratio_to_constant.value):
+            compared = f"{_percent(self.ratio_to_constant)} of {prevalence}"
+        else:
+            compared = f"{prevalence} is nothing to compare it with, as no label varies"
+        left_out = [f"left out: {self.left_out}"] if str(self.left_out) else []
+        return "\n".join([f"{what} {_text(self.weighted_log_loss, 4)}: {compared}", *level_lines, *left_out])
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `metrics.json` holds: plain numbers and texts, None where a number is undefined."""
@@ -127,6 +156,7 @@ class Evaluation:
             "n_slices": len(self.image_ids),
             "n_series": len(self.layout.series_keys) if self.layout else None,
             "n_repeated_truth_rows": self.n_repeated_truth_rows,
+            **({"left_out": asdict(self.left_out)} if str(self.left_out) else {}),
             "weighted_log_loss": _plain(self.weighted_log_loss),
             "constant_weighted_log_loss": _plain(self.constant_weighted_log_loss),
             "ratio_to_constant": _plain(self.ratio_to_constant),
@@ -163,6 +193,13 @@ def _plain(number: float | Estimate) -> Any:
     if isinstance(number, Estimate):
         return {"value": _plain(number.value), "low": _plain(number.low), "high": _plain(number.high)}
     return number if math.isfinite(number) else None
+
+
+def _percent(estimate: Estimate) -> str:
+    text = f"{100 * estimate.value:.0f} %"
+    if math.isfinite(estimate.low):
+        text += f" [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+    return text
 
 
 def _text(estimate: Estimate, decimals: int) -> str:

@@ -124,7 +124,8 @@ def test_without_series_the_page_says_why(run: MadeUpRun, tmp_path: Path) -> Non
         (tmp_path / source.name).write_bytes(source.read_bytes())
     page = write_report(evaluate(tmp_path / "submission.csv", tmp_path / "truth.csv", task=ICH), out=tmp_path / "out")
     text = page.read_text()
-    assert "No <code>.predictions.parquet</code> stands beside the submission" in text
+    assert "It is not known which series the slices belong to" in text
+    assert "a <code>--store</code> or a <code>--series</code> CSV" in text
     assert "Example series" not in text
     assert "[" not in re.sub(r"<style>.*?</style>|data:[^\"]+|−\[y.*?ε\]", "", text, flags=re.S)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rsna_e2e.core.files import as_json
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.report.examples import Example, choose_examples, selection_rule, series_name
 from rsna_e2e.evaluation.report.figures import calibration_figure, histogram_figure, roc_figure
 from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
@@ -71,6 +72,7 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         title=title,
         levels=list(evaluation.levels),
         any_label=evaluation.task.any_label,
+        left_out=evaluation.left_out,
         figures={
             "roc": roc_figure(evaluation),
             "calibration": calibration_figure(evaluation),
@@ -104,12 +106,12 @@ def _example(
     names, any_label = evaluation.task.label_names, evaluation.task.any_index
     truth = evaluation.slices.truth[example.slices]
     probability = evaluation.slices.probability[example.slices]
-    position_mm = layout.position_mm[example.slices]
+    position_N, axis = _places(layout, example.slices)
     shown = around_peak(truth[:, any_label], probability[:, any_label]) if thumbnails else np.zeros(0, np.int64)
     images = [
         {
             "uri": thumbnails.data_uri(evaluation.image_ids[example.slices[index]]),
-            "position_mm": position_mm[index],
+            "position_mm": position_N[index],
             "probability": probability[index, any_label],
             "bleeds": [names[label] for label in np.flatnonzero(truth[index]) if label != any_label],
             "is_positive": bool(truth[index, any_label]),
@@ -127,9 +129,16 @@ def _example(
         "labels": [names[label] for label in np.flatnonzero(truth.max(axis=0)) if label != any_label],
         "n_slices": len(example.slices),
         "n_positive": int(truth[:, any_label].sum()),
-        "profile": profile_figure(names, position_mm, truth, probability, shown=shown),
+        "profile": profile_figure(names, position_N, truth, probability, axis=axis, shown=shown),
         "images": images,
     }
+
+
+def _places(layout: SeriesLayout, slices: Int64Array) -> tuple[Float64Array, str]:
+    """Return where the slices of a series are drawn, and the name of that axis."""
+    if layout.position_mm is None:
+        return np.arange(len(slices), dtype=np.float64), "slices in the order of their image ids (positions unknown)"
+    return layout.position_mm[slices], "position along the slice normal (mm)"
 
 
 def around_peak(truth_N: Any, probability_N: Any, n_shown: int = 6) -> Int64Array:

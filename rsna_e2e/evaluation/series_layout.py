@@ -1,0 +1,124 @@
+"""Which series the slices of a submission belong to: by its predictions table, by a store, or by a CSV."""
+
+# N slices, S series, L labels
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import Float64Array, printable
+from rsna_e2e.core.table_files import TableFile
+from rsna_e2e.evaluation.scores import SeriesLayout
+from rsna_e2e.inference.predictions import PredictionTable, SeriesTable
+from rsna_e2e.store import Store
+from rsna_e2e.tasks.metrics import Int64Array
+
+MAP_COLUMNS = ("ID", "series")
+MOST_IDS_SHOWN = 3
+
+
+def layout_by_table(table: PredictionTable, image_ids: Sequence[str]) -> SeriesLayout:
+    """Return the layout of slices, all of which the predictions table has."""
+    order_N = np.argsort(np.array(table.image_ids))
+    rows_N = order_N[np.searchsorted(np.array(table.image_ids)[order_N], np.array(image_ids))]
+    keys = np.array(table.series_keys)[rows_N]
+    return _layout(keys, table.slice_index[rows_N], table.position_mm[rows_N])
+
+
+def layout_by_store(store: Store, image_ids: Sequence[str]) -> SeriesLayout:
+    """Return the layout of slices, by their image ids in a store.
+
+    Raises BadInputError where the store lacks one, or has two of one id.
+    """
+    row_of: dict[str, int] = {}
+    repeated = set()
+    for row, image_id in enumerate(map(printable, store.index["image_id"].tolist())):
+        if row_of.setdefault(image_id, row) != row:
+            repeated.add(image_id)
+    _check_all_known(store.path, row_of, image_ids, advice="Give the store that holds them, or --series map.csv")
+    if twice := sorted(repeated & set(image_ids)):
+        raise BadInputError(
+            f"{store.path}: several slices have the image id {some(twice)}. Prepare the store again, or give --series "
+            "map.csv"
+        )
+    rows_N = np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
+    keys, slice_index, position_mm = (
+        store.index[name][rows_N] for name in ("series_key", "slice_index", "position_mm")
+    )
+    return _layout(keys.astype(str), slice_index.astype(np.int64), position_mm.astype(np.float64))
+
+
+def layout_by_map(file: TableFile, image_ids: Sequence[str]) -> SeriesLayout:
+    """Return the layout of slices by a CSV with the columns ID and series, whatever else it has; the slices of a series
+    are in the order of their ids.
+
+    Raises BadInputError where it lacks a slice, or says two things of one.
+    """
+    series_of = _read_map(file)
+    _check_all_known(file, series_of, image_ids, advice="Every image needs its series")
+    keys = np.array([series_of[image_id] for image_id in image_ids])
+    return _layout(keys, np.arange(len(keys)), None)
+
+
+def head_by_layout(table: SeriesTable, layout: SeriesLayout) -> Float64Array:
+    """Return the probabilities of the series head in the order of a layout [S, L]."""
+    row_of = {key: row for row, key in enumerate(table.series_keys)}
+    return table.probability[[row_of[key] for key in layout.series_keys]]
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few of names as text."""
+    return ", ".join(names[:MOST_IDS_SHOWN]) + ", ..." * (len(names) > MOST_IDS_SHOWN)
+
+
+def count(n: int, noun: str) -> str:
+    """Return a number and what it counts."""
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def _layout(keys_N: np.ndarray, slice_index: Int64Array, position_mm: Float64Array | None) -> SeriesLayout:
+    series_keys, series_of_slice = np.unique(keys_N, return_inverse=True)
+    return SeriesLayout(
+        series_keys=series_keys.tolist(),
+        series_of_slice=series_of_slice.astype(np.int64),
+        slice_index=slice_index,
+        position_mm=position_mm,
+    )
+
+
+def _check_all_known(
+    source: Path | TableFile, known: dict[str, int] | dict[str, str], image_ids: Sequence[str], *, advice: str
+) -> None:
+    if missing := [image_id for image_id in image_ids if image_id not in known]:
+        raise BadInputError(
+            f"{source}: lacks {len(missing)} of the {count(len(image_ids), 'image')} to score ({some(missing)}); its "
+            f"first is {next(iter(known), 'none')}. {advice}"
+        )
+
+
+def _read_map(file: TableFile) -> dict[str, str]:
+    """Return the series of each image id."""
+    series_of: dict[str, str] = {}
+    expected = f"Expected the columns {','.join(MAP_COLUMNS)} and one row per image"
+    try:
+        with file.open() as stream:
+            rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), restval="")
+            if not set(MAP_COLUMNS) <= set(rows.fieldnames or ()):
+                raise BadInputError(f"{file}: its columns are {', '.join(rows.fieldnames or ['none'])}. {expected}")
+            for row in rows:
+                image_id, series = printable(row["ID"]), row["series"]
+                if not series:
+                    raise BadInputError(f"{file}, line {rows.line_num}: no series of image {image_id!r}. {expected}")
+                if series_of.setdefault(image_id, series) != series:
+                    raise BadInputError(
+                        f"{file}, line {rows.line_num}: image {image_id!r} is in another series than before. {expected}"
+                    )
+    except FileNotFoundError:
+        raise BadInputError(f"{file}: no such file. Check the path") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInputError(f"{file}: not a readable CSV file: {error}. {expected}") from None
+    return series_of
