@@ -136,7 +136,7 @@ def _wrong_install(words: list[str]) -> str | None:
 
 def _wrong_settings(settings: list[str]) -> str | None:
     """What no recipe has of settings, or a value that it does not take. In capitals, a value stands for something."""
-    pairs = [setting.partition("=") for setting in settings if setting not in ("a.b=value", "a.b=VALUE")]
+    pairs = [setting.partition("=") for setting in settings if setting != "a.b=value" and not setting.isupper()]
     stands_for = any(value.isupper() for _, _, value in pairs)
     plain = [f"{name}={'null' if value.isupper() else value}" for name, _, value in pairs]
     errors = []

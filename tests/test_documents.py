@@ -203,7 +203,8 @@ def test_what_a_page_names_is_there(document: Document) -> None:
         ("NNODES=2 bin/train.sh store runs/x", "NNODES=2 needs NODE_RANK"),
         ("DATA=raw bin/run_full.sh --no-such", "not understood"),
         ("OUT=out RECIPE=large bin/run_31_fast.sh", "unknown recipe 'large'"),
-        ("bin/demo.sh a b && rsna-e2e no-such", "not understood"),
+        ("bin/demo.sh a && rsna-e2e no-such", "not understood"),
+        ("bin/demo.sh a b", "ends with 2: demo: one folder at most"),
         ("STUDYS=16 bin/demo.sh", "bin/demo.sh reads no variable STUDYS"),
         ("bin/setup.sh --cuda", "--cuda: none of"),
         ("bin/check_gpu.sh --no-such", "2"),
@@ -260,6 +261,7 @@ def test_a_wrong_command_is_found(text: str, why: str, run_block: Callable[[Bloc
         ("bin/train.sh STORE RUN [OPTIONS]", None),
         ("bin/run_full.sh --part bag", None),
         ("--set model.weights_file=FILE", None),
+        ("--set NAME=VALUE", None),
         ("python -m pytest", None),
     ],
 )
