@@ -1,6 +1,7 @@
 """The verbs that apply a trained model and score it: predict, evaluate."""
 
 import argparse
+import shlex
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from rsna_e2e.tasks.task import get_task
 if TYPE_CHECKING:
     from rsna_e2e.inference.missing import MissingImages
     from rsna_e2e.inference.predict_epochs import EpochMean
+    from rsna_e2e.inference.truth import TruthFile
 
 
 def add_predict(verbs: Verbs) -> None:
@@ -21,12 +23,19 @@ def add_predict(verbs: Verbs) -> None:
         verbs,
         "predict",
         _predict,
-        "Predict every slice of a split; write a submission and a table of predictions beside it.",
+        "Predict every slice of a split; write a submission, and beside it a table of predictions and, where the store "
+        "has labels, the truth.",
         "rsna-e2e predict runs/demo store --split test --out submission.csv",
+        "rsna-e2e predict runs/demo store --split validation --out validation.csv   # what the run held out",
     )
     verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
-    verb.add_argument("--split", choices=("train", "test"), default="test", help="which series (default test)")
+    verb.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        default="test",
+        help="which series (default test); validation: the fold of train that RUN held out",
+    )
     verb.add_argument("--out", type=Path, default=Path("submission.csv"), help="submission file, .csv or .csv.gz")
     verb.add_argument(
         "--checkpoint",
@@ -104,6 +113,7 @@ def _predict(options: argparse.Namespace) -> None:
         if is_mean:
             mean = predict_epochs(options.model_run, store, **what)
             _say_mean(mean)
+            _say_truth(options, mean.truth)
             return
         done = predict(options.model_run, store, checkpoint=options.checkpoint, **what)
     for problem in done.damaged:
@@ -112,6 +122,7 @@ def _predict(options: argparse.Namespace) -> None:
     tell(f"submission: {done.submission}   table: {done.table}{series_table}")
     _say_missing(done.missing)
     tell(f"predicted {done.n_slices} slices of {done.n_series} series with {taken(done)}")
+    _say_truth(options, done.truth)
 
 
 def _say_mean(mean: "EpochMean") -> None:
@@ -128,6 +139,19 @@ def _say_mean(mean: "EpochMean") -> None:
 def _say_missing(missing: "MissingImages") -> None:
     if missing.reasons:
         tell(str(missing))
+
+
+def _say_truth(options: argparse.Namespace, truth: "TruthFile | None") -> None:
+    """Name the command that scores a submission against the truth beside it, and what the scores leave out."""
+    if truth is None:
+        return
+    words = ["rsna-e2e", "evaluate", str(options.out), str(truth.path), "--out", "report"]
+    if n_left := truth.n_predicted - truth.n_slices:
+        tell(f"without truth: {n_left} of {truth.n_predicted} slices, whose labels the store does not have, or not all")
+        words.append("--allow-missing")
+    if options.split == "train":
+        tell("split train is what the run learned from: scores of other patients are lower, see --split validation")
+    tell(f"to score it: {shlex.join(words)}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

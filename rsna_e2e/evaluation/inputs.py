@@ -3,7 +3,7 @@
 # N slices, S series, L labels
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +40,7 @@ TABLE_TOLERANCE = 1e-4
 class Pair:
     """Truth and probability [N, L] of the images and labels that both files have; image ids are sorted.
 
-    task: with these labels alone; where the label that is the or of the others is not among them, the first takes its
-    place at the head of the scores.
+    task: with these labels alone.
     """
 
     task: Task
@@ -125,17 +124,16 @@ def _match(
 ) -> Pair:
     """Return what both files have, after checking that it is complete and that truth is 0 or 1."""
     both = [_labels_in(table) for table in (truth_table, submission_table)]
-    names = tuple(name for label, name in enumerate(task.label_names) if all(label in found for found in both))
+    names = [name for label, name in enumerate(task.label_names) if all(label in found for found in both)]
     if not names:
         raise BadInputError(f"{submission}: has no label that {truth} has too; the IDs of both end in _<label>")
-    task_L = _only(task, names)
     columns = [task.label_names.index(name) for name in names]
     truth_ids, predicted_ids = (np.array(table.image_ids) for table in (truth_table, submission_table))
     image_ids, truth_N, predicted_N = np.intersect1d(truth_ids, predicted_ids, assume_unique=True, return_indices=True)
     if not allow_missing or not len(image_ids):
         _check_same_images(submission, submission_table.image_ids, truth, truth_table.image_ids)
     pair = Pair(
-        task=task_L,
+        task=task.only(names),
         image_ids=image_ids.tolist(),
         truth=truth_table.values[truth_N][:, columns],
         probability=submission_table.values[predicted_N][:, columns],
@@ -152,16 +150,6 @@ def _match(
 def _labels_in(table: LabelTable) -> set[int]:
     """Return the labels that any image of a table has."""
     return set(np.flatnonzero(~np.isnan(table.values).all(axis=0)).tolist())
-
-
-def _only(task: Task, names: tuple[str, ...]) -> Task:
-    weight_of = dict(zip(task.label_names, task.label_weights, strict=True))
-    return replace(
-        task,
-        label_names=names,
-        label_weights=tuple(weight_of[name] for name in names),
-        any_label=task.any_label if task.any_label in names else names[0],
-    )
 
 
 def _check_values(truth: TableFile, submission: TableFile, pair: Pair) -> None:

@@ -38,10 +38,11 @@ class MissingImages:
 def list_missing(store: Store, split: str, *, submission: Path) -> MissingImages:
     """Write down, beside a submission, which images of the split `store` had to leave out, and why: `COLUMNS` as CSV.
 
-    A refused file counts for split "train" where it has a label, else for "test": whether its patient was
-    held out (`prepare --holdout`) is not known. Raises StoreError when the refusals are damaged.
+    A refused file counts for split "train" where it has a label, else for "test": its patient is not known, so neither
+    is whether it was held out (`prepare --holdout`) nor its fold, and none counts for "validation". Raises StoreError
+    when the refusals are damaged.
     """
-    missing = list(_missing(store, split))
+    missing = [] if split == "validation" else list(_missing(store, split))
     if not missing:
         return MissingImages(reasons={}, file=None)
     place = beside(submission, "missing.csv")

@@ -14,23 +14,27 @@ from rsna_e2e.inference.average import write_submission
 from rsna_e2e.inference.missing import MissingImages, list_missing
 from rsna_e2e.inference.predictions import PredictionTable, SeriesTable, find_series, predictions_path
 from rsna_e2e.inference.trained_model import TrainedModel
+from rsna_e2e.inference.truth import TruthFile, write_truth
+from rsna_e2e.loader.holdout import validation_series
 from rsna_e2e.model.forward import Prediction, predict_series
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.labels import prepare_submission
+from rsna_e2e.training.run_folder import read_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
     """What `predict` wrote, and from which checkpoint.
 
-    series_table: None for a model without a series head. damaged: messages about checkpoints that were passed over.
-    missing: images of the split that the store lacks.
+    series_table: None for a model without a series head. truth: None where the store has no labels of the split.
+    damaged: messages about checkpoints that were passed over. missing: images of the split that the store lacks.
     """
 
     submission: Path
     table: Path
     series_table: Path | None
+    truth: TruthFile | None
     checkpoint: Path
     damaged: tuple[str, ...]
     n_series: int
@@ -49,11 +53,15 @@ class Predictor:
         self._loader = trained.loader(store)
 
     def positions(self, split: str) -> list[int]:
-        """Return the positions in `store.series` of a split.
+        """Return the positions in `store.series` of a split; "validation" is the fold that the run held out.
 
-        Raises UsageError when there are none, BadInputError when a submission could not tell its slices apart.
+        Raises UsageError when there are none, BadInputError when a submission could not tell its slices apart, and for
+        the fold of a run that was trained on another store.
         """
-        found = [position for position, span in enumerate(self.store.series) if span.split == split]
+        if split == "validation":
+            found = self._held_out()
+        else:
+            found = [position for position, span in enumerate(self.store.series) if span.split == split]
         if not found:
             splits = ", ".join(sorted({span.split for span in self.store.series}))
             raise UsageError(f"{self.store.path}: no series in split {split!r}; it has: {splits}")
@@ -64,6 +72,22 @@ class Predictor:
                 "tell them apart. Prepare the store again"
             )
         return found
+
+    def _held_out(self) -> list[int]:
+        """Return the positions of the fold that the run held out."""
+        trained, store = self.trained, self.store
+        if trained.config.validation_fold is None:
+            raise UsageError(
+                f"{trained.run}: was trained on all labelled series (validation_fold=null) and held no fold out. Train "
+                "with --set validation_fold=0, or hold patients out for --split test: rsna-e2e prepare RAW STORE "
+                "--holdout 0.2"
+            )
+        if trained.embeddings is None and read_manifest(trained.run).get("data_hash") != store.data_hash:
+            raise BadInputError(
+                f"{store.path}: is not the store that {trained.run} was trained on, so its folds are not those of the "
+                "run. Give that store, or --split train or test"
+            )
+        return validation_series(store, trained.config)
 
     def __call__(self, positions: Sequence[int], *, progress: Progress = no_progress) -> Prediction:
         """Return what the run predicts of these series, in the order of the store."""
@@ -88,10 +112,11 @@ def predict(
     progress: Progress = no_progress,
 ) -> Predicted:
     """Predict every slice of a split of `store`; write a submission, and beside it its predictions table, with a series
-    head its series table, and what it lacks.
+    head its series table, the truth as far as the store has it, and what it lacks.
 
-    embeddings: what a run without a backbone predicts from. Raises BadInputError when the run, checkpoint, store or
-    embeddings are not such or do not fit, UsageError for an empty split.
+    split: train, test, or validation, the part of train that the run held out. embeddings: what a run without a
+    backbone predicts from. Raises BadInputError when the run, checkpoint, store or embeddings are not such or do not
+    fit, UsageError for an empty split.
     """
     prepare_submission(out, example="submission.csv")
     trained = TrainedModel.open(run, checkpoint, device=device, embeddings=embeddings)
@@ -104,6 +129,7 @@ def predict(
         submission=out,
         table=predictions_path(out),
         series_table=find_series(out),
+        truth=write_truth(store, prediction.rows, task=trained.task, submission=out),
         checkpoint=trained.checkpoint,
         damaged=trained.damaged,
         n_series=len(positions),

@@ -16,7 +16,8 @@ from rsna_e2e.inference.missing import MissingImages, list_missing
 from rsna_e2e.inference.predict import Predictor, make_series_table, make_table
 from rsna_e2e.inference.predictions import PredictionTable, beside
 from rsna_e2e.inference.trained_model import TrainedModel
-from rsna_e2e.loader.holdout import series_folds
+from rsna_e2e.inference.truth import TruthFile, write_truth
+from rsna_e2e.loader.holdout import validation_series
 from rsna_e2e.model.forward import Prediction
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
@@ -42,11 +43,15 @@ class EpochMember:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochMean:
-    """The files written, the mean itself, the epochs in it, and the images of the split that it lacks."""
+    """The files written, the mean itself, the epochs in it, and the images of the split that it lacks.
+
+    truth: None where the store has no labels of the split.
+    """
 
     submission: Path
     manifest: Path
     table: PredictionTable
+    truth: TruthFile | None
     missing: MissingImages
     members: tuple[EpochMember, ...]
 
@@ -79,8 +84,14 @@ def predict_epochs(
     listed = [asdict(member) for member in members]
     described = {"task": trained.task.name, "split": split, "n_slices": len(table.image_ids), "members": listed}
     write_json(manifest, described)
-    missing = list_missing(store, split, submission=out)
-    return EpochMean(submission=out, manifest=manifest, table=table, missing=missing, members=tuple(members))
+    return EpochMean(
+        submission=out,
+        manifest=manifest,
+        table=table,
+        truth=write_truth(store, prediction.rows, task=trained.task, submission=out),
+        missing=list_missing(store, split, submission=out),
+        members=tuple(members),
+    )
 
 
 def _average(
@@ -149,10 +160,8 @@ class _Validation:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        config, store = predictor.trained.config, predictor.store
-        folds = series_folds(store, config.folds)
-        fold = config.validation_fold
-        self._positions = [p for p, span in enumerate(store.series) if span.split == "train" and folds[p] == fold]
+        store = predictor.store
+        self._positions = validation_series(store, predictor.trained.config)
         self._has_known = bool(scorable(self._truth(rows_of(store.series[p] for p in self._positions)))[0].any())
         self._weights_L = np.array(predictor.trained.task.label_weights)
         self._sum: Float64Array | float = 0.0

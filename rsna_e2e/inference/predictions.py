@@ -23,9 +23,8 @@ from rsna_e2e.core.files import atomic_writer
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tasks.task import Task
 
-# What stands beside a submission: its tables, what it is the mean of, and which images it lacks
-Derived = Literal["predictions.parquet", "series.parquet", "bag.json", "epochs.json", "missing.csv"]
-
+# What stands beside a submission: its tables, what it is the mean of, which images it lacks, and their truth
+Derived = Literal["predictions.parquet", "series.parquet", "bag.json", "epochs.json", "missing.csv", "truth.csv"]
 
 # Columns of both tables; those of labels come after them
 _TYPES = {

@@ -58,6 +58,11 @@ def _problem(store: Store, by_fold: Mapping[int, Sequence[int]], held: int | Non
     return f"fold {held} cannot be scored: {_incomplete(store, by_fold[held])}. Add labels, or {choice}, or {hold_none}"
 
 
+def validation_series(store: Store, config: RunConfig) -> list[int]:
+    """Return the positions in `store.series` of the fold that a run holds out; none where it holds nothing out."""
+    return [p for p, fold in enumerate(series_folds(store, config.folds)) if fold == config.validation_fold]
+
+
 def series_folds(store: Store, rule: Literal["store", "published"]) -> list[int]:
     """Return the fold of every series of `store` by a rule, -1 in split "test": see `RunConfig.folds`."""
     return _published_folds(store) if rule == "published" else [span.fold for span in store.series]

@@ -3,7 +3,8 @@
 Only this module knows label names. Intracranial hemorrhage (`ich`) is the first task.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from rsna_e2e.core.errors import UsageError
 
@@ -32,6 +33,16 @@ class Task:
     def any_index(self) -> int:
         """Position of `any_label` among the labels."""
         return self.label_names.index(self.any_label)
+
+    def only(self, label_names: Sequence[str]) -> "Task":
+        """Return the task with these of its labels alone. Without `any_label` among them, the first takes its place."""
+        weight_of = dict(zip(self.label_names, self.label_weights, strict=True))
+        return replace(
+            self,
+            label_names=tuple(label_names),
+            label_weights=tuple(weight_of[name] for name in label_names),
+            any_label=self.any_label if self.any_label in label_names else label_names[0],
+        )
 
     def label_id(self, image_id: str, label_name: str) -> str:
         """Row id of the long form CSV: `<image_id>_<label>`."""

@@ -56,6 +56,8 @@ def test_refused_files_that_may_be_asked_for_are_missing(raw: Path, tmp_path: Pa
         assert {row["ID"]: row["reason"] for row in rows} == expected
         assert all(row["detail"] for row in rows)
         assert sum(missing.reasons.values()) == len(expected)
+    missing = list_missing(store, "validation", submission=tmp_path / "validation.csv")  # no fold is known of any
+    assert (missing.reasons, missing.file) == ({}, None)
 
 
 def test_a_file_called_as_a_slice_of_another_series_is_missing_all_the_same(tmp_path: Path) -> None:
