@@ -19,7 +19,7 @@ def add_pipeline(verbs: Verbs) -> None:
         verbs,
         "pipeline",
         run_pipeline,
-        "Train and predict from DICOM files to a submission; started again, it goes on where it stopped.",
+        "Train and predict from DICOM files to a submission; run again, it continues where it stopped.",
         "rsna-e2e pipeline full --data raw --recipe demo --dry-run",
         "rsna-e2e pipeline joint --dry-run --slices 874035 --test-slices 121232 --device v100 --recipe reference",
         "rsna-e2e pipeline fast --data raw --embeddings published/emb_fold0_epoch*",
@@ -55,9 +55,11 @@ def _add_forecast(verb: argparse.ArgumentParser) -> None:
         "planning", "What the steps take: slices, disk, memory and time. Exit code 5 when it is not there."
     )
     group.add_argument(
-        "--dry-run", action="store_true", help="only show the plan, and measure for some minutes how long it takes"
+        "--dry-run",
+        action="store_true",
+        help="only show the plan: what it takes, then, measured for a few minutes, how long",
     )
-    group.add_argument("--no-probe", action="store_true", help="with --dry-run: measure no times, the plan alone")
+    group.add_argument("--no-probe", action="store_true", help="with --dry-run: do not measure times")
     verb.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda", *DEVICES),

@@ -148,7 +148,7 @@ def _forecast(pipeline: "Pipeline", standings: "Sequence[Standing]") -> "Forecas
 def _forecast_elsewhere(options: argparse.Namespace) -> None:
     """Show what a plan takes on data of a given size, of which nothing is done yet."""
     from rsna_e2e.config import load_config, load_two_stage
-    from rsna_e2e.training.pipeline.data_size import SLICES_PER_SERIES, DataSize
+    from rsna_e2e.training.pipeline.data_size import DataSize
     from rsna_e2e.training.pipeline.forecast import forecast
     from rsna_e2e.training.pipeline.model_sizes import ModelSizes
     from rsna_e2e.training.pipeline.plan import Folders, plan_joint, plan_two_stage
@@ -161,11 +161,7 @@ def _forecast_elsewhere(options: argparse.Namespace) -> None:
     else:  # fast learns from embeddings that mode full has made, of its first crop and fold
         config = load_two_stage(options.recipe, options.overrides).of_mode(options.mode)
         steps = plan_two_stage("full" if options.mode == "fast" else options.mode, config, folders)
-    data = DataSize(
-        n_slices=options.slices,
-        n_test=options.test_slices or 0,
-        n_series=options.series or max(round(options.slices / SLICES_PER_SERIES), 1),
-    )
+    data = DataSize(n_slices=options.slices, n_test=options.test_slices or 0, n_series=options.series)
     parts = options.part or (("sequences", "bag") if options.mode == "fast" else PARTS)
     standings = [
         Standing(step=step, state="to do", is_needed=True, starts_over=False) for step in steps if step.part in parts
@@ -209,9 +205,8 @@ def _show(forecast: "Forecast", bases: "Sequence[Basis]") -> None:
     from rsna_e2e.core.console import table
 
     data = forecast.data
-    tell(
-        f"data: {data.n_slices:,} slices in {data.n_series:,} series; {data.n_test:,} slices have no label: to predict"
-    )
+    series = "" if data.n_series is None else f" in {data.n_series:,} series"
+    tell(f"data: {data.n_slices:,} slices{series}; {data.n_test:,} slices have no label: to predict")
     rows = []
     totals_s = [0.0] * len(bases)
     for line in forecast.lines:

@@ -22,20 +22,20 @@ SLICES_PER_SERIES = 34.6  # of RSNA ICH 2019: 752,803 slices in 21,744 series
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSize:
-    """Slices in all, those of them without labels, which are predicted, and series.
+    """Slices in all, those of them without labels, which are predicted, and series, where they are counted.
 
     training: of a store, the slices that a run trains on, by the fold that it holds out and the rule of folds.
     """
 
     n_slices: int
     n_test: int
-    n_series: int
+    n_series: int | None
     training: dict[tuple[int | None, Folds], int] = field(default_factory=dict)
 
     @property
     def slices_per_series(self) -> float:
-        """Mean length of a series."""
-        return self.n_slices / max(self.n_series, 1)
+        """Mean length of a series, or that of RSNA ICH 2019."""
+        return self.n_slices / self.n_series if self.n_series else SLICES_PER_SERIES
 
     def of(self, step: PlannedStep) -> int:
         """Slices of one pass of a step."""
@@ -74,9 +74,7 @@ def measure_data(folders: Folders, runs: list[RunConfig]) -> DataSize:
             f"{folders.raw}: no label file in it or beside it (a CSV with 'train' in its name). Give one with --labels"
         )
     n_labelled = len(read_labels(labels, get_task(runs[0].task)).image_ids)
-    return DataSize(
-        n_slices=n_slices, n_test=max(n_slices - n_labelled, 0), n_series=round(n_slices / SLICES_PER_SERIES)
-    )
+    return DataSize(n_slices=n_slices, n_test=max(n_slices - n_labelled, 0), n_series=None)
 
 
 def _of_store(store: Store, runs: list[RunConfig]) -> DataSize:

@@ -169,7 +169,7 @@ class Pipeline:
 
 
 def _failed(step: PlannedStep, code: int) -> str:
-    said = f"{step.name} ended with exit code {code}; what came before is kept"
+    said = f"{step.name} ended with exit code {code}; the steps before it are kept"
     if step.section and code != PreemptedError.exit_code:
         said += (
             f". Settings that its message names begin with {step.section}. here, as in --set {step.section}.NAME=VALUE"
