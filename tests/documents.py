@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")))
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?:program|block): (?P<marker>[\w-]+) -->\n)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$",
+    r"(?:^<!-- program: (?P<marker>[\w-]+) -->\n)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 _CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")  # a sentence may break inside

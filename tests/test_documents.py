@@ -3,7 +3,7 @@
 Every block of bash is run by bash in a workshop, where commands are stand-ins that write down how they were called;
 each call is then held against the rule for its command (`command_rules.RULES`), and those of `EXECUTED` whose input
 is in `stock` are run for real on a store of a few slices. A command without a rule, or with an option that the
-program does not have, fails. A block with a marker, `<!-- block: NAME -->`, is left to the test that names it.
+program does not have, fails. A block with a marker, `<!-- program: NAME -->`, is left to the test that names it.
 """
 
 import os
@@ -55,15 +55,13 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the documents' commands read, by the names that they have there."""
     folder = tmp_path_factory.mktemp("stock")
     store = small.make_store(folder)
-    (folder / "labels.csv").write_bytes((folder / "raw/stage_2_train.csv").read_bytes())
     archives.zip_folder(folder / "raw", folder / "rsna-intracranial-hemorrhage-detection.zip")
     train(store, folder / "runs/first", small.config(), device="cpu")
     predict(folder / "runs/first", store, split="test", out=folder / "submission.csv", device="cpu")
-    image_ids = [
-        name for name, split in zip(store.index["image_id"], store.index["split"], strict=True) if split == "test"
-    ]
-    values = np.arange(len(image_ids))[:, None] % 2 * np.ones(len(ICH.label_names))
-    write_labels(folder / "truth.csv", ICH, image_ids, values)
+    is_test = store.index["split"] == "test"
+    for name, is_labelled in (("truth.csv", is_test), ("labels.csv", is_test | True)):
+        values = np.arange(np.count_nonzero(is_labelled))[:, None] % 2 * np.ones(len(ICH.label_names))
+        write_labels(folder / name, ICH, store.index["image_id"][is_labelled].tolist(), values)
     (folder / "out").mkdir()
     os.symlink("../store", folder / "out/store")
     return folder

@@ -120,7 +120,7 @@ def check_compute(compute: Compute, *, compiles: bool) -> None:
     except RuntimeError as error:
         raise MissingCapabilityError(
             f"a convolution in {compute.precision} does not work on {compute}{_cudnn(compute)}: "
-            f"{str(error).splitlines()[0]}. Install the stack for this GPU (README, Older GPUs), or use "
+            f"{str(error).splitlines()[0]}. Install the stack for this GPU (docs/install.md), or use "
             "--set precision=fp32"
         ) from None
     if result.item() != images.numel():
@@ -149,7 +149,7 @@ def _check_gpu_age(gpu: torch.device) -> None:
     if built_for and 10 * major + minor < min(built_for):
         raise MissingCapabilityError(
             f"{torch.cuda.get_device_name(gpu)} (sm_{major}{minor}) is older than this torch supports "
-            f"(sm_{min(built_for)} and newer). Install the `volta` stack (README, Older GPUs), or use --device cpu"
+            f"(sm_{min(built_for)} and newer). Install the `volta` stack (docs/install.md), or use --device cpu"
         )
 
 

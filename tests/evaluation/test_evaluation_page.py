@@ -17,7 +17,7 @@ from rsna_e2e.store import Store
 from rsna_e2e.training.train import train
 
 PAGE = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
-BLOCKS = dict(re.findall(r"<!-- commands: (\w+) -->\n```bash\n(.*?)```", PAGE, re.DOTALL))
+BLOCKS = dict(re.findall(r"<!-- program: (\w+) -->\n```bash\n(.*?)```", PAGE, re.DOTALL))
 
 
 class Shell:
