@@ -41,14 +41,14 @@ COLUMNS = ((140, 92), (452, 66), (806, 116), (1146, 100), (1448, 92))
 # Of each step its name and what it is; of the way from one to the next what does it, above and below the arrow
 CAPTIONS = (
     ("DICOM files", "folder or zip,\nin any order"),
-    ("Study store", "checksums, folds by patient,\nevery refusal with its reason"),
-    ("Batch of whole series", "windows, crop, augmentation:\none resampling from HU"),
-    ("One model, one loss", "backbone and recurrent head\ntrained jointly, exact gradients"),
-    ("Predictions", "of every slice and series:\nsubmission.csv, report.html"),
+    ("Study store", "labels, checksums, folds by\npatient; what was refused, why"),
+    ("Batch of whole series", "three windows, cropped,\naugmented, resized: in one go"),
+    ("One model, one loss", "CNN and LSTM learn together,\nfrom whole series"),
+    ("Predictions", "for every slice:\nsubmission.csv, report.html"),
 )
-WAYS = (("prepare", ""), ("DALI + fused", "C++/CUDA kernel"), ("train", ""), ("predict", ""))
-HEADING = "report.html: intracranial hemorrhage in a held-out, simulated series"
-NOTE = "Simulated head CT; the model of bin/demo.sh, trained on two CPU cores in 15 minutes. Not for clinical use."
+WAYS = (("prepare", ""), ("fused kernel", "through DALI"), ("train", ""), ("predict", ""))
+HEADING = "report.html: a simulated patient that the model never saw"
+NOTE = "Simulated CT; the model of bin/demo.sh, trained on two CPU cores in a quarter of an hour. Not for clinical use."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,8 @@ def draw_report(figure: Figure, axes: Axes, shown: Shown) -> None:
     for x, colour, meaning in ((MARGIN, "slices", "predicted probability"), (300, "truth", "slices with the label")):
         axes.add_patch(Rectangle((x, 74), 28, 20, color=light(colour), alpha=0.35 if x == MARGIN else 1, linewidth=0))
         _text(axes, x + 40, 83, meaning, size=18, align="left", colour="muted")
-    _text(axes, 566, 83, "any: hemorrhage of any kind", size=18, align="left", colour="muted")
+    axes.scatter(566, 84, marker="v", s=_points(20) ** 2, color=light("ink"), linewidth=0)
+    _text(axes, 586, 83, "slices above; dotted: probability 0.5", size=18, align="left", colour="muted")
     _text(axes, MARGIN, 36, NOTE, size=17, align="left", colour="muted")
     profile = figure.add_axes((1082 / WIDTH, 88 / HEIGHT, 400 / WIDTH, 272 / HEIGHT))
     along_z = (shown.position_mm - shown.position_mm[0], shown.truth, shown.probability)
