@@ -3,11 +3,10 @@
 import argparse
 import math
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rsna_e2e.core.table_files import TableFile
 
 
@@ -44,7 +43,7 @@ def seed(text: str) -> int:
     return _integer(text, at_least=0)
 
 
-def add_columns(verb: argparse.ArgumentParser) -> None:
+def add_columns(verb: "argparse._ActionsContainer") -> None:
     """Let the user say which columns of a label table hold what."""
     verb.add_argument(
         "--columns",
@@ -57,16 +56,19 @@ def add_columns(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def given_labels(options: argparse.Namespace) -> "TableFile | None":
-    """Return the table that `--labels` names, if any. Raises UsageError for columns of none."""
+def given_labels(options: argparse.Namespace) -> "TableFile | Literal['none'] | None":
+    """Return the table that `--labels` names, if any, or "none". Raises UsageError for columns of none."""
     from rsna_e2e.core.errors import UsageError
 
-    if options.labels is None and options.columns:
+    no_labels = options.labels == Path("none")
+    if options.columns and (options.labels is None or no_labels):
         raise UsageError("--columns: of which table? Name it with --labels")
+    if no_labels:
+        return "none"
     return with_columns(options.labels, options.columns) if options.labels else None
 
 
-def with_columns(path: "Path", columns: "list[tuple[str, str]]") -> "TableFile":
+def with_columns(path: Path, columns: "list[tuple[str, str]]") -> "TableFile":
     """Return the label table at `path`, with what `--columns` says of it. Raises UsageError for a name given twice."""
     from rsna_e2e.core.errors import UsageError
     from rsna_e2e.core.table_files import table_at

@@ -11,6 +11,7 @@ from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import is_inside
 from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import ID_RULES
 from rsna_e2e.tasks.task import get_task
 
 N_FOLDS, SEED = 5, 0
@@ -52,7 +53,7 @@ def add_prepare(verbs: Verbs) -> None:
         _prepare,
         "Read a folder or zip of DICOM files once into a study store: HU in geometric order, labels, folds, refusals.",
         "rsna-e2e prepare raw store",
-        "rsna-e2e prepare /data/dicom store --labels labels.csv.gz",
+        "rsna-e2e prepare /data/dicom store --labels labels.csv.gz   # IDs by file name, path or SOP Instance UID",
         "rsna-e2e prepare /data/dicom store --labels table.csv --columns ID=filename any=Hemorrhage epidural=EDH",
         "rsna-e2e prepare /data/dicom store --holdout 0.2   # a fifth of the patients for --split test",
         "rsna-e2e prepare rsna-intracranial-hemorrhage-detection.zip store   # read in place, labels too",
@@ -62,7 +63,7 @@ def add_prepare(verbs: Verbs) -> None:
     )
     verb.add_argument("raw", type=Path, metavar="RAW", help="folder of DICOM files, nested at will, or a zip of one")
     verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
-    _add_labels(verb)
+    _add_labels(verb.add_argument_group("labels"))
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
     verb.add_argument(
         "--compress",
@@ -82,15 +83,22 @@ def add_prepare(verbs: Verbs) -> None:
     _add_sharing(verb.add_argument_group("several machines"))
 
 
-def _add_labels(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
+def _add_labels(options: "argparse._ArgumentGroup") -> None:
+    options.add_argument(
         "--labels",
         type=Path,
-        help="CSV with columns ID,Label, or one column per label, see docs/labels.md (default: *train*.csv[.gz] in or "
-        "by RAW)",
+        help="CSV with columns ID,Label, or one column per label, see docs/labels.md; or none (default: "
+        "*train*.csv[.gz] in or by RAW)",
     )
-    add_columns(verb)
-    add_task(verb)
+    add_columns(options)
+    options.add_argument(
+        "--image-ids",
+        choices=("auto", *ID_RULES),
+        default="auto",
+        help="what IDs are, in the labels and then in submissions: file names, paths in RAW, or SOP Instance UIDs "
+        "(default: whichever matches most of the labels; without labels, file names)",
+    )
+    add_task(options)
 
 
 def _add_division(options: "argparse._ArgumentGroup") -> None:
@@ -174,6 +182,7 @@ def _prepare(options: argparse.Namespace) -> None:
         how = {
             "task": get_task(options.task),
             "labels": given_labels(options),
+            "image_ids": options.image_ids,
             "n_jobs": options.jobs,
             "on_ray": options.ray,
             "compression": options.compress,

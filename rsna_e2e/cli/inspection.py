@@ -117,7 +117,8 @@ def _who(options: argparse.Namespace) -> "Named":
             f"{store.path}: holds hashed names. Give --raw, the files it was prepared from, and --key, its key file"
         )
     pseudonyms = load_key(options.key)
-    return who_was(store, options.who, read_raw(options.raw, **_raw(options)).columns, pseudonyms)
+    how = _raw(options) | {"labels": given_labels(options) or "none", "image_ids": store.manifest.image_ids}
+    return who_was(store, options.who, read_raw(options.raw, **how).columns, pseudonyms)
 
 
 def _raw(options: argparse.Namespace) -> dict[str, Any]:

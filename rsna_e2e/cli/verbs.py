@@ -78,6 +78,6 @@ def add_verb(
     return verb
 
 
-def add_task(verb: argparse.ArgumentParser) -> None:
+def add_task(verb: "argparse._ActionsContainer") -> None:
     """Let the user choose what is predicted."""
     verb.add_argument("--task", choices=tuple(TASKS), default="ich", help="what is predicted (default ich)")

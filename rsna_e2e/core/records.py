@@ -1,7 +1,7 @@
 """Plain data that modules hand to each other: one slice, one refused file, and how progress is reported."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,10 @@ Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]  # row numbers of a table, such as the index of a store
 Column = npt.NDArray[Any]  # of a table: numbers, or objects that are all text
+IdRule = Literal["name", "path", "sop_uid"]  # what image ids are, see `dicom.image_ids`
+
+# The same in words; of two that fit equally well, the first is taken
+ID_RULES: dict[IdRule, str] = {"name": "file names", "path": "paths", "sop_uid": "SOP Instance UIDs"}
 
 
 class Progress(Protocol):

@@ -1,11 +1,14 @@
-"""Image ids: made of file names by one rule, and used by label files and submissions."""
+"""Image ids, by which label files and submissions refer to slices: file names, paths, or SOP instance UIDs."""
 
 # N slices
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Literal, TypeAlias
 
-from rsna_e2e.core.records import printable
+from rsna_e2e.core.records import IdRule, printable
+
+ImageIds: TypeAlias = IdRule | Literal["auto"]  # auto: as the labels have them
 
 # Suffixes of DICOM files. Nothing else is cut off: the last number of a UID is no suffix.
 SUFFIXES = frozenset({"dcm", "dicom", "dic", "dc3", "ima", "img", "ct", "acr", "gdcm"})
@@ -32,10 +35,18 @@ def may_be_formula(name: str) -> bool:
     return any(part.startswith(FORMULA_BEGINS) for part in (name, name.rpartition("/")[2]))
 
 
-def names_of(name: str) -> set[str]:
-    """Return all names by which a label may refer to a file, frames aside: see `unique_image_ids` and `other_name`."""
+def names_of(name: str, rule: IdRule = "name") -> set[str]:
+    """Return all names by which a label may refer to a file, frames aside, as far as its name says: see
+    `unique_image_ids` and `other_name`."""
     image_id = image_id_of(name)
-    return {image_id, _with_folder(image_id, name), printable(name), other_name(image_id)}
+    paths = {with_folder(image_id, name), printable(name)}
+    match rule:
+        case "name":
+            return {image_id, *paths, other_name(image_id)}
+        case "path":
+            return paths
+        case "sop_uid":
+            return {image_id}
 
 
 def other_name(image_id: str) -> str:
@@ -46,17 +57,40 @@ def other_name(image_id: str) -> str:
     return bare if bare and suffix else stem
 
 
-def unique_image_ids(image_ids: Sequence[str], names: Sequence[str]) -> list[str]:
+def image_ids_by(rule: IdRule, image_ids: Sequence[str], names: Sequence[str], sop_uids: Sequence[str]) -> list[str]:
+    """Return the image ids [N] that slices have by a rule: those of one slice need not be different from others'.
+
+    image_ids, names: as for `unique_image_ids`. sop_uids [N]: read by rule "sop_uid" alone.
+    """
+    match rule:
+        case "name":
+            return list(image_ids)
+        case "path":
+            return list(map(with_folder, image_ids, names))
+        case "sop_uid":
+            return [
+                printable(sop_uid) + image_id.removeprefix(image_id_of(name))
+                for image_id, name, sop_uid in zip(image_ids, names, sop_uids, strict=True)
+            ]
+
+
+def unique_image_ids(
+    image_ids: Sequence[str], names: Sequence[str], *, rule: IdRule = "name", sop_uids: Sequence[str] = ()
+) -> list[str]:
     """Return image ids [N] of which no two are equal; those that occur once stay as they are.
 
     The others get their folder before them; where that is not enough, the whole name of their file, then a number.
-    image_ids [N]: each begins with that of its file, and may go on with the number of a frame. names [N]: of the files,
-    with folders.
+    image_ids [N]: by name; each begins with that of its file, and may go on with the number of a frame. names [N]: of
+    the files, with folders. sop_uids [N]: for rule "sop_uid", by which no image is called by the name of its file.
     """
-    unique = list(image_ids)
-    for longer in (_with_folder, _with_suffix):
+    ids = image_ids_by(rule, image_ids, names, sop_uids)
+    unique = list(ids)
+    if rule != "path":  # which has the folder
         for row in _repeated(unique):
-            unique[row] = longer(image_ids[row], names[row])
+            unique[row] = with_folder(ids[row], names[row])
+    if rule != "sop_uid":
+        for row in _repeated(unique):
+            unique[row] = with_suffix(image_ids[row], names[row])
     while repeated := _repeated(unique):
         numbers: Counter[str] = Counter()
         for row in repeated:
@@ -65,14 +99,16 @@ def unique_image_ids(image_ids: Sequence[str], names: Sequence[str]) -> list[str
     return unique
 
 
-def ids_beside(taken: Iterable[str], names: Sequence[str]) -> list[str]:
+def ids_beside(taken: Iterable[str], names: Sequence[str], rule: IdRule) -> list[str]:
     """Return the image ids of files [N] that are not in a store, beside its ids `taken`: with their folder where an id
-    occurs twice."""
+    occurs twice. UIDs of such files are not known; they are called by their names."""
     known = set(taken)
     image_ids = [image_id_of(name) for name in names]
+    if rule == "path":
+        return list(map(with_folder, image_ids, names))
     counts = Counter(image_ids)
     return [
-        _with_folder(image_id, name) if image_id in known or counts[image_id] > 1 else image_id
+        with_folder(image_id, name) if image_id in known or counts[image_id] > 1 else image_id
         for image_id, name in zip(image_ids, names, strict=True)
     ]
 
@@ -84,10 +120,12 @@ def _repeated(image_ids: Sequence[str]) -> list[int]:
     )
 
 
-def _with_folder(image_id: str, name: str) -> str:
+def with_folder(image_id: str, name: str) -> str:
+    """Return an image id with the folder of its file before it: the path of the file, where the id is by name."""
     folder = name.rpartition("/")[0]
     return f"{printable(folder)}/{image_id}" if folder else image_id
 
 
-def _with_suffix(image_id: str, name: str) -> str:
+def with_suffix(image_id: str, name: str) -> str:
+    """Return the path of a file, with its suffix, and the number of the frame that an image id by name ends in."""
     return printable(name) + image_id.removeprefix(image_id_of(name))

@@ -8,7 +8,7 @@ from pathlib import Path
 from rsna_e2e.core.files import atomic_writer, csv_blocks
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Refusal
-from rsna_e2e.dicom.image_ids import has_suffix, ids_beside, image_id_of
+from rsna_e2e.dicom.image_ids import has_suffix, ids_beside
 from rsna_e2e.inference.predictions import beside
 from rsna_e2e.store import Store
 
@@ -46,7 +46,8 @@ def list_missing(store: Store, split: str, *, submission: Path) -> MissingImages
     if not missing:
         return MissingImages(reasons={}, file=None)
     place = beside(submission, "missing.csv")
-    image_ids = ids_beside(store.index["image_id"].tolist(), [refusal.path for refusal in missing])
+    paths = [refusal.path for refusal in missing]
+    image_ids = ids_beside(store.index["image_id"].tolist(), paths, store.image_ids)
     rows = [(image_id, r.reason, r.detail) for image_id, r in zip(image_ids, missing, strict=True)]
     with atomic_writer(place) as file:
         file.writelines(csv_blocks([COLUMNS, *rows]))
@@ -57,6 +58,9 @@ def _missing(store: Store, split: str) -> Iterator[Refusal]:
     image_ids = set(store.index["image_id"].tolist())
     for refusal in store.read_refusals():
         is_slice = has_suffix(refusal.path) if refusal.reason in _HARDLY_A_SLICE else refusal.reason not in _NO_SLICE
-        is_here = refusal.reason in _ONCE_MORE and image_id_of(refusal.path) in image_ids
+        is_here = refusal.reason in _ONCE_MORE and not image_ids.isdisjoint(
+            ids_beside((), [refusal.path], store.image_ids)
+        )
+        is_here |= refusal.reason == Reason.DUPLICATE_SOP_UID and store.image_ids == "sop_uid"
         if is_slice and not is_here and refusal.has_label == (split == "train"):
             yield refusal

@@ -4,7 +4,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,21 @@ def read_labels(path: Path, manifest: StoreManifest, index: Mapping[str, Column]
 def read_refusals(path: Path, manifest: StoreManifest) -> dict[str, Column]:
     """Read what was not taken, and why. Raises StoreError when it cannot be read."""
     return read_table(path / REFUSALS, _REFUSAL_COLUMNS, n_rows=manifest.n_refused)
+
+
+def check_series(target: Path, index: Mapping[str, Column]) -> None:
+    """Refuse an index with a series in two places, slices out of order, or a slice twice."""
+    keys, begun = index["series_key"], set()
+    for begin, end in pairwise([*run_starts(keys).tolist(), len(keys)]):
+        rows = slice(begin, end)
+        slices = set(zip(index["sop_uid"][rows], index["frame_number"][rows].tolist(), strict=True))
+        is_in_order = (np.diff(index["position_mm"][rows]) > 0).all()
+        if keys[begin] in begun or len(slices) < end - begin or not is_in_order:
+            raise StoreError(
+                f"{target}: not made, because series {keys[begin][:8]} would be in it twice or out of order. "
+                f"{PREPARE_AGAIN}, without parts of earlier attempts"
+            )
+        begun.add(keys[begin])
 
 
 def stored_pixels(index: Mapping[str, Column], row: int) -> StoredPixels:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from rsna_e2e.config import Frozen
-from rsna_e2e.core.files import read_json, unsealed
+from rsna_e2e.core.files import as_json, read_json, sealed, unsealed
+from rsna_e2e.core.records import IdRule
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
     FORMAT,
@@ -50,15 +51,18 @@ _Hash = Annotated[str, Field(strict=True, pattern="^([0-9a-f]{16}|[0-9a-f]{64})$
 _Hu = Annotated[float, Field(strict=True, gt=-(1 << 20), lt=1 << 20)]
 _ShardName = Annotated[str, Field(strict=True, pattern=r"^[0-9]{1,12}\.h5$")]  # so that none leads elsewhere
 
+_LATER_FIELDS = ("image_ids", "holdout")  # that store.json did not have when its format was made
+
 
 class StoreManifest(Frozen):
     """The content of store.json.
 
-    content_windows_hu: (center, width) of the windows that content boxes were found with. refused_with_label: rows of
-    the refusals that a label names, None in older stores, which do not say. key_check: of the key that identifiers are
-    hashed with, empty where they are not. holdout: the share of labelled slices that was to go to split "test"; None,
-    and not written, where every labelled series is in split "train". files: checksum of each table. shards: size of
-    each in bytes; frames: checksum of everything in each that is no slice.
+    image_ids: the rule that they follow, before they are hashed; not written where it is "name". content_windows_hu:
+    (center, width) of the windows that content boxes were found with. refused_with_label: rows of the refusals that a
+    label names, None in older stores, which do not say. key_check: of the key that identifiers are hashed with, empty
+    where they are not. holdout: the share of labelled slices that was to go to split "test"; None, and not written,
+    where every labelled series is in split "train". files: checksum of each table. shards: size of each in bytes;
+    frames: checksum of everything in each that is no slice.
     """
 
     model_config = ConfigDict(extra="ignore")  # the seal, and what a later program of this version may add
@@ -67,6 +71,7 @@ class StoreManifest(Frozen):
     format_version: Literal[3] = FORMAT_VERSION
     created_by: _Text = ""
     task: _Text
+    image_ids: IdRule = "name"
     label_names: Annotated[tuple[_Text, ...], Field(min_length=1), AfterValidator(_check_distinct)]
     content_windows_hu: tuple[tuple[_Hu, _Hu], ...]
     compression: Compression
@@ -86,6 +91,12 @@ class StoreManifest(Frozen):
         if set(self.shards) != set(self.frames):
             raise ValueError("shards and frames are not of the same files")
         return self
+
+    def to_json(self) -> str:
+        """Return the text of store.json, without `_LATER_FIELDS` where they are as in stores that lack them."""
+        fields = type(self).model_fields
+        left_out = {name for name in _LATER_FIELDS if getattr(self, name) == fields[name].default}
+        return as_json(sealed(self.model_dump(exclude=left_out), key=SEAL), indent=1) + "\n"
 
 
 def read_manifest(path: Path) -> StoreManifest:

@@ -62,7 +62,7 @@ class Store:
 
     index: every column of `INDEX_COLUMNS` by name, [N]. labels: [N, L] float32, NaN where there is none.
     series: in the order of the index. compression: of its pixels. key_check: of the key that identifiers are hashed
-    with, empty where they are not.
+    with, empty where they are not. image_ids: what they are, before they were hashed.
     """
 
     def __init__(self, path: Path, manifest: StoreManifest, index: dict[str, Column], labels: Float32Array) -> None:
@@ -75,6 +75,7 @@ class Store:
         self.data_hash = manifest.data_hash
         self.compression = manifest.compression
         self.key_check = manifest.key_check
+        self.image_ids = manifest.image_ids
         self.content_windows_hu = manifest.content_windows_hu
         self.series = _spans(index)
         _check_folds(path, index)

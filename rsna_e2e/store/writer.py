@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -12,24 +11,22 @@ import numpy as np
 
 from rsna_e2e import __version__
 from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
-from rsna_e2e.core.files import as_json, entries, full_disk_named, lock_folder, real_path, sealed, sync
-from rsna_e2e.core.records import Column, Float32Array, Refusal
-from rsna_e2e.store.checks import checksum_around, read_index, read_labels, read_refusals, rows_by_shard
+from rsna_e2e.core.files import entries, full_disk_named, lock_folder, real_path, sync
+from rsna_e2e.core.records import Column, Float32Array, IdRule, Refusal
+from rsna_e2e.store.checks import check_series, checksum_around, read_index, read_labels, read_refusals, rows_by_shard
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
     INDEX,
     INDEX_COLUMNS,
     LABELS,
     MANIFEST,
-    PREPARE_AGAIN,
     REFUSALS,
     SHARDS,
     StoreError,
     data_hash,
     file_checksum,
 )
-from rsna_e2e.store.manifest import SEAL, StoreManifest
-from rsna_e2e.store.series_order import run_starts
+from rsna_e2e.store.manifest import StoreManifest
 from rsna_e2e.store.tables import write_table
 from rsna_e2e.tasks.task import Task
 
@@ -159,28 +156,31 @@ class StoreWriter:
         refusals: Sequence[Refusal],
         compression: Compression = "none",
         key_check: str = "",
+        image_ids: IdRule = "name",
         holdout: float | None = None,
     ) -> str:
         """Write the tables and the manifest, put the store in its place, and return its data hash.
 
         index: all `INDEX_COLUMNS` [N > 0], series after series, slices in geometric order. labels: [N, L], NaN where
         there is none. compression: that all shards were written with. key_check: of the key that identifiers are hashed
-        with, empty where they are not. holdout: the share of labelled slices that was to go to split "test". Raises
-        OSError, on a full disk among others, and StoreError for an index that no store may have.
+        with, empty where they are not. image_ids: the rule that they follow. holdout: the share of labelled slices that
+        was to go to split "test". Raises OSError, on a full disk among others, and StoreError for an index that no
+        store may have.
         """
         self._remove_unfinished()
         columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
         assert labels.shape == (len(columns["image_id"]), len(task.label_names))
-        _check_series(self.target, columns)
+        check_series(self.target, columns)
         label_columns = {name: labels[:, i] for i, name in enumerate(task.label_names)}
         write_table(self._store / INDEX, columns)
         write_table(self._store / LABELS, {"image_id": columns["image_id"], **label_columns})
         write_table(self._store / REFUSALS, _refusal_columns(refusals))
-        manifest = self._describe(task, columns, labels, refusals, compression, key_check=key_check, holdout=holdout)
+        manifest = self._describe(
+            task, columns, labels, refusals, compression, key_check=key_check, image_ids=image_ids, holdout=holdout
+        )
         del columns, label_columns  # of many slices, twice at once would be the most memory of all
         self._check_tables(manifest)
-        content = sealed(manifest.model_dump(exclude={"holdout"} if holdout is None else None), key=SEAL)
-        (self._store / MANIFEST).write_text(as_json(content, indent=1) + "\n")
+        (self._store / MANIFEST).write_text(manifest.to_json())
         self._move_into_place()
         return manifest.data_hash
 
@@ -193,6 +193,7 @@ class StoreWriter:
         compression: Compression,
         *,
         key_check: str,
+        image_ids: IdRule,
         holdout: float | None,
     ) -> StoreManifest:
         """Return the manifest of the tables and shards that were written."""
@@ -201,6 +202,7 @@ class StoreWriter:
         return StoreManifest(
             created_by=f"rsna_e2e {__version__}",
             task=task.name,
+            image_ids=image_ids,
             label_names=task.label_names,
             content_windows_hu=task.windows_hu,
             compression=compression,
@@ -270,21 +272,6 @@ def _take(path: Path, place: Path) -> None:
         os.link(path, place)
     except OSError:  # another file system
         shutil.copy2(path, place)
-
-
-def _check_series(target: Path, index: Mapping[str, Column]) -> None:
-    """Refuse an index with a series in two places, slices out of order, or a slice twice."""
-    keys, begun = index["series_key"], set()
-    for begin, end in pairwise([*run_starts(keys).tolist(), len(keys)]):
-        rows = slice(begin, end)
-        slices = set(zip(index["sop_uid"][rows], index["frame_number"][rows].tolist(), strict=True))
-        is_in_order = (np.diff(index["position_mm"][rows]) > 0).all()
-        if keys[begin] in begun or len(slices) < end - begin or not is_in_order:
-            raise StoreError(
-                f"{target}: not made, because series {keys[begin][:8]} would be in it twice or out of order. "
-                f"{PREPARE_AGAIN}, without parts of earlier attempts"
-            )
-        begun.add(keys[begin])
 
 
 def _numpy_type(kind: str) -> np.dtype[np.generic]:

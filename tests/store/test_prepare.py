@@ -240,10 +240,11 @@ def test_a_label_that_could_mean_two_files(tmp_path: Path) -> None:
         dataset = phantoms.read(path)
         dataset.SOPInstanceUID += ".1"
         dataset.save_as(path)
-    write_train_labels(tmp_path / "raw", ["ID_a_001"])
+    others = phantoms.write_series(tmp_path / "raw", name="b", n_slices=14)  # or 2 of 6 images would be too many
+    write_train_labels(tmp_path / "raw", sorted({*others, "ID_a_001"}))
     report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
     assert report.refusals == {"ambiguous_image_id": 2}
-    assert report.n_slices == 4
+    assert (report.n_slices, report.n_unlabelled) == (18, 4)
 
 
 def test_compressed_labels_and_labels_from_elsewhere(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_a_wide_table_gives_the_store_of_its_long_form(tmp_path: Path, raw: Path
     ("words", "code", "message"),
     [
         (["--columns", "ID=Slice"], 2, "--columns: of which table? Name it with --labels"),
+        (["--labels", "none", "--columns", "ID=Slice"], 2, "--columns: of which table? Name it with --labels"),
         (["--labels", "LABELS", "--columns", "ID=a", "ID=b"], 2, "--columns: ID is given twice. Keep the right one"),
         (["--labels", "LABELS", "--columns", "ID=Name"], 3, "no column is called Name, which --columns names. Found"),
     ],

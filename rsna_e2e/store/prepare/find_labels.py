@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import BinaryIO
+
+import numpy as np
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import real_path
 from rsna_e2e.core.records import RawFile, printable
 from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.dicom.elements import RefusedError
-from rsna_e2e.dicom.image_ids import names_of
 from rsna_e2e.dicom.sources.files import RawFolder, Source, open_source
+from rsna_e2e.store.prepare.match_labels import Match, TableIds
 from rsna_e2e.tasks.labels import LabelTable, has_label_columns, is_label_file, read_image_ids, read_labels
 from rsna_e2e.tasks.task import Task
 
@@ -32,12 +34,42 @@ def _is_other(name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundLabels:
-    """Labels and their file, if there are any. passed_over: otherwise tables that look like labels, and why they were
-    not taken."""
+class LabelFile:
+    """A table that may have labels of the images. table: None where it is no valid label file."""
 
-    file: TableFile | None = None
-    table: LabelTable | None = None
+    ids: TableIds
+    table: LabelTable | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFiles:
+    """Tables that may have labels of the images, in the order in which they are tried. must_match: the first has to
+    have. passed_over: other tables that look like labels, and why they are not taken."""
+
+    files: Sequence[LabelFile] = ()
+    must_match: bool = False
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+
+    def taken(self, match: Match, task: Task) -> "FoundLabels":
+        """Return the labels that were found to be of the images."""
+        if match.table is None:
+            others = {file.ids.file: "(names none of the images)" for file in self.files}
+            return FoundLabels(
+                file="none", table=no_labels(task), match=match, passed_over={**self.passed_over, **others}
+            )
+        file = self.files[match.table]
+        assert file.table is not None, "others have a problem, which is raised"
+        return FoundLabels(file=file.ids.file, table=replace(file.table, image_ids=match.ids), match=match)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundLabels:
+    """The labels of the images. file: where they are from, "none" without any; passed_over: then tables that look like
+    labels, and why they were not taken. table: with image ids by the rule of `match`."""
+
+    file: str
+    table: LabelTable
+    match: Match
     passed_over: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -74,23 +106,14 @@ class LabelSearch:
         folder = RawFolder(real_path(self._source.path).parent)
         return _only_one(folder, folder.find_tables(depth=0), rule, needs_columns=True)
 
-    def read_inside(self, task: Task) -> FoundLabels:
-        """Read the labels of the plain label file in the source. Raises BadInputError when they cannot be read."""
-        file = self.inside(_is_plain)
-        return FoundLabels(file=file, table=read_labels(file, task)) if file else FoundLabels()
-
-    def read_others(self, task: Task, files: Sequence[RawFile]) -> FoundLabels:
-        """Read labels that lie beside the source or have an unusual name, if they name any of these files.
-
-        Raises BadInputError when those cannot be read.
-        """
-        passed_over: dict[str, str] = {}
-        for file in (self.beside(_is_plain), self.inside(_is_other), self.beside(_is_other)):
-            if file and (table := _read_if_ours(file, task, files)):
-                return FoundLabels(file=file, table=table)
-            if file:
-                passed_over[file.name] = "(names none of the images)"
-        return FoundLabels(passed_over=self._look_like_labels() | passed_over)
+    def read(self, task: Task) -> LabelFiles:
+        """Read the plain label file in the source, or else those that lie beside it or have an unusual name, which may
+        be of other images. Raises BadInputError when the former cannot be read."""
+        if file := self.inside(_is_plain):
+            return LabelFiles(files=[read_label_file(file, task)], must_match=True)
+        others = (self.beside(_is_plain), self.inside(_is_other), self.beside(_is_other))
+        files = [_read_if_any(file, task) for file in others if file]
+        return LabelFiles(files=files, passed_over=self._look_like_labels())
 
     def _look_like_labels(self) -> dict[str, str]:
         """Tables in the source that look like labels, by their columns or their name, and why they are not taken."""
@@ -105,15 +128,15 @@ class LabelSearch:
         return found
 
 
-def names_any(image_ids: Sequence[str], files: Sequence[RawFile]) -> bool:
-    """Whether an image id belongs to one of the files, or to a frame in one."""
-    labelled = file_names(image_ids)
-    return any(not labelled.isdisjoint(names_of(raw_file.name)) for raw_file in files)
+def read_label_file(file: TableFile, task: Task) -> LabelFile:
+    """Read a label file. Raises BadInputError when it is not a valid one."""
+    table = read_labels(file, task)
+    return LabelFile(ids=TableIds(file=file.name, image_ids=table.image_ids), table=table)
 
 
-def file_names(image_ids: Sequence[str]) -> set[str]:
-    """Return the names, as of `names_of`, that files with these image ids, or frames with them, may have."""
-    return {*image_ids, *(image_id.rpartition("_")[0] for image_id in image_ids)}
+def no_labels(task: Task) -> LabelTable:
+    """Return a table without labels."""
+    return LabelTable(image_ids=[], values=np.empty((0, len(task.label_names))), n_repeated_rows=0)
 
 
 def _only_one(
@@ -147,20 +170,17 @@ def _open_table(source: Source, table: RawFile, problem: str) -> AbstractContext
         ) from None
 
 
-def _read_if_ours(file: TableFile, task: Task, files: Sequence[RawFile]) -> LabelTable | None:
-    """Read a table that lies beside the images; None if it belongs to other images, such as those to train on. Raises
-    BadInputError when it names these images, and is not a valid label file."""
+def _read_if_any(file: TableFile, task: Task) -> LabelFile:
+    """Read a table that may belong to other images, such as those to train on, and then may hold anything."""
     try:
-        table = read_labels(file, task)
+        return read_label_file(file, task)
+    except BadInputError as error:
+        problem = str(error)
+    try:
+        image_ids = sorted(set(read_image_ids(file, task)))
     except BadInputError:
-        try:
-            image_ids = read_image_ids(file, task)
-        except BadInputError:
-            return None
-        if names_any(image_ids, files):
-            raise
-        return None
-    return table if names_any(table.image_ids, files) else None
+        image_ids = []
+    return LabelFile(ids=TableIds(file=file.name, image_ids=image_ids, problem=problem), table=None)
 
 
 def _why_no_labels(file: TableFile) -> str:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Column, Float32Array, Float64Array, SliceRecord
-from rsna_e2e.dicom.image_ids import other_name
 from rsna_e2e.store import StoredPixels
 from rsna_e2e.store.folds import stratified_folds
 from rsna_e2e.store.pseudonyms import IDENTIFIERS, Pseudonyms
@@ -63,32 +62,17 @@ class StoredSlice:
     pixels: StoredPixels
 
 
-def join_labels(index: Mapping[str, Column], table: LabelTable) -> Float32Array:
+def join_labels(index: Mapping[str, Column], table: LabelTable, further: Mapping[str, int]) -> Float32Array:
     """Return the labels [N, L] of slices, NaN where the table has none."""
     padded = np.vstack([table.values, np.full((1, table.values.shape[1]), np.nan)]).astype(np.float32)
-    return np.asarray(padded[label_rows(index, table)])
+    return np.asarray(padded[label_rows(index, table, further)])
 
 
-def label_rows(index: Mapping[str, Column], table: LabelTable) -> list[int]:
-    """Return the row of the label table for each slice [N], -1 where there is none: the row of its image id, or else of
-    its `other_name`, where that means a single instance.
-
-    index: `image_id`, `sop_uid` and `frame_number` [N] of all slices.
-    """
+def label_rows(index: Mapping[str, Column], table: LabelTable, further: Mapping[str, int]) -> list[int]:
+    """Return the row of the label table for each slice [N], -1 where there is none: that of its image id, or else the
+    one in `further`."""
     row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
-    image_ids = index["image_id"].tolist()
-    rows = [row_of.get(image_id, -1) for image_id in image_ids]
-    meant: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
-        if row < 0 and (name := other_name(image_ids[place])) in row_of:
-            meant.setdefault(name, []).append(place)
-    named = {image_id: [place] for place, image_id in enumerate(image_ids) if image_id in meant}
-    for name, places in meant.items():
-        everyone = named.get(name, []) + places
-        if len({(index["sop_uid"][place], index["frame_number"][place]) for place in everyone}) == 1:
-            for place in places:
-                rows[place] = row_of[name]
-    return rows
+    return [row_of.get(image_id, further.get(image_id, -1)) for image_id in index["image_id"].tolist()]
 
 
 def stored_columns(stored: Sequence[StoredSlice]) -> dict[str, Column]:
@@ -129,9 +113,9 @@ class Division:
         if self.holdout is not None and not 0 < self.holdout < 1:
             raise UsageError(f"holdout {self.holdout:g}: must be a share between 0 and 1, such as 0.2")
 
-    def check(self, labels: LabelTable) -> None:
+    def check(self, *, has_labels: bool) -> None:
         """Raise UsageError where patients are to be held out and there are no labels."""
-        if self.holdout is not None and not labels.image_ids:
+        if self.holdout is not None and not has_labels:
             raise UsageError(
                 f"holdout {self.holdout:g}: there are no labels. Give them with --labels; without any, all series are "
                 "in split test already"

@@ -12,14 +12,28 @@ import numpy as np
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import Column, Float32Array, Refusal
+from rsna_e2e.core.records import ID_RULES, Column, Float32Array, IdRule, Refusal
 from rsna_e2e.dicom.repairs import Repair, count_repairs, mark_repaired
 from rsna_e2e.store.label_runs import OrderCheck, check_order
+from rsna_e2e.store.prepare.find_labels import FoundLabels
 from rsna_e2e.store.prepare.index import label_rows
-from rsna_e2e.store.prepare.inputs import Inputs
+from rsna_e2e.store.prepare.store_plan import ShardPlans
 from rsna_e2e.store.series_order import run_starts, series_geometry, studies_of_single_slices, volume_numbers
 from rsna_e2e.tasks.label_counts import LabelCounts, count_labels
 from rsna_e2e.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdReport:
+    """What image ids are. n_labelled: images that labels name; n_matching: those of them that are in the store."""
+
+    rule: IdRule
+    n_labelled: int
+    n_matching: int
+
+    def __str__(self) -> str:
+        of_labels = f" ({self.n_matching:,} of {self.n_labelled:,} in the labels match an image)"
+        return ID_RULES[self.rule] + of_labels * (self.n_labelled > 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +44,8 @@ class PrepareReport:
     without a label. held_out: patients, series and slices with labels in split "test", and positive slices among them.
     n_labels_without_image: labelled images that are not in the store. n_rounded, n_saturated: pixels whose HU are not
     exactly slope * stored + intercept. n_burned_in: slices that say that text is burned into their pixels. slice_order:
-    whether the labels agree with the order of the slices. label_file: where the labels are from; label_columns: of a
+    whether the labels agree with the order of the slices. label_file: where the labels are from; image_ids: what the
+    IDs in it and the image ids of the store are, and how many of the labelled images are there; label_columns: of a
     wide table, the columns that were read, with the names of what they hold; unused_columns: its others.
     positive_slices: how many, of how many with a label, by label. tables_passed_over: without a label file, those that
     could hold labels, and why they were not taken. geometry: series by what is unusual about how their slices lie, see
@@ -49,6 +64,7 @@ class PrepareReport:
     n_labels_without_image: int
     n_repeated_label_rows: int
     label_file: str
+    image_ids: IdReport
     label_columns: tuple[str, ...]
     unused_columns: tuple[str, ...]
     positive_slices: LabelCounts
@@ -114,21 +130,25 @@ class PartReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The content of a store that was made, with identifiers: columns of the index [N], labels [N, L], refusals.
-
-    told_by: how many series were divided into volumes by which element, by DICOM keyword.
-    """
+    """The content of a store that was made, with identifiers: columns of the index [N], labels [N, L], refusals; the
+    plan that it follows, and where the labels are from."""
 
     data_hash: str
     index: dict[str, Column]
-    labels: Float32Array
+    label_values: Float32Array
     refusals: Sequence[Refusal]
-    told_by: Mapping[str, int]
+    plan: ShardPlans
+    labels: FoundLabels
 
 
-def make_report(store: Path, prepared: Prepared, inputs: Inputs, *, elapsed_s: float) -> PrepareReport:
+def make_report(store: Path, prepared: Prepared, *, task: Task, elapsed_s: float) -> PrepareReport:
     """Count what a store holds of its inputs."""
-    index, labels_NL, table = prepared.index, prepared.labels, inputs.labels
+    index, labels_NL, labels, table = prepared.index, prepared.label_values, prepared.labels, prepared.labels.table
+    ids = IdReport(
+        rule=labels.match.rule,
+        n_labelled=len(table.image_ids),
+        n_matching=len(set(label_rows(index, table, prepared.plan.further)) - {-1}),
+    )
     names_no_patient = mark_repaired(index["repair"].tolist(), Repair.PATIENT_BY_STUDY)
     _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
     return PrepareReport(
@@ -139,20 +159,21 @@ def make_report(store: Path, prepared: Prepared, inputs: Inputs, *, elapsed_s: f
         n_series=len(first),
         n_slices=len(labels_NL),
         n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
-        held_out=count_held_out(index, labels_NL, inputs.task),
-        n_labels_without_image=len(table.image_ids) - len(set(label_rows(index, table)) - {-1}),
+        held_out=count_held_out(index, labels_NL, task),
+        n_labels_without_image=ids.n_labelled - ids.n_matching,
         n_repeated_label_rows=table.n_repeated_rows,
-        label_file=inputs.label_file,
+        label_file=labels.file,
+        image_ids=ids,
         label_columns=tuple(name if name == column else f"{name}={column}" for name, column in table.columns.items()),
         unused_columns=table.unused,
-        positive_slices=count_labels(labels_NL, inputs.task),
-        tables_passed_over=dict(inputs.passed_over),
+        positive_slices=count_labels(labels_NL, task),
+        tables_passed_over=dict(labels.passed_over),
         n_rounded=int(index["n_rounded"].sum()),
         n_saturated=int(index["n_saturated"].sum()),
         n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),
-        slice_order=check_order(labels_NL[:, inputs.task.any_index], n_slices[np.argsort(first)].tolist()),
+        slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
         geometry=count_geometry(index),
-        volumes=count_volumes(index, prepared.told_by),
+        volumes=count_volumes(index, prepared.plan.told_by),
         repairs=count_repairs(index["repair"].tolist()),
         refusals=count_reasons(prepared.refusals),
         elapsed_s=elapsed_s,

@@ -18,15 +18,17 @@ from rsna_e2e.core.files import full_disk_named
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Column, Progress, Refusal, no_progress
+from rsna_e2e.dicom.image_ids import ImageIds
 from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.store.prepare.index import Division, index_columns, join_labels, with_pseudonyms
-from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs, with_labels
+from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs
 from rsna_e2e.store.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard
+from rsna_e2e.store.prepare.match_labels import with_labels
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.ray_pool import RayPool
 from rsna_e2e.store.prepare.report import NothingTakenError, Part, PartReport, Prepared, PrepareReport, make_report
 from rsna_e2e.store.prepare.store_plan import Copies, MakePlan, ShardPlans
-from rsna_e2e.store.prepare.tables import read_notes, refusals_of, to_numpy
+from rsna_e2e.store.prepare.tables import read_notes, refusals_of, sop_uids_of, to_numpy
 from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.store.tables import release_unused
 from rsna_e2e.tasks.task import Task
@@ -56,6 +58,7 @@ def prepare(
     *,
     task: Task,
     labels: Labels = None,
+    image_ids: ImageIds = "auto",
     n_folds: int = 5,
     holdout: float | None = None,
     seed: int = 0,
@@ -70,26 +73,25 @@ def prepare(
 ) -> PrepareReport:
     """Make a study store of the DICOM files in `raw`; files that cannot be taken are recorded with their reason.
 
-    raw: a folder or a zip archive. labels: the label file, or "none"; by default what `find_labels` finds.
     n_folds, holdout, seed: see `Division`. n_jobs: worker processes, by default one for each core; on_ray: on a Ray
-    cluster instead. parts: of `prepare_part`; what they lack is made. requires_hu, refuse_formulas: see `read_inputs`.
-    pseudonyms: in place of identifiers and refused paths. Raises NothingTakenError when no slice can be taken, and
-    leaves the refusals in `STORE.partial`; StoreError when `store` exists; OutOfResourcesError when the disk is small.
+    cluster instead. parts: of `prepare_part`; what they lack is made. pseudonyms: in place of identifiers and refused
+    paths. Others: see `read_inputs`. Raises what that and `match_labels` raise; NothingTakenError when no slice can be
+    taken, whose refusals stay in `STORE.partial`; StoreError when `store` exists; OutOfResourcesError on a full disk.
     """
     started_s = time.perf_counter()
-    division = Division(n_folds=n_folds, holdout=holdout, seed=seed)
-    workers = _pool(n_jobs, on_ray=on_ray)
+    division, workers = Division(n_folds=n_folds, holdout=holdout, seed=seed), _pool(n_jobs, on_ray=on_ray)
     inputs = read_inputs(
-        raw, store, labels, task, compression, requires_hu=requires_hu, refuse_formulas=refuse_formulas, rules=_rules()
+        raw, store, labels, image_ids, task, compression, requires_hu=requires_hu, refuse_formulas=refuse_formulas
     )
-    division.check(inputs.labels)
-    with StoreWriter(store, inputs=inputs.digest) as writer, workers as pool:
+    division.check(has_labels=bool(inputs.labels.files))
+    with StoreWriter(store, inputs=_known_by(inputs)) as writer, workers as pool:
         writer.adopt(parts)
         inputs, plan = _read_and_plan(inputs, pool, writer, progress)
+        division.check(has_labels=plan.match.table is not None)
         with _enough_space(store, writer.shards_folder, plan.shards, compression):
             _write_shards(inputs, plan, pool, progress)
             prepared = _commit(writer, inputs, plan, division, pseudonyms)
-    return make_report(store, prepared, inputs, elapsed_s=time.perf_counter() - started_s)
+    return make_report(store, prepared, task=task, elapsed_s=time.perf_counter() - started_s)
 
 
 def prepare_part(
@@ -99,6 +101,7 @@ def prepare_part(
     *,
     task: Task,
     labels: Labels = None,
+    image_ids: ImageIds = "auto",
     n_jobs: int | None = None,
     on_ray: bool = False,
     compression: Compression = "none",
@@ -115,9 +118,9 @@ def prepare_part(
         raise UsageError(f"part {part.number} of {part.n}: the first number goes from 1 to the second")
     workers = _pool(n_jobs, on_ray=on_ray)
     inputs = read_inputs(
-        raw, store, labels, task, compression, requires_hu=requires_hu, refuse_formulas=refuse_formulas, rules=_rules()
+        raw, store, labels, image_ids, task, compression, requires_hu=requires_hu, refuse_formulas=refuse_formulas
     )
-    writer = StoreWriter(store, inputs=inputs.digest, folder=part.folder(store))
+    writer = StoreWriter(store, inputs=_known_by(inputs), folder=part.folder(store))
     with writer, workers as pool:
         inputs, plan = _read_and_plan(inputs, pool, writer, progress)
         plan = replace(plan, shards=plan.shards[part.number - 1 :: part.n])
@@ -132,9 +135,9 @@ def prepare_part(
     )
 
 
-def _rules() -> tuple[int, int]:
-    """Return how files are divided into jobs and shards: what other rules made is of no use to these."""
-    return HEADERS_PER_JOB, SHARD_BYTES
+def _known_by(inputs: Inputs) -> str:
+    """Return what an attempt is known by: its inputs, and how they are divided into jobs and shards."""
+    return f"{inputs.digest} {HEADERS_PER_JOB} {SHARD_BYTES}"
 
 
 def _pool(n_jobs: int | None, *, on_ray: bool) -> AnyPool:
@@ -156,7 +159,7 @@ def _plan(
     """Group slices into series and assign these to shards, in a process of its own, which gives its memory back."""
     job = MakePlan(
         headers=headers,
-        labelled_ids=inputs.labels.image_ids,
+        labels=inputs.label_ids,
         shard_bytes=SHARD_BYTES,
         compression=inputs.compression,
         notes=writer.notes_folder,
@@ -236,14 +239,15 @@ def _commit(
     writer: StoreWriter, inputs: Inputs, plan: ShardPlans, division: Division, pseudonyms: Pseudonyms | None
 ) -> Prepared:
     """Make the store of the shards that were written, and return what it holds, with identifiers."""
-    stored, refusals = _collect(inputs, plan)
+    stored, refusals = _collect(plan, writer)
     key_check, hashed = "", refusals
     if pseudonyms is not None:
         key_check, hashed = pseudonyms.check, pseudonyms.of_refusals(refusals)
     if not len(stored["image_id"]):
         table = writer.leave(hashed) if hashed else None
         raise NothingTakenError(inputs.source.path, hashed, table=table)
-    labels_NL = join_labels(stored, inputs.labels)
+    labels = inputs.labels.taken(plan.match, inputs.task)
+    labels_NL = join_labels(stored, labels.table, plan.further)
     index = index_columns(stored, labels_NL, division)
     data_hash = writer.commit(
         inputs.task,
@@ -253,18 +257,24 @@ def _commit(
         compression=inputs.compression,
         key_check=key_check,
         holdout=division.holdout,
+        image_ids=plan.match.rule,
     )
-    return Prepared(data_hash=data_hash, index=index, labels=labels_NL, refusals=refusals, told_by=plan.told_by)
+    return Prepared(
+        data_hash=data_hash, index=index, label_values=labels_NL, refusals=refusals, plan=plan, labels=labels
+    )
 
 
-def _collect(inputs: Inputs, plan: ShardPlans) -> tuple[dict[str, Column], list[Refusal]]:
+def _collect(plan: ShardPlans, writer: StoreWriter) -> tuple[dict[str, Column], list[Refusal]]:
     """Return the columns of the slices that were written, and all refusals."""
     stored, broken = read_notes([shard.note for shard in plan.shards])
     refused = sorted([*plan.refused, *broken], key=lambda refusal: (refusal.path, refusal.reason))
     columns = {name: to_numpy(stored, name) for name in stored.column_names}
     del stored  # as `columns` now
     release_unused()
-    return columns, with_labels(refused, inputs)
+    uids_of = {}
+    if plan.match.rule == "sop_uid" and plan.match.ids:
+        uids_of = sop_uids_of(sorted(writer.notes_folder.glob("headers-*.arrow")), {r.path for r in refused})
+    return columns, with_labels(refused, plan.match, uids_of)
 
 
 @contextmanager

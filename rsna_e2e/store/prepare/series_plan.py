@@ -5,7 +5,7 @@ Pure functions of the headers, so that every machine and every attempt makes the
 # M headers, N of them taken
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Acquisition, Column, Float64Array, Refusal, Rows, printable
-from rsna_e2e.store.prepare.tables import Table, file_names, to_numpy
+from rsna_e2e.store.prepare.tables import Table, file_names, instances, to_numpy
 from rsna_e2e.store.series_order import SeriesMembers, order_series, run_starts, series_key
 from rsna_e2e.store.volumes import ORDERS
 
@@ -35,15 +35,15 @@ class Plan:
 
 
 def plan_series(
-    headers: Table, labelled_ids: Iterable[str], digests: Mapping[int, Digest]
+    headers: Table, ambiguous: Collection[str], digests: Mapping[int, Digest]
 ) -> tuple[Plan, list[Refusal]]:
     """Group headers into series, sorted by (patient, study, series), each in geometric order, and refuse slices without
-    a place in it. Each volume of a series becomes a series.
+    a place in it, and those of `ambiguous` image ids. Each volume of a series becomes a series.
 
     digests: of the rows that `find_copies` gives; those of one SOP instance UID that differ are all refused.
     """
-    refused = _ambiguous(headers, labelled_ids)
     ids, image_ids = _ids(headers), to_numpy(headers, "image_id")
+    refused = _named(image_ids, ambiguous)
     sop_uids = ids.pop()
     position_M3, orientation_M6 = (to_numpy(headers, f"image_{name}") for name in ("position_mm", "orientation"))
     refused |= _conflicting(headers, digests)
@@ -139,15 +139,7 @@ def _keyword(name: str) -> str:
 
 def _ids(headers: Table) -> list[Column]:
     """Return the columns that identify a slice: the ids of its series, and its instance."""
-    return [*(to_numpy(headers, name) for name in ("patient_id", "study_uid", "series_uid")), _instances(headers)]
-
-
-def _instances(headers: Table) -> Column:
-    """Return the SOP instance UID of each slice, with the number of its frame from the second on."""
-    sop_uids, frame_numbers = to_numpy(headers, "sop_uid"), to_numpy(headers, "frame_number")
-    later = np.flatnonzero(frame_numbers > 1)
-    sop_uids[later] = [f"{uid}\0{n:04d}" for uid, n in zip(sop_uids[later], frame_numbers[later], strict=True)]
-    return sop_uids
+    return [*(to_numpy(headers, name) for name in ("patient_id", "study_uid", "series_uid")), instances(headers)]
 
 
 def _groups(ids: Sequence[Column], *, without: Iterable[int]) -> Iterator[Rows]:
@@ -168,14 +160,10 @@ def _sorted(ids: Sequence[Column], *, without: Iterable[int]) -> tuple[Rows, Row
     return order, np.flatnonzero(is_new)
 
 
-def _ambiguous(headers: Table, labelled_ids: Iterable[str]) -> dict[int, tuple[Reason, str]]:
+def _named(image_ids: Column, ambiguous: Collection[str]) -> dict[int, tuple[Reason, str]]:
     """Files of equal stem and different instances that a label names: which one it means is not known."""
-    image_ids, sop_uids = to_numpy(headers, "image_id").tolist(), _instances(headers).tolist()
-    counts = Counter(image_id for image_id, _ in set(zip(image_ids, sop_uids, strict=True)))
-    several = {image_id for image_id, n in counts.items() if n > 1}
-    ambiguous = several and several.intersection(labelled_ids)
     why = (Reason.AMBIGUOUS_IMAGE_ID, "files of different instances have this name")
-    return {row: why for row, image_id in enumerate(image_ids) if image_id in ambiguous}
+    return {row: why for row, image_id in enumerate(image_ids.tolist() if ambiguous else ()) if image_id in ambiguous}
 
 
 def _conflicting(headers: Table, digests: Mapping[int, Digest]) -> dict[int, tuple[Reason, str]]:

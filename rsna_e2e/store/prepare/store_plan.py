@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsna_e2e.core.records import Refusal, Rows
+from rsna_e2e.core.records import IdRule, Refusal, Rows
 from rsna_e2e.dicom.image_ids import unique_image_ids
 from rsna_e2e.store import Compression, bytes_on_disk
 from rsna_e2e.store.prepare.jobs import ShardPlan
+from rsna_e2e.store.prepare.match_labels import LabelIds, Match, further_labels, match_labels
 from rsna_e2e.store.prepare.patients import with_patients
 from rsna_e2e.store.prepare.pool import Begin, Lost
 from rsna_e2e.store.prepare.series_plan import Digest, Plan, find_copies, plan_series, plan_shards
@@ -30,24 +31,26 @@ class Copies:
 @dataclass(frozen=True, slots=True)
 class ShardPlans:
     """The shards to write, and what is refused by header or position. told_by: how many series were divided into
-    volumes by which element, by DICOM keyword."""
+    volumes by which element, by DICOM keyword. match: which labels there are; further: see `further_labels`."""
 
     shards: Sequence[ShardPlan]
     refused: Sequence[Refusal]
     told_by: Mapping[str, int]
+    match: Match
+    further: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakePlan:
     """Job: plan the shards from all headers, or return the possible copies, whose pixels must be compared before.
 
-    labelled_ids: image ids that labels name. compression: of the shards' slices. notes, shards: the folders for plans
+    labels: the label tables that there are. compression: of the shards' slices. notes, shards: the folders for plans
     and notes, and for shards; shards of another plan are removed. digests: notes with the digests of each of
-    `Copies.files`, once they are known.
+    `Copies.files`, once they are known. Raises BadInputError for labels that `match_labels` refuses.
     """
 
     headers: Sequence[Path]
-    labelled_ids: Sequence[str]
+    labels: LabelIds
     shard_bytes: int
     compression: Compression
     notes: Path
@@ -57,19 +60,20 @@ class MakePlan:
     def __call__(self, begin: Begin, lost: Lost) -> Copies | ShardPlans:
         headers, refused = read_notes(self.headers)
         headers = with_patients(headers)
+        match = match_labels(headers, refused, self.labels)
         copies = find_copies(headers)
         if len(copies) and not self.digests:
             return self._copies(headers, copies)
         digests = [digest for path in self.digests for digest in _digests(path)]
-        plan, misplaced = plan_series(headers, self.labelled_ids, dict(zip(copies.tolist(), digests, strict=True)))
-        headers = with_unique_ids(headers, plan.rows)
+        plan, misplaced = plan_series(headers, match.ambiguous, dict(zip(copies.tolist(), digests, strict=True)))
+        headers, further = with_image_ids(headers, plan.rows, match)
         places = plan_shards(headers, plan, shard_bytes=self.shard_bytes)
         shards = [self._shard(headers, plan, number, *place) for number, place in enumerate(places)]
         known = {path for shard in shards for path in (shard.note, shard.path)}
         for left in (*self.notes.glob("shard-*.arrow"), *self.shards.glob("*.h5")):  # of a plan with more shards
             if left not in known:
                 left.unlink()
-        return ShardPlans(shards, [*refused, *misplaced], plan.told_by)
+        return ShardPlans(shards, [*refused, *misplaced], plan.told_by, match, further)
 
     def _copies(self, headers: Table, copies: Rows) -> Copies:
         files = []
@@ -101,13 +105,22 @@ class MakePlan:
         return shard
 
 
-def with_unique_ids(headers: Table, rows: Rows) -> Table:
-    """Return headers in which these rows have distinct image ids, which depend on these rows alone."""
+def with_image_ids(headers: Table, rows: Rows, match: Match) -> tuple[Table, dict[str, int]]:
+    """Return headers in which these rows have the image ids of a store, and `further_labels` of them."""
     image_ids = to_numpy(headers, "image_id")
-    if len(set(taken := image_ids[rows].tolist())) == len(taken):
-        return headers
-    image_ids[rows] = unique_image_ids(taken, file_names(headers.take(rows)))
-    return headers.set_column(headers.column_names.index("image_id"), "image_id", [image_ids.tolist()])
+    taken = _unique_ids(headers.take(rows), match.rule)
+    further = further_labels(headers, rows, taken, match) if match.ids else {}
+    image_ids[rows] = taken
+    return headers.set_column(headers.column_names.index("image_id"), "image_id", [image_ids.tolist()]), further
+
+
+def _unique_ids(headers: Table, rule: IdRule) -> list[str]:
+    """Return distinct image ids, which depend on these headers alone."""
+    image_ids: list[str] = to_numpy(headers, "image_id").tolist()
+    if rule == "name" and len(set(image_ids)) == len(image_ids):
+        return image_ids
+    sop_uids = to_numpy(headers, "sop_uid").tolist()
+    return unique_image_ids(image_ids, file_names(headers), rule=rule, sop_uids=sop_uids)
 
 
 def digest_of(table: Table) -> str:

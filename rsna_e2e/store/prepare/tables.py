@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rsna_e2e.core.files import as_json, atomic_writer
-from rsna_e2e.core.records import Acquisition, Column, RawFile, Refusal, SliceRecord
+from rsna_e2e.core.records import Acquisition, Column, RawFile, Refusal, SliceRecord, printable
 from rsna_e2e.dicom import SliceHeader
 from rsna_e2e.store.tables import texts_to_numpy
 
@@ -85,6 +85,25 @@ def table_to_headers(table: Table) -> list[HeaderOf]:
 def file_names(table: Table) -> list[str]:
     """Return the file names of a table of headers."""
     return [os.fsdecode(name) for name in table["name"].to_pylist()]
+
+
+def instances(headers: Table) -> Column:
+    """Return the SOP instance UID of each slice, with the number of its frame from the second on."""
+    sop_uids, frame_numbers = to_numpy(headers, "sop_uid"), to_numpy(headers, "frame_number")
+    later = np.flatnonzero(frame_numbers > 1)
+    sop_uids[later] = [f"{uid}\0{n:04d}" for uid, n in zip(sop_uids[later], frame_numbers[later], strict=True)]
+    return sop_uids
+
+
+def sop_uids_of(notes: Iterable[Path], paths: Container[str]) -> dict[str, set[str]]:
+    """Return the SOP instance UIDs that notes of headers have for files, by their printable path."""
+    found: dict[str, set[str]] = {}
+    for note in notes:
+        table, _ = read_note(note)
+        for path, sop_uid in zip(map(printable, file_names(table)), table["sop_uid"].to_pylist(), strict=True):
+            if path in paths:
+                found.setdefault(path, set()).add(printable(sop_uid))
+    return found
 
 
 def write_note(path: Path, table: Table, refusals: Iterable[Refusal], *, plan_digest: str = "") -> None:

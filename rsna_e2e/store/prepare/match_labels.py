@@ -1,0 +1,198 @@
+"""Matches a label table with images: finds out what its IDs are, and which slices they mean."""
+
+# M headers, N of them taken
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import ID_RULES, IdRule, Refusal, Rows, printable
+from rsna_e2e.dicom.image_ids import ImageIds, names_of, other_name, with_folder
+from rsna_e2e.store.prepare.spellings import Spellings
+from rsna_e2e.store.prepare.tables import Table
+
+# What IDs may be that stand for more than one image, and what the labels are of then
+_WHOLES = {
+    "study_uid": ("StudyInstanceUIDs", "studies"),
+    "series_uid": ("SeriesInstanceUIDs", "series"),
+    "patient_id": ("PatientIDs", "patients"),
+}
+MOST_AMBIGUOUS = 0.1  # of the images: more are not left out because labels name them as others are named too
+_SEE = "See docs/labels.md"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableIds:
+    """The image ids of a label table. problem: why it cannot be used, if they are those of the images."""
+
+    file: str
+    image_ids: Sequence[str]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelIds:
+    """The label tables that may be of the images in `raw`.
+
+    tables: in the order of preference. must_match: the first has to be of these images, because it was given, or lies
+    among them. rule: of the image ids. refused: paths in `raw` that no header is read of.
+    """
+
+    raw: Path
+    tables: Sequence[TableIds]
+    must_match: bool
+    rule: ImageIds
+    refused: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Which table has labels of the images, None for none, and the rule of the image ids.
+
+    ids: of that table, as the rule spells them. ambiguous: those that several instances have.
+    """
+
+    table: int | None
+    rule: IdRule
+    ids: list[str] = field(default_factory=list)
+    ambiguous: Collection[str] = ()
+
+
+def match_labels(headers: Table, refused: Iterable[Refusal], labels: LabelIds) -> Match:
+    """Find the label table of these images, and its rule: the one by which most of its IDs name an image.
+
+    Raises BadInputError for a table that has to match and does not, or has labels of whole studies; that cannot be
+    used; or whose IDs are the names of several images each, so that many would be left out.
+    """
+    slices = Spellings(headers)
+    for number, table in enumerate(labels.tables):
+        readings = _readings(slices, table, labels)
+        counts = {rule: len(ids) - ids.count(None) for rule, ids in readings.items()}
+        rule = _fitting_most(counts, table)
+        whole, n_whole = _most_wholes(slices, table) if counts[rule] < len(table.image_ids) else ("", 0)
+        if counts[rule] >= max(n_whole, 1):
+            return _taken(slices, table, labels, number, rule, readings[rule])
+        if labels.must_match and len(headers):
+            if n_whole:
+                raise BadInputError(_has_wholes(table, whole, n_whole))
+            _check_is_of_refused(slices, table, labels, refused)
+    rule = "name" if labels.rule == "auto" else labels.rule
+    if labels.must_match:  # and all that have labels were refused
+        return Match(table=0, rule=rule, ids=list(labels.tables[0].image_ids))
+    return Match(table=None, rule=rule)
+
+
+def further_labels(headers: Table, rows: Rows, image_ids: Sequence[str], match: Match) -> dict[str, int]:
+    """Return the row of the label table, by image id, for slices that it means without naming this id.
+
+    headers: with image ids by name. image_ids [N]: of the store, for these rows.
+    """
+    slices, row_of = Spellings(headers), {image_id: row for row, image_id in enumerate(match.ids)}
+    instances = [slices.instances[row] for row in rows.tolist()]
+    spelled: Iterable[tuple[str, str]] = slices.spelled(match.rule)  # also of copies that are not in the store
+    if match.rule == "name":
+        others = (image_id if image_id in row_of else other_name(image_id) for image_id in image_ids)
+        spelled = zip(others, instances, strict=True)
+    meant: dict[str, set[str]] = defaultdict(set)
+    for name, instance in spelled:
+        if name in row_of:
+            meant[name].add(instance)
+    row_of_instance = {min(several): row_of[name] for name, several in meant.items() if len(several) == 1}
+    return {
+        image_id: row_of_instance[instance]
+        for image_id, instance in zip(image_ids, instances, strict=True)
+        if image_id not in row_of and instance in row_of_instance
+    }
+
+
+def with_labels(refusals: Sequence[Refusal], match: Match, uids_of: Mapping[str, set[str]]) -> list[Refusal]:
+    """Return refusals with `has_label` set where a label names their file. uids_of: SOP instance UIDs in files, by
+    path, as far as headers were read."""
+    labelled = _file_names(match.ids) if refusals else set()
+    names = (names_of(refusal.path, match.rule) | uids_of.get(refusal.path, set()) for refusal in refusals)
+    return [replace(one, has_label=not labelled.isdisjoint(of)) for one, of in zip(refusals, names, strict=True)]
+
+
+def _readings(slices: Spellings, table: TableIds, labels: LabelIds) -> dict[IdRule, Sequence[str | None]]:
+    """Return the IDs of a table as image ids by each rule that they may follow, None where they name no image."""
+    if labels.rule in ("auto", "name") and set(table.image_ids).issubset(slices.image_ids):
+        return {"name": table.image_ids}  # no other rule could fit better
+    rules = ID_RULES if labels.rule == "auto" else (labels.rule,)
+    return {rule: slices.read(rule, table.image_ids, labels.raw) for rule in rules}
+
+
+def _fitting_most(counts: Mapping[IdRule, int], table: TableIds) -> IdRule:
+    """Return the rule by which most IDs match; of equals the first, but paths where IDs have folders: names that repeat
+    have them too, others do not."""
+    rule = max(counts, key=lambda rule: counts[rule])
+    has_folders = any("/" in image_id for image_id in table.image_ids)
+    return "path" if has_folders and counts.get("path") == counts[rule] else rule
+
+
+def _most_wholes(slices: Spellings, table: TableIds) -> tuple[str, int]:
+    """Return which of `_WHOLES` most IDs of a table are, and how many."""
+    counts = {name: len(slices.values(name).intersection(table.image_ids)) for name in _WHOLES}
+    name = max(counts, key=lambda name: counts[name])
+    return name, counts[name]
+
+
+def _taken(
+    slices: Spellings, table: TableIds, labels: LabelIds, number: int, rule: IdRule, ids: Sequence[str | None]
+) -> Match:
+    if table.problem:
+        raise BadInputError(table.problem)
+    spelled = [given if one is None else one for one, given in zip(ids, table.image_ids, strict=True)]
+    ambiguous = slices.ambiguous(spelled) if rule == "name" else set()
+    if ambiguous:
+        _check_ambiguous(slices, table, ambiguous, n_labelled=len(ids) - ids.count(None) - len(ambiguous))
+    if len(set(spelled)) < len(spelled):
+        twice, _ = Counter(spelled).most_common(1)[0]
+        given = [repr(given) for one, given in zip(spelled, table.image_ids, strict=True) if one == twice]
+        raise BadInputError(f"{table.file}: the IDs {' and '.join(given)} are one image. Keep one of them")
+    return Match(table=number, rule=rule, ids=spelled, ambiguous=ambiguous)
+
+
+def _check_ambiguous(slices: Spellings, table: TableIds, ambiguous: set[str], *, n_labelled: int) -> None:
+    """Raise BadInputError where names of several images leave out more than a few of them."""
+    rows = slices.rows_of(ambiguous)
+    if len(rows) <= MOST_AMBIGUOUS * len(slices.names) and len(rows) <= n_labelled:
+        return
+    image_id = min(ambiguous)
+    instances = {slices.instances[row]: row for row in reversed(rows) if slices.image_ids[row] == image_id}
+    one, other = (printable(slices.names[row]) for row in sorted(instances.values())[:2])
+    raise BadInputError(
+        f"{table.file}: its IDs are file names, but these repeat: {image_id!r} could be {one} or {other}. "
+        f"{len(rows)} of {len(slices.names)} images would be left out for this. Give paths as IDs, such as "
+        f"{with_folder(image_id, one)!r}, or SOP Instance UIDs. {_SEE}"
+    )
+
+
+def _has_wholes(table: TableIds, whole: str, n: int) -> str:
+    uids, of = _WHOLES[whole]
+    return (
+        f"{table.file}: {n} of its {len(table.image_ids)} IDs are {uids}, so it has labels of whole {of} (the first "
+        f"is of {min(table.image_ids)!r}). The task learns from labels of slices, so these cannot be used. {_SEE}"
+    )
+
+
+def _check_is_of_refused(slices: Spellings, table: TableIds, labels: LabelIds, refused: Iterable[Refusal]) -> None:
+    """Raise BadInputError where a table names not even a file that was refused."""
+    labelled = _file_names(table.image_ids)
+    if any(not labelled.isdisjoint(names_of(path)) for path in (*labels.refused, *(one.path for one in refused))):
+        return
+    if labels.rule == "auto":
+        expected, advice = "file names, paths or SOP Instance UIDs", ""
+    else:
+        expected, advice = ID_RULES[labels.rule], f" (--image-ids {labels.rule})"
+    raise BadInputError(
+        f"{table.file}: names none of the images in {labels.raw}. Its first ID is of {min(table.image_ids)!r}; the "
+        f"first image is {printable(slices.names[0])}, SOP Instance UID {printable(slices.sop_uids[0])}. Expected IDs "
+        f"<image>_<label> with {expected} as <image>{advice}. {_SEE}"
+    )
+
+
+def _file_names(image_ids: Iterable[str]) -> set[str]:
+    """Return the names, as of `names_of`, that files with these image ids, or with frames of them, may have."""
+    return {name for image_id in image_ids for name in (image_id, image_id.rpartition("_")[0])}
