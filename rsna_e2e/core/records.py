@@ -1,6 +1,6 @@
 """Plain data that modules hand to each other: one slice, one refused file, and how progress is reported."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -118,13 +118,14 @@ class RawFile:
 class Refusal:
     """A file that was not taken: its path as given, a stable reason code, and a detail for a person to read.
 
-    has_label: whether a label names it, once labels are known.
+    has_label: whether a label names it, once labels are known. sop_uid: as far as its header could be read.
     """
 
     path: str
     reason: str
     detail: str
     has_label: bool = False
+    sop_uid: str = field(default="", compare=False)
 
 
 def printable(text: str) -> str:

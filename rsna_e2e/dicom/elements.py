@@ -6,7 +6,8 @@ Works on the undecoded bytes of the elements on an allow-list; no other tag of a
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Literal, TypeAlias
 
 from rsna_e2e.core.reasons import Reason
@@ -105,12 +106,14 @@ _CONTROL = re.compile(r"[\x00-\x1a\x1c-\x1f\x7f]")  # all but ESC; 80 to 9F may 
 
 
 class RefusedError(Exception):
-    """The file is refused. `refuse_on_error` turns it into a `Refusal`, so it never ends more than one file."""
+    """The file is refused. `refuse_on_error` turns it into a `Refusal`, so it never ends more than one file. sop_uid:
+    of its instance, where that is known."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+        self.sop_uid = ""
 
 
 class Elements:
@@ -155,6 +158,16 @@ class Elements:
         if _CONTROL.search(text):
             raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} holds control characters")
         return text
+
+    @contextmanager
+    def named_if_refused(self) -> Iterator[None]:
+        """Add the SOP instance UID to what is refused inside."""
+        try:
+            yield
+        except RefusedError as error:
+            with suppress(RefusedError):
+                error.sop_uid = self.identifier("SOPInstanceUID")
+            raise
 
     def unsigned(self, name: str, *, default: int | None = None) -> int:
         """Return a number of VR US, 16 bits without sign."""

@@ -80,34 +80,35 @@ def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
         reader = ByteReader(inflated)
     data_set, pixels = read_data_set(reader, syntax)
     elements = Elements(data_set, byte_order="big" if syntax.is_big_endian else "little")
-    n_frames = _check_is_ct(elements, meta)
-    if pixels is None:
-        raise RefusedError(Reason.NO_PIXEL_DATA, "the file has no PixelData, or ends before it")
-    form = _pixel_format(elements)
-    slices = [elements] if n_frames is None else frame_elements(elements, n_frames)
-    stem = image_id_of(raw_file.name)
-    records = _slice_records(slices, syntax.uid, has_frames=n_frames is not None, stem=stem)
-    frame_bytes = records[0].rows * records[0].columns * form.bits_allocated // 8
-    places = frame_places(
-        reader, syntax, pixels, n_frames=len(records), frame_bytes=frame_bytes, n_bytes_of_stream=n_bytes
-    )
-    is_swapped = syntax.is_big_endian and form.bits_allocated == 8 and pixels.vr == b"OW"
-    if is_swapped and frame_bytes % 2 and len(records) > 1:
-        raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, "big endian frames of an odd number of 8-bit pixels")
-    return [
-        SliceHeader(
-            record=record,
-            bits_allocated=form.bits_allocated,
-            pixel_offset=offset,
-            pixel_length=length,
-            is_swapped=is_swapped,
-            is_monochrome1=form.is_monochrome1,
-            padding_low=form.padding[0],
-            padding_high=form.padding[1],
-            acquisition=read_acquisition(of_slice),
+    with elements.named_if_refused():
+        n_frames = _check_is_ct(elements, meta)
+        if pixels is None:
+            raise RefusedError(Reason.NO_PIXEL_DATA, "the file has no PixelData, or ends before it")
+        form = _pixel_format(elements)
+        slices = [elements] if n_frames is None else frame_elements(elements, n_frames)
+        stem = image_id_of(raw_file.name)
+        records = _slice_records(slices, syntax.uid, has_frames=n_frames is not None, stem=stem)
+        frame_bytes = records[0].rows * records[0].columns * form.bits_allocated // 8
+        places = frame_places(
+            reader, syntax, pixels, n_frames=len(records), frame_bytes=frame_bytes, n_bytes_of_stream=n_bytes
         )
-        for of_slice, record, (offset, length) in zip(slices, records, places, strict=True)
-    ]
+        is_swapped = syntax.is_big_endian and form.bits_allocated == 8 and pixels.vr == b"OW"
+        if is_swapped and frame_bytes % 2 and len(records) > 1:
+            raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, "big endian frames of an odd number of 8-bit pixels")
+        return [
+            SliceHeader(
+                record=record,
+                bits_allocated=form.bits_allocated,
+                pixel_offset=offset,
+                pixel_length=length,
+                is_swapped=is_swapped,
+                is_monochrome1=form.is_monochrome1,
+                padding_low=form.padding[0],
+                padding_high=form.padding[1],
+                acquisition=read_acquisition(of_slice),
+            )
+            for of_slice, record, (offset, length) in zip(slices, records, places, strict=True)
+        ]
 
 
 def _check_is_ct(elements: Elements, meta: FileMeta) -> int | None:

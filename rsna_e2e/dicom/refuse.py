@@ -23,7 +23,7 @@ def refuse_on_error(name: str, read: Callable[[], _T]) -> _T | Refusal:
     try:
         return read()
     except RefusedError as error:
-        return Refusal(name, error.reason, error.detail)
+        return Refusal(name, error.reason, error.detail, sop_uid=error.sop_uid)
     except OSError as error:
         if error.errno is not None:
             return Refusal(name, Reason.UNREADABLE_FILE, os.strerror(error.errno))

@@ -48,7 +48,7 @@ class Inputs:
             tables=[file.ids for file in self.labels.files],
             must_match=self.labels.must_match,
             rule=self.image_ids,
-            refused=[refusal.path for refusal in self.not_found],
+            refused=self.not_found,
         )
 
 

@@ -67,7 +67,8 @@ class ReadHeaders:
             headers = read_headers(stream, raw_file)
         if self.requires_hu and not isinstance(headers, Refusal):
             if any(has_repair(header.record.repair, Repair.UNSPECIFIED_UNIT) for header in headers):
-                return Refusal(raw_file.name, Reason.NOT_HOUNSFIELD, "RescaleType is US (unspecified)")
+                uid = headers[0].record.sop_uid
+                return Refusal(raw_file.name, Reason.NOT_HOUNSFIELD, "RescaleType is US (unspecified)", sop_uid=uid)
         return headers
 
 
@@ -183,7 +184,8 @@ class SliceReader:
         self, raw_file: RawFile, header: SliceHeader, *, lost: Reason | None = None
     ) -> tuple[SliceRecord, Int16Image] | Refusal:
         """Return the record and HU of a slice, or its refusal; see `read_or_refuse`."""
-        return read_or_refuse(raw_file, lost, lambda: read_hounsfield(self._open(raw_file), raw_file, header))
+        result = read_or_refuse(raw_file, lost, lambda: read_hounsfield(self._open(raw_file), raw_file, header))
+        return replace(result, sop_uid=header.record.sop_uid) if isinstance(result, Refusal) else result
 
     def _open(self, raw_file: RawFile) -> BinaryIO:
         if self._stream is None or raw_file != self._file:

@@ -37,14 +37,14 @@ class LabelIds:
     """The label tables that may be of the images in `raw`.
 
     tables: in the order of preference. must_match: the first has to be of these images, because it was given, or lies
-    among them. rule: of the image ids. refused: paths in `raw` that no header is read of.
+    among them. rule: of the image ids. refused: what no header is read of.
     """
 
     raw: Path
     tables: Sequence[TableIds]
     must_match: bool
     rule: ImageIds
-    refused: Sequence[str]
+    refused: Sequence[Refusal]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +77,9 @@ def match_labels(headers: Table, refused: Iterable[Refusal], labels: LabelIds) -
         if labels.must_match and len(headers):
             if n_whole:
                 raise BadInputError(_has_wholes(table, whole, n_whole))
-            _check_is_of_refused(slices, table, labels, refused)
-    rule = "name" if labels.rule == "auto" else labels.rule
-    if labels.must_match:  # and all that have labels were refused
-        return Match(table=0, rule=rule, ids=list(labels.tables[0].image_ids))
-    return Match(table=None, rule=rule)
+            rule = _rule_of_refused(slices, table, labels, refused)
+            return Match(table=number, rule=rule, ids=list(table.image_ids))
+    return Match(table=None, rule="name" if labels.rule == "auto" else labels.rule)
 
 
 def further_labels(headers: Table, rows: Rows, image_ids: Sequence[str], match: Match) -> dict[str, int]:
@@ -107,20 +105,27 @@ def further_labels(headers: Table, rows: Rows, image_ids: Sequence[str], match: 
     }
 
 
-def with_labels(refusals: Sequence[Refusal], match: Match, uids_of: Mapping[str, set[str]]) -> list[Refusal]:
-    """Return refusals with `has_label` set where a label names their file. uids_of: SOP instance UIDs in files, by
-    path, as far as headers were read."""
+def with_labels(refusals: Sequence[Refusal], match: Match) -> list[Refusal]:
+    """Return refusals with `has_label` set where a label names their file, by UID as far as that is known."""
     labelled = _file_names(match.ids) if refusals else set()
-    names = (names_of(refusal.path, match.rule) | uids_of.get(refusal.path, set()) for refusal in refusals)
-    return [replace(one, has_label=not labelled.isdisjoint(of)) for one, of in zip(refusals, names, strict=True)]
+    return [replace(one, has_label=not labelled.isdisjoint(_names_of(one, match.rule))) for one in refusals]
+
+
+def _names_of(refusal: Refusal, rule: IdRule) -> set[str]:
+    return names_of(refusal.path, rule) | (
+        {printable(refusal.sop_uid)} if rule == "sop_uid" and refusal.sop_uid else set()
+    )
 
 
 def _readings(slices: Spellings, table: TableIds, labels: LabelIds) -> dict[IdRule, Sequence[str | None]]:
     """Return the IDs of a table as image ids by each rule that they may follow, None where they name no image."""
     if labels.rule in ("auto", "name") and set(table.image_ids).issubset(slices.image_ids):
         return {"name": table.image_ids}  # no other rule could fit better
-    rules = ID_RULES if labels.rule == "auto" else (labels.rule,)
-    return {rule: slices.read(rule, table.image_ids, labels.raw) for rule in rules}
+    return {rule: slices.read(rule, table.image_ids, labels.raw) for rule in _rules(labels)}
+
+
+def _rules(labels: LabelIds) -> Sequence[IdRule]:
+    return tuple(ID_RULES) if labels.rule == "auto" else (labels.rule,)
 
 
 def _fitting_most(counts: Mapping[IdRule, int], table: TableIds) -> IdRule:
@@ -177,11 +182,12 @@ def _has_wholes(table: TableIds, whole: str, n: int) -> str:
     )
 
 
-def _check_is_of_refused(slices: Spellings, table: TableIds, labels: LabelIds, refused: Iterable[Refusal]) -> None:
-    """Raise BadInputError where a table names not even a file that was refused."""
+def _rule_of_refused(slices: Spellings, table: TableIds, labels: LabelIds, refused: Iterable[Refusal]) -> IdRule:
+    """Return the rule by which a table names files that were refused. Raises BadInputError where there is none."""
     labelled = _file_names(table.image_ids)
-    if any(not labelled.isdisjoint(names_of(path)) for path in (*labels.refused, *(one.path for one in refused))):
-        return
+    for rule in _rules(labels):
+        if any(not labelled.isdisjoint(_names_of(one, rule)) for one in (*labels.refused, *refused)):
+            return rule
     if labels.rule == "auto":
         expected, advice = "file names, paths or SOP Instance UIDs", ""
     else:

@@ -28,7 +28,7 @@ from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.ray_pool import RayPool
 from rsna_e2e.store.prepare.report import NothingTakenError, Part, PartReport, Prepared, PrepareReport, make_report
 from rsna_e2e.store.prepare.store_plan import Copies, MakePlan, ShardPlans
-from rsna_e2e.store.prepare.tables import read_notes, refusals_of, sop_uids_of, to_numpy
+from rsna_e2e.store.prepare.tables import read_notes, refusals_of, to_numpy
 from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.store.tables import release_unused
 from rsna_e2e.tasks.task import Task
@@ -239,7 +239,7 @@ def _commit(
     writer: StoreWriter, inputs: Inputs, plan: ShardPlans, division: Division, pseudonyms: Pseudonyms | None
 ) -> Prepared:
     """Make the store of the shards that were written, and return what it holds, with identifiers."""
-    stored, refusals = _collect(plan, writer)
+    stored, refusals = _collect(plan)
     key_check, hashed = "", refusals
     if pseudonyms is not None:
         key_check, hashed = pseudonyms.check, pseudonyms.of_refusals(refusals)
@@ -264,17 +264,14 @@ def _commit(
     )
 
 
-def _collect(plan: ShardPlans, writer: StoreWriter) -> tuple[dict[str, Column], list[Refusal]]:
+def _collect(plan: ShardPlans) -> tuple[dict[str, Column], list[Refusal]]:
     """Return the columns of the slices that were written, and all refusals."""
     stored, broken = read_notes([shard.note for shard in plan.shards])
     refused = sorted([*plan.refused, *broken], key=lambda refusal: (refusal.path, refusal.reason))
     columns = {name: to_numpy(stored, name) for name in stored.column_names}
     del stored  # as `columns` now
     release_unused()
-    uids_of = {}
-    if plan.match.rule == "sop_uid" and plan.match.ids:
-        uids_of = sop_uids_of(sorted(writer.notes_folder.glob("headers-*.arrow")), {r.path for r in refused})
-    return columns, with_labels(refused, plan.match, uids_of)
+    return columns, with_labels(refused, plan.match)
 
 
 @contextmanager

@@ -72,8 +72,12 @@ def plan_series(
         np.concatenate([np.empty(0), *positions]),
         told_by,
     )
-    names = file_names(headers)
-    return plan, [Refusal(printable(names[row]), *refused[row]) for row in sorted(refused)]
+    return plan, _refusals(headers, refused)
+
+
+def _refusals(headers: Table, refused: Mapping[int, tuple[Reason, str]]) -> list[Refusal]:
+    names, sop_uids = file_names(headers), to_numpy(headers, "sop_uid")
+    return [Refusal(printable(names[row]), *refused[row], sop_uid=sop_uids[row]) for row in sorted(refused)]
 
 
 def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[int, int]]:

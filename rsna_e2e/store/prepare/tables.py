@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rsna_e2e.core.files import as_json, atomic_writer
-from rsna_e2e.core.records import Acquisition, Column, RawFile, Refusal, SliceRecord, printable
+from rsna_e2e.core.records import Acquisition, Column, RawFile, Refusal, SliceRecord
 from rsna_e2e.dicom import SliceHeader
 from rsna_e2e.store.tables import texts_to_numpy
 
@@ -95,23 +95,12 @@ def instances(headers: Table) -> Column:
     return sop_uids
 
 
-def sop_uids_of(notes: Iterable[Path], paths: Container[str]) -> dict[str, set[str]]:
-    """Return the SOP instance UIDs that notes of headers have for files, by their printable path."""
-    found: dict[str, set[str]] = {}
-    for note in notes:
-        table, _ = read_note(note)
-        for path, sop_uid in zip(map(printable, file_names(table)), table["sop_uid"].to_pylist(), strict=True):
-            if path in paths:
-                found.setdefault(path, set()).add(printable(sop_uid))
-    return found
-
-
 def write_note(path: Path, table: Table, refusals: Iterable[Refusal], *, plan_digest: str = "") -> None:
     """Write a table and the refusals that came with it. plan_digest: of what was to be written.
 
     Raises OutOfResourcesError when the disk is full.
     """
-    told = [[refusal.path, str(refusal.reason), refusal.detail] for refusal in refusals]
+    told = [[one.path, str(one.reason), one.detail, one.sop_uid] for one in refusals]
     metadata = {_REFUSALS: as_json(told), _PLAN_DIGEST: plan_digest}
     told_table = table.replace_schema_metadata(metadata)
     with atomic_writer(path) as file, pa.ipc.new_file(file, told_table.schema, options=_PACKED) as writer:
@@ -142,7 +131,8 @@ def _metadata_of(path: Path) -> dict[bytes, bytes]:
 
 
 def _told(metadata: dict[bytes, bytes]) -> list[Refusal]:
-    return [Refusal(*words) for words in json.loads(metadata[_REFUSALS])]
+    told = json.loads(metadata[_REFUSALS])
+    return [Refusal(path, reason, detail, sop_uid=sop_uid) for path, reason, detail, sop_uid in told]
 
 
 def read_notes(paths: Sequence[Path]) -> tuple[Table, list[Refusal]]:
