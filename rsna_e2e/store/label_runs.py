@@ -39,8 +39,12 @@ class OrderCheck:
     def __str__(self) -> str:
         if self.n_series == 0:
             return "no series with positive slices"
-        said = f"{self.runs:.2f} runs of positive slices in a positive series, {self.shuffled_runs:.2f} if shuffled"
-        return f"{said}: LOOKS SHUFFLED" if self.looks_shuffled else said
+        can_be_told = self.n_series >= _LEAST_SERIES and self.shuffled_runs > 1.0
+        looks = "LOOKS SHUFFLED" if self.looks_shuffled else "looks right" if can_be_told else "too little to tell"
+        return (
+            f"{looks} (positive slices form {self.runs:.1f} runs a series; shuffled they would form "
+            f"{self.shuffled_runs:.1f})"
+        )
 
 
 def check_order(labels_N: Float32Array, lengths: Sequence[int]) -> OrderCheck:

@@ -34,6 +34,20 @@ def test_a_shuffled_data_set_is_told_from_one_in_order(is_shuffled: bool) -> Non
     assert ("SHUFFLED" in str(check)) == is_shuffled
 
 
+def test_the_order_in_words() -> None:
+    one_run, three_runs = np.array([0, 1, 1, 0, 0, 0]), np.array([1, 0, 1, 0, 1, 0])
+    words = {
+        "looks right (positive slices form 1.0 runs a series; shuffled they would form 1.7)": np.tile(one_run, 5),
+        "LOOKS SHUFFLED (positive slices form 3.0 runs a series; shuffled they would form 2.0)": np.tile(three_runs, 5),
+        "too little to tell (positive slices form 1.0 runs a series; shuffled they would form 1.7)": np.tile(
+            one_run, 4
+        ),
+        "too little to tell (positive slices form 1.0 runs a series; shuffled they would form 1.0)": np.ones(30),
+    }
+    for text, labels in words.items():
+        assert str(check_order(labels.astype(np.float32), [6] * (len(labels) // 6))) == text
+
+
 def test_what_cannot_tell_says_nothing() -> None:
     unknown = np.array([1, NAN, 0, 0, 0], dtype=np.float32)
     check = check_order(unknown, [3, 2])

@@ -74,6 +74,8 @@ def test_columns_that_are_not_mapped_go_by_their_names(tmp_path: Path) -> None:
     assert table.image_ids == ["x"]
     np.testing.assert_allclose(table.values, [[1, NAN, NAN, NAN, NAN, 1]], **EXACT)
     assert table.unused == ("ID", "any")
+    table = read(tmp_path, "ID,any,subdural\nx,0,1\n", any="subdural")  # which then holds no subdural
+    np.testing.assert_allclose(table.values, [[NAN] * 5 + [1]], **EXACT)
 
 
 def test_the_long_form_may_have_other_names_and_delimiters(tmp_path: Path) -> None:
@@ -101,7 +103,10 @@ def test_repeated_rows_are_counted_where_they_agree_and_add_to_each_other(tmp_pa
     ("text", "message"),
     [
         ("ID,epidural,any\na,0,1\nb,0,0\n\na,1,1\n", r"rows of ID a in epidural differ \(lines 2, 5\)\. Keep"),
-        ('ID;any\n"a\nb";1\nc;2\n', r"line 4: any of c is '2'\. Expected a number in \[0, 1\], a word of yes, no"),
+        (
+            'n;ID;any\n1;"a\nb";1\n2;c;2\n',
+            r"line 4: any of c is '2'\. Expected a number in \[0, 1\], a word of yes, no",
+        ),
         ("ID,any\na,1\nb,maybe\n", r"line 3: any of b is 'maybe'"),
         ("ID,any\na,1\nb,-0.5\n", r"line 3: any of b is '-0\.5'"),
         ("ID,any\na,nan\n", r"line 2: any of a is 'nan'"),
@@ -111,6 +116,7 @@ def test_repeated_rows_are_counted_where_they_agree_and_add_to_each_other(tmp_pa
         ("ID,any,epidural\na,,\nb,,\n", r"no label in it, all cells are empty"),
         ("ID,any\n", r"no rows after the header"),
         ("ID,any,Any\na,0,1\n", r"line 1: several columns could be any: any, Any\. Name one: --columns any="),
+        ("file,File,any\na,b,1\n", r"line 1: several columns could be ID: file, File\. Name one: --columns ID="),
         ("ID,any,any\na,0,1\n", r"line 1: several columns are called any\. Keep the right one"),
         ("ID,ID,any\na,b,1\n", r"line 1: several columns are called ID"),
         (

@@ -84,7 +84,7 @@ def find_layout(file: TableFile, task: Task) -> Layout:
         same = [word for word in layout.header if _plain(word) == _plain(column)]
         if layout.header.count(column) > 1:
             raise BadInputError(f"{file}, line 1: several columns are called {column}. Keep the right one")
-        if len(same) > 1 and target not in (*file.columns, *LONG_COLUMNS):
+        if len(same) > 1 and target not in file.columns and not layout.is_long:
             raise BadInputError(
                 f"{file}, line 1: several columns could be {target}: {_some(same)}. Name one: --columns "
                 f"{target}={column}"
@@ -116,7 +116,7 @@ def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> di
         columns = {name: words.get(mapped.get(name, name), "") for name in LONG_COLUMNS}
         if all(columns.values()):
             return columns
-    free = {_plain(word): word for word in reversed(header) if word.strip() not in mapped.values()}
+    free = {_plain(word): word for word in header if word.strip() not in mapped.values()}
     candidates = {"ID": (*IMAGE_COLUMNS, *SERIES_COLUMNS), **{name: (name,) for name in task.label_names}}
     columns = {
         target: words[mapped[target]] if target in mapped else next(filter(None, map(free.get, map(_plain, names))), "")
