@@ -71,11 +71,11 @@ class TableFile:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def header(self, delimiter: str = ",") -> list[str]:
-        """Return the names of the columns, none where there is no first line. Raises OSError."""
+        """Return the names of the columns, which the first line that is not empty has, if any. Raises OSError."""
         with self.open() as stream:
             text = stream.read(_HEADER_BYTES).decode("utf-8-sig", "replace")
         try:
-            return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+            return next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), [])
         except csv.Error:
             return []
 

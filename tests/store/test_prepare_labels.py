@@ -1,6 +1,7 @@
 """Labels on their way into a store: exact counts of what does not fit, and no patient both trained on and scored."""
 
 import gzip
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,26 @@ def test_a_wide_table_gives_the_store_of_its_long_form(tmp_path: Path, raw: Path
     long_store, wide_store = Store.open(tmp_path / "long"), Store.open(tmp_path / "wide")
     assert not np.isnan(long_store.labels).all()
     assert wide_store.data_hash == long_store.data_hash
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_taken"),
+    [
+        ("raw/train.csv", "Image;any\nID_a_001;yes\n", True),
+        ("raw/train/our_train.csv", "Image,any\nID_a_001,yes\n", True),
+        ("training_table.csv", "File Name\tany\nID_a_001\tyes\n", True),
+        ("training_table.csv", "File Name,any\nID_of_others,yes\n", False),
+        ("training_table.csv", "File Name,bleed\nID_a_001,yes\n", False),
+        ("training_table.csv", "PatientID,any\np_a,yes\n", False),
+    ],
+)
+def test_wide_tables_are_found_as_others_are(tmp_path: Path, raw: Path, name: str, text: str, is_taken: bool) -> None:
+    shutil.copytree(raw, tmp_path / "raw")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
+    assert report.label_file == (str(tmp_path / name) if is_taken else "none")
+    assert report.n_unlabelled == report.n_slices - is_taken
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,10 @@ def test_images_are_sorted_and_labels_in_task_order(tmp_path: Path) -> None:
         GOOD.replace("\n", "\r\n").encode(),
         GOOD.rstrip("\n").encode(),
         GOOD.replace("ID_a_any", "\nID_a_any").encode(),
+        f"\n{GOOD}".encode(),
         ("x,Label,ID\n" + "".join(f"7,{b},{a}\n" for a, b in (r.split(",") for r in GOOD.split()[1:]))).encode(),
     ],
-    ids=["bom", "crlf", "no_last_newline", "empty_line", "further_column"],
+    ids=["bom", "crlf", "no_last_newline", "empty_line", "empty_first_line", "further_column"],
 )
 def test_spellings_of_the_same_file_read_equal(tmp_path: Path, content: bytes) -> None:
     plain = read_labels(write(tmp_path / "plain.csv", GOOD), ICH)
