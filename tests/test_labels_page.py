@@ -146,7 +146,7 @@ def test_a_test_set_and_the_validation_fold_are_scored(tmp_path: Path) -> None:
     assert not set(index["patient_id"][of["test"]]) & set(index["patient_id"][index["split"] == "train"])
     for name, is_in in of.items():
         assert 0 < is_in.sum() < len(truth) / 2
-        table = read_labels(tmp_path / f"{name}_truth.csv", ICH)
+        table = read_labels(tmp_path / f"{name}.csv.truth.csv", ICH)
         assert (
             table.image_ids == sorted(index["image_id"][is_in]) == read_labels(tmp_path / f"{name}.csv", ICH).image_ids
         )
