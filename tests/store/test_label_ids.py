@@ -222,7 +222,7 @@ WRONG: dict[str, tuple[Callable[[Path], list[Slice]], Sequence[str], Sequence[st
             "names none of the images",
             "'ID_other'",
             "PAT0/ST1/SE1/IM000000, SOP Instance UID 1.2.3.0.0",
-            "file names, paths or SOP Instance UIDs",
+            "the image's file name, path or SOP Instance UID. See docs/labels.md",
         ],
     ),
     "studies": (flat, ["1.2.826.2"], ["1 of its 1 IDs are StudyInstanceUIDs", "labels of whole studies"]),
@@ -308,7 +308,7 @@ def test_the_rule_may_be_given(tmp_path: Path, rule: IdRule, capsys: pytest.Capt
     other: IdRule = "name" if rule == "sop_uid" else "sop_uid"
     table = write_table(tmp_path / "other.csv", labelled(slices), other)
     assert main([*words, "--labels", str(table)]) == 3
-    assert f"Expected IDs <image>_<label> with {WORDS[rule]} as <image> (--image-ids {rule})" in capsys.readouterr().err
+    assert f"with the image's {WORDS[rule][:-1]} (--image-ids {rule})" in capsys.readouterr().err
     assert main(words) == 0
     assert f"image ids               {WORDS[rule]}\n" in capsys.readouterr().out
     assert Store.open(tmp_path / "store").index["image_id"].tolist() == [one.ids[rule] for one in slices]

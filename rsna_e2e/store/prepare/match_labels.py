@@ -88,11 +88,14 @@ def further_labels(headers: Table, rows: Rows, image_ids: Sequence[str], match: 
     headers: with image ids by name. image_ids [N]: of the store, for these rows.
     """
     slices, row_of = Spellings(headers), {image_id: row for row, image_id in enumerate(match.ids)}
+    others = [image_id if image_id in row_of else other_name(image_id) for image_id in image_ids]
+    is_other = (own not in row_of and other in row_of for own, other in zip(image_ids, others, strict=True))
+    if match.rule == "name" and not any(is_other):
+        return {}  # without a look at the instances
     instances = [slices.instances[row] for row in rows.tolist()]
-    spelled: Iterable[tuple[str, str]] = slices.spelled(match.rule)  # also of copies that are not in the store
-    if match.rule == "name":
-        others = (image_id if image_id in row_of else other_name(image_id) for image_id in image_ids)
-        spelled = zip(others, instances, strict=True)
+    spelled: Iterable[tuple[str, str]] = zip(others, instances, strict=True)
+    if match.rule != "name":
+        spelled = slices.spelled(match.rule)  # also of copies that are not in the store
     meant: dict[str, set[str]] = defaultdict(set)
     for name, instance in spelled:
         if name in row_of:
@@ -169,7 +172,7 @@ def _check_ambiguous(slices: Spellings, table: TableIds, ambiguous: set[str], *,
     one, other = (printable(slices.names[row]) for row in sorted(instances.values())[:2])
     raise BadInputError(
         f"{table.file}: its IDs are file names, but these repeat: {image_id!r} could be {one} or {other}. "
-        f"{len(rows)} of {len(slices.names)} images would be left out for this. Give paths as IDs, such as "
+        f"{len(rows)} of {len(slices.names)} images would be left out for that. Give paths as IDs, such as "
         f"{with_folder(image_id, one)!r}, or SOP Instance UIDs. {_SEE}"
     )
 
@@ -177,8 +180,8 @@ def _check_ambiguous(slices: Spellings, table: TableIds, ambiguous: set[str], *,
 def _has_wholes(table: TableIds, whole: str, n: int) -> str:
     uids, of = _WHOLES[whole]
     return (
-        f"{table.file}: {n} of its {len(table.image_ids)} IDs are {uids}, so it has labels of whole {of} (the first "
-        f"is of {min(table.image_ids)!r}). The task learns from labels of slices, so these cannot be used. {_SEE}"
+        f"{table.file}: {n} of its {len(table.image_ids)} IDs are {uids}, such as {min(table.image_ids)!r}, so it has "
+        f"labels of whole {of}. The task learns from labels of slices, so these cannot be used. {_SEE}"
     )
 
 
@@ -189,13 +192,13 @@ def _rule_of_refused(slices: Spellings, table: TableIds, labels: LabelIds, refus
         if any(not labelled.isdisjoint(_names_of(one, rule)) for one in (*labels.refused, *refused)):
             return rule
     if labels.rule == "auto":
-        expected, advice = "file names, paths or SOP Instance UIDs", ""
+        expected, advice = "file name, path or SOP Instance UID", ""
     else:
-        expected, advice = ID_RULES[labels.rule], f" (--image-ids {labels.rule})"
+        expected, advice = ID_RULES[labels.rule].removesuffix("s"), f" (--image-ids {labels.rule})"
     raise BadInputError(
-        f"{table.file}: names none of the images in {labels.raw}. Its first ID is of {min(table.image_ids)!r}; the "
-        f"first image is {printable(slices.names[0])}, SOP Instance UID {printable(slices.sop_uids[0])}. Expected IDs "
-        f"<image>_<label> with {expected} as <image>{advice}. {_SEE}"
+        f"{table.file}: names none of the images in {labels.raw}. Its first is {min(table.image_ids)!r}; the first "
+        f"there is {printable(slices.names[0])}, SOP Instance UID {printable(slices.sop_uids[0])}. Expected an ID "
+        f"<image>_<label> with the image's {expected}{advice}. {_SEE}"
     )
 
 

@@ -67,8 +67,12 @@ class Spellings:
 
     def ambiguous(self, ids: Sequence[str]) -> set[str]:
         """Return the IDs that are the name of several instances."""
-        counts = Counter(image_id for image_id, _ in set(zip(self.image_ids, self.instances, strict=True)))
-        return {image_id for image_id, n in counts.items() if n > 1}.intersection(ids)
+        repeated = {image_id for image_id, n in Counter(self.image_ids).items() if n > 1}.intersection(ids)
+        if not repeated:
+            return set()  # without a look at the instances
+        pairs = set(zip(self.image_ids, self.instances, strict=True))
+        counts = Counter(image_id for image_id, _ in pairs if image_id in repeated)
+        return {image_id for image_id, n in counts.items() if n > 1}
 
     def _known(self, rule: IdRule) -> dict[str, str]:
         """Return all ways to write an ID, and the image id that each stands for."""

@@ -110,6 +110,8 @@ def with_image_ids(headers: Table, rows: Rows, match: Match) -> tuple[Table, dic
     image_ids = to_numpy(headers, "image_id")
     taken = _unique_ids(headers.take(rows), match.rule)
     further = further_labels(headers, rows, taken, match) if match.ids else {}
+    if taken == image_ids[rows].tolist():
+        return headers, further
     image_ids[rows] = taken
     return headers.set_column(headers.column_names.index("image_id"), "image_id", [image_ids.tolist()]), further
 
