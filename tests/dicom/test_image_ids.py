@@ -8,6 +8,7 @@ import phantoms
 import pytest
 from enhanced import enhanced_dataset
 
+from rsna_e2e.core.records import ID_RULES, IdRule
 from rsna_e2e.dicom.image_ids import image_id_of, may_be_formula, names_of, unique_image_ids
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import PrepareReport, prepare, read_raw
@@ -79,14 +80,32 @@ def test_ids_that_are_there_twice_get_longer_until_they_are_not(files: dict[str,
     assert unique_image_ids(list(files.values()), list(files)) == unique
 
 
+@pytest.mark.parametrize(
+    ("rule", "unique"),
+    [
+        ("path", ["x/a.dcm", "x/a.IMA", "x/e_1", "x/e_2", "b"]),
+        ("sop_uid", ["1.1", "x/1.2", "1.3_1", "1.3_2", "1.2"]),
+    ],
+)
+def test_ids_by_path_and_uid(rule: IdRule, unique: list[str]) -> None:
+    """Paths that differ in their suffix alone, frames, and a UID that is there twice, which has the folder if any."""
+    names = ["x/a.dcm", "x/a.IMA", "x/e.dcm", "x/e.dcm", "b"]
+    image_ids = ["a", "a", "e_1", "e_2", "b"]
+    sop_uids = ["1.1", "1.2", "1.3", "1.3", "1.2"]
+    assert unique_image_ids(image_ids, names, rule=rule, sop_uids=sop_uids) == unique
+
+
 def test_arbitrary_names_give_ids_of_which_no_two_are_equal() -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
         parts = rng.choice(["a", "b", "a_1", "~1", ".", ".dcm", ".IMA", "/", "/", "\x1b", "\\x1b"], size=(20, 4))
         names = sorted({"".join(row).strip("/") or "x" for row in parts})
         frames = rng.choice(["", "_1", "_2"], size=len(names))
-        unique = unique_image_ids([image_id_of(n) + f for n, f in zip(names, frames, strict=True)], names)
-        assert len(set(unique)) == len(names)
+        image_ids = [image_id_of(n) + f for n, f in zip(names, frames, strict=True)]
+        sop_uids = [str(n) for n in rng.integers(0, 9, size=len(names))]
+        for rule in ID_RULES:
+            unique = unique_image_ids(image_ids, names, rule=rule, sop_uids=sop_uids)
+            assert len(set(unique)) == len(names)
 
 
 def test_files_called_by_uids_keep_all_of_them_and_find_their_labels(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import small
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.records import IdRule
 from rsna_e2e.inference.missing import list_missing
 from rsna_e2e.inference.predict import predict
 from rsna_e2e.store import Store
@@ -58,6 +59,20 @@ def test_refused_files_that_may_be_asked_for_are_missing(raw: Path, tmp_path: Pa
         assert sum(missing.reasons.values()) == len(expected)
     missing = list_missing(store, "validation", submission=tmp_path / "validation.csv")  # no fold is known of any
     assert (missing.reasons, missing.file) == ({}, None)
+
+
+@pytest.mark.parametrize("rule", ["path", "sop_uid"])
+def test_missing_images_are_called_as_those_in_the_store(raw: Path, tmp_path: Path, rule: IdRule) -> None:
+    """By path; by name where the UID is not known. A copy has another path, and the same UID."""
+    prepare(raw, tmp_path / "store", task=ICH, labels="none", image_ids=rule, n_jobs=1)
+    missing = list_missing(Store.open(tmp_path / "store"), "test", submission=tmp_path / "test.csv")
+    assert missing.file is not None
+    with missing.file.open(newline="") as file:
+        listed = {row["ID"]: row["reason"] for row in csv.DictReader(file)}
+    test, train = (f"{TEST}/", f"{TRAIN}/") if rule == "path" else ("", "")
+    expected = {f"{test}ID_b_004": "truncated", f"{test}ID_b_005": "not_dicom", f"{test}ID_b_006": "not_regular_file"}
+    copies = {f"{TEST}/ID_b_001": "duplicate_sop_uid"} if rule == "path" else {}
+    assert listed == expected | {f"{train}ID_a_002": "truncated"} | copies
 
 
 def test_a_file_called_as_a_slice_of_another_series_is_missing_all_the_same(tmp_path: Path) -> None:

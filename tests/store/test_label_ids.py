@@ -391,8 +391,9 @@ def test_interrupted_and_shared_work_makes_the_same_store(tmp_path: Path, monkey
     shutil.rmtree(store)
     how = {"task": ICH, "labels": tables["sop_uid"], "n_jobs": 1}
     parts = [prepare_part(raw, store, Part(number, 2), **how).part for number in (1, 2)]
-    with pytest.raises(BadInputError, match="not a part of this store"):
-        prepare(raw, store, parts=parts, **(how | {"image_ids": "sop_uid"}))
+    for other in ({"image_ids": "sop_uid"}, {"labels": tables["path"]}):
+        with pytest.raises(BadInputError, match="not a part of this store"):
+            prepare(raw, store, parts=parts, **(how | other))
     prepare(raw, store, parts=parts, **how)
     assert contents(store) == contents(tmp_path / "whole")
 
