@@ -124,7 +124,8 @@ def _add_refusing(options: "argparse._ArgumentGroup") -> None:
     options.add_argument(
         "--refuse-formulas",
         action="store_true",
-        help="refuse files whose name begins with =, +, - or @, which a spreadsheet would run as a formula",
+        help="refuse files whose name or SOP Instance UID begins with =, +, - or @, which a spreadsheet would run as a "
+        "formula",
     )
     options.add_argument(
         "--strict", action="store_true", help="exit with 3 if anything was refused; the store is made all the same"

@@ -354,6 +354,20 @@ def test_hashed_ids_are_those_of_the_rule_and_lead_back_to_them(
     assert [line.split()[-1] for line in said[4:]] == [one.ids["sop_uid"] for one in slices[3:6]]
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI:UserWarning")
+def test_uids_that_a_spreadsheet_would_run_are_refused_on_demand(tmp_path: Path) -> None:
+    slices = flat(tmp_path / "raw")
+    dataset = phantoms.read(tmp_path / "raw" / "ID_01.dcm")
+    dataset.SOPInstanceUID = "=1+1"
+    dataset.save_as(tmp_path / "raw" / "ID_01.dcm")
+    how = {"task": ICH, "image_ids": "sop_uid", "n_jobs": 1}
+    assert prepare(tmp_path / "raw", tmp_path / "all", **how).refusals == {}
+    report = prepare(tmp_path / "raw", tmp_path / "store", refuse_formulas=True, **how)
+    assert report.refusals == {"formula_name": 1}
+    expected = [one.ids["sop_uid"] for one in slices if one.ids["name"] != "ID_01"]
+    assert Store.open(tmp_path / "store").index["image_id"].tolist() == expected
+
+
 class InterruptedHereError(Exception):
     """What ends an attempt here."""
 

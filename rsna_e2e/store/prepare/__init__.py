@@ -4,9 +4,6 @@ In goes a folder or archive, and a label file if there is one; out come a store 
 and refused. All decoding and writing happens in worker processes, which leave notes, files of headers and refusals; the
 content of the store depends neither on the number of workers nor on which of them was faster. `repair` mends a damaged
 store from the same files, `read_raw` reads headers alone.
-
-All decoding and writing happens in worker processes; only records come back. What ends up in the store depends neither
-on the number of workers nor on which of them was faster.
 """
 
 from rsna_e2e.store.prepare.find_labels import find_labels

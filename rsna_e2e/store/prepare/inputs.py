@@ -38,6 +38,7 @@ class Inputs:
     task: Task
     compression: Compression
     requires_hu: bool
+    refuse_formulas: bool
     digest: str
 
     @property
@@ -67,11 +68,9 @@ def read_inputs(
 
     raw: a folder or a zip archive. store: to be made of them, if any. labels: the label file, or "none"; by default
     what `find_labels` finds. image_ids: what slices are called in labels and store; "auto": what the labels call them.
-    requires_hu: refuse files that leave the unit unspecified. refuse_formulas: refuse files whose names a spreadsheet
-    would run.
-
-    Raises BadInputError when `raw` is missing or the labels cannot be read, UsageError for a store inside `raw`,
-    MissingCapabilityError without the library that packs pixels.
+    requires_hu: refuse files that leave the unit unspecified. refuse_formulas: refuse files whose image ids, by
+    whichever rule, a spreadsheet would run. Raises BadInputError when `raw` is missing or the labels cannot be read,
+    UsageError for a store inside `raw`, MissingCapabilityError without the library that packs pixels.
     """
     check_codec(compression)
     if store is not None and is_inside(store, raw):
@@ -79,7 +78,7 @@ def read_inputs(
     source = open_source(raw)
     found = _find_labels(source, labels, task)  # first, as they may be wrong
     files, not_found = _without_formulas(*source.find()) if refuse_formulas else source.find()
-    options = (compression, requires_hu, image_ids)
+    options = (compression, requires_hu, refuse_formulas, image_ids)
     settings = (__version__, FORMAT_VERSION, task.windows_hu, options, decoder_versions())
     return Inputs(
         source=source,
@@ -90,6 +89,7 @@ def read_inputs(
         task=task,
         compression=compression,
         requires_hu=requires_hu,
+        refuse_formulas=refuse_formulas,
         digest=_digest(source, files, found, settings),
     )
 

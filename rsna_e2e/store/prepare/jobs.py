@@ -13,6 +13,7 @@ import xxhash
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Int16Image, RawFile, Refusal, SliceRecord, printable
 from rsna_e2e.dicom import Repair, SliceHeader, read_headers, read_hounsfield, refuse_on_error
+from rsna_e2e.dicom.image_ids import may_be_formula
 from rsna_e2e.dicom.repairs import has_repair
 from rsna_e2e.dicom.sources.files import Source
 from rsna_e2e.store import Compression, write_shard
@@ -41,13 +42,15 @@ _Result = TypeVar("_Result")
 class ReadHeaders:
     """Job: read the headers of files into the file `note`. Returns how many were refused.
 
-    requires_hu: refuse files that leave the unit unspecified.
+    requires_hu: refuse files that leave the unit unspecified. refuse_formulas: refuse files whose SOP instance UID a
+    spreadsheet would run.
     """
 
     source: Source
     files: Sequence[RawFile]
     note: Path
     requires_hu: bool = False
+    refuse_formulas: bool = False
 
     def __call__(self, begin: Begin, lost: Lost) -> int:
         headers: list[HeaderOf] = []
@@ -65,10 +68,14 @@ class ReadHeaders:
     def _read(self, raw_file: RawFile) -> list[SliceHeader] | Refusal:
         with self.source.open(raw_file, head=True) as stream:
             headers = read_headers(stream, raw_file)
-        if self.requires_hu and not isinstance(headers, Refusal):
-            if any(has_repair(header.record.repair, Repair.UNSPECIFIED_UNIT) for header in headers):
-                uid = headers[0].record.sop_uid
-                return Refusal(raw_file.name, Reason.NOT_HOUNSFIELD, "RescaleType is US (unspecified)", sop_uid=uid)
+        if isinstance(headers, Refusal):
+            return headers
+        uid = headers[0].record.sop_uid
+        if self.refuse_formulas and may_be_formula(uid):
+            detail = "a spreadsheet would run its SOP Instance UID (--refuse-formulas)"
+            return Refusal(raw_file.name, Reason.FORMULA_NAME, detail, sop_uid=uid)
+        if self.requires_hu and any(has_repair(h.record.repair, Repair.UNSPECIFIED_UNIT) for h in headers):
+            return Refusal(raw_file.name, Reason.NOT_HOUNSFIELD, "RescaleType is US (unspecified)", sop_uid=uid)
         return headers
 
 

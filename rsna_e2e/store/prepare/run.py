@@ -182,7 +182,13 @@ def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress)
     """Read the headers of all files, and return the notes that hold them; notes of an earlier attempt are taken."""
     blocks = [inputs.files[i : i + HEADERS_PER_JOB] for i in range(0, len(inputs.files), HEADERS_PER_JOB)]
     jobs = [
-        ReadHeaders(inputs.source, files, notes / f"headers-{number:05d}.arrow", inputs.requires_hu)
+        ReadHeaders(
+            inputs.source,
+            files,
+            notes / f"headers-{number:05d}.arrow",
+            requires_hu=inputs.requires_hu,
+            refuse_formulas=inputs.refuse_formulas,
+        )
         for number, files in enumerate(blocks)
     ]
     sizes = [len(job.files) for job in jobs]
