@@ -140,11 +140,10 @@ class Evaluation:
         what = "weighted log loss"
         if self.left_out.labels:
             what += f" of {', '.join(self.task.label_names)} alone"
-        prevalence = f"what always predicting the prevalence gives ({self.constant_weighted_log_loss:.4f})"
+        compared = "nothing to compare it with, because every label is the same in all slices of the truth"
         if math.isfinite(self.ratio_to_constant.value):
+            prevalence = f"what always predicting the prevalence gives ({self.constant_weighted_log_loss:.4f})"
             compared = f"{_percent(self.ratio_to_constant)} of {prevalence}"
-        else:
-            compared = f"{prevalence} is nothing to compare it with, as no label varies"
         left_out = [f"left out: {self.left_out}"] if str(self.left_out) else []
         return "\n".join([f"{what} {_text(self.weighted_log_loss, 4)}: {compared}", *level_lines, *left_out])
 

@@ -68,8 +68,8 @@ class Predictor:
         image_ids = self.store.index["image_id"][rows_of(self.store.series[position] for position in found)]
         if n_repeated := len(image_ids) - len(set(map(printable, image_ids))):
             raise BadInputError(
-                f"{self.store.path}: {n_repeated} slices have the image id of another, so that no submission could "
-                "tell them apart. Prepare the store again"
+                f"{self.store.path}: {n_repeated} slices have the image id of another slice, and a submission knows "
+                "slices by their image ids alone. Prepare the store again"
             )
         return found
 

@@ -162,6 +162,7 @@ def test_truth_without_positives_has_losses_but_no_ratio(run: MadeUpRun) -> None
     write_labels(run.truth, ICH, run.table.image_ids, np.zeros_like(run.truth_values))
     result = evaluate(run.submission, run.truth, task=ICH)
     assert math.isnan(result.ratio_to_constant.value)
+    assert "]: nothing to compare it with, because every label is the same" in result.summary().splitlines()[0]
     assert math.isnan(result.slices.scores[0].auc.value)
     assert result.weighted_log_loss.value > 0
 
