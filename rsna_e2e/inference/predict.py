@@ -22,6 +22,13 @@ from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.labels import prepare_submission
 from rsna_e2e.training.run_folder import read_manifest
 
+# What to do where a split has no series
+_WAYS_OUT = {
+    "train": ". Prepare the store with --labels",
+    "test": ". All series have labels: predict the fold that the run held out (--split validation), or hold patients "
+    "out before training: rsna-e2e prepare RAW STORE --holdout 0.2",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
@@ -64,7 +71,9 @@ class Predictor:
             found = [position for position, span in enumerate(self.store.series) if span.split == split]
         if not found:
             splits = ", ".join(sorted({span.split for span in self.store.series}))
-            raise UsageError(f"{self.store.path}: no series in split {split!r}; it has: {splits}")
+            raise UsageError(
+                f"{self.store.path}: no series in split {split!r}; it has: {splits}{_WAYS_OUT.get(split, '')}"
+            )
         image_ids = self.store.index["image_id"][rows_of(self.store.series[position] for position in found)]
         if n_repeated := len(image_ids) - len(set(map(printable, image_ids))):
             raise BadInputError(

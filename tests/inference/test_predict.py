@@ -44,9 +44,11 @@ def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("verb", [predict, extract, predict_epochs])
 def test_a_split_without_series_is_refused(verb: object, run: Path, store: Store, tmp_path: Path) -> None:
     assert callable(verb)
-    with pytest.raises(UsageError, match=r"no series in split 'test'"):
+    with pytest.raises(UsageError, match=r"no series in split 'test'") as caught:
         verb(run, store, split="test", out=tmp_path / "out.csv", device="cpu")
     assert not list(tmp_path.iterdir())
+    way_out = "--split all" if verb is extract else "prepare RAW STORE --holdout 0.2"
+    assert str(caught.value).endswith(way_out)
 
 
 def test_predictions_that_are_not_finite_are_refused(run: Path, store: Store) -> None:
