@@ -11,7 +11,7 @@ from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 AddOption: TypeAlias = Callable[[argparse.ArgumentParser], object]
 
-STORE_HELP = "a store made by prepare (default: a small one, simulated for the occasion)"
+STORE_HELP = "a store made by prepare (default: a small simulated one, made for this)"
 
 
 class Mode(NamedTuple):
@@ -28,7 +28,7 @@ def add_bench(verbs: Verbs) -> None:
         verbs,
         "bench",
         _bench,
-        "Measure speed: the fused operator beside its peers, the loader, training.",
+        "Measure speed: the fused operator compared with other libraries, the loader, training, embeddings, prepare.",
         "rsna-e2e bench transform",
         "rsna-e2e bench loader store --recipe demo",
         "rsna-e2e bench train store --out train.json",
@@ -70,16 +70,16 @@ def _slices(default: int, what: str) -> AddOption:
 
 
 def _rounds(default: int) -> AddOption:
-    return _option("--rounds", type=at_least_one, default=default, help=f"turns of everyone (default {default})")
+    return _option("--rounds", type=at_least_one, default=default, help=f"turns of each contestant (default {default})")
 
 
 STORE = _option("store", type=Path, nargs="?", metavar="STORE", help=STORE_HELP)
-OUT = _option("--out", type=Path, metavar="FILE.json", help="write the figures there too")
+OUT = _option("--out", type=Path, metavar="FILE.json", help="also write the figures as JSON")
 
 MODES = (
     Mode(
         "transform",
-        "the operator beside its peers at the same job, on one core",
+        "the operator and other libraries doing the same work, on one core",
         (
             _option("--store", type=Path, help=STORE_HELP),
             _slices(16, "different slices"),
@@ -88,7 +88,7 @@ MODES = (
                 "--keep-freed",
                 dest="keeps_freed",
                 action="store_true",
-                help="tell the C library to keep freed memory, which serves the peers",
+                help="tell the C library to keep freed memory, which helps the other libraries",
             ),
             _rounds(7),
             OUT,
@@ -97,12 +97,12 @@ MODES = (
     ),
     Mode(
         "loader",
-        "the loader alone, beside the bare operator on the same slices",
+        "the loader alone, compared with the operator alone on the same slices",
         (STORE, _slices(2048, "slices in a pass, at least"), add_settings, _rounds(5), OUT, add_device),
     ),
     Mode(
         "train",
-        "training on data that lies ready, the loader alone, and both together",
+        "training on batches in memory, the loader alone, and both together",
         (
             STORE,
             _option("--steps", type=at_least_one, default=8, help="steps in a turn, at least (default 8)"),
@@ -114,7 +114,7 @@ MODES = (
     ),
     Mode(
         "chunked",
-        "exact gradients in chunks: memory by length of a series, time, share of peak",
+        "exact gradients in chunks: memory by length of the series, time, share of the device's peak",
         (
             _option(
                 "--slices",
@@ -138,12 +138,12 @@ MODES = (
     ),
     Mode(
         "embed",
-        "storing embeddings, beside the bare backbone; memory by number of slices",
+        "storing embeddings, compared with the backbone alone; memory by number of slices",
         (STORE, _slices(2048, "slices in a turn, at least"), add_settings, _rounds(5), OUT, add_device),
     ),
     Mode(
         "prepare",
-        "DICOM files to a verified store, beside a plain write; memory",
+        "DICOM files to a verified store, compared with a plain write of the same bytes; memory",
         (
             _folder("files and store"),
             _slices(2000, "slices in a turn"),
@@ -161,7 +161,7 @@ MODES = (
     ),
     Mode(
         "packing",
-        "what prepare --compress saves, and costs in writing and reading",
+        "what prepare --compress saves on disk, and costs in writing and reading",
         (STORE, _folder("shards"), _slices(256, "slices in a turn, at most"), _rounds(7), OUT),
     ),
 )

@@ -22,7 +22,7 @@ def add_embed(verbs: Verbs) -> None:
         verbs,
         "embed",
         _embed,
-        "Store the embeddings of every slice by a trained backbone; those that are stored already are kept.",
+        "Store the embeddings of every slice by a trained backbone; those already stored are kept.",
         "rsna-e2e embed runs/images store embeddings/epoch2 --checkpoint epoch-2 --views plain,hflip,transpose",
     )
     verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
@@ -33,14 +33,14 @@ def add_embed(verbs: Verbs) -> None:
         type=checkpoint,
         default="auto",
         metavar="auto|best|last|epoch-N",
-        help="auto: best, else last; epoch-N: the end of epoch N, of a run with checkpoint.keep_epochs",
+        help="auto: best, else last; epoch-N: end of epoch N, if the run has checkpoint.keep_epochs=true",
     )
     verb.add_argument(
         "--views",
         type=_views,
         default=("plain",),
         metavar="VIEW,...",
-        help="of every image: plain, hflip, transpose; heads learn from their mean (default plain)",
+        help="views of every image: plain, hflip, transpose; heads learn from their mean (default plain)",
     )
     verb.add_argument("--split", choices=("all", "train", "test"), default="all", help="which series (default all)")
     add_device(verb)
@@ -52,7 +52,7 @@ def add_import_embeddings(verbs: Verbs) -> None:
         verbs,
         "import-embeddings",
         _import_embeddings,
-        "Add a file of embeddings that the published solution stored (emb*.npz) to a folder of embeddings.",
+        "Import embeddings stored by the published solution (emb*.npz) into a folder of embeddings.",
         "rsna-e2e import-embeddings emb__tst_size480_fold0_ep1.npz embeddings/ep1 --store store --ids test.csv.gz"
         " --part test --fold 0 --name v12",
         "rsna-e2e import-embeddings embT__trn_size480_fold0_ep1.npz embeddings/ep1 --store store --ids train.csv.gz"
@@ -80,7 +80,7 @@ def add_import_embeddings(verbs: Verbs) -> None:
 
 def taken(done: "Predicted | Extracted") -> str:
     """Name the checkpoint that was used, and say so if it replaces a damaged one."""
-    instead = f", in the place of a damaged one ({len(done.damaged)} passed over)" if done.damaged else ""
+    instead = f", instead of a damaged one ({len(done.damaged)} skipped)" if done.damaged else ""
     return f"{done.checkpoint}{instead}"
 
 
@@ -162,7 +162,7 @@ def _embed(options: argparse.Namespace) -> None:
             progress=progress,
         )
     for problem in done.damaged:
-        tell(f"passed over: {problem}")
+        tell(f"damaged checkpoint skipped: {problem}")
     tell(f"made now: {done.n_embedded} embeddings   folder: {done.folder}")
     tell(f"{done.n_slices} slices x {done.width}, views {', '.join(done.views)}, by {taken(done)}")
 

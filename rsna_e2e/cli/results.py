@@ -117,7 +117,7 @@ def _predict(options: argparse.Namespace) -> None:
             return
         done = predict(options.model_run, store, checkpoint=options.checkpoint, **what)
     for problem in done.damaged:
-        tell(f"passed over: {problem}")
+        tell(f"damaged checkpoint skipped: {problem}")
     series_table = f"   series table: {done.series_table}" if done.series_table else ""
     tell(f"submission: {done.submission}   table: {done.table}{series_table}")
     _say_missing(done.missing)

@@ -24,7 +24,7 @@ def add_store(verbs: Verbs) -> None:
         own,
         "verify",
         _verify,
-        "Read all of a store and list damaged series and slices; exit code 3 if there are any.",
+        "Read all of a store and list damaged series and slices; the exit code is 3 if there are any.",
         "rsna-e2e store verify store",
         "rsna-e2e store verify store --out damage.json",
     )
@@ -36,11 +36,11 @@ def add_store(verbs: Verbs) -> None:
         own,
         "repair",
         _repair,
-        "Read damaged slices again from the files that the store was made of; everything else is left as it is.",
+        "Replace damaged slices from the files that the store was made of; nothing else is changed.",
         "rsna-e2e store repair store raw",
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
-    verb.add_argument("raw", type=Path, metavar="RAW", help="the folder or zip that it was made of")
+    verb.add_argument("raw", type=Path, metavar="RAW", help="the folder or zip that it was made from")
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
 
 
@@ -62,7 +62,7 @@ def _verify(options: argparse.Namespace) -> None:
     if options.json:
         tell(*as_json(_as_plain(found), indent=2).splitlines())
     elif found.is_whole:
-        tell(f"whole: {found.n_slices} slices, {found.n_slices / found.elapsed_s:,.0f} slices/s")
+        tell(f"intact: {found.n_slices} slices, {found.n_slices / found.elapsed_s:,.0f} slices/s")
     else:
         _show(found.damages)
     if not found.is_whole:
@@ -77,10 +77,10 @@ def _sum_up(found: "Verification") -> str:
     parts = []
     if n_damaged:
         can_be_mended = not any(damage.is_in_table for damage in found.damages)
-        way_out = f"Mend it with: rsna-e2e store repair {found.store} RAW" if can_be_mended else PREPARE_AGAIN
-        parts.append(f"damaged, {found.n_damaged_slices} of {found.n_expected} slices among that. {way_out}")
+        way_out = f"Repair it with: rsna-e2e store repair {found.store} RAW" if can_be_mended else PREPARE_AGAIN
+        parts.append(f"damaged, including {found.n_damaged_slices} of {found.n_expected} slices. {way_out}")
     if n_foreign:
-        parts.append(f"{n_foreign} files in it are no part of the store. Remove them, as listed above")
+        parts.append(f"{n_foreign} files do not belong to the store. Remove them, as listed above")
     return ". ".join(parts)
 
 
@@ -91,10 +91,10 @@ def _repair(options: argparse.Namespace) -> None:
 
     with progress_bar("repair", unit="done") as progress:
         report = repair(options.store, options.raw, n_jobs=options.jobs, progress=progress)
-    tell(f"mended {report.n_mended_slices} slices; {report.n_mended_shards} shards are whole again")
+    tell(f"repaired {report.n_mended_slices} slices; {report.n_mended_shards} shards are intact again")
     if report.left:
         _show(report.left)
-        raise StoreError(f"{options.store}: {len(report.left)} things could not be mended; see above why")
+        raise StoreError(f"{options.store}: {len(report.left)} faults could not be repaired; the table above says why")
 
 
 def _as_plain(found: "Verification") -> dict[str, object]:
@@ -108,4 +108,4 @@ def _show(damages: Sequence["Damage"]) -> None:
     rows = by_series(damages)
     tell(*table(("file", "series", "slices", "damage"), rows[:MOST_LINES]).splitlines())
     if len(rows) > MOST_LINES:
-        tell(f"and {len(rows) - MOST_LINES} lines more")
+        tell(f"and {len(rows) - MOST_LINES} more lines")

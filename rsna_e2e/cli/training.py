@@ -59,7 +59,7 @@ def add_find_lr(verbs: Verbs) -> None:
         "--phase",
         choices=("slices", "series"),
         default="series",
-        help="train on mixed slices or on whole series (default series)",
+        help="train on single slices or on whole series (default series)",
     )
     verb.add_argument("--init-from", type=Path, metavar="FILE|RUN", help="start from the weights of this file or run")
     verb.add_argument("--steps", type=at_least_one, default=100, help="steps, 10 or more (default 100)")
@@ -107,7 +107,7 @@ def _train(options: argparse.Namespace) -> None:
 def _say_trained(summary: "TrainSummary", run: Path) -> None:
     tell(
         f"trained {summary.steps} steps on {summary.compute} at {summary.slices_per_s:.0f} slices/s, "
-        f"{summary.stall_share:.1%} of the time waiting for the loader ({summary.stalls} stalls), "
+        f"{summary.stall_share:.1%} of the time waiting for the loader ({summary.stalls} steps waited), "
         f"{summary.save_share:.1%} saving"
     )
     if summary.skipped:
@@ -141,7 +141,7 @@ def _find_lr(options: argparse.Namespace) -> None:
             progress=progress,
         )
     write_csv(sweep, options.out / "lr.csv")
-    what = "whole series" if options.phase == "series" else "mixed slices"
+    what = "whole series" if options.phase == "series" else "single slices"
     write_lr_figure(sweep, options.out / "lr.png", title=f"Learning rate range test: {config.recipe}, {what}")
     tell(*str(sweep).splitlines())
     tell(f"figure: {options.out / 'lr.png'}   every step: {options.out / 'lr.csv'}")

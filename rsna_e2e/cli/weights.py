@@ -13,7 +13,7 @@ def add_import_weights(verbs: Verbs) -> None:
         verbs,
         "import-weights",
         _import_weights,
-        "Convert weights in the published solution's layout to a file for train --init-from.",
+        "Convert weights of the published solution to a file for train --init-from.",
         "rsna-e2e import-weights model_480_epoch2_fold0.bin images.safetensors --kind images",
         "rsna-e2e import-weights lstm.pth head.safetensors --kind sequences",
         "rsna-e2e import-weights resnet18.pth images.safetensors --kind images --backbone resnet18",

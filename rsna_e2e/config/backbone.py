@@ -76,8 +76,8 @@ _KINDS = {name: kind for kind, names in _BY_KIND.items() for name in names.split
 def _check_name(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise ValueError(
-            "not the name of a model in timm, such as resnet10t or resnet50.a1_in1k, nor none; nothing is fetched from "
-            "a folder or an address"
+            "must be the name of a model in timm, such as resnet10t or resnet50.a1_in1k, or none; folders and "
+            "addresses are not accepted"
         )
     return name
 
@@ -89,11 +89,11 @@ def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
         kind = _KINDS.get(name)
         if kind is None:
             raise ValueError(
-                f"{name!r:.60} is not taken. What shapes a backbone is, such as channels, depths, drop_path_rate or "
-                "global_pool; rsna_e2e/config/backbone.py lists all"
+                f"{name!r:.60} is not accepted. Only arguments that shape a backbone are, such as channels, depths, "
+                "drop_path_rate or global_pool; rsna_e2e/config/backbone.py lists them"
             )
         if not kind.takes(value):
-            raise ValueError(f"{name} is {kind.words}, or a list of such, not {value!r:.60}")
+            raise ValueError(f"{name} must be {kind.words}, or a list of such, not {value!r:.60}")
     return arguments
 
 

@@ -21,7 +21,7 @@ _MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 def read_yaml(path: Path) -> Any:
     """Return what a file holds. Raises ValueError saying what is wrong with it, OSError when it cannot be read."""
     if not path.is_file():  # a pipe would be waited for, a device would never end
-        raise ValueError("no regular file")
+        raise ValueError("not a regular file")
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
@@ -81,7 +81,7 @@ class _PlainLoader(yaml.SafeLoader):
         for key in keys:
             name = self.construct_object(key)
             if name in found:
-                raise _refused(f"{name!r:.60} stands twice", key.start_mark)
+                raise _refused(f"{name!r:.60} appears twice", key.start_mark)
             found.add(name)
         return mapping
 
@@ -90,12 +90,12 @@ def _count(node: yaml.Node, level: int = 0, before: int = 0) -> int:
     """Return the number of nodes up to this one and all below it. Raises where they are too many, as in a circle."""
     n = before + 1
     if n > MOST_NODES or level > MOST_LEVELS:
-        raise _refused("aliases make it endless, or far larger than it is", node.start_mark)
+        raise _refused("aliases are circular, or expand to too many values", node.start_mark)
     if isinstance(node, yaml.ScalarNode):
         if len(node.value) > MOST_CHARACTERS:
             raise _refused(f"a value of more than {MOST_CHARACTERS} characters", node.start_mark)
         if any("\ud800" <= character <= "\udfff" for character in node.value):
-            raise _refused("half a character, which no file can hold", node.start_mark)
+            raise _refused("half of a surrogate pair, which is no character", node.start_mark)
         return n
     for child in node.value:
         for part in child if isinstance(child, tuple) else (child,):

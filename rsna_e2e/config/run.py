@@ -103,7 +103,7 @@ class RunConfig(Frozen):
     @model_validator(mode="after")
     def _training_slices_are_not_validation(self) -> "RunConfig":
         if self.training_slices_scored is not None and self.validation_fold is not None:
-            raise ValueError("training_slices_scored is for runs that hold nothing out: set validation_fold=null")
+            raise ValueError("training_slices_scored is for runs without a held-out fold: set validation_fold=null")
         return self
 
     @model_validator(mode="after")
@@ -125,5 +125,5 @@ class RunConfig(Frozen):
         if self.model.head != "none" and self.epochs == 0:
             raise ValueError("epochs=0 leaves the head untrained: set model.head=none")
         if self.model.head == "none" and self.model.study_loss_weight > 0:
-            raise ValueError("model.study_loss_weight needs the states of a head: leave out model.head=none")
+            raise ValueError("model.study_loss_weight needs a recurrent head: it cannot be used with model.head=none")
         return self

@@ -42,13 +42,13 @@ class TwoStageSettings(Frozen):
     @model_validator(mode="after")
     def _make_sense(self) -> "TwoStageSettings":
         if self.jpeg and not self.match_reference:
-            raise ValueError("jpeg belongs to the published pipeline: set match_reference too")
+            raise ValueError("jpeg needs match_reference=true")
         if self.out_of_fold and self.folds is None:
-            raise ValueError("out_of_fold needs folds")
+            raise ValueError("out_of_fold needs folds: it cannot be used with folds=null")
         for name in ("folds", "crops", "views", "image_epochs"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
-                raise ValueError(f"{name} names something twice")
+                raise ValueError(f"{name} lists a value twice")
         return self
 
 
@@ -77,9 +77,9 @@ class TwoStageConfig(Frozen):
             raise ValueError("sequences trains on embeddings: set sequences.model.backbone=none")
         assert self.images.slice_phase is not None  # without a head there is one
         if max(self.two_stage.image_epochs or (1,)) > self.images.slice_phase.epochs:
-            raise ValueError("image_epochs names an epoch after the last: raise images.slice_phase.epochs")
+            raise ValueError("image_epochs lists an epoch after the last: raise images.slice_phase.epochs")
         if self.two_stage.image_epochs is None and self.images.slice_phase.epochs > MOST_EMBEDDED:
-            raise ValueError(f"every epoch gets a head, and {MOST_EMBEDDED} are the most: name some in image_epochs")
+            raise ValueError(f"every epoch gets a head, and at most {MOST_EMBEDDED} can: list fewer in image_epochs")
         return self
 
     @property

@@ -143,7 +143,7 @@ def _only_table(stream: IO[bytes]) -> IO[bytes]:
     files = [info for info in names if not info.filename.startswith("__MACOSX/")]
     tables = [info for info in files if is_table(info.filename)] or files
     if len(tables) != 1:
-        raise zipfile.BadZipFile(f"an archive that holds {len(tables)} files and not one table")
+        raise zipfile.BadZipFile(f"an archive of {len(tables)} files, expected one table")
     (info,) = tables
     if info.flag_bits & _ENCRYPTED:
         raise zipfile.BadZipFile("encrypted in its archive")

@@ -78,7 +78,7 @@ def _check_names(content: bytes) -> None:
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({name for name, _ in pairs}) < len(pairs):
-            raise ValueError("a name stands twice")
+            raise ValueError("a name appears twice")
         return dict(pairs)
 
     length = int.from_bytes(content[:_LENGTH_BYTES], "little")

@@ -112,7 +112,7 @@ def _choose_backend(config: RunConfig) -> str:
     elif config.image.is_stretched:
         reason = "image.square=upper_left without a crop"
     if reason is not None and wanted == "dali":
-        raise UsageError(f"{reason} makes images with torch's operator. Leave out loader.backend=dali")
+        raise UsageError(f"{reason} needs torch's operator. Leave out loader.backend=dali")
     if wanted == "torch" or reason is not None or (wanted == "auto" and not dali_plugin.is_installed()):
         return "torch"
     dali_plugin.load()

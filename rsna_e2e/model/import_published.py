@@ -67,8 +67,8 @@ def import_weights(
     if classifier is None or classifier.ndim != 2:
         first = ", ".join(sorted(tensors)[:3])
         raise BadInputError(
-            f"{source}: --kind {kind} expects {EXPECTED[kind]}, but there is no matrix {CLASSIFIER[kind]}; "
-            f"its names begin with {printable(first)}"
+            f"{source}: --kind {kind} expects {EXPECTED[kind]}, but it has no matrix {CLASSIFIER[kind]}; "
+            f"its first tensors are {printable(first)}"
         )
     n_labels, width = len(task.label_names), classifier.shape[1]
     if kind == "images":

@@ -69,7 +69,7 @@ INDEX_COLUMNS: dict[str, str] = {
 _STORAGE_COLUMNS = ("shard", "byte_offset", "stored_bytes", "packed_checksum")
 
 # What to do about damage, at the end of a message.
-REPAIR = "Find all damage with: rsna-e2e store verify STORE; and mend it with: rsna-e2e store repair STORE RAW"
+REPAIR = "Find all damage with: rsna-e2e store verify STORE; and repair it with: rsna-e2e store repair STORE RAW"
 PREPARE_AGAIN = "It cannot be mended: prepare the store again"
 
 

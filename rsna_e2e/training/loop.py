@@ -249,7 +249,8 @@ class Trainer:
         if self._ranks.is_main:
             (self._run / PREEMPTION_MARKER).touch()
         raise PreemptedError(
-            f"told to stop after step {self.state.step}; all is saved. Go on with the same command and --resume auto"
+            f"stopped by a signal after step {self.state.step}; all is saved. Continue with the same command and "
+            "--resume auto"
         )
 
     def _check_finite(self) -> None:
@@ -275,7 +276,7 @@ class Trainer:
         raise DivergedError(
             f"loss {result.loss:.4g}, gradient norm {result.gradient_norm:.4g} on series "
             f"{', '.join(series) or 'of other ranks'}, the last of {self.state.skipped_in_a_row} steps in a row that "
-            f"were skipped. Lower optimizer.learning_rate; what is known is in {self._run / DEBUG}"
+            f"were skipped. Lower optimizer.learning_rate; details are in {self._run / DEBUG}"
         )
 
 

@@ -67,9 +67,9 @@ def find_learning_rate(
     """
     data = RunData.of(store, config)
     if phase == "slices" and config.slice_phase is None:
-        raise UsageError(f"recipe {config.recipe} has no phase on slices here. Use --phase series")
+        raise UsageError(f"recipe {config.recipe} has no phase on single slices (slice_phase=null). Use --phase series")
     if phase == "series" and config.epochs == 0:
-        raise UsageError(f"recipe {config.recipe} has no phase on whole series here. Use --phase slices")
+        raise UsageError(f"recipe {config.recipe} has no phase on whole series (epochs=0). Use --phase slices")
     prepared = prepare_run(data, config, device=device, init_from=init_from)
     tested = next(planned for planned in prepared.phases if planned.kind == phase)
     prepared.check_norms(tested)

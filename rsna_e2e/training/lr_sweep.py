@@ -64,7 +64,7 @@ def run_sweep(
     when the loss is not finite from the beginning.
     """
     if not (0 < lowest < highest and n_steps >= MIN_STEPS):
-        raise UsageError(f"learning rates must grow from above 0, in at least {MIN_STEPS} steps")
+        raise UsageError(f"--highest must be above --lowest, and --steps at least {MIN_STEPS}")
     rates_T, losses = np.geomspace(lowest, highest, n_steps), list[float]()
     weight = _weight(n_steps)
     best = math.inf

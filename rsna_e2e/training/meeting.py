@@ -47,7 +47,9 @@ def read_nodes(environment: Mapping[str, str]) -> Nodes:
     by_hand = bool(environment.get("NNODES"))
     n_nodes = number(environment, "NNODES" if by_hand else "SLURM_JOB_NUM_NODES", least=1)
     if not by_hand and number(environment, "SLURM_LOCALID") > 0:
-        raise UsageError("Slurm started several tasks on this node. Use srun --ntasks-per-node=1: it takes all GPUs")
+        raise UsageError(
+            "Slurm started several tasks on this node. Use srun --ntasks-per-node=1: one task uses all GPUs of its node"
+        )
     if n_nodes == 1:
         return ALONE
     if by_hand and not (environment.get("NODE_RANK") and environment.get("MASTER_ADDR")):
@@ -56,7 +58,7 @@ def read_nodes(environment: Mapping[str, str]) -> Nodes:
         )
     node_rank = number(environment, "NODE_RANK" if by_hand else "SLURM_NODEID")
     if node_rank >= n_nodes:
-        raise UsageError(f"node rank {node_rank} of {n_nodes} nodes: they count from 0")
+        raise UsageError(f"node rank {node_rank}, but there are {n_nodes} nodes, counted from 0")
     host = environment["MASTER_ADDR"] if by_hand else _first_host(environment)
     return Nodes(
         n_nodes=n_nodes,
@@ -92,7 +94,7 @@ def check_meeting(nodes: Nodes, *, patience_s: float = _MEETING_S) -> None:
             if time.monotonic() >= until_s:
                 raise RsnaError(
                     f"node {nodes.node_rank} of {nodes.n_nodes} does not reach node 0 at {nodes.endpoint}: {error}. "
-                    "Start the same on node 0, check MASTER_ADDR and MASTER_PORT, and what lies between the two"
+                    "Start the same command on node 0, and check MASTER_ADDR, MASTER_PORT and the firewall"
                 ) from None
         time.sleep(_POLL_S)
 
@@ -129,12 +131,12 @@ def _first_host(environment: Mapping[str, str]) -> str:
     """Return the first of Slurm's hosts, whose list (`node[07-12,20]`) only Slurm knows how to read."""
     if not shutil.which("scontrol", path=environment.get("PATH")):
         raise MissingCapabilityError(
-            "no scontrol on PATH, which names Slurm's hosts. Set NNODES, NODE_RANK, MASTER_ADDR"
+            "scontrol, which lists the hosts of a Slurm job, is not on PATH. Set NNODES, NODE_RANK and MASTER_ADDR"
         )
     command = ["scontrol", "show", "hostnames", environment.get("SLURM_JOB_NODELIST", "")]
     listed = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environment))
     if listed.returncode or not listed.stdout.strip():
-        raise UsageError(f"scontrol names no hosts: {listed.stderr.strip()}. Set NNODES, NODE_RANK and MASTER_ADDR")
+        raise UsageError(f"scontrol lists no hosts: {listed.stderr.strip()}. Set NNODES, NODE_RANK and MASTER_ADDR")
     return listed.stdout.split()[0]
 
 
@@ -144,5 +146,5 @@ def _with_port(host: str, port: str) -> str:
     endpoint = host if ":" in host.rpartition("]")[2] else f"{host}:{port}"
     text = endpoint.rpartition(":")[2]
     if not (re.fullmatch(r"\d{1,5}", text, re.ASCII) and 1 <= int(text) <= _HIGHEST_PORT):
-        raise UsageError(f"{endpoint}: {text!r} is no port. Give a number from 1 to {_HIGHEST_PORT} as MASTER_PORT")
+        raise UsageError(f"{endpoint}: {text!r} is not a port. Give a number from 1 to {_HIGHEST_PORT} as MASTER_PORT")
     return endpoint

@@ -208,8 +208,8 @@ def _lone_slices(config: RunConfig, kind: Kind, size: int, spans: Sequence[Serie
         other = "model.batchnorm=frozen" if kind == "series" else "fewer ranks, or slice_phase=null"
         why, way_out = f"chunk={config.chunk} in the phase on {kind}", f"chunk=3 or more, or {other}"
     return (
-        f"{why}: a slice is alone in its chunk, and at {size} px a norm of {config.model.backbone} in train mode would "
-        f"see one value of a channel there, which has no variance. Use {way_out}, or larger images"
+        f"{why}: a chunk would hold a single slice, and at {size} px a normalisation layer of {config.model.backbone} "
+        f"in train mode would get one value per channel, which has no variance. Use {way_out}, or larger images"
     )
 
 
@@ -219,8 +219,8 @@ def _check_slice_phase(model: JointModel, config: RunConfig, ranks: Ranks) -> No
     n_slices = config.slice_phase.slices_per_batch
     if n_slices < 2 * ranks.n_ranks:
         raise UsageError(
-            f"slice_phase.slices_per_batch={n_slices} leaves a rank of {ranks.n_ranks} fewer than 2 slices, and the "
-            f"backbone's norms need 2. Use {2 * ranks.n_ranks} or more, or fewer ranks"
+            f"slice_phase.slices_per_batch={n_slices} leaves one of {ranks.n_ranks} ranks with fewer than 2 slices, "
+            f"and the backbone's normalisation needs 2. Use {2 * ranks.n_ranks} or more, or fewer ranks"
         )
 
 
@@ -251,7 +251,7 @@ def foretell_sharing(phases: Sequence[Phase], config: RunConfig, say: Callable[[
             if division.keeps_series:
                 way_out += f", a chunk below {division.chunk_size} or model.batchnorm=frozen"
             logger.warning(
-                f"{division.n_ranks} ranks will be busy {share:.0%} of the time on {phase.kind}: what a batch holds "
+                f"{division.n_ranks} ranks will be busy {share:.0%} of the time on {phase.kind}: the slices of a batch "
                 f"cannot be divided more evenly. What helps: {way_out}"
             )
 

@@ -143,7 +143,7 @@ def make_loaders(
 
 def report_damage(error: BadInputError) -> None:
     """Tell the operator of a damaged checkpoint for which another is taken."""
-    logger.warning("passed over: %s", error)
+    logger.warning("damaged checkpoint skipped: %s", error)
 
 
 def _make_model(
@@ -186,6 +186,7 @@ def _check_unseen(embeddings: Embeddings, config: RunConfig) -> None:
         if (source.held_out_fold, source.folds) != (config.validation_fold, config.folds):
             held_out = "no fold" if source.held_out_fold is None else f"fold {source.held_out_fold} ({source.folds})"
             raise UsageError(
-                f"validation on fold {config.validation_fold} ({config.folds}) would flatter: the embeddings are by a "
-                f"classifier that held out {held_out}. Set validation_fold and folds alike, or validation_fold=null"
+                f"validation on fold {config.validation_fold} ({config.folds}) would be too optimistic: the embeddings "
+                f"are by a classifier that held out {held_out}. Set validation_fold and folds to the same, or "
+                "validation_fold=null"
             )

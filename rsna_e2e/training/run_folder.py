@@ -37,7 +37,7 @@ def read_config(run: Path) -> RunConfig:
         )
     config = load_config(path)
     if config.task not in TASKS:
-        raise BadInputError(f"{path}: of a task that is not known here; known are {', '.join(TASKS)}")
+        raise BadInputError(f"{path}: unknown task {config.task!r:.40}; known: {', '.join(TASKS)}")
     return config
 
 
@@ -65,8 +65,8 @@ def read_task(run: Path, name: str) -> Task:
         saved, here = getattr(task, field.name), getattr(known, field.name)
         if saved != here:
             raise BadInputError(
-                f"{path}: the run learned another task than {name} is here: its {field.name} is {saved}, not {here}. "
-                f"Use the version of this program that trained it; {MANIFEST} names it"
+                f"{path}: the run was trained for another version of the task {name}: its {field.name} is {saved}, not "
+                f"{here}. Use the version of this program that trained it; {MANIFEST} names it"
             )
     return task
 

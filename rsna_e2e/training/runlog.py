@@ -203,7 +203,7 @@ def cut_metrics(path: Path, point: ResumePoint) -> None:
     if not path.exists():
         return
     if not path.is_file():  # a pipe would be waited for
-        raise BadInputError(f"{path}: not a file. Remove it; what a run has logged before is not needed to go on")
+        raise BadInputError(f"{path}: not a file. Remove it; the run can continue without its earlier log")
     content = path.read_bytes()
     kept = b"".join(line for line in content.splitlines(keepends=True) if _is_before(line, point))
     if kept != content:

@@ -153,7 +153,7 @@ class Stepper:
     def _report_disagreement(self) -> None:
         """Tell the operator once; metrics.jsonl has it of every step."""
         if not self._has_disagreed:
-            logger.warning("ranks came to different gradients of the heads; those of the main rank are used")
+            logger.warning("ranks computed different gradients of the heads; those of the main rank are used")
         self._has_disagreed = True
 
     def _clip(self) -> torch.Tensor:

@@ -171,8 +171,8 @@ def _find_last(
             raise damaged[0]
         if last is not None and last.state.data_hash != data.data_hash:
             raise BadInputError(
-                f"{run}: was trained on other data than {data.store.path}, or on other embeddings. Give those it began "
-                "with"
+                f"{run}: was started with other data than {data.store.path}, or with other embeddings. Give the same "
+                "ones"
             )
         for error in damaged:
             report_damage(error)

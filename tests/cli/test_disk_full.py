@@ -141,7 +141,7 @@ def test_preparing(raw: Path, tmp_path: Path, program: str, options: list[str]) 
     assert SLICES * SLICE_BYTES < needed < 1.1 * SLICES * SLICE_BYTES + (2 << 20)
     assert not [name for name in full["names"] if name.startswith("store/") or ".tmp-" in name]
     assert (again["rc"], verified["rc"]) == (0, 0)
-    assert f"whole: {SLICES} slices" in verified["out"]
+    assert f"intact: {SLICES} slices" in verified["out"]
     assert not [name for name in again["names"] if not name.startswith("store/")]
 
 

@@ -215,5 +215,5 @@ def test_a_held_out_fold_is_no_training_slices(store: Store, tmp_path: Path) -> 
     summary = train(store, tmp_path / "run", small.config(), device="cpu")
     assert summary.best is not None
     assert summary.best.n_training_slices == 0
-    with pytest.raises(UsageError, match="for runs that hold nothing out"):
+    with pytest.raises(UsageError, match="for runs without a held-out fold"):
         run_config("validation_fold=0")

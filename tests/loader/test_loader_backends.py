@@ -104,7 +104,7 @@ def test_buffers_of_lazy_images_are_used_again_when_nobody_holds_them(store: Sto
 
 
 def test_dali_does_not_make_images_chunk_by_chunk(store: Store) -> None:
-    with pytest.raises(UsageError, match=r"loader\.transform=chunk makes images with torch's operator"):
+    with pytest.raises(UsageError, match=r"loader\.transform=chunk needs torch's operator"):
         make_loader(store, "loader.transform=chunk", "loader.backend=dali")
 
 

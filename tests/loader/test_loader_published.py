@@ -338,7 +338,7 @@ def test_ranks_without_a_slice_get_an_empty_batch(discs: Store) -> None:
 
 def test_dali_does_not_make_8_bit_images(store: Store) -> None:
     assert ImageLoader(store, small.config("image.values=uint8"), task=ICH, device=CPU).backend == "torch"
-    with pytest.raises(UsageError, match=r"image\.values=jpeg makes images with torch's operator"):
+    with pytest.raises(UsageError, match=r"image\.values=jpeg needs torch's operator"):
         batches_of(store, "image.values=jpeg", "loader.backend=dali")
-    with pytest.raises(UsageError, match=r"image\.square=upper_left without a crop makes images with torch's"):
+    with pytest.raises(UsageError, match=r"image\.square=upper_left without a crop needs torch's"):
         batches_of(store, "image.square=upper_left", "image.crop=none", "loader.backend=dali")

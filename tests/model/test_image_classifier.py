@@ -115,7 +115,7 @@ def test_a_resumed_classifier_ends_with_the_same_weights(store: Store, tmp_path:
     stop_after = iter([False] * 7 + [True])
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     train(store, whole, small.image_config())
-    with pytest.raises(Exception, match="told to stop"):
+    with pytest.raises(Exception, match="stopped by a signal"):
         train(store, halved, small.image_config(), is_stopping=lambda: next(stop_after, False))
     train(store, halved, small.image_config(), resume=True)
     for epoch in ("epoch-1", "epoch-2"):
@@ -126,7 +126,7 @@ def test_a_resumed_classifier_ends_with_the_same_weights(store: Store, tmp_path:
 def test_learning_rates_are_tested_on_slices_alone(store: Store) -> None:
     options = {"lowest": 1e-4, "highest": 1e-2, "n_steps": 10}
     assert find_learning_rate(store, small.image_config(), phase="slices", device="cpu", **options) is not None
-    with pytest.raises(UsageError, match=r"no phase on whole series here\. Use --phase slices"):
+    with pytest.raises(UsageError, match=r"no phase on whole series \(epochs=0\)\. Use --phase slices"):
         find_learning_rate(store, small.image_config(), phase="series", device="cpu", **options)
 
 
@@ -141,7 +141,7 @@ def test_the_benchmark_times_the_phase_there_is(store: Store, tmp_path: Path) ->
     [
         ("epochs=1", "set epochs=0 and give a slice_phase"),
         ("slice_phase=null", "set epochs=0 and give a slice_phase"),
-        ("model.study_loss_weight=0.5", "needs the states of a head"),
+        ("model.study_loss_weight=0.5", "needs a recurrent head"),
         ("model.head=lstm", "leaves the head untrained"),
     ],
 )

@@ -93,7 +93,7 @@ def test_rows_go_to_the_images_that_they_are_of(published: Published) -> None:
 
 def test_training_rows_without_their_order_are_refused(published: Published) -> None:
     for part in ("train", "val"):
-        with pytest.raises(UsageError, match=f"rows of {part} images follow the order in which the machine that made"):
+        with pytest.raises(UsageError, match=f"rows of {part} images are in the order of the file system on which "):
             published.add(parts(published, 0)[part], image_set=part)
 
 
@@ -151,7 +151,7 @@ def test_the_order_names_every_image_once(published: Published) -> None:
     order = published.folder / "order.txt"
     for content in (order.read_text().replace("ID_0001.jpg", "ID_9999.jpg"), order.read_text() + "\nID_0001.jpg"):
         order.write_text(content)
-        with pytest.raises(BadInputError, match=r"does not name every image of train\.csv\.gz once"):
+        with pytest.raises(BadInputError, match=r"does not name every image of train\.csv\.gz exactly once"):
             published.add(names, order=order)
 
 
@@ -159,7 +159,7 @@ def test_the_order_names_every_image_once(published: Published) -> None:
     ("content", "says"),
     [
         ("a,b\n1,2\n", "no column Image"),
-        ("Image\nID_1\nID_1\n", "line 3: no image, or one that stands there twice"),
+        ("Image\nID_1\nID_1\n", "line 3: no image name, or one that appears twice"),
         (f"Image\n{'x' * 200_000}\n", r"test\.csv: not a readable CSV file: field larger than"),
         (f"Image,{'x' * 200_000}\n", r"test\.csv: not a readable CSV file: field larger than"),
     ],

@@ -209,7 +209,7 @@ def test_tables_that_look_like_labels_are_named_where_none_is_taken(
     said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("tables passed over"))
     for name, why in (
         ("raw/my_labels.csv", "(no 'train' in its name)"),
-        ("raw/train.csv.zip", "(cannot be read: an archive that holds 2 files and not one table)"),
+        ("raw/train.csv.zip", "(cannot be read: an archive of 2 files, expected one table)"),
         ("raw/Training.csv", "(no columns of IDs and labels)"),
         ("raw/stage_2_test_images/Train_1.csv", "(one of several)"),
         ("old_train.csv", "(names none of the images)"),

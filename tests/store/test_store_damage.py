@@ -205,7 +205,7 @@ def test_shards_that_are_cut_missing_or_others_are_made_again(folder: Path, dama
 def test_what_the_command_line_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, raw = str(folder / "store"), str(folder / "raw")
     assert main(["store", "verify", store]) == 0
-    assert "whole: 12 slices" in capsys.readouterr().out
+    assert "intact: 12 slices" in capsys.readouterr().out
     series = Store.open(folder / "store").series[1]
     flip_pixels(folder / "store", [series.first_row, series.first_row + 1], np.random.default_rng(0))
     out = folder / "damage.json"
@@ -222,9 +222,9 @@ def test_what_the_command_line_says(folder: Path, capsys: pytest.CaptureFixture[
     assert main(["store", "verify", store]) == 3
     assert f"{series.series_key[:8]}     0-1  pixels" in capsys.readouterr().out
     assert main(["store", "repair", store, raw]) == 0
-    assert "mended 2 slices; 1 shards are whole again" in capsys.readouterr().out
+    assert "repaired 2 slices; 1 shards are intact again" in capsys.readouterr().out
     assert main(["store", "repair", store, raw]) == 0
-    assert "mended 0 slices; 0 shards are whole again" in capsys.readouterr().out
+    assert "repaired 0 slices; 0 shards are intact again" in capsys.readouterr().out
     assert main(["store", "verify", str(folder)]) == 3
     assert main(["store", "repair", store, str(folder / "nothing")]) == 3
     (folder / "store" / "notes.txt").write_text("mine")

@@ -63,7 +63,7 @@ def test_other_files_stay_and_fail_nothing(folder: Path, capsys: pytest.CaptureF
     assert main(["store", "verify", str(store)]) == 3
     said = capsys.readouterr()
     assert said.out.count(FOREIGN) == 3
-    assert "3 files in it are no part of the store. Remove them" in said.err
+    assert "3 files do not belong to the store. Remove them" in said.err
     assert "store repair" not in said.err
 
 

@@ -475,7 +475,7 @@ def test_the_end_of_every_epoch_stays_where_wanted(run: Path) -> None:
         1: "step-00000002-epoch-001",
         2: "step-00000004-epoch-002",
     }
-    with pytest.raises(BadInputError, match="epoch 3 has not ended; it has 1, 2"):
+    with pytest.raises(BadInputError, match="no checkpoint of epoch 3; there is one of 1, 2"):
         find_checkpoint(run, "epoch-3")
     (run / "checkpoints" / "step-00000004-epoch-002" / "model.safetensors").write_bytes(b"")
     with pytest.raises(BadInputError, match=r"epoch-002/model\.safetensors: damaged"):
@@ -485,7 +485,7 @@ def test_the_end_of_every_epoch_stays_where_wanted(run: Path) -> None:
 def test_a_run_that_keeps_no_epochs_says_so(run: Path) -> None:
     save_config(small.config(), path=run / "config.yaml")
     save_checkpoint(run, _state(2), model=Net())
-    with pytest.raises(BadInputError, match=r"does not keep its epochs.*checkpoint\.keep_epochs=true"):
+    with pytest.raises(BadInputError, match=r"has no checkpoint of every epoch.*checkpoint\.keep_epochs=true"):
         find_checkpoint(run, "epoch-1")
 
 
@@ -493,5 +493,5 @@ def test_a_run_that_keeps_no_epochs_says_so(run: Path) -> None:
 def test_a_checkpoint_counts_no_settings(saved: Path, name: str) -> None:
     model = Net()
     optimizer = _optimizer(model)
-    with pytest.raises(BadInputError, match="it counts what is a setting"):
+    with pytest.raises(BadInputError, match="it has counters with the names of settings"):
         restore_optimizer(optimizer, model, {}, [{name: 1}] * len(optimizer.param_groups), path=saved)

@@ -188,7 +188,7 @@ def test_a_run_is_not_resumed_on_other_data(store: Store, tmp_path: Path) -> Non
     train(store, run, small.config())
     (run / "summary.json").unlink()
     other = small.make_store(tmp_path / "other", sides=(40,))
-    with pytest.raises(BadInputError, match=r"run: was trained on other data than .*store"):
+    with pytest.raises(BadInputError, match=r"run: was started with other data than .*store"):
         train(other, run, small.config(), resume=True)
 
 

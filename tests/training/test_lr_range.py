@@ -219,9 +219,9 @@ def test_what_cannot_be_tested_is_named(store: Store, tmp_path: Path, capsys: py
     settings = [word for s in SETTINGS for word in ("--set", s)]
     command = ["find-lr", str(store.path), str(tmp_path / "out"), *settings]
     assert main([*command, "--phase", "slices"]) == 2
-    assert "has no phase on slices here. Use --phase series" in capsys.readouterr().err
+    assert "has no phase on single slices (slice_phase=null). Use --phase series" in capsys.readouterr().err
     assert main([*command, "--steps", "3"]) == 2
-    assert "in at least 10 steps" in capsys.readouterr().err
+    assert "--steps at least 10" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*command, "--lowest", "0"])
     assert "'0' is not a number above 0" in capsys.readouterr().err

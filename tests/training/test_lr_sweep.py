@@ -84,7 +84,7 @@ def test_smoothing_by_hand() -> None:
 
 def test_a_range_that_is_none_is_refused() -> None:
     for wrong in ({"lowest": 0.0}, {"lowest": 1.0}, {"highest": 1e-8}, {"n_steps": 9}):
-        with pytest.raises(UsageError, match="learning rates must grow from above 0, in at least 10 steps"):
+        with pytest.raises(UsageError, match="--highest must be above --lowest, and --steps at least 10"):
             run_sweep(lambda *_: 1.0, **{**RANGE, "n_steps": 100, **wrong})
 
 

@@ -156,7 +156,7 @@ def test_a_rank_gets_as_many_slices_as_norms_need(n_ranks: int, is_refused: bool
         update={"slice_phase": small.slice_phase(slices_per_batch=4)}
     )
     model = JointModel.for_task(config.model, ICH)
-    refused = pytest.raises(UsageError, match=r"leaves a rank of 3 fewer than 2 slices.*Use 6 or more")
+    refused = pytest.raises(UsageError, match=r"leaves one of 3 ranks with fewer than 2 slices.*Use 6 or more")
     with refused if is_refused else nullcontext():
         assert divide(model, config, Ranks(n_ranks=n_ranks)) == Division(n_ranks=n_ranks, chunk_size=8)
     convnext = small.config("model.backbone=test_convnext", "model.batchnorm=train", "chunk=8")

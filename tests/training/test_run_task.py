@@ -68,7 +68,7 @@ def test_a_run_of_another_task_is_refused_by_the_field(
     run = tmp_path / "run"
     shutil.copytree(trained.run, run)
     write_json(run / TASK, sealed(asdict(replace(ICH, **CHANGES[changed]))))
-    with pytest.raises(BadInputError, match=f"another task than ich is here: its {changed.split(' ')[0]} is "):
+    with pytest.raises(BadInputError, match=f"another version of the task ich: its {changed.split(' ')[0]} is "):
         OPENED[opened](trained, run, tmp_path)
 
 

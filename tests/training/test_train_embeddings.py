@@ -68,7 +68,7 @@ def test_a_head_learns_from_embeddings(data: Data, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("setting", ["validation_fold=1", "folds=published"])
 def test_a_head_is_not_validated_on_what_its_classifier_saw(data: Data, tmp_path: Path, setting: str) -> None:
-    with pytest.raises(UsageError, match=r"would flatter: .* held out fold 0 \(store\)"):
+    with pytest.raises(UsageError, match=r"would be too optimistic: .* held out fold 0 \(store\)"):
         train(data.store, tmp_path / "run", sequences.config(setting), embeddings=data.embeddings, device="cpu")
     assert not (tmp_path / "run").exists()
 
@@ -103,7 +103,7 @@ def test_told_to_stop_a_run_goes_on_as_if_it_never_had(data: Data, tmp_path: Pat
             is_stopping=lambda: next(asked, None) is None,
         )
     other = sequences.write_embeddings(tmp_path / "other", data.store, seed=1)
-    with pytest.raises(BadInputError, match=r"was trained on other data than .*, or on other embeddings"):
+    with pytest.raises(BadInputError, match=r"was started with other data than .*, or with other embeddings"):
         train(data.store, tmp_path / "run", sequences.config(), embeddings=other, device="cpu", resume=True)
     train(data.store, tmp_path / "run", sequences.config(), embeddings=data.embeddings, device="cpu", resume=True)
     assert rank_jobs.difference(rank_jobs.weights(tmp_path / "run"), rank_jobs.weights(data.run)) == 0

@@ -97,7 +97,7 @@ def test_all_ranks_have_the_same_weights_to_the_bit(data: Data, trained: Trained
 
 
 def test_ranks_that_come_to_different_gradients_of_the_heads_are_told(data: Data, trained: Trained) -> None:
-    told = trained.messages.count("ranks came to different gradients of the heads")
+    told = trained.messages.count("ranks computed different gradients of the heads")
     assert told == 3 * trained.n_ranks  # once in this case and in each of those after it, not at every step
     alone, differing = (
         rank_training.run_folder(data.folder, c, n) for c, n in (("sgd", 1), ("differs", trained.n_ranks))

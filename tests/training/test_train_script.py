@@ -232,9 +232,9 @@ def test_what_is_no_host_name_leads_nowhere(address: str, node_rank: int) -> Non
 
 @pytest.mark.parametrize("address", ["head:x", "head:", "head:0", "head:65536", "[::1]:-1", "head:\u00b2"])
 def test_what_is_no_port_is_said(address: str) -> None:
-    with pytest.raises(UsageError, match=r" is no port\. Give a number from 1 to 65535 as MASTER_PORT"):
+    with pytest.raises(UsageError, match=r" is not a port\. Give a number from 1 to 65535 as MASTER_PORT"):
         _nodes(0, address)
-    with pytest.raises(UsageError, match="is no port"):
+    with pytest.raises(UsageError, match="is not a port"):
         read_nodes(
             {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "head", "MASTER_PORT": address.rpartition(":")[2] or " "}
         )
@@ -251,7 +251,9 @@ def test_the_first_node_finds_out_whether_it_can_listen() -> None:
     check_meeting(_nodes(0, address))
     with pytest.raises(UsageError, match=r"node 0 cannot listen at 192\.0\.2\.1:29500.*an address of this host"):
         check_meeting(_nodes(0, "192.0.2.1"))  # nobody's: RFC 5737
-    with pytest.raises(RsnaError, match=rf"node 1 of 2 does not reach node 0 at {address}.*refused.*same on node 0"):
+    with pytest.raises(
+        RsnaError, match=rf"node 1 of 2 does not reach node 0 at {address}.*refused.*same command on node 0"
+    ):
         check_meeting(_nodes(1, address), patience_s=0.3)
 
 
@@ -281,9 +283,9 @@ def test_slurm_names_its_nodes(project: Project, monkeypatch: pytest.MonkeyPatch
     assert read_nodes(environment) == expected
     by_hand = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "head", "MASTER_PORT": "7"}
     assert read_nodes(environment | by_hand) == Nodes(n_nodes=2, node_rank=1, endpoint="head:7")
-    with pytest.raises(UsageError, match="scontrol names no hosts"):
+    with pytest.raises(UsageError, match="scontrol lists no hosts"):
         read_nodes(environment | {"SLURM_JOB_NODELIST": "other"})
-    with pytest.raises(MissingCapabilityError, match="no scontrol on PATH"):
+    with pytest.raises(MissingCapabilityError, match="scontrol, which lists the hosts of a Slurm job, is not on PATH"):
         read_nodes(environment | {"PATH": "/nowhere"})
     assert read_nodes(environment | {"SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0"}) == Nodes()
 
@@ -293,7 +295,10 @@ def test_slurm_names_its_nodes(project: Project, monkeypatch: pytest.MonkeyPatch
     [
         ({"NNODES": "2"}, "NNODES=2 needs NODE_RANK=0, 1, .* and MASTER_ADDR"),
         ({"NNODES": "2", "NODE_RANK": "0"}, "NNODES=2 needs"),
-        ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "head"}, "node rank 2 of 2 nodes: they count from 0"),
+        (
+            {"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "head"},
+            "node rank 2, but there are 2 nodes, counted from 0",
+        ),
         ({"NNODES": "two"}, "NNODES='two': must be a whole number, at least 1"),
         (SLURM | {"SLURM_LOCALID": "1"}, "--ntasks-per-node=1"),
     ],

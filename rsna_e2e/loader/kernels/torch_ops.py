@@ -128,7 +128,7 @@ def transform_slices_packed(
         images: torch.Tensor = _call(torch.ops.rsna_e2e.transform_slices, *tensors, **options)
         return images
     if out.requires_grad:
-        raise ValueError("transform_slices: out must not require a gradient, which would stop there. Give out.detach()")
+        raise ValueError("transform_slices: out must not require a gradient, because there is none. Give out.detach()")
     _call(torch.ops.rsna_e2e.transform_slices_out, *tensors, **options, out=out)
     if not torch.compiler.is_compiling() and not out.is_inference():
         torch.autograd.graph.increment_version(out)  # so that autograd complains if it still needed the old values
@@ -167,7 +167,9 @@ def _packed(hu: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor,
 def _call(op: Callable[..., Any], values: torch.Tensor, *tensors: torch.Tensor, **options: Any) -> Any:
     """Call an operator; raise its errors as ValueError or MissingCapabilityError."""
     if values.is_cuda and not IS_CUDA_BUILT:
-        raise MissingCapabilityError(f"the extension has no CUDA half; build it with: RSNA_WITH_CUDA=1 {BUILD_COMMAND}")
+        raise MissingCapabilityError(
+            f"the extension was built without CUDA; build it with: RSNA_WITH_CUDA=1 {BUILD_COMMAND}"
+        )
     try:
         return op(*(tensor.contiguous() for tensor in (values, *tensors)), **options)
     except RuntimeError as error:

@@ -32,7 +32,9 @@ class EmbeddingFolder:
         """
         manifest = read_manifest(path)
         if manifest.source.store_hash != store.data_hash:
-            raise EmbeddingsError(f"{path}: embeddings of another store than {store.path}. Give the store they are of")
+            raise EmbeddingsError(
+                f"{path}: embeddings of another store than {store.path}. Give the store that they were made from"
+            )
         shards: dict[View, list[Shard]] = {view: [] for view in manifest.views}
         for entry in manifest.shards:
             shard = open_shard(path / entry.name, store)
@@ -75,7 +77,7 @@ class EmbeddingFolder:
             n_lacking = int((first[1] != is_there).sum())
             if n_lacking:
                 raise EmbeddingsError(
-                    f"{self.path}: {n_lacking} slices have a view {first[0]} or {view}, but not both. Add the rest"
+                    f"{self.path}: {n_lacking} slices have only one of the views {first[0]} and {view}. Add the other"
                 )
 
 
@@ -85,7 +87,7 @@ def _places(shards: list[Shard], n_slices: int) -> tuple[Rows, Rows]:
     position_N = np.full(n_slices, _NOWHERE, dtype=np.int64)
     for index, shard in enumerate(shards):
         if (shard_N[shard.rows] != _NOWHERE).any():
-            raise EmbeddingsError(f"{shard.path}: holds slices that another shard holds too. Remove one of them")
+            raise EmbeddingsError(f"{shard.path}: holds slices that another shard also holds. Remove one of the two")
         shard_N[shard.rows] = index
         position_N[shard.rows] = np.arange(len(shard.rows))
     return shard_N, position_N

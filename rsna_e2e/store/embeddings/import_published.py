@@ -72,8 +72,8 @@ def import_embeddings(
     """
     if image_set != "test" and order is None:
         raise UsageError(
-            f"rows of {image_set} images follow the order in which the machine that made {npz.name} listed them, which "
-            "no CSV tells. Give that order with --order FILE, an image name a line"
+            f"rows of {image_set} images are in the order of the file system on which {npz.name} was made, which no "
+            "CSV records. Give that order with --order FILE, one image name per line"
         )
     rows = _store_rows(_names(ids, image_set=image_set, fold=fold, order=order), store, ids)
     with (
@@ -124,7 +124,9 @@ def _names(ids: Path, *, image_set: ImageSet, fold: int | None, order: Path | No
     listed = [line.strip().removesuffix(".jpg") for line in _read_text(order).splitlines()]
     ordered = [name for name in listed if name in folds]
     if len(set(ordered)) < len(ordered) or len(ordered) < len(folds):
-        raise BadInputError(f"{order}: does not name every image of {ids.name} once. Give the order that the file has")
+        raise BadInputError(
+            f"{order}: does not name every image of {ids.name} exactly once. Give the order of the rows"
+        )
     if image_set == "train":
         return [name for name in ordered if folds[name] != fold]
     held_out = [name for name in ordered if folds[name] == fold]
@@ -142,7 +144,7 @@ def _read_ids(path: Path, *, needs_fold: bool) -> dict[str, int | None]:
     for row in table:
         name, line = printable(row["Image"] or ""), table.line_num
         if not name or name in folds:
-            raise BadInputError(f"{path}, line {line}: no image, or one that stands there twice")
+            raise BadInputError(f"{path}, line {line}: no image name, or one that appears twice")
         try:
             folds[name] = int(float(row["fold"])) if needs_fold else None
         except (TypeError, ValueError, OverflowError):
@@ -169,7 +171,7 @@ def _store_rows(names: Sequence[str], store: Store, ids: Path) -> Rows:
             f"{', '.join(unknown[:_SHOWN])}. Prepare a store of all the images that the embeddings are of"
         )
     if not names:
-        raise BadInputError(f"{ids}: none of its images is of this --part and --fold. Check them")
+        raise BadInputError(f"{ids}: none of its images has this --part and --fold. Check them")
     return np.array([row_of[name] for name in names], dtype=np.int64)
 
 
@@ -190,7 +192,7 @@ class _Array:
         """Return the next k rows. Raises ValueError, among others, where the file is damaged."""
         content = self.file.read(k * self.width * 4)
         if len(content) != k * self.width * 4:
-            raise ValueError("cut short")
+            raise ValueError("truncated")
         return np.frombuffer(content, dtype="<f4").reshape(k, self.width)
 
 

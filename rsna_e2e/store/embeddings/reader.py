@@ -64,8 +64,8 @@ class Embeddings:
         assert not out_of_fold or fold_of_series is not None
         if out_of_fold and (lacking := {fold for fold in fold_of_series or () if fold >= 0} - set(out_of_fold)):
             raise UsageError(
-                f"out of fold, every fold needs a classifier that held it out; there is none of {sorted(lacking)}. "
-                "Train those too"
+                "--out-of-fold needs embeddings for every fold, by a classifier that held it out; missing: "
+                f"{sorted(lacking)}"
             )
         folds = [-1] * len(store.series) if fold_of_series is None else fold_of_series
         lengths = [span.n_slices for span in store.series]
@@ -98,7 +98,7 @@ class Embeddings:
 
 def _check_once(paths: Sequence[Path]) -> None:
     if not paths or len({real_path(path) for path in paths}) < len(paths):
-        raise UsageError("give one or more folders of embeddings, and none twice")
+        raise UsageError("give one or more folders of embeddings, each once")
 
 
 def _open_kin(path: Path, store: Store, *, fold: int, of: EmbeddingFolder) -> EmbeddingFolder:
@@ -107,7 +107,11 @@ def _open_kin(path: Path, store: Store, *, fold: int, of: EmbeddingFolder) -> Em
     source, other = folder.manifest.source, of.manifest.source
     if source.held_out_fold != fold:
         held_out = "no fold" if source.held_out_fold is None else f"fold {source.held_out_fold}"
-        raise UsageError(f"{path}: its classifier held out {held_out}, not {fold}: it has seen these series")
+        raise UsageError(
+            f"{path}: its classifier held out {held_out}, not fold {fold}, so it was trained on these series"
+        )
     if folder.manifest.width != of.manifest.width or source.kind != other.kind or source.folds != other.folds:
-        raise UsageError(f"{path}: by another kind of classifier than {of.path}. Give embeddings of one configuration")
+        raise UsageError(
+            f"{path}: by a classifier with other settings than that of {of.path}. Give embeddings by the same settings"
+        )
     return folder

@@ -102,7 +102,7 @@ def open_shard(path: Path, store: Store) -> Shard:
     is_in_store = len(np.unique(rows)) == len(rows) and 0 <= rows.min() and rows.max() < len(store)
     if not is_in_store or any(not np.array_equal(ids[name], _as_bytes(store, name, rows)) for name in ids):
         raise EmbeddingsError(
-            f"{path}: embeddings of other slices than those of {store.path}. Give the store they are of"
+            f"{path}: embeddings of other slices than those of {store.path}. Give the store that they were made from"
         )
     return shard
 

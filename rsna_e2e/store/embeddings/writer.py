@@ -97,7 +97,7 @@ class EmbeddingWriter:
             elif path.suffix == ".h5":
                 self._shards[path.name] = self._open(path)
             else:
-                raise UsageError(f"{self._folder}: holds something else ({path.name}). Choose another folder")
+                raise UsageError(f"{self._folder}: holds other files ({path.name}). Choose another folder")
 
     def _open(self, path: Path) -> Shard:
         shard = open_shard(path, self._store)

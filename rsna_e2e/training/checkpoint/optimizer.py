@@ -57,7 +57,7 @@ def restore_optimizer(
             raise BadInputError(f"{path}: does not fit this optimiser: {name} {list(tensor.shape)}")
         state.setdefault(index, {})[key] = _laid_out_like(parameters[index], tensor)
     if any(not {"params", *optimizer.defaults}.isdisjoint(counts) for counts in scalars):
-        raise BadInputError(f"{path}: does not fit this optimiser: it counts what is a setting")
+        raise BadInputError(f"{path}: does not fit this optimiser: it has counters with the names of settings")
     if len(scalars) != len(optimizer.param_groups):
         raise BadInputError(
             f"{path}: has {len(scalars)} groups of parameters, the optimiser {len(optimizer.param_groups)}"

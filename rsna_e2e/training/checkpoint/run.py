@@ -150,7 +150,7 @@ def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _i
     best = newest.state.best if newest is not None else None
     if name == "best" or (name == "auto" and best is not None):
         if best is None:
-            raise BadInputError(f"{run}: no best checkpoint, nothing was validated yet. Use --checkpoint last")
+            raise BadInputError(f"{run}: no best checkpoint, because nothing was validated yet. Use --checkpoint last")
         folder = run / CHECKPOINTS / _folder_name(best.step, best.epoch)
         if name == "best":
             check_weights(folder)
@@ -161,10 +161,10 @@ def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _i
         state = found.try_(check_weights, folder)
         if state is not None and (not found.names or state.phase == read_config(run).last_phase):
             return folder
-    why = "Training has not saved one yet: go on with train --resume auto"
+    why = "Training has not saved one yet: continue with train --resume auto"
     if found.names:
         why = f"Damaged: {', '.join(sorted(found.names))}. Put one back from a copy, or train again"
-    raise BadInputError(f"{run}: no whole checkpoint in it to predict with. {why}")
+    raise BadInputError(f"{run}: no intact checkpoint to predict with. {why}")
 
 
 class _Damage:
@@ -191,7 +191,7 @@ def kept_epochs(run: Path) -> dict[int, Path]:
     They are found by their names alone; `find_checkpoint` checks one. Raises BadInputError for a run that keeps none.
     """
     if not read_config(run).checkpoint.keep_epochs:
-        raise BadInputError(f"{run}: does not keep its epochs. Train with --set checkpoint.keep_epochs=true")
+        raise BadInputError(f"{run}: has no checkpoint of every epoch. Train with --set checkpoint.keep_epochs=true")
     return _ends_of_epochs(_folders(run / CHECKPOINTS))
 
 
@@ -204,7 +204,9 @@ def drop_epochs(run: Path) -> None:
 def _end_of_epoch(run: Path, epoch: int) -> Path:
     folders = kept_epochs(run)
     if epoch not in folders:
-        raise BadInputError(f"{run}: epoch {epoch} has not ended; it has {', '.join(map(str, folders)) or 'none yet'}")
+        raise BadInputError(
+            f"{run}: no checkpoint of epoch {epoch}; there is one of {', '.join(map(str, folders)) or 'none yet'}"
+        )
     check_weights(folders[epoch])
     return folders[epoch]
 
