@@ -92,13 +92,13 @@ def config(*overrides: str) -> RunConfig:
 
 
 def slice_phase(**changes: object) -> SlicePhaseConfig:
-    """A phase on mixed slices, four at a time, with `changes`."""
+    """A phase on single slices, four at a time, with `changes`."""
     plain = {"epochs": 1, "slices_per_batch": 4, "optimizer": {"learning_rate": 0.01}}
     return SlicePhaseConfig.model_validate(plain | changes)
 
 
 def image_config(*overrides: str, epochs: int = 2) -> RunConfig:
-    """The tiny backbone and a slice classifier, trained on mixed slices alone; the end of every epoch is kept."""
+    """The tiny backbone and a slice classifier, trained on single slices alone; the end of every epoch is kept."""
     phase = f"{{epochs: {epochs}, slices_per_batch: 4, optimizer: {{learning_rate: 0.01}}}}"
     alone = ("model.head=none", "model.slice_loss_weight=1.0", f"slice_phase={phase}", "epochs=0")
     return config(*alone, "checkpoint.keep_epochs=true", "checkpoint.keep_last=1", *overrides)

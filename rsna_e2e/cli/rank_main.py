@@ -18,8 +18,8 @@ from rsna_e2e.training.launch import PREEMPTED
 def main(arguments: Sequence[str]) -> int:
     """Run the command line, and return what torchrun should see.
 
-    torchrun turns every failure into 1 and starts the ranks again. A code of 2 or more is final: it goes into
-    EXIT_CODE_FILE, for the launcher. Having saved after being told to end is no failure here.
+    torchrun turns every failure into 1 and starts the ranks again. A code of 2 or more is final: it is
+    written to EXIT_CODE_FILE for the launcher. To save and stop on a signal is no failure here.
     """
     try:
         code = cli.main(arguments[1:])

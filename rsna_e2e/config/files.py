@@ -59,7 +59,7 @@ def _load(
 def make_config(
     kind: type[Config], values: Mapping[str, Any], *, name: str, wrong: type[RsnaError] = UsageError
 ) -> Config:
-    """Return a configuration of these values. Raises `wrong`, which says of what is called `name` what is wrong."""
+    """Return a configuration of these values. Raises `wrong` with a message that begins with `name`."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -37,7 +37,7 @@ def demo() -> RunConfig:
             # half the width is a quarter of the work; a maximum keeps a bleed of a few pixels that a mean would dilute
             backbone_arguments={"channels": (32, 64, 128, 256), "stem_width": 16, "global_pool": "max"},
             embedding_width=128,
-            batchnorm="frozen",  # the phase on mixed slices has made its statistics; a series by itself is no sample
+            batchnorm="frozen",  # the phase on single slices made its statistics; one series is not a fair sample
             slice_loss_weight=0.5,
         ),
         slice_phase=SlicePhaseConfig(

@@ -112,8 +112,8 @@ class _Line(ProgressColumn):
 class _Lines:
     """Progress for a log file: title, count, share, rate, time left.
 
-    The rate is counted from the first call on, as work that goes on where it was stopped begins with a high count; and
-    from nothing when the count falls back, as work in two phases begins twice.
+    The rate counts from the first call, because resumed work begins with a high count. It starts again when the count
+    falls, because work in two phases counts twice.
     """
 
     def __init__(self, console: Console, title: str, *, unit: str) -> None:

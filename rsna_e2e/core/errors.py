@@ -51,13 +51,13 @@ class DivergedError(RsnaError):
 
 
 class PreemptedError(RsnaError):
-    """The run was told to stop, and did so after saving; it can be resumed."""
+    """The run was asked to stop, and stopped after saving; it can be resumed."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class CommandFailedError(RsnaError):
-    """A command that was run for the user ended with an exit code of its own, and has said why."""
+    """A command that was run for the user failed; it has printed why, and its exit code is passed on."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

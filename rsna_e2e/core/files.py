@@ -107,10 +107,10 @@ def csv_blocks(rows: Iterable[Sequence[object]]) -> Iterator[bytes]:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a file of JSON holds, however it was made.
+    """Return the content of a JSON file that may be damaged or hostile.
 
-    Raises ValueError when it is none, or too large or too deep to be one of this program's; OSError when it cannot be
-    read, and when it is no regular file: a pipe would be waited for.
+    Raises ValueError when it is not JSON, or too large or nested too deeply to be one of this program's; OSError when
+    it cannot be read or is not a regular file (reading a pipe would block).
     """
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))

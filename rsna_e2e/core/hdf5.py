@@ -34,9 +34,9 @@ class NotPlainError(ValueError):
 def open_plain(path: Path, *, filters: Collection[int] = (), most_packed: int = 1) -> Iterator[h5py.File]:
     """Open an untrusted file for reading, after checking that it holds only datasets stored in this very file.
 
-    filters: numbers of the HDF5 filters that may have packed them, which make one byte of `most_packed` at most. Raises
-    NotPlainError for a file that is none of its own (a link, a device), for links, groups, external storage, virtual
-    datasets, other filters, and shapes that the file is too small for; and one of `HDF5_ERRORS` where it is damaged.
+    filters: numbers of the HDF5 filters that are allowed; they compress at most `most_packed` bytes to one. Raises
+    NotPlainError for a link or device, for links, groups, external storage and virtual datasets in the file, other
+    filters, and shapes larger than the file can hold; and one of `HDF5_ERRORS` where it is damaged.
     """
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):

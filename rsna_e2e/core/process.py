@@ -69,6 +69,6 @@ def _set_thresholds(*, mmap: int, trim: int) -> bool:
 
 
 def in_fresh_process(call: Callable[..., float], *arguments: object, **options: object) -> float:
-    """Return what a function of a module returns in a process of its own, that has done nothing before."""
+    """Call a function of a module in a new process, and return its result."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(call, *arguments, **options).result()

@@ -79,11 +79,11 @@ class SliceRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acquisition:
-    """What a slice says of how it was acquired and reconstructed, by which volumes of a series are told apart.
+    """How a slice was acquired and reconstructed; this tells the volumes of a series apart.
 
     Names are DICOM's keywords in snake case. Texts are as in the file, numbers are finite; empty, or None, where the
-    file does not say, or not in the form it should. `acquisition_time` holds date and time, of the frame where it has
-    its own. None of it enters a store.
+    file has none, or none of the right form. `acquisition_time` holds date and time, those of the frame if it has its
+    own. None of this is stored.
     """
 
     image_type: str = ""
@@ -116,9 +116,9 @@ class RawFile:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A file that was not taken: its path as given, a stable reason code, and a detail for a person to read.
+    """A file that was refused: its path as given, a stable reason code, and a detail for people to read.
 
-    has_label: whether a label names it, once labels are known. sop_uid: as far as its header could be read.
+    has_label: whether it has a label, once labels are known. sop_uid: as far as its header could be read.
     """
 
     path: str

@@ -1,8 +1,8 @@
 """Division of a batch: the slices of each rank, and the chunks in which they go through its backbone.
 
 The backbone works slice by slice, so a batch is divided by slices, not by series: ranks get equal shares, however few
-series there are. Where norms mix the slices of a chunk, results depend on what a chunk holds, so ranks get whole chunks
-that are the same for any number of ranks.
+series there are. If normalisation layers mix the slices of a chunk, results depend on which slices a chunk holds, so
+ranks get whole chunks, the same ones for any number of ranks.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Batches of whole series with stored embeddings in the place of images."""
+"""Batches of whole series with stored embeddings instead of images."""
 
 # N slices (packed), D width of an embedding
 

@@ -1,10 +1,11 @@
 """Exact gradients through whole series in the activation memory of a few chunks of slices.
 
-The backbone embeds chunk after chunk, keeping the graphs of the last ones only. The loss of all embeddings gives the
-gradient of each; the kept graphs take theirs back to the parameters, and every earlier chunk is embedded again, with a
-graph, to do the same. Nothing is approximated: the sum over chunks is the chain rule. A rank does so for its own chunks
-of a batch, and the heads see the embeddings of all ranks. BatchNorm in train mode normalises by its chunk, by
-definition; its running statistics move once per chunk.
+The backbone embeds chunk after chunk and keeps the graphs of the last ones only. The loss of all embeddings gives the
+gradient of each embedding; the kept graphs propagate theirs to the parameters. Earlier chunks run forward a second
+time, with a graph, to do the same (activation checkpointing), so memory does not grow with the series. Nothing is
+approximated: the sum over chunks is the chain rule. A rank does this for its own chunks of a batch; the heads see the
+embeddings of all ranks. BatchNorm in train mode normalises each chunk by itself; its running statistics are updated
+once per chunk.
 """
 
 # N slices of a batch (packed), n of them this rank's own, C windows, S image side, D embedding width

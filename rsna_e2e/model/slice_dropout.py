@@ -1,7 +1,7 @@
 """Dropout and drop-path with masks by slice: the same in every chunk, pass and rank that computes the slice.
 
-A mask is a pure function of the slice's key and of the number of masks drawn before, so that a step has the same masks
-however it is divided over chunks and ranks, and after any resumption.
+A mask is a pure function of the slice's key and of the number of masks drawn before, so a step has the same masks
+however it is divided into chunks and ranks, and after resuming.
 """
 
 # n slices of one chunk

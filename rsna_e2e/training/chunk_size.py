@@ -77,7 +77,7 @@ def n_moments(config: RunConfig) -> int:
 
 
 def reserved_bytes(model: nn.Module, config: RunConfig, *, ranks: Ranks, image_bytes: int) -> int:
-    """Return the bytes that training holds beside the model and its activations: gradients, the optimiser's moments,
+    """Return the bytes that training holds besides the model and its activations: gradients, the optimiser's moments,
     averaged weights, gradients in transit between ranks, and batches of a rank's slices and images.
 
     image_bytes: of one image. A batch is taken to be as large as configured; one that is a longer series, or counted in
@@ -99,10 +99,10 @@ def count_fitting(
     has_frozen_norms: bool = False,
     reserved: int = 0,
 ) -> int:
-    """How many slices' activations fit beside the model and `reserved` bytes.
+    """Return the number of slices whose activations fit in memory besides the model and `reserved` bytes.
 
-    embed: n images of zeros to embeddings. What a few and some more slices need is measured, and taken to grow evenly.
-    The model is left as it was.
+    embed: embeds n images of zeros. Memory is measured for two numbers of slices and extrapolated linearly. The model
+    is left as it was.
     """
     measure = _peak_of_gpu if device.type == "cuda" else _bytes_kept
     was_training = model.training

@@ -139,9 +139,9 @@ def joined(environment: Mapping[str, str], device: torch.device | str, *, timeou
     """Join the other ranks for the length of the block; alone when `environment` has none of torchrun's variables.
 
     device: cpu joins by gloo; cuda by NCCL, on the GPU of this process's local rank (tensors on the CPU go by gloo
-    there too). timeout_s: a collective fails when another rank does not come to it for so long. Raises UsageError for
-    variables that are incomplete or make no sense, MissingCapabilityError when there is no GPU for this rank, and
-    RsnaError when the others are not reached, which may go better when all start again.
+    there too). timeout_s: a collective operation fails when another rank does not join it within this time. Raises
+    UsageError for variables that are incomplete or contradict each other, MissingCapabilityError when there is no GPU
+    for this rank, and RsnaError when the others cannot be reached; starting again may help.
     """
     ranks = _read_ranks(environment)
     if ranks.n_ranks == 1:

@@ -14,9 +14,9 @@ from rsna_e2e.training.distributed import Ranks
 class GradientSum:
     """Replaces the gradients of the trainable among `parameters` by their sums over the ranks, in buckets.
 
-    Between `begin` and `finish` comes the backward pass after which gradients are final: a bucket leaves as soon as it
-    is full, those of the last layers first. All ranks send the same buckets in the same order, whatever passes they
-    take: a rank without any leaves out `begin`. A missing gradient counts as zeros and becomes zeros.
+    Between `begin` and `finish` comes the backward pass that completes the gradients: a bucket is sent as soon as it is
+    full, those of the last layers first. All ranks send the same buckets in the same order, however many passes they
+    make; a rank that makes none does not call `begin`. A missing gradient counts as zeros and becomes zeros.
     """
 
     def __init__(self, ranks: Ranks, parameters: Iterable[nn.Parameter], *, bucket_mib: int) -> None:

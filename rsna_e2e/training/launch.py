@@ -122,8 +122,8 @@ def for_libraries(environment: Mapping[str, str]) -> dict[str, str]:
 def supervise(command: Sequence[str], environment: Mapping[str, str], *, exit_code_file: Path | None = None) -> int:
     """Run a command, pass SIGTERM and SIGUSR1 on to its processes, and return its exit code.
 
-    exit_code_file: where ranks write their exit code, which torchrun does not return. 143 for a command that was
-    told to end and had nothing to save.
+    exit_code_file: where ranks write their exit code, which torchrun does not return. 143 for a command that
+    was terminated and had nothing to save.
     """
     return _Supervisor(exit_code_file).run(command, environment)
 
@@ -132,9 +132,9 @@ def supervise(command: Sequence[str], environment: Mapping[str, str], *, exit_co
 class _Supervisor:
     """Runs a command, passes signals on to it, and finds out its exit code, which torchrun does not return.
 
-    SIGTERM and SIGUSR1 (which Slurm can send ahead of its time limit) reach the process, or torchrun's workers: told
-    itself, torchrun gives them 30 s, which may be less than a step and a checkpoint. SIGINT comes from a terminal, to
-    all processes at once.
+    SIGTERM and SIGUSR1 (which Slurm can send before its time limit) are sent to the process, or to torchrun's workers
+    and not to torchrun, which would give them 30 s; a step and a checkpoint may take longer. SIGINT comes from a
+    terminal, to all processes at once.
     """
 
     exit_code_file: Path | None
@@ -143,7 +143,7 @@ class _Supervisor:
     had_workers_s: float = field(default_factory=time.monotonic)
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Return the command's exit code; 143 when it was told to end and had nothing to save."""
+        """Return the command's exit code; 143 when it was terminated and had nothing to save."""
         handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
             signal.SIGTERM: self._on_signal,
             signal.SIGUSR1: self._on_signal,

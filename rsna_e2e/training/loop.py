@@ -170,7 +170,7 @@ class Trainer:
         self.meter.record(phase.kind, self.state.step, epoch.number, n_slices, values)
 
     def _finish_epoch(self, stepper: Stepper, phase: Phase, epoch: Epoch) -> None:
-        """Validate, and save the epoch as completed; or save it as not yet validated, when told to stop meanwhile."""
+        """Validate, and save the epoch as completed; or, if asked to stop meanwhile, save it as not yet validated."""
         is_finished_model = phase.kind == "series" or self._model.head is None
         if self._validate is None or not is_finished_model:
             self._note(epoch=epoch.number)
@@ -214,7 +214,7 @@ class Trainer:
         return config.every_minutes is not None and self._ranks.is_main and minutes >= config.every_minutes
 
     def _save(self, stepper: Stepper) -> None:
-        """Save on the main rank. On a full disk, all ranks stop, or go on when the configuration says so."""
+        """Save on the main rank. On a full disk all ranks stop, or continue if checkpoint.on_disk_full says so."""
         self._check_finite()
         self._note(
             elapsed_s=self._elapsed_before_s + time.monotonic() - self._started_s,

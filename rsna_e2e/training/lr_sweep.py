@@ -26,12 +26,12 @@ _START = 0.1  # of the sweep: rates too low to matter, whose losses show where t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LrSweep:
-    """What a range test found; rates are of the backbone, the head's keeps its ratio to it.
+    """The result of a range test. Rates are those of the backbone; the head's rate is in a fixed ratio to it.
 
     learning_rates, losses: [T], of the steps taken, all finite. smoothed: [T], the losses averaged over about a tenth
-    of the sweep, and cut off at the highest of its first tenth: how far a loss runs away says nothing. steepest: the
-    rate at which they fall fastest over the logarithm of the rate; None where they never fall. tenth_of_lowest: a tenth
-    of the rate at their lowest point.
+    of the sweep, and limited to the highest of the first tenth, because the size of a diverging loss means nothing.
+    steepest: the rate at which they fall fastest on a logarithmic axis; None if they never fall. tenth_of_lowest: a
+    tenth of the rate at their lowest point.
     """
 
     learning_rates: Float64Array

@@ -24,9 +24,9 @@ _NO_ADDRESS = (socket.gaierror, UnicodeError)  # the latter of what is no host n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nodes:
-    """The hosts of a run, which of them this is, where they meet, and a name that only this job's hosts have.
+    """The hosts of a run: how many, which one this is, the address where they meet, and a name unique to this job.
 
-    endpoint: of one host by itself the address, as no name need lead anywhere, and any port that is free.
+    endpoint: for a single host its own address, which needs no name resolution, and any free port.
     """
 
     n_nodes: int = 1
@@ -69,10 +69,10 @@ def read_nodes(environment: Mapping[str, str]) -> Nodes:
 
 
 def check_meeting(nodes: Nodes, *, patience_s: float = _MEETING_S) -> None:
-    """See to it that several hosts can meet, before torchrun tries: wait for the first, or whether it is this.
+    """Check that several hosts can meet, before torchrun tries: wait for the first host, or, on it, try to listen.
 
-    Raises UsageError for an address that is none, and on the first host for a port that is taken; RsnaError when the
-    first host does not answer, which may go better another time.
+    Raises UsageError for an invalid address, and on the first host for a port that is in use; RsnaError when the
+    first host does not answer; starting again may help.
     """
     if nodes.n_nodes == 1:
         return

@@ -72,7 +72,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """Epochs that share an optimiser: mixed slices without the heads, or whole series.
+    """Epochs that share an optimiser: single slices without the heads, or whole series.
 
     epoch: plans one of `numbers`. first_step: steps before the phase. n_steps: of all its epochs, see `MOST_COUNTED`.
     """
@@ -172,10 +172,10 @@ def check_norms(
     spans: Sequence[SeriesSpan] = (),
     n_channels: int,
 ) -> None:
-    """Raise UsageError when a norm would be given a single value of a channel to normalise, in any of these phases.
+    """Raise UsageError when a normalisation layer would get a single value per channel in any of these phases.
 
-    That takes a slice that is alone in its chunk, in train mode, and a layer that leaves one pixel of it, or averages
-    it. A larger image, a larger chunk or running statistics avoid it; series of one slice do occur.
+    It happens in train mode, if a chunk is a single slice and a layer reduces it to one pixel or averages over it. A
+    larger image, a larger chunk or running statistics avoid it; series of one slice do occur.
     smallest_chunks: slices of the smallest chunk by phase. spans: the series that are trained on.
     """
     for kind, smallest in smallest_chunks.items():

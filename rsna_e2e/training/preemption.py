@@ -1,4 +1,4 @@
-"""Requests to stop: the signals that schedulers send some time before they take a machine away."""
+"""Requests to stop: the signals that schedulers send some time before they end a job."""
 
 import signal
 from collections.abc import Callable, Iterator

@@ -91,7 +91,7 @@ class PreparedRun:
     phases: tuple[Phase, ...]
 
     def check_norms(self, *phases: Phase) -> None:
-        """Raise UsageError when a norm would be given a single value of a channel to normalise in one of `phases`."""
+        """Raise UsageError when a normalisation layer would get a single value per channel in one of `phases`."""
         check_norms(
             self.model,
             self.config,
@@ -142,7 +142,7 @@ def make_loaders(
 
 
 def report_damage(error: BadInputError) -> None:
-    """Tell the operator of a damaged checkpoint for which another is taken."""
+    """Tell the operator that a damaged checkpoint was skipped."""
     logger.warning("damaged checkpoint skipped: %s", error)
 
 

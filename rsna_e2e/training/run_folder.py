@@ -42,7 +42,7 @@ def read_config(run: Path) -> RunConfig:
 
 
 def write_task(run: Path, task: Task) -> None:
-    """Save the whole task of a run: in a later version its name may stand for another one."""
+    """Save the whole task of a run, because a later version of this program may define it differently."""
     write_json(run / TASK, sealed(asdict(task)))
 
 

@@ -44,7 +44,7 @@ _UNFINISHED = re.compile(rf"{re.escape(MANIFEST)}|.+\.tmp-\d+")  # in a folder t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumePoint:
-    """Where a run goes on: steps consumed, and epochs completed with their validation. 0, 0: from its beginning."""
+    """Where a run continues: after so many steps, and epochs completed and validated. 0, 0: from its beginning."""
 
     step: int
     epoch: int

@@ -1,8 +1,8 @@
 """One step of training: exact gradients chunk by chunk, shared by the ranks, checked, clipped, applied.
 
-Every rank embeds its own chunks of a batch and computes the heads on the embeddings of all, which takes as long as on
-its own part of them: an LSTM waits for its last slice whatever the width of the batch. So the heads' gradients, most of
-the bytes, need no sum; that all ranks come to the same bits is checked.
+Every rank embeds its own chunks of a batch and computes the heads on the embeddings of all ranks. That takes no longer
+than on its own part, because the time of an LSTM depends on the length of the series, not on their number. So the
+heads' gradients, most of the bytes, need not be summed; that all ranks get the same bits is checked.
 """
 
 # N slices of a batch (packed), n of them in a chunk, F features of an embedding, L labels
@@ -35,11 +35,11 @@ class StepResult:
     """What a step did, the same on every rank.
 
     loss: of the slice labels, over the known cells of the batches; series_loss: of the series, NaN without that head.
-    gradient_norm: before clipping. learning_rate: of the backbone. is_skipped: it was not finite, and changed nothing.
-    is_overflow: the only cause was fp16 overflow; GradScaler has lowered its scale for the next step.
-    recompute_error: see `chunked_backward.Backward`, the largest of all ranks. heads_agree: ranks came to the same bits
-    of the heads' gradients; where they did not, those of the main rank went to all, which takes time. busy_share: part
-    of the slices that ranks could have embedded while they waited for the busiest, that they did embed.
+    gradient_norm: before clipping. learning_rate: of the backbone. is_skipped: loss or gradient was not finite, and
+    nothing was changed. is_overflow: the only cause was fp16 overflow; GradScaler has lowered its scale for the next
+    step. recompute_error: see `chunked_backward.Backward`, the largest of all ranks. heads_agree: all ranks got the
+    same bits of the heads' gradients; otherwise those of the main rank were sent to all, which takes time. busy_share:
+    slices that all ranks embedded, as a part of what they could have embedded in the time of the busiest.
     """
 
     loss: float

@@ -69,11 +69,11 @@ def train(
 ) -> TrainSummary:
     """Train the joint model of `config` on the labelled series of `store`; leave everything in the folder `run`.
 
-    embeddings: the input of a model without a backbone. init_from: see `prepare_run`. resume: go on from the last whole
-    checkpoint of `run`, if there is one. is_stopping: asked after every step; a run that is told to stop saves first.
-    say: takes lines for the operator at the start. All `ranks` call this alike. Raises UsageError when `run` exists and
-    is not to be resumed, or has other settings; DivergedError when the loss stays not finite; PreemptedError when it
-    was told to stop; and what `RunData.of` and `prepare_run` raise.
+    embeddings: the input of a model without a backbone. init_from: see `prepare_run`. resume: continue from the newest
+    intact checkpoint of `run`, if there is one. is_stopping: asked after every step; a run that must stop saves first.
+    say: is given lines for the operator at the start. All `ranks` call this in the same way. Raises UsageError when
+    `run` exists and is not to be resumed, or has other settings; DivergedError when loss or gradient are not finite
+    for too long; PreemptedError when it was asked to stop; and what `RunData.of` and `prepare_run` raise.
     """
     data = RunData.of(store, config, embeddings=embeddings)
     resumed_at, last = _find_last(run, config, data, ranks) if resume else (None, None)

@@ -133,7 +133,7 @@ def test_learning_rates_are_tested_on_slices_alone(store: Store) -> None:
 def test_the_benchmark_times_the_phase_there_is(store: Store, tmp_path: Path) -> None:
     save_config(small.image_config("chunk=8", "graph_slices=8"), path=tmp_path / "images.yaml")
     result = bench_train(store.path, recipe=tmp_path / "images.yaml", steps=1, rounds=1, device="cpu")
-    assert [phase.phase for phase in result.phases] == ["mixed slices"]
+    assert [phase.phase for phase in result.phases] == ["single slices"]
 
 
 @pytest.mark.parametrize(

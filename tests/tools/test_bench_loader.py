@@ -69,7 +69,7 @@ def test_training_is_timed_in_both_phases(store: Store, tmp_path: Path) -> None:
         store.path, recipe=tmp_path / "config.yaml", steps=3, rounds=2, device="cpu", out=tmp_path / "train.json"
     )
     written = json.loads((tmp_path / "train.json").read_text())
-    assert [phase["phase"] for phase in written["phases"]] == ["mixed slices", "whole series"]
+    assert [phase["phase"] for phase in written["phases"]] == ["single slices", "whole series"]
     for phase in written["phases"]:
         assert phase["steps_per_turn"] % phase["n_batches"] == 0
         assert phase["steps_per_turn"] >= 3

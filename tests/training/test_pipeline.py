@@ -137,7 +137,7 @@ def test_the_joint_plan_trains_and_predicts(tmp_path: Path) -> None:
     assert names(steps) == ["prepare", "joint", "predictions/joint", "submission"]
     assert steps[1].settings is not None
     assert steps[1].settings.validation_fold is None
-    assert steps[1].scale == 8  # 4 epochs of mixed slices, 4 of whole series
+    assert steps[1].scale == 8  # 4 epochs of single slices, 4 of whole series
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,7 @@ def _phases(store: Store, loader: ImageLoader, config: RunConfig) -> list[_Phase
         phases.append(
             _Phase(
                 kind="slices",
-                name="mixed slices",
+                name="single slices",
                 batches=batches,
                 smallest_chunk=min(division.by_slices().smallest_chunk([1] * len(batch)) for batch in batches),
                 n_slices=len,

@@ -1,8 +1,8 @@
-"""The state of a training run on disk: everything that a resumed run needs to end as one that never stopped.
+"""The state of a training run on disk: everything that a resumed run needs to end like an uninterrupted one.
 
-`RUN/checkpoints/step-00000123-epoch-002/` holds model.safetensors, optimizer.safetensors and ema.safetensors (where
-there are such) and checkpoint.json: counters, the sha256 of every file, and its own. A folder appears whole, by one
-rename to a name that no other has, so there is no moment without a checkpoint. Nothing is ever unpickled.
+`RUN/checkpoints/step-00000123-epoch-002/` holds model.safetensors, optimizer.safetensors and ema.safetensors (if
+used) and checkpoint.json: counters, the sha256 of every file, and its own. A folder appears complete, by one rename to
+a unique name, so there is always a valid checkpoint. Nothing is ever unpickled.
 """
 
 from rsna_e2e.training.checkpoint.run import (

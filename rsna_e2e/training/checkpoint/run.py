@@ -64,9 +64,9 @@ def save_checkpoint(
 ) -> Path:
     """Save a run's state as it is now and return the folder; then remove all but the last ones and the best.
 
-    keep_epochs: the end of every epoch stays too. A whole checkpoint of the same step and epoch stays as it is: a
-    resumed run comes to the same again. ema: an AveragedModel. Raises OutOfResourcesError when the disk is full; what
-    was there before is there still.
+    keep_epochs: keep the end of every epoch too. An intact checkpoint of the same step and epoch is left as it is,
+    because a resumed run computes the same again. ema: an AveragedModel. Raises OutOfResourcesError when the disk is
+    full; earlier checkpoints are still there.
     """
     folder = run / CHECKPOINTS / _folder_name(state.step, state.epoch)
     if not _is_whole(folder):
@@ -137,9 +137,9 @@ def valid_checkpoints(run: Path, *, on_damaged: OnDamaged = _ignore) -> Iterator
 def find_checkpoint(run: Path, name: str = "auto", *, on_damaged: OnDamaged = _ignore) -> Path:
     """Return the folder of a run's checkpoint to predict with: `last`, `best`, or `epoch-N`, the end of epoch N.
 
-    auto: the best, which the newest whole checkpoint names, or the last where nothing was validated. Where its weights
-    are damaged, another of the phase that trains what predicts; `on_damaged` is told. Raises BadInputError when the
-    folder is no run or has no such checkpoint.
+    auto: the best, which the newest intact checkpoint names, or the last if nothing was validated. If its weights are
+    damaged, the newest intact one of the last phase; `on_damaged` is called. Raises BadInputError when the folder is
+    not a run or has no such checkpoint.
     """
     check_is_run(run)
     if name.startswith("epoch-"):
