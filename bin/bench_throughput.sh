@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the benchmarks of the fused operator beside its peers, of the loader and of training. Prints tables, writes JSON to OUT.
+# Runs the benchmarks: the fused operator and other libraries, the loader, training. Prints tables, writes JSON to OUT.
 # Usage: bin/bench_throughput.sh [STORE]     (default: a small simulated one, made in OUT)
 # Example: OUT=/tmp/bench ROUNDS=3 bin/bench_throughput.sh
 # Environment: OUT (default bench), RECIPE (default demo), STUDIES (of the simulated store, default 24), ROUNDS (7).
@@ -16,7 +16,7 @@ run_verb() { echo "+ rsna-e2e $*" >&2 && "$root/.venv/bin/rsna-e2e" "$@"; }
 
 echo "+ pip install -r requirements/bench.txt" >&2
 "$root/.venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps -r "$root/requirements/bench.txt" ||
-  echo "bench_throughput: the peers could not be installed; those that are missing will be listed" >&2
+  echo "bench_throughput: the other libraries could not be installed; those that are missing will be listed" >&2
 
 mkdir -p "$out"
 if [[ $# -eq 0 && ! -e $store ]]; then

@@ -42,10 +42,10 @@ class LrSweep:
 
     def __str__(self) -> str:
         if self.steepest is None:
-            return "the loss never fell: there is nothing to suggest. Try other rates, or more steps"
+            return "no suggestion: the loss never fell. Try other rates, or more steps"
         return (
-            f"the loss fell fastest at a learning rate of {self.steepest:.1e}; "
-            f"a tenth of the rate at its lowest point is {self.tenth_of_lowest:.1e}"
+            f"suggested learning rate: {self.steepest:.1e}, where the loss fell fastest, or {self.tenth_of_lowest:.1e}"
+            ", a tenth of the rate where it was lowest"
         )
 
 

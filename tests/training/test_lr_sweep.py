@@ -42,7 +42,7 @@ def test_the_steepest_descent_is_found_under_noise(n_steps: int) -> None:
     sweep = sweep_of(lambda step, rate: made_up(rate) + noise[step], n_steps)
     assert STEEPEST / WITHIN < sweep.steepest < STEEPEST * WITHIN
     assert RISE / 100 / WITHIN < sweep.tenth_of_lowest < RISE / 10  # the low part of the loss is flat: a decade
-    assert f"learning rate of {sweep.steepest:.1e}" in str(sweep)
+    assert f"suggested learning rate: {sweep.steepest:.1e}, " in str(sweep)
 
 
 def test_a_loss_that_runs_away_ends_the_sweep_and_says_nothing_else() -> None:
