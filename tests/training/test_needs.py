@@ -1,5 +1,6 @@
 """What a plan needs of disk and memory, by hand, and whether a machine has it."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,28 @@ def test_what_does_not_fit_is_said_with_what_is_there(root: Path, monkeypatch: p
         check_needs(needs_of(found, folders, here))
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed))
     check_needs(needs_of(found, folders, here))
+
+
+def test_a_store_on_another_disk_is_counted_there(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two disks are told apart by the number of their device."""
+    store, out = tmp_path / "one", tmp_path / "other"
+    store.mkdir(), out.mkdir()
+    folders = Folders(raw=root / "raw", labels=None, store=store, out=out)
+    found = of_two_stages(folders, "single")
+    (together,) = disk_needs(found, folders)
+    assert together.needed_bytes == peak_bytes(found.to_run)
+    whole = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        found = list(whole(path, follow_symlinks=follow_symlinks))
+        found[2] += path == store  # st_dev
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    at_store, at_out = disk_needs(found, folders)
+    assert [str(store) in at_store.where, str(out) in at_out.where] == [True, True]
+    assert at_store.needed_bytes == found.lines[0].n_bytes
+    assert at_out.needed_bytes == peak_bytes(found.to_run[1:])
 
 
 def test_what_a_step_has_written_is_not_needed_again(root: Path, tmp_path: Path) -> None:

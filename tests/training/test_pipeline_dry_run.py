@@ -118,6 +118,16 @@ def test_rsna_2019_is_forecast_without_data_or_gpu(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_gpu_that_is_not_here_is_compared_with_no_disk_of_this_machine(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: pytest.fail("asked for the disk"))
+    assert main(words(root, "joint", "reference", "--device", "h200")) == 0
+    shown = capsys.readouterr().out
+    assert "of 141.0 GB on NVIDIA H200 141 GB: enough" in shown
+    assert "NOT ENOUGH" not in shown
+
+
 def test_too_small_a_disk_ends_a_dry_run_after_its_table_and_before_the_probe(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

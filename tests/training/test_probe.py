@@ -65,6 +65,7 @@ def test_a_probe_of_whole_batches_is_rough_only_without_a_second_turn() -> None:
     ("slice_s", "done", "is_whole"),
     [
         (0.1, [2, 16, 16, 16], True),
+        (0.9, [2, 2, 2], False),  # 16 slices three times would take 43 s
         (4.0, [2, 2, 2], False),  # 16 slices three times would take 192 s
         (9.0, [2], False),  # a second turn would end after 38 s
         (100.0, [2], False),
