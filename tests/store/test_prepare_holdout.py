@@ -15,7 +15,7 @@ from rsna_e2e.core.errors import UsageError
 from rsna_e2e.loader.holdout import hold_out, series_folds
 from rsna_e2e.store import Store, StoreError, verify_store
 from rsna_e2e.store.folds import stratified_folds
-from rsna_e2e.store.prepare import Part, prepare, prepare_part, repair
+from rsna_e2e.store.prepare import NothingTakenError, Part, prepare, prepare_part, repair
 from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.tasks.labels import write_labels
 from rsna_e2e.tasks.task import ICH
@@ -218,6 +218,14 @@ def test_labels_of_other_images_end_before_pixels_are_read(raw: Path, tmp_path: 
         )
     assert set(steps) == {"headers"}
     assert not list(tmp_path.glob("store*"))
+
+
+def test_where_nothing_is_taken_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.dcm").write_bytes(b"no DICOM")
+    write_labels(tmp_path / "labels.csv", ICH, ["a"], np.zeros((1, 6)))
+    with pytest.raises(NothingTakenError, match="1 not_dicom"):
+        prepare(tmp_path / "raw", tmp_path / "store", labels=tmp_path / "labels.csv", holdout=SHARE, **HOW)
 
 
 def test_too_few_patients_are_refused(raw: Path, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def _rule_of_refused(slices: Spellings, table: TableIds, labels: LabelIds, refus
     raise BadInputError(
         f"{table.file}: names none of the images in {labels.raw}. Its first is {min(table.image_ids)!r}; the first "
         f"there is {printable(slices.names[0])}, SOP Instance UID {printable(slices.sop_uids[0])}. Expected an ID "
-        f"<image>_<label> with the image's {expected}{advice}. {_SEE}"
+        f"with the image's {expected}{advice}. {_SEE}"
     )
 
 

@@ -87,7 +87,7 @@ def prepare(
     with StoreWriter(store, inputs=_known_by(inputs)) as writer, workers as pool:
         writer.adopt(parts)
         inputs, plan = _read_and_plan(inputs, pool, writer, progress)
-        division.check(has_labels=plan.match.table is not None)
+        division.check(has_labels=plan.match.table is not None or not plan.shards)  # nothing taken is another error
         with _enough_space(store, writer.shards_folder, plan.shards, compression):
             _write_shards(inputs, plan, pool, progress)
             prepared = _commit(writer, inputs, plan, division, pseudonyms)
