@@ -49,7 +49,8 @@ def write_task(run: Path, task: Task) -> None:
 def read_task(run: Path, name: str) -> Task:
     """Return the task of a run as the run wrote it; of an earlier version's, which wrote none, the one of that name.
 
-    Raises BadInputError when the file is damaged, and naming the field when this program means another task by `name`.
+    Fields that an earlier version did not write have their defaults. Raises BadInputError when the file is damaged, and
+    naming the field when this program means another task by `name`.
     """
     path, known = run / TASK, get_task(name)
     if not path.exists():
@@ -57,7 +58,7 @@ def read_task(run: Path, name: str) -> Task:
     try:
         content = unsealed(read_json(path))
         task = TypeAdapter(Task).validate_python(content)
-        if as_json(asdict(task)) != as_json(content):
+        if as_json(asdict(task)) != as_json(asdict(task) | content):
             raise ValueError("it holds more than a task")
     except (OSError, ValueError):
         raise BadInputError(f"{path}: damaged. Put it back from a copy, or train again") from None

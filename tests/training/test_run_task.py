@@ -47,6 +47,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "windows_hu": {"windows_hu": ((40.0, 80.0), (80.0, 200.0), (40.0, 400.0))},
     "channel_mean": {"channel_mean": (0.2, 0.2, 0.2)},
     "channel_std": {"channel_std": (0.3, 0.3, 0.3)},
+    "has_series_labels": {"has_series_labels": True},
 }
 
 OPENED: dict[str, Callable[[Trained, Path, Path], Any]] = {
@@ -79,6 +80,9 @@ def test_a_run_that_is_as_it_was_is_opened_and_one_of_before_as_well(
     run = tmp_path / "run"
     shutil.copytree(trained.run, run)
     assert read_task(run, "ich") == ICH
+    OPENED[opened](trained, run, tmp_path)
+    earlier = {name: value for name, value in unsealed(read_json(run / TASK)).items() if name != "has_series_labels"}
+    write_json(run / TASK, sealed(earlier))
     OPENED[opened](trained, run, tmp_path)
     (run / TASK).unlink()
     OPENED[opened](trained, run, tmp_path)
