@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import small
 import torch
 
 from rsna_e2e.cli.program import main
@@ -15,7 +16,8 @@ from rsna_e2e.config import load_config
 from rsna_e2e.core.device import check_compute, choose_compute
 from rsna_e2e.core.errors import MissingCapabilityError
 from rsna_e2e.training.pipeline.devices import DEVICES
-from rsna_e2e.training.pipeline.rates import PREPARED_PER_S
+from rsna_e2e.training.pipeline.probe import Probe
+from rsna_e2e.training.pipeline.rates import PREPARED_PER_S, Basis
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "planning.md"
@@ -84,23 +86,36 @@ def test_the_table_of_chunks_is_what_the_command_prints(capsys: pytest.CaptureFi
     assert rows_after("chunks") == list(chunks(capsys))
 
 
-def test_the_commands_print_what_the_page_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(blocks()) == 2
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the commands are run in: with DICOM files in `raw`."""
+    small.write_raw(tmp_path / "raw")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("data")
+def test_the_commands_print_what_the_page_shows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Basis(name="measured", note="measured: here", rate=lambda step: 1.0)
+    monkeypatch.setattr(Probe, "run", lambda probe: measured)
+    assert len(blocks()) == PAGE.read_text().count("```bash") == 3
     for command, output in blocks():
         for line in command.splitlines():
-            words = shlex.split(line)
+            words = shlex.split(line, comments=True)
             assert words[0] == "rsna-e2e"
             shown = printed(capsys, *words[1:])
             assert output in ("", shown)
 
 
 @pytest.mark.slow
-def test_the_commands_run_in_a_shell(tmp_path: Path) -> None:
+def test_the_commands_run_in_a_shell(data: Path) -> None:
     for command, output in blocks():
         path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
         environment = {"PATH": path, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            ["bash", "-ec", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            ["bash", "-ec", command], cwd=data, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         assert output in ("", done.stdout)

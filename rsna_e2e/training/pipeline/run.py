@@ -170,7 +170,9 @@ class Pipeline:
 
 def _failed(step: PlannedStep, code: int) -> str:
     said = f"{step.name} ended with exit code {code}; the steps before it are kept"
-    if step.section and code != PreemptedError.exit_code:
+    if code == PreemptedError.exit_code:
+        return f"{said}. The same pipeline command goes on with it"
+    if step.section:
         said += (
             f". Settings that its message names begin with {step.section}. here, as in --set {step.section}.NAME=VALUE"
         )
