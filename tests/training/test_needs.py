@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from plans import DATA, FOLDERS, make_data, of_two_stages, standing
 
 from rsna_e2e.config import load_config
@@ -35,6 +36,20 @@ def test_memory_of_a_gpu_by_hand() -> None:
         n_fit = min(64, int((0.8 * (total - weights) - reserved) / 570_618_240))
         assert f"chunk=auto takes {n_fit} slices (joint)" in str(needs["GPU memory"])
         assert needs["disk"].is_met  # of another machine nothing is known
+
+
+def test_too_small_a_gpu_of_this_machine_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("rsna_e2e.training.pipeline.needs.choose_device_type", lambda device: "cuda")
+    monkeypatch.setattr("rsna_e2e.training.pipeline.needs.free_memory_bytes", lambda: 10**12)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: "a small GPU")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (4 * 10**9, 8 * 10**9))  # free, in all
+    steps = [standing("joint", "train", settings=load_config("reference"))]
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=10**15))
+    found = forecast(steps, ModelSizes([steps[0].step]), DATA)
+    with pytest.raises(OutOfResourcesError, match=r"GPU memory: 8\.6 GB needed of 4\.0 GB on each a small GPU: NOT"):
+        check_needs(needs_of(found, FOLDERS, Machine.here("auto")))
 
 
 def test_what_does_not_fit_is_said_with_what_is_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
