@@ -32,8 +32,8 @@ from rsna_e2e.tasks.task import Task
 class SeriesSpan:
     """One series: its slices are the rows [first_row, first_row + n_slices) of the index, in geometric order.
 
-    split is "train" where any slice has a label, else "test", or where `prepare` held its patient out, "test" with its
-    labels. fold is -1 in split "test".
+    split is "train" where any slice has a label and `prepare` did not hold the patient out, else "test". fold is -1 in
+    split "test".
     """
 
     series_key: str
