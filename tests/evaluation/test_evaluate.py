@@ -84,6 +84,15 @@ def test_the_truth_may_be_a_wide_table(tmp_path: Path) -> None:
     assert metrics["n_repeated_truth_rows"] == 1
 
 
+def test_predictions_may_be_a_wide_table(tmp_path: Path) -> None:
+    submission, truth = hand_made(tmp_path)
+    probability = {"ID_a": 0.8, "ID_b": 0.2, "ID_c": 0.2, "ID_d": 0.2}
+    rows = [f"{image_id},0.5,0.5,0.5,0.5,0.5,{p}" for image_id, p in probability.items()]
+    (tmp_path / "mine.csv").write_text("\n".join([f"image,{','.join(ICH.label_names)}", *rows]))
+    expected = evaluate(submission, truth, task=ICH).weighted_log_loss.value
+    assert evaluate(tmp_path / "mine.csv", truth, task=ICH).weighted_log_loss.value == expected
+
+
 def test_numbers_against_scikit_learn(run: MadeUpRun) -> None:
     result = evaluate(run.submission, run.truth, task=ICH)
     losses = []
