@@ -2,6 +2,7 @@
 
 # N slices (packed), S series, L labels
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.labels import prepare_submission
 from rsna_e2e.training.run_folder import read_manifest
+
+logger = logging.getLogger(__name__)
 
 # What to do where a split has no series
 _WAYS_OUT = {
@@ -74,13 +77,26 @@ class Predictor:
             raise UsageError(
                 f"{self.store.path}: no series in split {split!r}; it has: {splits}{_WAYS_OUT.get(split, '')}"
             )
-        image_ids = self.store.index["image_id"][rows_of(self.store.series[position] for position in found)]
+        rows = rows_of(self.store.series[position] for position in found)
+        image_ids = self.store.index["image_id"][rows]
         if n_repeated := len(image_ids) - len(set(map(printable, image_ids))):
             raise BadInputError(
                 f"{self.store.path}: {n_repeated} slices have the image id of another slice, and a submission knows "
                 "slices by their image ids alone. Prepare the store again"
             )
+        if split == "test" and not np.isnan(self.store.labels[rows]).all() and self._is_another_store():
+            logger.warning(
+                "%s: is not the store that %s was trained on. Its held-out patients may be among those that the run "
+                "learned from, and their scores too good. Train on this store",
+                self.store.path,
+                self.trained.run,
+            )
         return found
+
+    def _is_another_store(self) -> bool:
+        """Whether the run is known to have been trained on another store."""
+        trained = self.trained
+        return trained.embeddings is None and read_manifest(trained.run).get("data_hash") != self.store.data_hash
 
     def _held_out(self) -> list[int]:
         """Return the positions of the fold that the run held out."""
@@ -91,7 +107,7 @@ class Predictor:
                 "with --set validation_fold=0, or hold patients out for --split test: rsna-e2e prepare RAW STORE "
                 "--holdout 0.2"
             )
-        if trained.embeddings is None and read_manifest(trained.run).get("data_hash") != store.data_hash:
+        if self._is_another_store():
             raise BadInputError(
                 f"{store.path}: is not the store that {trained.run} was trained on, so its folds are not those of the "
                 "run. Give that store, or --split train or test"

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,21 @@ def test_the_folds_of_another_store_are_not_those_of_the_run(run: Path, store: S
     other = Store.open(tmp_path / "other")
     with pytest.raises(BadInputError, match=r"other: is not the store that \S+run was trained on"):
         predict(run, other, split="validation", out=tmp_path / "v.csv", device="cpu")
+
+
+def test_patients_that_another_store_holds_out_may_have_been_learned_from(
+    run: Path, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run of before `--holdout` may have learned from them; one of this store has not."""
+    prepare(store.path.parent / "raw", tmp_path / "held", task=ICH, n_folds=2, holdout=0.3, n_jobs=1)
+    with closing(Store.open(tmp_path / "held")) as held:
+        predict(run, held, split="test", out=tmp_path / "a.csv", device="cpu")
+        assert "is not the store that" in caplog.text
+        caplog.clear()
+        train(held, tmp_path / "run", small.image_config("validation_fold=1"), device="cpu")
+        predict(tmp_path / "run", held, split="test", out=tmp_path / "a.csv", device="cpu")
+    predict(run, store, split="test", out=tmp_path / "a.csv", device="cpu")  # has no labels there
+    assert "is not the store" not in caplog.text
 
 
 def test_without_labels_there_is_no_truth_and_none_stays(run: Path, store: Store, tmp_path: Path) -> None:
