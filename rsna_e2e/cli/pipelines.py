@@ -66,11 +66,20 @@ def _add_forecast(verb: argparse.ArgumentParser) -> None:
         default="auto",
         help="default: a GPU if there is one. With --dry-run also a GPU that is not here: published and modelled times",
     )
-    group.add_argument("--gpus", type=at_least_one, metavar="N", help="with such a GPU: how many (default 1)")
-    group.add_argument("--slices", type=at_least_one, metavar="N", help="with --dry-run: for data that are not here")
-    group.add_argument("--series", type=at_least_one, metavar="N", help="of them (default: one in 34.6 slices)")
     group.add_argument(
-        "--test-slices", type=seed, metavar="N", help="those of them without labels, to predict (default 0)"
+        "--gpus", type=at_least_one, metavar="N", help="with a GPU that is not here: how many (default 1)"
+    )
+    group.add_argument(
+        "--slices", type=at_least_one, metavar="N", help="with --dry-run: forecast for so many slices instead of --data"
+    )
+    group.add_argument(
+        "--series", type=at_least_one, metavar="N", help="with --slices: in how many series (default: 34.6 slices each)"
+    )
+    group.add_argument(
+        "--test-slices",
+        type=seed,
+        metavar="N",
+        help="with --slices: how many have no label and are predicted (default 0)",
     )
 
 
