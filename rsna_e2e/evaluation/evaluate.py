@@ -83,12 +83,14 @@ class _Resamples:
 
     @classmethod
     def none(cls, n: int) -> "_Resamples":
-        """No resamples: estimates get no intervals."""
+        """No resamples, all samples in one cluster: estimates get no intervals."""
         return cls(np.zeros(n, dtype=np.int64), np.zeros((0, 1), dtype=np.int64))
 
     @classmethod
     def draw(cls, cluster_N: Int64Array, *, n_resamples: int, seed: int) -> "_Resamples":
         n_clusters = int(cluster_N.max()) + 1
+        if n_clusters == 1:  # every resample would be the same
+            return cls.none(len(cluster_N))
         return cls(cluster_N, metrics.draw_resamples(n_clusters, n_resamples=n_resamples, seed=seed))
 
     def mean(self, value_N: Float64Array) -> Estimate:

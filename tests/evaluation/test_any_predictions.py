@@ -269,3 +269,26 @@ def test_a_store_and_a_csv_at_once_are_refused(
         main(["evaluate", str(run.submission), str(run.truth), "--store", str(tmp_path), "--series", "map.csv"])
     assert end.value.code == 2
     assert "--series: not allowed with argument --store" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("n_series", "said"),
+    [
+        (1, "one series alone: nothing is known of how the scores vary, so there are no intervals"),
+        (19, "19 series are few: the true intervals are wider than these"),
+        (20, ""),
+    ],
+)
+def test_few_series_are_said_and_one_gives_no_interval(tmp_path: Path, n_series: int, said: str) -> None:
+    """Resamples of one series are all the same: their interval would have no width."""
+    run = made_up_run(tmp_path, n_series=n_series, seed=3)
+    found = evaluate(run.submission, run.truth, task=ICH)
+    page = write_report(found, out=tmp_path / "report").read_text()
+    assert found.few_series == said
+    assert said in found.summary()
+    assert (said[4:] in page) is True
+    metrics = found.to_dict()
+    assert (metrics["n_bootstrap"], metrics["weighted_log_loss"]["low"] is None) == (
+        (0, True) if n_series == 1 else (200, False)
+    )
+    assert ('<span class="interval">' in page) == (n_series > 1)

@@ -1,6 +1,8 @@
 """Label files: what is read, what is refused, and that writing is exact."""
 
 import gzip
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,3 +182,19 @@ def test_a_full_size_file_reads_in_seconds(tmp_path: Path) -> None:
     table = read_labels(tmp_path / "a.csv", ICH)
     assert table.image_ids == image_ids
     np.testing.assert_allclose(table.values, values, **EXACT)
+
+
+def test_reading_leaves_no_thread_that_could_let_go_of_the_file_at_the_end(tmp_path: Path) -> None:
+    """Arrow's threads for computing abort a process that ends while one of them lets go of the stream."""
+    path = write(tmp_path / "labels.csv", GOOD)
+    program = f"""
+import os
+from pathlib import Path
+from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.tasks.task import ICH
+before = len(os.listdir("/proc/self/task"))
+read_labels(Path({str(path)!r}), ICH)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 1  # one that reads ahead, and ends before the read does

@@ -73,6 +73,7 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         levels=list(evaluation.levels),
         any_label=evaluation.task.any_label,
         left_out=evaluation.left_out,
+        few_series=evaluation.few_series,
         figures={
             "roc": roc_figure(evaluation),
             "calibration": calibration_figure(evaluation),

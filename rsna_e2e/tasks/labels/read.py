@@ -43,8 +43,10 @@ def _read(file: TableFile, task: Task) -> tuple[Layout, dict[str, Strings]]:
         names = list(layout.columns.values())
         convert = pa.csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.string()))
         parse = pa.csv.ParseOptions(newlines_in_values=True, delimiter=layout.delimiter)
+        # In this thread: one of Arrow's own may let go of the stream while the interpreter ends, and aborts the process
+        here = pa.csv.ReadOptions(use_threads=False)
         with file.open() as stream:
-            table = pa.csv.read_csv(stream, convert_options=convert, parse_options=parse)
+            table = pa.csv.read_csv(stream, read_options=here, convert_options=convert, parse_options=parse)
     except FileNotFoundError:
         raise BadInputError(f"{file}: no such label file. Check the path") from None
     except (pa.ArrowInvalid, OSError, KeyError) as error:
