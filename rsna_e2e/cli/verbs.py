@@ -23,11 +23,10 @@ def tell(*lines: str, to: TextIO | None = None) -> None:
 
 
 class _OnStderr(logging.Handler):
-    """Shows log messages as Python shows warnings."""
+    """Shows log messages as the verbs show their own warnings."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = warnings.formatwarning(record.getMessage(), UserWarning, record.pathname, record.lineno)
-        tell(line.removesuffix("\n"), to=sys.stderr)
+        tell(f"{record.levelname.lower()}: {record.getMessage()}", to=sys.stderr)
 
 
 @contextmanager

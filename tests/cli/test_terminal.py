@@ -4,7 +4,6 @@ import argparse
 import ast
 import errno
 import logging
-import re
 import sys
 import warnings
 from dataclasses import dataclass
@@ -102,7 +101,7 @@ def test_errors_and_warnings(
     assert cli.main(["fail"]) in (3, 5)
     warning, logged, line = capsys.readouterr().err.strip().split("\n")
     assert warning == f"x.py:3: UserWarning: passed over: {HARMLESS}"
-    assert re.fullmatch(rf"{re.escape(__file__)}:\d+: UserWarning: {re.escape(f'passed over: {HARMLESS}')}", logged)
+    assert logged == f"warning: passed over: {HARMLESS}"
     assert not logging.getLogger("rsna_e2e").handlers  # other programs route them
     assert line.startswith(f"rsna-e2e fail: {HARMLESS}: ")
     assert _is_plain(line)
