@@ -74,6 +74,23 @@ def called_by_uid(raw: Path) -> list[Slice]:
     return single_files(raw, lambda series, index: f"1.2.3.{series}.{index}")
 
 
+def numbered(raw: Path) -> list[Slice]:
+    """Names, and UIDs, that begin with the SeriesInstanceUID, as scanners give them."""
+    return single_files(raw, lambda series, index: f"1.2.5.{series}.{index}", suffix=".dcm")
+
+
+def numbered_by_patient(raw: Path) -> list[Slice]:
+    return single_files(raw, lambda series, index: f"p{series}.{index}", suffix=".dcm")
+
+
+def two_suffixes(raw: Path) -> list[Slice]:
+    """Two instances at each path without its suffix."""
+    single_files(raw, lambda series, index: f"s/x{index}", suffix=".dcm")
+    for index in range(N_SLICES):
+        phantoms.write_numbered(raw / f"s/x{index}.ima", series=1, index=index, side=SIDE)
+    return []
+
+
 def enhanced_ct(raw: Path) -> list[Slice]:
     """A file for each series, with the slices from head to feet."""
     slices = []
@@ -230,6 +247,17 @@ WRONG: dict[str, tuple[Callable[[Path], list[Slice]], Sequence[str], Sequence[st
         ["1.2.5.0", "1.2.5.1", "1.9"],
         ["2 of its 3 IDs are SeriesInstanceUIDs", "labels of whole series"],
     ),
+    "series that names begin with": (
+        numbered,
+        ["1.2.5.0", "1.2.5.1", "1.2.5.2"],
+        ["3 of its 3 IDs are SeriesInstanceUIDs", "labels of whole series"],
+    ),
+    "patients that names begin with": (
+        numbered_by_patient,
+        ["p0", "p1"],
+        ["2 of its 2 IDs are PatientIDs", "labels of whole patients"],
+    ),
+    "paths of several": (two_suffixes, ["s/x0", "s/x1"], ["names none of the images"]),
     "patients": (flat, ["p0", "p1", "p9"], ["2 of its 3 IDs are PatientIDs", "labels of whole patients"]),
     "names of several": (
         repeated,

@@ -4,7 +4,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -75,7 +75,8 @@ class Spellings:
         return {image_id for image_id, n in counts.items() if n > 1}
 
     def _known(self, rule: IdRule) -> dict[str, str]:
-        """Return all ways to write an ID, and the image id that each stands for."""
+        """Return all ways to write an ID, and the image id that each stands for: no other names of several instances,
+        such as `1.2` of the files `1.2.1` and `1.2.2`, and no paths of several."""
         by_rule = image_ids_by(rule, self.image_ids, self.names, self.sop_uids)
         match rule:
             case "name":
@@ -83,15 +84,28 @@ class Spellings:
                 rows = list({pair: row for row, pair in reversed(list(enumerate(pairs)))}.values())  # without copies
                 unique = unique_image_ids([by_rule[row] for row in rows], [self.names[row] for row in rows])
                 files = map(with_suffix, by_rule, (name.rpartition("/")[2] for name in self.names))
-                exact = {one: one for one in (*map(other_name, unique), *unique, *by_rule)}
+                others = _of_one_instance(map(other_name, unique), (self.instances[row] for row in rows))
+                exact = {one: one for one in (*others, *unique, *by_rule)}
                 return dict(zip(files, by_rule, strict=True)) | exact
             case "path":
                 whole = list(map(with_suffix, self.image_ids, self.names))
                 n_files = Counter(by_rule)
                 bare = (one if n_files[one] == 1 else path for one, path in zip(by_rule, whole, strict=True))
-                return dict(zip(by_rule, by_rule, strict=True)) | dict(zip(whole, bare, strict=True))
+                return {one: one for one in _of_one_instance(by_rule, self.instances)} | dict(
+                    zip(whole, bare, strict=True)
+                )
             case "sop_uid":
                 return dict(zip(by_rule, by_rule, strict=True))
+
+
+def _of_one_instance(names: Iterable[str], instances: Iterable[str]) -> list[str]:
+    """Return the names that stand for one instance alone, however many files it has."""
+    instance_of: dict[str, str] = {}
+    several = set()
+    for name, instance in zip(names, instances, strict=True):
+        if instance_of.setdefault(name, instance) != instance:
+            several.add(name)
+    return [name for name in instance_of if name not in several]
 
 
 def _beginnings(raw: Path) -> list[str]:
