@@ -201,23 +201,45 @@ def test_without_labels_there_is_nothing_to_hold_out(raw: Path, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
+def refused_after(raw: Path, tmp_path: Path, said: str, share: float) -> set[str]:
+    """Prepare, which is to end with a UsageError, and return what was read of the files by then."""
+    steps: list[str] = []
+    with pytest.raises(UsageError, match=said):
+        prepare(
+            raw,
+            tmp_path / "store",
+            holdout=share,
+            progress=lambda done, total, note="": steps.append(note.partition(",")[0]),
+            **HOW,
+        )
+    assert not list(tmp_path.glob("store*"))
+    return set(steps)
+
+
 def test_labels_of_other_images_end_before_pixels_are_read(raw: Path, tmp_path: Path) -> None:
     files = sorted(raw.glob("*.dcm"))
     (tmp_path / "raw").mkdir()
     for path in files:
         shutil.copy(path, tmp_path / "raw")
     write_labels(tmp_path / "train.csv", ICH, ["ID_other"], np.zeros((1, 6)))  # found beside, known by headers alone
-    steps: list[str] = []
-    with pytest.raises(UsageError, match=r"holdout 0\.3: there are no labels"):
-        prepare(
-            tmp_path / "raw",
-            tmp_path / "store",
-            holdout=SHARE,
-            progress=lambda done, total, note="": steps.append(note.partition(",")[0]),
-            **HOW,
-        )
-    assert set(steps) == {"headers"}
-    assert not list(tmp_path.glob("store*"))
+    assert refused_after(tmp_path / "raw", tmp_path, r"holdout 0\.3: there are no labels", SHARE) == {"headers"}
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.9999])
+def test_a_share_of_no_patient_or_of_all_ends_before_pixels_are_read(raw: Path, tmp_path: Path, share: float) -> None:
+    assert refused_after(raw, tmp_path, r"too few labelled patients \(6\)", share) == {"headers"}
+
+
+def test_the_division_is_the_same_after_an_interruption(raw: Path, store: Store, tmp_path: Path) -> None:
+    """The division is checked with the notes of shards that are there by then."""
+
+    def interrupt(done: int, total: int, note: str = "") -> None:
+        if note.startswith("pixels"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(raw, tmp_path / "store", holdout=SHARE, progress=interrupt, **HOW)
+    assert prepare(raw, tmp_path / "store", holdout=SHARE, **HOW).data_hash == store.data_hash
 
 
 def test_where_nothing_is_taken_that_is_said(tmp_path: Path) -> None:

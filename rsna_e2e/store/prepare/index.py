@@ -125,19 +125,29 @@ class Division:
 def index_columns(stored: dict[str, Column], labels_NL: Float32Array, division: Division) -> dict[str, Column]:
     """Return all columns of the store's index from those of `stored_columns`, which stand in its order.
 
-    Raises UsageError where no labelled patient, or every one, would be held out.
+    Raises what `training_slices` raises.
     """
-    keys = stored["series_key"]
-    _, series_N = np.unique(keys, return_inverse=True)
-    has_label_N = ~np.isnan(labels_NL).all(axis=1)
-    is_train_N = np.bincount(series_N, weights=has_label_N)[series_N] > 0
-    if division.holdout is not None:
-        is_train_N &= ~_held_out(stored["patient_id"], labels_NL, is_train_N, division.holdout, seed=division.seed)
+    is_train_N = training_slices(stored, labels_NL, division)
     return stored | {
-        "slice_index": slice_indices(keys),
+        "slice_index": slice_indices(stored["series_key"]),
         "split": np.where(is_train_N, "train", "test"),
         "fold": _folds(stored["patient_id"], labels_NL, is_train_N, division),
     }
+
+
+def training_slices(
+    columns: Mapping[str, Column], labels_NL: Float32Array, division: Division
+) -> npt.NDArray[np.bool_]:
+    """Return which slices are of split "train" [N]: of series with labels whose patients are not held out.
+
+    columns: series_key and patient_id. Raises UsageError where no labelled patient, or every one, would be held out.
+    """
+    _, series_N = np.unique(columns["series_key"], return_inverse=True)
+    has_label_N = ~np.isnan(labels_NL).all(axis=1)
+    is_train_N = np.bincount(series_N, weights=has_label_N)[series_N] > 0
+    if division.holdout is not None:
+        is_train_N &= ~_held_out(columns["patient_id"], labels_NL, is_train_N, division.holdout, seed=division.seed)
+    return np.asarray(is_train_N)
 
 
 def with_pseudonyms(index: dict[str, Column], pseudonyms: Pseudonyms) -> dict[str, Column]:

@@ -6,29 +6,27 @@ were finished, where files, labels, options and versions are still the same.
 
 # N slices, L labels
 
-import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rsna_e2e.core.errors import DiskFullError, UsageError
-from rsna_e2e.core.files import full_disk_named
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Column, Progress, Refusal, no_progress
 from rsna_e2e.dicom.image_ids import ImageIds
 from rsna_e2e.store import Compression, StoreWriter
-from rsna_e2e.store.prepare.index import Division, index_columns, join_labels, with_pseudonyms
+from rsna_e2e.store.prepare.index import Division, index_columns, join_labels, training_slices, with_pseudonyms
 from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs
-from rsna_e2e.store.prepare.jobs import DigestCopies, ReadHeaders, ShardPlan, WriteShard
+from rsna_e2e.store.prepare.jobs import DigestCopies, ReadHeaders, WriteShard
 from rsna_e2e.store.prepare.match_labels import with_labels
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.ray_pool import RayPool
 from rsna_e2e.store.prepare.report import NothingTakenError, Part, PartReport, Prepared, PrepareReport, make_report
+from rsna_e2e.store.prepare.space import enough_space
 from rsna_e2e.store.prepare.store_plan import Copies, MakePlan, ShardPlans
-from rsna_e2e.store.prepare.tables import read_notes, refusals_of, to_numpy
+from rsna_e2e.store.prepare.tables import read_columns, read_notes, refusals_of, to_numpy
 from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.store.tables import release_unused
 from rsna_e2e.tasks.task import Task
@@ -49,7 +47,6 @@ MAY_GO_WELL = (
     Reason.DECODER_CRASHED,
     Reason.INTERNAL_ERROR,
 )
-TABLE_BYTES = 1024 * 1024  # room for the tables, generously
 
 
 def prepare(
@@ -87,8 +84,8 @@ def prepare(
     with StoreWriter(store, inputs=_known_by(inputs)) as writer, workers as pool:
         writer.adopt(parts)
         inputs, plan = _read_and_plan(inputs, pool, writer, progress)
-        division.check(has_labels=plan.match.table is not None or not plan.shards)  # nothing taken is another error
-        with _enough_space(store, writer.shards_folder, plan.shards, compression):
+        _check_division(inputs, plan, division)
+        with enough_space(store, writer.shards_folder, plan.shards, compression):
             _write_shards(inputs, plan, pool, progress)
             prepared = _commit(writer, inputs, plan, division, pseudonyms)
     return make_report(store, prepared, task=task, elapsed_s=time.perf_counter() - started_s)
@@ -124,7 +121,7 @@ def prepare_part(
     with writer, workers as pool:
         inputs, plan = _read_and_plan(inputs, pool, writer, progress)
         plan = replace(plan, shards=plan.shards[part.number - 1 :: part.n])
-        with _enough_space(store, writer.shards_folder, plan.shards, compression):
+        with enough_space(store, writer.shards_folder, plan.shards, compression):
             _write_shards(inputs, plan, pool, progress)
         writer.keep()
     return PartReport(
@@ -228,6 +225,18 @@ def _is_settled(note: Path) -> bool:
     return note.exists() and not any(refusal.reason in MAY_GO_WELL for refusal in refusals_of(note))
 
 
+def _check_division(inputs: Inputs, plan: ShardPlans, division: Division) -> None:
+    """Raise UsageError where the planned slices cannot be divided, before their pixels are read. It is done once more
+    with those that were stored."""
+    if division.holdout is None or not plan.shards:  # nothing taken is another error
+        return
+    division.check(has_labels=plan.match.table is not None)
+    notes = [shard.note if shard.note.exists() else shard.plan for shard in plan.shards]
+    planned = read_columns(notes, ("image_id", "series_key", "patient_id"))
+    table = inputs.labels.taken(plan.match, inputs.task).table
+    training_slices(planned, join_labels(planned, table, plan.further), division)
+
+
 def _write_shards(inputs: Inputs, plan: ShardPlans, pool: AnyPool, progress: Progress) -> None:
     """Write the planned shards; those of an earlier attempt stay as they are."""
     missing = [shard for shard in plan.shards if not shard.note.exists()]
@@ -278,19 +287,3 @@ def _collect(plan: ShardPlans) -> tuple[dict[str, Column], list[Refusal]]:
     del stored  # as `columns` now
     release_unused()
     return columns, with_labels(refused, plan.match)
-
-
-@contextmanager
-def _enough_space(store: Path, place: Path, shards: Sequence[ShardPlan], compression: Compression) -> Iterator[None]:
-    """Refuse to begin where the disk is too small, and say the same where it fills up meanwhile.
-
-    The size of packed pixels is not known before, so writing them is begun in any case.
-    """
-    needed = sum(shard.n_bytes for shard in shards) + TABLE_BYTES
-    at_most = "" if compression == "none" else " at most"
-    advice = f"the disk is too small: the store needs {needed:,} bytes{at_most}. Free some space or choose another disk"
-    present = sum(shard.n_bytes for shard in shards if shard.note.exists())
-    if compression == "none" and shutil.disk_usage(place).free + present < needed:
-        raise DiskFullError(f"{store}: {advice}")
-    with full_disk_named(store, advice):
-        yield

@@ -142,6 +142,12 @@ def read_notes(paths: Sequence[Path]) -> tuple[Table, list[Refusal]]:
     return pa.concat_tables(tables), [refusal for _, refused in notes for refusal in refused]
 
 
+def read_columns(paths: Sequence[Path], names: Sequence[str]) -> dict[str, Column]:
+    """Return columns of the tables in all files, without the memory of the others."""
+    taken = pa.concat_tables([read_note(path)[0].select(names) for path in paths])
+    return {name: to_numpy(taken, name) for name in names}
+
+
 def to_numpy(table: Table, name: str) -> Column:
     """Return a column as an array; text becomes objects, vectors a matrix."""
     column = table[name].combine_chunks()
