@@ -42,7 +42,7 @@ def names_of(name: str, rule: IdRule = "name") -> set[str]:
     paths = {with_folder(image_id, name), printable(name)}
     match rule:
         case "name":
-            return {image_id, *paths, other_name(image_id)}
+            return {image_id, *paths, other_name(image_id), printable(name.rpartition("/")[2])}
         case "path":
             return paths
         case "sop_uid":

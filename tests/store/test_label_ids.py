@@ -361,6 +361,21 @@ def test_refused_files_that_labels_name(tmp_path: Path, rule: IdRule) -> None:
     assert named == {"s0/ID_01.dcm", "s0/ID_02.dcm", "s1/ID_11.dcm"} | by_name
 
 
+@pytest.mark.parametrize("spell", ["{}", "{}.dcm", "s0/{}.dcm", "./s0/{}", "raw/s0/{}.dcm"])
+@pytest.mark.parametrize("n_labelled", [1, 3])
+def test_refused_files_are_named_however_an_id_is_written(tmp_path: Path, spell: str, n_labelled: int) -> None:
+    """n_labelled: how many of the IDs there are: the refused one alone, or others too."""
+    names = ["ID_01", "ID_00", "ID_02"]
+    nested(tmp_path / "raw")
+    path = tmp_path / "raw" / "s0" / "ID_01.dcm"
+    path.write_bytes(path.read_bytes()[:-10])
+    table = write_ids(tmp_path / "labels.csv", [spell.format(name) for name in names[:n_labelled]])
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels=table, n_jobs=1)
+    assert [(one.path, one.has_label) for one in Store.open(tmp_path / "store").read_refusals()] == [
+        ("s0/ID_01.dcm", True)
+    ]
+
+
 def test_hashed_ids_are_those_of_the_rule_and_lead_back_to_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

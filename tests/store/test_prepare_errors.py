@@ -243,8 +243,8 @@ def test_a_bug_of_this_program_is_counted_and_said(
     phantoms.write_series(tmp_path / "raw", name="a")
     bug = Refusal("b.dcm", Reason.INTERNAL_ERROR, "KeyError in header.py, line 1")
 
-    def with_a_bug(refusals: list[Refusal], match: Match) -> list[Refusal]:
-        return with_labels([*refusals, bug], match)
+    def with_a_bug(refusals: list[Refusal], match: Match, raw: Path) -> list[Refusal]:
+        return with_labels([*refusals, bug], match, raw)
 
     monkeypatch.setattr("rsna_e2e.store.prepare.run.with_labels", with_a_bug)
     assert main(["prepare", str(tmp_path / "raw"), str(tmp_path / "store"), "--jobs", "1"]) == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import ID_RULES, IdRule, Refusal, Rows, printable
 from rsna_e2e.dicom.image_ids import ImageIds, names_of, other_name, with_folder
-from rsna_e2e.store.prepare.spellings import Spellings
+from rsna_e2e.store.prepare.spellings import Spellings, beginnings_of
 from rsna_e2e.store.prepare.tables import Table
 
 # What IDs may be that stand for more than one image, and what the labels are of then
@@ -108,16 +108,23 @@ def further_labels(headers: Table, rows: Rows, image_ids: Sequence[str], match: 
     }
 
 
-def with_labels(refusals: Sequence[Refusal], match: Match) -> list[Refusal]:
-    """Return refusals with `has_label` set where a label names their file, by UID as far as that is known."""
-    labelled = _file_names(match.ids) if refusals else set()
-    return [replace(one, has_label=not labelled.isdisjoint(_names_of(one, match.rule))) for one in refusals]
+def with_labels(refusals: Sequence[Refusal], match: Match, raw: Path) -> list[Refusal]:
+    """Return refusals with `has_label` set where a label names their file, by UID as far as that is known.
+
+    raw: as of `LabelIds`.
+    """
+    labelled, beginnings = (_file_names(match.ids), beginnings_of(raw)) if refusals else (set(), [])
+    return [replace(one, has_label=_is_named(one, match.rule, labelled, beginnings)) for one in refusals]
 
 
-def _names_of(refusal: Refusal, rule: IdRule) -> set[str]:
-    return names_of(refusal.path, rule) | (
-        {printable(refusal.sop_uid)} if rule == "sop_uid" and refusal.sop_uid else set()
-    )
+def _is_named(refusal: Refusal, rule: IdRule, labelled: set[str], beginnings: Sequence[str]) -> bool:
+    """Whether a refused file is among the `labelled`, of `_file_names`. beginnings: what paths may begin with."""
+    names = names_of(refusal.path, rule)
+    if rule == "path":
+        names |= {beginning + name for beginning in beginnings for name in names}
+    if rule == "sop_uid" and refusal.sop_uid:
+        names.add(printable(refusal.sop_uid))
+    return not labelled.isdisjoint(names)
 
 
 def _readings(slices: Spellings, table: TableIds, labels: LabelIds) -> dict[IdRule, Sequence[str | None]]:
@@ -187,9 +194,9 @@ def _has_wholes(table: TableIds, whole: str, n: int) -> str:
 
 def _rule_of_refused(slices: Spellings, table: TableIds, labels: LabelIds, refused: Iterable[Refusal]) -> IdRule:
     """Return the rule by which a table names files that were refused. Raises BadInputError where there is none."""
-    labelled = _file_names(table.image_ids)
+    labelled, beginnings = _file_names(table.image_ids), beginnings_of(labels.raw)
     for rule in _rules(labels):
-        if any(not labelled.isdisjoint(_names_of(one, rule)) for one in (*labels.refused, *refused)):
+        if any(_is_named(one, rule, labelled, beginnings) for one in (*labels.refused, *refused)):
             return rule
     if labels.rule == "auto":
         expected, advice = "file name, path or SOP Instance UID", ""

@@ -254,7 +254,7 @@ def _commit(
     writer: StoreWriter, inputs: Inputs, plan: ShardPlans, division: Division, pseudonyms: Pseudonyms | None
 ) -> Prepared:
     """Make the store of the shards that were written, and return what it holds, with identifiers."""
-    stored, refusals = _collect(plan)
+    stored, refusals = _collect(plan, inputs.source.path)
     key_check, hashed = "", refusals
     if pseudonyms is not None:
         key_check, hashed = pseudonyms.check, pseudonyms.of_refusals(refusals)
@@ -279,11 +279,11 @@ def _commit(
     )
 
 
-def _collect(plan: ShardPlans) -> tuple[dict[str, Column], list[Refusal]]:
+def _collect(plan: ShardPlans, raw: Path) -> tuple[dict[str, Column], list[Refusal]]:
     """Return the columns of the slices that were written, and all refusals."""
     stored, broken = read_notes([shard.note for shard in plan.shards])
     refused = sorted([*plan.refused, *broken], key=lambda refusal: (refusal.path, refusal.reason))
     columns = {name: to_numpy(stored, name) for name in stored.column_names}
     del stored  # as `columns` now
     release_unused()
-    return columns, with_labels(refused, plan.match)
+    return columns, with_labels(refused, plan.match, raw)

@@ -48,7 +48,7 @@ class Spellings:
         known = self._known(rule)
         if rule != "path":
             return [known.get(one) for one in ids]
-        beginnings = _beginnings(raw)
+        beginnings = beginnings_of(raw)
         return [next((known[path] for path in _relative(one, beginnings) if path in known), None) for one in ids]
 
     def spelled(self, rule: IdRule) -> Iterator[tuple[str, str]]:
@@ -108,7 +108,7 @@ def _of_one_instance(names: Iterable[str], instances: Iterable[str]) -> list[str
     return [name for name in instance_of if name not in several]
 
 
-def _beginnings(raw: Path) -> list[str]:
+def beginnings_of(raw: Path) -> list[str]:
     """Return what may stand before a path in `raw`: `.`, and the end of its own path, from all of it to its name."""
     found = ["./"]
     for place in (Path(os.path.abspath(raw)), real_path(raw)):
