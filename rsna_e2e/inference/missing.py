@@ -61,6 +61,9 @@ def _missing(store: Store, split: str) -> Iterator[Refusal]:
         is_here = refusal.reason in _ONCE_MORE and not image_ids.isdisjoint(
             ids_beside((), [refusal.path], store.image_ids)
         )
-        is_here |= refusal.reason == Reason.DUPLICATE_SOP_UID and store.image_ids == "sop_uid"
+        # Its instance is in the store, under another path; a label by its own path asks for that one
+        is_here |= refusal.reason == Reason.DUPLICATE_SOP_UID and (
+            store.image_ids == "sop_uid" or not refusal.has_label
+        )
         if is_slice and not is_here and refusal.has_label == (split == "train"):
             yield refusal

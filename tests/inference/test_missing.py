@@ -63,7 +63,7 @@ def test_refused_files_that_may_be_asked_for_are_missing(raw: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("rule", ["path", "sop_uid"])
 def test_missing_images_are_called_as_those_in_the_store(raw: Path, tmp_path: Path, rule: IdRule) -> None:
-    """By path; by name where the UID is not known. A copy has another path, and the same UID."""
+    """By path; by name where the UID is not known. A copy is there already, though it has another path."""
     prepare(raw, tmp_path / "store", task=ICH, labels="none", image_ids=rule, n_jobs=1)
     missing = list_missing(Store.open(tmp_path / "store"), "test", submission=tmp_path / "test.csv")
     assert missing.file is not None
@@ -71,8 +71,33 @@ def test_missing_images_are_called_as_those_in_the_store(raw: Path, tmp_path: Pa
         listed = {row["ID"]: row["reason"] for row in csv.DictReader(file)}
     test, train = (f"{TEST}/", f"{TRAIN}/") if rule == "path" else ("", "")
     expected = {f"{test}ID_b_004": "truncated", f"{test}ID_b_005": "not_dicom", f"{test}ID_b_006": "not_regular_file"}
-    copies = {f"{TEST}/ID_b_001": "duplicate_sop_uid"} if rule == "path" else {}
-    assert listed == expected | {f"{train}ID_a_002": "truncated"} | copies
+    assert listed == expected | {f"{train}ID_a_002": "truncated"}
+
+
+@pytest.mark.parametrize("names", [["IM_1", "IM_2"], ["IM_1", "other"]])
+def test_copies_whose_names_repeat_are_there(tmp_path: Path, names: list[str]) -> None:
+    """The slices of `a` once more in `b`, and `c` with others of the same names."""
+    phantoms.write_series(tmp_path / "raw" / "a", name="a", n_slices=2)
+    phantoms.write_series(tmp_path / "raw" / "c", name="c", n_slices=2)
+    for folder in "ac":
+        for path in sorted((tmp_path / "raw" / folder).iterdir()):
+            path.rename(path.with_name(f"IM_{path.stem[-1]}.dcm"))
+    (tmp_path / "raw" / "b").mkdir()
+    for number, name in enumerate(names, 1):
+        shutil.copy(tmp_path / "raw" / "a" / f"IM_{number}.dcm", tmp_path / "raw" / "b" / f"{name}.dcm")
+    report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels="none", n_jobs=1)
+    assert report.refusals == {"duplicate_sop_uid": 2}
+    for split in ("train", "test"):
+        assert list_missing(Store.open(tmp_path / "store"), split, submission=tmp_path / "sub.csv").reasons == {}
+
+
+def test_a_copy_that_a_label_names_by_its_path_is_missing(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        phantoms.write_series(tmp_path / "raw" / folder, name="a", n_slices=2)
+    write_labels(tmp_path / "labels.csv", ICH, ["b/ID_a_001", "b/ID_a_002"], np.zeros((2, 6)))
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels=tmp_path / "labels.csv", n_jobs=1)
+    missing = list_missing(Store.open(tmp_path / "store"), "train", submission=tmp_path / "sub.csv")
+    assert missing.reasons == {"duplicate_sop_uid": 2}
 
 
 def test_a_file_called_as_a_slice_of_another_series_is_missing_all_the_same(tmp_path: Path) -> None:
@@ -92,7 +117,7 @@ def test_a_file_called_as_a_slice_of_another_series_is_missing_all_the_same(tmp_
 def test_of_hashed_paths_only_reasons_are_known(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "store", task=ICH, n_jobs=1, pseudonyms=Pseudonyms(b"k" * 32))
     missing = list_missing(Store.open(tmp_path / "store"), "test", submission=tmp_path / "sub.csv")
-    assert missing.reasons == {"truncated": 1, "duplicate_sop_uid": 1}
+    assert missing.reasons == {"truncated": 1}
     assert missing.file is not None
     assert "ID_" not in missing.file.read_text()
 
