@@ -86,7 +86,9 @@ def read_labels(path: Path, manifest: StoreManifest, index: Mapping[str, Column]
         is_wrong = is_labelled != is_train
     else:
         patients = index["patient_id"][starts]
-        is_wrong = is_train & (~is_labelled | np.isin(patients, patients[is_labelled & ~is_train]))
+        held_out = set(patients[is_labelled & ~is_train])
+        is_held_out = np.fromiter((patient in held_out for patient in patients), np.bool_, len(patients))
+        is_wrong = is_train & (~is_labelled | is_held_out)
     if is_wrong.any():
         row = int(starts[np.argmax(is_wrong)])
         raise StoreError(f"{path / INDEX}: damaged (impossible split{_slice_at(index, row)}). {PREPARE_AGAIN}")
