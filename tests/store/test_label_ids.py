@@ -244,8 +244,8 @@ WRONG: dict[str, tuple[Callable[[Path], list[Slice]], Sequence[str], Sequence[st
     "studies": (flat, ["1.2.826.2"], ["1 of its 1 IDs are StudyInstanceUIDs", "labels of whole studies"]),
     "series": (
         flat,
-        ["1.2.5.0", "1.2.5.1", "1.9"],
-        ["2 of its 3 IDs are SeriesInstanceUIDs", "labels of whole series"],
+        ["1.2.5.0", "1.2.5.1", "0.9"],
+        ["2 of its 3 IDs are SeriesInstanceUIDs, such as '1.2.5.0'", "labels of whole series"],
     ),
     "series that names begin with": (
         numbered,
@@ -258,7 +258,7 @@ WRONG: dict[str, tuple[Callable[[Path], list[Slice]], Sequence[str], Sequence[st
         ["2 of its 2 IDs are PatientIDs", "labels of whole patients"],
     ),
     "paths of several": (two_suffixes, ["s/x0", "s/x1"], ["names none of the images"]),
-    "patients": (flat, ["p0", "p1", "p9"], ["2 of its 3 IDs are PatientIDs", "labels of whole patients"]),
+    "patients": (flat, ["p0", "p1", "p9"], ["2 of its 3 IDs are PatientIDs, so it has labels of whole patients"]),
     "names of several": (
         repeated,
         ["IM000000", "IM000001"],

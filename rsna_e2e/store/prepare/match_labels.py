@@ -71,12 +71,12 @@ def match_labels(headers: Table, refused: Iterable[Refusal], labels: LabelIds) -
         readings = _readings(slices, table, labels)
         counts = {rule: len(ids) - ids.count(None) for rule, ids in readings.items()}
         rule = _fitting_most(counts, table)
-        whole, n_whole = _most_wholes(slices, table) if counts[rule] < len(table.image_ids) else ("", 0)
-        if counts[rule] >= max(n_whole, 1):
+        whole, wholes = _most_wholes(slices, table) if counts[rule] < len(table.image_ids) else ("", set())
+        if counts[rule] >= max(len(wholes), 1):
             return _taken(slices, table, labels, number, rule, readings[rule])
         if labels.must_match and len(headers):
-            if n_whole:
-                raise BadInputError(_has_wholes(table, whole, n_whole))
+            if wholes:
+                raise BadInputError(_has_wholes(table, whole, wholes))
             rule = _rule_of_refused(slices, table, labels, refused)
             return Match(table=number, rule=rule, ids=list(table.image_ids))
     return Match(table=None, rule="name" if labels.rule == "auto" else labels.rule)
@@ -146,11 +146,10 @@ def _fitting_most(counts: Mapping[IdRule, int], table: TableIds) -> IdRule:
     return "path" if has_folders and counts.get("path") == counts[rule] else rule
 
 
-def _most_wholes(slices: Spellings, table: TableIds) -> tuple[str, int]:
-    """Return which of `_WHOLES` most IDs of a table are, and how many."""
-    counts = {name: len(slices.values(name).intersection(table.image_ids)) for name in _WHOLES}
-    name = max(counts, key=lambda name: counts[name])
-    return name, counts[name]
+def _most_wholes(slices: Spellings, table: TableIds) -> tuple[str, set[str]]:
+    """Return which of `_WHOLES` most IDs of a table are, and these IDs."""
+    found = {name: slices.values(name).intersection(table.image_ids) for name in _WHOLES}
+    return max(found.items(), key=lambda one: len(one[1]))
 
 
 def _taken(
@@ -184,11 +183,12 @@ def _check_ambiguous(slices: Spellings, table: TableIds, ambiguous: set[str], *,
     )
 
 
-def _has_wholes(table: TableIds, whole: str, n: int) -> str:
+def _has_wholes(table: TableIds, whole: str, ids: set[str]) -> str:
     uids, of = _WHOLES[whole]
+    example = "" if whole == "patient_id" else f", such as {min(ids)!r}"  # a PatientID may be a name
     return (
-        f"{table.file}: {n} of its {len(table.image_ids)} IDs are {uids}, such as {min(table.image_ids)!r}, so it has "
-        f"labels of whole {of}. The task learns from labels of slices, so these cannot be used. {_SEE}"
+        f"{table.file}: {len(ids)} of its {len(table.image_ids)} IDs are {uids}{example}, so it has labels of whole "
+        f"{of}. The task learns from labels of slices, so these cannot be used. {_SEE}"
     )
 
 
