@@ -291,6 +291,17 @@ def test_labels_that_cannot_be_used_end_with_an_error(
     assert not list(tmp_path.glob("store*"))
 
 
+@pytest.mark.parametrize(
+    ("ids", "said"), [("0", "names none of the images in .*Its first is '0'"), ("1.2.5.0", "labels of whole series")]
+)
+def test_columns_that_may_hold_the_ids_are_named(tmp_path: Path, ids: str, said: str) -> None:
+    flat(tmp_path / "raw")
+    (tmp_path / "labels.csv").write_text(f"ID,Image,Ward,any\n{ids},ID_00,A,1\n")
+    advice = r"that were not used: Image, Ward\. If one holds the IDs: --columns ID=COLUMN\. See docs/labels\.md$"
+    with pytest.raises(BadInputError, match=f"{said}.*{advice}"):
+        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels=tmp_path / "labels.csv", n_jobs=1)
+
+
 def test_labels_that_cannot_be_used_can_be_left_aside(tmp_path: Path) -> None:
     flat(tmp_path / "raw")
     write_ids(tmp_path / "raw" / "train.csv", ["ID_other"])

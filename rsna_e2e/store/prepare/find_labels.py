@@ -131,7 +131,8 @@ class LabelSearch:
 def read_label_file(file: TableFile, task: Task) -> LabelFile:
     """Read a label file. Raises BadInputError when it is not a valid one."""
     table = read_labels(file, task)
-    return LabelFile(ids=TableIds(file=file.name, image_ids=table.image_ids), table=table)
+    ids = TableIds(file=file.name, image_ids=table.image_ids, unused=table.unused)
+    return LabelFile(ids=ids, table=table)
 
 
 def no_labels(task: Task) -> LabelTable:

@@ -25,11 +25,21 @@ _SEE = "See docs/labels.md"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableIds:
-    """The image ids of a label table. problem: why it cannot be used, if they are those of the images."""
+    """The image ids of a label table. problem: why it cannot be used, if they are those of the images. unused: columns
+    of a wide table that were not read."""
 
     file: str
     image_ids: Sequence[str]
     problem: str = ""
+    unused: Sequence[str] = ()
+
+    @property
+    def advice(self) -> str:
+        """What may help where its IDs are no images, for the end of a message."""
+        if not self.unused:
+            return _SEE
+        columns = ", ".join(map(printable, self.unused))
+        return f"Columns of the table that were not used: {columns}. If one holds the IDs: --columns ID=COLUMN. {_SEE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +198,7 @@ def _has_wholes(table: TableIds, whole: str, ids: set[str]) -> str:
     example = "" if whole == "patient_id" else f", such as {min(ids)!r}"  # a PatientID may be a name
     return (
         f"{table.file}: {len(ids)} of its {len(table.image_ids)} IDs are {uids}{example}, so it has labels of whole "
-        f"{of}. The task learns from labels of slices, so these cannot be used. {_SEE}"
+        f"{of}. The task learns from labels of slices, so these cannot be used. {table.advice}"
     )
 
 
@@ -205,7 +215,7 @@ def _rule_of_refused(slices: Spellings, table: TableIds, labels: LabelIds, refus
     raise BadInputError(
         f"{table.file}: names none of the images in {labels.raw}. Its first is {min(table.image_ids)!r}; the first "
         f"there is {printable(slices.names[0])}, SOP Instance UID {printable(slices.sop_uids[0])}. Expected an ID "
-        f"with the image's {expected}{advice}. {_SEE}"
+        f"with the image's {expected}{advice}. {table.advice}"
     )
 
 
