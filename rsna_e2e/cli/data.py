@@ -258,9 +258,10 @@ def _warn(report: "PrepareReport") -> None:
             to=sys.stderr,
         )
     if report.n_studies_as_patients:
+        places = "several folds, or both in training and among the held-out" if report.held_out else "several folds"
         tell(
             f"warning: studies that name no patient (PatientID is empty): {report.n_studies_as_patients}. Each counts "
-            "as a patient, so studies of one patient may be in several folds",
+            f"as a patient, so studies of one patient may be in {places}",
             to=sys.stderr,
         )
     if report.n_burned_in:

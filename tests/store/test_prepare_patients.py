@@ -79,6 +79,13 @@ def test_prepare_says_it_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     told = capsys.readouterr()
     assert told.err.count("studies that name no patient (PatientID is empty): 7.") == 1
     assert "n studies as patients   7" in told.out
+    assert "so studies of one patient may be in several folds\n" in told.err
+
+
+def test_with_patients_held_out_it_says_where_theirs_may_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = without_patients(tmp_path / "raw")
+    assert main(["prepare", str(raw), str(tmp_path / "store"), "--jobs", "1", "--holdout", "0.3"]) == 0
+    assert "may be in several folds, or both in training and among the held-out\n" in capsys.readouterr().err
 
 
 def test_whoever_wants_hu_by_name_alone_can_have_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
