@@ -11,10 +11,10 @@ from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import is_inside
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import ID_RULES
+from rsna_e2e.core.records import ID_RULES, N_FOLDS
 from rsna_e2e.tasks.task import get_task
 
-N_FOLDS, SEED = 5, 0
+SEED = 0
 
 if TYPE_CHECKING:
     from rsna_e2e.store.prepare import PrepareReport

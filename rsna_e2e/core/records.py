@@ -17,6 +17,8 @@ IdRule = Literal["name", "path", "sop_uid"]  # what image ids are, see `dicom.im
 # The same in words; of two that fit equally well, the first is taken
 ID_RULES: dict[IdRule, str] = {"name": "file names", "path": "paths", "sop_uid": "SOP Instance UIDs"}
 
+N_FOLDS = 5  # of a store, unless told
+
 
 class Progress(Protocol):
     """Called as work proceeds: `done` of `total` units, and a short note such as "31 refused"."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import Column, Progress, Refusal, no_progress
+from rsna_e2e.core.records import N_FOLDS, Column, Progress, Refusal, no_progress
 from rsna_e2e.dicom.image_ids import ImageIds
 from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.store.prepare.index import Division, index_columns, join_labels, training_slices, with_pseudonyms
@@ -56,7 +56,7 @@ def prepare(
     task: Task,
     labels: Labels = None,
     image_ids: ImageIds = "auto",
-    n_folds: int = 5,
+    n_folds: int = N_FOLDS,
     holdout: float | None = None,
     seed: int = 0,
     n_jobs: int | None = None,

@@ -9,6 +9,7 @@ import torch
 
 from rsna_e2e.config import ModelConfig, TwoStageConfig
 from rsna_e2e.core.errors import RsnaError, UsageError
+from rsna_e2e.core.records import N_FOLDS
 from rsna_e2e.loader.holdout import series_folds
 from rsna_e2e.model.network import JointModel, load_backbone
 from rsna_e2e.model.pretrained import check_pretrained
@@ -16,8 +17,6 @@ from rsna_e2e.store import Store
 from rsna_e2e.tasks.task import get_task
 from rsna_e2e.training.pipeline.plan import PlannedStep
 from rsna_e2e.training.pipeline.run import Standing
-
-PREPARED_FOLDS = 5  # of a store that is still to be made: what prepare makes unless told
 
 
 def check_store(store: Store, config: TwoStageConfig | None) -> None:
@@ -39,7 +38,7 @@ def check_store(store: Store, config: TwoStageConfig | None) -> None:
 
 def check_folds_to_come(config: TwoStageConfig) -> None:
     """Raise UsageError when a store that is still to be made will lack folds of `config`."""
-    _check_folds(set(range(PREPARED_FOLDS)), config, "a new store")
+    _check_folds(set(range(N_FOLDS)), config, "a new store")
 
 
 def check_weights(standings: Iterable[Standing], *, asks_network: bool = True) -> None:
