@@ -16,12 +16,12 @@ from rsna_e2e.inference.missing import MissingImages, list_missing
 from rsna_e2e.inference.predictions import PredictionTable, SeriesTable, find_series, predictions_path
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.inference.truth import TruthFile, write_truth
-from rsna_e2e.loader.holdout import validation_series
+from rsna_e2e.loader.holdout import check_unseen, validation_series
 from rsna_e2e.model.forward import Prediction, predict_series
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.labels import prepare_submission
-from rsna_e2e.training.run_folder import read_manifest
+from rsna_e2e.training.run_folder import store_hash_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ class Predictor:
         """Return the positions in `store.series` of a split; "validation" is the fold that the run held out.
 
         Raises UsageError when there are none, BadInputError when a submission could not tell its slices apart, and for
-        the fold of a run that was trained on another store.
+        the fold of a run that was trained on another store; UsageError for that fold where the classifier of the
+        embeddings saw it.
         """
         if split == "validation":
             found = self._held_out()
@@ -95,8 +96,7 @@ class Predictor:
 
     def _is_another_store(self) -> bool:
         """Whether the run is known to have been trained on another store."""
-        trained = self.trained
-        return trained.embeddings is None and read_manifest(trained.run).get("data_hash") != self.store.data_hash
+        return store_hash_of(self.trained.run) not in (self.store.data_hash, None)
 
     def _held_out(self) -> list[int]:
         """Return the positions of the fold that the run held out."""
@@ -112,6 +112,8 @@ class Predictor:
                 f"{store.path}: is not the store that {trained.run} was trained on, so its folds are not those of the "
                 "run. Give that store, or --split train or test"
             )
+        if trained.embeddings is not None:
+            check_unseen(trained.embeddings, trained.config)
         return validation_series(store, trained.config)
 
     def __call__(self, positions: Sequence[int], *, progress: Progress = no_progress) -> Prediction:

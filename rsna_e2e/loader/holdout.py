@@ -10,6 +10,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Rows
 from rsna_e2e.store import Store, rows_of
+from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.folds import published_folds
 from rsna_e2e.tasks.metrics import scorable
 
@@ -61,6 +62,18 @@ def _problem(store: Store, by_fold: Mapping[int, Sequence[int]], held: int | Non
 def validation_series(store: Store, config: RunConfig) -> list[int]:
     """Return the positions in `store.series` of the fold that a run holds out; none where it holds nothing out."""
     return [p for p, fold in enumerate(series_folds(store, config.folds)) if fold == config.validation_fold]
+
+
+def check_unseen(embeddings: Embeddings, config: RunConfig) -> None:
+    """Raise UsageError unless the classifiers of the embeddings held out what a run is validated on."""
+    for source in embeddings.sources:
+        if (source.held_out_fold, source.folds) != (config.validation_fold, config.folds):
+            held_out = "no fold" if source.held_out_fold is None else f"fold {source.held_out_fold} ({source.folds})"
+            raise UsageError(
+                f"validation on fold {config.validation_fold} ({config.folds}) would be too optimistic: the embeddings "
+                f"are by a classifier that held out {held_out}. Give those of one that held out the same fold, or "
+                "train with its validation_fold and folds, or with validation_fold=null"
+            )
 
 
 def series_folds(store: Store, rule: Literal["store", "published"]) -> list[int]:

@@ -16,7 +16,7 @@ from rsna_e2e.core.records import Rows
 from rsna_e2e.core.weights_file import load_weights
 from rsna_e2e.loader.choice import choose_loader, count_channels
 from rsna_e2e.loader.division import Division
-from rsna_e2e.loader.holdout import hold_out
+from rsna_e2e.loader.holdout import check_unseen, hold_out
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, rows_of
@@ -58,7 +58,7 @@ class RunData:
         n_channels = count_channels(config, task, embeddings)
         training, held_out = hold_out(store, config)
         if embeddings is not None and held_out:
-            _check_unseen(embeddings, config)
+            check_unseen(embeddings, config)
         return cls(
             store=store,
             task=task,
@@ -178,15 +178,3 @@ def _try_one_image(model: JointModel, config: RunConfig, compute: Compute, *, n_
                 raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"{config.model.backbone} does not take images of {size} px: {reason}") from None
-
-
-def _check_unseen(embeddings: Embeddings, config: RunConfig) -> None:
-    """Raise UsageError unless the classifiers held out what is to be validated on."""
-    for source in embeddings.sources:
-        if (source.held_out_fold, source.folds) != (config.validation_fold, config.folds):
-            held_out = "no fold" if source.held_out_fold is None else f"fold {source.held_out_fold} ({source.folds})"
-            raise UsageError(
-                f"validation on fold {config.validation_fold} ({config.folds}) would be too optimistic: the embeddings "
-                f"are by a classifier that held out {held_out}. Set validation_fold and folds to the same, or "
-                "validation_fold=null"
-            )

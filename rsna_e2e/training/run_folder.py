@@ -15,6 +15,7 @@ from rsna_e2e.training.run_layout import CONFIG, MANIFEST, TASK
 CONFIG_SHA256 = (
     "config_sha256"  # in the manifest; runs of earlier versions have none, and their configuration is not verified
 )
+STORE_HASH = "store_data_hash"  # in the manifest: of the store alone, where data_hash stands for its embeddings too
 
 
 def check_is_run(run: Path) -> None:
@@ -70,6 +71,16 @@ def read_task(run: Path, name: str) -> Task:
                 f"{here}. Use the version of this program that trained it; {MANIFEST} names it"
             )
     return task
+
+
+def store_hash_of(run: Path) -> str | None:
+    """Return the data_hash of the store that a run was trained on; None of a run on embeddings by an earlier version.
+
+    Raises what `read_manifest` raises.
+    """
+    manifest = read_manifest(run)
+    has_images = not manifest.get("classifiers")
+    return manifest.get(STORE_HASH, manifest.get("data_hash", "") if has_images else None)
 
 
 def read_manifest(run: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from rsna_e2e.core.files import (
 )
 from rsna_e2e.core.machine import describe_code, describe_environment
 from rsna_e2e.tasks.task import Task
-from rsna_e2e.training.run_folder import CONFIG_SHA256, read_manifest, write_task
+from rsna_e2e.training.run_folder import CONFIG_SHA256, STORE_HASH, read_manifest, write_task
 from rsna_e2e.training.run_layout import CHECKPOINTS, CONFIG, DEBUG, MANIFEST, METRICS, TENSORBOARD
 
 # Kinds of lines with the scores of an epoch: of the held-out fold, or of slices that the model was trained on
@@ -90,6 +90,7 @@ class RunLog:
         task: Task,
         *,
         data_hash: str,
+        store_hash: str,
         compute: Compute,
         loader: str,
         classifiers: Sequence[Sequence[str]] = (),
@@ -106,7 +107,8 @@ class RunLog:
         self._lock = _lock(run)
         try:
             with self._full_disk_named():
-                self._facts = {"data_hash": data_hash, "seed": config.seed, "classifiers": classifiers, "resumed": []}
+                self._facts = {"data_hash": data_hash, STORE_HASH: store_hash, "seed": config.seed}
+                self._facts |= {"classifiers": classifiers, "resumed": []}
                 self._open(config, task, compute, loader=loader, n_ranks=n_ranks, resumed_at=resumed_at)
         except BaseException:
             threading.excepthook = self._on_thread

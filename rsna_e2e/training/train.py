@@ -106,6 +106,7 @@ def _train(
         RunLog,
         *(run, prepared.config, data.task),
         data_hash=data.data_hash,
+        store_hash=data.store.data_hash,
         compute=prepared.compute,
         loader=loader.backend,
         classifiers=data.embeddings.classifiers if data.embeddings else (),

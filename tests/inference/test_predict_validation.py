@@ -1,5 +1,6 @@
 """Prediction of the held-out fold, and the truth that is written beside a submission."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,9 +19,11 @@ from rsna_e2e.inference.predict_epochs import predict_epochs
 from rsna_e2e.inference.predictions import beside, predictions_path, read_predictions
 from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.store import Store, rows_of
+from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.task import ICH
+from rsna_e2e.training.run_layout import MANIFEST
 from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,6 +92,39 @@ def test_a_run_on_embeddings_predicts_its_fold(store: Store, tmp_path: Path) -> 
     out = tmp_path / "v.csv"
     predict(tmp_path / "run", store, split="validation", out=out, embeddings=embeddings, device="cpu")
     assert read_predictions(predictions_path(out), ICH).image_ids == ids_of_fold(store, 0)
+
+
+def test_a_run_on_embeddings_knows_its_store(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same classifier embeds another store, whose fold 0 the head has learned from."""
+    embeddings = sequences.write_embeddings(tmp_path / "embeddings", store)
+    run, out = tmp_path / "run", tmp_path / "v.csv"
+    train(store, run, sequences.config("validation_fold=0"), embeddings=embeddings, device="cpu")
+    prepare(store.path.parent / "raw", tmp_path / "other", task=ICH, n_folds=2, holdout=0.3, n_jobs=1)
+    with closing(Store.open(tmp_path / "other")) as other:
+        there = sequences.write_embeddings(tmp_path / "there", other)
+        with pytest.raises(BadInputError, match=r"other: is not the store that \S+run was trained on"):
+            predict(run, other, split="validation", out=out, embeddings=there, device="cpu")
+        assert not caplog.text
+        predict(run, other, split="test", out=out, embeddings=there, device="cpu")
+        assert "is not the store that" in caplog.text
+        manifest = json.loads((run / MANIFEST).read_text())
+        assert manifest.pop("store_data_hash") == store.data_hash != manifest["data_hash"]
+        (run / MANIFEST).write_text(json.dumps(manifest))  # as an earlier version wrote it
+        predict(run, other, split="validation", out=out, embeddings=there, device="cpu")
+
+
+def test_the_fold_is_not_predicted_from_a_classifier_that_saw_it(store: Store, tmp_path: Path) -> None:
+    """Out of fold, a head learns from the embeddings of two classifiers; only one of them held its fold out."""
+    for fold in (0, 1, 2):
+        sequences.write_embeddings(tmp_path / f"e{fold}", store, weights=f"w{fold}", fold=fold)
+    folders = {fold: [tmp_path / f"e{fold}"] for fold in (0, 1, 2)}
+    both = Embeddings.open(folders[0], store, out_of_fold=folders, fold_of_series=[s.fold for s in store.series])
+    run, out = tmp_path / "run", tmp_path / "v.csv"
+    train(store, run, sequences.config("validation_fold=0"), embeddings=both, device="cpu")
+    unseen, seen = (Embeddings.open(folders[fold], store) for fold in (0, 1))
+    predict(run, store, split="validation", out=out, embeddings=unseen, device="cpu")
+    with pytest.raises(UsageError, match=r"classifier that held out fold 1 \(store\)\. Give those of one that"):
+        predict(run, store, split="validation", out=out, embeddings=seen, device="cpu")
 
 
 @pytest.mark.parametrize("scored", [[], ["training_slices_scored=7"]])

@@ -27,7 +27,15 @@ CPU = Compute(torch.device("cpu"), None)
 
 def _log(run: Path, *, resumed_at: ResumePoint | None = None, n_ranks: int = 1) -> RunLog:
     return RunLog(
-        run, small.config(), ICH, data_hash="d", compute=CPU, loader="torch", n_ranks=n_ranks, resumed_at=resumed_at
+        run,
+        small.config(),
+        ICH,
+        data_hash="d",
+        store_hash="s",
+        compute=CPU,
+        loader="torch",
+        n_ranks=n_ranks,
+        resumed_at=resumed_at,
     )
 
 
@@ -129,7 +137,16 @@ def test_the_first_configuration_stays(tmp_path: Path) -> None:
         before = (run / "config.yaml").read_bytes()
         assert load_config(run / "config.yaml") == small.config()
     other = small.config("loader.threads=7")
-    with RunLog(run, other, ICH, data_hash="d", compute=CPU, loader="torch", resumed_at=ResumePoint(step=0, epoch=0)):
+    with RunLog(
+        run,
+        other,
+        ICH,
+        data_hash="d",
+        store_hash="s",
+        compute=CPU,
+        loader="torch",
+        resumed_at=ResumePoint(step=0, epoch=0),
+    ):
         pass
     assert (run / "config.yaml").read_bytes() == before
 
