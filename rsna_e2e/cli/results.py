@@ -149,8 +149,6 @@ def _say_truth(options: argparse.Namespace, truth: "TruthFile | None") -> None:
     if n_left := truth.n_predicted - truth.n_slices:
         tell(f"without truth: {n_left} of {truth.n_predicted} slices, whose labels the store does not have, or not all")
         words.append("--allow-missing")
-    if options.split == "train":
-        tell("split train is what the run learned from: scores of other patients are lower, see --split validation")
     tell(f"to score it: {shlex.join(words)}")
 
 

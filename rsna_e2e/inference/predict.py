@@ -85,14 +85,27 @@ class Predictor:
                 f"{self.store.path}: {n_repeated} slices have the image id of another slice, and a submission knows "
                 "slices by their image ids alone. Prepare the store again"
             )
-        if split == "test" and not np.isnan(self.store.labels[rows]).all() and self._is_another_store():
+        if not np.isnan(self.store.labels[rows]).all():
+            self._warn_of_scores(split)
+        return found
+
+    def _warn_of_scores(self, split: str) -> None:
+        """Tell the operator where the scores of a split may be too good."""
+        run, learned_from = self.trained.run, store_hash_of(self.trained.run)
+        if split == "test" and self._is_another_store():
             logger.warning(
                 "%s: is not the store that %s was trained on. Its held-out patients may be among those that the run "
                 "learned from, and their scores too good. Train on this store",
                 self.store.path,
-                self.trained.run,
+                run,
             )
-        return found
+        if split == "train" and learned_from == self.store.data_hash:
+            has_fold = self.trained.config.validation_fold is not None
+            logger.warning(
+                "split train is what %s learned from: scores of other patients are lower%s",
+                run,
+                ", see --split validation" if has_fold else "",
+            )
 
     def _is_another_store(self) -> bool:
         """Whether the run is known to have been trained on another store."""

@@ -195,12 +195,21 @@ def test_the_command_that_is_printed_scores_what_has_labels(
 def test_split_train_is_said_to_be_what_was_learned(
     run: Path, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = str(tmp_path / "s.csv")
-    for split in ("train", "validation"):
-        assert main(["predict", str(run), str(store.path), "--split", split, "--out", out, "--device", "cpu"]) == 0
-        lines = capsys.readouterr().out.splitlines()
-        assert lines[-1] == f"to score it: rsna-e2e evaluate {out} {out}.truth.csv --out report"
-        assert ("split train is what the run learned from" in lines[-2]) == (split == "train")
+    """Of the store of the run alone; a fold to look at is named only where one was held out."""
+    out, note = str(tmp_path / "s.csv"), "learned from: scores of other patients are lower"
+
+    def printed(run: Path, store: Path, split: str) -> str:
+        assert main(["predict", str(run), str(store), "--split", split, "--out", out, "--device", "cpu"]) == 0
+        shown = capsys.readouterr()
+        assert shown.out.splitlines()[-1] == f"to score it: rsna-e2e evaluate {out} {out}.truth.csv --out report"
+        return shown.err
+
+    assert f"split train is what {run} {note}, see --split validation" in printed(run, store.path, "train")
+    assert note not in printed(run, store.path, "validation")
+    train(store, tmp_path / "all", small.image_config("validation_fold=null", epochs=1), device="cpu")
+    assert f"{note}\n" in printed(tmp_path / "all", store.path, "train")
+    prepare(store.path.parent / "raw", tmp_path / "other", task=ICH, n_folds=2, n_jobs=1)
+    assert note not in printed(run, tmp_path / "other", "train")
 
 
 def test_truth_of_one_label_holds_that_label(run: Path, store: Store, tmp_path: Path) -> None:
