@@ -206,7 +206,8 @@ def _show(forecast: "Forecast", bases: "Sequence[Basis]") -> None:
 
     data = forecast.data
     series = "" if data.n_series is None else f" in {data.n_series:,} series"
-    tell(f"data: {data.n_slices:,} slices{series}; {data.n_test:,} slices have no label: to predict")
+    about = "about " * data.is_estimate
+    tell(f"data: {data.n_slices:,} slices{series}; {about}{data.n_test:,} in split test: to predict")
     rows = []
     totals_s = [0.0] * len(bases)
     for line in forecast.lines:

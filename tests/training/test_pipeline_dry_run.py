@@ -198,6 +198,24 @@ def test_raw_files_that_make_no_plan_are_refused_before_anything(
     assert not (tmp_path / "out").exists()
 
 
+def test_labels_are_counted_as_prepare_would_match_them(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By file name, by SOP Instance UID, and not those of other images, which lie beside these."""
+    images = tmp_path / "images"
+    shutil.copytree(root / "raw", images, ignore=shutil.ignore_patterns("*.csv"))
+    index, others = Store.open(root / "store").index, tmp_path / "others_train.csv"
+    n = int((index["split"] == "test").sum())
+    dry = ["pipeline", "joint", "--data", str(images), "--out", str(tmp_path / "out"), "--device", "cpu", "--dry-run"]
+    for column, said in (("image_id", f"; {n} in split"), ("sop_uid", f"; about {n} in split"), (None, "")):
+        ids = ["other"] if column is None else index[column][index["split"] == "train"].tolist()
+        others.write_text("ID,any\n" + "".join(f"{one},1\n" for one in ids))
+        code = main([*dry, "--no-probe", "--set", "model.pretrained=false"])
+        shown = capsys.readouterr()
+        assert (code in (0, 5), said in shown.out) == (column is not None, True)
+        assert ("others_train.csv: names none of the images in" in shown.err) == (column is None)
+
+
 def test_a_store_to_come_has_the_folds_that_prepare_makes() -> None:
     """The error above names the folds 0 to 4."""
     assert inspect.signature(prepare).parameters["n_folds"].default == 5

@@ -3,11 +3,11 @@
 In goes a folder or archive, and a label file if there is one; out come a store and a report of what was taken, repaired
 and refused. All decoding and writing happens in worker processes, which leave notes, files of headers and refusals; the
 content of the store depends neither on the number of workers nor on which of them was faster. `repair` mends a damaged
-store from the same files, `read_raw` reads headers alone.
+store from the same files, `read_raw` reads headers alone, and `count_raw` counts files that have labels.
 """
 
 from rsna_e2e.store.prepare.find_labels import find_labels
-from rsna_e2e.store.prepare.headers import RawHeaders, read_raw
+from rsna_e2e.store.prepare.headers import RawCounts, RawHeaders, count_raw, read_raw
 from rsna_e2e.store.prepare.index import pseudonymous_keys
 from rsna_e2e.store.prepare.repair import RepairReport, repair
 from rsna_e2e.store.prepare.report import (
@@ -24,8 +24,10 @@ __all__ = [
     "Part",
     "PartReport",
     "PrepareReport",
+    "RawCounts",
     "RawHeaders",
     "RepairReport",
+    "count_raw",
     "count_reasons",
     "find_labels",
     "prepare",

@@ -3,13 +3,15 @@
 # N slices, L labels
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.records import Column, Float32Array, Progress, Refusal, no_progress
-from rsna_e2e.dicom.image_ids import ImageIds
+from rsna_e2e.dicom.image_ids import ImageIds, names_of
 from rsna_e2e.store.prepare.index import (
     OPTIONAL_COLUMNS,
     RECORD_COLUMNS,
@@ -17,8 +19,8 @@ from rsna_e2e.store.prepare.index import (
     join_labels,
     spread,
 )
-from rsna_e2e.store.prepare.inputs import Labels, read_inputs
-from rsna_e2e.store.prepare.match_labels import match_labels
+from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs
+from rsna_e2e.store.prepare.match_labels import file_names, match_labels
 from rsna_e2e.store.prepare.patients import with_patients
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.run import read_headers
@@ -27,6 +29,8 @@ from rsna_e2e.store.prepare.store_plan import with_image_ids
 from rsna_e2e.store.prepare.tables import read_notes, to_numpy
 from rsna_e2e.store.series_order import slice_indices
 from rsna_e2e.tasks.task import Task
+
+_SAMPLE = 1000  # files whose headers are read where names do not tell which have labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +60,48 @@ def read_raw(
     Files of one SOP instance UID count as copies, because only pixels could tell otherwise. Raises BadInputError when
     there is nothing at `raw`, or the labels are of other images.
     """
-    inputs = read_inputs(raw, None, labels, image_ids, task, "none")
-    with TemporaryDirectory(prefix="rsna_e2e-") as folder, Pool(n_jobs or available_cores()) as pool:
+    return _read(read_inputs(raw, None, labels, image_ids, task, "none"), n_jobs or available_cores(), progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawCounts:
+    """Files in a raw folder, and how many of them have labels. tables: that were looked at, in the order of preference.
+    is_estimate: by the headers of some."""
+
+    n_files: int
+    n_labelled: int
+    tables: Sequence[str]
+    is_estimate: bool = False
+
+
+def count_raw(raw: Path, *, task: Task, labels: Labels = None) -> RawCounts:
+    """Count the files in `raw`, and those that have labels: by their names, or, where labels name none, by headers.
+
+    Raises what `read_raw` raises.
+    """
+    inputs = read_inputs(raw, None, labels, "auto", task, "none")
+    n_files, tables = len(inputs.files), [file.ids.file for file in inputs.labels.files]
+    for file in inputs.labels.files:
+        labelled = file_names(file.ids.image_ids)
+        if n := sum(not labelled.isdisjoint(names_of(raw_file.name)) for raw_file in inputs.files):
+            return RawCounts(n_files=n_files, n_labelled=n, tables=tables)
+    if not tables or not n_files:
+        return RawCounts(n_files=n_files, n_labelled=0, tables=tables)
+    sample = inputs.files[:: -(-n_files // _SAMPLE)]
+    found = _read(replace(inputs, files=sample), available_cores(), no_progress)
+    n_labelled = int((~np.isnan(found.labels)).any(axis=1).sum())
+    return RawCounts(
+        n_files=n_files,
+        n_labelled=round(n_files * n_labelled / max(len(found.labels), 1)),
+        tables=tables,
+        is_estimate=True,
+    )
+
+
+def _read(inputs: Inputs, n_jobs: int, progress: Progress) -> RawHeaders:
+    """Read the headers of the files of a store to be made."""
+    task = inputs.task
+    with TemporaryDirectory(prefix="rsna_e2e-") as folder, Pool(n_jobs) as pool:
         notes = read_headers(inputs, pool, Path(folder), progress)
         headers, refused = read_notes(notes)
         headers = with_patients(headers)

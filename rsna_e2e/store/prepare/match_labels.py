@@ -123,12 +123,12 @@ def with_labels(refusals: Sequence[Refusal], match: Match, raw: Path) -> list[Re
 
     raw: as of `LabelIds`.
     """
-    labelled, beginnings = (_file_names(match.ids), beginnings_of(raw)) if refusals else (set(), [])
+    labelled, beginnings = (file_names(match.ids), beginnings_of(raw)) if refusals else (set(), [])
     return [replace(one, has_label=_is_named(one, match.rule, labelled, beginnings)) for one in refusals]
 
 
 def _is_named(refusal: Refusal, rule: IdRule, labelled: set[str], beginnings: Sequence[str]) -> bool:
-    """Whether a refused file is among the `labelled`, of `_file_names`. beginnings: what paths may begin with."""
+    """Whether a refused file is among the `labelled`, of `file_names`. beginnings: what paths may begin with."""
     names = names_of(refusal.path, rule)
     if rule == "path":
         names |= {beginning + name for beginning in beginnings for name in names}
@@ -204,7 +204,7 @@ def _has_wholes(table: TableIds, whole: str, ids: set[str]) -> str:
 
 def _rule_of_refused(slices: Spellings, table: TableIds, labels: LabelIds, refused: Iterable[Refusal]) -> IdRule:
     """Return the rule by which a table names files that were refused. Raises BadInputError where there is none."""
-    labelled, beginnings = _file_names(table.image_ids), beginnings_of(labels.raw)
+    labelled, beginnings = file_names(table.image_ids), beginnings_of(labels.raw)
     for rule in _rules(labels):
         if any(_is_named(one, rule, labelled, beginnings) for one in (*labels.refused, *refused)):
             return rule
@@ -219,6 +219,6 @@ def _rule_of_refused(slices: Spellings, table: TableIds, labels: LabelIds, refus
     )
 
 
-def _file_names(image_ids: Iterable[str]) -> set[str]:
+def file_names(image_ids: Iterable[str]) -> set[str]:
     """Return the names, as of `names_of`, that files with these image ids, or with frames of them, may have."""
     return {name for image_id in image_ids for name in (image_id, image_id.rpartition("_")[0])}

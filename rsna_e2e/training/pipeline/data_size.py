@@ -6,11 +6,9 @@ from typing import Literal
 
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.dicom.sources.files import open_source
 from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.store import Store, is_store
-from rsna_e2e.store.prepare import find_labels
-from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.store.prepare import count_raw
 from rsna_e2e.tasks.task import get_task
 from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
 
@@ -22,14 +20,16 @@ SLICES_PER_SERIES = 34.6  # of RSNA ICH 2019: 752,803 slices in 21,744 series
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSize:
-    """Slices in all, those of them without labels, which are predicted, and series, where they are counted.
+    """Slices in all, those of them in split test, which are predicted, and series, where they are counted.
 
-    training: of a store, the slices that a run trains on, by the fold that it holds out and the rule of folds.
+    is_estimate: whether n_test was estimated from some of the files. training: of a store, the slices that a run trains
+    on, by the fold that it holds out and the rule of folds.
     """
 
     n_slices: int
     n_test: int
     n_series: int | None
+    is_estimate: bool = False
     training: dict[tuple[int | None, Folds], int] = field(default_factory=dict)
 
     @property
@@ -65,16 +65,20 @@ def measure_data(folders: Folders, runs: list[RunConfig]) -> DataSize:
         with closing(Store.open(folders.store)) as store:
             return _of_store(store, runs)
     assert folders.raw is not None
-    n_slices = len(open_source(folders.raw).find()[0])
-    if n_slices == 0:
+    raw = count_raw(folders.raw, task=get_task(runs[0].task), labels=folders.labels)
+    if raw.n_files == 0:
         raise BadInputError(f"{folders.raw}: holds no files. Give the folder or archive of DICOM files")
-    labels = folders.labels or find_labels(folders.raw)
-    if labels is None:
+    if not raw.tables:
         raise UsageError(
             f"{folders.raw}: no label file in it or beside it (a CSV with 'train' in its name). Give one with --labels"
         )
-    n_labelled = len(read_labels(labels, get_task(runs[0].task)).image_ids)
-    return DataSize(n_slices=n_slices, n_test=max(n_slices - n_labelled, 0), n_series=None)
+    if not raw.n_labelled:
+        raise UsageError(
+            f"{', '.join(raw.tables)}: names none of the images in {folders.raw}, so there is nothing to train on. "
+            "Give their labels with --labels"
+        )
+    n_test = raw.n_files - raw.n_labelled
+    return DataSize(n_slices=raw.n_files, n_test=n_test, n_series=None, is_estimate=raw.is_estimate)
 
 
 def _of_store(store: Store, runs: list[RunConfig]) -> DataSize:
