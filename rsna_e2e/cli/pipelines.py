@@ -4,7 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-from rsna_e2e.cli.arguments import add_settings, at_least_one, seed
+from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, seed
 from rsna_e2e.cli.plan import run_pipeline
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.limits import CLIP
@@ -36,6 +36,7 @@ def add_pipeline(verbs: Verbs) -> None:
     )
     verb.add_argument("--data", type=Path, metavar="RAW", help="folder or zip of DICOM files, or a store of them")
     verb.add_argument("--labels", type=Path, help="label CSV (default: RAW/*train*.csv[.gz])")
+    add_columns(verb)
     add_settings(verb, file="a YAML file")
     verb.add_argument(
         "--part", action="append", choices=PARTS, help="run this part only; repeatable (default: all that is not done)"
@@ -79,7 +80,7 @@ def _add_forecast(verb: argparse.ArgumentParser) -> None:
         "--test-slices",
         type=seed,
         metavar="N",
-        help="with --slices: how many have no label and are predicted (default 0)",
+        help="with --slices: how many are in split test and predicted (default 0)",
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from rsna_e2e.cli.arguments import given_labels
 from rsna_e2e.cli.verbs import tell
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.training.pipeline import PARTS
@@ -103,7 +104,17 @@ def _make(options: argparse.Namespace) -> _Plan:
     raw = None if is_prepared else options.data
     if raw is None and not is_store(store):
         raise UsageError("--data RAW is missing: a folder or zip of DICOM files, or a store made of them by prepare")
-    folders = Folders(raw=raw, labels=options.labels, store=store, out=options.out / options.mode)
+    if given_labels(options) == "none":
+        raise UsageError("--labels none: there is nothing to train on without labels")
+    if is_prepared and options.labels is not None:
+        raise UsageError(f"{options.data}: a store, which holds its labels; --labels and --columns are for raw files")
+    folders = Folders(
+        raw=raw,
+        labels=options.labels,
+        store=store,
+        out=options.out / options.mode,
+        columns=tuple(options.columns),
+    )
     if options.mode == "joint":
         steps = plan_joint(load_config(options.recipe, options.overrides), folders)
         return _Plan(steps=steps, folders=folders, of_folds=None)

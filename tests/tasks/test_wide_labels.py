@@ -115,21 +115,27 @@ def test_repeated_rows_are_counted_where_they_agree_and_add_to_each_other(tmp_pa
         ("ID,any\na,1\n,0\n", r"line 3: ID is empty\. Name the image, or remove the row"),
         ("ID,any,epidural\na,,\nb,,\n", r"no label in it, all cells are empty"),
         ("ID,any\n", r"no rows after the header"),
-        ("ID,any,Any\na,0,1\n", r"line 1: several columns could be any: any, Any\. Name one: --columns any="),
-        ("file,File,any\na,b,1\n", r"line 1: several columns could be ID: file, File\. Name one: --columns ID="),
+        (
+            "ID,any,Any\na,0,1\n",
+            r"line 1: several columns could be any: any, Any\. Keep one; .*: --columns any=",
+        ),
+        (
+            "file,File,any\na,b,1\n",
+            r"line 1: several columns could be ID: file, File\. Keep one; .*: --columns ID=",
+        ),
         ("ID,any,any\na,0,1\n", r"line 1: several columns are called any\. Keep the right one"),
         ("ID,ID,any\na,b,1\n", r"line 1: several columns are called ID"),
         (
             "name,any,epidural\na,0,1\n",
             r"line 1: this looks like a wide table \(it has columns for epidural, any\), but no column is known to "
-            r"hold IDs\. Found columns: name, any, epidural\. Needed: ID,Label .*--columns ID=COLUMN any=COLUMN",
+            r"hold IDs\. Found columns: name, any, epidural\. Needed: ID,Label .*Rename .*--columns ID=COLUMN any=C",
         ),
         (OTHER, r"line 1: no column is called Label or like a label\. Found columns: No, File, Site, ward, EDH, IPH,"),
         ("a,b\n1,2\n", r"no column is known to hold IDs, none to hold labels\. Found columns: a, b\. Needed"),
         (
             "StudyInstanceUID,epidural,any\n1.2,0,1\n",
             r"its IDs are those of studies, series or patients \(StudyInstanceUID\)\. The task ich learns from labels "
-            r"of slices and has none of series: .*which of its slices show it.*--columns ID=COLUMN",
+            r"of slices and has none of series: .*which of its slices show it.*call it ID; or, .*: --columns ID=COLUMN",
         ),
         ("patient id,any\n1.2,1\n", r"its IDs are those of studies, series or patients \(patient id\)"),
     ],

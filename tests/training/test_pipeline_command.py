@@ -38,6 +38,33 @@ def test_an_archive_is_prepared_in_place(store: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(made.labels, expected.labels)
 
 
+def test_columns_of_the_labels_may_be_named(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = Store.open(store)
+    known = ~np.isnan(expected.labels).any(axis=1)
+    rows = zip(expected.index["image_id"][known], expected.labels[known, ICH.any_index].astype(int), strict=True)
+    table = tmp_path / "table.csv"
+    table.write_text("".join(["name,Bleed\n", *(f"{image_id},{label}\n" for image_id, label in rows)]))
+    words = ["pipeline", "joint", "--out", str(tmp_path / "out"), "--labels", str(table), "--device", "cpu"]
+    words += ["--data", str(store.parent / "raw"), "--set", "model.pretrained=false"]
+    assert main([*words, "--dry-run", "--no-probe"]) == 3
+    assert "no column is known to hold IDs" in capsys.readouterr().err
+    words += ["--columns", "ID=name", "any=Bleed"]
+    assert main([*words, "--dry-run", "--no-probe"]) in (0, 5)
+    assert f"{(~known).sum()} in split test: to predict" in capsys.readouterr().out
+    assert main([*words, "--part", "prepare"]) == 0
+    made = Store.open(tmp_path / "out" / "store").labels[:, ICH.any_index]
+    np.testing.assert_array_equal(made, expected.labels[:, ICH.any_index])
+
+
+@pytest.mark.parametrize("options", [["--labels", "none"], ["--columns", "ID=name"], ["--labels", "x.csv"]])
+def test_labels_that_would_not_be_read_are_refused(
+    store: Path, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None at all, columns of no table, and those of a store, which has its own."""
+    assert main(["pipeline", "joint", "--data", str(store), "--out", str(tmp_path / "out"), *options]) == 2
+    assert options[0] in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

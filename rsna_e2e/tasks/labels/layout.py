@@ -86,14 +86,15 @@ def find_layout(file: TableFile, task: Task) -> Layout:
             raise BadInputError(f"{file}, line 1: several columns are called {column}. Keep the right one")
         if len(same) > 1 and target not in file.columns and not layout.is_long:
             raise BadInputError(
-                f"{file}, line 1: several columns could be {target}: {_some(same)}. Name one: --columns "
-                f"{target}={column}"
+                f"{file}, line 1: several columns could be {target}: {_some(same)}. Keep one; or, of labels and truth, "
+                f"name one: --columns {target}={column}"
             )
     if _plain(layout.columns["ID"]) in map(_plain, SERIES_COLUMNS) and not task.has_series_labels:
         raise BadInputError(
             f"{file}, line 1: its IDs are those of studies, series or patients ({layout.columns['ID']}). The task "
             f"{task.name} learns from labels of slices and has none of series: a label of a whole study does not say "
-            "which of its slices show it. If another column names the slices: --columns ID=COLUMN. See docs/labels.md"
+            "which of its slices show it. If another column names the slices, call it ID; or, of labels and truth: "
+            "--columns ID=COLUMN. See docs/labels.md"
         )
     return layout
 
@@ -146,8 +147,9 @@ def _not_found(layout: Layout, task: Task) -> str:
         what = "no column is known to hold IDs, none to hold labels"
     return (
         f"{file}, line 1: {what}. Found columns: {_some(layout.header)}. Needed: ID,Label with one row per image and "
-        f"label; or one row per image, with a column ID and one per label ({', '.join(task.label_names)}). Columns of "
-        f"other names: --columns ID=COLUMN {task.any_label}=COLUMN. See docs/labels.md"
+        f"label; or one row per image, with a column ID and one per label ({', '.join(task.label_names)}). Rename "
+        f"columns of other names; or, of labels and truth: --columns ID=COLUMN {task.any_label}=COLUMN. See "
+        "docs/labels.md"
     )
 
 

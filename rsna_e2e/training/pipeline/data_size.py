@@ -6,6 +6,7 @@ from typing import Literal
 
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.table_files import table_at
 from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.store import Store, is_store
 from rsna_e2e.store.prepare import count_raw
@@ -65,7 +66,8 @@ def measure_data(folders: Folders, runs: list[RunConfig]) -> DataSize:
         with closing(Store.open(folders.store)) as store:
             return _of_store(store, runs)
     assert folders.raw is not None
-    raw = count_raw(folders.raw, task=get_task(runs[0].task), labels=folders.labels)
+    labels = None if folders.labels is None else table_at(folders.labels, dict(folders.columns))
+    raw = count_raw(folders.raw, task=get_task(runs[0].task), labels=labels)
     if raw.n_files == 0:
         raise BadInputError(f"{folders.raw}: holds no files. Give the folder or archive of DICOM files")
     if not raw.tables:

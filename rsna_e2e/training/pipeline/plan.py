@@ -46,12 +46,16 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folders:
-    """Where things are: raw DICOM files, if they are to be prepared, their labels, the store, and what is made."""
+    """Where things are: raw DICOM files, if they are to be prepared, their labels, the store, and what is made.
+
+    columns: names of columns of the labels by what they hold, where their header does not say so.
+    """
 
     raw: Path | None
     labels: Path | None
     store: Path
     out: Path
+    columns: tuple[tuple[str, str], ...] = ()
 
     def settings(self, step: PlannedStep) -> Path:
         """Where a training step finds its settings."""
@@ -61,7 +65,13 @@ class Folders:
 def plan_prepare(folders: Folders) -> Iterator[PlannedStep]:
     """Yield the step that makes the store, when there is something to make it of."""
     if folders.raw is not None:
-        labels = () if folders.labels is None else ("--labels", str(folders.labels))
+        labels = [] if folders.labels is None else ["--labels", str(folders.labels)]
+        facts: dict[str, Any] = {
+            "raw": hashlib.sha256(str(real_path(folders.raw)).encode()).hexdigest()[:16]  # the path stays here
+        }
+        if folders.columns:
+            labels += ["--columns", *("=".join(pair) for pair in folders.columns)]
+            facts["columns"] = dict(folders.columns)
         yield PlannedStep(
             name=PREPARE,
             part="prepare",
@@ -69,7 +79,7 @@ def plan_prepare(folders: Folders) -> Iterator[PlannedStep]:
             arguments=(str(folders.raw), str(folders.store), *labels),
             output=folders.store,
             inputs=() if folders.labels is None else (folders.labels,),
-            facts={"raw": hashlib.sha256(str(real_path(folders.raw)).encode()).hexdigest()[:16]},  # the path stays here
+            facts=facts,
         )
 
 
