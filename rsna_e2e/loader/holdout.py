@@ -55,8 +55,9 @@ def _problem(store: Store, by_fold: Mapping[int, Sequence[int]], held: int | Non
     if _scorable_rows(store, by_fold[held]).size:
         return ""
     others = [fold for fold in sorted(by_fold) if _scorable_rows(store, by_fold[fold]).size]
-    choice = f"choose one of the folds {others} with --set validation_fold=N" if others else "no other fold can be"
-    return f"fold {held} cannot be scored: {_incomplete(store, by_fold[held])}. Add labels, or {choice}, or {hold_none}"
+    what = f"fold {held} cannot be scored: " if others else f"no fold can be scored; of fold {held}: "
+    choice = f"choose one of the folds {others} with --set validation_fold=N, or " if others else ""
+    return f"{what}{_incomplete(store, by_fold[held])}. Add labels, or {choice}{hold_none}"
 
 
 def validation_series(store: Store, config: RunConfig) -> list[int]:

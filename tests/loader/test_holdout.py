@@ -200,6 +200,15 @@ def test_a_fold_that_cannot_be_scored_is_refused_before_training_and_others_are_
         training_slices(store, training, n=7)
 
 
+def test_where_no_fold_can_be_scored_none_is_named(tmp_path: Path) -> None:
+    rows = [f"ID_{series:02d}{i:02d},{i % 2 or ''},{'' if i % 2 else 1}" for series in (0, 1) for i in range(3)]
+    store = store_with_labels(tmp_path, "\n".join(["ID,epidural,any", *rows]))
+    fold = next(span.fold for span in store.series if span.fold >= 0)
+    message = r"no fold can be scored; of fold .* \(epidural of 1, any of 2\)\. Add labels, or hold nothing out: "
+    with pytest.raises(UsageError, match=message):
+        hold_out(store, small.config(f"validation_fold={fold}"))
+
+
 def test_what_cannot_be_learned_is_said_when_training_begins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [f"ID_{series:02d}{i:02d},0,{i % 2}" for series, n in enumerate(small.LENGTHS) for i in range(n)]
     store = store_with_labels(tmp_path, "\n".join(["ID,subdural,any", *rows]))
