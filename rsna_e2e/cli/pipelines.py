@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, seed
 from rsna_e2e.cli.plan import run_pipeline
+from rsna_e2e.cli.results import say_truth
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.limits import CLIP
 from rsna_e2e.tasks.task import get_task
@@ -131,10 +132,12 @@ def _bag(options: argparse.Namespace) -> None:
     if 0 < done.n_with_series < done.n_members:
         tell(f"no series table is written: {done.n_with_series} of {done.n_members} submissions have one, not all")
     tell(f"submission: {done.submission}")
+    say_truth(done.submission, done.truth)
 
 
 def _smooth(options: argparse.Namespace) -> None:
     from rsna_e2e.inference.average import smooth
 
-    n_slices = smooth(options.submission, task=get_task(options.task), out=options.out)
-    tell(f"smoothed {n_slices} slices", f"submission: {options.out}")
+    done = smooth(options.submission, task=get_task(options.task), out=options.out)
+    tell(f"smoothed {done.n_slices} slices", f"submission: {options.out}")
+    say_truth(options.out, done.truth)

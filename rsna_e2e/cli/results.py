@@ -113,7 +113,7 @@ def _predict(options: argparse.Namespace) -> None:
         if is_mean:
             mean = predict_epochs(options.model_run, store, **what)
             _say_mean(mean)
-            _say_truth(options, mean.truth)
+            say_truth(options.out, mean.truth)
             return
         done = predict(options.model_run, store, checkpoint=options.checkpoint, **what)
     for problem in done.damaged:
@@ -122,7 +122,7 @@ def _predict(options: argparse.Namespace) -> None:
     tell(f"submission: {done.submission}   table: {done.table}{series_table}")
     _say_missing(done.missing)
     tell(f"predicted {done.n_slices} slices of {done.n_series} series with {taken(done)}")
-    _say_truth(options, done.truth)
+    say_truth(options.out, done.truth)
 
 
 def _say_mean(mean: "EpochMean") -> None:
@@ -141,11 +141,11 @@ def _say_missing(missing: "MissingImages") -> None:
         tell(str(missing))
 
 
-def _say_truth(options: argparse.Namespace, truth: "TruthFile | None") -> None:
+def say_truth(submission: Path, truth: "TruthFile | None") -> None:
     """Name the command that scores a submission against the truth beside it, and what the scores leave out."""
     if truth is None:
         return
-    words = ["rsna-e2e", "evaluate", str(options.out), str(truth.path), "--out", "report"]
+    words = ["rsna-e2e", "evaluate", str(submission), str(truth.path), "--out", "report"]
     if n_left := truth.n_predicted - truth.n_slices:
         tell(f"without truth: {n_left} of {truth.n_predicted} slices, whose labels the store does not have, or not all")
         words.append("--allow-missing")

@@ -12,6 +12,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import real_path, sha256_of, write_json
 from rsna_e2e.core.limits import CLIP
 from rsna_e2e.core.records import Float64Array
+from rsna_e2e.inference.carried import CarriedNotes
 from rsna_e2e.inference.predictions import (
     PredictionTable,
     SeriesTable,
@@ -26,6 +27,7 @@ from rsna_e2e.inference.predictions import (
     write_predictions,
     write_series,
 )
+from rsna_e2e.inference.truth import TruthFile
 from rsna_e2e.tasks.labels import prepare_submission, write_labels
 from rsna_e2e.tasks.task import Task
 
@@ -39,7 +41,8 @@ _SHOWN = 3  # ids in a message
 class Bagged:
     """The files that were written, and the number of members and slices in the mean.
 
-    n_with_series: how many members have a series table. The mean has one when all have.
+    n_with_series: how many members have a series table. The mean has one when all have. truth: that of the members, if
+    any has one and all that have agree.
     """
 
     submission: Path
@@ -47,6 +50,15 @@ class Bagged:
     n_members: int
     n_with_series: int
     n_slices: int
+    truth: TruthFile | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smoothed:
+    """The number of slices that were smoothed, and the truth of the submission, if it has one."""
+
+    n_slices: int
+    truth: TruthFile | None
 
 
 def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLIP) -> Bagged:
@@ -54,11 +66,13 @@ def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLI
 
     submissions: files made by predict, each with its predictions table beside it. Series tables are averaged where all
     have one, and left out otherwise. The manifest, `<out>.bag.json`, names every member with the sha256 of its tables.
+    Truth and the list of missing images are taken over where the members that have them agree.
     Probabilities end up in [clip, 1 - clip]. Raises UsageError for a member given twice, by whatever names, or for
     `out` among them, BadInputError when they do not hold the same slices or series.
     """
     prepare_submission(out, example="submission.csv.gz")
     tables, with_series = _tables_of(submissions, out)
+    notes = CarriedNotes.of(submissions, task)
     series_tables = with_series if len(with_series) == len(tables) else []
     mean, series = _mean(tables, series_tables, task)
     mean = replace(mean, probability=mean.probability.clip(clip, 1 - clip))
@@ -71,11 +85,11 @@ def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLI
     manifest, n_slices = beside(out, "bag.json"), len(mean.image_ids)
     write_json(manifest, {"task": task.name, "clip": clip, "n_slices": n_slices, "members": members})
     counts = {"n_members": len(tables), "n_with_series": len(with_series), "n_slices": n_slices}
-    return Bagged(submission=out, manifest=manifest, **counts)
+    return Bagged(submission=out, manifest=manifest, truth=notes.write(out, mean.image_ids), **counts)
 
 
-def smooth(submission: Path, *, task: Task, out: Path) -> int:
-    """Write `submission` with every slice's probabilities averaged with its neighbours'; return the number of slices.
+def smooth(submission: Path, *, task: Task, out: Path) -> Smoothed:
+    """Write `submission` with every slice's probabilities averaged with its neighbours', and what stands beside it.
 
     Needs the predictions table beside it, which knows the order of the slices. A series table has no neighbours to
     average, and stays as it is. Raises BadInputError without a predictions table, UsageError when `out` is the
@@ -83,9 +97,10 @@ def smooth(submission: Path, *, task: Task, out: Path) -> int:
     """
     prepare_submission(out, example="smoothed.csv.gz")
     tables, series_tables = _tables_of([submission], out)
+    notes = CarriedNotes.of([submission], task)
     table, series = _read(tables, series_tables, 0, task)
     write_submission(out, task, replace(table, probability=rolling_mean(table)), series=series)
-    return len(table.image_ids)
+    return Smoothed(n_slices=len(table.image_ids), truth=notes.write(out, table.image_ids))
 
 
 def rolling_mean(table: PredictionTable) -> Float64Array:

@@ -237,7 +237,7 @@ def test_a_rolling_mean_by_hand_whatever_the_order_of_rows() -> None:
 
 def test_smoothing_writes_a_submission_and_its_table(tmp_path: Path) -> None:
     first = member(tmp_path, "first", [1.0, 0.0, 0.3])
-    assert smooth(first, task=ICH, out=tmp_path / "smooth.csv") == 3
+    assert smooth(first, task=ICH, out=tmp_path / "smooth.csv").n_slices == 3
     np.testing.assert_allclose(read_labels(tmp_path / "smooth.csv", ICH).values[:, 0], [0.75, 0.25, 0.3], atol=ROUNDING)
     assert predictions_path(tmp_path / "smooth.csv").is_file()
 

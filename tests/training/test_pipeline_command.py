@@ -1,5 +1,6 @@
 """`rsna-e2e pipeline`, `bag` and `smooth` as a user meets them."""
 
+import shlex
 from pathlib import Path
 
 import archives
@@ -9,6 +10,7 @@ import small
 from submissions import member, series_of
 
 from rsna_e2e.cli.program import main
+from rsna_e2e.inference.predictions import beside
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.task import ICH
@@ -99,6 +101,32 @@ def test_bag_says_when_it_leaves_the_series_tables_out(tmp_path: Path, capsys: p
         assert "no series table" not in capsys.readouterr().out
     assert main(["bag", *map(str, (first, second, third)), "--out", str(tmp_path / "bag.csv")]) == 0
     assert "no series table is written: 2 of 3 submissions have one, not all" in capsys.readouterr().out
+
+
+def test_truth_is_taken_over_where_the_members_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = [member(tmp_path, name, [0.0, 0.2, 1.0]) for name in ("first", "second", "third")]
+    rows = ["ID_a0_any,0", "ID_b0_any,1"]
+    for path, lines in zip(members, (rows, rows[::-1], []), strict=True):  # as of another store, and without any
+        if lines:
+            beside(path, "truth.csv").write_text("\n".join(["ID,Label", *lines]))
+            beside(path, "missing.csv").write_text("ID,reason,detail\nID_c0,truncated,\n")
+    bagged, smoothed = tmp_path / "bag.csv", tmp_path / "smooth.csv"
+    for words, out in ((["bag", *map(str, members)], bagged), (["smooth", str(bagged)], smoothed)):
+        assert main([*words, "--out", str(out)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-2].startswith("without truth: 1 of 3 slices")
+        command = shlex.split(lines[-1].removeprefix("to score it: rsna-e2e "))
+        assert command == ["evaluate", str(out), f"{out}.truth.csv", "--out", "report", "--allow-missing"]
+        assert main([*command[:3], "--allow-missing"]) == 0
+        assert read_labels(beside(out, "truth.csv"), ICH).image_ids == ["ID_a0", "ID_b0"]
+        assert beside(out, "missing.csv").read_bytes() == beside(members[0], "missing.csv").read_bytes()
+        capsys.readouterr()
+    beside(members[1], "truth.csv").write_text("ID,Label\nID_a0_any,1\nID_b0_any,1\n")
+    beside(members[1], "missing.csv").write_text("ID,reason,detail\n")
+    assert main(["bag", *map(str, members), "--out", str(bagged)]) == 0
+    assert "to score it" not in capsys.readouterr().out
+    assert not beside(bagged, "truth.csv").exists()
+    assert not beside(bagged, "missing.csv").exists()
 
 
 def test_bag_and_smooth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
