@@ -21,6 +21,7 @@ from rsna_e2e.inference.predictions import (
     find_series,
     forget_notes,
     predictions_path,
+    prepare_submission,
     read_predictions,
     read_series,
     series_path,
@@ -28,7 +29,7 @@ from rsna_e2e.inference.predictions import (
     write_series,
 )
 from rsna_e2e.inference.truth import TruthFile
-from rsna_e2e.tasks.labels import prepare_submission, write_labels
+from rsna_e2e.tasks.labels import write_labels
 from rsna_e2e.tasks.task import Task
 
 # A rolling mean that the published solution logged as a baseline (RESULTS.md): a slice and its two neighbours

@@ -13,14 +13,19 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Float64Array, Progress, Rows, no_progress, printable
 from rsna_e2e.inference.average import write_submission
 from rsna_e2e.inference.missing import MissingImages, list_missing
-from rsna_e2e.inference.predictions import PredictionTable, SeriesTable, find_series, predictions_path
+from rsna_e2e.inference.predictions import (
+    PredictionTable,
+    SeriesTable,
+    find_series,
+    predictions_path,
+    prepare_submission,
+)
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.inference.truth import TruthFile, write_truth
 from rsna_e2e.loader.holdout import check_unseen, validation_series
 from rsna_e2e.model.forward import Prediction, predict_series
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
-from rsna_e2e.tasks.labels import prepare_submission
 from rsna_e2e.training.run_folder import store_hash_of
 
 logger = logging.getLogger(__name__)

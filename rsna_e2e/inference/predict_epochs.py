@@ -14,14 +14,13 @@ from rsna_e2e.core.records import Float64Array, Progress, Rows, no_progress
 from rsna_e2e.inference.average import write_submission
 from rsna_e2e.inference.missing import MissingImages, list_missing
 from rsna_e2e.inference.predict import Predictor, make_series_table, make_table
-from rsna_e2e.inference.predictions import PredictionTable, beside
+from rsna_e2e.inference.predictions import PredictionTable, beside, prepare_submission
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.inference.truth import TruthFile, write_truth
 from rsna_e2e.loader.holdout import validation_series
 from rsna_e2e.model.forward import Prediction
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
-from rsna_e2e.tasks.labels import prepare_submission
 from rsna_e2e.tasks.metrics import known_weighted_log_loss, scorable
 from rsna_e2e.training.checkpoint import kept_epochs
 from rsna_e2e.training.run_folder import read_config

@@ -7,8 +7,11 @@ the probabilities by the series head. Only models with such a head have one.
 
 # N slices, S series, L labels
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,9 +21,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.files import atomic_writer
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import atomic_writer, prepare_file
 from rsna_e2e.core.records import Float64Array
+from rsna_e2e.core.table_files import TableFile, table_at
+from rsna_e2e.tasks.labels import LONG_COLUMNS
 from rsna_e2e.tasks.task import Task
 
 # What stands beside a submission: its tables, what it is the mean of, which images it lacks, and their truth
@@ -86,6 +91,29 @@ def find_predictions(submission: Path) -> Path:
 def series_path(submission: Path) -> Path:
     """Return where the series table of `submission` is written."""
     return beside(submission, "series.parquet")
+
+
+def prepare_submission(path: Path, *, example: str) -> None:
+    """Make the folder of a submission that is to be written, which takes the place of no other file than one.
+
+    Raises what `prepare_file` raises, and UsageError where there is another file, labels among them, or where truth
+    stands beside that was not written with a submission.
+    """
+    prepare_file(path, example=example)
+    has_table, truth = find_predictions(path).exists(), beside(path, "truth.csv")
+    if path.is_file() and path.stat().st_size:
+        file = table_at(path)
+        if not _is_long(file):
+            raise UsageError(f"{path}: is there and no submission, and would be lost. Choose another name")
+        if not has_table and _is_truth(file):
+            raise UsageError(
+                f"{path}: is there and holds labels, each 0 or 1, which would be lost. Choose another name, or move it"
+            )
+    if not has_table and truth.exists():
+        raise UsageError(
+            f"{truth}: is there without the predictions table that predict writes beside it, and would be lost. Choose "
+            "another name for the submission, or move it"
+        )
 
 
 def find_series(submission: Path) -> Path | None:
@@ -225,3 +253,19 @@ def _check_probability(path: Path, task: Task, names: Sequence[str], probability
 def _check_distinct(path: Path, what: str, names: Sequence[str]) -> None:
     if n_more := len(names) - len(set(names)):
         raise BadInputError(f"{path}: {n_more} rows repeat {what}. Run predict again")
+
+
+def _is_long(file: TableFile) -> bool:
+    try:
+        return set(LONG_COLUMNS) <= {word.strip() for word in file.header()}
+    except OSError:
+        return False
+
+
+def _is_truth(file: TableFile) -> bool:
+    """Whether all labels of a table in the long form are 0 or 1."""
+    with suppress(OSError, ValueError, IndexError, csv.Error), file.open() as stream:
+        rows = filter(None, csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline="")))
+        column = [word.strip() for word in next(rows, [])].index(LONG_COLUMNS[1])
+        return all(float(row[column]) in (0.0, 1.0) for row in rows)
+    return False

@@ -184,6 +184,33 @@ def test_no_submission_comes_in_the_place_of_something_else(tmp_path: Path, name
         smooth(first, task=ICH, out=out)
 
 
+@pytest.mark.parametrize("rows", [["ID_a_any,0", "ID_b_any,1.0"], ["ID_a_any,0", "ID_b_any,0.3"]])
+def test_labels_are_not_written_over(tmp_path: Path, rows: list[str]) -> None:
+    """Where all are 0 or 1 a table may be the only copy of them; made by predict, it has its predictions table."""
+    first, out = member(tmp_path, "first", [0.0, 0.2, 1.0]), tmp_path / "out.csv"
+    for path in (out, tmp_path / "out.csv.gz"):
+        text = "\n".join(["ID,Label", *rows]).encode()
+        path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+        if rows[1].endswith("1.0"):
+            with pytest.raises(UsageError, match=r"holds labels, each 0 or 1, which would be lost\. Choose another"):
+                smooth(first, task=ICH, out=path)
+            predictions_path(path).touch()
+        smooth(first, task=ICH, out=path)
+        assert path.read_bytes() != text
+
+
+def test_truth_that_was_not_made_with_a_submission_is_not_removed(tmp_path: Path) -> None:
+    first, out = member(tmp_path, "first", [0.0, 0.2, 1.0]), tmp_path / "out.csv"
+    truth = beside(out, "truth.csv")
+    truth.write_text("ID,Label\nID_a0_any,0\n")
+    with pytest.raises(UsageError, match=r"out\.csv\.truth\.csv: is there without the predictions table"):
+        smooth(first, task=ICH, out=out)
+    assert truth.exists()
+    predictions_path(out).touch()
+    smooth(first, task=ICH, out=out)
+    assert not truth.exists()
+
+
 NAMES = ("sub.csv", "sub.csv.gz", "sub", "sub.CSV", "sub.predictions.csv")
 
 

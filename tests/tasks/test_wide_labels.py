@@ -10,7 +10,8 @@ import pytest
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.table_files import table_at
-from rsna_e2e.tasks.labels import LabelTable, has_label_columns, prepare_submission, read_image_ids, read_labels
+from rsna_e2e.inference.predictions import prepare_submission
+from rsna_e2e.tasks.labels import LabelTable, has_label_columns, read_image_ids, read_labels
 from rsna_e2e.tasks.task import ICH
 
 EXACT = {"rtol": 0, "atol": 0}  # the file holds every digit

@@ -7,14 +7,13 @@ Submissions have the long form alone; in one, `Label` is a probability.
 from rsna_e2e.tasks.labels.layout import LONG_COLUMNS, has_label_columns, is_label_file
 from rsna_e2e.tasks.labels.read import read_image_ids, read_labels
 from rsna_e2e.tasks.labels.table import LabelTable
-from rsna_e2e.tasks.labels.write import prepare_submission, write_labels
+from rsna_e2e.tasks.labels.write import write_labels
 
 __all__ = [
     "LONG_COLUMNS",
     "LabelTable",
     "has_label_columns",
     "is_label_file",
-    "prepare_submission",
     "read_image_ids",
     "read_labels",
     "write_labels",

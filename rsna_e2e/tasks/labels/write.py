@@ -10,23 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.core.errors import UsageError
-from rsna_e2e.core.files import atomic_writer, csv_blocks, prepare_file
-from rsna_e2e.core.table_files import TableFile, table_at
+from rsna_e2e.core.files import atomic_writer, csv_blocks
 from rsna_e2e.tasks.labels.layout import LONG_COLUMNS
 from rsna_e2e.tasks.task import Task
 
 _WHOLE = {0.0: "0", 1.0: "1"}
-
-
-def prepare_submission(path: Path, *, example: str) -> None:
-    """Make the folder of a submission that is to be written, which takes the place of no other file than one.
-
-    Raises what `prepare_file` raises, and UsageError where there is another file.
-    """
-    prepare_file(path, example=example)
-    if path.is_file() and path.stat().st_size and not _is_submission(table_at(path)):
-        raise UsageError(f"{path}: is there and no submission, and would be lost. Choose another name")
 
 
 def write_labels(
@@ -55,10 +43,3 @@ def write_labels(
                 packed.writelines(blocks)
         else:
             file.writelines(blocks)
-
-
-def _is_submission(file: TableFile) -> bool:
-    try:
-        return set(LONG_COLUMNS) <= {word.strip() for word in file.header()}
-    except OSError:
-        return False
