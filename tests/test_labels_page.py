@@ -169,6 +169,7 @@ FAULTS = {
     "ID,Label\nnowhere_any,1\n": ["names none of the images"],
     "ID,Label\n1.2.3.0.0_bleed,1\n": ["does not end in a known label"],
     "ID,any\n1.2.3.0.0,1\n1.2.3.0.0,0\n": ["rows of ID ... differ"],
+    "ID,Schädel,any\n1.2.3.0.0,0,1\n": ["is not UTF-8 (line ...): save it as CSV UTF-8"],
     "WORKBOOK": ["an Excel workbook"],
     ONE_PATIENT: [
         "no slice of the store has a label for ...",
@@ -194,7 +195,7 @@ def test_the_messages_in_the_last_table_are_all_that_lead_there(
     write_ct(tmp_path / "cd", as_on_a_cd)
     for number, (text, messages) in enumerate(FAULTS.items()):
         store, labels = tmp_path / f"store{number}", tmp_path / "labels.csv"
-        labels.write_text(text)
+        labels.write_bytes(text.encode("cp1252"))
         if text == "WORKBOOK":
             with zipfile.ZipFile(labels, "w") as book:
                 book.writestr("xl/workbook.xml", "")

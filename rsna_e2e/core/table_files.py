@@ -1,5 +1,6 @@
 """CSV files, bare, gzip or zip; their content decides which, not their name."""
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -26,6 +27,7 @@ SUFFIXES = (".csv", ".csv.gz", ".csv.zip")
 _MOST_LAYERS = 4  # of packing, each in the one before
 _HEADER_BYTES = 1 << 16  # of a table's first line are looked at
 _PIPE_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 20
 WAIT_FOR_WRITER_S = 2.0  # a shell may start it later than this program
 _ENCRYPTED = 0x1  # APPNOTE 4.4.4
 _TOO_FAR = "it inflates further than any table"
@@ -69,6 +71,23 @@ class TableFile:
         stream: Any
         with self.bytes_of() as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def check_utf8(self) -> None:
+        """Raises BadInputError for a table that is not UTF-8, with its line; OSError when it cannot be read."""
+        decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+        with self.open() as stream:
+            chunk = stream.read(_CHUNK_BYTES)
+            if chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in chunk[:2]:
+                raise BadInputError(f"{self}: is UTF-16, not UTF-8: save it as CSV UTF-8")
+            while True:
+                try:
+                    line += decoder.decode(chunk, final=not chunk).count("\n")
+                except UnicodeDecodeError as error:  # its object begins with what was left of the chunk before
+                    line += error.object[: error.start].count(b"\n")
+                    raise BadInputError(f"{self}: is not UTF-8 (line {line}): save it as CSV UTF-8") from None
+                if not chunk:
+                    return
+                chunk = stream.read(_CHUNK_BYTES)
 
     def header(self, delimiter: str = ",") -> list[str]:
         """Return the names of the columns, which the first line that is not empty has, if any. Raises OSError."""

@@ -105,6 +105,7 @@ def _read_map(file: TableFile) -> dict[str, str]:
     series_of: dict[str, str] = {}
     expected = f"Expected the columns {','.join(MAP_COLUMNS)} and one row per image"
     try:
+        file.check_utf8()
         with file.open() as stream:
             rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), restval="")
             if not set(MAP_COLUMNS) <= set(rows.fieldnames or ()):
@@ -119,6 +120,6 @@ def _read_map(file: TableFile) -> dict[str, str]:
                     )
     except FileNotFoundError:
         raise BadInputError(f"{file}: no such file. Check the path") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         raise BadInputError(f"{file}: not a readable CSV file: {error}. {expected}") from None
     return series_of

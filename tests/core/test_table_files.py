@@ -57,6 +57,30 @@ def test_what_is_in_a_file_says_how_it_is_packed(tmp_path: Path, name: str, pack
     assert [table.line_of(row) for row in range(4)] == [2, 5, 6, 5]  # there is no fourth
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("ID;Intraventrikulär\na;1\n".encode("cp1252"), r"is not UTF-8 \(line 1\): save it as CSV UTF-8"),
+        (b"ID,any\n" + b"a,1\n" * 10**6 + "ä,1\n".encode("cp1252"), r"is not UTF-8 \(line 1000002\): "),
+        (b"ID,any\na,1\n\xc3", r"is not UTF-8 \(line 3\): "),  # it ends within a character
+        ("ID,any\na,1\n".encode("utf-16"), "is UTF-16, not UTF-8: save it as CSV UTF-8"),
+        ("ID,any\na,1\n".encode("utf-16-be"), "is UTF-16, not UTF-8: "),
+    ],
+    ids=["cp1252", "late", "cut", "utf-16", "utf-16-be"],
+)
+def test_a_table_that_is_not_utf8_is_refused_by_its_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "labels.csv"
+    for packed in (content, gzip.compress(content)):
+        path.write_bytes(packed)
+        with pytest.raises(BadInputError, match=rf"labels\.csv: {message}"):
+            read_labels(table_at(path, {"any": "Intraventrikulär"}), ICH)
+
+
+def test_characters_of_two_bytes_lie_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("x" + "ä" * (1 << 20))  # no chunk ends between two characters
+    table_at(tmp_path / "labels.csv").check_utf8()
+
+
 def with_name(name: bytes, *, in_directory: bool) -> bytes:
     """An archive whose table has another name of as many bytes, in one of the two places where it stands."""
     content = bytearray(zipped("é.csv"))

@@ -118,7 +118,7 @@ def test_a_csv_that_is_missing_or_no_text_is_refused(run: MadeUpRun, tmp_path: P
     with pytest.raises(BadInputError, match=r"none\.csv: no such file"):
         evaluate(run.submission, run.truth, task=ICH, series_map=tmp_path / "none.csv")
     (tmp_path / "map.csv").write_bytes(b"ID,series\n\xff,a\n")
-    with pytest.raises(BadInputError, match=r"map\.csv: not a readable CSV file"):
+    with pytest.raises(BadInputError, match=r"map\.csv: is not UTF-8 \(line 2\)"):
         evaluate(run.submission, run.truth, task=ICH, series_map=tmp_path / "map.csv")
 
 

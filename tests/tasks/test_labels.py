@@ -107,7 +107,7 @@ def test_an_absent_row_is_nan(tmp_path: Path) -> None:
         ("ID,Label\nID_a_any,-0.1\n", r"line 2: Label of ID_a_any is '-0\.1'"),
         ("ID,Label\nID_a_any,nan\n", r"line 2: Label of ID_a_any is 'nan'"),
         ("ID,Label\nID_a_any,1,3\n", r"labels\.csv: not a readable CSV file.*columns"),
-        (b"ID,Label\nID_\xff_any,1\n", r"labels\.csv: not a readable CSV file.*UTF8"),
+        (b"ID,Label\nID_\xff_any,1\n", r"labels\.csv: is not UTF-8 \(line 2\): save it as CSV UTF-8"),
         (
             "ID,Label,Label\nID_a_any,0,1\n",
             r"labels\.csv, line 1: several columns are called Label. Keep the right one",

@@ -153,12 +153,14 @@ def _read_ids(path: Path, *, needs_fold: bool) -> dict[str, int | None]:
 
 
 def _read_text(path: Path) -> str:
+    file = table_at(path)
     try:
-        with table_at(path).open() as stream:
+        file.check_utf8()
+        with file.open() as stream:
             return stream.read().decode("utf-8-sig")
     except FileNotFoundError:
         raise BadInputError(f"{path}: no such file. Check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise BadInputError(f"{path}: not a readable text file ({type(error).__name__})") from None
 
 

@@ -22,7 +22,7 @@ def read_labels(path: Path | TableFile, task: Task) -> LabelTable:
 
     Its columns are separated by commas, semicolons or tabs. Image ids are escaped as those of files are (`printable`).
     Repeated rows must agree and are counted. Raises BadInputError naming file and line when a column is missing or
-    there twice, a label name is unknown, a label is none, or two rows of one ID differ.
+    there twice, a label name is unknown, a label is none, two rows of one ID differ, or the file is not UTF-8.
     """
     file = path if isinstance(path, TableFile) else table_at(path)
     layout, texts = _read(file, task)
@@ -39,6 +39,7 @@ def read_image_ids(file: TableFile, task: Task) -> list[str]:
 def _read(file: TableFile, task: Task) -> tuple[Layout, dict[str, Strings]]:
     """Return the layout of a label file, and the columns that it names as text, by what they hold."""
     try:
+        file.check_utf8()
         layout = find_layout(file, task)
         names = list(layout.columns.values())
         convert = pa.csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.string()))
