@@ -66,9 +66,9 @@ def check_labels(store: Path, truth: Truth, *, known: tuple[str, ...] = ICH.labe
         np.testing.assert_array_equal(values, np.where(is_known, truth[sop_uid], np.nan))
 
 
-def test_there_are_five_examples_and_no_other_block_is_bash() -> None:
-    assert list(PROGRAMS) == ["uids", "paths", "spreadsheet", "holdout", "validation"]
-    assert PAGE.count("```bash") == 5
+def test_these_are_the_examples_and_no_other_block_is_bash() -> None:
+    assert list(PROGRAMS) == ["uids", "paths", "spreadsheet", "studies", "completed", "holdout", "validation"]
+    assert PAGE.count("```bash") == len(PROGRAMS)
 
 
 def test_the_table_of_labels_has_those_of_the_task() -> None:
@@ -131,6 +131,25 @@ def test_a_spreadsheet(tmp_path: Path) -> None:
     check_labels(tmp_path / "store", truth, known=("epidural", "subdural", "any"))
     content = json.loads((tmp_path / "inspection/inspection.json").read_text())
     assert content["truth"]["n_labelled"] == len(truth)
+
+
+def test_labels_of_studies_become_labels_of_slices(tmp_path: Path) -> None:
+    truth = write_ct(tmp_path, as_on_a_cd)
+    study_of = {}
+    for path in (tmp_path / "ct").rglob("IM*"):
+        dataset = phantoms.read(path)
+        study_of[str(dataset.SOPInstanceUID)] = str(dataset.StudyInstanceUID)
+    positive = sorted(set(study_of.values()))[0]
+    for sop_uid in truth:
+        truth[sop_uid] = np.full(len(ICH.label_names), 1.0 if study_of[sop_uid] == positive else 0.0)
+    lines = ["StudyInstanceUID,bleed", *(f"{uid},{int(uid == positive)}" for uid in sorted(set(study_of.values())))]
+    (tmp_path / "studies.csv").write_text("\n".join(lines) + "\n")
+    run_program("studies", tmp_path)
+    slices = (tmp_path / "slices.csv").read_text()
+    assert slices.count(",,,,,,\n") == list(study_of.values()).count(positive) < len(truth)
+    (tmp_path / "slices.csv").write_text(slices.replace(",,,,,,\n", ",1,1,1,1,1,1\n"))  # as read by a radiologist
+    run_program("completed", tmp_path)
+    check_labels(tmp_path / "store", truth)
 
 
 @pytest.mark.slow  # two of the commands train or predict

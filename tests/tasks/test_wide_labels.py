@@ -138,6 +138,12 @@ def test_repeated_rows_are_counted_where_they_agree_and_add_to_each_other(tmp_pa
             r"its IDs are those of studies, series or patients \(StudyInstanceUID\)\. The task ich learns from labels "
             r"of slices and has none of series: .*which of its slices show it.*call it ID; or, .*: --columns ID=COLUMN",
         ),
+        (
+            "StudyInstanceUID,bleed\n1.2,1\n",  # mapping bleed would not help
+            r"its IDs are those of studies, series or patients \(StudyInstanceUID\)\. The task ich learns from labels",
+        ),
+        ("Series Instance UID,EDH,note\n1.2,1,\n", r"its IDs are those of studies, .* \(Series Instance UID\)"),
+        ("PatientID,File,bleed\n1,a,1\n", r"no column is called Label or like a label"),
         ("patient id,any\n1.2,1\n", r"its IDs are those of studies, series or patients \(patient id\)"),
     ],
 )
@@ -163,6 +169,8 @@ def test_mapped_columns_are_checked(
 
 
 def test_study_labels_that_are_named_as_ids_are_refused_too_unless_the_task_has_them(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"those of studies, series or patients \(Study Instance UID\)"):
+        read(tmp_path, "ID,Study Instance UID,bleed\n1,1.2,1\n", ID="Study Instance UID")
     with pytest.raises(BadInputError, match=r"those of studies, series or patients \(Study Instance UID\)"):
         read(tmp_path, "n,Study Instance UID,any\n1,1.2,1\n", ID="Study Instance UID")
     table = read_labels(tmp_path / "labels.csv", replace(ICH, has_series_labels=True))

@@ -89,13 +89,8 @@ def find_layout(file: TableFile, task: Task) -> Layout:
                 f"{file}, line 1: several columns could be {target}: {_some(same)}. Keep one; or, of labels and truth, "
                 f"name one: --columns {target}={column}"
             )
-    if _plain(layout.columns["ID"]) in map(_plain, SERIES_COLUMNS) and not task.has_series_labels:
-        raise BadInputError(
-            f"{file}, line 1: its IDs are those of studies, series or patients ({layout.columns['ID']}). The task "
-            f"{task.name} learns from labels of slices and has none of series: a label of a whole study does not say "
-            "which of its slices show it. If another column names the slices, call it ID; or, of labels and truth: "
-            "--columns ID=COLUMN. See docs/labels.md"
-        )
+    if not task.has_series_labels and _plain(layout.columns["ID"]) in map(_plain, SERIES_COLUMNS):
+        raise BadInputError(_of_series(file, layout.columns["ID"], task))
     return layout
 
 
@@ -131,17 +126,22 @@ def _not_found(layout: Layout, task: Task) -> str:
     """Return the message for a table of another layout: what it has, what is needed, and the way out."""
     file, words = layout.file, {word.strip() for word in layout.header}
     found = set(map(_plain, words))
+    names_images = not found.isdisjoint(map(_plain, IMAGE_COLUMNS))
+    of_series = [word.strip() for word in layout.header if _plain(word) in map(_plain, SERIES_COLUMNS)]
+    id_column = file.columns.get("ID") or next(iter(() if names_images else of_series), "")
     absent = [column for column in file.columns.values() if column not in words]
     labels = [name for name in task.label_names if _plain(name) in found or name in file.columns]
     if not words:
         return f"{file}: empty. Needed: a header and rows, see docs/labels.md"
     if absent:
         what = f"no column is called {printable(absent[0])}, which --columns names"
+    elif id_column in of_series and not task.has_series_labels:
+        return _of_series(file, id_column, task)
     elif labels:
         what = f"this looks like a wide table (it has columns for {_some(labels)}), but no column is known to hold IDs"
     elif LONG_COLUMNS[1] in words:
         what = "no column is called ID"
-    elif "ID" in file.columns or not found.isdisjoint(map(_plain, IMAGE_COLUMNS)):
+    elif "ID" in file.columns or names_images:
         what = "no column is called Label or like a label"
     else:
         what = "no column is known to hold IDs, none to hold labels"
@@ -150,6 +150,16 @@ def _not_found(layout: Layout, task: Task) -> str:
         f"label; or one row per image, with a column ID and one per label ({', '.join(task.label_names)}). Rename "
         f"columns of other names; or, of labels and truth: --columns ID=COLUMN {task.any_label}=COLUMN. See "
         "docs/labels.md"
+    )
+
+
+def _of_series(file: TableFile, column: str, task: Task) -> str:
+    """Return the message for a table whose IDs, in `column`, are not those of slices."""
+    return (
+        f"{file}, line 1: its IDs are those of studies, series or patients ({printable(column)}). The task {task.name} "
+        "learns from labels of slices and has none of series: a label of a whole study does not say which of its "
+        "slices show it. If another column names the slices, call it ID; or, of labels and truth: --columns ID=COLUMN. "
+        "See docs/labels.md"
     )
 
 
