@@ -108,7 +108,12 @@ def test_repeated_rows_are_counted_where_they_agree_and_add_to_each_other(tmp_pa
             'n;ID;any\n1;"a\nb";1\n2;c;2\n',
             r"line 4: any of c is '2'\. Expected a number in \[0, 1\], a word of yes, no",
         ),
-        ("ID,any\na,1\nb,maybe\n", r"line 3: any of b is 'maybe'"),
+        (
+            "ID;any;Blutung;Intraventrikulär\na;ja;nein;ja\n",  # all that is wrong with it, at once
+            r"line 2: any of a is 'ja'\. .* unknown\. Columns that are not read, unless --columns names them: Blutung, "
+            r"Intraventrikulär$",
+        ),
+        ("ID,any\na,1\nb,maybe\n", r"line 3: any of b is 'maybe'.* or nothing where it is unknown$"),
         ("ID,any\na,1\nb,-0.5\n", r"line 3: any of b is '-0\.5'"),
         ("ID,any\na,nan\n", r"line 2: any of a is 'nan'"),
         ("ID,any\na,1_0\n", r"line 2: any of a is '1_0'"),

@@ -86,7 +86,7 @@ def find_layout(file: TableFile, task: Task) -> Layout:
             raise BadInputError(f"{file}, line 1: several columns are called {column}. Keep the right one")
         if len(same) > 1 and target not in file.columns and not layout.is_long:
             raise BadInputError(
-                f"{file}, line 1: several columns could be {target}: {_some(same)}. Keep one; or, of labels and truth, "
+                f"{file}, line 1: several columns could be {target}: {some(same)}. Keep one; or, of labels and truth, "
                 f"name one: --columns {target}={column}"
             )
     if not task.has_series_labels and _plain(layout.columns["ID"]) in map(_plain, SERIES_COLUMNS):
@@ -138,7 +138,7 @@ def _not_found(layout: Layout, task: Task) -> str:
     elif id_column in of_series and not task.has_series_labels:
         return _of_series(file, id_column, task)
     elif labels:
-        what = f"this looks like a wide table (it has columns for {_some(labels)}), but no column is known to hold IDs"
+        what = f"this looks like a wide table (it has columns for {some(labels)}), but no column is known to hold IDs"
     elif LONG_COLUMNS[1] in words:
         what = "no column is called ID"
     elif "ID" in file.columns or names_images:
@@ -146,7 +146,7 @@ def _not_found(layout: Layout, task: Task) -> str:
     else:
         what = "no column is known to hold IDs, none to hold labels"
     return (
-        f"{file}, line 1: {what}. Found columns: {_some(layout.header)}. Needed: ID,Label with one row per image and "
+        f"{file}, line 1: {what}. Found columns: {some(layout.header)}. Needed: ID,Label with one row per image and "
         f"label; or one row per image, with a column ID and one per label ({', '.join(task.label_names)}). Rename "
         f"columns of other names; or, of labels and truth: --columns ID=COLUMN {task.any_label}=COLUMN. See "
         "docs/labels.md"
@@ -167,5 +167,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name.casefold())
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return the first of many names as text."""
     return ", ".join(map(printable, names[:_MOST_SHOWN])) + ", ..." * (len(names) > _MOST_SHOWN)
