@@ -18,7 +18,6 @@ MARKDOWN = "rsna-e2e settings --markdown > docs/settings.md"
 _RECIPES = ("demo", "reference")
 _RUNS = ("images", "sequences")  # of the two-stage pipeline: they have the settings of a run
 _WIDEST = 120  # columns
-_NEAR = 6  # names in a message
 _INDENT = " " * 4
 _NULL = "null"
 _LEFT_OUT = "-"  # in the place of a value: its section is null
@@ -137,8 +136,7 @@ def _settings(options: argparse.Namespace) -> None:
 
 def _chosen(recipe: _Recipe, prefix: str) -> "list[tuple[Section, list[Setting]]]":
     """The settings whose names begin with `prefix`, by section. Raises UsageError, with near names, for none."""
-    from difflib import get_close_matches
-
+    from rsna_e2e.config.catalogue import near_names
     from rsna_e2e.core.errors import UsageError
     from rsna_e2e.core.records import printable
 
@@ -147,10 +145,8 @@ def _chosen(recipe: _Recipe, prefix: str) -> "list[tuple[Section, list[Setting]]
         chosen = [(s, [item for item in s.settings if f"{item.name}.".startswith(begin)]) for s in sections]
         if any(settings for _, settings in chosen):
             return [(section, settings) for section, settings in chosen if settings]
-    names = [*(section.name for section in sections), *(item.name for section in sections for item in section.settings)]
-    close = get_close_matches(prefix, {*names, *(name.rpartition(".")[2] for name in names)})
-    near = dict.fromkeys(name for word in close for name in names if word in (name, name.rpartition(".")[2]))
-    hint = f"Near: {', '.join(list(near)[:_NEAR])}. " if near else ""
+    near = near_names(prefix, sections)
+    hint = f"Near: {', '.join(near)}. " if near else ""
     raise UsageError(f"there is no setting {printable(prefix)!r:.80}. {hint}rsna-e2e settings lists all")
 
 

@@ -1,13 +1,18 @@
 """Every setting with its values, unit and meaning, read from the models that check them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from inspect import cleandoc
 from typing import Any, get_args
 
 from rsna_e2e.config.effects import Effect, effect_of
 from rsna_e2e.config.sections import Frozen
 from rsna_e2e.core.files import as_json
+
+_NEAR, _ALIKE, _LESS = 6, 0.65, 0.1  # names that are shown; how alike they are at least, 1 is equal, beside the nearest
+_PART = 0.9  # how alike a part of a name, such as `learn`, or its initials are to the whole
+_SHORTEST = 3  # characters of a part
 
 _LARGE = 10**6  # from here on, bounds are written as powers of ten
 
@@ -56,6 +61,29 @@ def value_of(config: Frozen, name: str) -> str:
             return ""
         value = value[part]
     return value if isinstance(value, str) else as_json(value)
+
+
+def near_names(asked: str, known: Iterable[Section]) -> list[str]:
+    """Return the sections and settings that are called most like what was asked for, none where nothing is."""
+    found = list(known)
+    names = [*(section.name for section in found), *(item.name for section in found for item in section.settings)]
+    alike = {name: _likeness(asked.lower(), name) for name in names if name}
+    least = max(_ALIKE, max(alike.values(), default=0.0) - _LESS)
+    near = [name for name in alike if alike[name] >= least]
+    return sorted(near, key=lambda name: (alike[name], _ratio(asked, name)), reverse=True)[:_NEAR]
+
+
+def _likeness(asked: str, name: str) -> float:
+    """How alike the last parts of two names are: those before differ by where a setting stands."""
+    asked, name = asked.rpartition(".")[2], name.rpartition(".")[2]
+    words = name.split("_")
+    is_part = len(asked) >= _SHORTEST and asked in name
+    is_initials = len(words) > 1 and asked == "".join(word[:1] for word in words)
+    return max(_PART * (is_part or is_initials), *(_ratio(asked, word) for word in (name, *words)))
+
+
+def _ratio(asked: str, name: str) -> float:
+    return SequenceMatcher(None, asked, name).ratio()
 
 
 def _section_in(annotation: Any) -> type[Frozen] | None:

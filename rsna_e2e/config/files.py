@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from rsna_e2e.config.catalogue import near_names, sections
 from rsna_e2e.config.plain_yaml import parse_yaml, read_yaml
 from rsna_e2e.config.recipes import RECIPES, TWO_STAGE_RECIPES
 from rsna_e2e.config.run import RunConfig
@@ -51,7 +52,7 @@ def _load(
             f"unknown recipe {_short(str(recipe))!r}; known: {', '.join(recipes)}, or the path of a config.yaml"
         )
     for override in overrides:
-        _override(raw, override)
+        _override(raw, override, kind)
     wrong = UsageError if overrides or str(recipe) in recipes else BadInputError
     return make_config(kind, raw, name=f"configuration {_short(str(recipe))}", wrong=wrong)
 
@@ -87,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
+def _override(raw: dict[str, Any], override: str, kind: type[Frozen]) -> None:
     name, separator, text = override.partition("=")
     said = f"--set {_short(override)}"
     if not separator:
@@ -102,10 +103,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
                     f"{said}: {parent} is {_short(as_json(child))} in this recipe, not a section. "
                     f"rsna-e2e settings {parent} says how to set it"
                 )
-            raise UsageError(f"{said}: there is no section {_short(parent)!r}; it has {_listed(node)}")
+            raise UsageError(f"{said}: there is no section {_short(parent)!r}{_instead(name, node, kind)}")
         node = child
     if leaf not in node:
-        raise UsageError(f"{said}: there is no {_short(leaf)!r}; it has {_listed(node)}")
+        raise UsageError(f"{said}: there is no {_short(leaf)!r}{_instead(name, node, kind)}")
     try:
         node[leaf] = _number_or(parse_yaml(text))
     except ValueError as error:
@@ -137,8 +138,11 @@ def _setting(loc: Sequence[int | str]) -> str:
     return ".".join(part for part in map(str, loc) if "[" not in part or part == "[key]")
 
 
-def _listed(node: dict[Any, Any]) -> str:
-    return ", ".join(_short(str(name)) for name in list(node)[:_SHOWN_NAMES])
+def _instead(name: str, node: dict[Any, Any], kind: type[Frozen]) -> str:
+    """What may have been meant by a setting that is not in `node`: the nearest names, else those that are there."""
+    if near := near_names(name[:_LONGEST], sections(kind)):
+        return f". Near: {', '.join(near)}. rsna-e2e settings lists all"
+    return f"; it has {', '.join(_short(str(known)) for known in list(node)[:_SHOWN_NAMES])}"
 
 
 def _short(text: str) -> str:

@@ -89,6 +89,8 @@ def test_a_prefix_chooses_a_section_a_setting_or_how_it_begins(capsys: pytest.Ca
 def test_an_unknown_prefix_names_near_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no setting 'batchnorm'. Near: model.batchnorm, images.model.batchnorm" in said(capsys, "batchnorm", code=2)
     assert "Near: image.size" in said(capsys, "image.sise", code=2)
+    for name in ("learning", "learn", "lern", "lr", "LR", "optimiser.learning_rte"):
+        assert ". Near: optimizer.learning_rate, " in said(capsys, name, code=2)
     assert "no setting 'qqq'. rsna-e2e settings lists all" in said(capsys, "qqq", code=2)
 
 

@@ -24,8 +24,10 @@ def test_override_reaches_a_nested_value_with_its_type() -> None:
     ("override", "message"),
     [
         ("image.size", "expected a.b=value"),
-        ("image.sise=3", "there is no 'sise'"),
-        ("picture.size=3", "there is no section 'picture'"),
+        ("image.sise=3", r"there is no 'sise'\. Near: image\.size"),
+        ("picture.size=3", r"there is no section 'picture'\. Near: image\.size"),
+        ("lern_rate=1", r"there is no 'lern_rate'\. Near: optimizer\.learning_rate, .* settings lists all"),
+        ("image.qqq=3", "there is no 'qqq'; it has size, crop, "),
         ("image.size=-3", "image.size: Input should be greater than 0"),
         ("image.size=[", "cannot read the value"),
         ("loader.slice_order=published", "is for heads on embeddings"),
