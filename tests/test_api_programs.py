@@ -13,6 +13,7 @@ import numpy as np
 import phantoms
 import pytest
 import small
+import torch
 
 import rsna_e2e
 from rsna_e2e.cli import main
@@ -114,6 +115,21 @@ def test_loader(folder: Path) -> None:
     assert {(int(words[2]), int(words[4])) for words in lines} == {(sum(small.LENGTHS), int(n_positive))}
     losses = [float(words[-1]) for words in lines]
     assert losses[-1] < 0.9 * losses[0]  # the labels can be seen in the pixels
+
+
+def test_without_an_epoch_slices_are_as_they_are(folder: Path) -> None:
+    store = rsna_e2e.Store.open(folder / "store")
+    loader = rsna_e2e.ImageLoader(store, small.config(), task=ICH, device=torch.device("cpu"))
+    positions = range(len(store.series))
+    groups = loader.group(positions)
+    plain, again, augmented = (
+        [(batch.rows.tolist(), batch.images.numpy().copy()) for batch in loader.load(groups, **epoch)]
+        for epoch in ({}, {}, {"epoch": 1})
+    )
+    assert [row for rows, _ in plain for row in rows] == list(range(len(store)))
+    for (_, images), (_, same) in zip(plain, again, strict=True):
+        np.testing.assert_array_equal(images, same)
+    assert any(np.abs(other - images).max() > 0.01 for (_, images), (_, other) in zip(plain, augmented, strict=True))
 
 
 def test_run(folder: Path) -> None:

@@ -42,7 +42,7 @@ class EmbeddingLoader(SeriesLoader):
         self._embeddings, self._device = embeddings, device
         self._place_N = published_places(store) if config.loader.slice_order == "published" else None
 
-    def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[SeriesBatch]:
+    def load(self, batches: Sequence[Batch], *, epoch: int | None = None) -> Iterator[SeriesBatch]:
         """Yield the batches, each of positions in `store.series`, in the given order."""
         # Threads only read: one operator that a thread runs by OpenMP slows all those of the model down threefold.
         for share, embeddings_ND in work_ahead(self._read, batches, self._config.loader):

@@ -78,7 +78,7 @@ class ImageLoader(SeriesLoader):
                 rows = balanced_shard_rows(positives, negatives, n_shards=n_shards, seed=seed, epoch=epoch)
         return slice_batches(rows, batch_size=phase.slices_per_batch, seed=seed, epoch=epoch)
 
-    def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[SeriesBatch]:
+    def load(self, batches: Sequence[Batch], *, epoch: int | None = None) -> Iterator[SeriesBatch]:
         """Yield the batches, each of positions in `store.series`, in the given order."""
         plans = [partial(self._planner.series, batch, epoch=epoch) for batch in batches]
         shares = (self.division.largest_share(self.lengths(batch)) for batch in batches)

@@ -48,7 +48,7 @@ class SeriesLoader(ABC):
         return sum(self.lengths(batch))
 
     @abstractmethod
-    def load(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[SeriesBatch]:
+    def load(self, batches: Sequence[Batch], *, epoch: int | None = None) -> Iterator[SeriesBatch]:
         """Yield the batches in the given order, with this rank's share of their images.
 
         epoch: whose augmentation is drawn, where the loader augments; None for none.
