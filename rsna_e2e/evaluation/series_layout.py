@@ -15,6 +15,7 @@ from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.evaluation.scores import SeriesLayout
 from rsna_e2e.inference.predictions import PredictionTable, SeriesTable
 from rsna_e2e.store import Store
+from rsna_e2e.tasks.labels.layout import plain_name
 from rsna_e2e.tasks.metrics import Int64Array
 
 MAP_COLUMNS = ("ID", "series")
@@ -108,10 +109,13 @@ def _read_map(file: TableFile) -> dict[str, str]:
         file.check_utf8()
         with file.open() as stream:
             rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), restval="")
-            if not set(MAP_COLUMNS) <= set(rows.fieldnames or ()):
-                raise BadInputError(f"{file}: its columns are {', '.join(rows.fieldnames or ['none'])}. {expected}")
+            header = rows.fieldnames or ()
+            columns = {plain_name(word): word for word in (*header, *(name for name in MAP_COLUMNS if name in header))}
+            if not set(map(plain_name, MAP_COLUMNS)) <= set(columns):
+                raise BadInputError(f"{file}: its columns are {', '.join(header) or 'none'}. {expected}")
+            id_column, series_column = (columns[plain_name(name)] for name in MAP_COLUMNS)
             for row in rows:
-                image_id, series = printable(row["ID"]), row["series"]
+                image_id, series = printable(row[id_column]), row[series_column]
                 if not series:
                     raise BadInputError(f"{file}, line {rows.line_num}: no series of image {image_id!r}. {expected}")
                 if series_of.setdefault(image_id, series) != series:

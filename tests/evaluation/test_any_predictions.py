@@ -79,6 +79,13 @@ def test_series_by_a_csv_give_the_numbers_of_the_predictions_table(run: MadeUpRu
     assert found == expected
 
 
+@pytest.mark.parametrize("header", ["scanner,Series,id", " SERIES,series,ID"])
+def test_names_of_its_columns_are_read_as_those_of_labels(run: MadeUpRun, header: str) -> None:
+    expected = evaluate(run.submission, run.truth, task=ICH, series_map=write_map(run)).to_dict()["n_series"]
+    found = evaluate(run.submission, run.truth, task=ICH, series_map=write_map(run, lambda rows: [header, *rows[1:]]))
+    assert found.to_dict()["n_series"] == expected > 1
+
+
 def test_a_csv_that_is_given_counts_more_than_a_table_that_lies_there(run: MadeUpRun) -> None:
     one = write_map(run, lambda rows: [rows[0], *(f"A,one,{row.rsplit(',', 1)[1]}" for row in rows[1:])])
     assert evaluate(run.submission, run.truth, task=ICH, series_map=one).to_dict()["n_series"] == 1

@@ -81,7 +81,7 @@ def find_layout(file: TableFile, task: Task) -> Layout:
     if layout is None:
         raise BadInputError(_not_found(max(layouts, key=lambda layout: len(layout.header)), task))
     for target, column in layout.columns.items():
-        same = [word for word in layout.header if _plain(word) == _plain(column)]
+        same = [word for word in layout.header if plain_name(word) == plain_name(column)]
         if layout.header.count(column) > 1:
             raise BadInputError(f"{file}, line 1: several columns are called {column}. Keep the right one")
         if len(same) > 1 and target not in file.columns and not layout.is_long:
@@ -89,7 +89,7 @@ def find_layout(file: TableFile, task: Task) -> Layout:
                 f"{file}, line 1: several columns could be {target}: {some(same)}. Keep one; or, of labels and truth, "
                 f"name one: --columns {target}={column}"
             )
-    if not task.has_series_labels and _plain(layout.columns["ID"]) in map(_plain, SERIES_COLUMNS):
+    if not task.has_series_labels and plain_name(layout.columns["ID"]) in map(plain_name, SERIES_COLUMNS):
         raise BadInputError(_of_series(file, layout.columns["ID"], task))
     return layout
 
@@ -112,10 +112,12 @@ def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> di
         columns = {name: words.get(mapped.get(name, name), "") for name in LONG_COLUMNS}
         if all(columns.values()):
             return columns
-    free = {_plain(word): word for word in header if word.strip() not in mapped.values()}
+    free = {plain_name(word): word for word in header if word.strip() not in mapped.values()}
     candidates = {"ID": (*IMAGE_COLUMNS, *SERIES_COLUMNS), **{name: (name,) for name in task.label_names}}
     columns = {
-        target: words[mapped[target]] if target in mapped else next(filter(None, map(free.get, map(_plain, names))), "")
+        target: words[mapped[target]]
+        if target in mapped
+        else next(filter(None, map(free.get, map(plain_name, names))), "")
         for target, names in candidates.items()
     }
     columns = {target: column for target, column in columns.items() if column}
@@ -125,12 +127,12 @@ def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> di
 def _not_found(layout: Layout, task: Task) -> str:
     """Return the message for a table of another layout: what it has, what is needed, and the way out."""
     file, words = layout.file, {word.strip() for word in layout.header}
-    found = set(map(_plain, words))
-    names_images = not found.isdisjoint(map(_plain, IMAGE_COLUMNS))
-    of_series = [word.strip() for word in layout.header if _plain(word) in map(_plain, SERIES_COLUMNS)]
+    found = set(map(plain_name, words))
+    names_images = not found.isdisjoint(map(plain_name, IMAGE_COLUMNS))
+    of_series = [word.strip() for word in layout.header if plain_name(word) in map(plain_name, SERIES_COLUMNS)]
     id_column = file.columns.get("ID") or next(iter(() if names_images else of_series), "")
     absent = [column for column in file.columns.values() if column not in words]
-    labels = [name for name in task.label_names if _plain(name) in found or name in file.columns]
+    labels = [name for name in task.label_names if plain_name(name) in found or name in file.columns]
     if not words:
         return f"{file}: empty. Needed: a header and rows, see docs/labels.md"
     if absent:
@@ -163,7 +165,8 @@ def _of_series(file: TableFile, column: str, task: Task) -> str:
     )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return what of a column's name counts: its letters and digits, whatever their case."""
     return re.sub(r"[\W_]", "", name.casefold())
 
 
