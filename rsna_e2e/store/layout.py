@@ -19,6 +19,7 @@ INDEX = "index.parquet"
 LABELS = "labels.parquet"
 REFUSALS = "refusals.parquet"
 SHARDS = "shards"
+PARTIAL = ".partial"  # while a store is made: this folder in it, or beside it one of this suffix
 
 
 # Columns of the index. Positions and directions are in mm and unit vectors of the patient axes (left, back, head);

@@ -16,8 +16,10 @@ from rsna_e2e.store.layout import (
     INDEX,
     LABELS,
     MANIFEST,
+    PARTIAL,
     PREPARE_AGAIN,
     REFUSALS,
+    SHARDS,
     StoreError,
     file_checksum,
 )
@@ -107,6 +109,8 @@ def read_manifest(path: Path) -> StoreManifest:
     if not path.is_dir():
         raise StoreError(f"{path}: no such folder. Make a store with: rsna-e2e prepare RAW {path}")
     place = path / MANIFEST
+    if not place.exists() and not any((path / name).exists() for name in (INDEX, SHARDS, PARTIAL)):
+        raise StoreError(f"{path}: is no study store (no {MANIFEST}). Make one: rsna-e2e prepare RAW STORE")
     if not place.exists():
         raise StoreError(f"{path}: not a finished study store (no {MANIFEST}). Prepare it again")
     if not is_plain_file(place) or place.stat().st_size > MOST_BYTES:

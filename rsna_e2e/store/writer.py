@@ -20,6 +20,7 @@ from rsna_e2e.store.layout import (
     INDEX_COLUMNS,
     LABELS,
     MANIFEST,
+    PARTIAL,
     REFUSALS,
     SHARDS,
     StoreError,
@@ -52,7 +53,7 @@ class StoreWriter:
         self._inputs = inputs
         self._place = real_path(target)
         self._is_filled = self._place.is_dir()
-        self._beside, self._inside = self._place.with_name(f"{self._place.name}.partial"), self._place / ".partial"
+        self._beside, self._inside = self._place.with_name(f"{self._place.name}{PARTIAL}"), self._place / PARTIAL
         self._partial = folder or (self._inside if self._is_filled else self._beside)
         self._store = self._partial / _STORE
         self.shards_folder = self._store / SHARDS

@@ -103,6 +103,12 @@ def flip(path: Path) -> None:
     path.write_bytes(raw)
 
 
+def test_a_folder_that_never_was_a_store_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "1.dcm").write_bytes(b"raw")
+    with pytest.raises(StoreError, match=r"is no study store \(no store.json\)\. Make one: rsna-e2e prepare RAW STORE"):
+        Store.open(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
