@@ -64,6 +64,7 @@ def _add_forecast(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--no-probe", action="store_true", help="with --dry-run: do not measure times")
     verb.add_argument(
         "--device",
+        type=str.lower,
         choices=("auto", "cpu", "cuda", *DEVICES),
         default="auto",
         help="default: a GPU if there is one. With --dry-run also a GPU that is not here: published and modelled times",

@@ -225,7 +225,7 @@ def test_a_store_to_come_has_the_folds_that_prepare_makes() -> None:
     ("options", "message"),
     [
         (["--slices", "9"], "--slices is for a forecast: add --dry-run"),
-        (["--device", "v100"], "--device v100 is for a forecast: add --dry-run"),
+        (["--device", "V100"], "--device v100 is for a forecast: add --dry-run"),
         (["--dry-run", "--gpus", "2"], "--gpus goes with --device v100|"),
         (["--dry-run", "--series", "2"], "give --slices too"),
         (["--dry-run", "--slices", "9", "--data", "raw"], "leave out --data"),
