@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -177,6 +178,7 @@ def test_a_test_set_and_the_validation_fold_are_scored(tmp_path: Path) -> None:
 
 # Tables of labels of files named by UID, each with the messages that it leads to, in prepare or in training
 REPEATED = "ID,Label\nIM000001_any,1\n"  # of files as on a CD
+COPIED = "ID,any\nPAT0/ST1/SE1/IM000001,1\nPAT0/ST2/SE1/IM000001,0\n"  # one of these twice
 ONE_PATIENT = "ID,any\n1.2.3.0.0,1\n1.2.3.0.1,0\n"
 FAULTS = {
     "ID,EDH\n1.2.3.0.0,1\n": ["no column is called Label or like a label. Found columns: ..."],
@@ -185,6 +187,7 @@ FAULTS = {
     "ID,any\n1.2.4.0,1\n": ["so it has labels of whole ..."],
     REPEATED: ["its IDs are file names, but these repeat"],
     "ID,any\n1.2.3.0.0,1\nct/1.2.3.0.0,1\n": ["are one image"],
+    COPIED: ["are copies of one image"],
     "ID,Label\nnowhere_any,1\n": ["names none of the images"],
     "ID,Label\n1.2.3.0.0_bleed,1\n": ["does not end in a known label"],
     "ID,any\n1.2.3.0.0,1\n1.2.3.0.0,0\n": ["rows of ID ... differ"],
@@ -212,6 +215,7 @@ def test_the_messages_in_the_last_table_are_all_that_lead_there(
     assert sorted(rows) == sorted(message for messages in FAULTS.values() for message in messages)
     write_ct(tmp_path, lambda series, index, sop_uid: sop_uid)
     write_ct(tmp_path / "cd", as_on_a_cd)
+    shutil.copytree(tmp_path / "cd/ct/PAT0/ST1", tmp_path / "cd/ct/PAT0/ST2")
     for number, (text, messages) in enumerate(FAULTS.items()):
         store, labels = tmp_path / f"store{number}", tmp_path / "labels.csv"
         labels.write_bytes(text.encode("cp1252"))
@@ -219,7 +223,7 @@ def test_the_messages_in_the_last_table_are_all_that_lead_there(
             with zipfile.ZipFile(labels, "w") as book:
                 book.writestr("xl/workbook.xml", "")
         given = ["--labels", str(labels)] if text else []
-        raw = tmp_path / ("cd/ct" if text == REPEATED else "ct")
+        raw = tmp_path / ("cd/ct" if text in (REPEATED, COPIED) else "ct")
         code = main(["prepare", str(raw), str(store), "--jobs", "1", *given])
         if code == 0:
             for fold in (0, 4):

@@ -202,6 +202,22 @@ def test_the_path_of_a_copy_that_was_left_out_means_the_slice(tmp_path: Path) ->
     assert store.labels[:, 0].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("labels", [(0, 0), (0, 1)])
+@pytest.mark.parametrize("folders", [("x", "y"), ("y", "z")], ids=["stored and copy", "two copies"])
+def test_labels_of_copies_must_agree(tmp_path: Path, labels: tuple[int, int], folders: tuple[str, str]) -> None:
+    for folder in ("x", "y", "z"):
+        phantoms.write_numbered(tmp_path / "raw" / folder / "IM0", series=0, index=0, side=SIDE)
+    rows = "".join(f"{folder}/IM0,{label}\n" for folder, label in zip(folders, labels, strict=True))
+    (tmp_path / "labels.csv").write_text(f"ID,any\n{rows}")
+    how = {"task": ICH, "labels": tmp_path / "labels.csv", "n_jobs": 1}
+    if labels == (0, 0):
+        assert prepare(tmp_path / "raw", tmp_path / "store", **how).n_unlabelled == 0
+        return
+    said = rf"labels\.csv: rows of the IDs '{folders[0]}/IM0' and '{folders[1]}/IM0' differ, but these are copies"
+    with pytest.raises(BadInputError, match=said):
+        prepare(tmp_path / "raw", tmp_path / "store", **how)
+
+
 def test_an_instance_in_two_series_has_its_labels_in_both(tmp_path: Path) -> None:
     for series in range(2):
         path = phantoms.write_numbered(tmp_path / "raw" / f"s{series}" / "IM1", series=series, index=0, side=SIDE)

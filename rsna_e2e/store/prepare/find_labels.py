@@ -72,6 +72,17 @@ class FoundLabels:
     match: Match
     passed_over: Mapping[str, str] = field(default_factory=dict)
 
+    def check_copies(self, further: Mapping[str, Sequence[int]]) -> None:
+        """Raise BadInputError where the labels of two copies of an image differ. further: of `further_labels`."""
+        for rows in further.values():
+            for row in rows[1:]:
+                if not np.array_equal(self.table.values[row], self.table.values[rows[0]], equal_nan=True):
+                    one, other = (self.table.image_ids[i] for i in (rows[0], row))
+                    raise BadInputError(
+                        f"{self.file}: rows of the IDs {one!r} and {other!r} differ, but these are copies of one "
+                        "image. Keep the right one and remove the other"
+                    )
+
 
 def find_labels(raw: Path) -> TableFile | None:
     """Return the table with "train" in its name that belongs to `raw`, if there is one.

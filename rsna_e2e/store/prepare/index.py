@@ -62,17 +62,17 @@ class StoredSlice:
     pixels: StoredPixels
 
 
-def join_labels(index: Mapping[str, Column], table: LabelTable, further: Mapping[str, int]) -> Float32Array:
+def join_labels(index: Mapping[str, Column], table: LabelTable, further: Mapping[str, Sequence[int]]) -> Float32Array:
     """Return the labels [N, L] of slices, NaN where the table has none."""
     padded = np.vstack([table.values, np.full((1, table.values.shape[1]), np.nan)]).astype(np.float32)
     return np.asarray(padded[label_rows(index, table, further)])
 
 
-def label_rows(index: Mapping[str, Column], table: LabelTable, further: Mapping[str, int]) -> list[int]:
+def label_rows(index: Mapping[str, Column], table: LabelTable, further: Mapping[str, Sequence[int]]) -> list[int]:
     """Return the row of the label table for each slice [N], -1 where there is none: that of its image id, or else the
-    one in `further`."""
+    first in `further`."""
     row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
-    return [row_of.get(image_id, further.get(image_id, -1)) for image_id in index["image_id"].tolist()]
+    return [row_of.get(image_id, further.get(image_id, [-1])[0]) for image_id in index["image_id"].tolist()]
 
 
 def stored_columns(stored: Sequence[StoredSlice]) -> dict[str, Column]:

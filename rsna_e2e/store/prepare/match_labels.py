@@ -92,8 +92,9 @@ def match_labels(headers: Table, refused: Iterable[Refusal], labels: LabelIds) -
     return Match(table=None, rule="name" if labels.rule == "auto" else labels.rule)
 
 
-def further_labels(headers: Table, rows: Rows, image_ids: Sequence[str], match: Match) -> dict[str, int]:
-    """Return the row of the label table, by image id, for slices that it means without naming this id.
+def further_labels(headers: Table, rows: Rows, image_ids: Sequence[str], match: Match) -> dict[str, list[int]]:
+    """Return the rows of the label table, by image id, for slices that it means without naming this id, or by the id of
+    a copy as well; the row of their own id is the first.
 
     headers: with image ids by name. image_ids [N]: of the store, for these rows.
     """
@@ -106,16 +107,28 @@ def further_labels(headers: Table, rows: Rows, image_ids: Sequence[str], match: 
     spelled: Iterable[tuple[str, str]] = zip(others, instances, strict=True)
     if match.rule != "name":
         spelled = slices.spelled(match.rule)  # also of copies that are not in the store
+    named, stored = _names_by_instance(spelled, row_of), set(image_ids)
+    further = {}
+    for image_id, instance in zip(image_ids, instances, strict=True):
+        names = named.get(instance, [])
+        if image_id in row_of:  # slices of other series have labels of their own
+            names = [image_id, *(name for name in names if name not in stored)]
+        if names not in ([], [image_id]):
+            further[image_id] = [row_of[name] for name in names]
+    return further
+
+
+def _names_by_instance(spelled: Iterable[tuple[str, str]], labelled: Collection[str]) -> dict[str, list[str]]:
+    """Return the labelled names of each instance, of which each is the name of no other."""
     meant: dict[str, set[str]] = defaultdict(set)
     for name, instance in spelled:
-        if name in row_of:
+        if name in labelled:
             meant[name].add(instance)
-    row_of_instance = {min(several): row_of[name] for name, several in meant.items() if len(several) == 1}
-    return {
-        image_id: row_of_instance[instance]
-        for image_id, instance in zip(image_ids, instances, strict=True)
-        if image_id not in row_of and instance in row_of_instance
-    }
+    named: dict[str, list[str]] = defaultdict(list)
+    for name, several in meant.items():
+        if len(several) == 1:
+            named[min(several)].append(name)
+    return named
 
 
 def with_labels(refusals: Sequence[Refusal], match: Match, raw: Path) -> list[Refusal]:

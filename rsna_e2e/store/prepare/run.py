@@ -147,7 +147,9 @@ def _read_and_plan(inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress:
     """Read all headers, and plan the shards; return the inputs without the list of files, which needs much room."""
     headers = read_headers(inputs, pool, writer.notes_folder, progress)
     inputs = replace(inputs, files=())
-    return inputs, _plan(inputs, headers, pool, writer, progress)
+    plan = _plan(inputs, headers, pool, writer, progress)
+    inputs.labels.taken(plan.match, inputs.task).check_copies(plan.further)
+    return inputs, plan
 
 
 def _plan(

@@ -37,7 +37,7 @@ class ShardPlans:
     refused: Sequence[Refusal]
     told_by: Mapping[str, int]
     match: Match
-    further: Mapping[str, int]
+    further: Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class MakePlan:
         return shard
 
 
-def with_image_ids(headers: Table, rows: Rows, match: Match) -> tuple[Table, dict[str, int]]:
+def with_image_ids(headers: Table, rows: Rows, match: Match) -> tuple[Table, dict[str, list[int]]]:
     """Return headers in which these rows have the image ids of a store, and `further_labels` of them."""
     image_ids = to_numpy(headers, "image_id")
     taken = _unique_ids(headers.take(rows), match.rule)
