@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up, then trains and predicts from DICOM files to a submission. bin/run_*.sh call it, each for its part.
+# Trains and predicts from DICOM files to a submission. bin/run_*.sh call it, each for its part.
+# Sets up first: after a change of the sources it builds the extension again (bin/setup.sh).
 # Usage: bin/pipeline.sh full|single|joint|fast [OPTIONS of rsna-e2e pipeline; --dry-run shows the plan]
 # Example: DATA=raw OUT=out RECIPE=demo bin/pipeline.sh single --set two_stage.clip=0.001
 # Environment: DATA (DICOM files in a folder or zip, or a store), OUT (out), RECIPE (demo). Options win over these.

@@ -19,11 +19,17 @@ made_with() { # what stack the .venv holds; nothing without one
   if [[ -f .venv/stack ]]; then cat .venv/stack; elif [[ -d .venv ]]; then echo cu13; fi
 }
 
-fingerprint() {
-  { cat "$lock" setup.py pyproject.toml bin/system_torch.py; find csrc -type f | LC_ALL=C sort | xargs cat; \
-    "$python" --version; if [[ $stack == system ]]; then "$python" bin/system_torch.py kept "$lock"; fi
-    echo "$stack ${RSNA_WITH_CUDA:-auto} ${RSNA_WITH_DALI:-auto} ${CUDA_HOME:-}"; } | sha256sum | cut -d' ' -f1
+lock_fingerprint() { # of what is installed
+  { cat "$lock" bin/system_torch.py; "$python" --version; echo "$stack"
+    if [[ $stack == system ]]; then "$python" bin/system_torch.py kept "$lock"; fi; } | sha256sum | cut -d' ' -f1
 }
+
+build_fingerprint() { # of what the extension is built from
+  { cat setup.py pyproject.toml; find csrc -type f | LC_ALL=C sort | xargs cat
+    echo "${RSNA_WITH_CUDA:-auto} ${RSNA_WITH_DALI:-auto} ${CUDA_HOME:-}"; } | sha256sum | cut -d' ' -f1
+}
+
+is_in_venv() { [[ -f .venv/$1 && $(<".venv/$1") == "$2" ]]; } # is_in_venv NAME FINGERPRINT
 
 pip_install() { # pip_install WHAT ARGUMENTS...
   local what=$1
@@ -72,14 +78,15 @@ command -v "$python" >/dev/null || fail 4 "no $python. Install Python 3.11 or ne
 # The system is that of the interpreter itself, if PYTHON lies in a venv too
 if [[ $stack == system ]]; then python=$("$python" -c 'import sys; print(sys._base_executable)'); fi
 
-if [[ -f .venv/fingerprint && $(<.venv/fingerprint) == "$(fingerprint)" ]]; then exit 0; fi
+locked=$(lock_fingerprint) built=$(build_fingerprint)
+if is_in_venv locked "$locked" && is_in_venv built "$built"; then exit 0; fi
 
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
   fail 4 "$python has no venv module. On Debian and Ubuntu: apt-get install python3-venv"
 command -v "${CXX:-g++}" >/dev/null || command -v c++ >/dev/null || command -v clang++ >/dev/null ||
   fail 4 "no C++ compiler. On Debian and Ubuntu: apt-get install g++"
 if [[ $stack == system ]]; then "$python" bin/system_torch.py rest "$lock" >/dev/null; fi # stops without a torch
-if [[ ! -f .venv/fingerprint ]]; then
+if [[ ! -f .venv/locked ]]; then
   free_gb=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1024 / 1024))
   ((free_gb >= needed_gb)) || fail 5 "needs ${needed_gb} GB of disk, $PWD has ${free_gb} GB free."
 fi
@@ -88,13 +95,21 @@ if [[ ! -x .venv/bin/python ]]; then
   "$python" -m venv $([[ $stack != system ]] || echo --system-site-packages) .venv
 fi
 echo "$stack" >.venv/stack
-rm -f .venv/fingerprint "$log"
-if [[ $stack == system ]]; then
-  install_beside_the_systems_torch
-else
-  pip_install "installing the locked dependencies of $stack (7.7 GB, one to three minutes)" -r "$lock"
+rm -f "$log"
+if ! is_in_venv locked "$locked"; then
+  if [[ -f .venv/locked ]]; then echo "setup: the locked dependencies, Python or the system's packages changed" >&2; fi
+  rm -f .venv/locked .venv/built
+  if [[ $stack == system ]]; then
+    install_beside_the_systems_torch
+  else
+    pip_install "installing the locked dependencies of $stack (7.7 GB, one to three minutes)" -r "$lock"
+  fi
+  echo "$locked" >.venv/locked
 fi
-pip_install "building the extension" --verbose --no-build-isolation --no-deps --editable .
+what="building the extension"
+if [[ -f .venv/built ]]; then what="the sources or options of the build changed: building the extension again"; fi
+rm -f .venv/built
+pip_install "$what" --verbose --no-build-isolation --no-deps --editable .
 grep -oE "rsna_e2e: (C\+\+|CUDA|DALI) .*" "$log" >&2
-fingerprint >.venv/fingerprint
+echo "$built" >.venv/built
 echo "setup: done; commands: .venv/bin/rsna-e2e --help" >&2

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Trains on all GPUs of this machine, or on its CPU: one process, or torchrun with one for every GPU. Resumes RUN if it exists.
+# Sets up first: after a change of the sources it builds the extension again (bin/setup.sh).
 # Usage: bin/train.sh STORE RUN [OPTIONS of rsna-e2e train]
 # Example: bin/train.sh store runs/first --recipe reference --set epochs=3
 # Environment: NPROC (processes on this node; default: GPUs), MAX_RESTARTS (3): how often torchrun starts again after a

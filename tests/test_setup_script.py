@@ -132,6 +132,43 @@ def test_a_stack_reads_its_lock_and_is_remembered(stack: str, project: Path) -> 
     assert not calls.exists()  # nothing changed, nothing done
 
 
+def test_only_what_changed_is_done_again_and_said(project: Path) -> None:
+    calls = _venv_that_notes_calls(project, "cu13")
+    _command(project.parent / "commands" / "df", "echo header; echo disk 9 9 99999999 9% /")
+    said = _run(project).stderr.splitlines()
+    assert said[0].startswith("setup: installing the locked dependencies of cu13 (7.7 GB")
+    assert said[1] == "setup: building the extension"
+    calls.unlink()
+    with next((project / "csrc").rglob("*.cpp")).open("a") as source:
+        source.write("// changed\n")
+    said = _run(project).stderr.splitlines()
+    assert said[0] == "setup: the sources or options of the build changed: building the extension again"
+    assert "-r requirements" not in calls.read_text()
+    assert "--editable ." in calls.read_text()
+    with (project / "requirements" / "cu13.txt").open("a") as lock:
+        lock.write("# changed\n")
+    said = _run(project).stderr.splitlines()
+    assert said[0] == "setup: the locked dependencies, Python or the system's packages changed"
+    assert said[1].startswith("setup: installing the locked dependencies of cu13")
+    assert said[2] == "setup: building the extension"
+    calls.unlink()
+    assert _run(project).stderr == ""
+    assert not calls.exists()
+
+
+def test_a_build_that_failed_leaves_what_is_installed(project: Path) -> None:
+    calls = _venv_that_notes_calls(project, "cu13")
+    _command(project.parent / "commands" / "df", "echo header; echo disk 9 9 99999999 9% /")
+    python = project / ".venv" / "bin" / "python"
+    works = python.read_text()
+    python.write_text(works.replace("\n", "\nif [[ $* == *--editable* ]]; then exit 1; fi\n", 1))
+    assert "could not finish: building the extension" in _last_line(project, 4)
+    python.write_text(works)
+    calls.unlink()
+    assert _run(project).returncode == 0
+    assert "-r requirements" not in calls.read_text()
+
+
 def test_stacks_do_not_mix(project: Path) -> None:
     _venv_that_notes_calls(project, "volta")
     assert "made with the stack volta. To make one with cu13: rm -r .venv" in _last_line(project, 2, STACK="cu13")
