@@ -6,7 +6,6 @@ content of the store depends neither on the number of workers nor on which of th
 store from the same files, `read_raw` reads headers alone, and `count_raw` counts files that have labels.
 """
 
-from rsna_e2e.store.prepare.find_labels import find_labels
 from rsna_e2e.store.prepare.headers import RawCounts, RawHeaders, count_raw, read_raw
 from rsna_e2e.store.prepare.index import pseudonymous_keys
 from rsna_e2e.store.prepare.repair import RepairReport, repair
@@ -29,7 +28,6 @@ __all__ = [
     "RepairReport",
     "count_raw",
     "count_reasons",
-    "find_labels",
     "prepare",
     "prepare_part",
     "pseudonymous_keys",

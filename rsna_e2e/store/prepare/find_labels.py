@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import BinaryIO
 
 import numpy as np
@@ -14,7 +14,7 @@ from rsna_e2e.core.files import real_path
 from rsna_e2e.core.records import RawFile, printable
 from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.dicom.elements import RefusedError
-from rsna_e2e.dicom.sources.files import RawFolder, Source, open_source
+from rsna_e2e.dicom.sources.files import RawFolder, Source
 from rsna_e2e.store.prepare.match_labels import Match, TableIds
 from rsna_e2e.tasks.labels import LabelTable, has_label_columns, is_label_file, read_image_ids, read_labels
 from rsna_e2e.tasks.task import Task
@@ -84,22 +84,13 @@ class FoundLabels:
                     )
 
 
-def find_labels(raw: Path) -> TableFile | None:
-    """Return the table with "train" in its name that belongs to `raw`, if there is one.
+class LabelSearch:
+    """Looks for labels in and beside a source, whose tables it lists once: a table with "train" in its name.
 
     It lies at the top of the folder or archive, else one folder down, else beside it; in the latter two it counts only
-    if it has the columns of a label file. Names in capitals and `.csv.zip` come after others, and each alone. Raises
-    BadInputError for several others in one of these places.
+    if it has the columns of a label file. Names in capitals and `.csv.zip` come after others, and each alone. Several
+    others in one of these places are a BadInputError. Raises what `Source.find` raises.
     """
-    search = LabelSearch(open_source(raw))
-    for rule in (_is_plain, _is_other):
-        if file := search.inside(rule) or search.beside(rule):
-            return file
-    return None
-
-
-class LabelSearch:
-    """Looks for labels in and beside a source, whose tables it lists once. Raises what `Source.find` raises."""
 
     def __init__(self, source: Source) -> None:
         self._source = source

@@ -67,7 +67,7 @@ def read_inputs(
     """Find files and labels.
 
     raw: a folder or a zip archive. store: to be made of them, if any. labels: the label file, or "none"; by default
-    what `find_labels` finds. image_ids: what slices are called in labels and store; "auto": what the labels call them.
+    what `LabelSearch` finds. image_ids: what slices are called in labels and store; "auto": what the labels call them.
     requires_hu: refuse files that leave the unit unspecified. refuse_formulas: refuse files whose image ids, by
     whichever rule, a spreadsheet would run. Raises BadInputError when `raw` is missing or the labels cannot be read,
     UsageError for a store inside `raw`, MissingCapabilityError without the library that packs pixels.
