@@ -33,8 +33,9 @@ from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
 GB = 10**9
 # Of a process that has loaded torch and timm, resident: 0.98 GB measured on a CPU
 _PROCESS_BYTES = GB
-# Of prepare, docs/benchmarks.md: 172 MiB with three processes and 1,000 slices, 7 MiB more with 20,000
-_PREPARE_PROCESS_BYTES, _PREPARE_SLICE_BYTES = 60 * 2**20, 400
+# Of prepare: 172 MiB with three processes and 1,000 slices (docs/benchmarks.md). More slices: the process that plans,
+# where a label names no image; 193 MiB with 27,500 slices, 531 MiB with 220,000
+_PREPARE_PROCESS_BYTES, _PREPARE_SLICE_BYTES = 60 * 2**20, 1850
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
