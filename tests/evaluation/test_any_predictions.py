@@ -299,3 +299,4 @@ def test_few_series_are_said_and_one_gives_no_interval(tmp_path: Path, n_series:
         (0, True) if n_series == 1 else (200, False)
     )
     assert ('<span class="interval">' in page) == (n_series > 1)
+    assert 'interval">[<span' not in page  # an interval has two ends, or is not there
