@@ -127,8 +127,9 @@ def _clip(text: str) -> float:
 
 def _bag(options: argparse.Namespace) -> None:
     from rsna_e2e.inference.average import bag
+    from rsna_e2e.inference.predictions import without_notes
 
-    done = bag(options.submissions, task=get_task(options.task), out=options.out, clip=options.clip)
+    done = bag(without_notes(options.submissions), task=get_task(options.task), out=options.out, clip=options.clip)
     tell(f"mean of {done.n_members} submissions of {done.n_slices} slices; what it is made of: {done.manifest}")
     if 0 < done.n_with_series < done.n_members:
         tell(f"no series table is written: {done.n_with_series} of {done.n_members} submissions have one, not all")

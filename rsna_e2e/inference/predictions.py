@@ -75,6 +75,12 @@ def beside(submission: Path, what: Derived) -> Path:
     return submission.with_name(f"{submission.name}.{what}")
 
 
+def without_notes(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths of submissions, without what stands beside one of them: `*.csv` names truth as well."""
+    notes = {beside(path, what) for path in paths for what in get_args(Derived)}
+    return [path for path in paths if path not in notes]
+
+
 def predictions_path(submission: Path) -> Path:
     """Return where the table of `submission` is written: `a.csv.gz` has `a.csv.gz.predictions.parquet`."""
     return beside(submission, "predictions.parquet")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from submissions import member, series_of, table_of
 
+from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import sha256_of
 from rsna_e2e.inference.average import bag, rolling_mean, smooth, write_submission
@@ -51,6 +52,20 @@ def test_a_bag_is_the_clipped_mean_by_image_id(tmp_path: Path) -> None:
         for path in (tmp_path / "first.csv.predictions.parquet", tmp_path / "second.csv.predictions.parquet")
     ]
     assert (manifest["clip"], manifest["n_slices"]) == (0.01, 3)
+
+
+def test_all_csv_files_of_a_folder_of_predictions_can_be_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Truth and missing images are CSV files too, and no members."""
+    for name in ("first", "second"):
+        path = member(tmp_path, name, [0.0, 0.2, 1.0])
+        for what in ("truth.csv", "missing.csv"):
+            beside(path, what).write_bytes(path.read_bytes())
+    paths = sorted(map(str, tmp_path.glob("*.csv")))
+    assert len(paths) == 6
+    assert main(["bag", *paths, "--out", str(tmp_path / "out/bag.csv")]) == 0
+    assert capsys.readouterr().out.startswith("mean of 2 submissions of 3 slices")
 
 
 def test_a_bag_averages_the_series_tables_of_all_by_key(tmp_path: Path) -> None:
