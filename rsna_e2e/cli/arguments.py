@@ -29,13 +29,17 @@ def checkpoints(text: str) -> str:
 
 def learning_rate(text: str) -> float:
     """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
+    return _number(text, below=math.inf, what="a number above 0")
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1, both left out."""
+    return _number(text, below=1.0, what="a share between 0 and 1, such as 0.2")
+
+
+def clip(text: str) -> float:
+    """The least distance of a probability from 0 and 1."""
+    return _number(text, below=0.5, what="a number between 0 and 0.5")
 
 
 def seed(text: str) -> int:
@@ -79,17 +83,6 @@ def with_columns(path: Path, columns: "list[tuple[str, str]]") -> "TableFile":
     return table_at(path, dict(columns))
 
 
-def share(text: str) -> float:
-    """A number between 0 and 1, both left out."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1, such as 0.2")
-    return value
-
-
 def add_device(verb: argparse.ArgumentParser) -> None:
     """Let the user choose where to compute."""
     verb.add_argument(
@@ -115,6 +108,17 @@ def _column(text: str) -> tuple[str, str]:
     if not name or not column:
         raise argparse.ArgumentTypeError(f"{text!r} is not ID=COLUMN or LABEL=COLUMN, such as any=Hemorrhage")
     return name, column
+
+
+def _number(text: str, *, below: float, what: str) -> float:
+    """A number above 0. what: it is, for the message."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < below:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
 
 
 def _integer(text: str, *, at_least: int) -> int:

@@ -1,10 +1,9 @@
 """The verb that chains whole trainings, pipeline, and those that combine predictions: bag, smooth."""
 
 import argparse
-import math
 from pathlib import Path
 
-from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, seed
+from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, clip, seed
 from rsna_e2e.cli.plan import run_pipeline
 from rsna_e2e.cli.results import say_truth
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
@@ -97,7 +96,7 @@ def add_bag(verbs: Verbs) -> None:
     )
     verb.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION", help="made by predict")
     verb.add_argument("--out", type=Path, required=True, help="submission file, .csv or .csv.gz")
-    verb.add_argument("--clip", type=_clip, default=CLIP, help=f"least distance from 0 and 1 (default {CLIP})")
+    verb.add_argument("--clip", type=clip, default=CLIP, help=f"least distance from 0 and 1 (default {CLIP})")
     add_task(verb)
 
 
@@ -113,16 +112,6 @@ def add_smooth(verbs: Verbs) -> None:
     verb.add_argument("submission", type=Path, metavar="SUBMISSION", help="made by predict, with its table beside it")
     verb.add_argument("--out", type=Path, required=True, help="submission file, .csv or .csv.gz")
     add_task(verb)
-
-
-def _clip(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 < value < 0.5:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 0.5")
-    return value
 
 
 def _bag(options: argparse.Namespace) -> None:

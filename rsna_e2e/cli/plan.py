@@ -14,7 +14,7 @@ from rsna_e2e.cli.arguments import given_labels
 from rsna_e2e.cli.verbs import tell
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.training.pipeline import PARTS
-from rsna_e2e.training.pipeline.devices import DEVICES
+from rsna_e2e.training.pipeline.devices import DEVICES, GB
 
 if TYPE_CHECKING:
     from rsna_e2e.config import TwoStageConfig
@@ -224,7 +224,7 @@ def _show(forecast: "Forecast", bases: "Sequence[Basis]") -> None:
     for line in forecast.lines:
         standing = line.standing
         state = "to do again" if standing.state == "done" and standing.is_needed else standing.state
-        row = (standing.step.name, state, f"{line.n_slices:,}", f"{line.n_bytes / 1e9:.2f}")
+        row = (standing.step.name, state, f"{line.n_slices:,}", f"{line.n_bytes / GB:.2f}")
         if not standing.is_needed:
             rows.append((*row, *[""] * len(bases)))
             continue

@@ -1,5 +1,6 @@
 """Plain data that modules hand to each other: one slice, one refused file, and how progress is reported."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -128,6 +129,11 @@ class Refusal:
     detail: str
     has_label: bool = False
     sop_uid: str = field(default="", compare=False)
+
+
+def some(names: Sequence[str], *, most: int) -> str:
+    """Return the first `most` of names as text for people."""
+    return ", ".join(map(printable, names[:most])) + ", ..." * (len(names) > most)
 
 
 def printable(text: str) -> str:

@@ -19,7 +19,7 @@ from rsna_e2e.evaluation.series_layout import (
     layout_by_map,
     layout_by_store,
     layout_by_table,
-    some,
+    some_ids,
 )
 from rsna_e2e.inference.predictions import (
     PredictionTable,
@@ -194,7 +194,7 @@ def _difference(image_ids: Sequence[str], other: Path | TableFile, other_ids: Se
     """Say what images a file lacks of another and has beside it; nothing where both have the same."""
     missing, extra = sorted(set(other_ids) - set(image_ids)), sorted(set(image_ids) - set(other_ids))
     return " and ".join(
-        f"{count(len(ids), 'image')} {what} ({some(ids)})"
+        f"{count(len(ids), 'image')} {what} ({some_ids(ids)})"
         for ids, what in ((missing, f"of {other} missing"), (extra, f"not in {other}"))
         if ids
     )

@@ -5,12 +5,13 @@
 import csv
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.records import Float64Array, printable
+from rsna_e2e.core.records import Float64Array, printable, some
 from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.evaluation.scores import SeriesLayout
 from rsna_e2e.inference.predictions import PredictionTable, SeriesTable
@@ -19,7 +20,7 @@ from rsna_e2e.tasks.labels.layout import plain_name
 from rsna_e2e.tasks.metrics import Int64Array
 
 MAP_COLUMNS = ("ID", "series")
-MOST_IDS_SHOWN = 3
+some_ids = partial(some, most=3)
 
 
 def layout_by_table(table: PredictionTable, image_ids: Sequence[str]) -> SeriesLayout:
@@ -43,8 +44,8 @@ def layout_by_store(store: Store, image_ids: Sequence[str]) -> SeriesLayout:
     _check_all_known(store.path, row_of, image_ids, advice="Give the store that holds them, or --series map.csv")
     if twice := sorted(repeated & set(image_ids)):
         raise BadInputError(
-            f"{store.path}: several slices have the image id {some(twice)}. Prepare the store again, or give --series "
-            "map.csv"
+            f"{store.path}: several slices have the image id {some_ids(twice)}. Prepare the store again, or give "
+            "--series map.csv"
         )
     rows_N = np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
     keys, slice_index, position_mm = (
@@ -71,11 +72,6 @@ def head_by_layout(table: SeriesTable, layout: SeriesLayout) -> Float64Array:
     return table.probability[[row_of[key] for key in layout.series_keys]]
 
 
-def some(names: Sequence[str]) -> str:
-    """Return the first few of names as text."""
-    return ", ".join(names[:MOST_IDS_SHOWN]) + ", ..." * (len(names) > MOST_IDS_SHOWN)
-
-
 def count(n: int, noun: str) -> str:
     """Return a number and what it counts."""
     return f"{n} {noun}{'s' * (n != 1)}"
@@ -96,8 +92,8 @@ def _check_all_known(
 ) -> None:
     if missing := [image_id for image_id in image_ids if image_id not in known]:
         raise BadInputError(
-            f"{source}: lacks {len(missing)} of the {count(len(image_ids), 'image')} to score ({some(missing)}); its "
-            f"first is {next(iter(known), 'none')}. {advice}"
+            f"{source}: lacks {len(missing)} of the {count(len(image_ids), 'image')} to score ({some_ids(missing)}); "
+            f"its first is {next(iter(known), 'none')}. {advice}"
         )
 
 

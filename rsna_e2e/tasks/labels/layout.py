@@ -4,9 +4,10 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.core.records import printable
+from rsna_e2e.core.records import printable, some
 from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.tasks.task import TASKS, Task
 
@@ -18,7 +19,7 @@ IMAGE_COLUMNS = ("ID", "SOPInstanceUID", "Path", "FilePath", "File", "FileName",
 # Columns that name several images at once: taken only where no other does
 SERIES_COLUMNS = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID")
 
-_MOST_SHOWN = 12
+some_columns = partial(some, most=12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +87,8 @@ def find_layout(file: TableFile, task: Task) -> Layout:
             raise BadInputError(f"{file}, line 1: several columns are called {column}. Keep the right one")
         if len(same) > 1 and target not in file.columns and not layout.is_long:
             raise BadInputError(
-                f"{file}, line 1: several columns could be {target}: {some(same)}. Keep one; or, of labels and truth, "
-                f"name one: --columns {target}={column}"
+                f"{file}, line 1: several columns could be {target}: {some_columns(same)}. Keep one; or, of labels and "
+                f"truth, name one: --columns {target}={column}"
             )
     if not task.has_series_labels and plain_name(layout.columns["ID"]) in map(plain_name, SERIES_COLUMNS):
         raise BadInputError(_of_series(file, layout.columns["ID"], task))
@@ -140,7 +141,8 @@ def _not_found(layout: Layout, task: Task) -> str:
     elif id_column in of_series and not task.has_series_labels:
         return _of_series(file, id_column, task)
     elif labels:
-        what = f"this looks like a wide table (it has columns for {some(labels)}), but no column is known to hold IDs"
+        found_labels = some_columns(labels)
+        what = f"this looks like a wide table (it has columns for {found_labels}), but no column is known to hold IDs"
     elif LONG_COLUMNS[1] in words:
         what = "no column is called ID"
     elif "ID" in file.columns or names_images:
@@ -148,9 +150,9 @@ def _not_found(layout: Layout, task: Task) -> str:
     else:
         what = "no column is known to hold IDs, none to hold labels"
     return (
-        f"{file}, line 1: {what}. Found columns: {some(layout.header)}. Needed: ID,Label with one row per image and "
-        f"label; or one row per image, with a column ID and one per label ({', '.join(task.label_names)}). Rename "
-        f"columns of other names; or, of labels and truth: --columns ID=COLUMN {task.any_label}=COLUMN. See "
+        f"{file}, line 1: {what}. Found columns: {some_columns(layout.header)}. Needed: ID,Label with one row per "
+        f"image and label; or one row per image, with a column ID and one per label ({', '.join(task.label_names)}). "
+        f"Rename columns of other names; or, of labels and truth: --columns ID=COLUMN {task.any_label}=COLUMN. See "
         "docs/labels.md"
     )
 
@@ -168,8 +170,3 @@ def _of_series(file: TableFile, column: str, task: Task) -> str:
 def plain_name(name: str) -> str:
     """Return what of a column's name counts: its letters and digits, whatever their case."""
     return re.sub(r"[\W_]", "", name.casefold())
-
-
-def some(names: Sequence[str]) -> str:
-    """Return the first of many names as text."""
-    return ", ".join(map(printable, names[:_MOST_SHOWN])) + ", ..." * (len(names) > _MOST_SHOWN)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float64Array, printable
-from rsna_e2e.tasks.labels.layout import Layout, some
+from rsna_e2e.tasks.labels.layout import Layout, some_columns
 from rsna_e2e.tasks.labels.table import Cells, LabelTable, Strings
 from rsna_e2e.tasks.task import Task
 
@@ -64,7 +64,7 @@ def _values(layout: Layout, texts: Mapping[str, Strings], name: str) -> Float64A
     values_R: Float64Array = values[column.indices.to_numpy()]
     if (is_wrong_R := values_R == _WRONG).any():
         row = int(np.argmax(is_wrong_R))
-        unused = f". Columns that are not read, unless --columns names them: {some(layout.unused)}"
+        unused = f". Columns that are not read, unless --columns names them: {some_columns(layout.unused)}"
         raise BadInputError(
             f"{layout.file}, line {layout.line_of(row)}: {layout.columns[name]} of "
             f"{printable(texts['ID'][row].as_py())} is {texts[name][row].as_py()!r}. Expected a number in [0, 1], a "

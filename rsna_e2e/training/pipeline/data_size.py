@@ -6,6 +6,7 @@ from typing import Literal
 
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.records import N_FOLDS
 from rsna_e2e.core.table_files import table_at
 from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.store import Store, is_store
@@ -15,7 +16,7 @@ from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
 
 Folds = Literal["store", "published"]
 
-HELD_OUT = 0.2  # of the labelled slices, before folds are assigned: one of five
+HELD_OUT = 1 / N_FOLDS  # of the labelled slices, before folds are assigned
 SLICES_PER_SERIES = 34.6  # of RSNA ICH 2019: 752,803 slices in 21,744 series
 
 

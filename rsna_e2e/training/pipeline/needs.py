@@ -25,12 +25,11 @@ from rsna_e2e.training.chunk_size import (
     reserved_bytes,
 )
 from rsna_e2e.training.distributed import ALONE
-from rsna_e2e.training.pipeline.devices import DEVICES
+from rsna_e2e.training.pipeline.devices import DEVICES, GB
 from rsna_e2e.training.pipeline.forecast import Forecast, Line, peak_bytes
 from rsna_e2e.training.pipeline.model_sizes import WEIGHT_BYTES, ModelSizes
 from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
 
-GB = 10**9
 # Of a process that has loaded torch and timm, resident: 0.98 GB measured on a CPU
 _PROCESS_BYTES = GB
 # Of prepare: 172 MiB with three processes and 1,000 slices (docs/benchmarks.md). More slices: the process that plans,
