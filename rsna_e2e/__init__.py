@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rsna_e2e.loader.kernels.dali_plugin import load as load_dali_operators
     from rsna_e2e.loader.kernels.torch_ops import content_box, transform_slices
     from rsna_e2e.store.reader import Store
-    from rsna_e2e.tasks.task import Task, get_task
+    from rsna_e2e.tasks.catalogue import get_task
+    from rsna_e2e.tasks.task import Task
 
     open_run = TrainedModel.open
 
@@ -51,7 +52,7 @@ _DEFINED_IN = {
     "TrainedModel": "inference.trained_model:TrainedModel",
     "content_box": "loader.kernels.torch_ops:content_box",
     "crop_affine": "loader.geometry:crop_affine",
-    "get_task": "tasks.task:get_task",
+    "get_task": "tasks.catalogue:get_task",
     "load_config": "config.files:load_config",
     "load_dali_operators": "loader.kernels.dali_plugin:load",
     "open_run": "inference.trained_model:TrainedModel.open",

@@ -12,8 +12,8 @@ from pages import pictures
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 # Identifiers, which a store holds on purpose unless names are hashed.
 PATIENT = "CANARY-PATIENT"
@@ -86,8 +86,8 @@ def write_raw(folder: Path) -> Path:
             image_id = f"{IMAGE}{series}{index}"
             _write(raw / FOLDER / f"{image_id}.dcm", _slice(series, index))
             ids += [image_id] if series < len(LENGTHS) - 1 else []
-    values = np.zeros((len(ids), len(ICH.label_names)))
-    values[::2, ICH.any_index] = values[::2, 0] = 1
+    values = np.zeros((len(ids), len(ICH.slices.names)))
+    values[::2, ICH.headline_index] = values[::2, 0] = 1
     write_labels(raw / "train.csv", ICH, ids, values)
     _write_refused(raw / FOLDER)
     return raw

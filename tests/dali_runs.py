@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from rsna_e2e.loader.kernels import dali_plugin, torch_ops
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
-WINDOWS = [number for window in ICH.windows_hu for number in window]
+WINDOWS = [number for window in ICH.inputs.windows_hu for number in window]
 TORCH_TYPES = {
     "FLOAT": torch.float32,
     "FLOAT16": torch.float16,
@@ -76,7 +76,7 @@ def expect(batch: Batch, **options: Any) -> torch.Tensor:
     """The same by torch_ops.py: [N, C, S, S]."""
     arguments = {name: torch.from_numpy(np.stack(batch[name])) for name in batch if name != "hu"}
     affine = arguments.pop("affine")
-    transform = torch_ops.Transform(**{"windows": ICH.windows_hu, "size": 21, **options})
+    transform = torch_ops.Transform(**{"windows": ICH.inputs.windows_hu, "size": 21, **options})
     return torch_ops.transform_slices_packed(*pack(batch["hu"]), affine, transform, **arguments)
 
 

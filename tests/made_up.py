@@ -14,8 +14,8 @@ from rsna_e2e.inference.predictions import (
     write_predictions,
     write_series,
 )
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ def made_up_run(folder: Path, *, n_series: int, seed: int, skill: float = 2.5) -
     truths, logits, keys, indices, positions = [], [], [], [], []
     for series in range(n_series):
         n_slices = int(rng.integers(24, 42))
-        truth = np.zeros((n_slices, len(ICH.label_names)))
+        truth = np.zeros((n_slices, len(ICH.slices.names)))
         for label in np.flatnonzero(rng.random(5) < [0.15, 0.25, 0.18, 0.22, 0.28]):
             start = int(rng.integers(2, n_slices - 6))
             truth[start : start + int(rng.integers(3, 12)), label] = 1
-        truth[:, ICH.any_index] = truth.max(axis=1)
+        truth[:, ICH.headline_index] = truth.max(axis=1)
         noise = rng.normal(size=(n_slices + 4, 6))
         smooth = sum(noise[shift : shift + n_slices] for shift in range(5)) / 2
         logits.append(-3.2 + skill * rng.normal(1, 0.4) * 2 * truth + smooth + rng.normal(0, 0.6))

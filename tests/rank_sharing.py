@@ -17,7 +17,7 @@ from rsna_e2e.core.process import Memory, reset_peak, return_freed_memory
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.division import Division
 from rsna_e2e.model.network import JointModel
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.distributed import Ranks, joined
 from rsna_e2e.training.step import Stepper
 

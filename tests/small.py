@@ -9,8 +9,8 @@ import phantoms
 from rsna_e2e.config import RunConfig, SlicePhaseConfig, load_config
 from rsna_e2e.store import Compression, Store
 from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 LENGTHS = (5, 3, 1, 6, 4, 2)  # slices of the labelled series, one patient each
 SIDE = 32
@@ -27,7 +27,7 @@ def write_raw(raw: Path, *, n_unlabelled: int = 1, sides: Sequence[int] = (SIDE,
         rng = np.random.default_rng(series)
         for index in range(length):
             values = np.append(rng.integers(0, 2, 5), 0)
-            values[ICH.any_index] = values.max()
+            values[ICH.headline_index] = values.max()
             image_id = f"ID_{series:02d}{index:02d}"
             dataset = phantoms.slice_dataset(
                 _in_air(_patches(rng, values), sides[series % len(sides)]),
@@ -59,7 +59,7 @@ def make_store_of(folder: Path, series: Sequence[Sequence[np.ndarray]]) -> Store
                 ImagePositionPatient=[-125.0, -125.0, 5.0 * index],
             )
             phantoms.write_dicom(folder / "raw" / f"{ids[-1]}.dcm", dataset)
-    write_labels(folder / "raw" / "stage_2_train.csv", ICH, ids, np.zeros((len(ids), len(ICH.label_names))))
+    write_labels(folder / "raw" / "stage_2_train.csv", ICH, ids, np.zeros((len(ids), len(ICH.slices.names))))
     prepare(folder / "raw", folder / "store", task=ICH, n_folds=2, n_jobs=1)
     return Store.open(folder / "store")
 

@@ -12,7 +12,7 @@ from rsna_e2e.store import Compression, StoredPixels, StoreWriter, write_shard
 from rsna_e2e.store.layout import INDEX_COLUMNS, file_checksum
 from rsna_e2e.store.manifest import SEAL
 from rsna_e2e.store.tables import read_table, write_table
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 SHAPES = [(64, 64), (64, 64), (80, 48), (64, 64), (16, 16)]
 SERIES = ["a", "a", "a", "b", "b"]

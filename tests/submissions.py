@@ -6,7 +6,7 @@ import numpy as np
 
 from rsna_e2e.inference.average import write_submission
 from rsna_e2e.inference.predictions import PredictionTable, SeriesTable
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 
 def table_of(first_label: list[float], *, keys: list[str], index: list[int]) -> PredictionTable:

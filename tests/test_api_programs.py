@@ -18,7 +18,7 @@ import torch
 import rsna_e2e
 from rsna_e2e.cli import main
 from rsna_e2e.core.records import Float64Array, Int16Array
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.train import train
 
 PAGE = (Path(__file__).parents[1] / "docs/api.md").read_text()
@@ -45,7 +45,7 @@ def head_in_air(shape: tuple[int, int], *, x0: int, y0: int, side: int, seed: in
 def halved(hu_HW: Int16Array) -> Float64Array:
     """Images [C, S, S] of half the side: windowed (LINEAR_EXACT, PS3.3 C.11.2.1.3.2), mean of 2 x 2, normalised."""
     channels = []
-    for (center, width), mean, std in zip(ICH.windows_hu, ICH.channel_mean, ICH.channel_std, strict=True):
+    for (center, width), mean, std in zip(ICH.inputs.windows_hu, ICH.inputs.mean, ICH.inputs.std, strict=True):
         windowed = np.clip((hu_HW - (center - width / 2)) / width, 0, 1)
         small = windowed.reshape(len(hu_HW) // 2, 2, -1, 2).mean(axis=(1, 3))
         channels.append((small - mean) / std)
@@ -60,7 +60,7 @@ def test_a_program_has_at_most_thirty_lines(program: str) -> None:
 def test_the_constants_are_those_of_the_task() -> None:
     rows = [row.split("|")[2:-1] for row in re.findall(r"^\| \d .*", PAGE, re.MULTILINE)]
     shown = [[float(word) for cell in row for word in cell.split(" to ")] for row in rows]
-    windows = zip(ICH.windows_hu, ICH.channel_mean, ICH.channel_std, strict=True)
+    windows = zip(ICH.inputs.windows_hu, ICH.inputs.mean, ICH.inputs.std, strict=True)
     assert shown == [
         [center, width, center - width / 2, center + width / 2, mean, std] for (center, width), mean, std in windows
     ]

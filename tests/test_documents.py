@@ -30,8 +30,8 @@ from rsna_e2e.cli.program import main
 from rsna_e2e.core.errors import RsnaError
 from rsna_e2e.inference.predict import predict
 from rsna_e2e.store import Store
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.train import train
 
 SHELLS, NO_COMMANDS = ("bash",), ("text", "csv", "yaml", "json")
@@ -60,7 +60,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     predict(folder / "runs/first", store, split="test", out=folder / "submission.csv", device="cpu")
     is_test = store.index["split"] == "test"
     for name, is_labelled in (("truth.csv", is_test), ("labels.csv", is_test | True)):
-        values = np.arange(np.count_nonzero(is_labelled))[:, None] % 2 * np.ones(len(ICH.label_names))
+        values = np.arange(np.count_nonzero(is_labelled))[:, None] % 2 * np.ones(len(ICH.slices.names))
         write_labels(folder / name, ICH, store.index["image_id"][is_labelled].tolist(), values)
     (folder / "out").mkdir()
     os.symlink("../store", folder / "out/store")

@@ -20,9 +20,9 @@ import small
 from rsna_e2e.cli import main
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.store import Store
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels, write_labels
 from rsna_e2e.tasks.labels.layout import IMAGE_COLUMNS
-from rsna_e2e.tasks.task import ICH
 
 PAGE = (Path(__file__).parents[1] / "docs/labels.md").read_text()
 PROGRAMS = dict(re.findall(r"<!-- program: (\w+) -->\n```bash\n(.*?)```", PAGE, re.DOTALL))
@@ -58,10 +58,10 @@ def as_on_a_cd(series: int, index: int, sop_uid: str) -> str:
     return f"PAT{series}/ST1/SE1/IM{index + 1:06d}"
 
 
-def check_labels(store: Path, truth: Truth, *, known: tuple[str, ...] = ICH.label_names) -> None:
+def check_labels(store: Path, truth: Truth, *, known: tuple[str, ...] = ICH.slices.names) -> None:
     """Check that every slice has the labels of its SOP instance, and no others."""
     opened = Store.open(store)
-    is_known = np.isin(ICH.label_names, known)
+    is_known = np.isin(ICH.slices.names, known)
     assert sorted(opened.index["sop_uid"]) == sorted(truth)
     for sop_uid, values in zip(opened.index["sop_uid"], opened.labels, strict=True):
         np.testing.assert_array_equal(values, np.where(is_known, truth[sop_uid], np.nan))
@@ -74,8 +74,8 @@ def test_these_are_the_examples_and_no_other_block_is_bash() -> None:
 
 def test_the_table_of_labels_has_those_of_the_task() -> None:
     names = re.findall(r"^\| `(\w+)` \| ", section("What a label says"), re.MULTILINE)
-    assert tuple(names) == ICH.label_names
-    assert ICH.label_weights[ICH.any_index] == 2 * ICH.label_weights[0]  # "counts double"
+    assert tuple(names) == ICH.slices.names
+    assert ICH.slices.weights[ICH.headline_index] == 2 * ICH.slices.weights[0]  # "counts double"
     columns = re.search(r"\| the image \| .*?: (.*) \|", PAGE)
     assert columns is not None
     assert tuple(re.findall(r"`(\w+)`", columns[1])) == IMAGE_COLUMNS
@@ -108,7 +108,7 @@ def test_names_that_repeat(tmp_path: Path) -> None:
     truth = write_ct(tmp_path, as_on_a_cd)
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["Path", *ICH.label_names])
+        rows.writerow(["Path", *ICH.slices.names])
         for sop_uid, values in truth.items():
             series, index = map(int, sop_uid.split(".")[-2:])  # 1.2.3.series.index
             rows.writerow([as_on_a_cd(series, index, sop_uid), *map(int, values)])
@@ -125,7 +125,9 @@ def test_a_spreadsheet(tmp_path: Path) -> None:
         assert columns is not None
         rows.writerow(columns[1].split(";"))
         for sop_uid, values in truth.items():
-            cells = ["yes" if values[ICH.label_names.index(name)] else "no" for name in ("epidural", "subdural", "any")]
+            cells = [
+                "yes" if values[ICH.slices.names.index(name)] else "no" for name in ("epidural", "subdural", "any")
+            ]
             rows.writerow(["P", sop_uid, *cells, "seen; by two, or three"])
     printed = run_program("spreadsheet", tmp_path)
     assert "unused columns          Patient, Remark\n" in printed
@@ -142,7 +144,7 @@ def test_labels_of_studies_become_labels_of_slices(tmp_path: Path) -> None:
         study_of[str(dataset.SOPInstanceUID)] = str(dataset.StudyInstanceUID)
     positive = sorted(set(study_of.values()))[0]
     for sop_uid in truth:
-        truth[sop_uid] = np.full(len(ICH.label_names), 1.0 if study_of[sop_uid] == positive else 0.0)
+        truth[sop_uid] = np.full(len(ICH.slices.names), 1.0 if study_of[sop_uid] == positive else 0.0)
     lines = ["StudyInstanceUID,bleed", *(f"{uid},{int(uid == positive)}" for uid in sorted(set(study_of.values())))]
     (tmp_path / "studies.csv").write_text("\n".join(lines) + "\n")
     run_program("studies", tmp_path)

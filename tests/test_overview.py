@@ -15,7 +15,7 @@ from documents import ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from rsna_e2e.inference.predict import predict
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.train import train
 
 SCRIPT, PICTURE = ROOT / "docs/figures/make_overview.py", ROOT / "docs/figures/overview.png"
@@ -54,10 +54,10 @@ def test_it_draws_a_demo(demo: Path, tmp_path: Path) -> None:
 
 def test_no_text_lies_over_another_or_beyond_the_edge() -> None:
     """With numbers that are as wide as any."""
-    n, labels = 28, len(ICH.label_names)
+    n, labels = 28, len(ICH.slices.names)
     shown = make_overview.Shown(
-        label_names=ICH.label_names,
-        any_index=ICH.any_index,
+        label_names=ICH.slices.names,
+        headline=ICH.headline_index,
         pictures=np.zeros((n, 3, 4, 4), dtype=np.float32),
         position_mm=5.0 * np.arange(n) - 1000,
         truth=np.ones((n, labels)),

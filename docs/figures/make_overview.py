@@ -27,7 +27,7 @@ from rsna_e2e.evaluation.report.theme import drawing, light
 from rsna_e2e.evaluation.report.thumbnails import windowed
 from rsna_e2e.evaluation.windows import WINDOWS_HU
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import get_task
+from rsna_e2e.tasks.catalogue import get_task
 
 # All places and sizes are in pixels of the figure, counted from its lower left corner
 WIDTH, HEIGHT, DPI = 1600, 700, 100
@@ -56,7 +56,7 @@ class Shown:
     """One series: its slices in windows [N, C, side, side] of 0 to 1, where they lie, truth and probability [N, L]."""
 
     label_names: tuple[str, ...]
-    any_index: int
+    headline: int
     pictures: Float32Array
     position_mm: Float64Array
     truth: Float64Array
@@ -75,8 +75,8 @@ def read_demo(demo: Path) -> Shown:
     row_of = {str(image_id): row for row, image_id in enumerate(store.index["image_id"])}
     hu = [store.read_slice(row_of[evaluation.image_ids[index]]) for index in slices]
     return Shown(
-        label_names=task.label_names,
-        any_index=task.any_index,
+        label_names=task.slices.names,
+        headline=task.headline_index,
         pictures=np.stack([windowed(one, list(WINDOWS_HU.values()), side=2 * SHOWN_SIDE) for one in hu]),
         position_mm=evaluation.layout.position_mm[slices],
         truth=evaluation.slices.truth[slices],
@@ -98,7 +98,7 @@ def draw(shown: Shown) -> Figure:
 
 def draw_steps(axes: Axes, shown: Shown) -> None:
     """Draw the upper half: five steps with a picture and a caption each, and what leads from one to the next."""
-    n, peak = len(shown.pictures), int(shown.probability[:, shown.any_index].argmax())
+    n, peak = len(shown.pictures), int(shown.probability[:, shown.headline].argmax())
     for number, offset in enumerate((34, 0, -34)):
         index = (n // 4, 2 * n // 3, n // 3)[number]  # out of order, as files lie in a folder
         _picture(axes, shown.pictures[index, 0], COLUMNS[0][0] + offset, MIDDLE + 0.5 * offset, side=112)
@@ -106,7 +106,7 @@ def draw_steps(axes: Axes, shown: Shown) -> None:
     for channel, offset in enumerate((66, 0, -66)):
         _picture(axes, shown.pictures[peak, 2 - channel], COLUMNS[2][0] + offset, MIDDLE + 0.25 * offset, side=100)
     _draw_model(axes, *COLUMNS[3], shown.pictures[:, 0])
-    _draw_output(axes, *COLUMNS[4], shown.probability[:, shown.any_index])
+    _draw_output(axes, *COLUMNS[4], shown.probability[:, shown.headline])
     for (x, _), (name, caption) in zip(COLUMNS, CAPTIONS, strict=True):
         _text(axes, x, 490, name, size=22, weight="bold")
         _text(axes, x, 441, caption, size=18, colour="muted")
@@ -127,9 +127,9 @@ def draw_report(figure: Figure, axes: Axes, shown: Shown) -> None:
     for place, index in enumerate(chosen):
         x = MARGIN + SHOWN_SIDE / 2 + place * (SHOWN_SIDE + GAP)
         _picture(axes, shown.pictures[index, 0], x, 245, side=SHOWN_SIDE)
-        if shown.truth[index, shown.any_index] == 1:
+        if shown.truth[index, shown.headline] == 1:
             axes.add_patch(Rectangle((x - SHOWN_SIDE / 2, 154), SHOWN_SIDE, 10, color=light("truth"), linewidth=0))
-        _text(axes, x, 130, f"any: {shown.probability[index, shown.any_index]:.2f}", size=20)
+        _text(axes, x, 130, f"any: {shown.probability[index, shown.headline]:.2f}", size=20)
     for x, colour, meaning in ((MARGIN, "slices", "predicted probability"), (300, "truth", "slices with the label")):
         axes.add_patch(Rectangle((x, 74), 28, 20, color=light(colour), alpha=0.35 if x == MARGIN else 1, linewidth=0))
         _text(axes, x + 40, 83, meaning, size=18, align="left", colour="muted")

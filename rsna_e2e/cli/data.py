@@ -12,7 +12,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import is_inside
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import ID_RULES, N_FOLDS
-from rsna_e2e.tasks.task import get_task
+from rsna_e2e.tasks.catalogue import get_task
 
 SEED = 0
 

@@ -9,7 +9,7 @@ from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, give
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import is_inside, real_path
-from rsna_e2e.tasks.task import get_task
+from rsna_e2e.tasks.catalogue import get_task
 
 if TYPE_CHECKING:
     from rsna_e2e.evaluation.inspection import Named

@@ -8,7 +8,7 @@ from rsna_e2e.cli.plan import run_pipeline
 from rsna_e2e.cli.results import say_truth
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.limits import CLIP
-from rsna_e2e.tasks.task import get_task
+from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.training.pipeline import PARTS
 from rsna_e2e.training.pipeline.devices import DEVICES
 

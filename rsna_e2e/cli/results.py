@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rsna_e2e.cli.arguments import add_columns, add_device, checkpoints, seed, with_columns
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, taken
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
-from rsna_e2e.tasks.task import get_task
+from rsna_e2e.tasks.catalogue import get_task
 
 if TYPE_CHECKING:
     from rsna_e2e.inference.missing import MissingImages

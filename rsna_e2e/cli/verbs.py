@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NoReturn, TextIO, TypeAlias
 
 from rsna_e2e.core.records import printable
-from rsna_e2e.tasks.task import TASKS
+from rsna_e2e.tasks.catalogue import TASKS
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

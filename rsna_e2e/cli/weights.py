@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
-from rsna_e2e.tasks.task import get_task
+from rsna_e2e.tasks.catalogue import get_task
 
 
 def add_import_weights(verbs: Verbs) -> None:

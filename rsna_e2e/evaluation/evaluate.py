@@ -53,7 +53,7 @@ def _score(inputs: Inputs, *, n_bootstrap: int, seed: int) -> Evaluation:
     if layout is not None:
         resamples = _Resamples.draw(layout.series_of_slice, n_resamples=n_bootstrap, seed=seed)
         series, series_head = _score_series(inputs, resamples)
-    weights_L = np.array(pair.task.label_weights)
+    weights_L = np.array(pair.task.slices.weights)
     loss_N = metrics.weighted_log_loss_rows(pair.truth, pair.probability, weights_L)
     constant_N = metrics.weighted_log_loss_rows(pair.truth, metrics.constant_prediction(pair.truth), weights_L)
     return Evaluation(
@@ -124,7 +124,7 @@ def _score_series(inputs: Inputs, by_slice: _Resamples) -> tuple[Level, Level | 
 def _score_level(task: Task, truth_NL: Float64Array, probability_NL: Float64Array, resamples: _Resamples) -> Level:
     scores = tuple(
         _score_label(name, truth_NL[:, label], probability_NL[:, label], resamples)
-        for label, name in enumerate(task.label_names)
+        for label, name in enumerate(task.slices.names)
     )
     return Level(truth=truth_NL, probability=probability_NL, scores=scores)
 

@@ -100,7 +100,7 @@ def read_inputs(
         layout = layout_by_table(table, pair.image_ids)
         if (place := find_series(submission)) is not None:
             files["series_table"] = InputFile(name=place.name, sha256=sha256_of(place))
-            columns = [task.label_names.index(name) for name in pair.task.label_names]
+            columns = [task.slices.names.index(name) for name in pair.task.slices.names]
             head_SL = head_by_layout(read_series(place, task, table), layout)[:, columns]
     elif source.store is not None:
         layout = layout_by_store(source.store, pair.image_ids)
@@ -124,10 +124,10 @@ def _match(
 ) -> Pair:
     """Return what both files have, after checking that it is complete and that truth is 0 or 1."""
     both = [_labels_in(table) for table in (truth_table, submission_table)]
-    names = [name for label, name in enumerate(task.label_names) if all(label in found for found in both)]
+    names = [name for label, name in enumerate(task.slices.names) if all(label in found for found in both)]
     if not names:
         raise BadInputError(f"{submission}: has no label that {truth} has too; the IDs of both end in _<label>")
-    columns = [task.label_names.index(name) for name in names]
+    columns = [task.slices.names.index(name) for name in names]
     truth_ids, predicted_ids = (np.array(table.image_ids) for table in (truth_table, submission_table))
     image_ids, truth_N, predicted_N = np.intersect1d(truth_ids, predicted_ids, assume_unique=True, return_indices=True)
     if not allow_missing or not len(image_ids):
@@ -138,7 +138,7 @@ def _match(
         truth=truth_table.values[truth_N][:, columns],
         probability=submission_table.values[predicted_N][:, columns],
         left_out=LeftOut(
-            labels=tuple(name for name in task.label_names if name not in names),
+            labels=tuple(name for name in task.slices.names if name not in names),
             n_not_predicted=len(truth_ids) - len(image_ids),
             n_without_truth=len(predicted_ids) - len(image_ids),
         ),
@@ -170,7 +170,7 @@ def _check_values(truth: TableFile, submission: TableFile, pair: Pair) -> None:
 
 
 def _row_id(pair: Pair, cell: np.ndarray) -> str:
-    return pair.task.label_id(pair.image_ids[cell[0]], pair.task.label_names[cell[1]])
+    return pair.task.label_id(pair.image_ids[cell[0]], pair.task.slices.names[cell[1]])
 
 
 def _check_same_images(

@@ -18,7 +18,8 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.sampler import series_batches
 from rsna_e2e.store import Store
 from rsna_e2e.store.label_runs import check_order
-from rsna_e2e.tasks.task import Task, get_task
+from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.task import Task
 
 LEVELS = 255  # of an 8-bit image
 PUBLISHED_BATCH = 4  # series; darraghdog/rsna, trainlstm.py
@@ -60,7 +61,7 @@ def _pixels(store: Store, config: RunConfig, task: Task, chosen: Sequence[int], 
     """Grey levels of images, made the published way, beside those from 16 bits with the same geometry."""
     image = config.image.model_copy(update={"crop": "none", "supersample": 1})
     gaps: dict[str, list[Float64Array]] = {"uint8": [], "jpeg": []}
-    std = torch.tensor(task.channel_std).reshape(1, -1, 1, 1)
+    std = torch.tensor(task.inputs.std).reshape(1, -1, 1, 1)
     loaders = {}
     for values in ("hu", *gaps):
         sized = config.model_copy(update={"image": image.model_copy(update={"values": values})})
@@ -93,7 +94,7 @@ def _crop(store: Store, chosen: Sequence[int]) -> Quirk:
 def _folds(store: Store, task: Task, labelled: Sequence[int]) -> Iterator[Quirk]:
     """Imbalance of the folds in slices and in positive slices."""
     n_slices = np.array([store.series[position].n_slices for position in labelled], dtype=np.float64)
-    n_positive = np.array([np.nansum(_labels(store, position, task.any_index)) for position in labelled])
+    n_positive = np.array([np.nansum(_labels(store, position, task.headline_index)) for position in labelled])
     rules: tuple[Literal["published", "store"], ...] = ("published", "store")
     fold_of = {rule: np.array(series_folds(store, rule))[labelled] for rule in rules}
     for counts, what in ((n_slices, "slices"), (n_positive, "positive slices")):
@@ -119,7 +120,7 @@ def _order(store: Store, task: Task, labelled: Sequence[int]) -> Quirk:
             n_reversed += 1
         elif (np.diff(order) != 1).any():
             n_scrambled += 1
-        by_default.append(_labels(store, position, task.any_index))
+        by_default.append(_labels(store, position, task.headline_index))
         published.append(by_default[-1][order])
     lengths = [store.series[position].n_slices for position in labelled]
     runs, default_runs = (check_order(np.concatenate(labels), lengths).runs for labels in (published, by_default))

@@ -144,14 +144,14 @@ class Evaluation:
         if self.series_head is not None:
             names |= {"series": "series, by their highest slice", "series_head": "series, by the series head"}
         level_lines = [
-            f"AUC of {self.task.any_label!r} over {names[name]}: {_text(scores.auc, 3)}, "
+            f"AUC of {self.task.headline!r} over {names[name]}: {_text(scores.auc, 3)}, "
             f"{scores.n_positive} of {scores.n} positive"
             for name, level in self.levels.items()
-            for scores in (level.scores[self.task.any_index],)
+            for scores in (level.scores[self.task.headline_index],)
         ]
         what = "weighted log loss"
         if self.left_out.labels:
-            what += f" of {', '.join(self.task.label_names)} alone"
+            what += f" of {', '.join(self.task.slices.names)} alone"
         compared = "nothing to compare it with, because every label is the same in all slices of the truth"
         if math.isfinite(self.ratio_to_constant.value):
             prevalence = f"what always predicting the prevalence gives ({self.constant_weighted_log_loss:.4f})"
@@ -172,7 +172,7 @@ class Evaluation:
             "weighted_log_loss": _plain(self.weighted_log_loss),
             "constant_weighted_log_loss": _plain(self.constant_weighted_log_loss),
             "ratio_to_constant": _plain(self.ratio_to_constant),
-            "label_weights": dict(zip(self.task.label_names, self.task.label_weights, strict=True)),
+            "label_weights": dict(zip(self.task.slices.names, self.task.slices.weights, strict=True)),
             "labels": [_row(name, scores) for name, level in self.levels.items() for scores in level.scores],
             "decision_threshold": DECISION_THRESHOLD,
             "log_loss_eps": LOG_LOSS_EPS,

@@ -52,6 +52,6 @@ def predict_dicom(
             return DicomPrediction(
                 table=make_table(store, prediction.rows, prediction.slices),
                 series=make_series_table(store, prediction),
-                label_names=trained.task.label_names,
+                label_names=trained.task.slices.names,
                 refusals=tuple(store.read_refusals()),
             )

@@ -162,7 +162,7 @@ class _Validation:
         store = predictor.store
         self._positions = validation_series(store, predictor.trained.config)
         self._has_known = bool(scorable(self._truth(rows_of(store.series[p] for p in self._positions)))[0].any())
-        self._weights_L = np.array(predictor.trained.task.label_weights)
+        self._weights_L = np.array(predictor.trained.task.slices.weights)
         self._sum: Float64Array | float = 0.0
         self._n = 0
 

@@ -196,7 +196,7 @@ def read_series(path: Path, task: Task, predictions: PredictionTable) -> SeriesT
 def _write(path: Path, task: Task, columns: Mapping[str, Any], probability: Float64Array) -> None:
     """Write columns, and one column of probabilities per label after them."""
     arrays = {name: pa.array(values, _TYPES[name]) for name, values in columns.items()}
-    for label, name in enumerate(task.label_names):
+    for label, name in enumerate(task.slices.names):
         arrays[name] = pa.array(probability[:, label], pa.float64())
     with atomic_writer(path) as file:
         pq.write_table(pa.table(arrays), file)
@@ -204,7 +204,7 @@ def _write(path: Path, task: Task, columns: Mapping[str, Any], probability: Floa
 
 def _read(path: Path, task: Task, columns: Sequence[str], *, what: str) -> Any:
     """Return a Parquet file's columns, and those of the task's labels, in their types and without missing values."""
-    names = [*columns, *task.label_names]
+    names = [*columns, *task.slices.names]
     if path.exists() and not path.is_file():
         raise BadInputError(f"{path}: no file. Give the submission that predict wrote")
     try:
@@ -229,7 +229,7 @@ def _read(path: Path, task: Task, columns: Sequence[str], *, what: str) -> Any:
 
 
 def _probability(stored: Any, task: Task) -> Float64Array:
-    return np.stack([stored[name].to_numpy() for name in task.label_names], axis=1).astype(np.float64)
+    return np.stack([stored[name].to_numpy() for name in task.slices.names], axis=1).astype(np.float64)
 
 
 def _check(path: Path, task: Task, table: PredictionTable) -> None:
@@ -251,7 +251,7 @@ def _check_probability(path: Path, task: Task, names: Sequence[str], probability
     if is_bad.any():
         row, label = (int(index) for index in np.argwhere(is_bad)[0])
         raise BadInputError(
-            f"{path}: the {task.label_names[label]} probability of {names[row]} is {probability[row, label]}. "
+            f"{path}: the {task.slices.names[label]} probability of {names[row]} is {probability[row, label]}. "
             "Expected a number in [0, 1]; run predict again"
         )
 

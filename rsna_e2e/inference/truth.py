@@ -33,7 +33,7 @@ def write_truth(store: Store, rows: Rows, *, task: Task, submission: Path) -> Tr
     is_known_N, is_label_L = scorable(labels_NL)
     if not is_known_N.any():
         return None
-    known = task.only([name for name, is_known in zip(task.label_names, is_label_L, strict=True) if is_known])
+    known = task.only([name for name, is_known in zip(task.slices.names, is_label_L, strict=True) if is_known])
     image_ids = [printable(image_id) for image_id in store.index["image_id"][rows[is_known_N]]]
     path = beside(submission, "truth.csv")
     write_labels(path, known, image_ids, labels_NL[np.ix_(is_known_N, is_label_L)])

@@ -38,4 +38,4 @@ def count_channels(config: RunConfig, task: Task, embeddings: Embeddings | None)
             if embeddings is not None
             else f"recipe {config.recipe} has no backbone: it learns from stored embeddings. Give --embeddings FOLDER"
         )
-    return len(task.windows_hu) if embeddings is None else embeddings.width
+    return len(task.inputs.windows_hu) if embeddings is None else embeddings.width

@@ -47,9 +47,9 @@ class ImageLoader(SeriesLoader):
         self._task = task
         self._planner = Planner(store, config, division=division)
         self._settings = ImageSettings(
-            windows_hu=task.windows_hu,
-            mean=task.channel_mean,
-            std=task.channel_std,
+            windows_hu=task.inputs.windows_hu,
+            mean=task.inputs.mean,
+            std=task.inputs.std,
             image=config.image,
             border="zero",
             dtype=dtype,
@@ -67,7 +67,7 @@ class ImageLoader(SeriesLoader):
         seed = self._config.seed
         rows = rows_of(self._store.series[position] for position in positions).tolist()
         if phase.sampling != "all":
-            is_any = self._store.labels[rows, self._task.any_index]
+            is_any = self._store.labels[rows, self._task.headline_index]
             positives, negatives = (
                 [row for row, of in zip(rows, is_any == value, strict=True) if of] for value in (1, 0)
             )

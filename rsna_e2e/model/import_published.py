@@ -70,7 +70,7 @@ def import_weights(
             f"{source}: --kind {kind} expects {EXPECTED[kind]}, but it has no matrix {CLASSIFIER[kind]}; "
             f"its first tensors are {printable(first)}"
         )
-    n_labels, width = len(task.label_names), classifier.shape[1]
+    n_labels, width = len(task.slices.names), classifier.shape[1]
     if kind == "images":
         values = {"backbone": backbone, "head": "none", "slice_loss_weight": 1.0}
         config = make_config(ModelConfig, values, name="the model of images")

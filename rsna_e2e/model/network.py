@@ -126,7 +126,7 @@ class JointModel(nn.Module):
     @classmethod
     def for_task(cls, config: ModelConfig, task: Task, *, n_channels: int | None = None) -> Self:
         """Build a model whose outputs are a task's labels, and whose channels are its windows, unless given."""
-        return cls(config, n_channels=n_channels or len(task.windows_hu), n_labels=len(task.label_names))
+        return cls(config, n_channels=n_channels or len(task.inputs.windows_hu), n_labels=len(task.slices.names))
 
     def embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
         """Return float32 embeddings [N, F], the backbone's features, in the autocast precision of the caller."""

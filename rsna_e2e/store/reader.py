@@ -189,7 +189,7 @@ def _spans(index: dict[str, Column]) -> tuple[SeriesSpan, ...]:
 
 def check_labels(store: Store, task: Task) -> None:
     """Raise BadInputError unless the store was prepared for `task`."""
-    if tuple(store.label_names) != task.label_names:
+    if tuple(store.label_names) != task.slices.names:
         raise BadInputError(
             f"{store.path}: prepared for labels {', '.join(store.label_names)}, not for task {task.name}. "
             f"Run: rsna-e2e prepare RAW STORE --task {task.name}"

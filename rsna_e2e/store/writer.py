@@ -170,9 +170,9 @@ class StoreWriter:
         """
         self._remove_unfinished()
         columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
-        assert labels.shape == (len(columns["image_id"]), len(task.label_names))
+        assert labels.shape == (len(columns["image_id"]), len(task.slices.names))
         check_series(self.target, columns)
-        label_columns = {name: labels[:, i] for i, name in enumerate(task.label_names)}
+        label_columns = {name: labels[:, i] for i, name in enumerate(task.slices.names)}
         write_table(self._store / INDEX, columns)
         write_table(self._store / LABELS, {"image_id": columns["image_id"], **label_columns})
         write_table(self._store / REFUSALS, _refusal_columns(refusals))
@@ -204,14 +204,14 @@ class StoreWriter:
             created_by=f"rsna_e2e {__version__}",
             task=task.name,
             image_ids=image_ids,
-            label_names=task.label_names,
-            content_windows_hu=task.windows_hu,
+            label_names=task.slices.names,
+            content_windows_hu=task.inputs.windows_hu,
             compression=compression,
             n_slices=len(labels),
             n_series=len(set(columns["series_key"])),
             n_refused=len(refusals),
             refused_with_label=tuple(row for row, refusal in enumerate(refusals) if refusal.has_label),
-            data_hash=data_hash(columns, task.label_names, labels),
+            data_hash=data_hash(columns, task.slices.names, labels),
             key_check=key_check,
             holdout=holdout,
             files={name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},

@@ -15,11 +15,11 @@ from rsna_e2e.tasks.task import Task
 class LabelCounts:
     """Slices of which each label is known, and those that are positive, by label name.
 
-    any_label: the label that is the logical or of the others. n_contradictory: slices in which it is 0 and another is
-    not.
+    any_name: the label that is the logical or of the others, "" without such. n_contradictory: slices in which it is 0
+    and another is not.
     """
 
-    any_label: str
+    any_name: str
     known: dict[str, int]
     positive: dict[str, int]
     n_contradictory: int
@@ -56,10 +56,18 @@ class LabelCounts:
 def count_labels(labels_NL: npt.NDArray[Any], task: Task) -> LabelCounts:
     """Count labels [N, L], NaN where they are unknown."""
     known_L, positive_L = (~np.isnan(labels_NL)).sum(axis=0), (labels_NL > 0).sum(axis=0)
-    others = np.delete(labels_NL, task.any_index, axis=1)
     return LabelCounts(
-        any_label=task.any_label,
-        known=dict(zip(task.label_names, known_L.tolist(), strict=True)),
-        positive=dict(zip(task.label_names, positive_L.tolist(), strict=True)),
-        n_contradictory=int(((labels_NL[:, task.any_index] == 0) & (others > 0).any(axis=1)).sum()),
+        any_name=task.slices.any_name,
+        known=dict(zip(task.slices.names, known_L.tolist(), strict=True)),
+        positive=dict(zip(task.slices.names, positive_L.tolist(), strict=True)),
+        n_contradictory=_count_contradictory(labels_NL, task),
     )
+
+
+def _count_contradictory(labels_NL: npt.NDArray[Any], task: Task) -> int:
+    """Count the slices in which the or of the other labels is 0 and one of them is not."""
+    if not task.slices.any_name:
+        return 0
+    any_index = task.slices.index(task.slices.any_name)
+    others = np.delete(labels_NL, any_index, axis=1)
+    return int(((labels_NL[:, any_index] == 0) & (others > 0).any(axis=1)).sum())

@@ -1,72 +1,172 @@
-"""What is predicted: label names, their weights and levels, and how label files spell them.
+"""A task is data: labels with their levels, what the network sees, how label files spell it, what predictions score.
 
-Only this module knows label names. Intracranial hemorrhage (`ich`) is the first task.
+Nothing outside this package knows a label's name or asks for a task's name.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
 
 from rsna_e2e.core.errors import UsageError
+from rsna_e2e.tasks.tree import Choice, Some, check_tree
+
+Level = Literal["slice", "series"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """Labels of one level, in the order of the model's outputs.
+
+    weights: of each in loss and score. any_name: the label that is the logical or of the others. tree: how the labels
+    exclude and imply each other, the first group being the root; () where they are independent. notes: columns that
+    are stored and split reports, and are never predicted.
+    """
+
+    names: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    any_name: str = ""
+    tree: tuple[Choice | Some, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Position of a label."""
+        return self.names.index(name)
+
+    def only(self, names: Sequence[str]) -> "Labels":
+        """Return these labels alone, without the tree, which is of all."""
+        weight_of = dict(zip(self.names, self.weights, strict=True))
+        return replace(
+            self,
+            names=tuple(names),
+            weights=tuple(weight_of[name] for name in names),
+            any_name=self.any_name if self.any_name in names else "",
+            tree=self.tree if tuple(names) == self.names else (),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What the network sees. windows_hu: (center, width) of each channel (C). mean, std: of the windowed values in
+    [0, 1], per channel."""
+
+    windows_hu: tuple[tuple[float, float], ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Csv:
+    """How label files and submissions spell rows of one value each.
+
+    columns: of the row's id and of its value. slice_id: of a row for {slice} and {label}. series_id: of a row for
+    {study} and {label}; "" where submissions have none for series.
+    """
+
+    columns: tuple[str, str] = ("ID", "Label")
+    slice_id: str = "{slice}_{label}"
+    series_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One prediction task.
 
-    label_names: in the order of the model's outputs (L labels). label_weights: weight of each in loss and metric.
-    any_label: the label that is the logical or of the others.
-    has_series_labels: whether series have labels of their own; else those of their slices are all there is.
-    windows_hu: (center, width) of each input channel (C channels). channel_mean, channel_std: of the windowed values in
-    [0, 1], per channel.
+    slices, series: the labels of each level. series_truth: where labels of series come from. any_slice: the maximum
+    over the slices, with the names and weights of `slices`, so that `series` is empty; own: the label file, by study.
+    state_of_slices: the branch of the root of `series.tree` that holds exactly where any slice has the headline label.
+    headline: the slice label that is balanced, sampled and shown first. score: log_loss: weighted over slices.
+    study_log_loss: that of RSNA-STR Pulmonary Embolism 2020, over series and slices at once.
+
+    Raises UsageError where these contradict each other.
     """
 
     name: str
-    label_names: tuple[str, ...]
-    label_weights: tuple[float, ...]
-    any_label: str
-    windows_hu: tuple[tuple[float, float], ...]
-    channel_mean: tuple[float, ...]
-    channel_std: tuple[float, ...]
-    has_series_labels: bool = False
+    title: str
+    slices: Labels
+    series: Labels = field(default_factory=Labels)
+    series_truth: Literal["any_slice", "own"] = "any_slice"
+    state_of_slices: str = ""
+    headline: str
+    inputs: Inputs
+    csv: Csv = field(default_factory=Csv)
+    score: Literal["log_loss", "study_log_loss"] = "log_loss"
+
+    def __post_init__(self) -> None:
+        for what, is_right in _rules(self):
+            if not is_right:
+                raise UsageError(f"task {self.name}: {what}")
+        for labels in (self.slices, self.series):
+            check_tree(self.name, labels.names, labels.tree)
 
     @property
-    def any_index(self) -> int:
-        """Position of `any_label` among the labels."""
-        return self.label_names.index(self.any_label)
+    def headline_index(self) -> int:
+        """Position of the headline among the slice labels."""
+        return self.slices.index(self.headline)
 
-    def only(self, label_names: Sequence[str]) -> "Task":
-        """Return the task with these of its labels alone. Without `any_label` among them, the first takes its place."""
-        weight_of = dict(zip(self.label_names, self.label_weights, strict=True))
-        return replace(
-            self,
-            label_names=tuple(label_names),
-            label_weights=tuple(weight_of[name] for name in label_names),
-            any_label=self.any_label if self.any_label in label_names else label_names[0],
-        )
+    @property
+    def series_labels(self) -> Labels:
+        """What is predicted of a series: its own labels, or those of its slices."""
+        return self.series if self.series_truth == "own" else self.slices
 
     def label_id(self, image_id: str, label_name: str) -> str:
-        """Row id of the long form CSV: `<image_id>_<label>`."""
-        return f"{image_id}_{label_name}"
+        """Return the id of a row of label files and submissions that is of one slice and label."""
+        return self.csv.slice_id.format(slice=image_id, label=label_name)
+
+    def only(self, label_names: Sequence[str]) -> "Task":
+        """Return the task with these slice labels alone. Without the headline among them, the first takes its place."""
+        headline = self.headline if self.headline in label_names else label_names[0]
+        return replace(self, slices=self.slices.only(label_names), headline=headline)
 
 
-# RSNA Intracranial Hemorrhage Detection 2019: label order and metric weights ('any' counts double); windows and
-# normalisation constants are those of the published 2nd-place solution (brain, subdural, soft tissue).
-ICH = Task(
-    name="ich",
-    label_names=("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any"),
-    label_weights=(1.0, 1.0, 1.0, 1.0, 1.0, 2.0),
-    any_label="any",
-    windows_hu=((40.0, 80.0), (80.0, 200.0), (40.0, 380.0)),
-    channel_mean=(0.22363983, 0.18190407, 0.2523437),
-    channel_std=(0.32451536, 0.2956294, 0.31335256),
-)
-
-TASKS = {task.name: task for task in (ICH,)}
+def first_difference(task: Task, other: Task) -> str:
+    """Return the first field in which two tasks differ, with both values, such as "its headline is a, not b"; or ""."""
+    mine, others = flat(task), flat(other)
+    for name in mine:
+        if mine[name] != others[name]:
+            return f"its {name} is {mine[name]}, not {others[name]}"
+    return ""
 
 
-def get_task(name: str) -> Task:
-    """Return the task called `name`. Raises UsageError when there is none."""
-    try:
-        return TASKS[name]
-    except KeyError:
-        raise UsageError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}") from None
+def flat(task: Task) -> dict[str, Any]:
+    """Return the fields of a task by their dotted names, such as slices.names."""
+    values: dict[str, Any] = {}
+    for one in fields(task):
+        value = getattr(task, one.name)
+        if is_dataclass(value):
+            values |= {f"{one.name}.{part.name}": getattr(value, part.name) for part in fields(value)}
+        else:
+            values[one.name] = value
+    return values
+
+
+def _rules(task: Task) -> list[tuple[str, bool]]:
+    """Return what must hold of a task, as what is wrong where it does not."""
+    levels, inputs, csv = (task.slices, task.series), task.inputs, task.csv
+    names = [name for labels in levels for name in (*labels.names, *labels.notes)]
+    is_weighted = all(len(x.weights) == len(x) and all(weight > 0 for weight in x.weights) for x in levels)
+    is_state = any(task.state_of_slices in group.branches for group in task.series.tree[:1])
+    is_scaled = all(width > 0 for _, width in inputs.windows_hu) and all(std > 0 for std in inputs.std)
+    return [
+        ("name must be lower case letters, digits and _", task.name.isidentifier() and task.name.islower()),
+        ("it has no slice label", bool(task.slices.names)),
+        ("a label stands in it twice", len(set(names)) == len(names)),
+        ("labels must be letters, digits and _", all(name.isidentifier() for name in names)),
+        ("each label needs one weight > 0", is_weighted),
+        ("any_name is no label of its level", all(x.any_name in ("", *x.names) for x in levels)),
+        (f"headline {task.headline!r} is no slice label", task.headline in task.slices.names),
+        ("series_truth own needs series labels, any_slice none", (task.series_truth == "own") == bool(task.series)),
+        ("state_of_slices is no branch of the root of series.tree", is_state or not task.state_of_slices),
+        ("score study_log_loss needs series_truth own", task.score == "log_loss" or task.series_truth == "own"),
+        (
+            "windows_hu, mean and std must have one entry for each channel",
+            len(inputs.windows_hu) == len(inputs.mean) == len(inputs.std) > 0,
+        ),
+        ("widths of windows and std must be > 0", is_scaled),
+        ("csv.slice_id needs {slice}", "{slice}" in csv.slice_id),
+        ("csv.slice_id needs {label}, for there are several", len(task.slices) == 1 or "{label}" in csv.slice_id),
+        ("csv.series_id needs {study}", not csv.series_id or "{study}" in csv.series_id),
+        ("csv.series_id needs {label}", not csv.series_id or "{label}" in csv.series_id),
+    ]

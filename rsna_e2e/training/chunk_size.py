@@ -45,14 +45,16 @@ def resolve_chunks(
     embed_images = torch.compile(model.embed) if config.compile else model.embed
 
     def embed(n: int) -> torch.Tensor:
-        images = torch.zeros(n, len(task.windows_hu), size, size, dtype=compute.image_dtype, device=compute.device)
+        images = torch.zeros(
+            n, len(task.inputs.windows_hu), size, size, dtype=compute.image_dtype, device=compute.device
+        )
         if config.compile:  # as a step does
             torch._dynamo.maybe_mark_dynamic(images, 0)
         with compute.autocast():
             return embed_images(images.to(memory_format=torch.channels_last))
 
     is_frozen = config.model.batchnorm == "frozen" and config.slice_phase is None
-    image_bytes = size**2 * len(task.windows_hu) * compute.image_dtype.itemsize
+    image_bytes = size**2 * len(task.inputs.windows_hu) * compute.image_dtype.itemsize
     reserved = reserved_bytes(model, config, ranks=ranks, image_bytes=image_bytes)
     n_fit = count_fitting(model, embed, compute.device, has_frozen_norms=is_frozen, reserved=reserved)
     n_fit = int(ranks.min_(torch.tensor(n_fit)).item())

@@ -22,7 +22,8 @@ from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.reader import check_labels
-from rsna_e2e.tasks.task import Task, get_task
+from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.checkpoint import Checkpoint, find_checkpoint, load_model
 from rsna_e2e.training.chunk_size import resolve_chunks
 from rsna_e2e.training.distributed import ALONE, Ranks

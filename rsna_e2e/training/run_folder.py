@@ -1,6 +1,6 @@
 """Reads configuration, task and manifest of a run, and verifies them: the folder may be damaged or not be ours."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import as_json, read_json, sealed, sha256_of, unsealed, write_json
-from rsna_e2e.tasks.task import TASKS, Task, get_task
+from rsna_e2e.tasks.catalogue import TASKS, get_task
+from rsna_e2e.tasks.task import Task, first_difference
 from rsna_e2e.training.run_layout import CONFIG, MANIFEST, TASK
 
 CONFIG_SHA256 = (
@@ -63,13 +64,11 @@ def read_task(run: Path, name: str) -> Task:
             raise ValueError("it holds more than a task")
     except (OSError, ValueError):
         raise BadInputError(f"{path}: damaged. Put it back from a copy, or train again") from None
-    for field in fields(Task):
-        saved, here = getattr(task, field.name), getattr(known, field.name)
-        if saved != here:
-            raise BadInputError(
-                f"{path}: the run was trained for another version of the task {name}: its {field.name} is {saved}, not "
-                f"{here}. Use the version of this program that trained it; {MANIFEST} names it"
-            )
+    if difference := first_difference(task, known):
+        raise BadInputError(
+            f"{path}: the run was trained for another version of the task {name}: {difference}. Use the version of "
+            f"this program that trained it; {MANIFEST} names it"
+        )
     return task
 
 

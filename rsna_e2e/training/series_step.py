@@ -17,7 +17,8 @@ from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.division import Chunk
 from rsna_e2e.model.losses import weighted_bce
 from rsna_e2e.model.network import JointModel
-from rsna_e2e.tasks.task import Task, get_task
+from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.chunk_size import resolve_chunks
 from rsna_e2e.training.distributed import ALONE
 from rsna_e2e.training.phases import check_norms, divide
@@ -46,7 +47,7 @@ class SeriesStep:
         with self.compute.device:  # random numbers for hundreds of millions of weights take a CPU seconds
             model = JointModel.for_task(config.model.without_initial_weights(), task, n_channels=n_channels)
         self._model = self.compute.place(model).train()
-        n_channels = n_channels or len(task.windows_hu)
+        n_channels = n_channels or len(task.inputs.windows_hu)
         self._images = self._make_images(n_slices, n_channels, config.image.size)
         self._settle_norms(self._make_images(_FEW, n_channels, config.image.size))
         self.config = resolve_chunks(self._model, config, task, self.compute)
@@ -144,7 +145,7 @@ class SeriesStep:
 
 def made_up_batch(images: torch.Tensor, chunks: tuple[Chunk, ...], task: Task) -> SeriesBatch:
     """A batch of one series, all of it of this rank. images [N, C, S, S]; every label is known and 0."""
-    n, n_labels = len(images), len(task.label_names)
+    n, n_labels = len(images), len(task.slices.names)
     return SeriesBatch(
         images=images,
         chunks=chunks,

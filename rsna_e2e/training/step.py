@@ -79,7 +79,7 @@ class Stepper:
         self._is_joint, self._first_step = is_joint, first_step
         self._is_backbone_frozen = self._has_disagreed = False
         self._clip_norm = optimizer.clip_norm
-        self._label_weights_L = torch.tensor(task.label_weights, device=compute.device)
+        self._label_weights_L = torch.tensor(task.slices.weights, device=compute.device)
         self._factor = make_schedule(optimizer, n_steps=n_steps)
         for head in (model.head, model.study_head):
             if head is not None:

@@ -138,7 +138,7 @@ def _score(truth: Float64Array, probability: Float64Array, task: Task, *, are_tr
         weighted_log_loss=loss,
         any_auc=area,
         n_training_slices=int(known.sum()) if are_training_slices else 0,
-        n_positive=int((truth[known, task.any_index] > 0).sum()),
+        n_positive=int((truth[known, task.headline_index] > 0).sum()),
     )
 
 
@@ -158,7 +158,9 @@ def _series_truth(truth_NL: Float64Array, lengths: Sequence[int]) -> Float64Arra
 
 def _scores(truth: Float64Array, probability: Float64Array, task: Task) -> tuple[float, float]:
     """Return weighted log loss and AUC of the any-label over the samples whose labels are known; NaN without any."""
-    loss = known_weighted_log_loss(truth, probability, np.array(task.label_weights))
+    loss = known_weighted_log_loss(truth, probability, np.array(task.slices.weights))
     known, is_label_L = scorable(truth)
-    has_any = known.any() and is_label_L[task.any_index]
-    return loss, auc(truth[known, task.any_index], probability[known, task.any_index]) if has_any else math.nan
+    has_any = known.any() and is_label_L[task.headline_index]
+    return loss, auc(
+        truth[known, task.headline_index], probability[known, task.headline_index]
+    ) if has_any else math.nan

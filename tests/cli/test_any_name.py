@@ -17,8 +17,8 @@ from rsna_e2e.inference.average import bag, smooth, write_submission
 from rsna_e2e.inference.predict import make_table
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tasks.task import ICH
 
 # Pieces of names: what CSV, shells, terminals, pages, spreadsheets and our own rules might trip over
 PIECES = (
@@ -68,7 +68,7 @@ def write_truth(path: Path, stems: list[str], truth_NL: np.ndarray) -> Path:
         writer = csv.writer(file)
         writer.writerow(("ID", "Label"))
         for stem, values in zip(stems, truth_NL.tolist(), strict=True):
-            writer.writerows((f"{stem}_{name}", value) for name, value in zip(ICH.label_names, values, strict=True))
+            writer.writerows((f"{stem}_{name}", value) for name, value in zip(ICH.slices.names, values, strict=True))
     return path
 
 
@@ -97,7 +97,7 @@ def test_any_name_survives(tmp_path: Path, form: Callable[[Path], Path], without
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["ID", "Label"]
-    assert [row[0] for row in rows[1:]] == [f"{printable(stem)}_{name}" for stem in stems for name in ICH.label_names]
+    assert [row[0] for row in rows[1:]] == [f"{printable(stem)}_{name}" for stem in stems for name in ICH.slices.names]
     assert [float(value) for _, value in rows[1:]] == tables[0].probability.ravel().tolist()
     bag([tmp_path / "a.csv", tmp_path / "b.csv.gz"], task=ICH, out=tmp_path / "bag.csv")
     smooth(tmp_path / "bag.csv", task=ICH, out=tmp_path / "smooth.csv.gz")

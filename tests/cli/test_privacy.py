@@ -32,8 +32,8 @@ from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import repair
 from rsna_e2e.store.prepare.tables import read_note
 from rsna_e2e.store.pseudonyms import load_key
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.train import train
 
 

@@ -17,7 +17,7 @@ from rsna_e2e.config.plain_yaml import MOST_BYTES, parse_yaml
 from rsna_e2e.config.two_stage import MOST_EMBEDDED
 from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
 from rsna_e2e.model.network import JointModel
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 NASTY = (
     *("2001-99-99", "2001-01-01", "!!int x", "!!bool x", "!!float ''", "!!timestamp x", "!!binary //", "!!set {a, b}"),

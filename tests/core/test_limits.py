@@ -20,7 +20,7 @@ from rsna_e2e.loader.division import WHOLE
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.kernels import torch_ops
 from rsna_e2e.store import Store, StoreError
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 LEAST, MOST = SIDES_PX
 BACKENDS = (pytest.param("dali", marks=pytest.mark.needs_dali), "torch")

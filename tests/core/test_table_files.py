@@ -15,8 +15,8 @@ from stores import make_store
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.table_files import is_table, table_at
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tasks.task import ICH
 
 TEXT = b'ID,Label\n"a,b_any",1\n\n"c\nd_any",0\ne_any,1\n'
 
@@ -205,7 +205,7 @@ def test_nobody_waits_for_a_pipe_without_a_writer(
     monkeypatch.setattr("rsna_e2e.core.table_files.WAIT_FOR_WRITER_S", 0.05)
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.dcm").write_bytes(b"")
-    (tmp_path / "a.csv").write_text("ID,Label\n" + "".join(f"a_{name},0\n" for name in ICH.label_names))
+    (tmp_path / "a.csv").write_text("ID,Label\n" + "".join(f"a_{name},0\n" for name in ICH.slices.names))
     make_store(tmp_path / "store")
     for name in ("pipe", "pipe.predictions.parquet"):
         os.mkfifo(tmp_path / name)

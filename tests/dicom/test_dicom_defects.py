@@ -14,7 +14,7 @@ from enhanced import enhanced_dataset
 from rsna_e2e.dicom import Repair
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 SHAPE = (70, 66)
 N_SLICES = 4

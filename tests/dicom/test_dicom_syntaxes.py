@@ -35,7 +35,7 @@ from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Refusal, SliceRecord
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 SHAPE = (66, 70)  # JPEG 2000's six resolutions need 64

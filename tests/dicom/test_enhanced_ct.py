@@ -29,8 +29,8 @@ from rsna_e2e.dicom import stored_pixels
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.store.prepare.repair import repair
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 PERFUSION = Path(data_store.__file__).parent / "data" / "eCT_Supplemental.dcm"
 N_FRAMES = 4

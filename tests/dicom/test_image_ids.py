@@ -13,8 +13,8 @@ from rsna_e2e.dicom.image_ids import image_id_of, may_be_formula, names_of, uniq
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import PrepareReport, prepare, read_raw
 from rsna_e2e.store.pseudonyms import Pseudonyms
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 KEY = Pseudonyms(b"k" * 32)
 

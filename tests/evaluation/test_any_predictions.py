@@ -16,8 +16,8 @@ from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.evaluation.evaluate import evaluate
 from rsna_e2e.evaluation.report import write_report
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 CLOSE = {"rel": 1e-9}  # float64, sums in another order
 SUBDURAL, ANY = 4, 5
@@ -55,7 +55,7 @@ def write_long(path: Path, run: MadeUpRun, values: np.ndarray, labels: list[int]
         writer = csv.writer(file)
         writer.writerow(["ID", "Label"])
         for image_id, row in zip(run.table.image_ids, values.tolist(), strict=True):
-            writer.writerows([f"{image_id}_{ICH.label_names[label]}", row[label]] for label in labels)
+            writer.writerows([f"{image_id}_{ICH.slices.names[label]}", row[label]] for label in labels)
 
 
 def test_series_by_a_store_give_the_numbers_of_the_predictions_table(run: MadeUpRun) -> None:

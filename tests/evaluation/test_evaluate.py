@@ -21,8 +21,8 @@ from rsna_e2e.inference.predictions import (
     write_predictions,
     write_series,
 )
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 CLOSE = {"rel": 1e-9}  # float64, sums in another order
 
@@ -60,7 +60,7 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     assert result.ratio_to_constant.value == pytest.approx(
         (5 * math.log(2) + 2 * any_loss) / (2 * math.log(2)), **CLOSE
     )
-    scores = result.slices.scores[ICH.any_index]
+    scores = result.slices.scores[ICH.headline_index]
     assert (scores.n, scores.n_positive, scores.prevalence) == (4, 2, 0.5)
     assert scores.auc.value == 3 / 4  # four pairs: two right, two tied
     assert (scores.sensitivity, scores.specificity) == (0.5, 1.0)
@@ -73,7 +73,7 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
 def test_the_truth_may_be_a_wide_table(tmp_path: Path) -> None:
     submission, truth = hand_made(tmp_path)
     wide = tmp_path / "wide.csv"
-    head = ";".join(["file", "Bleed", *ICH.label_names[:5]])
+    head = ";".join(["file", "Bleed", *ICH.slices.names[:5]])
     wide.write_text(f"{head}\nID_b;no;;;;;\nID_c;0;0;0;0;0;0\nID_a;yes;0;0;0;0;0\nID_d;1;0;0;0;0;0\nID_b;0;0;0;0;0;0\n")
     words = ["evaluate", str(submission), str(wide), "--columns", "any=Bleed", "--out", str(tmp_path / "report")]
     assert main(words) == 0
@@ -88,7 +88,7 @@ def test_predictions_may_be_a_wide_table(tmp_path: Path) -> None:
     submission, truth = hand_made(tmp_path)
     probability = {"ID_a": 0.8, "ID_b": 0.2, "ID_c": 0.2, "ID_d": 0.2}
     rows = [f"{image_id},0.5,0.5,0.5,0.5,0.5,{p}" for image_id, p in probability.items()]
-    (tmp_path / "mine.csv").write_text("\n".join([f"image,{','.join(ICH.label_names)}", *rows]))
+    (tmp_path / "mine.csv").write_text("\n".join([f"image,{','.join(ICH.slices.names)}", *rows]))
     expected = evaluate(submission, truth, task=ICH).weighted_log_loss.value
     assert evaluate(tmp_path / "mine.csv", truth, task=ICH).weighted_log_loss.value == expected
 
@@ -103,7 +103,7 @@ def test_numbers_against_scikit_learn(run: MadeUpRun) -> None:
         assert scores.auc.value == pytest.approx(judge.roc_auc_score(truth, probability), **CLOSE)
         assert scores.average_precision == pytest.approx(judge.average_precision_score(truth, probability), **CLOSE)
         assert scores.sensitivity == pytest.approx(judge.recall_score(truth, probability >= 0.5), **CLOSE)
-    assert result.weighted_log_loss.value == pytest.approx(np.average(losses, weights=ICH.label_weights), **CLOSE)
+    assert result.weighted_log_loss.value == pytest.approx(np.average(losses, weights=ICH.slices.weights), **CLOSE)
 
 
 def test_series_numbers_against_a_plain_loop(run: MadeUpRun) -> None:

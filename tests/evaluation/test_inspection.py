@@ -27,8 +27,8 @@ from rsna_e2e.evaluation.inspection.slices import Slices
 from rsna_e2e.evaluation.inspection.tally import common, distribution, whole_numbers
 from rsna_e2e.store import Store, StoreError
 from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 Content = dict[str, Any]
 
@@ -184,7 +184,7 @@ def test_labels_by_hand(content: Content) -> None:
     assert by_name["any"]["slices"] == {"n": 11, "n_positive": 6, "prevalence": 6 / 11}
     assert by_name["epidural"]["slices"]["n_positive"] == 2
     assert by_name["epidural"]["series"] == {"n": 3, "n_positive": 2, "prevalence": 2 / 3}
-    epidural, subdural = (ICH.label_names.index(name) for name in ("epidural", "subdural"))
+    epidural, subdural = (ICH.slices.names.index(name) for name in ("epidural", "subdural"))
     assert truth["together"][epidural][subdural] == truth["together"][subdural][epidural] == 2
     assert truth["together"][subdural][subdural] == 6
     assert truth["n_unlabelled_in_train"] == 0

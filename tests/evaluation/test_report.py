@@ -19,7 +19,7 @@ from rsna_e2e.evaluation.report.examples import choose_examples, series_name
 from rsna_e2e.evaluation.report.page import around_peak
 from rsna_e2e.evaluation.report.thumbnails import Thumbnails
 from rsna_e2e.evaluation.scores import Evaluation
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 
 @pytest.fixture(scope="module")

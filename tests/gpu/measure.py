@@ -21,7 +21,7 @@ from scales import Scale
 from transform_cases import noise, turned
 
 from rsna_e2e.loader.kernels import torch_ops
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 HEIGHT = WIDTH = 512
 SIZE = 480
@@ -62,7 +62,7 @@ class Work:
     @property
     def n_bytes(self) -> int:
         """Each input value read once, each output value written once."""
-        n_values = self.n_slices * len(ICH.windows_hu) * SIZE * SIZE
+        n_values = self.n_slices * len(ICH.inputs.windows_hu) * SIZE * SIZE
         return self.hu[0].numel() * self.hu[0].element_size() + n_values * self.dtype.itemsize
 
     def ours(self, i: int) -> torch.Tensor:
@@ -70,10 +70,10 @@ class Work:
         return torch_ops.transform_slices(
             self.hu[i % len(self.hu)],
             self.affine,
-            ICH.windows_hu,
+            ICH.inputs.windows_hu,
             size=SIZE,
-            mean=None if is_grey else ICH.channel_mean,
-            std=None if is_grey else ICH.channel_std,
+            mean=None if is_grey else ICH.inputs.mean,
+            std=None if is_grey else ICH.inputs.std,
             dtype=self.dtype,
             channels_last=self.channels_last,
         )
@@ -112,7 +112,7 @@ class Eager:
         device = work.hu[0].device
         self.center, self.width, self.mean, self.std = (
             torch.tensor(numbers, device=device).view(-1, 1, 1)
-            for numbers in (*zip(*ICH.windows_hu, strict=True), ICH.channel_mean, ICH.channel_std)
+            for numbers in (*zip(*ICH.inputs.windows_hu, strict=True), ICH.inputs.mean, ICH.inputs.std)
         )
         y, x = torch.meshgrid(*[torch.arange(SIZE, dtype=torch.float32, device=device)] * 2, indexing="ij")
         self.output_xy1 = torch.stack([x, y, torch.ones_like(x)], -1).view(1, -1, 3)
@@ -202,7 +202,7 @@ def transform(work: Work, bandwidth: float, device: Device, scale: Scale) -> dic
 def search(n: int, bandwidth: float, device: Device, scale: Scale) -> dict[str, Any]:
     """content_box's rate on slices that have content everywhere, and its share of the copy bandwidth."""
     work = make_work(n, torch.float16, device)
-    timing = time_on_device(lambda i: torch_ops.content_box(work.hu[i % N_SETS], ICH.windows_hu), device, scale)
+    timing = time_on_device(lambda i: torch_ops.content_box(work.hu[i % N_SETS], ICH.inputs.windows_hu), device, scale)
     n_bytes = work.hu[0].numel() * work.hu[0].element_size()
     return {
         **asdict(timing),

@@ -16,7 +16,7 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.kernels import dali_plugin
 from rsna_e2e.loader.read_ahead import BufferPool
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tools.bench.studies import opened_store
 
 POISON = 0x7FFF  # HU that no slice has

@@ -15,13 +15,13 @@ BUILD_S = 240.0
 TRY = """
 import sys, torch
 from rsna_e2e.loader.kernels import torch_ops
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 assert sys.argv[1] == "cpu" or torch_ops.IS_CUDA_BUILT, "the extension has no CUDA half"
 hu = torch.arange(-500, 500, dtype=torch.int16)[:, None].repeat(1, 64)[None]
-how = {"size": 48, "mean": ICH.channel_mean, "std": ICH.channel_std, "dtype": torch.float16, "channels_last": True}
+how = {"size": 48, "mean": ICH.inputs.mean, "std": ICH.inputs.std, "dtype": torch.float16, "channels_last": True}
 affine = torch.tensor([[[1.2, 0.3, -4.0], [-0.3, 1.2, 9.0]]])
-there = torch_ops.transform_slices(hu.to(sys.argv[1]), affine, ICH.windows_hu, **how)
-here = torch_ops.transform_slices(hu, affine, ICH.windows_hu, **how)
+there = torch_ops.transform_slices(hu.to(sys.argv[1]), affine, ICH.inputs.windows_hu, **how)
+here = torch_ops.transform_slices(hu, affine, ICH.inputs.windows_hu, **how)
 assert torch.equal(there.cpu(), here), "other bits than the CPU's"
 """
 

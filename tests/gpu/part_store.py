@@ -18,7 +18,7 @@ from rsna_e2e.core.process import Memory
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tools.bench.train import bench_train
 from rsna_e2e.tools.synth.simulate import simulate
 

@@ -10,7 +10,7 @@ import torch
 from transform_cases import content, turned
 
 from rsna_e2e.loader.kernels import torch_ops
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 ROOT = Path(__file__).parents[2]
 REFUSED = "a CUDA graph cannot capture it, because a replay would read parameters that are gone"
@@ -86,13 +86,13 @@ def test_a_graph_does_not_capture_the_operator(search: bool) -> None:
         with torch.cuda.graph(torch.cuda.CUDAGraph()):
             torch.zeros(1, device="cuda")  # torch warns of a graph without anything
             if search:
-                torch_ops.content_box(hu, ICH.windows_hu)
+                torch_ops.content_box(hu, ICH.inputs.windows_hu)
             else:
-                torch_ops.transform_slices(hu, affine, ICH.windows_hu, size=64)
+                torch_ops.transform_slices(hu, affine, ICH.inputs.windows_hu, size=64)
 
     with pytest.raises(ValueError, match=REFUSED):
         capture()
-    assert torch_ops.content_box(hu, ICH.windows_hu).shape == (4, 4)
+    assert torch_ops.content_box(hu, ICH.inputs.windows_hu).shape == (4, 4)
 
 
 @pytest.mark.needs_cuda
@@ -104,6 +104,6 @@ def test_a_graph_reads_what_out_was_written_before_each_replay() -> None:
         doubled = 2 * images
     for n in range(2):
         hu = content(4, 160, 153) + n
-        torch_ops.transform_slices(hu.cuda(), affine, ICH.windows_hu, size=64, out=images)
+        torch_ops.transform_slices(hu.cuda(), affine, ICH.inputs.windows_hu, size=64, out=images)
         graph.replay()
-        assert torch.equal(doubled.cpu(), 2 * torch_ops.transform_slices(hu, affine, ICH.windows_hu, size=64))
+        assert torch.equal(doubled.cpu(), 2 * torch_ops.transform_slices(hu, affine, ICH.inputs.windows_hu, size=64))

@@ -8,7 +8,7 @@ import torch
 from dali_runs import SHAPES, TORCH_TYPES, batch_of, expect, pack, run_pipeline, to_torch
 
 from rsna_e2e.loader.kernels import dali_plugin, torch_ops
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 pytestmark = [pytest.mark.needs_cuda, pytest.mark.needs_dali]
 
@@ -38,7 +38,7 @@ def test_content_boxes_are_those_of_the_cpu() -> None:
         image[:, :1] = image[:1] = -1000
     hu[2][:] = -1000
     (output,) = run_pipeline([{"hu": hu}], operator="content_box", on_gpu=True)
-    assert torch.equal(to_torch(output).cpu(), torch_ops.content_box_packed(*pack(hu), ICH.windows_hu))
+    assert torch.equal(to_torch(output).cpu(), torch_ops.content_box_packed(*pack(hu), ICH.inputs.windows_hu))
 
 
 def test_batches_of_any_length_are_not_overwritten_while_torch_holds_them() -> None:

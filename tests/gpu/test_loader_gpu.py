@@ -9,7 +9,7 @@ import torch
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.needs_cuda

@@ -9,7 +9,7 @@ import torch
 from transform_cases import BOX, SIZES, TYPES, content, noise, options, turned, windows
 
 from rsna_e2e.loader.kernels import torch_ops
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 pytestmark = pytest.mark.needs_cuda
 
@@ -116,8 +116,8 @@ def test_work_goes_to_the_callers_stream(search: bool) -> None:
 
     def compute(values: torch.Tensor) -> torch.Tensor:
         if search:
-            return torch_ops.content_box(values, ICH.windows_hu)
-        return torch_ops.transform_slices(values, affine, ICH.windows_hu, size=301)
+            return torch_ops.content_box(values, ICH.inputs.windows_hu)
+        return torch_ops.transform_slices(values, affine, ICH.inputs.windows_hu, size=301)
 
     expected = compute(hu)
     hu_gpu = torch.full_like(hu, -1000, device="cuda")
@@ -145,25 +145,25 @@ def test_the_values_device_computes() -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 def test_empty_batch(dtype: torch.dtype) -> None:
     hu = torch.empty(0, 64, 64, dtype=torch.int16, device="cuda")
-    result = torch_ops.transform_slices(hu, torch.empty(0, 2, 3), ICH.windows_hu, size=32, dtype=dtype)
+    result = torch_ops.transform_slices(hu, torch.empty(0, 2, 3), ICH.inputs.windows_hu, size=32, dtype=dtype)
     assert result.is_cuda
     assert result.shape == (0, 3, 32, 32)
-    assert torch_ops.content_box(hu, ICH.windows_hu).shape == (0, 4)
+    assert torch_ops.content_box(hu, ICH.inputs.windows_hu).shape == (0, 4)
 
 
 def test_parameters_must_stay_on_the_host() -> None:
     hu, affine = noise(4, 160, 153), turned(4, 160, 153, 32)
     with pytest.raises(ValueError, match=r"affine must be .* on the CPU"):
-        torch_ops.transform_slices(hu.cuda(), affine.cuda(), ICH.windows_hu, size=32)
+        torch_ops.transform_slices(hu.cuda(), affine.cuda(), ICH.inputs.windows_hu, size=32)
     with pytest.raises(ValueError, match="values must be on the GPU"):
-        torch_ops.transform_slices(hu, affine.cuda(), ICH.windows_hu, size=32)
+        torch_ops.transform_slices(hu, affine.cuda(), ICH.inputs.windows_hu, size=32)
 
 
 def test_opcheck() -> None:
     hu, affine = noise(2, 40, 40), turned(2, 40, 40, 20)
     extents = torch.full((2,), 40, dtype=torch.int32)
     packed = (hu.reshape(-1).cuda(), torch.tensor([0, 1600]), extents, extents)
-    pairs = torch.tensor(ICH.windows_hu)
+    pairs = torch.tensor(ICH.inputs.windows_hu)
     for dtype in TYPES:
         chosen = {"size": 20, "dtype": dtype}
         torch.library.opcheck(torch.ops.rsna_e2e.transform_slices.default, (*packed, affine, pairs), chosen)

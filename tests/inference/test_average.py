@@ -26,8 +26,8 @@ from rsna_e2e.inference.predictions import (
     read_series,
     series_path,
 )
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tasks.task import ICH
 
 ROUNDING = 1e-12
 

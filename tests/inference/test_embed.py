@@ -14,7 +14,7 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import EmbeddingFolder, EmbeddingsError
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.checkpoint import find_checkpoint, load_model
 from rsna_e2e.training.train import train
 

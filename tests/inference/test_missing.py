@@ -17,8 +17,8 @@ from rsna_e2e.inference.predict import predict
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.store.pseudonyms import Pseudonyms
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.train import train
 
 TEST, TRAIN = "stage_2_test_images", "stage_2_train_images"

@@ -16,7 +16,7 @@ from rsna_e2e.inference.predict_epochs import predict_epochs
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.run_layout import MANIFEST
 from rsna_e2e.training.train import train
 

@@ -14,8 +14,8 @@ from rsna_e2e import open_run, predict_dicom
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.inference.trained_model import TrainedModel
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.train import train
 
 SIDE = 32
@@ -54,7 +54,7 @@ def test_slices_are_in_geometric_order_with_their_places(made: Made) -> None:
     assert sorted(by_series.values()) == [["0/IM9", "0/IM8", "IM7", "IM6"], ["1/IM9", "1/IM8"]]
     assert sorted(table.position_mm.tolist()) == [0, 0, 5, 5, 10, 15]
     assert table.slice_index.tolist() == [position / 5 for position in table.position_mm]
-    assert predicted.label_names == ICH.label_names
+    assert predicted.label_names == ICH.slices.names
     assert table.probability.shape == (6, 6)
 
 

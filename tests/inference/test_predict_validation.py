@@ -21,8 +21,8 @@ from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.run_layout import MANIFEST
 from rsna_e2e.training.train import train
 

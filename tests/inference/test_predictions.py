@@ -21,7 +21,7 @@ from rsna_e2e.inference.predictions import (
     write_predictions,
     write_series,
 )
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 TABLE = PredictionTable(
     image_ids=["ID_b", "ID_a"],
@@ -97,7 +97,7 @@ def columns_of(table: SeriesTable) -> dict[str, object]:
     return {
         "series_key": table.series_keys,
         "n_slices": table.n_slices,
-        **{name: table.probability[:, label] for label, name in enumerate(ICH.label_names)},
+        **{name: table.probability[:, label] for label, name in enumerate(ICH.slices.names)},
     }
 
 
@@ -107,7 +107,7 @@ def test_a_series_table_reads_back_as_written_beside_its_submission(tmp_path: Pa
     write_series(series_path(submission), ICH, SERIES)
     assert find_series(submission) == tmp_path / "a.csv.gz.series.parquet"
     stored = pq.read_table(series_path(submission))
-    assert stored.column_names == ["series_key", "n_slices", *ICH.label_names]
+    assert stored.column_names == ["series_key", "n_slices", *ICH.slices.names]
     table = read_series(series_path(submission), ICH, LONGER)
     assert table.series_keys == SERIES.series_keys
     np.testing.assert_array_equal(table.n_slices, SERIES.n_slices)

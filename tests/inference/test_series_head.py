@@ -28,7 +28,7 @@ from rsna_e2e.model.forward import predict_series
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.checkpoint import find_checkpoint, load_model
 from rsna_e2e.training.train import train
 from rsna_e2e.training.validation import Validation, validate
@@ -130,8 +130,8 @@ def test_validation_scores_the_head_over_series_with_known_labels(data: Data) ->
     assert 3 <= len(truths) < 6
     truth_SL, found_SL = np.array(truths), np.array(found)
     losses = [judge.log_loss(truth_SL[:, label], found_SL[:, label], labels=[0, 1]) for label in range(6)]
-    assert scores.series_weighted_log_loss == pytest.approx(np.average(losses, weights=ICH.label_weights), abs=MATES)
-    area = judge.roc_auc_score(truth_SL[:, ICH.any_index], found_SL[:, ICH.any_index])
+    assert scores.series_weighted_log_loss == pytest.approx(np.average(losses, weights=ICH.slices.weights), abs=MATES)
+    area = judge.roc_auc_score(truth_SL[:, ICH.headline_index], found_SL[:, ICH.headline_index])
     assert scores.series_any_auc == pytest.approx(area, abs=MATES)
 
 

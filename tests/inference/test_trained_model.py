@@ -13,7 +13,7 @@ import torch
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.checkpoint import find_checkpoint
 from rsna_e2e.training.train import train
 

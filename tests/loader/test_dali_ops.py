@@ -10,7 +10,7 @@ import torch
 from dali_runs import SHAPES, TORCH_TYPES, Batch, batch_of, expect, pack, run_pipeline, to_torch
 
 from rsna_e2e.loader.kernels import dali_plugin, torch_ops
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 pytestmark = pytest.mark.needs_dali
 
@@ -73,7 +73,7 @@ def test_content_boxes_are_those_of_torch(n_threads: int) -> None:
     (output,) = run_pipeline([{"hu": hu}], operator="content_box", n_threads=n_threads)
     boxes = to_torch(output)
     assert boxes.tolist() == [[0, 0, 1, 2], [0, 0, 2, 2], [1, 1, 5, 4], [1, 1, 7, 5], [0, 0, 0, 0]]
-    assert torch.equal(boxes, torch_ops.content_box_packed(*pack(hu), ICH.windows_hu))
+    assert torch.equal(boxes, torch_ops.content_box_packed(*pack(hu), ICH.inputs.windows_hu))
 
 
 @pytest.mark.parametrize("n_threads", [1, 4])

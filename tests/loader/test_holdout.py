@@ -17,9 +17,9 @@ from rsna_e2e.inference.predictions import predictions_path, read_predictions
 from rsna_e2e.loader.holdout import hold_out, training_slices
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels, write_labels
 from rsna_e2e.tasks.metrics import log_loss_cells, weighted_log_loss
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -119,7 +119,7 @@ def test_training_slices_are_scored_as_held_out_ones_are(
     first = sorted(table.image_ids)[:7]
     rows = [list(store.index["image_id"]).index(image_id) for image_id in first]
     predicted = table.probability[[table.image_ids.index(image_id) for image_id in first]]
-    expected = weighted_log_loss(store.labels[rows].astype(np.float64), predicted, np.array(ICH.label_weights))
+    expected = weighted_log_loss(store.labels[rows].astype(np.float64), predicted, np.array(ICH.slices.weights))
     assert summary.best is not None
     assert summary.best.weighted_log_loss == pytest.approx(expected, abs=1e-6)  # float32 sums of other batches
     resumed = train(store, tmp_path / "run", run_config(), device="cpu", resume=True)
@@ -142,9 +142,9 @@ def test_where_slices_have_one_label_alone_that_is_learned_and_scored(
     predicted = read_labels(tmp_path / "s.csv", ICH)
     held_out = [span.rows for span in store.series if span.fold == small.config().validation_fold]
     rows = np.concatenate([np.arange(rows.start, rows.stop) for rows in held_out])
-    truth = store.labels[rows, ICH.any_index].astype(np.float64)
+    truth = store.labels[rows, ICH.headline_index].astype(np.float64)
     places = [predicted.image_ids.index(image_id) for image_id in store.index["image_id"][rows]]
-    losses = log_loss_cells(truth, predicted.values[places, ICH.any_index])
+    losses = log_loss_cells(truth, predicted.values[places, ICH.headline_index])
     assert summary.best is not None
     assert summary.best.weighted_log_loss == pytest.approx(losses.mean(), abs=1e-6)
     assert "TRAINING" not in caplog.text

@@ -12,7 +12,7 @@ from rsna_e2e.loader.division import WHOLE
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.kernels import numpy_twin
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 CPU = torch.device("cpu")
 FP32 = {"rtol": 0, "atol": 2e-5}  # float32 op against a float64 twin on smooth values
@@ -57,10 +57,10 @@ def test_pixels_equal_the_float64_twin(store: Store) -> None:
     expected = numpy_twin.transform_slices(
         hu,
         np.repeat(affine[None].astype(np.float32), span.n_slices, axis=0),
-        np.array(ICH.windows_hu),
+        np.array(ICH.inputs.windows_hu),
         size=20,
-        mean=np.array(ICH.channel_mean),
-        std=np.array(ICH.channel_std),
+        mean=np.array(ICH.inputs.mean),
+        std=np.array(ICH.inputs.std),
     )
     np.testing.assert_allclose(batch.images.numpy() * 0.3, expected * 0.3, **FP32)
 
@@ -72,7 +72,7 @@ def test_labels_follow_the_images(store: Store) -> None:
             assert not batch.label_mask.any()
             continue
         # the patch of a label is 75 HU, everything else below 40; brain window, un-normalised: 75 / 80
-        brain = batch.images[:, 0] * ICH.channel_std[0] + ICH.channel_mean[0]
+        brain = batch.images[:, 0] * ICH.inputs.std[0] + ICH.inputs.mean[0]
         for label in range(5):
             row, column = divmod(label, 3)
             seen = brain[:, 5 + 10 * row, 5 + 10 * column] > 60 / 80
@@ -113,7 +113,7 @@ def test_a_batch_that_does_not_add_up_is_refused() -> None:
 @pytest.mark.parametrize("sampling", ["balanced", "balanced_shards"])
 def test_balanced_epochs_leave_out_slices_of_unknown_label(store: Store, sampling: str) -> None:
     loader = _loader(store)
-    is_any = store.labels[:, ICH.any_index]
+    is_any = store.labels[:, ICH.headline_index]
     n_positive, n_negative = int((is_any == 1).sum()), int((is_any == 0).sum())
     assert 0 < n_negative < n_positive  # of five coins, one nearly always shows
     phase = small.slice_phase(sampling=sampling, slices_per_batch=2, negative_shards=1)
@@ -123,5 +123,5 @@ def test_balanced_epochs_leave_out_slices_of_unknown_label(store: Store, samplin
     fewer.labels = 1 - store.labels  # what was unknown stays so
     loader = ImageLoader(fewer, small.config(), task=ICH, device=CPU)
     batches = loader.group_slices(range(len(store.series)), phase=phase, epoch=1)
-    labels = fewer.labels[[row for batch in batches for row in batch], ICH.any_index]
+    labels = fewer.labels[[row for batch in batches for row in batch], ICH.headline_index]
     assert sorted(labels) == [0.0] * n_negative + [1.0] * n_negative

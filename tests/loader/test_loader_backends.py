@@ -18,7 +18,7 @@ from rsna_e2e.loader.division import WHOLE, Division
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.read_ahead import work_ahead
 from rsna_e2e.store import Compression, Store, StoreError
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 CPU = torch.device("cpu")
 BACKENDS = (pytest.param("dali", marks=pytest.mark.needs_dali), "torch")

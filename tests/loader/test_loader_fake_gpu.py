@@ -18,7 +18,7 @@ from rsna_e2e.loader.division import WHOLE, Division
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.kernels import dali_plugin
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tools.bench.loader import bench_loader
 from rsna_e2e.tools.bench.peers.registry import PEERS
 from rsna_e2e.tools.bench.transform import bench_transform

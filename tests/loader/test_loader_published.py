@@ -18,7 +18,7 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.kernels import numpy_twin, torch_ops
 from rsna_e2e.loader.published_images import LEVELS, read_jpeg, write_jpeg
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = range(6)
@@ -56,7 +56,7 @@ def batches_of(store: Store, *overrides: str, number: int = 0, **options: Any) -
 
 def levels_of(images_NCSS: torch.Tensor) -> np.ndarray:
     """Grey levels [N, S, S, C] that normalised images were made from; whole numbers."""
-    mean, std = (np.reshape(of, (1, -1, 1, 1)) for of in (ICH.channel_mean, ICH.channel_std))
+    mean, std = (np.reshape(of, (1, -1, 1, 1)) for of in (ICH.inputs.mean, ICH.inputs.std))
     levels = (images_NCSS.numpy().astype(np.float64) * std + mean) * 255
     np.testing.assert_allclose(levels, levels.round(), **WHOLE_LEVELS)
     return levels.round().astype(np.uint8).transpose(0, 2, 3, 1)
@@ -174,7 +174,7 @@ def test_windows_count_from_the_slices_lowest_value_or_from_their_floor(tmp_path
     # brain window, 0 to 80 HU: 31 is 98.8 of 255, 10 is 31.875; their difference is 66.9
     (levels,) = load_levels(store, *whole)
     assert (levels[0, 0, 0], levels[1, 2, 0]) == (0, 66)
-    default = batches_of(store, *whole).images[0, 0] * ICH.channel_std[0] + ICH.channel_mean[0]
+    default = batches_of(store, *whole).images[0, 0] * ICH.inputs.std[0] + ICH.inputs.mean[0]
     torch.testing.assert_close(default[[0, 1], [0, 2]], torch.tensor([10 / 80, 31 / 80]), **FP32)
 
 
@@ -195,7 +195,7 @@ def test_levels_are_cut_off_or_not_made_at_all(tmp_path: Path) -> None:
     whole = ("image.crop=none", "image.size=2")
     (levels,) = load_levels(store, *whole)
     assert levels[..., 0].tolist() == [[0, 63], [130, 255]]  # of 63.75 and 130.6875
-    default = batches_of(store, *whole).images[0, 0] * ICH.channel_std[0] + ICH.channel_mean[0]
+    default = batches_of(store, *whole).images[0, 0] * ICH.inputs.std[0] + ICH.inputs.mean[0]
     torch.testing.assert_close(default, torch.tensor([[0, 0.25], [41 / 80, 1]]), **FP32)
 
 
@@ -226,7 +226,7 @@ def test_a_black_slice_stays_whole_and_does_not_disturb_its_series(discs: Store)
     assert published[0].any()
     assert published[2].any()
     default = batches_of(discs, "image.size=60").images
-    black = (torch.tensor(0.0) - torch.tensor(ICH.channel_mean)) / torch.tensor(ICH.channel_std)
+    black = (torch.tensor(0.0) - torch.tensor(ICH.inputs.mean)) / torch.tensor(ICH.inputs.std)
     torch.testing.assert_close(default[1], black[:, None, None].expand(3, 60, 60), **FP32)
 
 
@@ -299,7 +299,7 @@ def assert_is_twin(
     expected = numpy_twin.transform_slices_uint8(
         [hu],
         matrix[None, :2].astype(np.float32),
-        ICH.windows_hu,
+        ICH.inputs.windows_hu,
         size=48,
         border="replicate",
         source_box=None if box is None else [box],

@@ -13,13 +13,13 @@ import torch
 
 from rsna_e2e.loader.kernels import numpy_twin, torch_ops
 from rsna_e2e.store.content_box import content_box
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 NOISE_ATOL = 2e-4  # fp32 coordinates up to 2048 resolve 1.2e-4 px, and noise changes by up to 1 per pixel
 PHANTOM_ATOL = 2e-5  # smooth inputs forgive that; what is left is the rounding of values
 PUBLISHED_ATOL = 2 / 255  # the published images are truncated to 8 bits before and rounded after their resize
 
-WINDOWS = ICH.windows_hu
+WINDOWS = ICH.inputs.windows_hu
 GOLDEN = Path(__file__).parents[1] / "golden" / "preprocessing.npz"
 IDENTITY = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 Boxes = list[tuple[int, int, int]]
@@ -173,7 +173,7 @@ def test_published_images(case: int, crop: bool) -> None:
 
 def sample_arguments(n: int = 4) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     affine = affine_matrices(n, seed=2, scale=1.2, centre=60, size=61)
-    return noise(n, 120, 133), affine, {"size": 61, "mean": ICH.channel_mean, "std": ICH.channel_std}
+    return noise(n, 120, 133), affine, {"size": 61, "mean": ICH.inputs.mean, "std": ICH.inputs.std}
 
 
 def packed_arguments() -> tuple[torch.Tensor, ...]:

@@ -9,9 +9,9 @@ import torch
 
 from rsna_e2e.loader.kernels import torch_ops
 from rsna_e2e.store.content_box import content_box, content_threshold_hu
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
-WINDOWS = ICH.windows_hu
+WINDOWS = ICH.inputs.windows_hu
 THRESHOLD_HU = content_threshold_hu(WINDOWS)
 HEIGHT, WIDTH = 37, 70
 Box = tuple[int, int, int, int]

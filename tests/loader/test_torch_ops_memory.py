@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from rsna_e2e.loader.kernels import torch_ops
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
-WINDOWS = ICH.windows_hu
+WINDOWS = ICH.inputs.windows_hu
 MIB = 2**20
 MOST_IDLE = 1024 * MIB  # kMostIdle in csrc/bindings/result_memory.cpp
 

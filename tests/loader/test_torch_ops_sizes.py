@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rsna_e2e.loader.kernels import torch_ops
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 STREAMED_BYTES = 2**22  # outputs from here on go past the caches
 
@@ -22,9 +22,11 @@ def test_large_outputs_equal_small_ones(dtype: torch.dtype, channels_last: bool)
     hu = torch.randint(-200, 300, (n, height, width), dtype=torch.int16, generator=generator)
     affine = torch.tensor([[0.15, -0.1, 20.0], [0.1, 0.15, -9.0]]) * (1 + 0.02 * torch.arange(n)[:, None, None])
     extents = (torch.full((n,), extent, dtype=torch.int32) for extent in (height, width))
-    packed = (hu.reshape(-1), torch.arange(n) * height * width, *extents, affine, torch.tensor(ICH.windows_hu))
+    packed = (hu.reshape(-1), torch.arange(n) * height * width, *extents, affine, torch.tensor(ICH.inputs.windows_hu))
     options: dict[str, Any] = {"size": size, "dtype": dtype, "channels_last": channels_last}
-    alone = [torch_ops.transform_slices(hu[k : k + 1], affine[k : k + 1], ICH.windows_hu, **options) for k in range(n)]
+    alone = [
+        torch_ops.transform_slices(hu[k : k + 1], affine[k : k + 1], ICH.inputs.windows_hu, **options) for k in range(n)
+    ]
     assert alone[0].nbytes < STREAMED_BYTES <= n * alone[0].nbytes
     for name in torch_ops.cpu_instruction_sets():
         together = torch.ops.rsna_e2e.transform_slices(*packed, **options, instruction_set=name)

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from rsna_e2e.loader.kernels import numpy_twin, torch_ops
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 RESIZE_ATOL = 1  # grey level: OpenCV's resize rounds its weights to 1/2048
 TWIN_ATOL = 1  # grey level: fp32 and float64 may round to different sides,
 TWIN_SHARE = 0.005  # of this many: fp32 coordinates are off by 1e-5 px, which moves noise by up to 0.0025 levels
 
-WINDOWS = ICH.windows_hu
+WINDOWS = ICH.inputs.windows_hu
 GOLDEN = Path(__file__).parents[1] / "golden" / "preprocessing.npz"
 IDENTITY = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 

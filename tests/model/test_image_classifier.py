@@ -16,8 +16,8 @@ from rsna_e2e.inference.predict import predict
 from rsna_e2e.inference.predictions import predictions_path, read_predictions
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.metrics import weighted_log_loss
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.tools.bench.train import bench_train
 from rsna_e2e.training.checkpoint import find_checkpoint, kept_epochs, load_model
 from rsna_e2e.training.lr_range import find_learning_rate
@@ -91,7 +91,7 @@ def test_every_epoch_can_be_predicted_with(
     rows = [row for span in held_out for row in range(span.first_row, span.first_row + span.n_slices)]
     ids = [str(image_id) for image_id in store.index["image_id"][rows]]
     predicted = table.probability[[table.image_ids.index(image_id) for image_id in ids]]
-    loss = weighted_log_loss(store.labels[rows].astype(np.float64), predicted, np.array(ICH.label_weights))
+    loss = weighted_log_loss(store.labels[rows].astype(np.float64), predicted, np.array(ICH.slices.weights))
     (logged,) = (line for line in lines(run, "validation") if line["epoch"] == 2)
     assert loss == pytest.approx(logged["weighted_log_loss"], abs=1e-6)  # float32 sums of other batches
 

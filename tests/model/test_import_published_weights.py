@@ -16,7 +16,7 @@ from rsna_e2e.model import import_published as module
 from rsna_e2e.model.import_published import import_weights, read_foreign
 from rsna_e2e.model.network import JointModel, SequenceHead
 from rsna_e2e.model.unpickling import tensors_of
-from rsna_e2e.tasks.task import get_task
+from rsna_e2e.tasks.catalogue import get_task
 
 TASK = get_task("ich")
 N_LABELS = 6

@@ -9,7 +9,7 @@ from rsna_e2e.config import ModelConfig, load_config
 from rsna_e2e.core.errors import BadInputError, MissingCapabilityError, UsageError
 from rsna_e2e.model.losses import weighted_bce
 from rsna_e2e.model.network import JointModel, SequenceHead
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 GOLDEN = {"rtol": 0, "atol": 1e-5}  # float32 LSTM of 9 steps against the published one's output
 MATES = {"rtol": 0, "atol": 1e-6}  # the same sums in another order of batching
@@ -65,7 +65,7 @@ def test_padded_on_the_left_the_head_equals_the_published_batch(
     torch.testing.assert_close(logits, expected, **GOLDEN)
     labels = torch.cat([golden[f"labels_{series}"] for series in (0, 1, 2)])
     everything = torch.ones(labels.shape, dtype=torch.bool)
-    total, weight = weighted_bce(logits, labels, everything, label_weights_L=torch.tensor(ICH.label_weights))
+    total, weight = weighted_bce(logits, labels, everything, label_weights_L=torch.tensor(ICH.slices.weights))
     torch.testing.assert_close(total / weight, golden["loss"], **GOLDEN)
 
 
@@ -104,7 +104,7 @@ def test_loss_equals_the_published_loss(golden: dict[str, torch.Tensor]) -> None
     logits = torch.cat([golden[f"logits_leftpadded_batch_{series}"] for series in (0, 1, 2)])
     labels = torch.cat([golden[f"labels_{series}"] for series in (0, 1, 2)])
     everything = torch.ones(labels.shape, dtype=torch.bool)
-    total, weight = weighted_bce(logits, labels, everything, label_weights_L=torch.tensor(ICH.label_weights))
+    total, weight = weighted_bce(logits, labels, everything, label_weights_L=torch.tensor(ICH.slices.weights))
     torch.testing.assert_close(total / weight, golden["loss"], **GOLDEN)
 
 
@@ -114,7 +114,7 @@ def test_unknown_labels_give_exactly_no_gradient() -> None:
     mask[1, 2] = mask[3, 5] = False
     labels = torch.zeros(4, 6)
     labels[1, 2] = torch.nan
-    total, weight = weighted_bce(logits, labels, mask, label_weights_L=torch.tensor(ICH.label_weights))
+    total, weight = weighted_bce(logits, labels, mask, label_weights_L=torch.tensor(ICH.slices.weights))
     total.backward()
     assert logits.grad is not None
     assert (logits.grad[~mask] == 0).all()

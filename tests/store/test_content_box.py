@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rsna_e2e.store.content_box import content_box, content_threshold_hu
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from rsna_e2e.tasks.task import ICH
         (((40.0, 80.0),), 1),  # lower 0, level 1 at 0.31
         (((40.0, 255.0),), -86),  # lower -87.5, level 1 at -86.5
         (((127.5, 255.0),), 1),  # lower 0, level 1 at exactly 1
-        (ICH.windows_hu, -148),  # (40, 380) is the lowest: -150 + 1.49
+        (ICH.inputs.windows_hu, -148),  # (40, 380) is the lowest: -150 + 1.49
     ],
 )
 def test_content_threshold(windows_hu: tuple[tuple[float, float], ...], threshold_hu: int) -> None:
@@ -25,9 +25,9 @@ def test_content_box_encloses_exactly_what_reaches_grey_level_one() -> None:
     hu[2, 5] = -148
     hu[4, 3] = 60
     hu[6, 8] = -149  # one HU below: not content
-    assert content_box(hu, ICH.windows_hu) == (3, 2, 6, 5)
+    assert content_box(hu, ICH.inputs.windows_hu) == (3, 2, 6, 5)
 
 
 def test_content_box_of_the_whole_slice_and_of_air() -> None:
-    assert content_box(np.zeros((4, 6), dtype=np.int16), ICH.windows_hu) == (0, 0, 6, 4)
-    assert content_box(np.full((4, 6), -1000, dtype=np.int16), ICH.windows_hu) is None
+    assert content_box(np.zeros((4, 6), dtype=np.int16), ICH.inputs.windows_hu) == (0, 0, 6, 4)
+    assert content_box(np.full((4, 6), -1000, dtype=np.int16), ICH.inputs.windows_hu) is None

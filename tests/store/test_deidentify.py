@@ -16,7 +16,7 @@ from rsna_e2e.store.prepare import prepare
 from rsna_e2e.store.prepare.index import Column, Division, index_columns
 from rsna_e2e.store.pseudonyms import Pseudonyms, load_key
 from rsna_e2e.store.series_order import series_key
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 KEY = Pseudonyms(b"k" * 32)
 NAMES = ("patient_id", "study_uid", "series_uid", "sop_uid", "image_id", "series_key")

@@ -9,7 +9,7 @@ from stores import LABELS, make_index, make_slices
 
 from rsna_e2e import cli
 from rsna_e2e.store import Store, StoreError, StoreWriter, verify_store, write_shard
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 MADE = {"prepare": "store.json", "inspect": "inspection.html", "train": "config.yaml", "find-lr": "lr.csv",
         "embed": "manifest.json", "import-embeddings": "manifest.json", "evaluate": "report.html"}  # fmt: skip

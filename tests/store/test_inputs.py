@@ -23,8 +23,8 @@ from rsna_e2e.dicom.sources.files import open_source
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import Part, prepare, prepare_part
 from rsna_e2e.store.prepare.find_labels import LabelSearch
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 NESTED = "rsna-intracranial-hemorrhage-detection"
 STORED_FILES = ("index.parquet", "labels.parquet")

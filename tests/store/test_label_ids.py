@@ -18,8 +18,8 @@ from rsna_e2e.core.records import IdRule
 from rsna_e2e.store import Store, verify_store
 from rsna_e2e.store.prepare import Part, prepare, prepare_part, read_raw, repair
 from rsna_e2e.store.pseudonyms import Pseudonyms
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 RULES: tuple[IdRule, ...] = ("name", "path", "sop_uid")
 N_SERIES, N_SLICES, SIDE = 3, 3, 16  # the last series has no labels

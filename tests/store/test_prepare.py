@@ -18,8 +18,8 @@ from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import Part, PrepareReport, prepare, prepare_part
 from rsna_e2e.store.prepare.series_plan import plan_series, plan_shards
 from rsna_e2e.store.prepare.tables import HeaderOf, Table, headers_to_table, table_to_headers, to_numpy
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 HuById = dict[str, np.ndarray]
 
@@ -121,7 +121,7 @@ def test_content_boxes_are_of_the_tasks_windows(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     boxes = np.stack([store.index[f"content_{corner}"] for corner in ("x0", "y0", "x1", "y1")], axis=1)
     assert boxes.tolist() == [[5, 4, 17, 9], [0, 0, 0, 0]]
-    assert store.content_windows_hu == ICH.windows_hu
+    assert store.content_windows_hu == ICH.inputs.windows_hu
 
 
 def test_the_same_store_for_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

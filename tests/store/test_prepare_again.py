@@ -23,7 +23,7 @@ from rsna_e2e.dicom.sources.files import RawFolder
 from rsna_e2e.dicom.syntaxes import SYNTAXES
 from rsna_e2e.store import Store, verify_store
 from rsna_e2e.store.prepare import Part, prepare, prepare_part
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rsna_e2e.core.records import RawFile
 from rsna_e2e.dicom.sources.files import RawFolder
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 RECOVERY_S = 5.0
 N_SLICES = 12

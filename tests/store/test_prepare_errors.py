@@ -17,8 +17,8 @@ from rsna_e2e.core.records import Refusal
 from rsna_e2e.store import StoreError
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.store.prepare.match_labels import Match, with_labels
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 
 def write_train_labels(raw: Path, image_id: str, name: str) -> None:

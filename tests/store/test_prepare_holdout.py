@@ -17,8 +17,8 @@ from rsna_e2e.store import Store, StoreError, verify_store
 from rsna_e2e.store.folds import stratified_folds
 from rsna_e2e.store.prepare import NothingTakenError, Part, prepare, prepare_part, repair
 from rsna_e2e.store.pseudonyms import Pseudonyms
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.pipeline.checks import check_store
 
 HOW = {"task": ICH, "n_folds": 3, "n_jobs": 1}
@@ -38,7 +38,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SeriesInstanceUID="1.2.5.100",
     )
     phantoms.write_dicom(folder / "ID_9900.dcm", dataset)
-    lines = "".join(f"ID_9900_{name},0\n" for name in ICH.label_names)
+    lines = "".join(f"ID_9900_{name},0\n" for name in ICH.slices.names)
     with (folder / "stage_2_train.csv").open("a") as file:
         file.write(lines)
     return folder
@@ -108,7 +108,7 @@ def test_the_report_counts_what_is_held_out(raw: Path, store: Store, tmp_path: P
         "patients": len(held),
         "series": len(spans),
         "slices": sum(span.n_slices for span in spans),
-        "with any": sum(int(store.labels[span.rows, ICH.any_index].sum()) for span in spans),
+        "with any": sum(int(store.labels[span.rows, ICH.headline_index].sum()) for span in spans),
     }
 
 

@@ -18,7 +18,7 @@ PROGRAM = f"""
 import sys
 from pathlib import Path
 from rsna_e2e.store.prepare import run
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 run.SHARD_BYTES, run.HEADERS_PER_JOB = 1, {HEADERS}
 run.prepare(Path(sys.argv[1]), Path(sys.argv[2]), task=ICH, n_jobs=2)
 """

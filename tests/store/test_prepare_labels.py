@@ -12,8 +12,8 @@ import small
 from rsna_e2e.cli import main
 from rsna_e2e.store import Store, StoreError
 from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def label_text(image_ids: list[str]) -> str:
-    return "ID,Label\n" + "".join(f"{i}_{name},{int(i[-1]) % 2}\n" for i in image_ids for name in ICH.label_names)
+    return "ID,Label\n" + "".join(f"{i}_{name},{int(i[-1]) % 2}\n" for i in image_ids for name in ICH.slices.names)
 
 
 LABELLED = [f"ID_{name}_00{number}" for name in ("a", "b", "absent") for number in (1, 2, 3)]
@@ -42,7 +42,7 @@ LABELLED = [f"ID_{name}_00{number}" for name in ("a", "b", "absent") for number 
 )
 def test_missing_extra_and_repeated_labels_are_counted(tmp_path: Path, raw: Path, name: str, spell: object) -> None:
     assert callable(spell)
-    text = label_text(LABELLED) + "".join(f"ID_a_002_{label},0\n" for label in ICH.label_names)
+    text = label_text(LABELLED) + "".join(f"ID_a_002_{label},0\n" for label in ICH.slices.names)
     (tmp_path / name).write_bytes(spell(text))
     report = prepare(raw, tmp_path / "store", task=ICH, labels=tmp_path / name, n_folds=2, n_jobs=1)
     assert report.n_unlabelled == 3  # study c
@@ -79,11 +79,11 @@ def test_a_wide_table_gives_the_store_of_its_long_form(tmp_path: Path, raw: Path
     long = "".join(
         f"{image_id}_{name},{value}\n"
         for image_id, row in values.items()
-        for name, value in zip(ICH.label_names, row, strict=True)
+        for name, value in zip(ICH.slices.names, row, strict=True)
         if value
     )
     (tmp_path / "long.csv").write_text(f"ID,Label\n{long}")
-    columns = dict(zip(ICH.label_names, ("EDH", "IPH", "IVH", "SAH", "SDH", "Any; of these"), strict=True))
+    columns = dict(zip(ICH.slices.names, ("EDH", "IPH", "IVH", "SAH", "SDH", "Any; of these"), strict=True))
     wide = [[*columns.values(), "Slice", "Note"], *([*row, image_id, "a"] for image_id, row in values.items())]
     (tmp_path / "wide.csv").write_text("".join("\t".join(row) + "\n" for row in wide))
     mapped = ["--columns", "ID=Slice", *(f"{name}={column}" for name, column in columns.items())]

@@ -14,7 +14,7 @@ from rsna_e2e.store import Store
 from rsna_e2e.store.folds import patients_in_several_folds
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.store.pseudonyms import Pseudonyms
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 STUDIES = [f"1.2.4.{series}" for series in range(len(small.LENGTHS) + 1)]
 

@@ -23,7 +23,7 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import PrepareReport, prepare
 from rsna_e2e.store.series_order import SAME_POSITION_MM, SeriesGeometry, series_geometry
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 GANTRY_TILT = (1.0, 0.0, 0.0, 0.0, 0.968, -0.25)  # as in files of 2019; 14.5 degrees

@@ -15,7 +15,7 @@ from stores import LABELS, SERIES, SHAPES, edit_manifest, make_index, make_slice
 from rsna_e2e.core.errors import BadInputError, DiskFullError
 from rsna_e2e.store import Store, StoreError, StoreWriter, verify_store, write_shard
 from rsna_e2e.store.layout import INDEX_COLUMNS
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_slices_labels_and_columns_come_back(store_path: Path) -> None:
         np.testing.assert_array_equal(store.read_slice(row), hu)
         assert store.read_slice(row).dtype == np.int16
     np.testing.assert_array_equal(store.labels, LABELS)
-    assert store.label_names == ICH.label_names
+    assert store.label_names == ICH.slices.names
     assert len(store) == 5
     assert set(store.index) == set(INDEX_COLUMNS)
     assert store.index["image_id"].tolist() == [f"image_id{row}" for row in range(5)]

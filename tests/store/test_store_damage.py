@@ -19,7 +19,7 @@ from rsna_e2e.cli import main
 from rsna_e2e.core.files import lock_folder
 from rsna_e2e.store import Compression, Store, StoreError, verify_store
 from rsna_e2e.store.prepare import prepare, repair
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 SERIES = 4
 BOTH = pytest.mark.parametrize("compression", ["none", "bitshuffle-lz4"])

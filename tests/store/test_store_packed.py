@@ -17,7 +17,7 @@ from rsna_e2e.cli import main
 from rsna_e2e.core.errors import MissingCapabilityError
 from rsna_e2e.store import Store, StoreError, bytes_on_disk, codecs, read_pixels, write_shard
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 PACKED = "bitshuffle-lz4"
 

@@ -17,7 +17,7 @@ from rsna_e2e.store import StoreError, StoreFiles, StoreWriter, write_shard, wri
 from rsna_e2e.store.checks import read_labels, read_refusals
 from rsna_e2e.store.layout import INDEX_COLUMNS
 from rsna_e2e.store.tables import read_table, write_table
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 REFUSAL_COLUMNS = {"path": "str", "reason": "str", "detail": "str"}
 

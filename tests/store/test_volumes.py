@@ -20,7 +20,7 @@ from rsna_e2e.store.prepare import prepare
 from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.store.series_order import series_key
 from rsna_e2e.store.volumes import ORDERS, QUIET, SPEAKING, divide_volumes
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 N = 12
 STEP_MM = 5.0

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.label_counts import count_labels
-from rsna_e2e.tasks.task import ICH
 
 NAN = np.nan
 

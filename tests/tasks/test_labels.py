@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels, write_labels
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.task import Labels
 
 EXACT = {"rtol": 0, "atol": 0}  # the file holds every digit
 
@@ -66,7 +67,7 @@ def test_ids_are_escaped_as_those_of_files_are(tmp_path: Path) -> None:
     text = 'ID,Label\n"a,b_any",1\n"c\nd_any",0\n"say ""x""_any",1\n\t_any,0\n'
     table = read_labels(write(tmp_path / "labels.csv", text), ICH)
     assert table.image_ids == ["\\t", "a,b", "c\\nd", 'say "x"']
-    assert table.values[:, ICH.any_index].tolist() == [0, 1, 0, 1]
+    assert table.values[:, ICH.headline_index].tolist() == [0, 1, 0, 1]
     with pytest.raises(BadInputError, match=r"rows of ID c\\nd_any differ"):
         read_labels(write(tmp_path / "labels.csv", text + "c\\nd_any,1\n"), ICH)
 
@@ -134,7 +135,7 @@ def test_a_missing_file_a_folder_and_a_damaged_archive_are_refused(tmp_path: Pat
 
 
 def test_a_label_name_that_ends_like_another_is_told_apart(tmp_path: Path) -> None:
-    task = replace(ICH, label_names=("left", "any_left"), label_weights=(1.0, 1.0), any_label="left")
+    task = replace(ICH, slices=Labels(names=("left", "any_left"), weights=(1.0, 1.0)), headline="left")
     table = read_labels(write(tmp_path / "labels.csv", "ID,Label\nx_any_left,1\nx_left,0\n"), task)
     assert table.image_ids == ["x"]
     np.testing.assert_allclose(table.values, [[0, 1]], **EXACT)
@@ -191,7 +192,8 @@ def test_reading_leaves_no_thread_that_could_let_go_of_the_file_at_the_end(tmp_p
 import os
 from pathlib import Path
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tasks.task import Labels
 before = len(os.listdir("/proc/self/task"))
 read_labels(Path({str(path)!r}), ICH)
 print(len(os.listdir("/proc/self/task")) - before)

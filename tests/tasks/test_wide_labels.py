@@ -11,8 +11,9 @@ import pytest
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.table_files import table_at
 from rsna_e2e.inference.predictions import prepare_submission
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import LabelTable, has_label_columns, read_image_ids, read_labels
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.task import Labels
 
 EXACT = {"rtol": 0, "atol": 0}  # the file holds every digit
 NAN = np.nan
@@ -82,7 +83,7 @@ def test_columns_that_are_not_mapped_go_by_their_names(tmp_path: Path) -> None:
 def test_the_long_form_may_have_other_names_and_delimiters(tmp_path: Path) -> None:
     table = read(tmp_path, "image;any;p\nx_any;9;0,5\ny_any;9;1\n", ID="image", Label="p")
     assert table.image_ids == ["x", "y"]
-    assert table.values[:, ICH.any_index].tolist() == [0.5, 1]
+    assert table.values[:, ICH.headline_index].tolist() == [0.5, 1]
     with pytest.raises(BadInputError, match=r"line 3: Label of y_any is '2'"):
         read(tmp_path, "ID;Label\nx_any;0,5\ny_any;2\n")
 
@@ -90,7 +91,7 @@ def test_the_long_form_may_have_other_names_and_delimiters(tmp_path: Path) -> No
 def test_a_header_with_label_is_of_the_long_form(tmp_path: Path) -> None:
     table = read(tmp_path, 'ID,Label,any,"a;b;c;d;e;ID;epidural"\nx_any,1,0,0\n')
     assert table.image_ids == ["x"]
-    assert table.values[:, ICH.any_index].tolist() == [1]
+    assert table.values[:, ICH.headline_index].tolist() == [1]
 
 
 def test_repeated_rows_are_counted_where_they_agree_and_add_to_each_other(tmp_path: Path) -> None:
@@ -178,7 +179,9 @@ def test_study_labels_that_are_named_as_ids_are_refused_too_unless_the_task_has_
         read(tmp_path, "ID,Study Instance UID,bleed\n1,1.2,1\n", ID="Study Instance UID")
     with pytest.raises(BadInputError, match=r"those of studies, series or patients \(Study Instance UID\)"):
         read(tmp_path, "n,Study Instance UID,any\n1,1.2,1\n", ID="Study Instance UID")
-    table = read_labels(tmp_path / "labels.csv", replace(ICH, has_series_labels=True))
+    table = read_labels(
+        tmp_path / "labels.csv", replace(ICH, series=Labels(names=("severe",), weights=(1.0,)), series_truth="own")
+    )
     assert table.image_ids == ["1.2"]
 
 

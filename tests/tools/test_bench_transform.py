@@ -19,7 +19,7 @@ from rsna_e2e.config import AugmentConfig
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.loader.geometry import draw_augmentation
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tools.bench import job as bench_job
 from rsna_e2e.tools.bench import ours
 from rsna_e2e.tools.bench import transform as bench_transform_module

@@ -12,8 +12,8 @@ import pydicom
 import pytest
 
 from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.tools.synth.geometry import MAX_SLICES, MIN_SLICES
 from rsna_e2e.tools.synth.plan import EVENTS, draw_bleeds, make_id, plan_studies, scatter
 from rsna_e2e.tools.synth.preview import preview
@@ -129,8 +129,8 @@ def test_truth_file(made: tuple[Path, SynthReport]) -> None:
         assert {_read(files[i]).SeriesInstanceUID for i in study["image_ids"]} == {study["series_uid"]}
         seen = np.max([labels[i] for i in study["image_ids"]], axis=0)
         bled = {bleed["label"] for bleed in study["bleeds"] if bleed["volume_ml"] > 0.5}
-        assert bled <= {name for name, value in zip(ICH.label_names, seen, strict=True) if value}
-        assert {n for n, v in zip(ICH.label_names[:5], seen, strict=False) if v} <= {
+        assert bled <= {name for name, value in zip(ICH.slices.names, seen, strict=True) if value}
+        assert {n for n, v in zip(ICH.slices.names[:5], seen, strict=False) if v} <= {
             b["label"] for b in study["bleeds"]
         }
 
@@ -163,7 +163,7 @@ def test_events_happen_as_often_as_planned(prevalence: str) -> None:
     none = EVENTS[0][column] / sum(row[column] for row in EVENTS)
     share = sum(not found for found in drawn) / n
     assert abs(share - none) < 4.0 * np.sqrt(none * (1.0 - none) / n)
-    assert {b.label for found in drawn for b in found} == set(ICH.label_names) - {"any"}
+    assert {b.label for found in drawn for b in found} == set(ICH.slices.names) - {"any"}
 
 
 def test_bad_requests_leave_nothing_behind(tmp_path: Path) -> None:

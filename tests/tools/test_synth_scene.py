@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tools.synth import bleeds
 from rsna_e2e.tools.synth.acquire import acquire, draw_scanner, headrest, to_stored
 from rsna_e2e.tools.synth.geometry import Series, draw_series
@@ -181,7 +181,7 @@ def test_natural_rates_are_near_the_real_ones() -> None:
         scene, _ = draw_scene(plan)
         for k in range(scene.series.n_slices):
             rates.append(
-                slice_labels(scene, render_slice(scene, k), ICH) if scene.bleeds else np.zeros(len(ICH.label_names))
+                slice_labels(scene, render_slice(scene, k), ICH) if scene.bleeds else np.zeros(len(ICH.slices.names))
             )
     found = np.mean(rates, axis=0)
     assert np.all(found[1:] > 0.55 * real[1:])

@@ -7,7 +7,7 @@ from rsna_e2e.core.device import Compute
 from rsna_e2e.core.errors import OutOfResourcesError
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.model.norms import running_norms
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training import chunk_size
 from rsna_e2e.training.chunk_size import count_fitting, extrapolate, reserved_bytes, resolve_chunks
 from rsna_e2e.training.distributed import Ranks

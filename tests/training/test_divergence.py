@@ -13,7 +13,7 @@ from rsna_e2e.loader.division import Division
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.divergence import write_bundle
 from rsna_e2e.training.step import StepResult
 

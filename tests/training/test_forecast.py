@@ -14,7 +14,7 @@ from rsna_e2e.config import load_config, load_two_stage
 from rsna_e2e.model.backbone_size import backbone_size, count_backbone, count_pass
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.pipeline.data_size import DataSize
 from rsna_e2e.training.pipeline.forecast import BYTES_PER_SLICE, Line, forecast, peak_bytes
 from rsna_e2e.training.pipeline.model_sizes import ModelSizes

@@ -16,7 +16,7 @@ from rsna_e2e.loader.division import Division
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.checkpoint import find_checkpoint
 from rsna_e2e.training.distributed import Ranks
 from rsna_e2e.training.optimizer import make_schedule

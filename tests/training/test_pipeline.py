@@ -14,7 +14,7 @@ from rsna_e2e.config import load_config, load_two_stage
 from rsna_e2e.core.errors import BadInputError, CommandFailedError, UsageError
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.pipeline import PARTS
 from rsna_e2e.training.pipeline.checks import check_store
 from rsna_e2e.training.pipeline.ledger import Ledger

@@ -12,8 +12,8 @@ from submissions import member, series_of
 from rsna_e2e.cli.program import main
 from rsna_e2e.inference.predictions import beside
 from rsna_e2e.store import Store
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tasks.task import ICH
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_an_archive_is_prepared_in_place(store: Path, tmp_path: Path) -> None:
 def test_columns_of_the_labels_may_be_named(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = Store.open(store)
     known = ~np.isnan(expected.labels).any(axis=1)
-    rows = zip(expected.index["image_id"][known], expected.labels[known, ICH.any_index].astype(int), strict=True)
+    rows = zip(expected.index["image_id"][known], expected.labels[known, ICH.headline_index].astype(int), strict=True)
     table = tmp_path / "table.csv"
     table.write_text("".join(["name,Bleed\n", *(f"{image_id},{label}\n" for image_id, label in rows)]))
     words = ["pipeline", "joint", "--out", str(tmp_path / "out"), "--labels", str(table), "--device", "cpu"]
@@ -54,8 +54,8 @@ def test_columns_of_the_labels_may_be_named(store: Path, tmp_path: Path, capsys:
     assert main([*words, "--dry-run", "--no-probe"]) in (0, 5)
     assert f"{(~known).sum()} in split test: to predict" in capsys.readouterr().out
     assert main([*words, "--part", "prepare"]) == 0
-    made = Store.open(tmp_path / "out" / "store").labels[:, ICH.any_index]
-    np.testing.assert_array_equal(made, expected.labels[:, ICH.any_index])
+    made = Store.open(tmp_path / "out" / "store").labels[:, ICH.headline_index]
+    np.testing.assert_array_equal(made, expected.labels[:, ICH.headline_index])
 
 
 @pytest.mark.parametrize("options", [["--labels", "none"], ["--columns", "ID=name"], ["--labels", "x.csv"]])

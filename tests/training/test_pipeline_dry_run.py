@@ -21,7 +21,7 @@ from rsna_e2e.config import load_config
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.pipeline.probe import Probe
 from rsna_e2e.training.pipeline.rates import Basis
 

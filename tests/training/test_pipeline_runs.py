@@ -13,8 +13,8 @@ import pytest
 import small
 
 from rsna_e2e.inference.predictions import predictions_path, read_predictions
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tasks.task import ICH
 
 TWO_STAGES = [
     "images.model.backbone=test_resnet",

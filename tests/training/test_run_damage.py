@@ -21,7 +21,7 @@ from rsna_e2e.core.files import read_json, sealed, unsealed
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings.layout import read_manifest as read_embeddings
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tools.synth.preview import preview
 from rsna_e2e.tools.synth.simulate import STUDY_TRUTH
 from rsna_e2e.training.checkpoint import find_checkpoint, load_model

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from rsna_e2e.core.files import read_json, sealed, unsealed, write_json
 from rsna_e2e.inference.embed import Extractor
 from rsna_e2e.inference.predict import predict
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH, Task
+from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tasks.task import Labels, flat
+from rsna_e2e.tasks.tree import Choice
 from rsna_e2e.training.run_folder import read_task
 from rsna_e2e.training.run_layout import TASK
 from rsna_e2e.training.train import train
 
 EPOCHS = "epochs=1"
-SWAPPED = (*ICH.label_names[:4], "any", "subdural")
+SWAPPED = (*ICH.slices.names[:4], "any", "subdural")
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,42 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     store.close()
 
 
+def slices(**changed: Any) -> dict[str, Any]:
+    return {"slices": replace(ICH.slices, **changed)}
+
+
+def inputs(**changed: Any) -> dict[str, Any]:
+    return {"inputs": replace(ICH.inputs, **changed)}
+
+
+OWN = {"series": Labels(names=("severe",), weights=(1.0,)), "series_truth": "own"}
 CHANGES: dict[str, dict[str, Any]] = {
     "name": {"name": "another"},
-    "label_names": {"label_names": ("first", *ICH.label_names[1:])},
-    "label_names in another order": {"label_names": SWAPPED},
-    "label_weights": {"label_weights": (1.0,) * 6},
-    "any_label": {"any_label": "subdural"},
-    "windows_hu": {"windows_hu": ((40.0, 80.0), (80.0, 200.0), (40.0, 400.0))},
-    "channel_mean": {"channel_mean": (0.2, 0.2, 0.2)},
-    "channel_std": {"channel_std": (0.3, 0.3, 0.3)},
-    "has_series_labels": {"has_series_labels": True},
+    "title": {"title": "Another"},
+    "slices.names": slices(names=("first", *ICH.slices.names[1:])),
+    "slices.names in another order": slices(names=SWAPPED),
+    "slices.weights": slices(weights=(1.0,) * 6),
+    "slices.any_name": slices(any_name=""),
+    "slices.tree": slices(tree=(Choice(branches=ICH.slices.names),)),
+    "slices.notes": slices(notes=("motion",)),
+    "series.names": OWN,
+    "headline": {"headline": "subdural"},
+    "inputs.windows_hu": inputs(windows_hu=((40.0, 80.0), (80.0, 200.0), (40.0, 400.0))),
+    "inputs.mean": inputs(mean=(0.2, 0.2, 0.2)),
+    "inputs.std": inputs(std=(0.3, 0.3, 0.3)),
+    "csv.columns": {"csv": replace(ICH.csv, columns=("id", "label"))},
+    "csv.slice_id": {"csv": replace(ICH.csv, slice_id="{label}/{slice}")},
+    "csv.series_id": {"csv": replace(ICH.csv, series_id="{study}_{label}")},
+}
+# Those that no hemorrhage task can have alone
+NEEDS_SERIES = {
+    "series.weights",
+    "series.any_name",
+    "series.tree",
+    "series.notes",
+    "series_truth",
+    "state_of_slices",
+    "score",
 }
 
 OPENED: dict[str, Callable[[Trained, Path, Path], Any]] = {
@@ -58,7 +86,7 @@ OPENED: dict[str, Callable[[Trained, Path, Path], Any]] = {
 
 
 def test_every_field_is_tried() -> None:
-    assert {field.name for field in fields(Task)} == {name.split(" ")[0] for name in CHANGES}
+    assert set(flat(ICH)) == {name.split(" ")[0] for name in CHANGES} | NEEDS_SERIES
 
 
 @pytest.mark.parametrize("opened", OPENED)
@@ -81,7 +109,7 @@ def test_a_run_that_is_as_it_was_is_opened_and_one_of_before_as_well(
     shutil.copytree(trained.run, run)
     assert read_task(run, "ich") == ICH
     OPENED[opened](trained, run, tmp_path)
-    earlier = {name: value for name, value in unsealed(read_json(run / TASK)).items() if name != "has_series_labels"}
+    earlier = {name: value for name, value in unsealed(read_json(run / TASK)).items() if name != "csv"}
     write_json(run / TASK, sealed(earlier))
     OPENED[opened](trained, run, tmp_path)
     (run / TASK).unlink()
@@ -90,10 +118,10 @@ def test_a_run_that_is_as_it_was_is_opened_and_one_of_before_as_well(
 
 
 DAMAGES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "changed": lambda content: content | {"any_label": "subdural"},
+    "changed": lambda content: content | {"headline": "subdural"},
     "more": lambda content: sealed({**unsealed(content), "more": 1}),
-    "less": lambda content: sealed({k: v for k, v in unsealed(content).items() if k != "any_label"}),
-    "other kinds": lambda content: sealed({**unsealed(content), "label_names": 7}),
+    "less": lambda content: sealed({k: v for k, v in unsealed(content).items() if k != "headline"}),
+    "other kinds": lambda content: sealed({**unsealed(content), "slices": 7}),
 }
 
 

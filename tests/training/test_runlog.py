@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rsna_e2e.config import load_config
 from rsna_e2e.core.device import Compute
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, UsageError
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.runlog import ResumePoint, RunLog, SilentLog
 
 CPU = Compute(torch.device("cpu"), None)

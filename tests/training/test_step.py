@@ -15,7 +15,7 @@ from rsna_e2e.loader.division import Division
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.step import Stepper, StepResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")

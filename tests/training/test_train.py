@@ -13,8 +13,8 @@ from rsna_e2e.inference.predict import predict
 from rsna_e2e.inference.predictions import predictions_path, read_predictions
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, StoreError
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.checkpoint import find_checkpoint, load_model
 from rsna_e2e.training.train import train
 

@@ -25,9 +25,9 @@ from rsna_e2e.model.forward import predict_series
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.metrics import weighted_log_loss
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.checkpoint import drop_epochs, find_checkpoint, load_model
 from rsna_e2e.training.train import train
 
@@ -171,7 +171,7 @@ def test_the_manifest_names_every_checkpoint_and_scores_it_and_the_mean(data: Da
     of_mean = weighted_log_loss(
         np.array([labels[i] for i in ids], dtype=np.float64),
         mean.table.probability[[table[i] for i in ids]],
-        np.array(ICH.label_weights),
+        np.array(ICH.slices.weights),
     )
     assert members[-1]["mean_log_loss"] == pytest.approx(of_mean, abs=MATES)
     assert members[0]["mean_log_loss"] == members[0]["log_loss"]

@@ -18,7 +18,8 @@ from rsna_e2e.evaluation.inspection.truth import describe_copies, describe_count
 from rsna_e2e.evaluation.inspection.values import describe_values, histogram
 from rsna_e2e.store import Store, StoreError
 from rsna_e2e.store.prepare import NothingTakenError, count_reasons, read_raw
-from rsna_e2e.tasks.task import Task, get_task
+from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.task import Task
 
 N_SAMPLED = 1000  # slices; their histogram differs from that of all by less than can be seen
 
@@ -32,10 +33,10 @@ def inspect_store(
     of the store's task.
     """
     task = get_task(store.task_name)
-    if store.label_names != task.label_names:
+    if store.label_names != task.slices.names:
         raise StoreError(
             f"{store.path}: holds labels {', '.join(store.label_names):.200}, which are not those of its task "
-            f"{task.name}: {', '.join(task.label_names)}. Prepare the store again"
+            f"{task.name}: {', '.join(task.slices.names)}. Prepare the store again"
         )
     slices = Slices(
         task=task,

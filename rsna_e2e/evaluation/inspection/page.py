@@ -39,8 +39,8 @@ def _page(content: dict[str, Any], slices: Slices) -> str:
         content,
         unknown="unknown",
         title="Data report",
-        any_label=slices.task.any_label,
-        label_names=slices.task.label_names,
+        headline=slices.task.headline,
+        label_names=slices.task.slices.names,
         syntaxes={syntax.uid: syntax.name for syntax in SYNTAXES.values()},
         windows=WINDOWS_HU,
         figures={

@@ -22,7 +22,7 @@ def contact_sheets(slices: Slices, store: Store, *, seed: int) -> list[dict[str,
 
 def _choose(slices: Slices, seed: int) -> list[int]:
     rng = np.random.default_rng(seed)
-    any_N = np.nan_to_num(slices.labels[:, slices.task.any_index]) > 0
+    any_N = np.nan_to_num(slices.labels[:, slices.task.headline_index]) > 0
     n_positive_S = slices.per_series(any_N)
     chosen: list[int] = []
     for is_such_S, n in ((n_positive_S > 0, N_POSITIVE), (n_positive_S == 0, N_NEGATIVE)):
@@ -38,23 +38,23 @@ def _sheet(slices: Slices, store: Store, series: int) -> dict[str, Any]:
     first, n = int(slices.first[series]), int(slices.lengths[series])
     labels_TL = np.nan_to_num(slices.labels[first : first + n]) > 0
     is_known = bool((~np.isnan(slices.labels[first : first + n])).any())
-    any_index = slices.task.any_index
-    names = slices.task.label_names
+    headline = slices.task.headline_index
+    names = slices.task.slices.names
     images = []
-    for place in _shown(labels_TL[:, any_index]).tolist():
+    for place in _shown(labels_TL[:, headline]).tolist():
         picture_CSS = windowed(store.read_slice(first + place), tuple(WINDOWS_HU.values()), side=SIDE)
         images.append(
             {
                 "uri": data_uri("image/jpeg", jpeg(picture_CSS.reshape(-1, SIDE))),
                 "position_mm": float(slices["position_mm"][first + place]),
-                "bleeds": [names[i] for i in np.flatnonzero(labels_TL[place]) if i != any_index],
-                "is_positive": bool(labels_TL[place, any_index]),
+                "bleeds": [names[i] for i in np.flatnonzero(labels_TL[place]) if i != headline],
+                "is_positive": bool(labels_TL[place, headline]),
             }
         )
     return {
         "name": slices["series_key"][first][:8],
         "n_slices": n,
-        "n_positive": int(labels_TL[:, any_index].sum()),
+        "n_positive": int(labels_TL[:, headline].sum()),
         "is_known": is_known,
         "images": images,
     }

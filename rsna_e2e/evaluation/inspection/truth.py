@@ -50,7 +50,7 @@ def describe_labels(slices: Slices) -> dict[str, Any]:
     known_NL = ~np.isnan(labels_NL)
     positive_NL = np.nan_to_num(labels_NL) > 0
     known_SL, positive_SL = slices.per_series(known_NL) > 0, slices.per_series(positive_NL) > 0
-    names = slices.task.label_names
+    names = slices.task.slices.names
     return {
         "n_labelled": int(known_NL.any(axis=1).sum()),
         "n_unlabelled_in_train": int((slices.is_train[slices.series_of_row] & ~known_NL.any(axis=1)).sum()),
@@ -63,7 +63,7 @@ def describe_labels(slices: Slices) -> dict[str, Any]:
             for i, name in enumerate(names)
         ],
         "together": (positive_NL.T.astype(np.int64) @ positive_NL.astype(np.int64)).tolist(),
-        "order": _order(slices, positive_NL[:, slices.task.any_index]),
+        "order": _order(slices, positive_NL[:, slices.task.headline_index]),
         "folds": _folds(slices, positive_NL) if "fold" in slices else [],
     }
 
@@ -93,7 +93,7 @@ def _rate(n_positive: int, n: int) -> dict[str, Any]:
 
 def _order(slices: Slices, is_positive_N: Column) -> dict[str, Any]:
     """Runs of slices with the any-label: few where slices lie in the order of the body."""
-    check = check_order(slices.labels[:, slices.task.any_index], slices.lengths.tolist())
+    check = check_order(slices.labels[:, slices.task.headline_index], slices.lengths.tolist())
     runs_S = positive_runs(is_positive_N, slices.lengths.tolist())
     return {
         "n_series": check.n_series,
@@ -114,7 +114,7 @@ def _folds(slices: Slices, positive_NL: Column) -> list[dict[str, Any]]:
                 "patients": len(set(slices["patient_id"][is_in_N])),
                 "series": int(is_in_N[slices.first].sum()),
                 "slices": int(is_in_N.sum()),
-                "positive": dict(zip(slices.task.label_names, positive_NL[is_in_N].sum(axis=0).tolist(), strict=True)),
+                "positive": dict(zip(slices.task.slices.names, positive_NL[is_in_N].sum(axis=0).tolist(), strict=True)),
             }
         )
     return [fold for fold in found if fold["fold"] >= 0]

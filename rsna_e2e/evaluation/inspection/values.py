@@ -73,7 +73,7 @@ def _bits(slices: Slices) -> list[dict[str, Any]]:
                 "is_signed": representation == 1,
                 "n": one["n"],
                 "share": one["share"],
-                "prevalence": dict(zip(slices.task.label_names, map(plain, rates), strict=True)),
+                "prevalence": dict(zip(slices.task.slices.names, map(plain, rates), strict=True)),
             }
         )
     return found

@@ -28,10 +28,10 @@ class Example:
     slices: Int64Array
 
 
-def selection_rule(any_label: str) -> str:
+def selection_rule(headline: str) -> str:
     """Return the rule of `choose_examples` as a sentence for the page."""
     return (
-        f"A series is called positive when its highest probability of “{any_label}” is at least {DECISION_THRESHOLD}. "
+        f"A series is called positive when its highest probability of “{headline}” is at least {DECISION_THRESHOLD}. "
         f"Shown are the {_N_TRUE_POSITIVES} true positives nearest their median probability, the "
         f"{_N_FALSE_NEGATIVES} false negatives with the lowest and the {_N_FALSE_POSITIVES} false positives with the "
         f"highest probability, and {_N_TRUE_NEGATIVES} true negative nearest their median. Kinds that do not occur "
@@ -42,9 +42,9 @@ def selection_rule(any_label: str) -> str:
 def choose_examples(evaluation: Evaluation, layout: SeriesLayout) -> list[Example]:
     """Choose example series by `selection_rule`; outcomes that do not occur are absent."""
     assert evaluation.series is not None
-    any_label = evaluation.task.any_index
-    is_positive = evaluation.series.truth[:, any_label] == 1
-    score_S = evaluation.series.probability[:, any_label]
+    headline = evaluation.task.headline_index
+    is_positive = evaluation.series.truth[:, headline] == 1
+    score_S = evaluation.series.probability[:, headline]
     is_called = score_S >= DECISION_THRESHOLD
     chosen = {
         "true positive": _nearest_median(score_S, is_positive & is_called)[:_N_TRUE_POSITIVES],

@@ -99,7 +99,7 @@ def histogram_figure(evaluation: Evaluation) -> str:
 
 
 def _panels(evaluation: Evaluation, draw: Callable[[Axes, int], None], x_label: str, y_label: str) -> str:
-    names = evaluation.task.label_names
+    names = evaluation.task.slices.names
     n_rows = -(-len(names) // _N_COLUMNS)
     with drawing():
         figure = Figure(figsize=(_PANEL_INCHES[0] * _N_COLUMNS, _PANEL_INCHES[1] * n_rows), layout="constrained")

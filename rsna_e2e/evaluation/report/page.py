@@ -71,7 +71,7 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         unknown="undefined: one class only",
         title=title,
         levels=list(evaluation.levels),
-        any_label=evaluation.task.any_label,
+        headline=evaluation.task.headline,
         left_out=evaluation.left_out,
         few_series=evaluation.few_series,
         figures={
@@ -79,7 +79,7 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
             "calibration": calibration_figure(evaluation),
             "histogram": histogram_figure(evaluation),
         },
-        selection_rule=selection_rule(evaluation.task.any_label),
+        selection_rule=selection_rule(evaluation.task.headline),
         examples=_examples(evaluation, store) if evaluation.layout else [],
         has_images=store is not None,
         window_hu=WINDOWS_HU["brain"],
@@ -104,18 +104,18 @@ def _examples(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any
 def _example(
     evaluation: Evaluation, layout: SeriesLayout, example: Example, thumbnails: "Thumbnails | None"
 ) -> dict[str, Any]:
-    names, any_label = evaluation.task.label_names, evaluation.task.any_index
+    names, headline = evaluation.task.slices.names, evaluation.task.headline_index
     truth = evaluation.slices.truth[example.slices]
     probability = evaluation.slices.probability[example.slices]
     position_N, axis = _places(layout, example.slices)
-    shown = around_peak(truth[:, any_label], probability[:, any_label]) if thumbnails else np.zeros(0, np.int64)
+    shown = around_peak(truth[:, headline], probability[:, headline]) if thumbnails else np.zeros(0, np.int64)
     images = [
         {
             "uri": thumbnails.data_uri(evaluation.image_ids[example.slices[index]]),
             "position_mm": position_N[index],
-            "probability": probability[index, any_label],
-            "bleeds": [names[label] for label in np.flatnonzero(truth[index]) if label != any_label],
-            "is_positive": bool(truth[index, any_label]),
+            "probability": probability[index, headline],
+            "bleeds": [names[label] for label in np.flatnonzero(truth[index]) if label != headline],
+            "is_positive": bool(truth[index, headline]),
         }
         for index in shown
         if thumbnails
@@ -126,10 +126,10 @@ def _example(
         "probability": example.probability,
         "head_probability": None
         if evaluation.series_head is None
-        else float(evaluation.series_head.probability[example.series, any_label]),
-        "labels": [names[label] for label in np.flatnonzero(truth.max(axis=0)) if label != any_label],
+        else float(evaluation.series_head.probability[example.series, headline]),
+        "labels": [names[label] for label in np.flatnonzero(truth.max(axis=0)) if label != headline],
         "n_slices": len(example.slices),
-        "n_positive": int(truth[:, any_label].sum()),
+        "n_positive": int(truth[:, headline].sum()),
         "profile": profile_figure(names, position_N, truth, probability, axis=axis, shown=shown),
         "images": images,
     }

@@ -139,7 +139,7 @@ def read_label_file(file: TableFile, task: Task) -> LabelFile:
 
 def no_labels(task: Task) -> LabelTable:
     """Return a table without labels."""
-    return LabelTable(image_ids=[], values=np.empty((0, len(task.label_names))), n_repeated_rows=0)
+    return LabelTable(image_ids=[], values=np.empty((0, len(task.slices.names))), n_repeated_rows=0)
 
 
 def _only_one(

@@ -79,7 +79,7 @@ def read_inputs(
     found = _find_labels(source, labels, task)  # first, as they may be wrong
     files, not_found = _without_formulas(*source.find()) if refuse_formulas else source.find()
     options = (compression, requires_hu, refuse_formulas, image_ids)
-    settings = (__version__, FORMAT_VERSION, task.windows_hu, options, decoder_versions())
+    settings = (__version__, FORMAT_VERSION, task.inputs.windows_hu, options, decoder_versions())
     return Inputs(
         source=source,
         files=files,

@@ -95,7 +95,7 @@ class PrepareReport:
             )
         if counts.n_contradictory:
             said.append(
-                f"labels contradict each other in {counts.n_contradictory} of the slices: {counts.any_label} is 0 and "
+                f"labels contradict each other in {counts.n_contradictory} of the slices: {counts.any_name} is 0 and "
                 "another label is not. They are stored as they are. Correct them, and prepare again"
             )
         return said
@@ -171,7 +171,7 @@ def make_report(store: Path, prepared: Prepared, *, task: Task, elapsed_s: float
         n_rounded=int(index["n_rounded"].sum()),
         n_saturated=int(index["n_saturated"].sum()),
         n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),
-        slice_order=check_order(labels_NL[:, task.any_index], n_slices[np.argsort(first)].tolist()),
+        slice_order=check_order(labels_NL[:, task.headline_index], n_slices[np.argsort(first)].tolist()),
         geometry=count_geometry(index),
         volumes=count_volumes(index, prepared.plan.told_by),
         repairs=count_repairs(index["repair"].tolist()),
@@ -190,7 +190,7 @@ def count_held_out(index: Mapping[str, Column], labels_NL: Float32Array, task: T
         "series": len(set(index["series_key"][is_held_N])),
         "slices": int(is_held_N.sum()),
     }
-    return counts | {f"with {task.any_label}": int(np.nansum(labels_NL[is_held_N, task.any_index]))}
+    return counts | {f"with {task.headline}": int(np.nansum(labels_NL[is_held_N, task.headline_index]))}
 
 
 def count_reasons(refusals: Iterable[Refusal]) -> dict[str, int]:

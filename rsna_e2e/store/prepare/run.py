@@ -245,7 +245,7 @@ def _write_shards(inputs: Inputs, plan: ShardPlans, pool: AnyPool, progress: Pro
     n_refused = len(plan.refused)
     total = sum(shard.n_slices for shard in plan.shards)
     done = total - sum(shard.n_slices for shard in missing)
-    jobs = [WriteShard(inputs.source, shard, inputs.task.windows_hu, inputs.compression) for shard in missing]
+    jobs = [WriteShard(inputs.source, shard, inputs.task.inputs.windows_hu, inputs.compression) for shard in missing]
     for number, n_refused_here in pool.run(jobs):
         done += missing[number].n_slices
         n_refused += n_refused_here

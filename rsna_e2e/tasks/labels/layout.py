@@ -9,7 +9,8 @@ from functools import partial
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import printable, some
 from rsna_e2e.core.table_files import TableFile
-from rsna_e2e.tasks.task import TASKS, Task
+from rsna_e2e.tasks.catalogue import TASKS
+from rsna_e2e.tasks.task import Task
 
 LONG_COLUMNS = ("ID", "Label")
 DELIMITERS = (",", ";", "\t")
@@ -69,7 +70,7 @@ def find_layout(file: TableFile, task: Task) -> Layout:
     Raises UsageError for mapped columns that `task` does not have, BadInputError when columns are missing or there
     twice, or name series of a task without labels of series, OSError when the file cannot be read.
     """
-    targets = (*LONG_COLUMNS, *task.label_names)
+    targets = (*LONG_COLUMNS, *task.slices.names)
     for target, column in file.columns.items():
         if target not in targets:
             raise UsageError(
@@ -90,7 +91,7 @@ def find_layout(file: TableFile, task: Task) -> Layout:
                 f"{file}, line 1: several columns could be {target}: {some_columns(same)}. Keep one; or, of labels and "
                 f"truth, name one: --columns {target}={column}"
             )
-    if not task.has_series_labels and plain_name(layout.columns["ID"]) in map(plain_name, SERIES_COLUMNS):
+    if not task.series and plain_name(layout.columns["ID"]) in map(plain_name, SERIES_COLUMNS):
         raise BadInputError(_of_series(file, layout.columns["ID"], task))
     return layout
 
@@ -109,12 +110,12 @@ def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> di
     words = {word.strip(): word for word in header}
     if not all(column in words for column in mapped.values()):
         return {}
-    if LONG_COLUMNS[1] in mapped or not any(name in mapped for name in task.label_names):
+    if LONG_COLUMNS[1] in mapped or not any(name in mapped for name in task.slices.names):
         columns = {name: words.get(mapped.get(name, name), "") for name in LONG_COLUMNS}
         if all(columns.values()):
             return columns
     free = {plain_name(word): word for word in header if word.strip() not in mapped.values()}
-    candidates = {"ID": (*IMAGE_COLUMNS, *SERIES_COLUMNS), **{name: (name,) for name in task.label_names}}
+    candidates = {"ID": (*IMAGE_COLUMNS, *SERIES_COLUMNS), **{name: (name,) for name in task.slices.names}}
     columns = {
         target: words[mapped[target]]
         if target in mapped
@@ -133,12 +134,12 @@ def _not_found(layout: Layout, task: Task) -> str:
     of_series = [word.strip() for word in layout.header if plain_name(word) in map(plain_name, SERIES_COLUMNS)]
     id_column = file.columns.get("ID") or next(iter(() if names_images else of_series), "")
     absent = [column for column in file.columns.values() if column not in words]
-    labels = [name for name in task.label_names if plain_name(name) in found or name in file.columns]
+    labels = [name for name in task.slices.names if plain_name(name) in found or name in file.columns]
     if not words:
         return f"{file}: empty. Needed: a header and rows, see docs/labels.md"
     if absent:
         what = f"no column is called {printable(absent[0])}, which --columns names"
-    elif id_column in of_series and not task.has_series_labels:
+    elif id_column in of_series and not task.series:
         return _of_series(file, id_column, task)
     elif labels:
         found_labels = some_columns(labels)
@@ -151,8 +152,8 @@ def _not_found(layout: Layout, task: Task) -> str:
         what = "no column is known to hold IDs, none to hold labels"
     return (
         f"{file}, line 1: {what}. Found columns: {some_columns(layout.header)}. Needed: ID,Label with one row per "
-        f"image and label; or one row per image, with a column ID and one per label ({', '.join(task.label_names)}). "
-        f"Rename columns of other names; or, of labels and truth: --columns ID=COLUMN {task.any_label}=COLUMN. See "
+        f"image and label; or one row per image, with a column ID and one per label ({', '.join(task.slices.names)}). "
+        f"Rename columns of other names; or, of labels and truth: --columns ID=COLUMN {task.headline}=COLUMN. See "
         "docs/labels.md"
     )
 

@@ -43,8 +43,8 @@ def _split_ids(layout: Layout, row_ids: Strings, task: Task) -> tuple[Rows, Rows
     """
     is_open_R = np.ones(len(row_ids), dtype=bool)
     rows, labels, stems = [], [], []
-    for label in sorted(range(len(task.label_names)), key=lambda index: -len(task.label_names[index])):
-        suffix = task.label_id("", task.label_names[label])
+    for label in sorted(range(len(task.slices.names)), key=lambda index: -len(task.slices.names[index])):
+        suffix = task.label_id("", task.slices.names[label])
         fits = pc.and_(pc.ends_with(row_ids, suffix), pc.not_equal(row_ids, suffix))
         fits_R = fits.to_numpy(zero_copy_only=False) & is_open_R
         is_open_R &= ~fits_R
@@ -55,7 +55,7 @@ def _split_ids(layout: Layout, row_ids: Strings, task: Task) -> tuple[Rows, Rows
         row = int(np.argmax(is_open_R))
         raise BadInputError(
             f"{layout.file}, line {layout.line_of(row)}: ID {row_ids[row].as_py()!r} does not end in a known "
-            f"label. Expected <image>_<label> with a label of: {', '.join(task.label_names)}"
+            f"label. Expected <image>_<label> with a label of: {', '.join(task.slices.names)}"
         )
     return np.concatenate(rows), np.concatenate(labels), pa.concat_arrays(stems)
 

@@ -56,20 +56,20 @@ class Cells:
         if not all(map(str.isprintable, images.dictionary.to_pylist())):
             images = escaped(images.dictionary).take(images.indices).dictionary_encode()
         order = pc.sort_indices(images.dictionary).to_numpy()
-        cell_K = np.argsort(order)[images.indices.to_numpy()] * len(task.label_names) + self.labels
-        cells = np.full(len(order) * len(task.label_names), np.nan)
+        cell_K = np.argsort(order)[images.indices.to_numpy()] * len(task.slices.names) + self.labels
+        cells = np.full(len(order) * len(task.slices.names), np.nan)
         cells[cell_K] = self.values
         differs_K = cells[cell_K] != self.values
         image_ids = images.dictionary.take(pa.array(order)).to_pylist()
         if differs_K.any():
             cell = int(cell_K[np.argmax(differs_K)])
-            image, label = divmod(cell, len(task.label_names))
+            image, label = divmod(cell, len(task.slices.names))
             lines = [self.layout.line_of(int(row)) for row in np.sort(self.rows[cell_K == cell])]
             raise BadInputError(
-                f"{self.layout.file}: rows of ID {self.row_name(image_ids[image], task.label_names[label])} differ "
+                f"{self.layout.file}: rows of ID {self.row_name(image_ids[image], task.slices.names[label])} differ "
                 f"(lines {', '.join(map(str, lines))}). Keep the right one and remove the others"
             )
-        return image_ids, cells.reshape(len(order), len(task.label_names))
+        return image_ids, cells.reshape(len(order), len(task.slices.names))
 
 
 def escaped(texts: Strings) -> Strings:

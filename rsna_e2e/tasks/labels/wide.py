@@ -31,8 +31,8 @@ def read_wide(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
     if (no_id_R := pc.equal(row_ids, "").to_numpy(zero_copy_only=False)).any():
         place = f"{layout.file}, line {layout.line_of(int(np.argmax(no_id_R)))}"
         raise BadInputError(f"{place}: {layout.columns['ID']} is empty. Name the image, or remove the row")
-    values_RL = np.full((len(row_ids), len(task.label_names)), _UNKNOWN)
-    for label, name in enumerate(task.label_names):
+    values_RL = np.full((len(row_ids), len(task.slices.names)), _UNKNOWN)
+    for label, name in enumerate(task.slices.names):
         if name in texts:
             values_RL[:, label] = _values(layout, texts, name)
     row_K, label_K = np.nonzero(~np.isnan(values_RL))

@@ -26,10 +26,10 @@ def write_labels(
     number. A name that ends in `.gz` is compressed. Equal input gives equal bytes; a file appears whole or never.
     """
     values_NL = np.asarray(values, dtype=np.float64)
-    assert values_NL.shape == (len(image_ids), len(task.label_names))
+    assert values_NL.shape == (len(image_ids), len(task.slices.names))
     assert all(image_ids), "an image id is not empty"
     assert bool(((values_NL >= 0) & (values_NL <= 1)).all()), "labels and probabilities lie in [0, 1]"
-    suffixes = [task.label_id("", name) for name in task.label_names]
+    suffixes = [task.label_id("", name) for name in task.slices.names]
     ids = (image_id + suffix for image_id in image_ids for suffix in suffixes)
     values = values_NL.ravel().tolist()
     if decimals is None:

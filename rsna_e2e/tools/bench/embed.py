@@ -17,7 +17,7 @@ from rsna_e2e.model.forward import EMBED_TOGETHER
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import EmbeddingWriter
-from rsna_e2e.tasks.task import get_task
+from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tools.bench.machine import Machine
 from rsna_e2e.tools.bench.studies import opened_store, scratch_folder
 from rsna_e2e.tools.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise

@@ -17,7 +17,8 @@ from rsna_e2e.core.records import Float32Array, Float64Array, Int16Image
 from rsna_e2e.loader.geometry import Boxes, SliceParams, crop_squares, slice_params
 from rsna_e2e.loader.kernels import torch_ops
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import Task, get_task
+from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.task import Task
 
 AGREEMENT_LIMIT = 0.02  # mean absolute difference of windowed values in [0, 1]; some contestants resample twice
 
@@ -102,7 +103,7 @@ def augmentation(size: int) -> Float64Array:
 
 def find_squares(slices: Sequence[Int16Image], task: Task) -> Boxes:
     """Crop square [N,3] round the content of each slice."""
-    content = [torch_ops.content_box(torch.from_numpy(hu)[None], task.windows_hu)[0] for hu in slices]
+    content = [torch_ops.content_box(torch.from_numpy(hu)[None], task.inputs.windows_hu)[0] for hu in slices]
     shapes = np.array([hu.shape for hu in slices])
     return crop_squares(torch.stack(content).numpy().astype(np.int64), shapes, CROP)
 
@@ -112,7 +113,7 @@ def check_agreement(contestant: Contestant, job: Job) -> float:
 
     Raises DisagreementError above AGREEMENT_LIMIT.
     """
-    mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (job.task.channel_mean, job.task.channel_std))
+    mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (job.task.inputs.mean, job.task.inputs.std))
     params = job.params(contestant.boxes)
     images = list(contestant.run())
     if len(images) != contestant.n_slices:
@@ -136,7 +137,7 @@ def _windowed(hu: Int16Image, affine: Float32Array, box: Boxes, job: Job) -> tor
     images = torch_ops.transform_slices(
         torch.from_numpy(hu)[None],
         torch.from_numpy(affine)[None],
-        job.task.windows_hu,
+        job.task.inputs.windows_hu,
         size=job.size,
         border="replicate",
         source_box=torch.from_numpy(box)[None],

@@ -23,7 +23,8 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.kernels import dali_plugin, torch_ops
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import Task, get_task
+from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.tools.bench.machine import Machine
 from rsna_e2e.tools.bench.studies import opened_store
 from rsna_e2e.tools.bench.timing import Entry, Summary, interleave, ratio, summarise
@@ -237,10 +238,10 @@ class _Bench:
     def _transform(self, plan: BatchPlan, values: torch.Tensor) -> torch.Tensor:
         heights, widths = torch.from_numpy(plan.shapes).unbind(1)
         transform = torch_ops.Transform(
-            windows=self._task.windows_hu,
+            windows=self._task.inputs.windows_hu,
             size=self._config.image.size,
-            mean=self._task.channel_mean,
-            std=self._task.channel_std,
+            mean=self._task.inputs.mean,
+            std=self._task.inputs.std,
             border="replicate",
             supersample=self._config.image.supersample,
             dtype=self._compute.image_dtype,

@@ -99,7 +99,7 @@ def _one_by_one(batches: Iterable[torch.Tensor]) -> Images:
 
 
 def _search_and_transform(job: Job, packed: Packed) -> torch.Tensor:
-    content = torch_ops.content_box_packed(*packed, job.task.windows_hu)
+    content = torch_ops.content_box_packed(*packed, job.task.inputs.windows_hu)
     shapes = torch.stack(packed[2:], dim=1)
     boxes = crop_squares(content.numpy().astype(np.int64), shapes.numpy().astype(np.int64), CROP)
     return _transform(job, packed, job.params(boxes))
@@ -119,16 +119,16 @@ def _transform(
     source_box = torch.from_numpy(params.source_box)
     options: dict[str, Any] = {
         "size": job.size,
-        "mean": torch.tensor(job.task.channel_mean),
-        "std": torch.tensor(job.task.channel_std),
+        "mean": torch.tensor(job.task.inputs.mean),
+        "std": torch.tensor(job.task.inputs.std),
         "border": "replicate",
         "dtype": dtype,
         "channels_last": True,
     }
     if instruction_set == "auto":
-        transform = torch_ops.Transform(windows=job.task.windows_hu, **options)
+        transform = torch_ops.Transform(windows=job.task.inputs.windows_hu, **options)
         return torch_ops.transform_slices_packed(*arguments, transform, source_box=source_box, out=out)
-    windows = torch.tensor(job.task.windows_hu)
+    windows = torch.tensor(job.task.inputs.windows_hu)
     images: torch.Tensor = torch.ops.rsna_e2e.transform_slices(
         *arguments, windows, **options, source_box=source_box, instruction_set=instruction_set
     )

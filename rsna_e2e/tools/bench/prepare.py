@@ -19,7 +19,7 @@ from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tools.bench.machine import Machine
 from rsna_e2e.tools.bench.studies import SEED, scratch_folder
 from rsna_e2e.tools.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise

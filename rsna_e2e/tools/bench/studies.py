@@ -8,7 +8,7 @@ from pathlib import Path
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tools.synth.simulate import simulate
 
 N_STUDIES = 2  # some 70 slices of two patients, made in seconds

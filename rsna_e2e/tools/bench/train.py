@@ -19,7 +19,8 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import Task, get_task
+from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.tools.bench.machine import Machine
 from rsna_e2e.tools.bench.studies import opened_store
 from rsna_e2e.tools.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
@@ -98,7 +99,7 @@ def bench_train(
         loader = _loader(opened, model, config, task, compute)
         phases = _phases(opened, loader, config)
         chunks = {phase.kind: phase.smallest_chunk for phase in phases}
-        check_norms(model, config, chunks, spans=opened.series, n_channels=len(task.windows_hu))
+        check_norms(model, config, chunks, spans=opened.series, n_channels=len(task.inputs.windows_hu))
         results = []
         for index, phase in enumerate(phases):
             part = partial(_report_part, progress, index, len(phases))
@@ -248,7 +249,7 @@ def _loading(phase: _Phase, pool: Sequence[Batch], *, n_batches: int) -> Callabl
 
 def _fitting(phase: _Phase, config: RunConfig, task: Task, compute: Compute, *, at_most: int) -> Iterator[Batch]:
     """The first batches whose images fit POOL_BYTES: at least one, at most `at_most`."""
-    bytes_per_slice = len(task.windows_hu) * config.image.size**2 * compute.image_dtype.itemsize
+    bytes_per_slice = len(task.inputs.windows_hu) * config.image.size**2 * compute.image_dtype.itemsize
     n_bytes = 0
     for k, batch in enumerate(phase.batches[:at_most]):
         n_bytes += phase.n_slices(batch) * bytes_per_slice

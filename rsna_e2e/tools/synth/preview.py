@@ -13,8 +13,9 @@ import pydicom
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import atomic_writer, read_json
 from rsna_e2e.core.records import Float64Array, Progress, no_progress
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import LabelTable, read_labels
-from rsna_e2e.tasks.task import ICH, Task
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.tools.synth.simulate import STUDY_TRUTH, TEST_IMAGES, TEST_TRUTH, TRAIN_IMAGES, TRAIN_LABELS
 
 WINDOWS_HU = ((40.0, 80.0), (40.0, 380.0))  # (center, width): brain, and one wide enough to show scalp and headrest
@@ -99,7 +100,7 @@ def _read_row(raw: Path, study: dict[str, Any], labels: Mapping[str, Float64Arra
     for at in np.linspace(0, len(image_ids) - 1, columns).round().astype(int).tolist():
         dataset = pydicom.dcmread(folder / f"{image_ids[at]}.dcm")
         hu = dataset.pixel_array[SHOWN] * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
-        names = [n for n, v in zip(task.label_names, labels[image_ids[at]], strict=True) if v and n != task.any_label]
+        names = [n for n, v in zip(task.slices.names, labels[image_ids[at]], strict=True) if v and n != task.headline]
         title = "\n".join(names[:2]) + (" +" if len(names) > 2 else "")
         tiles.append((float(dataset.ImagePositionPatient[2]), hu, title))
     tiles.sort(key=lambda tile: tile[0])

@@ -17,8 +17,9 @@ from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, UsageError
 from rsna_e2e.core.files import as_json, atomic_writer, full_disk_named
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.records import Float64Array, Progress, no_progress
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH, Task
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.tools.synth.plan import StudyPlan, make_id, plan_studies, stream
 from rsna_e2e.tools.synth.study import (
     MAX_VISIBLE_HU,
@@ -98,7 +99,7 @@ def simulate(
         n_slices=len(labels),
         n_test_studies=sum(plan.is_test for plan in plans),
         n_repeated_images=n_repeated,
-        label_rates=dict(zip(ICH.label_names, labels.mean(axis=0).tolist(), strict=True)),
+        label_rates=dict(zip(ICH.slices.names, labels.mean(axis=0).tolist(), strict=True)),
     )
 
 
@@ -195,7 +196,7 @@ def _write_tables(folder: Path, truths: list[StudyTruth], task: Task, seed: int)
     picked = sorted(stream(seed, "repeated", 0).permutation(len(train))[:N_REPEATED_IMAGES].tolist())
     _write(folder / TRAIN_LABELS, [*train, *(train[i] for i in picked)], task)
     _write(folder / TEST_TRUTH, test, task)
-    constant = np.full(len(task.label_names), 0.5)
+    constant = np.full(len(task.slices.names), 0.5)
     _write(folder / SAMPLE_SUBMISSION, [(image_id, constant) for image_id, _ in test], task)
     studies = [
         {
@@ -216,5 +217,5 @@ def _write_tables(folder: Path, truths: list[StudyTruth], task: Task, seed: int)
 
 
 def _write(path: Path, rows: list[tuple[str, Float64Array]], task: Task) -> None:
-    values = np.stack([row[1] for row in rows]) if rows else np.zeros((0, len(task.label_names)))
+    values = np.stack([row[1] for row in rows]) if rows else np.zeros((0, len(task.slices.names)))
     write_labels(path, task, [row[0] for row in rows], values)

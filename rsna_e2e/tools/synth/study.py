@@ -55,15 +55,15 @@ def draw_scene(plan: StudyPlan) -> tuple[Scene, Scanner]:
 
 def slice_labels(scene: Scene, rendering: Rendering, task: Task) -> Float64Array:
     """Labels [L] of a slice by the rule above; any is the or of the others."""
-    labels = np.zeros(len(task.label_names))
+    labels = np.zeros(len(task.slices.names))
     pixel_mm2 = (2.0 * scene.series.spacing_mm) ** 2
     is_bright = (rendering.hu >= scene.grey_hu + MIN_OVER_GREY_HU) & (rendering.hu <= MAX_VISIBLE_HU)
     for label in sorted({bleed.label for bleed in scene.bleeds}):
         members = [i for i, bleed in enumerate(scene.bleeds) if bleed.label == label]
         gain: Float32Array = rendering.gain_hu[members].sum(axis=0)
         if np.count_nonzero((gain >= MIN_CONTRAST_HU) & is_bright) * pixel_mm2 >= MIN_VISIBLE_MM2:
-            labels[task.label_names.index(label)] = 1.0
-    labels[task.any_index] = labels.max()
+            labels[task.slices.names.index(label)] = 1.0
+    labels[task.headline_index] = labels.max()
     return labels
 
 

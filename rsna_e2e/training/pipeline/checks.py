@@ -14,7 +14,7 @@ from rsna_e2e.loader.holdout import series_folds
 from rsna_e2e.model.network import JointModel, load_backbone
 from rsna_e2e.model.pretrained import check_pretrained
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.task import get_task
+from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.training.pipeline.plan import PlannedStep
 from rsna_e2e.training.pipeline.run import Standing
 

@@ -11,7 +11,7 @@ from rsna_e2e.core.table_files import table_at
 from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.store import Store, is_store
 from rsna_e2e.store.prepare import count_raw
-from rsna_e2e.tasks.task import get_task
+from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
 
 Folds = Literal["store", "published"]

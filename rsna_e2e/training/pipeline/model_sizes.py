@@ -9,7 +9,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.model.backbone_size import BackboneSize, backbone_size
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store.embeddings import MANIFEST, read_manifest
-from rsna_e2e.tasks.task import get_task
+from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.training.chunk_size import n_moments
 from rsna_e2e.training.pipeline.plan import PlannedStep
 

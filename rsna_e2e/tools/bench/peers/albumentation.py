@@ -28,7 +28,7 @@ def contestants(job: Job) -> list[Contestant]:
                 p=1,
             ),
             albu.Transpose(p=1),
-            albu.Normalize(job.task.channel_mean, job.task.channel_std),
+            albu.Normalize(job.task.inputs.mean, job.task.inputs.std),
         ]
     )
 

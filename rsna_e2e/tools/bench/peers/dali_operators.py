@@ -46,8 +46,8 @@ def _built_pipeline(job: Job) -> Any:
     def pipeline() -> object:
         hu = fn.external_source(source=squares, layout="HWC", dtype=types.INT16)
         matrix = fn.external_source(source=lambda: matrices, dtype=types.FLOAT)
-        scale = [1 / width for _, width in job.task.windows_hu]
-        shift = [-(center - width / 2) / width for center, width in job.task.windows_hu]
+        scale = [1 / width for _, width in job.task.inputs.windows_hu]
+        shift = [-(center - width / 2) / width for center, width in job.task.inputs.windows_hu]
         scaled = fn.coord_transform(hu, M=scale, T=shift, dtype=types.FLOAT)
         moved = fn.warp_affine(
             math.clamp(scaled, 0.0, 1.0),
@@ -57,7 +57,7 @@ def _built_pipeline(job: Job) -> Any:
             inverse_map=True,
         )
         return fn.crop_mirror_normalize(
-            moved, mean=list(job.task.channel_mean), std=list(job.task.channel_std), output_layout="CHW"
+            moved, mean=list(job.task.inputs.mean), std=list(job.task.inputs.std), output_layout="CHW"
         )
 
     built = pipeline()

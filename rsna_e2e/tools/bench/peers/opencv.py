@@ -48,7 +48,7 @@ def window(hu: Int16Image, task: Task) -> Grey:
     """8-bit image [H,W,C], 255 at the upper end of a window, rounded."""
     values = hu.astype(np.float32)
     channels = []
-    for center, width in task.windows_hu:
+    for center, width in task.inputs.windows_hu:
         lower, scale = center - width / 2, 255 / width
         channels.append(cv2.convertScaleAbs(cv2.max(values, lower), alpha=scale, beta=-lower * scale))
     return np.asarray(cv2.merge(channels), dtype=np.uint8)
@@ -57,5 +57,5 @@ def window(hu: Int16Image, task: Task) -> Grey:
 def normalisation_table(task: Task) -> npt.NDArray[np.float32]:
     """[1,256,C]: the normalised value of each grey level."""
     levels = np.arange(256)[None, :, None] / 255
-    table: npt.NDArray[np.float32] = (levels - np.array(task.channel_mean)) / np.array(task.channel_std)
+    table: npt.NDArray[np.float32] = (levels - np.array(task.inputs.mean)) / np.array(task.inputs.std)
     return table.astype(np.float32)

@@ -43,8 +43,8 @@ def contestants(job: Job) -> list[Contestant]:
 
 def window(hu: Int16Image, job: Job) -> Grey:
     """8-bit image [H,W,C]: each window scaled to [0, 1], its mean, then its minimum subtracted, times 255, cut off."""
-    image = np.zeros((*hu.shape, len(job.task.windows_hu)), dtype=np.uint8)
-    for channel, (center, width) in enumerate(job.task.windows_hu):
+    image = np.zeros((*hu.shape, len(job.task.inputs.windows_hu)), dtype=np.uint8)
+    for channel, (center, width) in enumerate(job.task.inputs.windows_hu):
         scaled = (np.clip(hu, center - width / 2, center + width / 2) - (center - width / 2)) / width
         scaled = scaled - scaled.mean()
         scaled = scaled - scaled.min()
@@ -68,8 +68,8 @@ def finish(image: Grey, job: Job) -> torch.Tensor:
         resized, forward(size)[:2], (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     result = moved.transpose(1, 0, 2).astype(np.float32)
-    result -= np.array(job.task.channel_mean, dtype=np.float32) * 255
-    result *= np.reciprocal(np.array(job.task.channel_std, dtype=np.float32) * 255)
+    result -= np.array(job.task.inputs.mean, dtype=np.float32) * 255
+    result *= np.reciprocal(np.array(job.task.inputs.std, dtype=np.float32) * 255)
     return torch.from_numpy(result.transpose(2, 0, 1))
 
 

@@ -32,7 +32,7 @@ def _contestant(job: Job, *, is_uint8: bool) -> Contestant:
         ).mT
         if is_uint8:
             image = functional.to_dtype(image, torch.float32, scale=True)
-        normalised: torch.Tensor = functional.normalize(image, task.channel_mean, task.channel_std, inplace=True)
+        normalised: torch.Tensor = functional.normalize(image, task.inputs.mean, task.inputs.std, inplace=True)
         return normalised
 
     return Contestant(

@@ -23,10 +23,10 @@ class TorchWindows:
         """Take the windows, mean and std of a job's task."""
         task = job.task
         columns = (
-            [center - width / 2 for center, width in task.windows_hu],
-            [1 / width for _, width in task.windows_hu],
-            task.channel_mean,
-            task.channel_std,
+            [center - width / 2 for center, width in task.inputs.windows_hu],
+            [1 / width for _, width in task.inputs.windows_hu],
+            task.inputs.mean,
+            task.inputs.std,
         )
         return cls(*(torch.tensor(column, device=device).reshape(-1, 1, 1) for column in columns))
 
