@@ -115,7 +115,7 @@ def test_resamples_draw_as_many_clusters_as_there_are() -> None:
 
 @pytest.mark.parametrize("cells_at_once", [1, 1 << 23])
 def test_resampled_numbers_equal_those_of_repeated_samples(cells_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_CELLS_AT_ONCE", cells_at_once)
+    monkeypatch.setattr("rsna_e2e.tasks.metrics.resample._CELLS_AT_ONCE", cells_at_once)
     truth, score = made_up(120, seed=5)
     cluster = np.random.default_rng(0).integers(0, 9, size=120)
     draws = metrics.draw_resamples(9, n_resamples=20, seed=3)

@@ -1,0 +1,59 @@
+"""Metrics of predicted probabilities: log losses, ROC curves, calibration, and intervals by resampling clusters.
+
+In come truth, 0 or 1, and predictions, probabilities in [0, 1], both float64; out come numbers with their intervals.
+"""
+
+from rsna_e2e.tasks.metrics.curves import (
+    Calibration,
+    Int64Array,
+    RocCurve,
+    auc,
+    average_precision,
+    calibration,
+    roc_curve,
+)
+from rsna_e2e.tasks.metrics.losses import (
+    LOG_LOSS_EPS,
+    constant_prediction,
+    known_weighted_log_loss,
+    log_loss_cells,
+    scorable,
+    weighted_log_loss,
+    weighted_log_loss_rows,
+)
+from rsna_e2e.tasks.metrics.resample import (
+    CONFIDENCE,
+    Estimate,
+    draw_resamples,
+    group_max,
+    resampled_auc,
+    resampled_mean,
+    with_interval,
+)
+from rsna_e2e.tasks.metrics.study import best_constants, study_log_loss
+
+__all__ = [
+    "CONFIDENCE",
+    "LOG_LOSS_EPS",
+    "Calibration",
+    "Estimate",
+    "Int64Array",
+    "RocCurve",
+    "auc",
+    "average_precision",
+    "best_constants",
+    "calibration",
+    "constant_prediction",
+    "draw_resamples",
+    "group_max",
+    "known_weighted_log_loss",
+    "log_loss_cells",
+    "resampled_auc",
+    "resampled_mean",
+    "roc_curve",
+    "scorable",
+    "study_log_loss",
+    "weighted_log_loss",
+    "weighted_log_loss_rows",
+    "with_interval",
+]
