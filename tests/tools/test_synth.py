@@ -14,11 +14,12 @@ import pytest
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tools.synth.geometry import MAX_SLICES, MIN_SLICES
-from rsna_e2e.tools.synth.plan import EVENTS, draw_bleeds, make_id, plan_studies, scatter
+from rsna_e2e.tools.synth.common.plan import make_id, plan_studies, scatter
+from rsna_e2e.tools.synth.head.events import EVENTS, draw_bleeds
+from rsna_e2e.tools.synth.head.geometry import MAX_SLICES, MIN_SLICES
+from rsna_e2e.tools.synth.head.study import draw_scene
 from rsna_e2e.tools.synth.preview import preview
 from rsna_e2e.tools.synth.simulate import SynthReport, simulate
-from rsna_e2e.tools.synth.study import draw_scene
 
 TAGS = {
     "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyID",
@@ -146,7 +147,7 @@ def test_plan_keeps_patients_apart() -> None:
     first, second = next((a, b) for a, b in pairwise(plans) if b.visit == 1)
     (scene_a, _), (scene_b, _) = draw_scene(first), draw_scene(second)
     assert scene_a.head.scale == scene_b.head.scale
-    assert scene_a.series.head_centre_mm != scene_b.series.head_centre_mm
+    assert scene_a.series.centre_mm != scene_b.series.centre_mm
 
 
 def test_ids_never_collide() -> None:

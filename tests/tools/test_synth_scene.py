@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from rsna_e2e.tasks.ich import ICH
-from rsna_e2e.tools.synth import bleeds
-from rsna_e2e.tools.synth.acquire import acquire, draw_scanner, headrest, to_stored
-from rsna_e2e.tools.synth.geometry import Series, draw_series
-from rsna_e2e.tools.synth.patient import Head, draw_head
-from rsna_e2e.tools.synth.plan import plan_studies
-from rsna_e2e.tools.synth.render import Rendering, Scene, render_slice
-from rsna_e2e.tools.synth.study import draw_scene, make_images, slice_labels
+from rsna_e2e.tools.synth.common.plan import plan_studies
+from rsna_e2e.tools.synth.common.scanner import to_stored
+from rsna_e2e.tools.synth.common.series import Series
+from rsna_e2e.tools.synth.head import bleeds
+from rsna_e2e.tools.synth.head.acquire import acquire, draw_scanner, headrest
+from rsna_e2e.tools.synth.head.geometry import draw_series
+from rsna_e2e.tools.synth.head.patient import Head, draw_head
+from rsna_e2e.tools.synth.head.render import Rendering, Scene, render_slice
+from rsna_e2e.tools.synth.head.study import draw_scene, make_images, slice_labels
 
 # a spot of 3 mm on pixels of 1 mm and planes 1.3 mm apart: its centroid is good to a small part of a pixel
 CENTROID_MM = 0.3
@@ -67,7 +69,7 @@ def test_pixels_lie_where_the_header_says(tilted: bool) -> None:
         )
         total += added.sum()
         moment += added[row, column] @ world
-    found = series.rotation.T @ (moment / total - np.array(series.head_centre_mm))
+    found = series.rotation.T @ (moment / total - np.array(series.centre_mm))
     np.testing.assert_allclose(found, place, rtol=0, atol=CENTROID_MM)
 
 
@@ -144,7 +146,7 @@ def test_noise_follows_the_body() -> None:
     series = _tilted_series(head, tilted=False)
     scanner = replace(draw_scanner(np.random.default_rng(0), series), hardening=0.0, noise_hu=4.0)
     scene = Scene(head=head, bleeds=(), series=series, white_hu=28.0, grey_hu=37.0)
-    heights = series.origins_mm[:, 2] - series.head_centre_mm[2]
+    heights = series.origins_mm[:, 2] - series.centre_mm[2]
     hu = render_slice(scene, int(np.argmin(np.abs(heights - 10.0)))).hu
     rest = headrest(series)
     images = [
@@ -162,7 +164,7 @@ def test_tissues_have_their_density() -> None:
     head = _plain_head()
     series = _tilted_series(head, tilted=False)
     scene = Scene(head=head, bleeds=(), series=series, white_hu=28.0, grey_hu=37.0)
-    heights = series.origins_mm[:, 2] - series.head_centre_mm[2]
+    heights = series.origins_mm[:, 2] - series.centre_mm[2]
     hu = render_slice(scene, int(np.argmin(np.abs(heights - 15.0)))).hu
     brain = hu[(hu > 15.0) & (hu < 45.0)]
     pixel_ml = (2.0 * series.spacing_mm / 10.0) ** 2

@@ -22,8 +22,8 @@ from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings.layout import read_manifest as read_embeddings
 from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tools.synth.head.data_set import STUDY_TRUTH
 from rsna_e2e.tools.synth.preview import preview
-from rsna_e2e.tools.synth.simulate import STUDY_TRUTH
 from rsna_e2e.training.checkpoint import find_checkpoint, load_model
 from rsna_e2e.training.pipeline.ledger import Ledger
 from rsna_e2e.training.run_folder import read_config

@@ -1,3 +1,4 @@
-"""Simulated head CT studies with known labels. In: a seed and a number of studies. Out: DICOM files, label files and
-ground truth in the competition's layout. `simulate` makes them from anatomy in 3D with five kinds of bleeding.
+"""Simulated CT studies with known labels. In: a kind, a seed and a number of studies. Out: DICOM files, label files and
+ground truth in the competition's layout, made from anatomy in 3D: of heads with five kinds of bleeding (`head/`). What
+kinds share is in `common/`; `simulate` makes them all.
 """

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsna_e2e.tools.synth.anatomy import Tissues, falx_distance, tentorium_height
-from rsna_e2e.tools.synth.patient import Head
-from rsna_e2e.tools.synth.shapes import FAR_MM, Field, Point, Points, Waves, blob, intersection, union
+from rsna_e2e.tools.synth.common.shapes import FAR_MM, Field, Point, Points, Waves, blob, intersection, union
+from rsna_e2e.tools.synth.head.anatomy import Tissues, falx_distance, tentorium_height
+from rsna_e2e.tools.synth.head.patient import Head
 
 INNER_TABLE_CENTRE: Point = (0.0, 3.0, 0.0)
 INNER_TABLE_RADII: Point = (67.0, 86.0, 75.0)

@@ -9,11 +9,13 @@ import numpy as np
 
 from rsna_e2e.core.records import Float32Array, Float64Array, Int16Image
 from rsna_e2e.tasks.task import Task
-from rsna_e2e.tools.synth.acquire import Scanner, acquire, draw_scanner, headrest, to_stored
-from rsna_e2e.tools.synth.geometry import draw_series
-from rsna_e2e.tools.synth.patient import draw_head
-from rsna_e2e.tools.synth.plan import StudyPlan, draw_bleeds, stream
-from rsna_e2e.tools.synth.render import Rendering, Scene, render_slice
+from rsna_e2e.tools.synth.common.plan import StudyPlan, stream
+from rsna_e2e.tools.synth.common.scanner import Scanner, to_stored
+from rsna_e2e.tools.synth.head.acquire import acquire, draw_scanner, headrest
+from rsna_e2e.tools.synth.head.events import draw_bleeds
+from rsna_e2e.tools.synth.head.geometry import draw_series
+from rsna_e2e.tools.synth.head.patient import draw_head
+from rsna_e2e.tools.synth.head.render import Rendering, Scene, render_slice
 
 # A bleed is called visible in a slice, and its label set, where at least MIN_VISIBLE_MM2 of the image, after partial
 # volume, is raised by it by MIN_CONTRAST_HU or more and ends up MIN_OVER_GREY_HU or more above grey matter: blood that

@@ -8,8 +8,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from rsna_e2e.core.records import Int16Image
-from rsna_e2e.tools.synth.acquire import RESCALE_INTERCEPT_HU, Scanner
-from rsna_e2e.tools.synth.geometry import COLUMNS, ROWS, Series
+from rsna_e2e.tools.synth.common.scanner import RESCALE_INTERCEPT_HU, Scanner
+from rsna_e2e.tools.synth.common.series import COLUMNS, ROWS, Series
 
 
 class SeriesWriter:

@@ -8,7 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.core.records import Float32Array, Float64Array
-from rsna_e2e.tools.synth.anatomy import (
+from rsna_e2e.tools.synth.common.resample import MARGIN, refine
+from rsna_e2e.tools.synth.common.series import FINE, Series
+from rsna_e2e.tools.synth.common.shapes import Field, Points, coverage
+from rsna_e2e.tools.synth.head.anatomy import (
     SULCUS_DEPTH_MM,
     Tissues,
     cavity_distance,
@@ -17,15 +20,11 @@ from rsna_e2e.tools.synth.anatomy import (
     tissues,
     to_canonical,
 )
-from rsna_e2e.tools.synth.bleeds import Bleed, bleed_distance, displaced
-from rsna_e2e.tools.synth.geometry import COLUMNS, Series
-from rsna_e2e.tools.synth.patient import Head
-from rsna_e2e.tools.synth.resample import MARGIN, refine
-from rsna_e2e.tools.synth.shapes import Field, Points, coverage
+from rsna_e2e.tools.synth.head.bleeds import Bleed, bleed_distance, displaced
+from rsna_e2e.tools.synth.head.patient import Head
 
 FineGrid = npt.NDArray[np.int64]
 
-FINE = COLUMNS // 2  # pixels of the rendering grid; CT's own resolution is about two pixels of the file
 COARSE_STEP = 3  # fine pixels between the places where distances are computed; shapes are smooth, 3 mm is enough
 SEARCH_STEP = 6  # fine pixels between the places where the head is looked for; a multiple of COARSE_STEP
 SUB_PLANE_MM = 1.35  # sub-planes through a slice are at most this far apart
@@ -84,7 +83,7 @@ def _places(scene: Scene, k: int, rows: FineGrid, columns: FineGrid, offsets: Fl
     # fine pixel i covers the file's pixels 2 i and 2 i + 1, whose common centre is at 2 i + 1/2
     v, u = ((2.0 * pixels + 0.5) * series.spacing_mm for pixels in (rows, columns))
     to_head = series.rotation.T
-    start = to_head @ (series.origins_mm[k] - np.array(series.head_centre_mm))
+    start = to_head @ (series.origins_mm[k] - np.array(series.centre_mm))
     along_u, along_v = to_head @ np.array(series.row_direction), to_head @ np.array(series.column_direction)
     along_w = to_head @ series.normal
     xyz = [

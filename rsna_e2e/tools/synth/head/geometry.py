@@ -1,55 +1,15 @@
-"""Geometry of a series, the place of every pixel: field of view, spacing, gantry tilt, the patient's pose."""
-
-# All positions in mm. World frame: the scanner's, LPS as in DICOM, x left, y back (down: the patient lies supine), z up
-# the body. Head frame: that of `anatomy`.
-
-from dataclasses import dataclass
+"""Draws how a head is scanned: field of view, spacing, gantry tilt, the patient's pose."""
 
 import numpy as np
 
-from rsna_e2e.core.records import Float64Array
-from rsna_e2e.tools.synth.patient import Head
+from rsna_e2e.tools.synth.common.series import COLUMNS, ROWS, Series, rotation_matrix
+from rsna_e2e.tools.synth.head.patient import Head
 
-ROWS = 512
-COLUMNS = 512
 MIN_SLICES = 24
 MAX_SLICES = 60
 BELOW_MM = (44.0, 60.0)  # of the canonical head that is taken under the commissures, from base to foramen magnum
 ABOVE_MM = 89.0
 HEAD_MM = 200.0  # from forehead to back, canonical
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
-    """Geometry of one series: slice k's first pixel centre is `origins_mm[k]`, in the order of acquisition."""
-
-    spacing_mm: float
-    thickness_mm: float
-    row_direction: tuple[float, float, float]
-    column_direction: tuple[float, float, float]
-    origins_mm: Float64Array  # [N, 3]
-    rotation: Float64Array  # [3, 3], columns are the head frame's axes in the world
-    head_centre_mm: tuple[float, float, float]
-    table_y_mm: float
-
-    @property
-    def n_slices(self) -> int:
-        """Number of slices."""
-        return len(self.origins_mm)
-
-    @property
-    def normal(self) -> Float64Array:
-        """Slice normal, from the row towards the column direction."""
-        return np.cross(self.row_direction, self.column_direction)
-
-
-def _rotation(yaw: float, roll: float, pitch: float) -> Float64Array:
-    """Rotation matrix: pitch about x, then roll about y, then yaw about z (radians)."""
-    cz, sz, cy, sy, cx, sx = np.cos(yaw), np.sin(yaw), np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
-    about_z = np.array([[cz, -sz, 0.0], [sz, cz, 0.0], [0.0, 0.0, 1.0]])
-    about_y = np.array([[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]])
-    about_x = np.array([[1.0, 0.0, 0.0], [0.0, cx, -sx], [0.0, sx, cx]])
-    return np.asarray(about_z @ about_y @ about_x)
 
 
 def draw_series(rng: np.random.Generator, head: Head) -> Series:
@@ -59,7 +19,9 @@ def draw_series(rng: np.random.Generator, head: Head) -> Series:
     # cos and sin as a file holds them: the competition's data has e.g. (1, 0, 0, 0, .968, -.250)
     cos, sin = round(float(np.cos(tilt)), 6), round(float(np.sin(tilt)), 6)
     lean = np.radians(rng.normal(6.0, 5.0)) - tilt  # planes rise towards the forehead, as the orbitomeatal line does
-    rotation = _rotation(float(np.radians(rng.normal(0.0, 4.0))), float(np.radians(rng.normal(0.0, 2.5))), float(lean))
+    rotation = rotation_matrix(
+        float(np.radians(rng.normal(0.0, 4.0))), float(np.radians(rng.normal(0.0, 2.5))), float(lean)
+    )
     # the competition's data has 0.479 mm on average; never so little that the vault would not fit
     spacing = round(float(np.clip(rng.normal(0.479, 0.03), (HEAD_MM * head.scale[1] + 18.0) / ROWS, 0.56)), 6)
     below = rng.uniform(*BELOW_MM) * head.scale[2]
@@ -84,6 +46,6 @@ def draw_series(rng: np.random.Generator, head: Head) -> Series:
         column_direction=(0.0, cos, 0.0 - sin),
         origins_mm=np.round(origins, 3),
         rotation=rotation,
-        head_centre_mm=(centre[0], centre[1], table_z + centre[2]),
+        centre_mm=(centre[0], centre[1], table_z + centre[2]),
         table_y_mm=round(float(head.scale[1] * rng.uniform(98.0, 106.0) + centre[1]), 3),
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsna_e2e.tools.synth.shapes import Waves
+from rsna_e2e.tools.synth.common.shapes import Waves
 
 Spot = tuple[float, float, float, float]  # x, y, z and radius in the canonical head, mm
 

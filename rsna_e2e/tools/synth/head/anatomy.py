@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsna_e2e.tools.synth.patient import Head, Spot
-from rsna_e2e.tools.synth.shapes import (
+from rsna_e2e.tools.synth.common.shapes import (
     FAR_MM,
     Field,
     Points,
@@ -22,6 +21,7 @@ from rsna_e2e.tools.synth.shapes import (
     tube,
     union,
 )
+from rsna_e2e.tools.synth.head.patient import Head, Spot
 
 SULCUS_DEPTH_MM = 18.0  # on average
 LEAF_MM = 0.3  # by which the fissures of the cerebellum are narrower than those of the cortex, on either side

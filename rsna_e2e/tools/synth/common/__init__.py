@@ -1,0 +1,1 @@
+"""What all simulated studies share: shapes, noise, random streams and ids, DICOM files, contact sheets."""

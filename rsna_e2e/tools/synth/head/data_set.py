@@ -1,0 +1,126 @@
+"""Files of simulated head CT studies in the layout of the RSNA hemorrhage competition of 2019."""
+
+# N slices, L labels
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rsna_e2e.core.files import as_json, atomic_writer
+from rsna_e2e.core.records import Float64Array
+from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.task import Task
+from rsna_e2e.tools.synth.common.kind import Counts, Kind
+from rsna_e2e.tools.synth.common.plan import StudyPlan, make_id, stream
+from rsna_e2e.tools.synth.common.write import SeriesWriter
+from rsna_e2e.tools.synth.head.study import (
+    MAX_VISIBLE_HU,
+    MIN_CONTRAST_HU,
+    MIN_OVER_GREY_HU,
+    MIN_VISIBLE_MM2,
+    draw_scene,
+    make_images,
+)
+
+TRAIN_IMAGES = "stage_2_train_images"
+TEST_IMAGES = "stage_2_test_images"
+TRAIN_LABELS = "stage_2_train.csv"
+SAMPLE_SUBMISSION = "stage_2_sample_submission.csv"
+TEST_TRUTH = "stage_2_test_truth.csv"
+STUDY_TRUTH = "stage_2_truth.json"
+N_REPEATED_IMAGES = 4  # images of the competition's data whose label rows stand there twice
+SLICES_PER_STUDY_BITS = 6  # ids are given to 64 numbers per study; a series has at most 60 slices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyTruth:
+    """Ground truth of one study. labels [N, L] go with image_ids, in the order of acquisition."""
+
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    is_test: bool
+    image_ids: tuple[str, ...]
+    labels: Float64Array
+    bleeds: tuple[dict[str, str | float], ...]
+
+
+def make_study(plan: StudyPlan, folder: Path) -> StudyTruth:
+    """Make one study's files under `folder` and return its ground truth."""
+    scene, scanner = draw_scene(plan)
+    ids = (
+        make_id(plan.seed, "patient", plan.patient, bits=32),
+        make_id(plan.seed, "study", plan.index, bits=40),
+        make_id(plan.seed, "series", plan.index, bits=40),
+    )
+    writer = SeriesWriter(patient_id=ids[0], study_uid=ids[1], series_uid=ids[2], series=scene.series, scanner=scanner)
+    images = folder / (TEST_IMAGES if plan.is_test else TRAIN_IMAGES)
+    image_ids, labels, volumes = [], [], np.zeros(len(scene.bleeds))
+    for k, image in enumerate(make_images(plan, scene, scanner, ICH)):
+        image_ids.append(make_id(plan.seed, "image", (plan.index << SLICES_PER_STUDY_BITS) | k))
+        writer.write(images / f"{image_ids[-1]}.dcm", image_id=image_ids[-1], index=k, stored=image.stored)
+        labels.append(image.labels)
+        volumes += image.volume_ml
+    return StudyTruth(
+        patient_id=ids[0],
+        study_uid=ids[1],
+        series_uid=ids[2],
+        is_test=plan.is_test,
+        image_ids=tuple(image_ids),
+        labels=np.stack(labels),
+        bleeds=tuple(
+            {"label": b.label, "site": b.site, "density_hu": round(b.hu, 1), "volume_ml": round(float(v), 3)}
+            for b, v in zip(scene.bleeds, volumes, strict=True)
+        ),
+    )
+
+
+def write_tables(folder: Path, truths: Sequence[StudyTruth], seed: int) -> Counts:
+    """Write label files and the ground truth of all studies."""
+    task = ICH
+    tables = {}
+    for is_test in (False, True):
+        rows = [pair for t in truths if t.is_test == is_test for pair in zip(t.image_ids, t.labels, strict=True)]
+        tables[is_test] = sorted(rows, key=lambda row: row[0])
+    train, test = tables[False], tables[True]
+    picked = sorted(stream(seed, "repeated", 0).permutation(len(train))[:N_REPEATED_IMAGES].tolist())
+    _write(folder / TRAIN_LABELS, [*train, *(train[i] for i in picked)], task)
+    _write(folder / TEST_TRUTH, test, task)
+    constant = np.full(len(task.slices.names), 0.5)
+    _write(folder / SAMPLE_SUBMISSION, [(image_id, constant) for image_id, _ in test], task)
+    _write_truth(folder / STUDY_TRUTH, truths)
+    labels = np.concatenate([truth.labels for truth in truths])
+    return Counts(
+        n_slices=len(labels),
+        n_repeated_images=len(picked),
+        label_rates=dict(zip(task.slices.names, labels.mean(axis=0).tolist(), strict=True)),
+    )
+
+
+def _write_truth(path: Path, truths: Sequence[StudyTruth]) -> None:
+    studies = [
+        {
+            "patient_id": t.patient_id, "study_uid": t.study_uid, "series_uid": t.series_uid,
+            "split": "test" if t.is_test else "train", "image_ids": list(t.image_ids), "bleeds": list(t.bleeds),
+        }
+        for t in truths
+    ]  # fmt: skip
+    rule = {
+        "min_contrast_hu": MIN_CONTRAST_HU,
+        "min_over_grey_hu": MIN_OVER_GREY_HU,
+        "max_visible_hu": MAX_VISIBLE_HU,
+        "min_visible_mm2": MIN_VISIBLE_MM2,
+    }
+    with atomic_writer(path) as file:
+        file.write((as_json({"label_rule": rule, "studies": studies}, indent=1) + "\n").encode())
+
+
+def _write(path: Path, rows: list[tuple[str, Float64Array]], task: Task) -> None:
+    values = np.stack([row[1] for row in rows]) if rows else np.zeros((0, len(task.slices.names)))
+    write_labels(path, task, [row[0] for row in rows], values)
+
+
+HEAD = Kind(folders=(TRAIN_IMAGES, TEST_IMAGES), make_study=make_study, write_tables=write_tables)
