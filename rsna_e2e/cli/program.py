@@ -16,6 +16,7 @@ from rsna_e2e.cli.inspection import add_inspect, add_quirks
 from rsna_e2e.cli.pipelines import add_bag, add_pipeline, add_smooth
 from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.settings import add_settings_list
+from rsna_e2e.cli.shards import add_export_shards
 from rsna_e2e.cli.stores import add_store
 from rsna_e2e.cli.training import add_find_lr, add_train
 from rsna_e2e.cli.verbs import Parser, one_line_warnings, tell
@@ -28,6 +29,7 @@ VERBS = (
     add_synth,
     add_prepare,
     add_store,
+    add_export_shards,
     add_inspect,
     add_quirks,
     add_settings_list,

@@ -4,9 +4,11 @@ import math
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 
@@ -23,11 +25,87 @@ HDF5_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, Attribute
 
 _SYSTEM_ERROR = re.compile(r"\berrno = (\d+),")  # in the text of HDF5's errors
 
+_SHOWN = 40  # characters of a name in a message
+
 MOST_DATASETS = 4096  # of any real file; a shard has one for every shape of its slices
 
 
 class NotPlainError(ValueError):
     """A file that points outside itself or claims more than it can hold, as only a malicious one does."""
+
+
+class Int16Place(NamedTuple):
+    """Where a dataset of int16, little endian, lies in its file: the name of its group and its own, its shape, and the
+    offset of its first byte."""
+
+    group: str
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last byte."""
+        return self.offset + 2 * math.prod(self.shape)
+
+
+def int16_places(path: Path, *, most: int, still_alive: Callable[[], None]) -> list[Int16Place]:
+    """Return where the datasets of an untrusted file lie, so that no library is needed to read them.
+
+    The file holds groups, and these hold datasets, at most `most` of both together, each stored in one piece. Those of
+    a group are in the order in which they were made, if it keeps that, else in that of their bytes. still_alive: is
+    called before each of them. Raises NotPlainError for everything else, and for datasets that share bytes, so that a
+    file cannot hold more values than bytes; and one of `HDF5_ERRORS` where it is damaged.
+    """
+    places: list[Int16Place] = []
+    with _open_to_read(path) as (file, n_bytes):
+        if file.userblock_size:
+            raise NotPlainError("it has a user block")
+        n_names = _count(file, "the file", most)
+        for group_name in file:
+            group = _member(file, group_name)
+            if not isinstance(group, h5py.Group):
+                raise NotPlainError(f"{group_name[:_SHOWN]!r} is no group")
+            n_names += _count(group, repr(group_name[:_SHOWN]), most - n_names)
+            places += _places_in(group, group_name, n_bytes, still_alive)
+    by_offset = sorted(places, key=lambda place: place.offset)
+    for one, other in pairwise(by_offset):
+        if one.end > other.offset:
+            raise NotPlainError(f"{one.name[:_SHOWN]!r} and {other.name[:_SHOWN]!r} share bytes")
+    return places
+
+
+def _places_in(group: h5py.Group, group_name: str, n_bytes: int, still_alive: Callable[[], None]) -> list[Int16Place]:
+    found: list[tuple[int, Int16Place]] = []
+    for name in group:
+        still_alive()
+        dataset = _member(group, name)
+        if not isinstance(dataset, h5py.Dataset):
+            raise NotPlainError(f"{name[:_SHOWN]!r} is no dataset, but stands in a group")
+        place = Int16Place(group_name, name, *_shape_and_offset(dataset, name, n_bytes))
+        link = group.id.links.get_info(name.encode("utf-8", "surrogateescape"))
+        found.append((link.corder if link.corder_valid else place.offset, place))
+    return [place for _, place in sorted(found)]
+
+
+def _count(group: h5py.Group, what: str, most: int) -> int:
+    """Return how many members a group has. Raises NotPlainError for more than `most`."""
+    if len(group) > most:
+        raise NotPlainError(f"{what} has {len(group)} members, more than any real file")
+    return len(group)
+
+
+def _shape_and_offset(dataset: h5py.Dataset, name: str, n_bytes: int) -> tuple[tuple[int, ...], int]:
+    _check_storage(dataset, name, filters=(), most_bytes=n_bytes)
+    if not dataset.id.get_type().equal(h5py.h5t.STD_I16LE):
+        raise NotPlainError(f"the values of {name[:_SHOWN]!r} are {str(dataset.dtype)[:_SHOWN]}, not int16")
+    offset = dataset.id.get_offset()
+    if dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS or offset is None:
+        raise NotPlainError(f"{name[:_SHOWN]!r} is not stored in one piece. Convert it with: h5repack -f NONE -l CONTI")
+    size = 2 * math.prod(dataset.shape or (0,))
+    if not size or dataset.id.get_storage_size() != size or offset + size > n_bytes:
+        raise NotPlainError(f"{name[:_SHOWN]!r} claims other bytes than the file has")
+    return dataset.shape, offset
 
 
 @contextmanager
@@ -38,33 +116,46 @@ def open_plain(path: Path, *, filters: Collection[int] = (), most_packed: int = 
     NotPlainError for a link or device, for links, groups, external storage and virtual datasets in the file, other
     filters, and shapes larger than the file can hold; and one of `HDF5_ERRORS` where it is damaged.
     """
+    with _open_to_read(path) as (file, n_bytes):
+        if len(file) > MOST_DATASETS:
+            raise NotPlainError(f"{len(file)} datasets")
+        for name in file:
+            dataset = _member(file, name)
+            if not isinstance(dataset, h5py.Dataset):
+                raise NotPlainError(f"{name[:_SHOWN]!r} is no dataset")
+            _check_storage(dataset, name, filters=filters, most_bytes=n_bytes * most_packed)
+        yield file
+
+
+@contextmanager
+def _open_to_read(path: Path) -> Iterator[tuple[h5py.File, int]]:
+    """Open a file, and yield it with its size in bytes. Raises NotPlainError for a link or device."""
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
         raise NotPlainError("a link, or no file at all")
     # No lock: files are written once, and some network file systems have none.
     with h5py.File(path, "r", locking=False) as file:
-        if len(file) > MOST_DATASETS:
-            raise NotPlainError(f"{len(file)} datasets")
-        for name in file:
-            _check_plain(file, name, filters=filters, most_bytes=status.st_size * most_packed)
-        yield file
+        yield file, status.st_size
 
 
-def _check_plain(file: h5py.File, name: str, *, filters: Collection[int], most_bytes: int) -> None:
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise NotPlainError(f"{name[:40]!r} is a link, which may lead out of the file")
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset):
-        raise NotPlainError(f"{name[:40]!r} is no dataset")
+def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5py.Datatype:
+    """Return what a group holds under a name. Raises NotPlainError for a link."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise NotPlainError(f"{name[:_SHOWN]!r} is a link, which may lead out of the file")
+    return group[name]
+
+
+def _check_storage(dataset: h5py.Dataset, name: str, *, filters: Collection[int], most_bytes: int) -> None:
+    """Raise NotPlainError unless the values of a dataset lie in this file, by no other filters, and in its size."""
     if dataset.external or dataset.is_virtual:
-        raise NotPlainError(f"the values of {name[:40]!r} lie in other files")
+        raise NotPlainError(f"the values of {name[:_SHOWN]!r} lie in other files")
     description = dataset.id.get_create_plist()
     used = {description.get_filter(i)[0] for i in range(description.get_nfilters())}
     if not used <= set(filters):
-        raise NotPlainError(f"{name[:40]!r} has filters {sorted(used)}")
+        raise NotPlainError(f"{name[:_SHOWN]!r} has filters {sorted(used)}")
     for shape in (dataset.shape or (), dataset.chunks or ()):
         if math.prod(shape) * dataset.dtype.itemsize > most_bytes:
-            raise NotPlainError(f"{name[:40]!r} claims shape {shape}, more than the file can hold")
+            raise NotPlainError(f"{name[:_SHOWN]!r} claims shape {shape}, more than the file can hold")
 
 
 @contextmanager
