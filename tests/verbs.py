@@ -8,7 +8,7 @@ from training_runs import command_line
 
 from rsna_e2e.core.weights_file import encode
 from rsna_e2e.inference.predict import predict
-from rsna_e2e.model.network import SequenceHead
+from rsna_e2e.model.heads import SequenceHead
 from rsna_e2e.training.train import train
 
 FOLDERS = ("synth", "prepare", "inspect", "train", "find-lr", "embed", "import-embeddings", "evaluate")  # all they make

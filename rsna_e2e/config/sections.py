@@ -36,6 +36,8 @@ from rsna_e2e.config.limits import (
     Width,
 )
 
+HEAD_WIDTH = 64  # EC601: RSNA-STR Pulmonary Embolism 2020
+
 Crop = Literal["none", "series", "slice"]
 View = Literal["plain", "hflip", "transpose"]  # of an un-augmented image, for test-time augmentation
 
@@ -134,8 +136,15 @@ class ModelConfig(Frozen):
     """Start the backbone from the weights that timm downloads for it."""
     weights_file: Path | None = None
     """Start the backbone from this local safetensors file; nothing is downloaded."""
-    head: Literal["lstm", "none"] = "lstm"
-    """Recurrent head over the series. none: a classifier of single slices, which needs epochs=0 and a slice_phase."""
+    head: Literal["lstm", "one_way", "none"] = "lstm"
+    """Recurrent head over the series. lstm: two bidirectional LSTMs, of the published solution of RSNA ICH 2019.
+    one_way: one LSTM from the first slice to the last, as in the published solution of RSNA-STR Pulmonary Embolism 2020
+    (EC601). none: a classifier of single slices, which needs epochs=0 and a slice_phase."""
+    head_width: Width = HEAD_WIDTH
+    """Hidden width of the head one_way; that of lstm follows from its embeddings."""
+    pool: Literal["max_mean", "attention"] = "max_mean"
+    """How the head for whole series sums up the states of its slices in the head lstm; in one_way it takes the last.
+    max_mean: their maximum and mean. attention: four weighted means, with weights that are learned."""
     padding: Literal["packed", "left"] = "packed"
     """How the head handles series of different lengths in a batch. packed: they do not affect each other. left, as the
     published solution did: shorter series get zeros in front that are not masked, so that logits depend on the other
@@ -150,9 +159,29 @@ class ModelConfig(Frozen):
     frozen: by the running statistics, so that a step depends neither on chunks nor on the number of GPUs."""
     slice_loss_weight: Weight = 0.0
     """Weight in the loss of an auxiliary classifier of single slices on the embeddings. It is used in training only."""
+    sequence_loss_weight: Weight = 1.0
+    """Weight in the loss of the recurrent head's predictions for slices; 0 trains its head for whole series alone."""
     # "study": saved runs have this name
     study_loss_weight: Weight = 0.0
-    """Weight in the loss of a head for whole series, which predicts whether any slice has a label; 0: no such head."""
+    """Weight in the loss of a head for whole series. It predicts the labels that series have of their own, and where
+    they have none, whether any slice has a label; without labels of their own, 0 means no such head."""
+    slice_floor: Weight = 0.05
+    """For tasks scored as RSNA-STR Pulmonary Embolism 2020, whose metric weighs a slice by the share of positive slices
+    in its series, so that those of negative series weigh nothing: in training this is added to that weight."""
+
+    @model_validator(mode="after")
+    def _heads_go_together(self) -> "ModelConfig":
+        if self.head_width != HEAD_WIDTH and self.head != "one_way":
+            raise ValueError("head_width is of the head one_way: leave it out, or set model.head=one_way")
+        if self.pool == "attention" and self.head != "lstm":
+            raise ValueError("pool attention is over the states of the head lstm: set model.head=lstm")
+        if self.padding == "left" and self.head == "one_way":
+            raise ValueError("padding left is of the head lstm: leave it out, or set model.head=lstm")
+        if self.head != "none" and self.sequence_loss_weight == 0 and self.study_loss_weight == 0:
+            raise ValueError(
+                "nothing trains the recurrent head: set model.sequence_loss_weight or model.study_loss_weight above 0"
+            )
+        return self
 
     def without_initial_weights(self) -> "ModelConfig":
         """The same architecture, for weights that come from a checkpoint."""

@@ -15,7 +15,8 @@ from rsna_e2e.core.errors import DivergedError, OutOfResourcesError, PreemptedEr
 from rsna_e2e.core.files import without_nan
 from rsna_e2e.core.records import Progress
 from rsna_e2e.loader.batch import SeriesBatch
-from rsna_e2e.model.network import JointModel, flatten_lstms
+from rsna_e2e.model.heads import flatten_lstms
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.training.checkpoint import Best, Checkpoint, CheckpointState, restore, save_checkpoint
 from rsna_e2e.training.divergence import write_bundle
 from rsna_e2e.training.meter import Meter

@@ -22,8 +22,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from rsna_e2e.loader.division import Chunk, Division
 from rsna_e2e.model.chunked_backward import Backward, backward_in_chunks, derive_seed
+from rsna_e2e.model.heads import SequenceHead
 from rsna_e2e.model.losses import weighted_bce
-from rsna_e2e.model.network import SequenceHead
 from rsna_e2e.model.slice_dropout import SliceKeys, drop_by_slice, slice_keys
 
 LENGTHS = (19, 1, 12)

@@ -13,8 +13,9 @@ from rsna_e2e.config import ModelConfig
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError
 from rsna_e2e.core.weights_file import decode, encode, load_weights
 from rsna_e2e.model import import_published as module
+from rsna_e2e.model.heads import SequenceHead
 from rsna_e2e.model.import_published import import_weights, read_foreign
-from rsna_e2e.model.network import JointModel, SequenceHead
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.model.unpickling import tensors_of
 from rsna_e2e.tasks.catalogue import get_task
 
@@ -100,7 +101,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_does_not(kind: str, tm
 def test_a_whole_pickled_model_is_refused_by_its_name(tmp_path: Path) -> None:
     torch.save(_head(), tmp_path / "model.pth")
     with pytest.raises(
-        BadInputError, match=r"asks for rsna_e2e\.model\.network\.SequenceHead\. Only a state_dict .*torch\.save\("
+        BadInputError, match=r"asks for rsna_e2e\.model\.heads\.SequenceHead\. Only a state_dict .*torch\.save\("
     ):
         read_foreign(tmp_path / "model.pth", scratch=tmp_path)
 

@@ -7,8 +7,9 @@ import torch
 
 from rsna_e2e.config import ModelConfig, load_config
 from rsna_e2e.core.errors import BadInputError, MissingCapabilityError, UsageError
+from rsna_e2e.model.heads import SequenceHead
 from rsna_e2e.model.losses import weighted_bce
-from rsna_e2e.model.network import JointModel, SequenceHead
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.tasks.ich import ICH
 
 GOLDEN = {"rtol": 0, "atol": 1e-5}  # float32 LSTM of 9 steps against the published one's output

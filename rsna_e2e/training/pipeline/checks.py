@@ -11,7 +11,8 @@ from rsna_e2e.config import ModelConfig, TwoStageConfig
 from rsna_e2e.core.errors import RsnaError, UsageError
 from rsna_e2e.core.records import N_FOLDS
 from rsna_e2e.loader.holdout import series_folds
-from rsna_e2e.model.network import JointModel, load_backbone
+from rsna_e2e.model.backbones import load_backbone
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.model.pretrained import check_pretrained
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.catalogue import get_task

@@ -1,0 +1,68 @@
+"""Backbones: timm's networks, which turn images of slices into features, with the weights that they start from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rsna_e2e.config import ModelConfig
+from rsna_e2e.core.errors import MissingCapabilityError, UsageError, is_out_of_memory
+from rsna_e2e.core.weights_file import load_weights
+from rsna_e2e.model.pretrained import check_pretrained, no_weights
+
+MOST_WEIGHTS = 10**10  # the largest of timm, a ViT of DINOv3, has 6.7e9
+# What timm and torch raise for arguments that do not fit together: a short list, heads that do not divide a width, ...
+_UNSUITED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def create_backbone(config: ModelConfig, n_channels: int) -> Any:
+    if config.backbone == "none":  # images are embeddings already, [N, D, 1, 1]
+        nothing: Any = nn.Flatten()
+        nothing.num_features = n_channels
+        return nothing
+    _check_weights(config, n_channels)
+    backbone = _timm_model(config, n_channels, pretrained=config.pretrained and config.weights_file is None)
+    if config.weights_file is not None:
+        load_backbone(backbone, config.weights_file)
+    return backbone
+
+
+def load_backbone(backbone: nn.Module, path: Path) -> None:
+    """Copy a safetensors file into a backbone, but for the file's classifier. Raises BadInputError."""
+    load_weights(backbone, path, allow_extra=("fc.", "head.", "classifier."))
+
+
+def _check_weights(config: ModelConfig, n_channels: int) -> None:
+    """Raise UsageError, before memory is allocated, when arguments ask for more weights than any known model has."""
+    if not config.backbone_arguments:
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # leaves the random state to the real model
+        sketch = _timm_model(config, n_channels, pretrained=False)
+    n_weights = sum(weight.numel() for weight in sketch.parameters())
+    if n_weights > MOST_WEIGHTS:
+        raise UsageError(
+            f"model.backbone_arguments make {config.backbone} a model of {n_weights:.2g} weights; "
+            f"{MOST_WEIGHTS:.0e} are the most. Use smaller ones"
+        )
+
+
+def _timm_model(config: ModelConfig, n_channels: int, *, pretrained: bool) -> Any:
+    import timm  # takes two seconds, and heads on embeddings need none of it
+
+    if pretrained:
+        check_pretrained(config.backbone)  # timm would try for a minute
+    name, arguments = config.backbone, config.backbone_arguments
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=n_channels, **arguments)
+    except OSError as error:
+        raise MissingCapabilityError(no_weights(name, error)) from None
+    except _UNSUITED as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "Unknown model" in reason:
+            raise UsageError(f"timm knows no backbone {name!r}; timm.list_models() lists those it has") from None
+        if is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"model.backbone_arguments do not suit {name}: {reason}" if arguments else f"model.backbone: {reason}"
+        ) from None

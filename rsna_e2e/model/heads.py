@@ -1,0 +1,133 @@
+"""Heads over the slices of a series: recurrent ones for every slice, and one for the series as a whole."""
+
+# N slices (packed), B series, T longest series, D embedding width, H hidden width, L labels, P attention heads
+
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence, unpack_sequence
+
+N_ATTENTION_HEADS = 4
+
+Pool = Literal["max_mean", "attention", "last"]
+
+
+class SequenceHead(nn.Module):
+    """Two bidirectional LSTMs over embeddings with their lag and lead differences; logits for every slice.
+
+    The head of the published 2nd-place solution of RSNA ICH 2019, at any width D, with its parameter names. hidden =
+    h1 + h2 + relu(linear1(h1)) + relu(linear2(h2)) + [e, e]. Runs in float32 whatever the backbone's precision.
+
+    padding packed: a series' logits do not depend on its batch mates. left, as published: each series gets zeros in
+    front up to the longest of the batch, which the LSTMs run over as if they were slices. So logits depend on the
+    series in one call, on batch mates: in training those of the whole batch, whatever chunks and ranks there are; in
+    validation those that the same rank predicts. Differences never reach into the padding.
+    """
+
+    def __init__(self, embedding_width: int, n_labels: int, *, padding: Literal["packed", "left"] = "packed") -> None:
+        super().__init__()
+        self._padding = padding
+        width = embedding_width
+        self.width = 2 * width
+        self.lstm1 = nn.LSTM(3 * width, width, bidirectional=True)
+        self.lstm2 = nn.LSTM(2 * width, width, bidirectional=True)
+        self.linear1 = nn.Linear(2 * width, 2 * width)
+        self.linear2 = nn.Linear(2 * width, 2 * width)
+        self.linear = nn.Linear(2 * width, n_labels)
+
+    def forward(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, L]. lengths_B: int64 on the CPU."""
+        logits: torch.Tensor = self.linear(self.hidden(embeddings_ND, lengths_B))
+        return logits
+
+    def hidden(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states [N, 2D], of which the logits are a linear function."""
+        series = [_with_deltas(e) for e in torch.split(embeddings_ND, lengths_B.tolist())]
+        if self._padding == "left":
+            inputs_TBI = pad_sequence(series, padding_side="left")
+            h1_TBH, _ = self.lstm1(inputs_TBI)
+            h2_TBH, _ = self.lstm2(h1_TBH)
+            hidden_TBH = self._add_up(inputs_TBI, h1_TBH, h2_TBH)
+            return torch.cat([hidden_TBH[-n:, b] for b, n in enumerate(lengths_B.tolist())])
+        inputs = pack_sequence(series, enforce_sorted=False)
+        h1, _ = self.lstm1(inputs)
+        h2, _ = self.lstm2(h1)
+        return _in_order(self._add_up(inputs.data, h1.data, h2.data), inputs)
+
+    def _add_up(self, inputs: torch.Tensor, h1: torch.Tensor, h2: torch.Tensor) -> torch.Tensor:
+        """[..., 3D], [..., 2D], [..., 2D] -> [..., 2D]: both layers, their transformations and the embedding twice."""
+        embeddings = inputs[..., : inputs.shape[-1] // 3]
+        added: torch.Tensor = h1 + h2 + torch.relu(self.linear1(h1)) + torch.relu(self.linear2(h2))
+        return added + torch.cat([embeddings, embeddings], dim=-1)
+
+
+class OneWayHead(nn.Module):
+    """One LSTM from the first slice to the last; logits of every slice are a linear function of its hidden state.
+
+    The heads of the published solution of RSNA-STR Pulmonary Embolism 2020 by EC601, at any width, from zero initial
+    states: those of the source were random, in prediction too. Series do not affect each other.
+    """
+
+    def __init__(self, embedding_width: int, hidden_width: int, n_labels: int) -> None:
+        super().__init__()
+        self.width = hidden_width
+        self.lstm = nn.LSTM(embedding_width, hidden_width)
+        self.linear = nn.Linear(hidden_width, n_labels)
+
+    def hidden(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states [N, H], of which the logits are a linear function. lengths_B: int64 on the CPU."""
+        inputs = pack_sequence(list(torch.split(embeddings_ND, lengths_B.tolist())), enforce_sorted=False)
+        states, _ = self.lstm(inputs)
+        return _in_order(states.data, inputs)
+
+
+class SeriesHead(nn.Module):
+    """Outputs for a whole series: the hidden states of its slices pooled, and one linear layer.
+
+    max_mean: their maximum and mean. last: that of the last slice. attention: `N_ATTENTION_HEADS` weighted means, each
+    with weights that sum to 1 over the slices, the softmax of their products with a learned query (Ilse et al. 2018,
+    arXiv:1802.04712, without its tanh). ABMILX (arXiv:2506.02408) reports that attention with sparse weights fails in
+    end-to-end training, where such plain heads do not.
+    """
+
+    def __init__(self, hidden_width: int, n_outputs: int, *, pool: Pool = "max_mean") -> None:
+        super().__init__()
+        self._pool_by = pool
+        n_pooled = {"max_mean": 2, "last": 1, "attention": N_ATTENTION_HEADS}[pool]
+        self.queries = nn.Linear(hidden_width, N_ATTENTION_HEADS, bias=False) if pool == "attention" else None
+        self.linear = nn.Linear(n_pooled * hidden_width, n_outputs)
+
+    def forward(self, hidden_NH: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Return outputs [B, n_outputs]. lengths_B: int64 on the CPU."""
+        pooled = torch.stack([self._pool(h) for h in torch.split(hidden_NH, lengths_B.tolist())])
+        outputs: torch.Tensor = self.linear(pooled)
+        return outputs
+
+    def _pool(self, hidden_TH: torch.Tensor) -> torch.Tensor:
+        """The hidden states of one series, pooled and flat."""
+        if self.queries is not None:
+            weights_TP = self.queries(hidden_TH).softmax(dim=0)
+            return torch.matmul(weights_TP.T, hidden_TH).flatten()
+        return hidden_TH[-1] if self._pool_by == "last" else torch.cat([hidden_TH.amax(0), hidden_TH.mean(0)])
+
+
+def flatten_lstms(module: nn.Module) -> None:
+    """Make the weights of each LSTM contiguous on a GPU: in a copied module they are scattered, and cuDNN would gather
+    them in every pass."""
+    for child in module.modules():
+        if isinstance(child, nn.RNNBase):
+            child.flatten_parameters()
+
+
+def _in_order(states: torch.Tensor, inputs: PackedSequence) -> torch.Tensor:
+    """States [N, H] in the order of torch's packing of `inputs` -> [N, H], series after series."""
+    packed = PackedSequence(states, inputs.batch_sizes, inputs.sorted_indices, inputs.unsorted_indices)
+    return torch.cat(unpack_sequence(packed))
+
+
+def _with_deltas(embeddings_TD: torch.Tensor) -> torch.Tensor:
+    """[T, D] -> [T, 3D]: each embedding, its difference to the previous slice and to the next; 0 at the ends."""
+    step = embeddings_TD[1:] - embeddings_TD[:-1]
+    none = torch.zeros_like(embeddings_TD[:1])
+    return torch.cat([embeddings_TD, torch.cat([none, step]), torch.cat([-step, none])], dim=1)
