@@ -15,8 +15,8 @@ PACKAGE = ROOT / "rsna_e2e"
 # From top to bottom the way of the data. Inside a package its modules, and the packages in it, import in no circle.
 PACKAGES = (
     "core",
-    "config",
     "tasks",
+    "config",
     "dicom",
     "store",
     "loader",
@@ -30,8 +30,8 @@ PACKAGES = (
 
 # Libraries beside numpy, and who may import them
 LIBRARIES = {
-    "pydantic": {"config", "store.embeddings", "store.manifest", "training.run_folder"},
-    "yaml": {"config"},
+    "pydantic": {"config", "tasks.files", "store.embeddings", "store.manifest", "training.run_folder"},
+    "yaml": {"core.plain_yaml", "config"},
     "pydicom": {"dicom", "tools.synth"},  # synth writes files
     "h5py": {"core.hdf5", "store"},
     "hdf5plugin": {"store.codecs"},

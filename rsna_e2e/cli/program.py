@@ -18,6 +18,7 @@ from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.settings import add_settings_list
 from rsna_e2e.cli.shards import add_export_shards
 from rsna_e2e.cli.stores import add_store
+from rsna_e2e.cli.tasks import add_tasks
 from rsna_e2e.cli.training import add_find_lr, add_train
 from rsna_e2e.cli.verbs import Parser, one_line_warnings, tell
 from rsna_e2e.cli.weights import add_import_weights
@@ -33,6 +34,7 @@ VERBS = (
     add_inspect,
     add_quirks,
     add_settings_list,
+    add_tasks,
     add_import_weights,
     add_find_lr,
     add_train,

@@ -79,4 +79,9 @@ def add_verb(
 
 def add_task(verb: "argparse._ActionsContainer") -> None:
     """Let the user choose what is predicted."""
-    verb.add_argument("--task", choices=tuple(TASKS), default="ich", help="what is predicted (default ich)")
+    verb.add_argument(
+        "--task",
+        default=next(iter(TASKS)),
+        metavar="NAME|FILE",
+        help=f"what is predicted: {', '.join(TASKS)}, or the YAML file of a task of your own (default %(default)s)",
+    )

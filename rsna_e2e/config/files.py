@@ -8,13 +8,13 @@ import yaml
 from pydantic import ValidationError
 
 from rsna_e2e.config.catalogue import near_names, sections
-from rsna_e2e.config.plain_yaml import parse_yaml, read_yaml
 from rsna_e2e.config.recipes import RECIPES, TWO_STAGE_RECIPES
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import Frozen
 from rsna_e2e.config.two_stage import TwoStageConfig
 from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
 from rsna_e2e.core.files import as_json
+from rsna_e2e.core.plain_yaml import parse_yaml, read_yaml
 from rsna_e2e.core.records import printable
 
 _SHOWN, _SHOWN_NAMES, _LONGEST = 8, 40, 80  # faults, names, and characters of a user's words in a message

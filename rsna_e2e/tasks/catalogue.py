@@ -1,16 +1,47 @@
 """The tasks that this package comes with, and tasks of a user's own, which are YAML files."""
 
-from rsna_e2e.core.errors import UsageError
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.pe import PE
-from rsna_e2e.tasks.task import Task
+from rsna_e2e.tasks.task import Task, first_difference
 
 TASKS = {task.name: task for task in (ICH, PE)}
 
 
 def get_task(name: str) -> Task:
-    """Return the task called `name`. Raises UsageError when there is none."""
-    try:
+    """Return the task called `name`, or the one that a YAML file of this path describes.
+
+    Raises UsageError when there is none; BadInputError, naming file and field, for a file that describes none, and for
+    a task that has the name of one of this package and is another.
+    """
+    if name in TASKS:
         return TASKS[name]
-    except KeyError:
-        raise UsageError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}") from None
+    path = Path(name)
+    if not path.is_file():
+        near = get_close_matches(name, TASKS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ";"
+        raise UsageError(f"unknown task {name!r:.80}{meant} known: {', '.join(TASKS)}, or the path of a YAML file")
+    from rsna_e2e.tasks.files import read_task_file
+
+    return _not_of_ours(read_task_file(path), where=name)
+
+
+def task_of(content: Any, *, where: str) -> Task:
+    """Return the task that plain data describes, as a configuration holds it. Raises BadInputError as `get_task`."""
+    from rsna_e2e.tasks.files import make_task
+
+    return _not_of_ours(make_task(content, where=where), where=where)
+
+
+def _not_of_ours(task: Task, *, where: str) -> Task:
+    difference = first_difference(task, TASKS.get(task.name, task))
+    if difference:
+        raise BadInputError(
+            f"{where}: name: this package has a task {task.name}, and this one is another: {difference}. Give it a "
+            "name of its own"
+        )
+    return task

@@ -5,10 +5,13 @@ Nothing outside this package knows a label's name or asks for a task's name.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
+from string import Formatter
+from typing import Any, ClassVar, Literal
 
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.tasks.tree import Choice, Some, check_tree
+from rsna_e2e.tasks.tree import STRICT, Choice, Some, check_tree
+
+LARGEST = 1e6  # of the numbers in a task: beyond any weight and any HU, and far from what overflows in float32
 
 Level = Literal["slice", "series"]
 
@@ -21,6 +24,8 @@ class Labels:
     exclude and imply each other, the first group being the root; () where they are independent. notes: columns that
     are stored and split reports, and are never predicted.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     names: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
@@ -52,6 +57,8 @@ class Inputs:
     """What the network sees. windows_hu: (center, width) of each channel (C). mean, std: of the windowed values in
     [0, 1], per channel."""
 
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
     windows_hu: tuple[tuple[float, float], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -64,6 +71,8 @@ class Csv:
     columns: of the row's id and of its value. slice_id: of a row for {slice} and {label}. series_id: of a row for
     {study} and {label}; "" where submissions have none for series.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     columns: tuple[str, str] = ("ID", "Label")
     slice_id: str = "{slice}_{label}"
@@ -83,6 +92,8 @@ class Task:
     Raises UsageError where these contradict each other.
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
     name: str
     title: str
     slices: Labels
@@ -98,8 +109,8 @@ class Task:
         for what, is_right in _rules(self):
             if not is_right:
                 raise UsageError(f"task {self.name}: {what}")
-        for labels in (self.slices, self.series):
-            check_tree(self.name, labels.names, labels.tree)
+        for level, labels in (("slices", self.slices), ("series", self.series)):
+            check_tree(f"task {self.name}: {level}.tree", labels.names, labels.tree)
 
     @property
     def headline_index(self) -> int:
@@ -146,27 +157,46 @@ def _rules(task: Task) -> list[tuple[str, bool]]:
     """Return what must hold of a task, as what is wrong where it does not."""
     levels, inputs, csv = (task.slices, task.series), task.inputs, task.csv
     names = [name for labels in levels for name in (*labels.names, *labels.notes)]
-    is_weighted = all(len(x.weights) == len(x) and all(weight > 0 for weight in x.weights) for x in levels)
+    is_weighted = all(len(x.weights) == len(x) and all(0 < weight <= LARGEST for weight in x.weights) for x in levels)
     is_state = any(task.state_of_slices in group.branches for group in task.series.tree[:1])
-    is_scaled = all(width > 0 for _, width in inputs.windows_hu) and all(std > 0 for std in inputs.std)
+    widths, numbers = (
+        [*(w for _, w in inputs.windows_hu), *inputs.std],
+        [*(c for c, _ in inputs.windows_hu), *inputs.mean],
+    )
+    is_scaled = all(1 / LARGEST <= width <= LARGEST for width in widths) and all(abs(x) <= LARGEST for x in numbers)
     return [
         ("name must be lower case letters, digits and _", task.name.isidentifier() and task.name.islower()),
-        ("it has no slice label", bool(task.slices.names)),
-        ("a label stands in it twice", len(set(names)) == len(names)),
-        ("labels must be letters, digits and _", all(name.isidentifier() for name in names)),
-        ("each label needs one weight > 0", is_weighted),
+        ("title is empty or of several lines", bool(task.title) and task.title.isprintable()),
+        ("slices.names has no label", bool(task.slices.names)),
+        ("a label or note stands in it twice", len(set(names)) == len(names)),
+        ("labels and notes must be letters, digits and _", all(name.isidentifier() for name in names)),
+        (f"weights: each label needs one above 0, up to {LARGEST:g}", is_weighted),
         ("any_name is no label of its level", all(x.any_name in ("", *x.names) for x in levels)),
         (f"headline {task.headline!r} is no slice label", task.headline in task.slices.names),
-        ("series_truth own needs series labels, any_slice none", (task.series_truth == "own") == bool(task.series)),
+        ("series_truth own needs series.names, any_slice none", (task.series_truth == "own") == bool(task.series)),
         ("state_of_slices is no branch of the root of series.tree", is_state or not task.state_of_slices),
         ("score study_log_loss needs series_truth own", task.score == "log_loss" or task.series_truth == "own"),
         (
-            "windows_hu, mean and std must have one entry for each channel",
+            "inputs: windows_hu, mean and std must have one entry for each channel",
             len(inputs.windows_hu) == len(inputs.mean) == len(inputs.std) > 0,
         ),
-        ("widths of windows and std must be > 0", is_scaled),
-        ("csv.slice_id needs {slice}", "{slice}" in csv.slice_id),
+        (f"inputs: widths of windows and std must be above 0, and all numbers up to {LARGEST:g}", is_scaled),
+        ("csv.columns must be two names", len({*csv.columns, ""}) == 3),
+        ("csv.slice_id needs {slice}, and has no other part than {label}", _fits(csv.slice_id, "slice")),
         ("csv.slice_id needs {label}, for there are several", len(task.slices) == 1 or "{label}" in csv.slice_id),
-        ("csv.series_id needs {study}", not csv.series_id or "{study}" in csv.series_id),
-        ("csv.series_id needs {label}", not csv.series_id or "{label}" in csv.series_id),
+        (
+            "csv.series_id needs {study} and {label}, and has no other part",
+            not csv.series_id or (_fits(csv.series_id, "study") and "{label}" in csv.series_id),
+        ),
     ]
+
+
+def _fits(template: str, needed: str) -> bool:
+    """Whether an id's template has {needed} and, beside it, at most {label}."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError:
+        return False
+    found = [name for _, name, *_ in parts if name is not None]
+    is_plain = not any(form or conversion for _, _, form, conversion in parts)
+    return is_plain and needed in found and set(found) <= {needed, "label"}

@@ -3,15 +3,20 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from rsna_e2e.core.errors import UsageError
+
+# What pydantic is told of every part of a task: a key that is no field is an error
+STRICT = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """Where `given` holds, exactly one of the branches does. A branch that is no label ends in "*": a state without a
     name of its own. given: a branch of an earlier group; "": always."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     branches: tuple[str, ...]
     given: str = ""
@@ -22,6 +27,8 @@ class Choice:
 class Some:
     """Where `given` holds, at least one of the branches does, each a label."""
 
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
     branches: tuple[str, ...]
     given: str
     kind: Literal["some"] = "some"
@@ -30,8 +37,8 @@ class Some:
 Tree = tuple[Choice | Some, ...]
 
 
-def check_tree(task_name: str, names: Sequence[str], tree: Tree) -> None:
-    """Raise UsageError unless `tree`, where there is one, has each label once and hangs together."""
+def check_tree(where: str, names: Sequence[str], tree: Tree) -> None:
+    """Raise UsageError, which begins with `where`, unless `tree` has each label once and hangs together; or is ()."""
     if not tree:
         return
     counted = Counter(branch for group in tree for branch in group.branches)
@@ -40,16 +47,16 @@ def check_tree(task_name: str, names: Sequence[str], tree: Tree) -> None:
     for group in tree:
         if (group.given == "") != (group is tree[0]) or (group.given and group.given not in earlier):
             raise UsageError(
-                f"task {task_name}: the group {', '.join(group.branches)} is given {group.given!r}. The first group "
+                f"{where}: the group {', '.join(group.branches)} is given {group.given!r}. The first group "
                 "has none, others a branch of an earlier group"
             )
         if isinstance(group, Some) and any(branch.endswith("*") for branch in group.branches):
-            raise UsageError(f"task {task_name}: branches of kind some must be labels: {', '.join(group.branches)}")
+            raise UsageError(f"{where}: branches of kind some must be labels: {', '.join(group.branches)}")
         earlier |= set(group.branches)
     if not isinstance(tree[0], Choice):
-        raise UsageError(f"task {task_name}: the first group of a tree must be a choice")
+        raise UsageError(f"{where}: the first group of a tree must be a choice")
     if twice := [branch for branch, n in counted.items() if n > 1]:
-        raise UsageError(f"task {task_name}: {twice[0]} is a branch of the tree twice")
+        raise UsageError(f"{where}: {twice[0]} is a branch of the tree twice")
     if set(labels) != set(names):
         other = sorted(set(labels) ^ set(names))
-        raise UsageError(f"task {task_name}: its tree must have each label; the first that differs is {other[0]}")
+        raise UsageError(f"{where}: its tree must have each label; the first that differs is {other[0]}")

@@ -13,9 +13,9 @@ import yaml
 
 from rsna_e2e.config import Frozen, RunConfig, TwoStageConfig, load_config, load_two_stage, make_config
 from rsna_e2e.config.limits import MOST_MEMBERS, MOST_TIMES
-from rsna_e2e.config.plain_yaml import MOST_BYTES, parse_yaml
 from rsna_e2e.config.two_stage import MOST_EMBEDDED
 from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
+from rsna_e2e.core.plain_yaml import MOST_BYTES, parse_yaml
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.tasks.ich import ICH
 

@@ -1,4 +1,4 @@
-"""Reads YAML settings as plain data, within limits.
+"""Reads and writes YAML as plain data; what is read is held to limits.
 
 Whatever is wrong with a file is a ValueError, and aliases cannot make its content grow beyond a fixed size.
 """
@@ -84,6 +84,12 @@ class _PlainLoader(yaml.SafeLoader):
                 raise _refused(f"{name!r:.60} appears twice", key.start_mark)
             found.add(name)
         return mapping
+
+
+def to_yaml(value: Any) -> str:
+    """Return plain data as YAML: keys in their order, lists and mappings of plain values in one line each."""
+    text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=120)
+    return text
 
 
 def _count(node: yaml.Node, level: int = 0, before: int = 0) -> int:
