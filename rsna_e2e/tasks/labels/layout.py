@@ -111,7 +111,8 @@ def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> di
     if not all(column in words for column in mapped.values()):
         return {}
     if LONG_COLUMNS[1] in mapped or not any(name in mapped for name in task.slices.names):
-        columns = {name: words.get(mapped.get(name, name), "") for name in LONG_COLUMNS}
+        spelled = zip(LONG_COLUMNS, task.csv.columns, strict=True)
+        columns = {target: words.get(mapped.get(target, name), "") for target, name in spelled}
         if all(columns.values()):
             return columns
     free = {plain_name(word): word for word in header if word.strip() not in mapped.values()}

@@ -1,8 +1,9 @@
-"""Label files in the competition's long form: columns `ID,Label`, one row per image and label."""
+"""Label files in the long form: one row per image and label, and one per study and label where studies have own."""
 
 # R rows of the file
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -16,47 +17,70 @@ from rsna_e2e.tasks.task import Task
 
 
 def read_long(layout: Layout, texts: Mapping[str, Strings], task: Task) -> LabelTable:
-    """Make a table of the columns `ID` and `Label` of a label file.
+    """Make a table of the columns `ID` and `Label` of a label file, which `Csv.columns` may call otherwise.
 
     Raises BadInputError when a label name is unknown, a Label is no number in [0, 1], or two rows of one ID differ.
     """
     row_ids = texts["ID"]
     values_R = _parse_values(layout, row_ids, texts["Label"])
-    row_R, label_R, stems = _split_ids(layout, row_ids, task)
-    cells = Cells(
-        layout=layout,
-        rows=row_R,
-        images=stems,
-        labels=label_R,
-        values=values_R[row_R],
-        row_name=task.label_id,
+    names = {"slice": task.slices.names, "study": task.series.names if task.csv.series_id else ()}
+    spell: dict[str, Callable[[str, str], str]] = {"slice": task.label_id, "study": partial(_study_id, task)}
+    found = _split_ids(
+        layout, row_ids, {level: [spell[level]("", name) for name in names[level]] for level in names}, task
     )
-    image_ids, values = cells.joined(task)
-    n_known = int(np.count_nonzero(~np.isnan(values)))
-    return LabelTable(image_ids=image_ids, values=values, n_repeated_rows=len(row_R) - n_known)
+    joined = {
+        level: Cells(
+            layout=layout, rows=rows, images=stems, labels=labels, values=values_R[rows], row_name=spell[level]
+        ).joined(names[level])
+        for level, (rows, labels, stems) in found.items()
+    }
+    n_known = sum(int(np.count_nonzero(~np.isnan(values))) for _, values in joined.values())
+    (image_ids, values), (study_ids, study_values) = joined["slice"], joined["study"]
+    return LabelTable(
+        image_ids=image_ids,
+        values=values,
+        n_repeated_rows=len(row_ids) - n_known,
+        study_ids=study_ids,
+        study_values=study_values,
+    )
 
 
-def _split_ids(layout: Layout, row_ids: Strings, task: Task) -> tuple[Rows, Rows, Strings]:
-    """Split each `<image_id>_<label>`; return rows grouped by label, and for each of them the label and the image id.
+def _study_id(task: Task, study_id: str, label_name: str) -> str:
+    return task.csv.series_id.format(study=study_id, label=label_name)
 
-    A label name may end like another one, so longer names are tried first.
+
+def _split_ids(
+    layout: Layout, row_ids: Strings, suffixes: Mapping[str, Sequence[str]], task: Task
+) -> dict[str, tuple[Rows, Rows, Strings]]:
+    """Split each ID into what it names and one of the suffixes of the labels of a level; return of each level its rows,
+    grouped by label, and for each of them the label and what it names.
+
+    A suffix may end like another one, so longer ones are tried first; that of the only label of images may be empty.
     """
     is_open_R = np.ones(len(row_ids), dtype=bool)
-    rows, labels, stems = [], [], []
-    for label in sorted(range(len(task.slices.names)), key=lambda index: -len(task.slices.names[index])):
-        suffix = task.label_id("", task.slices.names[label])
+    parts: dict[str, list[tuple[Rows, Rows, Strings]]] = {level: [] for level in suffixes}
+    every = [(level, label, suffix) for level in suffixes for label, suffix in enumerate(suffixes[level])]
+    for level, label, suffix in sorted(every, key=lambda one: -len(one[2])):
         fits = pc.and_(pc.ends_with(row_ids, suffix), pc.not_equal(row_ids, suffix))
         fits_R = fits.to_numpy(zero_copy_only=False) & is_open_R
         is_open_R &= ~fits_R
-        rows.append(np.flatnonzero(fits_R))
-        labels.append(np.full(len(rows[-1]), label, dtype=np.int64))
-        stems.append(pc.utf8_slice_codeunits(row_ids.filter(pa.array(fits_R)), 0, -len(suffix)))
+        rows, stems = np.flatnonzero(fits_R), row_ids.filter(pa.array(fits_R))
+        if suffix:
+            stems = pc.utf8_slice_codeunits(stems, 0, -len(suffix))
+        parts[level].append((rows, np.full(len(rows), label, dtype=np.int64), stems))
     if is_open_R.any():
         row = int(np.argmax(is_open_R))
         raise BadInputError(
             f"{layout.file}, line {layout.line_of(row)}: ID {row_ids[row].as_py()!r} does not end in a known "
             f"label. Expected <image>_<label> with a label of: {', '.join(task.slices.names)}"
         )
+    return {level: _concatenated(found) for level, found in parts.items()}
+
+
+def _concatenated(parts: Sequence[tuple[Rows, Rows, Strings]]) -> tuple[Rows, Rows, Strings]:
+    """Join the rows, labels and stems of all labels of a level, which may have none."""
+    empty = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), pa.array([], pa.string()))
+    rows, labels, stems = zip(*(parts or [empty]), strict=True)
     return np.concatenate(rows), np.concatenate(labels), pa.concat_arrays(stems)
 
 

@@ -1,8 +1,8 @@
-"""Labels of images, and how cells of a label file become such a table."""
+"""Labels of images and studies, and how cells of a label file become such a table."""
 
-# N images, L labels, K cells of the file
+# N images, L labels, E studies, M their labels, K cells of the file
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float64Array, Rows, printable
 from rsna_e2e.tasks.labels.layout import Layout
-from rsna_e2e.tasks.task import Task
 
 Strings = Any  # pyarrow.StringArray; pyarrow carries no types
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelTable:
-    """Labels of N images: image_ids sorted, values [N, L] in [0, 1] with NaN where the file says nothing.
+    """Labels of N images: image_ids sorted, values [N, L] in [0, 1] with NaN where the file says nothing. The same of E
+    studies: study_ids sorted, study_values [E, M]; both empty of a task whose series have no labels of their own.
 
     columns: of a wide table, the column that is read as `ID` and as each label; unused: its other columns.
     """
@@ -28,19 +28,23 @@ class LabelTable:
     image_ids: list[str]
     values: Float64Array
     n_repeated_rows: int
+    study_ids: list[str] = field(default_factory=list)
+    study_values: Float64Array = field(default_factory=lambda: np.zeros((0, 0)))
     columns: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.values.ndim == 2
         assert len(self.image_ids) == len(self.values)
+        assert len(self.study_ids) == len(self.study_values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cells:
-    """What a label file says [K]: each with its row in the file, its image, its label and its value.
+    """What a label file says [K] of the images, or of the studies: each with its row in the file, its image or study,
+    its label and its value.
 
-    row_name: how a message calls what the file says of an image and a label.
+    row_name: how a message calls what the file says of an image, or study, and a label.
     """
 
     layout: Layout
@@ -50,26 +54,27 @@ class Cells:
     values: Float64Array
     row_name: Callable[[str, str], str]
 
-    def joined(self, task: Task) -> tuple[list[str], Float64Array]:
-        """Return the images, sorted, and their labels [N, L]. Raises BadInputError where two cells differ."""
+    def joined(self, names: Sequence[str]) -> tuple[list[str], Float64Array]:
+        """Return the images, sorted, and their labels [N, L] of these names. Raises BadInputError where two cells
+        differ."""
         images = self.images.dictionary_encode()
         if not all(map(str.isprintable, images.dictionary.to_pylist())):
             images = escaped(images.dictionary).take(images.indices).dictionary_encode()
         order = pc.sort_indices(images.dictionary).to_numpy()
-        cell_K = np.argsort(order)[images.indices.to_numpy()] * len(task.slices.names) + self.labels
-        cells = np.full(len(order) * len(task.slices.names), np.nan)
+        cell_K = np.argsort(order)[images.indices.to_numpy()] * len(names) + self.labels
+        cells = np.full(len(order) * len(names), np.nan)
         cells[cell_K] = self.values
         differs_K = cells[cell_K] != self.values
         image_ids = images.dictionary.take(pa.array(order)).to_pylist()
         if differs_K.any():
             cell = int(cell_K[np.argmax(differs_K)])
-            image, label = divmod(cell, len(task.slices.names))
+            image, label = divmod(cell, len(names))
             lines = [self.layout.line_of(int(row)) for row in np.sort(self.rows[cell_K == cell])]
             raise BadInputError(
-                f"{self.layout.file}: rows of ID {self.row_name(image_ids[image], task.slices.names[label])} differ "
+                f"{self.layout.file}: rows of ID {self.row_name(image_ids[image], names[label])} differ "
                 f"(lines {', '.join(map(str, lines))}). Keep the right one and remove the others"
             )
-        return image_ids, cells.reshape(len(order), len(task.slices.names))
+        return image_ids, cells.reshape(len(order), len(names))
 
 
 def escaped(texts: Strings) -> Strings:

@@ -46,7 +46,7 @@ def read_wide(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
         values=values_RL[row_K, label_K],
         row_name=lambda image_id, label: f"{image_id} in {layout.columns[label]}",
     )
-    image_ids, values = cells.joined(task)
+    image_ids, values = cells.joined(task.slices.names)
     return LabelTable(
         image_ids=image_ids,
         values=values,
