@@ -71,6 +71,22 @@ class ImageConfig(Frozen):
     size_from_epoch: Annotated[dict[Epochs, Side], Field(max_length=MOST_MEMBERS)] = {}
     """Progressive resizing: the side of training images from an epoch on, such as {1: 96, 5: 112}. Epochs count from 1
     over both phases. Validation uses image.size."""
+    resize: Side | None = None
+    """The cropped square is resized to this, and the image is a window of it: in the middle, and in training at a
+    random place, in whole pixels, drawn once per series and epoch. null: the square is resized to size, all of it."""
+
+    @model_validator(mode="after")
+    def _window_is_in_the_square(self) -> "ImageConfig":
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"resize={self.resize} is less than size={self.size}, the window that is cut out of it")
+        if self.resize is not None and self.size_from_epoch:
+            raise ValueError("size_from_epoch would cut windows of other sizes out of resize: leave out one of the two")
+        return self
+
+    @property
+    def resized(self) -> int:
+        """Side of the square that the image is a window of."""
+        return self.resize or self.size
 
     @property
     def is_stretched(self) -> bool:
@@ -101,6 +117,8 @@ class AugmentConfig(Frozen):
     """Largest relative change of scale, up or down."""
     rotate_limit_deg: Degrees = 20.0
     """Largest rotation, either way."""
+    vflip_probability: Probability = 0.0
+    """Probability of a flip upside down."""
 
 
 class LoaderConfig(Frozen):

@@ -17,6 +17,7 @@ from rsna_e2e.loader.geometry import (
     Boxes,
     SliceParams,
     crop_squares,
+    cut_window,
     draw_augmentation,
     series_generator,
     slice_params,
@@ -62,7 +63,7 @@ class BatchPlan(RankShare):
     def cropped_to(self, content: npt.NDArray[np.int64], image: ImageConfig) -> "BatchPlan":
         """The same plan with every slice cropped to its `content` [n, 4], see `crop_squares`."""
         boxes = crop_squares(content, self.shapes.astype(np.int64), "slice", square=image.square)
-        params = slice_params(boxes, self.augmentation, size=image.size)
+        params = slice_params(boxes, self.augmentation, size=image.resized)
         return replace(self, affine=params.affine, source_box=params.source_box)
 
 
@@ -123,11 +124,14 @@ class Planner:
 
     def _draw(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
         image = self._config.image
-        augmentation = None
+        rng = augmentation = None
         if epoch is not None:
             rng = series_generator(self._config.seed, epoch, span.series_key)
             augmentation = draw_augmentation(rng, self._config.augment, size=image.size)
+        if image.resize is not None:
+            window = cut_window(rng, margin_px=image.resize - image.size)
+            augmentation = window if augmentation is None else window @ augmentation
         shapes = self._shapes[span.rows].astype(np.int64)
         boxes = crop_squares(self._content[span.rows], shapes, image.crop, square=image.square)
         extents = shapes[:, ::-1] if image.is_stretched else None
-        return slice_params(boxes, augmentation, size=image.size, extents=extents)
+        return slice_params(boxes, augmentation, size=image.resized, extents=extents)

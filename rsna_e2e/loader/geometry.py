@@ -46,7 +46,8 @@ def draw_augmentation(rng: np.random.Generator, config: AugmentConfig, *, size: 
     """Draw a 3x3 matrix from output pixels to un-augmented output pixels of a `size` x `size` image.
 
     The image is flipped, then shifted, scaled and rotated about its centre, then transposed: the order of the
-    published 2nd-place solution. Every draw consumes the same number of random values.
+    published 2nd-place solution. Every draw consumes the same number of random values; what was added later is drawn
+    last, so that earlier draws keep their values.
     """
     flip, transpose, affine = rng.random(3) < (
         config.hflip_probability,
@@ -54,9 +55,12 @@ def draw_augmentation(rng: np.random.Generator, config: AugmentConfig, *, size: 
         config.affine_probability,
     )
     shift_x, shift_y, scale, rotate = rng.uniform(-1.0, 1.0, 4)
+    vflip = rng.random() < config.vflip_probability
     matrix = np.eye(3)
     if flip:
         matrix = np.array([[-1.0, 0.0, size - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    if vflip:
+        matrix = matrix @ np.array([[1.0, 0.0, 0.0], [0.0, -1.0, size - 1.0], [0.0, 0.0, 1.0]])
     if affine:
         forward = _shift_scale_rotate(
             shift_px=(shift_x * config.shift_limit * size, shift_y * config.shift_limit * size),
@@ -70,10 +74,19 @@ def draw_augmentation(rng: np.random.Generator, config: AugmentConfig, *, size: 
     return matrix
 
 
+def cut_window(rng: np.random.Generator | None, *, margin_px: int) -> Float64Array:
+    """Return the 3x3 matrix from a window's pixels to those of the square that it is cut out of, `margin_px` larger.
+
+    rng: draws the place of the window, every whole pixel alike; None puts it in the middle.
+    """
+    x, y = (margin_px // 2, margin_px // 2) if rng is None else rng.integers(margin_px, endpoint=True, size=2)
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
 def slice_params(
     boxes: Boxes, augmentation: Float64Array | None, *, size: int, extents: npt.NDArray[np.int64] | None = None
 ) -> SliceParams:
-    """Compose each slice's crop square, the resize to `size` and its augmentation.
+    """Compose each slice's crop square, its resize to the side `size` and its augmentation.
 
     boxes: [N,3] i32 (x0, y0, side) in input pixels. augmentation: [3,3] for all, or [N,3,3]; None for none. The resize
     keeps the corners of the square at the corners of the output (pixel x covers [x - 0.5, x + 0.5]), as OpenCV's does.
