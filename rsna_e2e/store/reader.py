@@ -78,6 +78,7 @@ class Store:
         self.image_ids = manifest.image_ids
         self.content_windows_hu = manifest.content_windows_hu
         self.series = _spans(index)
+        self.series_labels = np.empty((len(self.series), 0), dtype=np.float32)
         _check_folds(path, index)
 
     @classmethod
