@@ -14,7 +14,7 @@ import torch
 from rsna_e2e.config import RunConfig, load_config
 from rsna_e2e.core.device import Compute
 from rsna_e2e.core.process import Memory, reset_peak, return_freed_memory
-from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.batch import SeriesBatch, series_targets
 from rsna_e2e.loader.division import Division
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.tasks.ich import ICH
@@ -54,12 +54,16 @@ def batch_of(lengths: tuple[int, ...], side: int, ranks: Ranks, chunk_size: int,
     images = torch.from_numpy(np.stack(noise))
     for label in range(6):
         images[:, :, label * side // 6 : (label + 1) * side // 6] += labels[own, label, None, None, None]
+    mask = torch.ones_like(labels, dtype=torch.bool)
+    series_labels, series_mask = series_targets(labels, mask, torch.tensor(lengths))
     return SeriesBatch(
         images=images.contiguous(memory_format=torch.channels_last),
         chunks=chunks,
         series_lengths=torch.tensor(lengths),
         labels=labels,
-        label_mask=torch.ones_like(labels, dtype=torch.bool),
+        label_mask=mask,
+        series_labels=series_labels,
+        series_mask=series_mask,
         series_keys=tuple(f"{seed}-{number}" for number in range(len(lengths))),
         rows=rows,
     )

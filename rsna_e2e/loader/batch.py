@@ -1,6 +1,6 @@
 """A batch of whole series, packed: the slices of all its series in one tensor, one series after the other."""
 
-# N slices (packed), B series, C windows, S image side, L labels
+# N slices (packed), B series, C windows, S image side, L labels of slices, M of series
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,8 +25,9 @@ class SeriesBatch:
     """Labels of B series with N slices in all, and the images of this rank's n slices; checked when built.
 
     images [n, C, S, S]: float, channels-last. chunks: the places of the rank's slices in the batch. series_lengths [B]:
-    int64 on the CPU, each >= 1, sum N. labels [N, L]: float32, 0 or 1. label_mask [N, L]: bool, False where a label is
-    unknown. series_keys [B]: the store's key of each series. rows [N]: int64, the store row of each slice.
+    int64 on the CPU, each >= 1, sum N. labels [N, L], series_labels [B, M]: of slices and of series, float32, 0 or 1.
+    label_mask [N, L], series_mask [B, M]: bool, False where a label is unknown. series_keys [B]: the store's key of
+    each series. rows [N]: int64, the store row of each slice.
     """
 
     images: SliceImages
@@ -34,6 +35,8 @@ class SeriesBatch:
     series_lengths: torch.Tensor
     labels: torch.Tensor
     label_mask: torch.Tensor
+    series_labels: torch.Tensor
+    series_mask: torch.Tensor
     series_keys: tuple[str, ...]
     rows: Rows
 
@@ -51,14 +54,8 @@ class SeriesBatch:
             int(self.series_lengths.sum()) == n,
             f"lengths sum to {int(self.series_lengths.sum())}, but there are {n} slices",
         )
-        _check(
-            self.labels.ndim == 2 and self.labels.shape[0] == n and self.labels.dtype == torch.float32,
-            "labels must be float32 [N, L]",
-        )
-        _check(
-            self.label_mask.shape == self.labels.shape and self.label_mask.dtype == torch.bool,
-            "label_mask must be bool and shaped like labels",
-        )
+        _check_labels("label", self.labels, self.label_mask, n)
+        _check_labels("series_label", self.series_labels, self.series_mask, len(self.series_lengths))
         _check(len(self.series_keys) == len(self.series_lengths), "one key for every series")
         n_own = sum(map(len, self.chunks))
         _check(self.images.shape[0] == n_own, f"chunks of {n_own} slices, but {self.images.shape[0]} images")
@@ -79,6 +76,13 @@ def series_targets(
     n_positive_BL = empty_BL.index_add(0, series_N, torch.where(mask_NL, labels_NL, 0.0))
     n_unknown_BL = empty_BL.index_add(0, series_N, (~mask_NL).to(labels_NL.dtype))
     return (n_positive_BL > 0).to(labels_NL.dtype), (n_positive_BL > 0) | (n_unknown_BL == 0)
+
+
+def _check_labels(what: str, labels: torch.Tensor, mask: torch.Tensor, n: int) -> None:
+    is_table = labels.ndim == 2 and labels.shape[0] == n and labels.dtype == torch.float32
+    _check(is_table, f"{what}s must be float32 with {n} rows")
+    is_mask = mask.shape == labels.shape and mask.dtype == torch.bool
+    _check(is_mask, f"the mask of {what}s must be bool and shaped like them")
 
 
 def _check(condition: bool, message: str) -> None:

@@ -87,6 +87,7 @@ class Planner:
         alone = (1,) * len(rows)
         share = RankShare(
             batch_rows=np.array(rows, dtype=np.int64),
+            positions=tuple(self._series_of_row[list(rows)].tolist()),
             spans=tuple(self._span_of(row) for row in rows),
             lengths=alone,
             chunks=self._division.by_slices().chunks(alone),
@@ -101,6 +102,7 @@ class Planner:
             params.append(self._params(span, epoch)[place : place + 1])
         return BatchPlan(
             batch_rows=share.batch_rows,
+            positions=share.positions,
             spans=share.spans,
             lengths=share.lengths,
             chunks=share.chunks,

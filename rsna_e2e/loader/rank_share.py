@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.records import Rows
-from rsna_e2e.loader.batch import SeriesBatch, SliceImages
+from rsna_e2e.core.records import Float32Array, Rows
+from rsna_e2e.loader.batch import SeriesBatch, SliceImages, series_targets
 from rsna_e2e.loader.division import Chunk, Division
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.store import SeriesSpan, Store, rows_of
@@ -22,11 +22,12 @@ _KERNEL_COMPLAINT = re.compile(r"\bslice (\d+): (.+)")  # csrc/ct_params.cpp
 class RankShare:
     """All slices of a batch, series after series, and the chunks of one rank.
 
-    batch_rows [N]: store row of each slice. spans, lengths [B]: the series, and the number of slices of each. chunks:
-    the rank's.
+    batch_rows [N]: store row of each slice. positions, spans, lengths [B]: the series, their positions in the store
+    and the number of slices of each. chunks: the rank's.
     """
 
     batch_rows: Rows
+    positions: tuple[int, ...]
     spans: tuple[SeriesSpan, ...]
     lengths: tuple[int, ...]
     chunks: tuple[Chunk, ...]
@@ -58,18 +59,36 @@ def series_share(store: Store, batch: Batch, division: Division) -> RankShare:
     """Return a rank's share of a batch of whole series, given by their positions in `store.series`."""
     spans = tuple(store.series[position] for position in batch)
     lengths = tuple(span.n_slices for span in spans)
-    return RankShare(batch_rows=rows_of(spans), spans=spans, lengths=lengths, chunks=division.chunks(lengths))
+    return RankShare(
+        batch_rows=rows_of(spans), positions=tuple(batch), spans=spans, lengths=lengths, chunks=division.chunks(lengths)
+    )
 
 
 def make_series_batch(store: Store, share: RankShare, images: SliceImages, device: torch.device) -> SeriesBatch:
-    """Return the batch of a share: images of its rows, in their order, and the labels of all slices on `device`."""
-    labels = torch.from_numpy(store.labels[share.batch_rows].astype(np.float32)).to(device)
+    """Return the batch of a share: images of its rows, in their order, and all labels of slices and series on `device`.
+
+    Where the store has no labels of series, a series has the labels of its slices, see `series_targets`.
+    """
+    lengths = torch.tensor(share.lengths, dtype=torch.int64)
+    labels, mask = _known(store.labels[share.batch_rows], device)
+    if store.series_labels.shape[1]:
+        series_labels, series_mask = _known(store.series_labels[list(share.positions)], device)
+    else:
+        series_labels, series_mask = series_targets(labels, mask, lengths)
     return SeriesBatch(
         images=images,
         chunks=share.chunks,
-        series_lengths=torch.tensor(share.lengths, dtype=torch.int64),
-        labels=labels.nan_to_num(0.0),
-        label_mask=~labels.isnan(),
+        series_lengths=lengths,
+        labels=labels,
+        label_mask=mask,
+        series_labels=series_labels,
+        series_mask=series_mask,
         series_keys=tuple(span.series_key for span in share.spans),
         rows=share.batch_rows,
     )
+
+
+def _known(values: Float32Array, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return labels on `device`, 0 where they are unknown (NaN), and where they are known."""
+    labels = torch.from_numpy(values.astype(np.float32)).to(device)
+    return labels.nan_to_num(0.0), ~labels.isnan()

@@ -145,13 +145,17 @@ class SeriesStep:
 
 def made_up_batch(images: torch.Tensor, chunks: tuple[Chunk, ...], task: Task) -> SeriesBatch:
     """A batch of one series, all of it of this rank. images [N, C, S, S]; every label is known and 0."""
-    n, n_labels = len(images), len(task.slices.names)
+    n = len(images)
+    labels = torch.zeros(n, len(task.slices), device=images.device)
+    series_labels = torch.zeros(1, len(task.series_labels), device=images.device)
     return SeriesBatch(
         images=images,
         chunks=chunks,
         series_lengths=torch.tensor([n]),
-        labels=torch.zeros(n, n_labels, device=images.device),
-        label_mask=torch.ones(n, n_labels, dtype=torch.bool, device=images.device),
+        labels=labels,
+        label_mask=torch.ones_like(labels, dtype=torch.bool),
+        series_labels=series_labels,
+        series_mask=torch.ones_like(series_labels, dtype=torch.bool),
         series_keys=(KEY,),
         rows=np.arange(n, dtype=np.int64),
     )

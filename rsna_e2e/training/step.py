@@ -16,7 +16,7 @@ import torch
 
 from rsna_e2e.config import OptimizerConfig, RunConfig
 from rsna_e2e.core.device import Compute
-from rsna_e2e.loader.batch import SeriesBatch, series_targets
+from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.model.chunked_backward import backward_in_chunks, derive_seed
 from rsna_e2e.model.losses import weighted_bce
 from rsna_e2e.model.network import JointModel
@@ -182,8 +182,8 @@ class Stepper:
     def _weights(self, batches: Sequence[SeriesBatch]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the divisors of the summed slice and series losses: the weighted counts of known labels."""
         slices = torch.cat([batch.label_mask for batch in batches])
-        series = [series_targets(batch.labels, batch.label_mask, batch.series_lengths)[1] for batch in batches]
-        return self._weight_of(slices), self._weight_of(torch.cat(series))
+        series = torch.cat([batch.series_mask for batch in batches])
+        return self._weight_of(slices), self._weight_of(series)
 
     def _weight_of(self, mask: torch.Tensor) -> torch.Tensor:
         smallest = torch.finfo(torch.float32).tiny  # nothing is known: 0 / smallest is 0
@@ -254,8 +254,7 @@ class Stepper:
         logits = self._model.classify(embeddings_NF, batch.series_lengths)
         loss = self._bce(logits.slices, batch.labels, batch.label_mask) / slice_weight
         if logits.series is not None:
-            targets = series_targets(batch.labels, batch.label_mask, batch.series_lengths)
-            series_loss = self._bce(logits.series, *targets) / series_weight
+            series_loss = self._bce(logits.series, batch.series_labels, batch.series_mask) / series_weight
         config = self._config.model
         total = loss + config.slice_loss_weight * auxiliary + config.study_loss_weight * series_loss
         return torch.stack([loss.detach(), series_loss.detach()]), total

@@ -105,6 +105,8 @@ def test_a_batch_that_does_not_add_up_is_refused() -> None:
             series_lengths=torch.tensor([3, 1]),
             labels=labels,
             label_mask=labels.bool(),
+            series_labels=labels[:2],
+            series_mask=labels[:2].bool(),
             series_keys=("a", "b"),
             rows=np.arange(3),
         )

@@ -42,7 +42,7 @@ def all_series(loader: ImageLoader, store: Store, *, epoch: int | None = 1) -> I
 
 
 def assert_same(left: SeriesBatch, right: SeriesBatch) -> None:
-    for name in ("images", "series_lengths", "labels", "label_mask"):
+    for name in ("images", "series_lengths", "labels", "label_mask", "series_labels", "series_mask"):
         assert torch.equal(getattr(left, name), getattr(right, name)), name
     assert left.images.is_contiguous(memory_format=torch.channels_last)
     assert left.series_keys == right.series_keys
@@ -122,7 +122,7 @@ def test_ranks_make_the_images_of_their_own_slices_and_know_all_labels(
         images = torch.full_like(whole.images, torch.nan)
         for part in parts:
             n_empty += len(part.images) == 0
-            for name in ("labels", "label_mask", "series_lengths"):
+            for name in ("labels", "label_mask", "series_labels", "series_mask", "series_lengths"):
                 assert torch.equal(getattr(part, name), getattr(whole, name)), name
             assert part.rows.tolist() == whole.rows.tolist()
             for chunk in part.chunks:

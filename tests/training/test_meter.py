@@ -42,6 +42,8 @@ def batches(clock: Clock, waits_s: list[float]) -> Iterator[SeriesBatch]:
             series_lengths=torch.tensor([4]),
             labels=labels,
             label_mask=labels.bool(),
+            series_labels=labels[:1],
+            series_mask=labels[:1].bool(),
             series_keys=("a",),
             rows=np.arange(4),
         )

@@ -153,7 +153,8 @@ def test_a_step_in_bfloat16_is_near_that_in_float32(store: Store) -> None:
 def test_nothing_known_gives_no_gradient(store: Store) -> None:
     run = Run("optimizer.weight_decay=0")
     (batch,) = batches_of(store, run.config, [(0, 1)])
-    unknown = replace(batch, label_mask=torch.zeros_like(batch.label_mask))
+    masks = {name: torch.zeros_like(getattr(batch, name)) for name in ("label_mask", "series_mask")}
+    unknown = replace(batch, **masks)
     before = list(weights_of(run.model))
     result = run.step(0, [unknown])
     assert (result.loss, result.series_loss, result.gradient_norm) == (0.0, 0.0, 0.0)
