@@ -272,8 +272,7 @@ def _warn(report: "PrepareReport") -> None:
         )
     if report.slice_order.looks_shuffled:
         tell(
-            "warning: positive slices are scattered as if the slices were shuffled. Check that ImagePositionPatient "
-            "and the labels belong to these images",
+            f"warning: positive slices are scattered as if the slices were shuffled. {report.order_advice}",
             to=sys.stderr,
         )
 

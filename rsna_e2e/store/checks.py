@@ -62,7 +62,9 @@ def read_index(path: Path, manifest: StoreManifest) -> dict[str, Column]:
     which names the column, and the slice if a single one is wrong."""
     n_rows = manifest.n_slices
     index = read_table(path / INDEX, INDEX_COLUMNS, n_rows=n_rows, most_packed=INDEX_MOST_PACKED)
-    for name, row in chain(outside_ranges(index), _wrong_places(index, manifest), contradictions(index)):
+    has_geometry = manifest.geometry == "patient"
+    in_range = outside_ranges(index, has_geometry=has_geometry)
+    for name, row in chain(in_range, _wrong_places(index, manifest), contradictions(index)):
         raise StoreError(f"{path / INDEX}: damaged (impossible {name}{_slice_at(index, row)}). {PREPARE_AGAIN}")
     return index
 

@@ -37,8 +37,8 @@ from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.dicom.sources.hdf5 import KEY, MANIFEST, MOST_SLICES, POSITIVES
 from rsna_e2e.store.manifest import is_plain_file
 from rsna_e2e.store.reader import Store
+from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tasks.labels import read_image_ids
-from rsna_e2e.tasks.task import get_task
 
 SHARD_SLICES = 100_000  # as published
 
@@ -161,7 +161,7 @@ def _order(store: Store, keys: Keys, labels: TableFile) -> tuple[Rows, int]:
 
 def _divide(store: Store, order: Rows, slices_per_shard: int) -> list[_Shard]:
     """Return the files to write: shards of so many slices, and the positives of the label that heads the task."""
-    is_positive_N = store.labels[:, get_task(store.task_name).any_index] > 0
+    is_positive_N = store.labels[:, get_task(store.task_name).headline_index] > 0
     parts = [order[first : first + slices_per_shard] for first in range(0, len(order), slices_per_shard)]
     shards = [_Shard(f"npy-{number}.hdf5", rows) for number, rows in enumerate(parts, start=1)]
     positives = order[is_positive_N[order]]

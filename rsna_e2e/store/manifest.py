@@ -53,7 +53,7 @@ _Hash = Annotated[str, Field(strict=True, pattern="^([0-9a-f]{16}|[0-9a-f]{64})$
 _Hu = Annotated[float, Field(strict=True, gt=-(1 << 20), lt=1 << 20)]
 _ShardName = Annotated[str, Field(strict=True, pattern=r"^[0-9]{1,12}\.h5$")]  # so that none leads elsewhere
 
-_LATER_FIELDS = ("image_ids", "holdout")  # that store.json did not have when its format was made
+_LATER_FIELDS = ("image_ids", "holdout", "geometry")  # that store.json did not have when its format was made
 
 
 class StoreManifest(Frozen):
@@ -63,8 +63,9 @@ class StoreManifest(Frozen):
     (center, width) of the windows that content boxes were found with. refused_with_label: rows of the refusals that a
     label names, None in older stores, which do not say. key_check: of the key that identifiers are hashed with, empty
     where they are not. holdout: the share of labelled slices that was to go to split "test"; None, and not written,
-    where every labelled series is in split "train". files: checksum of each table. shards: size of each in bytes;
-    frames: checksum of everything in each that is no slice.
+    where every labelled series is in split "train". geometry: whether slices have a place in the patient; "none", and
+    written only then, where series are in the order of their files. files: checksum of each table. shards: size of
+    each in bytes; frames: checksum of everything in each that is no slice.
     """
 
     model_config = ConfigDict(extra="ignore")  # the seal, and what a later program of this version may add
@@ -84,6 +85,7 @@ class StoreManifest(Frozen):
     data_hash: _Hash
     key_check: _Hash | Literal[""]
     holdout: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
+    geometry: Literal["patient", "none"] = "patient"
     files: Annotated[dict[str, _Hash], AfterValidator(_check_tables)]
     shards: dict[_ShardName, _Positive]
     frames: dict[_ShardName, _Hash]

@@ -70,6 +70,10 @@ NUMBERS = {
 }
 LABEL = Range(0, 1, is_advice=True)
 
+# What is NaN in a store whose slices came without their place in space
+GEOMETRY = {name for name in NUMBERS if name.startswith(("ipp_", "iop_", "spacing_"))}
+_UNKNOWN = Range(1, 0, is_advice=True)
+
 # What texts are, as regular expressions of RE2: nothing moves a cursor or breaks a line. In identifiers ESC may begin
 # another script, as where files are read (`Elements.identifier`).
 _PRINTABLE = r"[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}]*"
@@ -106,10 +110,11 @@ def first_outside(column: Column, allowed: Range) -> int | None:
     return int(np.argmin(is_good.reshape(len(column), -1).all(axis=1)))
 
 
-def outside_ranges(index: Mapping[str, Column]) -> Iterator[tuple[str, int]]:
+def outside_ranges(index: Mapping[str, Column], *, has_geometry: bool = True) -> Iterator[tuple[str, int]]:
     """Yield columns of an index with a number out of range, and its first such row."""
     for name, allowed in NUMBERS.items():
-        if (row := first_outside(index[name], allowed)) is not None:
+        is_unknown = name in GEOMETRY and not has_geometry
+        if (row := first_outside(index[name], _UNKNOWN if is_unknown else allowed)) is not None:
             yield name, row
 
 
@@ -131,7 +136,7 @@ def _relations(index: Mapping[str, Column]) -> Iterator[tuple[str, Mask]]:
         yield name, index[name] <= n_pixels
     yield "hu_min", index["hu_min"] <= index["hu_max"]
     yield "slope", index["slope"] != 0
-    yield "orientation", _are_axes(index)
+    yield "orientation", _are_axes(index) | np.isnan(index["iop_row_x"])
     yield "fold", (index["fold"] >= 0) == (index["split"] == "train")
     yield "fold", index["fold"] < len(index["fold"])
     is_in_series = index["series_key"][1:] == index["series_key"][:-1]

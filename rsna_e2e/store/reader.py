@@ -62,7 +62,8 @@ class Store:
 
     index: every column of `INDEX_COLUMNS` by name, [N]. labels: [N, L] float32, NaN where there is none.
     series: in the order of the index. compression: of its pixels. key_check: of the key that identifiers are hashed
-    with, empty where they are not. image_ids: what they are, before they were hashed.
+    with, empty where they are not. image_ids: what they are, before they were hashed. geometry: "none" where
+    slices have no place in the patient, and series are in the order of their files.
     """
 
     def __init__(self, path: Path, manifest: StoreManifest, index: dict[str, Column], labels: Float32Array) -> None:
@@ -76,6 +77,7 @@ class Store:
         self.compression = manifest.compression
         self.key_check = manifest.key_check
         self.image_ids = manifest.image_ids
+        self.geometry = manifest.geometry
         self.content_windows_hu = manifest.content_windows_hu
         self.series = _spans(index)
         self.series_labels = np.empty((len(self.series), 0), dtype=np.float32)

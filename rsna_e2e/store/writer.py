@@ -214,6 +214,7 @@ class StoreWriter:
             data_hash=data_hash(columns, task.slices.names, labels),
             key_check=key_check,
             holdout=holdout,
+            geometry="none" if np.isnan(columns["ipp_x_mm"]).any() else "patient",
             files={name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
             shards=sizes,
             frames={name: checksum_around(self.shards_folder / name, columns, rows) for name, rows in rows_of.items()},

@@ -1,8 +1,8 @@
-"""Lists and opens the files of a folder or a zip archive, without following links out of it."""
+"""Lists, opens and reads the files of a folder or a zip archive, without following links out of it."""
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -17,11 +17,16 @@ from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import RawFile, Refusal, printable
 from rsna_e2e.core.table_files import is_table
+from rsna_e2e.dicom.header import SliceHeader, read_headers
 from rsna_e2e.dicom.sources.archive import Member, open_member, read_directory, why_refused
+from rsna_e2e.dicom.sources.hdf5 import RawShards, has_shards
 
 _OVERLAPS = (Reason.DAMAGED_MEMBER, "its bytes overlap with another member's")
 _SAME_TWICE = (Reason.DUPLICATE_NAME, "the archive holds this file under this name more than once")
 _DIFFERENT_TWICE = (Reason.DUPLICATE_NAME, "the archive holds different files under this name")
+
+
+HeadersOf = list[tuple[RawFile, SliceHeader]] | Refusal  # of a file: its slices, each with what to open for its pixels
 
 
 class Source(Protocol):
@@ -34,6 +39,10 @@ class Source(Protocol):
     @property
     def stamp(self) -> tuple[int, ...]:
         """Numbers that change when the source changes, beside the stamps of its files."""
+
+    @property
+    def has_shards(self) -> bool:
+        """Whether a file holds a large part of all slices, so that it takes long to read and none may be missing."""
 
     def find(self) -> tuple[Sequence[RawFile], Sequence[Refusal]]:
         """Return the files, sorted by name, without label tables; and what cannot be taken for one."""
@@ -49,9 +58,16 @@ class Source(Protocol):
         Raises OSError when it cannot be read, RefusedError, also while it is read, when an archive holds it damaged.
         """
 
+    def read_headers(self, raw_file: RawFile, still_alive: Callable[[], None]) -> HeadersOf:
+        """Return everything but the pixels of a file's slices, in their order, or why it is refused.
+
+        still_alive: may be called while that takes long. Raises what `open` raises.
+        """
+
 
 def open_source(path: Path) -> Source:
-    """Return the source at `path`: a folder, an archive, or the one archive that a folder holds and nothing else.
+    """Return the source at `path`: a folder, one of HDF5 shards, an archive, or the one archive that a folder holds and
+    nothing else.
 
     Raises BadInputError when there is none.
     """
@@ -61,6 +77,8 @@ def open_source(path: Path) -> Source:
         return RawArchive(path)
     if not path.is_dir():
         raise BadInputError(f"{path}: not a folder, and no zip archive. Give the one that holds the DICOM files")
+    if has_shards(path):
+        return RawShards(path)
     return RawArchive(archive) if (archive := _only_archive(path)) else RawFolder(path)
 
 
@@ -78,6 +96,11 @@ class RawFolder:
     def stamp(self) -> tuple[int, ...]:
         """None: its files have their own."""
         return ()
+
+    @property
+    def has_shards(self) -> bool:
+        """False: a file holds a slice, or a series at most."""
+        return False
 
     def find(self) -> tuple[Sequence[RawFile], Sequence[Refusal]]:
         """Return the files, sorted by name, without label tables; and what cannot be taken for one."""
@@ -137,6 +160,10 @@ class RawFolder:
         """Open a file for reading. Raises OSError when it cannot be read."""
         return (self.path / raw_file.name).open("rb")
 
+    def read_headers(self, raw_file: RawFile, still_alive: Callable[[], None]) -> HeadersOf:
+        """Return the headers of a file's slices, or why it is refused. Raises OSError when it cannot be read."""
+        return _read_dicom(self, raw_file)
+
 
 @dataclass(frozen=True, slots=True)
 class RawArchive:
@@ -149,6 +176,11 @@ class RawArchive:
         """Size and time of the archive."""
         status = self.path.stat()
         return status.st_size, status.st_mtime_ns
+
+    @property
+    def has_shards(self) -> bool:
+        """False: a file holds a slice, or a series at most."""
+        return False
 
     def find(self) -> tuple[Sequence[RawFile], Sequence[Refusal]]:
         """Return the files, sorted by name, without label tables; and what cannot be taken for one.
@@ -188,6 +220,16 @@ class RawArchive:
     def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
         """Open a file for reading. Raises OSError when it cannot be read, RefusedError when it is damaged."""
         return open_member(self.path, raw_file, head=head)
+
+    def read_headers(self, raw_file: RawFile, still_alive: Callable[[], None]) -> HeadersOf:
+        """Return the headers of a file's slices, or why it is refused. Raises what `open` raises."""
+        return _read_dicom(self, raw_file)
+
+
+def _read_dicom(source: Source, raw_file: RawFile) -> HeadersOf:
+    with source.open(raw_file, head=True) as stream:
+        headers = read_headers(stream, raw_file)
+    return headers if isinstance(headers, Refusal) else [(raw_file, header) for header in headers]
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:

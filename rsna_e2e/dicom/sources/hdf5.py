@@ -42,7 +42,8 @@ _NO_ACQUISITION = Acquisition()
 def has_shards(folder: Path) -> bool:
     """Whether a folder holds shards, by their names."""
     try:
-        return any(SHARD.fullmatch(entry.name) for entry in os.scandir(folder))
+        with os.scandir(folder) as found:
+            return any(SHARD.fullmatch(entry.name) for entry in found)
     except OSError:
         return False  # whoever lists it says so
 
@@ -57,6 +58,11 @@ class RawShards:
     def stamp(self) -> tuple[int, ...]:
         """None: its files have their own."""
         return ()
+
+    @property
+    def has_shards(self) -> bool:
+        """True: each of its files holds up to 100,000 slices."""
+        return True
 
     def find(self) -> tuple[Sequence[RawFile], Sequence[Refusal]]:
         """Return the shards, by number, and files that are none; not the label tables and what `export-shards` writes
@@ -76,6 +82,15 @@ class RawShards:
             else:
                 refusals.append(Refusal(entry.name, Reason.NOT_REGULAR_FILE, "not a regular file"))
         return [files[number] for number in sorted(files)], refusals
+
+    def find_tables(self, *, depth: int) -> list[tuple[RawFile, str]]:
+        """Return the tables beside the shards, sorted by name; all may be opened."""
+        tables = [(entry.name, entry.stat()) for entry in os.scandir(self.path) if is_table(entry.name)]
+        return [
+            (RawFile(name, status.st_size, status.st_mtime_ns), "")
+            for name, status in sorted(tables)
+            if stat.S_ISREG(status.st_mode)
+        ]
 
     def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
         """Open the shard of a slice for reading. Raises OSError when it cannot be read."""
@@ -102,6 +117,8 @@ class RawShards:
             if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the library
                 raise
             raise RefusedError(Reason.MALFORMED, "damaged, or cut short") from None
+        if not places:
+            raise RefusedError(Reason.MALFORMED, "holds no slices")
         return [(_file_of(raw_file, place), _header(place)) for place in places]
 
 

@@ -81,6 +81,10 @@ def count_raw(raw: Path, *, task: Task, labels: Labels = None) -> RawCounts:
     """
     inputs = read_inputs(raw, None, labels, "auto", task, "none")
     n_files, tables = len(inputs.files), [file.ids.file for file in inputs.labels.files]
+    if inputs.source.has_shards:
+        labels_NL = _read(inputs, available_cores(), no_progress).labels
+        n_labelled = int((~np.isnan(labels_NL)).any(axis=1).sum())
+        return RawCounts(n_files=len(labels_NL), n_labelled=n_labelled, tables=tables)
     for file in inputs.labels.files:
         labelled = file_names(file.ids.image_ids)
         if n := sum(not labelled.isdisjoint(names_of(raw_file.name)) for raw_file in inputs.files):

@@ -10,9 +10,10 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import xxhash
 
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Int16Image, RawFile, Refusal, SliceRecord, printable
-from rsna_e2e.dicom import Repair, SliceHeader, read_headers, read_hounsfield, refuse_on_error
+from rsna_e2e.dicom import Repair, SliceHeader, read_hounsfield, refuse_on_error
 from rsna_e2e.dicom.image_ids import may_be_formula
 from rsna_e2e.dicom.repairs import has_repair
 from rsna_e2e.dicom.sources.files import Source
@@ -43,7 +44,7 @@ class ReadHeaders:
     """Job: read the headers of files into the file `note`. Returns how many were refused.
 
     requires_hu: refuse files that leave the unit unspecified. refuse_formulas: refuse files whose SOP instance UID a
-    spreadsheet would run.
+    spreadsheet would run. Raises BadInputError for a shard that is refused.
     """
 
     source: Source
@@ -57,24 +58,31 @@ class ReadHeaders:
         refusals: list[Refusal] = []
         for item, raw_file in enumerate(self.files):
             begin(item)
-            result = read_or_refuse(raw_file, lost.get(item), partial(self._read, raw_file))
+            still_alive = partial(begin, item)
+            result = read_or_refuse(raw_file, lost.get(item), partial(self._read, raw_file, still_alive))
             if isinstance(result, Refusal):
-                refusals.append(result)
+                refusals.append(self._bearable(result))
             else:
-                headers += [HeaderOf(raw_file, header) for header in result]
+                headers += result
         write_note(self.note, headers_to_table(headers), refusals)
         return len(refusals)
 
-    def _read(self, raw_file: RawFile) -> list[SliceHeader] | Refusal:
-        with self.source.open(raw_file, head=True) as stream:
-            headers = read_headers(stream, raw_file)
-        if isinstance(headers, Refusal):
-            return headers
-        uid = headers[0].record.sop_uid
+    def _bearable(self, refusal: Refusal) -> Refusal:
+        if self.source.has_shards:
+            place = self.source.path / refusal.path
+            raise BadInputError(f"{place}: refused: {refusal.detail}. Copy it again, or go on without it: move it away")
+        return refusal
+
+    def _read(self, raw_file: RawFile, still_alive: Callable[[], None]) -> list[HeaderOf] | Refusal:
+        found = self.source.read_headers(raw_file, still_alive)
+        if isinstance(found, Refusal):
+            return found
+        headers = [HeaderOf(*one) for one in found]
+        uid = headers[0].header.record.sop_uid
         if self.refuse_formulas and may_be_formula(uid):
             detail = "a spreadsheet would run its SOP Instance UID (--refuse-formulas)"
             return Refusal(raw_file.name, Reason.FORMULA_NAME, detail, sop_uid=uid)
-        if self.requires_hu and any(has_repair(h.record.repair, Repair.UNSPECIFIED_UNIT) for h in headers):
+        if self.requires_hu and any(has_repair(h.header.record.repair, Repair.UNSPECIFIED_UNIT) for h in headers):
             return Refusal(raw_file.name, Reason.NOT_HOUNSFIELD, "RescaleType is US (unspecified)", sop_uid=uid)
         return headers
 

@@ -7,6 +7,7 @@ since, and the store's identifiers may be hashed.
 # M headers
 
 import errno
+import math
 import os
 import time
 from collections import defaultdict
@@ -28,12 +29,13 @@ from rsna_e2e.store.manifest import is_plain_file, read_manifest
 from rsna_e2e.store.prepare.jobs import ReadHeaders
 from rsna_e2e.store.prepare.mend import LAID_OUT_OTHERWISE, MendShard, ShardSlice, WhyNot
 from rsna_e2e.store.prepare.pool import Pool
-from rsna_e2e.store.prepare.run import HEADERS_PER_JOB
+from rsna_e2e.store.prepare.run import files_per_job
 from rsna_e2e.store.prepare.tables import HeaderOf, Table, read_note, table_to_headers, to_numpy
+from rsna_e2e.store.shards import Shape
 
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
-Place = tuple[int, int, float, float, float]  # rows, columns, ImagePositionPatient in mm
+Place = tuple[Shape, tuple[float, ...] | str]  # ImagePositionPatient in mm, or the SOP instance UID where there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,30 +212,36 @@ def _find_headers(search: _Search, raw_files: Sequence[RawFile], rows: Sequence[
 
 
 def _read_headers(search: _Search, raw_files: Sequence[RawFile]) -> Iterator[Table]:
+    size = files_per_job(search.source)
     jobs = [
-        ReadHeaders(search.source, raw_files[i : i + HEADERS_PER_JOB], search.notes / f"{i:09d}.arrow")
-        for i in range(0, len(raw_files), HEADERS_PER_JOB)
+        ReadHeaders(search.source, raw_files[i : i + size], search.notes / f"{i:09d}.arrow")
+        for i in range(0, len(raw_files), size)
     ]
     for done, (number, _) in enumerate(search.pool.run(jobs), start=1):
         yield read_note(jobs[number].note)[0]
         jobs[number].note.unlink()
-        n_read = min(done * HEADERS_PER_JOB, len(raw_files))
+        n_read = min(done * size, len(raw_files))
         search.progress(n_read, len(raw_files), "looking for the damaged slices")
 
 
 def _matching(table: Table, files: StoreFiles, rows: Sequence[int]) -> dict[int, list[HeaderOf]]:
-    """Return, for each slice, which of the headers have its size and position; its own SOP instance first."""
-    shapes_M = zip(*(to_numpy(table, name).tolist() for name in ("rows", "columns")), strict=True)
-    positions_M = to_numpy(table, "image_position_mm").tolist()
+    """Return, for each slice, which of the headers have its size and place; its own SOP instance first."""
+    names = ("rows", "columns", "image_position_mm", "sop_uid")
     at: dict[Place, list[int]] = defaultdict(list)
-    for i, (shape, position) in enumerate(zip(shapes_M, positions_M, strict=True)):
-        at[(*shape, *position)].append(i)
+    for i, (n_rows, n_columns, *where) in enumerate(
+        zip(*(to_numpy(table, name).tolist() for name in names), strict=True)
+    ):
+        at[_place((n_rows, n_columns), *where)].append(i)
     found = {}
     for row in rows:
         position = [float(files.index[f"ipp_{axis}_mm"][row]) for axis in "xyz"]
-        hits = at.get((*files.shape(row), *position), [])
+        sop_uid = files.index["sop_uid"][row]
+        hits = at.get(_place(files.shape(row), position, sop_uid), [])
         if hits:
             headers = table_to_headers(table.take(hits))
-            sop_uid = files.index["sop_uid"][row]
             found[row] = sorted(headers, key=lambda of: of.header.record.sop_uid != sop_uid)
     return found
+
+
+def _place(shape: Shape, position_mm: Sequence[float], sop_uid: str) -> Place:
+    return shape, sop_uid if math.isnan(position_mm[0]) else tuple(position_mm)

@@ -22,6 +22,8 @@ from rsna_e2e.store.series_order import run_starts, series_geometry, studies_of_
 from rsna_e2e.tasks.label_counts import LabelCounts, count_labels
 from rsna_e2e.tasks.task import Task
 
+_NO_POSITIONS = "no positions: order of the files"  # how many series have none
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdReport:
@@ -83,6 +85,13 @@ class PrepareReport:
     def slices_per_s(self) -> float:
         """Slices stored per second, over the whole run."""
         return self.n_slices / self.elapsed_s
+
+    @property
+    def order_advice(self) -> str:
+        """What to do where positive slices are scattered."""
+        if _NO_POSITIONS in self.geometry:
+            return "The files do not hold them in the order of the body, and nothing else tells it"
+        return "Check that ImagePositionPatient and the labels belong to these images"
 
     def label_warnings(self) -> list[str]:
         """Return what is wrong with the labels, or cannot be learned from them, in words."""
@@ -240,6 +249,8 @@ def count_geometry(index: dict[str, Column]) -> dict[str, int]:
     """Count series with unusual geometry, by kind, and missing slices; zeros are left out."""
     keys = index["series_key"]
     begins = run_starts(keys)
+    if np.isnan(index["ipp_x_mm"]).any():
+        return {_NO_POSITIONS: len(begins)}
     all_series = [series_geometry(index, slice(begin, end)) for begin, end in pairwise([*begins.tolist(), len(keys)])]
     counts = {
         "tilted": sum(series.is_tilted for series in all_series),

@@ -16,6 +16,7 @@ from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import N_FOLDS, Column, Progress, Refusal, no_progress
 from rsna_e2e.dicom.image_ids import ImageIds
+from rsna_e2e.dicom.sources.files import Source
 from rsna_e2e.store import Compression, StoreWriter
 from rsna_e2e.store.prepare.index import Division, index_columns, join_labels, training_slices, with_pseudonyms
 from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs
@@ -179,7 +180,8 @@ def _alone(job: MakePlan) -> Copies | ShardPlans:
 
 def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> list[Path]:
     """Read the headers of all files, and return the notes that hold them; notes of an earlier attempt are taken."""
-    blocks = [inputs.files[i : i + HEADERS_PER_JOB] for i in range(0, len(inputs.files), HEADERS_PER_JOB)]
+    size = files_per_job(inputs.source)
+    blocks = [inputs.files[i : i + size] for i in range(0, len(inputs.files), size)]
     jobs = [
         ReadHeaders(
             inputs.source,
@@ -192,6 +194,11 @@ def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress)
     ]
     sizes = [len(job.files) for job in jobs]
     return _run_missing(jobs, sizes, pool, progress, what="headers", n_refused=len(inputs.not_found))
+
+
+def files_per_job(source: Source) -> int:
+    """Return how many files' headers are read in one job."""
+    return 1 if source.has_shards else HEADERS_PER_JOB
 
 
 def _digest_copies(inputs: Inputs, copies: Copies, pool: AnyPool, progress: Progress) -> list[Path]:

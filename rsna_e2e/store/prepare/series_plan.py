@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Acquisition, Column, Float64Array, Refusal, Rows, printable
 from rsna_e2e.store.prepare.tables import Table, file_names, instances, to_numpy
@@ -38,10 +39,13 @@ def plan_series(
     headers: Table, ambiguous: Collection[str], digests: Mapping[int, Digest]
 ) -> tuple[Plan, list[Refusal]]:
     """Group headers into series, sorted by (patient, study, series), each in geometric order, and refuse slices without
-    a place in it, and those of `ambiguous` image ids. Each volume of a series becomes a series.
+    a place in it, and those of `ambiguous` image ids. Each volume of a series becomes a series. Headers without
+    positions keep their order, see `_in_given_order`.
 
     digests: of the rows that `find_copies` gives; those of one SOP instance UID that differ are all refused.
     """
+    if _lack_positions(headers):
+        return _in_given_order(headers), []
     ids, image_ids = _ids(headers), to_numpy(headers, "image_id")
     refused = _named(image_ids, ambiguous)
     sop_uids = ids.pop()
@@ -66,13 +70,41 @@ def plan_series(
             positions.append(volume.position_mm)
         told_by.update(order.told_by)
         refused |= {int(rows[i]): (reason, detail) for i, reason, detail in order.refused}
-    plan = Plan(
-        np.concatenate([np.empty(0, np.int64), *kept]),
+    return _joined(kept, keys, positions, told_by), _refusals(headers, refused)
+
+
+def _lack_positions(headers: Table) -> bool:
+    """Whether nothing is known of where slices lie, as those of HDF5 shards; a source has only such, or none."""
+    return bool(np.isnan(to_numpy(headers, "image_position_mm")).any())
+
+
+def _in_given_order(headers: Table) -> Plan:
+    """Return a plan of all headers, series by series; slices keep the order in which they were found, and have their
+    number in the series as their position.
+
+    Raises BadInputError for a slice that is there twice.
+    """
+    ids = _ids(headers)
+    if len(twice := _sharing(ids[-1:])):
+        names = sorted(printable(name) for name in file_names(headers.take(twice[:2])))
+        raise BadInputError(
+            f"{len(twice)} slices have the name of another, such as {' and '.join(names)}. Keep one file of each"
+        )
+    groups = list(_groups(ids[:-1], without=()))
+    keys = [key for rows in groups for key in [series_key(tuple(column[rows[0]] for column in ids[:-1]))] * len(rows)]
+    return _joined(groups, keys, [np.arange(len(rows), dtype=np.float64) for rows in groups], {})
+
+
+def _joined(
+    rows: Sequence[Rows], keys: Sequence[str], positions_mm: Sequence[Float64Array], told_by: Mapping[str, int]
+) -> Plan:
+    """Return the plan of series after series. rows, positions_mm: of each; keys: of each slice."""
+    return Plan(
+        np.concatenate([np.empty(0, np.int64), *rows]),
         np.array(keys, dtype=object),
-        np.concatenate([np.empty(0), *positions]),
+        np.concatenate([np.empty(0), *positions_mm]),
         told_by,
     )
-    return plan, _refusals(headers, refused)
 
 
 def _refusals(headers: Table, refused: Mapping[int, tuple[Reason, str]]) -> list[Refusal]:
@@ -102,6 +134,8 @@ def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[i
 def find_copies(headers: Table) -> Rows:
     """Return the rows, rising, of slices that may be copies of another of their series: those that share their SOP
     instance UID, and those that share their position and all that they say of their acquisition."""
+    if _lack_positions(headers):
+        return np.empty(0, dtype=np.int64)
     ids = _ids(headers)
     place_M9 = np.hstack([to_numpy(headers, "image_position_mm"), to_numpy(headers, "image_orientation")])
     acquisition = [column for name, column in _acquisition(headers).items() if name not in ORDERS]

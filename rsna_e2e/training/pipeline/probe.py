@@ -77,7 +77,9 @@ class Probe:
     def _measure(self, step: PlannedStep) -> tuple[float, bool]:
         settings = self._sizes.settings_of(step)
         if settings is None:
-            return (_files_per_s(self._raw), True) if self._raw is not None else (PREPARED_PER_S, False)
+            if self._raw is None or open_source(self._raw).has_shards:
+                return PREPARED_PER_S, False
+            return _files_per_s(self._raw), True
         is_on_embeddings = settings.model.backbone == "none"
         deadline_s = time.monotonic() + BUDGET_S
 
