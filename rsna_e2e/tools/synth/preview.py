@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.tools.synth.chest import preview as chest
+from rsna_e2e.tools.synth.chest.data_set import STUDY_TRUTH as CHEST_TRUTH
 from rsna_e2e.tools.synth.common.sheet import draw_sheet
-from rsna_e2e.tools.synth.head.preview import TILE_INCHES, WINDOWS_HU, head_rows
+from rsna_e2e.tools.synth.head import preview as head
 
 
 def preview(raw: Path, png: Path, *, n_studies: int = 6, columns: int = 10, progress: Progress = no_progress) -> None:
@@ -13,5 +15,6 @@ def preview(raw: Path, png: Path, *, n_studies: int = 6, columns: int = 10, prog
     Studies that show a label not yet on the sheet come first. Raises BadInputError when `raw` holds no simulated
     studies.
     """
-    rows = head_rows(raw, n_studies=n_studies, columns=columns)
-    draw_sheet(png, rows, windows_hu=WINDOWS_HU, tile_inches=TILE_INCHES, progress=progress)
+    kind = chest if (raw / CHEST_TRUTH).is_file() else head
+    rows = kind.rows_of(raw, n_studies=n_studies, columns=columns)
+    draw_sheet(png, rows, windows_hu=kind.WINDOWS_HU, tile_inches=kind.TILE_INCHES, progress=progress)

@@ -15,11 +15,12 @@ from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, UsageError
 from rsna_e2e.core.files import full_disk_named
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.tools.synth.chest.data_set import CTPA
 from rsna_e2e.tools.synth.common.kind import Kind, StudyTruth
 from rsna_e2e.tools.synth.common.plan import StudyPlan, plan_studies
 from rsna_e2e.tools.synth.head.data_set import HEAD
 
-KINDS = {"head": HEAD}
+KINDS = {"head": HEAD, "ctpa": CTPA}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ def simulate(
     kind: str = "head",
     prevalence: str = "natural",
     test_fraction: float = 0.2,
+    is_thick: bool = False,
     n_jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> SynthReport:
@@ -54,7 +56,9 @@ def simulate(
     """
     if n_jobs is not None and n_jobs < 1:
         raise UsageError(f"{n_jobs} processes asked for; give at least 1")
-    plans = plan_studies(n_studies, seed=seed, prevalence=prevalence, test_fraction=test_fraction)
+    if is_thick and kind == "head":
+        raise UsageError("thick slices are an option of chests (ctpa); slices of a head are 2.5 to 5 mm thick as it is")
+    plans = plan_studies(n_studies, seed=seed, prevalence=prevalence, test_fraction=test_fraction, is_thick=is_thick)
     made = KINDS[kind]
     with _new_folder(out, made) as folder:
         for name in made.folders:

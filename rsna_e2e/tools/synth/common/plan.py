@@ -15,7 +15,10 @@ PREVALENCES = ("natural", "demo")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyPlan:
-    """One study: `index` counts studies, `patient` patients; `visit` is 0, or 1 for a patient's second study."""
+    """One study: `index` counts studies, `patient` patients; `visit` is 0, or 1 for a patient's second study.
+
+    is_thick: whether the slices of a chest are thick, and so few.
+    """
 
     seed: int
     index: int
@@ -23,6 +26,7 @@ class StudyPlan:
     visit: int
     is_test: bool
     prevalence: str
+    is_thick: bool = False
 
 
 def stream(seed: int, what: str, index: int) -> np.random.Generator:
@@ -42,12 +46,14 @@ def scatter(seed: int, what: str, number: int, *, bits: int = ID_BITS) -> int:
     return (left << half) | right
 
 
-def make_id(seed: int, what: str, number: int, *, bits: int = ID_BITS) -> str:
-    """An id as the competition's data spells them, `ID_` and hexadecimal digits; never the same for two numbers."""
-    return f"ID_{scatter(seed, what, number, bits=bits):0{bits // 4}x}"
+def make_id(seed: int, what: str, number: int, *, bits: int = ID_BITS, prefix: str = "ID_") -> str:
+    """An id of hexadecimal digits as the competitions' data spells them; never the same for two numbers."""
+    return f"{prefix}{scatter(seed, what, number, bits=bits):0{bits // 4}x}"
 
 
-def plan_studies(n_studies: int, *, seed: int, prevalence: str, test_fraction: float) -> tuple[StudyPlan, ...]:
+def plan_studies(
+    n_studies: int, *, seed: int, prevalence: str, test_fraction: float, is_thick: bool = False
+) -> tuple[StudyPlan, ...]:
     """Plan all studies. Raises UsageError on impossible numbers or an unknown prevalence."""
     if n_studies < 1:
         raise UsageError(f"{n_studies} studies asked for; give at least 1")
@@ -67,7 +73,7 @@ def plan_studies(n_studies: int, *, seed: int, prevalence: str, test_fraction: f
     return tuple(
         StudyPlan(
             seed=seed, index=i, patient=int(patients[i]), visit=visits[i], is_test=int(patients[i]) in in_test,
-            prevalence=prevalence,
+            prevalence=prevalence, is_thick=is_thick,
         )
         for i in range(n_studies)
     )  # fmt: skip

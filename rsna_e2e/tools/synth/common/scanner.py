@@ -9,7 +9,6 @@ from rsna_e2e.core.records import Float32Array, Int16Image
 from rsna_e2e.tools.synth.common.series import COLUMNS, FINE, ROWS
 
 WATER_PER_MM = 0.019  # attenuation of water at the effective energy of a 120 kV beam, about 70 keV
-REFERENCE_PATH = 3.8  # line integral through the middle of a head, at which the noise is what was asked for
 PEAK_WIDTH = 0.3  # noise kernel [w, 1, w] along rows and columns
 OUTSIDE_SIGNED = -2000
 RESCALE_INTERCEPT_HU = -1024
@@ -40,11 +39,16 @@ def smooth_rows(rng: np.random.Generator, n: int) -> Float32Array:
     return np.asarray(sum(raw[i : n + i] * w for i, w in enumerate((0.25, 0.6, 0.75, 0.6, 0.25))), np.float32)
 
 
-def photon_noise(hu: Float32Array, scanner: Scanner, pixel_mm: float, rng: np.random.Generator) -> Float32Array:
-    """Noise correlated in plane; its variance is the mean over the two axes of exp(line integral), as of photons."""
+def photon_noise(
+    hu: Float32Array, scanner: Scanner, pixel_mm: float, rng: np.random.Generator, *, reference_path: float
+) -> Float32Array:
+    """Noise correlated in plane; its variance is the mean over the two axes of exp(line integral), as of photons.
+
+    reference_path: line integral at which the noise is what was asked for.
+    """
     mass = np.maximum(hu + 1000.0, 0.0) * np.float32(WATER_PER_MM * pixel_mm / 1000.0)
-    along_rows = np.exp(np.minimum(mass.sum(axis=1) - REFERENCE_PATH, 2.2))
-    along_columns = np.exp(np.minimum(mass.sum(axis=0) - REFERENCE_PATH, 2.2))
+    along_rows = np.exp(np.minimum(mass.sum(axis=1) - reference_path, 2.2))
+    along_columns = np.exp(np.minimum(mass.sum(axis=0) - reference_path, 2.2))
     sigma = np.sqrt(0.5 * along_rows[:, None] + 0.5 * along_columns)
     raw = rng.standard_normal((FINE + 2, FINE + 2), dtype=np.float32)
     across = raw[:, :-2] + raw[:, 2:]

@@ -10,6 +10,7 @@ from rsna_e2e.tools.synth.common.series import FINE, Series
 from rsna_e2e.tools.synth.common.shapes import coverage
 from rsna_e2e.tools.synth.head.render import AIR_HU
 
+REFERENCE_PATH = 3.8  # line integral through the middle of a head, at which the noise is what was asked for
 BONE_HU = 300.0
 CORRECTED_BONE_MM = 11.0  # bone on both sides that the scanner's own beam-hardening correction copes with
 HARDENING_HU_PER_MM = 1.6
@@ -81,7 +82,7 @@ def acquire(
     pixel_mm = 2.0 * series.spacing_mm
     seen = np.maximum(hu, rest_hu)
     streaks = _hardening(seen, scanner, pixel_mm, rng)
-    noise = photon_noise(seen, scanner, pixel_mm, rng)
+    noise = photon_noise(seen, scanner, pixel_mm, rng, reference_path=REFERENCE_PATH)
     if streaks is not None:
         noise += streaks
     noise += seen

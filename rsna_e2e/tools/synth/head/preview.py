@@ -23,7 +23,7 @@ SHOWN = np.s_[16:496:2, 76:436:2]  # rows and columns of a slice: a head is narr
 TILE_INCHES = (1.2, 1.6)
 
 
-def head_rows(raw: Path, *, n_studies: int, columns: int) -> list[Row]:
+def rows_of(raw: Path, *, n_studies: int, columns: int) -> list[Row]:
     """Return the studies to show of the simulated folder `raw`: those with a label not yet on the sheet come first.
 
     Each is shown in `columns` slices from base to vertex, with its labels above them, and density and volume of each
