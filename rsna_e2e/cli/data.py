@@ -1,4 +1,4 @@
-"""The verbs that make data: synth, prepare."""
+"""The verb that makes a store: prepare."""
 
 import argparse
 import re
@@ -19,40 +19,6 @@ SEED = 0
 if TYPE_CHECKING:
     from rsna_e2e.store.prepare import PrepareReport
     from rsna_e2e.store.pseudonyms import Pseudonyms
-
-
-def add_synth(verbs: Verbs) -> None:
-    """Add `rsna-e2e synth`."""
-    verb = add_verb(
-        verbs,
-        "synth",
-        _synth,
-        "Simulate CT studies with known truth, of heads or of chests, as DICOM files in their competition's layout.",
-        "rsna-e2e synth raw --studies 40 --seed 1 --prevalence demo",
-        "rsna-e2e synth raw --kind ctpa --thick --studies 40 --prevalence demo   # pulmonary embolism",
-        "rsna-e2e synth raw --preview sheet.png",
-    )
-    verb.add_argument("out", type=Path, metavar="OUT", help="folder to write to; with --preview, folder to show")
-    verb.add_argument(
-        "--kind",
-        choices=("head", "ctpa"),
-        default="head",
-        help="head: head CT with five kinds of bleeding; ctpa: CT pulmonary angiography with emboli (default head)",
-    )
-    verb.add_argument(
-        "--thick", action="store_true", help="with --kind ctpa: slices of 3 mm, so only 80 to 100 of them in a study"
-    )
-    verb.add_argument("--studies", type=at_least_one, default=100, help="how many studies (default 100)")
-    verb.add_argument("--seed", type=seed, default=0, help="the same seed gives the same bytes (default 0)")
-    verb.add_argument(
-        "--prevalence",
-        choices=("natural", "demo"),
-        default="natural",
-        help="natural: about as common as in the competition; demo: more studies with bleeds or emboli",
-    )
-    verb.add_argument("--test-fraction", type=float, default=0.2, help="share of patients held out (default 0.2)")
-    verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
-    verb.add_argument("--preview", type=Path, metavar="PNG", help="draw a contact sheet of studies already in OUT")
 
 
 def add_prepare(verbs: Verbs) -> None:
@@ -157,31 +123,6 @@ def _part(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4")
     number, n = text.split("/")
     return int(number), int(n)
-
-
-def _synth(options: argparse.Namespace) -> None:
-    from rsna_e2e.core.console import field_lines, progress_bar
-    from rsna_e2e.tools.synth.simulate import simulate
-
-    if options.preview is not None:
-        from rsna_e2e.tools.synth.preview import preview
-
-        preview(options.out, options.preview)
-        tell(f"contact sheet: {options.preview}")
-        return
-    with progress_bar("simulate", unit="studies") as progress:
-        report = simulate(
-            options.out,
-            n_studies=options.studies,
-            seed=options.seed,
-            kind=options.kind,
-            is_thick=options.thick,
-            prevalence=options.prevalence,
-            test_fraction=options.test_fraction,
-            n_jobs=options.jobs,
-            progress=progress,
-        )
-    tell(*field_lines(report).splitlines())
 
 
 def _prepare(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rsna_e2e import __version__
 from rsna_e2e.cli.bench import add_bench
-from rsna_e2e.cli.data import add_prepare, add_synth
+from rsna_e2e.cli.data import add_prepare
 from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
 from rsna_e2e.cli.inspection import add_inspect, add_quirks
 from rsna_e2e.cli.pipelines import add_bag, add_pipeline, add_smooth
@@ -18,6 +18,7 @@ from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.settings import add_settings_list
 from rsna_e2e.cli.shards import add_export_shards
 from rsna_e2e.cli.stores import add_store
+from rsna_e2e.cli.synth import add_synth
 from rsna_e2e.cli.tasks import add_tasks
 from rsna_e2e.cli.training import add_find_lr, add_train
 from rsna_e2e.cli.verbs import Parser, one_line_warnings, tell
