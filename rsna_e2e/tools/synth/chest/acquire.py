@@ -7,11 +7,12 @@ from rsna_e2e.tools.synth.chest.canvas import AIR_HU
 from rsna_e2e.tools.synth.chest.render import Scene
 from rsna_e2e.tools.synth.chest.vessels import SVC
 from rsna_e2e.tools.synth.common.resample import double
-from rsna_e2e.tools.synth.common.scanner import Scanner, photon_noise
+from rsna_e2e.tools.synth.common.scanner import WATER_PER_MM, Scanner, photon_noise
 from rsna_e2e.tools.synth.common.series import FINE, Series
 from rsna_e2e.tools.synth.common.shapes import coverage
 
-REFERENCE_PATH = 4.6  # line integral through a chest at which the noise is what was asked for
+MODULATION = 0.7  # how far the tube current follows the attenuation of a slice
+TYPICAL_PATH = 4.8  # line integral through a chest
 DENSE_HU = 500.0  # above which contrast in the superior vena cava makes streaks
 STREAK_WAVES = (3, 5, 7, 8, 11, 13)  # of a turn around the vein
 STREAK_REACH_MM = 42.0
@@ -22,7 +23,7 @@ def draw_scanner(rng: np.random.Generator, series: Series) -> Scanner:
     """Draw one scanner; thinner slices are noisier. hardening: of streaks."""
     center, width = WINDOWS_HU[int(rng.integers(len(WINDOWS_HU)))]
     return Scanner(
-        noise_hu=float(np.clip(rng.uniform(12.0, 21.0) * (1.5 / series.thickness_mm) ** 0.35, 10.0, 28.0)),
+        noise_hu=float(np.clip(rng.uniform(15.0, 27.0) * (1.5 / series.thickness_mm) ** 0.35, 12.0, 28.0)),
         hardening=float(rng.uniform(0.5, 1.2)),
         is_signed=bool(rng.random() < 0.5),
         window_center_hu=(center,),
@@ -64,13 +65,20 @@ def _streaks(scene: Scene, k: int, scanner: Scanner, rng: np.random.Generator) -
     return double(rays)
 
 
+def _reference_path(seen: Float32Array, pixel_mm: float) -> float:
+    """Line integral at which the noise is what was asked for, given that the tube current follows the body."""
+    across = float(np.maximum(seen + 1000.0, 0.0).sum(axis=1).max()) * (WATER_PER_MM * pixel_mm / 1000.0)
+    return TYPICAL_PATH + MODULATION * (across - TYPICAL_PATH)
+
+
 def acquire(
     hu: Float32Array, couch_hu: Float32Array, k: int, *, scene: Scene, scanner: Scanner, rng: np.random.Generator
 ) -> Float32Array:
     """Image [ROWS, COLUMNS] in HU, not yet rounded, of a noiseless rendering [FINE, FINE] of slice `k`."""
     seen = np.maximum(hu, couch_hu)
     streaks = _streaks(scene, k, scanner, rng)
-    image = photon_noise(seen, scanner, 2.0 * scene.series.spacing_mm, rng, reference_path=REFERENCE_PATH)
+    pixel_mm = 2.0 * scene.series.spacing_mm
+    image = photon_noise(seen, scanner, pixel_mm, rng, reference_path=_reference_path(seen, pixel_mm))
     image += seen
     if streaks is not None:
         streaks[seen < -300.0] *= 0.4

@@ -47,8 +47,8 @@ def _paint_wall(canvas: Canvas, chest: Chest, p: Points, cage: Field) -> None:
     canvas.paint(muscle, MUSCLE_HU)
     sheet = np.abs(cage - (WALL_MM + 3.0 + 2.2 * bend + 0.02 * p.z)) - 1.4
     canvas.paint(np.maximum(sheet, 70.0 - np.abs(p.x) + 0.4 * p.y), FAT_HU, strength=0.8)
-    armpit = blob(p.folded, (134.0, -8.0, 62.0), (22.0, 26.0, 38.0))
-    canvas.paint(np.maximum(armpit, skin + 6.0), FAT_HU, width_mm=6.0)
+    armpit = blob(p.folded, (126.0, 2.0, 56.0), (9.0, 26.0, 30.0)) + 6.0 * bend
+    canvas.paint(np.maximum(armpit, skin + 6.0), FAT_HU, width_mm=8.0, strength=0.9)
 
 
 def _strip(p: Points) -> Field:
@@ -60,7 +60,7 @@ def _paint_abdomen(canvas: Canvas, chest: Chest, p: Points, cage: Field, dome: F
     if float(dome.min()) > 3.0:
         return
     found = organs.abdomen(chest, p, cage, dome)
-    canvas.paint(np.maximum(cage + 1.5, np.abs(dome) - 1.6), MUSCLE_HU)
+    canvas.paint(np.maximum(cage + 1.5, np.abs(dome) - 1.3), MUSCLE_HU)
     for name, hu in (
         ("liver", chest.liver_hu), ("spleen", SPLEEN_HU), ("stomach", STOMACH_HU), ("bubble", AIR_HU)
     ):  # fmt: skip

@@ -11,7 +11,7 @@ from rsna_e2e.tools.synth.common.plan import PREVALENCES
 POSITIVE_RATE = (0.305, 0.56)
 INDETERMINATE_RATE = (0.02, 0.04)
 # Where the largest embolus of a study lies, in the order of SITES; in `demo` four fifths are central or lobar
-SITE_RATES = ((0.24, 0.38, 0.38, 0.0), (0.42, 0.42, 0.16, 0.0))
+SITE_RATES = ((0.16, 0.42, 0.42, 0.0), (0.42, 0.42, 0.16, 0.0))
 OTHER_SITE_RATES = (0.08, 0.17, 0.4, 0.35)  # of further emboli
 CHRONIC_RATE, ACUTE_AND_CHRONIC_RATE = 0.12, 0.07  # of positive studies
 MOTION_RATE, CONTRAST_RATE, FLOW_RATE, DEFECT_RATE = 0.03, 0.05, 0.06, 0.02

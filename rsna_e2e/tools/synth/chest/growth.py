@@ -63,7 +63,7 @@ class Tree:
             way = left.sum(axis=0) / n - at
             far = float(np.sqrt(way @ way)) + 1e-6
             a, b, c = next(draws)
-            step = min((0.3 + 0.25 * a) * far, LENGTH_RADII * radius * (0.7 + 0.6 * b))
+            step = min((0.45 + 0.3 * a) * far, LENGTH_RADII * radius * (0.7 + 0.6 * b))
             end = at + way * (step / far) + (next(draws) - 0.5) * (0.25 * step)
             here = self.add(at, end, (radius, 0.96 * radius), parent=before, part=part)
             spread = left.max(axis=0) - left.min(axis=0)

@@ -33,17 +33,16 @@ SEPTUM_MM = 9.0
 LV_WALL_MM = 10.0
 RV_WALL_MM = 4.0
 LV_CENTRE = (16.0, 17.0, 0.0)  # along AXES, from HEART
-DOME_RADII_MM = (112.0, 105.0)
 
 
 def cage_distance(p: Points) -> Field:
     """Distance to the space inside the ribs, without the spine."""
     low = Points(p.x, p.y, np.maximum(p.z, CAGE_CENTRE[2]))
     cage = ellipsoid(low, CAGE_CENTRE, CAGE_RADII)
-    spine = np.hypot(p.x * (1.0 / 29.0), (p.y - (SPINE_Y_MM + 26.0)) * (1.0 / 44.0))
+    spine = np.hypot(p.x * (1.0 / 21.0), (p.y - (SPINE_Y_MM + 24.0)) * (1.0 / 41.0))
     spine -= 1.0
-    spine *= 32.0
-    return smooth_intersection(cage, -spine, 24.0)
+    spine *= 26.0
+    return smooth_intersection(cage, -spine, 20.0)
 
 
 def skin_distance(chest: Chest, p: Points) -> Field:
@@ -60,14 +59,17 @@ def skin_distance(chest: Chest, p: Points) -> Field:
 
 def dome_distance(chest: Chest, p: Points) -> Field:
     """Distance to the space under the diaphragm, whose right dome stands higher."""
-    right = chest.dome_mm - _slope(p, -62.0)
-    left = chest.dome_mm - 11.0 - _slope(p, 66.0)
-    middle = chest.dome_mm - 26.0 - np.maximum(0.35 * (p.y - 10.0), 0.0)
-    return np.asarray((p.z + smooth_union(smooth_union(-right, -left, 20.0), -middle, 25.0)) * 0.75)
+    right = chest.dome_mm - _slope(p, (-64.0, -6.0), (96.0, 98.0))
+    left = chest.dome_mm - 12.0 - _slope(p, (70.0, 4.0), (84.0, 92.0))
+    middle = chest.dome_mm - 24.0 - np.abs(p.y + 12.0) * 0.28
+    top = smooth_union(smooth_union(-right, -left, 30.0), -middle, 30.0)
+    return np.asarray((p.z + top + 3.0 * chest.sheets(p)) * 0.72)
 
 
-def _slope(p: Points, centre_x: float) -> Field:
-    return 78.0 * (((p.x - centre_x) / DOME_RADII_MM[0]) ** 2 + ((p.y + 8.0) / DOME_RADII_MM[1]) ** 2)
+def _slope(p: Points, centre: tuple[float, float], radii: tuple[float, float]) -> Field:
+    """How far a dome has fallen (mm): flat on top, steep at the wall, deepest at the back."""
+    out = ((p.x - centre[0]) / radii[0]) ** 2 + ((p.y - centre[1]) / radii[1]) ** 2
+    return np.asarray(46.0 * out * np.sqrt(out) + 0.12 * np.maximum(p.y, 0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,17 +163,22 @@ def fissure_height(p: Points) -> tuple[Field, Field]:
 
 
 def abdomen(chest: Chest, p: Points, cage: Field, dome: Field) -> dict[str, Field]:
-    """Distances to liver, spleen, stomach and the air in it."""
-    inside = smooth_intersection(cage + 3.0, dome + 2.5, 6.0)
+    """Distances to liver, spleen, stomach and the air in it, which leave little room under the diaphragm."""
+    inside = smooth_intersection(cage + 2.0, dome + 1.0, 3.0)
     liver = smooth_union(
-        ellipsoid(p, (-58.0, 0.0, -168.0), (88.0, 98.0, 98.0)),
-        ellipsoid(p, (20.0, -40.0, -158.0), (70.0, 44.0, 48.0)),
+        ellipsoid(p, (-62.0, 2.0, -170.0), (92.0, 104.0, 110.0)),
+        ellipsoid(p, (22.0, -42.0, -160.0), (66.0, 44.0, 52.0)),
         20.0,
     )
-    stomach = ellipsoid(p, (62.0, -14.0, -170.0), (44.0, 50.0, 56.0))
+    stomach = smooth_union(
+        ellipsoid(p, (68.0, -16.0, -170.0), (44.0, 56.0, 68.0)),
+        ellipsoid(p, (70.0, 16.0, -140.0), (36.0, 40.0, 40.0)),
+        16.0,
+    )
+    stomach = smooth_intersection(stomach, 4.0 - liver, 6.0)
     return {
         "liver": smooth_intersection(liver, inside, 4.0),
-        "spleen": intersection(blob(p, (96.0, 48.0, -172.0), (32.0, 46.0, 60.0)), inside),
+        "spleen": intersection(blob(p, (92.0, 50.0, -170.0), (36.0, 48.0, 68.0)), inside),
         "stomach": intersection(stomach, inside),
         "bubble": intersection(stomach + 4.0, inside + 4.0, p.y + 26.0),
     }

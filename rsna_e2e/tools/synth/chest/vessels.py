@@ -55,7 +55,7 @@ LEFT_ARM_VEIN = (
     (7.5, 7.0, 7.0, 6.0, 5.0, 5.0),
 )
 NECK_VEINS = ((((-33, -31, 62), (-26, -24, 125)), (6.5, 7.0)), (((38, -42, 80), (28, -22, 125)), (6.5, 6.0)))
-IVC = (((-24, 6, -190), (-25, -4, -118), (-28, -14, -92)), (11.5, 11.5, 12.0))
+IVC = (((-24, 6, -190), (-25, -4, -118), (-27, -12, -101)), (11.5, 11.5, 10.5))
 AZYGOS = (((-8, 32, -190), (-10, 32, -10), (-12, 27, 16), (-26, 8, 24), (-36, -20, 18)), (3.0, 3.6, 4.2, 4.2, 4.0))
 TRACHEA = (((0, -12, 130), (0, -3, 45), (0, 1, 2)), (8.8, 9.0, 9.4))
 OESOPHAGUS = (((3, 6, 130), (6, 17, 40), (6, 26, -30), (8, 27, -70), (18, 20, -140)), (6.0, 6.5, 6.5, 7.0, 8.0))
@@ -71,11 +71,11 @@ PULMONARY_VEINS = (  # side, ostium in the left atrium, on the way, hilum; radii
 LOBES = (
     ("right upper", RIGHT_MAIN, 4, (-47, -8, 0), 5.4),
     ("right middle", RIGHT_INTERLOBAR, 2, (-58, -6, -50), 3.8),
-    ("right superior", RIGHT_INTERLOBAR, 2, (-56, 30, -42), 3.2),
+    ("right superior", RIGHT_INTERLOBAR, 2, (-56, 30, -42), 3.5),
     ("right lower", RIGHT_INTERLOBAR, 3, (-55, 26, -74), 5.6),
     ("left upper", LEFT_MAIN, 2, (52, -6, 10), 5.2),
     ("left lingula", LEFT_INTERLOBAR, 1, (64, 0, -36), 3.8),
-    ("left superior", LEFT_INTERLOBAR, 1, (61, 38, -30), 3.2),
+    ("left superior", LEFT_INTERLOBAR, 1, (61, 38, -30), 3.5),
     ("left lower", LEFT_INTERLOBAR, 3, (61, 38, -74), 5.4),
 )
 
@@ -105,7 +105,7 @@ def lobes_of(points: Float64Array) -> dict[str, Float64Array]:
     p = Points(*points.T)
     oblique, horizontal = fissure_height(p)
     side = np.where(p.x > 0.0, "left", "right")
-    lobe = np.where(oblique < 0.0, np.where(p.z > -42.0, "superior", "lower"), "upper")
+    lobe = np.where(oblique < 0.0, np.where(p.z > -56.0, "superior", "lower"), "upper")
     front = (oblique >= 0.0) & np.where(p.x > 0.0, p.z < -32.0, horizontal < 0.0)
     lobe = np.where(front, np.where(p.x > 0.0, "lingula", "middle"), lobe)
     names = np.char.add(np.char.add(side, " "), lobe)
