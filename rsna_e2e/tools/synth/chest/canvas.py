@@ -7,14 +7,13 @@ from functools import lru_cache
 import numpy as np
 
 from rsna_e2e.core.records import Float32Array
-from rsna_e2e.tools.synth.chest.tubes import Int64Array
+from rsna_e2e.tools.synth.chest.tubes import Int64Array, Window
 from rsna_e2e.tools.synth.common.resample import MARGIN, refine
 from rsna_e2e.tools.synth.common.series import FINE
 from rsna_e2e.tools.synth.common.shapes import Field, coverage
 
 COARSE_STEP = 3  # fine pixels between the places where distances are computed
 AIR_HU = -1000.0
-Window = tuple[slice, slice]
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,8 @@
 """From anatomy to HU: every pixel of a slice, averaged through its thickness, and what emboli take from it."""
 
-# E layers of emboli, P poses, S sub-planes, h x w fine pixels
+# FINE x FINE pixels, half the file's resolution
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from rsna_e2e.tools.synth.chest.emboli import Laid
 from rsna_e2e.tools.synth.chest.findings import Findings, Shift
 from rsna_e2e.tools.synth.chest.organs import Heart
 from rsna_e2e.tools.synth.chest.patient import Chest
-from rsna_e2e.tools.synth.chest.tubes import Layer, Plane, Raster, Tubes
+from rsna_e2e.tools.synth.chest.tubes import Layer, Planes, Raster, Tubes, Window
 from rsna_e2e.tools.synth.common.series import FINE, Series
 from rsna_e2e.tools.synth.common.shapes import Points, coverage
 
@@ -23,6 +23,7 @@ SOFT_HU, WALL_HU, DEFECT_HU = 50.0, 20.0, 55.0
 CORTEX_HU, CORTEX_MM = 620.0, 1.7
 SUB_PLANE_MM = 1.6  # sub-planes through a slice are at most this far apart
 MARROW = -1
+Shares = dict[int, tuple[Float32Array, Window]]  # by layer, each in a window of pixels
 
 
 def sub_offsets(thickness_mm: float) -> Float64Array:
@@ -43,12 +44,12 @@ class Scene:
     laid: Laid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Loss:
     """What emboli take from one slice, HU: by layer of emboli where there is any, and together; [FINE, FINE] each."""
 
-    by_layer: dict[int, Float32Array]
-    total: Float32Array
+    by_layer: dict[int, Float32Array] = field(default_factory=dict)
+    total: Float32Array = field(default_factory=lambda: np.zeros((FINE, FINE), np.float32))
 
 
 class Renderer:
@@ -56,55 +57,65 @@ class Renderer:
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
-        self._all = Raster(scene.tubes)
+        self._all = Raster(Tubes.join(scene.tubes, scene.laid.tubes))
         self._clots = Raster(scene.laid.tubes)
-        self._arteries = Raster(scene.tubes.of(Layer.ARTERY))
+        self._lumen = Raster(scene.tubes.of(Layer.ARTERY))
 
-    def hu(self, k: int) -> tuple[Float32Array, Loss]:
-        """Slice `k` without noise [FINE, FINE], and what emboli took from it."""
-        poses = self._scene.findings.poses
-        images = [self._posed(k, pose) for pose in poses]
-        loss = self.loss(k)
-        hu = np.mean(images, axis=0, dtype=np.float32)
+    def render(self, k: int) -> tuple[Float32Array, Loss]:
+        """Slice `k` without noise, HU [FINE, FINE], and what emboli took from it."""
+        hu, loss = np.zeros((FINE, FINE), np.float32), Loss()
+        for pose in self._scene.findings.poses:
+            shares, blood = self._shares(self._all, k, pose), self._blood(k, pose)
+            hu += self._paint(k, pose, shares, blood)
+            self._take(loss, shares, blood)
+        hu /= np.float32(len(self._scene.findings.poses))
         hu -= loss.total
         return hu, loss
 
     def loss(self, k: int) -> Loss:
         """What emboli take from slice `k`, without rendering anything else."""
-        total = np.zeros((FINE, FINE), np.float32)
-        by_layer: dict[int, Float32Array] = {}
-        poses = self._scene.findings.poses
-        for pose in poses:
-            clots = self._shares(self._clots, k, pose)
-            if not clots:
-                continue
-            lumen = self._shares(self._arteries, k, pose).get(Layer.ARTERY, np.zeros_like(total))
-            blood = self._blood(k, pose)
-            most = np.zeros_like(total)
-            for layer, share in clots.items():
-                lost: Float32Array = np.minimum(share, lumen)
-                lost *= np.maximum(blood - self._scene.laid.hu[layer], 0.0) / len(poses)
-                by_layer[layer] = by_layer[layer] + lost if layer in by_layer else lost
-                np.maximum(most, lost, out=most)
-            total += most
-        return Loss(by_layer=by_layer, total=total)
+        loss = Loss()
+        for pose in self._scene.findings.poses:
+            shares = self._shares(self._clots, k, pose)
+            if shares:
+                shares |= self._shares(self._lumen, k, pose)
+                self._take(loss, shares, self._blood(k, pose))
+        return loss
 
-    def _shares(self, raster: Raster, k: int, pose: Shift) -> dict[int, Float32Array]:
+    def _take(self, loss: Loss, shares: Shares, blood: float | Float32Array) -> None:
+        """Add to `loss` what emboli take in one pose: nothing outside the lumen, and in a place only one of them."""
+        here = [layer for layer in self._scene.laid.hu if layer in shares]
+        if not here or Layer.ARTERY not in shares:
+            return
+        lumen, most = (np.zeros((FINE, FINE), np.float32) for _ in range(2))
+        share, window = shares[Layer.ARTERY]
+        lumen[window] = share
+        drop = 1.0 / len(self._scene.findings.poses)
+        for layer in here:
+            share, window = shares[layer]
+            lost = np.zeros((FINE, FINE), np.float32)
+            lost[window] = np.minimum(share, lumen[window])
+            lost *= np.maximum(blood - self._scene.laid.hu[layer], 0.0) * drop
+            loss.by_layer[layer] = loss.by_layer[layer] + lost if layer in loss.by_layer else lost
+            np.maximum(most, lost, out=most)
+        np.add(loss.total, most, out=loss.total)
+
+    def _shares(self, raster: Raster, k: int, pose: Shift) -> Shares:
         """Share of each pixel in each layer, averaged over sub-planes; bone's marrow goes under MARROW."""
         series = self._scene.series
-        offsets = sub_offsets(series.thickness_mm)
-        found: dict[int, Float32Array] = {}
         pixel_mm = 2.0 * series.spacing_mm
         x, y, z = series.origins_mm[k] - np.array(pose)
-        for offset in offsets:
-            plane = Plane(x_mm=x + 0.25 * pixel_mm, y_mm=y + 0.25 * pixel_mm, z_mm=z + offset, pixel_mm=pixel_mm)
-            for layer, depth in raster.depths(plane).items():
-                shares = [(layer, depth)]
-                if layer == Layer.BONE:
-                    shares.append((MARROW, depth - np.float32(CORTEX_MM)))
-                for name, inward in shares:
-                    share = coverage(-inward, pixel_mm) / np.float32(len(offsets))
-                    found[name] = found[name] + share if name in found else share
+        at = Planes(
+            x_mm=float(x) + 0.25 * pixel_mm,
+            y_mm=float(y) + 0.25 * pixel_mm,
+            z_mm=z + sub_offsets(series.thickness_mm),
+            pixel_mm=pixel_mm,
+        )
+        found: Shares = {}
+        for layer, (depth, window) in raster.depths(at).items():
+            found[layer] = (coverage(-depth, pixel_mm).mean(axis=0), window)
+            if layer == Layer.BONE:
+                found[MARROW] = (coverage(np.float32(CORTEX_MM) - depth, pixel_mm).mean(axis=0), window)
         return found
 
     def _blood(self, k: int, pose: Shift) -> float | Float32Array:
@@ -128,19 +139,19 @@ class Renderer:
         xyz = [(start[i] + step[i, 1] * pixels[:, None] + step[i, 0] * pixels).astype(np.float32) for i in range(3)]
         return Points(*xyz)
 
-    def _posed(self, k: int, pose: Shift) -> Float32Array:
+    def _paint(self, k: int, pose: Shift, shares: Shares, blood: float | Float32Array) -> Float32Array:
         """One pose of slice `k`, without emboli."""
         p = self._places(k, pose, 2 * coarse_pixels() + 0.5)
         canvas = Canvas(2.0 * self._scene.series.spacing_mm)
-        paint_body(canvas, self._scene.chest, self._scene.heart, self._scene.findings, p)
-        shares = self._shares(self._all, k, pose)
         findings = self._scene.findings
+        paint_body(canvas, self._scene.chest, self._scene.heart, findings, p)
         for layer, hu in (
             (Layer.SOFT, SOFT_HU), (Layer.PALE, findings.pale_hu), (Layer.VEIN, findings.vein_hu),
             (Layer.WALL, WALL_HU), (Layer.AIRWAY, AIR_HU), (Layer.AORTA, findings.aorta_hu),
             (Layer.SVC, findings.svc_hu), (Layer.DEFECT, DEFECT_HU), (Layer.BONE, CORTEX_HU),
-            (MARROW, self._scene.chest.bone_hu), (Layer.ARTERY, self._blood(k, pose)),
+            (MARROW, self._scene.chest.bone_hu), (Layer.ARTERY, blood),
         ):  # fmt: skip
             if layer in shares:
-                canvas.blend(shares[layer], hu)
+                share, window = shares[layer]
+                canvas.blend(share, hu, window)
         return canvas.hu

@@ -26,6 +26,6 @@ def make_images(plan: StudyPlan, scene: Scene, scanner: Scanner) -> Iterator[Stu
     renderer = Renderer(scene)
     pixel_mm2 = (2.0 * scene.series.spacing_mm) ** 2
     for k in range(scene.series.n_slices):
-        hu, loss = renderer.hu(k)
+        hu, loss = renderer.render(k)
         image = acquire(hu, couch_hu, k, scene=scene, scanner=scanner, rng=rng)
         yield StudyImage(stored=to_stored(image, scanner), visible_mm2=visible_mm2(loss, pixel_mm2))

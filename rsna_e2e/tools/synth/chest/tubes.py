@@ -1,6 +1,6 @@
 """Everything long and round (vessels, airways, bones) as tubes, and their distances drawn into planes."""
 
-# T tubes, L layers, n tubes of one patch size P
+# T tubes, S planes, h x w fine pixels of a window
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -12,6 +12,7 @@ from rsna_e2e.core.records import Float32Array, Float64Array
 from rsna_e2e.tools.synth.common.series import FINE
 
 Int64Array = npt.NDArray[np.int64]
+Window = tuple[slice, slice]  # rows, columns
 
 FAR_MM = 60.0
 REACH_PIXELS = 1.5  # distances are right up to this far outside a tube
@@ -98,12 +99,12 @@ class Tubes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plane:
-    """An axial plane at height z_mm whose fine pixel (row, column) = (0, 0) has its centre at (x_mm, y_mm)."""
+class Planes:
+    """S axial planes at heights z_mm [S] whose fine pixel (row, column) = (0, 0) has its centre at (x_mm, y_mm)."""
 
     x_mm: float
     y_mm: float
-    z_mm: float
+    z_mm: Float64Array
     pixel_mm: float
 
 
@@ -115,65 +116,88 @@ class Raster:
         reach = tubes.radius_mm.max(axis=1, initial=0.0)
         self._low = np.minimum(tubes.start[:, 2], tubes.end[:, 2]) - reach
         self._high = np.maximum(tubes.start[:, 2], tubes.end[:, 2]) + reach
-        self.layers = tuple(int(v) for v in np.unique(tubes.layer))
 
-    def depths(self, plane: Plane) -> dict[int, Float32Array]:
-        """Depth below the surface (mm, negative outside) [FINE, FINE] of each layer that the plane meets."""
-        margin = REACH_PIXELS * plane.pixel_mm
-        hit = np.flatnonzero((self._low - margin < plane.z_mm) & (self._high + margin > plane.z_mm))
-        if len(hit) == 0:
-            return {}
-        near = self._tubes.at(hit)
-        first, size, is_seen = _boxes(near, plane, margin)
-        near, first, size = near.at(is_seen), first[is_seen], size[is_seen]
-        present = np.unique(near.layer)
-        depth = np.full((len(present), FINE, FINE), -FAR_MM, np.float32)
-        row_of = np.searchsorted(present, near.layer)
-        group = np.searchsorted(PATCHES, size)
-        for index in np.unique(group):
-            chosen = group == index
-            _draw(depth, row_of[chosen], near.at(chosen), first[chosen], PATCHES[min(index, len(PATCHES) - 1)], plane)
-        return {int(layer): depth[row] for row, layer in enumerate(present)}
+    def depths(self, planes: Planes) -> dict[int, tuple[Float32Array, Window]]:
+        """Depth below the surface (mm, negative outside) of each layer that the planes meet.
+
+        [S, h, w] each, with the window [h, w] of fine pixels outside which there is nothing of that layer.
+        """
+        margin = REACH_PIXELS * planes.pixel_mm
+        found = []
+        for z in planes.z_mm:
+            hit = np.flatnonzero((self._low - margin < z) & (self._high + margin > z))
+            near = self._tubes.at(hit)
+            first, patch, is_seen = _squares(near, planes, float(z), margin)
+            found.append((near.at(is_seen), first[is_seen], patch[is_seen]))
+        layers = np.unique(np.concatenate([near.layer for near, _, _ in found]))
+        result = {}
+        for layer in layers.tolist():
+            squares = [(tubes.layer == layer, first, patch) for tubes, first, patch in found]
+            low = np.min([f[c].min(axis=0) for c, f, _ in squares if c.any()], axis=0)
+            high = np.max([(f[c] + p[c, None]).max(axis=0) for c, f, p in squares if c.any()], axis=0)
+            window = (slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
+            depth = np.full((len(found), *(high - low)[::-1]), -FAR_MM, np.float32)
+            result[layer] = (depth, window)
+        for s, (near, first, patch) in enumerate(found):
+            for size in np.unique(patch).tolist():
+                same = patch == size
+                _draw({k: (d[s], w) for k, (d, w) in result.items()}, near.at(same), first[same], size, planes, s)
+        return result
 
 
-def _boxes(tubes: Tubes, plane: Plane, margin: float) -> tuple[Int64Array, Int64Array, npt.NDArray[np.bool_]]:
+def _squares(
+    tubes: Tubes, planes: Planes, z_mm: float, margin: float
+) -> tuple[Int64Array, Int64Array, npt.NDArray[np.bool_]]:
     """First pixel (column, row) [T, 2] and size [T] of the square in which each tube meets a plane, and if it does."""
     along = tubes.end - tubes.start
     rise = np.where(np.abs(along[:, 2]) < 1e-6, 1e-6, along[:, 2])
-    reach = tubes.radius_mm.max(axis=1) + margin
-    t = (plane.z_mm - tubes.start[:, 2])[:, None] + np.stack([-reach, reach], axis=1)
+    reach = tubes.radius_mm.max(axis=1, initial=0.0) + margin
+    t = (z_mm - tubes.start[:, 2])[:, None] + np.stack([-reach, reach], axis=1)
     t = np.clip(t / rise[:, None], 0.0, 1.0)
     ends = tubes.start[:, None, :2] + t[:, :, None] * along[:, None, :2]
-    origin = np.array([plane.x_mm, plane.y_mm])
-    low = np.floor((ends.min(axis=1) - reach[:, None] - origin) / plane.pixel_mm).astype(np.int64)
-    high = np.ceil((ends.max(axis=1) + reach[:, None] - origin) / plane.pixel_mm).astype(np.int64)
+    origin = np.array([planes.x_mm, planes.y_mm])
+    low = np.floor((ends.min(axis=1) - reach[:, None] - origin) / planes.pixel_mm).astype(np.int64)
+    high = np.ceil((ends.max(axis=1) + reach[:, None] - origin) / planes.pixel_mm).astype(np.int64)
     is_seen = np.all((high >= 0) & (low < FINE), axis=1)
-    return low, np.minimum((high - low).max(axis=1) + 1, PATCHES[-1]), is_seen
+    size = np.minimum((high - low).max(axis=1, initial=0) + 1, PATCHES[-1])
+    patch = np.array(PATCHES)[np.searchsorted(PATCHES, size)]
+    return np.clip(low, 0, FINE - patch[:, None]), patch, is_seen
 
 
 def _draw(
-    depth: Float32Array, layer_row: Int64Array, tubes: Tubes, first: Int64Array, patch: int, plane: Plane
+    depth: dict[int, tuple[Float32Array, Window]], tubes: Tubes, first: Int64Array, patch: int, planes: Planes, s: int
 ) -> None:
-    """Raise `depth` [L, FINE, FINE] to the depth in each of these tubes, within squares of `patch` pixels."""
-    first = np.clip(first, 0, FINE - patch)
+    """Raise the depths of plane `s`, each [h, w] in a window, in squares of `patch` pixels that begin at `first`."""
+    inside = _depths(tubes, first, patch, planes, float(planes.z_mm[s]))
     pixels = np.arange(patch)
-    start = tubes.start.astype(np.float32)
-    along = (tubes.end - tubes.start).astype(np.float32)
-    along /= np.maximum(np.einsum("ti,ti->t", along, along), 1e-6)[:, None] ** 0.5  # unit vectors
-    length = np.linalg.norm(tubes.end - tubes.start, axis=1).astype(np.float32)
-    x = ((first[:, :1] + pixels) * plane.pixel_mm + (plane.x_mm - tubes.start[:, :1])).astype(np.float32)
-    y = ((first[:, 1:] + pixels) * plane.pixel_mm + (plane.y_mm - tubes.start[:, 1:2])).astype(np.float32)
-    z = np.float32(plane.z_mm) - start[:, 2]
+    for layer in np.unique(tubes.layer).tolist():
+        chosen = tubes.layer == layer
+        into, (rows, columns) = depth[layer]
+        row, column = first[chosen, 1] - rows.start, first[chosen, 0] - columns.start
+        cell = (row[:, None] + pixels)[:, :, None] * into.shape[1] + (column[:, None] + pixels)[:, None, :]
+        np.maximum.at(into.reshape(-1), cell.reshape(-1), inside[chosen].reshape(-1))
+
+
+def _depths(tubes: Tubes, first: Int64Array, patch: int, planes: Planes, z_mm: float) -> Float32Array:
+    """Depth (mm) below the surface of each tube in a square of its own [T, patch, patch]."""
+    pixels = np.arange(patch)
+    along = tubes.end - tubes.start
+    length = np.sqrt((along * along).sum(axis=1)) + 1e-6
+    along = (along / length[:, None]).astype(np.float32)
+    x = ((first[:, :1] + pixels) * planes.pixel_mm + (planes.x_mm - tubes.start[:, :1])).astype(np.float32)
+    y = ((first[:, 1:] + pixels) * planes.pixel_mm + (planes.y_mm - tubes.start[:, 1:2])).astype(np.float32)
+    z = (z_mm - tubes.start[:, 2]).astype(np.float32)
     t = (y * along[:, 1:2] + (z * along[:, 2])[:, None])[:, :, None] + (x * along[:, :1])[:, None, :]
     squared = (y * y + (z * z)[:, None])[:, :, None] + (x * x)[:, None, :]
-    on = np.clip(t, 0.0, length[:, None, None])
-    squared += on * (on - 2.0 * t)  # |q - on u|^2 = |q|^2 - 2 on (q u) + on^2
+    on = np.clip(t, 0.0, length.astype(np.float32)[:, None, None])
+    t *= -2.0
+    t += on
+    t *= on
+    squared += t  # |q - on u|^2 = |q|^2 + on (on - 2 q u)
     np.maximum(squared, 0.0, out=squared)
-    inside = np.sqrt(squared, out=squared)
-    slope = (tubes.radius_mm[:, 1] - tubes.radius_mm[:, 0]) / np.maximum(length, 1e-3)
+    np.sqrt(squared, out=squared)
+    slope = (tubes.radius_mm[:, 1] - tubes.radius_mm[:, 0]) / length
     on *= slope.astype(np.float32)[:, None, None]
     on += tubes.radius_mm[:, 0].astype(np.float32)[:, None, None]
-    on -= inside
-    cell = (layer_row[:, None, None] * FINE + (first[:, 1:] + pixels)[:, :, None]) * FINE
-    cell = cell + (first[:, :1] + pixels)[:, None, :]
-    np.maximum.at(depth.reshape(-1), cell.reshape(-1), on.reshape(-1))
+    on -= squared
+    return np.asarray(on)
