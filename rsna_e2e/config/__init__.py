@@ -9,12 +9,13 @@ A recipe is where the numbers of a published or a demonstration run live. `--set
 
 from rsna_e2e.config.files import as_yaml, load_config, load_two_stage, make_config, save_config
 from rsna_e2e.config.recipes import RECIPES, TWO_STAGE_RECIPES
-from rsna_e2e.config.run import RunConfig
+from rsna_e2e.config.run import RunConfig, resolve_task
 from rsna_e2e.config.sections import (
     AugmentConfig,
     Crop,
     Frozen,
     ImageConfig,
+    InputsConfig,
     LoaderConfig,
     ModelConfig,
     OptimizerConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "Crop",
     "Frozen",
     "ImageConfig",
+    "InputsConfig",
     "LoaderConfig",
     "Mode",
     "ModelConfig",
@@ -42,5 +44,6 @@ __all__ = [
     "load_config",
     "load_two_stage",
     "make_config",
+    "resolve_task",
     "save_config",
 ]

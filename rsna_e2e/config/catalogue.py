@@ -103,6 +103,8 @@ def _words(schema: dict[str, Any]) -> str:
         case "integer" | "number":
             return f"{_range(schema)} {schema.get('unit', '')}".rstrip()
         case "array":
+            if "prefixItems" in schema:
+                return f"[{', '.join(map(_words, schema['prefixItems']))}]"
             return f"[{_words(schema['items'])}, ...]"
         case "object":
             members = schema["additionalProperties"]
@@ -125,4 +127,5 @@ def _range(schema: dict[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2g}".replace("e+0", "e").replace("e+", "e") if value >= _LARGE else f"{value:g}"
+    text = f"{value:.2g}" if abs(value) >= _LARGE else f"{value:g}"
+    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")

@@ -126,7 +126,7 @@ def _number_or(value: Any) -> Any:
 def _explain(error: ValidationError) -> str:
     """What is wrong with each setting, in one line; of very many, with the first."""
     wrong = [
-        f"{_short(_setting(item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
+        f"{_short(_setting(item['loc']))}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": ")
         for item in error.errors(include_input=False, include_url=False)
     ]
     more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""

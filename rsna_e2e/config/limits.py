@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from rsna_e2e.core.limits import MAX_IMAGE_SIZE_PX, MAX_SUPERSAMPLE
+from rsna_e2e.tasks.task import LARGEST
 
 MOST_TIMES = 10**12  # steps of it, counted together, are far from the end of an int64
 MOST_MEMBERS = 1000  # of a list or table
@@ -58,5 +59,9 @@ Positive = Annotated[float, Field(gt=0.0, le=LARGEST_FLOAT32), _NUMBER]
 Sides = Annotated[float, Field(ge=0.0, le=10.0), _NUMBER, _in("image sides")]
 Degrees = Annotated[float, Field(ge=0.0, le=360.0), _NUMBER, _in("degrees")]
 Minutes = Annotated[float, Field(gt=0.0, le=1e9), _NUMBER, _in("minutes")]
+Hounsfield = Annotated[float, Field(ge=-LARGEST, le=LARGEST), _NUMBER, _in("HU")]
+WidthHu = Annotated[float, Field(ge=1 / LARGEST, le=LARGEST), _NUMBER, _in("HU")]
+Mean = Annotated[float, Field(ge=-LARGEST, le=LARGEST), _NUMBER]
+Std = Annotated[float, Field(ge=1 / LARGEST, le=LARGEST), _NUMBER]
 Clip = Annotated[float, Field(gt=0.0, lt=0.5), _NUMBER]  # of a probability
 TimeoutS = Annotated[float, Field(ge=60.0, le=1e7), _NUMBER, _in("s")]

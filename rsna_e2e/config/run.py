@@ -1,5 +1,6 @@
 """The configuration of one training run."""
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import model_validator
@@ -22,11 +23,16 @@ from rsna_e2e.config.sections import (
     DistributedConfig,
     Frozen,
     ImageConfig,
+    InputsConfig,
     LoaderConfig,
     ModelConfig,
     OptimizerConfig,
     SlicePhaseConfig,
 )
+from rsna_e2e.config.task import TaskSetting
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.task import Task
 
 
 class RunConfig(Frozen):
@@ -34,8 +40,9 @@ class RunConfig(Frozen):
 
     recipe: Learned[str]
     """Name of the recipe that the settings came from."""
-    task: Learned[str] = "ich"
-    """What is predicted."""
+    task: Learned[TaskSetting] = get_task("ich")
+    """What is predicted: a task by its name, or a task of your own by the path of its YAML file, all of which is saved
+    in the run."""
     seed: Learned[Int64] = 1234
     """Seed of initial weights, shuffling, augmentation and dropout."""
     epochs: Learned[EpochsOrNone]
@@ -72,6 +79,8 @@ class RunConfig(Frozen):
     """Stop after this many epochs without a better validation score; null: never."""
     max_skipped_steps: Learned[Steps] = 10
     """Steps without a finite loss and gradient are skipped; after this many in a row the run ends as diverged."""
+    inputs: Learned[InputsConfig] = InputsConfig()
+    """Channels of the images."""
     image: Learned[ImageConfig] = ImageConfig()
     """Images for the network."""
     augment: Learned[AugmentConfig] = AugmentConfig()
@@ -93,6 +102,14 @@ class RunConfig(Frozen):
     def last_phase(self) -> Literal["slices", "series"]:
         """The phase that trains what predicts."""
         return "series" if self.epochs > 0 else "slices"
+
+    @model_validator(mode="after")
+    def _inputs_fit(self) -> "RunConfig":
+        try:
+            resolve_task(self)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @model_validator(mode="after")
     def _slice_phase_has_a_classifier(self) -> "RunConfig":
@@ -127,3 +144,9 @@ class RunConfig(Frozen):
         if self.model.head == "none" and self.model.study_loss_weight > 0:
             raise ValueError("model.study_loss_weight needs a recurrent head: it cannot be used with model.head=none")
         return self
+
+
+def resolve_task(config: RunConfig) -> Task:
+    """Return the task that a run learns: that of its settings, with their inputs in the place of the task's own."""
+    changed = {name: value for name, value in config.inputs if value is not None}
+    return replace(config.task, inputs=replace(config.task.inputs, **changed)) if changed else config.task

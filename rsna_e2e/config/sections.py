@@ -18,7 +18,9 @@ from rsna_e2e.config.limits import (
     Degrees,
     Epochs,
     Fraction,
+    Hounsfield,
     LoaderThreads,
+    Mean,
     Mebibytes,
     Minutes,
     Positive,
@@ -29,11 +31,13 @@ from rsna_e2e.config.limits import (
     Sides,
     Slices,
     SlicesOfNorm,
+    Std,
     Steps,
     TimeoutS,
     Times,
     Weight,
     Width,
+    WidthHu,
 )
 
 HEAD_WIDTH = 64  # EC601: RSNA-STR Pulmonary Embolism 2020
@@ -46,6 +50,17 @@ class Frozen(BaseModel):
     """Base of every configuration: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class InputsConfig(Frozen):
+    """The channels of the network's images, where they are to be others than the task's."""
+
+    windows_hu: Annotated[tuple[tuple[Hounsfield, WidthHu], ...] | None, Field(max_length=MOST_MEMBERS)] = None
+    """Center and width of the window of each channel; null: those of the task."""
+    mean: Annotated[tuple[Mean, ...] | None, Field(max_length=MOST_MEMBERS)] = None
+    """Mean of each channel, of windowed values in 0 to 1, which is subtracted; null: the task's."""
+    std: Annotated[tuple[Std, ...] | None, Field(max_length=MOST_MEMBERS)] = None
+    """Standard deviation of each channel, by which it is divided; null: the task's."""
 
 
 class ImageConfig(Frozen):

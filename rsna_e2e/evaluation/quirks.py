@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from rsna_e2e.config import RunConfig
+from rsna_e2e.config import RunConfig, resolve_task
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Float32Array, Float64Array, Progress, no_progress
 from rsna_e2e.loader.embedding_loader import published_places
@@ -18,7 +18,6 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.sampler import series_batches
 from rsna_e2e.store import Store
 from rsna_e2e.store.label_runs import check_order
-from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tasks.task import Task
 
 LEVELS = 255  # of an 8-bit image
@@ -43,7 +42,7 @@ def measure_quirks(
 
     config: of image runs; its image size and seed count. Raises UsageError when no series has labels.
     """
-    task = get_task(config.task)
+    task = resolve_task(config)
     labelled = [position for position, span in enumerate(store.series) if span.split == "train"]
     if not labelled:
         raise UsageError(f"{store.path}: has no labelled series. Prepare with --labels")

@@ -50,7 +50,7 @@ class TrainedModel:
         damaged: list[str] = []
         folder = find_checkpoint(run, checkpoint, on_damaged=lambda error: damaged.append(str(error)))
         config = read_config(run)
-        task = read_task(run, config.task)
+        task = read_task(run, config)
         n_channels = count_channels(config, task, embeddings)
         if embeddings is not None:
             _check_classifiers(run, embeddings)

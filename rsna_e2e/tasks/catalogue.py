@@ -1,5 +1,6 @@
 """The tasks that this package comes with, and tasks of a user's own, which are YAML files."""
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -20,28 +21,27 @@ def get_task(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(name):  # unlike Path's, it takes any text
         near = get_close_matches(name, TASKS, n=1)
         meant = f"; did you mean {near[0]}?" if near else ";"
         raise UsageError(f"unknown task {name!r:.80}{meant} known: {', '.join(TASKS)}, or the path of a YAML file")
     from rsna_e2e.tasks.files import read_task_file
 
-    return _not_of_ours(read_task_file(path), where=name)
+    return _not_of_ours(read_task_file(Path(name)), where=f"{name}: ")
 
 
-def task_of(content: Any, *, where: str) -> Task:
-    """Return the task that plain data describes, as a configuration holds it. Raises BadInputError as `get_task`."""
+def task_of(content: Any) -> Task:
+    """Return the task that plain data describes, as a configuration holds it. Raises BadInputError naming the field."""
     from rsna_e2e.tasks.files import make_task
 
-    return _not_of_ours(make_task(content, where=where), where=where)
+    return _not_of_ours(make_task(content), where="")
 
 
 def _not_of_ours(task: Task, *, where: str) -> Task:
     difference = first_difference(task, TASKS.get(task.name, task))
     if difference:
         raise BadInputError(
-            f"{where}: name: this package has a task {task.name}, and this one is another: {difference}. Give it a "
+            f"{where}name: this package has a task {task.name}, and this one is another: {difference}. Give it a "
             "name of its own"
         )
     return task

@@ -41,21 +41,21 @@ def read_task_file(path: Path) -> Task:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise BadInputError(f"{path}: not a task in YAML: {error}") from None
-    return make_task(raw, where=str(path))
+    return make_task(raw, where=f"{path}: ")
 
 
-def make_task(raw: Any, *, where: str) -> Task:
+def make_task(raw: Any, *, where: str = "") -> Task:
     """Return the task that plain data describes. Raises BadInputError that begins with `where` and names the field."""
     if not isinstance(raw, dict):
-        raise BadInputError(f"{where}: not a task, but {_short(as_json(raw))}")
+        raise BadInputError(f"{where}not a task, but {_short(as_json(raw))}")
     try:
         return TypeAdapter(Task).validate_json(as_json(raw), strict=True)
     except ValidationError as error:
         faults = list(_faults(error, raw))
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise BadInputError(f"{where}: {'; '.join(faults[:_SHOWN])}{more}") from None
+        raise BadInputError(f"{where}{'; '.join(faults[:_SHOWN])}{more}") from None
     except UsageError as error:
-        raise BadInputError(f"{where}: {error}") from None
+        raise BadInputError(f"{where}{error}") from None
 
 
 def task_as_yaml(task: Task) -> str:

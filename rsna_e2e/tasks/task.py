@@ -4,7 +4,7 @@ Nothing outside this package knows a label's name or asks for a task's name.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from string import Formatter
 from typing import Any, ClassVar, Literal
 
@@ -142,14 +142,11 @@ def first_difference(task: Task, other: Task) -> str:
 
 
 def flat(task: Task) -> dict[str, Any]:
-    """Return the fields of a task by their dotted names, such as slices.names."""
+    """Return the fields of a task by their dotted names, such as slices.names, as plain data."""
     values: dict[str, Any] = {}
-    for one in fields(task):
-        value = getattr(task, one.name)
-        if is_dataclass(value):
-            values |= {f"{one.name}.{part.name}": getattr(value, part.name) for part in fields(value)}
-        else:
-            values[one.name] = value
+    for name, value in asdict(task).items():
+        parts = value.items() if isinstance(value, dict) else ()
+        values |= {f"{name}.{part}": inner for part, inner in parts} or {name: value}
     return values
 
 

@@ -9,7 +9,7 @@ from typing import Self
 
 import torch
 
-from rsna_e2e.config import RunConfig
+from rsna_e2e.config import RunConfig, resolve_task
 from rsna_e2e.core.device import Compute, check_compute, choose_compute
 from rsna_e2e.core.errors import BadInputError, UsageError, is_out_of_memory
 from rsna_e2e.core.records import Rows
@@ -22,7 +22,6 @@ from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.reader import check_labels
-from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.checkpoint import Checkpoint, find_checkpoint, load_model
 from rsna_e2e.training.chunk_size import resolve_chunks
@@ -54,7 +53,7 @@ class RunData:
         Raises BadInputError for a store prepared for another task; UsageError when embeddings are missing or too many,
         when no series is left to train on, and when the classifier of the embeddings saw what is held out.
         """
-        task = get_task(config.task)
+        task = resolve_task(config)
         check_labels(store, task)
         n_channels = count_channels(config, task, embeddings)
         training, held_out = hold_out(store, config)

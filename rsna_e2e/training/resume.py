@@ -7,6 +7,7 @@ from rsna_e2e.config import Frozen, RunConfig
 from rsna_e2e.config.effects import Effect, effect_of, fields_with
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import as_json
+from rsna_e2e.tasks.task import Task, flat
 
 
 def compare_configs(saved: RunConfig, wanted: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -38,6 +39,9 @@ def _differences(prefix: str, saved: Frozen, wanted: Frozen) -> dict[str, tuple[
         old, new = getattr(saved, field), getattr(wanted, field)
         if isinstance(old, Frozen) and isinstance(new, Frozen):
             found |= _differences(f"{prefix}{field}.", old, new)
+        elif isinstance(old, Task) and isinstance(new, Task) and old.name == new.name:
+            before, now = flat(old), flat(new)
+            found |= {f"{prefix}{field}.{name}": (before[name], now[name]) for name in now if before[name] != now[name]}
         elif old != new:
             found[f"{prefix}{field}"] = (old, new)
     return found
@@ -45,5 +49,7 @@ def _differences(prefix: str, saved: Frozen, wanted: Frozen) -> dict[str, tuple[
 
 def _shown(value: Any) -> str:
     """As `--set` takes it."""
+    if isinstance(value, Task):
+        return value.name
     plain = value.model_dump(mode="json") if isinstance(value, Frozen) else value
     return str(plain) if isinstance(plain, str | Path) else as_json(plain)

@@ -4,12 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from rsna_e2e.config import RunConfig, load_config
+from rsna_e2e.config import RunConfig, load_config, resolve_task
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.files import as_json, read_json, sealed, sha256_of, unsealed, write_json
-from rsna_e2e.tasks.catalogue import TASKS, get_task
+from rsna_e2e.core.files import read_json, sealed, sha256_of, unsealed, write_json
+from rsna_e2e.tasks.catalogue import TASKS
+from rsna_e2e.tasks.files import make_task
 from rsna_e2e.tasks.task import Task, first_difference
 from rsna_e2e.training.run_layout import CONFIG, MANIFEST, TASK
 
@@ -37,10 +36,7 @@ def read_config(run: Path) -> RunConfig:
         raise BadInputError(
             f"{path}: damaged or changed, its sha256 is not the one in {MANIFEST}. Put it back from a copy"
         )
-    config = load_config(path)
-    if config.task not in TASKS:
-        raise BadInputError(f"{path}: unknown task {config.task!r:.40}; known: {', '.join(TASKS)}")
-    return config
+    return load_config(path)
 
 
 def write_task(run: Path, task: Task) -> None:
@@ -48,28 +44,39 @@ def write_task(run: Path, task: Task) -> None:
     write_json(run / TASK, sealed(asdict(task)))
 
 
-def read_task(run: Path, name: str) -> Task:
-    """Return the task of a run as the run wrote it; of an earlier version's, which wrote none, the one of that name.
+def read_task(run: Path, config: RunConfig) -> Task:
+    """Return the task of a run as the run wrote it; of an earlier version's, which wrote none, that of its `config`.
 
     Fields that an earlier version did not write have their defaults. Raises BadInputError when the file is damaged, and
-    naming the field when this program means another task by `name`.
+    naming the field when it says another task than `config`, or this program means another by the name in it.
     """
-    path, known = run / TASK, get_task(name)
+    path, known = run / TASK, resolve_task(config)
     if not path.exists():
         return known
     try:
-        content = unsealed(read_json(path))
-        task = TypeAdapter(Task).validate_python(content)
-        if as_json(asdict(task)) != as_json(asdict(task) | content):
-            raise ValueError("it holds more than a task")
-    except (OSError, ValueError):
+        task = make_task(_nested(unsealed(read_json(path)), title=known.title))
+    except (BadInputError, LookupError, OSError, ValueError):
         raise BadInputError(f"{path}: damaged. Put it back from a copy, or train again") from None
     if difference := first_difference(task, known):
+        is_ours = TASKS.get(config.task.name) == config.task
+        way_out = f"Use the version of this program that trained it; {MANIFEST} names it"
         raise BadInputError(
-            f"{path}: the run was trained for another version of the task {name}: {difference}. Use the version of "
-            f"this program that trained it; {MANIFEST} names it"
+            f"{path}: the run was trained for another version of the task {known.name}: {difference}. "
+            f"{way_out if is_ours else f'Put the file back from a copy; {CONFIG} has the other'}"
         )
     return task
+
+
+def _nested(content: dict[str, Any], *, title: str) -> dict[str, Any]:
+    """Return the content of a task's file in today's form. Earlier versions wrote one without levels or `title`."""
+    if "label_names" not in content:
+        return content
+    rest = dict(content)
+    slices = {"names": rest.pop("label_names"), "weights": rest.pop("label_weights"), "any_name": rest["any_label"]}
+    inputs = {"windows_hu": rest.pop("windows_hu"), "mean": rest.pop("channel_mean"), "std": rest.pop("channel_std")}
+    series_truth = "own" if rest.pop("has_series_labels", False) else "any_slice"
+    headline = rest.pop("any_label")
+    return rest | dict(title=title, slices=slices, series_truth=series_truth, headline=headline, inputs=inputs)
 
 
 def store_hash_of(run: Path) -> str | None:

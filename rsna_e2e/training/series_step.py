@@ -10,14 +10,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from rsna_e2e.config import RunConfig
+from rsna_e2e.config import RunConfig, resolve_task
 from rsna_e2e.core.device import choose_compute
 from rsna_e2e.core.process import Memory, return_freed_memory
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.division import Chunk
 from rsna_e2e.model.losses import weighted_bce
 from rsna_e2e.model.network import JointModel
-from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.chunk_size import resolve_chunks
 from rsna_e2e.training.distributed import ALONE
@@ -40,7 +39,7 @@ class SeriesStep:
     def __init__(
         self, config: RunConfig, *, n_slices: int, n_channels: int | None = None, device: str = "auto"
     ) -> None:
-        task = get_task(config.task)
+        task = resolve_task(config)
         self.compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
         self.n_slices = n_slices
         torch.manual_seed(config.seed)

@@ -75,8 +75,10 @@ def train(
     `run` exists and is not to be resumed, or has other settings; DivergedError when loss or gradient are not finite
     for too long; PreemptedError when it was asked to stop; and what `RunData.of` and `prepare_run` raise.
     """
+    if resume and (run / CONFIG).is_file():
+        _check_is_of(run, config)
     data = RunData.of(store, config, embeddings=embeddings)
-    resumed_at, last = _find_last(run, config, data, ranks) if resume else (None, None)
+    resumed_at, last = _find_last(run, data, ranks) if resume else (None, None)
     if last is not None and (run / SUMMARY).is_file():
         return _read_summary(run)
     if resumed_at is not None:
@@ -157,15 +159,11 @@ def _scoring(
     return score
 
 
-def _find_last(
-    run: Path, config: RunConfig, data: RunData, ranks: Ranks
-) -> tuple[ResumePoint | None, Checkpoint | None]:
-    """Return where to resume a run with these settings, and from which checkpoint; None, None where there is none."""
+def _find_last(run: Path, data: RunData, ranks: Ranks) -> tuple[ResumePoint | None, Checkpoint | None]:
+    """Return where to resume a run, and from which checkpoint; None, None where there is none."""
     last: Checkpoint | None = None
     point: ResumePoint | None = None
     if (run / CONFIG).is_file():
-        check_same_settings(run, saved=read_config(run), wanted=config)
-        read_task(run, config.task)
         damaged: list[BadInputError] = []
         last = next(valid_checkpoints(run, on_damaged=damaged.append), None)
         if last is None and damaged:
@@ -182,6 +180,13 @@ def _find_last(
     if not torch.equal(ranks.max_(found.clone()), ranks.min_(found)):
         raise UsageError(f"{run}: not all ranks see the same checkpoints. Use a folder that all nodes share")
     return point, last
+
+
+def _check_is_of(run: Path, config: RunConfig) -> None:
+    """Raise UsageError when a run was started with other settings, BadInputError when its files are damaged."""
+    saved = read_config(run)
+    check_same_settings(run, saved=saved, wanted=config)
+    read_task(run, saved)
 
 
 def _with_chunk_of(run: Path, config: RunConfig) -> RunConfig:

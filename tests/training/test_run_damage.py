@@ -178,7 +178,7 @@ def test_a_configuration_changed_by_hand_is_refused(trained: Trained, tmp_path: 
 def test_a_task_that_nobody_knows_is_refused(trained: Trained, tmp_path: Path, task: str) -> None:
     config = yaml.safe_load((trained.run / "config.yaml").read_text()) | {"task": task}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(BadInputError, match=r"config\.yaml: unknown task '.*'; known: ich"):
+    with pytest.raises(BadInputError, match=r"config\.yaml: task: unknown task '.*'; known: ich"):
         read_config(tmp_path)
 
 

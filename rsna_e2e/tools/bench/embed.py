@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsna_e2e.config import RunConfig, View, load_config, save_config
+from rsna_e2e.config import RunConfig, View, load_config, resolve_task, save_config
 from rsna_e2e.core.console import number, table
 from rsna_e2e.core.process import Memory, in_fresh_process, return_freed_memory
 from rsna_e2e.core.records import Progress, Rows, no_progress
@@ -17,7 +17,6 @@ from rsna_e2e.model.forward import EMBED_TOGETHER
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import EmbeddingWriter
-from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tools.bench.machine import Machine
 from rsna_e2e.tools.bench.studies import opened_store, scratch_folder
 from rsna_e2e.tools.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
@@ -133,7 +132,7 @@ def measure_peak(run: Path, store: Path, device: str, n_slices: int) -> float:
 
 def make_run(run: Path, store: Store, config: RunConfig) -> Path:
     """Make a run folder with a checkpoint of a randomly initialised model."""
-    task = get_task(config.task)
+    task = resolve_task(config)
     torch.manual_seed(config.seed)
     model = JointModel.for_task(config.model.without_initial_weights(), task)
     run.mkdir()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsna_e2e.config import RunConfig, load_config
+from rsna_e2e.config import RunConfig, load_config, resolve_task
 from rsna_e2e.core.console import number, table
 from rsna_e2e.core.device import Compute, choose_compute
 from rsna_e2e.core.process import Memory, reset_peak
@@ -23,7 +23,6 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.kernels import dali_plugin, torch_ops
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.tools.bench.machine import Machine
 from rsna_e2e.tools.bench.studies import opened_store
@@ -149,7 +148,7 @@ class _Bench:
 
     def __init__(self, store: Store, config: RunConfig, compute: Compute) -> None:
         self._store, self._config, self._compute = store, config, compute
-        self._task: Task = get_task(config.task)
+        self._task: Task = resolve_task(config)
         self._planner = Planner(store, config, division=WHOLE)
         names = ("dali", "torch") if dali_plugin.is_installed() else ("torch",)
         self.backends = {name: self._loader(name) for name in names}

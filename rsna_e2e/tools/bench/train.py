@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from rsna_e2e.config import OptimizerConfig, RunConfig, load_config
+from rsna_e2e.config import OptimizerConfig, RunConfig, load_config, resolve_task
 from rsna_e2e.core.console import table
 from rsna_e2e.core.device import Compute, choose_compute
 from rsna_e2e.core.records import Progress, no_progress
@@ -19,7 +19,6 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.tools.bench.machine import Machine
 from rsna_e2e.tools.bench.studies import opened_store
@@ -91,7 +90,7 @@ def bench_train(
     """
     check_out(out)
     config = load_config(recipe, overrides)
-    task, machine = get_task(config.task), Machine.here()
+    task, machine = resolve_task(config), Machine.here()
     compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
     model = compute.place(JointModel.for_task(config.model.without_initial_weights(), task))
     config = resolve_chunks(model, config, task, compute)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from rsna_e2e.config import ModelConfig, TwoStageConfig
+from rsna_e2e.config import ModelConfig, TwoStageConfig, resolve_task
 from rsna_e2e.core.errors import RsnaError, UsageError
 from rsna_e2e.core.records import N_FOLDS
 from rsna_e2e.loader.holdout import series_folds
@@ -15,7 +15,7 @@ from rsna_e2e.model.backbones import load_backbone
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.model.pretrained import check_pretrained
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.pipeline.plan import PlannedStep
 from rsna_e2e.training.pipeline.run import Standing
 
@@ -55,7 +55,7 @@ def check_weights(standings: Iterable[Standing], *, asks_network: bool = True) -
             continue
         checked.append(step.settings.model)
         with naming_settings_of(step):
-            _check_weights(step.settings.model, step.settings.task, asks_network=asks_network)
+            _check_weights(step.settings.model, resolve_task(step.settings), asks_network=asks_network)
 
 
 @contextmanager
@@ -69,12 +69,12 @@ def naming_settings_of(step: PlannedStep) -> Iterator[None]:
         raise type(error)(re.sub(r"--set (?=\w)", f"--set {step.section}.", str(error))) from None
 
 
-def _check_weights(config: ModelConfig, task: str, *, asks_network: bool) -> None:
+def _check_weights(config: ModelConfig, task: Task, *, asks_network: bool) -> None:
     if config.backbone == "none":
         return
     if config.weights_file is not None:
         with torch.device("meta"):
-            model = JointModel.for_task(config.without_initial_weights(), get_task(task))
+            model = JointModel.for_task(config.without_initial_weights(), task)
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # names and shapes are compared
             load_backbone(model.backbone, config.weights_file)  # and, as torch warns, nothing is copied
     elif config.pretrained and asks_network:

@@ -4,14 +4,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rsna_e2e.config import RunConfig
+from rsna_e2e.config import RunConfig, resolve_task
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import N_FOLDS
 from rsna_e2e.core.table_files import table_at
 from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.store import Store, is_store
 from rsna_e2e.store.prepare import count_raw
-from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
 
 Folds = Literal["store", "published"]
@@ -68,7 +67,7 @@ def measure_data(folders: Folders, runs: list[RunConfig]) -> DataSize:
             return _of_store(store, runs)
     assert folders.raw is not None
     labels = None if folders.labels is None else table_at(folders.labels, dict(folders.columns))
-    raw = count_raw(folders.raw, task=get_task(runs[0].task), labels=labels)
+    raw = count_raw(folders.raw, task=resolve_task(runs[0]), labels=labels)
     if raw.n_files == 0:
         raise BadInputError(f"{folders.raw}: holds no files. Give the folder or archive of DICOM files")
     if not raw.tables:

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from rsna_e2e.config import RunConfig
+from rsna_e2e.config import RunConfig, resolve_task
 from rsna_e2e.model.backbone_size import BackboneSize, backbone_size
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store.embeddings import MANIFEST, read_manifest
-from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.training.chunk_size import n_moments
 from rsna_e2e.training.pipeline.plan import PlannedStep
 
@@ -58,7 +57,7 @@ class ModelSizes:
 
     def stand_in(self, config: RunConfig) -> nn.Module:
         """A module with as many weights as the model of `config`, none of them in memory."""
-        name = f"{config.task} {config.model.model_dump_json()}"
+        name = f"{resolve_task(config)} {config.model.model_dump_json()}"
         if name not in self._stand_ins:
             self._stand_ins[name] = self._make_stand_in(config)
         return self._stand_ins[name]
@@ -68,7 +67,7 @@ class ModelSizes:
         heads = config.model.model_copy(update={"backbone": "none", "backbone_arguments": {}})
         width = backbone.n_features if backbone is not None else self.n_features
         with torch.device("meta"):
-            model = JointModel.for_task(heads.without_initial_weights(), get_task(config.task), n_channels=width or 1)
+            model = JointModel.for_task(heads.without_initial_weights(), resolve_task(config), n_channels=width or 1)
             if backbone is not None:
                 model.register_parameter("backbone_weights", nn.Parameter(torch.empty(backbone.n_weights)))
         return model

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
-from rsna_e2e.config import RunConfig
+from rsna_e2e.config import RunConfig, resolve_task
 from rsna_e2e.core.device import choose_device_type
 from rsna_e2e.core.errors import DiskFullError, OutOfResourcesError
 from rsna_e2e.core.files import real_path
 from rsna_e2e.core.process import available_cores
-from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.training.chunk_size import (
     CPU_SHARE,
     FEWEST,
@@ -211,7 +210,7 @@ def _computing_bytes(step: PlannedStep, settings: RunConfig, sizes: ModelSizes, 
 
 
 def _reserved_bytes(settings: RunConfig, sizes: ModelSizes, machine: Machine) -> int:
-    n_windows = len(get_task(settings.task).inputs.windows_hu)
+    n_windows = len(resolve_task(settings).inputs.windows_hu)
     image_bytes = settings.image.size**2 * n_windows * _item_bytes(settings, machine)
     return reserved_bytes(sizes.stand_in(settings), settings, ranks=ALONE, image_bytes=image_bytes)
 
