@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MARKDOWN = "rsna-e2e settings --markdown > docs/settings.md"
 _RECIPES = ("demo", "reference")
+_LIKE = {"pe": "reference", "pe_demo": "demo"}  # recipes of another task, and those that they are compared with
 _RUNS = ("images", "sequences")  # of the two-stage pipeline: they have the settings of a run
 _WIDEST = 120  # columns
 _INDENT = " " * 4
@@ -44,6 +45,9 @@ What `--resume` allows:
 _OF_RUNS = """The pipeline's two kinds of run have the settings of a run, as `images.NAME` and `sequences.NAME`. These
 have other values than in a run of the recipe of the same name:"""
 
+_OF_OTHERS = """`pe` and `pe_demo` are for pulmonary embolism on CT angiography (task `pe`): to train on GPUs, and in
+minutes on two CPU cores. They have other values than `reference` and `demo` in:"""
+
 
 def add_settings_list(verbs: Verbs) -> None:
     """Add `rsna-e2e settings`."""
@@ -62,7 +66,7 @@ def add_settings_list(verbs: Verbs) -> None:
     verb.add_argument(
         "--recipe",
         default="demo",
-        metavar="demo|reference|FILE",
+        metavar="demo|reference|pe|pe_demo|FILE",
         help="whose values to show; FILE: a config.yaml of a run or of the pipeline (default demo)",
     )
     verb.add_argument("--markdown", action="store_true", help="print the page docs/settings.md")
@@ -105,11 +109,11 @@ class _Recipe:
 
 
 def _read(recipe: str) -> _Recipe:
-    from rsna_e2e.config import load_config, load_two_stage
+    from rsna_e2e.config import RECIPES, TWO_STAGE_RECIPES, load_config, load_two_stage
     from rsna_e2e.config.files import is_two_stage
 
-    if recipe in _RECIPES or not Path(recipe).is_file():
-        return _Recipe(load_config(recipe), load_two_stage(recipe))
+    if recipe in RECIPES or not Path(recipe).is_file():
+        return _Recipe(load_config(recipe), load_two_stage(recipe) if recipe in TWO_STAGE_RECIPES else None)
     if is_two_stage(Path(recipe)):
         return _Recipe(None, load_two_stage(recipe))
     return _Recipe(load_config(recipe), None)
@@ -190,12 +194,22 @@ def _page(recipes: dict[str, _Recipe]) -> Iterator[str]:
     yield from ("", "### `images` and `sequences`", "", *_OF_RUNS.splitlines(), "")
     names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.differing())
     yield from _table(("setting", *_RECIPES), [(f"`{name}`", *_values(name, recipes)) for name in sorted(names)])
+    yield from ("", "## Recipes for other tasks", "", *_OF_OTHERS.splitlines(), "")
+    yield from _table(("setting", *_LIKE), _rows_of_others(recipes))
 
 
 def _rows(section: "Section", recipes: dict[str, _Recipe]) -> Iterator[Sequence[str]]:
     for item in section.settings:
         on_resume = _ON_RESUME[item.effect.value] if item.effect else ""
         yield (f"`{item.name}`", *_values(item.name, recipes), item.values, on_resume, item.meaning)
+
+
+def _rows_of_others(recipes: dict[str, _Recipe]) -> Iterator[Sequence[str]]:
+    """Yield the settings in which a recipe for another task differs from the one that it is like."""
+    others = {name: _read(name) for name in _LIKE}
+    for name in (item.name for section in next(iter(others.values())).sections() for item in section.settings):
+        if any(other.value(name) != recipes[_LIKE[recipe]].value(name) for recipe, other in others.items()):
+            yield (f"`{name}`", *_values(name, others))
 
 
 def _values(name: str, recipes: dict[str, _Recipe]) -> Iterator[str]:

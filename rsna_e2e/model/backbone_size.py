@@ -37,6 +37,9 @@ _KNOWN: dict[tuple[str, str], BackboneSize] = {
     ("resnext101_32x8d.fb_wsl_ig1b_ft_in1k", "{}"): BackboneSize(
         n_weights=86_742_336, n_features=2048, side=480, flop=150.7221504e9, half_bytes=570_618_240
     ),
+    ("resnext50_32x4d.a1h_in1k", "{}"): BackboneSize(
+        n_weights=22_979_904, n_features=2048, side=384, flop=24.852824064e9, half_bytes=167_419_776
+    ),
     ("resnet10t", '{"channels": [32, 64, 128, 256], "global_pool": "max", "stem_width": 16}'): BackboneSize(
         n_weights=1_232_252, n_features=256, side=128, flop=0.18038784e9, half_bytes=1_997_416
     ),

@@ -83,6 +83,7 @@ def test_a_prefix_chooses_a_section_a_setting_or_how_it_begins(capsys: pytest.Ca
     assert names == [f"loader.{name}" for name in load_config("reference").loader.model_dump()]
     assert "loader.threads = 8" in said(capsys, "loader.thr", "--recipe", "reference")
     assert "images.model.head = none" in said(capsys, "images.model")
+    assert "task = pe" in said(capsys, "task", "--recipe", "pe")
     assert "validation_fold = 0" not in said(capsys, "folds")
 
 

@@ -1,6 +1,4 @@
-"""Recipes: where the numbers of a published or a demonstration run live."""
-
-from collections.abc import Callable
+"""Recipes for intracranial hemorrhage."""
 
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import (
@@ -108,8 +106,3 @@ def two_stage_demo() -> TwoStageConfig:
             optimizer=joint.optimizer,
         ),
     )
-
-
-RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "reference": reference}
-
-TWO_STAGE_RECIPES: dict[str, Callable[[], TwoStageConfig]] = {"demo": two_stage_demo, "reference": two_stage_reference}

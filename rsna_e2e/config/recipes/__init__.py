@@ -1,0 +1,19 @@
+"""Recipes: where the numbers of a published or a demonstration run live, one module for each task."""
+
+from collections.abc import Callable
+
+from rsna_e2e.config.recipes import ich, pe
+from rsna_e2e.config.run import RunConfig
+from rsna_e2e.config.two_stage import TwoStageConfig
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "demo": ich.demo,
+    "reference": ich.reference,
+    "pe": pe.joint,
+    "pe_demo": pe.demo,
+}
+
+TWO_STAGE_RECIPES: dict[str, Callable[[], TwoStageConfig]] = {
+    "demo": ich.two_stage_demo,
+    "reference": ich.two_stage_reference,
+}
