@@ -21,7 +21,7 @@ from rsna_e2e.store import Store
 from rsna_e2e.training.checkpoint import Checkpoint
 from rsna_e2e.training.distributed import Ranks, joined
 from rsna_e2e.training.loop import Trainer
-from rsna_e2e.training.step import Stepper
+from rsna_e2e.training.objectives import Objective, Totals
 from rsna_e2e.training.train import train
 
 # 21 slices in batches of up to 8: 3 or 4 steps an epoch, some of them on one series.
@@ -88,25 +88,25 @@ def _poison(folder: Path, n_ranks: int) -> None:
     """From now on, this rank's images are not finite in some steps."""
     with closing(Store.open(folder / "store")) as store:
         numbers = poisoned_steps(store, n_ranks)
-    backward = Stepper._backward
+    backward = Objective.backward
 
-    def poisoned(self: Stepper, batch: SeriesBatch, step: int, *arguments: object) -> object:
+    def poisoned(self: Objective, batch: SeriesBatch, totals: Totals, *, step: int, **others: object) -> object:
         if step in numbers:
             batch = replace(batch, images=torch.full_like(batch.images[:], torch.nan))
-        return backward(self, batch, step, *arguments)
+        return backward(self, batch, totals, step=step, **others)
 
-    Stepper._backward = poisoned
+    Objective.backward = poisoned
 
 
 def _differ() -> None:
     """From now on, this rank's losses are a unit in the last place or so from what they are elsewhere."""
-    losses = Stepper._losses
+    losses = Objective._losses
 
-    def differing(self: Stepper, *arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+    def differing(self: Objective, *arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
         reported, objective = losses(self, *arguments)
         return reported, objective * (1 + 1e-7)
 
-    Stepper._losses = differing  # in the cases that follow too: poisoned, raises
+    Objective._losses = differing  # in the cases that follow too: poisoned, raises
 
 
 def _keep_weights(folder: Path) -> None:

@@ -71,11 +71,24 @@ def series_targets(
 
     One known positive slice makes a series positive; it is negative only if every slice is known, else masked.
     """
-    series_N = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B).to(labels_NL.device)
+    series_N = _series_of_slices(lengths_B, labels_NL.device)
     empty_BL = labels_NL.new_zeros(len(lengths_B), labels_NL.shape[1])
     n_positive_BL = empty_BL.index_add(0, series_N, torch.where(mask_NL, labels_NL, 0.0))
     n_unknown_BL = empty_BL.index_add(0, series_N, (~mask_NL).to(labels_NL.dtype))
     return (n_positive_BL > 0).to(labels_NL.dtype), (n_positive_BL > 0) | (n_unknown_BL == 0)
+
+
+def positive_share(labels_N: torch.Tensor, mask_N: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    """Return for each slice [N] the share of positives among the known slices of its series; 0 where none is known."""
+    series_N = _series_of_slices(lengths_B, labels_N.device)
+    empty_B = labels_N.new_zeros(len(lengths_B))
+    n_positive_B = empty_B.index_add(0, series_N, torch.where(mask_N, labels_N, 0.0))
+    n_known_B = empty_B.index_add(0, series_N, mask_N.to(labels_N.dtype))
+    return (n_positive_B / n_known_B.clamp(min=1))[series_N]
+
+
+def _series_of_slices(lengths_B: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B).to(device)
 
 
 def _check_labels(what: str, labels: torch.Tensor, mask: torch.Tensor, n: int) -> None:

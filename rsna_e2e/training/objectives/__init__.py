@@ -1,0 +1,10 @@
+"""What training minimises, apart from how its steps are taken.
+
+In come batches with their labels; out come the gradients of the model and the losses to report. `losses` has the
+formulas, one for each score of a task; `objective` computes one over whole series, chunk by chunk.
+"""
+
+from rsna_e2e.training.objectives.losses import Totals
+from rsna_e2e.training.objectives.objective import Objective
+
+__all__ = ["Objective", "Totals"]
