@@ -18,6 +18,8 @@ from rsna_e2e.loader.batch import SeriesBatch, series_targets
 from rsna_e2e.loader.division import Division
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tasks.pe import PE
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.distributed import Ranks, joined
 from rsna_e2e.training.step import Stepper
 
@@ -42,20 +44,25 @@ def config(*overrides: str) -> RunConfig:
     )
 
 
-def batch_of(lengths: tuple[int, ...], side: int, ranks: Ranks, chunk_size: int, *, seed: int) -> SeriesBatch:
+def batch_of(
+    lengths: tuple[int, ...], side: int, ranks: Ranks, chunk_size: int, *, seed: int, task: Task = ICH
+) -> SeriesBatch:
     """Made-up series: noise, brighter in some places of slices whose label is set."""
-    n = sum(lengths)
+    n, n_labels = sum(lengths), len(task.slices)
     rng = np.random.default_rng(seed)
-    labels = torch.from_numpy(rng.integers(0, 2, (n, 6)).astype(np.float32))
+    labels = torch.from_numpy(rng.integers(0, 2, (n, n_labels)).astype(np.float32))
     chunks = Division(rank=ranks.rank, n_ranks=ranks.n_ranks, chunk_size=chunk_size).chunks(lengths)
     rows = np.arange(n) + 1000 * seed
     own = [row for chunk in chunks for row in range(chunk.start, chunk.stop)]
     noise = [np.random.default_rng(rows[place]).normal(size=(3, side, side)).astype(np.float32) for place in own]
     images = torch.from_numpy(np.stack(noise))
-    for label in range(6):
-        images[:, :, label * side // 6 : (label + 1) * side // 6] += labels[own, label, None, None, None]
+    for label in range(n_labels):
+        images[:, :, label * side // n_labels : (label + 1) * side // n_labels] += labels[own, label, None, None, None]
     mask = torch.ones_like(labels, dtype=torch.bool)
     series_labels, series_mask = series_targets(labels, mask, torch.tensor(lengths))
+    if task.series_truth == "own":
+        series_labels = torch.from_numpy(rng.integers(0, 2, (len(lengths), len(task.series))).astype(np.float32))
+        series_mask = series_labels > -1
     return SeriesBatch(
         images=images.contiguous(memory_format=torch.channels_last),
         chunks=chunks,
@@ -69,10 +76,10 @@ def batch_of(lengths: tuple[int, ...], side: int, ranks: Ranks, chunk_size: int,
     )
 
 
-def stepper_of(settings: RunConfig, ranks: Ranks) -> tuple[JointModel, Stepper]:
+def stepper_of(settings: RunConfig, ranks: Ranks, task: Task = ICH) -> tuple[JointModel, Stepper]:
     torch.manual_seed(0)
-    model = JointModel.for_task(settings.model, ICH)
-    arguments = (model, settings.optimizer, settings, ICH, Compute(CPU, None))
+    model = JointModel.for_task(settings.model, task)
+    arguments = (model, settings.optimizer, settings, task, Compute(CPU, None))
     return model, Stepper(*arguments, n_steps=1000, is_joint=True, ranks=ranks)
 
 
@@ -86,6 +93,21 @@ def losses_and_weights(ranks: Ranks) -> tuple[list[float], dict[str, torch.Tenso
         batch = batch_of(lengths, SIDE, ranks, settings.chunk, seed=number)
         result = step(number, [batch])
         losses.append(result.loss + result.series_loss)
+    return losses, model.state_dict()
+
+
+def study_losses_and_weights(ranks: Ranks) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The same of a task whose score is of slices and series at once, after steps on two batches each."""
+    settings = config()
+    model, step = stepper_of(settings, ranks, PE)
+    losses = []
+    for number, lengths in enumerate((((31, 8), (17,)), ((45,), (3, 17)), ((64,), (31,)))):
+        batches = [
+            batch_of(some, SIDE, ranks, settings.chunk, seed=10 * number + place, task=PE)
+            for place, some in enumerate(lengths)
+        ]
+        result = step(number, batches)
+        losses += [result.loss, result.series_loss]
     return losses, model.state_dict()
 
 
@@ -109,8 +131,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined(os.environ, "cpu", timeout_s=120.0) as me:
         folder = Path(sys.argv[1])
-        trained, state = losses_and_weights(me)
-        if me.is_main:
-            torch.save(state, folder / f"{me.n_ranks}.pt")
-            (folder / f"{me.n_ranks}.json").write_text(json.dumps(trained))
+        for name, trained in (("", losses_and_weights(me)), ("study-", study_losses_and_weights(me))):
+            if me.is_main:
+                torch.save(trained[1], folder / f"{name}{me.n_ranks}.pt")
+                (folder / f"{name}{me.n_ranks}.json").write_text(json.dumps(trained[0]))
         (folder / f"{me.n_ranks}.{me.rank}.mib").write_text(str(peak_mib(me)))

@@ -21,8 +21,8 @@ def weighted_bce(
     counted double. row_weights_N: on top of those of labels. Cells outside mask_NL (bool) contribute exactly zero
     gradient. Computed in float32, or in float64 if the logits are.
     """
-    known_NL = torch.where(mask_NL, labels_NL, 0.0)
     logits_NL = logits_NL.to(torch.promote_types(logits_NL.dtype, torch.float32))
+    known_NL = torch.where(mask_NL, labels_NL, 0.0).to(logits_NL.dtype)
     cells_NL = binary_cross_entropy_with_logits(logits_NL, known_NL, reduction="none")
     weights_NL = label_weights_L * mask_NL
     if row_weights_N is not None:

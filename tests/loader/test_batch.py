@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from rsna_e2e.loader.batch import series_targets
+from rsna_e2e.loader.batch import positive_share, series_targets
 
 
 def test_targets_of_series_by_hand() -> None:
@@ -11,3 +12,10 @@ def test_targets_of_series_by_hand() -> None:
     # series 0, label 1: slice 0 is unknown and slice 1 negative, so nothing is known; series 1: one positive is enough
     assert known.tolist() == [[True, False, False], [True, True, False], [True, True, False]]
     assert targets[known].tolist() == [1.0, 0.0, 1.0, 0.0, 0.0]
+
+
+def test_shares_of_positive_slices_by_hand() -> None:
+    # four slices, one of them positive and one unknown; two negative ones; one of which nothing is known
+    labels = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
+    mask = torch.tensor([True, True, True, False, True, True, False])
+    assert positive_share(labels, mask, torch.tensor([4, 2, 1])).tolist() == pytest.approx([1 / 3] * 4 + [0.0] * 3)

@@ -19,14 +19,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sharing")
 
 
-def found_by(folder: Path, n_ranks: int) -> Found:
-    """Losses, weights, and the most memory that a rank's step took, MiB."""
+def found_by(folder: Path, n_ranks: int, name: str = "") -> Found:
+    """Losses, weights, and the most memory that a rank's step took, MiB. name: of the steps."""
     if not (folder / f"{n_ranks}.json").exists():
         codes, messages = run_ranks(n_ranks, rank_sharing.__file__, folder)
         assert codes == [0] * n_ranks, messages
-    losses = json.loads((folder / f"{n_ranks}.json").read_text())
+    losses = json.loads((folder / f"{name}{n_ranks}.json").read_text())
     peaks = [float((folder / f"{n_ranks}.{rank}.mib").read_text()) for rank in range(n_ranks)]
-    return losses, torch.load(folder / f"{n_ranks}.pt", weights_only=True), max(peaks)
+    return losses, torch.load(folder / f"{name}{n_ranks}.pt", weights_only=True), max(peaks)
 
 
 @pytest.mark.parametrize("n_ranks", [pytest.param(2, marks=pytest.mark.slow), 4])
@@ -42,3 +42,12 @@ def test_a_long_series_takes_a_fraction_of_the_memory_on_each_of_four_ranks(fold
     (*_, alone), (*_, shared) = (found_by(folder, n) for n in (1, 4))
     assert alone > 50  # MiB: there is something to compare
     assert shared <= MEMORY * alone
+
+
+@pytest.mark.parametrize("n_ranks", [pytest.param(2, marks=pytest.mark.slow), 4])
+def test_the_loss_of_slices_and_series_at_once_has_one_denominator_over_ranks_and_batches(
+    folder: Path, n_ranks: int
+) -> None:
+    (losses, weights, _), (shared, shared_weights, _) = (found_by(folder, n, "study-") for n in (1, n_ranks))
+    assert max(abs(a - b) for a, b in zip(losses, shared, strict=True)) <= LOSS
+    assert max(float((weights[name] - shared_weights[name]).abs().max()) for name in weights) <= WEIGHT

@@ -110,8 +110,8 @@ class StudyLogLoss(LogLoss):
 
     def _scale(self, batch: SeriesBatch) -> torch.Tensor:
         """Return what each slice weighs [N]."""
-        labels, mask = batch.labels[:, self._headline], batch.label_mask[:, self._headline]
-        return positive_share(labels, mask, batch.series_lengths) + self._floor
+        labels_N, mask_N = batch.labels[:, self._headline], batch.label_mask[:, self._headline]
+        return positive_share(labels_N.to(self._weights_L.dtype), mask_N, batch.series_lengths) + self._floor
 
 
 def loss_of(task: Task, config: ModelConfig, device: torch.device) -> Loss:
