@@ -155,6 +155,7 @@ def say_truth(submission: Path, truth: "TruthFile | None") -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from rsna_e2e.evaluation.evaluate import evaluate
     from rsna_e2e.evaluation.report import write_report
+    from rsna_e2e.evaluation.summary import summary
     from rsna_e2e.store import Store
 
     with ExitStack() as opened:
@@ -171,7 +172,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             seed=options.seed,
         )
         page = None if options.out is None else write_report(evaluation, out=options.out, store=store)
-    tell(*evaluation.summary().splitlines())
+    tell(*summary(evaluation).splitlines())
     if evaluation.layout is None:
         tell(
             "no intervals and no scores of series: give --store STORE or --series CSV to say which series images are in"

@@ -1,25 +1,23 @@
-"""Evaluation: scores a submission against the truth at the level of slices and of series, with bootstrap intervals."""
+"""Evaluation: scores a submission against the truth, level by level, with bootstrap intervals."""
 
 # N slices, S series, L labels, B resamples
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.core.records import Float64Array
 from rsna_e2e.core.table_files import TableFile
+from rsna_e2e.evaluation.cells import best_constants, losses
+from rsna_e2e.evaluation.consistency import judge_consistency
 from rsna_e2e.evaluation.inputs import Inputs, SeriesSource, read_inputs
-from rsna_e2e.evaluation.scores import DECISION_THRESHOLD, Evaluation, LabelScores, Level
+from rsna_e2e.evaluation.levels import Level, score_level
+from rsna_e2e.evaluation.resamples import Resamples
+from rsna_e2e.evaluation.scores import Evaluation, Unit
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import metrics
-from rsna_e2e.tasks.metrics import Estimate, Int64Array
 from rsna_e2e.tasks.task import Task
 
 N_BOOTSTRAP = 200
-
-# When no label varies, predicting the prevalence loses 0 but for rounding, and a ratio to that is meaningless.
-_NO_LOSS = 1e-9
 
 
 def evaluate(
@@ -39,8 +37,9 @@ def evaluate(
     predictions, series_map, store: which series slices belong to, see `SeriesSource`. Where that is known, a series is
     positive when any of its slices is, and its probability is the highest of its slices; where a series table stands
     beside the submission, the probabilities of the series head are scored as well; and intervals come from
-    `n_bootstrap` resamples of whole series. allow_missing: leave out images that are in one of the files alone. Raises
-    BadInputError when there are such images otherwise, or a file is not as it should be.
+    `n_bootstrap` resamples of whole series. A task whose series have labels of their own is scored by study instead,
+    which has to be known; with a store, whole patients are resampled. allow_missing: leave out images that are in one
+    of the files alone. Raises BadInputError when there are such images otherwise, or a file is not as it should be.
     """
     source = SeriesSource(series_map=series_map, predictions=predictions, store=store)
     inputs = read_inputs(submission, truth, task, source, allow_missing=allow_missing)
@@ -48,98 +47,67 @@ def evaluate(
 
 
 def _score(inputs: Inputs, *, n_bootstrap: int, seed: int) -> Evaluation:
-    pair, layout = inputs.pair, inputs.layout
-    resamples, series, series_head = _Resamples.none(len(pair.truth)), None, None
-    if layout is not None:
-        resamples = _Resamples.draw(layout.series_of_slice, n_resamples=n_bootstrap, seed=seed)
-        series, series_head = _score_series(inputs, resamples)
-    weights_L = np.array(pair.task.slices.weights)
-    loss_N = metrics.weighted_log_loss_rows(pair.truth, pair.probability, weights_L)
-    constant_N = metrics.weighted_log_loss_rows(pair.truth, metrics.constant_prediction(pair.truth), weights_L)
+    task, layout = inputs.task, inputs.layout
+    has_studies = task.series_truth == "own"
+    by_slice, by_unit = _resamples(inputs, n_bootstrap=n_bootstrap, seed=seed)
+    study_of_slice = layout.series_of_slice if has_studies and layout else np.zeros(0, dtype=np.int64)
+    constant = best_constants(task, inputs.truth, study_of_slice)
+    found, at_best = (losses(task, inputs.truth, cells, study_of_slice) for cells in (inputs.predicted, constant))
+    by_loss = by_unit if task.score == "study_log_loss" else by_slice
+    series, series_head = (None, None) if has_studies or not layout else _score_series(inputs, by_slice)
     return Evaluation(
-        task=pair.task,
+        task=task,
         files=inputs.files,
         n_repeated_truth_rows=inputs.n_repeated_truth_rows,
-        left_out=pair.left_out,
-        image_ids=pair.image_ids,
-        weighted_log_loss=resamples.mean(loss_N),
-        constant_weighted_log_loss=float(constant_N.mean()),
-        ratio_to_constant=resamples.ratio(loss_N, constant_N),
-        slices=_score_level(pair.task, pair.truth, pair.probability, resamples),
+        left_out=inputs.left_out,
+        image_ids=inputs.image_ids,
+        weighted_log_loss=by_loss.ratio(found.loss, found.weight),
+        constant_weighted_log_loss=at_best.score,
+        ratio_to_constant=by_loss.ratio(found.loss, at_best.loss),
+        slices=score_level(task.slices.names, inputs.truth.slices, inputs.predicted.slices, by_slice),
         series=series,
         series_head=series_head,
+        studies=score_level(task.series.names, inputs.truth.studies, inputs.predicted.studies, by_unit)
+        if has_studies
+        else None,
+        consistency=judge_consistency(inputs, by_unit) if task.series.tree else None,
         layout=layout,
+        resampled=_unit(inputs),
+        by_unit=by_unit,
         n_bootstrap=n_bootstrap,
         seed=seed,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Resamples:
-    """Bootstrap resamples of clusters: the cluster of each sample [N], and how often each cluster is drawn [B, S]."""
-
-    cluster: Int64Array
-    draws: Int64Array
-
-    @classmethod
-    def none(cls, n: int) -> "_Resamples":
-        """No resamples, all samples in one cluster: estimates get no intervals."""
-        return cls(np.zeros(n, dtype=np.int64), np.zeros((0, 1), dtype=np.int64))
-
-    @classmethod
-    def draw(cls, cluster_N: Int64Array, *, n_resamples: int, seed: int) -> "_Resamples":
-        n_clusters = int(cluster_N.max()) + 1
-        if n_clusters == 1:  # every resample would be the same
-            return cls.none(len(cluster_N))
-        return cls(cluster_N, metrics.draw_resamples(n_clusters, n_resamples=n_resamples, seed=seed))
-
-    def mean(self, value_N: Float64Array) -> Estimate:
-        mean_B = metrics.resampled_mean(value_N, self.cluster, self.draws)
-        return metrics.with_interval(float(value_N.mean()), mean_B)
-
-    def ratio(self, upper_N: Float64Array, lower_N: Float64Array) -> Estimate:
-        if lower_N.mean() < _NO_LOSS:
-            return Estimate(float("nan"))
-        upper_B, lower_B = (metrics.resampled_mean(part, self.cluster, self.draws) for part in (upper_N, lower_N))
-        return metrics.with_interval(float(upper_N.mean() / lower_N.mean()), upper_B / lower_B)
-
-    def auc(self, truth_N: Float64Array, score_N: Float64Array) -> Estimate:
-        area_B = metrics.resampled_auc(truth_N, score_N, self.cluster, self.draws)
-        return metrics.with_interval(metrics.auc(truth_N, score_N), area_B)
+def _unit(inputs: Inputs) -> Unit | None:
+    """Return what is resampled: series; studies where these have labels of their own, or their patients."""
+    if inputs.layout is None:
+        return None
+    if inputs.task.series_truth == "any_slice":
+        return "series"
+    return "patient" if inputs.patients else "study"
 
 
-def _score_series(inputs: Inputs, by_slice: _Resamples) -> tuple[Level, Level | None]:
+def _resamples(inputs: Inputs, *, n_bootstrap: int, seed: int) -> tuple[Resamples, Resamples]:
+    """Return resamples of the slices, and the same of the series or studies of the layout."""
+    layout = inputs.layout
+    if layout is None:
+        return Resamples.none(len(inputs.image_ids)), Resamples.none(0)
+    clusters = np.arange(len(layout.series_keys))
+    if inputs.patients:
+        clusters = np.unique(inputs.patients, return_inverse=True)[1].astype(np.int64)
+    by_slice = Resamples.draw(clusters[layout.series_of_slice], n_resamples=n_bootstrap, seed=seed)
+    return by_slice, by_slice.of(clusters if len(by_slice.draws) else np.zeros_like(clusters))
+
+
+def _score_series(inputs: Inputs, by_slice: Resamples) -> tuple[Level, Level | None]:
     """Return the scores of series by their highest slice, and by the series head where there is one."""
-    pair, n_series = inputs.pair, by_slice.draws.shape[1]
+    names, n_series = inputs.task.slices.names, by_slice.draws.shape[1]
     truth_SL, highest_SL = (
-        metrics.group_max(part, by_slice.cluster, n_series) for part in (pair.truth, pair.probability)
+        metrics.group_max(part.slices, by_slice.cluster, n_series) for part in (inputs.truth, inputs.predicted)
     )
-    by_series = _Resamples(np.arange(n_series), by_slice.draws)
-    highest = _score_level(pair.task, truth_SL, highest_SL, by_series)
+    by_series = by_slice.of(np.arange(n_series))
+    highest = score_level(names, truth_SL, highest_SL, by_series)
     if inputs.series_head is None:
         return highest, None
-    return highest, _score_level(pair.task, truth_SL, inputs.series_head, by_series)
-
-
-def _score_level(task: Task, truth_NL: Float64Array, probability_NL: Float64Array, resamples: _Resamples) -> Level:
-    scores = tuple(
-        _score_label(name, truth_NL[:, label], probability_NL[:, label], resamples)
-        for label, name in enumerate(task.slices.names)
-    )
-    return Level(truth=truth_NL, probability=probability_NL, scores=scores)
-
-
-def _score_label(name: str, truth_N: Float64Array, probability_N: Float64Array, resamples: _Resamples) -> LabelScores:
-    is_positive, is_called = truth_N == 1, probability_N >= DECISION_THRESHOLD
-    return LabelScores(
-        label=name,
-        n=len(truth_N),
-        n_positive=int(is_positive.sum()),
-        log_loss=resamples.mean(metrics.log_loss_cells(truth_N, probability_N)),
-        constant_log_loss=float(metrics.log_loss_cells(truth_N, metrics.constant_prediction(truth_N)).mean()),
-        auc=resamples.auc(truth_N, probability_N),
-        average_precision=metrics.average_precision(truth_N, probability_N),
-        calibration_error=metrics.calibration(truth_N, probability_N).expected_error,
-        sensitivity=float(is_called[is_positive].mean()) if is_positive.any() else float("nan"),
-        specificity=float((~is_called[~is_positive]).mean()) if not is_positive.all() else float("nan"),
-    )
+    return highest, score_level(names, truth_SL, inputs.series_head, by_series)

@@ -1,69 +1,49 @@
 """Inputs of an evaluation: submission, truth, and which series the slices belong to, read and checked together."""
 
-# N slices, S series, L labels
+# N slices, S series, L labels, E studies, M their labels
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.files import sha256_of
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.core.table_files import TableFile, table_at
+from rsna_e2e.evaluation.cells import Cells
+from rsna_e2e.evaluation.pairing import Pair, pair_slices, pair_studies
 from rsna_e2e.evaluation.scores import InputFile, LeftOut, SeriesLayout
-from rsna_e2e.evaluation.series_layout import (
-    count,
-    head_by_layout,
-    layout_by_map,
-    layout_by_store,
-    layout_by_table,
-    some_ids,
-)
-from rsna_e2e.inference.predictions import (
-    PredictionTable,
-    find_predictions,
-    find_series,
-    read_predictions,
-    read_series,
-)
+from rsna_e2e.evaluation.series_layout import head_by_layout, layout_by_map, layout_by_store, layout_by_table
+from rsna_e2e.evaluation.study_inputs import match_studies, patients_of, study_of_series
+from rsna_e2e.evaluation.tables import Tables, find_tables
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.labels import LabelTable, read_labels
+from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.task import Task
-
-# A predictions table belongs to a submission when their probabilities agree this well: room for 4 written decimals.
-TABLE_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Truth and probability [N, L] of the images and labels that both files have; image ids are sorted.
-
-    task: with these labels alone.
-    """
-
-    task: Task
-    image_ids: list[str]
-    truth: Float64Array
-    probability: Float64Array
-    left_out: LeftOut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """What is scored, and the series it is in.
 
-    files: by role, submission and truth, and series_table or series_map where there is one. layout: None where it is
-    not known which series slices belong to. series_head [S, L]: probabilities by the series head, in the order of the
-    layout's series; None without a series table.
+    task: with the labels that are scored alone. files: by role, submission and truth, and series_table or series_map
+    where there is one. image_ids: sorted, in step with the slices of truth and predicted. layout: of the series, or of
+    the studies where these have labels of their own; None where it is not known which series slices belong to.
+    series_head [S, L]: probabilities by the series head, in the order of the layout's series; None without a series
+    table. raw: what was predicted before it was made to obey the task's tree. patients: of each study, where a store
+    says it.
     """
 
+    task: Task
     files: dict[str, InputFile]
     n_repeated_truth_rows: int
-    pair: Pair
+    left_out: LeftOut
+    image_ids: list[str]
+    truth: Cells
+    predicted: Cells
     layout: SeriesLayout | None
-    series_head: Float64Array | None
+    series_head: Float64Array | None = None
+    raw: Cells | None = None
+    patients: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,141 +61,112 @@ def read_inputs(
 ) -> Inputs:
     """Read a submission, the truth, and which series the slices belong to.
 
-    allow_missing: images that are in one of the files alone are left out. Raises BadInputError when there are such
-    images otherwise, and for a file that is not as it should be.
+    allow_missing: images and studies that are in one of the files alone are left out. Raises BadInputError when there
+    are such otherwise, where the score needs the studies of slices and nothing says them, and for a file that is not as
+    it should be.
     """
     submission_file, truth_file = table_at(submission), truth if isinstance(truth, TableFile) else table_at(truth)
     truth_table, submission_table = read_labels(truth_file, task), read_labels(submission_file, task)
-    pair = _match(submission_file, submission_table, truth_file, truth_table, task, allow_missing=allow_missing)
-    files = {
-        "submission": InputFile(name=submission.name, sha256=submission_file.sha256()),
-        "truth": InputFile(name=Path(truth_file.name).name, sha256=truth_file.sha256()),
-    }
-    layout = head_SL = None
+    both = (submission_file, submission_table), (truth_file, truth_table)
+    pair = pair_slices(*both, task, allow_missing=allow_missing)
+    tables = None
+    if source.series_map is None:
+        tables = find_tables(submission, submission_table, source.predictions, task)
+    inputs = Inputs(
+        task=task.only(pair.names),
+        files={
+            "submission": InputFile(name=submission.name, sha256=submission_file.sha256()),
+            "truth": InputFile(name=Path(truth_file.name).name, sha256=truth_file.sha256()),
+        },
+        n_repeated_truth_rows=truth_table.n_repeated_rows,
+        left_out=LeftOut(
+            labels=tuple(name for name in task.slices.names if name not in pair.names),
+            n_not_predicted=pair.n_not_predicted,
+            n_without_truth=pair.n_without_truth,
+        ),
+        image_ids=pair.ids,
+        truth=Cells(slices=pair.truth, studies=np.zeros((0, 0))),
+        predicted=Cells(slices=pair.probability, studies=np.zeros((0, 0))),
+        layout=None,
+    )
+    inputs = _with_layout(inputs, tables, source)
+    if task.series_truth == "any_slice":
+        return _with_series_head(inputs, tables, task)
+    study_pair = pair_studies(*both, task, allow_missing=allow_missing)
+    return _with_studies(inputs, study_pair, tables, source, task, allow_missing=allow_missing)
+
+
+def _with_layout(inputs: Inputs, tables: Tables | None, source: SeriesSource) -> Inputs:
+    """Add the series of the slices, and the files that say them."""
+    files, layout = dict(inputs.files), None
     if source.series_map is not None:
         map_file = table_at(source.series_map)
-        layout = layout_by_map(map_file, pair.image_ids)
+        layout = layout_by_map(map_file, inputs.image_ids)
         files["series_map"] = InputFile(name=source.series_map.name, sha256=map_file.sha256())
-    elif (table := _find_table(submission, submission_table, source.predictions, task)) is not None:
-        layout = layout_by_table(table, pair.image_ids)
-        if (place := find_series(submission)) is not None:
-            files["series_table"] = InputFile(name=place.name, sha256=sha256_of(place))
-            columns = [task.slices.names.index(name) for name in pair.task.slices.names]
-            head_SL = head_by_layout(read_series(place, task, table), layout)[:, columns]
+    elif tables is not None:
+        layout = layout_by_table(tables.predictions, inputs.image_ids)
+        if tables.series_file is not None:
+            files["series_table"] = tables.series_file
     elif source.store is not None:
-        layout = layout_by_store(source.store, pair.image_ids)
-    return Inputs(
-        files=files,
-        n_repeated_truth_rows=truth_table.n_repeated_rows,
-        pair=pair,
-        layout=layout,
-        series_head=head_SL,
-    )
+        layout = layout_by_store(source.store, inputs.image_ids)
+    return replace(inputs, files=files, layout=layout)
 
 
-def _match(
-    submission: TableFile,
-    submission_table: LabelTable,
-    truth: TableFile,
-    truth_table: LabelTable,
+def _with_series_head(inputs: Inputs, tables: Tables | None, task: Task) -> Inputs:
+    """Add what the series head says of the labels that are scored."""
+    if tables is None or tables.series is None or inputs.layout is None:
+        return inputs
+    columns = [task.slices.index(name) for name in inputs.task.slices.names]
+    return replace(inputs, series_head=head_by_layout(tables.series, inputs.layout)[:, columns])
+
+
+def _with_studies(
+    inputs: Inputs,
+    pair: Pair,
+    tables: Tables | None,
+    source: SeriesSource,
     task: Task,
     *,
     allow_missing: bool,
-) -> Pair:
-    """Return what both files have, after checking that it is complete and that truth is 0 or 1."""
-    both = [_labels_in(table) for table in (truth_table, submission_table)]
-    names = [name for label, name in enumerate(task.slices.names) if all(label in found for found in both)]
-    if not names:
-        raise BadInputError(f"{submission}: has no label that {truth} has too; the IDs of both end in _<label>")
-    columns = [task.slices.names.index(name) for name in names]
-    truth_ids, predicted_ids = (np.array(table.image_ids) for table in (truth_table, submission_table))
-    image_ids, truth_N, predicted_N = np.intersect1d(truth_ids, predicted_ids, assume_unique=True, return_indices=True)
-    if not allow_missing or not len(image_ids):
-        _check_same_images(submission, submission_table.image_ids, truth, truth_table.image_ids)
-    pair = Pair(
-        task=task.only(names),
-        image_ids=image_ids.tolist(),
-        truth=truth_table.values[truth_N][:, columns],
-        probability=submission_table.values[predicted_N][:, columns],
-        left_out=LeftOut(
-            labels=tuple(name for name in task.slices.names if name not in names),
-            n_not_predicted=len(truth_ids) - len(image_ids),
-            n_without_truth=len(predicted_ids) - len(image_ids),
+) -> Inputs:
+    """Add the labels of studies, and keep the slices of these alone."""
+    study_of = study_of_series(tables, source.store)
+    if source.series_map is not None and inputs.layout is not None:
+        study_of = {key: key for key in inputs.layout.series_keys}
+    if inputs.layout is None or study_of is None:
+        raise BadInputError(
+            f"{inputs.files['submission'].name}: the score of the task {task.name} needs the study of each image. Give "
+            "--store STORE, or --series CSV with the columns ID (the image) and series (its StudyInstanceUID)"
+        )
+    studies = match_studies(inputs.files["truth"].name, pair, inputs.layout, study_of, allow_missing=allow_missing)
+    image_ids = [image_id for image_id, is_kept in zip(inputs.image_ids, studies.is_kept, strict=True) if is_kept]
+    raw = None
+    if tables is not None and tables.raw is not None:
+        found = tables.raw.of(image_ids, studies.pair.ids)
+        slices, series = (
+            [labels.index(name) for name in names]
+            for labels, names in ((task.slices, inputs.task.slices.names), (task.series, pair.names))
+        )
+        raw = Cells(slices=found.slices[:, slices], studies=found.studies[:, series])
+    patients = [] if source.store is None else patients_of(source.store, image_ids, studies.layout)
+    return replace(
+        inputs,
+        task=_only_studies(inputs.task, pair.names),
+        left_out=replace(
+            inputs.left_out,
+            labels=(*inputs.left_out.labels, *(name for name in task.series.names if name not in pair.names)),
+            n_studies=studies.n_left_out,
         ),
-    )
-    _check_values(truth, submission, pair)
-    return pair
-
-
-def _labels_in(table: LabelTable) -> set[int]:
-    """Return the labels that any image of a table has."""
-    return set(np.flatnonzero(~np.isnan(table.values).all(axis=0)).tolist())
-
-
-def _check_values(truth: TableFile, submission: TableFile, pair: Pair) -> None:
-    """Raise BadInputError unless every image has every label, and truth is 0 or 1."""
-    for file, values in ((truth, pair.truth), (submission, pair.probability)):
-        absent = np.argwhere(np.isnan(values))
-        if len(absent):
-            raise BadInputError(
-                f"{file}: {count(len(absent), 'row')} missing, the first is {_row_id(pair, absent[0])}. A label that "
-                "the file has of one image it needs of all"
-            )
-    between = np.argwhere((pair.truth != 0) & (pair.truth != 1))
-    if len(between):
-        raise BadInputError(
-            f"{truth}: the Label of {_row_id(pair, between[0])} is {pair.truth[tuple(between[0])]}, but truth is 0 or "
-            "1. Give the submission first, then the truth"
-        )
-
-
-def _row_id(pair: Pair, cell: np.ndarray) -> str:
-    return pair.task.label_id(pair.image_ids[cell[0]], pair.task.slices.names[cell[1]])
-
-
-def _check_same_images(
-    submission: TableFile, predicted_ids: Sequence[str], truth: TableFile, truth_ids: Sequence[str]
-) -> None:
-    difference = _difference(predicted_ids, truth, truth_ids)
-    if not difference:
-        return
-    n_common = len(set(truth_ids) & set(predicted_ids))
-    if n_common:
-        advice = f"To score the {n_common} that are in both files: --allow-missing"
-    else:
-        advice = (
-            f"No image is in both files: the first of this is {predicted_ids[0]}, of the other {truth_ids[0]}. IDs are "
-            "<image>_<label>"
-        )
-    raise BadInputError(f"{submission}: {difference}. {advice}")
-
-
-def _difference(image_ids: Sequence[str], other: Path | TableFile, other_ids: Sequence[str]) -> str:
-    """Say what images a file lacks of another and has beside it; nothing where both have the same."""
-    missing, extra = sorted(set(other_ids) - set(image_ids)), sorted(set(image_ids) - set(other_ids))
-    return " and ".join(
-        f"{count(len(ids), 'image')} {what} ({some_ids(ids)})"
-        for ids, what in ((missing, f"of {other} missing"), (extra, f"not in {other}"))
-        if ids
+        image_ids=image_ids,
+        truth=Cells(slices=inputs.truth.slices[studies.is_kept], studies=studies.pair.truth),
+        predicted=Cells(slices=inputs.predicted.slices[studies.is_kept], studies=studies.pair.probability),
+        layout=studies.layout,
+        raw=raw,
+        patients=patients,
     )
 
 
-def _find_table(
-    submission: Path, submission_table: LabelTable, predictions: Path | None, task: Task
-) -> PredictionTable | None:
-    """Return the predictions table of a submission, once it is shown to belong to it; None where there is none."""
-    path = predictions or find_predictions(submission)
-    if predictions is None and not path.exists():
-        return None
-    table = read_predictions(path, task)
-    advice = "The two belong to different predictions. Run predict again, or remove this table and give --store"
-    if difference := _difference(table.image_ids, submission, submission_table.image_ids):
-        raise BadInputError(f"{path}: {difference}. {advice}")
-    gap_NL = np.abs(table.probability[np.argsort(np.array(table.image_ids))] - submission_table.values)
-    gap_N = np.fmax.reduce(gap_NL, axis=1)  # a label that the submission lacks is NaN
-    if np.fmax.reduce(gap_N) > TABLE_TOLERANCE:
-        image_id = submission_table.image_ids[int(gap_N.argmax())]
-        raise BadInputError(
-            f"{path}: probabilities differ from those of {submission} by up to {gap_N.max():.3g} ({image_id}). {advice}"
-        )
-    return table
+def _only_studies(task: Task, names: tuple[str, ...]) -> Task:
+    """Return the task with these labels of studies alone; with fewer than all, no tree says what its states are."""
+    series = task.series.only(names)
+    return replace(task, series=series, state_of_slices=task.state_of_slices if series.tree else "")

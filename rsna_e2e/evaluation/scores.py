@@ -1,53 +1,26 @@
 """Result of an evaluation: scores of each label over slices and over series, and the files that were scored."""
 
-# N slices, S series, L labels
+# N slices, S series
 
-import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from rsna_e2e.core.records import Float64Array
+from rsna_e2e.evaluation.cells import Cells
+from rsna_e2e.evaluation.comparisons import Consistency, Floor, Part
+from rsna_e2e.evaluation.levels import DECISION_THRESHOLD, Level, plain
+from rsna_e2e.evaluation.resamples import Resamples
 from rsna_e2e.tasks.metrics import CONFIDENCE, LOG_LOSS_EPS, Estimate, Int64Array
 from rsna_e2e.tasks.task import Task
+
+Unit = Literal["series", "study", "patient"]  # what is drawn for intervals
+UNITS: dict[Unit, str] = {"series": "series", "study": "studies", "patient": "patients"}
 
 # For the mean of n series a percentile bootstrap is narrower than Student's interval by sqrt((n - 1) / n) * 1.96 / t,
 # t the 97.5 % quantile of n - 1 degrees of freedom: 0.91 for 20 series, 0.82 for 10, 0.63 for 5.
 FEW_SERIES = 20
-
-# Where a decision is shown, a probability at or above this calls a label present.
-DECISION_THRESHOLD = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelScores:
-    """How well one label is predicted, over slices or over series; NaN where truth has one class only."""
-
-    label: str
-    n: int
-    n_positive: int
-    log_loss: Estimate
-    constant_log_loss: float
-    auc: Estimate
-    average_precision: float
-    calibration_error: float
-    sensitivity: float
-    specificity: float
-
-    @property
-    def prevalence(self) -> float:
-        """Share of positives."""
-        return self.n_positive / self.n
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
-    """Truth and probability [N, L] of slices or of series, and the scores of each label in task order."""
-
-    truth: Float64Array
-    probability: Float64Array
-    scores: tuple[LabelScores, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +45,14 @@ class SeriesLayout:
 class LeftOut:
     """What is not scored, because submission and truth do not both have it.
 
-    labels: of the task. n_not_predicted: images of the truth; n_without_truth: images of the submission.
+    labels: of the task. n_not_predicted: images of the truth; n_without_truth: images of the submission. n_studies:
+    those that one of the files lacks.
     """
 
     labels: tuple[str, ...] = ()
     n_not_predicted: int = 0
     n_without_truth: int = 0
+    n_studies: int = 0
 
     def __str__(self) -> str:
         parts = []
@@ -87,7 +62,13 @@ class LeftOut:
             parts.append(f"images of the truth that are not predicted ({self.n_not_predicted})")
         if self.n_without_truth:
             parts.append(f"predicted images that the truth does not have ({self.n_without_truth})")
+        if self.n_studies:
+            parts.append(f"studies that one of the files lacks ({self.n_studies})")
         return "; ".join(parts)
+
+    def plain(self) -> dict[str, Any]:
+        """Return what `metrics.json` holds; studies only where they have labels of their own."""
+        return {name: value for name, value in asdict(self).items() if name != "n_studies" or value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +84,13 @@ class Evaluation:
     """All numbers of one evaluation; image_ids [N] are sorted and in step with `slices`.
 
     task: with the labels that are scored alone. files: those that were read, by role: submission, truth, and
-    series_table or series_map where there is one. series: predicted by the highest of their slices. series_head:
-    predicted by the model's series head; None without a series table. Where it is not known which series slices belong
-    to, `layout`, `series` and `series_head` are None, and intervals have no ends: slices of one series are not
-    independent, so they cannot be resampled one by one.
+    series_table or series_map where there is one. weighted_log_loss: the task's score, and that of the best constant
+    predictions. series: predicted by the highest of their slices. series_head: predicted by the model's series head;
+    None without a series table. studies: in place of both, where these have labels of their own; layout is then by
+    study. Where it is not known which series slices belong to, `layout`, `series` and `series_head` are None, and
+    intervals have no ends: slices of one series are not independent, so they cannot be resampled one by one.
+    resampled: what is drawn for intervals, of which there are n_clusters. consistency: of a task with a tree. floors
+    and parts: what a store adds, see `with_floors` and `with_parts`; without it, floors are the constant predictions.
     """
 
     task: Task
@@ -120,104 +104,73 @@ class Evaluation:
     slices: Level
     series: Level | None
     series_head: Level | None
+    studies: Level | None
     layout: SeriesLayout | None
+    consistency: Consistency | None
+    resampled: Unit | None
+    by_unit: Resamples
     n_bootstrap: int
     seed: int
+    floors: tuple[Floor, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @property
     def levels(self) -> dict[str, Level]:
         """The levels that were scored, by the name that they have in `metrics.json`."""
-        levels = {"slice": self.slices, "series": self.series, "series_head": self.series_head}
+        levels = {"slice": self.slices, "series": self.series, "series_head": self.series_head, "study": self.studies}
         return {name: level for name, level in levels.items() if level is not None}
+
+    @property
+    def truth(self) -> Cells:
+        """Truth of slices, and of studies where these have labels of their own."""
+        return Cells(slices=self.slices.truth, studies=self.studies.truth if self.studies else np.zeros((0, 0)))
+
+    @property
+    def predicted(self) -> Cells:
+        """Probabilities in step with `truth`."""
+        studies = self.studies.probability if self.studies else np.zeros((0, 0))
+        return Cells(slices=self.slices.probability, studies=studies)
+
+    @property
+    def study_of_slice(self) -> Int64Array:
+        """The row of each slice's study, where studies have labels of their own."""
+        return self.layout.series_of_slice if self.layout and self.studies else np.zeros(0, dtype=np.int64)
 
     @property
     def few_series(self) -> str:
         """What to know about the intervals where series are few; empty where they are not."""
-        n = len(self.layout.series_keys) if self.layout else FEW_SERIES
+        if self.resampled is None:
+            return ""
+        n = self.by_unit.draws.shape[1]
         if n == 1:
-            return "one series alone: nothing is known of how the scores vary, so there are no intervals"
-        return f"{n} series are few: the true intervals are wider than these" if n < FEW_SERIES else ""
-
-    def summary(self) -> str:
-        """Return the headline numbers as a few lines of text."""
-        names = {"slice": "slices", "series": "series"}
-        if self.series_head is not None:
-            names |= {"series": "series, by their highest slice", "series_head": "series, by the series head"}
-        level_lines = [
-            f"AUC of {self.task.headline!r} over {names[name]}: {_text(scores.auc, 3)}, "
-            f"{scores.n_positive} of {scores.n} positive"
-            for name, level in self.levels.items()
-            for scores in (level.scores[self.task.headline_index],)
-        ]
-        what = "weighted log loss"
-        if self.left_out.labels:
-            what += f" of {', '.join(self.task.slices.names)} alone"
-        compared = "nothing to compare it with, because every label is the same in all slices of the truth"
-        if math.isfinite(self.ratio_to_constant.value):
-            prevalence = f"what always predicting the prevalence gives ({self.constant_weighted_log_loss:.4f})"
-            compared = f"{_percent(self.ratio_to_constant)} of {prevalence}"
-        few = [self.few_series] if self.few_series else []
-        left_out = [f"left out: {self.left_out}"] if str(self.left_out) else []
-        return "\n".join([f"{what} {_text(self.weighted_log_loss, 4)}: {compared}", *level_lines, *few, *left_out])
+            one = f"one {self.resampled} alone"
+            return f"{one}: nothing is known of how the scores vary, so there are no intervals"
+        few = f"{n} {UNITS[self.resampled]} are few: the true intervals are wider than these"
+        return few if n < FEW_SERIES else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `metrics.json` holds: plain numbers and texts, None where a number is undefined."""
+        n_series = len(self.layout.series_keys) if self.layout else None
+        labels = [self.task.slices, self.task.series]
         return {
             "task": self.task.name,
             **{role: asdict(file) for role, file in self.files.items()},
             "n_slices": len(self.image_ids),
-            "n_series": len(self.layout.series_keys) if self.layout else None,
+            **({"n_studies": n_series} if self.studies else {"n_series": n_series}),
             "n_repeated_truth_rows": self.n_repeated_truth_rows,
-            **({"left_out": asdict(self.left_out)} if str(self.left_out) else {}),
-            "weighted_log_loss": _plain(self.weighted_log_loss),
-            "constant_weighted_log_loss": _plain(self.constant_weighted_log_loss),
-            "ratio_to_constant": _plain(self.ratio_to_constant),
-            "label_weights": dict(zip(self.task.slices.names, self.task.slices.weights, strict=True)),
-            "labels": [_row(name, scores) for name, level in self.levels.items() for scores in level.scores],
+            **({"left_out": self.left_out.plain()} if str(self.left_out) else {}),
+            "weighted_log_loss": plain(self.weighted_log_loss),
+            "constant_weighted_log_loss": plain(self.constant_weighted_log_loss),
+            "ratio_to_constant": plain(self.ratio_to_constant),
+            "label_weights": {name: w for one in labels for name, w in zip(one.names, one.weights, strict=True)},
+            "floors": [floor.row() for floor in self.floors],
+            **({"consistency": self.consistency.row()} if self.consistency else {}),
+            **({"parts": [part.row() for part in self.parts]} if self.parts else {}),
+            "labels": [scores.row(name) for name, level in self.levels.items() for scores in level.scores],
             "decision_threshold": DECISION_THRESHOLD,
             "log_loss_eps": LOG_LOSS_EPS,
             "confidence": CONFIDENCE,
-            "resampled_unit": "series" if self.layout else None,
-            "n_bootstrap": self.n_bootstrap if self.layout and len(self.layout.series_keys) > 1 else 0,
+            "resampled_unit": self.resampled,
+            "n_bootstrap": self.n_bootstrap if len(self.by_unit.draws) else 0,
             "seed": self.seed,
         }
-
-
-def _row(level: str, scores: LabelScores) -> dict[str, Any]:
-    return {
-        "label": scores.label,
-        "level": level,
-        "n": scores.n,
-        "n_positive": scores.n_positive,
-        "prevalence": scores.prevalence,
-        "log_loss": _plain(scores.log_loss),
-        "constant_log_loss": _plain(scores.constant_log_loss),
-        "auc": _plain(scores.auc),
-        "average_precision": _plain(scores.average_precision),
-        "calibration_error": _plain(scores.calibration_error),
-        "sensitivity": _plain(scores.sensitivity),
-        "specificity": _plain(scores.specificity),
-    }
-
-
-def _plain(number: float | Estimate) -> Any:
-    """JSON has no NaN: an undefined number is None."""
-    if isinstance(number, Estimate):
-        return {"value": _plain(number.value), "low": _plain(number.low), "high": _plain(number.high)}
-    return number if math.isfinite(number) else None
-
-
-def _percent(estimate: Estimate) -> str:
-    text = f"{100 * estimate.value:.0f} %"
-    if math.isfinite(estimate.low):
-        text += f" [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
-    return text
-
-
-def _text(estimate: Estimate, decimals: int) -> str:
-    if not math.isfinite(estimate.value):
-        return "undefined"
-    text = f"{estimate.value:.{decimals}f}"
-    if math.isfinite(estimate.low):
-        text += f" [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"
-    return text

@@ -4,7 +4,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,18 @@ def layout_by_table(table: PredictionTable, image_ids: Sequence[str]) -> SeriesL
 def layout_by_store(store: Store, image_ids: Sequence[str]) -> SeriesLayout:
     """Return the layout of slices, by their image ids in a store.
 
+    Raises what `rows_by_image` raises.
+    """
+    rows_N = rows_by_image(store, image_ids)
+    keys, slice_index, position_mm = (
+        store.index[name][rows_N] for name in ("series_key", "slice_index", "position_mm")
+    )
+    return _layout(keys.astype(str), slice_index.astype(np.int64), position_mm.astype(np.float64))
+
+
+def rows_by_image(store: Store, image_ids: Sequence[str]) -> Int64Array:
+    """Return the rows of slices in a store's index, by their image ids.
+
     Raises BadInputError where the store lacks one, or has two of one id.
     """
     row_of: dict[str, int] = {}
@@ -47,11 +59,7 @@ def layout_by_store(store: Store, image_ids: Sequence[str]) -> SeriesLayout:
             f"{store.path}: several slices have the image id {some_ids(twice)}. Prepare the store again, or give "
             "--series map.csv"
         )
-    rows_N = np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
-    keys, slice_index, position_mm = (
-        store.index[name][rows_N] for name in ("series_key", "slice_index", "position_mm")
-    )
-    return _layout(keys.astype(str), slice_index.astype(np.int64), position_mm.astype(np.float64))
+    return np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
 
 
 def layout_by_map(file: TableFile, image_ids: Sequence[str]) -> SeriesLayout:
@@ -66,6 +74,25 @@ def layout_by_map(file: TableFile, image_ids: Sequence[str]) -> SeriesLayout:
     return _layout(keys, np.arange(len(keys)), None)
 
 
+def layout_by_study(layout: SeriesLayout, study_of: Mapping[str, str]) -> SeriesLayout:
+    """Return a layout by study, of one by series. study_of: the study of each series.
+
+    The slices of a study of several series come one series after another, and then no position is known.
+    """
+    studies = [study_of[key] for key in layout.series_keys]
+    study_keys, study_of_series = np.unique(studies, return_inverse=True)
+    has_several = len(study_keys) < len(studies)
+    order_N = np.lexsort((layout.slice_index, layout.series_of_slice))
+    place_N = np.empty_like(order_N)
+    place_N[order_N] = np.arange(len(order_N))
+    return SeriesLayout(
+        series_keys=study_keys.tolist(),
+        series_of_slice=study_of_series[layout.series_of_slice].astype(np.int64),
+        slice_index=place_N if has_several else layout.slice_index,
+        position_mm=None if has_several else layout.position_mm,
+    )
+
+
 def head_by_layout(table: SeriesTable, layout: SeriesLayout) -> Float64Array:
     """Return the probabilities of the series head in the order of a layout [S, L]."""
     row_of = {key: row for row, key in enumerate(table.series_keys)}
@@ -74,7 +101,8 @@ def head_by_layout(table: SeriesTable, layout: SeriesLayout) -> Float64Array:
 
 def count(n: int, noun: str) -> str:
     """Return a number and what it counts."""
-    return f"{n} {noun}{'s' * (n != 1)}"
+    several = f"{noun.removesuffix('y')}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{n} {noun if n == 1 else several}"
 
 
 def _layout(keys_N: np.ndarray, slice_index: Int64Array, position_mm: Float64Array | None) -> SeriesLayout:

@@ -16,6 +16,7 @@ from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.evaluation.evaluate import evaluate
 from rsna_e2e.evaluation.report import write_report
+from rsna_e2e.evaluation.summary import summary
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
 
@@ -187,7 +188,7 @@ def test_what_both_files_have_is_scored_and_the_rest_is_said(run: MadeUpRun, tmp
     content = result.to_dict()
     assert content["left_out"] == {"labels": (), "n_not_predicted": 1, "n_without_truth": n_left}
     said = f"images of the truth that are not predicted (1); predicted images that the truth does not have ({n_left})"
-    assert result.summary().splitlines()[-1] == f"left out: {said}"
+    assert summary(result).splitlines()[-1] == f"left out: {said}"
     assert f"<strong>Left out:</strong> {said}." in write_report(result, out=tmp_path / "out").read_text()
     assert "left_out" not in expected.to_dict()
 
@@ -202,7 +203,7 @@ def test_labels_that_a_file_lacks_are_left_out(run: MadeUpRun, tmp_path: Path, l
     losses = [judge.log_loss(run.truth_values[:, label], run.table.probability[:, label]) for label in (SUBDURAL, ANY)]
     assert result.weighted_log_loss.value == pytest.approx((losses[0] + 2 * losses[1]) / 3, **CLOSE)
     assert [scores.label for scores in result.slices.scores] == ["subdural", "any"]
-    lines = result.summary().splitlines()
+    lines = summary(result).splitlines()
     assert lines[0].startswith(f"weighted log loss of subdural, any alone {result.weighted_log_loss.value:.4f} [")
     assert lines[1].startswith("AUC of 'any' over slices: ")
     missing = "epidural, intraparenchymal, intraventricular, subarachnoid"
@@ -221,7 +222,7 @@ def test_without_the_or_of_the_labels_the_first_is_at_the_head(run: MadeUpRun, t
     write_long(run.truth, run, run.truth_values, [SUBDURAL, 1])
     result = evaluate(run.submission, run.truth, task=ICH)
     expected = judge.roc_auc_score(run.truth_values[:, 1], run.table.probability[:, 1])
-    assert result.summary().splitlines()[1].startswith(f"AUC of 'intraparenchymal' over slices: {expected:.3f} [")
+    assert summary(result).splitlines()[1].startswith(f"AUC of 'intraparenchymal' over slices: {expected:.3f} [")
     assert "highest p(intraparenchymal)" in write_report(result, out=tmp_path / "out").read_text()
 
 
@@ -264,7 +265,7 @@ def test_without_a_folder_the_scores_are_printed_alone(
     before = sorted(tmp_path.iterdir())
     assert main(["evaluate", str(run.submission), str(run.truth)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:-1] == evaluate(run.submission, run.truth, task=ICH).summary().splitlines()
+    assert lines[:-1] == summary(evaluate(run.submission, run.truth, task=ICH)).splitlines()
     assert lines[-1].startswith("no intervals and no scores of series: give --store STORE or --series CSV")
     assert sorted(tmp_path.iterdir()) == before
 
@@ -292,7 +293,7 @@ def test_few_series_are_said_and_one_gives_no_interval(tmp_path: Path, n_series:
     found = evaluate(run.submission, run.truth, task=ICH)
     page = write_report(found, out=tmp_path / "report").read_text()
     assert found.few_series == said
-    assert said in found.summary()
+    assert said in summary(found)
     assert (said[4:] in page) is True
     metrics = found.to_dict()
     assert (metrics["n_bootstrap"], metrics["weighted_log_loss"]["low"] is None) == (

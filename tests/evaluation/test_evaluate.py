@@ -14,6 +14,7 @@ from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import sha256_of
 from rsna_e2e.evaluation.evaluate import evaluate
+from rsna_e2e.evaluation.summary import summary
 from rsna_e2e.inference.predictions import (
     PredictionTable,
     predictions_path,
@@ -160,7 +161,7 @@ def test_the_summary_by_hand(tmp_path: Path) -> None:
     submission, truth = hand_made(tmp_path)
     predictions_path(submission).unlink()
     loss = (5 * math.log(2) + 2 * (3 * -math.log(0.8) - math.log(0.2)) / 4) / 7
-    assert evaluate(submission, truth, task=ICH).summary().splitlines() == [
+    assert summary(evaluate(submission, truth, task=ICH)).splitlines() == [
         f"weighted log loss {loss:.4f}: {100 * loss / (2 * math.log(2) / 7):.0f} % of what always predicting the "
         f"prevalence gives ({2 * math.log(2) / 7:.4f})",
         "AUC of 'any' over slices: 0.750, 2 of 4 positive",
@@ -171,7 +172,7 @@ def test_truth_without_positives_has_losses_but_no_ratio(run: MadeUpRun) -> None
     write_labels(run.truth, ICH, run.table.image_ids, np.zeros_like(run.truth_values))
     result = evaluate(run.submission, run.truth, task=ICH)
     assert math.isnan(result.ratio_to_constant.value)
-    assert "]: nothing to compare it with, because every label is the same" in result.summary().splitlines()[0]
+    assert "]: nothing to compare it with, because every label is the same" in summary(result).splitlines()[0]
     assert math.isnan(result.slices.scores[0].auc.value)
     assert result.weighted_log_loss.value > 0
 
@@ -243,7 +244,7 @@ def test_the_series_head_is_scored_beside_the_highest_slice(run: MadeUpRun) -> N
     assert content.pop("series_table") == {"name": place.name, "sha256": sha256_of(place)}
     content["labels"] = [row for row in content["labels"] if row["level"] != "series_head"]
     assert content == before.to_dict()  # all else is as without it
-    lines = result.summary().splitlines()
+    lines = summary(result).splitlines()
     highest, head = result.series.scores[5].auc, result.series_head.scores[5].auc
     assert lines[2].startswith(f"AUC of 'any' over series, by their highest slice: {highest.value:.3f} [")
     assert lines[3].startswith(f"AUC of 'any' over series, by the series head: {head.value:.3f} [")

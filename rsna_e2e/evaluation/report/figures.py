@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rsna_e2e.core.records import Float64Array
+from rsna_e2e.evaluation.levels import Level
 from rsna_e2e.evaluation.report.theme import colour, drawing, svg_data_uri
-from rsna_e2e.evaluation.scores import Evaluation, Level
+from rsna_e2e.evaluation.scores import Evaluation
 from rsna_e2e.tasks import metrics
 
 _N_COLUMNS = 3

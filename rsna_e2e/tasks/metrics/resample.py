@@ -38,11 +38,12 @@ def draw_resamples(n_clusters: int, *, n_resamples: int, seed: int) -> Int64Arra
 
 
 def resampled_mean(values_N: Float64Array, cluster_N: Int64Array, draws_BS: Int64Array) -> Float64Array:
-    """Mean of `values_N` in each resample of clusters, [B]."""
+    """Mean of `values_N` in each resample of clusters, [B]; NaN where it draws none of the samples."""
     n_clusters = draws_BS.shape[1]
     sums_S = np.bincount(cluster_N, weights=values_N, minlength=n_clusters)
     counts_S = np.bincount(cluster_N, minlength=n_clusters)
-    means: Float64Array = (draws_BS @ sums_S) / (draws_BS @ counts_S)
+    with np.errstate(invalid="ignore"):
+        means: Float64Array = (draws_BS @ sums_S) / (draws_BS @ counts_S)
     return means
 
 

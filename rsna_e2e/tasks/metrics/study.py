@@ -42,15 +42,15 @@ def best_constants(
 ) -> tuple[float, Float64Array]:
     """Return the probability for every slice, and those for every series [M], that no others beat in `study_log_loss`.
 
-    Of series these are the prevalences; of slices, the share of positives among slices weighted as the score does. NaN
-    where nothing is known of a label, or no slice counts.
+    Of series these are the prevalences; of slices, the share of positives among slices weighted as the score does.
+    Where nothing counts, any is as good, and it is 0.5.
     """
     share_S, n_slices_S = _positive_shares(slice_truth_N, series_of_slice_N, len(series_truth_SM))
     n_known_M = (~np.isnan(series_truth_SM)).sum(axis=0)
     with np.errstate(invalid="ignore"):
         of_slices = (share_S**2 * n_slices_S).sum() / (share_S * n_slices_S).sum()
-        of_series_M: Float64Array = np.nansum(series_truth_SM, axis=0) / n_known_M
-    return float(of_slices), of_series_M
+        of_series_M = np.nansum(series_truth_SM, axis=0) / n_known_M
+    return float(np.nan_to_num(of_slices, nan=0.5)), np.nan_to_num(of_series_M, nan=0.5)
 
 
 def _positive_shares(

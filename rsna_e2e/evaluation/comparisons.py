@@ -1,0 +1,61 @@
+"""What stands beside the scores: floors, consistency with the task's tree, and parts of the studies."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rsna_e2e.evaluation.levels import plain
+from rsna_e2e.tasks.metrics import Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Floor:
+    """What a prediction that sees no pixels scores: its task's score, and the AUC of the headline over slices.
+
+    name: what it predicts from. auc: None where there is one class only, or the floor ranks nothing.
+    """
+
+    name: str
+    weighted_log_loss: float
+    auc: float
+
+    def row(self) -> dict[str, Any]:
+        """Return what `metrics.json` holds of it."""
+        return {name: value if name == "name" else plain(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consistency:
+    """Studies that break the task's tree of labels, with their slices, before and after projection, and the scores.
+
+    n_truth: those whose truth does. before: of the predictions as the model made them, where the tables beside the
+    submission say it, else of the submission.
+    """
+
+    n_studies: int
+    n_truth: int
+    n_before: int
+    n_after: int
+    before: Estimate
+    after: Estimate
+
+    def row(self) -> dict[str, Any]:
+        """Return what `metrics.json` holds of it."""
+        counts = {name: getattr(self, name) for name in ("n_studies", "n_truth", "n_before", "n_after")}
+        return {**counts, "before": plain(self.before), "after": plain(self.after)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Scores of the studies of which a note says yes, or no; the AUC is of the headline over their slices."""
+
+    note: str
+    value: bool
+    n_studies: int
+    n_slices: int
+    weighted_log_loss: Estimate
+    auc: Estimate
+
+    def row(self) -> dict[str, Any]:
+        """Return what `metrics.json` holds of it."""
+        numbers = {"weighted_log_loss": plain(self.weighted_log_loss), "auc": plain(self.auc)}
+        return {name: getattr(self, name) for name in ("note", "value", "n_studies", "n_slices")} | numbers

@@ -1,0 +1,61 @@
+"""Bootstrap resamples of the clusters that samples lie in, and intervals of numbers by them."""
+
+# N samples, C clusters, B resamples
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rsna_e2e.core.records import Float64Array
+from rsna_e2e.tasks import metrics
+from rsna_e2e.tasks.metrics import Estimate, Int64Array
+
+# When no label varies, predicting the prevalence loses 0 but for rounding, and a ratio to that is meaningless.
+_NO_LOSS = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Resamples:
+    """The cluster of each sample [N], and how often each resample draws each cluster [B, C]."""
+
+    cluster: Int64Array
+    draws: Int64Array
+
+    @classmethod
+    def none(cls, n: int) -> "Resamples":
+        """No resamples, all samples in one cluster: estimates get no intervals."""
+        return cls(np.zeros(n, dtype=np.int64), np.zeros((0, 1), dtype=np.int64))
+
+    @classmethod
+    def draw(cls, cluster_N: Int64Array, *, n_resamples: int, seed: int) -> "Resamples":
+        """Draw with replacement as many clusters as there are."""
+        n_clusters = int(cluster_N.max()) + 1
+        if n_clusters == 1:  # every resample would be the same
+            return cls.none(len(cluster_N))
+        return cls(cluster_N, metrics.draw_resamples(n_clusters, n_resamples=n_resamples, seed=seed))
+
+    def of(self, cluster_N: Int64Array) -> "Resamples":
+        """Return the same resamples for other samples, which lie in these clusters."""
+        return Resamples(cluster_N, self.draws)
+
+    def only(self, is_kept_N: npt.NDArray[np.bool_]) -> "Resamples":
+        """Return the same resamples for some of the samples."""
+        return Resamples(self.cluster[is_kept_N], self.draws)
+
+    def mean(self, value_N: Float64Array) -> Estimate:
+        """Mean over the samples."""
+        mean_B = metrics.resampled_mean(value_N, self.cluster, self.draws)
+        return metrics.with_interval(float(value_N.mean()), mean_B)
+
+    def ratio(self, upper_N: Float64Array, lower_N: Float64Array) -> Estimate:
+        """One sum over the samples by another; undefined where that is 0 but for rounding."""
+        if lower_N.mean() < _NO_LOSS:
+            return Estimate(float("nan"))
+        upper_B, lower_B = (metrics.resampled_mean(part, self.cluster, self.draws) for part in (upper_N, lower_N))
+        return metrics.with_interval(float(upper_N.mean() / lower_N.mean()), upper_B / lower_B)
+
+    def auc(self, truth_N: Float64Array, score_N: Float64Array) -> Estimate:
+        """Area under the ROC curve."""
+        area_B = metrics.resampled_auc(truth_N, score_N, self.cluster, self.draws)
+        return metrics.with_interval(metrics.auc(truth_N, score_N), area_B)

@@ -1,0 +1,77 @@
+"""The main numbers of an evaluation as a few lines of text."""
+
+import math
+
+from rsna_e2e.evaluation.scores import Evaluation
+from rsna_e2e.tasks.metrics import Estimate
+
+
+def summary(evaluation: Evaluation) -> str:
+    """Return the headline numbers as a few lines of text."""
+    task, left_out = evaluation.task, evaluation.left_out
+    what = "weighted log loss"
+    if left_out.labels:
+        what += f" of {', '.join((*task.slices.names, *task.series.names))} alone"
+    compared = "nothing to compare it with, because every label is the same in all slices of the truth"
+    if math.isfinite(evaluation.ratio_to_constant.value):
+        constant = f"({evaluation.constant_weighted_log_loss:.4f})"
+        best = "the best constants give" if evaluation.studies else "always predicting the prevalence gives"
+        compared = f"{_percent(evaluation.ratio_to_constant)} of what {best} {constant}"
+    lines = [f"{what} {_text(evaluation.weighted_log_loss, 4)}: {compared}", *_areas(evaluation)]
+    lines += _consistency(evaluation) + _floors(evaluation)
+    if evaluation.few_series:
+        lines.append(evaluation.few_series)
+    if str(left_out):
+        lines.append(f"left out: {left_out}")
+    return "\n".join(lines)
+
+
+def _areas(evaluation: Evaluation) -> list[str]:
+    """Say the AUC of the headline at each level that has it."""
+    headline, names = evaluation.task.headline, {"slice": "slices", "series": "series"}
+    if evaluation.series_head is not None:
+        names |= {"series": "series, by their highest slice", "series_head": "series, by the series head"}
+    return [
+        f"AUC of {headline!r} over {names[name]}: {_text(scores.auc, 3)}, {scores.n_positive} of {scores.n} positive"
+        for name, level in evaluation.levels.items()
+        for scores in level.scores
+        if scores.label == headline
+    ]
+
+
+def _consistency(evaluation: Evaluation) -> list[str]:
+    found = evaluation.consistency
+    if found is None:
+        return []
+    lines = [
+        f"rules of the labels: broken in {found.n_before} of {found.n_studies} studies, weighted log loss "
+        f"{found.before.value:.4f}; after projection in {found.n_after}, {found.after.value:.4f}"
+    ]
+    if found.n_truth:
+        lines.append(f"the truth breaks them in {found.n_truth} of {found.n_studies} studies")
+    return lines
+
+
+def _floors(evaluation: Evaluation) -> list[str]:
+    """Say what predictions without pixels score, but for the constant, with which the first line compares."""
+    return [
+        f"by {floor.name} alone: weighted log loss {floor.weighted_log_loss:.4f}, AUC of {evaluation.task.headline!r} "
+        f"over slices {_text(Estimate(floor.auc), 3)}"
+        for floor in evaluation.floors
+    ]
+
+
+def _percent(estimate: Estimate) -> str:
+    text = f"{100 * estimate.value:.0f} %"
+    if math.isfinite(estimate.low):
+        text += f" [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+    return text
+
+
+def _text(estimate: Estimate, decimals: int) -> str:
+    if not math.isfinite(estimate.value):
+        return "undefined"
+    text = f"{estimate.value:.{decimals}f}"
+    if math.isfinite(estimate.low):
+        text += f" [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"
+    return text
