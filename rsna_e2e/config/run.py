@@ -118,6 +118,13 @@ class RunConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _a_balanced_sample_is_of_slices(self) -> "RunConfig":
+        is_balanced = self.slice_phase is not None and self.slice_phase.validation_sampling == "balanced"
+        if is_balanced and self.model.head != "none":
+            raise ValueError("slice_phase.validation_sampling=balanced is for slice classifiers: set model.head=none")
+        return self
+
+    @model_validator(mode="after")
     def _training_slices_are_not_validation(self) -> "RunConfig":
         if self.training_slices_scored is not None and self.validation_fold is not None:
             raise ValueError("training_slices_scored is for runs without a held-out fold: set validation_fold=null")

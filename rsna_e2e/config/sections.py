@@ -294,9 +294,12 @@ class SlicePhaseConfig(Frozen):
     sampling: Literal["all", "balanced", "balanced_shards"] = "all"
     """Slices of an epoch. all: every training slice. balanced: all positive ones (of the any-label) and as many
     negative ones in rotation, so that none is repeated before all were used. balanced_shards: the negative ones are
-    drawn from one part of the data per epoch, as in the published solution of RSNA-STR Pulmonary Embolism 2020
-    (EC601)."""
+    drawn from one part of the data per epoch, in the order of the label file, as in the published solution of RSNA-STR
+    Pulmonary Embolism 2020 (EC601)."""
     negative_shards: Times = 6
     """Number of parts for sampling=balanced_shards."""
+    validation_sampling: Literal["all", "balanced"] = "all"
+    """Slices of the held-out fold on which a slice classifier is scored. balanced: beside all of them, which decide on
+    the best epoch, all positive ones and as many negative ones, drawn from one of two parts in turn, as in EC601."""
     optimizer: OptimizerConfig
     """Optimiser of this phase."""

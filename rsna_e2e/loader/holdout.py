@@ -9,10 +9,15 @@ import numpy as np
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Rows
+from rsna_e2e.loader.label_file_order import in_label_file_order
+from rsna_e2e.loader.sampler import balanced_shard_rows
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.folds import published_folds
 from rsna_e2e.tasks.metrics import scorable
+from rsna_e2e.tasks.task import Task
+
+_HELD_OUT_SHARDS = 2  # of the negatives for validation: EC601, shards 6 and 7 beside the six for training
 
 
 def hold_out(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
@@ -75,6 +80,30 @@ def check_unseen(embeddings: Embeddings, config: RunConfig) -> None:
                 f"are by a classifier that held out {held_out}. Give those of one that held out the same fold, or "
                 "train with its validation_fold and folds, or with validation_fold=null"
             )
+
+
+def balanced_held_out(store: Store, task: Task, held_out: Sequence[int], *, seed: int, epoch: int) -> Rows:
+    """Return the store rows of a balanced sample of the series at `held_out`: all positives and as many negatives.
+
+    Negatives come from one of two parts in turn, in the order of the label file, as in EC601. Raises UsageError when
+    they cannot be balanced.
+    """
+    rows = in_label_file_order(store, rows_of([store.series[position] for position in held_out]).tolist())
+    drawn = balanced_shard_rows(
+        *by_headline(store, task, rows),
+        n_shards=_HELD_OUT_SHARDS,
+        seed=seed,
+        epoch=epoch,
+        setting="validation_sampling",
+    )
+    return np.array(drawn, dtype=np.int64)
+
+
+def by_headline(store: Store, task: Task, rows: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return those of these store rows whose headline label is 1, and those where it is 0, each in the order given."""
+    values = store.labels[list(rows), task.headline_index]
+    positives, negatives = ([row for row, of in zip(rows, values == one, strict=True) if of] for one in (1, 0))
+    return positives, negatives
 
 
 def series_folds(store: Store, rule: Literal["store", "published"]) -> list[int]:

@@ -14,8 +14,10 @@ from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.batch_plan import BatchPlan, Planner
 from rsna_e2e.loader.dali_backend import dali_images
 from rsna_e2e.loader.division import WHOLE, Division
+from rsna_e2e.loader.holdout import by_headline
 from rsna_e2e.loader.image_settings import ImageSettings
 from rsna_e2e.loader.kernels import dali_plugin
+from rsna_e2e.loader.label_file_order import in_label_file_order
 from rsna_e2e.loader.rank_share import make_series_batch
 from rsna_e2e.loader.read_ahead import BufferPool
 from rsna_e2e.loader.sampler import Batch, balanced_rows, balanced_shard_rows, slice_batches
@@ -66,16 +68,12 @@ class ImageLoader(SeriesLoader):
         """
         seed = self._config.seed
         rows = rows_of(self._store.series[position] for position in positions).tolist()
-        if phase.sampling != "all":
-            is_any = self._store.labels[rows, self._task.headline_index]
-            positives, negatives = (
-                [row for row, of in zip(rows, is_any == value, strict=True) if of] for value in (1, 0)
-            )
-            if phase.sampling == "balanced":
-                rows = balanced_rows(positives, negatives, seed=seed, epoch=epoch)
-            else:
-                n_shards = phase.negative_shards
-                rows = balanced_shard_rows(positives, negatives, n_shards=n_shards, seed=seed, epoch=epoch)
+        if phase.sampling == "balanced":
+            rows = balanced_rows(*by_headline(self._store, self._task, rows), seed=seed, epoch=epoch)
+        elif phase.sampling == "balanced_shards":
+            positives, negatives = by_headline(self._store, self._task, in_label_file_order(self._store, rows))
+            n_shards = phase.negative_shards
+            rows = balanced_shard_rows(positives, negatives, n_shards=n_shards, seed=seed, epoch=epoch)
         return slice_batches(rows, batch_size=phase.slices_per_batch, seed=seed, epoch=epoch)
 
     def load(self, batches: Sequence[Batch], *, epoch: int | None = None) -> Iterator[SeriesBatch]:

@@ -64,27 +64,37 @@ def balanced_rows(positives: Sequence[int], negatives: Sequence[int], *, seed: i
 
 
 def balanced_shard_rows(
-    positives: Sequence[int], negatives: Sequence[int], *, n_shards: int, seed: int, epoch: int
+    positives: Sequence[int],
+    negatives: Sequence[int],
+    *,
+    n_shards: int,
+    seed: int,
+    epoch: int,
+    setting: str = "sampling",
 ) -> list[int]:
     """Return all positives and as many negatives, drawn without repetition from one of `n_shards` parts of them.
 
     The parts are equal, in the order given, and epoch e, from 1, draws from part e modulo `n_shards`, as the published
-    solution of RSNA-STR Pulmonary Embolism 2020 (EC601) did; a negative may come again before all have come. Raises
-    UsageError without a positive, or with fewer negatives in any part.
+    solution of RSNA-STR Pulmonary Embolism 2020 (EC601) did; a negative may come again before all have come. setting:
+    of the slice phase that asks for it, sampling or validation_sampling. Raises UsageError without a positive, or with
+    fewer negatives in any part.
     """
-    _check_balance(len(positives), len(negatives) // n_shards, f" in each of {n_shards} shards")
+    _check_balance(len(positives), len(negatives) // n_shards, f" in each of {n_shards} shards", setting=setting)
     part = np.array_split(np.asarray(negatives), n_shards)[epoch % n_shards]
     rng = np.random.Generator(np.random.Philox(key=[seed, epoch]).jumped())  # not the numbers that order the batches
     return [*positives, *map(int, rng.choice(part, len(positives), replace=False))]
 
 
-def _check_balance(n_positives: int, n_negatives: int, where: str) -> None:
-    instead = "--set slice_phase.sampling=all" + (" or fewer slice_phase.negative_shards" if where else "")
+def _check_balance(n_positives: int, n_negatives: int, where: str, *, setting: str = "sampling") -> None:
+    is_training = setting == "sampling"
+    kind = "training" if is_training else "held-out"
+    instead = f"--set slice_phase.{setting}=all"
+    instead += " or fewer slice_phase.negative_shards" if where and is_training else ""
     if n_positives == 0:
-        raise UsageError(f"no training slice is positive: there is nothing to balance. Use {instead}")
+        raise UsageError(f"no {kind} slice is positive: there is nothing to balance. Use {instead}")
     if n_negatives < n_positives:
         raise UsageError(
-            f"{n_positives} training slices are positive and only {n_negatives}{where} negative: they cannot be "
+            f"{n_positives} {kind} slices are positive and only {n_negatives}{where} negative: they cannot be "
             f"balanced without repetition. Use {instead}"
         )
 

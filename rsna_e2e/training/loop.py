@@ -35,7 +35,8 @@ _FEW_SHAPES = 8
 class Trainer:
     """Trains a model through the phases of a run. `state` is what a checkpoint saves; it is the same on all ranks.
 
-    validate: scores a joint model, or None when the run is to stop; None without a validation fold.
+    validate: scores a joint model after an epoch, or None when the run is to stop; None without a validation fold.
+    say: is given lines for the operator.
     """
 
     def __init__(
@@ -44,14 +45,15 @@ class Trainer:
         *,
         run: Path,
         log: RunLog | SilentLog,
-        validate: Callable[[JointModel], Validation | None] | None,
+        validate: Callable[[JointModel, int], Validation | None] | None,
         is_stopping: Callable[[], bool],
         progress: Progress,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._model, self._config, self._task = prepared.model, prepared.config, prepared.data.task
         self._compute, self._ranks, self._phases = prepared.compute, prepared.ranks, prepared.phases
         self._run, self._log = run, log
-        self._validate, self._is_stopping, self._progress = validate, is_stopping, progress
+        self._validate, self._is_stopping, self._progress, self._say = validate, is_stopping, progress, say
         self._ema: AveragedModel | None = None
         if self._config.ema_decay is not None:
             average = get_ema_multi_avg_fn(self._config.ema_decay)  # type: ignore[no-untyped-call]
@@ -180,13 +182,17 @@ class Trainer:
         scored = self._model if self._ema is None else self._ema.module
         assert isinstance(scored, JointModel)
         with _without_tuning():  # batches of validation have many sizes
-            validation = self._validate(scored)
+            validation = self._validate(scored, epoch.number)
         if validation is None:
             self._save(stepper)
             self._stop()
             return
         kind = TRAINING_SLICES if validation.n_training_slices else VALIDATION
         self._log.write(kind, self.state.step, epoch=epoch.number, **validation.plain())
+        for name, confusion in validation.confusions.items():
+            self._log.write(name, self.state.step, epoch=epoch.number, **confusion.plain())
+            if self._ranks.is_main:
+                self._say(f"epoch {epoch.number}, {name.replace('_', ' ')}: {confusion}")
         loss = validation.weighted_log_loss
         best, since = self.state.best, self.state.epochs_since_best + 1
         if math.isfinite(loss) and (best is None or loss < best.validation_loss):

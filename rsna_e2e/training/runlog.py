@@ -37,6 +37,10 @@ from rsna_e2e.training.run_layout import CHECKPOINTS, CONFIG, DEBUG, MANIFEST, M
 
 # Kinds of lines with the scores of an epoch: of the held-out fold, or of slices that the model was trained on
 VALIDATION, TRAINING_SLICES = "validation", "training_slices"
+# and with what a slice classifier gets right of all of these slices, and of a balanced sample
+CONFUSION, BALANCED_CONFUSION = "confusion", "confusion_balanced"
+
+_OF_EPOCHS = (VALIDATION, TRAINING_SLICES, CONFUSION, BALANCED_CONFUSION)
 
 _WORTH_KEEPING = (CHECKPOINTS, DEBUG)
 _UNFINISHED = re.compile(rf"{re.escape(MANIFEST)}|.+\.tmp-\d+")  # in a folder that was not yet a run
@@ -216,7 +220,7 @@ def cut_metrics(path: Path, point: ResumePoint) -> None:
 def _is_before(line: bytes, point: ResumePoint) -> bool:
     try:
         entry: Any = json.loads(line)
-        is_late_validation = entry["kind"] in (VALIDATION, TRAINING_SLICES) and entry["epoch"] > point.epoch
+        is_late_validation = entry["kind"] in _OF_EPOCHS and entry["epoch"] > point.epoch
         return line.endswith(b"\n") and bool(entry["step"] <= point.step) and not is_late_validation
     except (ValueError, TypeError, KeyError, RecursionError):
         return False

@@ -12,9 +12,9 @@ from rsna_e2e.config import Frozen, RunConfig
 from rsna_e2e.core.device import Compute
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import SEAL, read_json, sealed, unsealed, write_json
-from rsna_e2e.core.records import Progress, never, no_progress
+from rsna_e2e.core.records import Progress, Rows, never, no_progress
 from rsna_e2e.loader.division import WHOLE
-from rsna_e2e.loader.holdout import training_slices
+from rsna_e2e.loader.holdout import balanced_held_out, training_slices
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
@@ -102,11 +102,11 @@ def _train(
     say: Callable[[str], None],
 ) -> TrainSummary:
     """Take a prepared run to its end in the folder `run`, from the checkpoint `last` on if there is one."""
-    data, is_main = prepared.data, prepared.ranks.is_main
-    loader = make_loaders(data, prepared.config, prepared.compute, division=WHOLE)(prepared.config.image.size)
+    data, config, is_main = prepared.data, prepared.config, prepared.ranks.is_main
+    loader = make_loaders(data, config, prepared.compute, division=WHOLE)(config.image.size)
     make_log = partial(
         RunLog,
-        *(run, prepared.config, data.task),
+        *(run, config, data.task),
         data_hash=data.data_hash,
         store_hash=data.store.data_hash,
         compute=prepared.compute,
@@ -119,11 +119,12 @@ def _train(
     with make_log() if is_main else SilentLog() as log:
         if is_main:
             (run / PREEMPTION_MARKER).unlink(missing_ok=True)
-            after = f"; continues after epoch {last.state.epoch}" if last else ""
-            say(f"{describe_epochs(prepared.config)}{after}")
-            foretell_sharing(prepared.phases, prepared.config, say)
+            say(describe_epochs(config) + (f"; continues after epoch {last.state.epoch}" if last else ""))
+            foretell_sharing(prepared.phases, config, say)
         prepared.ranks.barrier()
-        trainer = Trainer(prepared, run=run, log=log, validate=score, is_stopping=is_stopping, progress=progress)
+        trainer = Trainer(
+            prepared, run=run, log=log, validate=score, is_stopping=is_stopping, progress=progress, say=say
+        )
         trainer.fit(last)
         summary = _summary(trainer, prepared.compute)
         if is_main:
@@ -134,10 +135,10 @@ def _train(
 
 def _scoring(
     prepared: PreparedRun, loader: SeriesLoader, is_stopping: Callable[[], bool]
-) -> Callable[[JointModel], Validation | None] | None:
+) -> Callable[[JointModel, int], Validation | None] | None:
     """Return what scores a model on the held-out fold, or else on training slices if so configured; None without both.
 
-    loader: of whole batches.
+    loader: of whole batches. Raises UsageError when a balanced sample is asked for and cannot be drawn.
     """
     data, ranks = prepared.data, prepared.ranks
     held_out, only_rows, n = data.held_out, None, prepared.config.training_slices_scored
@@ -148,15 +149,26 @@ def _scoring(
     if not held_out:
         return None
 
-    def score(scored: JointModel) -> Validation | None:
+    _balanced_sample(prepared, epoch=1)  # what cannot be drawn is refused before anything is trained
+
+    def score(scored: JointModel, epoch: int) -> Validation | None:
         return validate(
             *(scored, loader, held_out, data.store, data.task, prepared.compute),
             only_rows=only_rows,
+            balanced_rows=_balanced_sample(prepared, epoch=epoch),
             ranks=ranks,
             is_stopping=is_stopping,
         )
 
     return score
+
+
+def _balanced_sample(prepared: PreparedRun, *, epoch: int) -> Rows | None:
+    """The store rows of a balanced sample of the held-out fold, for an epoch of a slice classifier that asks for it."""
+    data, config = prepared.data, prepared.config
+    if not data.held_out or config.slice_phase is None or config.slice_phase.validation_sampling == "all":
+        return None
+    return balanced_held_out(data.store, data.task, data.held_out, seed=config.seed, epoch=epoch)
 
 
 def _find_last(run: Path, data: RunData, ranks: Ranks) -> tuple[ResumePoint | None, Checkpoint | None]:

@@ -4,7 +4,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.tasks.metrics import auc, known_weighted_log_loss, scorable
 from rsna_e2e.tasks.task import Task
+from rsna_e2e.training.confusion import Confusion
 from rsna_e2e.training.distributed import ALONE, Ranks
+from rsna_e2e.training.runlog import BALANCED_CONFUSION, CONFUSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,8 @@ class Validation:
     n_training_slices: where no fold is held out, on how many slices that the model was trained on; else 0. n_positive:
     slices with the any-label, of those that are scored; None where it is not known, in a run of an earlier version.
     series_weighted_log_loss, series_any_auc: the same of the series head over series, NaN where no series has all its
-    labels; None for a model without that head.
+    labels; None for a model without that head. confusions: of the headline label, by the kind of log line that they
+    make, of a model that classifies single slices.
     """
 
     weighted_log_loss: float
@@ -40,18 +43,21 @@ class Validation:
     n_positive: int | None = None
     series_weighted_log_loss: float | None = None
     series_any_auc: float | None = None
+    confusions: Mapping[str, Confusion] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Return the scores by name, those of the series head only where there is one."""
         has_head = self.series_weighted_log_loss is not None
-        return {name: value for name, value in asdict(self).items() if has_head or not name.startswith("series_")}
+        scores = asdict(replace(self, confusions={}))
+        del scores["confusions"]
+        return {name: value for name, value in scores.items() if has_head or not name.startswith("series_")}
 
     @classmethod
     def from_plain(cls, scores: Mapping[str, float | None]) -> "Validation":
         """Return the scores that JSON holds, in which what is undefined is None."""
         n_positive = scores.get("n_positive")
         names = ("series_weighted_log_loss", "series_any_auc")
-        of_series = {name: _number(scores[name]) for name in names if name in scores}
+        of_series: dict[str, Any] = {name: _number(scores[name]) for name in names if name in scores}
         return cls(
             weighted_log_loss=_number(scores["weighted_log_loss"]),
             any_auc=_number(scores["any_auc"]),
@@ -90,12 +96,14 @@ def validate(
     compute: Compute,
     *,
     only_rows: Rows | None = None,
+    balanced_rows: Rows | None = None,
     ranks: Ranks = ALONE,
     is_stopping: Callable[[], bool] = never,
 ) -> Validation | None:
     """Score `model` on the series at positions `held_out`, shared among ranks; the same on all of them.
 
-    only_rows: these store rows of them alone, and they are training slices. loader: of whole batches. None when any
+    only_rows: these store rows of them alone, and they are training slices. balanced_rows: a sample that a classifier
+    of single slices is scored on as well. loader: of whole batches. None when any
     rank was asked to stop before all was predicted.
     """
     shares = rank_shares([store.series[position].n_slices for position in held_out], n_ranks=ranks.n_ranks)
@@ -112,6 +120,9 @@ def validate(
     if only_rows is not None:
         truth[~np.isin(all_rows, only_rows)] = np.nan
     scores = _score(truth, everyone, task, are_training_slices=only_rows is not None)
+    if model.head is None:
+        headline_N2 = np.stack([of[:, task.headline_index] for of in (truth, everyone)], axis=1)
+        scores = replace(scores, confusions=_confusions(headline_N2, all_rows, balanced_rows))
     if prediction.series is None:
         return scores
     of_series = _gather(prediction.series, np.searchsorted(positions, prediction.positions), len(positions), ranks)
@@ -140,6 +151,17 @@ def _score(truth: Float64Array, probability: Float64Array, task: Task, *, are_tr
         n_training_slices=int(known.sum()) if are_training_slices else 0,
         n_positive=int((truth[known, task.headline_index] > 0).sum()),
     )
+
+
+def _confusions(headline_N2: Float64Array, rows_N: Rows, sample: Rows | None) -> dict[str, Confusion]:
+    """Count all slices, and those of a sample where there is one, by the kind of log line.
+
+    headline_N2: truth and probability of the headline label.
+    """
+    counts = {CONFUSION: Confusion.of(*headline_N2.T)}
+    if sample is not None:
+        counts[BALANCED_CONFUSION] = Confusion.of(*headline_N2[np.isin(rows_N, sample)].T)
+    return counts
 
 
 def _with_series(scores: Validation, truth_SL: Float64Array, probability_SL: Float64Array, task: Task) -> Validation:

@@ -1,0 +1,62 @@
+"""The order of slices in the label file, and the parts that negatives are drawn from in that order."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import small
+import torch
+
+from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.loader.label_file_order import CSV_ROW, label_file_places
+from rsna_e2e.store import Store
+from rsna_e2e.tasks.ich import ICH
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return small.make_store(tmp_path_factory.mktemp("order"))
+
+
+@pytest.fixture
+def from_csv(store: Store) -> Iterator[Store]:
+    """The store, whose label file names its slices from the last to the first, but for those of the test series."""
+    rows = np.arange(len(store))[::-1].astype(np.int64) * 10
+    rows[store.index["split"] == "test"] = -1
+    store.index[CSV_ROW] = rows
+    yield store
+    del store.index[CSV_ROW]
+
+
+def test_slices_that_the_label_file_does_not_name_come_last_by_image_id(from_csv: Store) -> None:
+    in_order = np.argsort(label_file_places(from_csv))
+    is_test = from_csv.index["split"] == "test"
+    n_labelled = int((~is_test).sum())
+    assert in_order[:n_labelled].tolist() == np.flatnonzero(~is_test)[::-1].tolist()
+    last = from_csv.index["image_id"][in_order[n_labelled:]].tolist()
+    assert last == sorted(last)
+    assert len(last) == 4
+
+
+def test_a_store_that_does_not_know_the_label_files_order_has_its_own(store: Store) -> None:
+    assert label_file_places(store).tolist() == list(range(len(store)))
+
+
+def test_shards_are_parts_of_the_label_file(from_csv: Store) -> None:
+    labels = from_csv.labels[:, ICH.headline_index]
+    before = labels.copy()
+    labels[:] = np.where(np.isnan(labels), np.nan, np.arange(len(labels)) % 7 == 0)
+    try:
+        phase = small.slice_phase(sampling="balanced_shards", negative_shards=2, slices_per_batch=2)
+        loader = ImageLoader(from_csv, small.config(), task=ICH, device=CPU)
+        positions = [p for p, span in enumerate(from_csv.series) if span.split == "train"]
+        negatives = np.flatnonzero(labels == 0)
+        for epoch, later in ((1, negatives[: len(negatives) // 2]), (2, negatives[len(negatives) // 2 :])):
+            batches = loader.group_slices(positions, phase=phase, epoch=epoch)
+            drawn = {row for batch in batches for row in batch if labels[row] == 0}
+            assert drawn <= set(later.tolist())  # the first part of the file holds the last rows, and is of epoch 2
+            assert len(drawn) == int((labels == 1).sum())
+    finally:
+        labels[:] = before
