@@ -17,4 +17,5 @@ ruff check .
 mypy
 find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cc' | LC_ALL=C sort | xargs clang-format --dry-run --Werror
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-20000} # as rsna-e2e does: see launch.py
-exec python -m pytest "$@"
+# Two files of tests at a time, as most keep one core busy
+exec python -m pytest --numprocesses 2 --dist loadfile "$@"

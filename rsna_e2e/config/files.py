@@ -54,7 +54,7 @@ def _load(
     for override in overrides:
         _override(raw, override, kind)
     wrong = UsageError if overrides or str(recipe) in recipes else BadInputError
-    return make_config(kind, raw, name=f"configuration {_short(str(recipe))}", wrong=wrong)
+    return make_config(kind, raw, name=f"configuration {printable(str(recipe))}", wrong=wrong)
 
 
 def make_config(

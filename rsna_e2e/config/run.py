@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from rsna_e2e.config.effects import Free, Learned, OfRun
+from rsna_e2e.config.execution import CheckpointConfig, DistributedConfig
 from rsna_e2e.config.limits import (
     Batches,
     CpuThreads,
@@ -19,8 +20,6 @@ from rsna_e2e.config.limits import (
 )
 from rsna_e2e.config.sections import (
     AugmentConfig,
-    CheckpointConfig,
-    DistributedConfig,
     Frozen,
     ImageConfig,
     InputsConfig,

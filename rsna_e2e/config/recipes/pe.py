@@ -9,6 +9,7 @@ from rsna_e2e.config.sections import (
     OptimizerConfig,
     SlicePhaseConfig,
 )
+from rsna_e2e.tasks.pe import PE
 
 # Labels say left and right: a mirrored slice, as flips and transposes make it, would have the other label
 _NO_MIRRORS = AugmentConfig(hflip_probability=0.0, transpose_probability=0.0, affine_probability=0.5)
@@ -18,7 +19,7 @@ def joint() -> RunConfig:
     """ResNeXt-50 32x4d with ImageNet weights at 384 px, trained jointly over whole studies of 200 to 400 slices."""
     return RunConfig(
         recipe="pe",
-        task="pe",
+        task=PE,
         epochs=5,
         accumulate=4,
         image=ImageConfig(size=384),
@@ -49,7 +50,7 @@ def demo() -> RunConfig:
     schedule = {"schedule": "cosine", "warmup_fraction": 0.1, "weight_decay": 0.02, "clip_norm": 2.0}
     return RunConfig(
         recipe="pe_demo",
-        task="pe",
+        task=PE,
         epochs=4,
         image=ImageConfig(size=160, supersample=3),
         augment=_NO_MIRRORS,
