@@ -98,12 +98,13 @@ def _count(group: h5py.Group, what: str, most: int) -> int:
 def _shape_and_offset(dataset: h5py.Dataset, name: str, n_bytes: int) -> tuple[tuple[int, ...], int]:
     _check_storage(dataset, name, filters=(), most_bytes=n_bytes)
     if not dataset.id.get_type().equal(h5py.h5t.STD_I16LE):
-        raise NotPlainError(f"the values of {name[:_SHOWN]!r} are {str(dataset.dtype)[:_SHOWN]}, not int16")
+        kind = str(dataset.dtype)[:_SHOWN]
+        raise NotPlainError(f"the values of {name[:_SHOWN]!r} are {kind}; expected int16, all 16 bits, little endian")
     offset = dataset.id.get_offset()
-    if dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS or offset is None:
+    if offset is None:
         raise NotPlainError(f"{name[:_SHOWN]!r} is not stored in one piece. Convert it with: h5repack -f NONE -l CONTI")
-    size = 2 * math.prod(dataset.shape or (0,))
-    if not size or dataset.id.get_storage_size() != size or offset + size > n_bytes:
+    size = 2 * math.prod(dataset.shape)
+    if dataset.id.get_storage_size() != size or offset + size > n_bytes:
         raise NotPlainError(f"{name[:_SHOWN]!r} claims other bytes than the file has")
     return dataset.shape, offset
 

@@ -32,7 +32,7 @@ from rsna_e2e.core.files import (
     write_json,
 )
 from rsna_e2e.core.hdf5 import ALIGNMENT_BYTES, new_file
-from rsna_e2e.core.records import Progress, Rows, no_progress, printable
+from rsna_e2e.core.records import Progress, Rows, no_progress
 from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.dicom.sources.hdf5 import KEY, MANIFEST, MOST_SLICES, POSITIVES
 from rsna_e2e.store.manifest import is_plain_file
@@ -126,7 +126,7 @@ def _keys(store: Store) -> Keys:
     for name in {name for key in keys for name in key}:
         if not KEY.fullmatch(name):
             raise BadInputError(
-                f"{store.path}: {printable(name[:80])!r} cannot be the name of a study or slice in an HDF5 file, "
+                f"{store.path}: {name[:80]!r} cannot be the name of a study or slice in an HDF5 file, "
                 "which has up to 64 letters, digits, dots, dashes and underscores. Prepare the store with --deidentify"
             )
     twice = [key for key, n in Counter(keys).items() if n > 1]

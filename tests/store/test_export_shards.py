@@ -12,6 +12,7 @@ from stores import LABELS, edit_index, make_slices, make_store
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, DiskFullError, UsageError
+from rsna_e2e.core.hdf5 import int16_places
 from rsna_e2e.core.table_files import TableFile, table_at
 from rsna_e2e.store import Store
 from rsna_e2e.store.export_shards import export_shards
@@ -52,6 +53,14 @@ def test_slices_come_in_the_order_of_the_store(store: Store, tmp_path: Path) -> 
     with h5py.File(tmp_path / "out/npy-2.hdf5") as file:
         np.testing.assert_array_equal(file[keys([2])[0]], make_slices()[2])
         np.testing.assert_array_equal(file[keys([3])[0]], make_slices()[3])
+
+
+def test_the_order_is_that_of_writing_wherever_the_bytes_lie(store: Store, tmp_path: Path) -> None:
+    """The last slice is small, and fills a gap before the others."""
+    export_shards(store, tmp_path / "out")
+    places = int16_places(tmp_path / "out/npy-1.hdf5", most=10, still_alive=lambda: None)
+    assert places[4].offset < places[3].offset
+    assert [f"{place.group}/{place.name}" for place in places] == keys([0, 1, 2, 3, 4])
 
 
 @pytest.mark.parametrize("column", ["image_id", "sop_uid"])

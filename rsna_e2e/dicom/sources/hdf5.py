@@ -125,7 +125,7 @@ class RawShards:
 def _file_of(shard: RawFile, place: Int16Place) -> RawFile:
     for name in (place.group, place.name):
         if not KEY.fullmatch(name):
-            raise RefusedError(Reason.MALFORMED, f"{printable(name[:80])!r} is no UID")
+            raise RefusedError(Reason.MALFORMED, f"{name[:80]!r} is no UID")
     return RawFile(f"{shard.name}/{place.group}/{place.name}", shard.n_bytes, shard.stamp)
 
 
