@@ -14,7 +14,7 @@ from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.reader import check_labels
 from rsna_e2e.tasks.task import Task
-from rsna_e2e.training.checkpoint import find_checkpoint, load_model, weights_sha256
+from rsna_e2e.training.checkpoint import check_task, find_checkpoint, load_model, weights_sha256
 from rsna_e2e.training.run_folder import read_config, read_manifest, read_task
 from rsna_e2e.training.run_layout import MANIFEST
 
@@ -57,6 +57,7 @@ class TrainedModel:
         compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
         network = JointModel.for_task(config.model.without_initial_weights(), task, n_channels=n_channels)
         state = load_model(network, folder)
+        check_task(folder, state, task)
         return cls(
             run=run,
             config=config,
@@ -73,7 +74,9 @@ class TrainedModel:
         """Replace the weights by those of another checkpoint of the run. Raises BadInputError as `open` does."""
         damaged: list[str] = []
         self.checkpoint = find_checkpoint(self.run, checkpoint, on_damaged=lambda error: damaged.append(str(error)))
-        self.epoch = load_model(self.network, self.checkpoint).epoch
+        state = load_model(self.network, self.checkpoint)
+        check_task(self.checkpoint, state, self.task)
+        self.epoch = state.epoch
         self.damaged = tuple(damaged)
 
     @property

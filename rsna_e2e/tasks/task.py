@@ -3,12 +3,14 @@
 Nothing outside this package knows a label's name or asks for a task's name.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from string import Formatter
 from typing import Any, ClassVar, Literal
 
 from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.files import as_json
 from rsna_e2e.tasks.tree import STRICT, Choice, Some, check_tree
 
 LARGEST = 1e6  # of the numbers in a task: beyond any weight and any HU, and far from what overflows in float32
@@ -139,6 +141,26 @@ def first_difference(task: Task, other: Task) -> str:
         if mine[name] != others[name]:
             return f"its {name} is {mine[name]}, not {others[name]}"
     return ""
+
+
+def task_sha256(task: Task) -> str:
+    """Return the sha256 of a task: of its canonical JSON, keys sorted, without the fields that have their defaults, so
+    that a field that is added later leaves it as it is."""
+    return hashlib.sha256(as_json(_without_defaults(task), sort_keys=True).encode()).hexdigest()
+
+
+def _without_defaults(value: Any) -> Any:
+    """Return plain data; of a group of a tree, its kind always: it tells one from the other."""
+    if isinstance(value, tuple):
+        return [_without_defaults(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    held = {one.name: (getattr(value, one.name), _default(one)) for one in fields(value)}
+    return {name: _without_defaults(x) for name, (x, default) in held.items() if x != default or name == "kind"}
+
+
+def _default(one: Field[Any]) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
 
 
 def flat(task: Task) -> dict[str, Any]:

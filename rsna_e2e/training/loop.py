@@ -17,7 +17,7 @@ from rsna_e2e.core.records import Progress
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.model.heads import flatten_lstms
 from rsna_e2e.model.network import JointModel
-from rsna_e2e.training.checkpoint import Best, Checkpoint, CheckpointState, restore, save_checkpoint
+from rsna_e2e.training.checkpoint import Best, Checkpoint, restore, save_checkpoint
 from rsna_e2e.training.divergence import write_bundle
 from rsna_e2e.training.meter import Meter
 from rsna_e2e.training.phases import Epoch, Phase, StepBatches
@@ -59,7 +59,7 @@ class Trainer:
             average = get_ema_multi_avg_fn(self._config.ema_decay)  # type: ignore[no-untyped-call]
             self._ema = AveragedModel(self._model, multi_avg_fn=average, use_buffers=True)
             flatten_lstms(self._ema)
-        self.state = CheckpointState(step=0, epoch=0, phase=self._phases[0].kind, data_hash=prepared.data.data_hash)
+        self.state = prepared.first_state()
         self._started_s = self._saved_s = time.monotonic()
         self._saving_s = 0.0
 

@@ -22,8 +22,8 @@ from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.reader import check_labels
-from rsna_e2e.tasks.task import Task
-from rsna_e2e.training.checkpoint import Checkpoint, find_checkpoint, load_model
+from rsna_e2e.tasks.task import Task, task_sha256
+from rsna_e2e.training.checkpoint import Checkpoint, CheckpointState, find_checkpoint, load_model
 from rsna_e2e.training.chunk_size import resolve_chunks
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.phases import Phase, check_norms, divide, plan_phases
@@ -89,6 +89,13 @@ class PreparedRun:
     ranks: Ranks
     model: JointModel
     phases: tuple[Phase, ...]
+
+    def first_state(self) -> CheckpointState:
+        """Return where the run stands before its first step."""
+        data, phase = self.data, self.phases[0].kind
+        return CheckpointState(
+            step=0, epoch=0, phase=phase, data_hash=data.data_hash, task_sha256=task_sha256(data.task)
+        )
 
     def check_norms(self, *phases: Phase) -> None:
         """Raise UsageError when a normalisation layer would get a single value per channel in one of `phases`."""

@@ -20,7 +20,7 @@ from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.label_counts import count_labels
-from rsna_e2e.training.checkpoint import Checkpoint, valid_checkpoints
+from rsna_e2e.training.checkpoint import Checkpoint, check_task, valid_checkpoints
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.loop import Trainer
 from rsna_e2e.training.phases import describe_epochs, foretell_sharing
@@ -180,6 +180,8 @@ def _find_last(run: Path, data: RunData, ranks: Ranks) -> tuple[ResumePoint | No
         last = next(valid_checkpoints(run, on_damaged=damaged.append), None)
         if last is None and damaged:
             raise damaged[0]
+        if last is not None:
+            check_task(last.folder, last.state, data.task)
         if last is not None and last.state.data_hash != data.data_hash:
             raise BadInputError(
                 f"{run}: was started with other data than {data.store.path}, or with other embeddings. Give the same "

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,14 @@ from weights_files import MALFORMED, PICKLES, pickles
 
 from rsna_e2e.config import save_config
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError
+from rsna_e2e.core.files import sealed
 from rsna_e2e.core.weights_file import decode
+from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tasks.task import task_sha256
 from rsna_e2e.training.checkpoint import (
     Best,
     CheckpointState,
+    check_task,
     find_checkpoint,
     kept_epochs,
     load_model,
@@ -226,6 +231,28 @@ def test_the_state_comes_back_as_it_was(run: Path) -> None:
 def test_a_number_that_is_not_finite_is_no_state(value: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         CheckpointState(step=1, epoch=1, phase="series", data_hash="d", validation_loss=value)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_task(run: Path) -> None:
+    """Its checkpoint.json, as that version wrote it."""
+    folder = save_checkpoint(run, _state(1), model=Net())
+    state = {"step": 1, "epoch": 1, "phase": "series", "data_hash": "d", "n_slices": 0, "elapsed_s": 0.0}
+    state |= {"validation_loss": None, "best": None, "epochs_since_best": 0, "skipped": 0, "skipped_in_a_row": 0}
+    sha256 = {FILES[0]: hashlib.sha256((folder / FILES[0]).read_bytes()).hexdigest()}
+    content = {"format_version": 1, "state": state | {"scaler": None}, "optimizer_groups": [], "sha256": sha256}
+    (folder / "checkpoint.json").write_text(json.dumps(sealed(content)))
+    found = load_model(Net(), folder)
+    assert found == _state(1)
+    check_task(folder, found, ICH)
+
+
+def test_a_checkpoint_of_another_task_is_named(run: Path) -> None:
+    state = _state(1).model_copy(update={"task_sha256": task_sha256(ICH)})
+    found = load_model(Net(), save_checkpoint(run, state, model=Net()))
+    check_task(run, found, ICH)
+    other = replace(ICH, inputs=replace(ICH.inputs, mean=(0.5, 0.5, 0.5)))
+    with pytest.raises(BadInputError, match="of a run for another task than ich, or for another version of it"):
+        check_task(run, found, other)
 
 
 def test_prediction_takes_the_moving_average(run: Path) -> None:

@@ -25,7 +25,7 @@ from rsna_e2e.tasks.pe import PE
 from rsna_e2e.tasks.task import Inputs, Labels, Task, flat
 from rsna_e2e.tasks.tree import Choice
 from rsna_e2e.training.run_folder import read_config, read_task
-from rsna_e2e.training.run_layout import TASK
+from rsna_e2e.training.run_layout import CHECKPOINTS, SUMMARY, TASK
 from rsna_e2e.training.train import train
 
 EPOCHS = "epochs=1"
@@ -263,3 +263,16 @@ def test_inputs_of_the_settings_are_those_of_the_run(trained: Trained, tmp_path:
     assert images.shape == (1, 1, small.SIDE, small.SIDE)
     expected_values = (np.clip(hu / 100, 0, 1) - 0.25) / 0.5
     np.testing.assert_allclose(np.sort(images.numpy(), axis=None), expected_values, rtol=0, atol=1e-6)  # fp32
+
+
+@pytest.mark.parametrize("opened", ["predict", "resume", "embed"])
+def test_a_checkpoint_of_a_run_for_another_task_is_refused(trained: Trained, tmp_path: Path, opened: str) -> None:
+    """Where it fits in all but the inputs, of which the weights say nothing."""
+    run = tmp_path / "run"
+    config = trained.config.model_copy(update={"inputs": InputsConfig(mean=(0.5, 0.5, 0.5))})
+    train(trained.store, run, config)
+    shutil.rmtree(run / CHECKPOINTS)
+    shutil.copytree(trained.run / CHECKPOINTS, run / CHECKPOINTS)
+    (run / SUMMARY).unlink()
+    with pytest.raises(BadInputError, match=f"of a run for another task than {trained.task.name}, or for another vers"):
+        OPENED[opened](replace(trained, config=config), run, tmp_path)

@@ -16,12 +16,13 @@ from rsna_e2e.training.checkpoint.run import (
     valid_checkpoints,
     weights_sha256,
 )
-from rsna_e2e.training.checkpoint.state import Best, CheckpointState
+from rsna_e2e.training.checkpoint.state import Best, CheckpointState, check_task
 
 __all__ = [
     "Best",
     "Checkpoint",
     "CheckpointState",
+    "check_task",
     "drop_epochs",
     "find_checkpoint",
     "kept_epochs",

@@ -8,6 +8,7 @@ from rsna_e2e.config import Frozen
 from rsna_e2e.config.limits import Int64
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import as_json, read_json, sealed, unsealed
+from rsna_e2e.tasks.task import Task, task_sha256
 
 NAME = "checkpoint.json"
 
@@ -30,7 +31,7 @@ class CheckpointState(Frozen):
     step: optimiser steps consumed, skipped ones included: the position in the data. epoch: epochs completed, their
     validation included. phase: whose the optimiser is. n_slices: trained on so far. validation_loss: of these very
     weights, None between epochs. skipped: steps without a finite loss or gradient, in all and the last in a row.
-    scaler: GradScaler.state_dict().
+    scaler: GradScaler.state_dict(). task_sha256: of the task that is learned, None in checkpoints of earlier versions.
     """
 
     step: Int64
@@ -45,6 +46,7 @@ class CheckpointState(Frozen):
     skipped: Int64 = 0
     skipped_in_a_row: Int64 = 0
     scaler: dict[str, int | float] | None = None
+    task_sha256: str | None = None
 
 
 class Description(Frozen):
@@ -78,6 +80,15 @@ def describe(folder: Path) -> Description:
         raise damaged(path) from None
 
 
+def check_task(folder: Path, state: CheckpointState, task: Task) -> None:
+    """Raise BadInputError when the checkpoint in `folder` is of a run of another task."""
+    if state.task_sha256 not in (None, task_sha256(task)):
+        raise BadInputError(
+            f"{folder}: the checkpoint of a run for another task than {task.name}, or for another version of it. "
+            "Use a checkpoint that this run saved"
+        )
+
+
 def damaged(path: Path) -> BadInputError:
     """The error for a file of a checkpoint that is not as it was written."""
     return BadInputError(f"{path}: damaged, its sha256 is not the recorded one. Use another checkpoint")
@@ -85,6 +96,8 @@ def damaged(path: Path) -> BadInputError:
 
 def _parse(written: object) -> Description:
     content = unsealed(written)
+    if isinstance(content.get("state"), dict):
+        content["state"].setdefault("task_sha256", None)  # earlier versions wrote none
     described = Description.model_validate(content, strict=True)
     if described.model_dump() != content:
         raise ValueError("keys are missing")
