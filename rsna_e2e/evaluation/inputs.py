@@ -81,8 +81,8 @@ def read_inputs(
         n_repeated_truth_rows=truth_table.n_repeated_rows,
         left_out=LeftOut(
             labels=tuple(name for name in task.slices.names if name not in pair.names),
-            n_not_predicted=pair.n_not_predicted,
-            n_without_truth=pair.n_without_truth,
+            n_not_predicted=len(pair.not_predicted),
+            n_without_truth=len(pair.without_truth),
         ),
         image_ids=pair.ids,
         truth=Cells(slices=pair.truth, studies=np.zeros((0, 0))),
@@ -140,18 +140,13 @@ def _with_studies(
         )
     studies = match_studies(inputs.files["truth"].name, pair, inputs.layout, study_of, allow_missing=allow_missing)
     image_ids = [image_id for image_id, is_kept in zip(inputs.image_ids, studies.is_kept, strict=True) if is_kept]
-    raw = None
+    scored, raw = _only_studies(inputs.task, studies.pair.names), None
     if tables is not None and tables.raw is not None:
-        found = tables.raw.of(image_ids, studies.pair.ids)
-        slices, series = (
-            [labels.index(name) for name in names]
-            for labels, names in ((task.slices, inputs.task.slices.names), (task.series, pair.names))
-        )
-        raw = Cells(slices=found.slices[:, slices], studies=found.studies[:, series])
+        raw = tables.raw.only(image_ids, scored.slices, studies.pair.ids, scored.series)
     patients = [] if source.store is None else patients_of(source.store, image_ids, studies.layout)
     return replace(
         inputs,
-        task=_only_studies(inputs.task, pair.names),
+        task=scored,
         left_out=replace(
             inputs.left_out,
             labels=(*inputs.left_out.labels, *(name for name in task.series.names if name not in pair.names)),

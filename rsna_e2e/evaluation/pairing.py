@@ -41,15 +41,15 @@ class Words:
 class Pair:
     """Truth and probability [N, L] of what both files have of a level, by these labels and ids, which are sorted.
 
-    n_not_predicted: ids of the truth alone; n_without_truth: ids of the submission alone.
+    not_predicted: ids of the truth alone; without_truth: ids of the submission alone.
     """
 
     names: tuple[str, ...]
     ids: list[str]
     truth: Float64Array
     probability: Float64Array
-    n_not_predicted: int
-    n_without_truth: int
+    not_predicted: frozenset[str]
+    without_truth: frozenset[str]
 
 
 def pair_slices(submission: tuple[TableFile, LabelTable], truth: tuple[TableFile, LabelTable], task: Task, *,
@@ -90,8 +90,8 @@ def _pair(submission: Said, truth: Said, words: Words, *, allow_missing: bool) -
         ids=ids.tolist(),
         truth=truth.values[truth_N][:, columns],
         probability=submission.values[predicted_N][:, columns],
-        n_not_predicted=len(truth.ids) - len(ids),
-        n_without_truth=len(submission.ids) - len(ids),
+        not_predicted=frozenset(truth.ids) - frozenset(submission.ids),
+        without_truth=frozenset(submission.ids) - frozenset(truth.ids),
     )
     _check_values(submission, truth, pair, words)
     return pair

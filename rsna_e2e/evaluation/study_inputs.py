@@ -3,7 +3,7 @@
 # N slices, E studies, M their labels
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,14 +57,7 @@ def match_studies(truth: str, pair: Pair, by_series: SeriesLayout, study_of: Map
     study_N = new_row[layout.series_of_slice]
     is_kept_N = study_N >= 0
     return Studies(
-        pair=Pair(
-            names=pair.names,
-            ids=ids.tolist(),
-            truth=pair.truth[rows],
-            probability=pair.probability[rows],
-            n_not_predicted=pair.n_not_predicted,
-            n_without_truth=pair.n_without_truth,
-        ),
+        pair=replace(pair, ids=ids.tolist(), truth=pair.truth[rows], probability=pair.probability[rows]),
         layout=SeriesLayout(
             series_keys=ids.tolist(),
             series_of_slice=study_N[is_kept_N],
@@ -72,7 +65,7 @@ def match_studies(truth: str, pair: Pair, by_series: SeriesLayout, study_of: Map
             position_mm=None if layout.position_mm is None else layout.position_mm[is_kept_N],
         ),
         is_kept=is_kept_N,
-        n_left_out=len(of_slices ^ of_labels) + pair.n_not_predicted + pair.n_without_truth,
+        n_left_out=len((of_slices | of_labels | pair.not_predicted | pair.without_truth) - set(ids.tolist())),
     )
 
 

@@ -24,7 +24,7 @@ from rsna_e2e.inference.predictions import (
 )
 from rsna_e2e.tasks.labels import LabelTable
 from rsna_e2e.tasks.rules import project
-from rsna_e2e.tasks.task import Task
+from rsna_e2e.tasks.task import Labels, Task
 
 # A predictions table belongs to a submission when their probabilities agree this well: room for 4 written decimals.
 TABLE_TOLERANCE = 1e-4
@@ -39,15 +39,20 @@ class Raw:
     study_of_slice: the row of each image's study.
     """
 
+    task: Task
     image_ids: list[str]
     study_ids: list[str]
     study_of_slice: Rows
     cells: Cells
 
-    def of(self, image_ids: Sequence[str], study_ids: Sequence[str]) -> Cells:
-        """Return that of some of the images and studies."""
-        images, studies = np.searchsorted(self.image_ids, image_ids), np.searchsorted(self.study_ids, study_ids)
-        return Cells(slices=self.cells.slices[images], studies=self.cells.studies[studies])
+    def only(self, image_ids: Sequence[str], slices: Labels, study_ids: Sequence[str], studies: Labels) -> Cells:
+        """Return that of some of the images and studies, of these labels alone."""
+        image_N, study_E = np.searchsorted(self.image_ids, image_ids), np.searchsorted(self.study_ids, study_ids)
+        slice_L = [self.task.slices.index(name) for name in slices.names]
+        study_M = [self.task.series.index(name) for name in studies.names]
+        return Cells(
+            slices=self.cells.slices[np.ix_(image_N, slice_L)], studies=self.cells.studies[np.ix_(study_E, study_M)]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,7 @@ def _raw(table: PredictionTable, series: SeriesTable, task: Task) -> Raw:
     np.add.at(sums_EM, study_of_series, series.probability)
     studies_EM = sums_EM / np.bincount(study_of_series)[:, None]
     return Raw(
+        task=task,
         image_ids=[table.image_ids[row] for row in order_N],
         study_ids=study_ids.tolist(),
         study_of_slice=np.array([row_of[table.series_keys[row]] for row in order_N], dtype=np.int64),
