@@ -11,8 +11,8 @@ from rsna_e2e.tools.synth.common.scanner import WATER_PER_MM, Scanner, photon_no
 from rsna_e2e.tools.synth.common.series import FINE, Series
 from rsna_e2e.tools.synth.common.shapes import coverage
 
-MODULATION = 0.7  # how far the tube current follows the attenuation of a slice
-TYPICAL_PATH = 4.8  # line integral through a chest
+MODULATION = 0.6  # how far the tube current follows the attenuation of a slice
+TYPICAL_PATH = 4.2  # line integral through the lungs and the heart from side to side
 DENSE_HU = 500.0  # above which contrast in the superior vena cava makes streaks
 STREAK_WAVES = (3, 5, 7, 8, 11, 13)  # of a turn around the vein
 STREAK_REACH_MM = 42.0

@@ -15,7 +15,7 @@ from rsna_e2e.tools.synth.chest.emboli import Laid
 from rsna_e2e.tools.synth.chest.findings import Findings, Shift
 from rsna_e2e.tools.synth.chest.organs import Heart
 from rsna_e2e.tools.synth.chest.patient import Chest
-from rsna_e2e.tools.synth.chest.tubes import Layer, Planes, Raster, Tubes, Window
+from rsna_e2e.tools.synth.chest.tubes import FAR_MM, Layer, Planes, Raster, Tubes, Window
 from rsna_e2e.tools.synth.common.series import FINE, Series
 from rsna_e2e.tools.synth.common.shapes import Points, coverage
 
@@ -52,6 +52,15 @@ class Loss:
     total: Float32Array = field(default_factory=lambda: np.zeros((FINE, FINE), np.float32))
 
 
+def _in_window(found: tuple[Float32Array, Window] | None, window: Window, like: Float32Array) -> Float32Array:
+    """Depths of a layer in the window of another one, whose depths have the shape of `like`."""
+    if found is None:
+        return np.full_like(like, -FAR_MM)
+    everywhere = np.full((len(like), FINE, FINE), -FAR_MM, np.float32)
+    everywhere[(slice(None), *found[1])] = found[0]
+    return everywhere[(slice(None), *window)]
+
+
 class Renderer:
     """Renders the slices of one scene."""
 
@@ -59,7 +68,7 @@ class Renderer:
         self._scene = scene
         self._all = Raster(Tubes.join(scene.tubes, scene.laid.tubes))
         self._clots = Raster(scene.laid.tubes)
-        self._lumen = Raster(scene.tubes.of(Layer.ARTERY))
+        self._lumen = Raster(Tubes.join(scene.tubes.of(Layer.ARTERY), scene.laid.tubes))
 
     def render(self, k: int) -> tuple[Float32Array, Loss]:
         """Slice `k` without noise, HU [FINE, FINE], and what emboli took from it."""
@@ -76,43 +85,45 @@ class Renderer:
         """What emboli take from slice `k`, without rendering anything else."""
         loss = Loss()
         for pose in self._scene.findings.poses:
-            shares = self._shares(self._clots, k, pose)
-            if shares:
-                shares |= self._shares(self._lumen, k, pose)
-                self._take(loss, shares, self._blood(k, pose))
+            if self._clots.meets(self._planes(k, pose)):
+                self._take(loss, self._shares(self._lumen, k, pose), self._blood(k, pose))
         return loss
 
     def _take(self, loss: Loss, shares: Shares, blood: float | Float32Array) -> None:
-        """Add to `loss` what emboli take in one pose: nothing outside the lumen, and in a place only one of them."""
-        here = [layer for layer in self._scene.laid.hu if layer in shares]
-        if not here or Layer.ARTERY not in shares:
-            return
-        lumen, most = (np.zeros((FINE, FINE), np.float32) for _ in range(2))
-        share, window = shares[Layer.ARTERY]
-        lumen[window] = share
-        drop = 1.0 / len(self._scene.findings.poses)
-        for layer in here:
+        """Add to `loss` what emboli take in one pose; where several overlap, only one of them takes."""
+        most = np.zeros((FINE, FINE), np.float32)
+        for layer in self._scene.laid.hu.keys() & shares.keys():
             share, window = shares[layer]
             lost = np.zeros((FINE, FINE), np.float32)
-            lost[window] = np.minimum(share, lumen[window])
-            lost *= np.maximum(blood - self._scene.laid.hu[layer], 0.0) * drop
+            lost[window] = share
+            lost *= np.maximum(blood - self._scene.laid.hu[layer], 0.0) / len(self._scene.findings.poses)
             loss.by_layer[layer] = loss.by_layer[layer] + lost if layer in loss.by_layer else lost
             np.maximum(most, lost, out=most)
         np.add(loss.total, most, out=loss.total)
 
-    def _shares(self, raster: Raster, k: int, pose: Shift) -> Shares:
-        """Share of each pixel in each layer, averaged over sub-planes; bone's marrow goes under MARROW."""
+    def _planes(self, k: int, pose: Shift) -> Planes:
+        """The sub-planes of slice `k` of a chest that stands in a pose."""
         series = self._scene.series
         pixel_mm = 2.0 * series.spacing_mm
         x, y, z = series.origins_mm[k] - np.array(pose)
-        at = Planes(
+        return Planes(
             x_mm=float(x) + 0.25 * pixel_mm,
             y_mm=float(y) + 0.25 * pixel_mm,
             z_mm=z + sub_offsets(series.thickness_mm),
             pixel_mm=pixel_mm,
         )
+
+    def _shares(self, raster: Raster, k: int, pose: Shift) -> Shares:
+        """Share of each pixel in each layer, averaged over sub-planes; bone's marrow goes under MARROW.
+
+        Emboli are there only where the lumen is.
+        """
+        pixel_mm = 2.0 * self._scene.series.spacing_mm
+        depths = raster.depths(self._planes(k, pose))
         found: Shares = {}
-        for layer, (depth, window) in raster.depths(at).items():
+        for layer, (depth, window) in depths.items():
+            if layer >= Layer.EMBOLUS:
+                depth = np.minimum(depth, _in_window(depths.get(Layer.ARTERY), window, depth))
             found[layer] = (coverage(-depth, pixel_mm).mean(axis=0), window)
             if layer == Layer.BONE:
                 found[MARROW] = (coverage(np.float32(CORTEX_MM) - depth, pixel_mm).mean(axis=0), window)

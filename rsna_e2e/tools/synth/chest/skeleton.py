@@ -63,8 +63,8 @@ def _sternum() -> Tubes:
     z = np.array([58.0, 40.0, 20.0, 0.0, -25.0, -50.0, -75.0, -95.0])
     at = on_cage(np.full(len(z), np.pi), z, 7.0)
     half = np.array([16.0, 14.0, 9.0, 8.0, 9.0, 10.0, 8.0, 3.0])
-    lines = [at + np.stack([share * half, np.zeros(len(z)), np.zeros(len(z))], axis=1) for share in (0.25, 0.95)]
-    return Tubes.join(*(Tubes.along(line, 5.2, Layer.BONE) for line in lines))
+    lines = [at + np.stack([share * half, np.zeros(len(z)), np.zeros(len(z))], axis=1) for share in (0.2, 0.85)]
+    return Tubes.join(*(Tubes.along(line, 6.2, Layer.BONE) for line in lines))
 
 
 def _shoulder() -> Tubes:

@@ -117,6 +117,11 @@ class Raster:
         self._low = np.minimum(tubes.start[:, 2], tubes.end[:, 2]) - reach
         self._high = np.maximum(tubes.start[:, 2], tubes.end[:, 2]) + reach
 
+    def meets(self, planes: Planes) -> bool:
+        """Whether any tube comes near one of the planes."""
+        margin = REACH_PIXELS * planes.pixel_mm
+        return any(bool(np.any((self._low - margin < z) & (self._high + margin > z))) for z in planes.z_mm)
+
     def depths(self, planes: Planes) -> dict[int, tuple[Float32Array, Window]]:
         """Depth below the surface (mm, negative outside) of each layer that the planes meet.
 
