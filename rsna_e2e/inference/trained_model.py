@@ -7,7 +7,7 @@ from typing import Self
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.device import Compute, choose_compute
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.loader.choice import choose_loader, count_channels
+from rsna_e2e.loader.choice import check_order, choose_loader, count_channels
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
@@ -85,8 +85,12 @@ class TrainedModel:
         return weights_sha256(self.checkpoint)
 
     def loader(self, store: Store) -> SeriesLoader:
-        """Return the loader of its input from `store`. Raises BadInputError for a store prepared for another task."""
+        """Return the loader of its input from `store`.
+
+        Raises BadInputError for a store prepared for another task, UsageError for one whose slices have another order.
+        """
         check_labels(store, self.task)
+        check_order(store, self.config, setting="")
         return choose_loader(store, self.config, task=self.task, compute=self.compute, embeddings=self.embeddings)
 
 

@@ -1,4 +1,4 @@
-"""Chooses the loader for a configuration: of images, or of stored embeddings."""
+"""Chooses the loader for a configuration, of images or of stored embeddings, and checks that a store suits it."""
 
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.device import Compute
@@ -39,3 +39,24 @@ def count_channels(config: RunConfig, task: Task, embeddings: Embeddings | None)
             else f"recipe {config.recipe} has no backbone: it learns from stored embeddings. Give --embeddings FOLDER"
         )
     return len(task.inputs.windows_hu) if embeddings is None else embeddings.width
+
+
+def check_order(store: Store, config: RunConfig, *, setting: str = "loader.slice_order") -> None:
+    """Raise UsageError where a recurrent head would see slices in another order than is configured.
+
+    setting: what `--set` calls the order, empty where a run has settled it.
+    """
+    has_positions = store.geometry == "patient"
+    if config.model.head == "none" or has_positions == (config.loader.slice_order != "file"):
+        return
+    if has_positions:
+        why, way_out = "these slices lie in geometric order, not in that of files", f"--set {setting}=geometric"
+    else:
+        why = "these slices have no order, which a recurrent head needs: they came without positions"
+        way_out = (
+            f"If the order of their files means something, take it: --set {setting}=file. Otherwise train a classifier "
+            "of single slices (model.head=none)"
+        )
+    if not setting:
+        way_out = f"The run learned from slices in {config.loader.slice_order} order. Give a store of such"
+    raise UsageError(f"{store.path}: {why}. {way_out}")

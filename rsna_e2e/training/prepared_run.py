@@ -14,7 +14,7 @@ from rsna_e2e.core.device import Compute, check_compute, choose_compute
 from rsna_e2e.core.errors import BadInputError, UsageError, is_out_of_memory
 from rsna_e2e.core.records import Rows
 from rsna_e2e.core.weights_file import load_weights
-from rsna_e2e.loader.choice import choose_loader, count_channels
+from rsna_e2e.loader.choice import check_order, choose_loader, count_channels
 from rsna_e2e.loader.division import Division
 from rsna_e2e.loader.holdout import check_unseen, hold_out
 from rsna_e2e.loader.series_loader import SeriesLoader
@@ -51,10 +51,12 @@ class RunData:
         """Return the data that `config` takes from a store.
 
         Raises BadInputError for a store prepared for another task; UsageError when embeddings are missing or too many,
-        when no series is left to train on, and when the classifier of the embeddings saw what is held out.
+        when slices have no order or another than is configured, when no series is left to train on, and when the
+        classifier of the embeddings saw what is held out.
         """
         task = resolve_task(config)
         check_labels(store, task)
+        check_order(store, config)
         n_channels = count_channels(config, task, embeddings)
         training, held_out = hold_out(store, config)
         if embeddings is not None and held_out:

@@ -10,6 +10,7 @@ import torch
 from rsna_e2e.config import ModelConfig, TwoStageConfig, resolve_task
 from rsna_e2e.core.errors import RsnaError, UsageError
 from rsna_e2e.core.records import N_FOLDS
+from rsna_e2e.loader.choice import check_order
 from rsna_e2e.loader.holdout import series_folds
 from rsna_e2e.model.backbones import load_backbone
 from rsna_e2e.model.network import JointModel
@@ -21,7 +22,8 @@ from rsna_e2e.training.pipeline.run import Standing
 
 
 def check_store(store: Store, config: TwoStageConfig | None) -> None:
-    """Raise UsageError unless a store has series to predict, to train on, and the folds of `config`.
+    """Raise UsageError unless a store has series to predict, to train on, and the folds and order that `config` asks
+    for.
 
     config: of a two-stage plan.
     """
@@ -34,6 +36,7 @@ def check_store(store: Store, config: TwoStageConfig | None) -> None:
             "those that have some, or hold labelled patients out: rsna-e2e prepare RAW STORE --holdout 0.2"
         )
     if config is not None:
+        check_order(store, config.sequences, setting="sequences.loader.slice_order")
         _check_folds({fold for fold in series_folds(store, config.images_folds) if fold >= 0}, config, f"{store.path}:")
 
 
