@@ -26,13 +26,14 @@ def add_train(verbs: Verbs) -> None:
         "rsna-e2e train store runs/short --recipe demo --set slice_phase.epochs=1 --set epochs=1",
         "rsna-e2e train store runs/big --recipe reference --set loader.slices_per_batch=128",
         "rsna-e2e train store runs/big --recipe reference --resume auto     # bin/train.sh: on all GPUs",
+        "rsna-e2e train store runs/own --set task=own.yaml --init-backbone runs/demo",
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb.add_argument("out", type=Path, metavar="RUN", help="run folder to make, or with --resume auto to continue")
     add_settings(verb)
     add_embeddings(verb)
     add_out_of_fold(verb)
-    verb.add_argument("--init-from", type=Path, metavar="FILE|RUN", help="start from the weights of this file or run")
+    _add_initial_weights(verb)
     verb.add_argument(
         "--resume",
         choices=("auto", "never"),
@@ -61,13 +62,26 @@ def add_find_lr(verbs: Verbs) -> None:
         default="series",
         help="train on single slices or on whole series (default series)",
     )
-    verb.add_argument("--init-from", type=Path, metavar="FILE|RUN", help="start from the weights of this file or run")
+    _add_initial_weights(verb)
     verb.add_argument("--steps", type=at_least_one, default=100, help="steps, 10 or more (default 100)")
     verb.add_argument(
         "--lowest", type=learning_rate, default=1e-7, help="learning rate of the first step (default 1e-7)"
     )
     verb.add_argument("--highest", type=learning_rate, default=1.0, help="learning rate of the last step (default 1)")
     add_device(verb)
+
+
+def _add_initial_weights(verb: argparse.ArgumentParser) -> None:
+    either = verb.add_mutually_exclusive_group()
+    either.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="FILE|RUN",
+        help="start from the weights of this file, or of this run for the same labels",
+    )
+    either.add_argument(
+        "--init-backbone", type=Path, metavar="RUN", help="start from the backbone of this run, for whatever task"
+    )
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -94,6 +108,7 @@ def _train(options: argparse.Namespace) -> None:
             embeddings=open_embeddings(options.embeddings, store, out_of_fold=options.out_of_fold, folds=config.folds),
             device=options.device,
             init_from=options.init_from,
+            init_backbone=options.init_backbone,
             resume=options.resume == "auto",
             ranks=ranks,
             is_stopping=is_stopping,
@@ -138,6 +153,7 @@ def _find_lr(options: argparse.Namespace) -> None:
             n_steps=options.steps,
             device=options.device,
             init_from=options.init_from,
+            init_backbone=options.init_backbone,
             progress=progress,
         )
     write_csv(sweep, options.out / "lr.csv")

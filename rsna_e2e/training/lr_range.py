@@ -57,11 +57,13 @@ def find_learning_rate(
     n_steps: int,
     device: str = "auto",
     init_from: Path | None = None,
+    init_backbone: Path | None = None,
     progress: Progress = no_progress,
 ) -> LrSweep:
     """Test learning rates for a phase of `config`, on its training batches and with all else that it configures.
 
-    The model starts as a run's does, also for the second of two phases: give the weights to start from with init_from.
+    The model starts as a run's does, also for the second of two phases: give the weights to start from with init_from
+    or init_backbone.
     The images and what is frozen are those of the phase's last epoch. Raises UsageError for a phase that the
     configuration has not, and what `train` and `run_sweep` raise.
     """
@@ -70,7 +72,7 @@ def find_learning_rate(
         raise UsageError(f"recipe {config.recipe} has no phase on single slices (slice_phase=null). Use --phase series")
     if phase == "series" and config.epochs == 0:
         raise UsageError(f"recipe {config.recipe} has no phase on whole series (epochs=0). Use --phase slices")
-    prepared = prepare_run(data, config, device=device, init_from=init_from)
+    prepared = prepare_run(data, config, device=device, init_from=init_from, init_backbone=init_backbone)
     tested = next(planned for planned in prepared.phases if planned.kind == phase)
     prepared.check_norms(tested)
     stepper = _make_stepper(prepared, tested, n_steps=n_steps)

@@ -1,6 +1,5 @@
 """Prepares a training run up to its first step: its data, its model on the device, its loaders and its phases."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -11,9 +10,8 @@ import torch
 
 from rsna_e2e.config import RunConfig, resolve_task
 from rsna_e2e.core.device import Compute, check_compute, choose_compute
-from rsna_e2e.core.errors import BadInputError, UsageError, is_out_of_memory
+from rsna_e2e.core.errors import UsageError, is_out_of_memory
 from rsna_e2e.core.records import Rows
-from rsna_e2e.core.weights_file import load_weights
 from rsna_e2e.loader.choice import check_order, choose_loader, count_channels
 from rsna_e2e.loader.division import Division
 from rsna_e2e.loader.holdout import check_unseen, hold_out
@@ -23,12 +21,11 @@ from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.reader import check_labels
 from rsna_e2e.tasks.task import Task, task_sha256
-from rsna_e2e.training.checkpoint import Checkpoint, CheckpointState, find_checkpoint, load_model
+from rsna_e2e.training.checkpoint import Checkpoint, CheckpointState
 from rsna_e2e.training.chunk_size import resolve_chunks
 from rsna_e2e.training.distributed import ALONE, Ranks
+from rsna_e2e.training.initial_weights import load_all, load_backbone_of
 from rsna_e2e.training.phases import Phase, check_norms, divide, plan_phases
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,18 +114,19 @@ def prepare_run(
     device: str = "auto",
     ranks: Ranks = ALONE,
     init_from: Path | None = None,
+    init_backbone: Path | None = None,
     last: Checkpoint | None = None,
 ) -> PreparedRun:
     """Prepare a run on `device`; nothing is written.
 
-    init_from: a run folder or a safetensors file of a joint model to start from. last: the checkpoint that the run will
-    be resumed from. Raises MissingCapabilityError when the device cannot compute as configured, OutOfResourcesError
-    when not even a few slices fit its memory, BadInputError for unusable weights, UsageError for images that the
-    backbone does not take.
+    init_from: a run folder or a safetensors file of a joint model to start from. init_backbone: a run folder, of any
+    task, whose backbone to start from. last: the checkpoint that the run will be resumed from. Raises
+    MissingCapabilityError when the device cannot compute as configured, OutOfResourcesError when not even a few slices
+    fit its memory, BadInputError for unusable weights, UsageError for images that the backbone does not take.
     """
     compute = choose_compute(config.precision, device, local_rank=ranks.local_rank, cpu_threads=config.cpu_threads)
     check_compute(compute, compiles=config.compile)
-    model = _make_model(data, config, compute, ranks, init_from=init_from, last=last)
+    model = _make_model(data, config, compute, ranks, init_from=init_from, init_backbone=init_backbone, last=last)
     settled = resolve_chunks(model, config, data.task, compute, ranks=ranks)
     loader_at = make_loaders(data, settled, compute, division=divide(model, settled, ranks))
     phases = plan_phases(settled, lambda epoch: loader_at(settled.image.size_at(epoch)), data.training)
@@ -150,24 +148,25 @@ def make_loaders(
     return loader
 
 
-def report_damage(error: BadInputError) -> None:
-    """Tell the operator that a damaged checkpoint was skipped."""
-    logger.warning("damaged checkpoint skipped: %s", error)
-
-
 def _make_model(
-    data: RunData, config: RunConfig, compute: Compute, ranks: Ranks, *, init_from: Path | None, last: Checkpoint | None
+    data: RunData,
+    config: RunConfig,
+    compute: Compute,
+    ranks: Ranks,
+    *,
+    init_from: Path | None,
+    init_backbone: Path | None,
+    last: Checkpoint | None,
 ) -> JointModel:
     """Return the model on its device, the same on every rank, with the weights that training starts from."""
     torch.manual_seed(config.seed)
-    has_weights = init_from is not None or last is not None
+    has_weights = any(given is not None for given in (init_from, init_backbone, last))
     architecture = config.model.without_initial_weights() if has_weights else config.model
     model = JointModel.for_task(architecture, data.task, n_channels=data.n_channels)
     if last is None and init_from is not None:
-        if init_from.is_dir():
-            load_model(model, find_checkpoint(init_from, on_damaged=report_damage))
-        else:
-            load_weights(model, init_from)
+        load_all(model, init_from, data.task)
+    if last is None and init_backbone is not None:
+        load_backbone_of(model, init_backbone, config, n_channels=data.n_channels)
     model = compute.place(model)
     ranks.broadcast_(model)
     _try_one_image(model, config, compute, n_channels=data.n_channels)

@@ -22,9 +22,10 @@ from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.label_counts import count_labels
 from rsna_e2e.training.checkpoint import Checkpoint, check_task, valid_checkpoints
 from rsna_e2e.training.distributed import ALONE, Ranks
+from rsna_e2e.training.initial_weights import report_damage
 from rsna_e2e.training.loop import Trainer
 from rsna_e2e.training.phases import describe_epochs, foretell_sharing
-from rsna_e2e.training.prepared_run import PreparedRun, RunData, make_loaders, prepare_run, report_damage
+from rsna_e2e.training.prepared_run import PreparedRun, RunData, make_loaders, prepare_run
 from rsna_e2e.training.resume import check_same_settings
 from rsna_e2e.training.run_folder import read_config, read_task
 from rsna_e2e.training.run_layout import CONFIG, PREEMPTION_MARKER, SUMMARY
@@ -61,6 +62,7 @@ def train(
     embeddings: Embeddings | None = None,
     device: str = "auto",
     init_from: Path | None = None,
+    init_backbone: Path | None = None,
     resume: bool = False,
     ranks: Ranks = ALONE,
     is_stopping: Callable[[], bool] = never,
@@ -69,11 +71,11 @@ def train(
 ) -> TrainSummary:
     """Train the joint model of `config` on the labelled series of `store`; leave everything in the folder `run`.
 
-    embeddings: the input of a model without a backbone. init_from: see `prepare_run`. resume: continue from the newest
-    intact checkpoint of `run`, if there is one. is_stopping: asked after every step; a run that must stop saves first.
-    say: is given lines for the operator at the start. All `ranks` call this in the same way. Raises UsageError when
-    `run` exists and is not to be resumed, or has other settings; DivergedError when loss or gradient are not finite
-    for too long; PreemptedError when it was asked to stop; and what `RunData.of` and `prepare_run` raise.
+    embeddings: the input of a model without a backbone. init_from, init_backbone: see `prepare_run`. resume: continue
+    from the newest intact checkpoint of `run`, if there is one. is_stopping: asked after every step; a run that must
+    stop saves first. say: is given lines for the operator at the start. All `ranks` call this in the same way. Raises
+    UsageError when `run` exists and is not to be resumed, or has other settings; DivergedError when loss or gradient
+    are not finite for too long; PreemptedError when it was asked to stop; what `RunData.of` and `prepare_run` do.
     """
     if resume and (run / CONFIG).is_file():
         _check_is_of(run, config)
@@ -83,7 +85,9 @@ def train(
         return _read_summary(run)
     if resumed_at is not None:
         config = _with_chunk_of(run, config)
-    prepared = prepare_run(data, config, device=device, ranks=ranks, init_from=init_from, last=last)
+    prepared = prepare_run(
+        data, config, device=device, ranks=ranks, init_from=init_from, init_backbone=init_backbone, last=last
+    )
     prepared.check_norms(*prepared.phases)
     if ranks.is_main:
         for text in count_labels(store.labels[data.training_rows], data.task).warnings("the training set"):

@@ -81,8 +81,10 @@ def save_checkpoint(
     return folder
 
 
-def load_model(module: nn.Module, folder: Path, *, prefer_ema: bool = True) -> CheckpointState:
+def load_model(module: nn.Module, folder: Path, *, prefer_ema: bool = True, part: str = "") -> CheckpointState:
     """Copy a checkpoint's weights into `module`: their moving average, where there is one and it is wanted.
+
+    part: what the names of the weights begin with that are those of `module`; all others are left out.
 
     Raises BadInputError when it is not a checkpoint, is damaged, or does not fit the model.
     """
@@ -91,6 +93,7 @@ def load_model(module: nn.Module, folder: Path, *, prefer_ema: bool = True) -> C
     tensors = read_tensors(folder, name, described)
     if name == EMA:
         tensors = {k.removeprefix(_EMA_PREFIX): v for k, v in tensors.items() if k.startswith(_EMA_PREFIX)}
+    tensors = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
     copy_into(module, tensors, path=folder / name)
     return described.state
 
