@@ -4,12 +4,13 @@ import argparse
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from rsna_e2e.cli.arguments import add_device, at_least_one, checkpoint, seed
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 if TYPE_CHECKING:
+    from rsna_e2e.config import FoldRule
     from rsna_e2e.inference.embed import Extracted
     from rsna_e2e.inference.predict import Predicted
     from rsna_e2e.store import Store
@@ -112,7 +113,7 @@ def open_embeddings(
     store: "Store",
     *,
     out_of_fold: Sequence[tuple[int, Path]] = (),
-    folds: Literal["store", "published"] = "store",
+    folds: "FoldRule" = "store",
 ) -> "Embeddings | None":
     """Open what --embeddings and --out-of-fold name; None without them. folds: the rule of the run."""
     from rsna_e2e.core.errors import UsageError

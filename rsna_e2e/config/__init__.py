@@ -13,6 +13,7 @@ from rsna_e2e.config.run import RunConfig, resolve_task
 from rsna_e2e.config.sections import (
     AugmentConfig,
     Crop,
+    FoldRule,
     Frozen,
     ImageConfig,
     InputsConfig,
@@ -29,6 +30,7 @@ __all__ = [
     "TWO_STAGE_RECIPES",
     "AugmentConfig",
     "Crop",
+    "FoldRule",
     "Frozen",
     "ImageConfig",
     "InputsConfig",

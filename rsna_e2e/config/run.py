@@ -20,6 +20,7 @@ from rsna_e2e.config.limits import (
 )
 from rsna_e2e.config.sections import (
     AugmentConfig,
+    FoldRule,
     Frozen,
     ImageConfig,
     InputsConfig,
@@ -51,9 +52,10 @@ class RunConfig(Frozen):
     training_slices_scored: OfRun[Slices | None] = None
     """With validation_fold=null, score this many training slices after every epoch, as the published solution did. That
     is no validation."""
-    folds: Learned[Literal["store", "published"]] = "store"
+    folds: Learned[FoldRule] = "store"
     """Which folds. store: those of the store, by patient, balanced by labels. published: by the rule of the published
-    solution."""
+    solution of RSNA ICH 2019. csv: in the order of the label file, fold 1 the first patients with 70,000 of 96,540
+    positive slices, or as many of those that there are, and fold 0 the others, as EC601 divided its positives."""
     precision: OfRun[Literal["auto", "fp32", "bf16", "fp16"]] = "auto"
     """Precision of the backbone; the head computes in fp32. auto: bf16 on GPUs from sm_80 (A100) on and on CPUs with
     AMX, fp16 on older GPUs (V100), fp32 on other CPUs."""
@@ -136,9 +138,10 @@ class RunConfig(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _published_order_is_for_embeddings(self) -> "RunConfig":
-        if self.loader.slice_order == "published" and self.model.backbone != "none":
-            raise ValueError("loader.slice_order published is for heads on embeddings: set model.backbone=none")
+    def _other_orders_are_for_embeddings(self) -> "RunConfig":
+        order = self.loader.slice_order
+        if order in ("published", "csv") and self.model.backbone != "none":
+            raise ValueError(f"loader.slice_order {order} is for heads on embeddings: set model.backbone=none")
         return self
 
     @model_validator(mode="after")

@@ -38,6 +38,7 @@ from rsna_e2e.config.limits import (
 HEAD_WIDTH = 64  # EC601: RSNA-STR Pulmonary Embolism 2020
 
 Crop = Literal["none", "series", "slice"]
+FoldRule = Literal["store", "published", "csv"]  # see RunConfig.folds
 View = Literal["plain", "hflip", "transpose"]  # of an un-augmented image, for test-time augmentation
 
 
@@ -138,10 +139,10 @@ class LoaderConfig(Frozen):
     """Whole series are put into a batch up to this many slices; a longer series is a batch of its own."""
     series_per_batch: OfRun[Series | None] = None
     """Counts series of a batch instead of slices. Validation and prediction take four times as many."""
-    slice_order: OfRun[Literal["geometric", "published", "file"]] = "geometric"
-    """Order of the slices of a series. geometric: along the slice normal. published, for stored embeddings alone: by x,
-    then y, then z of ImagePositionPatient. file, for a recurrent head on slices without positions: as they came in
-    their HDF5 shards."""
+    slice_order: OfRun[Literal["geometric", "published", "csv", "file"]] = "geometric"
+    """Order of the slices of a series. geometric: along the slice normal. For stored embeddings alone: published, by x,
+    then y, then z of ImagePositionPatient; csv, as in the label file, as EC601 took them. file, for a recurrent head on
+    slices without positions: as they came in their HDF5 shards."""
     backend: Free[Literal["auto", "dali", "torch"]] = "auto"
     """Library that runs the loader; auto is DALI where it is installed. Both give the same bits."""
     threads: Free[LoaderThreads] = 2

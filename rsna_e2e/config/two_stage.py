@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from rsna_e2e.config.limits import MOST_MEMBERS, Clip, Epochs, Fold
 from rsna_e2e.config.run import RunConfig
-from rsna_e2e.config.sections import Crop, Frozen, View
+from rsna_e2e.config.sections import Crop, FoldRule, Frozen, View
 from rsna_e2e.core.limits import CLIP
 
 Mode = Literal["full", "single", "fast"]
@@ -102,7 +102,7 @@ class TwoStageConfig(Frozen):
         return self.model_copy(update={"two_stage": settings.model_copy(update=changes)})
 
     @property
-    def images_folds(self) -> Literal["store", "published"]:
+    def images_folds(self) -> FoldRule:
         """The rule by which series belong to folds."""
         return "published" if self.two_stage.match_reference else self.images.folds
 

@@ -12,6 +12,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.core.records import Float32Array, Rows
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.division import WHOLE, Division
+from rsna_e2e.loader.label_file_order import label_file_places
 from rsna_e2e.loader.rank_share import RankShare, make_series_batch, series_share
 from rsna_e2e.loader.read_ahead import work_ahead
 from rsna_e2e.loader.sampler import Batch
@@ -24,7 +25,8 @@ class EmbeddingLoader(SeriesLoader):
     """Loads stored embeddings [n, D, 1, 1] of one rank's share of each batch.
 
     The same embeddings come in every epoch: nothing is augmented. With `loader.slice_order` published the slices of a
-    series come by x, then y, then z of ImagePositionPatient, then image id; a batch's `rows` say which they are.
+    series come by x, then y, then z of ImagePositionPatient, then image id; with csv as in the label file. A batch's
+    `rows` say which they are.
     """
 
     backend = "embeddings"
@@ -40,7 +42,8 @@ class EmbeddingLoader(SeriesLoader):
     ) -> None:
         super().__init__(store, config, division=division)
         self._embeddings, self._device = embeddings, device
-        self._place_N = published_places(store) if config.loader.slice_order == "published" else None
+        places = {"published": published_places, "csv": label_file_places}.get(config.loader.slice_order)
+        self._place_N = None if places is None else places(store)
 
     def load(self, batches: Sequence[Batch], *, epoch: int | None = None) -> Iterator[SeriesBatch]:
         """Yield the batches, each of positions in `store.series`, in the given order."""

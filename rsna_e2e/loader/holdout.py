@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
-from rsna_e2e.config import RunConfig
+from rsna_e2e.config import FoldRule, RunConfig
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Rows
-from rsna_e2e.loader.label_file_order import in_label_file_order
+from rsna_e2e.loader.label_file_order import in_label_file_order, label_file_places
 from rsna_e2e.loader.sampler import balanced_shard_rows
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
@@ -17,6 +16,8 @@ from rsna_e2e.store.folds import published_folds
 from rsna_e2e.tasks.metrics import scorable
 from rsna_e2e.tasks.task import Task
 
+# EC601 trained on the first 70,000 of 96,540 positive slices in the order of the label file
+_HELD_OUT, _TRAINED_ON, _TRAINED_SHARE = 0, 1, 70_000 / 96_540
 _HELD_OUT_SHARDS = 2  # of the negatives for validation: EC601, shards 6 and 7 beside the six for training
 
 
@@ -106,9 +107,15 @@ def by_headline(store: Store, task: Task, rows: Sequence[int]) -> tuple[list[int
     return positives, negatives
 
 
-def series_folds(store: Store, rule: Literal["store", "published"]) -> list[int]:
+def series_folds(store: Store, rule: FoldRule) -> list[int]:
     """Return the fold of every series of `store` by a rule, -1 in split "test": see `RunConfig.folds`."""
-    return _published_folds(store) if rule == "published" else [span.fold for span in store.series]
+    match rule:
+        case "store":
+            return [span.fold for span in store.series]
+        case "published":
+            return _published_folds(store)
+        case "csv":
+            return _csv_folds(store)
 
 
 def training_slices(store: Store, training: Sequence[int], *, n: int) -> tuple[list[int], Rows]:
@@ -149,4 +156,25 @@ def _published_folds(store: Store) -> list[int]:
     rows = np.flatnonzero(~np.isnan(store.labels).all(axis=1) & (store.index["split"] == "train"))
     image_ids, patient_ids = (store.index[name][rows].tolist() for name in ("image_id", "patient_id"))
     fold_of = dict(zip(patient_ids, published_folds(image_ids, patient_ids).tolist(), strict=True))
+    return [fold_of[span.patient_id] if span.split == "train" else -1 for span in store.series]
+
+
+def _csv_folds(store: Store) -> list[int]:
+    """The fold of every series by the places of its patient's slices in the label file; -1 in "test".
+
+    EC601 divided slices, so that patients were on both sides; here a patient is on one.
+    """
+    place_N, n_labels_N = label_file_places(store), (store.labels > 0).sum(axis=1)
+    first: dict[str, int] = {}
+    n_positive: dict[str, int] = defaultdict(int)
+    for span in store.series:
+        if span.split == "train":
+            place = int(place_N[span.rows].min())
+            first[span.patient_id] = min(first.get(span.patient_id, place), place)
+            n_positive[span.patient_id] += int(np.count_nonzero(n_labels_N[span.rows]))
+    in_order = sorted(first, key=first.__getitem__)
+    limit, n_so_far, fold_of = _TRAINED_SHARE * sum(n_positive.values()), 0, {}
+    for patient in in_order:
+        n_so_far += n_positive[patient]
+        fold_of[patient] = _TRAINED_ON if n_so_far <= limit else _HELD_OUT
     return [fold_of[span.patient_id] if span.split == "train" else -1 for span in store.series]

@@ -1,15 +1,21 @@
 """The order of slices in the label file, and the parts that negatives are drawn from in that order."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sequences
 import small
 import torch
 
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.loader.embedding_loader import EmbeddingLoader
+from rsna_e2e.loader.holdout import series_folds
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.label_file_order import CSV_ROW, label_file_places
 from rsna_e2e.store import Store
+from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.ich import ICH
 
 CPU = torch.device("cpu")
@@ -42,6 +48,45 @@ def test_slices_that_the_label_file_does_not_name_come_last_by_image_id(from_csv
 
 def test_a_store_that_does_not_know_the_label_files_order_has_its_own(store: Store) -> None:
     assert label_file_places(store).tolist() == list(range(len(store)))
+
+
+def test_the_first_positives_of_the_label_file_are_trained_on(from_csv: Store) -> None:
+    before = from_csv.labels.copy()
+    known = ~np.isnan(before).all(axis=1)
+    try:
+        for n_positive, trained_on in (
+            # the file has the series from the last to the first; of each one slice is positive, and 0.725 x 6 is 4.35
+            (1, 4),
+            # of the last series none, so that it adds nothing: 0.725 x 5 is 3.6
+            (0, 1 + 3),
+        ):
+            from_csv.labels[known] = 0
+            labelled = [span for span in from_csv.series if span.split == "train"]
+            for span in labelled:
+                from_csv.labels[span.first_row] = 1
+            from_csv.labels[labelled[-1].first_row] = n_positive
+            folds = {span.series_key: f for span, f in zip(from_csv.series, series_folds(from_csv, "csv"), strict=True)}
+            assert [folds[span.series_key] for span in labelled[::-1]] == [1] * trained_on + [0] * (6 - trained_on)
+            assert {folds[span.series_key] for span in from_csv.series if span.split == "test"} == {-1}
+    finally:
+        from_csv.labels[:] = before
+
+
+def test_heads_may_take_slices_in_the_order_of_the_label_file(from_csv: Store, tmp_path: Path) -> None:
+    sequences.write_embeddings(tmp_path / "embeddings", from_csv, fold=0)
+    embeddings = Embeddings.open([tmp_path / "embeddings"], from_csv)
+    config = small.config("model.backbone=none", "loader.slice_order=csv", "image.size=1")
+    loader = EmbeddingLoader(from_csv, embeddings, config, device=CPU)
+    position = max(range(len(from_csv.series)), key=lambda p: from_csv.series[p].n_slices)
+    (batch,) = loader.load([(position,)])
+    rows = np.arange(*from_csv.series[position].rows.indices(len(from_csv)))
+    assert batch.rows.tolist() == rows[::-1].tolist()
+    np.testing.assert_array_equal(batch.images[:].numpy()[:, :, 0, 0], embeddings.read(batch.rows))
+
+
+def test_images_keep_their_geometric_order() -> None:
+    with pytest.raises(UsageError, match=r"slice_order csv is for heads on embeddings"):
+        small.config("loader.slice_order=csv")
 
 
 def test_shards_are_parts_of_the_label_file(from_csv: Store) -> None:

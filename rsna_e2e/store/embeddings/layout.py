@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from rsna_e2e.config import Frozen, View
+from rsna_e2e.config import FoldRule, Frozen, View
 from rsna_e2e.config.limits import Times, Width
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import as_json, read_json
@@ -32,7 +32,7 @@ class EmbeddingSource(Frozen):
     weights_sha256: str
     kind: str
     held_out_fold: int | None
-    folds: Literal["store", "published"]
+    folds: FoldRule
     epoch: int
     precision: str
 

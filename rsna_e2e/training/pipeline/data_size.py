@@ -2,9 +2,8 @@
 
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Literal
 
-from rsna_e2e.config import RunConfig, resolve_task
+from rsna_e2e.config import FoldRule, RunConfig, resolve_task
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import N_FOLDS
 from rsna_e2e.core.table_files import table_at
@@ -12,8 +11,6 @@ from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.store import Store, is_store
 from rsna_e2e.store.prepare import count_raw
 from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
-
-Folds = Literal["store", "published"]
 
 HELD_OUT = 1 / N_FOLDS  # of the labelled slices, before folds are assigned
 SLICES_PER_SERIES = 34.6  # of RSNA ICH 2019: 752,803 slices in 21,744 series
@@ -31,7 +28,7 @@ class DataSize:
     n_test: int
     n_series: int | None
     is_estimate: bool = False
-    training: dict[tuple[int | None, Folds], int] = field(default_factory=dict)
+    training: dict[tuple[int | None, FoldRule], int] = field(default_factory=dict)
 
     @property
     def slices_per_series(self) -> float:
@@ -84,7 +81,7 @@ def measure_data(folders: Folders, runs: list[RunConfig]) -> DataSize:
 
 
 def _of_store(store: Store, runs: list[RunConfig]) -> DataSize:
-    training: dict[tuple[int | None, Folds], int] = {}
+    training: dict[tuple[int | None, FoldRule], int] = {}
     for run in runs:
         positions, _ = hold_out(store, run)
         training[run.validation_fold, run.folds] = sum(store.series[position].n_slices for position in positions)

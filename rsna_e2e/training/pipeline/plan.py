@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rsna_e2e.config import Crop, Mode, RunConfig, TwoStageConfig
+from rsna_e2e.config import Crop, FoldRule, Mode, RunConfig, TwoStageConfig
 from rsna_e2e.core.files import real_path
 from rsna_e2e.core.limits import CLIP
 from rsna_e2e.store.embeddings import MANIFEST as EMBEDDINGS_MANIFEST
@@ -122,7 +122,7 @@ class _Source:
     name: str
     folder: Path
     fold: int | None
-    folds: Literal["store", "published"] | None = None
+    folds: FoldRule | None = None
     crop: Crop | None = None
     epoch: int | None = None
     depends: tuple[str, ...] = ()
