@@ -9,7 +9,8 @@ from rsna_e2e.config import load_two_stage
 from rsna_e2e.training.pipeline.data_size import DataSize, measure_data
 from rsna_e2e.training.pipeline.forecast import Forecast, forecast
 from rsna_e2e.training.pipeline.model_sizes import ModelSizes
-from rsna_e2e.training.pipeline.plan import Folders, PlannedStep, plan_two_stage
+from rsna_e2e.training.pipeline.plan import plan_two_stage
+from rsna_e2e.training.pipeline.planned_step import Folders, PlannedStep
 from rsna_e2e.training.pipeline.run import Pipeline, Standing
 
 TINY = (

@@ -1,4 +1,4 @@
-"""The verb that chains whole trainings, pipeline, and those that combine predictions: bag, smooth."""
+"""The verb that chains whole trainings, pipeline, and those that combine predictions: bag, merge, smooth."""
 
 import argparse
 from pathlib import Path
@@ -100,6 +100,21 @@ def add_bag(verbs: Verbs) -> None:
     add_task(verb)
 
 
+def add_merge(verbs: Verbs) -> None:
+    """Add `rsna-e2e merge`."""
+    verb = add_verb(
+        verbs,
+        "merge",
+        _merge,
+        "Join two submissions of the same slices: the slices of the first, and the series of the second.",
+        "rsna-e2e merge slices.csv.gz series.csv.gz --out submission.csv.gz --task pe",
+    )
+    verb.add_argument("of_slices", type=Path, metavar="SLICES", help="made by predict or bag: the slices are taken")
+    verb.add_argument("of_series", type=Path, metavar="SERIES", help="the same, with a series table: that is taken")
+    verb.add_argument("--out", type=Path, required=True, help="submission file, .csv or .csv.gz")
+    add_task(verb)
+
+
 def add_smooth(verbs: Verbs) -> None:
     """Add `rsna-e2e smooth`."""
     verb = add_verb(
@@ -124,6 +139,14 @@ def _bag(options: argparse.Namespace) -> None:
         tell(f"no series table is written: {done.n_with_series} of {done.n_members} submissions have one, not all")
     tell(f"submission: {done.submission}")
     say_truth(done.submission, done.truth)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from rsna_e2e.inference.merge import merge
+
+    done = merge(options.of_slices, options.of_series, task=get_task(options.task), out=options.out)
+    tell(f"joined {done.n_slices} slices and {done.n_series} series", f"submission: {options.out}")
+    say_truth(options.out, done.truth)
 
 
 def _smooth(options: argparse.Namespace) -> None:

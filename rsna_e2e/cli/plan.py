@@ -19,7 +19,7 @@ from rsna_e2e.training.pipeline.devices import DEVICES, GB
 if TYPE_CHECKING:
     from rsna_e2e.config import TwoStageConfig
     from rsna_e2e.training.pipeline.forecast import Forecast
-    from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
+    from rsna_e2e.training.pipeline.planned_step import Folders, PlannedStep
     from rsna_e2e.training.pipeline.rates import Basis
     from rsna_e2e.training.pipeline.run import Pipeline, Standing
 
@@ -95,7 +95,8 @@ def _checked(options: argparse.Namespace) -> "tuple[Pipeline, list[Standing]]":
 def _make(options: argparse.Namespace) -> _Plan:
     from rsna_e2e.config import load_config, load_two_stage
     from rsna_e2e.store import is_store
-    from rsna_e2e.training.pipeline.plan import Folders, plan_joint, plan_two_stage
+    from rsna_e2e.training.pipeline.plan import plan_joint, plan_two_stage
+    from rsna_e2e.training.pipeline.planned_step import Folders
 
     if options.embeddings and options.mode != "fast":
         raise UsageError("--embeddings are what mode fast learns from; the other modes make their own")
@@ -135,10 +136,12 @@ def _embeddings(options: argparse.Namespace, config: "TwoStageConfig") -> list[P
         for crop, fold in product(
             config.two_stage.crops, (config.two_stage.folds or ()) if mode == "full" else (None,)
         ):
-            who = options.out / mode / "embeddings" / classifier_name(crop, fold)
-            folders = [who.with_name(f"{who.name}-epoch{epoch}") for epoch in config.image_epochs]
-            if found := [folder for folder in folders if (folder / MANIFEST).is_file()]:
-                return found
+            made = options.out / mode / "embeddings"
+            names = [classifier_name(crop, fold, section) for section in config.image_runs]
+            groups = [[made / f"{name}-epoch{epoch}" for name in names] for epoch in config.image_epochs]
+            are_there = [group for group in groups if all((folder / MANIFEST).is_file() for folder in group)]
+            if are_there:
+                return [folder for group in are_there for folder in group]
     raise UsageError(
         f"{options.out}: no embeddings there. Run mode full or single up to --part embeddings, or give --embeddings"
     )
@@ -162,7 +165,8 @@ def _forecast_elsewhere(options: argparse.Namespace) -> None:
     from rsna_e2e.training.pipeline.data_size import DataSize
     from rsna_e2e.training.pipeline.forecast import forecast
     from rsna_e2e.training.pipeline.model_sizes import ModelSizes
-    from rsna_e2e.training.pipeline.plan import Folders, plan_joint, plan_two_stage
+    from rsna_e2e.training.pipeline.plan import plan_joint, plan_two_stage
+    from rsna_e2e.training.pipeline.planned_step import Folders
     from rsna_e2e.training.pipeline.run import Standing
 
     out = options.out / options.mode

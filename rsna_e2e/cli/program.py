@@ -13,7 +13,7 @@ from rsna_e2e.cli.bench import add_bench
 from rsna_e2e.cli.data import add_prepare
 from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
 from rsna_e2e.cli.inspection import add_inspect, add_quirks
-from rsna_e2e.cli.pipelines import add_bag, add_pipeline, add_smooth
+from rsna_e2e.cli.pipelines import add_bag, add_merge, add_pipeline, add_smooth
 from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.settings import add_settings_list
 from rsna_e2e.cli.shards import add_export_shards
@@ -43,6 +43,7 @@ VERBS = (
     add_import_embeddings,
     add_predict,
     add_bag,
+    add_merge,
     add_smooth,
     add_evaluate,
     add_pipeline,

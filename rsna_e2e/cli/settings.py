@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MARKDOWN = "rsna-e2e settings --markdown > docs/settings.md"
 _RECIPES = ("demo", "reference")
 _LIKE = {"pe": "reference", "pe_demo": "demo"}  # recipes of another task, and those that they are compared with
-_RUNS = ("images", "sequences")  # of the two-stage pipeline: they have the settings of a run
+_RUNS = ("images", "beside", "sequences", "series_sequences")  # of the two-stage pipeline, with the settings of a run
 _WIDEST = 120  # columns
 _INDENT = " " * 4
 _NULL = "null"
@@ -42,7 +42,8 @@ What `--resume` allows:
 - **kept, learned**: the setting affects what the model is and learns. As above, but runs that differ are of different
   kinds."""
 
-_OF_RUNS = """The pipeline's two kinds of run have the settings of a run, as `images.NAME` and `sequences.NAME`. These
+_OF_RUNS = """The pipeline's kinds of run have the settings of a run, as `images.NAME` and `sequences.NAME`; further
+classifiers and heads for whole series, in recipes that have them, as `beside.0.NAME` and `series_sequences.NAME`. These
 have other values than in a run of the recipe of the same name:"""
 
 _OF_OTHERS = """`pe` and `pe_demo` are for pulmonary embolism on CT angiography (task `pe`): to train on GPUs, and in
@@ -103,8 +104,8 @@ class _Recipe:
         for section in self.sections():
             is_left_out = self.value(section.name) == _NULL if section.name else False
             for name in [section.name] if is_left_out else [item.name for item in section.settings]:
-                kind, _, of_run = name.partition(".")
-                if kind in _RUNS and self.value(name) not in (self.value(of_run), _LEFT_OUT):
+                kind, _, of_run = name.replace(".0.", ".").partition(".")
+                if kind in _RUNS and of_run and self.value(name) not in (self.value(of_run), _LEFT_OUT):
                     yield name
 
 
@@ -131,7 +132,7 @@ def _settings(options: argparse.Namespace) -> None:
             tell(*_described(section, settings, recipe, width))
     if is_short and recipe.pipeline is not None:
         text = (
-            "images, sequences: the pipeline's two kinds of run, with the settings of a run. Those whose values differ "
+            "images, sequences: the pipeline's kinds of run, with the settings of a run. Those whose values differ "
             "from the ones above (rsna-e2e settings images explains all):"
         )
         tell("", *textwrap.wrap(text, width), "")

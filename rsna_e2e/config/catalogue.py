@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from inspect import cleandoc
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from rsna_e2e.config.effects import Effect, effect_of
 from rsna_e2e.config.sections import Frozen
@@ -45,7 +45,8 @@ def sections(kind: type[Frozen], *, prefix: str = "", effect: Effect | None = No
     for name, field in kind.model_fields.items():
         section, mark = _section_in(field.annotation), effect or effect_of(field)
         if section is not None:
-            inner += sections(section, prefix=f"{prefix}{name}.", effect=mark)
+            is_list = get_origin(field.annotation) is tuple
+            inner += sections(section, prefix=f"{prefix}{name}.{'0.' * is_list}", effect=mark)
             continue
         meaning = " ".join((field.description or "").split())
         settings.append(Setting(name=f"{prefix}{name}", values=_words(schemas[name]), effect=mark, meaning=meaning))
@@ -57,9 +58,9 @@ def value_of(config: Frozen, name: str) -> str:
     """Return the value of a setting as `--set` takes it; empty in a section that the configuration leaves out."""
     value: Any = config.model_dump(mode="json")
     for part in name.split("."):
-        if value is None:
+        if value is None or (isinstance(value, list) and int(part) >= len(value)):
             return ""
-        value = value[part]
+        value = value[int(part) if isinstance(value, list) else part]
     return value if isinstance(value, str) else as_json(value)
 
 

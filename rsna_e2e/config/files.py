@@ -97,6 +97,8 @@ def _override(raw: dict[str, Any], override: str, kind: type[Frozen]) -> None:
     node = raw
     for parent in parents:
         child = node.get(parent)
+        if isinstance(child, list):  # of sections, by their numbers
+            child = dict(zip(map(str, range(len(child))), child, strict=True))
         if not isinstance(child, dict):
             if parent in node:
                 raise UsageError(

@@ -1,4 +1,4 @@
-"""Configuration of the published pipeline: image classifiers, their embeddings, recurrent heads on these, and the
+"""Configuration of the published pipelines: image classifiers, their embeddings, recurrent heads on these, and the
 mean."""
 
 from typing import Annotated, Literal
@@ -24,6 +24,9 @@ class TwoStageSettings(Frozen):
 
     match_reference: bool = False
     """Reproduce the published solution with its known bugs (docs/two_stage.md). By default they are fixed."""
+    reference: Literal["darraghdog", "ec601"] = "darraghdog"
+    """The solution that match_reference reproduces. darraghdog: 2nd place of RSNA ICH 2019. ec601: that of RSNA-STR
+    Pulmonary Embolism 2020 by EC601."""
     jpeg: bool = False
     """With match_reference: pass the images through JPEG, as the published solution did."""
     folds: Annotated[tuple[Fold, ...], Field(max_length=MOST_MEMBERS)] | None
@@ -43,6 +46,8 @@ class TwoStageSettings(Frozen):
     def _make_sense(self) -> "TwoStageSettings":
         if self.jpeg and not self.match_reference:
             raise ValueError("jpeg needs match_reference=true")
+        if self.jpeg and self.reference != "darraghdog":
+            raise ValueError("jpeg is of reference=darraghdog: leave it out")
         if self.out_of_fold and self.folds is None:
             raise ValueError("out_of_fold needs folds: it cannot be used with folds=null")
         for name in ("folds", "crops", "views", "image_epochs"):
@@ -53,7 +58,7 @@ class TwoStageSettings(Frozen):
 
 
 class TwoStageConfig(Frozen):
-    """The two-stage pipeline: its own settings, and the settings of its two kinds of training run.
+    """The two-stage pipeline: its own settings, and the settings of its kinds of training run.
 
     two_stage decides their crop and validation_fold, and that the checkpoints of all epochs are kept; match_reference
     turns on all quirks of the published solution together. To try one quirk alone, leave match_reference off and set
@@ -66,21 +71,45 @@ class TwoStageConfig(Frozen):
     """What is trained and averaged."""
     images: RunConfig
     """Runs that train the classifiers of single images."""
+    beside: Annotated[tuple[RunConfig, ...], Field(max_length=MOST_MEMBERS)] = ()
+    """Further classifiers of every crop and fold, set as beside.0 and so on; heads learn from the embeddings of all of
+    them side by side, those of images first."""
     sequences: RunConfig
     """Runs that train the recurrent heads on stored embeddings."""
+    series_sequences: RunConfig | None = None
+    """Runs that train heads of their own for the labels of whole series, which then come from these, and those of
+    slices from sequences. null: sequences predicts both."""
 
     @model_validator(mode="after")
     def _are_two_stages(self) -> "TwoStageConfig":
-        if self.images.model.head != "none":
-            raise ValueError("images trains a classifier of single images: set images.model.head=none")
-        if self.sequences.model.backbone != "none":
-            raise ValueError("sequences trains on embeddings: set sequences.model.backbone=none")
-        assert self.images.slice_phase is not None  # without a head there is one
-        if max(self.two_stage.image_epochs or (1,)) > self.images.slice_phase.epochs:
-            raise ValueError("image_epochs lists an epoch after the last: raise images.slice_phase.epochs")
-        if self.two_stage.image_epochs is None and self.images.slice_phase.epochs > MOST_EMBEDDED:
+        n_epochs = {}
+        for name, run in self.image_runs.items():
+            if run.model.head != "none":
+                raise ValueError(f"{name} trains a classifier of single images: set {name}.model.head=none")
+            assert run.slice_phase is not None  # without a head there is one
+            n_epochs[name] = run.slice_phase.epochs
+        last = max(self.two_stage.image_epochs or (n_epochs["images"],))
+        if too_few := [name for name, n in n_epochs.items() if n < last]:
+            raise ValueError(f"image_epochs lists an epoch after the last: raise {too_few[0]}.slice_phase.epochs")
+        for name, head in (("sequences", self.sequences), ("series_sequences", self.series_sequences)):
+            if head is not None and head.model.backbone != "none":
+                raise ValueError(f"{name} trains on embeddings: set {name}.model.backbone=none")
+        if len({run.task for run in self.runs}) > 1:
+            raise ValueError("the runs have several tasks: give all of them one")
+        if self.two_stage.image_epochs is None and last > MOST_EMBEDDED:
             raise ValueError(f"every epoch gets a head, and at most {MOST_EMBEDDED} can: list fewer in image_epochs")
         return self
+
+    @property
+    def image_runs(self) -> dict[str, RunConfig]:
+        """Runs of classifiers of single images by the names of their sections, in the order of their embeddings."""
+        return {"images": self.images} | {f"beside.{number}": run for number, run in enumerate(self.beside)}
+
+    @property
+    def runs(self) -> tuple[RunConfig, ...]:
+        """All runs."""
+        of_series = () if self.series_sequences is None else (self.series_sequences,)
+        return (*self.image_runs.values(), self.sequences, *of_series)
 
     @property
     def image_epochs(self) -> tuple[int, ...]:
@@ -104,13 +133,15 @@ class TwoStageConfig(Frozen):
     @property
     def images_folds(self) -> FoldRule:
         """The rule by which series belong to folds."""
-        return "published" if self.two_stage.match_reference else self.images.folds
+        if not self.two_stage.match_reference:
+            return self.images.folds
+        return "published" if self.two_stage.reference == "darraghdog" else "csv"
 
-    def image_run(self, *, crop: Crop, fold: int | None) -> RunConfig:
-        """The run that trains the image classifier of a crop with `fold` held out."""
-        settings, config = self.two_stage, self.images
+    def image_run(self, *, crop: Crop, fold: int | None, section: str = "images") -> RunConfig:
+        """The run that trains an image classifier of a crop with `fold` held out. section: one of `image_runs`."""
+        settings, config = self.two_stage, self.image_runs[section]
         image: dict[str, object] = {"crop": crop}
-        if settings.match_reference:
+        if self._matches("darraghdog"):
             crop = "none" if crop == "none" else "slice"
             values = "jpeg" if settings.jpeg else "uint8"
             image = {"crop": crop, "square": "upper_left", "values": values, "supersample": 1}
@@ -122,13 +153,17 @@ class TwoStageConfig(Frozen):
             }
         )
 
-    def sequence_run(self, *, fold: int | None) -> RunConfig:
-        """The run that trains a recurrent head on embeddings with `fold` held out."""
-        settings, config = self.two_stage, self.sequences
+    def sequence_run(self, *, fold: int | None, section: str = "sequences") -> RunConfig:
+        """The run that trains a recurrent head on embeddings with `fold` held out. section: sequences, or
+        series_sequences where there is one."""
+        config = self.sequences if section == "sequences" else self.series_sequences
+        assert config is not None
         quirks: dict[str, object] = {}
-        if settings.match_reference:
+        if self._matches("darraghdog"):
             quirks["loader"] = config.loader.model_copy(update={"slice_order": "published"})
             quirks["model"] = config.model.model_copy(update={"padding": "left"})
+        elif self._matches("ec601"):
+            quirks["loader"] = config.loader.model_copy(update={"slice_order": "csv"})
         return config.model_copy(
             update={
                 **self._split(fold),
@@ -139,10 +174,13 @@ class TwoStageConfig(Frozen):
 
     def _split(self, fold: int | None) -> dict[str, object]:
         """Source of the thousand slices: darraghdog/rsna, trainorig.py."""
-        if not self.two_stage.match_reference:
-            return {"validation_fold": fold}
-        return {
-            "validation_fold": fold,
-            "folds": "published",
-            "training_slices_scored": 1000 if fold is None else None,
-        }
+        split: dict[str, object] = {"validation_fold": fold}
+        if self.two_stage.match_reference:
+            split["folds"] = self.images_folds
+        if self._matches("darraghdog"):
+            split["training_slices_scored"] = 1000 if fold is None else None
+        return split
+
+    def _matches(self, reference: str) -> bool:
+        """Whether the quirks of this solution are turned on."""
+        return self.two_stage.match_reference and self.two_stage.reference == reference

@@ -72,7 +72,7 @@ def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLI
     `out` among them, BadInputError when they do not hold the same slices or series.
     """
     prepare_submission(out, example="submission.csv.gz")
-    tables, with_series = _tables_of(submissions, out)
+    tables, with_series = tables_of(submissions, out)
     notes = CarriedNotes.of(submissions, task)
     series_tables = with_series if len(with_series) == len(tables) else []
     mean, series = _mean(tables, series_tables, task)
@@ -97,7 +97,7 @@ def smooth(submission: Path, *, task: Task, out: Path) -> Smoothed:
     submission itself, or would have its table.
     """
     prepare_submission(out, example="smoothed.csv.gz")
-    tables, series_tables = _tables_of([submission], out)
+    tables, series_tables = tables_of([submission], out)
     notes = CarriedNotes.of([submission], task)
     table, series = _read(tables, series_tables, 0, task)
     write_submission(out, task, replace(table, probability=rolling_mean(table)), series=series)
@@ -140,7 +140,7 @@ def write_submission(out: Path, task: Task, table: PredictionTable, *, series: S
     forget_notes(out)
 
 
-def _tables_of(submissions: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]]:
+def tables_of(submissions: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]]:
     """Return the predictions tables of submissions, and the series tables of those that have one.
 
     Raises UsageError when one of their tables is there twice, or is to be written as `out`'s.

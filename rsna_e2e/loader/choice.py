@@ -46,8 +46,8 @@ def check_order(store: Store, config: RunConfig, *, setting: str = "loader.slice
 
     setting: what `--set` calls the order, empty where a run has settled it.
     """
-    has_positions = store.geometry == "patient"
-    if config.model.head == "none" or has_positions == (config.loader.slice_order != "file"):
+    has_positions, order = store.geometry == "patient", config.loader.slice_order
+    if config.model.head == "none" or order == "csv" or has_positions == (order != "file"):
         return
     if has_positions:
         why, way_out = "these slices lie in geometric order, not in that of files", f"--set {setting}=geometric"

@@ -18,7 +18,8 @@ from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.training.pipeline.data_size import DataSize
 from rsna_e2e.training.pipeline.forecast import BYTES_PER_SLICE, Line, forecast, peak_bytes
 from rsna_e2e.training.pipeline.model_sizes import ModelSizes
-from rsna_e2e.training.pipeline.plan import Folders, plan_two_stage
+from rsna_e2e.training.pipeline.plan import plan_two_stage
+from rsna_e2e.training.pipeline.planned_step import Folders
 from rsna_e2e.training.pipeline.rates import bases_of
 
 N_TRAIN, N_TEST = sum(small.LENGTHS), 4

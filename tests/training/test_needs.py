@@ -14,7 +14,7 @@ from rsna_e2e.core.errors import DiskFullError, OutOfResourcesError
 from rsna_e2e.training.pipeline.forecast import Forecast, Line, forecast, peak_bytes
 from rsna_e2e.training.pipeline.model_sizes import ModelSizes
 from rsna_e2e.training.pipeline.needs import Machine, check_needs, disk_needs, needs_of
-from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
+from rsna_e2e.training.pipeline.planned_step import Folders, PlannedStep
 from rsna_e2e.training.pipeline.run import Standing
 
 

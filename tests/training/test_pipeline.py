@@ -18,7 +18,8 @@ from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.pipeline import PARTS
 from rsna_e2e.training.pipeline.checks import check_store
 from rsna_e2e.training.pipeline.ledger import Ledger
-from rsna_e2e.training.pipeline.plan import Folders, PlannedStep, plan_joint, plan_two_stage
+from rsna_e2e.training.pipeline.plan import plan_joint, plan_two_stage
+from rsna_e2e.training.pipeline.planned_step import Folders, PlannedStep
 from rsna_e2e.training.pipeline.run import Pipeline, run_command
 
 

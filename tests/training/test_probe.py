@@ -7,7 +7,7 @@ import pytest
 from plans import make_data, of_two_stages, standing
 
 from rsna_e2e.training.pipeline.model_sizes import ModelSizes
-from rsna_e2e.training.pipeline.plan import Folders
+from rsna_e2e.training.pipeline.planned_step import Folders
 from rsna_e2e.training.pipeline.probe import Probe, slices_per_s
 
 

@@ -17,7 +17,7 @@ from rsna_e2e.model.network import JointModel
 from rsna_e2e.model.pretrained import check_pretrained
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.task import Task
-from rsna_e2e.training.pipeline.plan import PlannedStep
+from rsna_e2e.training.pipeline.planned_step import PlannedStep
 from rsna_e2e.training.pipeline.run import Standing
 
 

@@ -10,7 +10,7 @@ from rsna_e2e.core.table_files import table_at
 from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.store import Store, is_store
 from rsna_e2e.store.prepare import count_raw
-from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
+from rsna_e2e.training.pipeline.planned_step import Folders, PlannedStep
 
 HELD_OUT = 1 / N_FOLDS  # of the labelled slices, before folds are assigned
 SLICES_PER_SERIES = 34.6  # of RSNA ICH 2019: 752,803 slices in 21,744 series
@@ -41,7 +41,7 @@ class DataSize:
             case "train":
                 assert step.settings is not None
                 return self._to_train_on(step.settings)
-            case "predict" | "bag":
+            case "predict" | "merge" | "bag":
                 return self.n_test
         return self.n_slices
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rsna_e2e.config import RunConfig
 from rsna_e2e.training.pipeline.data_size import DataSize
 from rsna_e2e.training.pipeline.model_sizes import ModelSizes
-from rsna_e2e.training.pipeline.plan import PlannedStep
+from rsna_e2e.training.pipeline.planned_step import PlannedStep
 from rsna_e2e.training.pipeline.run import Standing
 
 BYTES_PER_SLICE = 512 * 512 * 2  # int16
@@ -78,7 +78,7 @@ def _bytes(step: PlannedStep, n_slices: int, sizes: ModelSizes) -> tuple[int, in
     if step.verb == "prepare":
         n_bytes = n_slices * BYTES_PER_SLICE
     elif step.verb == "embed":
-        n_bytes = n_slices * sizes.n_features * FLOAT_BYTES
+        n_bytes = n_slices * sizes.embedding_width(step) * FLOAT_BYTES
     return n_bytes, n_bytes
 
 

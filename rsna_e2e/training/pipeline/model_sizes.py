@@ -10,7 +10,7 @@ from rsna_e2e.model.backbone_size import BackboneSize, backbone_size
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store.embeddings import MANIFEST, read_manifest
 from rsna_e2e.training.chunk_size import n_moments
-from rsna_e2e.training.pipeline.plan import PlannedStep
+from rsna_e2e.training.pipeline.planned_step import PlannedStep
 
 WEIGHT_BYTES = 4  # float32
 
@@ -22,13 +22,13 @@ class ModelSizes:
         self.steps = tuple(steps)
         self._steps = {step.name: step for step in steps}
         self._stand_ins: dict[str, nn.Module] = {}  # by what they stand in for
-        backbones = [s.settings for s in steps if s.settings is not None and s.settings.model.backbone != "none"]
-        stored = [path.parent for step in steps for path in step.inputs if path.name == MANIFEST]
-        self.n_features = 0  # of the embeddings that heads learn from
-        if backbones:
-            self.n_features = self._size(backbones[0]).n_features
-        elif stored:
-            self.n_features = read_manifest(stored[0]).width
+        # of each section of the configuration: those of two are side by side
+        trained = {s.section: s.settings for s in steps if s.settings is not None}
+        backbones = [settings for settings in trained.values() if settings.model.backbone != "none"]
+        stored = next((step.inputs for step in steps if any(path.name == MANIFEST for path in step.inputs)), ())
+        # of the embeddings that heads learn from
+        self.n_features = sum(self._size(settings).n_features for settings in backbones)
+        self.n_features += sum(read_manifest(path.parent).width for path in stored)
 
     def settings_of(self, step: PlannedStep) -> RunConfig | None:
         """The settings of a step's model: its own, or those of the training that it comes after."""
@@ -36,6 +36,12 @@ class ModelSizes:
             return step.settings
         trained = (self._steps[name].settings for name in step.depends if name in self._steps)
         return next((settings for settings in trained if settings is not None), None)
+
+    def embedding_width(self, step: PlannedStep) -> int:
+        """Numbers of an embedding that a step makes."""
+        settings = self.settings_of(step)
+        assert settings is not None
+        return self._size(settings).n_features
 
     def backbone(self, config: RunConfig) -> BackboneSize | None:
         """The backbone of a model, for its images; None for a head on embeddings."""

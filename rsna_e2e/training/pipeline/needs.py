@@ -27,7 +27,7 @@ from rsna_e2e.training.distributed import ALONE
 from rsna_e2e.training.pipeline.devices import DEVICES, GB
 from rsna_e2e.training.pipeline.forecast import Forecast, Line, peak_bytes
 from rsna_e2e.training.pipeline.model_sizes import WEIGHT_BYTES, ModelSizes
-from rsna_e2e.training.pipeline.plan import Folders, PlannedStep
+from rsna_e2e.training.pipeline.planned_step import Folders, PlannedStep
 
 # Of a process that has loaded torch and timm, resident: 0.98 GB measured on a CPU
 _PROCESS_BYTES = GB

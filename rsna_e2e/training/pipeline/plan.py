@@ -2,68 +2,24 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rsna_e2e.config import Crop, FoldRule, Mode, RunConfig, TwoStageConfig
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import real_path
 from rsna_e2e.core.limits import CLIP
 from rsna_e2e.store.embeddings import MANIFEST as EMBEDDINGS_MANIFEST
 from rsna_e2e.store.embeddings import read_manifest
 from rsna_e2e.training.pipeline import Part
+from rsna_e2e.training.pipeline.planned_step import PREPARE, Folders, PlannedStep, Verb
 from rsna_e2e.training.run_layout import SUMMARY
 
-Verb = Literal["prepare", "train", "embed", "predict", "bag"]
 
-PREPARE = "prepare"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedStep:
-    """One command: `rsna-e2e VERB arguments`, and what it leaves at `output`.
-
-    settings: of a training run; they are saved and given to it. depends: names of earlier steps. facts: all that the
-    result depends on beside settings, data, earlier steps and inputs, as plain values. inputs: files from elsewhere.
-    scale: number of passes over its slices of the store. spent: a run whose kept epochs, gigabytes of them, can be
-    removed when this step is done. section: under which the plan's configuration has the settings, such as images.
-    """
-
-    name: str
-    part: Part
-    verb: Verb
-    arguments: tuple[str, ...]
-    output: Path
-    settings: RunConfig | None = None
-    depends: tuple[str, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
-    inputs: tuple[Path, ...] = ()
-    scale: int = 1
-    spent: Path | None = None
-    section: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Folders:
-    """Where things are: raw DICOM files, if they are to be prepared, their labels, the store, and what is made.
-
-    columns: names of columns of the labels by what they hold, where their header does not say so.
-    """
-
-    raw: Path | None
-    labels: Path | None
-    store: Path
-    out: Path
-    columns: tuple[tuple[str, str], ...] = ()
-
-    def settings(self, step: PlannedStep) -> Path:
-        """Where a training step finds its settings."""
-        return self.out / "settings" / f"{step.name.replace('/', '-')}.yaml"
-
-
-def plan_prepare(folders: Folders) -> Iterator[PlannedStep]:
-    """Yield the step that makes the store, when there is something to make it of."""
+def plan_prepare(folders: Folders, task: str) -> Iterator[PlannedStep]:
+    """Yield the step that makes the store, when there is something to make it of. task: what its labels are of."""
     if folders.raw is not None:
         labels = [] if folders.labels is None else ["--labels", str(folders.labels)]
         facts: dict[str, Any] = {
@@ -76,7 +32,7 @@ def plan_prepare(folders: Folders) -> Iterator[PlannedStep]:
             name=PREPARE,
             part="prepare",
             verb="prepare",
-            arguments=(str(folders.raw), str(folders.store), *labels),
+            arguments=(str(folders.raw), str(folders.store), *labels, *_of(task)),
             output=folders.store,
             inputs=() if folders.labels is None else (folders.labels,),
             facts=facts,
@@ -86,7 +42,7 @@ def plan_prepare(folders: Folders) -> Iterator[PlannedStep]:
 def plan_joint(config: RunConfig, folders: Folders) -> tuple[PlannedStep, ...]:
     """Plan the end-to-end counterpart of the single mode: one joint model on all the data, and its submission."""
     everything = config.model_copy(update={"validation_fold": None})
-    plan = _Plan(folders)
+    plan = _Plan(folders, config.task.name)
     train = plan.train("joint", "sequences", everything, scale=_epochs(everything))
     predicted = folders.out / "predictions" / "joint.csv.gz"
     arguments = (_run(train), str(folders.store), "--out", str(predicted))
@@ -98,29 +54,38 @@ def plan_joint(config: RunConfig, folders: Folders) -> tuple[PlannedStep, ...]:
 def plan_two_stage(
     mode: Mode, config: TwoStageConfig, folders: Folders, *, embeddings: Sequence[Path] = ()
 ) -> tuple[PlannedStep, ...]:
-    """Plan a mode. embeddings: folders that the heads of mode fast learn from, one each; no other mode takes any."""
+    """Plan a mode.
+
+    embeddings: folders that the heads of mode fast learn from, one each, or as many as there are classifiers side by
+    side; no other mode takes any. Raises UsageError when their number does not divide.
+    """
     assert bool(embeddings) == (mode == "fast")
-    plan, chosen = _Plan(folders), config.of_mode(mode)
-    sources = plan.stored(embeddings) if mode == "fast" else plan.images_and_embeddings(chosen)
+    plan, chosen = _Plan(folders, config.images.task.name), config.of_mode(mode)
+    n_beside = len(chosen.image_runs)
+    sources = plan.stored(embeddings, n_beside) if mode == "fast" else plan.images_and_embeddings(chosen)
     predictions = [plan.head(chosen, source, sources) for source in sources]
     plan.bag(predictions, clip=chosen.two_stage.clip)
     return plan.steps
 
 
-def classifier_name(crop: Crop, fold: int | None) -> str:
-    """What the classifier of a crop that held out `fold` is called, and its embeddings with `-epochN`."""
-    return f"{crop}-{'all' if fold is None else f'fold{fold}'}"
+def classifier_name(crop: Crop, fold: int | None, section: str = "images") -> str:
+    """What the classifier of a crop that held out `fold` is called, and its embeddings with `-epochN`.
+
+    section: that it is configured in; beside.0 and so on are numbered.
+    """
+    numbered = "" if section == "images" else f"-{section.replace('.', '')}"
+    return f"{crop}-{'all' if fold is None else f'fold{fold}'}{numbered}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """Embeddings that a head learns from: of which classifier, and the step that makes them, if one does.
+    """Embeddings that a head learns from, side by side: of which classifiers, and the steps that make them, if any do.
 
     folds: the rule by which `fold` was held out; None leaves it to the configuration.
     """
 
     name: str
-    folder: Path
+    folders: tuple[Path, ...]
     fold: int | None
     folds: FoldRule | None = None
     crop: Crop | None = None
@@ -131,9 +96,9 @@ class _Source:
 class _Plan:
     """Collects steps."""
 
-    def __init__(self, folders: Folders) -> None:
-        self._folders = folders
-        self._steps: list[PlannedStep] = list(plan_prepare(folders))
+    def __init__(self, folders: Folders, task: str) -> None:
+        self._folders, self._task = folders, task
+        self._steps: list[PlannedStep] = list(plan_prepare(folders, task))
         self._first = tuple(step.name for step in self._steps)
 
     @property
@@ -161,7 +126,7 @@ class _Plan:
             "submission",
             "bag",
             "bag",
-            (*names, "--out", str(submission), "--clip", repr(clip)),
+            (*names, "--out", str(submission), "--clip", repr(clip), *_of(self._task)),
             submission,
             depends=tuple(step.name for step in predictions),
             facts={"clip": clip},
@@ -198,79 +163,126 @@ class _Plan:
         sources = []
         for crop in config.two_stage.crops:
             for fold in config.two_stage.folds or (None,):
-                who = classifier_name(crop, fold)
-                settings = config.image_run(crop=crop, fold=fold)
-                classifier = self.train(f"images/{who}", "images", settings, scale=_epochs(settings), section="images")
-                sources += [self._embeddings(config, classifier, who, crop, fold, e) for e in config.image_epochs]
+                classifiers = {}
+                for section in config.image_runs:
+                    who = classifier_name(crop, fold, section)
+                    settings = config.image_run(crop=crop, fold=fold, section=section)
+                    scale = _epochs(settings)
+                    classifiers[who] = self.train(f"images/{who}", "images", settings, scale=scale, section=section)
+                sources += [self._embeddings(config, classifiers, crop, fold, e) for e in config.image_epochs]
         return sources
 
-    def stored(self, embeddings: Sequence[Path]) -> list[_Source]:
-        """Embeddings that are there already, named by their folders; heads hold out what their classifier did."""
-        names = [Path(os.path.abspath(folder)).name for folder in embeddings]
+    def stored(self, embeddings: Sequence[Path], n_beside: int) -> list[_Source]:
+        """Embeddings that are there already, so many side by side, named by the first of their folders; heads hold out
+        what their classifiers did."""
+        if len(embeddings) % n_beside:
+            raise UsageError(
+                f"--embeddings: {len(embeddings)} folders, and every head learns from {n_beside} side by side. Give "
+                f"{n_beside} for each, that of images before those of beside"
+            )
+        groups = [tuple(embeddings[i : i + n_beside]) for i in range(0, len(embeddings), n_beside)]
+        names = [Path(os.path.abspath(group[0])).name for group in groups]
         return [
             _Source(
                 name=name if names.count(name) == 1 else f"{name}-{number}",
-                folder=folder,
+                folders=group,
                 fold=made_from.held_out_fold,
                 folds=made_from.folds,
             )
-            for number, (name, folder) in enumerate(zip(names, embeddings, strict=True))
-            for made_from in [read_manifest(folder).source]
+            for number, (name, group) in enumerate(zip(names, groups, strict=True))
+            for made_from in [read_manifest(group[0]).source]
         ]
 
     def head(self, config: TwoStageConfig, source: _Source, sources: Sequence[_Source]) -> PlannedStep:
-        """A head on embeddings, and what it predicts."""
-        settings = config.sequence_run(fold=source.fold)
+        """A head on embeddings, and what it predicts; of series, where they have one of their own, what that does."""
+        of_slices = self._head(config, source, sources, "sequences", f"predictions/{source.name}")
+        if config.series_sequences is None:
+            return of_slices
+        of_series = self._head(config, source, sources, "series_sequences", f"predictions/{source.name}-series")
+        out = self._folders.out / "predictions" / f"{source.name}-both.csv.gz"
+        return self.add(
+            f"predictions/{source.name}-both",
+            "sequences",
+            "merge",
+            (str(of_slices.output), str(of_series.output), "--out", str(out), *_of(self._task)),
+            out,
+            depends=(of_slices.name, of_series.name),
+        )
+
+    def _head(
+        self, config: TwoStageConfig, source: _Source, sources: Sequence[_Source], section: str, predictions: str
+    ) -> PlannedStep:
+        """A head configured in `section`, and the step `predictions` with what it predicts."""
+        settings = config.sequence_run(fold=source.fold, section=section)
         if source.folds is not None:
             settings = settings.model_copy(update={"folds": source.folds})
-        name = f"sequences/{source.name}"
-        options, depends = ["--embeddings", str(source.folder)], source.depends
+        embeddings, depends = ("--embeddings", *map(str, source.folders)), source.depends
+        options = list(embeddings)
         if config.two_stage.out_of_fold:
             kin = [s for s in sources if (s.crop, s.epoch) == (source.crop, source.epoch)]
-            options += [word for s in kin for word in ("--out-of-fold", f"{s.fold}={s.folder}")]
+            options += [word for s in kin for folder in s.folders for word in ("--out-of-fold", f"{s.fold}={folder}")]
             depends = tuple(name for s in kin for name in s.depends)
-        inputs = () if source.depends else (source.folder / EMBEDDINGS_MANIFEST,)
         trained = self.train(
-            name,
+            f"{section}/{source.name}",
             "sequences",
             settings,
             *options,
             depends=depends,
-            inputs=inputs,
+            inputs=() if source.depends else tuple(folder / EMBEDDINGS_MANIFEST for folder in source.folders),
             scale=_epochs(settings),
-            section="sequences",
+            section=section,
         )
-        out = self._folders.out / "predictions" / f"{source.name}.csv.gz"
+        out = self._folders.out / f"{predictions}.csv.gz"
         return self.add(
-            f"predictions/{source.name}",
+            predictions,
             "sequences",
             "predict",
-            (_run(trained), str(self._folders.store), "--embeddings", str(source.folder), "--checkpoint", "epochs",
-             "--out", str(out)),
+            (_run(trained), str(self._folders.store), *embeddings, "--checkpoint", "epochs", "--out", str(out)),
             out,
             depends=(trained.name, *source.depends),
             scale=settings.epochs,
             spent=trained.output.parent,
-        )  # fmt: skip
+        )
 
     def _embeddings(
-        self, config: TwoStageConfig, classifier: PlannedStep, who: str, crop: Crop, fold: int | None, epoch: int
+        self,
+        config: TwoStageConfig,
+        classifiers: Mapping[str, PlannedStep],
+        crop: Crop,
+        fold: int | None,
+        epoch: int,
     ) -> _Source:
-        name = f"{who}-epoch{epoch}"
-        folder = self._folders.out / "embeddings" / name
-        views = config.two_stage.views
-        step = self.add(
-            f"embeddings/{name}",
-            "embeddings",
-            "embed",
-            (_run(classifier), str(self._folders.store), str(folder), "--checkpoint", f"epoch-{epoch}", "--views",
-             ",".join(views)),
-            folder,
-            depends=(classifier.name,),
-            facts={"epoch": epoch, "views": list(views)},
-            scale=len(views),
-        )  # fmt: skip
-        return _Source(name=name, folder=folder, crop=crop, fold=fold, epoch=epoch, depends=(step.name,))
+        """Those of an epoch of classifiers, by their names, side by side."""
+        folders, depends, views = [], [], config.two_stage.views
+        for who, classifier in classifiers.items():
+            name = f"embeddings/{who}-epoch{epoch}"
+            folder = self._folders.out / name
+            words = ("--checkpoint", f"epoch-{epoch}", "--views", ",".join(views))
+            self.add(
+                name,
+                "embeddings",
+                "embed",
+                (_run(classifier), str(self._folders.store), str(folder), *words),
+                folder,
+                depends=(classifier.name,),
+                facts={"epoch": epoch, "views": list(views)},
+                scale=len(views),
+            )
+            folders.append(folder)
+            depends.append(name)
+        return _Source(
+            name=f"{classifier_name(crop, fold)}-epoch{epoch}",
+            folders=tuple(folders),
+            crop=crop,
+            fold=fold,
+            epoch=epoch,
+            depends=tuple(depends),
+        )
+
+
+def _of(task: str) -> tuple[str, ...]:
+    """The words that name a task to a command."""
+    return ("--task", task)
 
 
 def _run(trained: PlannedStep) -> str:

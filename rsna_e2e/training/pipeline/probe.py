@@ -17,7 +17,7 @@ from rsna_e2e.core.records import RawFile, Refusal
 from rsna_e2e.dicom import read_headers, read_hounsfield, refuse_on_error
 from rsna_e2e.dicom.sources.files import Source, open_source
 from rsna_e2e.training.pipeline.model_sizes import ModelSizes
-from rsna_e2e.training.pipeline.plan import PlannedStep
+from rsna_e2e.training.pipeline.planned_step import JOINING, PlannedStep
 from rsna_e2e.training.pipeline.rates import PREPARED_PER_S, Basis
 from rsna_e2e.training.series_step import SeriesStep
 
@@ -39,7 +39,7 @@ class Probe:
 
     def __init__(self, steps: Sequence[PlannedStep], sizes: ModelSizes, *, raw: Path | None, device: str, say: Say):
         self._sizes, self._raw, self._device, self._say = sizes, raw, device, say
-        kinds = {self._kind(step): step for step in reversed(steps) if step.verb != "bag"}
+        kinds = {self._kind(step): step for step in reversed(steps) if step.verb not in JOINING}
         self._steps = dict(reversed(kinds.items()))
         self._rates: dict[str, float] = {}
         self.is_rough = False
@@ -64,7 +64,7 @@ class Probe:
 
     def rate(self, step: PlannedStep) -> float:
         """Slices of a step in a second; infinite where it takes next to no time."""
-        return math.inf if step.verb == "bag" else self._rates[self._kind(step)]
+        return math.inf if step.verb in JOINING else self._rates[self._kind(step)]
 
     def _kind(self, step: PlannedStep) -> str:
         settings = self._sizes.settings_of(step)

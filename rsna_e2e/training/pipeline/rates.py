@@ -8,7 +8,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.training.pipeline.data_size import DataSize
 from rsna_e2e.training.pipeline.devices import DEVICES, PUBLISHED, PUBLISHED_ON, PUBLISHED_SOURCE
 from rsna_e2e.training.pipeline.model_sizes import WEIGHT_BYTES, ModelSizes
-from rsna_e2e.training.pipeline.plan import PlannedStep
+from rsna_e2e.training.pipeline.planned_step import JOINING, PlannedStep
 
 PEAK_SHARE = 0.1  # assumed: convolutions in groups of 8 channels are far from the peak; nothing was measured on a GPU
 TRAIN_PASSES, INFER_PASSES = 3, 1  # forward; backward to the inputs and to the weights of a layer
@@ -58,7 +58,7 @@ def _published(step: PlannedStep, sizes: ModelSizes) -> float:
     """Slices/s of the published solution in a step of the same kind and model; NaN where there is none."""
     settings = sizes.settings_of(step)
     if settings is None:
-        return math.inf if step.verb == "bag" else math.nan
+        return math.inf if step.verb in JOINING else math.nan
     kind = (step.verb, settings.model.backbone, settings.model.head, settings.image.size, sizes.n_features)
     return next((entry.slices_per_s for entry in PUBLISHED if entry.kind == kind), math.nan)
 
@@ -71,7 +71,7 @@ class _Model:
 
     def rate(self, step: PlannedStep) -> float:
         """Slices of a step in a second."""
-        if step.verb == "bag":
+        if step.verb in JOINING:
             return math.inf
         settings = self._sizes.settings_of(step)
         if settings is None:

@@ -19,7 +19,7 @@ from rsna_e2e.training.checkpoint import drop_epochs
 from rsna_e2e.training.launch import supervise
 from rsna_e2e.training.pipeline import Part
 from rsna_e2e.training.pipeline.ledger import Ledger, State
-from rsna_e2e.training.pipeline.plan import PREPARE, Folders, PlannedStep
+from rsna_e2e.training.pipeline.planned_step import PREPARE, Folders, PlannedStep
 from rsna_e2e.training.resume import settings_of_result
 
 Execute = Callable[[PlannedStep, Sequence[str]], int]
