@@ -1,6 +1,6 @@
 """Prediction: probabilities of slices, and with a series head of series, by a trained model without gradients."""
 
-# N slices (packed), S series, B series of a batch, L labels
+# N slices (packed), S series, B series of a batch, L labels of slices, M of series
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Prediction:
     """Probabilities of slices and of series of a store.
 
     rows [N]: the slices, as rows of the store; slices [N, L]: their probabilities. positions [S]: the series, as
-    positions in the store; series [S, L]: their probabilities, None for a model without a series head.
+    positions in the store; series [S, M]: their probabilities, None for a model without a series head.
     """
 
     rows: Rows
@@ -64,7 +64,7 @@ def predict_series(
     rows: list[Rows] = [np.empty(0, dtype=np.int64)]
     places: list[Rows] = [np.empty(0, dtype=np.int64)]
     of_slices: list[Float64Array] = [np.empty((0, model.n_labels))]
-    of_series: list[Float64Array] = [np.empty((0, model.n_labels))]
+    of_series: list[Float64Array] = [np.empty((0, model.n_series_labels))]
     done = 0
     for members, batch in zip(batches, loader.load(batches, epoch=None), strict=True):
         if is_stopping():

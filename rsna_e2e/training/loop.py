@@ -193,7 +193,7 @@ class Trainer:
             self._log.write(name, self.state.step, epoch=epoch.number, **confusion.plain())
             if self._ranks.is_main:
                 self._say(f"epoch {epoch.number}, {name.replace('_', ' ')}: {confusion}")
-        loss = validation.weighted_log_loss
+        loss = validation.loss
         best, since = self.state.best, self.state.epochs_since_best + 1
         if math.isfinite(loss) and (best is None or loss < best.validation_loss):
             scores = without_nan(validation.plain())

@@ -1,11 +1,11 @@
 """Validation: scores on the held-out fold, each slice predicted once by one rank."""
 
-# N slices (packed), S series, L labels
+# N slices (packed), S series, L labels of slices, M of series
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,23 +18,26 @@ from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.forward import predict_series
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, rows_of
-from rsna_e2e.tasks.metrics import auc, known_weighted_log_loss, scorable
+from rsna_e2e.tasks.metrics import auc, known_weighted_log_loss, scorable, study_log_loss
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.confusion import Confusion
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.runlog import BALANCED_CONFUSION, CONFUSION
 
+_OF_SERIES = ("series_weighted_log_loss", "series_any_auc", "study_log_loss")  # that not every run has
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Scores on the held-out fold: weighted log loss over the labels that it has, and AUC of the any-label over slices
-    (NaN with one class, or without that label).
+    """Scores on the held-out fold: weighted log loss over the labels that it has, and AUC of the headline (the
+    any-label) over slices (NaN with one class, or without that label).
 
     n_training_slices: where no fold is held out, on how many slices that the model was trained on; else 0. n_positive:
-    slices with the any-label, of those that are scored; None where it is not known, in a run of an earlier version.
-    series_weighted_log_loss, series_any_auc: the same of the series head over series, NaN where no series has all its
-    labels; None for a model without that head. confusions: of the headline label, by the kind of log line that they
-    make, of a model that classifies single slices.
+    slices with the headline, of those that are scored; None where it is not known, in a run of an earlier version.
+    series_weighted_log_loss: the same of the series head over series, NaN where no series has all its labels; None for
+    a model without that head. series_any_auc: likewise, and None where series have labels of their own.
+    study_log_loss: of tasks with that score, over slices and series at once. confusions:
+    of the headline label, by the kind of log line that they make, of a model that classifies single slices.
     """
 
     weighted_log_loss: float
@@ -43,21 +46,25 @@ class Validation:
     n_positive: int | None = None
     series_weighted_log_loss: float | None = None
     series_any_auc: float | None = None
+    study_log_loss: float | None = None
     confusions: Mapping[str, Confusion] = field(default_factory=dict)
 
+    @property
+    def loss(self) -> float:
+        """The score of the task, which is the lowest in the best epoch."""
+        return self.weighted_log_loss if self.study_log_loss is None else self.study_log_loss
+
     def plain(self) -> dict[str, Any]:
-        """Return the scores by name, those of the series head only where there is one."""
-        has_head = self.series_weighted_log_loss is not None
+        """Return the scores by name, of `_OF_SERIES` only those that there are."""
         scores = asdict(replace(self, confusions={}))
         del scores["confusions"]
-        return {name: value for name, value in scores.items() if has_head or not name.startswith("series_")}
+        return {name: value for name, value in scores.items() if value is not None or name not in _OF_SERIES}
 
     @classmethod
     def from_plain(cls, scores: Mapping[str, float | None]) -> "Validation":
         """Return the scores that JSON holds, in which what is undefined is None."""
         n_positive = scores.get("n_positive")
-        names = ("series_weighted_log_loss", "series_any_auc")
-        of_series: dict[str, Any] = {name: _number(scores[name]) for name in names if name in scores}
+        of_series: dict[str, Any] = {name: _number(scores[name]) for name in _OF_SERIES if name in scores}
         return cls(
             weighted_log_loss=_number(scores["weighted_log_loss"]),
             any_auc=_number(scores["any_auc"]),
@@ -73,14 +80,17 @@ class Validation:
         if math.isnan(self.any_auc):
             lacking = {None: "positive or no negative", 0: "positive"}.get(self.n_positive, "negative")
             auc = f"undefined: no {lacking} slice {'among these' if n else 'in the validation fold'}"
+        if self.study_log_loss is not None:
+            of_series = f"log loss of series alone {_text(self.series_weighted_log_loss)}"
+            return f"{of} log loss of slices and series {_text(self.study_log_loss)}, AUC of slices {auc}, {of_series}"
         text = f"{of} weighted log loss {self.weighted_log_loss:.4f}, AUC of any {auc}"
-        if self.series_weighted_log_loss is not None and self.series_any_auc is not None:
-            loss, area = (
-                "undefined" if math.isnan(value) else f"{value:.4f}"
-                for value in (self.series_weighted_log_loss, self.series_any_auc)
-            )
-            text += f"; series head: weighted log loss {loss}, AUC of any {area}"
-        return text
+        if self.series_weighted_log_loss is not None:
+            text += f"; series head: weighted log loss {_text(self.series_weighted_log_loss)}"
+        return text if self.series_any_auc is None else f"{text}, AUC of any {_text(self.series_any_auc)}"
+
+
+def _text(value: float | None) -> str:
+    return "undefined" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def _number(value: float | None) -> float:
@@ -109,24 +119,90 @@ def validate(
     shares = rank_shares([store.series[position].n_slices for position in held_out], n_ranks=ranks.n_ranks)
     mine = [held_out[member] for member in shares[ranks.rank]]
     prediction = predict_series(model, loader, mine, compute=compute, is_stopping=is_stopping)
-    positions = np.sort(np.array(held_out, dtype=np.int64))
-    spans = [store.series[position] for position in positions.tolist()]
-    all_rows = np.sort(rows_of(spans))
     stopped = torch.tensor([float(is_stopping())])
     if ranks.max_(stopped).item():
         return None
-    everyone = _gather(prediction.slices, np.searchsorted(all_rows, prediction.rows), len(all_rows), ranks)
-    truth: Float64Array = store.labels[all_rows].astype(np.float64)
+    truth = FoldTruth.of(store, held_out, task)
+    everyone = _gather(prediction.slices, np.searchsorted(truth.rows, prediction.rows), len(truth.rows), ranks)
+    of_series = None
+    if prediction.series is not None:
+        places = np.searchsorted(truth.positions, prediction.positions)
+        of_series = _gather(prediction.series, places, len(truth.positions), ranks)
     if only_rows is not None:
-        truth[~np.isin(all_rows, only_rows)] = np.nan
-    scores = _score(truth, everyone, task, are_training_slices=only_rows is not None)
-    if model.head is None:
-        headline_N2 = np.stack([of[:, task.headline_index] for of in (truth, everyone)], axis=1)
-        scores = replace(scores, confusions=_confusions(headline_N2, all_rows, balanced_rows))
-    if prediction.series is None:
+        truth = truth.only(only_rows)
+    scores = _score(truth, everyone, of_series, task, are_training_slices=only_rows is not None)
+    if model.head is not None:
         return scores
-    of_series = _gather(prediction.series, np.searchsorted(positions, prediction.positions), len(positions), ranks)
-    return _with_series(scores, _series_truth(truth, [span.n_slices for span in spans]), of_series, task)
+    headline_N2 = np.stack([of[:, task.headline_index] for of in (truth.slices, everyone)], axis=1)
+    return replace(scores, confusions=_confusions(headline_N2, truth.rows, balanced_rows))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldTruth:
+    """What a store knows of some of its series: rows [N] and positions [S], both ascending, the lengths of the series,
+    and the labels of their slices [N, L], NaN where they are unknown.
+
+    own_series [S, M]: labels that series have of their own; None where they follow from those of the slices.
+    """
+
+    rows: Rows
+    positions: Rows
+    lengths: tuple[int, ...]
+    slices: Float64Array
+    own_series: Float64Array | None
+
+    @classmethod
+    def of(cls, store: Store, positions: Sequence[int], task: Task) -> Self:
+        """Return the truth of the series at these positions of `store`."""
+        ascending = np.sort(np.array(positions, dtype=np.int64))
+        spans = [store.series[position] for position in ascending.tolist()]
+        rows = rows_of(spans)
+        is_own = task.series_truth == "own"
+        return cls(
+            rows=rows,
+            positions=ascending,
+            lengths=tuple(span.n_slices for span in spans),
+            slices=store.labels[rows].astype(np.float64),
+            own_series=store.series_labels[ascending].astype(np.float64) if is_own else None,
+        )
+
+    def only(self, rows: Rows) -> Self:
+        """Return the truth as if nothing was known of slices in other rows of the store."""
+        return replace(self, slices=np.where(np.isin(self.rows, rows)[:, None], self.slices, np.nan))
+
+    @property
+    def series(self) -> Float64Array:
+        """The labels of series [S, M]: 1 where any slice has one, where they have none of their own."""
+        if self.own_series is not None:
+            return self.own_series
+        labels, known = torch.from_numpy(np.nan_to_num(self.slices)), torch.from_numpy(~np.isnan(self.slices))
+        targets_SL, known_SL = series_targets(labels, known, torch.tensor(self.lengths))
+        truth_SL: Float64Array = torch.where(known_SL, targets_SL, torch.nan).numpy()
+        return truth_SL
+
+
+def score_of_studies(truth: FoldTruth, probability_NL: Float64Array, probability_SM: Float64Array, task: Task) -> float:
+    """Return `study_log_loss` of series and their slices; NaN where nothing is known of them."""
+    headline = task.headline_index
+    losses_S, weights_S = study_log_loss(
+        truth.slices[:, headline],
+        probability_NL[:, headline],
+        np.repeat(np.arange(len(truth.lengths)), truth.lengths),
+        truth.series,
+        probability_SM,
+        image_weight=task.slices.weights[headline],
+        series_weights_M=np.array(task.series_labels.weights),
+    )
+    return float(losses_S.sum() / weights_S.sum()) if weights_S.any() else math.nan
+
+
+def loss_of_score(
+    truth: FoldTruth, probability_NL: Float64Array, probability_SM: Float64Array | None, task: Task
+) -> float:
+    """Return what a task's score is as a loss; without predictions of series, that of slices alone."""
+    if task.score == "study_log_loss" and probability_SM is not None:
+        return score_of_studies(truth, probability_NL, probability_SM, task)
+    return known_weighted_log_loss(truth.slices, probability_NL, np.array(task.slices.weights))
 
 
 def _gather(mine: Float64Array, places: Rows, n: int, ranks: Ranks) -> Float64Array:
@@ -140,16 +216,33 @@ def _gather(mine: Float64Array, places: Rows, n: int, ranks: Ranks) -> Float64Ar
     return everyone
 
 
-def _score(truth: Float64Array, probability: Float64Array, task: Task, *, are_training_slices: bool) -> Validation:
-    """Score what can be scored of slices [N, L]; truth is NaN where it is unknown."""
-    known, _ = scorable(truth)
-    assert known.any(), "hold_out and training_slices leave no other"
-    loss, area = _scores(truth, probability, task)
-    return Validation(
-        weighted_log_loss=loss,
-        any_auc=area,
-        n_training_slices=int(known.sum()) if are_training_slices else 0,
-        n_positive=int((truth[known, task.headline_index] > 0).sum()),
+def _score(
+    truth: FoldTruth,
+    probability_NL: Float64Array,
+    probability_SM: Float64Array | None,
+    task: Task,
+    *,
+    are_training_slices: bool,
+) -> Validation:
+    """Score what can be scored."""
+    headline = task.headline_index
+    known_N, _ = scorable(truth.slices)
+    assert known_N.any(), "hold_out and training_slices leave no other"
+    scores = Validation(
+        weighted_log_loss=known_weighted_log_loss(truth.slices, probability_NL, np.array(task.slices.weights)),
+        any_auc=_headline_auc(truth.slices, probability_NL, task),
+        n_training_slices=int(known_N.sum()) if are_training_slices else 0,
+        n_positive=int((truth.slices[known_N, headline] > 0).sum()),
+    )
+    if probability_SM is None:
+        return scores
+    of_series = known_weighted_log_loss(truth.series, probability_SM, np.array(task.series_labels.weights))
+    has_headline, is_of_both = task.series_truth == "any_slice", task.score == "study_log_loss"
+    return replace(
+        scores,
+        series_weighted_log_loss=of_series,
+        series_any_auc=_headline_auc(truth.series, probability_SM, task) if has_headline else None,
+        study_log_loss=score_of_studies(truth, probability_NL, probability_SM, task) if is_of_both else None,
     )
 
 
@@ -164,25 +257,9 @@ def _confusions(headline_N2: Float64Array, rows_N: Rows, sample: Rows | None) ->
     return counts
 
 
-def _with_series(scores: Validation, truth_SL: Float64Array, probability_SL: Float64Array, task: Task) -> Validation:
-    """Add the scores of the series head."""
-    loss, area = _scores(truth_SL, probability_SL, task)
-    return replace(scores, series_weighted_log_loss=loss, series_any_auc=area)
-
-
-def _series_truth(truth_NL: Float64Array, lengths: Sequence[int]) -> Float64Array:
-    """Return the labels [S, L] of series from those of their slices, NaN where they are unknown."""
-    labels = torch.from_numpy(np.nan_to_num(truth_NL))
-    targets_SL, known_SL = series_targets(labels, torch.from_numpy(~np.isnan(truth_NL)), torch.tensor(lengths))
-    truth_SL: Float64Array = torch.where(known_SL, targets_SL, torch.nan).numpy()
-    return truth_SL
-
-
-def _scores(truth: Float64Array, probability: Float64Array, task: Task) -> tuple[float, float]:
-    """Return weighted log loss and AUC of the any-label over the samples whose labels are known; NaN without any."""
-    loss = known_weighted_log_loss(truth, probability, np.array(task.slices.weights))
+def _headline_auc(truth: Float64Array, probability: Float64Array, task: Task) -> float:
+    """Return the AUC of the headline over the samples whose labels are known; NaN without any."""
     known, is_label_L = scorable(truth)
-    has_any = known.any() and is_label_L[task.headline_index]
-    return loss, auc(
-        truth[known, task.headline_index], probability[known, task.headline_index]
-    ) if has_any else math.nan
+    if not (known.any() and is_label_L[task.headline_index]):
+        return math.nan
+    return auc(truth[known, task.headline_index], probability[known, task.headline_index])

@@ -13,7 +13,7 @@ import small
 import torch
 from torch import nn
 
-from rsna_e2e.config import ModelConfig
+from rsna_e2e.config import ModelConfig, load_config
 from rsna_e2e.core.device import Compute
 from rsna_e2e.core.process import in_fresh_process
 from rsna_e2e.loader.batch import SeriesBatch
@@ -248,8 +248,9 @@ def test_as_many_activations_are_kept_of_400_slices_as_of_100() -> None:
 
 @pytest.mark.slow
 def test_the_memory_of_a_step_is_the_same_at_100_and_400_slices() -> None:
-    """256 px; whole steps, without what heads and inputs take."""
-    config = small.config(*PLAIN, "model.backbone=resnet10t", "image.size=256", "chunk=10", "graph_slices=10")
+    """Whole steps, without what heads and inputs take, of the demo's backbone."""
+    overrides = ("task=pe", "image.size=192", "chunk=10", "graph_slices=10", "precision=fp32")
+    config = load_config("demo", overrides)
     short, long = (
         in_fresh_process(measure_peak, config, "cpu", n, is_whole=True)
         - in_fresh_process(measure_peak, config, "cpu", n, is_whole=False)
