@@ -48,8 +48,8 @@ class Raw:
     def only(self, image_ids: Sequence[str], slices: Labels, study_ids: Sequence[str], studies: Labels) -> Cells:
         """Return that of some of the images and studies, of these labels alone."""
         image_N, study_E = np.searchsorted(self.image_ids, image_ids), np.searchsorted(self.study_ids, study_ids)
-        slice_L = [self.task.slices.index(name) for name in slices.names]
-        study_M = [self.task.series.index(name) for name in studies.names]
+        slice_L: Rows = np.array([self.task.slices.index(name) for name in slices.names], dtype=np.int64)
+        study_M: Rows = np.array([self.task.series.index(name) for name in studies.names], dtype=np.int64)
         return Cells(
             slices=self.cells.slices[np.ix_(image_N, slice_L)], studies=self.cells.studies[np.ix_(study_E, study_M)]
         )
