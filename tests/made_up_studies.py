@@ -2,13 +2,14 @@
 
 import csv
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
 from rsna_e2e.core.records import Float64Array
+from rsna_e2e.evaluation.baselines import HEADER
 from rsna_e2e.inference.predictions import (
     PredictionTable,
     SeriesTable,
@@ -17,6 +18,7 @@ from rsna_e2e.inference.predictions import (
     write_predictions,
     write_series,
 )
+from rsna_e2e.store import SeriesSpan
 from rsna_e2e.tasks.pe import PE
 from rsna_e2e.tasks.rules import project
 
@@ -112,6 +114,71 @@ class MadeUpStudies:
             "position_mm": 2.0 * places,
         }
         return SimpleNamespace(path=Path("store"), index=index)
+
+    def whole_store(self, *, n_scored: int) -> "MadeUpStore":
+        """A store of which these studies are the first of split "test", and the others that of training."""
+        found = self.store()
+        n = len(self.image_ids)
+        lengths = np.bincount(self.series)
+        starts = np.cumsum(lengths) - lengths
+        spans = [
+            SeriesSpan(
+                series_key=f"series{number}",
+                patient_id=f"patient{number}",
+                study_uid=self.study_ids[number],
+                series_uid=f"series{number}",
+                first_row=int(starts[number]),
+                n_slices=int(lengths[number]),
+                split="test" if number < n_scored else "train",
+                fold=-1,
+            )
+            for number in range(len(lengths))
+        ]
+        header = {name: np.full(n, 1.0) for name in HEADER}
+        return MadeUpStore(
+            path=found.path,
+            index=found.index | header,
+            series=spans,
+            label_names=PE.slices.names,
+            labels=self.truth.astype(np.float32),
+            series_label_names=PE.series.names,
+            series_labels=self.study_truth.astype(np.float32),
+            note_names=PE.series.notes,
+            series_notes=np.full((len(lengths), len(PE.series.notes)), np.nan, dtype=np.float32),
+        )
+
+    def first(self, n: int) -> "MadeUpStudies":
+        """The first studies alone, of which each is one series."""
+        is_kept = self.study_of_slice < n
+        return replace(
+            self,
+            image_ids=[image for image, kept in zip(self.image_ids, is_kept, strict=True) if kept],
+            study_ids=self.study_ids[:n],
+            series=self.series[is_kept],
+            study_of_slice=self.study_of_slice[is_kept],
+            truth=self.truth[is_kept],
+            probability=self.probability[is_kept],
+            study_truth=self.study_truth[:n],
+            study_probability=self.study_probability[:n],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeUpStore:
+    """What floors and parts ask of a store."""
+
+    path: Path
+    index: dict[str, np.ndarray]
+    series: list[SeriesSpan]
+    label_names: tuple[str, ...]
+    labels: np.ndarray
+    series_label_names: tuple[str, ...]
+    series_labels: np.ndarray
+    note_names: tuple[str, ...]
+    series_notes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 def write_rows(path: Path, rows: Iterable[tuple[str, float]]) -> None:

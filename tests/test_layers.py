@@ -53,6 +53,7 @@ LIBRARIES = {
     "huggingface_hub": {"model.pretrained"},
     "safetensors": {"core.weights_file", "model.unpickling"},
     "scipy": {"tools.synth"},
+    "sklearn": {"evaluation.baselines"},
     "matplotlib": {"evaluation", "tools.synth"},
     "jinja2": {"evaluation"},
     "markupsafe": {"evaluation"},

@@ -154,6 +154,8 @@ def say_truth(submission: Path, truth: "TruthFile | None") -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from rsna_e2e.evaluation.evaluate import evaluate
+    from rsna_e2e.evaluation.floors import with_floors
+    from rsna_e2e.evaluation.parts import with_parts
     from rsna_e2e.evaluation.report import write_report
     from rsna_e2e.evaluation.summary import summary
     from rsna_e2e.store import Store
@@ -171,6 +173,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             allow_missing=options.allow_missing,
             seed=options.seed,
         )
+        if store is not None:
+            evaluation = with_parts(with_floors(evaluation, store, seed=options.seed), store)
         page = None if options.out is None else write_report(evaluation, out=options.out, store=store)
     tell(*summary(evaluation).splitlines())
     if evaluation.layout is None:

@@ -11,7 +11,7 @@ from rsna_e2e.tasks.metrics import Estimate
 class Floor:
     """What a prediction that sees no pixels scores: its task's score, and the AUC of the headline over slices.
 
-    name: what it predicts from. auc: None where there is one class only, or the floor ranks nothing.
+    name: what it predicts from. auc: NaN where there is one class only.
     """
 
     name: str

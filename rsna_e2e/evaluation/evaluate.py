@@ -2,12 +2,14 @@
 
 # N slices, S series, L labels, B resamples
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.evaluation.cells import best_constants, losses
+from rsna_e2e.evaluation.comparisons import Floor
 from rsna_e2e.evaluation.consistency import judge_consistency
 from rsna_e2e.evaluation.inputs import Inputs, SeriesSource, read_inputs
 from rsna_e2e.evaluation.levels import Level, score_level
@@ -55,6 +57,8 @@ def _score(inputs: Inputs, *, n_bootstrap: int, seed: int) -> Evaluation:
     found, at_best = (losses(task, inputs.truth, cells, study_of_slice) for cells in (inputs.predicted, constant))
     by_loss = by_unit if task.score == "study_log_loss" else by_slice
     series, series_head = (None, None) if has_studies or not layout else _score_series(inputs, by_slice)
+    slices = score_level(task.slices.names, inputs.truth.slices, inputs.predicted.slices, by_slice)
+    area = slices.scores[task.headline_index].auc.value
     return Evaluation(
         task=task,
         files=inputs.files,
@@ -64,7 +68,7 @@ def _score(inputs: Inputs, *, n_bootstrap: int, seed: int) -> Evaluation:
         weighted_log_loss=by_loss.ratio(found.loss, found.weight),
         constant_weighted_log_loss=at_best.score,
         ratio_to_constant=by_loss.ratio(found.loss, at_best.loss),
-        slices=score_level(task.slices.names, inputs.truth.slices, inputs.predicted.slices, by_slice),
+        slices=slices,
         series=series,
         series_head=series_head,
         studies=score_level(task.series.names, inputs.truth.studies, inputs.predicted.studies, by_unit)
@@ -76,6 +80,7 @@ def _score(inputs: Inputs, *, n_bootstrap: int, seed: int) -> Evaluation:
         by_unit=by_unit,
         n_bootstrap=n_bootstrap,
         seed=seed,
+        floors=(Floor(name="constant", weighted_log_loss=at_best.score, auc=area if math.isnan(area) else 0.5),),
     )
 
 

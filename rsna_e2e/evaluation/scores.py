@@ -90,7 +90,8 @@ class Evaluation:
     study. Where it is not known which series slices belong to, `layout`, `series` and `series_head` are None, and
     intervals have no ends: slices of one series are not independent, so they cannot be resampled one by one.
     resampled: what is drawn for intervals, of which there are n_clusters. consistency: of a task with a tree. floors
-    and parts: what a store adds, see `with_floors` and `with_parts`; without it, floors are the constant predictions.
+    and parts: what a store adds, see `with_floors` and `with_parts`; without it, the constant predictions are the only
+    floor, and floors_left_out says why.
     """
 
     task: Task
@@ -111,7 +112,8 @@ class Evaluation:
     by_unit: Resamples
     n_bootstrap: int
     seed: int
-    floors: tuple[Floor, ...] = ()
+    floors: tuple[Floor, ...]
+    floors_left_out: str = "without a store: they are fitted on its training split"
     parts: tuple[Part, ...] = ()
 
     @property
@@ -164,6 +166,7 @@ class Evaluation:
             "ratio_to_constant": plain(self.ratio_to_constant),
             "label_weights": {name: w for one in labels for name, w in zip(one.names, one.weights, strict=True)},
             "floors": [floor.row() for floor in self.floors],
+            **({"floors_left_out": self.floors_left_out} if self.floors_left_out else {}),
             **({"consistency": self.consistency.row()} if self.consistency else {}),
             **({"parts": [part.row() for part in self.parts]} if self.parts else {}),
             "labels": [scores.row(name) for name, level in self.levels.items() for scores in level.scores],

@@ -53,12 +53,12 @@ def _consistency(evaluation: Evaluation) -> list[str]:
 
 
 def _floors(evaluation: Evaluation) -> list[str]:
-    """Say what predictions without pixels score, but for the constant, with which the first line compares."""
-    return [
-        f"by {floor.name} alone: weighted log loss {floor.weighted_log_loss:.4f}, AUC of {evaluation.task.headline!r} "
-        f"over slices {_text(Estimate(floor.auc), 3)}"
-        for floor in evaluation.floors
+    """Say what predictions without pixels score, but for the constants, with which the first line compares."""
+    told = [
+        f"{floor.name} {floor.weighted_log_loss:.4f} (AUC {_text(Estimate(floor.auc), 3)})"
+        for floor in evaluation.floors[1:]
     ]
+    return [f"without pixels: {', '.join(told)}"] if told else []
 
 
 def _percent(estimate: Estimate) -> str:
