@@ -91,7 +91,7 @@ class SeriesOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesGeometry:
-    """Geometry of one ordered series; NaN where it has too few slices.
+    """Geometry of one ordered series; NaN where it has too few slices, or none with a position.
 
     spacing_mm: median step along the slice normal. n_gaps: steps that leave room for slices, n_missing: for how many.
     is_uneven: steps differ otherwise. tilt_deg: angle between the normal and the nearest patient axis. shear_deg: angle
@@ -100,14 +100,14 @@ class SeriesGeometry:
     has_mixed_sizes, has_mixed_pixels: Rows and Columns, or PixelSpacing, are not the same in all slices.
     """
 
-    spacing_mm: float
-    n_gaps: int
-    n_missing: int
-    is_uneven: bool
-    tilt_deg: float
-    shear_deg: float
+    spacing_mm: float = math.nan
+    n_gaps: int = 0
+    n_missing: int = 0
+    is_uneven: bool = False
+    tilt_deg: float = math.nan
+    shear_deg: float = math.nan
     has_mixed_sizes: bool
-    has_mixed_pixels: bool
+    has_mixed_pixels: bool = False
 
     @property
     def is_tilted(self) -> bool:
@@ -118,8 +118,12 @@ class SeriesGeometry:
 def series_geometry(index: Mapping[str, npt.NDArray[Any]], rows: slice) -> SeriesGeometry:
     """Describe one series of a store by the columns of its index. rows: those of the series, in geometric order.
 
-    Finite positions of any size give numbers: what lies beyond `FARTHEST_MM` counts as lying there.
+    Finite positions of any size give numbers: what lies beyond `FARTHEST_MM` counts as lying there. Of a series without
+    positions nothing is known but its sizes.
     """
+    has_mixed_sizes = _differ(index["rows"][rows], index["columns"][rows])
+    if np.isnan(index["ipp_x_mm"][rows]).any():
+        return SeriesGeometry(has_mixed_sizes=has_mixed_sizes)
     position_mm = np.clip(np.asarray(index["position_mm"][rows], dtype=np.float64), -FARTHEST_MM, FARTHEST_MM)
     ipp_N3 = np.column_stack([index[f"ipp_{axis}_mm"][rows] for axis in "xyz"]).clip(-FARTHEST_MM, FARTHEST_MM)
     iop_N6 = np.column_stack([index[f"iop_{way}_{axis}"][rows] for way in ("row", "column") for axis in "xyz"])
@@ -134,7 +138,7 @@ def series_geometry(index: Mapping[str, npt.NDArray[Any]], rows: slice) -> Serie
         is_uneven=bool((np.abs(share[~is_gap] - 1) > SAME_STEP).any()),
         tilt_deg=math.degrees(math.acos(min(float(np.abs(normal).max()), 1.0))),
         shear_deg=_shear_deg(ipp_N3, normal) if len(position_mm) > 1 else math.nan,
-        has_mixed_sizes=_differ(index["rows"][rows], index["columns"][rows]),
+        has_mixed_sizes=has_mixed_sizes,
         has_mixed_pixels=_differ(index["spacing_row_mm"][rows], index["spacing_column_mm"][rows]),
     )
 

@@ -14,6 +14,7 @@ from stores import edit_index, edit_manifest
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.table_files import table_at
+from rsna_e2e.evaluation.inspection import inspect_store
 from rsna_e2e.store import Store, StoreError, verify_store
 from rsna_e2e.store.export_shards import export_shards
 from rsna_e2e.store.prepare import prepare, read_raw, repair
@@ -122,6 +123,17 @@ def test_the_report_says_that_there_are_no_positions(
     said = capsys.readouterr()
     assert "no positions: order of the files 7" in said.out
     assert "ImagePositionPatient" not in said.err
+
+
+def test_a_data_report_knows_nothing_of_its_geometry(again: Store) -> None:
+    content, _ = inspect_store(again, n_sampled=5)
+    geometry = content["geometry"]
+    assert geometry["n_series_without_positions"] == 7
+    for name in ("pixel_spacing_mm", "slice_spacing_mm", "tilt_deg", "shear_deg"):
+        assert geometry[name]["n"] == 0
+    assert (geometry["n_not_square"], geometry["n_uneven"], geometry["widest_gaps"]) == (0, 0, [])
+    assert geometry["planes"]["values"] == []
+    assert "No positions" in [finding["title"] for finding in content["findings"]]
 
 
 def test_a_store_with_positions_says_nothing_of_it(first: Store) -> None:

@@ -53,6 +53,12 @@ def _about_series(content: dict[str, Any]) -> Iterator[_Finding]:
             "sees no neighbouring slices. Give the slices of one volume one UID, and prepare again."
         )
         yield SEVERE, "A series for every slice", text
+    if n := content["geometry"]["n_series_without_positions"]:
+        text = (
+            f"{n:,} series came without positions: slices are in the order of their files. A recurrent head on them "
+            "needs --set loader.slice_order=file."
+        )
+        yield NOTABLE, "No positions", text
     if n := counts["series_of_several_volumes"]:
         text = (
             f"{_some(n, 'SeriesInstanceUID')} with {n + counts['further_volumes']:,} volumes: passes, time points or "

@@ -21,11 +21,13 @@ def describe_geometry(slices: Slices) -> dict[str, Any]:
     tilt_S, shear_S, spacing_S = (
         np.array([getattr(series, name) for series in all_series]) for name in ("tilt_deg", "shear_deg", "spacing_mm")
     )
+    is_square = slices["spacing_row_mm"] == slices["spacing_column_mm"]
     return {
+        "n_series_without_positions": int(np.isnan(slices["ipp_x_mm"][slices.first]).sum()),
         "matrix": common(slices["rows"], slices["columns"]),
         "n_series_of_mixed_sizes": sum(series.has_mixed_sizes for series in all_series),
         "pixel_spacing_mm": distribution(slices["spacing_row_mm"]),
-        "n_not_square": int(np.count_nonzero(slices["spacing_row_mm"] != slices["spacing_column_mm"])),
+        "n_not_square": int(np.count_nonzero(~is_square & ~np.isnan(slices["spacing_row_mm"]))),
         "slice_thickness_mm": distribution(slices["slice_thickness_mm"]),
         "slice_spacing_mm": distribution(spacing_S),
         "n_series_with_gaps": sum(series.n_gaps > 0 for series in all_series),
@@ -43,14 +45,15 @@ def describe_geometry(slices: Slices) -> dict[str, Any]:
 def _widest_gaps(slices: Slices) -> list[dict[str, Any]]:
     """The widest gaps, each by the slice before it."""
     gaps: list[tuple[float, int]] = []
-    for rows in slices.each():
+    for rows in () if np.isnan(slices["ipp_x_mm"]).any() else slices.each():
         step_mm = np.diff(slices["position_mm"][rows])
         gaps += [(float(step_mm[i]), rows.start + i) for i in np.flatnonzero(find_gaps(step_mm)).tolist()]
     return [{**slices.place(row), "mm": plain(mm)} for mm, row in sorted(gaps, key=lambda gap: -gap[0])[:N_WORST]]
 
 
 def _planes(slices: Slices) -> Any:
-    """The plane of each series by its first slice, [S]."""
+    """The plane of each series by its first slice, of those that say it."""
     names = [f"iop_{way}_{axis}" for way in ("row", "column") for axis in "xyz"]
     orientation_S6 = np.column_stack([slices[name][slices.first] for name in names])
-    return np.array([_PLANES[np.abs(slice_normal(cosines)).argmax()] for cosines in orientation_S6], dtype=object)
+    known = orientation_S6[~np.isnan(orientation_S6).any(axis=1)]
+    return np.array([_PLANES[np.abs(slice_normal(cosines)).argmax()] for cosines in known], dtype=object)

@@ -249,10 +249,9 @@ def count_geometry(index: dict[str, Column]) -> dict[str, int]:
     """Count series with unusual geometry, by kind, and missing slices; zeros are left out."""
     keys = index["series_key"]
     begins = run_starts(keys)
-    if np.isnan(index["ipp_x_mm"]).any():
-        return {_NO_POSITIONS: len(begins)}
     all_series = [series_geometry(index, slice(begin, end)) for begin, end in pairwise([*begins.tolist(), len(keys)])]
     counts = {
+        _NO_POSITIONS: int(np.isnan(index["ipp_x_mm"][begins]).sum()),
         "tilted": sum(series.is_tilted for series in all_series),
         "with_gaps": sum(series.n_gaps > 0 for series in all_series),
         "missing_slices": sum(series.n_missing for series in all_series),
