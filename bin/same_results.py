@@ -90,8 +90,8 @@ def flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 COMPARED: dict[str, tuple[str, Callable[[Path, Path], Differences]]] = {
     "DICOM files and labels": ("raw/**/*.*", of_bytes),
-    "store: slices with checksums, content boxes and folds": ("store/index.parquet", of_tables),
-    "store: labels and refusals": ("store/[lr]*.parquet", of_tables),
+    "store: slices with checksums and content boxes, refusals": ("store/*.parquet", of_tables),
+    "store: labels and folds": ("store/tasks/*/*.parquet", of_tables),
     "store: shards": ("store/shards/*", of_bytes),
     "weights and optimiser state": ("run/checkpoints/**/*.safetensors", of_tensors),
     "steps and epochs": ("run/metrics.jsonl", of_json),

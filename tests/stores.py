@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,20 @@ import numpy as np
 from rsna_e2e.core.files import sealed
 from rsna_e2e.core.records import Refusal
 from rsna_e2e.store import Compression, StoredPixels, StoreWriter, write_shard
-from rsna_e2e.store.layout import INDEX_COLUMNS, file_checksum
+from rsna_e2e.store.layout import (
+    INDEX_COLUMNS,
+    SLICE_COLUMNS,
+    StoreError,
+    file_checksum,
+    hash_of_labels,
+    hash_of_pixels,
+)
 from rsna_e2e.store.manifest import SEAL
+from rsna_e2e.store.set_writer import NewSet
 from rsna_e2e.store.tables import read_table, write_table
 from rsna_e2e.tasks.ich import ICH
 
+DIVISION = ("split", "fold")
 SHAPES = [(64, 64), (64, 64), (80, 48), (64, 64), (16, 16)]
 SERIES = ["a", "a", "a", "b", "b"]
 
@@ -65,12 +75,28 @@ def make_index(stored: list[StoredPixels]) -> dict[str, np.ndarray]:
 LABELS = np.array([[0, 1, 0, 0, 0, 1]] * 3 + [[np.nan] * 6] * 2, dtype=np.float32)
 
 
+def make_labels(index: dict[str, np.ndarray], labels: np.ndarray = LABELS) -> NewSet:
+    """Return the labels of a store with this index, which has split and fold beside its own columns."""
+    return NewSet(
+        task=ICH,
+        image_ids=index["image_id"].astype(object),
+        id_rule="name",
+        split=index["split"],
+        fold=index["fold"],
+        slices=labels,
+        series=np.empty((len(np.unique(index["series_key"])), 0), np.float32),
+        n_folds=5,
+        seed=0,
+    )
+
+
 def make_store(path: Path, *, compression: Compression = "none", labels: np.ndarray = LABELS) -> str:
     """Write a store of one shard and return its data hash."""
     with StoreWriter(path) as writer:
         stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()), compression=compression)
         refusals = [Refusal("x.txt", "not_dicom", "no DICM")]
-        return writer.commit(ICH, index=make_index(stored), labels=labels, refusals=refusals, compression=compression)
+        index = make_index(stored)
+        return writer.commit(index=index, labels=make_labels(index, labels), refusals=refusals, compression=compression)
 
 
 def edit_manifest(path: Path, **values: object) -> None:
@@ -79,30 +105,61 @@ def edit_manifest(path: Path, **values: object) -> None:
     (path / "store.json").write_text(json.dumps(sealed(manifest | values, key=SEAL)))
 
 
+def edit_set(path: Path, **values: object) -> None:
+    """Change values of the manifest of a store's only label set."""
+    place = set_of(path) / "set.json"
+    place.write_text(json.dumps(sealed(json.loads(place.read_text()) | values, key=SEAL)))
+
+
+def set_of(path: Path) -> Path:
+    """Return the folder of a store's only label set."""
+    (place,) = (path / "tasks").iterdir()
+    return place
+
+
 def edit_index(path: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
-    """Change a store's index, and the manifest with it, as somebody would who wants to be believed."""
+    """Change a store's index, split and fold among it, and the manifests with it, as somebody would who wants to be
+    believed."""
     manifest = json.loads((path / "store.json").read_text())
     index = read_table(path / "index.parquet", INDEX_COLUMNS, n_rows=manifest["n_slices"])
-    index = {name: column.copy() for name, column in index.items()}
+    slices = _slices(path)
+    index = {name: column.copy() for name, column in (index | {name: slices[name] for name in DIVISION}).items()}
     edit(index)
+    for name in DIVISION:
+        slices[name] = index.pop(name)
     write_table(path / "index.parquet", index)
+    write_table(set_of(path) / "slices.parquet", slices)
     sign(path)
 
 
 def edit_labels(path: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
-    """Change a store's labels, and the manifest with it."""
-    manifest = json.loads((path / "store.json").read_text())
-    kinds = {"image_id": "str", **dict.fromkeys(manifest["label_names"], "float32")}
-    labels = read_table(path / "labels.parquet", kinds, n_rows=manifest["n_slices"])
-    labels = {name: column.copy() for name, column in labels.items()}
+    """Change a store's labels, and the manifests with it."""
+    labels = _slices(path)
     edit(labels)
-    write_table(path / "labels.parquet", labels)
+    write_table(set_of(path) / "slices.parquet", labels)
     sign(path)
 
 
+def _slices(path: Path) -> dict[str, np.ndarray]:
+    n = json.loads((path / "store.json").read_text())["n_slices"]
+    names = json.loads((set_of(path) / "set.json").read_text())["slices"]["names"]
+    slices = read_table(set_of(path) / "slices.parquet", SLICE_COLUMNS | dict.fromkeys(names, "float32"), n_rows=n)
+    return {name: column.copy() for name, column in slices.items()}
+
+
 def sign(path: Path) -> None:
-    """Make a store's manifest agree with its files."""
+    """Make the manifests of a store and its set agree with its files, as far as these can be read."""
     manifest = json.loads((path / "store.json").read_text())
     manifest["files"] = {name: file_checksum(path / name) for name in manifest["files"]}
     manifest["shards"] = {name: (path / "shards" / name).stat().st_size for name in manifest["shards"]}
+    with suppress(StoreError):
+        index = read_table(path / "index.parquet", INDEX_COLUMNS, n_rows=manifest["n_slices"])
+        manifest["pixels_hash"] = hash_of_pixels(index)
     (path / "store.json").write_text(json.dumps(sealed(manifest, key=SEAL)))
+    place = set_of(path)
+    content = json.loads((place / "set.json").read_text())
+    content["files"] = {name: file_checksum(place / name) for name in content["files"]}
+    content["pixels_hash"] = manifest["pixels_hash"]
+    with suppress(StoreError, KeyError):
+        content["labels_hash"] = hash_of_labels(_slices(path), {})
+    (place / "set.json").write_text(json.dumps(sealed(content, key=SEAL)))

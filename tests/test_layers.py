@@ -30,7 +30,7 @@ PACKAGES = (
 
 # Libraries beside numpy, and who may import them
 LIBRARIES = {
-    "pydantic": {"config", "tasks.files", "store.embeddings", "store.manifest"},
+    "pydantic": {"config", "tasks.files", "store.embeddings", "store.manifest", "store.set_manifest"},
     "yaml": {"core.plain_yaml", "config"},
     "pydicom": {"dicom", "tools.synth"},  # synth writes files
     "h5py": {"core.hdf5", "store"},

@@ -28,12 +28,12 @@ def same_results() -> ModuleType:
 
 
 def make_results(folder: Path) -> Path:
-    for name in ("raw", "store/shards", "run/checkpoints/step-3", "report"):
+    for name in ("raw", "store/shards", "store/tasks/ich", "run/checkpoints/step-3", "report"):
         (folder / name).mkdir(parents=True)
     (folder / "raw" / "a.dcm").write_bytes(b"DICM" * 9)
     (folder / "store" / "shards" / "00000.h5").write_bytes(bytes(64))
     pq.write_table(pa.table({"checksum": [7, 8], "fold": [0, 1], "x": [1.0, np.nan]}), folder / "store/index.parquet")
-    pq.write_table(pa.table({"any": [0.0, 1.0]}), folder / "store/labels.parquet")
+    pq.write_table(pa.table({"any": [0.0, 1.0]}), folder / "store/tasks/ich/slices.parquet")
     save_file({"w": np.zeros(3, np.float32)}, folder / "run/checkpoints/step-3/model.safetensors")
     (folder / "run" / "metrics.jsonl").write_text(json.dumps(METRICS) + "\n" + json.dumps(METRICS) + "\n")
     (folder / "submission.csv").write_text("ID,Label\na_any,0.5\n")
@@ -66,7 +66,7 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a file": ("raw/a.dcm", lambda p: p.write_bytes(b"DICM" * 8 + b"DICN"), "labels (1 files): raw/a.dcm, byte 35"),
     "a file less": ("raw/a.dcm", lambda p: p.rename(p.with_name("b.dcm")), "a.dcm is in one of them only"),
     "the index": ("store/index.parquet", edit_table, "column x, row 1: nan and 0.5"),
-    "the labels": ("store/labels.parquet", edit_table, "column any, row 1: 1.0 and 0.5"),
+    "the labels": ("store/tasks/ich/slices.parquet", edit_table, "column any, row 1: 1.0 and 0.5"),
     "a shard": ("store/shards/00000.h5", lambda p: p.write_bytes(bytes(63) + b"1"), "byte 63 (64 and 64 bytes)"),
     "a weight": ("run/checkpoints/step-3/model.safetensors", flip_a_weight, "w: up to 0 apart"),
     "a loss": ("run/metrics.jsonl", edit_json(loss=0.26), "line 1, loss: 0.25 and 0.26"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from rsna_e2e.cli.arguments import add_device, at_least_one, checkpoint, seed
-from rsna_e2e.cli.verbs import Verbs, add_verb, tell
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 
 if TYPE_CHECKING:
     from rsna_e2e.config import FoldRule
@@ -65,6 +65,7 @@ def add_import_embeddings(verbs: Verbs) -> None:
     verb.add_argument(
         "--ids", type=Path, required=True, metavar="CSV", help="CSV with columns Image and, for training images, fold"
     )
+    add_task(verb, of_store=True)
     verb.add_argument("--part", choices=("train", "val", "test"), required=True, help="which images these are")
     verb.add_argument(
         "--name", required=True, help="name of the classifier, the same for all its parts, views and folds"
@@ -150,8 +151,10 @@ def _embed(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
     from rsna_e2e.inference.embed import extract
     from rsna_e2e.store import Store
+    from rsna_e2e.training.run_folder import read_config
 
-    with closing(Store.open(options.store)) as store, progress_bar("embed", unit="slices") as progress:
+    task = read_config(options.model_run).task.name
+    with closing(Store.open(options.store, task)) as store, progress_bar("embed", unit="slices") as progress:
         done = extract(
             options.model_run,
             store,
@@ -173,7 +176,7 @@ def _import_embeddings(options: argparse.Namespace) -> None:
     from rsna_e2e.store import Store
     from rsna_e2e.store.embeddings.import_published import import_embeddings
 
-    with closing(Store.open(options.store)) as store, progress_bar("import", unit="slices") as progress:
+    with closing(Store.open(options.store, options.task)) as store, progress_bar("import", unit="slices") as progress:
         done = import_embeddings(
             options.npz,
             options.out,

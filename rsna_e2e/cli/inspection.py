@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, given_labels, seed
-from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
+from rsna_e2e.cli.verbs import DEFAULT_TASK, Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import is_inside, real_path
 from rsna_e2e.tasks.catalogue import get_task
@@ -42,7 +42,7 @@ def add_inspect(verbs: Verbs) -> None:
     verb.add_argument("--labels", type=Path, help="raw files only: label CSV (default: RAW/*train*.csv[.gz])")
     add_columns(verb)
     verb.add_argument("--jobs", type=at_least_one, help="raw files only: processes (default: all cores)")
-    add_task(verb)
+    add_task(verb, of_store=True)
     verb.add_argument(
         "--who", metavar="HASH", help="instead of a report, print the identifiers behind the hash of a series"
     )
@@ -71,9 +71,12 @@ def _inspect(options: argparse.Namespace) -> None:
     check_out(out)
     with progress_bar("inspect", unit="slices") as progress:
         if is_store(options.source):
-            with closing(Store.open(options.source)) as store:
+            with closing(Store.open(options.source, options.task)) as store:
+                task = get_task(options.task or store.task_name or DEFAULT_TASK)
                 n_sampled = None if options.sample == ALL else options.sample or N_SAMPLED
-                content, slices = inspect_store(store, n_sampled=n_sampled, seed=options.seed or 0, progress=progress)
+                content, slices = inspect_store(
+                    store, task=task, n_sampled=n_sampled, seed=options.seed or 0, progress=progress
+                )
                 page = write_inspection(content, slices, out=out)
         else:
             content, slices = inspect_raw(options.source, **_raw(options), progress=progress)
@@ -122,7 +125,7 @@ def _who(options: argparse.Namespace) -> "Named":
 
 
 def _raw(options: argparse.Namespace) -> dict[str, Any]:
-    return {"task": get_task(options.task), "labels": given_labels(options), "n_jobs": options.jobs}
+    return {"task": get_task(options.task or DEFAULT_TASK), "labels": given_labels(options), "n_jobs": options.jobs}
 
 
 def add_quirks(verbs: Verbs) -> None:
@@ -146,7 +149,10 @@ def _quirks(options: argparse.Namespace) -> None:
     from rsna_e2e.store import Store
 
     config = load_config(options.recipe, options.overrides)
-    with closing(Store.open(options.store)) as store, progress_bar("quirks", unit="series") as progress:
+    with (
+        closing(Store.open(options.store, config.task.name)) as store,
+        progress_bar("quirks", unit="series") as progress,
+    ):
         quirks = measure_quirks(store, config, n_series=options.series, progress=progress)
     rows = [(quirk.name, quirk.measure, quirk.published, quirk.default) for quirk in quirks]
     tell(*table(("quirk", "measured", "published", "default"), rows).splitlines())

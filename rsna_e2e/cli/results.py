@@ -101,11 +101,14 @@ def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
     from rsna_e2e.inference.predict import predict
     from rsna_e2e.inference.predict_epochs import predict_epochs
+    from rsna_e2e.inference.predictions import prepare_submission
     from rsna_e2e.store import Store
+    from rsna_e2e.training.run_folder import read_config
 
     is_mean = options.checkpoint == "epochs"
+    prepare_submission(options.out, example="submission.csv")  # first: it may be wrong
     with (
-        closing(Store.open(options.store)) as store,
+        closing(Store.open(options.store, read_config(options.model_run).task.name)) as store,
         progress_bar("predict", unit="epochs" if is_mean else "slices") as progress,
     ):
         what: dict[str, Any] = {"split": options.split, "out": options.out, "device": options.device}
@@ -163,7 +166,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     with ExitStack() as opened:
         store = None
         if options.store is not None:
-            store = opened.enter_context(closing(Store.open(options.store)))
+            store = opened.enter_context(closing(Store.open(options.store, options.task)))
         evaluation = evaluate(
             options.submission,
             with_columns(options.truth, options.columns),

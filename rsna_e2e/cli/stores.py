@@ -71,11 +71,12 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _sum_up(found: "Verification") -> str:
     from rsna_e2e.store.layout import PREPARE_AGAIN
+    from rsna_e2e.store.set_manifest import label_again
 
     n_foreign = sum(damage.is_foreign for damage in found.damages)
-    n_damaged = len(found.damages) - n_foreign
-    parts = []
-    if n_damaged:
+    sets = sorted({damage.of_set for damage in found.damages} - {""})
+    parts = [f"label set {name}: damaged. {label_again(name)}" for name in sets]
+    if any(not damage.is_foreign and not damage.of_set for damage in found.damages):
         can_be_mended = not any(damage.is_in_table for damage in found.damages)
         way_out = f"Repair it with: rsna-e2e store repair {found.store} RAW" if can_be_mended else PREPARE_AGAIN
         parts.append(f"damaged, including {found.n_damaged_slices} of {found.n_expected} slices. {way_out}")

@@ -97,7 +97,7 @@ def _train(options: argparse.Namespace) -> None:
     config = load_config(options.recipe, options.overrides)
     with (
         stop_requests() as is_stopping,
-        closing(Store.open(options.store)) as store,
+        closing(Store.open(options.store, config.task.name)) as store,
         joined(os.environ, choose_device_type(options.device), timeout_s=config.distributed.timeout_s) as ranks,
         progress_bar("train", unit="slices") as progress,
     ):
@@ -143,7 +143,10 @@ def _find_lr(options: argparse.Namespace) -> None:
 
     config = load_config(options.recipe, options.overrides)
     make_folder(options.out)
-    with closing(Store.open(options.store)) as store, progress_bar("find-lr", unit="steps") as progress:
+    with (
+        closing(Store.open(options.store, config.task.name)) as store,
+        progress_bar("find-lr", unit="steps") as progress,
+    ):
         sweep = find_learning_rate(
             store,
             config,

@@ -11,6 +11,8 @@ from typing import NoReturn, TextIO, TypeAlias
 from rsna_e2e.core.records import printable
 from rsna_e2e.tasks.catalogue import TASKS
 
+DEFAULT_TASK = "ich"
+
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -77,11 +79,12 @@ def add_verb(
     return verb
 
 
-def add_task(verb: "argparse._ActionsContainer") -> None:
-    """Let the user choose what is predicted."""
+def add_task(verb: "argparse._ActionsContainer", *, of_store: bool = False) -> None:
+    """Let the user choose what is predicted. of_store: by default, what the only label set of a store is of."""
+    default = f"that of the store's labels, without any {DEFAULT_TASK}" if of_store else DEFAULT_TASK
     verb.add_argument(
         "--task",
-        default=next(iter(TASKS)),
+        default=None if of_store else DEFAULT_TASK,
         metavar="NAME|FILE",
-        help=f"what is predicted: {', '.join(TASKS)}, or the YAML file of a task of your own (default %(default)s)",
+        help=f"what is predicted: {', '.join(TASKS)}, or the YAML file of a task of your own (default {default})",
     )

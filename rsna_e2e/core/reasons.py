@@ -44,5 +44,4 @@ class Reason(StrEnum):
     CONFLICTING_SOP_UID = "conflicting_sop_uid"  # instances of one UID differ: none of them is taken
     SAME_POSITION = "same_position"  # another slice of the series lies at the same place
     UNTOLD_VOLUMES = "untold_volumes"  # several slices at several places, and nothing tells which belong together
-    AMBIGUOUS_IMAGE_ID = "ambiguous_image_id"  # a label names it, and so are several files called
     FORMULA_NAME = "formula_name"  # a spreadsheet would run its image id; refused only if that is asked for

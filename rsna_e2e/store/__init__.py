@@ -1,14 +1,14 @@
-"""The study store: a folder of int16 HU shards, a slice index, labels and refusals, that is whole or not there.
+"""The study store: a folder of int16 HU shards, a slice index and refusals, whole or not there; and sets of labels.
 
-In goes what `prepare` decodes: slices in HU with their records, in the order of their series, labels and refusals. Out
-come the index in memory, and the HU of any slice by its row, checked by a checksum each time. A store may come from
-anywhere: nothing in it is used before it was checked.
+In goes what `prepare` decodes: slices in HU with their records, in the order of their series, and refusals; and label
+tables, of any number of tasks. Out come the index and the labels of a task in memory, and the HU of any slice by its
+row, checked by a checksum each time. A store may come from anywhere: nothing in it is used before it was checked.
 
-STORE/store.json        what this is: format version, task, hashes, sizes; written last
+STORE/store.json        what this is: format version, hashes, sizes; written last
 STORE/index.parquet     one row per slice, series after series, slices in geometric order
-STORE/labels.parquet    the labels of the same rows, NaN where there is none
 STORE/refusals.parquet  every file or slice not taken, with a stable reason code
 STORE/shards/*.h5       HU, one chunk per slice, found by byte offset without the HDF5 library
+STORE/tasks/NAME/       a label set: labels of the same rows and series for a task, NaN where there is none, and folds
 """
 
 from rsna_e2e.store.checks import StoreFiles

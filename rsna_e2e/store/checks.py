@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.core.records import Column, Float32Array, Rows
+from rsna_e2e.core.records import Column, Rows
 from rsna_e2e.store.codecs import MOST_PACKED, Compression
 from rsna_e2e.store.layout import (
     INDEX,
     INDEX_COLUMNS,
-    LABELS,
     PREPARE_AGAIN,
     REFUSALS,
     REPAIR,
@@ -22,7 +21,7 @@ from rsna_e2e.store.layout import (
     StoreError,
 )
 from rsna_e2e.store.manifest import StoreManifest, is_plain_file, read_manifest, table_damage
-from rsna_e2e.store.ranges import LABEL, contradictions, first_outside, outside_ranges
+from rsna_e2e.store.ranges import contradictions, outside_ranges
 from rsna_e2e.store.series_order import run_starts, slice_indices
 from rsna_e2e.store.shards import Shape, StoredPixels, check_shard, frame_checksum
 from rsna_e2e.store.tables import read_table
@@ -67,34 +66,6 @@ def read_index(path: Path, manifest: StoreManifest) -> dict[str, Column]:
     for name, row in chain(in_range, _wrong_places(index, manifest), contradictions(index)):
         raise StoreError(f"{path / INDEX}: damaged (impossible {name}{_slice_at(index, row)}). {PREPARE_AGAIN}")
     return index
-
-
-def read_labels(path: Path, manifest: StoreManifest, index: Mapping[str, Column]) -> Float32Array:
-    """Read the labels [N, L] of the rows of the index, NaN or from 0 to 1. Raises StoreError for others, and where the
-    split of a series does not agree with them: a series of "train" has labels; one of "test" has labels only where
-    patients were held out, and then no series of its patient is in "train"."""
-    kinds = {"image_id": "str", **dict.fromkeys(manifest.label_names, "float32")}
-    labels = read_table(path / LABELS, kinds, n_rows=manifest.n_slices)
-    if not np.array_equal(labels["image_id"], index["image_id"]):
-        raise StoreError(f"{path / LABELS}: labels of other images than the index names. {PREPARE_AGAIN}")
-    labels_NL = np.stack([labels[name] for name in manifest.label_names], axis=1)
-    row = first_outside(labels_NL, LABEL)
-    if row is not None:
-        raise StoreError(f"{path / LABELS}: damaged (impossible label{_slice_at(index, row)}). {PREPARE_AGAIN}")
-    starts = run_starts(index["series_key"])
-    is_labelled = np.logical_or.reduceat(~np.isnan(labels_NL).all(axis=1), starts)
-    is_train = index["split"][starts] == "train"
-    if manifest.holdout is None:
-        is_wrong = is_labelled != is_train
-    else:
-        patients = index["patient_id"][starts]
-        held_out = set(patients[is_labelled & ~is_train])
-        is_held_out = np.fromiter((patient in held_out for patient in patients), np.bool_, len(patients))
-        is_wrong = is_train & (~is_labelled | is_held_out)
-    if is_wrong.any():
-        row = int(starts[np.argmax(is_wrong)])
-        raise StoreError(f"{path / INDEX}: damaged (impossible split{_slice_at(index, row)}). {PREPARE_AGAIN}")
-    return labels_NL
 
 
 def read_refusals(path: Path, manifest: StoreManifest) -> dict[str, Column]:

@@ -1,4 +1,4 @@
-"""The content box of a slice: the smallest rectangle around all pixels that reach grey level 1 in any window."""
+"""The content box of a slice: the smallest rectangle around all pixels that are content, or that windows show."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,10 @@ from rsna_e2e.core.records import Int16Image
 
 Windows = Sequence[tuple[float, float]]
 BoolArray = npt.NDArray[np.bool_]
+
+# Content of a store: fat, at about -120 HU, and what is denser. It is where the windows of intracranial hemorrhage
+# begin to show something, and the same for every task, so that one store serves all.
+CONTENT_FROM_HU = -148
 
 
 def content_threshold_hu(windows_hu: Windows) -> int:

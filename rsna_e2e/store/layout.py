@@ -9,18 +9,22 @@ import numpy as np
 import xxhash
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.records import Column, Float32Array
+from rsna_e2e.core.records import Column
 
 FORMAT: Final = "rsna_e2e study store"
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
+SET_FORMAT: Final = "rsna_e2e label set"
 
 MANIFEST = "store.json"
 INDEX = "index.parquet"
-LABELS = "labels.parquet"
 REFUSALS = "refusals.parquet"
 SHARDS = "shards"
-PARTIAL = ".partial"  # while a store is made: this folder in it, or beside it one of this suffix
+SETS = "tasks"  # folder of label sets, each in a folder with the name of its task
+PARTIAL = ".partial"  # while a store is made: this folder in it, or beside it one of this suffix; a set: beside it
 
+SET_MANIFEST = "set.json"
+SLICES = "slices.parquet"
+SERIES = "series.parquet"
 
 # Columns of the index. Positions and directions are in mm and unit vectors of the patient axes (left, back, head);
 # `content_*` bounds the content in px, x1 and y1 exclusive, all 0 on a slice of air.
@@ -34,8 +38,6 @@ INDEX_COLUMNS: dict[str, str] = {
     "series_uid": "str",
     "sop_uid": "str",
     "frame_number": "int32",
-    "split": "str",
-    "fold": "int32",
     "rows": "int32",
     "columns": "int32",
     **{f"ipp_{axis}_mm": "float64" for axis in "xyz"},
@@ -66,28 +68,45 @@ INDEX_COLUMNS: dict[str, str] = {
     "packed_checksum": "uint64",
 }
 
+# Columns of a set's table of slices, before its labels, and of its table of series.
+SLICE_COLUMNS = {"image_id": "str", "split": "str", "fold": "int32"}
+SERIES_COLUMNS = {"series_key": "str"}
+
 # The place of the pixels, which may differ between stores of the same data.
 _STORAGE_COLUMNS = ("shard", "byte_offset", "stored_bytes", "packed_checksum")
 
 # What to do about damage, at the end of a message.
 REPAIR = "Find all damage with: rsna-e2e store verify STORE; and repair it with: rsna-e2e store repair STORE RAW"
 PREPARE_AGAIN = "It cannot be mended: prepare the store again"
+LABEL_AGAIN = "Make this label set again: rsna-e2e label STORE LABELS --task {task} --replace"
 
 
 class StoreError(BadInputError):
     """A study store that is missing, unfinished, of another version, or damaged."""
 
 
-def data_hash(index: Mapping[str, Column], label_names: tuple[str, ...], labels: Float32Array) -> str:
-    """Return the sha256 of the data: pixels by their checksums, index, folds and labels."""
+def hash_of_pixels(index: Mapping[str, Column]) -> str:
+    """Return the sha256 of a store without its label sets: pixels by their checksums, and the index."""
+    return _hash_of({name: index[name] for name in INDEX_COLUMNS if name not in _STORAGE_COLUMNS})
+
+
+def hash_of_labels(slices: Mapping[str, Column], series: Mapping[str, Column]) -> str:
+    """Return the sha256 of a label set: names, labels, split and folds in its tables; `series` may have no columns."""
+    return _hash_of({f"slices {name}": column for name, column in slices.items()} | dict(series))
+
+
+def hash_of_data(pixels_hash: str, labels_hash: str) -> str:
+    """Return the sha256 of a store with one of its label sets; without a set, `labels_hash` is empty."""
+    return hashlib.sha256(f"{pixels_hash}\0{labels_hash}".encode()).hexdigest()
+
+
+def _hash_of(columns: Mapping[str, Column]) -> str:
     digest = hashlib.sha256()
-    for name in INDEX_COLUMNS:
-        if name not in _STORAGE_COLUMNS:
-            column = index[name]
-            digest.update(f"{name}\0".encode())
-            digest.update("\0".join(column).encode() if column.dtype == object else column.tobytes())
-    digest.update("\0".join(label_names).encode())
-    digest.update(np.where(np.isnan(labels), np.float32(np.nan), labels).tobytes())
+    for name, column in columns.items():
+        digest.update(f"{name}\0".encode())
+        if column.dtype == np.float32:  # of labels, in which any NaN is unknown
+            column = np.where(np.isnan(column), np.float32(np.nan), column)
+        digest.update("\0".join(column).encode() if column.dtype == object else column.tobytes())
     return digest.hexdigest()
 
 

@@ -14,7 +14,6 @@ from rsna_e2e.store.layout import (
     FORMAT,
     FORMAT_VERSION,
     INDEX,
-    LABELS,
     MANIFEST,
     PARTIAL,
     PREPARE_AGAIN,
@@ -34,61 +33,51 @@ def _check_printable(text: str) -> str:
     return text
 
 
-def _check_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+def check_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError("names one twice")
     return names
 
 
 def _check_tables(files: dict[str, str]) -> dict[str, str]:
-    if set(files) != {INDEX, LABELS, REFUSALS}:
+    if set(files) != {INDEX, REFUSALS}:
         raise ValueError("names other files than the tables of a store")
     return files
 
 
-_Text = Annotated[str, Field(strict=True, max_length=1000), AfterValidator(_check_printable)]
-_Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 48)]
-_Positive = Annotated[int, Field(strict=True, gt=0, lt=1 << 48)]
-_Hash = Annotated[str, Field(strict=True, pattern="^([0-9a-f]{16}|[0-9a-f]{64})$")]
-_Hu = Annotated[float, Field(strict=True, gt=-(1 << 20), lt=1 << 20)]
+Text = Annotated[str, Field(strict=True, max_length=1000), AfterValidator(_check_printable)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 48)]
+Positive = Annotated[int, Field(strict=True, gt=0, lt=1 << 48)]
+Hash = Annotated[str, Field(strict=True, pattern="^([0-9a-f]{16}|[0-9a-f]{64})$")]
 _ShardName = Annotated[str, Field(strict=True, pattern=r"^[0-9]{1,12}\.h5$")]  # so that none leads elsewhere
-
-_LATER_FIELDS = ("image_ids", "holdout", "geometry")  # that store.json did not have when its format was made
 
 
 class StoreManifest(Frozen):
     """The content of store.json.
 
-    image_ids: the rule that they follow, before they are hashed; not written where it is "name". content_windows_hu:
-    (center, width) of the windows that content boxes were found with. refused_with_label: rows of the refusals that a
-    label names, None in older stores, which do not say. key_check: of the key that identifiers are hashed with, empty
-    where they are not. holdout: the share of labelled slices that was to go to split "test"; None, and not written,
-    where every labelled series is in split "train". geometry: whether slices have a place in the patient; "none", and
-    written only then, where series are in the order of their files. files: checksum of each table. shards: size of
-    each in bytes; frames: checksum of everything in each that is no slice.
+    image_ids: the rule that they follow, before they are hashed. content_from_hu: the lowest HU that content boxes
+    bound. key_check: of the key that identifiers are hashed with, empty where they are not. geometry: "none" where
+    slices have no place in the patient, and series are in the order of their files. files: checksum of each table.
+    shards: size of each in bytes; frames: checksum of everything in each that is no slice.
     """
 
     model_config = ConfigDict(extra="ignore")  # the seal, and what a later program of this version may add
 
     format: Literal["rsna_e2e study store"] = FORMAT
-    format_version: Literal[3] = FORMAT_VERSION
-    created_by: _Text = ""
-    task: _Text
-    image_ids: IdRule = "name"
-    label_names: Annotated[tuple[_Text, ...], Field(min_length=1), AfterValidator(_check_distinct)]
-    content_windows_hu: tuple[tuple[_Hu, _Hu], ...]
+    format_version: Literal[4] = FORMAT_VERSION
+    created_by: Text = ""
+    image_ids: IdRule
+    content_from_hu: Annotated[int, Field(strict=True, ge=-(1 << 15), lt=1 << 15)]
     compression: Compression
-    n_slices: _Positive
-    n_series: _Positive
-    n_refused: _Count
-    refused_with_label: tuple[_Count, ...] | None = None
-    data_hash: _Hash
-    key_check: _Hash | Literal[""]
-    holdout: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
+    n_slices: Positive
+    n_series: Positive
+    n_refused: Count
+    pixels_hash: Hash
+    key_check: Hash | Literal[""]
     geometry: Literal["patient", "none"] = "patient"
-    files: Annotated[dict[str, _Hash], AfterValidator(_check_tables)]
-    shards: dict[_ShardName, _Positive]
-    frames: dict[_ShardName, _Hash]
+    files: Annotated[dict[str, Hash], AfterValidator(_check_tables)]
+    shards: dict[_ShardName, Positive]
+    frames: dict[_ShardName, Hash]
 
     @model_validator(mode="after")
     def _shards_have_frames(self) -> "StoreManifest":
@@ -97,10 +86,8 @@ class StoreManifest(Frozen):
         return self
 
     def to_json(self) -> str:
-        """Return the text of store.json, without `_LATER_FIELDS` where they are as in stores that lack them."""
-        fields = type(self).model_fields
-        left_out = {name for name in _LATER_FIELDS if getattr(self, name) == fields[name].default}
-        return as_json(sealed(self.model_dump(exclude=left_out), key=SEAL), indent=1) + "\n"
+        """Return the text of store.json."""
+        return as_json(sealed(self.model_dump(), key=SEAL), indent=1) + "\n"
 
 
 def read_manifest(path: Path) -> StoreManifest:

@@ -43,7 +43,6 @@ NUMBERS = {
     "slice_index": Range(0, 2**31),
     "position_mm": Range(-FARTHEST_MM, FARTHEST_MM),
     "frame_number": Range(1, MAX_FRAMES),
-    "fold": Range(-1, 2**31),
     "rows": _SIDE,
     "columns": _SIDE,
     **{f"ipp_{axis}_mm": Range(-MAX_POSITION_MM, MAX_POSITION_MM) for axis in "xyz"},
@@ -102,6 +101,8 @@ FREE_TEXTS = {name for name, pattern in TEXTS.items() if pattern in (_PRINTABLE,
 
 def first_outside(column: Column, allowed: Range) -> int | None:
     """Return the first row of numbers [N] or [N, L] out of range, None where there is none."""
+    if not column.size:
+        return None
     low, high = np.fmin.reduce(column, axis=None), np.fmax.reduce(column, axis=None)  # NaN only where all are
     has_nan = not allowed.is_advice and np.isnan(column).any()
     if not has_nan and (np.isnan(low) or (low >= allowed.low and high <= allowed.high)):
@@ -137,17 +138,10 @@ def _relations(index: Mapping[str, Column]) -> Iterator[tuple[str, Mask]]:
     yield "hu_min", index["hu_min"] <= index["hu_max"]
     yield "slope", index["slope"] != 0
     yield "orientation", _are_axes(index) | np.isnan(index["iop_row_x"])
-    yield "fold", (index["fold"] >= 0) == (index["split"] == "train")
-    yield "fold", index["fold"] < len(index["fold"])
     is_in_series = index["series_key"][1:] == index["series_key"][:-1]
     is_rising = index["position_mm"][1:] > index["position_mm"][:-1]
     yield "position_mm", np.append(True, is_rising | ~is_in_series)
-    for name in (
-        "patient_id",
-        "study_uid",
-        "series_uid",
-        "split",
-    ):  # that a patient is in one fold is checked by the reader
+    for name in ("patient_id", "study_uid", "series_uid"):
         yield name, np.append(True, (index[name][1:] == index[name][:-1]) | ~is_in_series)
     yield "byte_offset", _are_apart(index)
 

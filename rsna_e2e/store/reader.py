@@ -10,20 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.records import Column, Float32Array, Int16Array, Int16Image, Refusal
+from rsna_e2e.core.records import Column, Int16Array, Int16Image, Refusal
 from rsna_e2e.store.checks import (
     StoreFiles,
     check_files,
     read_index,
-    read_labels,
     read_refusals,
     stored_pixels,
 )
 from rsna_e2e.store.codecs import check_codec
-from rsna_e2e.store.folds import patients_in_several_folds
-from rsna_e2e.store.layout import MANIFEST, REPAIR, SHARDS, StoreError
+from rsna_e2e.store.label_sets import LabelSet, open_set
+from rsna_e2e.store.layout import MANIFEST, REPAIR, SHARDS, StoreError, hash_of_data
 from rsna_e2e.store.manifest import StoreManifest, read_manifest
 from rsna_e2e.store.series_order import run_starts
+from rsna_e2e.store.set_manifest import label_again
 from rsna_e2e.store.shards import StoredPixels, read_pixels
 from rsna_e2e.tasks.task import Task
 
@@ -32,7 +32,7 @@ from rsna_e2e.tasks.task import Task
 class SeriesSpan:
     """One series: its slices are the rows [first_row, first_row + n_slices) of the index, in geometric order.
 
-    split is "train" where any slice has a label and `prepare` did not hold the patient out, else "test". fold is -1 in
+    split is "train" where it or any slice has a label and the patient was not held out, else "test". fold is -1 in
     split "test".
     """
 
@@ -58,53 +58,81 @@ def rows_of(spans: Iterable[SeriesSpan]) -> npt.NDArray[np.int64]:
 
 
 class Store:
-    """An opened study store; open one with `Store.open`. Threads may share it; unpickled, it is opened again.
+    """An opened study store with one of its label sets; open one with `Store.open`. Threads may share it; unpickled, it
+    is opened again.
 
-    index: every column of `INDEX_COLUMNS` by name, [N]. labels: [N, L] float32, NaN where there is none.
-    series: in the order of the index. compression: of its pixels. key_check: of the key that identifiers are hashed
-    with, empty where they are not. image_ids: what they are, before they were hashed. geometry: "none" where
+    index: every column of `INDEX_COLUMNS` by name, [N], and split and fold of the label set. series: S, in the order of
+    the index. labels: [N, L], series_labels: [S, M], series_notes: [S, K], float32, NaN where there is none; M and K
+    are 0 of a task whose series have no labels of their own. label_names, series_label_names, note_names: of these
+    columns. task_name: whose labels they are, empty of a store without label sets, where all series are of split
+    "test". data_hash: of pixels and labels. compression: of its pixels. key_check: of the key that identifiers are
+    hashed with, empty where they are not. image_ids: what they are, before they were hashed. geometry: "none" where
     slices have no place in the patient, and series are in the order of their files.
     """
 
-    def __init__(self, path: Path, manifest: StoreManifest, index: dict[str, Column], labels: Float32Array) -> None:
+    def __init__(self, path: Path, manifest: StoreManifest, index: dict[str, Column], found: LabelSet) -> None:
         self.path = path
         self._manifest = manifest
-        self.index = index
-        self.labels = labels
-        self.label_names = manifest.label_names
-        self.task_name = manifest.task
-        self.data_hash = manifest.data_hash
+        self._set = found.manifest
+        self.index = index | {"image_id": found.image_ids, "split": found.split, "fold": found.fold}
+        self.labels, self.series_labels, self.series_notes = found.labels, found.series_labels, found.series_notes
+        self._task: Task | None = None  # whose labels an unlabelled store lacks
+        self.task_name = self._set.task if self._set else ""
+        self.label_names = self._set.slices.names if self._set else ()
+        self.series_label_names = self._set.series.names if self._set else ()
+        self.note_names = self._set.series.notes if self._set else ()
+        self.data_hash = hash_of_data(manifest.pixels_hash, self._set.labels_hash if self._set else "")
         self.compression = manifest.compression
         self.key_check = manifest.key_check
-        self.image_ids = manifest.image_ids
+        self.image_ids = self._set.image_ids if self._set else manifest.image_ids
         self.geometry = manifest.geometry
-        self.content_windows_hu = manifest.content_windows_hu
-        self.series = _spans(index)
-        self.series_labels = np.empty((len(self.series), 0), dtype=np.float32)
-        _check_folds(path, index)
+        self.content_from_hu = manifest.content_from_hu
+        self.series = _spans(self.index)
 
     @classmethod
-    def open(cls, path: Path) -> "Store":
-        """Open a store, which may be from anywhere, and check everything but the pixels, which are checked when read.
+    def open(cls, path: Path, task: str | None = None) -> "Store":
+        """Open a store, which may be from anywhere, with the label set of `task`, by default the only one; check
+        everything but the pixels, which are checked when read.
 
-        Raises StoreError when it is missing, unfinished, of another version, damaged, or leads out of its folder, and
-        MissingCapabilityError when its pixels are packed and what unpacks them is missing.
+        Raises StoreError when it is missing, unfinished, of another version, damaged, leads out of its folder, or has
+        label sets of other tasks alone; UsageError when it has several and none is named; and MissingCapabilityError
+        when its pixels are packed and what unpacks them is missing.
         """
         path = Path(path)
         manifest = read_manifest(path)
         check_codec(manifest.compression)
         check_files(path, manifest)
         index = read_index(path, manifest)
-        labels = read_labels(path, manifest, index)
+        found = open_set(path, manifest, index, task)
         StoreFiles(path, manifest, index).check_shards()
-        return cls(path, manifest, index, labels)
+        return cls(path, manifest, index, found)
 
     def __len__(self) -> int:
         """Return the number of slices, N."""
         return len(self.index["series_key"])
 
-    def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        return Store.open, (self.path,)
+    def __reduce__(self) -> tuple[Any, tuple[Path, str | None, Task | None]]:
+        return _open_again, (self.path, self.task_name or None, self._task)
+
+    def difference(self, task: Task) -> str:
+        """Return the first thing in which the labels are not those of a task, empty where they are, or there are
+        none."""
+        return self._set.difference(task) if self._set else ""
+
+    def lack_labels_of(self, task: Task) -> None:
+        """Have the labels of a task, all unknown, in a store without label sets."""
+        assert self._set is None
+        self._task = task
+        self.label_names, self.series_label_names = task.slices.names, task.series.names
+        self.note_names = task.series.notes
+        self.labels, self.series_labels, self.series_notes = (
+            np.full((n, len(names)), np.nan, np.float32)
+            for n, names in (
+                (len(self), self.label_names),
+                (len(self.series), self.series_label_names),
+                (len(self.series), self.note_names),
+            )
+        )
 
     def read_slice(self, row: int) -> Int16Image:
         """Return the HU [rows, columns] of one row of the index. Raises StoreError when they are damaged."""
@@ -143,7 +171,7 @@ class Store:
     def read_refusals(self) -> list[Refusal]:
         """Return the refused files and slices."""
         columns = read_refusals(self.path, self._manifest)
-        has_label = set(self._manifest.refused_with_label or ())
+        has_label = set(self._set.refused_with_label if self._set else ())
         words = zip(*(columns[name] for name in ("path", "reason", "detail")), strict=True)
         return [
             Refusal(path, reason, detail, has_label=row in has_label)
@@ -158,17 +186,6 @@ class Store:
 def is_store(path: Path) -> bool:
     """Whether a folder is a study store, be it whole or damaged."""
     return (path / MANIFEST).is_file()
-
-
-def _check_folds(path: Path, index: dict[str, Column]) -> None:
-    """Refuse folds by which a patient would be both trained on and scored."""
-    several = patients_in_several_folds(index["patient_id"].tolist(), index["fold"].tolist())
-    if several:
-        row = int(np.argmax(index["patient_id"] == several[0]))
-        raise StoreError(
-            f"{path}: {len(several)} patients are in more than one fold, one of them with series "
-            f"{index['series_key'][row][:8]}: scores would include patients that were trained on. Prepare it again"
-        )
 
 
 def _spans(index: dict[str, Column]) -> tuple[SeriesSpan, ...]:
@@ -190,10 +207,22 @@ def _spans(index: dict[str, Column]) -> tuple[SeriesSpan, ...]:
     )
 
 
+def _open_again(path: Path, task_name: str | None, lacking: Task | None) -> Store:
+    store = Store.open(path, task_name)
+    if lacking is not None:
+        check_labels(store, lacking)
+    return store
+
+
 def check_labels(store: Store, task: Task) -> None:
-    """Raise BadInputError unless the store was prepared for `task`."""
-    if tuple(store.label_names) != task.slices.names:
+    """Raise BadInputError, which names the first difference, unless a store was opened with the labels of `task`.
+
+    A store without label sets has those of the task from then on, all unknown.
+    """
+    if not store.task_name:
+        store.lack_labels_of(task)
+    elif difference := store.difference(task):
         raise BadInputError(
-            f"{store.path}: prepared for labels {', '.join(store.label_names)}, not for task {task.name}. "
-            f"Run: rsna-e2e prepare RAW STORE --task {task.name}"
+            f"{store.path}: opened with the labels of task {store.task_name}, which are not those of task {task.name}: "
+            f"{difference}. {label_again(task.name)}"
         )

@@ -48,34 +48,50 @@ def release_unused() -> None:
 
 
 def read_table(
-    path: Path, kinds: Mapping[str, str], *, n_rows: int, most_packed: int = MOST_PACKED
+    path: Path,
+    kinds: Mapping[str, str],
+    *,
+    n_rows: int,
+    most_packed: int = MOST_PACKED,
+    way_out: str = PREPARE_AGAIN,
 ) -> dict[str, Column]:
     """Read Parquet columns; text becomes objects, equal texts of a column the same one.
 
     kinds: the names of all columns and what they hold, as in `INDEX_COLUMNS`. most_packed: bytes of memory for each
-    byte of the file. Raises StoreError when the file has other columns, another number of rows, claims more than its
-    size can hold, or holds texts that are not those of `TEXTS`.
+    byte of the file. way_out: what to do about damage. Raises StoreError when the file has other columns, another
+    number of rows, claims more than its size can hold, or holds texts that are not those of `TEXTS`.
     """
     try:
-        texts = [name for name, kind in kinds.items() if kind == "str"]  # each distinct one is taken once
-        with pq.ParquetFile(path, memory_map=False, read_dictionary=texts) as file:
-            schema = file.schema_arrow
-            found = {name: _value_type(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
-            if len(schema.names) != len(kinds) or found != {name: _ARROW_TYPES[kind] for name, kind in kinds.items()}:
-                raise _damaged(path, _OTHER_COLUMNS)
-            if file.metadata.num_rows != n_rows:
-                raise _damaged(path, f"{file.metadata.num_rows} rows, expected {n_rows}")
-            if _claimed_bytes(file.metadata) > SMALL_BYTES + most_packed * path.stat().st_size:
-                raise _damaged(path, "it claims more than a file of its size can hold")
-            table = file.read()
-        release_unused()  # before texts become objects
-        if any(column.null_count for column in table.columns):
-            raise _damaged(path, "some values are missing")
-        return {name: _to_numpy(path, name, table[name]) for name in table.column_names}
+        return _read(path, kinds, n_rows, most_packed)
     except KeyError:  # a column to be read as a dictionary is not there
-        raise _damaged(path, _OTHER_COLUMNS) from None
+        what = _OTHER_COLUMNS
+    except _DamagedError as error:
+        what = str(error)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _damaged(path, type(error).__name__) from None
+        what = type(error).__name__
+    raise StoreError(f"{path}: damaged ({what}). {way_out}")
+
+
+class _DamagedError(Exception):
+    """What is wrong with a table."""
+
+
+def _read(path: Path, kinds: Mapping[str, str], n_rows: int, most_packed: int) -> dict[str, Column]:
+    texts = [name for name, kind in kinds.items() if kind == "str"]  # each distinct one is taken once
+    with pq.ParquetFile(path, memory_map=False, read_dictionary=texts) as file:
+        schema = file.schema_arrow
+        found = {name: _value_type(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
+        if len(schema.names) != len(kinds) or found != {name: _ARROW_TYPES[kind] for name, kind in kinds.items()}:
+            raise _DamagedError(_OTHER_COLUMNS)
+        if file.metadata.num_rows != n_rows:
+            raise _DamagedError(f"{file.metadata.num_rows} rows, expected {n_rows}")
+        if _claimed_bytes(file.metadata) > SMALL_BYTES + most_packed * path.stat().st_size:
+            raise _DamagedError("it claims more than a file of its size can hold")
+        table = file.read()
+    release_unused()  # before texts become objects
+    if any(column.null_count for column in table.columns):
+        raise _DamagedError("some values are missing")
+    return {name: _to_numpy(name, table[name]) for name in table.column_names}
 
 
 def _claimed_bytes(metadata: Any) -> int:
@@ -90,11 +106,7 @@ def _value_type(kind: Any) -> Any:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _damaged(path: Path, what: str) -> StoreError:
-    return StoreError(f"{path}: damaged ({what}). {PREPARE_AGAIN}")
-
-
-def _to_numpy(path: Path, name: str, column: Any) -> Column:
+def _to_numpy(name: str, column: Any) -> Column:
     if not pa.types.is_dictionary(column.type):
         return np.asarray(column.to_numpy())
     codes = column.unify_dictionaries().combine_chunks()
@@ -102,7 +114,7 @@ def _to_numpy(path: Path, name: str, column: Any) -> Column:
     if name in TEXTS and not (name in FREE_TEXTS and _is_plain(codes.dictionary)):
         is_good = pc.match_substring_regex(codes.dictionary, f"^(?:{TEXTS[name]})$").to_numpy(zero_copy_only=False)
         if not is_good.all():
-            raise _damaged(path, f"impossible {name}, row {int(np.argmin(is_good[codes.indices.to_numpy()]))}")
+            raise _DamagedError(f"impossible {name}, row {int(np.argmin(is_good[codes.indices.to_numpy()]))}")
     return texts
 
 

@@ -14,21 +14,25 @@ from rsna_e2e.core.records import Column, Progress, Rows, no_progress
 from rsna_e2e.store.checks import (
     StoreFiles,
     read_index,
-    read_labels,
     read_refusals,
     shard_damage,
 )
 from rsna_e2e.store.codecs import check_codec
+from rsna_e2e.store.label_sets import read_set
 from rsna_e2e.store.layout import (
     INDEX,
-    LABELS,
     MANIFEST,
     REFUSALS,
+    SERIES,
+    SET_MANIFEST,
+    SETS,
     SHARDS,
+    SLICES,
     StoreError,
-    data_hash,
+    hash_of_pixels,
 )
 from rsna_e2e.store.manifest import StoreManifest, cannot_be_read, is_plain_file, read_manifest, table_damage
+from rsna_e2e.store.set_manifest import read_set_manifest, set_names, set_table_damage
 from rsna_e2e.store.shards import check_shard, chunk_places, read_pixels
 
 FOREIGN = "not a file of the store: remove it"
@@ -56,6 +60,12 @@ class Damage:
     def is_in_table(self) -> bool:
         """Whether it is a table or the manifest; shards alone can be mended from the raw files."""
         return "/" not in self.file and not self.is_foreign
+
+    @property
+    def of_set(self) -> str:
+        """The label set that it is in, which can be made again; empty where it is elsewhere."""
+        folder, _, place = self.file.partition("/")
+        return place.partition("/")[0] if folder == SETS and not self.is_foreign else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +116,9 @@ def verify_store(path: Path, *, n_threads: int = 1, progress: Progress = no_prog
 
 
 def _verify_tables(path: Path, manifest: StoreManifest) -> tuple[dict[str, Column] | None, list[Damage]]:
-    """Return the index, None where it is damaged, and the damage of the tables."""
+    """Return the index, None where it is damaged, and the damage of the tables and label sets."""
     wrong = {name: table_damage(path, manifest, name) for name in manifest.files}
-    index, labels = None, None
+    index = None
     try:
         index = None if wrong[INDEX] else read_index(path, manifest)
     except StoreError as error:
@@ -118,26 +128,40 @@ def _verify_tables(path: Path, manifest: StoreManifest) -> tuple[dict[str, Colum
             read_refusals(path, manifest)
         except StoreError as error:
             wrong[REFUSALS] = _short(error, path / REFUSALS)
-    if index is not None and not wrong[LABELS]:
-        try:
-            labels = read_labels(path, manifest, index)
-        except StoreError as error:
-            wrong[LABELS] = _short(error, path / LABELS)
     damages = [Damage(file=name, what=what) for name, what in wrong.items() if what]
-    if index is not None and labels is not None:
-        hashed = data_hash(index, manifest.label_names, labels)
-        if hashed != manifest.data_hash:
-            damages.append(Damage(file=MANIFEST, what="data_hash is not that of index and labels"))
+    if index is not None:
+        if hash_of_pixels(index) != manifest.pixels_hash:
+            damages.append(Damage(file=MANIFEST, what="pixels_hash is not that of the index"))
+        damages += _verify_sets(path, manifest, index)
     return index, damages
+
+
+def _verify_sets(path: Path, manifest: StoreManifest, index: dict[str, Column]) -> Iterator[Damage]:
+    for name in set_names(path):
+        try:
+            found = read_set_manifest(path, name)
+            wrong = {file: set_table_damage(path / SETS / name, found, file) for file in found.files}
+            yield from (Damage(file=f"{SETS}/{name}/{file}", what=what) for file, what in wrong.items() if what)
+            if not any(wrong.values()):
+                read_set(path, found, manifest, index)
+        except StoreError as error:
+            file, _, what = str(error).split(". ")[0].removeprefix(f"{path}/").partition(": ")
+            yield Damage(file=file, what=what)
 
 
 def _unexpected(path: Path, manifest: StoreManifest) -> list[Damage]:
     """Return files in the folders of the store that do not belong to it."""
-    known = {MANIFEST, SHARDS, *manifest.files}
-    found = [place.name for place in entries(path) if place.name not in known]
+    names = set_names(path)
+    known = (MANIFEST, SHARDS, *manifest.files, *([SETS] if names else []))
+    found = set(entries(path)) - {path / name for name in known}
     if (path / SHARDS).is_dir() and not (path / SHARDS).is_symlink():
-        found += [f"{SHARDS}/{place.name}" for place in (path / SHARDS).iterdir() if place.name not in manifest.shards]
-    return [Damage(file=name, what=FOREIGN) for name in found]
+        found |= set((path / SHARDS).iterdir()) - {path / SHARDS / name for name in manifest.shards}
+    if names:
+        found |= set((path / SETS).iterdir()) - {path / SETS / name for name in names}
+    for name in names:
+        files = {path / SETS / name / file for file in (SET_MANIFEST, SLICES, SERIES)}
+        found |= set((path / SETS / name).iterdir()) - files
+    return [Damage(file=place.relative_to(path).as_posix(), what=FOREIGN) for place in sorted(found)]
 
 
 def _verify_files(path: Path, manifest: StoreManifest) -> Iterator[Damage]:

@@ -12,26 +12,28 @@ import numpy as np
 from rsna_e2e import __version__
 from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
 from rsna_e2e.core.files import entries, full_disk_named, lock_folder, real_path, sync
-from rsna_e2e.core.records import Column, Float32Array, IdRule, Refusal
-from rsna_e2e.store.checks import check_series, checksum_around, read_index, read_labels, read_refusals, rows_by_shard
+from rsna_e2e.core.records import Column, IdRule, Refusal
+from rsna_e2e.store.checks import check_series, checksum_around, read_index, read_refusals, rows_by_shard
 from rsna_e2e.store.codecs import Compression
+from rsna_e2e.store.content_box import CONTENT_FROM_HU
 from rsna_e2e.store.layout import (
     INDEX,
     INDEX_COLUMNS,
-    LABELS,
     MANIFEST,
     PARTIAL,
     REFUSALS,
+    SETS,
     SHARDS,
     StoreError,
-    data_hash,
     file_checksum,
+    hash_of_data,
+    hash_of_pixels,
 )
 from rsna_e2e.store.manifest import StoreManifest
+from rsna_e2e.store.set_writer import NewSet, write_set
 from rsna_e2e.store.tables import write_table
-from rsna_e2e.tasks.task import Task
 
-_ENTRIES = (SHARDS, INDEX, LABELS, REFUSALS, MANIFEST)
+_ENTRIES = (SHARDS, INDEX, REFUSALS, SETS, MANIFEST)
 _STORE = "store"
 _INPUTS = "inputs"
 _SHARD_NOTE = "shard-"
@@ -150,95 +152,79 @@ class StoreWriter:
 
     def commit(
         self,
-        task: Task,
         *,
         index: Mapping[str, Column],
-        labels: Float32Array,
         refusals: Sequence[Refusal],
+        labels: NewSet | None = None,
         compression: Compression = "none",
         key_check: str = "",
         image_ids: IdRule = "name",
-        holdout: float | None = None,
     ) -> str:
-        """Write the tables and the manifest, put the store in its place, and return its data hash.
+        """Write the tables, the manifest and a label set, put the store in its place, and return its data hash.
 
-        index: all `INDEX_COLUMNS` [N > 0], series after series, slices in geometric order. labels: [N, L], NaN where
-        there is none. compression: that all shards were written with. key_check: of the key that identifiers are hashed
-        with, empty where they are not. image_ids: the rule that they follow. holdout: the share of labelled slices that
-        was to go to split "test". Raises OSError, on a full disk among others, and StoreError for an index that no
-        store may have.
+        index: all `INDEX_COLUMNS` [N > 0], series after series, slices in geometric order. labels: of its slices and
+        series, if any. compression: that all shards were written with. key_check: of the key that identifiers are
+        hashed with, empty where they are not. image_ids: the rule that they follow. Raises OSError, on a full disk
+        among others, and StoreError for an index that no store may have.
         """
         self._remove_unfinished()
+        shutil.rmtree(
+            self._store / SETS, ignore_errors=True
+        )  # of an attempt that was killed, with other labels perhaps
         columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
-        assert labels.shape == (len(columns["image_id"]), len(task.slices.names))
         check_series(self.target, columns)
-        label_columns = {name: labels[:, i] for i, name in enumerate(task.slices.names)}
         write_table(self._store / INDEX, columns)
-        write_table(self._store / LABELS, {"image_id": columns["image_id"], **label_columns})
         write_table(self._store / REFUSALS, _refusal_columns(refusals))
-        manifest = self._describe(
-            task, columns, labels, refusals, compression, key_check=key_check, image_ids=image_ids, holdout=holdout
-        )
-        del columns, label_columns  # of many slices, twice at once would be the most memory of all
-        self._check_tables(manifest)
+        manifest = self._describe(columns, len(refusals), compression, key_check=key_check, image_ids=image_ids)
+        del columns  # of many slices, twice at once would be the most memory of all
+        labels_hash = self._check_tables(manifest, labels)
         (self._store / MANIFEST).write_text(manifest.to_json())
         self._move_into_place()
-        return manifest.data_hash
+        return hash_of_data(manifest.pixels_hash, labels_hash)
 
     def _describe(
-        self,
-        task: Task,
-        columns: dict[str, Column],
-        labels: Float32Array,
-        refusals: Sequence[Refusal],
-        compression: Compression,
-        *,
-        key_check: str,
-        image_ids: IdRule,
-        holdout: float | None,
+        self, columns: dict[str, Column], n_refused: int, compression: Compression, *, key_check: str, image_ids: IdRule
     ) -> StoreManifest:
         """Return the manifest of the tables and shards that were written."""
         sizes = {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())}
         rows_of = dict(rows_by_shard(columns, list(sizes)))
         return StoreManifest(
             created_by=f"rsna_e2e {__version__}",
-            task=task.name,
             image_ids=image_ids,
-            label_names=task.slices.names,
-            content_windows_hu=task.inputs.windows_hu,
+            content_from_hu=CONTENT_FROM_HU,
             compression=compression,
-            n_slices=len(labels),
+            n_slices=len(columns["series_key"]),
             n_series=len(set(columns["series_key"])),
-            n_refused=len(refusals),
-            refused_with_label=tuple(row for row, refusal in enumerate(refusals) if refusal.has_label),
-            data_hash=data_hash(columns, task.slices.names, labels),
+            n_refused=n_refused,
+            pixels_hash=hash_of_pixels(columns),
             key_check=key_check,
-            holdout=holdout,
             geometry="none" if np.isnan(columns["ipp_x_mm"]).any() else "patient",
-            files={name: file_checksum(self._store / name) for name in (INDEX, LABELS, REFUSALS)},
+            files={name: file_checksum(self._store / name) for name in (INDEX, REFUSALS)},
             shards=sizes,
             frames={name: checksum_around(self.shards_folder / name, columns, rows) for name, rows in rows_of.items()},
         )
 
     def _move_into_place(self) -> None:
         """Give the store, which is whole now, its name."""
-        for name in (*_ENTRIES, ""):
+        names = [name for name in _ENTRIES if name != SETS or (self._store / SETS).exists()]
+        for name in (*names, ""):
             sync(self._store / name)
         self._check_target_is_free()
         if self._is_filled:
-            for name in _ENTRIES:  # the manifest last: it makes the folder a store
+            for name in names:  # the manifest last: it makes the folder a store
                 (self._store / name).replace(self._place / name)
                 sync(self._place)
         else:
             self._store.replace(self._place)
             sync(self._place.parent)
 
-    def _check_tables(self, manifest: StoreManifest) -> None:
-        """Read the tables back as opening the store does. If that fails, everything that was prepared stays."""
+    def _check_tables(self, manifest: StoreManifest, labels: NewSet | None) -> str:
+        """Read the tables back as opening the store does, and write the label set, and return its hash. If that fails,
+        everything that was prepared stays."""
         try:
             index = read_index(self._store, manifest)
-            read_labels(self._store, manifest, index)
             read_refusals(self._store, manifest)
+            return "" if labels is None else write_set(self._store, labels, manifest, index).labels_hash
         except StoreError as error:
             raise RsnaError(
                 f"{self.target}: what was written of its tables does not read back: {str(error).split('. ')[0]}. "

@@ -101,7 +101,7 @@ def test_more_than_thirty_words_are_in_the_files(outputs: Outputs) -> None:
 def test_a_store_with_names_holds_identifiers_alone(outputs: Outputs) -> None:
     assert found_in([outputs / "named"], EVERY_CANARY) == {
         "index.parquet": {PATIENT, *UIDS, IMAGE},
-        "labels.parquet": {IMAGE},
+        "slices.parquet": {IMAGE},
         "refusals.parquet": {FOLDER, REFUSED},
     }
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import small
 from pages import assert_numbers_are_those_of, assert_self_contained, parsed, pictures
-from stores import edit_manifest, sign
+from stores import edit_set, sign
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, UsageError
@@ -25,8 +25,9 @@ from rsna_e2e.evaluation.inspection.geometry import describe_geometry
 from rsna_e2e.evaluation.inspection.sheets import contact_sheets
 from rsna_e2e.evaluation.inspection.slices import Slices
 from rsna_e2e.evaluation.inspection.tally import common, distribution, whole_numbers
-from rsna_e2e.store import Store, StoreError
+from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
+from rsna_e2e.store.tables import write_table
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
 
@@ -358,7 +359,7 @@ def test_without_labels_pages_say_so(raw: Path, tmp_path: Path) -> None:
     shutil.copytree(raw, tmp_path / "raw", ignore=shutil.ignore_patterns("*.csv"))
     prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
     for content, slices in (
-        inspect_store(Store.open(tmp_path / "store")),
+        inspect_store(Store.open(tmp_path / "store"), task=ICH),
         inspect_raw(tmp_path / "raw", task=ICH, n_jobs=1),
     ):
         page = write_inspection(content, slices, out=tmp_path / "out").read_text()
@@ -456,11 +457,16 @@ def test_who_asks_for_the_index_alone(raw: Path, tmp_path: Path, capsys: pytest.
 
 def test_labels_that_are_not_those_of_the_task(store: Store, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "store")
-    table = pq.read_table(tmp_path / "store" / "labels.parquet").select(["image_id", "any"])
-    pq.write_table(table, tmp_path / "store" / "labels.parquet")
-    edit_manifest(tmp_path / "store", label_names=["any"])
+    place = tmp_path / "store" / "tasks" / "ich"
+    columns = {name: np.asarray(column) for name, column in pq.read_table(place / "slices.parquet").to_pydict().items()}
+    columns = {name: columns[name] for name in ("image_id", "split", "fold", "any")}
+    columns |= {"fold": columns["fold"].astype(np.int32), "any": columns["any"].astype(np.float32)}
+    write_table(place / "slices.parquet", columns)
+    edit_set(tmp_path / "store", slices={"names": ["any"]})
     sign(tmp_path / "store")
-    with pytest.raises(StoreError, match="holds labels any, which are not those of its task"):
+    with pytest.raises(
+        BadInputError, match=r"its slices.names is \('any',\), not \('epidural', .*--task ich --replace"
+    ):
         inspect_store(Store.open(tmp_path / "store"))
 
 

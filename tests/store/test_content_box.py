@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rsna_e2e.store.content_box import content_box, content_threshold_hu
+from rsna_e2e.store.content_box import CONTENT_FROM_HU, content_box, content_threshold_hu
 from rsna_e2e.tasks.ich import ICH
 
 
@@ -18,6 +18,15 @@ from rsna_e2e.tasks.ich import ICH
 )
 def test_content_threshold(windows_hu: tuple[tuple[float, float], ...], threshold_hu: int) -> None:
     assert content_threshold_hu(windows_hu) == threshold_hu
+
+
+def test_the_content_of_a_store_is_what_the_windows_of_hemorrhage_show() -> None:
+    def level(hu: np.ndarray, center: float, width: float) -> np.ndarray:  # LINEAR_EXACT, PS3.3 C.11.2.1.3.2
+        return np.floor(255 * (hu - (center - width / 2)) / width)
+
+    hu = np.arange(-2048, 2048)
+    is_shown = np.any([level(hu, *window) >= 1 for window in ICH.inputs.windows_hu], axis=0)
+    assert hu[is_shown][0] == CONTENT_FROM_HU == content_threshold_hu(ICH.inputs.windows_hu)
 
 
 def test_content_box_encloses_exactly_what_reaches_grey_level_one() -> None:

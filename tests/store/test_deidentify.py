@@ -9,11 +9,10 @@ import pytest
 import small
 
 from rsna_e2e.cli import main
-from rsna_e2e.core.records import Float32Array
 from rsna_e2e.store import Store
 from rsna_e2e.store.layout import INDEX_COLUMNS
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.store.prepare.index import Column, Division, index_columns
+from rsna_e2e.store.prepare.index import Column, index_columns
 from rsna_e2e.store.pseudonyms import Pseudonyms, load_key
 from rsna_e2e.store.series_order import series_key
 from rsna_e2e.tasks.ich import ICH
@@ -56,7 +55,7 @@ def test_names_are_those_of_the_key(stores: tuple[Store, Store]) -> None:
     named, hashed = stores
     assert hashed.index["patient_id"].tolist() == [KEY.of("patient", name) for name in named.index["patient_id"]]
     assert hashed.index["sop_uid"].tolist() == [KEY.of("instance", name) for name in named.index["sop_uid"]]
-    labelled = pq.read_table(hashed.path / "labels.parquet")["image_id"].to_pylist()
+    labelled = pq.read_table(hashed.path / "tasks/ich/slices.parquet")["image_id"].to_pylist()
     assert labelled == hashed.index["image_id"].tolist() == [KEY.of("image", i) for i in named.index["image_id"]]
     assert (named.key_check, hashed.key_check) == ("", KEY.check)
 
@@ -117,9 +116,9 @@ def test_a_key_that_others_can_read_is_warned_of(raw: Path, tmp_path: Path, caps
 def test_burned_in_annotation_is_counted_and_warned_of(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def flagged(stored: dict[str, Column], labels_NL: Float32Array, division: Division) -> dict[str, Column]:
-        flags = ["", "NO", "YES", "YES"] + [""] * (len(labels_NL) - 4)
-        return index_columns(stored, labels_NL, division) | {"burned_in_annotation": np.array(flags, dtype=object)}
+    def flagged(stored: dict[str, Column]) -> dict[str, Column]:
+        flags = ["", "NO", "YES", "YES"] + [""] * (len(stored["image_id"]) - 4)
+        return index_columns(stored) | {"burned_in_annotation": np.array(flags, dtype=object)}
 
     monkeypatch.setattr("rsna_e2e.store.prepare.run.index_columns", flagged)
     assert main(["prepare", str(raw), str(tmp_path / "store"), "--jobs", "1"]) == 0

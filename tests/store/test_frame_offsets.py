@@ -5,11 +5,10 @@ from pathlib import Path
 import phantoms
 import pytest
 import verbs
-from stores import LABELS, make_index, make_slices
+from stores import make_index, make_labels, make_slices
 
 from rsna_e2e import cli
 from rsna_e2e.store import Store, StoreError, StoreWriter, verify_store, write_shard
-from rsna_e2e.tasks.ich import ICH
 
 MADE = {"prepare": "store.json", "inspect": "inspection.html", "train": "config.yaml", "find-lr": "lr.csv",
         "embed": "manifest.json", "import-embeddings": "manifest.json", "evaluate": "report.html"}  # fmt: skip
@@ -76,7 +75,8 @@ def test_a_link_that_leads_to_itself_is_bad_input(
 
 def _commit(writer: StoreWriter) -> None:
     stored = write_shard(writer.shards_folder / "00000.h5", make_slices())
-    writer.commit(ICH, index=make_index(stored), labels=LABELS, refusals=[])
+    index = make_index(stored)
+    writer.commit(index=index, labels=make_labels(index), refusals=[])
 
 
 @pytest.mark.parametrize("n_moved", range(5))

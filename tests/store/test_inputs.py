@@ -27,7 +27,7 @@ from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
 
 NESTED = "rsna-intracranial-hemorrhage-detection"
-STORED_FILES = ("index.parquet", "labels.parquet")
+STORED_FILES = ("index.parquet", "tasks/ich/slices.parquet")
 
 
 def label_file_of(raw: Path) -> str | None:

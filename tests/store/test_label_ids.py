@@ -280,7 +280,7 @@ WRONG: dict[str, tuple[Callable[[Path], list[Slice]], Sequence[str], Sequence[st
         ["IM000000", "IM000001"],
         [
             "'IM000000' could be PAT0/ST1/SE1/IM000000 or PAT1/ST1/SE1/IM000000",
-            "6 of 9 images would be left out",
+            "6 of 9 images would have no label",
             "Give paths as IDs, such as 'PAT0/ST1/SE1/IM000000'",
         ],
     ),
@@ -454,7 +454,7 @@ def test_interrupted_and_shared_work_makes_the_same_store(tmp_path: Path, monkey
     slices = repeated(raw)
     tables = {rule: write_table(tmp_path / f"{rule}.csv", labelled(slices), rule) for rule in ("path", "sop_uid")}
     prepare(raw, tmp_path / "whole", task=ICH, labels=tables["sop_uid"], n_jobs=1)
-    for rule in ("path", "sop_uid"):  # what was begun with other labels is not taken
+    for rule in ("path", "sop_uid"):  # what was begun with other labels is gone on with
         with pytest.raises(InterruptedHereError):
             prepare(raw, store, task=ICH, labels=tables[rule], n_jobs=1, progress=interrupt)
     notes: list[str] = []
@@ -471,11 +471,14 @@ def test_interrupted_and_shared_work_makes_the_same_store(tmp_path: Path, monkey
     shutil.rmtree(store)
     how = {"task": ICH, "labels": tables["sop_uid"], "n_jobs": 1}
     parts = [prepare_part(raw, store, Part(number, 2), **how).part for number in (1, 2)]
-    for other in ({"image_ids": "sop_uid"}, {"labels": tables["path"]}):
-        with pytest.raises(BadInputError, match="not a part of this store"):
-            prepare(raw, store, parts=parts, **(how | other))
+    with pytest.raises(BadInputError, match="not a part of this store"):
+        prepare(raw, store, parts=parts, **(how | {"image_ids": "sop_uid"}))
     prepare(raw, store, parts=parts, **how)
     assert contents(store) == contents(tmp_path / "whole")
+    other = {"task": ICH, "labels": tables["path"], "n_jobs": 1}
+    prepare(raw, tmp_path / "of parts", parts=parts, **other)
+    prepare(raw, tmp_path / "other", **other)
+    assert contents(tmp_path / "of parts") == contents(tmp_path / "other")
 
 
 @pytest.mark.parametrize("rule", ["path", "sop_uid"])

@@ -110,10 +110,10 @@ def test_what_is_not_taken_is_recorded(prepared: tuple[Store, HuById, PrepareRep
     assert report.refusals == {"localizer": 1, "not_dicom": 1}
 
 
-def test_content_boxes_are_of_the_tasks_windows(tmp_path: Path) -> None:
+def test_content_boxes_are_of_what_is_fat_or_denser(tmp_path: Path) -> None:
     stored = np.full((20, 30), -2000, "<i2")
     stored[4:9, 5:17] = 40
-    stored[2, 3] = -149  # one below grey level 1 of the widest window, (40, 380): -150 + 380 / 255 = -148.5
+    stored[2, 3] = -149  # one below
     phantoms.write_dicom(tmp_path / "raw" / "ID_a.dcm", phantoms.slice_dataset(stored))
     air = phantoms.slice_dataset(stored * 0 - 2000, SOPInstanceUID="1.9", ImagePositionPatient=[0, 0, 5])
     phantoms.write_dicom(tmp_path / "raw" / "ID_b.dcm", air)
@@ -121,7 +121,7 @@ def test_content_boxes_are_of_the_tasks_windows(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     boxes = np.stack([store.index[f"content_{corner}"] for corner in ("x0", "y0", "x1", "y1")], axis=1)
     assert boxes.tolist() == [[5, 4, 17, 9], [0, 0, 0, 0]]
-    assert store.content_windows_hu == ICH.inputs.windows_hu
+    assert store.content_from_hu == -148
 
 
 def test_the_same_store_for_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_the_same_store_for_any_number_of_workers(tmp_path: Path, monkeypatch: p
         assert (14, 14, "pixels, 2 refused") in calls
         assert (16, 16, "headers, 2 refused") in calls
         stores.append(path)
-    for name in ["index.parquet", "labels.parquet", "refusals.parquet", "store.json"]:
+    for name in ["index.parquet", "tasks/ich/slices.parquet", "refusals.parquet", "store.json", "tasks/ich/set.json"]:
         assert (stores[0] / name).read_bytes() == (stores[1] / name).read_bytes()
     shards = sorted(path.name for path in (stores[0] / "shards").iterdir())
     assert len(shards) == 4
@@ -243,8 +243,13 @@ def test_a_label_that_could_mean_two_files(tmp_path: Path) -> None:
     others = phantoms.write_series(tmp_path / "raw", name="b", n_slices=14)  # or 2 of 6 images would be too many
     write_train_labels(tmp_path / "raw", sorted({*others, "ID_a_001"}))
     report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
-    assert report.refusals == {"ambiguous_image_id": 2}
-    assert (report.n_slices, report.n_unlabelled) == (18, 4)
+    assert report.refusals == {}
+    assert (report.n_slices, report.n_unlabelled) == (20, 6)
+    assert (report.n_ambiguous_labels, report.n_labels_without_image) == (1, 1)
+    store = Store.open(tmp_path / "store")
+    is_meant = np.array([image_id.endswith("ID_a_001") for image_id in store.index["image_id"]])
+    assert store.index["image_id"][is_meant].tolist() == ["one/ID_a_001", "two/ID_a_001"]
+    assert np.isnan(store.labels[is_meant]).all()
 
 
 def test_compressed_labels_and_labels_from_elsewhere(tmp_path: Path) -> None:
@@ -293,7 +298,7 @@ def headers_of(raw: Path) -> Table:
 def test_shards_are_cut_between_series(tmp_path: Path) -> None:
     write_raw(tmp_path)
     headers = headers_of(tmp_path)
-    plan, _ = plan_series(headers, [], digests={})
+    plan, _ = plan_series(headers, digests={})
     # 16 x 16 slices are 512 bytes, 3 a series; the large ones 960 bytes, 5 a series.
     assert plan_shards(headers, plan, shard_bytes=3072) == [(0, 6), (6, 11), (11, 14)]
     assert plan_shards(headers, plan, shard_bytes=1) == [(0, 3), (3, 6), (6, 11), (11, 14)]
@@ -304,7 +309,7 @@ def test_series_are_patient_study_and_series_together(tmp_path: Path) -> None:
     for patient in ("b", "a"):
         phantoms.write_series(tmp_path / patient, name="same", patient_id=patient)
     headers = headers_of(tmp_path)
-    plan, refusals = plan_series(headers, [], digests={})
+    plan, refusals = plan_series(headers, digests={})
     assert to_numpy(headers, "patient_id")[plan.rows].tolist() == ["a"] * 3 + ["b"] * 3
     assert len(set(plan.series_keys)) == 2
     assert refusals == []

@@ -8,7 +8,7 @@ import numpy as np
 import phantoms
 import pytest
 import small
-from stores import edit_index, edit_manifest
+from stores import edit_index, edit_set
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import UsageError
@@ -76,8 +76,9 @@ def test_nothing_else_of_a_store_changes(store: Store, plain: Store) -> None:
         if name not in ("split", "fold"):
             np.testing.assert_array_equal(store.index[name], column, err_msg=name)
     assert store.data_hash != plain.data_hash
-    assert json.loads((store.path / "store.json").read_text())["holdout"] == SHARE
-    assert not {"holdout", "image_ids"} & set(json.loads((plain.path / "store.json").read_text()))  # as older stores
+    shares = [json.loads((one.path / "tasks/ich/set.json").read_text())["holdout"] for one in (store, plain)]
+    assert shares == [SHARE, None]
+    assert (store.path / "store.json").read_bytes() == (plain.path / "store.json").read_bytes()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.35, 0.5])
@@ -132,7 +133,7 @@ def test_the_published_rule_counts_rows_of_training_images_alone(plain: Store, t
         index["split"][is_held], index["fold"][is_held] = "test", -1
 
     edit_index(tmp_path / "store", hold)
-    edit_manifest(tmp_path / "store", holdout=SHARE)
+    edit_set(tmp_path / "store", holdout=SHARE)
     store = Store.open(tmp_path / "store")
     found = {span.patient_id: fold for span, fold in zip(store.series, series_folds(store, "published"), strict=True)}
     assert found == {"ID_p0": 0, "ID_p1": -1, "ID_p2": 0, "ID_p3": 1, "ID_p4": 2, "ID_p5": 1, "ID_p6": -1}
@@ -166,7 +167,7 @@ def test_repair_and_verify_keep_it(raw: Path, store: Store, tmp_path: Path) -> N
 
 def test_labels_in_test_are_damage_where_nothing_was_held_out(store: Store, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "store")
-    edit_manifest(tmp_path / "store", holdout=None)
+    edit_set(tmp_path / "store", holdout=None)
     with pytest.raises(StoreError, match="impossible split"):
         Store.open(tmp_path / "store")
 

@@ -8,6 +8,7 @@ import numpy as np
 import phantoms
 import pytest
 import small
+from stores import edit_index
 
 from rsna_e2e.cli import main
 from rsna_e2e.store import Store, StoreError
@@ -160,17 +161,16 @@ def test_what_is_wrong_with_the_labels_is_said_at_the_end(
     ]
 
 
-def test_a_patient_in_two_folds_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    small.write_raw(tmp_path / "raw")
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "rsna_e2e.store.prepare.index.stratified_folds",
-            lambda ids, counts, n_folds, seed: np.arange(len(ids)) % n_folds,
-        )
-        prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_folds=2, n_jobs=1)
-    with pytest.raises(StoreError, match="5 patients are in more than one fold") as caught:  # of six, one has one slice
+def test_a_patient_in_two_folds_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small.make_store(tmp_path)
+
+    def mix(index: dict[str, np.ndarray]) -> None:
+        series = np.cumsum(index["slice_index"] == 0) - 1
+        index["fold"][index["split"] == "train"] = (series % 2)[index["split"] == "train"]
+        index["patient_id"][:] = [f"ID_p{number // 2}" for number in series]
+
+    edit_index(tmp_path / "store", mix)
+    with pytest.raises(StoreError, match="3 patients are in more than one fold") as caught:
         Store.open(tmp_path / "store")
     assert "ID_p" not in str(caught.value)
     assert main(["train", str(tmp_path / "store"), str(tmp_path / "run")]) == 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from stores import LABELS, SERIES, SHAPES, edit_manifest, make_index, make_slices, make_store
+from stores import LABELS, SERIES, SHAPES, edit_manifest, make_index, make_labels, make_slices, make_store
 
 from rsna_e2e.core.errors import BadInputError, DiskFullError
 from rsna_e2e.store import Store, StoreError, StoreWriter, verify_store, write_shard
@@ -32,7 +32,9 @@ def test_slices_labels_and_columns_come_back(store_path: Path) -> None:
     np.testing.assert_array_equal(store.labels, LABELS)
     assert store.label_names == ICH.slices.names
     assert len(store) == 5
-    assert set(store.index) == set(INDEX_COLUMNS)
+    assert set(store.index) == {*INDEX_COLUMNS, "split", "fold"}
+    assert store.task_name == "ich"
+    assert store.series_labels.shape == (2, 0)
     assert store.index["image_id"].tolist() == [f"image_id{row}" for row in range(5)]
     first, second = store.series
     assert (first.series_key, first.first_row, first.n_slices, first.split, first.fold) == ("a", 0, 3, "train", 4)
@@ -113,13 +115,22 @@ def test_a_folder_that_never_was_a_store_is_said_to_be_none(tmp_path: Path) -> N
     ("damage", "message"),
     [
         (lambda path: (path / "store.json").unlink(), "not a finished study store"),
-        (lambda path: edit_manifest(path, format_version=1), "store version 1, this program reads 3"),
-        (lambda path: edit_manifest(path, format_version=4), "store version 4, this program reads 3"),
+        (lambda path: edit_manifest(path, format_version=3), "store version 3, this program reads 4. Prepare it again"),
+        (lambda path: edit_manifest(path, format_version=5), "store version 5, this program reads 4"),
         (lambda path: edit_manifest(path, format="something else"), "not the store.json of a study store"),
         (lambda path: (path / "store.json").write_text("{"), "store.json: missing or damaged"),
         (lambda path: (path / "store.json").write_text("[]"), "not the store.json of a study store"),
         (lambda path: flip(path / "index.parquet"), "index.parquet: missing or damaged"),
-        (lambda path: flip(path / "labels.parquet"), "labels.parquet: missing or damaged"),
+        (
+            lambda path: flip(path / "tasks/ich/slices.parquet"),
+            "slices.parquet: missing or damaged. Make this label set",
+        ),
+        (lambda path: (path / "tasks/ich/slices.parquet").unlink(), "slices.parquet: missing or damaged"),
+        (
+            lambda path: flip(path / "tasks/ich/set.json"),
+            "set.json: missing or damaged. .* rsna-e2e label STORE LABELS",
+        ),
+        (lambda path: (path / "tasks/ich/set.json").unlink(), "set.json: missing or damaged"),
         (lambda path: (path / "refusals.parquet").unlink(), "refusals.parquet: missing or damaged"),
         (lambda path: cut(path / "shards" / "00000.h5"), "00000.h5: missing or damaged"),
         (lambda path: (path / "shards" / "00000.h5").unlink(), "00000.h5: missing or damaged"),
@@ -227,7 +238,7 @@ def test_an_index_that_no_store_may_have_is_not_committed(tmp_path: Path, column
         stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()))
         index = make_index(stored) | {name: np.array(values) for name, values in columns.items()}
         with pytest.raises(StoreError, match="not made, because series a"):
-            writer.commit(ICH, index=index, labels=LABELS, refusals=[])
+            writer.commit(index=index, labels=make_labels(index), refusals=[])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -235,7 +246,8 @@ def test_slices_that_only_differ_in_series_or_frame_are_committed(tmp_path: Path
     with StoreWriter(tmp_path / "store") as writer:
         stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()))
         same = {"sop_uid": np.array(["x"] * 5), "frame_number": np.array([1, 2, 3, 1, 2])}
-        writer.commit(ICH, index=make_index(stored) | same, labels=LABELS, refusals=[])
+        index = make_index(stored) | same
+        writer.commit(index=index, labels=make_labels(index), refusals=[])
     assert len(Store.open(tmp_path / "store")) == 5
 
 
@@ -243,6 +255,7 @@ def test_a_shard_all_of_whose_slices_were_refused(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "store") as writer:
         stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()))
         assert write_shard(writer.shards_folder / "00001.h5", iter([])) == []
-        writer.commit(ICH, index=make_index(stored), labels=LABELS, refusals=[])
+        index = make_index(stored)
+        writer.commit(index=index, labels=make_labels(index), refusals=[])
     np.testing.assert_array_equal(Store.open(tmp_path / "store").read_slice(4), make_slices()[4])
     assert verify_store(tmp_path / "store").is_whole

@@ -20,6 +20,7 @@ from rsna_e2e.core.files import lock_folder
 from rsna_e2e.store import Compression, Store, StoreError, verify_store
 from rsna_e2e.store.prepare import prepare, repair
 from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tasks.labels import write_labels
 
 SERIES = 4
 BOTH = pytest.mark.parametrize("compression", ["none", "bitshuffle-lz4"])
@@ -27,8 +28,9 @@ BOTH = pytest.mark.parametrize("compression", ["none", "bitshuffle-lz4"])
 
 def make(folder: Path, compression: Compression, *, n_slices: int = 3, side: int = 64) -> Path:
     """Prepare a store of one shard for each series, in a folder of its own; return the folder."""
+    ids: list[str] = []
     for number in range(SERIES):
-        phantoms.write_series(
+        ids += phantoms.write_series(
             folder / "raw",
             name=f"s{number}",
             n_slices=n_slices,
@@ -37,7 +39,9 @@ def make(folder: Path, compression: Compression, *, n_slices: int = 3, side: int
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rsna_e2e.store.prepare.run.SHARD_BYTES", 1)
-        prepare(folder / "raw", folder / "store", task=ICH, n_jobs=1, compression=compression)
+        write_labels(folder / "labels.csv", ICH, ids[:n_slices], np.ones((n_slices, 6)))
+        how = {"labels": folder / "labels.csv", "n_jobs": 1, "compression": compression}
+        prepare(folder / "raw", folder / "store", task=ICH, **how)
     return folder
 
 
@@ -139,7 +143,7 @@ def test_any_flipped_bit_outside_of_pixels_is_found_and_mended(folder: Path, n_f
 
 
 @BOTH
-@pytest.mark.parametrize("name", ["index.parquet", "labels.parquet", "refusals.parquet", "store.json"])
+@pytest.mark.parametrize("name", ["index.parquet", "refusals.parquet", "store.json"])
 def test_a_flipped_bit_in_a_table(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     store = folder / "store"
     flip(store / name, (store / name).stat().st_size // 2)
@@ -148,6 +152,23 @@ def test_a_flipped_bit_in_a_table(folder: Path, name: str, capsys: pytest.Captur
     said = capsys.readouterr()
     assert name in said.err
     assert "prepare the store again" in said.err
+    with pytest.raises(StoreError, match=name):
+        Store.open(store)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["slices.parquet", "set.json"])
+def test_a_flipped_bit_in_a_label_set(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    store = folder / "store"
+    flip(store / "tasks" / "ich" / name, (store / "tasks" / "ich" / name).stat().st_size // 2)
+    before = contents(store)
+    assert main(["store", "verify", str(store)]) == 3
+    said = capsys.readouterr()
+    assert f"tasks/ich/{name}" in said.out
+    assert "label set ich: damaged. Make this label set again: rsna-e2e label STORE LABELS --task ich" in said.err
+    assert "prepare the store again" not in said.err
+    assert main(["store", "repair", str(store), str(folder / "raw")]) == 0
+    assert contents(store) == before
     with pytest.raises(StoreError, match=name):
         Store.open(store)
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from stores import edit_index, edit_labels, edit_manifest, make_store, sign
+from stores import DIVISION, edit_index, edit_labels, edit_manifest, edit_set, make_store, sign
 
 from rsna_e2e.core.hdf5 import NotPlainError, open_plain
 from rsna_e2e.core.records import printable
 from rsna_e2e.dicom.elements import _CONTROL
 from rsna_e2e.store import Store, StoreError, verify_store
-from rsna_e2e.store.layout import INDEX_COLUMNS
+from rsna_e2e.store.layout import INDEX_COLUMNS, SLICE_COLUMNS
 from rsna_e2e.store.tables import read_table, write_table
+from rsna_e2e.tasks.ich import ICH
 
 SECRET = b"the passwords of everybody, canary 7391 ".ljust(8192)
 
@@ -118,6 +119,16 @@ def _link_index(path: Path) -> None:
     (path / "index.parquet").symlink_to(path.parent / "outside.parquet")
 
 
+def _link_set(path: Path) -> None:
+    (path / "tasks/ich").rename(path.parent / "outside")
+    (path / "tasks/ich").symlink_to(path.parent / "outside")
+
+
+def _link_sets(path: Path) -> None:
+    (path / "tasks").rename(path.parent / "outside")
+    (path / "tasks").symlink_to(path.parent / "outside")
+
+
 def _fifo(path: Path) -> None:
     (path / "shards" / "00000.h5").unlink()
     os.mkfifo(path / "shards" / "00000.h5")
@@ -155,6 +166,8 @@ def _deep_manifest(path: Path) -> None:
         _link_shard,
         _link_folder,
         _link_index,
+        _link_set,
+        _link_sets,
         _fifo,
         _fifo_manifest,
         _named("../../outside.h5"),
@@ -239,7 +252,7 @@ WITHOUT_LIMITS = {"checksum", "packed_checksum"}  # any hash may be one; pixels 
 
 
 def test_every_column_has_what_it_cannot_be() -> None:
-    assert IMPOSSIBLE.keys() == INDEX_COLUMNS.keys() - WITHOUT_LIMITS
+    assert IMPOSSIBLE.keys() == (INDEX_COLUMNS | SLICE_COLUMNS).keys() - WITHOUT_LIMITS
 
 
 @pytest.mark.parametrize(
@@ -251,7 +264,8 @@ def test_what_no_column_can_hold(store_path: Path, column: str, value: object) -
     if column == "image_id":
         edit_labels(store_path, lambda labels: labels[column].__setitem__(row, value))
     names = rf"{column}|{AMONG_OTHERS.get(column, column)}"
-    with pytest.raises(StoreError, match=rf"index\.parquet: damaged \(impossible (?:{names}), row {row}\b") as error:
+    table = "slices" if column in DIVISION else "index"
+    with pytest.raises(StoreError, match=rf"{table}\.parquet: damaged \(impossible (?:{names}), row {row}\b") as error:
         Store.open(store_path)
     assert error.value.exit_code == 3
     assert str(error.value).isprintable()
@@ -300,16 +314,17 @@ def test_columns_that_contradict_each_other(
     store_path: Path, edit: Callable[[dict[str, np.ndarray]], None], message: str
 ) -> None:
     edit_index(store_path, edit)
-    with pytest.raises(StoreError, match=rf"index\.parquet: damaged \(impossible {message}"):
+    table = "slices" if message.startswith(DIVISION) else "index"
+    with pytest.raises(StoreError, match=rf"{table}\.parquet: damaged \(impossible {message}"):
         Store.open(store_path)
 
 
 @pytest.mark.parametrize("value", [7.0, -1.0, np.inf, -np.inf, 1.0001, -1e-6])
 def test_labels_that_are_no_probability(store_path: Path, value: float) -> None:
     edit_labels(store_path, lambda labels: labels["any"].__setitem__(1, value))
-    with pytest.raises(StoreError, match=r"labels\.parquet: damaged \(impossible label, row 1: slice 1 of series a\)"):
+    with pytest.raises(StoreError, match=r"slices\.parquet: damaged \(impossible label, row 1: slice 1 of series a\)"):
         Store.open(store_path)
-    assert any(damage.file == "labels.parquet" for damage in verify_store(store_path).damages)
+    assert any(damage.file == "tasks/ich/slices.parquet" for damage in verify_store(store_path).damages)
 
 
 def test_labels_between_no_and_yes_stay(store_path: Path) -> None:
@@ -349,8 +364,10 @@ def test_refusals_are_printable(store_path: Path, column: str, value: str) -> No
         Store.open(store_path).read_refusals()
 
 
-def test_refusals_of_a_store_that_does_not_say_which_have_labels(store_path: Path) -> None:
-    edit_manifest(store_path, refused_with_label=None)
+def test_refusals_of_a_store_without_labels_have_none(store_path: Path) -> None:
+    edit_set(store_path, refused_with_label=[0])
+    assert [refusal.has_label for refusal in Store.open(store_path).read_refusals()] == [True]
+    shutil.rmtree(store_path / "tasks")
     assert [refusal.has_label for refusal in Store.open(store_path).read_refusals()] == [False]
 
 
@@ -380,23 +397,17 @@ def test_what_a_packed_slice_cannot_be(tmp_path: Path) -> None:
         {"n_slices": 5.0},
         {"n_slices": "5"},
         {"frames": {"../00000.h5": "0" * 16}},
-        {"data_hash": "0" * 64 + "\n"},
+        {"pixels_hash": "0" * 64 + "\n"},
         {"key_check": "0"},
-        {"label_names": []},
-        {"label_names": ["a", "a"]},
-        {"label_names": ["a\x1b[31m"]},
-        {"task": "a\nb"},
-        {"label_names": [["a"]]},
-        {"content_windows_hu": [[40]]},
-        {"content_windows_hu": [[40, 1e400]]},
-        {"content_windows_hu": [[True, 80]]},
-        {"content_windows_hu": [["40", 80]]},
+        {"content_from_hu": [40]},
+        {"content_from_hu": 1e400},
+        {"content_from_hu": True},
+        {"content_from_hu": "40"},
+        {"content_from_hu": 1 << 15},
+        {"image_ids": "uid"},
         {"compression": "zip"},
         {"compression": ["none"]},
-        {"refused_with_label": "0"},
-        {"refused_with_label": [-1]},
-        {"data_hash": None},
-        {"task": {"$ref": "x"}},
+        {"pixels_hash": None},
     ],
     ids=str,
 )
@@ -407,9 +418,64 @@ def test_a_manifest_that_says_what_cannot_be(store_path: Path, values: dict[str,
 
 
 def test_a_manifest_may_say_more(store_path: Path) -> None:
-    """What a later program adds without a new version, and windows in whole HU."""
-    edit_manifest(store_path, added_later={"a": [1]}, content_windows_hu=[[40, 80]])
-    assert Store.open(store_path).content_windows_hu == ((40.0, 80.0),)
+    """What a later program adds without a new version."""
+    edit_manifest(store_path, added_later={"a": [1]})
+    edit_set(store_path, added_later={"a": [1]})
+    assert Store.open(store_path).label_names == ICH.slices.names
+
+
+def _labels_of_slices(**values: object) -> dict[str, object]:
+    return {"slices": {"names": list(ICH.slices.names), "any_name": "any", "tree": [], "notes": []} | values}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"format_version": 3},
+        {"format": "rsna_e2e study store"},
+        {"task": "a\nb"},
+        {"task": "other"},
+        {"task": {"$ref": "x"}},
+        {"number": 0},
+        _labels_of_slices(names=[]),
+        _labels_of_slices(names=["any", "any"]),
+        _labels_of_slices(names=["any", "a\x1b[31m"]),
+        _labels_of_slices(names=[["any"]]),
+        _labels_of_slices(notes=["any"]),
+        _labels_of_slices(tree=[{"branches": ["any", "b"], "kind": "choice"}]),
+        {"headline": "other"},
+        {"series_truth": "own"},
+        {"n_folds": 0},
+        {"holdout": 1.0},
+        {"folds_of": "../ich"},
+        {"refused_with_label": "0"},
+        {"refused_with_label": [-1]},
+        {"labels_hash": "0" * 63},
+        {"files": {}},
+        {"files": {"/etc/passwd": "0" * 16}},
+    ],
+    ids=str,
+)
+def test_a_manifest_of_a_set_that_says_what_cannot_be(store_path: Path, values: dict[str, object]) -> None:
+    edit_set(store_path, **values)
+    with pytest.raises(StoreError, match=r"set\.json: missing or damaged") as error:
+        Store.open(store_path)
+    assert str(error.value).isprintable()
+
+
+def test_the_labels_of_another_store_are_refused(store_path: Path) -> None:
+    edit_set(store_path, pixels_hash="0" * 64)
+    with pytest.raises(StoreError, match=r"set\.json: of another store, or of this one prepared otherwise"):
+        Store.open(store_path)
+
+
+@pytest.mark.parametrize("name", ["slices.parquet", "set.json"])
+def test_files_of_a_set_that_lie_elsewhere(store_path: Path, name: str) -> None:
+    place = store_path / "tasks" / "ich" / name
+    place.rename(store_path.parent / name)
+    place.symlink_to(store_path.parent / name)
+    with pytest.raises(StoreError, match=rf"{name}: missing or damaged"):
+        Store.open(store_path)
 
 
 def test_a_version_of_any_length_is_told_in_one_short_line(store_path: Path) -> None:

@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stores import LABELS, edit_index, edit_manifest, make_index, make_slices, make_store, sign
+from stores import edit_index, edit_manifest, make_index, make_labels, make_slices, make_store
 
 from rsna_e2e.core.errors import BadInputError, RsnaError
 from rsna_e2e.core.records import Refusal
-from rsna_e2e.store import StoreError, StoreFiles, StoreWriter, write_shard, writer
-from rsna_e2e.store.checks import read_labels, read_refusals
-from rsna_e2e.store.layout import INDEX_COLUMNS
+from rsna_e2e.store import StoreError, StoreFiles, StoreWriter, set_writer, write_shard
+from rsna_e2e.store.checks import read_refusals
+from rsna_e2e.store.label_sets import open_set
+from rsna_e2e.store.layout import INDEX_COLUMNS, file_checksum
 from rsna_e2e.store.tables import read_table, write_table
-from rsna_e2e.tasks.ich import ICH
 
 REFUSAL_COLUMNS = {"path": "str", "reason": "str", "detail": "str"}
 
@@ -43,7 +43,7 @@ def test_a_large_store_without_labels_is_committed_and_read(tmp_path: Path) -> N
     with StoreWriter(tmp_path / "store") as store:
         small = make_index(write_shard(store.shards_folder / "00000.h5", iter(make_slices())))
         os.truncate(store.shards_folder / "00000.h5", 8 * n)  # as if all lay there
-        index = {name: np.full(n, small[name][3]) for name in INDEX_COLUMNS} | {
+        index = {name: np.full(n, small[name][3]) for name in (*INDEX_COLUMNS, "split", "fold")} | {
             "rows": np.full(n, 2),
             "columns": np.full(n, 2),
             **{f"content_{corner}": np.full(n, 2 * (corner[1] == "1")) for corner in ("x0", "y0", "x1", "y1")},
@@ -57,12 +57,13 @@ def test_a_large_store_without_labels_is_committed_and_read(tmp_path: Path) -> N
             "checksum": rng.integers(0, 1 << 63, n).astype(np.uint64),
         }
         refusals = [Refusal(f"sent/{i:08d}.txt", "not_dicom", "no DICM") for i in range(n)]
-        store.commit(ICH, index=index, labels=np.full((n, 6), np.nan, np.float32), refusals=refusals)
-    for name in ("labels.parquet", "refusals.parquet"):
+        labels = make_labels(index, np.full((n, 6), np.nan, np.float32))
+        store.commit(index=index, labels=labels, refusals=refusals)
+    for name in ("tasks/ich/slices.parquet", "refusals.parquet"):
         assert (tmp_path / "store" / name).stat().st_size < n
     files = StoreFiles.open(tmp_path / "store")
     assert files.index["image_id"].tolist() == names.tolist()
-    assert read_labels(files.path, files.manifest, files.index).shape == (n, 6)
+    assert open_set(files.path, files.manifest, files.index, "ich").labels.shape == (n, 6)
     assert read_refusals(files.path, files.manifest)["path"][-1] == "sent/00299999.txt"
 
 
@@ -76,12 +77,12 @@ def test_long_paths_that_differ_in_their_end(tmp_path: Path) -> None:
 
 def test_what_does_not_read_back_is_no_store_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write_reversed(path: Path, columns: dict[str, np.ndarray]) -> None:
-        write_table(
-            path, {name: column[::-1] if path.name == "labels.parquet" else column for name, column in columns.items()}
-        )
+        write_table(path, {name: column[::-1] if name == "image_id" else column for name, column in columns.items()})
 
-    monkeypatch.setattr(writer, "write_table", write_reversed)
-    with pytest.raises(RsnaError, match=r"does not read back: .*labels of other images.*s\. Check the disk") as error:
+    monkeypatch.setattr(set_writer, "write_table", write_reversed)
+    with pytest.raises(
+        RsnaError, match=r"does not read back: .*labels_hash is not that of its tables\)\. Check the disk"
+    ) as error:
         _commit(tmp_path / "store")
     assert not isinstance(error.value, BadInputError)
     assert not (tmp_path / "store").exists()
@@ -91,7 +92,8 @@ def test_what_does_not_read_back_is_no_store_and_is_kept(tmp_path: Path, monkeyp
 def _commit(path: Path) -> None:
     with StoreWriter(path, inputs="same") as store:
         stored = write_shard(store.shards_folder / "00000.h5", iter(make_slices()))
-        store.commit(ICH, index=make_index(stored), labels=LABELS, refusals=[])
+        index = make_index(stored)
+        store.commit(index=index, labels=make_labels(index), refusals=[])
 
 
 OPEN_AND_MEASURE = """
@@ -114,11 +116,11 @@ def test_one_long_text_for_every_row_takes_its_memory_once(tmp_path: Path) -> No
         name: pa.array(["x"] * n) if kind == "str" else pa.array(np.arange(n).astype(kind))
         for name, kind in INDEX_COLUMNS.items()
     }
-    columns["split"], columns["transfer_syntax_uid"] = pa.array(["test"] * n), pa.array(["1.2"] * n)
+    columns["transfer_syntax_uid"] = pa.array(["1.2"] * n)
     columns["decoder"] = pa.DictionaryArray.from_arrays(np.zeros(n, np.int32), ["a" * 1_000_000])
     pq.write_table(pa.table(columns), tmp_path / "index.parquet", compression="zstd", store_schema=False)
-    sign(tmp_path)
-    edit_manifest(tmp_path, n_slices=n)
+    files = {name: file_checksum(tmp_path / name) for name in ("index.parquet", "refusals.parquet")}
+    edit_manifest(tmp_path, n_slices=n, files=files)
     assert (tmp_path / "index.parquet").stat().st_size < 100_000
     command = [sys.executable, "-c", OPEN_AND_MEASURE, str(tmp_path)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()

@@ -16,8 +16,9 @@ from rsna_e2e.evaluation.inspection.geometry import describe_geometry
 from rsna_e2e.evaluation.inspection.slices import Slices
 from rsna_e2e.evaluation.inspection.truth import describe_copies, describe_counts, describe_labels
 from rsna_e2e.evaluation.inspection.values import describe_values, histogram
-from rsna_e2e.store import Store, StoreError
+from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import NothingTakenError, count_reasons, read_raw
+from rsna_e2e.store.reader import check_labels
 from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tasks.task import Task
 
@@ -25,19 +26,21 @@ N_SAMPLED = 1000  # slices; their histogram differs from that of all by less tha
 
 
 def inspect_store(
-    store: Store, *, n_sampled: int | None = N_SAMPLED, seed: int = 0, progress: Progress = no_progress
+    store: Store,
+    *,
+    task: Task | None = None,
+    n_sampled: int | None = N_SAMPLED,
+    seed: int = 0,
+    progress: Progress = no_progress,
 ) -> tuple[dict[str, Any], Slices]:
     """Describe a store: its tables whole, the pixels of `n_sampled` slices (None: all), chosen by `seed`.
 
-    Returns the content and what it was made of. Raises StoreError when a slice is damaged, or the labels are not those
-    of the store's task.
+    task: by default the one whose labels the store was opened with, needed of a store without labels. Returns the
+    content and what it was made of. Raises StoreError when a slice is damaged, BadInputError when the labels are not
+    those of the task.
     """
-    task = get_task(store.task_name)
-    if store.label_names != task.slices.names:
-        raise StoreError(
-            f"{store.path}: holds labels {', '.join(store.label_names):.200}, which are not those of its task "
-            f"{task.name}: {', '.join(task.slices.names)}. Prepare the store again"
-        )
+    task = task or get_task(store.task_name)
+    check_labels(store, task)
     slices = Slices(
         task=task,
         columns=store.index,

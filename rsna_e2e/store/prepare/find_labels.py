@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePath
 from typing import BinaryIO
@@ -59,7 +59,7 @@ class LabelFiles:
             )
         file = self.files[match.table]
         assert file.table is not None, "others have a problem, which is raised"
-        return FoundLabels(file=file.ids.file, table=replace(file.table, image_ids=match.ids), match=match)
+        return FoundLabels(file=file.ids.file, table=file.table.taken(match.rows, match.ids), match=match)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ from rsna_e2e.store.prepare.index import (
     OPTIONAL_COLUMNS,
     RECORD_COLUMNS,
     VECTOR_COLUMNS,
-    join_labels,
     spread,
 )
 from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs
@@ -25,6 +24,7 @@ from rsna_e2e.store.prepare.patients import with_patients
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.run import read_headers
 from rsna_e2e.store.prepare.series_plan import find_copies, plan_series
+from rsna_e2e.store.prepare.sets import join
 from rsna_e2e.store.prepare.store_plan import with_image_ids
 from rsna_e2e.store.prepare.tables import read_notes, to_numpy
 from rsna_e2e.store.series_order import slice_indices
@@ -112,7 +112,7 @@ def _read(inputs: Inputs, n_jobs: int, progress: Progress) -> RawHeaders:
     match = match_labels(headers, refused, inputs.label_ids)
     copies = find_copies(headers)
     digests = dict(zip(copies.tolist(), to_numpy(headers, "sop_uid")[copies].tolist(), strict=True))
-    plan, misplaced = plan_series(headers, match.ambiguous, digests=digests)
+    plan, misplaced = plan_series(headers, digests=digests)
     headers, further = with_image_ids(headers, plan.rows, match)
     taken = headers.take(plan.rows)
     columns = {name: to_numpy(taken, name) for name in (*RECORD_COLUMNS, *OPTIONAL_COLUMNS)}
@@ -123,6 +123,6 @@ def _read(inputs: Inputs, n_jobs: int, progress: Progress) -> RawHeaders:
         "position_mm": plan.position_mm,
         "slice_index": slice_indices(plan.series_keys),
     }
-    labels_NL = join_labels(columns, inputs.labels.taken(match, task).table, further)
+    labels_NL = join(columns, inputs.labels.taken(match, task).table, further, task).labels
     refusals = sorted([*inputs.not_found, *refused, *misplaced], key=lambda refusal: (refusal.path, refusal.reason))
     return RawHeaders(columns=columns, labels=labels_NL, refusals=refusals)

@@ -18,6 +18,7 @@ from rsna_e2e.dicom.image_ids import ImageIds, may_be_formula
 from rsna_e2e.dicom.sources.files import Source, open_source
 from rsna_e2e.dicom.syntaxes import SYNTAXES, decoder_version, readable_syntax
 from rsna_e2e.store import FORMAT_VERSION, Compression, check_codec
+from rsna_e2e.store.content_box import CONTENT_FROM_HU
 from rsna_e2e.store.prepare.find_labels import LabelFiles, LabelSearch, read_label_file
 from rsna_e2e.store.prepare.match_labels import LabelIds
 from rsna_e2e.tasks.task import Task
@@ -28,7 +29,7 @@ Labels: TypeAlias = "Path | TableFile | Literal['none'] | None"  # a label file,
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """What a store is made of. labels: tables that may have its labels. image_ids: their rule. compression: of its
-    pixels. digest: of everything that headers and shards depend on."""
+    pixels. digest: of everything that headers and shards depend on, which labels are not."""
 
     source: Source
     files: Sequence[RawFile]
@@ -79,7 +80,7 @@ def read_inputs(
     found = _find_labels(source, labels, task)  # first, as they may be wrong
     files, not_found = _without_formulas(*source.find()) if refuse_formulas else source.find()
     options = (compression, requires_hu, refuse_formulas, image_ids)
-    settings = (__version__, FORMAT_VERSION, task.inputs.windows_hu, options, decoder_versions())
+    settings = (__version__, FORMAT_VERSION, CONTENT_FROM_HU, options, decoder_versions())
     return Inputs(
         source=source,
         files=files,
@@ -90,7 +91,7 @@ def read_inputs(
         compression=compression,
         requires_hu=requires_hu,
         refuse_formulas=refuse_formulas,
-        digest=_digest(source, files, found, settings),
+        digest=_digest(source, files, settings),
     )
 
 
@@ -122,10 +123,8 @@ def decoder_versions() -> list[tuple[str, str]]:
     return found
 
 
-def _digest(source: Source, files: Sequence[RawFile], labels: LabelFiles, settings: tuple[object, ...]) -> str:
+def _digest(source: Source, files: Sequence[RawFile], settings: tuple[object, ...]) -> str:
     digest = hashlib.sha256(repr((*settings, source.stamp)).encode())
     for raw_file in files:
         digest.update(repr(raw_file).encode("utf-8", "backslashreplace"))
-    for file in labels.files:
-        digest.update("\0".join(file.ids.image_ids).encode())
     return digest.hexdigest()

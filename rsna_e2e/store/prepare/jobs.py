@@ -18,7 +18,7 @@ from rsna_e2e.dicom.image_ids import may_be_formula
 from rsna_e2e.dicom.repairs import has_repair
 from rsna_e2e.dicom.sources.files import Source
 from rsna_e2e.store import Compression, write_shard
-from rsna_e2e.store.content_box import content_box
+from rsna_e2e.store.content_box import CONTENT_FROM_HU, bounding_box
 from rsna_e2e.store.prepare.index import StoredSlice, stored_columns
 from rsna_e2e.store.prepare.pool import NO_ITEM, Begin, Lost
 from rsna_e2e.store.prepare.tables import (
@@ -34,7 +34,6 @@ from rsna_e2e.store.tables import columns_to_table
 
 NO_CONTENT = (0, 0, 0, 0)
 
-Windows = tuple[tuple[float, float], ...]
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 _Result = TypeVar("_Result")
 
@@ -127,7 +126,6 @@ class WriteShard:
 
     source: Source
     shard: ShardPlan
-    windows_hu: Windows
     compression: Compression
 
     def __call__(self, begin: Begin, lost: Lost) -> int:
@@ -158,7 +156,7 @@ class WriteShard:
                 refusals.append(result)
                 continue
             record, hu = result
-            taken.append((row, record, content_box(hu, self.windows_hu) or NO_CONTENT))
+            taken.append((row, record, bounding_box(hu >= CONTENT_FROM_HU) or NO_CONTENT))
             yield hu
 
 

@@ -19,7 +19,7 @@ _WHOLES = {
     "series_uid": ("SeriesInstanceUIDs", "series"),
     "patient_id": ("PatientIDs", "patients"),
 }
-MOST_AMBIGUOUS = 0.1  # of the images: more are not left out because labels name them as others are named too
+MOST_AMBIGUOUS = 0.1  # of the images: more do not go without labels because these name others as well
 _SEE = "See docs/labels.md"
 
 
@@ -61,20 +61,22 @@ class LabelIds:
 class Match:
     """Which table has labels of the images, None for none, and the rule of the image ids.
 
-    ids: of that table, as the rule spells them. ambiguous: those that several instances have.
+    rows: of that table which are taken; ids: theirs, as the rule spells them. n_ambiguous: its other rows, whose IDs
+    are the name of several instances, so that which one they mean is not known.
     """
 
     table: int | None
     rule: IdRule
     ids: list[str] = field(default_factory=list)
-    ambiguous: Collection[str] = ()
+    rows: Sequence[int] = ()
+    n_ambiguous: int = 0
 
 
 def match_labels(headers: Table, refused: Iterable[Refusal], labels: LabelIds) -> Match:
     """Find the label table of these images, and its rule: the one by which most of its IDs name an image.
 
     Raises BadInputError for a table that has to match and does not, or has labels of whole studies; that cannot be
-    used; or whose IDs are the names of several images each, so that many would be left out.
+    used; or whose IDs are the names of several images each, so that many would have no label.
     """
     slices = Spellings(headers)
     for number, table in enumerate(labels.tables):
@@ -88,7 +90,7 @@ def match_labels(headers: Table, refused: Iterable[Refusal], labels: LabelIds) -
             if wholes:
                 raise BadInputError(_has_wholes(table, whole, wholes))
             rule = _rule_of_refused(slices, table, labels, refused)
-            return Match(table=number, rule=rule, ids=list(table.image_ids))
+            return Match(table=number, rule=rule, ids=list(table.image_ids), rows=range(len(table.image_ids)))
     return Match(table=None, rule="name" if labels.rule == "auto" else labels.rule)
 
 
@@ -188,11 +190,13 @@ def _taken(
         twice, _ = Counter(spelled).most_common(1)[0]
         given = [repr(given) for one, given in zip(spelled, table.image_ids, strict=True) if one == twice]
         raise BadInputError(f"{table.file}: the IDs {' and '.join(given)} are one image. Keep one of them")
-    return Match(table=number, rule=rule, ids=spelled, ambiguous=ambiguous)
+    rows = [row for row, one in enumerate(spelled) if one not in ambiguous]
+    taken = [spelled[row] for row in rows]
+    return Match(table=number, rule=rule, ids=taken, rows=rows, n_ambiguous=len(ambiguous))
 
 
 def _check_ambiguous(slices: Spellings, table: TableIds, ambiguous: set[str], *, n_labelled: int) -> None:
-    """Raise BadInputError where names of several images leave out more than a few of them."""
+    """Raise BadInputError where names of several images leave more than a few of them without labels."""
     rows = slices.rows_of(ambiguous)
     if len(rows) <= MOST_AMBIGUOUS * len(slices.names) and len(rows) <= n_labelled:
         return
@@ -201,7 +205,7 @@ def _check_ambiguous(slices: Spellings, table: TableIds, ambiguous: set[str], *,
     one, other = (printable(slices.names[row]) for row in sorted(instances.values())[:2])
     raise BadInputError(
         f"{table.file}: its IDs are file names, but these repeat: {image_id!r} could be {one} or {other}. "
-        f"{len(rows)} of {len(slices.names)} images would be left out for that. Give paths as IDs, such as "
+        f"{len(rows)} of {len(slices.names)} images would have no label for that. Give paths as IDs, such as "
         f"{with_folder(image_id, one)!r}, or SOP Instance UIDs. {_SEE}"
     )
 

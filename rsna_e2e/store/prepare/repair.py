@@ -52,10 +52,10 @@ class RepairReport:
 def repair(store: Path, raw: Path, *, n_jobs: int | None = None, progress: Progress = no_progress) -> RepairReport:
     """Verify a store and mend what is damaged from the files that it was prepared from.
 
-    raw: as for `prepare`. Slices that are whole keep their bytes, and the store its data hash; files that do not
-    belong to the store stay. Raises StoreError when `store` is not a store, a table of it is damaged, or
-    another process is mending it, BadInputError when there is no `raw` or the store cannot be written to,
-    OutOfResourcesError when the disk is full.
+    raw: as for `prepare`. Slices that are whole keep their bytes, and the store its data hash; label sets stay as they
+    are, and so do files that do not belong to the store. Raises StoreError when `store` is not a store, a table of it
+    is damaged, or another process is mending it, BadInputError when there is no `raw` or the store cannot be written
+    to, OutOfResourcesError when the disk is full.
     """
     started_s = time.perf_counter()
     source = open_source(raw)
@@ -68,7 +68,11 @@ def repair(store: Path, raw: Path, *, n_jobs: int | None = None, progress: Progr
         with Pool(n_jobs) as pool:
             search = _Search(source, pool, Path(notes), files, progress)
             why_not = _mend(search, found, wanted)
-        left = [damage for damage in found.damages if not damage.is_foreign and not _is_in_shard(damage, files)]
+        left = [
+            damage
+            for damage in found.damages
+            if not damage.is_foreign and not damage.of_set and not _is_in_shard(damage, files)
+        ]
         for name, rows in files.rows_by_shard():
             if name in why_not:
                 left += [

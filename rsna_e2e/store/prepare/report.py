@@ -12,11 +12,12 @@ import numpy as np
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import ID_RULES, Column, Float32Array, IdRule, Refusal
+from rsna_e2e.core.records import ID_RULES, Column, IdRule, Refusal, Rows
 from rsna_e2e.dicom.repairs import Repair, count_repairs, mark_repaired
 from rsna_e2e.store.label_runs import OrderCheck, check_order
+from rsna_e2e.store.prepare.division import HELD_OUT
 from rsna_e2e.store.prepare.find_labels import FoundLabels
-from rsna_e2e.store.prepare.index import label_rows
+from rsna_e2e.store.prepare.sets import Joined
 from rsna_e2e.store.prepare.store_plan import ShardPlans
 from rsna_e2e.store.series_order import run_starts, series_geometry, studies_of_single_slices, volume_numbers
 from rsna_e2e.tasks.label_counts import LabelCounts, count_labels
@@ -44,7 +45,8 @@ class PrepareReport:
 
     n_studies_as_patients: studies that name no patient, each of which counts as one. n_unlabelled: slices in the store
     without a label. held_out: patients, series and slices with labels in split "test", and positive slices among them.
-    n_labels_without_image: labelled images that are not in the store. n_rounded, n_saturated: pixels whose HU are not
+    n_labels_without_image: labelled images that are not in the store. n_ambiguous_labels: those among them that are
+    the name of several images, which stay without labels. n_rounded, n_saturated: pixels whose HU are not
     exactly slope * stored + intercept. n_burned_in: slices that say that text is burned into their pixels. slice_order:
     whether the labels agree with the order of the slices. label_file: where the labels are from; image_ids: what the
     IDs in it and the image ids of the store are, and how many of the labelled images are there; label_columns: of a
@@ -64,6 +66,7 @@ class PrepareReport:
     n_unlabelled: int
     held_out: dict[str, int]
     n_labels_without_image: int
+    n_ambiguous_labels: int
     n_repeated_label_rows: int
     label_file: str
     image_ids: IdReport
@@ -139,12 +142,13 @@ class PartReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The content of a store that was made, with identifiers: columns of the index [N], labels [N, L], refusals; the
+    """The content of a store that was made, with identifiers: columns of the index [N], labels, fold [N], refusals; the
     plan that it follows, and where the labels are from."""
 
     data_hash: str
     index: dict[str, Column]
-    label_values: Float32Array
+    joined: Joined
+    fold: Rows
     refusals: Sequence[Refusal]
     plan: ShardPlans
     labels: FoundLabels
@@ -152,11 +156,11 @@ class Prepared:
 
 def make_report(store: Path, prepared: Prepared, *, task: Task, elapsed_s: float) -> PrepareReport:
     """Count what a store holds of its inputs."""
-    index, labels_NL, labels, table = prepared.index, prepared.label_values, prepared.labels, prepared.labels.table
+    index, labels_NL, labels, table = prepared.index, prepared.joined.labels, prepared.labels, prepared.labels.table
     ids = IdReport(
         rule=labels.match.rule,
-        n_labelled=len(table.image_ids),
-        n_matching=len(set(label_rows(index, table, prepared.plan.further)) - {-1}),
+        n_labelled=len(table.image_ids) + labels.match.n_ambiguous,
+        n_matching=len(set(prepared.joined.rows.tolist()) - {-1}),
     )
     names_no_patient = mark_repaired(index["repair"].tolist(), Repair.PATIENT_BY_STUDY)
     _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
@@ -168,8 +172,9 @@ def make_report(store: Path, prepared: Prepared, *, task: Task, elapsed_s: float
         n_series=len(first),
         n_slices=len(labels_NL),
         n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
-        held_out=count_held_out(index, labels_NL, task),
+        held_out=count_held_out(index, prepared.joined, prepared.fold, task),
         n_labels_without_image=ids.n_labelled - ids.n_matching,
+        n_ambiguous_labels=labels.match.n_ambiguous,
         n_repeated_label_rows=table.n_repeated_rows,
         label_file=labels.file,
         image_ids=ids,
@@ -189,9 +194,9 @@ def make_report(store: Path, prepared: Prepared, *, task: Task, elapsed_s: float
     )
 
 
-def count_held_out(index: Mapping[str, Column], labels_NL: Float32Array, task: Task) -> dict[str, int]:
+def count_held_out(index: Mapping[str, Column], joined: Joined, fold_N: Rows, task: Task) -> dict[str, int]:
     """Count the patients, series and slices of split "test" that have labels, and the positive slices of these."""
-    is_held_N = (index["split"] == "test") & ~np.isnan(labels_NL).all(axis=1)
+    is_held_N = (fold_N == HELD_OUT) & ~np.isnan(joined.labels).all(axis=1)
     if not is_held_N.any():
         return {}
     counts = {
@@ -199,7 +204,7 @@ def count_held_out(index: Mapping[str, Column], labels_NL: Float32Array, task: T
         "series": len(set(index["series_key"][is_held_N])),
         "slices": int(is_held_N.sum()),
     }
-    return counts | {f"with {task.headline}": int(np.nansum(labels_NL[is_held_N, task.headline_index]))}
+    return counts | {f"with {task.headline}": int(np.nansum(joined.labels[is_held_N, task.headline_index]))}
 
 
 def count_reasons(refusals: Iterable[Refusal]) -> dict[str, int]:

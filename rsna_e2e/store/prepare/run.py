@@ -1,10 +1,10 @@
-"""Prepares a study store: reads headers, plans shards, writes them, and commits index, labels and refusals.
+"""Prepares a study store: reads headers, plans shards, writes them, and commits index, refusals and a label set.
 
 A store appears whole or not at all. Called again after an interruption, this goes on with the notes and shards that
-were finished, where files, labels, options and versions are still the same.
+were finished, where files, options and versions are still the same; labels may be others.
 """
 
-# N slices, L labels
+# N slices
 
 import time
 from collections.abc import Sequence
@@ -18,13 +18,15 @@ from rsna_e2e.core.records import N_FOLDS, Column, Progress, Refusal, no_progres
 from rsna_e2e.dicom.image_ids import ImageIds
 from rsna_e2e.dicom.sources.files import Source
 from rsna_e2e.store import Compression, StoreWriter
-from rsna_e2e.store.prepare.index import Division, index_columns, join_labels, training_slices, with_pseudonyms
+from rsna_e2e.store.prepare.division import Division
+from rsna_e2e.store.prepare.index import index_columns, with_pseudonyms
 from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs
 from rsna_e2e.store.prepare.jobs import DigestCopies, ReadHeaders, WriteShard
 from rsna_e2e.store.prepare.match_labels import with_labels
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.ray_pool import RayPool
 from rsna_e2e.store.prepare.report import NothingTakenError, Part, PartReport, Prepared, PrepareReport, make_report
+from rsna_e2e.store.prepare.sets import divided, join, make_set
 from rsna_e2e.store.prepare.space import enough_space
 from rsna_e2e.store.prepare.store_plan import Copies, MakePlan, ShardPlans
 from rsna_e2e.store.prepare.tables import read_columns, read_notes, refusals_of, to_numpy
@@ -241,9 +243,9 @@ def _check_division(inputs: Inputs, plan: ShardPlans, division: Division) -> Non
         return
     division.check(has_labels=plan.match.table is not None)
     notes = [shard.note if shard.note.exists() else shard.plan for shard in plan.shards]
-    planned = read_columns(notes, ("image_id", "series_key", "patient_id"))
+    planned = read_columns(notes, ("image_id", "series_key", "patient_id", "study_uid"))
     table = inputs.labels.taken(plan.match, inputs.task).table
-    training_slices(planned, join_labels(planned, table, plan.further), division)
+    divided(planned, join(planned, table, plan.further, inputs.task), division, {})
 
 
 def _write_shards(inputs: Inputs, plan: ShardPlans, pool: AnyPool, progress: Progress) -> None:
@@ -252,7 +254,7 @@ def _write_shards(inputs: Inputs, plan: ShardPlans, pool: AnyPool, progress: Pro
     n_refused = len(plan.refused)
     total = sum(shard.n_slices for shard in plan.shards)
     done = total - sum(shard.n_slices for shard in missing)
-    jobs = [WriteShard(inputs.source, shard, inputs.task.inputs.windows_hu, inputs.compression) for shard in missing]
+    jobs = [WriteShard(inputs.source, shard, inputs.compression) for shard in missing]
     for number, n_refused_here in pool.run(jobs):
         done += missing[number].n_slices
         n_refused += n_refused_here
@@ -270,21 +272,22 @@ def _commit(
     if not len(stored["image_id"]):
         table = writer.leave(hashed) if hashed else None
         raise NothingTakenError(inputs.source.path, hashed, table=table)
-    labels = inputs.labels.taken(plan.match, inputs.task)
-    labels_NL = join_labels(stored, labels.table, plan.further)
-    index = index_columns(stored, labels_NL, division)
+    index = index_columns(stored)
+    hashed_index = index if pseudonyms is None else with_pseudonyms(index, pseudonyms)
+    found = inputs.labels.taken(plan.match, inputs.task)
+    joined = join(index, found.table, plan.further, inputs.task)
+    fold_N = divided(index, joined, division, {})
+    labels = make_set(inputs.task, found, joined, fold_N, division, image_ids=hashed_index["image_id"], refusals=hashed)
     data_hash = writer.commit(
-        inputs.task,
-        index=index if pseudonyms is None else with_pseudonyms(index, pseudonyms),
-        labels=labels_NL,
+        index=hashed_index,
+        labels=None if plan.match.table is None else labels,
         refusals=hashed,
         compression=inputs.compression,
         key_check=key_check,
-        holdout=division.holdout,
         image_ids=plan.match.rule,
     )
     return Prepared(
-        data_hash=data_hash, index=index, label_values=labels_NL, refusals=refusals, plan=plan, labels=labels
+        data_hash=data_hash, index=index, joined=joined, fold=fold_N, refusals=refusals, plan=plan, labels=found
     )
 
 

@@ -5,7 +5,7 @@ Pure functions of the headers, so that every machine and every attempt makes the
 # M headers, N of them taken
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
@@ -35,22 +35,19 @@ class Plan:
     told_by: Mapping[str, int]
 
 
-def plan_series(
-    headers: Table, ambiguous: Collection[str], digests: Mapping[int, Digest]
-) -> tuple[Plan, list[Refusal]]:
+def plan_series(headers: Table, digests: Mapping[int, Digest]) -> tuple[Plan, list[Refusal]]:
     """Group headers into series, sorted by (patient, study, series), each in geometric order, and refuse slices without
-    a place in it, and those of `ambiguous` image ids. Each volume of a series becomes a series. Headers without
-    positions keep their order, see `_in_given_order`.
+    a place in it. Each volume of a series becomes a series. Headers without positions keep their order, see
+    `_in_given_order`.
 
     digests: of the rows that `find_copies` gives; those of one SOP instance UID that differ are all refused.
     """
     if _lack_positions(headers):
         return _in_given_order(headers), []
     ids, image_ids = _ids(headers), to_numpy(headers, "image_id")
-    refused = _named(image_ids, ambiguous)
     sop_uids = ids.pop()
     position_M3, orientation_M6 = (to_numpy(headers, f"image_{name}") for name in ("position_mm", "orientation"))
-    refused |= _conflicting(headers, digests)
+    refused = _conflicting(headers, digests)
     acquisition = _acquisition(headers)
     kept, keys, positions = [], [], []
     told_by: Counter[str] = Counter()
@@ -196,12 +193,6 @@ def _sorted(ids: Sequence[Column], *, without: Iterable[int]) -> tuple[Rows, Row
     is_new = np.ones(len(order), dtype=bool)
     is_new[1:] = np.any([code[order[1:]] != code[order[:-1]] for code in codes], axis=0)
     return order, np.flatnonzero(is_new)
-
-
-def _named(image_ids: Column, ambiguous: Collection[str]) -> dict[int, tuple[Reason, str]]:
-    """Files of equal stem and different instances that a label names: which one it means is not known."""
-    why = (Reason.AMBIGUOUS_IMAGE_ID, "files of different instances have this name")
-    return {row: why for row, image_id in enumerate(image_ids.tolist() if ambiguous else ()) if image_id in ambiguous}
 
 
 def _conflicting(headers: Table, digests: Mapping[int, Digest]) -> dict[int, tuple[Reason, str]]:

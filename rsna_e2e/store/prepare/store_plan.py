@@ -65,7 +65,7 @@ class MakePlan:
         if len(copies) and not self.digests:
             return self._copies(headers, copies)
         digests = [digest for path in self.digests for digest in _digests(path)]
-        plan, misplaced = plan_series(headers, match.ambiguous, dict(zip(copies.tolist(), digests, strict=True)))
+        plan, misplaced = plan_series(headers, dict(zip(copies.tolist(), digests, strict=True)))
         headers, further = with_image_ids(headers, plan.rows, match)
         places = plan_shards(headers, plan, shard_bytes=self.shard_bytes)
         shards = [self._shard(headers, plan, number, *place) for number, place in enumerate(places)]

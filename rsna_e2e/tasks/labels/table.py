@@ -1,9 +1,9 @@
 """Labels of images and studies, and how cells of a label file become such a table."""
 
-# N images, L labels, E studies, M their labels, K cells of the file
+# N images, L labels, Q notes of images, E studies, M labels and K notes of studies, C cells of the file
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,19 @@ Strings = Any  # pyarrow.StringArray; pyarrow carries no types
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelTable:
-    """Labels of N images: image_ids sorted, values [N, L] in [0, 1] with NaN where the file says nothing. The same of E
-    studies: study_ids sorted, study_values [E, M]; both empty of a task whose series have no labels of their own.
+    """Labels of N images: image_ids sorted, values [N, L] in [0, 1] with NaN where the file says nothing, notes [N, Q].
 
-    columns: of a wide table, the column that is read as `ID` and as each label; unused: its other columns.
+    study_ids: sorted StudyInstanceUIDs of a task whose series have labels of their own, study_values [E, M] and
+    study_notes [E, K]. columns: of a wide table, the column that is read as `ID` and as each label; unused: its others.
     """
 
     image_ids: list[str]
     values: Float64Array
     n_repeated_rows: int
+    notes: Float64Array = field(default_factory=lambda: np.empty((0, 0)))
     study_ids: list[str] = field(default_factory=list)
-    study_values: Float64Array = field(default_factory=lambda: np.zeros((0, 0)))
+    study_values: Float64Array = field(default_factory=lambda: np.empty((0, 0)))
+    study_notes: Float64Array = field(default_factory=lambda: np.empty((0, 0)))
     columns: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
 
@@ -37,6 +39,11 @@ class LabelTable:
         assert self.values.ndim == 2
         assert len(self.image_ids) == len(self.values)
         assert len(self.study_ids) == len(self.study_values)
+
+    def taken(self, rows: Sequence[int], image_ids: list[str]) -> "LabelTable":
+        """Return the table with these rows of images alone, under other ids."""
+        notes = self.notes[rows] if len(self.notes) else self.notes
+        return replace(self, image_ids=image_ids, values=self.values[rows], notes=notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from rsna_e2e.tools.bench.studies import opened_store, scratch_folder
 from rsna_e2e.tools.bench.timing import Entry, Rates, Summary, interleave, ratio, summarise
 from rsna_e2e.tools.bench.write import check_out, spread, write_result
 from rsna_e2e.training.checkpoint import CheckpointState, save_checkpoint
+from rsna_e2e.training.run_folder import read_config
 from rsna_e2e.training.run_layout import CONFIG
 
 BARE = "bare backbone"
@@ -90,7 +91,7 @@ def bench_embed(
     """
     check_out(out)
     config, machine = load_config(recipe, overrides), Machine.here()
-    with opened_store(store) as opened, scratch_folder() as folder:
+    with opened_store(store, task=config.task.name) as opened, scratch_folder() as folder:
         run = make_run(folder / "run", opened, config)
         memory = tuple(
             EmbedMemory(n_slices=n, peak_mib=in_fresh_process(measure_peak, run, opened.path, device, n))
@@ -123,7 +124,7 @@ def _row(views: tuple[View, ...], rates: dict[str, Rates]) -> EmbedRow:
 def measure_peak(run: Path, store: Path, device: str, n_slices: int) -> float:
     """Return the peak resident memory, MiB, of extraction in this process, which must be a fresh one."""
     return_freed_memory()
-    with closing(Store.open(store)) as opened:
+    with closing(Store.open(store, read_config(run).task.name)) as opened:
         extractor = Extractor(run, opened, device=device)
         with _shards(extractor, opened, repeated_rows(opened, n_slices), VIEWS[0]) as done:
             sum(done)

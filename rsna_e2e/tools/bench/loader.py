@@ -121,7 +121,7 @@ def bench_loader(
     check_out(out)
     config = load_config(recipe, overrides)
     machine, compute = Machine.here(), choose_compute(config.precision, device)
-    with opened_store(store) as opened:
+    with opened_store(store, task=config.task.name) as opened:
         bench = _Bench(opened, config, compute)
         batches = bench.batches(n_slices)
         memory = [bench.watch_memory(backend, batches) for backend in bench.backends]

@@ -8,6 +8,7 @@ from pathlib import Path
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
+from rsna_e2e.store.set_manifest import set_names
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tools.synth.simulate import simulate
 
@@ -16,10 +17,11 @@ SEED = 1
 
 
 @contextmanager
-def opened_store(path: Path | None) -> Iterator[Store]:
-    """Open the store at `path`; without one, make a small one that goes away at the end."""
+def opened_store(path: Path | None, *, task: str | None = None) -> Iterator[Store]:
+    """Open the store at `path`; without one, make a small one that goes away at the end. task: whose labels are read,
+    by default any that there are."""
     if path is not None:
-        with closing(Store.open(path)) as store:
+        with closing(Store.open(path, task or next(iter(set_names(path)), None))) as store:
             yield store
         return
     with scratch_folder() as folder:

@@ -94,7 +94,7 @@ def bench_train(
     compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
     model = compute.place(JointModel.for_task(config.model.without_initial_weights(), task))
     config = resolve_chunks(model, config, task, compute)
-    with opened_store(store) as opened:
+    with opened_store(store, task=config.task.name) as opened:
         loader = _loader(opened, model, config, task, compute)
         phases = _phases(opened, loader, config)
         chunks = {phase.kind: phase.smallest_chunk for phase in phases}

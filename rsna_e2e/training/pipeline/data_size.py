@@ -60,7 +60,7 @@ def measure_data(folders: Folders, runs: list[RunConfig]) -> DataSize:
     labels, or no series is left for a run.
     """
     if is_store(folders.store):
-        with closing(Store.open(folders.store)) as store:
+        with closing(Store.open(folders.store, runs[0].task.name)) as store:
             return _of_store(store, runs)
     assert folders.raw is not None
     labels = None if folders.labels is None else table_at(folders.labels, dict(folders.columns))

@@ -162,7 +162,8 @@ class Pipeline:
     def _hash_of_data(self) -> str | None:
         """Return the hash of the store's data, after checking the store; None when there is no store."""
         if self._data_hash is None and is_store(self.folders.store):
-            with closing(Store.open(self.folders.store)) as store:
+            tasks = (step.settings.task.name for step in self.steps if step.settings is not None)
+            with closing(Store.open(self.folders.store, next(tasks, None))) as store:
                 self._check(store)
                 self._data_hash = store.data_hash
         return self._data_hash
