@@ -11,6 +11,7 @@ from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 
 if TYPE_CHECKING:
     from rsna_e2e.config import FoldRule
+    from rsna_e2e.evaluation.explain import Explained
     from rsna_e2e.inference.embed import Extracted
     from rsna_e2e.inference.predict import Predicted
     from rsna_e2e.store import Store
@@ -80,7 +81,7 @@ def add_import_embeddings(verbs: Verbs) -> None:
     )
 
 
-def taken(done: "Predicted | Extracted") -> str:
+def taken(done: "Predicted | Extracted | Explained") -> str:
     """Name the checkpoint that was used, and say so if it replaces a damaged one."""
     instead = f", instead of a damaged one ({len(done.damaged)} skipped)" if done.damaged else ""
     return f"{done.checkpoint}{instead}"

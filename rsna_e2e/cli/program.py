@@ -12,6 +12,7 @@ from rsna_e2e import __version__
 from rsna_e2e.cli.bench import add_bench
 from rsna_e2e.cli.data import add_prepare
 from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
+from rsna_e2e.cli.explanations import add_explain
 from rsna_e2e.cli.inspection import add_inspect, add_quirks
 from rsna_e2e.cli.pipelines import add_bag, add_merge, add_pipeline, add_smooth
 from rsna_e2e.cli.results import add_evaluate, add_predict
@@ -46,6 +47,7 @@ VERBS = (
     add_merge,
     add_smooth,
     add_evaluate,
+    add_explain,
     add_pipeline,
     add_bench,
 )

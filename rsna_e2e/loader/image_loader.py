@@ -10,7 +10,7 @@ import torch
 
 from rsna_e2e.config import RunConfig, SlicePhaseConfig
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.loader.batch import SeriesBatch, SliceImages
 from rsna_e2e.loader.batch_plan import BatchPlan, Planner
 from rsna_e2e.loader.dali_backend import dali_images
 from rsna_e2e.loader.division import WHOLE, Division
@@ -84,20 +84,32 @@ class ImageLoader(SeriesLoader):
 
     def load_slices(self, batches: Sequence[Batch], *, epoch: int | None) -> Iterator[SeriesBatch]:
         """Yield the batches, each of store rows, in the given order."""
-        plans = [partial(self._planner.slices, rows, epoch=epoch) for rows in batches]
-        shares = (self.division.by_slices().largest_share([1] * len(rows)) for rows in batches)
-        return self._load(plans, max_slices=max(shares, default=0), epoch=epoch)
+        return self._load(self._slices(batches, epoch), max_slices=self._most_slices(batches), epoch=epoch)
+
+    def images_of(self, batches: Sequence[Batch]) -> Iterator[tuple[BatchPlan, SliceImages]]:
+        """Yield the un-augmented images of the batches, each of store rows, with the geometry that made them."""
+        return self._images(self._slices(batches, None), max_slices=self._most_slices(batches), epoch=None)
+
+    def _slices(self, batches: Sequence[Batch], epoch: int | None) -> list[Callable[[], BatchPlan]]:
+        return [partial(self._planner.slices, rows, epoch=epoch) for rows in batches]
+
+    def _most_slices(self, batches: Sequence[Batch]) -> int:
+        return max((self.division.by_slices().largest_share([1] * len(rows)) for rows in batches), default=0)
 
     def _load(
         self, plans: Sequence[Callable[[], BatchPlan]], *, max_slices: int, epoch: int | None
     ) -> Iterator[SeriesBatch]:
+        for plan, images_NCSS in self._images(plans, max_slices=max_slices, epoch=epoch):
+            yield make_series_batch(self._store, plan, images_NCSS, self._settings.device)
+
+    def _images(
+        self, plans: Sequence[Callable[[], BatchPlan]], *, max_slices: int, epoch: int | None
+    ) -> Iterator[tuple[BatchPlan, SliceImages]]:
         is_zero = epoch is None and self._config.image.values == "hu"  # OpenCV's resize of 8-bit images replicates
         settings = replace(self._settings, border="zero" if is_zero else "replicate")
         arguments = (self._store, plans, settings, self._buffers, self._config.loader)
         is_dali = self.backend == "dali"
-        images = dali_images(*arguments, max_slices=max_slices) if is_dali else torch_images(*arguments)
-        for plan, images_NCSS in images:
-            yield make_series_batch(self._store, plan, images_NCSS, self._settings.device)
+        return dali_images(*arguments, max_slices=max_slices) if is_dali else torch_images(*arguments)
 
 
 def _choose_backend(config: RunConfig) -> str:

@@ -11,7 +11,8 @@ from rsna_e2e import cli
 from rsna_e2e.store import Store, StoreError, StoreWriter, verify_store, write_shard
 
 MADE = {"prepare": "store.json", "inspect": "inspection.html", "train": "config.yaml", "find-lr": "lr.csv",
-        "embed": "manifest.json", "import-embeddings": "manifest.json", "evaluate": "report.html"}  # fmt: skip
+        "embed": "manifest.json", "import-embeddings": "manifest.json", "evaluate": "report.html",
+        "explain": "explanation.json"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def who_is(columns: Columns, who: str, *, where: Path) -> Named:
     where: they come from, for messages. Raises UsageError for text that is no hash, or is the beginning of several;
     BadInputError for one that is not there.
     """
-    return _named(columns, _rows_of_key(columns["series_key"], who, where=where))
+    return _named(columns, rows_of_key(columns["series_key"], who, where=where))
 
 
 def who_was(store: StoreFiles, who: str, columns: Columns, pseudonyms: Pseudonyms) -> Named:
@@ -59,7 +59,7 @@ def who_was(store: StoreFiles, who: str, columns: Columns, pseudonyms: Pseudonym
     """
     if pseudonyms.check != store.key_check:
         raise BadInputError(f"{store.path}: prepared with another key. Give the key file it was prepared with")
-    stored = _rows_of_key(store.index["series_key"], who, where=store.path)
+    stored = rows_of_key(store.index["series_key"], who, where=store.path)
     key = store.index["series_key"][stored[0]]
     rows = np.flatnonzero(pseudonymous_keys(dict(columns), pseudonyms) == key)
     if not len(rows):
@@ -69,7 +69,7 @@ def who_was(store: StoreFiles, who: str, columns: Columns, pseudonyms: Pseudonym
     return replace(found, series_key=key, image_ids=tuple(name_of.get(one) for one in store.index["image_id"][stored]))
 
 
-def _rows_of_key(keys: npt.NDArray[Any], who: str, *, where: Path) -> npt.NDArray[np.int64]:
+def rows_of_key(keys: npt.NDArray[Any], who: str, *, where: Path) -> npt.NDArray[np.int64]:
     """Return the rows of the one series whose key begins with `who`."""
     if not re.fullmatch("[0-9a-f]{1,16}", who):
         raise UsageError(f"{who!r} is no hash of a series: those are hex digits, as a message or report shows them")

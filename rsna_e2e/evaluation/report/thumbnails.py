@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 
 import matplotlib.image
+import numpy as np
 import torch
 
 from rsna_e2e.core.errors import BadInputError
@@ -48,18 +49,24 @@ class Thumbnails:
 
 def windowed(hu: Int16Image, windows_hu: Sequence[tuple[float, float]], *, side: int) -> Float32Array:
     """Return a slice [H, W] in windows, (center, width) each, fitted into squares [C, side, side] of 0 to 1."""
-    rows, columns = hu.shape
-    scale = max(rows, columns) / side
-    # the centre of the square is the centre of the slice, pixel centres counted from 0
-    affine = [[scale, 0, (columns - 1 - scale * (side - 1)) / 2], [0, scale, (rows - 1 - scale * (side - 1)) / 2]]
     pictures: Float32Array = torch_ops.transform_slices(
         torch.tensor(hu)[None],
-        torch.tensor([affine], dtype=torch.float32),
+        torch.from_numpy(fitted(*hu.shape, side=side))[None],
         windows_hu,
         size=side,
         supersample=_SUPERSAMPLE,
     )[0].numpy()
     return pictures
+
+
+def fitted(rows: int, columns: int, *, side: int) -> Float32Array:
+    """Return the matrix [2, 3] from a pixel of the square picture that `windowed` makes to one of the slice.
+
+    The centre of the square is the centre of the slice; pixel centres are counted from 0.
+    """
+    scale = max(rows, columns) / side
+    matrix = [[scale, 0, (columns - 1 - scale * (side - 1)) / 2], [0, scale, (rows - 1 - scale * (side - 1)) / 2]]
+    return np.array(matrix, dtype=np.float32)
 
 
 def jpeg(picture: Float32Array) -> bytes:

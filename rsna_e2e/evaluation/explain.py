@@ -1,0 +1,186 @@
+"""Pictures of slices with what the network sees there for a label: class-activation maps in colour over the slice."""
+
+# n slices shown, H, W rows and columns of a picture
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.image
+import numpy as np
+
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import atomic_writer, entries, make_folder, remove_folder, write_json
+from rsna_e2e.core.records import Float32Array, Progress, no_progress
+from rsna_e2e.evaluation.inspection.who import rows_of_key
+from rsna_e2e.evaluation.report.examples import series_name
+from rsna_e2e.evaluation.report.thumbnails import fitted, windowed
+from rsna_e2e.inference.activation_maps import ActivationMaps, activation_maps
+from rsna_e2e.inference.trained_model import TrainedModel
+from rsna_e2e.store import SeriesSpan, Store
+from rsna_e2e.tasks.task import Level
+from rsna_e2e.training.run_folder import read_config
+
+NUMBERS, SHEET = "explanation.json", "sheet.png"
+_SHEET_SIDE = 128  # of a slice on the contact sheet
+_COLOURS, _OPACITY = "inferno", 0.6  # of the highest value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """What `explain` made. level: of the label. damaged: messages about checkpoints that were passed over."""
+
+    folder: Path
+    label: str
+    level: Level
+    n_slices: int
+    checkpoint: Path
+    damaged: tuple[str, ...]
+
+
+def explain(
+    run: Path,
+    store: Store,
+    out: Path,
+    *,
+    series: str | None = None,
+    image_id: str | None = None,
+    label: str | None = None,
+    checkpoint: str = "auto",
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> Explained:
+    """Write pictures of a series, or of one image, with the maps for a label into the new folder `out`.
+
+    series: its key or how that begins. label: of slices, or of series for a run that predicts those; the task's
+    headline, unless given. A picture for each slice, in the order of the series and in the task's first window, a sheet
+    of all and a JSON file. Colours are shared: the brightest is the highest value of all slices shown. Raises
+    BadInputError and UsageError for what is not there.
+    """
+    span, places = _find(store, series, image_id)
+    trained = _open(run, out, checkpoint, device)
+    name = label or trained.task.headline
+    level, index = _find_label(trained, name)
+    maps = activation_maps(trained, store, span, places=places, level=level, label=index, progress=progress)
+    content: dict[str, Any] = {"task": trained.task.name, "label": name, "level": level}
+    content |= {"series": series_name(span.series_key), "weights_sha256": trained.weights_sha256}
+    _write(out, store, span, places, maps, trained.task.inputs.windows_hu[0], content | {"epoch": trained.epoch})
+    return Explained(
+        folder=out,
+        label=name,
+        level=level,
+        n_slices=len(places),
+        checkpoint=trained.checkpoint,
+        damaged=trained.damaged,
+    )
+
+
+def _open(run: Path, out: Path, checkpoint: str, device: str) -> TrainedModel:
+    if out.exists() and (not out.is_dir() or entries(out)):
+        raise UsageError(f"{out}: is there already. Choose another folder with --out")
+    if read_config(run).model.backbone == "none":
+        raise UsageError(f"{run}: has no backbone, it learned from embeddings. Give a run that sees images")
+    return TrainedModel.open(run, checkpoint, device=device)
+
+
+def _find(store: Store, series: str | None, image_id: str | None) -> tuple[SeriesSpan, list[int]]:
+    """Return the series, and the places in it of the slices to show."""
+    assert (series is None) != (image_id is None), "one of a series and an image"
+    if series is not None:
+        rows = rows_of_key(store.index["series_key"], series, where=store.path)
+    else:
+        rows = np.flatnonzero(store.index["image_id"] == image_id)
+        if len(rows) != 1:
+            what = f"{len(rows)} images are called so; name the series" if len(rows) else "no image is called so"
+            raise BadInputError(f"{store.path}: --image: {what}. rsna-e2e predict writes a table with the ids")
+    span = next(span for span in store.series if span.rows.start <= rows[0] < span.rows.stop)
+    return span, [int(row) - span.first_row for row in rows]
+
+
+def _find_label(trained: TrainedModel, name: str) -> tuple[Level, int]:
+    """Return the level of a label and its position there, that of slices where both have it."""
+    slices, series = trained.task.slices.names, trained.task.series_labels.names
+    if name in slices:
+        return "slice", slices.index(name)
+    known = [*slices, *(series if trained.network.study_head is not None else ())]
+    if name not in known:
+        raise UsageError(f"the run predicts no label {name!r:.60}. It predicts {', '.join(dict.fromkeys(known))}")
+    return "series", series.index(name)
+
+
+def _write(
+    out: Path,
+    store: Store,
+    span: SeriesSpan,
+    places: list[int],
+    maps: ActivationMaps,
+    window_hu: tuple[float, float],
+    content: dict[str, Any],
+) -> None:
+    """Write the folder, whole or not at all: it was empty before."""
+    highest = float(maps.maps.max())
+    small: list[Float32Array] = []
+    make_folder(out)
+    try:
+        for number, place in enumerate(places):
+            hu = store.read_slice(span.first_row + place)
+            large, reduced = (
+                coloured(
+                    windowed(hu, [window_hu], side=side)[0],
+                    maps.on_picture(number, fitted(*hu.shape, side=side), side=side),
+                    highest=highest,
+                )
+                for side in (max(hu.shape), _SHEET_SIDE)
+            )
+            _write_png(out / _picture(place), large)
+            small.append(reduced)
+        _write_png(out / SHEET, _sheet(small))
+        slices = [_numbers(maps, number, place) for number, place in enumerate(places)]
+        write_json(out / NUMBERS, content | {"window_hu": window_hu, "highest": highest, "slices": slices})
+    except BaseException:
+        remove_folder(out)
+        raise
+
+
+def _write_png(path: Path, picture_HW3: Float32Array) -> None:
+    with atomic_writer(path) as file:
+        matplotlib.image.imsave(file, picture_HW3, format="png")
+
+
+def _picture(place: int) -> str:
+    return f"slice-{place:04d}.png"
+
+
+def _numbers(maps: ActivationMaps, number: int, place: int) -> dict[str, Any]:
+    logit, map_hw = float(maps.logits[number]), maps.maps[number]
+    return {
+        "place": place,
+        "picture": _picture(place),
+        "logit": logit,
+        "probability": (1 + math.tanh(logit / 2)) / 2,
+        "mean_of_map": float(map_hw.mean()),
+        "highest_of_map": float(map_hw.max()),
+    }
+
+
+def coloured(grey_HW: Float32Array, map_HW: Float32Array, *, highest: float) -> Float32Array:
+    """Return a grey picture in [0, 1] with a map over it [H, W, 3]: the higher, the brighter and the less transparent.
+
+    highest: the value of the brightest colour. What is 0 or below stays grey.
+    """
+    share_HW = np.clip(map_HW / highest, 0, 1) if highest > 0 else np.zeros_like(map_HW)
+    opacity_HW1 = _OPACITY * share_HW[..., None]
+    colour_HW3 = mpl.colormaps[_COLOURS](share_HW)[..., :3]
+    picture: Float32Array = (grey_HW[..., None] * (1 - opacity_HW1) + colour_HW3 * opacity_HW1).astype(np.float32)
+    return picture
+
+
+def _sheet(pictures: list[Float32Array]) -> Float32Array:
+    """Return all pictures side by side, row after row."""
+    n_columns = math.ceil(math.sqrt(len(pictures)))
+    blank = np.zeros_like(pictures[0])
+    rows = [pictures[i : i + n_columns] for i in range(0, len(pictures), n_columns)]
+    rows[-1] = rows[-1] + [blank] * (n_columns - len(rows[-1]))
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
