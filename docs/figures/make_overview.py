@@ -25,9 +25,9 @@ from rsna_e2e.evaluation.report.examples import choose_examples
 from rsna_e2e.evaluation.report.profiles import draw_profile
 from rsna_e2e.evaluation.report.theme import drawing, light
 from rsna_e2e.evaluation.report.thumbnails import windowed
-from rsna_e2e.evaluation.windows import WINDOWS_HU
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.windows import named_windows
 
 # All places and sizes are in pixels of the figure, counted from its lower left corner
 WIDTH, HEIGHT, DPI = 1600, 700, 100
@@ -77,7 +77,7 @@ def read_demo(demo: Path) -> Shown:
     return Shown(
         label_names=task.slices.names,
         headline=task.headline_index,
-        pictures=np.stack([windowed(one, list(WINDOWS_HU.values()), side=2 * SHOWN_SIDE) for one in hu]),
+        pictures=np.stack([windowed(one, list(named_windows(task).values()), side=2 * SHOWN_SIDE) for one in hu]),
         position_mm=evaluation.layout.position_mm[slices],
         truth=evaluation.slices.truth[slices],
         probability=evaluation.slices.probability[slices],

@@ -30,7 +30,7 @@ def add_prepare(verbs: Verbs) -> None:
         "Read a folder or zip of DICOM files once into a study store: HU in geometric order, labels, folds, refusals.",
         "rsna-e2e prepare raw store",
         "rsna-e2e prepare /data/dicom store --labels labels.csv.gz   # IDs by file name, path or SOP Instance UID",
-        "rsna-e2e prepare /data/dicom store --labels table.csv --columns ID=filename any=Hemorrhage epidural=EDH",
+        "rsna-e2e prepare /data/dicom store --labels table.csv --columns ID=filename any=Hemorrhage",
         "rsna-e2e prepare /data/dicom store --holdout 0.2   # a fifth of the patients for --split test",
         "rsna-e2e prepare rsna-intracranial-hemorrhage-detection.zip store   # read in place, labels too",
         "rsna-e2e prepare /data/dicom store --shard 1/4   # on the first of four machines, and so on; then anywhere:",

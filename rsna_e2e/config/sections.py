@@ -265,10 +265,10 @@ class SlicePhaseConfig(Frozen):
     slices_per_batch: SlicesOfNorm = 32
     """Slices of a batch, over all GPUs."""
     sampling: Literal["all", "balanced", "balanced_shards"] = "all"
-    """Slices of an epoch. all: every training slice. balanced: all positive ones (of the any-label) and as many
-    negative ones in rotation, so that none is repeated before all were used. balanced_shards: the negative ones are
-    drawn from one part of the data per epoch, in the order of the label file, as in the published solution of RSNA-STR
-    Pulmonary Embolism 2020 (EC601)."""
+    """Slices of an epoch. all: every training slice. balanced: all positive ones (of the task's headline label) and as
+    many negative ones in rotation, so that none is repeated before all were used. balanced_shards: the negative ones
+    are drawn from one part of the data per epoch, in the order of the label file, as in the published solution of
+    RSNA-STR Pulmonary Embolism 2020 (EC601)."""
     negative_shards: Times = 6
     """Number of parts for sampling=balanced_shards."""
     validation_sampling: Literal["all", "balanced"] = "all"

@@ -63,8 +63,8 @@ class ImageLoader(SeriesLoader):
     def group_slices(self, positions: Sequence[int], *, phase: SlicePhaseConfig, epoch: int) -> list[Batch]:
         """Group single slices of these series, shuffled, into batches of store rows, as `phase` samples an epoch.
 
-        A slice is positive or negative by its any-label; where that is unknown it is neither. Raises UsageError when
-        they cannot be balanced.
+        A slice is positive or negative by its headline label; where that is unknown it is neither. Raises UsageError
+        when they cannot be balanced.
         """
         seed = self._config.seed
         rows = rows_of(self._store.series[position] for position in positions).tolist()

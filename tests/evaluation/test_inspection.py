@@ -339,7 +339,7 @@ def test_contact_sheets_show_series_from_end_to_end(inspected: tuple[Content, Sl
     gap = by_name[key_of(store, "gap")]
     assert [image["position_mm"] for image in gap["images"]] == [0.0, 5.0, 10.0, 25.0, 30.0]
     assert [image["is_positive"] for image in gap["images"]] == [False, True, True, False, True]
-    assert gap["images"][2]["bleeds"] == ["epidural", "subdural"]
+    assert gap["images"][2]["others"] == ["epidural", "subdural"]
     assert all(image["uri"].startswith("data:image/jpeg;base64,") for image in gap["images"])
     others = [sheet["name"] for sheet in contact_sheets(inspected[1], store, seed=1)]
     assert others != [sheet["name"] for sheet in sheets]

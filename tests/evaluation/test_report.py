@@ -174,7 +174,7 @@ def test_images_come_from_the_store_by_id(evaluation: Evaluation, tmp_path: Path
 
 def test_a_thumbnail_is_windowed_and_keeps_its_shape(tmp_path: Path) -> None:
     store = FakeStore(tmp_path, {"image_id": np.array(["ID_a"])})
-    picture = Thumbnails(store).picture("ID_a")  # type: ignore[arg-type]
+    picture = Thumbnails(store, (40.0, 80.0)).picture("ID_a")  # type: ignore[arg-type]
     side = picture.shape[0]
     assert picture.shape == (side, side)
     np.testing.assert_array_equal(picture[: side // 6 - 1], 0)  # 60 rows of 90: a sixth above and below is empty

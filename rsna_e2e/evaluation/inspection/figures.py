@@ -1,6 +1,6 @@
 """Histograms of a data report, drawn from its content alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from rsna_e2e.evaluation.report.theme import colour, drawing, svg_data_uri
-from rsna_e2e.evaluation.windows import WINDOWS_HU
 
 _PANEL_INCHES = (3.35, 2.2)
 _N_COLUMNS = 3
@@ -52,8 +51,8 @@ def people_figure(content: dict[str, Any]) -> str:
     return _panels([studies, runs], n_columns=2, decorate={1: expected})
 
 
-def hu_figure(content: dict[str, Any]) -> str:
-    """Histogram of HU on a logarithmic scale, with the usual windows above it."""
+def hu_figure(content: dict[str, Any], windows_hu: Mapping[str, tuple[float, float]]) -> str:
+    """Histogram of HU on a logarithmic scale, with windows above it: center and width by name."""
     hu = content["hu"]
     with drawing():
         figure = Figure(figsize=_WIDE_INCHES, layout="constrained")
@@ -62,7 +61,7 @@ def hu_figure(content: dict[str, Any]) -> str:
         axes.stairs(np.maximum(counts, 1e-9), hu["edges_hu"], fill=True, color=colour("slices"), alpha=0.28)
         axes.stairs(np.maximum(counts, 1e-9), hu["edges_hu"], color=colour("slices"), linewidth=1.3)
         above = axes.get_xaxis_transform()  # x in HU, y as a share of the panel
-        for place, (name, (center, width)) in enumerate(WINDOWS_HU.items()):
+        for place, (name, (center, width)) in enumerate(windows_hu.items()):
             ends, height = [center - width / 2, center + width / 2], 0.84 + 0.065 * place
             axes.plot(ends, [height, height], color=colour("series"), linewidth=3, transform=above)
             axes.text(ends[1] + 30, height, f"{name} {center:g}/{width:g}", va="center", transform=above)

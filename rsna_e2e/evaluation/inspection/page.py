@@ -8,7 +8,7 @@ from rsna_e2e.dicom.syntaxes import SYNTAXES
 from rsna_e2e.evaluation.inspection.figures import geometry_figure, hu_figure, people_figure
 from rsna_e2e.evaluation.inspection.slices import Slices
 from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
-from rsna_e2e.evaluation.windows import WINDOWS_HU
+from rsna_e2e.tasks.windows import named_windows
 
 PAGE, NUMBERS = "inspection.html", "inspection.json"
 
@@ -29,7 +29,7 @@ def write_inspection(content: dict[str, Any], slices: Slices, *, out: Path) -> P
 
 
 def _page(content: dict[str, Any], slices: Slices) -> str:
-    sheets = []
+    sheets, windows = [], named_windows(slices.task)
     if slices.store is not None:
         from rsna_e2e.evaluation.inspection.sheets import contact_sheets  # loads torch, which headers do without
 
@@ -42,11 +42,11 @@ def _page(content: dict[str, Any], slices: Slices) -> str:
         headline=slices.task.headline,
         label_names=slices.task.slices.names,
         syntaxes={syntax.uid: syntax.name for syntax in SYNTAXES.values()},
-        windows=WINDOWS_HU,
+        windows=windows,
         figures={
             "geometry": geometry_figure(content),
             "people": people_figure(content),
-            "hu": hu_figure(content) if content["hu"] else None,
+            "hu": hu_figure(content, windows) if content["hu"] else None,
         },
         sheets=sheets,
     )

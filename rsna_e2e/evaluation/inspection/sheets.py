@@ -1,4 +1,4 @@
-"""Contact sheets: slices from end to end of a few series drawn by a seed, in the windows of `WINDOWS_HU`."""
+"""Contact sheets: slices from end to end of a few series drawn by a seed, in the windows of the task."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import numpy as np
 from rsna_e2e.evaluation.inspection.slices import Rows, Slices
 from rsna_e2e.evaluation.report.theme import data_uri
 from rsna_e2e.evaluation.report.thumbnails import jpeg, windowed
-from rsna_e2e.evaluation.windows import WINDOWS_HU
 from rsna_e2e.store import Store
+from rsna_e2e.tasks.windows import named_windows
 
 N_POSITIVE, N_NEGATIVE = 4, 2
 N_SHOWN = 8
@@ -22,8 +22,8 @@ def contact_sheets(slices: Slices, store: Store, *, seed: int) -> list[dict[str,
 
 def _choose(slices: Slices, seed: int) -> list[int]:
     rng = np.random.default_rng(seed)
-    any_N = np.nan_to_num(slices.labels[:, slices.task.headline_index]) > 0
-    n_positive_S = slices.per_series(any_N)
+    headline_N = np.nan_to_num(slices.labels[:, slices.task.headline_index]) > 0
+    n_positive_S = slices.per_series(headline_N)
     chosen: list[int] = []
     for is_such_S, n in ((n_positive_S > 0, N_POSITIVE), (n_positive_S == 0, N_NEGATIVE)):
         # those of few slices last: they show little
@@ -39,15 +39,15 @@ def _sheet(slices: Slices, store: Store, series: int) -> dict[str, Any]:
     labels_TL = np.nan_to_num(slices.labels[first : first + n]) > 0
     is_known = bool((~np.isnan(slices.labels[first : first + n])).any())
     headline = slices.task.headline_index
-    names = slices.task.slices.names
+    names, windows_hu = slices.task.slices.names, tuple(named_windows(slices.task).values())
     images = []
     for place in _shown(labels_TL[:, headline]).tolist():
-        picture_CSS = windowed(store.read_slice(first + place), tuple(WINDOWS_HU.values()), side=SIDE)
+        picture_CSS = windowed(store.read_slice(first + place), windows_hu, side=SIDE)
         images.append(
             {
                 "uri": data_uri("image/jpeg", jpeg(picture_CSS.reshape(-1, SIDE))),
                 "position_mm": float(slices["position_mm"][first + place]),
-                "bleeds": [names[i] for i in np.flatnonzero(labels_TL[place]) if i != headline],
+                "others": [names[i] for i in np.flatnonzero(labels_TL[place]) if i != headline],
                 "is_positive": bool(labels_TL[place, headline]),
             }
         )

@@ -92,7 +92,7 @@ def _rate(n_positive: int, n: int) -> dict[str, Any]:
 
 
 def _order(slices: Slices, is_positive_N: Column) -> dict[str, Any]:
-    """Runs of slices with the any-label: few where slices lie in the order of the body."""
+    """Runs of slices with the headline label: few where slices lie in the order of the body."""
     check = check_order(slices.labels[:, slices.task.headline_index], slices.lengths.tolist())
     runs_S = positive_runs(is_positive_N, slices.lengths.tolist())
     return {

@@ -15,9 +15,9 @@ from rsna_e2e.evaluation.report.figures import calibration_figure, histogram_fig
 from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
 from rsna_e2e.evaluation.report.profiles import profile_figure
 from rsna_e2e.evaluation.scores import Evaluation, SeriesLayout
-from rsna_e2e.evaluation.windows import WINDOWS_HU
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.metrics import Int64Array
+from rsna_e2e.tasks.windows import named_windows
 
 if TYPE_CHECKING:
     from rsna_e2e.evaluation.report.thumbnails import Thumbnails
@@ -82,7 +82,7 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         selection_rule=selection_rule(evaluation.task.headline),
         examples=_examples(evaluation, store) if evaluation.layout else [],
         has_images=store is not None,
-        window_hu=WINDOWS_HU["brain"],
+        window=next(iter(named_windows(evaluation.task).items())),
     )
 
 
@@ -94,7 +94,7 @@ def _examples(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any
             Thumbnails,  # loads torch, which a page without images does without
         )
 
-        thumbnails = Thumbnails(store)
+        thumbnails = Thumbnails(store, evaluation.task.inputs.windows_hu[0])
     return [
         _example(evaluation, evaluation.layout, example, thumbnails)
         for example in choose_examples(evaluation, evaluation.layout)
@@ -114,7 +114,7 @@ def _example(
             "uri": thumbnails.data_uri(evaluation.image_ids[example.slices[index]]),
             "position_mm": position_N[index],
             "probability": probability[index, headline],
-            "bleeds": [names[label] for label in np.flatnonzero(truth[index]) if label != headline],
+            "others": [names[label] for label in np.flatnonzero(truth[index]) if label != headline],
             "is_positive": bool(truth[index, headline]),
         }
         for index in shown

@@ -1,4 +1,4 @@
-"""Thumbnails of single slices, in the window of the brain."""
+"""Thumbnails of single slices, in one window."""
 
 # H, W rows and columns of a slice
 
@@ -12,7 +12,6 @@ import torch
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float32Array, Int16Image
 from rsna_e2e.evaluation.report.theme import data_uri
-from rsna_e2e.evaluation.windows import WINDOWS_HU
 from rsna_e2e.loader.kernels import torch_ops
 from rsna_e2e.store import Store
 
@@ -25,10 +24,10 @@ _JPEG_QUALITY = 85
 
 
 class Thumbnails:
-    """Pictures of the slices of a store, by image id."""
+    """Pictures of the slices of a store, by image id. window_hu: center and width."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, window_hu: tuple[float, float]) -> None:
+        self._store, self._window_hu = store, window_hu
         self._row_of = {str(image_id): row for row, image_id in enumerate(store.index["image_id"])}
 
     def data_uri(self, image_id: str) -> str:
@@ -36,14 +35,14 @@ class Thumbnails:
         return data_uri("image/jpeg", jpeg(self.picture(image_id)))
 
     def picture(self, image_id: str) -> Float32Array:
-        """Return a slice in the window of the brain, fitted into a square of values in [0, 1].
+        """Return a slice in the window, fitted into a square of values in [0, 1].
 
         Raises BadInputError when the store has no such image.
         """
         row = self._row_of.get(image_id)
         if row is None:
             raise BadInputError(f"{self._store.path}: holds no image {image_id}. Give the store that was predicted")
-        picture: Float32Array = windowed(self._store.read_slice(row), [WINDOWS_HU["brain"]], side=_SIDE)[0]
+        picture: Float32Array = windowed(self._store.read_slice(row), [self._window_hu], side=_SIDE)[0]
         return picture
 
 
