@@ -18,7 +18,7 @@ def add_explain(verbs: Verbs) -> None:
         "Show where a trained network sees a label: pictures of slices with its class-activation maps over them.",
         "rsna-e2e explain runs/demo store --series 1f3a9c20 --out maps       # every slice of a series",
         "rsna-e2e explain runs/demo store --image ID_00fbd4e9a --out maps",
-        "rsna-e2e explain runs/pe store --series 1f3a9c20 --label central_pe --out maps   # a label of the series",
+        "rsna-e2e explain runs/pe store --series 1f3a9c20 --label LABEL --out maps   # a label of the series",
     )
     verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")

@@ -197,7 +197,7 @@ def test_an_exam_without_labels_leaves_no_trace() -> None:
 
 
 def test_the_head_of_slices_may_rest() -> None:
-    run = Run("model.sequence_loss_weight=0")
+    run = Run("model.sequence_loss_weight=0", "model.study_loss_weight=1")
     result = run.step(0, [run.batch((6, 11))])
     assert not run.model.head.linear.weight.grad.any()
     assert run.model.study_head.linear.weight.grad.any()
