@@ -9,12 +9,19 @@ from rsna_e2e.tools.synth.common.sheet import draw_sheet
 from rsna_e2e.tools.synth.head import preview as head
 
 
-def preview(raw: Path, png: Path, *, n_studies: int = 6, columns: int = 10, progress: Progress = no_progress) -> None:
+def preview(
+    raw: Path,
+    png: Path,
+    *,
+    n_studies: int | None = None,
+    columns: int | None = None,
+    progress: Progress = no_progress,
+) -> None:
     """Draw studies of the simulated folder `raw` on one sheet: a row per window, `columns` slices of each.
 
-    Studies that show a label not yet on the sheet come first. Raises BadInputError when `raw` holds no simulated
-    studies.
+    None: as many studies and slices as fit a page. Studies that show a label not yet on the sheet come first. Raises
+    BadInputError when `raw` holds no simulated studies.
     """
     kind = chest if (raw / CHEST_TRUTH).is_file() else head
-    rows = kind.rows_of(raw, n_studies=n_studies, columns=columns)
+    rows = kind.rows_of(raw, n_studies=n_studies or kind.N_STUDIES, columns=columns or kind.COLUMNS)
     draw_sheet(png, rows, windows_hu=kind.WINDOWS_HU, tile_inches=kind.TILE_INCHES, progress=progress)

@@ -78,7 +78,8 @@ def acquire(
     seen = np.maximum(hu, couch_hu)
     streaks = _streaks(scene, k, scanner, rng)
     pixel_mm = 2.0 * scene.series.spacing_mm
-    image = photon_noise(seen, scanner, pixel_mm, rng, reference_path=_reference_path(seen, pixel_mm))
+    path = _reference_path(seen, pixel_mm)
+    image = photon_noise(seen, scanner, pixel_mm, rng, reference_path=path, starvation=0.3)
     image += seen
     if streaks is not None:
         streaks[seen < -300.0] *= 0.4

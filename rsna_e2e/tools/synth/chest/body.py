@@ -5,7 +5,7 @@ import numpy as np
 from rsna_e2e.tools.synth.chest import organs
 from rsna_e2e.tools.synth.chest.canvas import AIR_HU, Canvas, near, within
 from rsna_e2e.tools.synth.chest.findings import Findings
-from rsna_e2e.tools.synth.chest.organs import SPINE_Y_MM, Heart
+from rsna_e2e.tools.synth.chest.organs import SPINE_Y_MM
 from rsna_e2e.tools.synth.chest.patient import Chest
 from rsna_e2e.tools.synth.chest.skeleton import DISC_MM, FIRST_LEVEL_Z_MM, LEVEL_MM
 from rsna_e2e.tools.synth.common.shapes import Field, Points, blob, coverage, intersection, smooth_union
@@ -18,20 +18,29 @@ FISSURE_HU, FISSURE_MM = -690.0, 0.7
 DEPENDENT_HU = 75.0  # by which the back of the lungs is denser than the front
 
 
-def paint_body(canvas: Canvas, chest: Chest, heart: Heart, findings: Findings, p: Points) -> None:
-    """Paint a plane's organs from canonical places `p` of its coarse samples."""
+def paint_body(canvas: Canvas, chest: Chest, findings: Findings, p: Points, heart: Field) -> None:
+    """Paint a plane's organs but the heart from canonical places `p` of its coarse samples."""
     cage = organs.cage_distance(p)
     dome = organs.dome_distance(chest, p)
-    parts = organs.heart_distance(heart, p)
-    mediastinum = organs.mediastinum_distance(p, parts["heart"])
+    mediastinum = organs.mediastinum_distance(p, heart)
     _paint_wall(canvas, chest, p, cage)
     canvas.paint(cage, FAT_HU)
     _paint_abdomen(canvas, chest, p, cage, dome)
-    if float(parts["heart"].min()) < 3.0:
-        _paint_heart(canvas, findings, parts)
     lungs = organs.lung_distance(chest, p, cage, mediastinum, dome)
     _paint_lungs(canvas, chest, findings, p, lungs)
     _paint_spine(canvas, chest, p)
+
+
+def paint_heart(canvas: Canvas, findings: Findings, parts: dict[str, Field]) -> None:
+    """Paint the heart's muscle and chambers, from `heart_distance`."""
+    if float(parts["heart"].min()) > 3.0:
+        return
+    canvas.paint(parts["heart"], HEART_HU)
+    atrium = 0.6 * findings.artery_hu + 0.2 * (findings.svc_hu + findings.pale_hu)
+    for name, hu in (
+        ("la", findings.vein_hu), ("lv", findings.aorta_hu), ("ra", atrium), ("rv", 0.94 * findings.artery_hu)
+    ):  # fmt: skip
+        canvas.paint(parts[name], hu, width_mm=2.5)
 
 
 def _paint_wall(canvas: Canvas, chest: Chest, p: Points, cage: Field) -> None:
@@ -65,15 +74,6 @@ def _paint_abdomen(canvas: Canvas, chest: Chest, p: Points, cage: Field, dome: F
         ("liver", chest.liver_hu), ("spleen", SPLEEN_HU), ("stomach", STOMACH_HU), ("bubble", AIR_HU)
     ):  # fmt: skip
         canvas.paint(found[name], hu)
-
-
-def _paint_heart(canvas: Canvas, findings: Findings, parts: dict[str, Field]) -> None:
-    canvas.paint(parts["heart"], HEART_HU)
-    atrium = 0.6 * findings.artery_hu + 0.2 * (findings.svc_hu + findings.pale_hu)
-    for name, hu in (
-        ("la", findings.vein_hu), ("lv", findings.aorta_hu), ("ra", atrium), ("rv", 0.94 * findings.artery_hu)
-    ):  # fmt: skip
-        canvas.paint(parts[name], hu, width_mm=2.5)
 
 
 def _paint_lungs(canvas: Canvas, chest: Chest, findings: Findings, p: Points, lungs: Field) -> None:

@@ -10,8 +10,8 @@ THIN_MM = (1.0, 1.25, 1.25, 1.5, 2.0, 2.5)  # thicknesses in use
 THICK_MM = 3.0
 MIN_SLICES, MAX_SLICES = 100, 300
 MIN_THICK_SLICES, MAX_THICK_SLICES = 80, 100
-TOP_MM = (82.0, 118.0)  # above the carina, canonical
-LENGTH_MM = (235.0, 290.0)
+TOP_MM = (62.0, 122.0)  # above the carina, canonical; varied, so that the place in a series tells little
+LENGTH_MM = (215.0, 285.0)
 
 
 def draw_series(rng: np.random.Generator, chest: Chest, *, is_thick: bool) -> Series:

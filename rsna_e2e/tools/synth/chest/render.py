@@ -2,6 +2,7 @@
 
 # FINE x FINE pixels, half the file's resolution
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.core.records import Float32Array, Float64Array
-from rsna_e2e.tools.synth.chest.body import paint_body
+from rsna_e2e.tools.synth.chest.body import paint_body, paint_heart
 from rsna_e2e.tools.synth.chest.canvas import AIR_HU, Canvas, coarse_pixels
 from rsna_e2e.tools.synth.chest.emboli import Laid
 from rsna_e2e.tools.synth.chest.findings import Findings, Shift
-from rsna_e2e.tools.synth.chest.organs import Heart
+from rsna_e2e.tools.synth.chest.organs import Heart, heart_distance
 from rsna_e2e.tools.synth.chest.patient import Chest
 from rsna_e2e.tools.synth.chest.tubes import FAR_MM, Layer, Planes, Raster, Tubes, Window
 from rsna_e2e.tools.synth.common.series import FINE, Series
@@ -155,14 +156,25 @@ class Renderer:
         p = self._places(k, pose, 2 * coarse_pixels() + 0.5)
         canvas = Canvas(2.0 * self._scene.series.spacing_mm)
         findings = self._scene.findings
-        paint_body(canvas, self._scene.chest, self._scene.heart, findings, p)
-        for layer, hu in (
+        parts = heart_distance(self._scene.heart, p)
+        paint_body(canvas, self._scene.chest, findings, p, parts["heart"])
+        below = (
             (Layer.SOFT, SOFT_HU), (Layer.PALE, findings.pale_hu), (Layer.VEIN, findings.vein_hu),
-            (Layer.WALL, WALL_HU), (Layer.AIRWAY, AIR_HU), (Layer.AORTA, findings.aorta_hu),
-            (Layer.SVC, findings.svc_hu), (Layer.DEFECT, DEFECT_HU), (Layer.BONE, CORTEX_HU),
-            (MARROW, self._scene.chest.bone_hu), (Layer.ARTERY, blood),
-        ):  # fmt: skip
-            if layer in shares:
-                share, window = shares[layer]
-                canvas.blend(share, hu, window)
+            (Layer.WALL, WALL_HU), (Layer.AIRWAY, AIR_HU),
+        )  # fmt: skip
+        above = (
+            (Layer.AORTA, findings.aorta_hu), (Layer.SVC, findings.svc_hu), (Layer.DEFECT, DEFECT_HU),
+            (Layer.BONE, CORTEX_HU), (MARROW, self._scene.chest.bone_hu), (Layer.ARTERY, blood),
+        )  # fmt: skip
+        _blend(canvas, shares, below)
+        paint_heart(canvas, findings, parts)
+        _blend(canvas, shares, above)
         return canvas.hu
+
+
+def _blend(canvas: Canvas, shares: Shares, layers: Sequence[tuple[int, float | Float32Array]]) -> None:
+    """Blend layers, each with its density (HU), one over another."""
+    for layer, hu in layers:
+        if layer in shares:
+            share, window = shares[layer]
+            canvas.blend(share, hu, window)

@@ -40,11 +40,18 @@ def smooth_rows(rng: np.random.Generator, n: int) -> Float32Array:
 
 
 def photon_noise(
-    hu: Float32Array, scanner: Scanner, pixel_mm: float, rng: np.random.Generator, *, reference_path: float
+    hu: Float32Array,
+    scanner: Scanner,
+    pixel_mm: float,
+    rng: np.random.Generator,
+    *,
+    reference_path: float,
+    starvation: float,
 ) -> Float32Array:
     """Noise correlated in plane; its variance is the mean over the two axes of exp(line integral), as of photons.
 
-    reference_path: line integral at which the noise is what was asked for.
+    reference_path: line integral at which the noise is what was asked for. starvation: strength, as a share of the
+    noise, of what is drawn out along rows that much lies in.
     """
     mass = np.maximum(hu + 1000.0, 0.0) * np.float32(WATER_PER_MM * pixel_mm / 1000.0)
     along_rows = np.exp(np.minimum(mass.sum(axis=1) - reference_path, 2.2))
@@ -59,7 +66,7 @@ def photon_noise(
     noise += across[1:-1]
     noise *= sigma
     noise *= np.float32(scanner.noise_hu / _noise_gain())
-    streaky = np.sqrt(np.maximum(along_rows - 1.2, 0.0)) * (0.8 * scanner.noise_hu)
+    streaky = np.sqrt(np.maximum(along_rows - 1.2, 0.0)) * (starvation * scanner.noise_hu)
     rows = np.flatnonzero(streaky)
     for start in range(0, FINE, 64):  # a few detectors starve together: noise drawn out along the row
         strength = smooth_rows(rng, FINE)[rows, None] * streaky[rows, None]

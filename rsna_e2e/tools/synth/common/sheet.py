@@ -9,6 +9,7 @@ from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import atomic_writer, read_json
 from rsna_e2e.core.records import Float64Array, Progress
 
+N_GREYS = 24  # as many as show the noise; more would only make the file larger
 CAPTION_TILES = 1.6  # room for the text beside a row
 
 
@@ -38,8 +39,10 @@ def draw_sheet(
     progress: Progress,
 ) -> None:
     """Draw every row once for each window (center, width)."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
+    greys = colormaps["gray"].resampled(N_GREYS)
     columns = len(rows[0].tiles)
     n_rows = len(rows) * len(windows_hu)
     width = columns + CAPTION_TILES
@@ -51,7 +54,8 @@ def draw_sheet(
         for window, (center, window_width) in enumerate(windows_hu):
             for column, tile in enumerate(row.tiles):
                 axes = figure.add_subplot(grid[index * len(windows_hu) + window, column])
-                axes.imshow(tile.hu, cmap="gray", vmin=center - window_width / 2, vmax=center + window_width / 2)
+                low, high = center - window_width / 2, center + window_width / 2
+                axes.imshow(tile.hu, cmap=greys, vmin=low, vmax=high, interpolation_stage="data")
                 _frame(axes, tile)
                 if window == 0:
                     axes.set_title(tile.title, color="orange", fontsize=6, pad=1.5)

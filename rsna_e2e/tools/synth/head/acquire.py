@@ -82,7 +82,7 @@ def acquire(
     pixel_mm = 2.0 * series.spacing_mm
     seen = np.maximum(hu, rest_hu)
     streaks = _hardening(seen, scanner, pixel_mm, rng)
-    noise = photon_noise(seen, scanner, pixel_mm, rng, reference_path=REFERENCE_PATH)
+    noise = photon_noise(seen, scanner, pixel_mm, rng, reference_path=REFERENCE_PATH, starvation=0.8)
     if streaks is not None:
         noise += streaks
     noise += seen

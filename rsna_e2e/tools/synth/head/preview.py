@@ -21,6 +21,7 @@ IMAGES = {"train": TRAIN_IMAGES, "test": TEST_IMAGES}
 LABELS = {"train": TRAIN_LABELS, "test": TEST_TRUTH}
 SHOWN = np.s_[16:496:2, 76:436:2]  # rows and columns of a slice: a head is narrower than the field of view
 TILE_INCHES = (1.2, 1.6)
+N_STUDIES, COLUMNS = 6, 10  # on a sheet, unless told
 
 
 def rows_of(raw: Path, *, n_studies: int, columns: int) -> list[Row]:
