@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.inference.average import write_submission
 from rsna_e2e.inference.predictions import PredictionTable, SeriesTable
+from rsna_e2e.inference.submission import write_submission
 from rsna_e2e.tasks.ich import ICH
 
 

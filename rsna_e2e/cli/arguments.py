@@ -47,6 +47,19 @@ def seed(text: str) -> int:
     return _integer(text, at_least=0)
 
 
+def add_raw(verb: "argparse._ActionsContainer") -> None:
+    """Let the user say whether the values of a submission are made to obey the rules of the task."""
+    group = verb.add_mutually_exclusive_group()
+    group.add_argument(
+        "--consistent",
+        dest="is_raw",
+        action="store_false",
+        help="write the nearest values that obey the rules of the task, where it has rules on which labels go together "
+        "(the default; the tables beside the submission keep what was predicted)",
+    )
+    group.add_argument("--raw", dest="is_raw", action="store_true", help="write the values as they were predicted")
+
+
 def add_columns(verb: "argparse._ActionsContainer") -> None:
     """Let the user say which columns of a label table hold what."""
     verb.add_argument(

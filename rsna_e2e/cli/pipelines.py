@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, clip, seed
+from rsna_e2e.cli.arguments import add_columns, add_raw, add_settings, at_least_one, clip, seed
 from rsna_e2e.cli.plan import run_pipeline
 from rsna_e2e.cli.results import say_truth
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
@@ -97,6 +97,7 @@ def add_bag(verbs: Verbs) -> None:
     verb.add_argument("submissions", type=Path, nargs="+", metavar="SUBMISSION", help="made by predict")
     verb.add_argument("--out", type=Path, required=True, help="submission file, .csv or .csv.gz")
     verb.add_argument("--clip", type=clip, default=CLIP, help=f"least distance from 0 and 1 (default {CLIP})")
+    add_raw(verb)
     add_task(verb)
 
 
@@ -112,6 +113,7 @@ def add_merge(verbs: Verbs) -> None:
     verb.add_argument("of_slices", type=Path, metavar="SLICES", help="made by predict or bag: the slices are taken")
     verb.add_argument("of_series", type=Path, metavar="SERIES", help="the same, with a series table: that is taken")
     verb.add_argument("--out", type=Path, required=True, help="submission file, .csv or .csv.gz")
+    add_raw(verb)
     add_task(verb)
 
 
@@ -126,6 +128,7 @@ def add_smooth(verbs: Verbs) -> None:
     )
     verb.add_argument("submission", type=Path, metavar="SUBMISSION", help="made by predict, with its table beside it")
     verb.add_argument("--out", type=Path, required=True, help="submission file, .csv or .csv.gz")
+    add_raw(verb)
     add_task(verb)
 
 
@@ -133,7 +136,8 @@ def _bag(options: argparse.Namespace) -> None:
     from rsna_e2e.inference.average import bag
     from rsna_e2e.inference.predictions import without_notes
 
-    done = bag(without_notes(options.submissions), task=get_task(options.task), out=options.out, clip=options.clip)
+    how = {"task": get_task(options.task), "out": options.out, "is_raw": options.is_raw}
+    done = bag(without_notes(options.submissions), clip=options.clip, **how)
     tell(f"mean of {done.n_members} submissions of {done.n_slices} slices; what it is made of: {done.manifest}")
     if 0 < done.n_with_series < done.n_members:
         tell(f"no series table is written: {done.n_with_series} of {done.n_members} submissions have one, not all")
@@ -144,7 +148,8 @@ def _bag(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     from rsna_e2e.inference.merge import merge
 
-    done = merge(options.of_slices, options.of_series, task=get_task(options.task), out=options.out)
+    how = {"task": get_task(options.task), "out": options.out, "is_raw": options.is_raw}
+    done = merge(options.of_slices, options.of_series, **how)
     tell(f"joined {done.n_slices} slices and {done.n_series} series", f"submission: {options.out}")
     say_truth(options.out, done.truth)
 
@@ -152,6 +157,6 @@ def _merge(options: argparse.Namespace) -> None:
 def _smooth(options: argparse.Namespace) -> None:
     from rsna_e2e.inference.average import smooth
 
-    done = smooth(options.submission, task=get_task(options.task), out=options.out)
+    done = smooth(options.submission, task=get_task(options.task), out=options.out, is_raw=options.is_raw)
     tell(f"smoothed {done.n_slices} slices", f"submission: {options.out}")
     say_truth(options.out, done.truth)

@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsna_e2e.cli.arguments import add_columns, add_device, checkpoints, seed, with_columns
+from rsna_e2e.cli.arguments import add_columns, add_device, add_raw, checkpoints, seed, with_columns
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, taken
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.tasks.catalogue import get_task
@@ -45,6 +45,7 @@ def add_predict(verbs: Verbs) -> None:
         help="auto: best, else last; epoch-N: the end of epoch N, of a run with checkpoint.keep_epochs; epochs: the "
         "mean of what all of these predict",
     )
+    add_raw(verb)
     add_embeddings(verb)
     add_device(verb)
 
@@ -101,18 +102,20 @@ def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
     from rsna_e2e.inference.predict import predict
     from rsna_e2e.inference.predict_epochs import predict_epochs
-    from rsna_e2e.inference.predictions import prepare_submission
+    from rsna_e2e.inference.submission import prepare_submission
     from rsna_e2e.store import Store
     from rsna_e2e.training.run_folder import read_config
 
     is_mean = options.checkpoint == "epochs"
-    prepare_submission(options.out, example="submission.csv")  # first: it may be wrong
+    task = read_config(options.model_run).task
+    prepare_submission(options.out, task, example="submission.csv")  # first: it may be wrong
     with (
-        closing(Store.open(options.store, read_config(options.model_run).task.name)) as store,
+        closing(Store.open(options.store, task.name)) as store,
         progress_bar("predict", unit="epochs" if is_mean else "slices") as progress,
     ):
         what: dict[str, Any] = {"split": options.split, "out": options.out, "device": options.device}
         what |= {"embeddings": open_embeddings(options.embeddings, store), "progress": progress}
+        what["is_raw"] = options.is_raw
         if is_mean:
             mean = predict_epochs(options.model_run, store, **what)
             _say_mean(mean)

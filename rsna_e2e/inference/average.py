@@ -1,6 +1,6 @@
 """Averages of predictions: over several submissions of the same slices, and over neighbouring slices of one."""
 
-# N slices, S series, L labels
+# N slices, L labels
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,17 +19,13 @@ from rsna_e2e.inference.predictions import (
     beside,
     find_predictions,
     find_series,
-    forget_notes,
     predictions_path,
-    prepare_submission,
     read_predictions,
     read_series,
     series_path,
-    write_predictions,
-    write_series,
 )
+from rsna_e2e.inference.submission import prepare_submission, write_submission
 from rsna_e2e.inference.truth import TruthFile
-from rsna_e2e.tasks.labels import write_labels
 from rsna_e2e.tasks.task import Task
 
 # A rolling mean that the published solution logged as a baseline (RESULTS.md): a slice and its two neighbours
@@ -62,17 +58,24 @@ class Smoothed:
     truth: TruthFile | None
 
 
-def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLIP) -> Bagged:
+def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLIP, is_raw: bool = False) -> Bagged:
     """Average submissions of the same slices; write the mean, its tables, and a manifest of what it is made of.
 
     submissions: files made by predict, each with its predictions table beside it. Series tables are averaged where all
     have one, and left out otherwise. The manifest, `<out>.bag.json`, names every member with the sha256 of its tables.
-    Truth and the list of missing images are taken over where the members that have them agree.
-    Probabilities end up in [clip, 1 - clip]. Raises UsageError for a member given twice, by whatever names, or for
-    `out` among them, BadInputError when they do not hold the same slices or series.
+    Truth and the list of missing images are taken over where the members that have them agree. is_raw: see
+    `write_submission`. Probabilities end up in [clip, 1 - clip]. Raises UsageError for a member given twice, by
+    whatever names, or for `out` among them, BadInputError when they do not hold the same slices or series, are of
+    another task, or only some have a series table and a submission needs rows of studies.
     """
-    prepare_submission(out, example="submission.csv.gz")
+    prepare_submission(out, task, example="submission.csv.gz")
     tables, with_series = tables_of(submissions, out)
+    if task.csv.series_id and 0 < len(with_series) < len(tables):
+        lacking = next(path for path in submissions if find_series(path) is None)
+        raise BadInputError(
+            f"{lacking}: has no series table, and others have one: a mean of all would lack the rows of studies that "
+            f"submissions of {task.title!r} have. Leave it out, or predict it again"
+        )
     notes = CarriedNotes.of(submissions, task)
     series_tables = with_series if len(with_series) == len(tables) else []
     mean, series = _mean(tables, series_tables, task)
@@ -82,25 +85,26 @@ def bag(submissions: Sequence[Path], *, task: Task, out: Path, clip: float = CLI
     members = [{"name": path.name, "sha256": sha256_of(path)} for path in tables]
     for member, path in zip(members, series_tables, strict=False):
         member["series_sha256"] = sha256_of(path)
-    write_submission(out, task, mean, series=series)
+    write_submission(out, task, mean, series=series, is_raw=is_raw)
     manifest, n_slices = beside(out, "bag.json"), len(mean.image_ids)
     write_json(manifest, {"task": task.name, "clip": clip, "n_slices": n_slices, "members": members})
     counts = {"n_members": len(tables), "n_with_series": len(with_series), "n_slices": n_slices}
     return Bagged(submission=out, manifest=manifest, truth=notes.write(out, mean.image_ids), **counts)
 
 
-def smooth(submission: Path, *, task: Task, out: Path) -> Smoothed:
+def smooth(submission: Path, *, task: Task, out: Path, is_raw: bool = False) -> Smoothed:
     """Write `submission` with every slice's probabilities averaged with its neighbours', and what stands beside it.
 
     Needs the predictions table beside it, which knows the order of the slices. A series table has no neighbours to
-    average, and stays as it is. Raises BadInputError without a predictions table, UsageError when `out` is the
-    submission itself, or would have its table.
+    average, and stays as it is. is_raw: see `write_submission`. Raises BadInputError without a predictions table,
+    UsageError when `out` is the submission itself, or would have its table.
     """
-    prepare_submission(out, example="smoothed.csv.gz")
+    prepare_submission(out, task, example="smoothed.csv.gz")
     tables, series_tables = tables_of([submission], out)
     notes = CarriedNotes.of([submission], task)
     table, series = _read(tables, series_tables, 0, task)
-    write_submission(out, task, replace(table, probability=rolling_mean(table)), series=series)
+    smoothed = replace(table, probability=rolling_mean(table))
+    write_submission(out, task, smoothed, series=series, is_raw=is_raw)
     return Smoothed(n_slices=len(table.image_ids), truth=notes.write(out, table.image_ids))
 
 
@@ -123,21 +127,6 @@ def rolling_mean(table: PredictionTable) -> Float64Array:
     smoothed_NL = np.empty_like(ordered_NL)
     smoothed_NL[order] = sum_NL / weight_N[:, None]
     return smoothed_NL.clip(0.0, 1.0)  # a mean of ones may round to more
-
-
-def write_submission(out: Path, task: Task, table: PredictionTable, *, series: SeriesTable | None = None) -> None:
-    """Write a submission, its predictions table and, where there is one, its series table.
-
-    A series table of a submission that had this name before is removed. Raises BadInputError where slices share an
-    image id.
-    """
-    write_predictions(predictions_path(out), task, table)
-    if series is None:
-        series_path(out).unlink(missing_ok=True)
-    else:
-        write_series(series_path(out), task, series)
-    write_labels(out, task, table.image_ids, table.probability)
-    forget_notes(out)
 
 
 def tables_of(submissions: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]]:

@@ -10,7 +10,7 @@ import numpy as np
 from rsna_e2e.core.files import atomic_writer
 from rsna_e2e.inference.predictions import Derived, beside
 from rsna_e2e.inference.truth import TruthFile
-from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.tasks.labels import LabelTable, read_labels
 from rsna_e2e.tasks.task import Task
 
 
@@ -30,10 +30,7 @@ class CarriedNotes:
         """Read what stands beside these submissions. Raises BadInputError for truth that is no label file."""
         truths, missing = _contents(submissions, "truth.csv"), list(_contents(submissions, "missing.csv"))
         tables = [read_labels(path, task) for path in truths.values()]  # of other stores the order may differ
-        agree = all(
-            table.image_ids == tables[0].image_ids and np.array_equal(table.values, tables[0].values, equal_nan=True)
-            for table in tables
-        )
+        agree = all(_agree(table, tables[0]) for table in tables)
         return cls(
             truth=next(iter(truths)) if tables and agree else None,
             with_truth=frozenset(tables[0].image_ids) if tables and agree else frozenset(),
@@ -50,6 +47,13 @@ class CarriedNotes:
         _write(path, self.truth)
         n_slices = len(self.with_truth.intersection(image_ids))
         return TruthFile(path=path, n_slices=n_slices, n_predicted=len(image_ids))
+
+
+def _agree(table: LabelTable, other: LabelTable) -> bool:
+    ids, other_ids = ((t.image_ids, t.study_ids) for t in (table, other))
+    values, other_values = ((t.values, t.study_values) for t in (table, other))
+    same = (np.array_equal(a, b, equal_nan=True) for a, b in zip(values, other_values, strict=True))
+    return ids == other_ids and all(same)
 
 
 def _contents(submissions: Sequence[Path], what: Derived) -> dict[bytes, Path]:

@@ -4,15 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.inference.average import tables_of, write_submission
+from rsna_e2e.inference.average import tables_of
 from rsna_e2e.inference.carried import CarriedNotes
-from rsna_e2e.inference.predictions import (
-    PredictionTable,
-    find_series,
-    prepare_submission,
-    read_predictions,
-    read_series,
-)
+from rsna_e2e.inference.predictions import PredictionTable, find_series, read_predictions, read_series
+from rsna_e2e.inference.submission import prepare_submission, write_submission
 from rsna_e2e.inference.truth import TruthFile
 from rsna_e2e.tasks.task import Task
 
@@ -26,13 +21,13 @@ class Merged:
     truth: TruthFile | None
 
 
-def merge(of_slices: Path, of_series: Path, *, task: Task, out: Path) -> Merged:
+def merge(of_slices: Path, of_series: Path, *, task: Task, out: Path, is_raw: bool = False) -> Merged:
     """Write a submission with the slices of one submission and the series of another, and its tables.
 
-    Both are made by predict or bag, of one split of one store, and the second has a series table. Raises BadInputError
-    when it has none, or they do not hold the same slices; UsageError when `out`, or its tables, is one of theirs.
+    Both are made by predict or bag, of one split of one store, and the second has a series table. is_raw: see
+    `write_submission`. Raises BadInputError when it has none, or they do not hold the same slices; UsageError when `out`, or its tables, is one of theirs.
     """
-    prepare_submission(out, example="submission.csv.gz")
+    prepare_submission(out, task, example="submission.csv.gz")
     tables, _ = tables_of([of_slices, of_series], out)
     series_table = find_series(of_series)
     if series_table is None:
@@ -44,7 +39,7 @@ def merge(of_slices: Path, of_series: Path, *, task: Task, out: Path) -> Merged:
     _check_same(of_slices, slices, of_series, other)
     series = read_series(series_table, task, other)
     notes = CarriedNotes.of([of_slices, of_series], task)
-    write_submission(out, task, slices, series=series)
+    write_submission(out, task, slices, series=series, is_raw=is_raw)
     counts = {"n_slices": len(slices.image_ids), "n_series": len(series.series_keys)}
     return Merged(truth=notes.write(out, slices.image_ids), **counts)
 

@@ -11,21 +11,16 @@ import numpy as np
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Float64Array, Progress, Rows, no_progress, printable
-from rsna_e2e.inference.average import write_submission
 from rsna_e2e.inference.missing import MissingImages, list_missing
-from rsna_e2e.inference.predictions import (
-    PredictionTable,
-    SeriesTable,
-    find_series,
-    predictions_path,
-    prepare_submission,
-)
+from rsna_e2e.inference.predictions import PredictionTable, SeriesTable, find_series, predictions_path
+from rsna_e2e.inference.submission import prepare_submission, write_submission
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.inference.truth import TruthFile, write_truth
 from rsna_e2e.loader.holdout import check_unseen, validation_series
 from rsna_e2e.model.forward import Prediction, predict_series
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.run_folder import store_hash_of
 
 logger = logging.getLogger(__name__)
@@ -153,6 +148,7 @@ def predict(
     out: Path,
     checkpoint: str = "auto",
     embeddings: Embeddings | None = None,
+    is_raw: bool = False,
     device: str = "auto",
     progress: Progress = no_progress,
 ) -> Predicted:
@@ -160,21 +156,22 @@ def predict(
     head its series table, the truth as far as the store has it, and what it lacks.
 
     split: train, test, or validation, the part of train that the run held out. embeddings: what a run without a
-    backbone predicts from. Raises BadInputError when the run, checkpoint, store or embeddings are not such or do not
-    fit, UsageError for an empty split.
+    backbone predicts from. is_raw: see `write_submission`. Raises BadInputError when the run, checkpoint, store or
+    embeddings are not such or do not fit, UsageError for an empty split.
     """
-    prepare_submission(out, example="submission.csv")
     trained = TrainedModel.open(run, checkpoint, device=device, embeddings=embeddings)
+    prepare_submission(out, trained.task, example="submission.csv")
     predictor = Predictor(trained, store)
     positions = predictor.positions(split)
     prediction = predictor(positions, progress=progress)
     table = make_table(store, prediction.rows, prediction.slices)
-    write_submission(out, trained.task, table, series=make_series_table(store, prediction))
+    series = make_series_table(store, prediction, trained.task)
+    write_submission(out, trained.task, table, series=series, is_raw=is_raw)
     return Predicted(
         submission=out,
         table=predictions_path(out),
         series_table=find_series(out),
-        truth=write_truth(store, prediction.rows, task=trained.task, submission=out),
+        truth=write_truth(store, prediction, task=trained.task, submission=out),
         checkpoint=trained.checkpoint,
         damaged=trained.damaged,
         n_series=len(positions),
@@ -195,7 +192,7 @@ def make_table(store: Store, rows: Rows, probability: Float64Array) -> Predictio
     )
 
 
-def make_series_table(store: Store, prediction: Prediction) -> SeriesTable | None:
+def make_series_table(store: Store, prediction: Prediction, task: Task) -> SeriesTable | None:
     """Return the table of what the series head predicts; None without one."""
     if prediction.series is None:
         return None
@@ -204,4 +201,5 @@ def make_series_table(store: Store, prediction: Prediction) -> SeriesTable | Non
         series_keys=[str(span.series_key) for span in spans],
         n_slices=np.array([span.n_slices for span in spans], dtype=np.int64),
         probability=prediction.series,
+        study_uids=[printable(span.study_uid) for span in spans] if task.csv.series_id else [],
     )

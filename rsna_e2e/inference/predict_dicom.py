@@ -51,7 +51,7 @@ def predict_dicom(
             prediction = predictor(predictor.positions("test"), progress=progress)
             return DicomPrediction(
                 table=make_table(store, prediction.rows, prediction.slices),
-                series=make_series_table(store, prediction),
+                series=make_series_table(store, prediction, trained.task),
                 label_names=trained.task.slices.names,
                 refusals=tuple(store.read_refusals()),
             )

@@ -1,7 +1,5 @@
 """Averages the predictions of all epochs of a run, as the published solution did."""
 
-# N slices, L labels
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,20 +8,21 @@ import numpy as np
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import write_json
-from rsna_e2e.core.records import Float64Array, Progress, Rows, no_progress
-from rsna_e2e.inference.average import write_submission
+from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.inference.missing import MissingImages, list_missing
 from rsna_e2e.inference.predict import Predictor, make_series_table, make_table
-from rsna_e2e.inference.predictions import PredictionTable, beside, prepare_submission
+from rsna_e2e.inference.predictions import PredictionTable, beside
+from rsna_e2e.inference.submission import prepare_submission, write_submission
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.inference.truth import TruthFile, write_truth
 from rsna_e2e.loader.holdout import validation_series
 from rsna_e2e.model.forward import Prediction
-from rsna_e2e.store import Store, rows_of
+from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
-from rsna_e2e.tasks.metrics import known_weighted_log_loss, scorable
+from rsna_e2e.tasks.metrics import scorable
 from rsna_e2e.training.checkpoint import kept_epochs
 from rsna_e2e.training.run_folder import read_config
+from rsna_e2e.training.validation import FoldTruth, loss_of_score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +62,7 @@ def predict_epochs(
     out: Path,
     embeddings: Embeddings | None = None,
     epochs: Sequence[int] | None = None,
+    is_raw: bool = False,
     device: str = "auto",
     progress: Progress = no_progress,
 ) -> EpochMean:
@@ -72,13 +72,14 @@ def predict_epochs(
     averaged, and how each and their mean score on the fold that the run held out, where the store has it. Raises what
     `predict` raises, and BadInputError for an epoch that was not kept and a run that has not ended.
     """
-    prepare_submission(out, example="submission.csv")
     chosen = _all_epochs(run) if epochs is None else list(epochs)
     trained = TrainedModel.open(run, _checkpoint(chosen[0]), device=device, embeddings=embeddings)
+    prepare_submission(out, trained.task, example="submission.csv")
     predictor = Predictor(trained, store)
     prediction, members = _average(predictor, predictor.positions(split), chosen, progress)
     table = make_table(store, prediction.rows, prediction.slices)
-    write_submission(out, trained.task, table, series=make_series_table(store, prediction))
+    series = make_series_table(store, prediction, trained.task)
+    write_submission(out, trained.task, table, series=series, is_raw=is_raw)
     manifest = beside(out, "epochs.json")
     listed = [asdict(member) for member in members]
     described = {"task": trained.task.name, "split": split, "n_slices": len(table.image_ids), "members": listed}
@@ -87,7 +88,7 @@ def predict_epochs(
         submission=out,
         manifest=manifest,
         table=table,
-        truth=write_truth(store, prediction.rows, task=trained.task, submission=out),
+        truth=write_truth(store, prediction, task=trained.task, submission=out),
         missing=list_missing(store, split, submission=out),
         members=tuple(members),
     )
@@ -154,29 +155,22 @@ def _all_epochs(run: Path) -> list[int]:
 
 
 class _Validation:
-    """Scores checkpoints, and the mean of all so far, on the validation fold's slices that have all the labels of the
-    fold."""
+    """Scores checkpoints, and the mean of all so far, on what is known of the validation fold."""
 
     def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-        store = predictor.store
-        self._positions = validation_series(store, predictor.trained.config)
-        self._has_known = bool(scorable(self._truth(rows_of(store.series[p] for p in self._positions)))[0].any())
-        self._weights_L = np.array(predictor.trained.task.slices.weights)
-        self._sum: Float64Array | float = 0.0
+        self._predictor, self._task = predictor, predictor.trained.task
+        self._positions = validation_series(predictor.store, predictor.trained.config)
+        self._truth = FoldTruth.of(predictor.store, self._positions, self._task)
+        self._total: Prediction | None = None
         self._n = 0
 
     def score(self) -> tuple[float, float] | tuple[None, None]:
-        """Return the log loss by the weights that are loaded, and that of the mean; None, None without such slices."""
-        if not self._has_known:
+        """Return the loss by the weights that are loaded, and that of the mean; None, None where nothing is known."""
+        if not scorable(self._truth.slices)[0].any():
             return None, None
         prediction = self._predictor(self._positions)
-        self._sum, self._n = self._sum + prediction.slices, self._n + 1
-        losses = [self._loss(prediction.rows, values) for values in (prediction.slices, self._sum / self._n)]
-        return losses[0], losses[1]
+        self._total, self._n = _sum(self._total, prediction), self._n + 1
+        return self._loss(prediction), self._loss(_mean(self._total, self._n))
 
-    def _loss(self, rows: Rows, probability: Float64Array) -> float:
-        return known_weighted_log_loss(self._truth(rows), probability, self._weights_L)
-
-    def _truth(self, rows: Rows) -> Float64Array:
-        return np.asarray(self._predictor.store.labels[rows].astype(np.float64))
+    def _loss(self, prediction: Prediction) -> float:
+        return loss_of_score(self._truth, prediction.slices, prediction.series, self._task)

@@ -2,17 +2,14 @@
 
 The predictions table, `<name>.predictions.parquet`, has one row per slice, and what the submission leaves out: the
 series of each slice, and where in it the slice lies. The series table, `<name>.series.parquet`, has one row per series:
-the probabilities by the series head. Only models with such a head have one.
+the probabilities by the series head. Only models with such a head have one. Both name their task in their metadata.
 """
 
-# N slices, S series, L labels
+# N slices, S series, L labels of slices, M of series
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,12 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.core.files import atomic_writer, prepare_file
-from rsna_e2e.core.records import Float64Array
-from rsna_e2e.core.table_files import TableFile, table_at
-from rsna_e2e.tasks.labels import LONG_COLUMNS
-from rsna_e2e.tasks.task import Task
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import atomic_writer
+from rsna_e2e.core.records import Float64Array, printable
+from rsna_e2e.tasks.task import Inputs, Task, task_sha256
 
 # What stands beside a submission: its tables, what it is the mean of, which images it lacks, and their truth
 Derived = Literal["predictions.parquet", "series.parquet", "bag.json", "epochs.json", "missing.csv", "truth.csv"]
@@ -38,7 +33,12 @@ _TYPES = {
     "slice_index": pa.int64(),
     "position_mm": pa.float64(),
     "n_slices": pa.int64(),
+    "study_uid": pa.string(),
 }
+
+# In the metadata of both tables. Tables of earlier versions have neither
+_SHA256, _TITLE = b"task_sha256", b"task_title"
+_ANY_INPUTS = Inputs(windows_hu=((0.0, 1.0),), mean=(0.0,), std=(1.0,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +59,19 @@ class PredictionTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesTable:
-    """Predictions of S series by a series head: key and number of slices of each, and probability [S, L] by label."""
+    """Predictions of S series by a series head: key and number of slices of each, and probability [S, M] by label.
+
+    study_uids: of tasks whose submissions have rows of studies; else empty.
+    """
 
     series_keys: list[str]
     n_slices: npt.NDArray[np.int64]
     probability: Float64Array
+    study_uids: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         assert self.probability.ndim == 2
+        assert len(self.study_uids) in (0, len(self.series_keys))
         assert len(self.series_keys) == len(self.n_slices) == len(self.probability)
 
 
@@ -99,29 +104,6 @@ def series_path(submission: Path) -> Path:
     return beside(submission, "series.parquet")
 
 
-def prepare_submission(path: Path, *, example: str) -> None:
-    """Make the folder of a submission that is to be written, which takes the place of no other file than one.
-
-    Raises what `prepare_file` raises, and UsageError where there is another file, labels among them, or where truth
-    stands beside that was not written with a submission.
-    """
-    prepare_file(path, example=example)
-    has_table, truth = find_predictions(path).exists(), beside(path, "truth.csv")
-    if path.is_file() and path.stat().st_size:
-        file = table_at(path)
-        if not _is_long(file):
-            raise UsageError(f"{path}: is there and no submission, and would be lost. Choose another name")
-        if not has_table and _is_truth(file):
-            raise UsageError(
-                f"{path}: is there and holds labels, each 0 or 1, which would be lost. Choose another name, or move it"
-            )
-    if not has_table and truth.exists():
-        raise UsageError(
-            f"{truth}: is there without the predictions table that predict writes beside it, and would be lost. Choose "
-            "another name for the submission, or move it"
-        )
-
-
 def find_series(submission: Path) -> Path | None:
     """Return where the series table of `submission` is; None where it has none."""
     path = series_path(submission)
@@ -144,7 +126,7 @@ def write_predictions(path: Path, task: Task, table: PredictionTable) -> None:
         "slice_index": table.slice_index,
         "position_mm": table.position_mm,
     }
-    _write(path, task, columns, table.probability)
+    _write(path, task, task.slices.names, columns, table.probability)
 
 
 def read_predictions(path: Path, task: Task) -> PredictionTable:
@@ -153,13 +135,14 @@ def read_predictions(path: Path, task: Task) -> PredictionTable:
     Raises BadInputError when the file is missing or no Parquet file, lacks a column or a value, names an image twice,
     or holds a probability outside [0, 1] or a position that is not finite.
     """
-    stored = _read(path, task, ("image_id", "series_key", "slice_index", "position_mm"), what="predictions table")
+    columns = ("image_id", "series_key", "slice_index", "position_mm")
+    stored = _read(path, task, columns, task.slices.names, what="predictions table")
     table = PredictionTable(
         image_ids=stored["image_id"].to_pylist(),
         series_keys=stored["series_key"].to_pylist(),
         slice_index=stored["slice_index"].to_numpy().astype(np.int64),
         position_mm=stored["position_mm"].to_numpy().astype(np.float64),
-        probability=_probability(stored, task),
+        probability=_probability(stored, task.slices.names),
     )
     _check(path, task, table)
     return table
@@ -168,7 +151,10 @@ def read_predictions(path: Path, task: Task) -> PredictionTable:
 def write_series(path: Path, task: Task, table: SeriesTable) -> None:
     """Write `table`; the file appears whole or not at all. Raises what `read_series` raises of what it holds."""
     _check_series(path, task, table)
-    _write(path, task, {"series_key": table.series_keys, "n_slices": table.n_slices}, table.probability)
+    columns: dict[str, Any] = {"series_key": table.series_keys, "n_slices": table.n_slices}
+    if task.csv.series_id:
+        columns["study_uid"] = table.study_uids
+    _write(path, task, task.series_labels.names, columns, table.probability)
 
 
 def read_series(path: Path, task: Task, predictions: PredictionTable) -> SeriesTable:
@@ -177,11 +163,13 @@ def read_series(path: Path, task: Task, predictions: PredictionTable) -> SeriesT
     Raises BadInputError when the file is missing or no Parquet file, lacks a column or a value, names a series twice,
     holds a probability outside [0, 1], or other series or numbers of slices than the predictions table.
     """
-    stored = _read(path, task, ("series_key", "n_slices"), what="series table")
+    columns = ("series_key", "n_slices", *(["study_uid"] if task.csv.series_id else []))
+    stored = _read(path, task, columns, task.series_labels.names, what="series table")
     table = SeriesTable(
         series_keys=stored["series_key"].to_pylist(),
         n_slices=stored["n_slices"].to_numpy().astype(np.int64),
-        probability=_probability(stored, task),
+        probability=_probability(stored, task.series_labels.names),
+        study_uids=stored["study_uid"].to_pylist() if task.csv.series_id else [],
     )
     _check_series(path, task, table)
     counted = Counter(predictions.series_keys)
@@ -193,18 +181,35 @@ def read_series(path: Path, task: Task, predictions: PredictionTable) -> SeriesT
     return table
 
 
-def _write(path: Path, task: Task, columns: Mapping[str, Any], probability: Float64Array) -> None:
+def _write(
+    path: Path, task: Task, labels: Sequence[str], columns: Mapping[str, Any], probability: Float64Array
+) -> None:
     """Write columns, and one column of probabilities per label after them."""
     arrays = {name: pa.array(values, _TYPES[name]) for name, values in columns.items()}
-    for label, name in enumerate(task.slices.names):
+    for label, name in enumerate(labels):
         arrays[name] = pa.array(probability[:, label], pa.float64())
     with atomic_writer(path) as file:
-        pq.write_table(pa.table(arrays), file)
+        pq.write_table(pa.table(arrays, metadata={_SHA256: _sha256(task), _TITLE: task.title}), file)
 
 
-def _read(path: Path, task: Task, columns: Sequence[str], *, what: str) -> Any:
-    """Return a Parquet file's columns, and those of the task's labels, in their types and without missing values."""
-    names = [*columns, *task.slices.names]
+def _sha256(task: Task) -> str:
+    """Return what tells tasks apart by what is predicted: predictions of models that see other windows are of one."""
+    return task_sha256(replace(task, inputs=_ANY_INPUTS))
+
+
+def _check_task(path: Path, metadata: Mapping[bytes, bytes], task: Task) -> None:
+    sha256, title = (metadata.get(key, b"").decode(errors="replace") for key in (_SHA256, _TITLE))
+    if sha256 not in ("", _sha256(task)):
+        others = "another version of the task" if title == task.title else "the task"
+        raise BadInputError(
+            f"{path}: holds predictions of {others} {printable(title)!r}, and {task.title!r} is asked for. Name its "
+            "task with --task, or give a submission of this one"
+        )
+
+
+def _read(path: Path, task: Task, columns: Sequence[str], labels: Sequence[str], *, what: str) -> Any:
+    """Return a Parquet file's columns, and those of labels, in their types and without missing values."""
+    names = [*columns, *labels]
     if path.exists() and not path.is_file():
         raise BadInputError(f"{path}: no file. Give the submission that predict wrote")
     try:
@@ -213,6 +218,7 @@ def _read(path: Path, task: Task, columns: Sequence[str], *, what: str) -> Any:
         raise BadInputError(f"{path}: no such {what}. Check the path") from None
     except (pa.ArrowException, OSError):
         raise BadInputError(f"{path}: not a readable Parquet file. Run predict again") from None
+    _check_task(path, stored.schema.metadata or {}, task)
     missing = [name for name in names if name not in stored.column_names]
     if missing:
         raise BadInputError(f"{path}: no column {', '.join(missing)}. Run predict again for the task {task.name}")
@@ -228,12 +234,12 @@ def _read(path: Path, task: Task, columns: Sequence[str], *, what: str) -> Any:
     return stored
 
 
-def _probability(stored: Any, task: Task) -> Float64Array:
-    return np.stack([stored[name].to_numpy() for name in task.slices.names], axis=1).astype(np.float64)
+def _probability(stored: Any, labels: Sequence[str]) -> Float64Array:
+    return np.stack([stored[name].to_numpy() for name in labels], axis=1).astype(np.float64)
 
 
 def _check(path: Path, task: Task, table: PredictionTable) -> None:
-    _check_probability(path, task, table.image_ids, table.probability)
+    _check_probability(path, task.slices.names, table.image_ids, table.probability)
     if not np.isfinite(table.position_mm).all():
         row = int(np.argmin(np.isfinite(table.position_mm)))
         raise BadInputError(f"{path}: position_mm of {table.image_ids[row]} is not finite. Run predict again")
@@ -241,17 +247,17 @@ def _check(path: Path, task: Task, table: PredictionTable) -> None:
 
 
 def _check_series(path: Path, task: Task, table: SeriesTable) -> None:
-    _check_probability(path, task, table.series_keys, table.probability)
+    _check_probability(path, task.series_labels.names, table.series_keys, table.probability)
     _check_distinct(path, "a series_key", table.series_keys)
 
 
-def _check_probability(path: Path, task: Task, names: Sequence[str], probability: Float64Array) -> None:
+def _check_probability(path: Path, labels: Sequence[str], names: Sequence[str], probability: Float64Array) -> None:
     """Raise BadInputError unless all lie in [0, 1]. names: of the rows."""
     is_bad = ~((probability >= 0) & (probability <= 1))
     if is_bad.any():
         row, label = (int(index) for index in np.argwhere(is_bad)[0])
         raise BadInputError(
-            f"{path}: the {task.slices.names[label]} probability of {names[row]} is {probability[row, label]}. "
+            f"{path}: the {labels[label]} probability of {names[row]} is {probability[row, label]}. "
             "Expected a number in [0, 1]; run predict again"
         )
 
@@ -259,19 +265,3 @@ def _check_probability(path: Path, task: Task, names: Sequence[str], probability
 def _check_distinct(path: Path, what: str, names: Sequence[str]) -> None:
     if n_more := len(names) - len(set(names)):
         raise BadInputError(f"{path}: {n_more} rows repeat {what}. Run predict again")
-
-
-def _is_long(file: TableFile) -> bool:
-    try:
-        return set(LONG_COLUMNS) <= {word.strip() for word in file.header()}
-    except OSError:
-        return False
-
-
-def _is_truth(file: TableFile) -> bool:
-    """Whether all labels of a table in the long form are 0 or 1."""
-    with suppress(OSError, ValueError, IndexError, csv.Error), file.open() as stream:
-        rows = filter(None, csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline="")))
-        column = [word.strip() for word in next(rows, [])].index(LONG_COLUMNS[1])
-        return all(float(row[column]) in (0.0, 1.0) for row in rows)
-    return False

@@ -128,6 +128,10 @@ class Task:
         """Return the id of a row of label files and submissions that is of one slice and label."""
         return self.csv.slice_id.format(slice=image_id, label=label_name)
 
+    def study_label_id(self, study_id: str, label_name: str) -> str:
+        """Return the id of a row that is of one study and label."""
+        return self.csv.series_id.format(study=study_id, label=label_name)
+
     def only(self, label_names: Sequence[str]) -> "Task":
         """Return the task with these slice labels alone. Without the headline among them, the first takes its place."""
         headline = self.headline if self.headline in label_names else label_names[0]
@@ -195,6 +199,7 @@ def _rules(task: Task) -> list[tuple[str, bool]]:
         ("series_truth own needs series.names, any_slice none", (task.series_truth == "own") == bool(task.series)),
         ("state_of_slices is no branch of the root of series.tree", is_state or not task.state_of_slices),
         ("score study_log_loss needs series_truth own", task.score == "log_loss" or task.series_truth == "own"),
+        ("csv.series_id needs series_truth own", not csv.series_id or task.series_truth == "own"),
         (
             "inputs: windows_hu, mean and std must have one entry for each channel",
             len(inputs.windows_hu) == len(inputs.mean) == len(inputs.std) > 0,

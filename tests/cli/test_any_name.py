@@ -13,8 +13,9 @@ from rsna_e2e.cli import main
 from rsna_e2e.core.records import printable
 from rsna_e2e.dicom.image_ids import SUFFIXES
 from rsna_e2e.evaluation.evaluate import evaluate
-from rsna_e2e.inference.average import bag, smooth, write_submission
+from rsna_e2e.inference.average import bag, smooth
 from rsna_e2e.inference.predict import make_table
+from rsna_e2e.inference.submission import write_submission
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH

@@ -16,7 +16,7 @@ from submissions import member, series_of, table_of
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import sha256_of
-from rsna_e2e.inference.average import bag, rolling_mean, smooth, write_submission
+from rsna_e2e.inference.average import bag, rolling_mean, smooth
 from rsna_e2e.inference.predictions import (
     Derived,
     beside,
@@ -26,6 +26,7 @@ from rsna_e2e.inference.predictions import (
     read_series,
     series_path,
 )
+from rsna_e2e.inference.submission import write_submission
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
 

@@ -10,7 +10,7 @@ import pytest
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.table_files import table_at
-from rsna_e2e.inference.predictions import prepare_submission
+from rsna_e2e.inference.submission import prepare_submission
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import LabelTable, has_label_columns, read_image_ids, read_labels
 from rsna_e2e.tasks.task import Labels
@@ -200,7 +200,7 @@ def test_ids_are_escaped_and_wide_tables_known_by_their_header(tmp_path: Path) -
 def test_a_wide_table_is_no_submission_and_is_not_written_over(tmp_path: Path) -> None:
     read(tmp_path, WIDE)
     with pytest.raises(UsageError, match="is there and no submission"):
-        prepare_submission(tmp_path / "labels.csv", example="submission.csv")
+        prepare_submission(tmp_path / "labels.csv", ICH, example="submission.csv")
 
 
 def test_a_workbook_is_said_to_be_one(tmp_path: Path) -> None:

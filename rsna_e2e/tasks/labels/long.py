@@ -3,7 +3,6 @@
 # R rows of the file
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +23,7 @@ def read_long(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
     row_ids = texts["ID"]
     values_R = _parse_values(layout, row_ids, texts["Label"])
     names = {"slice": task.slices.names, "study": task.series.names if task.csv.series_id else ()}
-    spell: dict[str, Callable[[str, str], str]] = {"slice": task.label_id, "study": partial(_study_id, task)}
+    spell: dict[str, Callable[[str, str], str]] = {"slice": task.label_id, "study": task.study_label_id}
     found = _split_ids(
         layout, row_ids, {level: [spell[level]("", name) for name in names[level]] for level in names}, task
     )
@@ -43,10 +42,6 @@ def read_long(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
         study_ids=study_ids,
         study_values=study_values,
     )
-
-
-def _study_id(task: Task, study_id: str, label_name: str) -> str:
-    return task.csv.series_id.format(study=study_id, label=label_name)
 
 
 def _split_ids(
