@@ -113,7 +113,7 @@ class Evaluation:
     n_bootstrap: int
     seed: int
     floors: tuple[Floor, ...]
-    floors_left_out: str = "without a store: they are fitted on its training split"
+    floors_left_out: str = "no store was given, on whose training split they are fitted"
     parts: tuple[Part, ...] = ()
 
     @property

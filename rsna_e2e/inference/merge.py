@@ -25,7 +25,8 @@ def merge(of_slices: Path, of_series: Path, *, task: Task, out: Path, is_raw: bo
     """Write a submission with the slices of one submission and the series of another, and its tables.
 
     Both are made by predict or bag, of one split of one store, and the second has a series table. is_raw: see
-    `write_submission`. Raises BadInputError when it has none, or they do not hold the same slices; UsageError when `out`, or its tables, is one of theirs.
+    `write_submission`. Raises BadInputError when it has none, or they do not hold the same slices; UsageError when
+    `out`, or its tables, is one of theirs.
     """
     prepare_submission(out, task, example="submission.csv.gz")
     tables, _ = tables_of([of_slices, of_series], out)

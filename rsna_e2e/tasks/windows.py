@@ -17,3 +17,8 @@ def named_windows(task: Task) -> dict[str, tuple[float, float]]:
     """Return center and width in HU of a task's windows by their names, such as brain; without one, channel 2."""
     windows_hu = task.inputs.windows_hu
     return {_NAMES.get(window, f"channel {number}"): window for number, window in enumerate(windows_hu, start=1)}
+
+
+def sharpest_window(task: Task) -> tuple[str, tuple[float, float]]:
+    """Return the narrowest window of a task, which shows the least differences, and its name."""
+    return min(named_windows(task).items(), key=lambda item: item[1][1])

@@ -108,7 +108,7 @@ def test_they_are_left_out_without_labels_of_others(made: MadeUpStudies) -> None
     left_out = with_floors(evaluation, other).floors_left_out  # type: ignore[arg-type]
     assert left_out == "store: has no labels of the task pe"
     assert "--store" not in summary(evaluation)
-    assert evaluation.to_dict()["floors_left_out"].startswith("without a store: ")
+    assert evaluation.to_dict()["floors_left_out"].startswith("no store was given, ")
 
 
 def test_the_last_line_but_one_says_them(made: MadeUpStudies) -> None:

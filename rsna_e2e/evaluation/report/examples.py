@@ -11,7 +11,7 @@ import numpy as np
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.levels import DECISION_THRESHOLD
 from rsna_e2e.evaluation.scores import Evaluation, SeriesLayout
-from rsna_e2e.tasks.metrics import Int64Array
+from rsna_e2e.tasks.metrics import Int64Array, group_max
 
 _N_TRUE_POSITIVES = 2
 _N_FALSE_NEGATIVES = 2
@@ -29,10 +29,10 @@ class Example:
     slices: Int64Array
 
 
-def selection_rule(headline: str) -> str:
-    """Return the rule of `choose_examples` as a sentence for the page."""
+def selection_rule(headline: str, unit: str) -> str:
+    """Return the rule of `choose_examples` as a sentence for the page. unit: series, or study."""
     return (
-        f"A series is called positive when its highest probability of “{headline}” is at least {DECISION_THRESHOLD}. "
+        f"A {unit} is called positive when its highest probability of “{headline}” is at least {DECISION_THRESHOLD}. "
         f"Shown are the {_N_TRUE_POSITIVES} true positives nearest their median probability, the "
         f"{_N_FALSE_NEGATIVES} false negatives with the lowest and the {_N_FALSE_POSITIVES} false positives with the "
         f"highest probability, and {_N_TRUE_NEGATIVES} true negative nearest their median. Kinds that do not occur "
@@ -42,10 +42,12 @@ def selection_rule(headline: str) -> str:
 
 def choose_examples(evaluation: Evaluation, layout: SeriesLayout) -> list[Example]:
     """Choose example series by `selection_rule`; outcomes that do not occur are absent."""
-    assert evaluation.series is not None
-    headline = evaluation.task.headline_index
-    is_positive = evaluation.series.truth[:, headline] == 1
-    score_S = evaluation.series.probability[:, headline]
+    headline, n_series = evaluation.task.headline_index, len(layout.series_keys)
+    truth_S, score_S = (
+        group_max(part[:, [headline]], layout.series_of_slice, n_series)[:, 0]
+        for part in (evaluation.slices.truth, evaluation.slices.probability)
+    )
+    is_positive = truth_S == 1
     is_called = score_S >= DECISION_THRESHOLD
     chosen = {
         "true positive": _nearest_median(score_S, is_positive & is_called)[:_N_TRUE_POSITIVES],

@@ -2,7 +2,8 @@
 
 # N samples, L labels
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,39 +21,58 @@ _PANEL_INCHES = (3.35, 2.75)
 # Curves are drawn with about this many points: more cannot be seen at the size of a panel.
 _MAX_POINTS = 400
 
-# Level: how it is drawn, beside its colour
+# Level, by the name of its colour: how else it is drawn
 _LINE_STYLES = {"slices": "-", "series": (0, (4, 1.6)), "series_head": (0, (1, 1.2))}
 _MARKERS = {"slices": "o", "series": "s", "series_head": "D"}
 
 
-def roc_figure(evaluation: Evaluation) -> str:
-    """ROC curve of every label, over slices, series, and series by the series head."""
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A level in a figure: what it is called, and the name of its colour."""
 
-    levels = _levels(evaluation)
+    word: str
+    colour: str
+    level: Level
+
+
+Group = Sequence[Drawn]  # levels of the same labels, which share panels
+
+
+def groups(evaluation: Evaluation) -> list[Group]:
+    """Return the levels that were scored, those of the same labels together."""
+    if evaluation.studies:
+        return [[Drawn("slices", "slices", evaluation.slices)], [Drawn("studies", "series", evaluation.studies)]]
+    levels = {"slices": evaluation.slices, "series": evaluation.series, "series_head": evaluation.series_head}
+    return [[Drawn(name.replace("_", " "), name, level) for name, level in levels.items() if level is not None]]
+
+
+def roc_figure(group: Group) -> str:
+    """ROC curve of every label, over each level."""
 
     def draw(axes: Axes, label: int) -> None:
         axes.plot([0, 1], [0, 1], color=colour("grid"), linewidth=0.9)
-        for line, (name, level) in enumerate(levels):
-            area = level.scores[label].auc.value
-            text = f"{name.replace('_', ' ')}: {'one class only' if np.isnan(area) else f'AUC {area:.3f}'}"
-            height = 0.06 + 0.1 * (len(levels) - 1 - line)
-            axes.text(0.98, height, text, color=colour(name), ha="right", transform=axes.transAxes)
+        for line, drawn in enumerate(group):
+            area = drawn.level.scores[label].auc.value
+            text = f"{drawn.word}: {'one class only' if np.isnan(area) else f'AUC {area:.3f}'}"
+            height = 0.06 + 0.1 * (len(group) - 1 - line)
+            axes.text(0.98, height, text, color=colour(drawn.colour), ha="right", transform=axes.transAxes)
             if np.isfinite(area):
-                curve = metrics.roc_curve(level.truth[:, label], level.probability[:, label])
+                curve = metrics.roc_curve(*drawn.level.known(label))
                 false_rate, true_rate = _thin(curve.false_positive_rate), _thin(curve.true_positive_rate)
-                axes.plot(false_rate, true_rate, color=colour(name), linestyle=_LINE_STYLES[name])
+                axes.plot(false_rate, true_rate, color=colour(drawn.colour), linestyle=_LINE_STYLES[drawn.colour])
         _unit_square(axes)
 
-    return _panels(evaluation, draw, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
+    return _panels(group, draw, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
 
 
-def calibration_figure(evaluation: Evaluation) -> str:
+def calibration_figure(group: Group) -> str:
     """Share of positives against mean probability, in bins; the area of a mark grows with the samples in its bin."""
 
     def draw(axes: Axes, label: int) -> None:
         axes.plot([0, 1], [0, 1], color=colour("grid"), linewidth=0.9)
-        for name, level in _levels(evaluation):
-            found = metrics.calibration(level.truth[:, label], level.probability[:, label])
+        for drawn in group:
+            name = drawn.colour
+            found = metrics.calibration(*drawn.level.known(label))
             filled = found.counts > 0
             share = found.counts[filled] / found.counts.sum()
             axes.plot(
@@ -74,16 +94,16 @@ def calibration_figure(evaluation: Evaluation) -> str:
             )
         _unit_square(axes)
 
-    return _panels(evaluation, draw, "mean predicted probability", "share of positives")
+    return _panels(group, draw, "mean predicted probability", "share of positives")
 
 
-def histogram_figure(evaluation: Evaluation) -> str:
-    """How often each probability was given to slices that have the label and to slices that do not (log scale)."""
-    edges = np.linspace(0, 1, 26)
+def histogram_figure(group: Group) -> str:
+    """How often each probability was given to slices that have the label and to slices that do not (log scale), or to
+    studies: to the first of the levels."""
+    edges, (first, *_) = np.linspace(0, 1, 26), group
 
     def draw(axes: Axes, label: int) -> None:
-        truth_N = evaluation.slices.truth[:, label]
-        probability_N = evaluation.slices.probability[:, label]
+        truth_N, probability_N = first.level.known(label)
         for name, is_positive in (("slices", 0), ("series", 1)):
             counts, _ = np.histogram(probability_N[truth_N == is_positive], edges)
             axes.stairs(counts, edges, fill=True, color=colour(name), alpha=0.28)
@@ -93,14 +113,16 @@ def histogram_figure(evaluation: Evaluation) -> str:
         axes.set_ylim(bottom=0.7)
         axes.set_xlim(0, 1)
         axes.grid(axis="y")
-        axes.text(0.98, 0.93, "slices with the label", color=colour("series"), ha="right", transform=axes.transAxes)
-        axes.text(0.98, 0.83, "slices without", color=colour("slices"), ha="right", transform=axes.transAxes)
+        axes.text(
+            0.98, 0.93, f"{first.word} with the label", color=colour("series"), ha="right", transform=axes.transAxes
+        )
+        axes.text(0.98, 0.83, f"{first.word} without", color=colour("slices"), ha="right", transform=axes.transAxes)
 
-    return _panels(evaluation, draw, "predicted probability", "slices")
+    return _panels(group, draw, "predicted probability", first.word)
 
 
-def _panels(evaluation: Evaluation, draw: Callable[[Axes, int], None], x_label: str, y_label: str) -> str:
-    names = evaluation.task.slices.names
+def _panels(group: Group, draw: Callable[[Axes, int], None], x_label: str, y_label: str) -> str:
+    names = group[0].level.names
     n_rows = -(-len(names) // _N_COLUMNS)
     with drawing():
         figure = Figure(figsize=(_PANEL_INCHES[0] * _N_COLUMNS, _PANEL_INCHES[1] * n_rows), layout="constrained")
@@ -120,12 +142,6 @@ def _panels(evaluation: Evaluation, draw: Callable[[Axes, int], None], x_label: 
 def display_name(label: str) -> str:
     """A label as people write it."""
     return label.replace("_", " ").capitalize()
-
-
-def _levels(evaluation: Evaluation) -> list[tuple[str, Level]]:
-    """The levels that were scored, by the names of their colours."""
-    levels = {"slices": evaluation.slices, "series": evaluation.series, "series_head": evaluation.series_head}
-    return [(name, level) for name, level in levels.items() if level is not None]
 
 
 def _unit_square(axes: Axes) -> None:

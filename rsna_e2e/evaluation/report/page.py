@@ -11,13 +11,13 @@ import numpy as np
 from rsna_e2e.core.files import as_json
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.report.examples import Example, choose_examples, selection_rule, series_name
-from rsna_e2e.evaluation.report.figures import calibration_figure, histogram_figure, roc_figure
+from rsna_e2e.evaluation.report.figures import calibration_figure, groups, histogram_figure, roc_figure
 from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
 from rsna_e2e.evaluation.report.profiles import profile_figure
-from rsna_e2e.evaluation.scores import Evaluation, SeriesLayout
+from rsna_e2e.evaluation.scores import UNITS, Evaluation, SeriesLayout
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.metrics import Int64Array
-from rsna_e2e.tasks.windows import named_windows
+from rsna_e2e.tasks.windows import sharpest_window
 
 if TYPE_CHECKING:
     from rsna_e2e.evaluation.report.thumbnails import Thumbnails
@@ -75,14 +75,17 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         left_out=evaluation.left_out,
         few_series=evaluation.few_series,
         figures={
-            "roc": roc_figure(evaluation),
-            "calibration": calibration_figure(evaluation),
-            "histogram": histogram_figure(evaluation),
+            "roc": [roc_figure(group) for group in groups(evaluation)],
+            "calibration": [calibration_figure(group) for group in groups(evaluation)],
+            "histogram": [histogram_figure(group) for group in groups(evaluation)],
         },
-        selection_rule=selection_rule(evaluation.task.headline),
+        unit="study" if evaluation.studies else "series",
+        units=UNITS,
+        study_weights=evaluation.task.series.names,
+        selection_rule=selection_rule(evaluation.task.headline, "study" if evaluation.studies else "series"),
         examples=_examples(evaluation, store) if evaluation.layout else [],
         has_images=store is not None,
-        window=next(iter(named_windows(evaluation.task).items())),
+        window=sharpest_window(evaluation.task),
     )
 
 
@@ -94,7 +97,7 @@ def _examples(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any
             Thumbnails,  # loads torch, which a page without images does without
         )
 
-        thumbnails = Thumbnails(store, evaluation.task.inputs.windows_hu[0])
+        thumbnails = Thumbnails(store, sharpest_window(evaluation.task)[1])
     return [
         _example(evaluation, evaluation.layout, example, thumbnails)
         for example in choose_examples(evaluation, evaluation.layout)
