@@ -210,6 +210,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("apt", "apt-get"), _apt),
     **dict.fromkeys(("docker", "podman"), _docker),
     "git": _known(r"clone \S+( \S+)?", "pull", r"checkout \S+"),
+    "h5repack": _known(r"-f NONE -l CONTI \S+ \S+"),
     "kaggle": _known("competitions download -c rsna-intracranial-hemorrhage-detection.*"),
     **dict.fromkeys(("sudo", "srun", "sbatch"), ANYTHING),  # what they run is called too
     "scontrol": _known("requeue [0-9]+", "show hostnames .*"),

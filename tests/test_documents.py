@@ -44,7 +44,8 @@ PLACES = {"/data/dicom": "raw", "/disks/ct": "raw"}
 SERIES_HASH = "1f3a9c20"  # of the documents' example series
 
 # Verbs that are run for real where their input is there; of the others settings and recipe are checked
-EXECUTED = ("settings", "tasks", "prepare", "store", "inspect", "quirks", "predict", "evaluate", "bag", "smooth")
+DATA_VERBS = ("settings", "tasks", "prepare", "store", "export-shards", "inspect", "quirks")
+EXECUTED = (*DATA_VERBS, "predict", "evaluate", "bag", "smooth")
 OUTPUTS = ("out", "deidentify")
 
 JOB = {"SLURM_JOB_ID": "1"}  # what Slurm sets in a job

@@ -1,6 +1,7 @@
 """HDF5 shards as the source of a store: what comes in again is what went out, in the order of the files."""
 
 import csv
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from rsna_e2e.core.table_files import table_at
 from rsna_e2e.evaluation.inspection import inspect_store
 from rsna_e2e.store import Store, StoreError, verify_store
 from rsna_e2e.store.export_shards import export_shards
-from rsna_e2e.store.prepare import prepare, read_raw, repair
+from rsna_e2e.store.prepare import count_raw, prepare, read_raw, repair
+from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.tasks.ich import ICH
 
 GEOMETRY = [
@@ -165,11 +167,40 @@ def test_what_else_lies_there(tmp_path: Path) -> None:
     write_shard(tmp_path / "raw/npy-1.hdf5", ["s/a"])
     write_shard(tmp_path / "raw/npy-pe-pos.hdf5", ["s/a"])
     (tmp_path / "raw/npy-2.hdf5").symlink_to(tmp_path / "elsewhere.hdf5")
-    (tmp_path / "raw/npy-3.hdf5").mkdir()
     (tmp_path / "raw/test.csv").write_text("a,b\n")
     (tmp_path / "raw/notes.txt").write_text("x")
     report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
-    assert (report.n_slices, report.refusals) == (2, {"not_dicom": 1, "not_regular_file": 1})
+    assert (report.n_slices, report.refusals) == (2, {"not_dicom": 1})
+
+
+def test_a_shard_that_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shard(tmp_path / "raw/npy-1.hdf5", ["s/a"])
+    os.mkfifo(tmp_path / "raw/npy-2.hdf5")
+    words = ["prepare", str(tmp_path / "raw"), str(tmp_path / "store")]
+    assert main(words) == 3
+    assert "npy-2.hdf5: not a regular file, but has the name of a shard" in capsys.readouterr().err
+    (tmp_path / "raw/npy-2.hdf5").unlink()
+    (tmp_path / "raw/npy-2.hdf5").symlink_to("nowhere")
+    assert main(words) == 3
+    assert "npy-2.hdf5: No such file or directory" in capsys.readouterr().err
+
+
+def test_slices_of_shards_are_counted_one_by_one(shards: Path) -> None:
+    counts = count_raw(shards, task=ICH)
+    assert (counts.n_files, counts.n_labelled, counts.is_estimate) == (25, 21, False)
+
+
+def test_hashed_identifiers_are_the_keys_of_shards(shards: Path, again: Store, tmp_path: Path) -> None:
+    """Of a store of shards too; what comes in a third time is what went out first."""
+    pseudonyms = Pseudonyms(bytes(32))
+    prepare(shards, tmp_path / "store", task=ICH, n_jobs=1, pseudonyms=pseudonyms)
+    export_shards(Store.open(tmp_path / "store"), tmp_path / "out")
+    prepare(tmp_path / "out", tmp_path / "third", task=ICH, n_jobs=1)
+    expected = {
+        (pseudonyms.of("study", study), pseudonyms.of("instance", sop_uid)): checksum
+        for (study, sop_uid), checksum in checksums(again).items()
+    }
+    assert checksums(Store.open(tmp_path / "third")) == expected
 
 
 def test_raw_headers_are_those_of_the_store(shards: Path, again: Store) -> None:

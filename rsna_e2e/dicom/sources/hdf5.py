@@ -16,6 +16,7 @@ from math import nan
 from pathlib import Path
 from typing import BinaryIO
 
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import real_path
 from rsna_e2e.core.hdf5 import HDF5_ERRORS, Int16Place, NotPlainError, int16_places
 from rsna_e2e.core.limits import LEAST_PIXELS, SIDES_PX
@@ -66,7 +67,10 @@ class RawShards:
 
     def find(self) -> tuple[Sequence[RawFile], Sequence[Refusal]]:
         """Return the shards, by number, and files that are none; not the label tables and what `export-shards` writes
-        besides."""
+        besides.
+
+        Raises BadInputError for a shard that is no file.
+        """
         files: dict[int, RawFile] = {}
         refusals: list[Refusal] = []
         for entry in sorted(os.scandir(self.path), key=lambda entry: entry.name):
@@ -76,11 +80,10 @@ class RawShards:
                     detail = "stands among HDF5 shards and is none by its name: npy-<number>.hdf5"
                     refusals.append(Refusal(printable(entry.name), Reason.NOT_DICOM, detail))
                 continue
-            status = os.stat(real_path(self.path / entry.name))
-            if stat.S_ISREG(status.st_mode):
-                files[int(shard[1])] = RawFile(entry.name, status.st_size, status.st_mtime_ns)
-            else:
-                refusals.append(Refusal(entry.name, Reason.NOT_REGULAR_FILE, "not a regular file"))
+            status = entry.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise BadInputError(f"{self.path / entry.name}: not a regular file, but has the name of a shard")
+            files[int(shard[1])] = RawFile(entry.name, status.st_size, status.st_mtime_ns)
         return [files[number] for number in sorted(files)], refusals
 
     def find_tables(self, *, depth: int) -> list[tuple[RawFile, str]]:
