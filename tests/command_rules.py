@@ -70,6 +70,7 @@ def _verb(words: list[str], environment: Mapping[str, str], context: Context) ->
     parsed = parse_verb(words)
     settings = getattr(parsed, "overrides", None)
     if settings is not None:
+        settings = [text for text in settings if not re.fullmatch(r"task=\S+\.yaml", text)]  # a file that is not here
         recipe = "demo" if str(parsed.recipe).endswith((".yaml", ".yml")) else parsed.recipe
         is_two_stage = parsed.verb == "pipeline" and parsed.mode != "joint"
         (load_two_stage if is_two_stage else load_config)(recipe, settings)

@@ -15,8 +15,8 @@ def add_tasks(verbs: Verbs) -> None:
         _tasks,
         "List what can be predicted; of one task, print all that it is as YAML, and check a task of your own.",
         "rsna-e2e tasks",
-        "rsna-e2e tasks pe          # as YAML, to start one of your own from; give it another name",
-        "rsna-e2e tasks own.yaml    # what is wrong with it, or all of it",
+        "rsna-e2e tasks pe         # as YAML, to start from; give yours a name of its own",
+        "rsna-e2e tasks own.yaml   # what is wrong with it, or all of it",
     )
     verb.add_argument("task", nargs="?", metavar="NAME|FILE", help="name of a task, or YAML file of one")
 
