@@ -70,7 +70,9 @@ def test_the_program_is_the_only_one() -> None:
     assert list(PROGRAMS) == ["place"]
 
 
-def test_a_task_of_ones_own_from_labels_to_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_of_ones_own_from_labels_to_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The commands in this process, which has torch loaded; all else of the program as it stands."""
     workshop = Workshop.make(tmp_path / "w", stand_ins={"rsna-e2e"})
     (workshop.folder / "commands/python").symlink_to(sys.executable)
@@ -80,6 +82,7 @@ def test_a_task_of_ones_own_from_labels_to_scores(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(workshop.folder)
     for call in calls:
         assert main(list(call.words[1:])) == 0
+    assert "AUC of around" in capsys.readouterr().out  # as training ends
     check_results(workshop.folder)
 
 

@@ -116,10 +116,10 @@ def _train(options: argparse.Namespace) -> None:
             say=lambda text: tell(f"train: {text}", to=sys.stderr),
         )
     if ranks.is_main:
-        _say_trained(summary, options.out)
+        _say_trained(summary, options.out, headline=config.task.headline)
 
 
-def _say_trained(summary: "TrainSummary", run: Path) -> None:
+def _say_trained(summary: "TrainSummary", run: Path, *, headline: str) -> None:
     tell(
         f"trained {summary.steps} steps on {summary.compute} at {summary.slices_per_s:.0f} slices/s, "
         f"{summary.stall_share:.1%} of the time waiting for the loader ({summary.stalls} steps waited), "
@@ -128,7 +128,7 @@ def _say_trained(summary: "TrainSummary", run: Path) -> None:
     if summary.skipped:
         tell(f"{summary.skipped} steps were skipped, because their loss or gradient was not finite")
     if summary.best is not None:
-        tell(f"best epoch {summary.best_epoch}: {summary.best}")
+        tell(f"best epoch {summary.best_epoch}: {summary.best.describe(headline)}")
     tell(f"run: {run}   curves: tensorboard --logdir {run}")
 
 

@@ -73,7 +73,8 @@ class Validation:
             **of_series,
         )
 
-    def __str__(self) -> str:
+    def describe(self, headline: str) -> str:
+        """Return the scores in words. headline: name of the label that `any_auc` and `series_any_auc` are of."""
         n = self.n_training_slices
         of = f"on {n} of its TRAINING slices, no validation:" if n else "validation"
         auc = f"{self.any_auc:.4f}"
@@ -82,11 +83,13 @@ class Validation:
             auc = f"undefined: no {lacking} slice {'among these' if n else 'in the validation fold'}"
         if self.study_log_loss is not None:
             of_series = f"log loss of series alone {_text(self.series_weighted_log_loss)}"
-            return f"{of} log loss of slices and series {_text(self.study_log_loss)}, AUC of slices {auc}, {of_series}"
-        text = f"{of} weighted log loss {self.weighted_log_loss:.4f}, AUC of any {auc}"
+            return (
+                f"{of} log loss of slices and series {_text(self.study_log_loss)}, AUC of {headline} {auc}, {of_series}"
+            )
+        text = f"{of} weighted log loss {self.weighted_log_loss:.4f}, AUC of {headline} {auc}"
         if self.series_weighted_log_loss is not None:
             text += f"; series head: weighted log loss {_text(self.series_weighted_log_loss)}"
-        return text if self.series_any_auc is None else f"{text}, AUC of any {_text(self.series_any_auc)}"
+        return text if self.series_any_auc is None else f"{text}, AUC of {headline} {_text(self.series_any_auc)}"
 
 
 def _text(value: float | None) -> str:

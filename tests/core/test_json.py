@@ -98,7 +98,7 @@ def test_a_run_whose_fold_has_no_positive_slice(
 def test_undefined_scores_are_read_back(area: float | None) -> None:
     read = Validation.from_plain({"weighted_log_loss": 0.5, "any_auc": area})
     assert math.isnan(read.any_auc)
-    assert "undefined: no positive or no negative slice" in str(read)
+    assert "undefined: no positive or no negative slice" in read.describe("any")
 
 
 @pytest.mark.parametrize(
@@ -114,4 +114,4 @@ def test_undefined_scores_are_read_back(area: float | None) -> None:
     ],
 )
 def test_scores_in_words(scores: dict[str, float | None], said: str) -> None:
-    assert said in str(Validation.from_plain({"weighted_log_loss": 0.5, **scores}))
+    assert said in Validation.from_plain({"weighted_log_loss": 0.5, **scores}).describe("any")

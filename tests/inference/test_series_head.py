@@ -142,16 +142,21 @@ def test_the_summary_and_what_is_said_name_the_series_scores(data: Data) -> None
     assert any({name: line[name] for name in best} == best for line in lines)
     validation = Validation.from_plain(best)
     assert validation.series_weighted_log_loss == best["series_weighted_log_loss"]
-    assert f"; series head: weighted log loss {best['series_weighted_log_loss']:.4f}, AUC of any " in str(validation)
+    assert (
+        f"; series head: weighted log loss {best['series_weighted_log_loss']:.4f}, AUC of any "
+        in validation.describe("any")
+    )
 
 
 def test_undefined_scores_of_the_head_are_said_to_be_so() -> None:
     validation = Validation(
         weighted_log_loss=0.5, any_auc=0.75, series_weighted_log_loss=float("nan"), series_any_auc=float("nan")
     )
-    assert str(validation).endswith("AUC of any 0.7500; series head: weighted log loss undefined, AUC of any undefined")
+    assert validation.describe("any").endswith(
+        "AUC of any 0.7500; series head: weighted log loss undefined, AUC of any undefined"
+    )
     content = {"weighted_log_loss": 0.5, "any_auc": 0.75, "series_weighted_log_loss": 0.25, "series_any_auc": None}
-    assert str(Validation.from_plain(content)).endswith("weighted log loss 0.2500, AUC of any undefined")
+    assert Validation.from_plain(content).describe("any").endswith("weighted log loss 0.2500, AUC of any undefined")
 
 
 def test_the_mean_over_epochs_is_that_of_series_too(data: Data, tmp_path: Path) -> None:
@@ -179,4 +184,4 @@ def test_a_model_without_the_head_has_no_series_table_and_no_series_scores(data:
     best = json.loads((run / "summary.json").read_text())["best"]
     assert list(best) == ["weighted_log_loss", "any_auc", "n_training_slices", "n_positive"]
     assert type(best["n_training_slices"]) is int
-    assert "series head" not in str(Validation.from_plain(best))
+    assert "series head" not in Validation.from_plain(best).describe("any")
