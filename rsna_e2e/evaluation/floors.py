@@ -36,16 +36,16 @@ class _Samples:
 def with_floors(evaluation: Evaluation, store: Store, *, seed: int = 0) -> Evaluation:
     """Add what position and headers alone score, fitted on the training split of a store without the scored patients.
 
-    Headers are also fitted to shuffled labels, which must score as a constant does, or the comparison itself leaks.
-    Where the store lacks what it takes, `floors_left_out` says so.
+    Headers are also fitted to shuffled labels, which must score no better than a constant, or the comparison itself
+    leaks. Where the store lacks what it takes, `floors_left_out` says so.
     """
     try:
         samples = _samples(evaluation, store)
     except BadInputError as error:
         return replace(evaluation, floors_left_out=str(error))
     rng = np.random.default_rng(seed)
-    shuffled = replace(
-        samples, labels=rng.permutation(samples.labels), series_labels=rng.permutation(samples.series_labels)
+    shuffled = replace(  # the features: labels keep their weights
+        samples, features=rng.permutation(samples.features), series_features=rng.permutation(samples.series_features)
     )
     floors = (
         _by_position(evaluation, samples),
@@ -59,8 +59,10 @@ def _by_position(evaluation: Evaluation, samples: _Samples) -> Floor:
     def predict(weights_R: Float64Array) -> Float64Array:
         return by_position(samples.features[:, PLACE], samples.labels, weights_R, samples.scored_features[:, PLACE])
 
-    prevalence_M = samples.series_labels.mean(axis=0)
-    studies_EM = np.broadcast_to(prevalence_M, (len(samples.scored_series_features), len(prevalence_M)))
+    studies_EM = np.zeros((0, 0))
+    if samples.series_labels.size:
+        prevalence_M = samples.series_labels.mean(axis=0)
+        studies_EM = np.broadcast_to(prevalence_M, (len(samples.scored_series_features), len(prevalence_M)))
     return _floor(evaluation, "position", predict(samples.weights), predict(np.ones(len(samples.weights))), studies_EM)
 
 

@@ -38,7 +38,7 @@ class Drawn:
 Group = Sequence[Drawn]  # levels of the same labels, which share panels
 
 
-def groups(evaluation: Evaluation) -> list[Group]:
+def _groups(evaluation: Evaluation) -> list[Group]:
     """Return the levels that were scored, those of the same labels together."""
     if evaluation.studies:
         return [[Drawn("slices", "slices", evaluation.slices)], [Drawn("studies", "series", evaluation.studies)]]
@@ -46,10 +46,10 @@ def groups(evaluation: Evaluation) -> list[Group]:
     return [[Drawn(name.replace("_", " "), name, level) for name, level in levels.items() if level is not None]]
 
 
-def roc_figure(group: Group) -> str:
+def roc_figure(evaluation: Evaluation) -> str:
     """ROC curve of every label, over each level."""
 
-    def draw(axes: Axes, label: int) -> None:
+    def draw(axes: Axes, group: Group, label: int) -> None:
         axes.plot([0, 1], [0, 1], color=colour("grid"), linewidth=0.9)
         for line, drawn in enumerate(group):
             area = drawn.level.scores[label].auc.value
@@ -62,13 +62,13 @@ def roc_figure(group: Group) -> str:
                 axes.plot(false_rate, true_rate, color=colour(drawn.colour), linestyle=_LINE_STYLES[drawn.colour])
         _unit_square(axes)
 
-    return _panels(group, draw, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
+    return _panels(evaluation, draw, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
 
 
-def calibration_figure(group: Group) -> str:
+def calibration_figure(evaluation: Evaluation) -> str:
     """Share of positives against mean probability, in bins; the area of a mark grows with the samples in its bin."""
 
-    def draw(axes: Axes, label: int) -> None:
+    def draw(axes: Axes, group: Group, label: int) -> None:
         axes.plot([0, 1], [0, 1], color=colour("grid"), linewidth=0.9)
         for drawn in group:
             name = drawn.colour
@@ -94,15 +94,16 @@ def calibration_figure(group: Group) -> str:
             )
         _unit_square(axes)
 
-    return _panels(group, draw, "mean predicted probability", "share of positives")
+    return _panels(evaluation, draw, "mean predicted probability", "share of positives")
 
 
-def histogram_figure(group: Group) -> str:
+def histogram_figure(evaluation: Evaluation) -> str:
     """How often each probability was given to slices that have the label and to slices that do not (log scale), or to
-    studies: to the first of the levels."""
-    edges, (first, *_) = np.linspace(0, 1, 26), group
+    studies."""
+    edges = np.linspace(0, 1, 26)
 
-    def draw(axes: Axes, label: int) -> None:
+    def draw(axes: Axes, group: Group, label: int) -> None:
+        first = group[0]
         truth_N, probability_N = first.level.known(label)
         for name, is_positive in (("slices", 0), ("series", 1)):
             counts, _ = np.histogram(probability_N[truth_N == is_positive], edges)
@@ -118,22 +119,25 @@ def histogram_figure(group: Group) -> str:
         )
         axes.text(0.98, 0.83, f"{first.word} without", color=colour("slices"), ha="right", transform=axes.transAxes)
 
-    return _panels(group, draw, "predicted probability", first.word)
+    return _panels(
+        evaluation, draw, "predicted probability", ", ".join(first.word for first, *_ in _groups(evaluation))
+    )
 
 
-def _panels(group: Group, draw: Callable[[Axes, int], None], x_label: str, y_label: str) -> str:
-    names = group[0].level.names
-    n_rows = -(-len(names) // _N_COLUMNS)
+def _panels(evaluation: Evaluation, draw: Callable[[Axes, Group, int], None], x_label: str, y_label: str) -> str:
+    panels = [(name, group, label) for group in _groups(evaluation) for label, name in enumerate(group[0].level.names)]
+    n_rows = -(-len(panels) // _N_COLUMNS)
     with drawing():
         figure = Figure(figsize=(_PANEL_INCHES[0] * _N_COLUMNS, _PANEL_INCHES[1] * n_rows), layout="constrained")
         grid = figure.subplots(n_rows, _N_COLUMNS, squeeze=False).flat
-        for label, axes in enumerate(grid):
-            if label >= len(names):
+        for place, axes in enumerate(grid):
+            if place >= len(panels):
                 axes.set_visible(False)
                 continue
-            axes.set_title(display_name(names[label]))
+            name, group, label = panels[place]
+            axes.set_title(display_name(name))
             axes.set_axisbelow(True)
-            draw(axes, label)
+            draw(axes, group, label)
         figure.supxlabel(x_label, color=colour("muted"), fontsize=8.5)
         figure.supylabel(y_label, color=colour("muted"), fontsize=8.5)
         return svg_data_uri(figure)

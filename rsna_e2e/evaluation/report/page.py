@@ -11,7 +11,7 @@ import numpy as np
 from rsna_e2e.core.files import as_json
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.report.examples import Example, choose_examples, selection_rule, series_name
-from rsna_e2e.evaluation.report.figures import calibration_figure, groups, histogram_figure, roc_figure
+from rsna_e2e.evaluation.report.figures import calibration_figure, histogram_figure, roc_figure
 from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
 from rsna_e2e.evaluation.report.profiles import profile_figure
 from rsna_e2e.evaluation.scores import UNITS, Evaluation, SeriesLayout
@@ -75,9 +75,9 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         left_out=evaluation.left_out,
         few_series=evaluation.few_series,
         figures={
-            "roc": [roc_figure(group) for group in groups(evaluation)],
-            "calibration": [calibration_figure(group) for group in groups(evaluation)],
-            "histogram": [histogram_figure(group) for group in groups(evaluation)],
+            "roc": roc_figure(evaluation),
+            "calibration": calibration_figure(evaluation),
+            "histogram": histogram_figure(evaluation),
         },
         unit="study" if evaluation.studies else "series",
         units=UNITS,
@@ -130,12 +130,22 @@ def _example(
         "head_probability": None
         if evaluation.series_head is None
         else float(evaluation.series_head.probability[example.series, headline]),
-        "labels": [names[label] for label in np.flatnonzero(truth.max(axis=0)) if label != headline],
+        "labels": _labels(evaluation, example, truth),
         "n_slices": len(example.slices),
         "n_positive": int(truth[:, headline].sum()),
         "profile": profile_figure(names, position_N, truth, probability, axis=axis, shown=shown),
         "images": images,
     }
+
+
+def _labels(evaluation: Evaluation, example: Example, truth_NL: Float64Array) -> list[str]:
+    """Return the labels that a series has beside the headline, or a study."""
+    if evaluation.studies:
+        return [
+            evaluation.studies.names[label] for label in np.flatnonzero(evaluation.studies.truth[example.series] == 1)
+        ]
+    task = evaluation.task
+    return [name for label, name in enumerate(task.slices.names) if truth_NL[:, label].max() and name != task.headline]
 
 
 def _places(layout: SeriesLayout, slices: Int64Array) -> tuple[Float64Array, str]:

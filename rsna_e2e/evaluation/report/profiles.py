@@ -17,7 +17,7 @@ from rsna_e2e.tasks.metrics import Int64Array
 # In rows, which are 1 apart.
 _ROW_HEIGHT = 0.76
 _STRIP_HEIGHT = 0.1
-_INCHES = (5.4, 3.5)
+_WIDTH_INCHES = 5.4
 
 
 def profile_figure(
@@ -31,7 +31,8 @@ def profile_figure(
 ) -> str:
     """Draw one series as `draw_profile` does; return an SVG data URI."""
     with drawing():
-        figure = Figure(figsize=_INCHES, layout="constrained")
+        height = max(2.0, 0.5 + 0.5 * len(label_names))
+        figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
         draw_profile(figure.subplots(), label_names, position_N, truth_NL, probability_NL, axis=axis, shown=shown)
         return svg_data_uri(figure)
 
