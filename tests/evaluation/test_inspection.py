@@ -235,6 +235,15 @@ def test_the_histogram_counts_every_pixel(content: Content, store: Store) -> Non
     np.testing.assert_allclose(sum(found["tissue_shares"].values()), 1)
 
 
+def test_mean_and_deviation_are_those_of_the_windowed_pixels(content: Content, store: Store) -> None:
+    hu = np.concatenate([store.read_slice(row).ravel() for row in range(len(store))]).astype(np.float64)
+    found = content["hu"]["windows"]
+    assert [(one["center_hu"], one["width_hu"]) for one in found] == list(ICH.inputs.windows_hu)
+    for one in found:
+        windowed = np.clip((hu - one["center_hu"] + one["width_hu"] / 2) / one["width_hu"], 0, 1)
+        assert (one["mean"], one["std"]) == pytest.approx((windowed.mean(), windowed.std()), rel=1e-9)
+
+
 def test_a_sample_is_drawn_by_its_seed(store: Store) -> None:
     one, again, other = (inspect_store(store, n_sampled=5, seed=seed)[0]["hu"] for seed in (1, 1, 2))
     assert one == again

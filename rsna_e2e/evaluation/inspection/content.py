@@ -14,6 +14,7 @@ from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.evaluation.inspection.findings import find
 from rsna_e2e.evaluation.inspection.geometry import describe_geometry
 from rsna_e2e.evaluation.inspection.slices import Slices
+from rsna_e2e.evaluation.inspection.studies import describe_studies
 from rsna_e2e.evaluation.inspection.truth import describe_copies, describe_counts, describe_labels
 from rsna_e2e.evaluation.inspection.values import describe_values, histogram
 from rsna_e2e.store import Store
@@ -51,7 +52,7 @@ def inspect_store(
     n = len(slices) if n_sampled is None else min(n_sampled, len(slices))
     rows = np.sort(np.random.default_rng(seed).choice(len(slices), size=n, replace=False))
     content = _content(slices) | {
-        "hu": histogram(store, rows, progress),
+        "hu": histogram(store, rows, progress, windows_hu=task.inputs.windows_hu),
         "copies": describe_copies(slices),
         "data_hash": store.data_hash,
         "is_deidentified": bool(store.key_check),
@@ -89,6 +90,7 @@ def _content(slices: Slices) -> dict[str, Any]:
         "geometry": describe_geometry(slices),
         "values": describe_values(slices),
         "truth": describe_labels(slices),
+        "studies": describe_studies(slices),
         "refusals": _refusals(slices.refusals),
         "n_refused": len(slices.refusals),
     }

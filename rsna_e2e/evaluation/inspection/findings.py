@@ -13,6 +13,7 @@ def find(content: dict[str, Any]) -> list[dict[str, str]]:
         *_about_people(content),
         *_about_series(content),
         *_about_truth(content),
+        *_about_studies(content),
         *_about_pixels(content),
         *_about_files(content),
     ]
@@ -92,6 +93,13 @@ def _about_truth(content: dict[str, Any]) -> Iterator[_Finding]:
             "Partly labelled series",
             f"{_some(n, 'slice')} without a label in labelled series; the loss leaves them out.",
         )
+
+
+def _about_studies(content: dict[str, Any]) -> Iterator[_Finding]:
+    studies = content["studies"]
+    if studies and (n := studies["n_breaking"]):
+        text = f"{n:,} of {studies['n']:,} studies have labels that exclude each other, or those of their slices."
+        yield SEVERE, "Labels that break the rules", text
 
 
 def _about_pixels(content: dict[str, Any]) -> Iterator[_Finding]:

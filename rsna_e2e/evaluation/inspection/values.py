@@ -2,6 +2,7 @@
 
 # N slices, L labels
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,13 @@ def describe_values(slices: Slices) -> dict[str, Any]:
     }
 
 
-def histogram(store: Store, rows: Rows, progress: Progress) -> dict[str, Any]:
-    """Count the HU of all pixels of these rows, read one after another, so memory does not grow with them."""
+def histogram(
+    store: Store, rows: Rows, progress: Progress, *, windows_hu: Sequence[tuple[float, float]] = ()
+) -> dict[str, Any]:
+    """Count the HU of all pixels of these rows, read one after another, so memory does not grow with them.
+
+    windows_hu: (center, width) of windows in which mean and standard deviation of the pixels are told, from 0 to 1.
+    """
     counts = np.zeros(1 << 16, dtype=np.int64)
     for done, row in enumerate(rows.tolist(), start=1):
         hu = store.read_slice(row)
@@ -55,7 +61,20 @@ def histogram(store: Store, rows: Rows, progress: Progress) -> dict[str, Any]:
         "n_below": int(counts[:low].sum()),
         "n_above": int(counts[high:].sum()),
         "tissue_shares": share,
+        "windows": [_windowed(counts, center, width) for center, width in windows_hu],
     }
+
+
+def _windowed(counts: Rows, center_hu: float, width_hu: float) -> dict[str, Any]:
+    """Return mean and standard deviation of pixels in a window (LINEAR_EXACT, PS3.3 C.11.2.1.3.2), from 0 to 1.
+
+    counts: of each HU, the lowest being -32768.
+    """
+    values = np.clip((np.arange(len(counts)) - (1 << 15) - center_hu) / width_hu + 0.5, 0, 1)
+    n = max(int(counts.sum()), 1)
+    mean = float(counts @ values / n)
+    std = float(np.sqrt(counts @ (values - mean) ** 2 / n))
+    return {"center_hu": center_hu, "width_hu": width_hu, "mean": mean, "std": std}
 
 
 def _bits(slices: Slices) -> list[dict[str, Any]]:
