@@ -13,9 +13,9 @@ from rsna_e2e.evaluation.evaluate import evaluate
 from rsna_e2e.evaluation.floors import with_floors
 from rsna_e2e.evaluation.parts import with_parts
 from rsna_e2e.evaluation.report import write_report
-from rsna_e2e.evaluation.windows import sharpest, windows_of
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.pe import PE
+from rsna_e2e.tasks.windows import named_windows, sharpest_window
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,6 @@ def test_it_speaks_of_studies(folder: Path) -> None:
 
 
 def test_windows_are_named_where_they_have_names() -> None:
-    assert windows_of(ICH) == {"brain": (40, 80), "subdural": (80, 200), "soft tissue": (40, 380)}
-    assert list(windows_of(PE)) == ["lung", "pulmonary arteries", "mediastinum"]
-    assert sharpest(ICH) == ("brain", (40, 80))
+    assert named_windows(ICH) == {"brain": (40, 80), "subdural": (80, 200), "soft tissue": (40, 380)}
+    assert list(named_windows(PE)) == ["lung", "pulmonary arteries", "mediastinum"]
+    assert sharpest_window(ICH) == ("brain", (40, 80))
