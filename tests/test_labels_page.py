@@ -152,7 +152,7 @@ def test_labels_of_studies_become_labels_of_slices(tmp_path: Path) -> None:
     assert slices.count(",,,,,,\n") == list(study_of.values()).count(positive) < len(truth)
     (tmp_path / "slices.csv").write_text(slices.replace(",,,,,,\n", ",1,1,1,1,1,1\n"))  # as read by a radiologist
     run_program("completed", tmp_path)
-    check_labels(tmp_path / "store", truth)
+    check_labels(tmp_path / "unlabelled", truth)
 
 
 @pytest.mark.slow  # two of the commands train or predict

@@ -6,8 +6,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rsna_e2e.cli.verbs import add_task
+from rsna_e2e.core.records import ID_RULES, N_FOLDS
+
 if TYPE_CHECKING:
     from rsna_e2e.core.table_files import TableFile
+
+SEED = 0  # of what is drawn once
 
 
 def at_least_one(text: str) -> int:
@@ -70,6 +75,35 @@ def add_columns(verb: "argparse._ActionsContainer") -> None:
         default=[],
         metavar="ID|LABEL=COLUMN",
         help="of a label table whose columns have other names: ID=filename any=Hemorrhage (see docs/labels.md)",
+    )
+
+
+def add_reading(verb: "argparse._ActionsContainer") -> None:
+    """Let the user say what is read of a label table: the task, its columns, and what its IDs are."""
+    add_columns(verb)
+    verb.add_argument(
+        "--image-ids",
+        choices=("auto", *ID_RULES),
+        default="auto",
+        help="what IDs are, in the labels and then in submissions: file names, paths in RAW, or SOP Instance UIDs "
+        "(default: whichever matches most of the labels; without labels, file names)",
+    )
+    add_task(verb)
+
+
+def add_division(verb: "argparse._ActionsContainer", *, folds: int | None) -> None:
+    """Let the user say how patients are divided. folds: how many by default; None: as in an earlier label set."""
+    default = f"{N_FOLDS}, or as in an earlier label set" if folds is None else folds
+    verb.add_argument("--folds", type=at_least_one, default=folds, help=f"patient-level folds (default {default})")
+    verb.add_argument(
+        "--holdout",
+        type=share,
+        metavar="SHARE",
+        help="put about this share of the labelled slices, by whole patients, into split test, where nothing is "
+        "trained on; their labels are kept, for evaluate (default: series without labels are split test)",
+    )
+    verb.add_argument(
+        "--seed", type=seed, default=SEED, help=f"seed of the folds and of what --holdout chooses (default {SEED})"
     )
 
 

@@ -6,15 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsna_e2e.cli.arguments import add_columns, at_least_one, given_labels, seed, share
-from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
+from rsna_e2e.cli.arguments import SEED, add_division, add_reading, at_least_one, given_labels
+from rsna_e2e.cli.stores import warn_of_labels
+from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import is_inside
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import ID_RULES, N_FOLDS
+from rsna_e2e.core.records import N_FOLDS
 from rsna_e2e.tasks.catalogue import get_task
-
-SEED = 0
 
 if TYPE_CHECKING:
     from rsna_e2e.store.prepare import PrepareReport
@@ -57,7 +56,7 @@ def add_prepare(verbs: Verbs) -> None:
         metavar="KEYFILE",
         help="hash patient ids, UIDs, image ids and refused paths with the key in KEYFILE, which is made if missing",
     )
-    _add_division(verb.add_argument_group("folds and test split"))
+    add_division(verb.add_argument_group("folds and test split"), folds=N_FOLDS)
     _add_refusing(verb.add_argument_group("what is refused"))
     _add_sharing(verb.add_argument_group("several machines"))
 
@@ -69,29 +68,7 @@ def _add_labels(options: "argparse._ArgumentGroup") -> None:
         help="CSV with columns ID,Label, or one column per label, see docs/labels.md; or none (default: "
         "*train*.csv[.gz] in or by RAW)",
     )
-    add_columns(options)
-    options.add_argument(
-        "--image-ids",
-        choices=("auto", *ID_RULES),
-        default="auto",
-        help="what IDs are, in the labels and then in submissions: file names, paths in RAW, or SOP Instance UIDs "
-        "(default: whichever matches most of the labels; without labels, file names)",
-    )
-    add_task(options)
-
-
-def _add_division(options: "argparse._ArgumentGroup") -> None:
-    options.add_argument("--folds", type=at_least_one, default=N_FOLDS, help=f"patient-level folds (default {N_FOLDS})")
-    options.add_argument(
-        "--holdout",
-        type=share,
-        metavar="SHARE",
-        help="put about this share of the labelled slices, by whole patients, into split test, where nothing is "
-        "trained on; their labels are kept, for evaluate (default: series without labels are split test)",
-    )
-    options.add_argument(
-        "--seed", type=seed, default=SEED, help=f"seed of the folds and of what --holdout chooses (default {SEED})"
-    )
+    add_reading(options)
 
 
 def _add_refusing(options: "argparse._ArgumentGroup") -> None:
@@ -199,8 +176,7 @@ def _check_is_for_a_part(options: argparse.Namespace) -> None:
 
 
 def _warn(report: "PrepareReport") -> None:
-    for text in report.label_warnings():
-        tell(f"warning: {text}", to=sys.stderr)
+    warn_of_labels(report)
     if n := report.geometry.get("studies_with_a_series_for_every_slice"):
         tell(
             f"warning: in {n} of the studies each slice has a SeriesInstanceUID of its own, so that none has a "
@@ -224,11 +200,6 @@ def _warn(report: "PrepareReport") -> None:
         tell(
             f"warning: {report.n_burned_in} slices declare text burned into their pixels (BurnedInAnnotation), perhaps "
             "names; it cannot be removed here. Look at them before you pass the store on",
-            to=sys.stderr,
-        )
-    if report.slice_order.looks_shuffled:
-        tell(
-            f"warning: positive slices are scattered as if the slices were shuffled. {report.order_advice}",
             to=sys.stderr,
         )
 

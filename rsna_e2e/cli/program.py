@@ -18,7 +18,7 @@ from rsna_e2e.cli.pipelines import add_bag, add_merge, add_pipeline, add_smooth
 from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.settings import add_settings_list
 from rsna_e2e.cli.shards import add_export_shards
-from rsna_e2e.cli.stores import add_store
+from rsna_e2e.cli.stores import add_label, add_store
 from rsna_e2e.cli.synth import add_synth
 from rsna_e2e.cli.tasks import add_tasks
 from rsna_e2e.cli.training import add_find_lr, add_train
@@ -31,6 +31,7 @@ from rsna_e2e.training.launch import for_libraries
 VERBS = (
     add_synth,
     add_prepare,
+    add_label,
     add_store,
     add_export_shards,
     add_inspect,

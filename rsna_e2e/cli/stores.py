@@ -1,25 +1,63 @@
-"""The verbs that look after a store: store verify, store repair."""
+"""The verbs that look after a store: label; store sets, store verify, store repair."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsna_e2e.cli.arguments import at_least_one
+from rsna_e2e.cli.arguments import add_division, add_reading, at_least_one, with_columns
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
+from rsna_e2e.tasks.catalogue import get_task
 
 if TYPE_CHECKING:
     from rsna_e2e.store import Damage, Verification
+    from rsna_e2e.store.prepare import LabelFacts
 
 MOST_LINES = 50
 
 
+def add_label(verbs: Verbs) -> None:
+    """Add `rsna-e2e label`."""
+    verb = add_verb(
+        verbs,
+        "label",
+        _label,
+        "Add the labels of a task to a store, or replace them; no DICOM file is read, nothing else in it changed.",
+        "rsna-e2e label store labels.csv",
+        "rsna-e2e label store corrected.csv --replace",
+        "rsna-e2e label store train.csv --task pe   # a second task: its patients keep the folds that they have",
+        "rsna-e2e label store table.csv --columns ID=filename any=Hemorrhage --key ~/keys/study.key",
+    )
+    verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
+    verb.add_argument("labels", type=Path, metavar="LABELS", help="label CSV, see docs/labels.md")
+    add_reading(verb)
+    verb.add_argument("--replace", action="store_true", help="replace the labels of this task that are there")
+    verb.add_argument("--key", type=Path, metavar="KEYFILE", help="of a store of hashed identifiers: its key")
+    division = verb.add_argument_group("folds and test split")
+    add_division(division, folds=None)
+    division.add_argument(
+        "--own-folds",
+        action="store_true",
+        help="divide all patients anew (default: those that another label set divided keep their fold, or stay in "
+        "split test, so that a model of one task may start from that of another)",
+    )
+
+
 def add_store(verbs: Verbs) -> None:
     """Add `rsna-e2e store`."""
-    description = "Check a store for damage, and repair it from the raw files."
+    description = "List the label sets of a store, check it for damage, and repair it from the raw files."
     group = verbs.add_parser("store", help=description, description=description)
     own: Verbs = group.add_subparsers(metavar="VERB", required=True)
+    verb = add_verb(
+        own,
+        "sets",
+        _sets,
+        "List the label sets of a store: task, labels, what is labelled and positive, folds, hash.",
+        "rsna-e2e store sets store",
+    )
+    verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb = add_verb(
         own,
         "verify",
@@ -42,6 +80,67 @@ def add_store(verbs: Verbs) -> None:
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb.add_argument("raw", type=Path, metavar="RAW", help="the folder or zip that it was made from")
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
+
+
+def _label(options: argparse.Namespace) -> None:
+    from rsna_e2e.core.console import field_lines
+    from rsna_e2e.store.prepare import label
+    from rsna_e2e.store.pseudonyms import load_key
+
+    report = label(
+        options.store,
+        with_columns(options.labels, options.columns),
+        task=get_task(options.task),
+        image_ids=options.image_ids,
+        n_folds=options.folds,
+        holdout=options.holdout,
+        seed=options.seed,
+        replaces=options.replace,
+        own_folds=options.own_folds,
+        pseudonyms=None if options.key is None else load_key(options.key),
+    )
+    tell(*field_lines(report).splitlines())
+    warn_of_labels(report)
+
+
+def warn_of_labels(report: "LabelFacts") -> None:
+    """Say on stderr what is wrong with labels, or cannot be learned from them."""
+    for text in report.label_warnings():
+        tell(f"warning: {text}", to=sys.stderr)
+    if report.slice_order.looks_shuffled:
+        tell(
+            "warning: positive slices are scattered as if the slices were shuffled. Check that ImagePositionPatient, or "
+            "the order of files without positions, and the labels belong to these images",
+            to=sys.stderr,
+        )
+
+
+def _sets(options: argparse.Namespace) -> None:
+    from rsna_e2e.core.console import table
+    from rsna_e2e.store.manifest import read_manifest
+    from rsna_e2e.store.set_manifest import read_set_manifest, set_names
+
+    store = read_manifest(options.store)
+    rows = []
+    for name in set_names(options.store):
+        one = read_set_manifest(options.store, name)
+        held_out = "" if one.holdout is None else f", {one.holdout:g} held out"
+        rows.append(
+            (
+                name,
+                ", ".join((*one.slices.names, *one.series.names)),
+                f"{one.n_labelled_slices:,} of {store.n_slices:,}",
+                f"{one.n_labelled_series:,} of {store.n_series:,}",
+                f"{one.n_positive_slices:,} {one.headline}",
+                f"{one.n_folds}{held_out}" + (f", as in {one.folds_of}" if one.folds_of else ""),
+                one.labels_hash[:8],
+            )
+        )
+    if not rows:
+        tell(f"no label sets. Add one: rsna-e2e label {options.store} LABELS --task TASK")
+        return
+    head = ("task", "labels", "slices labelled", "series labelled", "positive slices", "folds", "hash")
+    tell(*table(head, rows).splitlines())
 
 
 def _verify(options: argparse.Namespace) -> None:

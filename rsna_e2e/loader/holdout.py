@@ -42,8 +42,8 @@ def _problem(store: Store, by_fold: Mapping[int, Sequence[int]], held: int | Non
     """Return why there is nothing to train on or to score where the fold `held` is held out, and the way out."""
     if not by_fold:
         return (
-            "none of its series has a label, so there is nothing to train on. Prepare it again with --labels "
-            "(docs/labels.md)"
+            "none of its series has a label, so there is nothing to train on. Add labels: rsna-e2e label STORE "
+            "LABELS (docs/labels.md)"
         )
     if held is None:
         return ""

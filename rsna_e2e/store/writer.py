@@ -237,8 +237,8 @@ class StoreWriter:
                 if not (partial / _STORE / SHARDS).exists():  # killed between the store's getting whole and clearing up
                     shutil.rmtree(partial, ignore_errors=True)
             raise StoreError(
-                f"{self.target}: a prepared store already exists. Use it (rsna-e2e train {self.target} RUN), "
-                "choose another folder, or remove it first"
+                f"{self.target}: a prepared store already exists. Use it (rsna-e2e train {self.target} RUN), give it "
+                f"labels (rsna-e2e label {self.target} LABELS), choose another folder, or remove it first"
             )
         is_new = not os.path.lexists(self._place)  # a link here leads to itself
         is_free = is_new or (self._place.is_dir() and not self._foreign())

@@ -167,7 +167,9 @@ def test_without_any_label_another_fold_is_no_advice(tmp_path: Path) -> None:
     prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels="none", n_jobs=1)
     store = Store.open(tmp_path / "store")
     for fold in ("0", "null"):
-        with pytest.raises(UsageError, match=r"none of its series has a label, .* again with --labels \(docs/labels"):
+        with pytest.raises(
+            UsageError, match=r"none of its series has a label, .*: rsna-e2e label STORE LABELS \(docs/labels"
+        ):
             hold_out(store, small.config(f"validation_fold={fold}"))
 
 

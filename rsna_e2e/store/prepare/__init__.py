@@ -2,14 +2,18 @@
 
 In goes a folder or archive, and a label file if there is one; out come a store and a report of what was taken, repaired
 and refused. All decoding and writing happens in worker processes, which leave notes, files of headers and refusals; the
-content of the store depends neither on the number of workers nor on which of them was faster. `repair` mends a damaged
-store from the same files, `read_raw` reads headers alone, and `count_raw` counts files that have labels.
+content of the store depends neither on the number of workers nor on which of them was faster. `label` adds the labels
+of another task to a store, or replaces them, `repair` mends a damaged store from the same files, `read_raw` reads
+headers alone, and `count_raw` counts files that have labels.
 """
 
 from rsna_e2e.store.prepare.headers import RawCounts, RawHeaders, count_raw, read_raw
 from rsna_e2e.store.prepare.index import pseudonymous_keys
+from rsna_e2e.store.prepare.label import label
 from rsna_e2e.store.prepare.repair import RepairReport, repair
 from rsna_e2e.store.prepare.report import (
+    LabelFacts,
+    LabelReport,
     NothingTakenError,
     Part,
     PartReport,
@@ -19,6 +23,8 @@ from rsna_e2e.store.prepare.report import (
 from rsna_e2e.store.prepare.run import prepare, prepare_part
 
 __all__ = [
+    "LabelFacts",
+    "LabelReport",
     "NothingTakenError",
     "Part",
     "PartReport",
@@ -28,6 +34,7 @@ __all__ = [
     "RepairReport",
     "count_raw",
     "count_reasons",
+    "label",
     "prepare",
     "prepare_part",
     "pseudonymous_keys",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,21 +41,16 @@ class IdReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareReport:
-    """Summary of a prepared store.
+class LabelFacts:
+    """What is counted of a store and its labels.
 
     n_studies_as_patients: studies that name no patient, each of which counts as one. n_unlabelled: slices in the store
     without a label. held_out: patients, series and slices with labels in split "test", and positive slices among them.
     n_labels_without_image: labelled images that are not in the store. n_ambiguous_labels: those among them that are
-    the name of several images, which stay without labels. n_rounded, n_saturated: pixels whose HU are not
-    exactly slope * stored + intercept. n_burned_in: slices that say that text is burned into their pixels. slice_order:
-    whether the labels agree with the order of the slices. label_file: where the labels are from; image_ids: what the
-    IDs in it and the image ids of the store are, and how many of the labelled images are there; label_columns: of a
-    wide table, the columns that were read, with the names of what they hold; unused_columns: its others.
-    positive_slices: how many, of how many with a label, by label. tables_passed_over: without a label file, those that
-    could hold labels, and why they were not taken. geometry: series by what is unusual about how their slices lie, see
-    `SeriesGeometry`, and how many slices are missing in gaps. volumes: of how many SeriesInstanceUIDs several volumes
-    were made, and by what they were told apart.
+    the name of several images, which stay without labels. slice_order: whether the labels agree with the order of the
+    slices. label_file: where the labels are from; image_ids: what the IDs in it and the image ids of the labels are,
+    and how many of the labelled images are there; label_columns: of a wide table, the columns that were read, with the
+    names of what they hold; unused_columns: its others. positive_slices: how many, of how many with a label, by label.
     """
 
     store: Path
@@ -73,28 +69,7 @@ class PrepareReport:
     label_columns: tuple[str, ...]
     unused_columns: tuple[str, ...]
     positive_slices: LabelCounts
-    tables_passed_over: dict[str, str]
-    n_rounded: int
-    n_saturated: int
-    n_burned_in: int
     slice_order: OrderCheck
-    geometry: dict[str, int]
-    volumes: dict[str, int]
-    repairs: dict[str, int]
-    refusals: dict[str, int]
-    elapsed_s: float
-
-    @property
-    def slices_per_s(self) -> float:
-        """Slices stored per second, over the whole run."""
-        return self.n_slices / self.elapsed_s
-
-    @property
-    def order_advice(self) -> str:
-        """What to do where positive slices are scattered."""
-        if _NO_POSITIONS in self.geometry:
-            return "The files do not hold them in the order of the body, and nothing else tells it"
-        return "Check that ImagePositionPatient and the labels belong to these images"
 
     def label_warnings(self) -> list[str]:
         """Return what is wrong with the labels, or cannot be learned from them, in words."""
@@ -108,9 +83,50 @@ class PrepareReport:
         if counts.n_contradictory:
             said.append(
                 f"labels contradict each other in {counts.n_contradictory} of the slices: {counts.any_name} is 0 and "
-                "another label is not. They are stored as they are. Correct them, and prepare again"
+                "another label is not. They are stored as they are. Correct them, and replace them: rsna-e2e label "
+                "STORE LABELS --replace"
+            )
+        if self.n_ambiguous_labels:
+            said.append(
+                f"{self.n_ambiguous_labels} labels are the name of several images each, which stay without labels. "
+                "Give paths as IDs, or SOP Instance UIDs"
             )
         return said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelReport(LabelFacts):
+    """Summary of labels that were added to a store. folds_of: the label set whose patients kept their folds."""
+
+    folds_of: str
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareReport(LabelFacts):
+    """Summary of a prepared store.
+
+    n_rounded, n_saturated: pixels whose HU are not exactly slope * stored + intercept. n_burned_in: slices that say
+    that text is burned into their pixels. tables_passed_over: without a label file, those that could hold labels, and
+    why they were not taken. geometry: series by what is unusual about how their slices lie, see `SeriesGeometry`, and
+    how many slices are missing in gaps. volumes: of how many SeriesInstanceUIDs several volumes were made, and by what
+    they were told apart.
+    """
+
+    tables_passed_over: dict[str, str]
+    n_rounded: int
+    n_saturated: int
+    n_burned_in: int
+    geometry: dict[str, int]
+    volumes: dict[str, int]
+    repairs: dict[str, int]
+    refusals: dict[str, int]
+    elapsed_s: float
+
+    @property
+    def slices_per_s(self) -> float:
+        """Slices stored per second, over the whole run."""
+        return self.n_slices / self.elapsed_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,42 +172,53 @@ class Prepared:
 
 def make_report(store: Path, prepared: Prepared, *, task: Task, elapsed_s: float) -> PrepareReport:
     """Count what a store holds of its inputs."""
-    index, labels_NL, labels, table = prepared.index, prepared.joined.labels, prepared.labels, prepared.labels.table
-    ids = IdReport(
-        rule=labels.match.rule,
-        n_labelled=len(table.image_ids) + labels.match.n_ambiguous,
-        n_matching=len(set(prepared.joined.rows.tolist()) - {-1}),
-    )
-    names_no_patient = mark_repaired(index["repair"].tolist(), Repair.PATIENT_BY_STUDY)
-    _, first, n_slices = np.unique(index["series_key"], return_index=True, return_counts=True)
+    index = prepared.index
     return PrepareReport(
+        **describe_labels(index, prepared.joined, prepared.fold, prepared.labels, task),
         store=store,
         data_hash=prepared.data_hash,
-        n_patients=len(set(index["patient_id"].tolist())),
-        n_studies_as_patients=len(set(index["study_uid"][names_no_patient].tolist())),
-        n_series=len(first),
-        n_slices=len(labels_NL),
-        n_unlabelled=int(np.isnan(labels_NL).all(axis=1).sum()),
-        held_out=count_held_out(index, prepared.joined, prepared.fold, task),
-        n_labels_without_image=ids.n_labelled - ids.n_matching,
-        n_ambiguous_labels=labels.match.n_ambiguous,
-        n_repeated_label_rows=table.n_repeated_rows,
-        label_file=labels.file,
-        image_ids=ids,
-        label_columns=tuple(name if name == column else f"{name}={column}" for name, column in table.columns.items()),
-        unused_columns=table.unused,
-        positive_slices=count_labels(labels_NL, task),
-        tables_passed_over=dict(labels.passed_over),
+        tables_passed_over=dict(prepared.labels.passed_over),
         n_rounded=int(index["n_rounded"].sum()),
         n_saturated=int(index["n_saturated"].sum()),
         n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),
-        slice_order=check_order(labels_NL[:, task.headline_index], n_slices[np.argsort(first)].tolist()),
         geometry=count_geometry(index),
         volumes=count_volumes(index, prepared.plan.told_by),
         repairs=count_repairs(index["repair"].tolist()),
         refusals=count_reasons(prepared.refusals),
         elapsed_s=elapsed_s,
     )
+
+
+def describe_labels(
+    index: Mapping[str, Column], joined: Joined, fold_N: Rows, found: FoundLabels, task: Task
+) -> dict[str, Any]:
+    """Return the fields of `LabelFacts`, but for the store's."""
+    table, labels_NL = found.table, joined.labels
+    ids = IdReport(
+        rule=found.match.rule,
+        n_labelled=len(table.image_ids) + found.match.n_ambiguous,
+        n_matching=len(set(joined.rows.tolist()) - {-1}),
+    )
+    names_no_patient = mark_repaired(index["repair"].tolist(), Repair.PATIENT_BY_STUDY)
+    return {
+        "n_patients": len(set(index["patient_id"].tolist())),
+        "n_studies_as_patients": len(set(index["study_uid"][names_no_patient].tolist())),
+        "n_series": len(joined.starts),
+        "n_slices": len(labels_NL),
+        "n_unlabelled": int(np.isnan(labels_NL).all(axis=1).sum()),
+        "held_out": count_held_out(index, joined, fold_N, task),
+        "n_labels_without_image": ids.n_labelled - ids.n_matching,
+        "n_ambiguous_labels": found.match.n_ambiguous,
+        "n_repeated_label_rows": table.n_repeated_rows,
+        "label_file": found.file,
+        "image_ids": ids,
+        "label_columns": tuple(n if n == column else f"{n}={column}" for n, column in table.columns.items()),
+        "unused_columns": table.unused,
+        "positive_slices": count_labels(labels_NL, task),
+        "slice_order": check_order(
+            labels_NL[:, task.headline_index], np.diff(joined.starts, append=len(labels_NL)).tolist()
+        ),
+    }
 
 
 def count_held_out(index: Mapping[str, Column], joined: Joined, fold_N: Rows, task: Task) -> dict[str, int]:

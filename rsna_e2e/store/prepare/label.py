@@ -1,0 +1,172 @@
+"""Adds the labels of a task to a store: joins a label table to its index, and opens no file of pixels."""
+
+# N slices
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import lock_folder
+from rsna_e2e.core.records import Column, Refusal
+from rsna_e2e.core.table_files import TableFile, table_at
+from rsna_e2e.dicom.image_ids import ImageIds
+from rsna_e2e.store import StoreError, StoreFiles
+from rsna_e2e.store.checks import read_refusals
+from rsna_e2e.store.layout import SETS, hash_of_data
+from rsna_e2e.store.prepare.carried import Carried, carried_folds, number_of
+from rsna_e2e.store.prepare.division import Division
+from rsna_e2e.store.prepare.find_labels import FoundLabels, LabelFile, LabelFiles, read_label_file
+from rsna_e2e.store.prepare.match_labels import LabelIds, match_labels, with_labels
+from rsna_e2e.store.prepare.report import LabelReport, describe_labels
+from rsna_e2e.store.prepare.sets import Joined, divided, join, make_set
+from rsna_e2e.store.prepare.store_plan import with_image_ids
+from rsna_e2e.store.prepare.tables import Table, to_numpy
+from rsna_e2e.store.pseudonyms import Pseudonyms
+from rsna_e2e.store.set_writer import NewSet, write_set
+from rsna_e2e.tasks.task import Task
+
+_SUFFIX = ".dcm"  # of the file of a slice, which only its image id tells
+
+
+def label(
+    store: Path,
+    labels: Path | TableFile,
+    *,
+    task: Task,
+    image_ids: ImageIds = "auto",
+    n_folds: int | None = None,
+    holdout: float | None = None,
+    seed: int = 0,
+    replaces: bool = False,
+    own_folds: bool = False,
+    pseudonyms: Pseudonyms | None = None,
+) -> LabelReport:
+    """Add the labels of a task to a store, as a set of their own; nothing else in the store is touched.
+
+    n_folds, holdout, seed: see `Division`. Patients that other sets have divided keep their fold, or stay held out,
+    unless `own_folds`. replaces: a set of this task that is there. pseudonyms: of a store with hashed identifiers.
+    Raises what `read_labels` and `match_labels` raise, BadInputError for labels of no slice, StoreError for a damaged
+    store, one that another process is writing to, or one that has labels of this task already, and UsageError where
+    patients keep their folds and are to be divided otherwise.
+    """
+    started_s = time.perf_counter()
+    files = StoreFiles.open(store)
+    if (store / SETS / task.name).exists() and not replaces:
+        raise StoreError(f"{store}: has labels of task {task.name} already. To replace them, add --replace")
+    file = read_label_file(table_at(labels) if isinstance(labels, Path) else labels, task)
+    columns, found, joined = _join(files, _hashed(file, files, pseudonyms), task, image_ids)
+    patients = () if own_folds else columns["patient_id"][joined.is_labelled].tolist()
+    kept = carried_folds(files, patients, without=task.name)
+    division = kept.division(n_folds=n_folds, holdout=holdout, seed=seed)
+    new = _new_set(files, columns, found, joined, task, kept, division)
+    with _alone_in(store):
+        manifest = write_set(store, new, files.manifest, files.index, replaces=replaces)
+    return LabelReport(
+        **describe_labels(columns, joined, new.fold, found, task),
+        store=store,
+        data_hash=hash_of_data(files.manifest.pixels_hash, manifest.labels_hash),
+        folds_of=kept.folds_of or "none",
+        elapsed_s=time.perf_counter() - started_s,
+    )
+
+
+def _new_set(
+    files: StoreFiles,
+    columns: Mapping[str, Column],
+    found: FoundLabels,
+    joined: Joined,
+    task: Task,
+    kept: Carried,
+    division: Division,
+) -> NewSet:
+    return make_set(
+        task,
+        found,
+        joined,
+        divided(columns, joined, division, kept.fold_of),
+        division,
+        image_ids=columns["image_id"],
+        refusals=with_labels(_refusals(files), found.match, files.path),
+        folds_of=kept.folds_of,
+        number=number_of(files, task.name),
+    )
+
+
+def _join(
+    files: StoreFiles, file: LabelFile, task: Task, image_ids: ImageIds
+) -> tuple[dict[str, Column], FoundLabels, Joined]:
+    """Return the columns of the index, with image ids as the labels have them, and the labels of its slices."""
+    own_rule, headers = files.manifest.image_ids, _headers(files)
+    rule = own_rule if image_ids == "auto" and own_rule == "sop_uid" else image_ids  # no names of files are known
+    ids = LabelIds(raw=files.path, tables=[file.ids], must_match=True, rule=rule, refused=())
+    match = match_labels(headers, (), ids)
+    headers, further = with_image_ids(headers, np.arange(len(headers)), match)
+    found = LabelFiles(files=[file]).taken(match, task)
+    found.check_copies(further)
+    columns = files.index | {"image_id": to_numpy(headers, "image_id")}
+    joined = join(columns, found.table, further, task)
+    if not joined.is_labelled.any():
+        raise BadInputError(f"{file.ids.file}: what it says of slices in {files.path} is empty. Give 0 or 1")
+    return (files.index if match.rule == own_rule else columns), found, joined
+
+
+def _headers(files: StoreFiles) -> Table:
+    """Return the slices of a store like headers of files, in which image ids are by name."""
+    index = files.index
+    several = set(index["sop_uid"][index["frame_number"] > 1])
+    ids, names = [], []
+    for image_id, sop_uid, frame in zip(index["image_id"], index["sop_uid"], index["frame_number"], strict=True):
+        ids.append(image_id.rpartition("/")[2])
+        is_frame = sop_uid in several and image_id.endswith(f"_{frame}")
+        names.append(os.fsencode((image_id.removesuffix(f"_{frame}") if is_frame else image_id) + _SUFFIX))
+    columns = {name: index[name] for name in ("patient_id", "study_uid", "series_uid", "sop_uid", "frame_number")}
+    arrays = {name: pa.array(column.tolist()) for name, column in columns.items()}
+    return pa.table({"image_id": pa.array(ids), "name": pa.array(names, pa.binary()), **arrays})
+
+
+def _hashed(found: LabelFile, files: StoreFiles, pseudonyms: Pseudonyms | None) -> LabelFile:
+    """Return a label file with the identifiers of a store: hashed, where the store's are."""
+    if not files.key_check and pseudonyms is None:
+        return found
+    if not files.key_check:
+        raise UsageError(f"{files.path}: holds no hashed identifiers. Leave out --key")
+    if pseudonyms is None:
+        raise UsageError(f"{files.path}: holds hashed identifiers. Give --key, the key file it was prepared with")
+    if pseudonyms.check != files.key_check:
+        raise BadInputError(f"{files.path}: prepared with another key. Give the key file it was prepared with")
+    sop_uids = set(files.index["sop_uid"])
+    instances = {one: pseudonyms.of("instance", one) for one in found.ids.image_ids}
+    ids = [
+        hashed if (hashed := instances[one]) in sop_uids else pseudonyms.of("image", one) for one in found.ids.image_ids
+    ]
+    assert found.table is not None, "a file that is no valid label file was refused"
+    studies = [pseudonyms.of("study", one) for one in found.table.study_ids]
+    table = replace(found.table, image_ids=ids, study_ids=studies)
+    return LabelFile(ids=replace(found.ids, image_ids=ids), table=table)
+
+
+def _refusals(files: StoreFiles) -> list[Refusal]:
+    columns = read_refusals(files.path, files.manifest)
+    return [Refusal(*words) for words in zip(*(columns[name] for name in ("path", "reason", "detail")), strict=True)]
+
+
+@contextmanager
+def _alone_in(store: Path) -> Iterator[None]:
+    """Keep other processes from writing to a store."""
+    try:
+        lock = lock_folder(store)
+    except BlockingIOError:
+        raise StoreError(f"{store}: another process is writing to it. Wait for it") from None
+    except OSError as error:
+        raise BadInputError(f"{store}: cannot be written: {error.strerror}. Labels are kept in the store") from error
+    try:
+        yield
+    finally:
+        os.close(lock)
