@@ -128,6 +128,18 @@ def test_whole_files_of_an_earlier_try_are_kept(store: Store, tmp_path: Path) ->
         assert (out / name).stat().st_mtime_ns == before[name][1]
 
 
+def test_what_is_finished_outlasts_an_interruption(store: Store, tmp_path: Path) -> None:
+    def stop(done: int, total: int, note: str = "") -> None:
+        if done == 4:  # the last slice of the second file, which is not finished yet
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_shards(store, tmp_path / "out", slices_per_shard=2, progress=stop)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["npy-1.hdf5", "shards.json"]
+    assert export_shards(store, tmp_path / "out", slices_per_shard=2).n_kept == 1
+    assert written(tmp_path / "out/npy-2.hdf5") == keys([2, 3])
+
+
 def test_another_order_or_size_is_another_folder(store: Store, tmp_path: Path) -> None:
     export_shards(store, tmp_path / "out")
     labels = label_file(tmp_path / "train.csv", ["image_id0"])
