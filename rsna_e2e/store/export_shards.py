@@ -123,19 +123,24 @@ def _keys(store: Store) -> Keys:
         (study, f"{sop_uid}_{frame}" if frame > 1 or (study, sop_uid) in several else sop_uid)
         for study, sop_uid, frame in zip(studies, sop_uids, frames, strict=True)
     ]
-    for name in {name for key in keys for name in key}:
-        if not KEY.fullmatch(name):
+    row_of: dict[tuple[str, str], int] = {}
+    for row, key in enumerate(keys):
+        if not all(map(KEY.fullmatch, key)):
             raise BadInputError(
-                f"{store.path}: {name[:80]!r} cannot be the name of a study or slice in an HDF5 file, "
-                "which has up to 64 letters, digits, dots, dashes and underscores. Prepare the store with --deidentify"
+                f"{store.path}: series {_short(store, row)}: its StudyInstanceUID, or the SOPInstanceUID of a slice, "
+                "cannot be a name in an HDF5 file, which has up to 64 letters, digits, dots, dashes and underscores. "
+                "Prepare the store with --deidentify"
             )
-    twice = [key for key, n in Counter(keys).items() if n > 1]
-    if twice:
-        raise BadInputError(
-            f"{store.path}: {len(twice)} slices, such as {twice[0][1]}, are in two series of a study, which shards do "
-            "not tell apart. Prepare a store without one of these series"
-        )
+        if (first := row_of.setdefault(key, row)) != row:
+            raise BadInputError(
+                f"{store.path}: series {_short(store, first)} and {_short(store, row)} of a study share a "
+                "SOPInstanceUID, so shards do not tell their slices apart. Prepare a store without one of them"
+            )
     return keys
+
+
+def _short(store: Store, row: int) -> str:
+    return str(store.index["series_key"][row][:8])
 
 
 def _order(store: Store, keys: Keys, labels: TableFile) -> tuple[Rows, int]:
