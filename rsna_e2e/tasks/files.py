@@ -1,4 +1,4 @@
-"""Reads and writes a task as YAML, so that a user's own needs no code."""
+"""Reads a task from YAML, or from the task.json of a run, and writes it: a user's own needs no code."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.core.files import as_json
+from rsna_e2e.core.files import SEAL, as_json, read_json, unsealed
 from rsna_e2e.core.plain_yaml import read_yaml, to_yaml
 from rsna_e2e.core.records import printable
 from rsna_e2e.tasks.task import Csv, Inputs, Labels, Task
@@ -31,16 +31,18 @@ _SHOWN, _LONGEST = 5, 80  # faults, and characters of a user's words in a messag
 
 
 def read_task_file(path: Path) -> Task:
-    """Return the task that a YAML file describes.
+    """Return the task that a YAML file describes, or that a run keeps in its task.json.
 
     Raises BadInputError naming the file and, where it is a field that is wrong, the field and what it may be.
     """
     try:
-        raw = read_yaml(path)
+        raw = read_json(path) if path.suffix == ".json" else read_yaml(path)
+        if isinstance(raw, dict) and SEAL in raw:
+            raw = unsealed(raw)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise BadInputError(f"{path}: not a task in YAML: {error}") from None
+        raise BadInputError(f"{path}: not a readable task: {error}") from None
     return make_task(raw, where=f"{path}: ")
 
 
@@ -96,8 +98,21 @@ def _expected(item: Any, words: Sequence[str]) -> str:
         case "literal_error":
             expected = "'choice' or 'some'" if words[-1] == "kind" else item["ctx"]["expected"]
             return f"must be {expected}, not {_short(as_json(item['input']))}"
+        case "float_type" if _is_number(item["input"]):
+            return (
+                f"must be a number, and YAML takes {_short(item['input'])} for text: write it with a point, as 1.0e-3"
+            )
         case other:
             return f"{_EXPECTED.get(other, item['msg'])}, not {_short(as_json(item['input']))}"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether this is a number to Python, and to YAML text."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, str)
 
 
 def _short(text: str) -> str:

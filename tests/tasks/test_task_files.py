@@ -1,6 +1,6 @@
 """A task in a YAML file: read as it is written, and refused in one line that names the field."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import yaml
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import sealed, write_json
 from rsna_e2e.tasks.catalogue import TASKS, get_task
 from rsna_e2e.tasks.files import task_as_yaml
 from rsna_e2e.tasks.ich import ICH
@@ -94,7 +95,8 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"headline": None}, "headline: missing. rsna-e2e tasks prints a whole task"),
     ({"series__tree__1__given": None}, "series.tree.1.given: missing."),
     ({"slices__weights": "heavy"}, 'slices.weights: must be a list, not "heavy"'),
-    ({"slices__weights": [1, "2"]}, 'slices.weights.1: must be a number, not "2"'),
+    ({"slices__weights": [1, "two"]}, 'slices.weights.1: must be a number, not "two"'),
+    ({"slices__weights": [1, "1e-3"]}, "slices.weights.1: must be a number, and YAML takes 1e-3 for text: write"),
     ({"slices__weights": [1, True]}, "slices.weights.1: must be a number, not true"),
     ({"inputs__mean": [float("nan")]}, "inputs.mean.0: must be a number, not null"),
     ({"inputs__windows_hu": [[40, 80, 1]]}, "inputs.windows_hu.0: has too many items, not [40, 80, 1]"),
@@ -143,8 +145,8 @@ def test_each_fault_is_one_line_with_file_and_field(changes: dict[str, Any], sai
     [
         ("[1, 2]", "not a task, but [1, 2]"),
         ("", "not a task, but null"),
-        ("name: [", "not a task in YAML: "),
-        ("name: a\nname: b", "not a task in YAML: 'name' appears twice in line 2"),
+        ("name: [", "not a readable task: "),
+        ("name: a\nname: b", "not a readable task: 'name' appears twice in line 2"),
     ],
 )
 def test_what_is_no_task_is_named(text: str, said: str, tmp_path: Path) -> None:
@@ -157,6 +159,16 @@ def test_what_is_no_task_is_named(text: str, said: str, tmp_path: Path) -> None:
 def test_several_faults_are_said_together(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"title: missing\..*; score: must be .*; titel: there is "):
         get_task(changed(tmp_path, title=None, titel="An example", score="auc"))
+
+
+def test_the_task_of_a_run_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "task.json"
+    own = replace(ICH, name="own", slices=replace(ICH.slices, weights=(1e-5,) * 6))  # JSON's 1e-05 is text in YAML
+    write_json(path, sealed(asdict(own)))
+    assert get_task(str(path)) == own
+    path.write_text(path.read_text().replace("Intracranial", "Another"))
+    with pytest.raises(BadInputError, match=r"task\.json: not a readable task: changed since it was written"):
+        get_task(str(path))
 
 
 def test_a_task_of_the_catalogue_may_stand_in_a_file_unchanged(tmp_path: Path) -> None:
