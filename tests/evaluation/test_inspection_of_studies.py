@@ -25,14 +25,14 @@ def labels_of(*names: str) -> list[float]:
 
 
 def described() -> dict[str, Any]:
-    """Four studies, the second of two series: a negative one whose slice shows an embolus, one of both sides that obeys
-    the tree, one without a label, and one that is negative and indeterminate."""
+    """Four studies, the second of two series: one that is negative and indeterminate, one of both sides that obeys the
+    tree, one without a label, and a negative one whose slice shows an embolus."""
     series = ["a", "a", "b", "c", "d", "e"]
     of_series = [
-        labels_of("negative_exam_for_pe"),
+        labels_of("negative_exam_for_pe", "indeterminate"),
         *[labels_of("leftsided_pe", "rightsided_pe", "rv_lv_ratio_lt_1")] * 2,
         [np.nan] * 9,
-        labels_of("negative_exam_for_pe", "indeterminate"),
+        labels_of("negative_exam_for_pe"),
     ]
     notes = [[1, np.nan, 0, 0], [1, np.nan, 0, 0], [1, np.nan, 0, 0], [np.nan] * 4, [0, np.nan, 0, 0]]
     slices = Slices(
@@ -41,7 +41,7 @@ def described() -> dict[str, Any]:
             "series_key": np.array(series, dtype=object),
             "study_uid": np.array(["1", "1", "2", "2", "3", "4"], dtype=object),
         },
-        labels=np.array([[0], [1], [1], [0], [np.nan], [0]], dtype=np.float32),
+        labels=np.array([[0], [0], [1], [0], [np.nan], [1]], dtype=np.float32),
         refusals=[],
         store=SimpleNamespace(  # type: ignore[arg-type]
             series_labels=np.array(of_series, dtype=np.float32), series_notes=np.array(notes, dtype=np.float32)
