@@ -24,6 +24,7 @@ def add_pipeline(verbs: Verbs) -> None:
         "rsna-e2e pipeline joint --dry-run --slices 874035 --test-slices 121232 --device v100 --recipe reference",
         "rsna-e2e pipeline fast --data raw --embeddings published/emb_fold0_epoch*",
         "rsna-e2e pipeline full --data raw --recipe reference --set two_stage.match_reference=true --part images",
+        "rsna-e2e pipeline full --data raw --recipe pe_demo",
     )
     verb.add_argument(
         "mode",
@@ -37,7 +38,8 @@ def add_pipeline(verbs: Verbs) -> None:
     verb.add_argument("--data", type=Path, metavar="RAW", help="folder or zip of DICOM files, or a store of them")
     verb.add_argument("--labels", type=Path, help="label CSV (default: RAW/*train*.csv[.gz])")
     add_columns(verb)
-    add_settings(verb, file="a YAML file")
+    recipes = "demo, reference, pe_demo, pe (mode joint), pe_reference (the other modes)"
+    add_settings(verb, file="a YAML file", recipes=recipes)
     verb.add_argument(
         "--part", action="append", choices=PARTS, help="run this part only; repeatable (default: all that is not done)"
     )

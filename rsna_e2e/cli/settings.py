@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 MARKDOWN = "rsna-e2e settings --markdown > docs/settings.md"
 _RECIPES = ("demo", "reference")
-_LIKE = {"pe": "reference", "pe_demo": "demo"}  # recipes of another task, and those that they are compared with
+# Recipes of another task, and those that they are compared with: of a run, and of the two-stage pipeline
+_LIKE = {"pe": "reference", "pe_demo": "demo"}
+_TWO_STAGE_LIKE = {"pe_reference": "reference", "pe_demo": "demo"}
+# Sections of the pipeline that few recipes have, and those of the same recipe that they are compared with
+_LIKE_SECTION = {"beside.0.": "images.", "series_sequences.": "sequences."}
 _RUNS = ("images", "beside", "sequences", "series_sequences")  # of the two-stage pipeline, with the settings of a run
 _WIDEST = 120  # columns
 _INDENT = " " * 4
@@ -49,6 +53,10 @@ have other values than in a run of the recipe of the same name:"""
 _OF_OTHERS = """`pe` and `pe_demo` are for pulmonary embolism on CT angiography (task `pe`): to train on GPUs, and in
 minutes on two CPU cores. They have other values than `reference` and `demo` in:"""
 
+_OF_OTHER_PIPELINES = """In two stages, `pe_reference` is the published solution by EC601 and `pe_demo` one like it in
+small. They have other values than `reference` and `demo` in the following; `beside.0` and `series_sequences` than
+`images` and `sequences` of their own recipe:"""
+
 
 def add_settings_list(verbs: Verbs) -> None:
     """Add `rsna-e2e settings`."""
@@ -67,7 +75,7 @@ def add_settings_list(verbs: Verbs) -> None:
     verb.add_argument(
         "--recipe",
         default="demo",
-        metavar="demo|reference|pe|pe_demo|FILE",
+        metavar="demo|reference|pe|pe_reference|pe_demo|FILE",
         help="whose values to show; FILE: a config.yaml of a run or of the pipeline (default demo)",
     )
     verb.add_argument("--markdown", action="store_true", help="print the page docs/settings.md")
@@ -113,8 +121,10 @@ def _read(recipe: str) -> _Recipe:
     from rsna_e2e.config import RECIPES, TWO_STAGE_RECIPES, load_config, load_two_stage
     from rsna_e2e.config.files import is_two_stage
 
-    if recipe in RECIPES or not Path(recipe).is_file():
-        return _Recipe(load_config(recipe), load_two_stage(recipe) if recipe in TWO_STAGE_RECIPES else None)
+    is_of_pipeline = recipe in TWO_STAGE_RECIPES
+    if recipe in RECIPES or is_of_pipeline or not Path(recipe).is_file():
+        of_run = load_config(recipe) if recipe in RECIPES or not is_of_pipeline else None
+        return _Recipe(of_run, load_two_stage(recipe) if is_of_pipeline else None)
     if is_two_stage(Path(recipe)):
         return _Recipe(None, load_two_stage(recipe))
     return _Recipe(load_config(recipe), None)
@@ -197,6 +207,8 @@ def _page(recipes: dict[str, _Recipe]) -> Iterator[str]:
     yield from _table(("setting", *_RECIPES), [(f"`{name}`", *_values(name, recipes)) for name in sorted(names)])
     yield from ("", "## Recipes for other tasks", "", *_OF_OTHERS.splitlines(), "")
     yield from _table(("setting", *_LIKE), _rows_of_others(recipes))
+    yield from ("", *_OF_OTHER_PIPELINES.splitlines(), "")
+    yield from _table(("setting", *_TWO_STAGE_LIKE), _rows_of_other_pipelines(recipes))
 
 
 def _rows(section: "Section", recipes: dict[str, _Recipe]) -> Iterator[Sequence[str]]:
@@ -210,6 +222,18 @@ def _rows_of_others(recipes: dict[str, _Recipe]) -> Iterator[Sequence[str]]:
     others = {name: _read(name) for name in _LIKE}
     for name in (item.name for section in next(iter(others.values())).sections() for item in section.settings):
         if any(other.value(name) != recipes[_LIKE[recipe]].value(name) for recipe, other in others.items()):
+            yield (f"`{name}`", *_values(name, others))
+
+
+def _rows_of_other_pipelines(recipes: dict[str, _Recipe]) -> Iterator[Sequence[str]]:
+    """Yield the settings in which a pipeline's recipe for another task differs from what it is compared with."""
+    others = {name: _Recipe(None, _read(name).pipeline) for name in _TWO_STAGE_LIKE}
+    for name in (item.name for section in next(iter(others.values())).sections() for item in section.settings):
+        like = next((name.replace(part, of, 1) for part, of in _LIKE_SECTION.items() if name.startswith(part)), name)
+        if any(
+            other.value(name) != (other if like != name else recipes[_TWO_STAGE_LIKE[recipe]]).value(like)
+            for recipe, other in others.items()
+        ):
             yield (f"`{name}`", *_values(name, others))
 
 

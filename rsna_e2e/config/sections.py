@@ -195,6 +195,10 @@ class ModelConfig(Frozen):
     study_loss_weight: Weight = 0.0
     """Weight in the loss of a head for whole series. It predicts the labels that series have of their own, and where
     they have none, whether any slice has a label; without labels of their own, 0 means no such head."""
+    loss: Literal["score", "log_loss"] = "score"
+    """Loss of the recurrent head. score: the one that the task is scored by. log_loss: the log losses of slices and of
+    whole series, each a mean by itself, with sequence_loss_weight and study_loss_weight, as EC601 trained for a task
+    whose score is over both at once."""
     slice_floor: Weight = 0.05
     """For tasks scored as RSNA-STR Pulmonary Embolism 2020, whose metric weighs a slice by the share of positive slices
     in its series, so that those of negative series weigh nothing: in training this is added to that weight."""

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
-from rsna_e2e.config import RECIPES, load_config
+from rsna_e2e.config import RECIPES, TWO_STAGE_RECIPES, load_config, load_two_stage, resolve_task
 from rsna_e2e.loader.geometry import draw_augmentation
+from rsna_e2e.model.backbone_size import backbone_size
+from rsna_e2e.tasks.pe import PE
+from rsna_e2e.training.optimizer import make_schedule
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if load_config(name).task == "pe"])
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if load_config(name).task == PE])
 def test_recipes_for_labels_of_a_side_mirror_no_image(recipe: str) -> None:
     config = load_config(recipe)
     drawn = [
@@ -15,3 +18,31 @@ def test_recipes_for_labels_of_a_side_mirror_no_image(recipe: str) -> None:
     ]
     assert min(np.linalg.det(matrix) for matrix in drawn) > 0
     assert len({matrix.tobytes() for matrix in drawn}) > 50  # they do shift, scale and rotate
+
+
+def test_the_numbers_of_the_published_embolism_system() -> None:
+    config = load_two_stage("pe_reference")
+    for run in config.image_runs.values():
+        assert (run.image.resize, run.image.size, run.augment.vflip_probability) == (256, 224, 0.5)
+        assert run.slice_phase is not None
+        assert run.slice_phase.slices_per_batch == 16
+        (window,), (mean,), (std,) = (getattr(resolve_task(run).inputs, name) for name in ("windows_hu", "mean", "std"))
+        for hu in (-1024, 0, 500, 3071):
+            assert ((hu - window[0]) / window[1] + 0.5 - mean) / std == pytest.approx(hu / 500, abs=1e-12)
+        rate = make_schedule(run.slice_phase.optimizer, n_steps=40 * 8750)  # epochs of 8,750 batches
+        rates = [0.1 * rate(epoch * 8750) for epoch in (0, 9, 10, 19, 20, 29, 30, 39)]
+        assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4])
+    features = [backbone_size(run.model, 224).n_features for run in config.image_runs.values()]
+    assert features == [1280, 2048]
+    assert config.series_sequences is not None
+    for head in (config.sequences, config.series_sequences):
+        assert (head.model.head, head.model.head_width, head.loader.series_per_batch) == ("one_way", 64, 1)
+        assert (head.optimizer.name, head.optimizer.learning_rate, head.epochs) == ("sgd", 0.1, 20)
+    assert (config.sequences.model.study_loss_weight, config.series_sequences.model.sequence_loss_weight) == (0, 0)
+
+
+@pytest.mark.parametrize("recipe", [name for name in TWO_STAGE_RECIPES if name.startswith("pe")])
+def test_a_pipeline_has_one_task_and_its_quirks(recipe: str) -> None:
+    config = load_two_stage(recipe, ["two_stage.match_reference=true"])
+    assert {run.task.name for run in config.runs} == {PE.name}
+    assert config.images_folds == "csv"

@@ -10,11 +10,10 @@ import small
 import torch
 from plans import DATA, make_data, of_two_stages, standing
 
-from rsna_e2e.config import load_config, load_two_stage
+from rsna_e2e.config import load_config, load_two_stage, resolve_task
 from rsna_e2e.model.backbone_size import backbone_size, count_backbone, count_pass
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.training.pipeline.data_size import DataSize
 from rsna_e2e.training.pipeline.forecast import BYTES_PER_SLICE, Line, forecast, peak_bytes
 from rsna_e2e.training.pipeline.model_sizes import ModelSizes
@@ -104,7 +103,7 @@ def test_known_sizes_are_those_of_the_models(recipe: str) -> None:
     arguments = json.dumps(config.model.backbone_arguments)
     assert known == count_backbone(config.model.backbone, arguments, config.image.size)
     with torch.device("meta"):
-        model = JointModel.for_task(config.model.without_initial_weights(), get_task(config.task))
+        model = JointModel.for_task(config.model.without_initial_weights(), resolve_task(config))
     sizes = ModelSizes([standing("joint", "train", settings=config).step])
     assert sizes.n_weights(config) == sum(weight.numel() for weight in model.parameters())
     assert sizes.n_features == model.n_features

@@ -1,5 +1,7 @@
 """Plans with classifiers side by side and heads of their own for series."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,17 @@ from rsna_e2e.cli import main
 from rsna_e2e.config import TwoStageConfig, load_two_stage, save_config
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.model.backbone_size import backbone_size
+from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.files import task_as_yaml
+from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tasks.task import Task
+from rsna_e2e.training.pipeline import PARTS
 from rsna_e2e.training.pipeline.data_size import DataSize
 from rsna_e2e.training.pipeline.forecast import forecast
 from rsna_e2e.training.pipeline.model_sizes import ModelSizes
 from rsna_e2e.training.pipeline.plan import plan_two_stage
 from rsna_e2e.training.pipeline.planned_step import Folders, PlannedStep
-from rsna_e2e.training.pipeline.run import Standing
+from rsna_e2e.training.pipeline.run import Pipeline, Standing
 
 TINY = ("images.model.backbone=test_resnet", "images.model.backbone_arguments={}", "images.image.size=32")
 
@@ -70,7 +77,7 @@ def test_heads_learn_from_all_classifiers_side_by_side_and_series_have_their_own
         "out/predictions/series-fold0-epoch2-series.csv.gz",
     )
     assert merge.depends == ("predictions/series-fold0-epoch2", "predictions/series-fold0-epoch2-series")
-    assert merge.arguments[-2:] == ("--task", "ich")
+    assert Pipeline(tuple(steps.values()), folders).command(merge)[-2:] == ["--task", "ich"]
     assert steps["submission"].depends == (merge.name,)
     backbones = [s.settings.model.backbone for s in steps.values() if s.settings is not None and s.part == "images"]
     assert backbones == ["test_resnet", "test_resnet.r160_in1k"]
@@ -165,3 +172,22 @@ def test_mode_fast_finds_whole_groups_of_embeddings(folders: Folders, capsys: py
     shown = capsys.readouterr().out
     assert "predictions/series-fold0-epoch1-both" in shown
     assert "epoch2" not in shown
+
+
+def test_a_task_of_a_users_own_reaches_the_commands_as_a_file(folders: Folders) -> None:
+    own = replace(ICH, name="own", title="Own")
+    Path("own.yaml").write_text(task_as_yaml(own))
+    config = beside(*(f"{run}.task=own.yaml" for run in ("images", "beside.0", "sequences", "series_sequences")))
+    pipeline = Pipeline(plan_two_stage("single", config, folders), folders)
+    given: dict[str, Task] = {}
+
+    def execute(step: PlannedStep, command: Sequence[str]) -> int:
+        if "--task" in command:
+            given[step.verb] = get_task(command[command.index("--task") + 1])
+        step.output.parent.mkdir(parents=True, exist_ok=True)
+        step.output.touch()
+        return 0
+
+    Path("own.yaml").unlink()
+    pipeline.run(PARTS, execute=execute, say=lambda line: None)
+    assert given == {"prepare": own, "merge": own, "bag": own}

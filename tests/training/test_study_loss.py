@@ -19,7 +19,7 @@ from rsna_e2e.core.process import in_fresh_process
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.tasks.pe import PE
-from rsna_e2e.training.objectives.losses import StudyLogLoss
+from rsna_e2e.training.objectives.losses import StudyLogLoss, loss_of
 from rsna_e2e.training.series_step import measure_peak
 from rsna_e2e.training.step import Stepper
 
@@ -111,6 +111,24 @@ def test_the_classifier_of_single_slices_sees_all_alike() -> None:
     mean = (n_positive * math.log(4 / 3) + (5 - n_positive) * math.log(4)) / 5
     found = loss.of_single_slices(logits, batch) / loss.totals([batch]).classifier
     assert float(found) == pytest.approx(mean, rel=1e-6)
+
+
+def test_slices_and_series_may_be_losses_apart() -> None:
+    config = ModelConfig(backbone="none", loss="log_loss", study_loss_weight=0.5)
+    loss = loss_of(PE, config, CPU)
+    batch = levels.made_up_batch((3, 2), seed=0, side=1)
+    totals = loss.totals([batch])
+    logits = torch.full_like(batch.labels, math.log(3))  # 3/4
+    n_positive = int(batch.labels.sum())
+    of_slices = loss.of_slices(logits, batch) / totals.slices
+    mean = (n_positive * math.log(4 / 3) + (5 - n_positive) * math.log(4)) / 5  # whatever the share of positives is
+    assert float(of_slices) == pytest.approx(mean, rel=FP32)
+    of_series = loss.of_series(torch.full_like(batch.series_labels, math.log(3)), batch) / totals.series
+    weights = np.tile(PE.series.weights, (2, 1))
+    cells = np.where(batch.series_labels.numpy() == 1, math.log(4 / 3), math.log(4))
+    assert float(of_series) == pytest.approx(np.average(cells, weights=weights), rel=FP32)
+    assert loss.series_factor == 0.5
+    assert isinstance(loss_of(PE, ModelConfig(backbone="none"), CPU), StudyLogLoss)
 
 
 class Run:

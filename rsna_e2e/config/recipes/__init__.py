@@ -16,4 +16,6 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 TWO_STAGE_RECIPES: dict[str, Callable[[], TwoStageConfig]] = {
     "demo": ich.two_stage_demo,
     "reference": ich.two_stage_reference,
+    "pe_reference": pe.two_stage_reference,
+    "pe_demo": pe.two_stage_demo,
 }

@@ -115,8 +115,8 @@ class StudyLogLoss(LogLoss):
 
 
 def loss_of(task: Task, config: ModelConfig, device: torch.device) -> Loss:
-    """Return the loss that a task's score makes."""
-    kind = StudyLogLoss if task.score == "study_log_loss" else LogLoss
+    """Return the loss that a task's score makes, or that of slices and series apart where that is configured."""
+    kind = StudyLogLoss if task.score == "study_log_loss" and config.loss == "score" else LogLoss
     return kind(task, config, device)
 
 

@@ -13,12 +13,13 @@ from rsna_e2e.core.files import real_path
 from rsna_e2e.core.limits import CLIP
 from rsna_e2e.store.embeddings import MANIFEST as EMBEDDINGS_MANIFEST
 from rsna_e2e.store.embeddings import read_manifest
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.pipeline import Part
 from rsna_e2e.training.pipeline.planned_step import PREPARE, Folders, PlannedStep, Verb
 from rsna_e2e.training.run_layout import SUMMARY
 
 
-def plan_prepare(folders: Folders, task: str) -> Iterator[PlannedStep]:
+def plan_prepare(folders: Folders, task: Task) -> Iterator[PlannedStep]:
     """Yield the step that makes the store, when there is something to make it of. task: what its labels are of."""
     if folders.raw is not None:
         labels = [] if folders.labels is None else ["--labels", str(folders.labels)]
@@ -32,17 +33,18 @@ def plan_prepare(folders: Folders, task: str) -> Iterator[PlannedStep]:
             name=PREPARE,
             part="prepare",
             verb="prepare",
-            arguments=(str(folders.raw), str(folders.store), *labels, *_of(task)),
+            arguments=(str(folders.raw), str(folders.store), *labels),
             output=folders.store,
             inputs=() if folders.labels is None else (folders.labels,),
             facts=facts,
+            task=task,
         )
 
 
 def plan_joint(config: RunConfig, folders: Folders) -> tuple[PlannedStep, ...]:
     """Plan the end-to-end counterpart of the single mode: one joint model on all the data, and its submission."""
     everything = config.model_copy(update={"validation_fold": None})
-    plan = _Plan(folders, config.task.name)
+    plan = _Plan(folders, config.task)
     train = plan.train("joint", "sequences", everything, scale=_epochs(everything))
     predicted = folders.out / "predictions" / "joint.csv.gz"
     arguments = (_run(train), str(folders.store), "--out", str(predicted))
@@ -60,7 +62,7 @@ def plan_two_stage(
     side; no other mode takes any. Raises UsageError when their number does not divide.
     """
     assert bool(embeddings) == (mode == "fast")
-    plan, chosen = _Plan(folders, config.images.task.name), config.of_mode(mode)
+    plan, chosen = _Plan(folders, config.images.task), config.of_mode(mode)
     n_beside = len(chosen.image_runs)
     sources = plan.stored(embeddings, n_beside) if mode == "fast" else plan.images_and_embeddings(chosen)
     predictions = [plan.head(chosen, source, sources) for source in sources]
@@ -96,7 +98,7 @@ class _Source:
 class _Plan:
     """Collects steps."""
 
-    def __init__(self, folders: Folders, task: str) -> None:
+    def __init__(self, folders: Folders, task: Task) -> None:
         self._folders, self._task = folders, task
         self._steps: list[PlannedStep] = list(plan_prepare(folders, task))
         self._first = tuple(step.name for step in self._steps)
@@ -126,10 +128,11 @@ class _Plan:
             "submission",
             "bag",
             "bag",
-            (*names, "--out", str(submission), "--clip", repr(clip), *_of(self._task)),
+            (*names, "--out", str(submission), "--clip", repr(clip)),
             submission,
             depends=tuple(step.name for step in predictions),
             facts={"clip": clip},
+            task=self._task,
         )
 
     def train(
@@ -204,9 +207,10 @@ class _Plan:
             f"predictions/{source.name}-both",
             "sequences",
             "merge",
-            (str(of_slices.output), str(of_series.output), "--out", str(out), *_of(self._task)),
+            (str(of_slices.output), str(of_series.output), "--out", str(out)),
             out,
             depends=(of_slices.name, of_series.name),
+            task=self._task,
         )
 
     def _head(
@@ -278,11 +282,6 @@ class _Plan:
             epoch=epoch,
             depends=tuple(depends),
         )
-
-
-def _of(task: str) -> tuple[str, ...]:
-    """The words that name a task to a command."""
-    return ("--task", task)
 
 
 def _run(trained: PlannedStep) -> str:

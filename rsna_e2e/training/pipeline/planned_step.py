@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rsna_e2e.config import RunConfig
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.pipeline import Part
 
 Verb = Literal["prepare", "train", "embed", "predict", "merge", "bag"]
@@ -21,6 +22,7 @@ class PlannedStep:
     result depends on beside settings, data, earlier steps and inputs, as plain values. inputs: files from elsewhere.
     scale: number of passes over its slices of the store. spent: a run whose kept epochs, gigabytes of them, can be
     removed when this step is done. section: under which the plan's configuration has the settings, such as images.
+    task: that the command is given, where it is not of a run.
     """
 
     name: str
@@ -35,6 +37,7 @@ class PlannedStep:
     scale: int = 1
     spent: Path | None = None
     section: str = ""
+    task: Task | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,3 +56,7 @@ class Folders:
     def settings(self, step: PlannedStep) -> Path:
         """Where a training step finds its settings."""
         return self.out / "settings" / f"{step.name.replace('/', '-')}.yaml"
+
+    def task(self, step: PlannedStep) -> Path:
+        """Where a step finds a task that is a user's own."""
+        return self.settings(step).with_suffix(".task.yaml")

@@ -15,6 +15,8 @@ from rsna_e2e.config import save_config
 from rsna_e2e.core.errors import BadInputError, CommandFailedError, PreemptedError, UsageError
 from rsna_e2e.core.files import lock_folder, make_folder, sha256_of
 from rsna_e2e.store import Store, is_store
+from rsna_e2e.tasks.catalogue import TASKS
+from rsna_e2e.tasks.files import task_as_yaml
 from rsna_e2e.training.checkpoint import drop_epochs
 from rsna_e2e.training.launch import supervise
 from rsna_e2e.training.pipeline import Part
@@ -97,7 +99,10 @@ class Pipeline:
         computes = step.verb in ("train", "embed", "predict")
         settings = ["--recipe", str(self.folders.settings(step))] if step.settings else []
         device = ["--device", self._device] if computes and self._device != "auto" else []
-        return ["rsna-e2e", step.verb, *step.arguments, *settings, *device]
+        task = []
+        if step.task is not None:
+            task = ["--task", step.task.name if step.task.name in TASKS else str(self.folders.task(step))]
+        return ["rsna-e2e", step.verb, *step.arguments, *settings, *task, *device]
 
     def _run(self, only: Sequence[Part], execute: Execute, say: Callable[[str], None]) -> None:
         for standing in self.standings():
@@ -124,9 +129,11 @@ class Pipeline:
     def _run_step(self, step: PlannedStep, execute: Execute) -> None:
         made_of = self._made_of(step)
         self._ledger(step.name).begin(step.name, made_of)
+        make_folder(self.folders.settings(step).parent)
         if step.settings is not None:
-            make_folder(self.folders.settings(step).parent)
             save_config(step.settings, path=self.folders.settings(step))
+        if step.task is not None and step.task.name not in TASKS:
+            self.folders.task(step).write_text(task_as_yaml(step.task), encoding="utf-8")
         make_folder(step.output.parent)
         began_s = time.monotonic()
         is_whole = step.verb == "prepare" and is_store(step.output)  # it appears whole; prepare will not replace it
