@@ -1,6 +1,7 @@
 """The manifest of a label set, `tasks/NAME/set.json`: whose labels they are, and how patients were divided."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -112,7 +113,8 @@ class SetManifest(Frozen):
     def difference(self, task: Task) -> str:
         """Return the first thing in which the labels are not those of a task, such as "its headline is a, not b"."""
         mine = {"series_truth": self.series_truth}
-        mine |= {name: getattr(getattr(self, name.split(".")[0]), name.split(".")[1]) for name in IDENTITY[1:]}
+        for level, labels in (("slices", self.slices), ("series", self.series)):
+            mine |= {f"{level}.{name}": value for name, value in asdict(labels).items()}
         its = flat(task)
         differing = (f"its {name} is {mine[name]}, not {its[name]}" for name in IDENTITY if mine[name] != its[name])
         return next(differing, "")
