@@ -43,8 +43,8 @@ class SliceRecord:
     Names are DICOM's keywords in snake case, with units. `image_id` is what label files refer to, see `image_ids`; of
     enhanced CT, with the frame. `frame_number` counts from 1, and is 1 where a file holds one slice.
     `image_position_mm` is ImagePositionPatient [3], `image_orientation` is ImageOrientationPatient [6],
-    `pixel_spacing_mm` is PixelSpacing (between rows, between columns). `burned_in_annotation` is YES, NO, or empty
-    where the file does not say.
+    `pixel_spacing_mm` is PixelSpacing (between rows, between columns); all three are NaN in a source that
+    does not tell them, as HDF5 shards. `burned_in_annotation` is YES, NO, or empty where the file does not say.
 
     What reading the pixels adds: `decoder`, the plugin and its version, empty for uncompressed pixels; `repair`, what
     was done to values that the file spells wrongly, names joined by "+"; `n_rounded` and `n_saturated`, pixels whose HU

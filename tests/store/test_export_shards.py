@@ -16,6 +16,8 @@ from rsna_e2e.core.hdf5 import int16_places
 from rsna_e2e.core.table_files import TableFile, table_at
 from rsna_e2e.store import Store
 from rsna_e2e.store.export_shards import export_shards
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.task import ICH
 
 # The five slices of `make_store`: their studies, and their SOP instance UIDs
 STUDIES = ["study_uida"] * 3 + ["study_uidb"] * 2
@@ -98,6 +100,8 @@ def test_frames_have_their_number_in_the_key(tmp_path: Path) -> None:
     export_shards(Store.open(tmp_path / "store"), tmp_path / "out")
     names = [f"study_uida/{name}" for name in ("a_1", "a_2", "b")] + ["study_uidb/a", "study_uidb/c_7"]
     assert written(tmp_path / "out/npy-1.hdf5") == names
+    prepare(tmp_path / "out", tmp_path / "again", task=ICH, n_jobs=1)
+    assert Store.open(tmp_path / "again").index["image_id"].tolist() == ["a_1", "a_2", "b", "a", "c_7"]
 
 
 def test_the_manifest_has_the_checksums(store: Store, tmp_path: Path) -> None:

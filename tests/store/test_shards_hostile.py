@@ -300,7 +300,7 @@ def test_good_files_are_taken(tmp_path: Path) -> None:
 
 
 def test_any_byte_may_be_another(tmp_path: Path) -> None:
-    """A mutant is refused in one line, or all that it holds lies in it. None of 4,000 ended the process."""
+    """A mutant is refused in one line, or all that it holds lies in it. None of 10,000 ended the process."""
     rng = np.random.default_rng(0)
     for number in range(25):
         (tmp_path / str(number)).mkdir()
