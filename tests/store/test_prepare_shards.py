@@ -168,6 +168,7 @@ def test_what_else_lies_there(tmp_path: Path) -> None:
     write_shard(tmp_path / "raw/npy-pe-pos.hdf5", ["s/a"])
     (tmp_path / "raw/npy-2.hdf5").symlink_to(tmp_path / "elsewhere.hdf5")
     (tmp_path / "raw/test.csv").write_text("a,b\n")
+    (tmp_path / "raw/train.csv").symlink_to("nowhere")
     (tmp_path / "raw/notes.txt").write_text("x")
     report = prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_jobs=1)
     assert (report.n_slices, report.refusals) == (2, {"not_dicom": 1})

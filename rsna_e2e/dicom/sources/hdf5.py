@@ -88,12 +88,9 @@ class RawShards:
 
     def find_tables(self, *, depth: int) -> list[tuple[RawFile, str]]:
         """Return the tables beside the shards, sorted by name; all may be opened."""
-        tables = [(entry.name, entry.stat()) for entry in os.scandir(self.path) if is_table(entry.name)]
-        return [
-            (RawFile(name, status.st_size, status.st_mtime_ns), "")
-            for name, status in sorted(tables)
-            if stat.S_ISREG(status.st_mode)
-        ]
+        entries = sorted(os.scandir(self.path), key=lambda entry: entry.name)
+        tables = [(entry.name, entry.stat()) for entry in entries if is_table(entry.name) and entry.is_file()]
+        return [(RawFile(name, status.st_size, status.st_mtime_ns), "") for name, status in tables]
 
     def open(self, raw_file: RawFile, *, head: bool = False) -> AbstractContextManager[BinaryIO]:
         """Open the shard of a slice for reading. Raises OSError when it cannot be read."""
@@ -102,7 +99,7 @@ class RawShards:
     def read_headers(
         self, raw_file: RawFile, still_alive: Callable[[], None]
     ) -> list[tuple[RawFile, SliceHeader]] | Refusal:
-        """Return the slices of a shard in the order of their bytes, each with its name, or why the shard is refused.
+        """Return the slices of a shard, those of a study as they were written, or why the shard is refused.
 
         still_alive: is called before each slice. The HDF5 library may end the process on a damaged file.
         """
