@@ -184,14 +184,9 @@ def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress)
     """Read the headers of all files, and return the notes that hold them; notes of an earlier attempt are taken."""
     size = files_per_job(inputs.source)
     blocks = [inputs.files[i : i + size] for i in range(0, len(inputs.files), size)]
+    refusing = {"requires_hu": inputs.requires_hu, "refuse_formulas": inputs.refuse_formulas}
     jobs = [
-        ReadHeaders(
-            inputs.source,
-            files,
-            notes / f"headers-{number:05d}.arrow",
-            requires_hu=inputs.requires_hu,
-            refuse_formulas=inputs.refuse_formulas,
-        )
+        ReadHeaders(inputs.source, files, notes / f"headers-{number:05d}.arrow", **refusing)
         for number, files in enumerate(blocks)
     ]
     sizes = [len(job.files) for job in jobs]
