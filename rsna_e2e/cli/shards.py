@@ -1,10 +1,12 @@
 """The verb that writes a store as HDF5 shards: export-shards."""
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 from rsna_e2e.cli.arguments import at_least_one
-from rsna_e2e.cli.verbs import Verbs, add_verb, tell
+from rsna_e2e.cli.verbs import DEFAULT_TASK, Verbs, add_task, add_verb, tell
+from rsna_e2e.tasks.catalogue import get_task
 
 
 def add_export_shards(verbs: Verbs) -> None:
@@ -30,6 +32,7 @@ def add_export_shards(verbs: Verbs) -> None:
         help="write slices in the order in which this label file names them, those that it does not name last "
         "(default: the order of the store)",
     )
+    add_task(verb, of_store=True)
 
 
 def _export_shards(options: argparse.Namespace) -> None:
@@ -38,8 +41,14 @@ def _export_shards(options: argparse.Namespace) -> None:
     from rsna_e2e.store import Store
     from rsna_e2e.store.export_shards import export_shards
 
-    store = Store.open(options.store)
     labels = None if options.labels is None else table_at(options.labels)
-    with progress_bar("export", unit="slices") as progress:
-        report = export_shards(store, options.out, slices_per_shard=options.slices, labels=labels, progress=progress)
+    with closing(Store.open(options.store, options.task)) as store, progress_bar("export", unit="slices") as progress:
+        report = export_shards(
+            store,
+            options.out,
+            task=get_task(options.task or store.task_name or DEFAULT_TASK),
+            slices_per_shard=options.slices,
+            labels=labels,
+            progress=progress,
+        )
     tell(*field_lines(report).splitlines())

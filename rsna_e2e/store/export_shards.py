@@ -36,9 +36,10 @@ from rsna_e2e.core.records import Progress, Rows, no_progress
 from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.dicom.sources.hdf5 import KEY, MANIFEST, MOST_SLICES, POSITIVES
 from rsna_e2e.store.manifest import is_plain_file
-from rsna_e2e.store.reader import Store
+from rsna_e2e.store.reader import Store, check_labels
 from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tasks.labels import read_image_ids
+from rsna_e2e.tasks.task import Task
 
 SHARD_SLICES = 100_000  # as published
 
@@ -73,31 +74,30 @@ def export_shards(
     store: Store,
     out: Path,
     *,
+    task: Task | None = None,
     slices_per_shard: int = SHARD_SLICES,
     labels: TableFile | None = None,
     progress: Progress = no_progress,
 ) -> ExportReport:
     """Write the slices of a store as shards in the folder `out`, with their checksums in `shards.json`.
 
-    labels: slices come in the order in which this table names them, and then those that it does not; by default in the
+    task: whose headline label makes slices positive; by default that whose labels the store was opened with. labels:
+    slices come in the order in which this table of the task names them, then those that it does not; by default in the
     order of the store. Called again after an interruption, it keeps the files that are whole. Raises UsageError for a
-    number of slices that is not read back; BadInputError when `out` holds something else, or names of slices cannot be
-    keys; DiskFullError before anything is written, where that shows.
+    number of slices that is not read back; BadInputError when `out` holds something else, names of slices cannot be
+    keys, or the store has labels of another task; DiskFullError before anything is written, where that shows.
     """
     started_s = time.perf_counter()
     if not 1 <= slices_per_shard <= MOST_SLICES:
         raise UsageError(f"{slices_per_shard} slices in a shard: expected 1 to {MOST_SLICES:,}")
     if is_inside(out, store.path):
         raise UsageError(f"{out}: must not lie inside the store {store.path}. Choose another folder")
+    task = task or get_task(store.task_name)
+    check_labels(store, task)
     keys = _keys(store)
-    order, n_not_in_labels = (np.arange(len(store)), 0) if labels is None else _order(store, keys, labels)
-    shards = _divide(store, order, slices_per_shard)
-    about = {
-        "format": "rsna_e2e HDF5 shards",
-        "data_hash": store.data_hash,
-        "slices_per_shard": slices_per_shard,
-        "order": "store" if labels is None else f"labels {labels.sha256()}",
-    }
+    order, n_not_in_labels = (np.arange(len(store)), 0) if labels is None else _order(store, keys, labels, task)
+    shards = _divide(store, order, slices_per_shard, task)
+    about = _about(store, slices_per_shard, labels)
     with _folder(out, about) as finished:
         n_kept = _write_missing(store, keys, out, shards, about, finished, progress)
     return ExportReport(
@@ -109,6 +109,16 @@ def export_shards(
         n_not_in_labels=n_not_in_labels,
         elapsed_s=time.perf_counter() - started_s,
     )
+
+
+def _about(store: Store, slices_per_shard: int, labels: TableFile | None) -> dict[str, Any]:
+    """Return what all files of a folder have in common, for its manifest."""
+    return {
+        "format": "rsna_e2e HDF5 shards",
+        "data_hash": store.data_hash,
+        "slices_per_shard": slices_per_shard,
+        "order": "store" if labels is None else f"labels {labels.sha256()}",
+    }
 
 
 def _keys(store: Store) -> Keys:
@@ -143,12 +153,12 @@ def _short(store: Store, row: int) -> str:
     return str(store.index["series_key"][row][:8])
 
 
-def _order(store: Store, keys: Keys, labels: TableFile) -> tuple[Rows, int]:
+def _order(store: Store, keys: Keys, labels: TableFile, task: Task) -> tuple[Rows, int]:
     """Return the rows of the store [N] as a table names them, then the others, and the number of these.
 
     Its IDs are image ids or SOP instance UIDs, whichever name more slices. Raises BadInputError when neither does.
     """
-    named = dict.fromkeys(read_image_ids(labels, get_task(store.task_name)))
+    named = dict.fromkeys(read_image_ids(labels, task))
     image_ids, sop_uids = store.index["image_id"].tolist(), [sop_uid for _, sop_uid in keys]
     row_of = max(
         ({one: row for row, one in enumerate(ids)} for ids in (image_ids, sop_uids)),
@@ -164,9 +174,9 @@ def _order(store: Store, keys: Keys, labels: TableFile) -> tuple[Rows, int]:
     return np.concatenate([np.array(first, dtype=np.int64), rest]), len(rest)
 
 
-def _divide(store: Store, order: Rows, slices_per_shard: int) -> list[_Shard]:
+def _divide(store: Store, order: Rows, slices_per_shard: int, task: Task) -> list[_Shard]:
     """Return the files to write: shards of so many slices, and the positives of the label that heads the task."""
-    is_positive_N = store.labels[:, get_task(store.task_name).headline_index] > 0
+    is_positive_N = store.labels[:, task.headline_index] > 0
     parts = [order[first : first + slices_per_shard] for first in range(0, len(order), slices_per_shard)]
     shards = [_Shard(f"npy-{number}.hdf5", rows) for number, rows in enumerate(parts, start=1)]
     positives = order[is_positive_N[order]]

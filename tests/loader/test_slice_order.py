@@ -14,8 +14,8 @@ from rsna_e2e.inference.predictions import predictions_path, read_predictions
 from rsna_e2e.loader.choice import check_order
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
-from rsna_e2e.tasks.task import ICH
 from rsna_e2e.training.pipeline.checks import check_store
 from rsna_e2e.training.train import train
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from rsna_e2e.core.table_files import TableFile, table_at
 from rsna_e2e.store import Store
 from rsna_e2e.store.export_shards import export_shards
 from rsna_e2e.store.prepare import prepare
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 # The five slices of `make_store`: their studies, and their SOP instance UIDs
 STUDIES = ["study_uida"] * 3 + ["study_uidb"] * 2
@@ -87,6 +88,18 @@ def test_without_positives_there_is_no_file_of_them(tmp_path: Path) -> None:
     report = export_shards(Store.open(tmp_path / "store"), tmp_path / "out")
     assert report.n_positive == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["npy-1.hdf5", "shards.json"]
+
+
+def test_a_store_without_labels_has_no_positives(store: Store, tmp_path: Path) -> None:
+    shutil.rmtree(store.path / "tasks")
+    assert main(["export-shards", str(store.path), str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["npy-1.hdf5", "shards.json"]
+
+
+def test_a_store_of_another_task_is_refused(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export-shards", str(store.path), str(tmp_path / "out"), "--task", "pe"]) == 3
+    assert "pe" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_frames_have_their_number_in_the_key(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from rsna_e2e.store.prepare import prepare
 from rsna_e2e.store.prepare.jobs import ReadHeaders
 from rsna_e2e.store.prepare.pool import Begin, Lost, Pool
 from rsna_e2e.store.prepare.tables import read_note, to_numpy
-from rsna_e2e.tasks.task import ICH
+from rsna_e2e.tasks.ich import ICH
 
 SECRET = b"the passwords of everybody, canary 7391 ".ljust(4096)
 HU = np.arange(64, dtype="<i2").reshape(8, 8)
