@@ -164,3 +164,7 @@ def test_preview_draws_a_sheet(made: tuple[Path, SynthReport], tmp_path: Path) -
 def test_thick_slices_are_for_chests(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"thick slices are an option of chests"):
         simulate(tmp_path / "raw", n_studies=1, seed=0, is_thick=True, n_jobs=1)
+
+
+def test_the_documents_picture_is_small() -> None:
+    assert 0 < (Path(__file__).parents[2] / "docs/figures/ctpa_preview.png").stat().st_size < 600_000

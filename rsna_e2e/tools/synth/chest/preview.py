@@ -38,15 +38,15 @@ def _choose(studies: Sequence[dict[str, Any]], n: int) -> list[dict[str, Any]]:
 
 
 def _shown(study: dict[str, Any], columns: int) -> list[int]:
-    """Which slices to show: spread evenly, and the middle of the positive ones in place of the nearest."""
+    """Which slices to show: spread evenly, but three of the positive ones in place of those next to them."""
     image_ids: list[str] = study["image_ids"]
-    at = np.linspace(0.06, 0.94, columns) * (len(image_ids) - 1)
-    found = at.round().astype(int)
+    at: list[int] = (np.linspace(0.06, 0.94, columns) * (len(image_ids) - 1)).round().astype(int).tolist()
     positive = [image_ids.index(i) for i in study["positive_image_ids"]]
-    for share in (0.2, 0.5, 0.8) if positive else ():
-        wanted = positive[int(share * (len(positive) - 1))]
-        found[int(np.argmin(np.abs(found - wanted)))] = wanted
-    return [int(v) for v in found]
+    wanted = {positive[int(share * (len(positive) - 1))] for share in (0.2, 0.5, 0.8) if positive}
+    for index in sorted(wanted)[: columns - 1]:
+        nearest = min((i for i in range(columns) if at[i] not in wanted), key=lambda i: abs(at[i] - index))
+        at[nearest] = index
+    return at
 
 
 def _read_row(raw: Path, study: dict[str, Any], columns: int) -> Row:
