@@ -20,13 +20,14 @@ DEPENDENT_HU = 75.0  # by which the back of the lungs is denser than the front
 
 def paint_body(canvas: Canvas, chest: Chest, findings: Findings, p: Points, heart: Field) -> None:
     """Paint a plane's organs but the heart from canonical places `p` of its coarse samples."""
+    bend = chest.sheets(p)
     cage = organs.cage_distance(p)
-    dome = organs.dome_distance(chest, p)
+    dome = organs.dome_distance(chest, p, bend)
     mediastinum = organs.mediastinum_distance(p, heart)
-    _paint_wall(canvas, chest, p, cage)
+    _paint_wall(canvas, chest, p, cage, bend)
     canvas.paint(cage, FAT_HU)
     _paint_abdomen(canvas, chest, p, cage, dome)
-    lungs = organs.lung_distance(chest, p, cage, mediastinum, dome)
+    lungs = organs.lung_distance(cage, mediastinum, dome, bend)
     _paint_lungs(canvas, chest, findings, p, lungs)
     _paint_spine(canvas, chest, p)
 
@@ -43,10 +44,9 @@ def paint_heart(canvas: Canvas, findings: Findings, parts: dict[str, Field]) -> 
         canvas.paint(parts[name], hu, width_mm=2.5)
 
 
-def _paint_wall(canvas: Canvas, chest: Chest, p: Points, cage: Field) -> None:
+def _paint_wall(canvas: Canvas, chest: Chest, p: Points, cage: Field, bend: Field) -> None:
     """Skin, fat, and muscle in layers with fat between them."""
     skin = organs.skin_distance(chest, p)
-    bend = chest.sheets(p)
     canvas.paint(skin, SKIN_HU)
     canvas.paint(skin + SKIN_MM, FAT_HU)
     depth = chest.fat_mm * (1.0 + 0.2 * bend)
@@ -83,11 +83,12 @@ def _paint_lungs(canvas: Canvas, chest: Chest, findings: Findings, p: Points, lu
         return
     distance, window = found
     density = chest.lung_hu + DEPENDENT_HU * np.clip((p.y + 60.0) / 150.0, 0.0, 1.2)
-    density += (26.0 + 50.0 * chest.emphysema) * chest.mosaic(p)
+    mosaic = chest.mosaic(p)
+    density += (26.0 + 50.0 * chest.emphysema) * mosaic
     density += 140.0 * np.clip((p.y - 82.0) * (1.0 / 14.0), 0.0, 1.0)
     for x, y, z, radius in findings.opacities:
         if float(np.abs(p.z - z).min()) < 1.4 * radius:
-            shape = blob(p, (x, y, z), (radius, radius, 0.8 * radius)) + 0.25 * radius * chest.mosaic(p)
+            shape = blob(p, (x, y, z), (radius, radius, 0.8 * radius)) + 0.25 * radius * mosaic
             density += coverage(shape, 0.7 * radius) * (0.95 * (20.0 - density))
     hu = within(density, window)
     oblique, horizontal = (within(height, window) for height in organs.fissure_height(p))

@@ -57,13 +57,13 @@ def skin_distance(chest: Chest, p: Points) -> Field:
     return np.asarray(skin)
 
 
-def dome_distance(chest: Chest, p: Points) -> Field:
-    """Distance to the space under the diaphragm, whose right dome stands higher."""
+def dome_distance(chest: Chest, p: Points, bend: Field) -> Field:
+    """Distance to the space under the diaphragm, whose right dome stands higher; `bend` are values of chest.sheets."""
     right = chest.dome_mm - _slope(p, (-64.0, -6.0), (96.0, 98.0))
     left = chest.dome_mm - 12.0 - _slope(p, (70.0, 4.0), (84.0, 92.0))
     middle = chest.dome_mm - 24.0 - np.abs(p.y + 12.0) * 0.28
     top = smooth_union(smooth_union(-right, -left, 30.0), -middle, 30.0)
-    return np.asarray((p.z + top + 3.0 * chest.sheets(p)) * 0.72)
+    return np.asarray((p.z + top + 3.0 * bend) * 0.72)
 
 
 def _slope(p: Points, centre: tuple[float, float], radii: tuple[float, float]) -> Field:
@@ -98,12 +98,12 @@ class Heart:
         return smooth_intersection(free, SEPTUM_MM - left, 4.0)
 
 
-def right_atrium(p: Points) -> Field:
+def _right_atrium(p: Points) -> Field:
     """Distance to the right atrium."""
     return ellipsoid(p, (-31.0, -19.0, -72.0), (21.0, 25.0, 31.0))
 
 
-def left_atrium(p: Points) -> Field:
+def _left_atrium(p: Points) -> Field:
     """Distance to the left atrium, which lies before spine and oesophagus."""
     return ellipsoid(p, (4.0, 1.0, -50.0), (33.0, 18.0, 21.0))
 
@@ -129,14 +129,15 @@ def heart_distance(heart: Heart, p: Points) -> dict[str, Field]:
     q = heart.local(p)
     left = heart.left_ventricle(q)
     right = heart.right_ventricle(q, left)
-    atria = union(right_atrium(p), left_atrium(p))
+    right_atrium, left_atrium = _right_atrium(p), _left_atrium(p)
+    atria = union(right_atrium, left_atrium)
     body = smooth_union(smooth_union(left - LV_WALL_MM, right - RV_WALL_MM, 6.0), atria - 2.5, 8.0)
     return {
         "heart": body,
         "rv": right,
         "lv": left,
-        "ra": right_atrium(p),
-        "la": left_atrium(p),
+        "ra": right_atrium,
+        "la": left_atrium,
     }
 
 
@@ -150,9 +151,9 @@ def mediastinum_distance(p: Points, heart: Field) -> Field:
     return union(smooth_union(whole, hila, 8.0), front)
 
 
-def lung_distance(chest: Chest, p: Points, cage: Field, mediastinum: Field, dome: Field) -> Field:
-    """Distance to both lungs."""
-    lungs = smooth_intersection(cage + 2.0 + 0.6 * chest.sheets(p), -mediastinum, 7.0)
+def lung_distance(cage: Field, mediastinum: Field, dome: Field, bend: Field) -> Field:
+    """Distance to both lungs; `bend` are values of chest.sheets."""
+    lungs = smooth_intersection(cage + 2.0 + 0.6 * bend, -mediastinum, 7.0)
     return smooth_intersection(lungs, 2.0 - dome, 6.0)
 
 

@@ -95,9 +95,10 @@ def lung_points(chest: Chest, heart: Heart, rng: np.random.Generator) -> Float64
     at = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     at = at + rng.uniform(-0.5, 0.5, at.shape) * POINT_SPACING_MM
     p = Points(*at.T.astype(np.float32))
-    cage, dome = cage_distance(p), dome_distance(chest, p)
+    bend = chest.sheets(p)
+    cage, dome = cage_distance(p), dome_distance(chest, p, bend)
     mediastinum = mediastinum_distance(p, heart_distance(heart, p)["heart"])
-    return at[lung_distance(chest, p, cage, mediastinum, dome) < -3.0]
+    return at[lung_distance(cage, mediastinum, dome, bend) < -3.0]
 
 
 def lobes_of(points: Float64Array) -> dict[str, Float64Array]:
