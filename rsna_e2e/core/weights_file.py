@@ -4,7 +4,7 @@ The format holds numbers and nothing that could run; pickled files (.pt, .pth, .
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,12 @@ def read_file(path: Path) -> bytes:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def load_weights(module: nn.Module, path: Path, *, allow_extra: Sequence[str] = ()) -> None:
+def load_weights(module: nn.Module, path: Path) -> None:
     """Copy the tensors of a safetensors file into `module`, all of them and nothing else.
 
-    allow_extra: prefixes of keys in the file that the module may lack. Raises BadInputError naming the file when it is
-    missing, not safetensors, or does not fit.
+    Raises BadInputError naming the file when it is missing, not safetensors, or does not fit.
     """
-    tensors = decode(read_file(path), path=path)
-    tensors = {k: v for k, v in tensors.items() if not k.startswith(tuple(allow_extra))} if allow_extra else tensors
-    copy_into(module, tensors, path=path)
+    copy_into(module, decode(read_file(path), path=path), path=path)
 
 
 def copy_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, path: Path) -> None:

@@ -62,7 +62,7 @@ def explain(
     span, places = _find(store, series, image_id)
     trained = _open(run, out, checkpoint, device)
     name = label or trained.task.headline
-    level, index = _find_label(trained, name)
+    level, index = find_label(trained, name)
     maps = activation_maps(trained, store, span, places=places, level=level, label=index, progress=progress)
     content: dict[str, Any] = {"task": trained.task.name, "label": name, "level": level}
     content |= {"series": series_name(span.series_key), "weights_sha256": trained.weights_sha256}
@@ -99,7 +99,7 @@ def _find(store: Store, series: str | None, image_id: str | None) -> tuple[Serie
     return span, [int(row) - span.first_row for row in rows]
 
 
-def _find_label(trained: TrainedModel, name: str) -> tuple[Level, int]:
+def find_label(trained: TrainedModel, name: str) -> tuple[Level, int]:
     """Return the level of a label and its position there, that of slices where both have it."""
     slices, series = trained.task.slices.names, trained.task.series_labels.names
     if name in slices:

@@ -24,7 +24,7 @@ from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import SeriesSpan, Store
 from rsna_e2e.tasks.task import Level
 
-_MOST_VALUES = 2**24  # of embeddings whose gradients are computed together
+_MOST_VALUES = 2**22  # of embeddings whose gradients are computed together; a head keeps some fifty numbers for each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

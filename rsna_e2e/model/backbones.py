@@ -8,15 +8,22 @@ from torch import nn
 
 from rsna_e2e.config import ModelConfig
 from rsna_e2e.core.errors import MissingCapabilityError, UsageError, is_out_of_memory
-from rsna_e2e.core.weights_file import load_weights
+from rsna_e2e.core.weights_file import copy_into, decode, read_file
 from rsna_e2e.model.pretrained import check_pretrained, no_weights
 
 MOST_WEIGHTS = 10**10  # the largest of timm, a ViT of DINOv3, has 6.7e9
 # What timm and torch raise for arguments that do not fit together: a short list, heads that do not divide a width, ...
 _UNSUITED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
+_CLASSIFIERS = ("fc.", "head.", "classifier.")  # of files by timm, by their prefixes
+
 
 def create_backbone(config: ModelConfig, n_channels: int) -> Any:
+    """Return a backbone of timm without its classifier, or what hands on stored embeddings, with its first weights.
+
+    Raises UsageError for one that timm does not know or make, MissingCapabilityError for weights that are not to be
+    had, BadInputError for a damaged file of them.
+    """
     if config.backbone == "none":  # images are embeddings already, [N, D, 1, 1]
         nothing: Any = nn.Flatten()
         nothing.num_features = n_channels
@@ -28,9 +35,21 @@ def create_backbone(config: ModelConfig, n_channels: int) -> Any:
     return backbone
 
 
-def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Copy a safetensors file into a backbone, but for the file's classifier. Raises BadInputError."""
-    load_weights(backbone, path, allow_extra=("fc.", "head.", "classifier."))
+def load_backbone(backbone: Any, path: Path) -> None:
+    """Copy a safetensors file into a timm backbone, but for the file's classifier. Raises BadInputError.
+
+    The first convolution of a file for three channels becomes what timm makes of it for another number of them, such as
+    the sum over its channels for one.
+    """
+    tensors = decode(read_file(path), path=path)
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_CLASSIFIERS)}
+    first = f"{backbone.default_cfg.get('first_conv')}.weight"
+    given, wanted = tensors.get(first), backbone.state_dict().get(first)
+    if given is not None and wanted is not None and given.ndim == 4 and given.shape[1] == 3:
+        from timm.models import adapt_input_conv
+
+        tensors[first] = adapt_input_conv(wanted.shape[1], given)
+    copy_into(backbone, tensors, path=path)
 
 
 def _check_weights(config: ModelConfig, n_channels: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.image
@@ -11,9 +12,13 @@ import pytest
 import small
 
 from rsna_e2e.cli import main
-from rsna_e2e.evaluation.explain import coloured
+from rsna_e2e.config import load_config
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.evaluation.explain import coloured, find_label
 from rsna_e2e.inference.predict import predict
+from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, StoreError
+from rsna_e2e.tasks.pe import PE
 from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,6 +89,19 @@ def test_one_image_is_shown_as_in_its_series_but_for_the_scale_of_colours(
     numbers = ("logit", "mean_of_map", "highest_of_map")
     assert [one[0][key] for key in numbers] == pytest.approx([every[2][key] for key in numbers], rel=1e-3, abs=1e-6)
     assert one[0]["picture"] == every[2]["picture"] == "slice-0002.png"
+
+
+@pytest.mark.parametrize(("head", "known"), [("lstm", True), ("none", False)])
+def test_a_label_of_series_is_explained_by_a_run_that_predicts_it(head: str, known: bool) -> None:
+    config = load_config("pe_demo", ["model.backbone=test_resnet", "model.backbone_arguments={}"])
+    network = JointModel.for_task(config.model.model_copy(update={"head": head}), PE)
+    trained = SimpleNamespace(task=PE, network=network)
+    assert find_label(trained, PE.headline) == ("slice", 0)
+    if known:
+        assert find_label(trained, PE.series.names[4]) == ("series", 4)
+    else:
+        with pytest.raises(UsageError, match=f"It predicts {PE.headline}$"):
+            find_label(trained, PE.series.names[4])
 
 
 def test_the_higher_the_map_the_more_colour() -> None:

@@ -154,6 +154,16 @@ def test_backbone_weights_come_from_a_local_file(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
 
 
+def test_weights_of_three_channels_are_added_up_for_one(tmp_path: Path) -> None:
+    """A grey image gets the features that it had in three equal channels."""
+    three = JointModel(TINY, n_channels=3, n_labels=6).eval()
+    safetensors.torch.save_file(three.backbone.state_dict(), tmp_path / "model.safetensors")
+    config = TINY.model_copy(update={"weights_file": tmp_path / "model.safetensors"})
+    one = JointModel(config, n_channels=1, n_labels=6).eval()
+    grey = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(one.embed(grey), three.embed(grey.expand(-1, 3, -1, -1)), **GOLDEN)
+
+
 def test_a_pickled_weights_file_is_refused_and_not_run(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save({"a": torch.zeros(1)}, path)
