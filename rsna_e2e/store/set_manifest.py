@@ -112,9 +112,9 @@ class SetManifest(Frozen):
 
     def difference(self, task: Task) -> str:
         """Return the first thing in which the labels are not those of a task, such as "its headline is a, not b"."""
-        mine = {"series_truth": self.series_truth}
-        for level, labels in (("slices", self.slices), ("series", self.series)):
-            mine |= {f"{level}.{name}": value for name, value in asdict(labels).items()}
+        mine: dict[str, Any] = {"series_truth": self.series_truth}
+        for level in ("slices", "series"):
+            mine |= {f"{level}.{name}": value for name, value in asdict(getattr(self, level)).items()}
         its = flat(task)
         differing = (f"its {name} is {mine[name]}, not {its[name]}" for name in IDENTITY if mine[name] != its[name])
         return next(differing, "")
