@@ -29,8 +29,8 @@ _OF_SERIES = ("series_weighted_log_loss", "series_any_auc", "study_log_loss")  #
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Scores on the held-out fold: weighted log loss over the labels that it has, and AUC of the headline (the
-    any-label) over slices (NaN with one class, or without that label).
+    """Scores on the held-out fold: weighted log loss over the labels that it has, and AUC of the headline label over
+    slices (NaN with one class, or without that label).
 
     n_training_slices: where no fold is held out, on how many slices that the model was trained on; else 0. n_positive:
     slices with the headline, of those that are scored; None where it is not known, in a run of an earlier version.
@@ -82,10 +82,8 @@ class Validation:
             lacking = {None: "positive or no negative", 0: "positive"}.get(self.n_positive, "negative")
             auc = f"undefined: no {lacking} slice {'among these' if n else 'in the validation fold'}"
         if self.study_log_loss is not None:
-            of_series = f"log loss of series alone {_text(self.series_weighted_log_loss)}"
-            return (
-                f"{of} log loss of slices and series {_text(self.study_log_loss)}, AUC of {headline} {auc}, {of_series}"
-            )
+            loss, of_series = map(_text, (self.study_log_loss, self.series_weighted_log_loss))
+            return f"{of} log loss of slices and series {loss}, AUC of {headline} {auc}, log loss of series {of_series}"
         text = f"{of} weighted log loss {self.weighted_log_loss:.4f}, AUC of {headline} {auc}"
         if self.series_weighted_log_loss is not None:
             text += f"; series head: weighted log loss {_text(self.series_weighted_log_loss)}"

@@ -129,8 +129,8 @@ def test_what_is_said_of_both() -> None:
     content = dict(zip(SCORES, (0.5, 0.75, 0, 3, 0.25), strict=True)) | {"study_log_loss": 0.375}
     validation = Validation.from_plain(content)
     assert validation.plain() == content
-    said = "validation log loss of slices and series 0.3750, AUC of any 0.7500, log loss of series alone 0.2500"
-    assert validation.describe("any") == said
+    said = "validation log loss of slices and series 0.3750, AUC of clot 0.7500, log loss of series 0.2500"
+    assert validation.describe("clot") == said
 
 
 def several_series(data: Data) -> Store:
