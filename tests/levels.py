@@ -29,7 +29,8 @@ def with_series_labels(store: Store) -> Store:
     Series without known slices have no labels either. The folds stay.
     """
     other = copy.copy(store)
-    other.task_name, other.label_names = PE.name, PE.slices.names
+    other._set = None  # its label set is of another task
+    other.task_name, other.label_names, other.series_label_names = PE.name, PE.slices.names, PE.series.names
     other.labels = store.labels[:, [ICH.headline_index]]
     other.series_labels = np.stack([_of_series(other, number) for number in range(len(store.series))])
     return other

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,6 +43,7 @@ from rsna_e2e.tasks.metrics import auc
 from rsna_e2e.tasks.pe import PE
 from rsna_e2e.tasks.rules import project, violations
 from rsna_e2e.training.checkpoint import find_checkpoint, load_model
+from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.train import train
 from rsna_e2e.training.validation import Validation, validate
 
@@ -111,6 +114,30 @@ def test_validation_scores_slices_and_series_at_once(data: Data) -> None:
         if position != 1  # one label of it is unknown
     ]
     assert scores.series_weighted_log_loss == pytest.approx(np.mean(of_series), abs=MATES)
+
+
+def test_ranks_that_share_the_fold_score_it_alike(data: Data) -> None:
+    model, settings = new_model(), sequences.config("task=pe", "loader.series_per_batch=1")
+    load_model(model, find_checkpoint(data.run, "last"))
+    barrier, said = threading.Barrier(2), [torch.empty(0)] * 2
+
+    class Thread(Ranks):
+        def _reduce_(self, tensor: torch.Tensor, operation: object) -> torch.Tensor:
+            said[self.rank] = tensor.clone()
+            barrier.wait(60)
+            together = torch.stack(said)
+            tensor.copy_(together.sum(0) if operation == torch.distributed.ReduceOp.SUM else together.amax(0))
+            barrier.wait(60)
+            return tensor
+
+    def scores(ranks: Ranks) -> Validation | None:
+        loader = EmbeddingLoader(data.store, data.embeddings, settings, device=CPU)
+        return validate(model, loader, [3, 1, 0, 4, 2], data.store, PE, Compute(CPU, None), ranks=ranks)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(scores, [Thread(rank=rank, n_ranks=2) for rank in range(2)])
+    assert one == other
+    assert one.plain() == pytest.approx(scores(ALONE).plain(), abs=MATES)
 
 
 def test_the_best_epoch_is_that_with_the_lowest_score_of_both(data: Data) -> None:

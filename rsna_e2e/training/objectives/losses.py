@@ -1,10 +1,9 @@
 """The formula of each score as a loss: what slices and series weigh in it, and what their sums are divided by."""
 
-# N slices (packed), B series, L labels of slices, M labels of series
+# N slices (packed), B series, L labels of slices, M of series
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
@@ -26,29 +25,11 @@ class Totals:
     classifier: torch.Tensor
 
 
-class Loss(Protocol):
-    """The loss of slices and that of series. series_factor: of the latter in what is minimised."""
-
-    series_factor: float
-
-    def totals(self, batches: Sequence[SeriesBatch]) -> Totals:
-        """Return the divisors for these batches, which follow from their labels alone."""
-
-    def of_slices(self, logits_NL: torch.Tensor, batch: SeriesBatch) -> torch.Tensor:
-        """Return the weighted sum of losses of slices."""
-
-    def of_single_slices(self, logits_NL: torch.Tensor, batch: SeriesBatch) -> torch.Tensor:
-        """Return that of the classifier of single slices, to which all of them are worth the same."""
-
-    def of_series(self, logits_BM: torch.Tensor, batch: SeriesBatch) -> torch.Tensor:
-        """Return the weighted sum of losses of series."""
-
-    def reported(self, slices: torch.Tensor, series: torch.Tensor) -> torch.Tensor:
-        """Return what a step reports [2]: its loss, and that of series."""
-
-
 class LogLoss:
-    """Log loss of slices, weighted by label; that of series is one of its own, with a weight (`study_loss_weight`)."""
+    """Log loss of slices, weighted by label; that of series is one of its own, with a weight (`study_loss_weight`).
+
+    series_factor: of the loss of series in what is minimised.
+    """
 
     def __init__(self, task: Task, config: ModelConfig, device: torch.device) -> None:
         self._weights_L = torch.tensor(task.slices.weights, device=device)
@@ -56,22 +37,27 @@ class LogLoss:
         self.series_factor = config.study_loss_weight
 
     def totals(self, batches: Sequence[SeriesBatch]) -> Totals:
+        """Return the divisors for these batches, which follow from their labels alone."""
         slices = _known_weight(torch.cat([batch.label_mask for batch in batches]), self._weights_L)
         series = _known_weight(torch.cat([batch.series_mask for batch in batches]), self._weights_M)
         return Totals(slices=slices, series=series, classifier=slices)
 
     def of_slices(self, logits_NL: torch.Tensor, batch: SeriesBatch) -> torch.Tensor:
+        """Return the weighted sum of losses of slices."""
         return self.of_single_slices(logits_NL, batch)
 
     def of_single_slices(self, logits_NL: torch.Tensor, batch: SeriesBatch) -> torch.Tensor:
+        """Return that of the classifier of single slices, to which all of them are worth the same."""
         total, _ = weighted_bce(logits_NL, batch.labels, batch.label_mask, label_weights_L=self._weights_L)
         return total
 
     def of_series(self, logits_BM: torch.Tensor, batch: SeriesBatch) -> torch.Tensor:
+        """Return the weighted sum of losses of series."""
         total, _ = weighted_bce(logits_BM, batch.series_labels, batch.series_mask, label_weights_L=self._weights_M)
         return total
 
     def reported(self, slices: torch.Tensor, series: torch.Tensor) -> torch.Tensor:
+        """Return what a step reports [2]: its loss, and that of series."""
         return torch.stack([slices, series])
 
 
@@ -114,7 +100,7 @@ class StudyLogLoss(LogLoss):
         return positive_share(labels_N.to(self._weights_L.dtype), mask_N, batch.series_lengths) + self._floor
 
 
-def loss_of(task: Task, config: ModelConfig, device: torch.device) -> Loss:
+def loss_of(task: Task, config: ModelConfig, device: torch.device) -> LogLoss:
     """Return the loss that a task's score makes, or that of slices and series apart where that is configured."""
     kind = StudyLogLoss if task.score == "study_log_loss" and config.loss == "score" else LogLoss
     return kind(task, config, device)
