@@ -2,19 +2,22 @@
 
 import argparse
 import shlex
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_columns, add_device, add_raw, checkpoints, seed, with_columns
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, taken
-from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
-from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.cli.verbs import Verbs, add_verb, tell
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.table_files import table_at
+from rsna_e2e.tasks.catalogue import TASKS, get_task
 
 if TYPE_CHECKING:
     from rsna_e2e.inference.missing import MissingImages
     from rsna_e2e.inference.predict_epochs import EpochMean
     from rsna_e2e.inference.truth import TruthFile
+    from rsna_e2e.tasks.task import Task
 
 
 def add_predict(verbs: Verbs) -> None:
@@ -66,7 +69,8 @@ def add_evaluate(verbs: Verbs) -> None:
         "submission",
         type=Path,
         metavar="SUBMISSION",
-        help="any CSV with the columns ID,Label: one row per image and label, ID <image>_<label>, Label a probability",
+        help="any CSV with the columns ID,Label: one row per image and label, ID <image>_<label>, Label a probability; "
+        "or those of another task, see docs/evaluation.md",
     )
     verb.add_argument("truth", type=Path, metavar="TRUTH", help="label CSV of the same images")
     add_columns(verb)
@@ -79,7 +83,9 @@ def add_evaluate(verbs: Verbs) -> None:
         "that a model failed on may be those left out)",
     )
     verb.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap intervals (default 0)")
-    add_task(verb)
+    verb.add_argument(
+        "--task", metavar="NAME|FILE", help="what is predicted (default: the task that has the columns of SUBMISSION)"
+    )
 
 
 def _add_series_source(verb: argparse.ArgumentParser) -> None:
@@ -87,8 +93,8 @@ def _add_series_source(verb: argparse.ArgumentParser) -> None:
     of_series.add_argument(
         "--store",
         type=Path,
-        help="store with the images: for pictures of example series, and for intervals and scores of series where no "
-        "predictions table by predict stands beside SUBMISSION",
+        help="store with the images: for pictures of example series, for what position and metadata alone score, and "
+        "for intervals and scores of series where no predictions table by predict stands beside SUBMISSION",
     )
     of_series.add_argument(
         "--series",
@@ -158,6 +164,18 @@ def say_truth(submission: Path, truth: "TruthFile | None") -> None:
     tell(f"to score it: {shlex.join(words)}")
 
 
+def _task_of(options: argparse.Namespace) -> "Task":
+    """Return the task that is asked for, or the one that has the columns of the submission, or else the default."""
+    if options.task is not None:
+        return get_task(options.task)
+    from rsna_e2e.tasks.labels import task_of_header
+
+    with suppress(OSError, BadInputError):  # said where it is read
+        if (task := task_of_header(table_at(options.submission))) is not None:
+            return task
+    return next(iter(TASKS.values()))
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from rsna_e2e.evaluation.evaluate import evaluate
     from rsna_e2e.evaluation.floors import with_floors
@@ -173,7 +191,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         evaluation = evaluate(
             options.submission,
             with_columns(options.truth, options.columns),
-            task=get_task(options.task),
+            task=_task_of(options),
             series_map=options.series,
             store=store,
             allow_missing=options.allow_missing,

@@ -42,7 +42,7 @@ def with_floors(evaluation: Evaluation, store: Store, *, seed: int = 0) -> Evalu
     try:
         samples = _samples(evaluation, store)
     except BadInputError as error:
-        return replace(evaluation, floors_left_out=str(error))
+        return replace(evaluation, floors_left_out=str(error).replace(str(store.path), store.path.name))
     rng = np.random.default_rng(seed)
     shuffled = replace(  # the features: labels keep their weights
         samples, features=rng.permutation(samples.features), series_features=rng.permutation(samples.series_features)

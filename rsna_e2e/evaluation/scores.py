@@ -15,6 +15,8 @@ from rsna_e2e.evaluation.resamples import Resamples
 from rsna_e2e.tasks.metrics import CONFIDENCE, LOG_LOSS_EPS, Estimate, Int64Array
 from rsna_e2e.tasks.task import Task
 
+NO_STORE = "no store was given, on whose training split they are fitted"
+
 Unit = Literal["series", "study", "patient"]  # what is drawn for intervals
 UNITS: dict[Unit, str] = {"series": "series", "study": "studies", "patient": "patients"}
 
@@ -113,7 +115,7 @@ class Evaluation:
     n_bootstrap: int
     seed: int
     floors: tuple[Floor, ...]
-    floors_left_out: str = "no store was given, on whose training split they are fitted"
+    floors_left_out: str = NO_STORE
     parts: tuple[Part, ...] = ()
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 
-from rsna_e2e.evaluation.scores import Evaluation
+from rsna_e2e.evaluation.scores import NO_STORE, Evaluation
 from rsna_e2e.tasks.metrics import Estimate
 
 
@@ -58,6 +58,8 @@ def _floors(evaluation: Evaluation) -> list[str]:
         f"{floor.name} {floor.weighted_log_loss:.4f} (AUC {_text(Estimate(floor.auc), 3)})"
         for floor in evaluation.floors[1:]
     ]
+    if not told and evaluation.floors_left_out != NO_STORE:
+        told = [f"left out, {evaluation.floors_left_out}"]
     return [f"without pixels: {', '.join(told)}"] if told else []
 
 

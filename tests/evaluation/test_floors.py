@@ -107,6 +107,9 @@ def test_they_are_left_out_without_labels_of_others(made: MadeUpStudies) -> None
     other = replace(store, label_names=("another",))
     left_out = with_floors(evaluation, other).floors_left_out  # type: ignore[arg-type]
     assert left_out == "store: has no labels of the task pe"
+    of_others = replace(store, path=Path("/home/me/store"), index=store.index | {"image_id": store.index["series_key"]})
+    assert with_floors(evaluation, of_others).floors_left_out.startswith("store: lacks ")  # type: ignore[arg-type]
+    assert f"without pixels: left out, {found.floors_left_out}" in summary(found).splitlines()
     assert "--store" not in summary(evaluation)
     assert evaluation.to_dict()["floors_left_out"].startswith("no store was given, ")
 

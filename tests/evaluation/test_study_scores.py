@@ -10,6 +10,7 @@ import pytest
 from made_up_studies import MadeUpStudies, made_up_studies, write_rows
 from sklearn import metrics as judge
 
+from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.evaluation.evaluate import evaluate
 from rsna_e2e.evaluation.scores import Evaluation
@@ -230,3 +231,16 @@ def test_a_study_without_images_is_refused(made: MadeUpStudies) -> None:
     with pytest.raises(BadInputError, match=r"truth\.csv: 1 study without images among those to score \(9\.7\)"):
         scored(made)
     assert scored(made, allow_missing=True).left_out.n_studies == 1
+
+
+def test_the_command_knows_the_task_by_the_columns_of_the_submission(
+    made: MadeUpStudies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", str(made.submission), str(made.truth_file), "--series", str(made.map)]
+    assert main(words) == 0
+    by_columns = capsys.readouterr().out
+    assert f"weighted log loss {plain_score(made):.4f} [" in by_columns
+    assert main([*words, "--task", "pe"]) == 0
+    assert capsys.readouterr().out == by_columns
+    assert main([*words, "--task", "ich"]) == 3
+    assert "Needed: ID,Label" in capsys.readouterr().err

@@ -4,7 +4,7 @@ In comes a table, bare or packed; out come its images and their labels, or an er
 Submissions have the long form alone; in one, `Label` is a probability.
 """
 
-from rsna_e2e.tasks.labels.layout import LONG_COLUMNS, has_label_columns, is_label_file
+from rsna_e2e.tasks.labels.layout import LONG_COLUMNS, has_label_columns, is_label_file, task_of_header
 from rsna_e2e.tasks.labels.read import read_image_ids, read_labels
 from rsna_e2e.tasks.labels.table import LabelTable
 from rsna_e2e.tasks.labels.write import write_labels
@@ -16,5 +16,6 @@ __all__ = [
     "is_label_file",
     "read_image_ids",
     "read_labels",
+    "task_of_header",
     "write_labels",
 ]

@@ -50,7 +50,14 @@ class Layout:
 
 def has_label_columns(file: TableFile) -> bool:
     """Whether a table's first line is that of a label file, of any task. Raises OSError when it cannot be read."""
-    return any(layout.columns for task in TASKS.values() for layout in _layouts(file, task))
+    return task_of_header(file) is not None
+
+
+def task_of_header(file: TableFile) -> Task | None:
+    """Return the first task of this package whose label files have a first line such as this table's; None where none
+    has. Raises OSError when it cannot be read."""
+    fitting = (task for task in TASKS.values() if any(layout.columns for layout in _layouts(file, task)))
+    return next(fitting, None)
 
 
 def is_label_file(file: TableFile) -> bool:
