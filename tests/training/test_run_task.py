@@ -67,6 +67,13 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     trained.store.close()
 
 
+def copy_of(trained: Trained, run: Path) -> Path:
+    """A copy of a run whose checkpoints, which are only read here, are those of the run."""
+    shutil.copytree(trained.run, run, ignore=shutil.ignore_patterns(CHECKPOINTS))
+    (run / CHECKPOINTS).symlink_to(trained.run / CHECKPOINTS)
+    return run
+
+
 def slices(**changed: Any) -> dict[str, Any]:
     return {"slices": replace(ICH.slices, **changed)}
 
@@ -121,8 +128,7 @@ def test_every_field_is_tried() -> None:
 def test_a_run_of_another_task_is_refused_by_the_field(
     trained: Trained, tmp_path: Path, changed: str, opened: str
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(trained.run, run)
+    run = copy_of(trained, tmp_path / "run")
     name = trained.task.name
     other = replace(trained.task, **CHANGES[changed])
     write_json(run / TASK, sealed(asdict(other)))
@@ -138,8 +144,7 @@ def test_a_run_of_another_task_is_refused_by_the_field(
 def test_a_run_that_is_as_it_was_is_opened_and_one_of_before_as_well(
     trained: Trained, tmp_path: Path, opened: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(trained.run, run)
+    run = copy_of(trained, tmp_path / "run")
     assert read_task(run, read_config(run)) == trained.task
     OPENED[opened](trained, run, tmp_path)
     earlier = {name: value for name, value in unsealed(read_json(run / TASK)).items() if name != "csv"}
@@ -160,8 +165,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_task_is_named(trained: Trained, tmp_path: Path, damage: str) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(trained.run, run)
+    run = copy_of(trained, tmp_path / "run")
     write_json(run / TASK, DAMAGES[damage](read_json(run / TASK)))
     with pytest.raises(BadInputError, match=r"task\.json: damaged"):
         read_task(run, read_config(run))
@@ -191,8 +195,7 @@ def write_earlier(run: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def of_ich(trained: Trained, tmp_path: Path) -> Path:
-    shutil.copytree(trained.run, tmp_path / "run")
-    return tmp_path / "run"
+    return copy_of(trained, tmp_path / "run")
 
 
 @ONLY_ICH
@@ -272,7 +275,7 @@ def test_a_checkpoint_of_a_run_for_another_task_is_refused(trained: Trained, tmp
     config = trained.config.model_copy(update={"inputs": InputsConfig(mean=(0.5, 0.5, 0.5))})
     train(trained.store, run, config)
     shutil.rmtree(run / CHECKPOINTS)
-    shutil.copytree(trained.run / CHECKPOINTS, run / CHECKPOINTS)
+    (run / CHECKPOINTS).symlink_to(trained.run / CHECKPOINTS)
     (run / SUMMARY).unlink()
     with pytest.raises(BadInputError, match=f"of a run for another task than {trained.task.name}, or for another vers"):
         OPENED[opened](replace(trained, config=config), run, tmp_path)
