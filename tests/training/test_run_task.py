@@ -99,10 +99,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "inputs.std": inputs(std=(0.3, 0.3, 0.3)),
     "csv.columns": {"csv": replace(ICH.csv, columns=("id", "label"))},
     "csv.slice_id": {"csv": replace(ICH.csv, slice_id="{label}/{slice}")},
-    "csv.series_id": {"csv": replace(ICH.csv, series_id="{study}_{label}")},
 }
 # Those that no hemorrhage task can have alone
 NEEDS_SERIES = {
+    "csv.series_id",
     "series.weights",
     "series.any_name",
     "series.tree",
