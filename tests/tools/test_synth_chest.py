@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from rsna_e2e import dicom
+from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Int16Image, Refusal, SliceRecord
 from rsna_e2e.tools.synth.chest.data_set import CTPA
 from rsna_e2e.tools.synth.chest.geometry import MAX_THICK_SLICES, MIN_THICK_SLICES, THICK_MM
 from rsna_e2e.tools.synth.common.plan import plan_studies
 from rsna_e2e.tools.synth.preview import preview
-from rsna_e2e.tools.synth.simulate import SynthReport, simulate
+from rsna_e2e.tools.synth.simulate import KINDS, SynthReport, simulate
 
 ARGUMENTS: dict[str, Any] = {
     "n_studies": 2, "seed": 186, "kind": "ctpa", "prevalence": "demo", "test_fraction": 0.5, "is_thick": True
@@ -164,6 +165,12 @@ def test_preview_draws_a_sheet(made: tuple[Path, SynthReport], tmp_path: Path) -
 def test_thick_slices_are_for_chests(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"thick slices are an option of chests"):
         simulate(tmp_path / "raw", n_studies=1, seed=0, is_thick=True, n_jobs=1)
+
+
+def test_the_command_line_knows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["synth", "--help"])
+    assert f"--kind {{{','.join(KINDS)}}}" in capsys.readouterr().out
 
 
 def test_the_documents_picture_is_small() -> None:
