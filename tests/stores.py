@@ -12,6 +12,7 @@ from rsna_e2e.core.records import Refusal
 from rsna_e2e.store import Compression, StoredPixels, StoreWriter, write_shard
 from rsna_e2e.store.layout import (
     INDEX_COLUMNS,
+    SERIES_COLUMNS,
     SLICE_COLUMNS,
     StoreError,
     file_checksum,
@@ -147,6 +148,16 @@ def _slices(path: Path) -> dict[str, np.ndarray]:
     return {name: column.copy() for name, column in slices.items()}
 
 
+def _series(path: Path) -> dict[str, np.ndarray]:
+    """The table of labels of series, none where they are those of slices."""
+    if not (set_of(path) / "series.parquet").exists():
+        return {}
+    n = json.loads((path / "store.json").read_text())["n_series"]
+    of_series = json.loads((set_of(path) / "set.json").read_text())["series"]
+    kinds = SERIES_COLUMNS | dict.fromkeys((*of_series["names"], *of_series["notes"]), "float32")
+    return read_table(set_of(path) / "series.parquet", kinds, n_rows=n)
+
+
 def sign(path: Path) -> None:
     """Make the manifests of a store and its set agree with its files, as far as these can be read."""
     manifest = json.loads((path / "store.json").read_text())
@@ -161,5 +172,5 @@ def sign(path: Path) -> None:
     content["files"] = {name: file_checksum(place / name) for name in content["files"]}
     content["pixels_hash"] = manifest["pixels_hash"]
     with suppress(StoreError, KeyError):
-        content["labels_hash"] = hash_of_labels(_slices(path), {})
+        content["labels_hash"] = hash_of_labels(_slices(path), _series(path))
     (place / "set.json").write_text(json.dumps(sealed(content, key=SEAL)))

@@ -109,8 +109,7 @@ def warn_of_labels(report: "LabelFacts") -> None:
         tell(f"warning: {text}", to=sys.stderr)
     if report.slice_order.looks_shuffled:
         tell(
-            "warning: positive slices are scattered as if the slices were shuffled. Check that "
-            "ImagePositionPatient, or the order of files without positions, and the labels belong to these images",
+            f"warning: positive slices are scattered as if the slices were shuffled. {report.order_advice}",
             to=sys.stderr,
         )
 

@@ -52,7 +52,7 @@ def read(folder: Path, content: str | bytes, **columns: str) -> LabelTable:
         "any,subdural,subarachnoid,intraventricular,intraparenchymal,epidural,path\n"
         "1,,0,0,1,0,1.2.10\n0,.25,0,0,0,0,1.2.9\n",
         WIDE.replace(",,1", ",  ,TRUE").replace("1.2.9,0,0,0", "1.2.9,No,negative,false"),
-        WIDE + "1.2.11,,,,,,\n",  # nothing is known of this image: it is none with labels
+        WIDE + "1.2.11,,,nan,NaN,,\n",  # nothing is known of this image: it is none with labels
     ],
     ids=["plain", "bom", "gzip", "tab", "semicolon", "case", "patient", "id", "order", "words", "unknown"],
 )
@@ -116,7 +116,7 @@ def test_repeated_rows_are_counted_where_they_agree_and_add_to_each_other(tmp_pa
         ),
         ("ID,any\na,1\nb,maybe\n", r"line 3: any of b is 'maybe'.* or nothing where it is unknown$"),
         ("ID,any\na,1\nb,-0.5\n", r"line 3: any of b is '-0\.5'"),
-        ("ID,any\na,nan\n", r"line 2: any of a is 'nan'"),
+        ("ID,any\na,nane\n", r"line 2: any of a is 'nane'"),
         ("ID,any\na,1_0\n", r"line 2: any of a is '1_0'"),
         ('ID,any\na,"0,5"\n', r"line 2: any of a is '0,5'"),
         ("ID,any\na,1\n,0\n", r"line 3: ID is empty\. Name the image, or remove the row"),
@@ -179,10 +179,14 @@ def test_study_labels_that_are_named_as_ids_are_refused_too_unless_the_task_has_
         read(tmp_path, "ID,Study Instance UID,bleed\n1,1.2,1\n", ID="Study Instance UID")
     with pytest.raises(BadInputError, match=r"those of studies, series or patients \(Study Instance UID\)"):
         read(tmp_path, "n,Study Instance UID,any\n1,1.2,1\n", ID="Study Instance UID")
-    table = read_labels(
-        tmp_path / "labels.csv", replace(ICH, series=Labels(names=("severe",), weights=(1.0,)), series_truth="own")
-    )
-    assert table.image_ids == ["1.2"]
+    task = replace(ICH, series=Labels(names=("severe",), weights=(1.0,)), series_truth="own")
+    with pytest.raises(
+        BadInputError, match=r"labels of slices \(any\), but no column is known to hold the IDs of slices"
+    ):
+        read_labels(tmp_path / "labels.csv", task)
+    (tmp_path / "labels.csv").write_text("n,Study Instance UID,severe\n1,1.2,1\n")
+    table = read_labels(tmp_path / "labels.csv", task)
+    assert (table.image_ids, table.study_ids, table.study_values.tolist()) == ([], ["1.2"], [[1.0]])
 
 
 def test_ids_are_escaped_and_wide_tables_known_by_their_header(tmp_path: Path) -> None:

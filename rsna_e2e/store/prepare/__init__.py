@@ -10,10 +10,9 @@ headers alone, and `count_raw` counts files that have labels.
 from rsna_e2e.store.prepare.headers import RawCounts, RawHeaders, count_raw, read_raw
 from rsna_e2e.store.prepare.index import pseudonymous_keys
 from rsna_e2e.store.prepare.label import label
+from rsna_e2e.store.prepare.label_report import LabelFacts, LabelReport
 from rsna_e2e.store.prepare.repair import RepairReport, repair
 from rsna_e2e.store.prepare.report import (
-    LabelFacts,
-    LabelReport,
     NothingTakenError,
     Part,
     PartReport,

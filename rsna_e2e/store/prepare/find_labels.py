@@ -133,7 +133,7 @@ class LabelSearch:
 def read_label_file(file: TableFile, task: Task) -> LabelFile:
     """Read a label file. Raises BadInputError when it is not a valid one."""
     table = read_labels(file, task)
-    ids = TableIds(file=file.name, image_ids=table.image_ids, unused=table.unused)
+    ids = TableIds(file=file.name, image_ids=table.image_ids, study_ids=table.study_ids, unused=table.unused)
     return LabelFile(ids=ids, table=table)
 
 

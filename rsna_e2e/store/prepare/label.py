@@ -23,8 +23,8 @@ from rsna_e2e.store.layout import SETS, hash_of_data
 from rsna_e2e.store.prepare.carried import Carried, carried_folds, number_of
 from rsna_e2e.store.prepare.division import Division
 from rsna_e2e.store.prepare.find_labels import FoundLabels, LabelFile, LabelFiles, read_label_file
+from rsna_e2e.store.prepare.label_report import LabelReport, describe_labels
 from rsna_e2e.store.prepare.match_labels import LabelIds, match_labels, with_labels
-from rsna_e2e.store.prepare.report import LabelReport, describe_labels
 from rsna_e2e.store.prepare.sets import Joined, divided, join, make_set
 from rsna_e2e.store.prepare.store_plan import with_image_ids
 from rsna_e2e.store.prepare.tables import Table, to_numpy

@@ -25,11 +25,12 @@ _SEE = "See docs/labels.md"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableIds:
-    """The image ids of a label table. problem: why it cannot be used, if they are those of the images. unused: columns
-    of a wide table that were not read."""
+    """The image ids of a label table, and studies that it has labels of. problem: why it cannot be used, if they are
+    those of the images. unused: columns of a wide table that were not read."""
 
     file: str
     image_ids: Sequence[str]
+    study_ids: Sequence[str] = ()
     problem: str = ""
     unused: Sequence[str] = ()
 
@@ -79,7 +80,17 @@ def match_labels(headers: Table, refused: Iterable[Refusal], labels: LabelIds) -
     used; or whose IDs are the names of several images each, so that many would have no label.
     """
     slices = Spellings(headers)
+    name_rule: IdRule = "name" if labels.rule == "auto" else labels.rule
     for number, table in enumerate(labels.tables):
+        if table.study_ids and not table.image_ids:
+            if not slices.values("study_uid").isdisjoint(table.study_ids):
+                return Match(table=number, rule=name_rule)
+            if labels.must_match and len(headers):
+                raise BadInputError(
+                    f"{table.file}: names none of the studies in {labels.raw}. Its first is {min(table.study_ids)!r}. "
+                    f"{table.advice}"
+                )
+            continue
         readings = _readings(slices, table, labels)
         counts = {rule: len(ids) - ids.count(None) for rule, ids in readings.items()}
         rule = _fitting_most(counts, table)
@@ -91,7 +102,7 @@ def match_labels(headers: Table, refused: Iterable[Refusal], labels: LabelIds) -
                 raise BadInputError(_has_wholes(table, whole, wholes))
             rule = _rule_of_refused(slices, table, labels, refused)
             return Match(table=number, rule=rule, ids=list(table.image_ids), rows=range(len(table.image_ids)))
-    return Match(table=None, rule="name" if labels.rule == "auto" else labels.rule)
+    return Match(table=None, rule=name_rule)
 
 
 def further_labels(headers: Table, rows: Rows, image_ids: Sequence[str], match: Match) -> dict[str, list[int]]:

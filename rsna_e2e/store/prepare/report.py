@@ -7,99 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import ID_RULES, Column, IdRule, Refusal, Rows
-from rsna_e2e.dicom.repairs import Repair, count_repairs, mark_repaired
-from rsna_e2e.store.label_runs import OrderCheck, check_order
-from rsna_e2e.store.prepare.division import HELD_OUT
+from rsna_e2e.core.records import Column, Refusal, Rows
+from rsna_e2e.dicom.repairs import count_repairs
 from rsna_e2e.store.prepare.find_labels import FoundLabels
+from rsna_e2e.store.prepare.label_report import CHECK_ORDER, LabelFacts, describe_labels
 from rsna_e2e.store.prepare.sets import Joined
 from rsna_e2e.store.prepare.store_plan import ShardPlans
 from rsna_e2e.store.series_order import run_starts, series_geometry, studies_of_single_slices, volume_numbers
-from rsna_e2e.tasks.label_counts import LabelCounts, count_labels
 from rsna_e2e.tasks.task import Task
 
 _NO_POSITIONS = "no positions: order of the files"  # how many series have none
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdReport:
-    """What image ids are. n_labelled: images that labels name; n_matching: those of them that are in the store."""
-
-    rule: IdRule
-    n_labelled: int
-    n_matching: int
-
-    def __str__(self) -> str:
-        of_labels = f" ({self.n_matching:,} of {self.n_labelled:,} in the labels match an image)"
-        return ID_RULES[self.rule] + of_labels * (self.n_labelled > 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelFacts:
-    """What is counted of a store and its labels.
-
-    n_studies_as_patients: studies that name no patient, each of which counts as one. n_unlabelled: slices in the store
-    without a label. held_out: patients, series and slices with labels in split "test", and positive slices among them.
-    n_labels_without_image: labelled images that are not in the store. n_ambiguous_labels: those among them that are
-    the name of several images, which stay without labels. slice_order: whether the labels agree with the order of the
-    slices. label_file: where the labels are from; image_ids: what the IDs in it and the image ids of the labels are,
-    and how many of the labelled images are there; label_columns: of a wide table, the columns that were read, with the
-    names of what they hold; unused_columns: its others. positive_slices: how many, of how many with a label, by label.
-    """
-
-    store: Path
-    data_hash: str
-    n_patients: int
-    n_studies_as_patients: int
-    n_series: int
-    n_slices: int
-    n_unlabelled: int
-    held_out: dict[str, int]
-    n_labels_without_image: int
-    n_ambiguous_labels: int
-    n_repeated_label_rows: int
-    label_file: str
-    image_ids: IdReport
-    label_columns: tuple[str, ...]
-    unused_columns: tuple[str, ...]
-    positive_slices: LabelCounts
-    slice_order: OrderCheck
-
-    def label_warnings(self) -> list[str]:
-        """Return what is wrong with the labels, or cannot be learned from them, in words."""
-        counts = self.positive_slices
-        said = counts.warnings("the store")
-        if counts.unknown and self.unused_columns:
-            said[0] += (
-                f". Columns of the table that were not used: {', '.join(self.unused_columns)}. If one holds a "
-                f"label: --columns {counts.unknown[0]}=COLUMN"
-            )
-        if counts.n_contradictory:
-            said.append(
-                f"labels contradict each other in {counts.n_contradictory} of the slices: {counts.any_name} is 0 and "
-                "another label is not. They are stored as they are. Correct them, and replace them: rsna-e2e label "
-                "STORE LABELS --replace"
-            )
-        if self.n_ambiguous_labels:
-            said.append(
-                f"{self.n_ambiguous_labels} labels are the name of several images each, which stay without labels. "
-                "Give paths as IDs, or SOP Instance UIDs"
-            )
-        return said
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelReport(LabelFacts):
-    """Summary of labels that were added to a store. folds_of: the label set whose patients kept their folds."""
-
-    folds_of: str
-    elapsed_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +49,13 @@ class PrepareReport(LabelFacts):
     def slices_per_s(self) -> float:
         """Slices stored per second, over the whole run."""
         return self.n_slices / self.elapsed_s
+
+    @property
+    def order_advice(self) -> str:
+        """What to do where positive slices are scattered."""
+        if _NO_POSITIONS in self.geometry:
+            return "The files do not hold them in the order of the body, and nothing else tells it"
+        return CHECK_ORDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,51 +116,6 @@ def make_report(store: Path, prepared: Prepared, *, task: Task, elapsed_s: float
         refusals=count_reasons(prepared.refusals),
         elapsed_s=elapsed_s,
     )
-
-
-def describe_labels(
-    index: Mapping[str, Column], joined: Joined, fold_N: Rows, found: FoundLabels, task: Task
-) -> dict[str, Any]:
-    """Return the fields of `LabelFacts`, but for the store's."""
-    table, labels_NL = found.table, joined.labels
-    ids = IdReport(
-        rule=found.match.rule,
-        n_labelled=len(table.image_ids) + found.match.n_ambiguous,
-        n_matching=len(set(joined.rows.tolist()) - {-1}),
-    )
-    names_no_patient = mark_repaired(index["repair"].tolist(), Repair.PATIENT_BY_STUDY)
-    return {
-        "n_patients": len(set(index["patient_id"].tolist())),
-        "n_studies_as_patients": len(set(index["study_uid"][names_no_patient].tolist())),
-        "n_series": len(joined.starts),
-        "n_slices": len(labels_NL),
-        "n_unlabelled": int(np.isnan(labels_NL).all(axis=1).sum()),
-        "held_out": count_held_out(index, joined, fold_N, task),
-        "n_labels_without_image": ids.n_labelled - ids.n_matching,
-        "n_ambiguous_labels": found.match.n_ambiguous,
-        "n_repeated_label_rows": table.n_repeated_rows,
-        "label_file": found.file,
-        "image_ids": ids,
-        "label_columns": tuple(n if n == column else f"{n}={column}" for n, column in table.columns.items()),
-        "unused_columns": table.unused,
-        "positive_slices": count_labels(labels_NL, task),
-        "slice_order": check_order(
-            labels_NL[:, task.headline_index], np.diff(joined.starts, append=len(labels_NL)).tolist()
-        ),
-    }
-
-
-def count_held_out(index: Mapping[str, Column], joined: Joined, fold_N: Rows, task: Task) -> dict[str, int]:
-    """Count the patients, series and slices of split "test" that have labels, and the positive slices of these."""
-    is_held_N = (fold_N == HELD_OUT) & ~np.isnan(joined.labels).all(axis=1)
-    if not is_held_N.any():
-        return {}
-    counts = {
-        "patients": len(set(index["patient_id"][is_held_N])),
-        "series": len(set(index["series_key"][is_held_N])),
-        "slices": int(is_held_N.sum()),
-    }
-    return counts | {f"with {task.headline}": int(np.nansum(joined.labels[is_held_N, task.headline_index]))}
 
 
 def count_reasons(refusals: Iterable[Refusal]) -> dict[str, int]:

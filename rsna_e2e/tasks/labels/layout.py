@@ -20,13 +20,15 @@ IMAGE_COLUMNS = ("ID", "SOPInstanceUID", "Path", "FilePath", "File", "FileName",
 # Columns that name several images at once: taken only where no other does
 SERIES_COLUMNS = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID")
 
+STUDY = "StudyInstanceUID"  # of tasks whose series have labels of their own, which the table has by study
+
 some_columns = partial(some, most=12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where a label file holds what: columns by `ID` and `Label`, or, in a wide table, by `ID` and names of labels.
-    header: all its columns."""
+    """Where a label file holds what: columns by `ID` and `Label`, or, in a wide table, by `ID`, `STUDY` and names of
+    labels and notes. header: all its columns."""
 
     file: TableFile
     delimiter: str
@@ -77,7 +79,7 @@ def find_layout(file: TableFile, task: Task) -> Layout:
     Raises UsageError for mapped columns that `task` does not have, BadInputError when columns are missing or there
     twice, or name series of a task without labels of series, OSError when the file cannot be read.
     """
-    targets = (*LONG_COLUMNS, *task.slices.names)
+    targets = (*LONG_COLUMNS, *list(_wide_columns(task))[1:])
     for target, column in file.columns.items():
         if target not in targets:
             raise UsageError(
@@ -100,7 +102,23 @@ def find_layout(file: TableFile, task: Task) -> Layout:
             )
     if not task.series and plain_name(layout.columns["ID"]) in map(plain_name, SERIES_COLUMNS):
         raise BadInputError(_of_series(file, layout.columns["ID"], task))
+    for labels, target, of in ((task.slices, "ID", "slices"), (task.series, STUDY, "studies")):
+        if target not in layout.columns and (found := [name for name in labels.names if name in layout.columns]):
+            raise BadInputError(
+                f"{file}, line 1: it has labels of {of} ({some_columns(found)}), but no column is known to hold the "
+                f"IDs of {of}. Found columns: {some_columns(layout.header)}. Call it {target}; or, of labels and "
+                f"truth: --columns {target}=COLUMN. See docs/labels.md"
+            )
     return layout
+
+
+def _wide_columns(task: Task) -> dict[str, tuple[str, ...]]:
+    """Return what a wide table of a task may hold, `ID` first, and the columns that may be called so."""
+    labels = (task.slices, task.series)
+    names = {name: (name,) for level in labels for name in (*level.names, *level.notes)}
+    if task.series:
+        return {"ID": IMAGE_COLUMNS, STUDY: (STUDY,), **names}
+    return {"ID": (*IMAGE_COLUMNS, *SERIES_COLUMNS), **names}
 
 
 def _layouts(file: TableFile, task: Task) -> list[Layout]:
@@ -117,13 +135,13 @@ def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> di
     words = {word.strip(): word for word in header}
     if not all(column in words for column in mapped.values()):
         return {}
-    if LONG_COLUMNS[1] in mapped or not any(name in mapped for name in task.slices.names):
+    candidates = _wide_columns(task)
+    if LONG_COLUMNS[1] in mapped or not any(name in mapped for name in candidates if name not in ("ID", STUDY)):
         spelled = zip(LONG_COLUMNS, task.csv.columns, strict=True)
         columns = {target: words.get(mapped.get(target, name), "") for target, name in spelled}
         if all(columns.values()):
             return columns
     free = {plain_name(word): word for word in header if word.strip() not in mapped.values()}
-    candidates = {"ID": (*IMAGE_COLUMNS, *SERIES_COLUMNS), **{name: (name,) for name in task.slices.names}}
     columns = {
         target: words[mapped[target]]
         if target in mapped
@@ -131,7 +149,7 @@ def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> di
         for target, names in candidates.items()
     }
     columns = {target: column for target, column in columns.items() if column}
-    return columns if "ID" in columns and len(columns) > 1 else {}
+    return columns if {"ID", STUDY} & columns.keys() and columns.keys() - {"ID", STUDY} else {}
 
 
 def _not_found(layout: Layout, task: Task) -> str:

@@ -32,7 +32,7 @@ def read_labels(path: Path | TableFile, task: Task) -> LabelTable:
 def read_image_ids(file: TableFile, task: Task) -> list[str]:
     """Read the images that a label file seems to name, whatever its labels are. Raises BadInputError without IDs."""
     layout, texts = _read(file, task)
-    row_ids = map(printable, texts["ID"].to_pylist())
+    row_ids = map(printable, texts["ID"].to_pylist() if "ID" in texts else [])
     return [row_id.rpartition("_")[0] for row_id in row_ids] if layout.is_long else list(row_ids)
 
 

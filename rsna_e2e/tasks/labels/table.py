@@ -64,15 +64,11 @@ class Cells:
     def joined(self, names: Sequence[str]) -> tuple[list[str], Float64Array]:
         """Return the images, sorted, and their labels [N, L] of these names. Raises BadInputError where two cells
         differ."""
-        images = self.images.dictionary_encode()
-        if not all(map(str.isprintable, images.dictionary.to_pylist())):
-            images = escaped(images.dictionary).take(images.indices).dictionary_encode()
-        order = pc.sort_indices(images.dictionary).to_numpy()
-        cell_K = np.argsort(order)[images.indices.to_numpy()] * len(names) + self.labels
-        cells = np.full(len(order) * len(names), np.nan)
+        image_ids, image_K = numbered(self.images)
+        cell_K = image_K * len(names) + self.labels
+        cells = np.full(len(image_ids) * len(names), np.nan)
         cells[cell_K] = self.values
         differs_K = cells[cell_K] != self.values
-        image_ids = images.dictionary.take(pa.array(order)).to_pylist()
         if differs_K.any():
             cell = int(cell_K[np.argmax(differs_K)])
             image, label = divmod(cell, len(names))
@@ -81,9 +77,15 @@ class Cells:
                 f"{self.layout.file}: rows of ID {self.row_name(image_ids[image], names[label])} differ "
                 f"(lines {', '.join(map(str, lines))}). Keep the right one and remove the others"
             )
-        return image_ids, cells.reshape(len(order), len(names))
+        return image_ids, cells.reshape(len(image_ids), len(names))
 
 
-def escaped(texts: Strings) -> Strings:
-    """Return texts without characters that no terminal can show, as image ids are."""
-    return pa.array([printable(text) for text in texts.to_pylist()], pa.string())
+def numbered(texts: Strings) -> tuple[list[str], Rows]:
+    """Return the distinct texts, sorted, as image ids are written: without characters that no terminal can show; and
+    the number of each text among these."""
+    encoded = texts.dictionary_encode()
+    if not all(map(str.isprintable, encoded.dictionary.to_pylist())):
+        distinct = pa.array([printable(text) for text in encoded.dictionary.to_pylist()], pa.string())
+        encoded = distinct.take(encoded.indices).dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    return encoded.dictionary.take(pa.array(order)).to_pylist(), np.argsort(order)[encoded.indices.to_numpy()]
