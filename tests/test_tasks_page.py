@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ def expected(path: Path) -> dict[str, list[float]]:
 def check_results(folder: Path) -> None:
     """Check that the two labels went all the way: into the store, the submission, the truth and the scores."""
     task = get_task(str(folder / "place.yaml"))
-    store = Store.open(folder / "store")
+    store = Store.open(folder / "store", "place")
     known = expected(folder / "raw/stage_2_train.csv")
     assert store.label_names == task.slices.names == tuple(PLACES)
     for image_id, values in zip(store.index["image_id"], store.labels, strict=True):
@@ -64,6 +65,8 @@ def check_results(folder: Path) -> None:
     metrics = yaml.safe_load((folder / "report/metrics.json").read_text())
     assert metrics["weighted_log_loss"]["value"] == pytest.approx(loss, rel=1e-9)
     assert "AUC of “around”" in (folder / "report/report.html").read_text()
+    assert "with the label “around”" in (folder / "inspection/inspection.html").read_text()
+    assert Store.open(folder / "store", "ich").label_names == ICH.slices.names
 
 
 def test_the_program_is_the_only_one() -> None:
@@ -78,12 +81,25 @@ def test_a_task_of_ones_own_from_labels_to_scores(
     (workshop.folder / "commands/python").symlink_to(sys.executable)
     write_raw(workshop.folder)
     calls = workshop.run(PROGRAMS["place"], {})
-    assert [call.words[1] for call in calls] == ["tasks", "prepare", "train", "predict", "evaluate"]
+    assert [call.words[1] for call in calls] == [
+        *("tasks", "prepare", "label", "inspect", "train", "predict", "evaluate")
+    ]
     monkeypatch.chdir(workshop.folder)
     for call in calls:
         assert main(list(call.words[1:])) == 0
     assert "AUC of around" in capsys.readouterr().out  # as training ends
     check_results(workshop.folder)
+    assert main(["inspect", "store", "--out", "again"]) == 2
+    assert "has label sets of several tasks: ich, place. Choose one with --task" in capsys.readouterr().err
+    assert main(["export-shards", "store", "shards", "--task", "place.yaml", "--labels", "place.csv"]) == 0
+    key = str(Store.open("store", "place").index["series_key"][0])[:8]
+    assert main(["explain", "run", "store", "--series", key, "--out", "maps"]) == 0
+    assert "around, a label of the slice" in capsys.readouterr().out
+    shutil.rmtree("store/tasks/ich")
+    assert main(["inspect", "store", "--out", "again"]) == 2
+    assert (
+        "store: has labels of task place. Give the YAML file of that task with --task FILE" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow  # every command is a process of its own, and the studies are simulated

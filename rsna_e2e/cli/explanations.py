@@ -41,8 +41,10 @@ def _explain(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
     from rsna_e2e.evaluation.explain import NUMBERS, SHEET, explain
     from rsna_e2e.store import Store
+    from rsna_e2e.training.run_folder import read_config
 
-    with closing(Store.open(options.store)) as store, progress_bar("explain", unit="slices") as progress:
+    task = read_config(options.model_run).task.name
+    with closing(Store.open(options.store, task)) as store, progress_bar("explain", unit="slices") as progress:
         done = explain(
             options.model_run,
             store,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, given_labels, seed
-from rsna_e2e.cli.verbs import DEFAULT_TASK, Verbs, add_task, add_verb, tell
+from rsna_e2e.cli.verbs import DEFAULT_TASK, Verbs, add_task, add_verb, task_of_store, tell
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import is_inside, real_path
 from rsna_e2e.tasks.catalogue import get_task
@@ -71,8 +71,9 @@ def _inspect(options: argparse.Namespace) -> None:
     check_out(out)
     with progress_bar("inspect", unit="slices") as progress:
         if is_store(options.source):
-            with closing(Store.open(options.source, options.task)) as store:
-                task = get_task(options.task or store.task_name or DEFAULT_TASK)
+            given = None if options.task is None else get_task(options.task)
+            with closing(Store.open(options.source, given.name if given else None)) as store:
+                task = task_of_store(given, store)
                 n_sampled = None if options.sample == ALL else options.sample or N_SAMPLED
                 content, slices = inspect_store(
                     store, task=task, n_sampled=n_sampled, seed=options.seed or 0, progress=progress

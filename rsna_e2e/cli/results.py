@@ -184,14 +184,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rsna_e2e.evaluation.summary import summary
     from rsna_e2e.store import Store
 
+    task = _task_of(options)
     with ExitStack() as opened:
         store = None
         if options.store is not None:
-            store = opened.enter_context(closing(Store.open(options.store, options.task)))
+            store = opened.enter_context(closing(Store.open(options.store, task.name)))
         evaluation = evaluate(
             options.submission,
             with_columns(options.truth, options.columns),
-            task=_task_of(options),
+            task=task,
             series_map=options.series,
             store=store,
             allow_missing=options.allow_missing,

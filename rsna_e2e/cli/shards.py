@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from rsna_e2e.cli.arguments import at_least_one
-from rsna_e2e.cli.verbs import DEFAULT_TASK, Verbs, add_task, add_verb, tell
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, task_of_store, tell
 from rsna_e2e.tasks.catalogue import get_task
 
 
@@ -41,12 +41,14 @@ def _export_shards(options: argparse.Namespace) -> None:
     from rsna_e2e.store import Store
     from rsna_e2e.store.export_shards import export_shards
 
+    given = None if options.task is None else get_task(options.task)
     labels = None if options.labels is None else table_at(options.labels)
-    with closing(Store.open(options.store, options.task)) as store, progress_bar("export", unit="slices") as progress:
+    name = given.name if given else None
+    with closing(Store.open(options.store, name)) as store, progress_bar("export", unit="slices") as progress:
         report = export_shards(
             store,
             options.out,
-            task=get_task(options.task or store.task_name or DEFAULT_TASK),
+            task=task_of_store(given, store),
             slices_per_shard=options.slices,
             labels=labels,
             progress=progress,

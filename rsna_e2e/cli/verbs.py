@@ -6,10 +6,15 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, TextIO, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import printable
 from rsna_e2e.tasks.catalogue import TASKS
+from rsna_e2e.tasks.task import Task
+
+if TYPE_CHECKING:
+    from rsna_e2e.store import Store
 
 DEFAULT_TASK = "ich"
 
@@ -88,3 +93,13 @@ def add_task(verb: "argparse._ActionsContainer", *, of_store: bool = False) -> N
         metavar="NAME|FILE",
         help=f"what is predicted: {', '.join(TASKS)}, or the YAML file of a task of your own (default {default})",
     )
+
+
+def task_of_store(given: Task | None, store: "Store") -> Task:
+    """Return the task that was given, or the one of this package that a store was opened with the labels of."""
+    name = store.task_name or DEFAULT_TASK
+    if given is None and name not in TASKS:
+        raise UsageError(
+            f"{store.path}: has labels of task {name:.100}. Give the YAML file of that task with --task FILE"
+        )
+    return given or TASKS[name]

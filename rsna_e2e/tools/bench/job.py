@@ -17,7 +17,7 @@ from rsna_e2e.core.records import Float32Array, Float64Array, Int16Image
 from rsna_e2e.loader.geometry import Boxes, SliceParams, crop_squares, slice_params
 from rsna_e2e.loader.kernels import torch_ops
 from rsna_e2e.store import Store
-from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.catalogue import TASKS
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.task import Task
 
@@ -49,7 +49,7 @@ class Job:
     @classmethod
     def of_store(cls, store: Store, *, n_slices: int, size: int) -> "Job":
         """Take `n_slices` of a store's slices that have content, evenly from all of it."""
-        task = get_task(store.task_name) if store.task_name else ICH
+        task = TASKS.get(store.task_name, ICH)  # of its windows alone
         filled = np.flatnonzero(store.index["content_x1"] > store.index["content_x0"])
         if len(filled) == 0:
             raise BadInputError(f"{store.path}: no slice has any content inside the windows. Give another store")
