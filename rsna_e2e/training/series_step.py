@@ -78,10 +78,12 @@ class SeriesStep:
         embeddings_NF = torch.rand(
             self.n_slices, self._model.n_features, device=self.compute.device, requires_grad=True
         )
-        logits_NL = self._model.classify(embeddings_NF, self.batch.series_lengths).slices
+        logits = self._model.classify(embeddings_NF, self.batch.series_lengths)
         weights_L = torch.ones(self.batch.labels.shape[1], device=self.compute.device)
-        total, weight = weighted_bce(logits_NL, self.batch.labels, self.batch.label_mask, label_weights_L=weights_L)
+        total, weight = weighted_bce(logits.slices, self.batch.labels, self.batch.label_mask, label_weights_L=weights_L)
         loss = total / weight
+        if logits.series is not None:
+            loss = loss + logits.series.mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

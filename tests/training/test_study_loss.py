@@ -265,8 +265,9 @@ def test_as_many_activations_are_kept_of_400_slices_as_of_100() -> None:
 
 
 @pytest.mark.slow
-def test_the_memory_of_a_step_is_the_same_at_100_and_400_slices() -> None:
-    """Whole steps, without what heads and inputs take, of the demo's backbone."""
+def test_the_memory_of_a_step_is_no_more_at_400_slices_than_at_100() -> None:
+    """Without what heads and inputs take. Those alone hold their graph at the peak, of which a step lets go before its
+    chunks need theirs; so the difference may fall with the length."""
     overrides = ("task=pe", "image.size=192", "chunk=10", "graph_slices=10", "precision=fp32")
     config = load_config("demo", overrides)
     short, long = (
@@ -274,4 +275,5 @@ def test_the_memory_of_a_step_is_the_same_at_100_and_400_slices() -> None:
         - in_fresh_process(measure_peak, config, "cpu", n, is_whole=False)
         for n in (100, 400)
     )
-    assert abs(long - short) <= FLAT * short, (short, long)
+    assert short > 50  # MiB: there is something to compare
+    assert long <= (1 + FLAT) * short, (short, long)
