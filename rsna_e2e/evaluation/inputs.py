@@ -101,7 +101,7 @@ def _with_layout(inputs: Inputs, tables: Tables | None, source: SeriesSource) ->
     files, layout = dict(inputs.files), None
     if source.series_map is not None:
         map_file = table_at(source.series_map)
-        layout = layout_by_map(map_file, inputs.image_ids)
+        layout = layout_by_map(map_file, inputs.image_ids, of_studies=inputs.task.series_truth == "own")
         files["series_map"] = InputFile(name=source.series_map.name, sha256=map_file.sha256())
     elif tables is not None:
         layout = layout_by_table(tables.predictions, inputs.image_ids)
@@ -136,7 +136,7 @@ def _with_studies(
     if inputs.layout is None or study_of is None:
         raise BadInputError(
             f"{inputs.files['submission'].name}: the score of the task {task.name} needs the study of each image. Give "
-            "--store STORE, or --series CSV with the columns ID (the image) and series (its StudyInstanceUID)"
+            "--store STORE, or --series CSV with the columns SOPInstanceUID and StudyInstanceUID, as labels may have"
         )
     studies = match_studies(inputs.files["truth"].name, pair, inputs.layout, study_of, allow_missing=allow_missing)
     image_ids = [image_id for image_id, is_kept in zip(inputs.image_ids, studies.is_kept, strict=True) if is_kept]

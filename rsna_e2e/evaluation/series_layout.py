@@ -19,7 +19,9 @@ from rsna_e2e.store import Store
 from rsna_e2e.tasks.labels.layout import plain_name
 from rsna_e2e.tasks.metrics import Int64Array
 
+# Columns of a map: of the image, and of its series, or of its study where studies have labels of their own
 MAP_COLUMNS = ("ID", "series")
+_ALSO_IMAGE, _ALSO_SERIES, _ALSO_STUDY = "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"
 some_ids = partial(some, most=3)
 
 
@@ -62,13 +64,13 @@ def rows_by_image(store: Store, image_ids: Sequence[str]) -> Int64Array:
     return np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
 
 
-def layout_by_map(file: TableFile, image_ids: Sequence[str]) -> SeriesLayout:
+def layout_by_map(file: TableFile, image_ids: Sequence[str], *, of_studies: bool = False) -> SeriesLayout:
     """Return the layout of slices by a CSV with the columns ID and series, whatever else it has; the slices of a series
-    are in the order of their ids.
+    are in the order of their ids. Columns by DICOM's names of these UIDs will do, of studies where `of_studies`.
 
     Raises BadInputError where it lacks a slice, or says two things of one.
     """
-    series_of = _read_map(file)
+    series_of = _read_map(file, _ALSO_STUDY if of_studies else _ALSO_SERIES)
     _check_all_known(file, series_of, image_ids, advice="Every image needs its series")
     keys = np.array([series_of[image_id] for image_id in image_ids])
     return _layout(keys, np.arange(len(keys)), None)
@@ -125,8 +127,8 @@ def _check_all_known(
         )
 
 
-def _read_map(file: TableFile) -> dict[str, str]:
-    """Return the series of each image id."""
+def _read_map(file: TableFile, also_series: str) -> dict[str, str]:
+    """Return the series of each image id. also_series: what its column may be called too."""
     series_of: dict[str, str] = {}
     expected = f"Expected the columns {','.join(MAP_COLUMNS)} and one row per image"
     try:
@@ -135,9 +137,11 @@ def _read_map(file: TableFile) -> dict[str, str]:
             rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), restval="")
             header = rows.fieldnames or ()
             columns = {plain_name(word): word for word in (*header, *(name for name in MAP_COLUMNS if name in header))}
-            if not set(map(plain_name, MAP_COLUMNS)) <= set(columns):
+            names = zip(MAP_COLUMNS, (_ALSO_IMAGE, also_series), strict=True)
+            found = [next(filter(None, (columns.get(plain_name(name)) for name in both)), None) for both in names]
+            if None in found:
                 raise BadInputError(f"{file}: its columns are {', '.join(header) or 'none'}. {expected}")
-            id_column, series_column = (columns[plain_name(name)] for name in MAP_COLUMNS)
+            id_column, series_column = map(str, found)
             for row in rows:
                 image_id, series = printable(row[id_column]), row[series_column]
                 if not series:

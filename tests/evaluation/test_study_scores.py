@@ -193,6 +193,16 @@ def test_without_the_studies_of_images_there_is_no_score(made: MadeUpStudies) ->
         evaluate(made.submission, made.truth_file, task=PE)
 
 
+def test_a_map_may_have_the_columns_of_a_label_table(made: MadeUpStudies) -> None:
+    expected = scored(made)
+    lines = made.map.read_text().replace("ID,series", "SOPInstanceUID,StudyInstanceUID,SeriesInstanceUID").splitlines()
+    made.map.write_text("\n".join([lines[0], *(f"{line},{row}" for row, line in enumerate(lines[1:]))]))
+    assert scored(made).weighted_log_loss == expected.weighted_log_loss
+    made.map.write_text(made.map.read_text().replace("StudyInstanceUID", "study"))
+    with pytest.raises(BadInputError, match=r"map\.csv: its columns are SOPInstanceUID, study, SeriesInstanceUID"):
+        scored(made)
+
+
 def test_labels_of_studies_that_a_file_lacks_are_left_out(made: MadeUpStudies) -> None:
     truth = made.study_truth.copy()
     truth[:, PE.series.index("chronic_pe")] = np.nan
