@@ -24,7 +24,7 @@ from rsna_e2e.store.set_writer import NewSet
 from rsna_e2e.store.tables import read_table, write_table
 from rsna_e2e.tasks.ich import ICH
 
-DIVISION = ("split", "fold")
+DIVISION = ("split", "fold", "csv_place")
 SHAPES = [(64, 64), (64, 64), (80, 48), (64, 64), (16, 16)]
 SERIES = ["a", "a", "a", "b", "b"]
 
@@ -84,6 +84,7 @@ def make_labels(index: dict[str, np.ndarray], labels: np.ndarray = LABELS) -> Ne
         id_rule="name",
         split=index["split"],
         fold=index["fold"],
+        csv_place=np.arange(len(index["fold"])),
         slices=labels,
         series=np.empty((len(np.unique(index["series_key"])), 0), np.float32),
         n_folds=5,

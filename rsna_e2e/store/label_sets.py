@@ -38,7 +38,8 @@ from rsna_e2e.store.tables import read_table
 class LabelSet:
     """The labels of one task for the slices and series of a store, which are in the order of its index.
 
-    image_ids [N]: objects. split, fold [N]: "train" or "test", and -1 in "test". labels: [N, L], slice_notes: [N, Q],
+    image_ids [N]: objects. split, fold [N]: "train" or "test", and -1 in "test". csv_place [N]: of the slice in the
+    order of the label file, from 0, -1 where that does not name it. labels: [N, L], slice_notes: [N, Q],
     series_labels: [S, M], series_notes: [S, K], NaN where unknown; M and K are 0 where labels of series are those of
     their slices. All are float32. manifest: None of a store without labels, whose L and M are 0.
     """
@@ -47,6 +48,7 @@ class LabelSet:
     image_ids: Column
     split: Column
     fold: Column
+    csv_place: Column
     labels: Float32Array
     slice_notes: Float32Array
     series_labels: Float32Array
@@ -66,6 +68,7 @@ def open_set(store: Path, manifest: StoreManifest, index: Mapping[str, Column], 
             image_ids=index["image_id"],
             split=np.full(n, "test", dtype=object),
             fold=np.full(n, -1, dtype=np.int32),
+            csv_place=np.full(n, -1, dtype=np.int64),
             labels=np.empty((n, 0), np.float32),
             slice_notes=np.empty((n, 0), np.float32),
             series_labels=np.empty((n_series, 0), np.float32),
@@ -118,6 +121,7 @@ def _as_set(
         image_ids=slices["image_id"],
         split=slices["split"],
         fold=slices["fold"],
+        csv_place=slices["csv_place"],
         labels=stacked(slices, manifest.slices.names, n),
         slice_notes=stacked(slices, manifest.slices.notes, n),
         series_labels=stacked(series, manifest.series.names, n_series),
@@ -175,6 +179,7 @@ def _relations(found: LabelSet, index: Mapping[str, Column], starts: Rows) -> It
     manifest, split, fold = found.manifest, found.split, found.fold
     assert manifest is not None
     yield "fold", (fold >= -1) & (fold < len(fold)) & ((fold >= 0) == (split == "train"))
+    yield "csv_place", found.csv_place >= -1
     is_same_series = np.append(True, index["series_key"][1:] == index["series_key"][:-1])
     for name, column in (("split", split), ("fold", fold)):
         yield name, ~is_same_series | np.append(True, column[1:] == column[:-1])

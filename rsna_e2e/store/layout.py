@@ -69,7 +69,7 @@ INDEX_COLUMNS: dict[str, str] = {
 }
 
 # Columns of a set's table of slices, before its labels, and of its table of series.
-SLICE_COLUMNS = {"image_id": "str", "split": "str", "fold": "int32"}
+SLICE_COLUMNS = {"image_id": "str", "split": "str", "fold": "int32", "csv_place": "int64"}
 SERIES_COLUMNS = {"series_key": "str"}
 
 # The place of the pixels, which may differ between stores of the same data.

@@ -75,6 +75,7 @@ class Store:
         self._manifest = manifest
         self._set = found.manifest
         self.index = index | {"image_id": found.image_ids, "split": found.split, "fold": found.fold}
+        self.index["csv_place"] = found.csv_place
         self.labels, self.series_labels, self.series_notes = found.labels, found.series_labels, found.series_notes
         self._task: Task | None = None  # whose labels an unlabelled store lacks
         self.task_name = self._set.task if self._set else ""

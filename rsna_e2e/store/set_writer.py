@@ -42,6 +42,7 @@ class NewSet:
     id_rule: IdRule
     split: Column
     fold: Column
+    csv_place: Column
     slices: Float32Array
     series: Float32Array
     n_folds: int
@@ -81,6 +82,7 @@ def write_set(
 
 def _write(folder: Path, new: NewSet, of_store: StoreManifest, index: Mapping[str, Column]) -> SetManifest:
     slices = {"image_id": new.image_ids, "split": new.split.astype(object), "fold": new.fold.astype(np.int32)}
+    slices["csv_place"] = new.csv_place.astype(np.int64)
     slices |= dict(zip(label_columns(new.task.slices), new.slices.T.astype(np.float32), strict=True))
     starts, series, n_labels = run_starts(index["series_key"]), {}, len(new.task.slices)
     write_table(folder / SLICES, slices)

@@ -13,9 +13,10 @@ from rsna_e2e.core.errors import UsageError
 from rsna_e2e.loader.embedding_loader import EmbeddingLoader
 from rsna_e2e.loader.holdout import series_folds
 from rsna_e2e.loader.image_loader import ImageLoader
-from rsna_e2e.loader.label_file_order import CSV_ROW, label_file_places
+from rsna_e2e.loader.label_file_order import label_file_places
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
+from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH
 
 CPU = torch.device("cpu")
@@ -29,11 +30,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture
 def from_csv(store: Store) -> Iterator[Store]:
     """The store, whose label file names its slices from the last to the first, but for those of the test series."""
+    before = store.index["csv_place"]
     rows = np.arange(len(store))[::-1].astype(np.int64) * 10
     rows[store.index["split"] == "test"] = -1
-    store.index[CSV_ROW] = rows
+    store.index["csv_place"] = rows
     yield store
-    del store.index[CSV_ROW]
+    store.index["csv_place"] = before
 
 
 def test_slices_that_the_label_file_does_not_name_come_last_by_image_id(from_csv: Store) -> None:
@@ -46,8 +48,28 @@ def test_slices_that_the_label_file_does_not_name_come_last_by_image_id(from_csv
     assert len(last) == 4
 
 
-def test_a_store_that_does_not_know_the_label_files_order_has_its_own(store: Store) -> None:
-    assert label_file_places(store).tolist() == list(range(len(store)))
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_a_store_knows_the_order_of_its_label_file(is_wide: bool, tmp_path: Path) -> None:
+    small.write_raw(tmp_path / "raw")
+    given = tmp_path / "raw" / "stage_2_train.csv"
+    header, *rows = given.read_text().splitlines()
+    n_labels = len(ICH.slices)
+    image_ids = [rows[start].rpartition("_")[0] for start in range(0, len(rows), n_labels)]
+    shuffled = np.random.default_rng(0).permutation(len(image_ids))
+    blocks = [rows[n_labels * i : n_labels * (i + 1)] for i in shuffled]
+    places = {image_ids[i]: place for place, i in enumerate(shuffled)}
+    if is_wide:
+        lines = [",".join(["SOPInstanceUID", *ICH.slices.names])]
+        lines += [",".join([image_ids[i], *(row.split(",")[1] for row in block)])
+                  for i, block in zip(shuffled, blocks, strict=True)]  # fmt: skip
+    else:
+        lines = [header, *(row for block in blocks for row in block[::-1]), blocks[0][0]]  # one row twice
+    given.write_text("\n".join(lines) + "\n")
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_folds=3, n_jobs=1)
+    index = Store.open(tmp_path / "store").index
+    found = dict(zip(index["image_id"].tolist(), index["csv_place"].tolist(), strict=True))
+    assert {image_id: found[image_id] for image_id in places} == places
+    assert {row for image_id, row in found.items() if image_id not in places} == {-1}
 
 
 def test_the_first_positives_of_the_label_file_are_trained_on(from_csv: Store) -> None:

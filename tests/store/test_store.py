@@ -32,7 +32,7 @@ def test_slices_labels_and_columns_come_back(store_path: Path) -> None:
     np.testing.assert_array_equal(store.labels, LABELS)
     assert store.label_names == ICH.slices.names
     assert len(store) == 5
-    assert set(store.index) == {*INDEX_COLUMNS, "split", "fold"}
+    assert set(store.index) == {*INDEX_COLUMNS, "split", "fold", "csv_place"}
     assert store.task_name == "ich"
     assert store.series_labels.shape == (2, 0)
     assert store.index["image_id"].tolist() == [f"image_id{row}" for row in range(5)]

@@ -220,6 +220,7 @@ IMPOSSIBLE = {
     "image_id": ("", ESC, LINE, SPOOF, "a\u2028b", "a\0b"),
     **dict.fromkeys(("patient_id", "study_uid", "series_uid", "sop_uid"), (LINE, "a\0b", "a\x7fb")),
     "split": ("x", "", "Train"),
+    "csv_place": (-2, -(2**63)),
     "burned_in_annotation": (ESC, "<script>"),
     "transfer_syntax_uid": ("<script>x</script>", ESC, "1.2.x"),
     "repair": ("<b>", "a b"),

@@ -22,8 +22,8 @@ from rsna_e2e.tasks.task import Task
 class Joined:
     """The labels of slices [N, L] and series [S, M], and the notes of each, NaN where the table has none.
 
-    rows: of the label table for each slice [N], -1 where there is none; study_rows: for each series [S]. starts: the
-    first slice of each series.
+    rows: of the label table for each slice [N], -1 where there is none; csv_places: of the slices in the order of the
+    label file; study_rows: for each series [S]. starts: the first slice of each series.
     """
 
     labels: Float32Array
@@ -31,6 +31,7 @@ class Joined:
     series_labels: Float32Array
     series_notes: Float32Array
     rows: Rows
+    csv_places: Rows
     study_rows: Rows
     starts: Rows
 
@@ -57,6 +58,7 @@ def join(columns: Mapping[str, Column], table: LabelTable, further: Mapping[str,
         series_labels=_take(table.study_values, rows_S, len(task.series)),
         series_notes=_take(table.study_notes, rows_S, len(task.series.notes)),
         rows=np.array(rows_N, dtype=np.int64),
+        csv_places=np.append(table.places, -1)[rows_N] if len(table.places) else np.full(len(rows_N), -1),
         study_rows=np.array(rows_S, dtype=np.int64),
         starts=starts,
     )
@@ -97,6 +99,7 @@ def make_set(
         id_rule=found.match.rule,
         split=np.where(fold_N >= 0, "train", "test"),
         fold=fold_N,
+        csv_place=joined.csv_places,
         slices=np.hstack([joined.labels, joined.notes]),
         series=np.hstack([joined.series_labels, joined.series_notes]),
         n_folds=division.n_folds,

@@ -33,12 +33,13 @@ def read_long(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
         ).joined(names[level])
         for level, (rows, labels, stems) in found.items()
     }
-    n_known = sum(int(np.count_nonzero(~np.isnan(values))) for _, values in joined.values())
-    (image_ids, values), (study_ids, study_values) = joined["slice"], joined["study"]
+    n_known = sum(int(np.count_nonzero(~np.isnan(values))) for _, values, _ in joined.values())
+    (image_ids, values, places), (study_ids, study_values, _) = joined["slice"], joined["study"]
     return LabelTable(
         image_ids=image_ids,
         values=values,
         n_repeated_rows=len(row_ids) - n_known,
+        places=places,
         study_ids=study_ids,
         study_values=study_values,
     )

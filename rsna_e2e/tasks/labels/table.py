@@ -21,13 +21,15 @@ Strings = Any  # pyarrow.StringArray; pyarrow carries no types
 class LabelTable:
     """Labels of N images: image_ids sorted, values [N, L] in [0, 1] with NaN where the file says nothing, notes [N, Q].
 
-    study_ids: sorted StudyInstanceUIDs of a task whose series have labels of their own, study_values [E, M] and
-    study_notes [E, K]. columns: of a wide table, the column that is read as `ID` and as each label; unused: its others.
+    places [N]: of the images in the order in which the file first names them, from 0. study_ids: sorted
+    StudyInstanceUIDs of a task whose series have labels of their own, study_values [E, M] and study_notes [E, K].
+    columns: of a wide table, the column that is read as `ID` and as each label; unused: its others.
     """
 
     image_ids: list[str]
     values: Float64Array
     n_repeated_rows: int
+    places: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     notes: Float64Array = field(default_factory=lambda: np.empty((0, 0)))
     study_ids: list[str] = field(default_factory=list)
     study_values: Float64Array = field(default_factory=lambda: np.empty((0, 0)))
@@ -43,7 +45,8 @@ class LabelTable:
     def taken(self, rows: Sequence[int], image_ids: list[str]) -> "LabelTable":
         """Return the table with these rows of images alone, under other ids."""
         notes = self.notes[rows] if len(self.notes) else self.notes
-        return replace(self, image_ids=image_ids, values=self.values[rows], notes=notes)
+        places = self.places[rows] if len(self.places) else self.places
+        return replace(self, image_ids=image_ids, values=self.values[rows], places=places, notes=notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +64,11 @@ class Cells:
     values: Float64Array
     row_name: Callable[[str, str], str]
 
-    def joined(self, names: Sequence[str]) -> tuple[list[str], Float64Array]:
-        """Return the images, sorted, and their labels [N, L] of these names. Raises BadInputError where two cells
-        differ."""
+    def joined(self, names: Sequence[str]) -> tuple[list[str], Float64Array, Rows]:
+        """Return the images, sorted, their labels [N, L] of these names, and the place of each in the file.
+
+        Raises BadInputError where two cells differ.
+        """
         image_ids, image_K = numbered(self.images)
         cell_K = image_K * len(names) + self.labels
         cells = np.full(len(image_ids) * len(names), np.nan)
@@ -77,7 +82,9 @@ class Cells:
                 f"{self.layout.file}: rows of ID {self.row_name(image_ids[image], names[label])} differ "
                 f"(lines {', '.join(map(str, lines))}). Keep the right one and remove the others"
             )
-        return image_ids, cells.reshape(len(image_ids), len(names))
+        first_N = np.full(len(image_ids), np.iinfo(np.int64).max)
+        np.minimum.at(first_N, image_K, self.rows)
+        return image_ids, cells.reshape(len(image_ids), len(names)), first_N.argsort().argsort()
 
 
 def numbered(texts: Strings) -> tuple[list[str], Rows]:

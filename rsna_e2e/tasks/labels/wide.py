@@ -29,7 +29,7 @@ def read_wide(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
     empty, a number in [0, 1] nor one of `WORDS`, for two rows of an image or a study that differ, and when all cells
     are empty.
     """
-    image_ids, values, n_rows = _of_images(layout, texts, (*task.slices.names, *task.slices.notes))
+    image_ids, values, places, n_rows = _of_images(layout, texts, (*task.slices.names, *task.slices.notes))
     study_ids, study_values = _of_studies(layout, texts, (*task.series.names, *task.series.notes))
     if not image_ids and not study_ids:
         raise BadInputError(f"{layout.file}: no label in it, all cells are empty. Give 0 or 1")
@@ -37,6 +37,7 @@ def read_wide(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
         image_ids=image_ids,
         values=values[:, : len(task.slices)],
         notes=values[:, len(task.slices) :],
+        places=places,
         n_repeated_rows=n_rows - len(image_ids),
         study_ids=study_ids,
         study_values=study_values[:, : len(task.series)],
@@ -48,10 +49,11 @@ def read_wide(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
 
 def _of_images(
     layout: Layout, texts: Mapping[str, Strings], names: Sequence[str]
-) -> tuple[list[str], Float64Array, int]:
-    """Return the images that anything is known of, what is known [N, len(names)], and how many rows say it."""
+) -> tuple[list[str], Float64Array, Rows, int]:
+    """Return the images that anything is known of, what is known [N, len(names)], the places of the images in the file,
+    and how many rows say it."""
     if "ID" not in texts:
-        return [], np.empty((0, len(names))), 0
+        return [], np.empty((0, len(names))), np.empty(0, dtype=np.int64), 0
     row_ids = _ids(layout, texts, "ID", "Name the image")
     values_RL = np.full((len(row_ids), len(names)), _UNKNOWN)
     for label, name in enumerate(names):
