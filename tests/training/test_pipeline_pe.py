@@ -150,4 +150,7 @@ def test_its_dry_run_counts_features_of_both_classifiers(
     assert main([*words, "--dry-run", "--no-probe", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     assert "to be run: 10 of 10 steps" in shown
+    n_slices = {line.split()[0]: line.split()[3] for line in shown.splitlines() if line.startswith(("images/", "seq"))}
+    # two exams of three folds are held out, one of them positive: 4 positive slices of 32 are left
+    assert n_slices == {"images/none-fold0": "8", "images/none-fold0-beside0": "8", "sequences/none-fold0-epoch1": "32"}
     assert f"data: {N_EXAMS * N_SLICES} slices in {N_EXAMS} series; {N_SLICES} in split test: to predict" in shown

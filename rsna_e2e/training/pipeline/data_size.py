@@ -3,12 +3,14 @@
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from rsna_e2e.config import FoldRule, RunConfig, resolve_task
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import N_FOLDS
 from rsna_e2e.core.table_files import table_at
 from rsna_e2e.loader.holdout import hold_out
-from rsna_e2e.store import Store, is_store
+from rsna_e2e.store import Store, is_store, rows_of
 from rsna_e2e.store.prepare import count_raw
 from rsna_e2e.training.pipeline.planned_step import Folders, PlannedStep
 
@@ -16,19 +18,22 @@ HELD_OUT = 1 / N_FOLDS  # of the labelled slices, before folds are assigned
 SLICES_PER_SERIES = 34.6  # of RSNA ICH 2019: 752,803 slices in 21,744 series
 
 
+_Kind = tuple[int | None, FoldRule, bool]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSize:
     """Slices in all, those of them in split test, which are predicted, and series, where they are counted.
 
-    is_estimate: whether n_test was estimated from some of the files. training: of a store, the slices that a run trains
-    on, by the fold that it holds out and the rule of folds.
+    is_estimate: whether n_test was estimated from some of the files. training: of a store, the slices of an epoch of a
+    run, by `_kind_of` the run.
     """
 
     n_slices: int
     n_test: int
     n_series: int | None
     is_estimate: bool = False
-    training: dict[tuple[int | None, FoldRule], int] = field(default_factory=dict)
+    training: dict[_Kind, int] = field(default_factory=dict)
 
     @property
     def slices_per_series(self) -> float:
@@ -46,7 +51,7 @@ class DataSize:
         return self.n_slices
 
     def _to_train_on(self, config: RunConfig) -> int:
-        known = self.training.get((config.validation_fold, config.folds))
+        known = self.training.get(_kind_of(config))
         if known is not None:
             return known
         share = 1.0 if config.validation_fold is None else 1.0 - HELD_OUT
@@ -81,13 +86,21 @@ def measure_data(folders: Folders, runs: list[RunConfig]) -> DataSize:
 
 
 def _of_store(store: Store, runs: list[RunConfig]) -> DataSize:
-    training: dict[tuple[int | None, FoldRule], int] = {}
+    training: dict[_Kind, int] = {}
     for run in runs:
-        positions, _ = hold_out(store, run)
-        training[run.validation_fold, run.folds] = sum(store.series[position].n_slices for position in positions)
+        rows = rows_of([store.series[position] for position in hold_out(store, run)[0]])
+        kind = *_, is_balanced = _kind_of(run)
+        n_positive = int(np.count_nonzero(store.labels[rows, run.task.headline_index] == 1))
+        training[kind] = 2 * n_positive if is_balanced else len(rows)
     return DataSize(
         n_slices=len(store),
         n_test=sum(series.n_slices for series in store.series if series.split == "test"),
         n_series=len(store.series),
         training=training,
     )
+
+
+def _kind_of(run: RunConfig) -> _Kind:
+    """The fold that a run holds out, the rule of folds, and whether it sees as many negative as positive slices."""
+    is_balanced = run.slice_phase is not None and run.slice_phase.sampling != "all" and run.epochs == 0
+    return run.validation_fold, run.folds, is_balanced
