@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.records import Float64Array, printable
+from rsna_e2e.core.records import Float64Array, Rows, printable
 from rsna_e2e.tasks.labels.layout import STUDY, Layout, some_columns
 from rsna_e2e.tasks.labels.table import Cells, LabelTable, Strings, numbered
 from rsna_e2e.tasks.task import Task
