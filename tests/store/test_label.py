@@ -94,6 +94,17 @@ def test_the_same_labels_again_are_the_same_set_and_others_are_another(folder: P
     assert [path.name for path in (folder / "store" / "tasks").iterdir()] == ["ich"]
 
 
+@pytest.mark.parametrize("name", ["slices.parquet", "set.json"])
+def test_a_damaged_set_is_made_again(folder: Path, name: str) -> None:
+    before = Store.open(folder / "store").data_hash
+    (folder / "store" / "tasks" / "ich" / name).write_text("damaged")
+    with pytest.raises(StoreError, match=rf"{name}: missing or damaged\. Make this label set again"):
+        Store.open(folder / "store")
+    label(folder / "store", labels_of(folder), task=ICH, n_folds=3, replaces=True)
+    assert Store.open(folder / "store").data_hash == before
+    assert verify_store(folder / "store").is_whole
+
+
 def test_two_tasks_on_one_store(folder: Path) -> None:
     before = files_of(folder / "store")
     report = label(folder / "store", other_labels(folder), task=OTHER, seed=5)
@@ -127,8 +138,9 @@ def test_which_of_several_tasks_is_asked_for(folder: Path, capsys: pytest.Captur
     assert head.split("  ")[0] == "task"
     assert clots.split() == [*"clots clot 25 of 25 7 of 7 9 clot 3, as in ich".split(), clots.split()[-1]]
     assert "21 of 25" in ich
-    assert main(["train", str(folder / "store"), str(folder / "run"), "--set", "task=pe"]) in (2, 3)
-    assert "pe" in capsys.readouterr().err
+    assert main(["train", str(folder / "store"), str(folder / "run"), "--set", "task=pe"]) == 3
+    assert "has no labels of task pe, only of clots, ich. Add them with: rsna-e2e label" in capsys.readouterr().err
+    assert not (folder / "run").exists()
 
 
 def test_patients_held_out_for_one_task_are_held_out_for_all(folder: Path) -> None:
