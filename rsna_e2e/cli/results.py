@@ -106,6 +106,7 @@ def _add_series_source(verb: argparse.ArgumentParser) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
+    from rsna_e2e.core.files import prepare_file
     from rsna_e2e.inference.predict import predict
     from rsna_e2e.inference.predict_epochs import predict_epochs
     from rsna_e2e.inference.submission import prepare_submission
@@ -113,8 +114,9 @@ def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.training.run_folder import read_config
 
     is_mean = options.checkpoint == "epochs"
+    prepare_file(options.out, example="submission.csv")  # first: it may be wrong
     task = read_config(options.model_run).task
-    prepare_submission(options.out, task, example="submission.csv")  # first: it may be wrong
+    prepare_submission(options.out, task, example="submission.csv")
     with (
         closing(Store.open(options.store, task.name)) as store,
         progress_bar("predict", unit="epochs" if is_mean else "slices") as progress,
