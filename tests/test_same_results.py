@@ -34,6 +34,7 @@ def make_results(folder: Path) -> Path:
     (folder / "store" / "shards" / "00000.h5").write_bytes(bytes(64))
     pq.write_table(pa.table({"checksum": [7, 8], "fold": [0, 1], "x": [1.0, np.nan]}), folder / "store/index.parquet")
     pq.write_table(pa.table({"any": [0.0, 1.0]}), folder / "store/tasks/ich/slices.parquet")
+    pq.write_table(pa.table({"reason": ["not_dicom"]}), folder / "store/refusals.parquet")
     save_file({"w": np.zeros(3, np.float32)}, folder / "run/checkpoints/step-3/model.safetensors")
     (folder / "run" / "metrics.jsonl").write_text(json.dumps(METRICS) + "\n" + json.dumps(METRICS) + "\n")
     (folder / "submission.csv").write_text("ID,Label\na_any,0.5\n")
@@ -67,9 +68,15 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a file less": ("raw/a.dcm", lambda p: p.rename(p.with_name("b.dcm")), "a.dcm is in one of them only"),
     "the index": ("store/index.parquet", edit_table, "column x, row 1: nan and 0.5"),
     "the labels": ("store/tasks/ich/slices.parquet", edit_table, "column any, row 1: 1.0 and 0.5"),
+    "a refusal": (
+        "store/refusals.parquet",
+        lambda p: pq.write_table(pa.table({"reason": ["not_dicom"] * 2}), p),
+        "row 1: None and {'reason': 'not_dicom'}",
+    ),
     "a shard": ("store/shards/00000.h5", lambda p: p.write_bytes(bytes(63) + b"1"), "byte 63 (64 and 64 bytes)"),
     "a weight": ("run/checkpoints/step-3/model.safetensors", flip_a_weight, "w: up to 0 apart"),
     "a loss": ("run/metrics.jsonl", edit_json(loss=0.26), "line 1, loss: 0.25 and 0.26"),
+    "a further line": ("run/metrics.jsonl", lambda p: p.write_text("\n".join([*lines(p), "{}"])), "line 3 is in one"),
     "a line": ("run/metrics.jsonl", lambda p: p.write_text(lines(p)[0]), "line 2, best.any_auc: 0.9 and None"),
     "a count": ("run/metrics.jsonl", edit_json(busy_share=0.5), "busy_share: 1.0 and 0.5"),
     "a score": ("report/metrics.json", edit_json(best={"any_auc": 0.8}), "best.any_auc: 0.9 and 0.8"),
@@ -83,6 +90,23 @@ def test_times_make_no_difference(same_results: ModuleType, tmp_path: Path, caps
     edit_json(wait_s=9.0, slices_per_s=1.0)(tmp_path / "other" / "run" / "metrics.jsonl")
     assert same_results.main(one, tmp_path / "other") == 0
     assert "DIFFERS" not in capsys.readouterr().out
+
+
+def test_where_labels_and_folds_are_kept_and_further_numbers_make_no_difference(
+    same_results: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A store of before has folds in its index, and labels in labels.parquet."""
+    one = make_results(tmp_path / "one")
+    other = shutil.copytree(one, tmp_path / "other")
+    (one / "store/tasks/ich/slices.parquet").rename(one / "store/labels.parquet")
+    index, labels = (pq.read_table(other / "store" / name) for name in ("index.parquet", "tasks/ich/slices.parquet"))
+    pq.write_table(labels.append_column("fold", index["fold"]), other / "store/tasks/ich/slices.parquet")
+    pq.write_table(index.drop_columns("fold"), other / "store/index.parquet")
+    edit_json(f1=0.5)(other / "report" / "metrics.json")
+    assert same_results.main(one, other) == 0
+    edit_table(other / "store/tasks/ich/slices.parquet")
+    assert same_results.main(one, other) == 1
+    assert "column fold, row 0: 0 and 0.0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", CHANGES)

@@ -6,8 +6,8 @@ from rsna_e2e.tasks.tree import Choice, Some
 _POSITIVE = "positive*"  # what the competition calls a positive exam; no label says it
 
 # Weights: the competition's metric. Tree: its rules on which labels may go together. Windows: lung, pulmonary arteries
-# and mediastinum. Nobody published a normalisation for these: mean and std are what `rsna-e2e inspect` finds on the store
-# of bin/demo_pe.sh; on another store it finds what belongs to that.
+# and mediastinum. Nobody published a normalisation for these: mean and std are what `rsna-e2e inspect` finds on the
+# store of bin/demo_pe.sh; on another store it finds what belongs to that.
 PE = Task(
     name="pe",
     title="Pulmonary embolism on CT angiography",
