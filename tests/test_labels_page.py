@@ -184,6 +184,7 @@ COPIED = "ID,any\nPAT0/ST1/SE1/IM000001,1\nPAT0/ST2/SE1/IM000001,0\n"  # one of 
 ONE_PATIENT = "ID,any\n1.2.3.0.0,1\n1.2.3.0.1,0\n"
 FAULTS = {
     "ID,EDH\n1.2.3.0.0,1\n": ["no column is called Label or like a label. Found columns: ..."],
+    "id,label\n1.2.3.0.0,1\n": ["has the columns of a label file of task ..., not of ..."],
     "name,any\n1.2.3.0.0,1\n": ["this looks like a wide table ... but no column is known to hold IDs"],
     "StudyInstanceUID,any\n1.2.4.0,1\n": ["its IDs are those of studies, series or patients"],
     "ID,any\n1.2.4.0,1\n": ["so it has labels of whole ..."],

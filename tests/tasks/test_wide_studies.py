@@ -7,6 +7,7 @@ import pytest
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.table_files import table_at
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import LabelTable, read_image_ids, read_labels
 from rsna_e2e.tasks.pe import PE
 
@@ -85,6 +86,8 @@ def test_studies_alone(tmp_path: Path) -> None:
         (COMPETITION.replace("SOPInstanceUID", "Image number"), "no column is known to hold the IDs of slices"),
         ("SOPInstanceUID,StudyInstanceUID,chronic_pe\na,b,\n", "no label in it, all cells are empty"),
         ("SOPInstanceUID,StudyInstanceUID\na,b\n", "no column is called Label or like a label"),
+        ("image,label\na,1\n", r"no column is called id\. Found columns: image, label\. Needed: id,label with"),
+        ("ID,Label\na,1\n", r"has the columns of a label file of task ich, not of pe\..*--task ich .*Needed: id,label"),
     ],
 )
 def test_bad_tables_are_refused_with_their_lines(tmp_path: Path, text: str, message: str) -> None:
@@ -103,3 +106,11 @@ def test_a_table_of_many_slices_of_a_study_is_read_in_one_pass(tmp_path: Path) -
     table = read(tmp_path, "StudyInstanceUID,SOPInstanceUID,pe_present_on_image,central_pe\n" + "\n".join(rows))
     assert (len(table.image_ids), len(table.study_ids)) == (20_000, 80)
     assert of(table, "central_pe") == [0, 1] * 40
+
+
+def test_a_table_of_another_task_names_that_task(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(COMPETITION)
+    with pytest.raises(
+        BadInputError, match=r"line 1: has the columns of a label file of task pe, not of ich\..*--task pe"
+    ):
+        read_labels(table_at(tmp_path / "train.csv"), ICH)

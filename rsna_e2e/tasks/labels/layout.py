@@ -90,7 +90,8 @@ def find_layout(file: TableFile, task: Task) -> Layout:
     layouts = _layouts(file, task)
     layout = next((layout for layout in layouts if layout.columns), None)
     if layout is None:
-        raise BadInputError(_not_found(max(layouts, key=lambda layout: len(layout.header)), task))
+        whole = max(layouts, key=lambda layout: len(layout.header))
+        raise BadInputError(_of_another_task(file, task) or _not_found(whole, task))
     for target, column in layout.columns.items():
         same = [word for word in layout.header if plain_name(word) == plain_name(column)]
         if layout.header.count(column) > 1:
@@ -170,17 +171,29 @@ def _not_found(layout: Layout, task: Task) -> str:
     elif labels:
         found_labels = some_columns(labels)
         what = f"this looks like a wide table (it has columns for {found_labels}), but no column is known to hold IDs"
-    elif LONG_COLUMNS[1] in words:
-        what = "no column is called ID"
+    elif task.csv.columns[1] in words:
+        what = f"no column is called {task.csv.columns[0]}"
     elif "ID" in file.columns or names_images:
         what = "no column is called Label or like a label"
     else:
         what = "no column is known to hold IDs, none to hold labels"
     return (
-        f"{file}, line 1: {what}. Found columns: {some_columns(layout.header)}. Needed: ID,Label with one row per "
-        f"image and label; or one row per image, with a column ID and one per label ({', '.join(task.slices.names)}). "
-        f"Rename columns of other names; or, of labels and truth: --columns ID=COLUMN {task.headline}=COLUMN. See "
-        "docs/labels.md"
+        f"{file}, line 1: {what}. Found columns: {some_columns(layout.header)}. Needed: {','.join(task.csv.columns)} "
+        f"with one row per image and label; or one row per image, with a column ID and one per label "
+        f"({', '.join(task.slices.names)}). Rename columns of other names; or, of labels and truth: --columns "
+        f"ID=COLUMN {task.headline}=COLUMN. See docs/labels.md"
+    )
+
+
+def _of_another_task(file: TableFile, task: Task) -> str:
+    """Return the message for a table that has the columns of another task of this package, "" for others."""
+    other = task_of_header(file)
+    if other is None:
+        return ""
+    return (
+        f"{file}, line 1: has the columns of a label file of task {other.name}, not of {task.name}. If it is one: "
+        f"--task {other.name} (pipeline: --set task={other.name}). Needed: {','.join(task.csv.columns)}, or a column "
+        "for each label; of labels and truth, name yours: --columns ID=COLUMN Label=COLUMN. See docs/labels.md"
     )
 
 
