@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from rsna_e2e.cli.arguments import add_device, at_least_one, checkpoint, seed
-from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
-from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, given_task, tell
 
 if TYPE_CHECKING:
     from rsna_e2e.config import FoldRule
@@ -178,8 +177,9 @@ def _import_embeddings(options: argparse.Namespace) -> None:
     from rsna_e2e.store import Store
     from rsna_e2e.store.embeddings.import_published import import_embeddings
 
-    task = get_task(options.task).name
-    with closing(Store.open(options.store, task)) as store, progress_bar("import", unit="slices") as progress:
+    given = given_task(options)
+    name = given.name if given else None
+    with closing(Store.open(options.store, name)) as store, progress_bar("import", unit="slices") as progress:
         done = import_embeddings(
             options.npz,
             options.out,

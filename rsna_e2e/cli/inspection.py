@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, given_labels, seed
-from rsna_e2e.cli.verbs import DEFAULT_TASK, Verbs, add_task, add_verb, task_of_store, tell
+from rsna_e2e.cli.verbs import DEFAULT_TASK, Verbs, add_task, add_verb, given_task, task_of_store, tell
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import is_inside, real_path
 from rsna_e2e.tasks.catalogue import get_task
@@ -71,7 +71,7 @@ def _inspect(options: argparse.Namespace) -> None:
     check_out(out)
     with progress_bar("inspect", unit="slices") as progress:
         if is_store(options.source):
-            given = None if options.task is None else get_task(options.task)
+            given = given_task(options)
             with closing(Store.open(options.source, given.name if given else None)) as store:
                 task = task_of_store(given, store)
                 n_sampled = None if options.sample == ALL else options.sample or N_SAMPLED

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_columns, add_device, add_raw, checkpoints, seed, with_columns
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, taken
-from rsna_e2e.cli.verbs import Verbs, add_verb, tell
+from rsna_e2e.cli.verbs import DEFAULT_TASK, Verbs, add_verb, given_task, tell
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.table_files import table_at
-from rsna_e2e.tasks.catalogue import TASKS, get_task
+from rsna_e2e.tasks.catalogue import TASKS
 
 if TYPE_CHECKING:
     from rsna_e2e.inference.missing import MissingImages
@@ -168,14 +168,14 @@ def say_truth(submission: Path, truth: "TruthFile | None") -> None:
 
 def _task_of(options: argparse.Namespace) -> "Task":
     """Return the task that is asked for, or the one that has the columns of the submission, or else the default."""
-    if options.task is not None:
-        return get_task(options.task)
+    if (given := given_task(options)) is not None:
+        return given
     from rsna_e2e.tasks.labels import task_of_header
 
     with suppress(OSError, BadInputError):  # said where it is read
         if (task := task_of_header(table_at(options.submission))) is not None:
             return task
-    return next(iter(TASKS.values()))
+    return TASKS[DEFAULT_TASK]
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -5,8 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from rsna_e2e.cli.arguments import at_least_one
-from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, task_of_store, tell
-from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, given_task, task_of_store, tell
 
 
 def add_export_shards(verbs: Verbs) -> None:
@@ -41,7 +40,7 @@ def _export_shards(options: argparse.Namespace) -> None:
     from rsna_e2e.store import Store
     from rsna_e2e.store.export_shards import export_shards
 
-    given = None if options.task is None else get_task(options.task)
+    given = given_task(options)
     labels = None if options.labels is None else table_at(options.labels)
     name = given.name if given else None
     with closing(Store.open(options.store, name)) as store, progress_bar("export", unit="slices") as progress:

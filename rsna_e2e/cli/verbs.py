@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import printable
-from rsna_e2e.tasks.catalogue import TASKS
+from rsna_e2e.tasks.catalogue import TASKS, get_task
 from rsna_e2e.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -93,6 +93,11 @@ def add_task(verb: "argparse._ActionsContainer", *, of_store: bool = False) -> N
         metavar="NAME|FILE",
         help=f"what is predicted: {', '.join(TASKS)}, or the YAML file of a task of your own (default {default})",
     )
+
+
+def given_task(options: argparse.Namespace) -> Task | None:
+    """Return the task that `--task` names; None where it was left to the labels of the store."""
+    return None if options.task is None else get_task(options.task)
 
 
 def task_of_store(given: Task | None, store: "Store") -> Task:
