@@ -56,7 +56,7 @@ def pair_slices(submission: tuple[TableFile, LabelTable], truth: tuple[TableFile
                 allow_missing: bool) -> Pair:  # fmt: skip
     """Pair the slices of two label files, see `_pair`."""
     first, second = (Said(file, table.image_ids, table.values) for file, table in (submission, truth))
-    spelled = task.csv.slice_id.format(slice="<image>", label="<label>")
+    spelled = task.label_id("<image>", "<label>")
     words = Words(names=task.slices.names, noun="image", row_id=task.label_id, spelled=spelled)
     return _pair(first, second, words, allow_missing=allow_missing)
 
@@ -65,12 +65,8 @@ def pair_studies(submission: tuple[TableFile, LabelTable], truth: tuple[TableFil
                  allow_missing: bool) -> Pair:  # fmt: skip
     """Pair the studies of two label files, see `_pair`; truth may lack labels of some of them."""
     first, second = (Said(file, table.study_ids, table.study_values) for file, table in (submission, truth))
-
-    def row_id(study: str, label: str) -> str:
-        return task.csv.series_id.format(study=study, label=label)
-
-    spelled = row_id("<study>", "<label>")
-    words = Words(names=task.series.names, noun="study", row_id=row_id, spelled=spelled, needs_all=False)
+    spelled = task.study_label_id("<study>", "<label>")
+    words = Words(names=task.series.names, noun="study", row_id=task.study_label_id, spelled=spelled, needs_all=False)
     return _pair(first, second, words, allow_missing=allow_missing)
 
 

@@ -1,1 +1,1 @@
-"""Tools beside the pipeline: benchmarks, and a simulator of head CT studies. Only `cli` imports this package."""
+"""Tools beside the pipeline: benchmarks, and a simulator of CT studies. Only `cli` imports this package."""

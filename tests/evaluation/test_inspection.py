@@ -468,7 +468,7 @@ def test_labels_that_are_not_those_of_the_task(store: Store, tmp_path: Path) -> 
     shutil.copytree(store.path, tmp_path / "store")
     place = tmp_path / "store" / "tasks" / "ich"
     columns = {name: np.asarray(column) for name, column in pq.read_table(place / "slices.parquet").to_pydict().items()}
-    columns = {name: columns[name] for name in ("image_id", "split", "fold", "any")}
+    columns = {name: columns[name] for name in ("image_id", "split", "fold", "csv_place", "any")}
     columns |= {"fold": columns["fold"].astype(np.int32), "any": columns["any"].astype(np.float32)}
     write_table(place / "slices.parquet", columns)
     edit_set(tmp_path / "store", slices={"names": ["any"]})

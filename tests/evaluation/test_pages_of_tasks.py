@@ -33,7 +33,6 @@ OWN = Task(
     inputs=Inputs(windows_hu=((300.0, 600.0), (-600.0, 1500.0)), mean=(0.5, 0.5), std=(0.25, 0.25)),
 )
 OF_ANOTHER = re.compile(r"\b(?:brain|bleed\w*|hemorrhage|subdural|pe_present\w*)\b|“any”|> *any *<", re.IGNORECASE)
-TISSUES = "water, brain, blood"  # those of 0 to 100 HU, on pages of every task
 
 
 @dataclass
@@ -102,4 +101,4 @@ def test_an_inspection_speaks_of_its_task(tmp_path: Path, monkeypatch: pytest.Mo
 
 def strange_words(page: str) -> list[str]:
     text = re.sub(r"<style.*?</style>|data:[^\"]*", "", page, flags=re.DOTALL)
-    return OF_ANOTHER.findall(re.sub(TISSUES, "", text, flags=re.IGNORECASE))
+    return OF_ANOTHER.findall(text)

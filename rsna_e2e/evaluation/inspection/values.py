@@ -19,7 +19,12 @@ BIN_HU = 20
 N_EXTREME = 5
 
 # Bounds in HU of what is commonly told apart: air, fat and the like, water to blood, contrast and bone.
-TISSUES = (("air", -32768, -200), ("fat and edges", -200, 0), ("water, brain, blood", 0, 100), ("bone", 100, 32768))
+TISSUES = (
+    ("air", -32768, -200),
+    ("fat and edges", -200, 0),
+    ("water, soft tissue, blood", 0, 100),
+    ("bone", 100, 32768),
+)
 
 
 def describe_values(slices: Slices) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.core.records import Float64Array
-from rsna_e2e.tools.synth.chest.tubes import Int64Array, Layer, Tubes
+from rsna_e2e.tools.synth.chest.tubes import Layer, Tubes
 
 LENGTH_RADII = 8.0  # a branch forks at the latest after this many of its radii
 LEAF_TAPER = 0.6
@@ -87,11 +87,4 @@ class Tree:
         for index, parent in enumerate(self.parent):
             if parent >= 0:
                 found[parent].append(index)
-        return found
-
-    def generations(self) -> Int64Array:
-        """Number of tubes between each and the root."""
-        found = np.zeros(len(self.parent), np.int64)
-        for index, parent in enumerate(self.parent):  # a tube comes after the one it leaves
-            found[index] = found[parent] + 1 if parent >= 0 else 0
         return found
