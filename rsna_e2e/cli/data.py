@@ -149,7 +149,7 @@ def _say_prepared(report: "PrepareReport", options: argparse.Namespace) -> None:
         tell(f"what was refused, and why: {options.store / 'refusals.parquet'}")
     if options.deidentify is not None:
         tell(f"identifiers are hashed with the key in {options.deidentify}: keep it, apart from the store")
-    _warn(report)
+    _warn(report, options.task)
     if options.strict and report.refusals:
         raise BadInputError(
             f"{options.store}: made, but without {sum(report.refusals.values())} files or slices that were refused "
@@ -175,8 +175,8 @@ def _check_is_for_a_part(options: argparse.Namespace) -> None:
             raise UsageError(f"{name}: has no effect on a part of a store. Give it where parts are merged")
 
 
-def _warn(report: "PrepareReport") -> None:
-    warn_of_labels(report)
+def _warn(report: "PrepareReport", task: str) -> None:
+    warn_of_labels(report, task)
     if n := report.geometry.get("studies_with_a_series_for_every_slice"):
         tell(
             f"warning: in {n} of the studies each slice has a SeriesInstanceUID of its own, so that none has a "

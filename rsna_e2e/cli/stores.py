@@ -100,12 +100,12 @@ def _label(options: argparse.Namespace) -> None:
         pseudonyms=None if options.key is None else load_key(options.key),
     )
     tell(*field_lines(report).splitlines())
-    warn_of_labels(report)
+    warn_of_labels(report, options.task)
 
 
-def warn_of_labels(report: "LabelFacts") -> None:
-    """Say on stderr what is wrong with labels, or cannot be learned from them."""
-    for text in report.label_warnings():
+def warn_of_labels(report: "LabelFacts", task: str) -> None:
+    """Say on stderr what is wrong with labels, or cannot be learned from them. task: what --task names."""
+    for text in report.label_warnings(task):
         tell(f"warning: {text}", to=sys.stderr)
     if report.slice_order.looks_shuffled:
         tell(

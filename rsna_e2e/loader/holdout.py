@@ -32,18 +32,19 @@ def hold_out(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
     for position, span in enumerate(store.series):
         if span.split == "train":
             by_fold[fold_of[position]].append(position)
-    if problem := _problem(store, by_fold, held):
+    if problem := _problem(store, by_fold, config):
         raise UsageError(f"{store.path}: {problem}")
     training = sorted(position for fold in by_fold if fold != held for position in by_fold[fold])
     return training, by_fold[held] if held is not None else []
 
 
-def _problem(store: Store, by_fold: Mapping[int, Sequence[int]], held: int | None) -> str:
-    """Return why there is nothing to train on or to score where the fold `held` is held out, and the way out."""
+def _problem(store: Store, by_fold: Mapping[int, Sequence[int]], config: RunConfig) -> str:
+    """Return why there is nothing to train on or to score where a fold is held out, and the way out."""
+    held = config.validation_fold
     if not by_fold:
         return (
-            "none of its series has a label, so there is nothing to train on. Add labels: rsna-e2e label STORE "
-            "LABELS (docs/labels.md)"
+            "none of its series has a label, so there is nothing to train on. Add labels: rsna-e2e label STORE LABELS "
+            f"--task {config.task.name} (docs/labels.md)"
         )
     if held is None:
         return ""

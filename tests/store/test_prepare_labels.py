@@ -157,7 +157,7 @@ def test_what_is_wrong_with_the_labels_is_said_at_the_end(
         "holds a label: --columns intraparenchymal=COLUMN",
         "warning: no slice of the store is positive for subarachnoid: a model only learns to predict 0 for these",
         "warning: labels contradict each other in 1 of the slices: any is 0 and another label is not. They are stored "
-        "as they are. Correct them, and replace them: rsna-e2e label STORE LABELS --replace",
+        "as they are. Correct them, and replace them: rsna-e2e label STORE LABELS --task ich --replace",
     ]
 
 

@@ -98,8 +98,9 @@ def test_what_is_missing_or_contradicts_itself_is_counted(made: tuple[Path, Labe
     assert str(report.positive_slices) == "pe_present_on_image 2 of 5"
     assert report.positive_series.known["central_pe"] == 4
     assert report.positive_series.positive["central_pe"] == 2
-    said = report.label_warnings()
+    said = report.label_warnings("pe")
     assert any(text.startswith("no series of the store is positive for indeterminate") for text in said)
+    assert said[-1].endswith("replace them: rsna-e2e label STORE LABELS --task pe --replace")
 
 
 def test_prepare_finds_the_competitions_table_and_says_what_it_took(

@@ -78,9 +78,13 @@ class LabelFacts:
         """What to do where positive slices are scattered."""
         return CHECK_ORDER
 
-    def label_warnings(self) -> list[str]:
-        """Return what is wrong with the labels, or cannot be learned from them, in words."""
+    def label_warnings(self, task: str) -> list[str]:
+        """Return what is wrong with the labels, or cannot be learned from them, in words. task: what --task names."""
         counts = self.positive_slices
+        way_out = (
+            "They are stored as they are. Correct them, and replace them: rsna-e2e label STORE LABELS "
+            f"--task {task} --replace"
+        )
         said = [*counts.warnings("the store"), *self.positive_series.warnings("the store")]
         if counts.unknown and self.unused_columns:
             said[0] += (
@@ -90,14 +94,12 @@ class LabelFacts:
         if counts.n_contradictory:
             said.append(
                 f"labels contradict each other in {counts.n_contradictory} of the slices: {counts.any_name} is 0 and "
-                "another label is not. They are stored as they are. Correct them, and replace them: rsna-e2e label "
-                "STORE LABELS --replace"
+                f"another label is not. {way_out}"
             )
         if n := self.studies.get(_BROKEN):
             said.append(
                 f"the labels of {n} series break the rules of the task, among each other or with their slices "
-                "(docs/labels.md). They are stored as they are. Correct them, and replace them: rsna-e2e label STORE "
-                "LABELS --replace"
+                f"(docs/labels.md). {way_out}"
             )
         if self.n_ambiguous_labels:
             said.append(
