@@ -1,31 +1,31 @@
 #!/usr/bin/env bash
 # Sets up, then runs the whole way to pulmonary embolism on simulated CT angiographies: DICOM files, store, data report, joint
-# training over whole exams, submission, report.
-# Usage: bin/demo_pe.sh [OUT]     (a folder; default demo-pe, or demo-pe-N with EXAMS=N)
-# Examples: EXAMS=12 bin/demo_pe.sh     shows every step in a few minutes; three test exams say nothing of scores
-#           bin/demo_pe.sh              120 exams of 80 to 100 slices, some 25 minutes on two CPU cores
+# training over whole studies, submission, report.
+# Usage: bin/demo_pe.sh [OUT]     (a folder; default demo-pe, or demo-pe-N with STUDIES=N)
+# Examples: STUDIES=12 bin/demo_pe.sh     shows every step in a few minutes; three test studies say nothing of scores
+#           bin/demo_pe.sh              120 studies of 80 to 100 slices, some 25 minutes on two CPU cores
 # The first run installs the dependencies (7.7 GB, some minutes). Finished steps are kept; started again, it continues where it
-# stopped. Environment: EXAMS (default 120), SEED (default 7).
+# stopped. Environment: STUDIES (default 120), SEED (default 7).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 help_if_asked "$@"
 no_options "$@"
 (($# <= 1)) || fail 2 "one folder at most, not $*. See $0 --help"
-exams=${EXAMS:-120}
-[[ $exams =~ ^[1-9][0-9]*$ ]] || fail 2 "EXAMS is '$exams'; it must be a number of exams, such as 12"
+studies=${STUDIES:-120}
+[[ $studies =~ ^[1-9][0-9]*$ ]] || fail 2 "STUDIES is '$studies'; it must be a number of studies, such as 12"
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/bin/setup.sh"
-out=${1:-demo-pe${EXAMS:+-$EXAMS}}
+out=${1:-demo-pe${STUDIES:+-$STUDIES}}
 run_verb() { echo "+ rsna-e2e $*" >&2 && "$root/.venv/bin/rsna-e2e" "$@"; }
 
 mkdir -p "$out"
 [[ -e $out/raw ]] ||
-  run_verb synth "$out/raw" --kind ctpa --studies "$exams" --seed "${SEED:-7}" --prevalence demo --thick
+  run_verb synth "$out/raw" --kind ctpa --studies "$studies" --seed "${SEED:-7}" --prevalence demo --thick
 [[ -e $out/sheet.png ]] || run_verb synth "$out/raw" --kind ctpa --preview "$out/sheet.png"
 [[ -e $out/store ]] || run_verb prepare "$out/raw" "$out/store" --task pe
 [[ -e $out/inspection ]] || run_verb inspect "$out/store" --out "$out/inspection"
 run_verb train "$out/store" "$out/run" --recipe pe_demo --resume auto
 run_verb predict "$out/run" "$out/store" --split test --out "$out/submission.csv"
 run_verb evaluate "$out/submission.csv" "$out/raw/test_truth.csv" --task pe --out "$out/report" --store "$out/store"
-((exams >= 60)) ||
-  echo "demo_pe: all steps work. $exams exams are too few to learn from, so the scores mean nothing; without EXAMS it is 120" >&2
+((studies >= 60)) ||
+  echo "demo_pe: all steps work. $studies studies are too few to learn from, so the scores mean nothing; without STUDIES it is 120" >&2
