@@ -130,6 +130,17 @@ def with_columns(path: Path, columns: "list[tuple[str, str]]") -> "TableFile":
     return table_at(path, dict(columns))
 
 
+def add_checkpoint(verb: argparse.ArgumentParser) -> None:
+    """Let the user choose a checkpoint of a run."""
+    verb.add_argument(
+        "--checkpoint",
+        type=checkpoint,
+        default="auto",
+        metavar="auto|best|last|epoch-N",
+        help="auto: best, else last; epoch-N: end of epoch N, if the run has checkpoint.keep_epochs=true",
+    )
+
+
 def add_device(verb: argparse.ArgumentParser) -> None:
     """Let the user choose where to compute."""
     verb.add_argument(

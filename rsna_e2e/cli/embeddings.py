@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from rsna_e2e.cli.arguments import add_device, at_least_one, checkpoint, seed
+from rsna_e2e.cli.arguments import add_checkpoint, add_device, at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, given_task, tell
 
 if TYPE_CHECKING:
@@ -30,13 +30,7 @@ def add_embed(verbs: Verbs) -> None:
     verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to continue")
-    verb.add_argument(
-        "--checkpoint",
-        type=checkpoint,
-        default="auto",
-        metavar="auto|best|last|epoch-N",
-        help="auto: best, else last; epoch-N: end of epoch N, if the run has checkpoint.keep_epochs=true",
-    )
+    add_checkpoint(verb)
     verb.add_argument(
         "--views",
         type=_views,
@@ -79,6 +73,12 @@ def add_import_embeddings(verbs: Verbs) -> None:
     verb.add_argument(
         "--order", type=Path, metavar="FILE", help="image names in the order of the training images, one a line"
     )
+
+
+def say_damaged(done: "Predicted | Extracted | Explained") -> None:
+    """Name the checkpoints that were passed over."""
+    for problem in done.damaged:
+        tell(f"damaged checkpoint skipped: {problem}")
 
 
 def taken(done: "Predicted | Extracted | Explained") -> str:
@@ -166,8 +166,7 @@ def _embed(options: argparse.Namespace) -> None:
             device=options.device,
             progress=progress,
         )
-    for problem in done.damaged:
-        tell(f"damaged checkpoint skipped: {problem}")
+    say_damaged(done)
     tell(f"made now: {done.n_embedded} embeddings   folder: {done.folder}")
     tell(f"{done.n_slices} slices x {done.width}, views {', '.join(done.views)}, by {taken(done)}")
 

@@ -4,8 +4,8 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from rsna_e2e.cli.arguments import add_device, checkpoint
-from rsna_e2e.cli.embeddings import taken
+from rsna_e2e.cli.arguments import add_checkpoint, add_device
+from rsna_e2e.cli.embeddings import say_damaged, taken
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 
@@ -27,13 +27,7 @@ def add_explain(verbs: Verbs) -> None:
     of_what.add_argument("--image", metavar="ID", help="id of an image, as in the submission")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     verb.add_argument("--label", metavar="NAME", help="what to explain (default: the label that the task is headed by)")
-    verb.add_argument(
-        "--checkpoint",
-        type=checkpoint,
-        default="auto",
-        metavar="auto|best|last|epoch-N",
-        help="auto: best, else last; epoch-N: end of epoch N, if the run has checkpoint.keep_epochs=true",
-    )
+    add_checkpoint(verb)
     add_device(verb)
 
 
@@ -56,7 +50,6 @@ def _explain(options: argparse.Namespace) -> None:
             device=options.device,
             progress=progress,
         )
-    for problem in done.damaged:
-        tell(f"damaged checkpoint skipped: {problem}")
+    say_damaged(done)
     tell(f"{done.label}, a label of the {done.level}, in {done.n_slices} slices, by {taken(done)}")
     tell(f"pictures: {done.folder}   all of them: {done.folder / SHEET}   numbers: {done.folder / NUMBERS}")

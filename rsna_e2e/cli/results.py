@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_columns, add_device, add_raw, checkpoints, seed, with_columns
-from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, taken
+from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, say_damaged, taken
 from rsna_e2e.cli.verbs import DEFAULT_TASK, Verbs, add_verb, given_task, tell
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.table_files import table_at
@@ -122,16 +122,15 @@ def _predict(options: argparse.Namespace) -> None:
         progress_bar("predict", unit="epochs" if is_mean else "slices") as progress,
     ):
         what: dict[str, Any] = {"split": options.split, "out": options.out, "device": options.device}
-        what |= {"embeddings": open_embeddings(options.embeddings, store), "progress": progress}
-        what["is_raw"] = options.is_raw
+        what |= {"embeddings": open_embeddings(options.embeddings, store), "is_raw": options.is_raw}
+        what["progress"] = progress
         if is_mean:
             mean = predict_epochs(options.model_run, store, **what)
             _say_mean(mean)
             say_truth(options.out, mean.truth)
             return
         done = predict(options.model_run, store, checkpoint=options.checkpoint, **what)
-    for problem in done.damaged:
-        tell(f"damaged checkpoint skipped: {problem}")
+    say_damaged(done)
     series_table = f"   series table: {done.series_table}" if done.series_table else ""
     tell(f"submission: {done.submission}   table: {done.table}{series_table}")
     _say_missing(done.missing)
