@@ -22,6 +22,7 @@ from rsna_e2e.inference.predictions import (
     read_predictions,
     read_series,
 )
+from rsna_e2e.inference.submission import Studies
 from rsna_e2e.tasks.labels import LabelTable
 from rsna_e2e.tasks.rules import project
 from rsna_e2e.tasks.task import Labels, Task
@@ -92,19 +93,15 @@ def find_tables(submission: Path, submission_table: LabelTable, predictions: Pat
 
 
 def _raw(table: PredictionTable, series: SeriesTable, task: Task) -> Raw:
-    """Return the predictions of slices, and of studies, which are the means over their series."""
-    order_N = np.argsort(np.array(table.image_ids))
-    study_ids, study_of_series = np.unique(series.study_uids, return_inverse=True)
-    row_of = dict(zip(series.series_keys, study_of_series.tolist(), strict=True))
-    sums_EM = np.zeros((len(study_ids), len(task.series)))
-    np.add.at(sums_EM, study_of_series, series.probability)
-    studies_EM = sums_EM / np.bincount(study_of_series)[:, None]
+    """Return the predictions of slices and of studies, in the order of their ids."""
+    studies = Studies.of(table, series)
+    order_N, order_E = (np.argsort(np.array(ids)) for ids in (table.image_ids, studies.ids))
     return Raw(
         task=task,
         image_ids=[table.image_ids[row] for row in order_N],
-        study_ids=study_ids.tolist(),
-        study_of_slice=np.array([row_of[table.series_keys[row]] for row in order_N], dtype=np.int64),
-        cells=Cells(slices=table.probability[order_N], studies=studies_EM),
+        study_ids=[studies.ids[row] for row in order_E],
+        study_of_slice=np.argsort(order_E)[studies.of_slice[order_N]],
+        cells=Cells(slices=table.probability[order_N], studies=studies.probability[order_E]),
     )
 
 

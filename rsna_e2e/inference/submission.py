@@ -75,6 +75,12 @@ def write_submission(
         write_labels(out, task, table.image_ids, table.probability)
     else:
         studies = Studies.of(table, series)
+        if studies.n_several:
+            logger.warning(
+                "%d of %d studies have several series: their rows in the submission are the mean over these",
+                studies.n_several,
+                len(studies.ids),
+            )
         slices_NL, studies_EM = table.probability, studies.probability
         if not is_raw:
             slices_NL, studies_EM = _consistent(slices_NL, studies, task)
@@ -85,31 +91,27 @@ def write_submission(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Studies:
     """E studies in the order of their first series: probability [E, M], the mean over their series, and of_slice [N],
-    the study of each slice."""
+    the study of each slice. n_several: how many have several series."""
 
     ids: list[str]
     probability: Float64Array
     of_slice: Rows
+    n_several: int
 
     @classmethod
     def of(cls, table: PredictionTable, series: SeriesTable) -> "Studies":
-        """Average the series of a study, and tell the operator where there are several."""
+        """Average the series of each study."""
         numbers = {study: number for number, study in enumerate(dict.fromkeys(series.study_uids))}
         study_S = np.array([numbers[study] for study in series.study_uids], dtype=np.int64)
         n_series_E = np.bincount(study_S, minlength=len(numbers))
         sum_EM = np.zeros((len(numbers), series.probability.shape[1]))
         np.add.at(sum_EM, study_S, series.probability)
-        if n_several := int(np.count_nonzero(n_series_E > 1)):
-            logger.warning(
-                "%d of %d studies have several series: their rows in the submission are the mean over these",
-                n_several,
-                len(numbers),
-            )
         study_of_key = dict(zip(series.series_keys, study_S.tolist(), strict=True))
         return cls(
             ids=list(numbers),
             probability=(sum_EM / n_series_E[:, None]).clip(0.0, 1.0),  # a mean of ones may round to more
             of_slice=np.array([study_of_key[key] for key in table.series_keys], dtype=np.int64),
+            n_several=int(np.count_nonzero(n_series_E > 1)),
         )
 
 
