@@ -13,6 +13,7 @@ from rsna_e2e.loader.sampler import balanced_shard_rows
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.folds import published_folds
+from rsna_e2e.tasks.catalogue import task_option
 from rsna_e2e.tasks.metrics import scorable
 from rsna_e2e.tasks.task import Task
 
@@ -32,19 +33,18 @@ def hold_out(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
     for position, span in enumerate(store.series):
         if span.split == "train":
             by_fold[fold_of[position]].append(position)
-    if problem := _problem(store, by_fold, config):
+    if problem := _problem(store, by_fold, held, config.task.name):
         raise UsageError(f"{store.path}: {problem}")
     training = sorted(position for fold in by_fold if fold != held for position in by_fold[fold])
     return training, by_fold[held] if held is not None else []
 
 
-def _problem(store: Store, by_fold: Mapping[int, Sequence[int]], config: RunConfig) -> str:
-    """Return why there is nothing to train on or to score where a fold is held out, and the way out."""
-    held = config.validation_fold
+def _problem(store: Store, by_fold: Mapping[int, Sequence[int]], held: int | None, task: str) -> str:
+    """Return why there is nothing to train on or to score where the fold `held` is held out, and the way out."""
     if not by_fold:
         return (
-            "none of its series has a label, so there is nothing to train on. Add labels: rsna-e2e label STORE LABELS "
-            f"--task {config.task.name} (docs/labels.md)"
+            "none of its series has a label, so there is nothing to train on. Add labels: rsna-e2e label "
+            f"{store.path} LABELS {task_option(task)} (docs/labels.md)"
         )
     if held is None:
         return ""

@@ -78,7 +78,7 @@ _STORAGE_COLUMNS = ("shard", "byte_offset", "stored_bytes", "packed_checksum")
 # What to do about damage, at the end of a message.
 REPAIR = "Find all damage with: rsna-e2e store verify STORE; and repair it with: rsna-e2e store repair STORE RAW"
 PREPARE_AGAIN = "It cannot be mended: prepare the store again"
-LABEL_AGAIN = "Make this label set again: rsna-e2e label STORE LABELS --task {task} --replace"
+LABEL_AGAIN = "Make this label set again: rsna-e2e label STORE LABELS {task} --replace"
 
 
 class StoreError(BadInputError):

@@ -23,6 +23,7 @@ from rsna_e2e.store.layout import (
     file_checksum,
 )
 from rsna_e2e.store.manifest import MOST_BYTES, SEAL, Count, Hash, Positive, Text, cannot_be_read, is_plain_file
+from rsna_e2e.tasks.catalogue import task_option
 from rsna_e2e.tasks.task import Labels, Task, flat
 from rsna_e2e.tasks.tree import check_tree
 
@@ -140,7 +141,7 @@ def choose_set(store: Path, task: str | None) -> str | None:
     if task not in names:
         raise StoreError(
             f"{store}: has no labels of task {task:.100}, only of {some(names, most=12)}. Add them with: "
-            f"rsna-e2e label {store} LABELS --task {task:.100}"
+            f"rsna-e2e label {store} LABELS {task_option(task)}"
         )
     return task
 
@@ -172,7 +173,7 @@ def set_table_damage(place: Path, manifest: SetManifest, name: str) -> str:
 
 def label_again(name: str) -> str:
     """Return what to do about a damaged set, for the end of a message."""
-    return LABEL_AGAIN.format(task=name)
+    return LABEL_AGAIN.format(task=task_option(name))
 
 
 def plain(labels: Labels) -> Labels:

@@ -30,6 +30,11 @@ def get_task(name: str) -> Task:
     return _not_of_ours(read_task_file(Path(name)), where=f"{name}: ")
 
 
+def task_option(name: str) -> str:
+    """Return the option that names a task on a command line, for messages: FILE stands for that of a user's own."""
+    return f"--task {name if name in TASKS else 'FILE'}"
+
+
 def task_of(content: Any) -> Task:
     """Return the task that plain data describes, as a configuration holds it. Raises BadInputError naming the field."""
     from rsna_e2e.tasks.files import make_task

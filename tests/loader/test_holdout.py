@@ -168,7 +168,7 @@ def test_without_any_label_another_fold_is_no_advice(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     for fold in ("0", "null"):
         with pytest.raises(
-            UsageError, match=r"none of its series has a label, .*: rsna-e2e label STORE LABELS --task ich \(docs"
+            UsageError, match=r"none of its series has a label, .*: rsna-e2e label \S+ LABELS --task ich \(docs"
         ):
             hold_out(store, small.config(f"validation_fold={fold}"))
 

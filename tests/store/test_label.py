@@ -125,9 +125,16 @@ def test_which_of_several_tasks_is_asked_for(folder: Path, capsys: pytest.Captur
     with pytest.raises(UsageError, match=r"has label sets of several tasks: clots, ich\. Choose one with --task"):
         Store.open(folder / "store")
     with pytest.raises(
-        StoreError, match=r"has no labels of task pe, only of clots, ich\. Add them with: rsna-e2e label"
+        StoreError,
+        match=r"has no labels of task pe, only of clots, ich\. Add them with: rsna-e2e label \S+ LABELS --task pe",
     ):
         Store.open(folder / "store", "pe")
+    (folder / "store/tasks/clots/set.json").rename(folder / "set.json")
+    with pytest.raises(StoreError, match=r"rsna-e2e label STORE LABELS --task FILE --replace"):  # not the name: unknown
+        Store.open(folder / "store", "clots")
+    (folder / "set.json").rename(folder / "store/tasks/clots/set.json")
+    with pytest.raises(StoreError, match=r"has no labels of task mine, .*LABELS --task FILE$"):
+        Store.open(folder / "store", "mine")
     store = Store.open(folder / "store", "clots")
     check_labels(store, OTHER)
     with pytest.raises(BadInputError, match=r"its slices\.names is \('clot',\), not \('epidural', .*--task ich"):
