@@ -54,6 +54,18 @@ class LabelCounts:
         return said
 
 
+def warnings_of_levels(slices: LabelCounts, series: LabelCounts, where: str) -> list[str]:
+    """Return what cannot be learned of both levels. where: as in `LabelCounts.warnings`."""
+    said = [*slices.warnings(where), *series.warnings(where)]
+    for one, other in ((slices, series), (series, slices)):
+        if one.known and not any(one.known.values()) and any(other.known.values()):
+            said.append(
+                f"no {one.level} of {where} has a label of its own: a model does not learn {', '.join(one.known)}, and "
+                "its predictions of them mean nothing"
+            )
+    return said
+
+
 def count_labels(labels_NL: npt.NDArray[Any], task: Task, *, level: Level = "slice") -> LabelCounts:
     """Count labels of a level [N, L], NaN where they are unknown."""
     labels = task.slices if level == "slice" else task.series

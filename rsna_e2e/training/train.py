@@ -19,7 +19,7 @@ from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
-from rsna_e2e.tasks.label_counts import count_labels
+from rsna_e2e.tasks.label_counts import count_labels, warnings_of_levels
 from rsna_e2e.training.checkpoint import Checkpoint, check_task, valid_checkpoints
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.initial_weights import report_damage
@@ -90,9 +90,15 @@ def train(
     )
     prepared.check_norms(*prepared.phases)
     if ranks.is_main:
-        for text in count_labels(store.labels[data.training_rows], data.task).warnings("the training set"):
-            logger.warning(text)
+        _warn_of_labels(data)
     return _train(prepared, run, resumed_at, last, is_stopping=is_stopping, progress=progress, say=say)
+
+
+def _warn_of_labels(data: RunData) -> None:
+    of_slices = count_labels(data.store.labels[data.training_rows], data.task)
+    of_series = count_labels(data.store.series_labels[data.training], data.task, level="series")
+    for text in warnings_of_levels(of_slices, of_series, "the training set"):
+        logger.warning(text)
 
 
 def _train(

@@ -126,6 +126,9 @@ def test_the_same_labels_may_come_later(made: tuple[Path, LabelFacts], tmp_path:
         for one in ("labels", "series_labels", "series_notes"):
             np.testing.assert_array_equal(getattr(later, one), getattr(store, one), err_msg=one)
         assert (later.data_hash == store.data_hash) == (key is None)
+        (tmp_path / "exams.csv").write_text("StudyInstanceUID,central_pe\n1.2,0\n1.3,1\n")
+        label(tmp_path / name, tmp_path / "exams.csv", task=PE, pseudonyms=key, replaces=True)
+        assert np.isfinite(column(Store.open(tmp_path / name), "central_pe")).sum() == 2
 
 
 def test_studies_alone_are_labels_too(made: tuple[Path, LabelFacts], copy: Path, tmp_path: Path) -> None:
@@ -138,6 +141,28 @@ def test_studies_alone_are_labels_too(made: tuple[Path, LabelFacts], copy: Path,
     (tmp_path / "exams.csv").write_text("StudyInstanceUID,central_pe\n7,0\n")
     assert main(["label", str(copy), str(tmp_path / "exams.csv"), "--task", "pe", "--replace"]) == 3
     assert Store.open(copy).data_hash == store.data_hash
+
+
+def test_labels_of_studies_that_are_not_there_are_refused_though_the_slices_are(
+    copy: Path, made: tuple[Path, LabelFacts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Store.open(copy).data_hash
+    (tmp_path / "train.csv").write_text((made[0] / "train.csv").read_text().replace("\n1.", "\n9.1."))
+    assert main(["label", str(copy), str(tmp_path / "train.csv"), "--task", "pe", "--replace"]) == 3
+    said = capsys.readouterr().err
+    assert "names none of the studies in" in said
+    assert "Its first is '9.1.1'; one there is '1.1'" in said
+    assert Store.open(copy).data_hash == before
+
+
+def test_a_level_without_labels_and_columns_that_may_have_them_are_said(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("SOPInstanceUID,pe_present_on_image\n1.2.1.0,1\n")
+    said = label(copy, tmp_path / "a.csv", task=PE, replaces=True).label_warnings()
+    assert any(text.startswith("no series of the store has a label of its own: ") for text in said)
+    (tmp_path / "b.csv").write_text("StudyInstanceUID,central_pe,Chronic\n1.2,1,0\n")
+    said = label(copy, tmp_path / "b.csv", task=PE, replaces=True).label_warnings()
+    assert any(text.startswith("no slice of the store has a label of its own: ") for text in said)
+    assert any("not used: Chronic. If one holds a label: --columns negative_exam_for_pe=C" in text for text in said)
 
 
 def test_rows_of_a_study_that_differ_leave_no_store(

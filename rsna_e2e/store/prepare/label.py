@@ -149,7 +149,7 @@ def _hashed(found: LabelFile, files: StoreFiles, pseudonyms: Pseudonyms | None) 
     assert found.table is not None, "a file that is no valid label file was refused"
     studies = [pseudonyms.of("study", one) for one in found.table.study_ids]
     table = replace(found.table, image_ids=ids, study_ids=studies)
-    return LabelFile(ids=replace(found.ids, image_ids=ids), table=table)
+    return LabelFile(ids=replace(found.ids, image_ids=ids, study_ids=studies), table=table)
 
 
 def _refusals(files: StoreFiles) -> list[Refusal]:

@@ -16,7 +16,7 @@ from rsna_e2e.store.label_runs import OrderCheck, check_order
 from rsna_e2e.store.prepare.division import HELD_OUT
 from rsna_e2e.store.prepare.find_labels import FoundLabels
 from rsna_e2e.store.prepare.sets import Joined
-from rsna_e2e.tasks.label_counts import LabelCounts, count_labels
+from rsna_e2e.tasks.label_counts import LabelCounts, count_labels, warnings_of_levels
 from rsna_e2e.tasks.rules import violations
 from rsna_e2e.tasks.task import Task
 
@@ -85,11 +85,12 @@ class LabelFacts:
             "They are stored as they are. Correct them, and replace them: rsna-e2e label STORE LABELS "
             f"--task {task} --replace"
         )
-        said = [*counts.warnings("the store"), *self.positive_series.warnings("the store")]
-        if counts.unknown and self.unused_columns:
+        said = warnings_of_levels(counts, self.positive_series, "the store")
+        unknown = (*counts.unknown, *self.positive_series.unknown)
+        if unknown and self.unused_columns:
             said[0] += (
                 f". Columns of the table that were not used: {', '.join(self.unused_columns)}. If one holds a "
-                f"label: --columns {counts.unknown[0]}=COLUMN"
+                f"label: --columns {unknown[0]}=COLUMN"
             )
         if counts.n_contradictory:
             said.append(

@@ -86,10 +86,7 @@ def match_labels(headers: Table, refused: Iterable[Refusal], labels: LabelIds) -
             if not slices.values("study_uid").isdisjoint(table.study_ids):
                 return Match(table=number, rule=name_rule)
             if labels.must_match and len(headers):
-                raise BadInputError(
-                    f"{table.file}: names none of the studies in {labels.raw}. Its first is {min(table.study_ids)!r}. "
-                    f"{table.advice}"
-                )
+                raise BadInputError(_of_other_studies(slices, table, labels))
             continue
         readings = _readings(slices, table, labels)
         counts = {rule: len(ids) - ids.count(None) for rule, ids in readings.items()}
@@ -193,6 +190,8 @@ def _taken(
 ) -> Match:
     if table.problem:
         raise BadInputError(table.problem)
+    if table.study_ids and slices.values("study_uid").isdisjoint(table.study_ids):
+        raise BadInputError(_of_other_studies(slices, table, labels))
     spelled = [given if one is None else one for one, given in zip(ids, table.image_ids, strict=True)]
     ambiguous = slices.ambiguous(spelled) if rule == "name" else set()
     if ambiguous:
@@ -218,6 +217,14 @@ def _check_ambiguous(slices: Spellings, table: TableIds, ambiguous: set[str], *,
         f"{table.file}: its IDs are file names, but these repeat: {image_id!r} could be {one} or {other}. "
         f"{len(rows)} of {len(slices.names)} images would have no label for that. Give paths as IDs, such as "
         f"{with_folder(image_id, one)!r}, or SOP Instance UIDs. {_SEE}"
+    )
+
+
+def _of_other_studies(slices: Spellings, table: TableIds, labels: LabelIds) -> str:
+    return (
+        f"{table.file}: names none of the studies in {labels.raw}. Its first is {min(table.study_ids)!r}; one there is "
+        f"{min(slices.values('study_uid'))!r}. Expected StudyInstanceUIDs; if another column has them: --columns "
+        f"StudyInstanceUID=COLUMN. {_SEE}"
     )
 
 
