@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from rsna_e2e.core.errors import RsnaError, UsageError
-from rsna_e2e.tasks.catalogue import TASKS, get_task, task_of
+from rsna_e2e.tasks.catalogue import TASKS, get_task, is_of_package, task_of
 from rsna_e2e.tasks.task import Task
 
 
@@ -25,7 +25,7 @@ def _taken(value: Any) -> Any:
 
 def _saved(task: Task) -> Any:
     """Return the name of a task of this package, and all of another one: its file may change or move."""
-    return task.name if TASKS.get(task.name) == task else asdict(task)
+    return task.name if is_of_package(task) else asdict(task)
 
 
 TaskSetting = Annotated[

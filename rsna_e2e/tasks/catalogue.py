@@ -35,6 +35,11 @@ def task_option(name: str) -> str:
     return f"--task {name if name in TASKS else 'FILE'}"
 
 
+def is_of_package(task: Task) -> bool:
+    """Whether a task is one that this package comes with, so that its name says all of it."""
+    return TASKS.get(task.name) == task
+
+
 def task_of(content: Any) -> Task:
     """Return the task that plain data describes, as a configuration holds it. Raises BadInputError naming the field."""
     from rsna_e2e.tasks.files import make_task

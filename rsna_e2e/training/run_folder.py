@@ -7,7 +7,7 @@ from typing import Any
 from rsna_e2e.config import RunConfig, load_config, resolve_task
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import read_json, sealed, sha256_of, unsealed, write_json
-from rsna_e2e.tasks.catalogue import TASKS
+from rsna_e2e.tasks.catalogue import is_of_package
 from rsna_e2e.tasks.files import make_task
 from rsna_e2e.tasks.task import Task, first_difference
 from rsna_e2e.training.run_layout import CONFIG, MANIFEST, TASK
@@ -58,11 +58,11 @@ def read_task(run: Path, config: RunConfig) -> Task:
     except (BadInputError, LookupError, OSError, ValueError):
         raise BadInputError(f"{path}: damaged. Put it back from a copy, or train again") from None
     if difference := first_difference(task, known):
-        is_ours = TASKS.get(config.task.name) == config.task
-        way_out = f"Use the version of this program that trained it; {MANIFEST} names it"
+        way_out = f"Put the file back from a copy; {CONFIG} has the other"
+        if is_of_package(config.task):
+            way_out = f"Use the version of this program that trained it; {MANIFEST} names it"
         raise BadInputError(
-            f"{path}: the run was trained for another version of the task {known.name}: {difference}. "
-            f"{way_out if is_ours else f'Put the file back from a copy; {CONFIG} has the other'}"
+            f"{path}: the run was trained for another version of the task {known.name}: {difference}. {way_out}"
         )
     return task
 

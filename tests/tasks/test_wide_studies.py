@@ -85,7 +85,7 @@ def test_studies_alone(tmp_path: Path) -> None:
         ),
         (COMPETITION.replace("SOPInstanceUID", "Image number"), "no column is known to hold the IDs of slices"),
         ("SOPInstanceUID,StudyInstanceUID,chronic_pe\na,b,\n", "no label in it, all cells are empty"),
-        ("SOPInstanceUID,StudyInstanceUID\na,b\n", "no column is called Label or like a label"),
+        ("SOPInstanceUID,StudyInstanceUID\na,b\n", "no column is called label or like a label"),
         ("image,label\na,1\n", r"no column is called id\. Found columns: image, label\. Needed: id,label with"),
         ("ID,Label\na,1\n", r"has the columns of a label file of task ich, not of pe\..*--task ich .*Needed: id,label"),
     ],

@@ -156,6 +156,7 @@ def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> di
 def _not_found(layout: Layout, task: Task) -> str:
     """Return the message for a table of another layout: what it has, what is needed, and the way out."""
     file, words = layout.file, {word.strip() for word in layout.header}
+    ids_column, value_column = task.csv.columns
     found = set(map(plain_name, words))
     names_images = not found.isdisjoint(map(plain_name, IMAGE_COLUMNS))
     of_series = [word.strip() for word in layout.header if plain_name(word) in map(plain_name, SERIES_COLUMNS)]
@@ -171,15 +172,15 @@ def _not_found(layout: Layout, task: Task) -> str:
     elif labels:
         found_labels = some_columns(labels)
         what = f"this looks like a wide table (it has columns for {found_labels}), but no column is known to hold IDs"
-    elif task.csv.columns[1] in words:
-        what = f"no column is called {task.csv.columns[0]}"
+    elif value_column in words:
+        what = f"no column is called {ids_column}"
     elif "ID" in file.columns or names_images:
-        what = "no column is called Label or like a label"
+        what = f"no column is called {value_column} or like a label"
     else:
         what = "no column is known to hold IDs, none to hold labels"
     return (
-        f"{file}, line 1: {what}. Found columns: {some_columns(layout.header)}. Needed: {','.join(task.csv.columns)} "
-        f"with one row per image and label; or one row per image, with a column ID and one per label "
+        f"{file}, line 1: {what}. Found columns: {some_columns(layout.header)}. Needed: {ids_column},{value_column} "
+        "with one row per image and label; or one row per image, with a column ID and one per label "
         f"({', '.join(task.slices.names)}). Rename columns of other names; or, of labels and truth: --columns "
         f"ID=COLUMN {task.headline}=COLUMN. See docs/labels.md"
     )

@@ -68,7 +68,7 @@ def _split_ids(
         row = int(np.argmax(is_open_R))
         raise BadInputError(
             f"{layout.file}, line {layout.line_of(row)}: ID {row_ids[row].as_py()!r} does not end in a known "
-            f"label. Expected <image>_<label> with a label of: {', '.join(task.slices.names)}"
+            f"label. Expected {task.label_id('<image>', '<label>')} with a label of: {', '.join(task.slices.names)}"
         )
     return {level: _concatenated(found) for level, found in parts.items()}
 

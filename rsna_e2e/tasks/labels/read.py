@@ -14,8 +14,6 @@ from rsna_e2e.tasks.labels.table import LabelTable, Strings
 from rsna_e2e.tasks.labels.wide import read_wide
 from rsna_e2e.tasks.task import Task
 
-_ADVICE = "Expected the header ID,Label and one row per image and label, or a wide table: see docs/labels.md"
-
 
 def read_labels(path: Path | TableFile, task: Task) -> LabelTable:
     """Read a label file of `task`, packed or not; a byte order mark, CRLF and further columns do no harm.
@@ -38,6 +36,7 @@ def read_image_ids(file: TableFile, task: Task) -> list[str]:
 
 def _read(file: TableFile, task: Task) -> tuple[Layout, dict[str, Strings]]:
     """Return the layout of a label file, and the columns that it names as text, by what they hold."""
+    expected = f"Expected the header {','.join(task.csv.columns)} and one row per image and label, or a wide table"
     try:
         file.check_utf8()
         layout = find_layout(file, task)
@@ -51,7 +50,9 @@ def _read(file: TableFile, task: Task) -> tuple[Layout, dict[str, Strings]]:
     except FileNotFoundError:
         raise BadInputError(f"{file}: no such label file. Check the path") from None
     except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise BadInputError(f"{file}: not a readable CSV file: {' '.join(str(error).split())}. {_ADVICE}") from None
+        raise BadInputError(
+            f"{file}: not a readable CSV file: {' '.join(str(error).split())}. {expected}: see docs/labels.md"
+        ) from None
     if table.num_rows == 0:
-        raise BadInputError(f"{file}: no rows after the header. {_ADVICE}")
+        raise BadInputError(f"{file}: no rows after the header. {expected}: see docs/labels.md")
     return layout, {target: table[column].combine_chunks() for target, column in layout.columns.items()}

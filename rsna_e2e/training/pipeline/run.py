@@ -15,7 +15,7 @@ from rsna_e2e.config import save_config
 from rsna_e2e.core.errors import BadInputError, CommandFailedError, PreemptedError, UsageError
 from rsna_e2e.core.files import lock_folder, make_folder, sha256_of
 from rsna_e2e.store import Store, is_store
-from rsna_e2e.tasks.catalogue import TASKS
+from rsna_e2e.tasks.catalogue import is_of_package
 from rsna_e2e.tasks.files import task_as_yaml
 from rsna_e2e.training.checkpoint import drop_epochs
 from rsna_e2e.training.launch import supervise
@@ -101,7 +101,7 @@ class Pipeline:
         device = ["--device", self._device] if computes and self._device != "auto" else []
         task = []
         if step.task is not None:
-            task = ["--task", step.task.name if step.task.name in TASKS else str(self.folders.task(step))]
+            task = ["--task", step.task.name if is_of_package(step.task) else str(self.folders.task(step))]
         return ["rsna-e2e", step.verb, *step.arguments, *settings, *task, *device]
 
     def _run(self, only: Sequence[Part], execute: Execute, say: Callable[[str], None]) -> None:
@@ -132,7 +132,7 @@ class Pipeline:
         make_folder(self.folders.settings(step).parent)
         if step.settings is not None:
             save_config(step.settings, path=self.folders.settings(step))
-        if step.task is not None and step.task.name not in TASKS:
+        if step.task is not None and not is_of_package(step.task):
             self.folders.task(step).write_text(task_as_yaml(step.task), encoding="utf-8")
         make_folder(step.output.parent)
         began_s = time.monotonic()
