@@ -1,6 +1,6 @@
 """Predicts a folder or zip archive of DICOM files with a trained run, without a store of the user's own."""
 
-# N slices, L labels
+# N slices, S series, L labels of slices, M of series
 
 import tempfile
 from contextlib import closing
@@ -20,13 +20,14 @@ class DicomPrediction:
     """Predictions of every CT slice that was read, and the files that were not.
 
     table: the slices, series after series, each in geometric order. series: predictions of the series head, None where
-    the model has none. label_names: of the L columns of their probabilities.
-    refusals: files and frames that could not be taken, with the reason.
+    the model has none. label_names, series_label_names: of the L and M columns of their probabilities. refusals: files
+    and frames that could not be taken, with the reason.
     """
 
     table: PredictionTable
     series: SeriesTable | None
     label_names: tuple[str, ...]
+    series_label_names: tuple[str, ...]
     refusals: tuple[Refusal, ...]
 
 
@@ -53,5 +54,6 @@ def predict_dicom(
                 table=make_table(store, prediction.rows, prediction.slices),
                 series=make_series_table(store, prediction, trained.task),
                 label_names=trained.task.slices.names,
+                series_label_names=trained.task.series_labels.names,
                 refusals=tuple(store.read_refusals()),
             )

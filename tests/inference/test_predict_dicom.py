@@ -54,7 +54,7 @@ def test_slices_are_in_geometric_order_with_their_places(made: Made) -> None:
     assert sorted(by_series.values()) == [["0/IM9", "0/IM8", "IM7", "IM6"], ["1/IM9", "1/IM8"]]
     assert sorted(table.position_mm.tolist()) == [0, 0, 5, 5, 10, 15]
     assert table.slice_index.tolist() == [position / 5 for position in table.position_mm]
-    assert predicted.label_names == ICH.slices.names
+    assert predicted.label_names == predicted.series_label_names == ICH.slices.names
     assert table.probability.shape == (6, 6)
 
 
