@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_columns, add_settings, at_least_one, given_labels, seed
-from rsna_e2e.cli.verbs import DEFAULT_TASK, Verbs, add_task, add_verb, given_task, task_of_store, tell
+from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, given_task, task_of_store, tell
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import is_inside, real_path
-from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.catalogue import DEFAULT_TASK, get_task
 
 if TYPE_CHECKING:
     from rsna_e2e.evaluation.inspection import Named

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_columns, add_device, add_raw, checkpoints, seed, with_columns
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, say_damaged, taken
-from rsna_e2e.cli.verbs import DEFAULT_TASK, Verbs, add_verb, given_task, tell
+from rsna_e2e.cli.verbs import Verbs, add_verb, given_task, tell
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.table_files import table_at
-from rsna_e2e.tasks.catalogue import TASKS
+from rsna_e2e.tasks.catalogue import DEFAULT_TASK, TASKS
 
 if TYPE_CHECKING:
     from rsna_e2e.inference.missing import MissingImages

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import printable
-from rsna_e2e.tasks.catalogue import TASKS, get_task
+from rsna_e2e.tasks.catalogue import DEFAULT_TASK, TASKS, get_task
 from rsna_e2e.tasks.task import Task
 
 if TYPE_CHECKING:
     from rsna_e2e.store import Store
-
-DEFAULT_TASK = "ich"
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

@@ -31,7 +31,7 @@ from rsna_e2e.config.sections import (
 )
 from rsna_e2e.config.task import TaskSetting
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.catalogue import DEFAULT_TASK, TASKS
 from rsna_e2e.tasks.task import Task
 
 
@@ -40,7 +40,7 @@ class RunConfig(Frozen):
 
     recipe: Learned[str]
     """Name of the recipe that the settings came from."""
-    task: Learned[TaskSetting] = get_task("ich")
+    task: Learned[TaskSetting] = TASKS[DEFAULT_TASK]
     """What is predicted: a task by its name, or a task of your own by the path of its YAML file, all of which is saved
     in the run."""
     seed: Learned[Int64] = 1234

@@ -11,6 +11,7 @@ from rsna_e2e.tasks.pe import PE
 from rsna_e2e.tasks.task import Task, first_difference
 
 TASKS = {task.name: task for task in (ICH, PE)}
+DEFAULT_TASK = ICH.name  # where nothing says another
 
 
 def get_task(name: str) -> Task:

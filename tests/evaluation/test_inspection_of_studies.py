@@ -86,3 +86,14 @@ def test_the_page_shows_them_and_says_what_breaks_the_rules(tmp_path: Path) -> N
     assert {"studies.labels.0.prevalence", "studies.notes.0.n_positive", "studies.n_breaking"} <= paths
     assert {"hu.windows.0.mean", "hu.windows.2.std"} <= paths
     assert "Mean, std of the task's windows on these slices" in page
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_page_shows_them_where_no_slice_has_a_label(tmp_path: Path) -> None:
+    small.write_raw(tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels="none", n_jobs=1)
+    content, slices = inspect_store(Store.open(tmp_path / "store"), task=ICH, n_sampled=3)
+    content["studies"] = described()
+    page = write_inspection(content, slices, out=tmp_path / "out").read_text()
+    assert "No slice has a label." in page
+    assert "Labels and notes of studies" in page

@@ -32,7 +32,9 @@ OWN = Task(
     headline="dense",
     inputs=Inputs(windows_hu=((300.0, 600.0), (-600.0, 1500.0)), mean=(0.5, 0.5), std=(0.25, 0.25)),
 )
-OF_ANOTHER = re.compile(r"\b(?:brain|bleed\w*|hemorrhage|subdural|pe_present\w*)\b|“any”|> *any *<", re.IGNORECASE)
+OF_ANOTHER = re.compile(
+    r"\b(?:brain|bleed\w*|hemorrhage|subdural|pe_present\w*|competition\w*)\b|“any”|> *any *<", re.IGNORECASE
+)
 
 
 @dataclass

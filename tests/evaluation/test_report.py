@@ -111,6 +111,7 @@ def test_without_a_series_table_the_page_does_not_speak_of_the_head(folder: Path
     page = (folder / "report.html").read_text()
     assert "series head" not in page.lower()
     assert "<h3>Series</h3>" in page
+    assert "This is the score of the RSNA 2019 competition" in page
 
 
 def test_equal_input_gives_equal_bytes(evaluation: Evaluation, folder: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
 from rsna_e2e.evaluation.report.profiles import profile_figure
 from rsna_e2e.evaluation.scores import UNITS, Evaluation, SeriesLayout
 from rsna_e2e.store import Store
+from rsna_e2e.tasks.catalogue import is_of_package
 from rsna_e2e.tasks.metrics import Int64Array
 from rsna_e2e.tasks.windows import sharpest_window
 
@@ -73,6 +74,7 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         levels=list(evaluation.levels),
         headline=evaluation.task.headline,
         left_out=evaluation.left_out,
+        is_competition=is_of_package(evaluation.task),  # with all its labels
         few_series=evaluation.few_series,
         figures={
             "roc": roc_figure(evaluation),
