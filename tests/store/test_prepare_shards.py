@@ -125,7 +125,7 @@ def test_the_report_says_that_there_are_no_positions(
     assert main(["prepare", str(shards), str(tmp_path / "store"), "--jobs", "1"]) == 0
     said = capsys.readouterr()
     assert "no positions: order of the files 7" in said.out
-    assert "or the order of files without positions" in said.err
+    assert "and nothing else tells it" in said.err
 
 
 def test_a_data_report_knows_nothing_of_its_geometry(again: Store) -> None:

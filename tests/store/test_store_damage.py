@@ -352,7 +352,7 @@ def test_killed_at_any_moment_and_begun_again(folder: Path, n_kills: int, at_ran
     assert n_killed > n_kills / 4
     subprocess.run(command, check=True)
     assert contents(store) == before
-    assert sorted(path.name for path in folder.iterdir()) == ["raw", "store"]
+    assert sorted(path.name for path in folder.iterdir()) == ["labels.csv", "raw", "store"]
 
 
 def _damage_again(folder: Path) -> None:

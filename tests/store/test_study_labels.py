@@ -157,10 +157,10 @@ def test_labels_of_studies_that_are_not_there_are_refused_though_the_slices_are(
 
 def test_a_level_without_labels_and_columns_that_may_have_them_are_said(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("SOPInstanceUID,pe_present_on_image\n1.2.1.0,1\n")
-    said = label(copy, tmp_path / "a.csv", task=PE, replaces=True).label_warnings()
+    said = label(copy, tmp_path / "a.csv", task=PE, replaces=True).label_warnings("pe")
     assert any(text.startswith("no series of the store has a label of its own: ") for text in said)
     (tmp_path / "b.csv").write_text("StudyInstanceUID,central_pe,Chronic\n1.2,1,0\n")
-    said = label(copy, tmp_path / "b.csv", task=PE, replaces=True).label_warnings()
+    said = label(copy, tmp_path / "b.csv", task=PE, replaces=True).label_warnings("pe")
     assert any(text.startswith("no slice of the store has a label of its own: ") for text in said)
     assert any("not used: Chronic. If one holds a label: --columns negative_exam_for_pe=C" in text for text in said)
 

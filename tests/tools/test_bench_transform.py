@@ -65,8 +65,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 class _Scripted:
     """A generator that draws flip, transposition and affine, and the job's numbers in the published ranges."""
 
-    def random(self, n: int) -> np.ndarray:
-        return np.zeros(n)
+    def random(self, n: int | None = None) -> np.ndarray:
+        return np.zeros(n or ())
 
     def uniform(self, low: float, high: float, n: int) -> np.ndarray:
         return np.array([0.03 / 0.05, -0.02 / 0.05, 0.04 / 0.05, 12.0 / 20.0])
