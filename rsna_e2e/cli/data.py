@@ -35,7 +35,7 @@ def add_prepare(verbs: Verbs) -> None:
         "rsna-e2e prepare /data/dicom store --shard 1/4   # on the first of four machines, and so on; then anywhere:",
         "rsna-e2e prepare /data/dicom store --merge store.part-*",
         "rsna-e2e prepare /data/dicom store --deidentify ~/keys/study.key   # see docs/privacy.md",
-        "rsna-e2e prepare shards store --labels train.csv   # HDF5 files npy-<k>.hdf5, see docs/shards.md",
+        "rsna-e2e prepare shards store --labels train.csv --task pe   # HDF5 files, see docs/shards.md",
     )
     verb.add_argument(
         "raw", type=Path, metavar="RAW", help="folder of DICOM files, nested at will, a zip of one, or shards"

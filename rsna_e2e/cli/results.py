@@ -171,6 +171,8 @@ def _task_of(options: argparse.Namespace) -> "Task":
         return given
     from rsna_e2e.tasks.labels import task_of_header
 
+    if not options.submission.exists():
+        raise BadInputError(f"{options.submission}: no such submission. Check the path")
     with suppress(OSError, BadInputError):  # said where it is read
         if (task := task_of_header(table_at(options.submission))) is not None:
             return task

@@ -17,7 +17,7 @@ def add_export_shards(verbs: Verbs) -> None:
         "Write the slices of a store as HDF5 files npy-<k>.hdf5, one dataset each; run again, finished files are kept.",
         "rsna-e2e export-shards store shards",
         "rsna-e2e export-shards store shards --labels train.csv   # in the order of its rows, as published",
-        "rsna-e2e prepare shards other_store --labels train.csv   # reads them again",
+        "rsna-e2e prepare shards other_store --labels train.csv --task pe   # reads them again",
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to continue")

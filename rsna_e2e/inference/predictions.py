@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import atomic_writer
 from rsna_e2e.core.records import Float64Array, printable
+from rsna_e2e.tasks.catalogue import TASKS, task_option
 from rsna_e2e.tasks.task import Inputs, Task, task_sha256
 
 # What stands beside a submission: its tables, what it is the mean of, which images it lacks, and their truth
@@ -200,10 +201,12 @@ def _sha256(task: Task) -> str:
 def _check_task(path: Path, metadata: Mapping[bytes, bytes], task: Task) -> None:
     sha256, title = (metadata.get(key, b"").decode(errors="replace") for key in (_SHA256, _TITLE))
     if sha256 not in ("", _sha256(task)):
-        others = "another version of the task" if title == task.title else "the task"
+        is_version = title == task.title
+        others = "another version of the task" if is_version else "the task"
+        name = next((one.name for one in TASKS.values() if one.title == title), "")
         raise BadInputError(
             f"{path}: holds predictions of {others} {printable(title)!r}, and {task.title!r} is asked for. Name its "
-            "task with --task, or give a submission of this one"
+            f"task with {'--task' if is_version else task_option(name)}, or give a submission of this one"
         )
 
 

@@ -149,6 +149,8 @@ def _incomplete(store: Store, positions: Sequence[int]) -> str:
     rows = rows_of([store.series[position] for position in positions])
     known = dict(zip(store.label_names, (~np.isnan(store.labels[rows])).sum(axis=0).tolist(), strict=True))
     counts = ", ".join(f"{name} of {n}" for name, n in known.items() if n)
+    if not counts:
+        return f"none of its {len(rows)} slices has a label"
     return f"none of its {len(rows)} slices has all the labels that are known of others ({counts})"
 
 

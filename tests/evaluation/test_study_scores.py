@@ -252,5 +252,7 @@ def test_the_command_knows_the_task_by_the_columns_of_the_submission(
     assert f"weighted log loss {plain_score(made):.4f} [" in by_columns
     assert main([*words, "--task", "pe"]) == 0
     assert capsys.readouterr().out == by_columns
+    assert main(["evaluate", "none.csv", *words[2:]]) == 3
+    assert "none.csv: no such submission. Check the path" in capsys.readouterr().err
     assert main([*words, "--task", "ich"]) == 3
     assert "Needed: ID,Label" in capsys.readouterr().err

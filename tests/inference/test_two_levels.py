@@ -280,6 +280,7 @@ def test_tables_of_another_task_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(BadInputError) as caught:
         bag([out], task=ICH, out=tmp_path / "mean.csv")
     assert f"holds predictions of the task {PE.title!r}, and {ICH.title!r} is asked for" in str(caught.value)
+    assert "Name its task with --task pe, or" in str(caught.value)
     narrower = replace(PE, inputs=replace(PE.inputs, mean=(0.5, 0.5, 0.5)))  # what a model sees is its own affair
     assert len(read_predictions(predictions_path(out), narrower).image_ids) == 4
     reweighted = replace(PE, slices=replace(PE.slices, weights=(1.0,)))

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import levels
 import numpy as np
 import phantoms
 import pytest
@@ -171,6 +172,13 @@ def test_without_any_label_another_fold_is_no_advice(tmp_path: Path) -> None:
             UsageError, match=r"none of its series has a label, .*: rsna-e2e label \S+ LABELS --task ich \(docs"
         ):
             hold_out(store, small.config(f"validation_fold={fold}"))
+
+
+def test_without_labels_of_slices_no_fold_can_be_scored(store: Store) -> None:
+    of_studies = levels.with_series_labels(store)
+    of_studies.labels = np.full_like(of_studies.labels, np.nan)
+    with pytest.raises(UsageError, match=r"no fold can be scored; of fold 0: none of its \d+ slices has a label\. Add"):
+        hold_out(of_studies, small.config())
 
 
 def test_one_fold_alone_cannot_be_held_out(tmp_path: Path) -> None:
