@@ -91,8 +91,8 @@ class TwoStageConfig(Frozen):
         last = max(self.two_stage.image_epochs or (n_epochs["images"],))
         if too_few := [name for name, n in n_epochs.items() if n < last]:
             raise ValueError(f"image_epochs lists an epoch after the last: raise {too_few[0]}.slice_phase.epochs")
-        for name, head in (("sequences", self.sequences), ("series_sequences", self.series_sequences)):
-            if head is not None and head.model.backbone != "none":
+        for name, run in self.head_runs.items():
+            if run.model.backbone != "none":
                 raise ValueError(f"{name} trains on embeddings: set {name}.model.backbone=none")
         if len({run.task for run in self.runs}) > 1:
             raise ValueError("the runs have several tasks: give all of them one")
@@ -106,10 +106,15 @@ class TwoStageConfig(Frozen):
         return {"images": self.images} | {f"beside.{number}": run for number, run in enumerate(self.beside)}
 
     @property
+    def head_runs(self) -> dict[str, RunConfig]:
+        """Runs of recurrent heads on embeddings by the names of their sections."""
+        of_series = {} if self.series_sequences is None else {"series_sequences": self.series_sequences}
+        return {"sequences": self.sequences} | of_series
+
+    @property
     def runs(self) -> tuple[RunConfig, ...]:
         """All runs."""
-        of_series = () if self.series_sequences is None else (self.series_sequences,)
-        return (*self.image_runs.values(), self.sequences, *of_series)
+        return (*self.image_runs.values(), *self.head_runs.values())
 
     @property
     def image_epochs(self) -> tuple[int, ...]:
@@ -154,10 +159,8 @@ class TwoStageConfig(Frozen):
         )
 
     def sequence_run(self, *, fold: int | None, section: str = "sequences") -> RunConfig:
-        """The run that trains a recurrent head on embeddings with `fold` held out. section: sequences, or
-        series_sequences where there is one."""
-        config = self.sequences if section == "sequences" else self.series_sequences
-        assert config is not None
+        """The run that trains a recurrent head on embeddings with `fold` held out. section: one of `head_runs`."""
+        config = self.head_runs[section]
         quirks: dict[str, object] = {}
         if self._matches("darraghdog"):
             quirks["loader"] = config.loader.model_copy(update={"slice_order": "published"})

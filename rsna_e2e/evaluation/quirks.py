@@ -45,7 +45,7 @@ def measure_quirks(
     task = resolve_task(config)
     labelled = [position for position, span in enumerate(store.series) if span.split == "train"]
     if not labelled:
-        raise UsageError(f"{store.path}: has no labelled series. Prepare with --labels")
+        raise UsageError(f"{store.path}: has no labelled series. Add labels with: rsna-e2e label (docs/labels.md)")
     chosen = [labelled[i] for i in np.unique(np.linspace(0, len(labelled) - 1, n_series).astype(int))]
     return (
         *_pixels(store, config, task, chosen, progress),

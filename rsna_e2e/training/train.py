@@ -95,6 +95,7 @@ def train(
 
 
 def _warn_of_labels(data: RunData) -> None:
+    """Tell the operator which labels, of slices and of series, cannot be learned from the training set."""
     of_slices = count_labels(data.store.labels[data.training_rows], data.task)
     of_series = count_labels(data.store.series_labels[data.training], data.task, level="series")
     for text in warnings_of_levels(of_slices, of_series, "the training set"):

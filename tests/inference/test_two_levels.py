@@ -70,6 +70,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return Data(store, embeddings, folder / "run")
 
 
+def test_what_cannot_be_learned_of_series_is_said_when_training_begins(
+    data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = sequences.config("task=pe", "epochs=1")
+    train(data.store, tmp_path / "run", config, embeddings=data.embeddings, device="cpu")
+    assert [record.message for record in caplog.records if "no series" in record.message] == [
+        "no series of the training set is positive for negative_exam_for_pe, indeterminate: a model only learns to "
+        "predict 0 for these"  # each series has a slice with a bleed
+    ]
+
+
 def new_model() -> JointModel:
     return JointModel.for_task(sequences.config("task=pe").model, PE, n_channels=sequences.WIDTH)
 

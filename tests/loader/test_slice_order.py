@@ -89,3 +89,12 @@ def test_a_two_stage_plan_is_refused_before_its_first_step(unordered: Store) -> 
     with pytest.raises(UsageError, match=f"{NO_ORDER}.*--set sequences.loader.slice_order=file"):
         check_store(unordered, two_stage())
     check_store(unordered, two_stage("sequences.loader.slice_order=file"))
+
+
+def test_a_plan_asks_for_the_order_of_both_heads(unordered: Store) -> None:
+    of_slices_alone = load_two_stage("pe_demo", ["sequences.loader.slice_order=file"])
+    with pytest.raises(UsageError, match=f"{NO_ORDER}.*--set series_sequences.loader.slice_order=file"):
+        check_store(unordered, of_slices_alone)
+    of_both = ["sequences.loader.slice_order=file", "series_sequences.loader.slice_order=file"]
+    check_store(unordered, load_two_stage("pe_demo", of_both))
+    check_store(unordered, load_two_stage("pe_demo", ["two_stage.match_reference=true"]))  # in the order of the labels

@@ -30,13 +30,15 @@ def check_store(store: Store, config: TwoStageConfig | None) -> None:
     splits = {span.split for span in store.series}
     if splits != {"train", "test"}:
         raise UsageError(
-            f"{store.path}: has no labelled series to train on. Prepare with --labels"
+            f"{store.path}: has no labelled series to train on. Add labels with: rsna-e2e label (docs/labels.md)"
             if "train" not in splits
             else f"{store.path}: has no series to predict (split test). Prepare series without labels together with "
             "those that have some, or hold labelled patients out: rsna-e2e prepare RAW STORE --holdout 0.2"
         )
     if config is not None:
-        check_order(store, config.sequences, setting="sequences.loader.slice_order")
+        for section in config.head_runs:
+            head = config.sequence_run(fold=None, section=section)
+            check_order(store, head, setting=f"{section}.loader.slice_order")
         _check_folds({fold for fold in series_folds(store, config.images_folds) if fold >= 0}, config, f"{store.path}:")
 
 
