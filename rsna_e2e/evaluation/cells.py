@@ -46,17 +46,8 @@ def losses(task: Task, truth: Cells, predicted: Cells, study_of_slice_N: Int64Ar
         weights_L = np.array(task.slices.weights)
         loss_N = metrics.weighted_log_loss_rows(truth.slices, predicted.slices, weights_L)
         return Losses(loss_N, np.ones(len(loss_N)))
-    headline = task.headline_index
-    loss_E, weight_E = metrics.study_log_loss(
-        truth.slices[:, headline],
-        predicted.slices[:, headline],
-        study_of_slice_N,
-        truth.studies,
-        predicted.studies,
-        image_weight=task.slices.weights[headline],
-        series_weights_M=np.array(task.series.weights),
-    )
-    return Losses(loss_E, weight_E)
+    slices, studies = (truth.slices, predicted.slices), (truth.studies, predicted.studies)
+    return Losses(*metrics.study_log_loss_of(task, *slices, study_of_slice_N, *studies))
 
 
 def best_constants(task: Task, truth: Cells, study_of_slice_N: Int64Array) -> Cells:

@@ -18,7 +18,7 @@ from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.forward import predict_series
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, rows_of
-from rsna_e2e.tasks.metrics import auc, known_weighted_log_loss, scorable, study_log_loss
+from rsna_e2e.tasks.metrics import auc, known_weighted_log_loss, scorable, study_log_loss_of
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.confusion import Confusion
 from rsna_e2e.training.distributed import ALONE, Ranks
@@ -36,8 +36,8 @@ class Validation:
     slices with the headline, of those that are scored; None where it is not known, in a run of an earlier version.
     series_weighted_log_loss: the same of the series head over series, NaN where no series has all its labels; None for
     a model without that head. series_any_auc: likewise, and None where series have labels of their own.
-    study_log_loss: of tasks with that score, over slices and series at once. confusions:
-    of the headline label, by the kind of log line that they make, of a model that classifies single slices.
+    study_log_loss: of tasks with that score, over slices and series at once. confusions: of the headline label, by the
+    kind of log line that they make, of a model that classifies single slices.
     """
 
     weighted_log_loss: float
@@ -184,15 +184,9 @@ class FoldTruth:
 
 def score_of_studies(truth: FoldTruth, probability_NL: Float64Array, probability_SM: Float64Array, task: Task) -> float:
     """Return `study_log_loss` of series and their slices; NaN where nothing is known of them."""
-    headline = task.headline_index
-    losses_S, weights_S = study_log_loss(
-        truth.slices[:, headline],
-        probability_NL[:, headline],
-        np.repeat(np.arange(len(truth.lengths)), truth.lengths),
-        truth.series,
-        probability_SM,
-        image_weight=task.slices.weights[headline],
-        series_weights_M=np.array(task.series_labels.weights),
+    series_of_slice_N = np.repeat(np.arange(len(truth.lengths)), truth.lengths)
+    losses_S, weights_S = study_log_loss_of(
+        task, truth.slices, probability_NL, series_of_slice_N, truth.series, probability_SM
     )
     return float(losses_S.sum() / weights_S.sum()) if weights_S.any() else math.nan
 

@@ -30,7 +30,7 @@ from rsna_e2e.tasks.metrics.resample import (
     resampled_mean,
     with_interval,
 )
-from rsna_e2e.tasks.metrics.study import best_constants, study_log_loss
+from rsna_e2e.tasks.metrics.study import best_constants, study_log_loss, study_log_loss_of
 
 __all__ = [
     "CONFIDENCE",
@@ -53,6 +53,7 @@ __all__ = [
     "roc_curve",
     "scorable",
     "study_log_loss",
+    "study_log_loss_of",
     "weighted_log_loss",
     "weighted_log_loss_rows",
     "with_interval",

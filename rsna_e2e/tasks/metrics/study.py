@@ -1,12 +1,13 @@
 """Log loss over slices and series at once: the score of RSNA-STR Pulmonary Embolism 2020."""
 
-# N slices, S series, M labels of series
+# N slices, L their labels, S series, M labels of series
 
 import numpy as np
 
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tasks.metrics.curves import Int64Array
 from rsna_e2e.tasks.metrics.losses import log_loss_cells
+from rsna_e2e.tasks.task import Task
 
 
 def study_log_loss(
@@ -35,6 +36,27 @@ def study_log_loss(
     numerator_S: Float64Array = loss_SM @ series_weights_M + image_weight * share_S * slice_loss_S
     denominator_S: Float64Array = is_label_SM @ series_weights_M + image_weight * share_S * n_slices_S
     return numerator_S, denominator_S
+
+
+def study_log_loss_of(
+    task: Task,
+    slice_truth_NL: Float64Array,
+    slice_probability_NL: Float64Array,
+    series_of_slice_N: Int64Array,
+    series_truth_SM: Float64Array,
+    series_probability_SM: Float64Array,
+) -> tuple[Float64Array, Float64Array]:
+    """Return what `study_log_loss` does, of a task's headline and its labels of series, with their weights."""
+    headline = task.headline_index
+    return study_log_loss(
+        slice_truth_NL[:, headline],
+        slice_probability_NL[:, headline],
+        series_of_slice_N,
+        series_truth_SM,
+        series_probability_SM,
+        image_weight=task.slices.weights[headline],
+        series_weights_M=np.array(task.series.weights),
+    )
 
 
 def best_constants(
