@@ -33,12 +33,6 @@ def _check_printable(text: str) -> str:
     return text
 
 
-def check_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(names)) < len(names):
-        raise ValueError("names one twice")
-    return names
-
-
 def _check_tables(files: dict[str, str]) -> dict[str, str]:
     if set(files) != {INDEX, REFUSALS}:
         raise ValueError("names other files than the tables of a store")
