@@ -68,7 +68,7 @@ def _strip(p: Points) -> Field:
 def _paint_abdomen(canvas: Canvas, chest: Chest, p: Points, cage: Field, dome: Field) -> None:
     if float(dome.min()) > 3.0:
         return
-    found = organs.abdomen(chest, p, cage, dome)
+    found = organs.abdomen(p, cage, dome)
     canvas.paint(np.maximum(cage + 1.5, np.abs(dome) - 1.3), MUSCLE_HU)
     for name, hu in (
         ("liver", chest.liver_hu), ("spleen", SPLEEN_HU), ("stomach", STOMACH_HU), ("bubble", AIR_HU)

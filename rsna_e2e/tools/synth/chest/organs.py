@@ -163,7 +163,7 @@ def fissure_height(p: Points) -> tuple[Field, Field]:
     return np.asarray(oblique), np.asarray(p.z + 34.0 + 0.12 * (p.y + 30.0) + 0.12 * (np.abs(p.x) - 80.0))
 
 
-def abdomen(chest: Chest, p: Points, cage: Field, dome: Field) -> dict[str, Field]:
+def abdomen(p: Points, cage: Field, dome: Field) -> dict[str, Field]:
     """Distances to liver, spleen, stomach and the air in it, which leave little room under the diaphragm."""
     inside = smooth_intersection(cage + 2.0, dome + 1.0, 3.0)
     liver = smooth_union(
