@@ -93,7 +93,7 @@ def match_labels(headers: Table, refused: Iterable[Refusal], labels: LabelIds) -
         rule = _fitting_most(counts, table)
         whole, wholes = _most_wholes(slices, table) if counts[rule] < len(table.image_ids) else ("", set())
         if counts[rule] >= max(len(wholes), 1):
-            return _taken(slices, table, number, rule, readings[rule])
+            return _taken(slices, table, labels, number, rule, readings[rule])
         if labels.must_match and len(headers):
             if wholes:
                 raise BadInputError(_has_wholes(table, whole, wholes))
@@ -185,7 +185,9 @@ def _most_wholes(slices: Spellings, table: TableIds) -> tuple[str, set[str]]:
     return max(found.items(), key=lambda one: len(one[1]))
 
 
-def _taken(slices: Spellings, table: TableIds, number: int, rule: IdRule, ids: Sequence[str | None]) -> Match:
+def _taken(
+    slices: Spellings, table: TableIds, labels: LabelIds, number: int, rule: IdRule, ids: Sequence[str | None]
+) -> Match:
     if table.problem:
         raise BadInputError(table.problem)
     if table.study_ids and slices.values("study_uid").isdisjoint(table.study_ids):
