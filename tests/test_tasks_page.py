@@ -89,6 +89,13 @@ def test_a_task_of_ones_own_from_labels_to_scores(
         assert main(list(call.words[1:])) == 0
     assert "AUC of around" in capsys.readouterr().out  # as training ends
     check_results(workshop.folder)
+    for command in (
+        "predict run store --split validation --out held.csv",
+        "smooth held.csv --out smoothed.csv --task place.yaml",
+    ):
+        assert main(command.split()) == 0
+        said = capsys.readouterr().out.splitlines()[-1].removeprefix("to score it: rsna-e2e ")
+        assert main(said.split()) == 0
     assert main(["inspect", "store", "--out", "again"]) == 2
     assert "has label sets of several tasks: ich, place. Choose one with --task" in capsys.readouterr().err
     assert main(["export-shards", "store", "shards", "--task", "place.yaml", "--labels", "place.csv"]) == 0

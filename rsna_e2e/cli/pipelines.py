@@ -144,7 +144,7 @@ def _bag(options: argparse.Namespace) -> None:
     if 0 < done.n_with_series < done.n_members:
         tell(f"no series table is written: {done.n_with_series} of {done.n_members} submissions have one, not all")
     tell(f"submission: {done.submission}")
-    say_truth(done.submission, done.truth)
+    say_truth(done.submission, done.truth, task=options.task)
 
 
 def _merge(options: argparse.Namespace) -> None:
@@ -153,7 +153,7 @@ def _merge(options: argparse.Namespace) -> None:
     how = {"task": get_task(options.task), "out": options.out, "is_raw": options.is_raw}
     done = merge(options.of_slices, options.of_series, **how)
     tell(f"joined {done.n_slices} slices and {done.n_series} series", f"submission: {options.out}")
-    say_truth(options.out, done.truth)
+    say_truth(options.out, done.truth, task=options.task)
 
 
 def _smooth(options: argparse.Namespace) -> None:
@@ -161,4 +161,4 @@ def _smooth(options: argparse.Namespace) -> None:
 
     done = smooth(options.submission, task=get_task(options.task), out=options.out, is_raw=options.is_raw)
     tell(f"smoothed {done.n_slices} slices", f"submission: {options.out}")
-    say_truth(options.out, done.truth)
+    say_truth(options.out, done.truth, task=options.task)

@@ -112,10 +112,12 @@ def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.inference.submission import prepare_submission
     from rsna_e2e.store import Store
     from rsna_e2e.training.run_folder import read_config
+    from rsna_e2e.training.run_layout import TASK
 
     is_mean = options.checkpoint == "epochs"
     prepare_file(options.out, example="submission.csv")  # first: it may be wrong
     task = read_config(options.model_run).task
+    named = task.name if task.name in TASKS else str(options.model_run / TASK)
     prepare_submission(options.out, task, example="submission.csv")
     with (
         closing(Store.open(options.store, task.name)) as store,
@@ -127,7 +129,7 @@ def _predict(options: argparse.Namespace) -> None:
         if is_mean:
             mean = predict_epochs(options.model_run, store, **what)
             _say_mean(mean)
-            say_truth(options.out, mean.truth)
+            say_truth(options.out, mean.truth, task=named)
             return
         done = predict(options.model_run, store, checkpoint=options.checkpoint, **what)
     say_damaged(done)
@@ -135,7 +137,7 @@ def _predict(options: argparse.Namespace) -> None:
     tell(f"submission: {done.submission}   table: {done.table}{series_table}")
     _say_missing(done.missing)
     tell(f"predicted {done.n_slices} slices of {done.n_series} series with {taken(done)}")
-    say_truth(options.out, done.truth)
+    say_truth(options.out, done.truth, task=named)
 
 
 def _say_mean(mean: "EpochMean") -> None:
@@ -154,14 +156,17 @@ def _say_missing(missing: "MissingImages") -> None:
         tell(str(missing))
 
 
-def say_truth(submission: Path, truth: "TruthFile | None") -> None:
-    """Name the command that scores a submission against the truth beside it, and what the scores leave out."""
+def say_truth(submission: Path, truth: "TruthFile | None", *, task: str) -> None:
+    """Name the command that scores a submission against the truth beside it, and what the scores leave out. task: as
+    --task takes it."""
     if truth is None:
         return
     words = ["rsna-e2e", "evaluate", str(submission), str(truth.path), "--out", "report"]
     if n_left := truth.n_predicted - truth.n_slices:
         tell(f"without truth: {n_left} of {truth.n_predicted} slices, whose labels the store does not have, or not all")
         words.append("--allow-missing")
+    if task not in TASKS:  # those are told by the columns of the submission
+        words += ["--task", task]
     tell(f"to score it: {shlex.join(words)}")
 
 
