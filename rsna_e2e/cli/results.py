@@ -171,16 +171,18 @@ def say_truth(submission: Path, truth: "TruthFile | None", *, task: str) -> None
 
 
 def _task_of(options: argparse.Namespace) -> "Task":
-    """Return the task that is asked for, or the one that has the columns of the submission, or else the default."""
+    """Return the task that is asked for, or the one that has the columns of the submission, or of the truth where the
+    submission cannot be read, or else the default."""
     if (given := given_task(options)) is not None:
         return given
     from rsna_e2e.tasks.labels import task_of_header
 
     if not options.submission.exists():
         raise BadInputError(f"{options.submission}: no such submission. Check the path")
-    with suppress(OSError, BadInputError):  # said where it is read
-        if (task := task_of_header(table_at(options.submission))) is not None:
-            return task
+    for path in (options.submission, options.truth):
+        with suppress(OSError, BadInputError):  # said where it is read
+            if (task := task_of_header(table_at(path))) is not None:
+                return task
     return TASKS[DEFAULT_TASK]
 
 

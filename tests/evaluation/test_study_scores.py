@@ -254,5 +254,8 @@ def test_the_command_knows_the_task_by_the_columns_of_the_submission(
     assert capsys.readouterr().out == by_columns
     assert main(["evaluate", "none.csv", *words[2:]]) == 3
     assert "none.csv: no such submission. Check the path" in capsys.readouterr().err
+    (made.submission.parent / "empty.csv").touch()
+    assert main(["evaluate", str(made.submission.parent / "empty.csv"), *words[2:]]) == 3
+    assert "empty.csv: empty. Needed" in capsys.readouterr().err
     assert main([*words, "--task", "ich"]) == 3
     assert "Needed: ID,Label" in capsys.readouterr().err
