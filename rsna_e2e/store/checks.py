@@ -38,7 +38,7 @@ def check_files(path: Path, manifest: StoreManifest) -> None:
     Raises StoreError for the first that is not.
     """
     for name in manifest.files:
-        if table_damage(path, manifest, name):
+        if table_damage(path / name, manifest.files[name]):
             raise StoreError(f"{path / name}: missing or damaged. {PREPARE_AGAIN}")
     for name in manifest.shards:
         if shard_damage(path, manifest, name):
@@ -105,7 +105,7 @@ class StoreFiles:
     def open(cls, path: Path) -> "StoreFiles":
         """Read manifest and index. Raises StoreError where these are missing or damaged."""
         manifest = read_manifest(path)
-        if table_damage(path, manifest, INDEX):
+        if table_damage(path / INDEX, manifest.files[INDEX]):
             raise StoreError(f"{path / INDEX}: missing or damaged. {PREPARE_AGAIN}")
         return cls(path, manifest, read_index(path, manifest))
 

@@ -20,7 +20,7 @@ from rsna_e2e.store.layout import (
     StoreError,
     hash_of_labels,
 )
-from rsna_e2e.store.manifest import StoreManifest
+from rsna_e2e.store.manifest import StoreManifest, table_damage
 from rsna_e2e.store.ranges import LABEL, Mask, first_outside
 from rsna_e2e.store.series_order import run_starts
 from rsna_e2e.store.set_manifest import (
@@ -29,7 +29,6 @@ from rsna_e2e.store.set_manifest import (
     label_again,
     label_columns,
     read_set_manifest,
-    set_table_damage,
 )
 from rsna_e2e.store.tables import read_table
 
@@ -90,8 +89,8 @@ def read_set(
         raise StoreError(
             f"{place / SET_MANIFEST}: of another store, or of this one prepared otherwise. {label_again(name)}"
         )
-    for file in manifest.files:
-        if set_table_damage(place, manifest, file):
+    for file, checksum in manifest.files.items():
+        if table_damage(place / file, checksum):
             raise StoreError(f"{place / file}: missing or damaged. {label_again(name)}")
     kinds = SLICE_COLUMNS | dict.fromkeys(label_columns(manifest.slices), "float32")
     slices = read_table(place / SLICES, kinds, n_rows=of_store.n_slices, way_out=label_again(name))

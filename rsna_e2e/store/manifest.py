@@ -116,12 +116,12 @@ def _check_version(path: Path, version: Any) -> None:
         )
 
 
-def table_damage(path: Path, manifest: StoreManifest, name: str) -> str:
-    """Return what is wrong with a table's file, empty when nothing is."""
-    if not is_plain_file(path / name):
+def table_damage(table: Path, checksum: str) -> str:
+    """Return what is wrong with the file of a table that has this checksum in its manifest, empty when nothing is."""
+    if not is_plain_file(table):
         return "missing"
     try:
-        return "" if file_checksum(path / name) == manifest.files[name] else "checksum"
+        return "" if file_checksum(table) == checksum else "checksum"
     except OSError as error:
         return cannot_be_read(error)
 

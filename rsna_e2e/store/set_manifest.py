@@ -20,9 +20,8 @@ from rsna_e2e.store.layout import (
     SETS,
     SLICES,
     StoreError,
-    file_checksum,
 )
-from rsna_e2e.store.manifest import MOST_BYTES, SEAL, Count, Hash, Positive, Text, cannot_be_read, is_plain_file
+from rsna_e2e.store.manifest import MOST_BYTES, SEAL, Count, Hash, Positive, Text, is_plain_file
 from rsna_e2e.tasks.catalogue import task_option
 from rsna_e2e.tasks.task import Labels, Task, flat
 from rsna_e2e.tasks.tree import check_tree
@@ -159,16 +158,6 @@ def read_set_manifest(store: Path, name: str) -> SetManifest:
         return manifest
     except (ValueError, OSError, RecursionError):
         raise StoreError(f"{place}: missing or damaged. {label_again(name)}") from None
-
-
-def set_table_damage(place: Path, manifest: SetManifest, name: str) -> str:
-    """Return what is wrong with the file of a table of a set, which is in the folder `place`; empty when nothing is."""
-    if not is_plain_file(place / name):
-        return "missing"
-    try:
-        return "" if file_checksum(place / name) == manifest.files[name] else "checksum"
-    except OSError as error:
-        return cannot_be_read(error)
 
 
 def label_again(name: str) -> str:

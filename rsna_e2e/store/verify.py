@@ -32,7 +32,7 @@ from rsna_e2e.store.layout import (
     hash_of_pixels,
 )
 from rsna_e2e.store.manifest import StoreManifest, cannot_be_read, is_plain_file, read_manifest, table_damage
-from rsna_e2e.store.set_manifest import read_set_manifest, set_names, set_table_damage
+from rsna_e2e.store.set_manifest import read_set_manifest, set_names
 from rsna_e2e.store.shards import check_shard, chunk_places, read_pixels
 
 FOREIGN = "not a file of the store: remove it"
@@ -117,7 +117,7 @@ def verify_store(path: Path, *, n_threads: int = 1, progress: Progress = no_prog
 
 def _verify_tables(path: Path, manifest: StoreManifest) -> tuple[dict[str, Column] | None, list[Damage]]:
     """Return the index, None where it is damaged, and the damage of the tables and label sets."""
-    wrong = {name: table_damage(path, manifest, name) for name in manifest.files}
+    wrong = {name: table_damage(path / name, checksum) for name, checksum in manifest.files.items()}
     index = None
     try:
         index = None if wrong[INDEX] else read_index(path, manifest)
@@ -140,7 +140,7 @@ def _verify_sets(path: Path, manifest: StoreManifest, index: dict[str, Column]) 
     for name in set_names(path):
         try:
             found = read_set_manifest(path, name)
-            wrong = {file: set_table_damage(path / SETS / name, found, file) for file in found.files}
+            wrong = {file: table_damage(path / SETS / name / file, checksum) for file, checksum in found.files.items()}
             yield from (Damage(file=f"{SETS}/{name}/{file}", what=what) for file, what in wrong.items() if what)
             if not any(wrong.values()):
                 read_set(path, found, manifest, index)
