@@ -15,7 +15,7 @@ from test_store_damage import contents, flip, flip_pixels, make
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.store import Store, StoreError, manifest, set_manifest, shards, verify_store
+from rsna_e2e.store import Store, StoreError, manifest, shards, verify_store
 from rsna_e2e.store.prepare import repair
 from rsna_e2e.store.prepare.mend import LAID_OUT_OTHERWISE, NOT_FOUND
 from rsna_e2e.store.verify import FOREIGN
@@ -159,7 +159,7 @@ def test_the_result_of_verify_is_not_written_into_the_store(
 
 def test_a_bad_sector_anywhere_is_told_as_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a disk gives all but one place of a file."""
-    pread, checksum = os.pread, set_manifest.file_checksum
+    pread, checksum = os.pread, manifest.file_checksum
     bad = OSError(errno.EIO, os.strerror(errno.EIO))
 
     def read(descriptor: int, n_bytes: int, offset: int) -> bytes:
@@ -173,7 +173,7 @@ def test_a_bad_sector_anywhere_is_told_as_damage(folder: Path, monkeypatch: pyte
         return checksum(path)
 
     monkeypatch.setattr(shards.os, "pread", read)
-    monkeypatch.setattr(set_manifest, "file_checksum", read_table_file)
+    monkeypatch.setattr(manifest, "file_checksum", read_table_file)
     found = verify_store(folder / "store")
     names = [*(f"shards/0000{i}.h5" for i in range(4)), "tasks/ich/slices.parquet"]
     assert [(d.file, d.what) for d in found.damages] == [(name, "cannot be read: Input/output error") for name in names]
