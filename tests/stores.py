@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.core.files import sealed
-from rsna_e2e.core.records import Refusal
+from rsna_e2e.core.records import Refusal, Values, VoiLut
 from rsna_e2e.store import Compression, StoredPixels, StoreWriter, write_shard
 from rsna_e2e.store.layout import (
     INDEX_COLUMNS,
     SERIES_COLUMNS,
     SLICE_COLUMNS,
     StoreError,
+    columns_of,
     file_checksum,
     hash_of_labels,
     hash_of_pixels,
 )
+from rsna_e2e.store.luts import luts_to_table
 from rsna_e2e.store.manifest import SEAL
 from rsna_e2e.store.set_writer import NewSet
 from rsna_e2e.store.tables import read_table, write_table
@@ -101,6 +103,52 @@ def make_store(path: Path, *, compression: Compression = "none", labels: np.ndar
         return writer.commit(index=index, labels=make_labels(index, labels), refusals=refusals, compression=compression)
 
 
+# Of grey 0 to 9; and, of signed values, of -2 to 1 in 8 bits
+LUTS = [VoiLut(0, 16, np.arange(0, 50000, 5000, dtype=np.uint16)), VoiLut(-2, 8, np.array([0, 9, 200, 255], np.uint16))]
+
+
+def make_xray_index(stored: list[StoredPixels]) -> dict[str, np.ndarray]:
+    """Return the index of five X-rays, of which the first two have LUTs."""
+    n, unknown = len(stored), np.full(len(stored), np.nan)
+    rows, columns = (np.array(sides) for sides in zip(*SHAPES, strict=True))
+    index = make_index(stored)
+    return index | {
+        **{name: unknown for name in index if name.startswith(("ipp_", "iop_", "spacing_"))},
+        **{name: np.array([f"{name}{row}" for row in range(n)]) for name in ("series_key", "study_uid", "series_uid")},
+        "patient_id": np.array(["patient"] * 3 + ["other"] * 2),
+        "slice_index": np.zeros(n),
+        "position_mm": np.zeros(n),
+        "window_center_hu": unknown,
+        "window_width_hu": unknown,
+        **{f"content_{corner}": np.zeros(n) for corner in ("x0", "y0")},
+        "content_x1": columns,
+        "content_y1": rows,
+        "value_offset": np.array([0, 0, 32768, 0, 0]),
+        "photometric": np.array(["MONOCHROME1", *["MONOCHROME2"] * 4]),
+        "voi_function": np.array(["LUT", "LUT", "LINEAR", "SIGMOID", ""]),
+        "voi_lut": np.array([LUTS[0].sha256, LUTS[1].sha256, "", "", ""]),
+        "window_center": np.array([np.nan, 5.0, 30000.0, -0.5, np.nan]),
+        "window_width": np.array([np.nan, 9.0, 60000.0, 4096.0, np.nan]),
+        "padding_low": np.array([np.nan] * 4 + [-2000]),
+        "padding_high": np.array([np.nan] * 4 + [-2000]),
+        "low_grey": np.arange(n),
+        "high_grey": np.arange(n) + 1,
+        "view": np.array(["PA", "AP", "LL", "", "PA"]),
+        "sex": np.array(["F", "M", "O", "", "F"]),
+        "age_y": np.array([90.0, 0.5, 61.0, np.nan, 0.0]),
+        "imager_spacing_mm": np.array([0.139, np.nan, 0.2, 0.1, 0.1]),
+    }
+
+
+def make_xray_store(path: Path, *, compression: Compression = "none") -> str:
+    """Write a store of X-rays of one shard and return its data hash."""
+    with StoreWriter(path) as writer:
+        shard, slices = writer.shards_folder / "00000.h5", iter(make_slices())
+        index = make_xray_index(write_shard(shard, slices, compression=compression, values="grey"))
+        luts = [luts_to_table({lut.sha256: lut for lut in some}) for some in (LUTS[:1], LUTS)]  # the first one twice
+        return writer.commit(index=index, labels=make_labels(index), refusals=[], compression=compression, luts=luts)
+
+
 def edit_manifest(path: Path, **values: object) -> None:
     """Change values of a store's manifest."""
     manifest = json.loads((path / "store.json").read_text())
@@ -123,7 +171,7 @@ def edit_index(path: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> N
     """Change a store's index, split and fold among it, and the manifests with it, as somebody would who wants to be
     believed."""
     manifest = json.loads((path / "store.json").read_text())
-    index = read_table(path / "index.parquet", INDEX_COLUMNS, n_rows=manifest["n_slices"])
+    index = read_table(path / "index.parquet", columns_of(_values(manifest)), n_rows=manifest["n_slices"])
     slices = _slices(path)
     index = {name: column.copy() for name, column in (index | {name: slices[name] for name in DIVISION}).items()}
     edit(index)
@@ -140,6 +188,10 @@ def edit_labels(path: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> 
     edit(labels)
     write_table(set_of(path) / "slices.parquet", labels)
     sign(path)
+
+
+def _values(manifest: dict[str, object]) -> Values:
+    return "grey" if manifest.get("values") == "grey" else "hu"
 
 
 def _slices(path: Path) -> dict[str, np.ndarray]:
@@ -165,8 +217,8 @@ def sign(path: Path) -> None:
     manifest["files"] = {name: file_checksum(path / name) for name in manifest["files"]}
     manifest["shards"] = {name: (path / "shards" / name).stat().st_size for name in manifest["shards"]}
     with suppress(StoreError):
-        index = read_table(path / "index.parquet", INDEX_COLUMNS, n_rows=manifest["n_slices"])
-        manifest["pixels_hash"] = hash_of_pixels(index)
+        index = read_table(path / "index.parquet", columns_of(_values(manifest)), n_rows=manifest["n_slices"])
+        manifest["pixels_hash"] = hash_of_pixels(index, _values(manifest))
     (path / "store.json").write_text(json.dumps(sealed(manifest, key=SEAL)))
     place = set_of(path)
     content = json.loads((place / "set.json").read_text())

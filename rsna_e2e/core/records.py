@@ -1,5 +1,7 @@
 """Plain data that modules hand to each other: one slice, one refused file, and how progress is reported."""
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -13,6 +15,8 @@ Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]  # row numbers of a table, such as the index of a store
 Column = npt.NDArray[Any]  # of a table: numbers, or objects that are all text
+Modality = Literal["ct", "xr"]  # computed tomography; X-rays of one projection: CR, DX and RG
+Values = Literal["hu", "grey"]  # what a store holds: Hounsfield units, or stored values of X-rays
 IdRule = Literal["name", "path", "sop_uid"]  # what image ids are, see `dicom.image_ids`
 
 # The same in words; of two that fit equally well, the first is taken
@@ -37,8 +41,72 @@ def never() -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class XrayRecord:
+    """What an X-ray image says beyond what a `SliceRecord` has; these are columns of the index of a store of X-rays.
+
+    `value_offset`: grey = value in the store + offset, where grey is the stored value of the file, exactly.
+    `photometric` is MONOCHROME1 or MONOCHROME2. `voi_function` is LINEAR, LINEAR_EXACT or SIGMOID, of `window_center`
+    and `window_width`, which are in grey * slope + intercept; LUT, of the table whose sha256 is `voi_lut`; or empty.
+    Grey from `padding_low` to `padding_high` is padding. `low_grey` and `high_grey`: 0.5 and 99.5 percentile of the
+    rest. `view`: ViewPosition. `sex`: M, F, O or empty. `age_y`: in years, at most 90. `imager_spacing_mm`: between
+    rows, at the detector where the file says so. NaN where a file says nothing.
+    """
+
+    value_offset: int
+    photometric: str
+    voi_function: str = ""
+    voi_lut: str = ""
+    window_center: float = math.nan
+    window_width: float = math.nan
+    padding_low: float = math.nan
+    padding_high: float = math.nan
+    low_grey: int = 0
+    high_grey: int = 0
+    view: str = ""
+    sex: str = ""
+    age_y: float = math.nan
+    imager_spacing_mm: float = math.nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presentation:
+    """What turns the values of an X-ray image into what is shown: columns of the index, see `XrayRecord`. NaN is
+    `math.nan` itself, so that equal presentations are equal and have one hash."""
+
+    value_offset: int
+    slope: float
+    intercept: float
+    bits_stored: int
+    photometric: str
+    voi_function: str = ""
+    voi_lut: str = ""
+    window_center: float = math.nan
+    window_width: float = math.nan
+    padding_low: float = math.nan
+    padding_high: float = math.nan
+    low_grey: int = 0
+    high_grey: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VoiLut:
+    """A VOI LUT (PS3.3 C.11.2.1.1). first: the value, after slope and intercept, that `entries` [n] begin with; what is
+    lower has the first entry, what is higher the last. bits: 8 to 16, those of an entry."""
+
+    first: int
+    bits: int
+    entries: npt.NDArray[np.uint16]
+
+    @property
+    def sha256(self) -> str:
+        """By which the index names it."""
+        head = f"{self.first} {self.bits} {len(self.entries)}\0".encode()
+        return hashlib.sha256(head + self.entries.astype("<u2").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SliceRecord:
-    """What one CT slice (one SOP instance, or a frame of one) says about itself, apart from its pixels.
+    """What one CT slice (one SOP instance, or a frame of one), or one X-ray, says about itself, apart from its pixels.
 
     Names are DICOM's keywords in snake case, with units. `image_id` is what label files refer to, see `image_ids`; of
     enhanced CT, with the frame. `frame_number` counts from 1, and is 1 where a file holds one slice.
@@ -48,7 +116,8 @@ class SliceRecord:
 
     What reading the pixels adds: `decoder`, the plugin and its version, empty for uncompressed pixels; `repair`, what
     was done to values that the file spells wrongly, names joined by "+"; `n_rounded` and `n_saturated`, pixels whose HU
-    are not slope * stored + intercept exactly; `n_padding`, those that the file says are none; `hu_min` and `hu_max`.
+    are not slope * stored + intercept exactly; `n_padding`, those that the file says are none; `hu_min` and `hu_max`,
+    of an X-ray the least and greatest value in the store. `xray`: what only X-rays say; None of CT.
     """
 
     image_id: str
@@ -78,6 +147,7 @@ class SliceRecord:
     n_padding: int = 0
     hu_min: int = 0
     hu_max: int = 0
+    xray: XrayRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

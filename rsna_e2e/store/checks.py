@@ -13,12 +13,12 @@ from rsna_e2e.core.records import Column, Rows
 from rsna_e2e.store.codecs import MOST_PACKED, Compression
 from rsna_e2e.store.layout import (
     INDEX,
-    INDEX_COLUMNS,
     PREPARE_AGAIN,
     REFUSALS,
     REPAIR,
     SHARDS,
     StoreError,
+    columns_of,
 )
 from rsna_e2e.store.manifest import StoreManifest, is_plain_file, read_manifest, table_damage
 from rsna_e2e.store.ranges import contradictions, outside_ranges
@@ -59,11 +59,10 @@ def shard_damage(path: Path, manifest: StoreManifest, name: str) -> str:
 def read_index(path: Path, manifest: StoreManifest) -> dict[str, Column]:
     """Read the index, and check that every slice lies inside a shard and every value is possible. Raises StoreError,
     which names the column, and the slice if a single one is wrong."""
-    n_rows = manifest.n_slices
-    index = read_table(path / INDEX, INDEX_COLUMNS, n_rows=n_rows, most_packed=INDEX_MOST_PACKED)
-    has_geometry = manifest.geometry == "patient"
-    in_range = outside_ranges(index, has_geometry=has_geometry)
-    for name, row in chain(in_range, _wrong_places(index, manifest), contradictions(index)):
+    n_rows, values = manifest.n_slices, manifest.values
+    index = read_table(path / INDEX, columns_of(values), n_rows=n_rows, most_packed=INDEX_MOST_PACKED)
+    in_range = outside_ranges(index, has_geometry=manifest.geometry == "patient", values=values)
+    for name, row in chain(in_range, _wrong_places(index, manifest), contradictions(index, values=values)):
         raise StoreError(f"{path / INDEX}: damaged (impossible {name}{_slice_at(index, row)}). {PREPARE_AGAIN}")
     return index
 
@@ -148,7 +147,7 @@ class StoreFiles:
     def check_shards(self) -> None:
         """Check every shard except its pixels. Raises StoreError for the first that is damaged."""
         for name, rows in self.rows_by_shard():
-            check_shard(self.shard(name), self.counts(rows), self.compression)
+            check_shard(self.shard(name), self.counts(rows), self.compression, values=self.manifest.values)
 
 
 def rows_by_shard(index: Mapping[str, Column], shards: Sequence[str]) -> Iterator[tuple[str, Rows]]:

@@ -9,7 +9,7 @@ import numpy as np
 import xxhash
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.records import Column
+from rsna_e2e.core.records import Column, Values
 
 FORMAT: Final = "rsna_e2e study store"
 FORMAT_VERSION: Final = 4
@@ -18,6 +18,7 @@ SET_FORMAT: Final = "rsna_e2e label set"
 MANIFEST = "store.json"
 INDEX = "index.parquet"
 REFUSALS = "refusals.parquet"
+LUTS = "luts.parquet"  # of a store of X-rays
 SHARDS = "shards"
 SETS = "tasks"  # folder of label sets, each in a folder with the name of its task
 PARTIAL = ".partial"  # while a store is made: this folder in it, or beside it one of this suffix; a set: beside it
@@ -68,6 +69,25 @@ INDEX_COLUMNS: dict[str, str] = {
     "packed_checksum": "uint64",
 }
 
+# Further columns of a store of X-rays, as in `XrayRecord`. Its others mean the same, but for these: `window_*_hu` are
+# NaN, `hu_min` and `hu_max` are of the values in the shards, and the content is the whole image.
+XRAY_COLUMNS = {
+    "value_offset": "int32",
+    "photometric": "str",
+    "voi_function": "str",
+    "voi_lut": "str",
+    "window_center": "float64",
+    "window_width": "float64",
+    "padding_low": "float64",
+    "padding_high": "float64",
+    "low_grey": "int32",
+    "high_grey": "int32",
+    "view": "str",
+    "sex": "str",
+    "age_y": "float64",
+    "imager_spacing_mm": "float64",
+}
+
 # Columns of a set's table of slices, before its labels, and of its table of series.
 SLICE_COLUMNS = {"image_id": "str", "split": "str", "fold": "int32", "csv_place": "int64"}
 SERIES_COLUMNS = {"series_key": "str"}
@@ -85,9 +105,19 @@ class StoreError(BadInputError):
     """A study store that is missing, unfinished, of another version, or damaged."""
 
 
-def hash_of_pixels(index: Mapping[str, Column]) -> str:
+def columns_of(values: Values) -> dict[str, str]:
+    """Return the columns of the index of a store of these values, and what they hold."""
+    return INDEX_COLUMNS | XRAY_COLUMNS if values == "grey" else INDEX_COLUMNS
+
+
+def tables_of(values: Values) -> tuple[str, ...]:
+    """Return the file names of the tables of a store of these values."""
+    return (INDEX, REFUSALS, LUTS) if values == "grey" else (INDEX, REFUSALS)
+
+
+def hash_of_pixels(index: Mapping[str, Column], values: Values = "hu") -> str:
     """Return the sha256 of a store without its label sets: pixels by their checksums, and the index."""
-    return _hash_of({name: index[name] for name in INDEX_COLUMNS if name not in _STORAGE_COLUMNS})
+    return _hash_of({name: index[name] for name in columns_of(values) if name not in _STORAGE_COLUMNS})
 
 
 def hash_of_labels(slices: Mapping[str, Column], series: Mapping[str, Column]) -> str:

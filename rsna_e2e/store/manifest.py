@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from rsna_e2e.config import Frozen
 from rsna_e2e.core.files import as_json, read_json, sealed, unsealed
-from rsna_e2e.core.records import IdRule
+from rsna_e2e.core.records import IdRule, Values
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.layout import (
     FORMAT,
@@ -17,26 +17,21 @@ from rsna_e2e.store.layout import (
     MANIFEST,
     PARTIAL,
     PREPARE_AGAIN,
-    REFUSALS,
     SHARDS,
     StoreError,
     file_checksum,
+    tables_of,
 )
 
 MOST_BYTES = 16 << 20  # that of the whole competition has 100 kB
 SEAL = "checksum"  # key of the manifest's own sha256
+_PLACED = ("grey", "patient")  # X-rays lie nowhere in the patient
 
 
 def _check_printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("holds control characters")
     return text
-
-
-def _check_tables(files: dict[str, str]) -> dict[str, str]:
-    if set(files) != {INDEX, REFUSALS}:
-        raise ValueError("names other files than the tables of a store")
-    return files
 
 
 Text = Annotated[str, Field(strict=True, max_length=1000), AfterValidator(_check_printable)]
@@ -49,10 +44,11 @@ _ShardName = Annotated[str, Field(strict=True, pattern=r"^[0-9]{1,12}\.h5$")]  #
 class StoreManifest(Frozen):
     """The content of store.json.
 
-    image_ids: the rule that they follow, before they are hashed. content_from_hu: the lowest HU that content boxes
-    bound. key_check: of the key that identifiers are hashed with, empty where they are not. geometry: "none" where
-    slices have no place in the patient, and series are in the order of their files. files: checksum of each table.
-    shards: size of each in bytes; frames: checksum of everything in each that is no slice.
+    values: what the shards hold. image_ids: the rule that they follow, before they are hashed. content_from_hu: the
+    lowest HU that content boxes bound; None of X-rays, whose content is the whole image. key_check: of the key that
+    identifiers are hashed with, empty where they are not. geometry: "none" where slices have no place in the patient,
+    and series are in the order of their files. files: checksum of each table. shards: size of each in bytes; frames:
+    checksum of everything in each that is no slice.
     """
 
     model_config = ConfigDict(extra="ignore")  # the seal, and what a later program of this version may add
@@ -60,8 +56,9 @@ class StoreManifest(Frozen):
     format: Literal["rsna_e2e study store"] = FORMAT
     format_version: Literal[4] = FORMAT_VERSION
     created_by: Text = ""
+    values: Values = "hu"
     image_ids: IdRule
-    content_from_hu: Annotated[int, Field(strict=True, ge=-(1 << 15), lt=1 << 15)]
+    content_from_hu: Annotated[int, Field(strict=True, ge=-(1 << 15), lt=1 << 15)] | None
     compression: Compression
     n_slices: Positive
     n_series: Positive
@@ -69,9 +66,17 @@ class StoreManifest(Frozen):
     pixels_hash: Hash
     key_check: Hash | Literal[""]
     geometry: Literal["patient", "none"] = "patient"
-    files: Annotated[dict[str, Hash], AfterValidator(_check_tables)]
+    files: dict[str, Hash]
     shards: dict[_ShardName, Positive]
     frames: dict[_ShardName, Hash]
+
+    @model_validator(mode="after")
+    def _is_of_its_values(self) -> "StoreManifest":
+        if set(self.files) != set(tables_of(self.values)):
+            raise ValueError("names other files than the tables of a store")
+        if (self.content_from_hu is None) != (self.values == "grey") or (self.values, self.geometry) == _PLACED:
+            raise ValueError("content and geometry are not those of its values")
+        return self
 
     @model_validator(mode="after")
     def _shards_have_frames(self) -> "StoreManifest":
@@ -80,8 +85,9 @@ class StoreManifest(Frozen):
         return self
 
     def to_json(self) -> str:
-        """Return the text of store.json."""
-        return as_json(sealed(self.model_dump(), key=SEAL), indent=1) + "\n"
+        """Return the text of store.json; that of HU names no `values`, as before there were others."""
+        unsaid = {"values"} if self.values == "hu" else set()
+        return as_json(sealed(self.model_dump(exclude=unsaid), key=SEAL), indent=1) + "\n"
 
 
 def read_manifest(path: Path) -> StoreManifest:

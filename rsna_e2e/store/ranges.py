@@ -3,6 +3,7 @@
 # N slices
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +13,16 @@ from rsna_e2e.core.limits import (
     FARTHEST_MM,
     LEAST_PIXELS,
     LENGTHS_MM,
+    MAX_AGE_Y,
     MAX_FRAMES,
     MAX_POSITION_MM,
+    MAX_WINDOW_GREY,
     MAX_WINDOW_HU,
     ROUNDED_AXES,
     SIDES_PX,
+    XRAY_SIDES_PX,
 )
-from rsna_e2e.core.records import Column
+from rsna_e2e.core.records import Column, Values
 
 Mask = npt.NDArray[np.bool_]
 
@@ -67,6 +71,27 @@ NUMBERS = {
     "stored_bytes": _ANY,
     "packed_checksum": _ANY,
 }
+_GREY = Range(-32768, 65535)
+_XRAY_COUNT = Range(0, XRAY_SIDES_PX[1] ** 2)
+_XRAY_SIDE = Range(*XRAY_SIDES_PX)
+_XRAY_CORNER = Range(0, XRAY_SIDES_PX[1])
+
+# Of X-rays
+XRAY_NUMBERS = NUMBERS | {
+    "rows": _XRAY_SIDE,
+    "columns": _XRAY_SIDE,
+    **{f"content_{corner}": _XRAY_CORNER for corner in ("x0", "y0", "x1", "y1")},
+    **{name: _XRAY_COUNT for name in ("n_rounded", "n_saturated", "n_padding")},
+    "value_offset": Range(0, 1 << 15),
+    "window_center": Range(-MAX_WINDOW_GREY, MAX_WINDOW_GREY, is_advice=True),
+    "window_width": Range(0, MAX_WINDOW_GREY, is_advice=True),
+    "padding_low": _GREY._replace(is_advice=True),
+    "padding_high": _GREY._replace(is_advice=True),
+    "low_grey": _GREY,
+    "high_grey": _GREY,
+    "age_y": Range(0, MAX_AGE_Y, is_advice=True),
+    "imager_spacing_mm": Range(*LENGTHS_MM, is_advice=True),
+}
 LABEL = Range(0, 1, is_advice=True)
 
 # What is NaN in a store whose slices came without their place in space
@@ -92,6 +117,11 @@ TEXTS = {
     "decoder": _PRINTABLE,
     "repair": _CODES,
     "shard": _PRINTABLE,
+    "photometric": "MONOCHROME[12]",
+    "voi_function": "LINEAR|LINEAR_EXACT|SIGMOID|LUT|",
+    "voi_lut": "([0-9a-f]{64})?",
+    "view": "[A-Z0-9_ ]{0,16}",
+    "sex": "[FMO]?",
     "path": _PRINTABLE,
     "reason": _CODES,
     "detail": _PRINTABLE,
@@ -111,17 +141,19 @@ def first_outside(column: Column, allowed: Range) -> int | None:
     return int(np.argmin(is_good.reshape(len(column), -1).all(axis=1)))
 
 
-def outside_ranges(index: Mapping[str, Column], *, has_geometry: bool = True) -> Iterator[tuple[str, int]]:
+def outside_ranges(
+    index: Mapping[str, Column], *, has_geometry: bool = True, values: Values = "hu"
+) -> Iterator[tuple[str, int]]:
     """Yield columns of an index with a number out of range, and its first such row."""
-    for name, allowed in NUMBERS.items():
+    for name, allowed in (XRAY_NUMBERS if values == "grey" else NUMBERS).items():
         is_unknown = name in GEOMETRY and not has_geometry
         if (row := first_outside(index[name], _UNKNOWN if is_unknown else allowed)) is not None:
             yield name, row
 
 
-def contradictions(index: Mapping[str, Column]) -> Iterator[tuple[str, int]]:
+def contradictions(index: Mapping[str, Column], *, values: Values = "hu") -> Iterator[tuple[str, int]]:
     """Yield columns of an index that contradict other columns, with the first such row; all values are in range."""
-    for name, is_good in _relations(index):
+    for name, is_good in chain(_relations(index), _relations_of_xrays(index) if values == "grey" else ()):
         if not is_good.all():
             yield name, int(np.argmin(is_good))
 
@@ -144,6 +176,15 @@ def _relations(index: Mapping[str, Column]) -> Iterator[tuple[str, Mask]]:
     for name in ("patient_id", "study_uid", "series_uid"):
         yield name, np.append(True, (index[name][1:] == index[name][:-1]) | ~is_in_series)
     yield "byte_offset", _are_apart(index)
+
+
+def _relations_of_xrays(index: Mapping[str, Column]) -> Iterator[tuple[str, Mask]]:
+    yield "value_offset", np.isin(index["value_offset"], (0, 1 << 15))
+    function, has_window = index["voi_function"], ~np.isnan(index["window_width"])
+    yield "voi_lut", (function == "LUT") == (index["voi_lut"] != "")
+    yield "window_width", (has_window | (function == "") | (function == "LUT")) & ~(index["window_width"] == 0)
+    yield "window_center", np.isnan(index["window_center"]) != has_window
+    yield "low_grey", index["low_grey"] <= index["high_grey"]
 
 
 def _are_axes(index: Mapping[str, Column]) -> Mask:

@@ -1,7 +1,8 @@
 """Reading a study store: its index in memory, its pixels slice by slice, each checked."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.records import Column, Int16Array, Int16Image, Refusal
+from rsna_e2e.core.records import Column, Int16Array, Int16Image, Presentation, Refusal, VoiLut
 from rsna_e2e.store.checks import (
     StoreFiles,
     check_files,
@@ -21,6 +22,7 @@ from rsna_e2e.store.checks import (
 from rsna_e2e.store.codecs import check_codec
 from rsna_e2e.store.label_sets import LabelSet, open_set
 from rsna_e2e.store.layout import MANIFEST, REPAIR, SHARDS, StoreError, hash_of_data
+from rsna_e2e.store.luts import read_luts
 from rsna_e2e.store.manifest import StoreManifest, read_manifest
 from rsna_e2e.store.series_order import run_starts
 from rsna_e2e.store.set_manifest import label_again
@@ -67,10 +69,18 @@ class Store:
     columns. task_name: whose labels they are, empty of a store without label sets, where all series are of split
     "test". data_hash: of pixels and labels. compression: of its pixels. key_check: of the key that identifiers are
     hashed with, empty where they are not. image_ids: what they are, before they were hashed. geometry: "none" where
-    slices have no place in the patient, and series are in the order of their files.
+    slices have no place in the patient, and series are in the order of their files. values: "grey" of X-rays, whose
+    index has `XRAY_COLUMNS` too; luts: VOI LUTs that these name.
     """
 
-    def __init__(self, path: Path, manifest: StoreManifest, index: dict[str, Column], found: LabelSet) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: StoreManifest,
+        index: dict[str, Column],
+        found: LabelSet,
+        luts: Mapping[str, VoiLut],
+    ) -> None:
         self.path = path
         self._manifest = manifest
         self._set = found.manifest
@@ -88,6 +98,7 @@ class Store:
         self.image_ids = self._set.image_ids if self._set else manifest.image_ids
         self.geometry = manifest.geometry
         self.content_from_hu = manifest.content_from_hu
+        self.values, self.luts = manifest.values, luts
         self.series = _spans(self.index)
 
     @classmethod
@@ -106,7 +117,7 @@ class Store:
         index = read_index(path, manifest)
         found = open_set(path, manifest, index, task)
         StoreFiles(path, manifest, index).check_shards()
-        return cls(path, manifest, index, found)
+        return cls(path, manifest, index, found, read_luts(path, index) if manifest.values == "grey" else {})
 
     def __len__(self) -> int:
         """Return the number of slices, N."""
@@ -135,8 +146,20 @@ class Store:
             )
         )
 
+    def presentation(self, row: int) -> Presentation:
+        """Return what turns the values of an X-ray image into what is shown."""
+        of_row: dict[str, Any] = {one.name: self.index[one.name][row] for one in fields(Presentation)}
+        plain = {name: x.item() if isinstance(x, np.generic) else x for name, x in of_row.items()}
+        known: dict[str, Any] = {
+            name: math.nan if x != x else x for name, x in plain.items()
+        }  # NaN differs from itself
+        return Presentation(**known)
+
     def read_slice(self, row: int) -> Int16Image:
-        """Return the HU [rows, columns] of one row of the index. Raises StoreError when they are damaged."""
+        """Return the HU [rows, columns] of one row of the index, or of an X-ray grey less its `value_offset`.
+
+        Raises StoreError when they are damaged.
+        """
         hu = np.empty((int(self.index["rows"][row]), int(self.index["columns"][row])), dtype="<i2")
         self.read_slices([row], hu.reshape(-1))
         return hu

@@ -1,4 +1,4 @@
-"""A shard: an HDF5 file of int16 HU, one chunk per slice, which readers read by byte offset."""
+"""A shard: an HDF5 file of int16 HU, or of values of X-rays, one chunk per slice, which readers read by byte offset."""
 
 import os
 from collections import Counter
@@ -13,7 +13,7 @@ import xxhash
 
 from rsna_e2e.core.files import begin_sync
 from rsna_e2e.core.hdf5 import HDF5_ERRORS, NotPlainError, flush, new_file, open_plain
-from rsna_e2e.core.records import Int16Array, Int16Image
+from rsna_e2e.core.records import Int16Array, Int16Image, Values
 from rsna_e2e.store.codecs import (
     BITSHUFFLE_FILTER,
     MOST_PACKED,
@@ -49,15 +49,18 @@ class StoredPixels:
     packed_checksum: int
 
 
-def write_shard(path: Path, slices: Iterable[Int16Image], *, compression: Compression = "none") -> list[StoredPixels]:
-    """Write HU slices [rows, columns], in the order given, as a shard; each comes from `slices` as it is needed.
+def write_shard(
+    path: Path, slices: Iterable[Int16Image], *, compression: Compression = "none", values: Values = "hu"
+) -> list[StoredPixels]:
+    """Write slices [rows, columns], in the order given, as a shard; each comes from `slices` as it is needed.
 
-    Slices of one shape share a dataset `hu_<rows>x<columns>` [n, rows, columns]. The same slices give the same bytes.
+    Slices of one shape share a dataset `hu_<rows>x<columns>` [n, rows, columns], or `grey_...` of X-rays, by what their
+    `values` are. The same slices give the same bytes.
     The file gets its name after every slice was read back and compared, its attribute `complete` was set, and it
     reached the disk. Raises OSError, and DiskFullError.
     """
     with new_file(path) as file:
-        stored, shapes = _write_slices(file, slices, compression)
+        stored, shapes = _write_slices(file, slices, compression, values)
         flush(file)
         _verify(Path(file.filename), stored, shapes, compression)
         file.attrs["complete"] = 1
@@ -126,8 +129,8 @@ def is_slice(values: Int16Array, pixels: StoredPixels) -> bool:
     return bool(xxhash.xxh3_64_intdigest(values.data) == pixels.checksum)
 
 
-def check_shard(path: Path, counts: Mapping[Shape, int], compression: Compression) -> None:
-    """Check that a shard is an HDF5 file with `counts` slices of each shape; pixels are not read.
+def check_shard(path: Path, counts: Mapping[Shape, int], compression: Compression, *, values: Values = "hu") -> None:
+    """Check that a shard is an HDF5 file with `counts` slices of each shape and of these values; pixels are not read.
 
     Raises StoreError where it is damaged, or points out of the file.
     """
@@ -135,8 +138,8 @@ def check_shard(path: Path, counts: Mapping[Shape, int], compression: Compressio
         found = {}
         for name, dataset in file.items():
             rows, columns = dataset.shape[1:]
-            is_ours = name == f"hu_{rows}x{columns}" and dataset.chunks == (1, rows, columns) and dataset.dtype == "<i2"
-            if not is_ours:
+            is_named = name == f"{values}_{rows}x{columns}"
+            if not is_named or dataset.chunks != (1, rows, columns) or dataset.dtype != "<i2":
                 raise ValueError(name)
             found[rows, columns] = len(dataset)
         if found != counts or file.attrs["complete"] != 1:
@@ -183,7 +186,7 @@ def _read(descriptor: int, pixels: StoredPixels, hu: Int16Array, compression: Co
 
 
 def _write_slices(
-    file: h5py.File, slices: Iterable[Int16Image], compression: Compression
+    file: h5py.File, slices: Iterable[Int16Image], compression: Compression, kind: Values
 ) -> tuple[list[StoredPixels], list[Shape]]:
     """Write the slices and return where each lies, and its shape."""
     datasets: dict[Shape, h5py.Dataset] = {}
@@ -194,7 +197,7 @@ def _write_slices(
         shape = rows, columns
         number, counts[shape] = counts[shape], counts[shape] + 1
         if number == 0:
-            datasets[shape] = _new_dataset(file, shape, compression)
+            datasets[shape] = _new_dataset(file, f"{kind}_{rows}x{columns}", shape, compression)
         if number % _ROOM == 0:
             datasets[shape].id.set_extent((number + _ROOM, *shape))
         values = np.ascontiguousarray(hu, dtype="<i2").reshape(-1)
@@ -214,10 +217,10 @@ def _write_slices(
     return pixels, [shape for shape, *_ in written]
 
 
-def _new_dataset(file: h5py.File, shape: Shape, compression: Compression) -> h5py.Dataset:
+def _new_dataset(file: h5py.File, name: str, shape: Shape, compression: Compression) -> h5py.Dataset:
     rows, columns = shape
     return file.create_dataset(
-        f"hu_{rows}x{columns}",
+        name,
         shape=(0, rows, columns),
         maxshape=(None, rows, columns),  # so that the file does not depend on how many slices were foreseen
         chunks=(1, rows, columns),

@@ -21,6 +21,7 @@ from rsna_e2e.store.codecs import check_codec
 from rsna_e2e.store.label_sets import read_set
 from rsna_e2e.store.layout import (
     INDEX,
+    LUTS,
     MANIFEST,
     REFUSALS,
     SERIES,
@@ -31,6 +32,7 @@ from rsna_e2e.store.layout import (
     StoreError,
     hash_of_pixels,
 )
+from rsna_e2e.store.luts import read_luts
 from rsna_e2e.store.manifest import StoreManifest, cannot_be_read, is_plain_file, read_manifest, table_damage
 from rsna_e2e.store.set_manifest import read_set_manifest, set_names
 from rsna_e2e.store.shards import check_shard, chunk_places, read_pixels
@@ -128,9 +130,14 @@ def _verify_tables(path: Path, manifest: StoreManifest) -> tuple[dict[str, Colum
             read_refusals(path, manifest)
         except StoreError as error:
             wrong[REFUSALS] = _short(error, path / REFUSALS)
+    if index is not None and wrong.get(LUTS) == "":
+        try:
+            read_luts(path, index)
+        except StoreError as error:
+            wrong[LUTS] = _short(error, path / LUTS)
     damages = [Damage(file=name, what=what) for name, what in wrong.items() if what]
     if index is not None:
-        if hash_of_pixels(index) != manifest.pixels_hash:
+        if hash_of_pixels(index, manifest.values) != manifest.pixels_hash:
             damages.append(Damage(file=MANIFEST, what="pixels_hash is not that of the index"))
         damages += _verify_sets(path, manifest, index)
     return index, damages
@@ -204,7 +211,7 @@ def _hdf5_damage(files: StoreFiles, name: str, rows: Rows) -> str:
     """Return what is wrong for tools that read through the HDF5 library, empty when it finds every slice where we
     do."""
     try:
-        check_shard(files.shard(name), files.counts(rows), files.compression)
+        check_shard(files.shard(name), files.counts(rows), files.compression, values=files.manifest.values)
         places = {shape: iter(found) for shape, found in chunk_places(files.shard(name), files.compression).items()}
     except StoreError as error:
         return _short(error, files.shard(name))

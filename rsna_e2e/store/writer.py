@@ -2,38 +2,42 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from rsna_e2e import __version__
 from rsna_e2e.core.errors import BadInputError, RsnaError, UsageError
 from rsna_e2e.core.files import entries, full_disk_named, lock_folder, real_path, sync
-from rsna_e2e.core.records import Column, IdRule, Refusal
+from rsna_e2e.core.records import Column, IdRule, Refusal, Values
 from rsna_e2e.store.checks import check_series, checksum_around, read_index, read_refusals, rows_by_shard
 from rsna_e2e.store.codecs import Compression
 from rsna_e2e.store.content_box import CONTENT_FROM_HU
 from rsna_e2e.store.layout import (
     INDEX,
-    INDEX_COLUMNS,
+    LUTS,
     MANIFEST,
     PARTIAL,
     REFUSALS,
     SETS,
     SHARDS,
     StoreError,
+    columns_of,
     file_checksum,
     hash_of_data,
     hash_of_pixels,
+    tables_of,
 )
+from rsna_e2e.store.luts import read_luts, write_luts
 from rsna_e2e.store.manifest import StoreManifest
 from rsna_e2e.store.set_writer import NewSet, write_set
 from rsna_e2e.store.tables import write_table
 
-_ENTRIES = (SHARDS, INDEX, REFUSALS, SETS, MANIFEST)
+_ENTRIES = (SHARDS, INDEX, REFUSALS, LUTS, SETS, MANIFEST)
 _STORE = "store"
 _INPUTS = "inputs"
 _SHARD_NOTE = "shard-"
@@ -159,23 +163,30 @@ class StoreWriter:
         compression: Compression = "none",
         key_check: str = "",
         image_ids: IdRule = "name",
+        luts: Iterable[Any] | None = None,
     ) -> str:
         """Write the tables, the manifest and a label set, put the store in its place, and return its data hash.
 
-        index: all `INDEX_COLUMNS` [N > 0], series after series, slices in geometric order. labels: of its slices and
-        series, if any. compression: that all shards were written with. key_check: of the key that identifiers are
-        hashed with, empty where they are not. image_ids: the rule that they follow. Raises OSError, on a full disk
-        among others, and StoreError for an index that no store may have.
+        index: all columns [N > 0], series after series, slices in geometric order. labels: of its slices and series, if
+        any. compression: that all shards were written with. key_check: of the key that identifiers are hashed with,
+        empty where they are not. image_ids: the rule that they follow. luts: of a store of X-rays, tables of
+        `luts_to_table`; None of CT. Raises OSError, on a full disk among others, and StoreError for an index that no
+        store may have.
         """
+        values: Values = "hu" if luts is None else "grey"
         self._remove_unfinished()
         shutil.rmtree(
             self._store / SETS, ignore_errors=True
         )  # of an attempt that was killed, with other labels perhaps
-        columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in INDEX_COLUMNS.items()}
+        columns = {name: np.asarray(index[name], dtype=_numpy_type(kind)) for name, kind in columns_of(values).items()}
         check_series(self.target, columns)
         write_table(self._store / INDEX, columns)
         write_table(self._store / REFUSALS, _refusal_columns(refusals))
-        manifest = self._describe(columns, len(refusals), compression, key_check=key_check, image_ids=image_ids)
+        if luts is not None:
+            write_luts(self._store / LUTS, luts)
+        manifest = self._describe(
+            columns, len(refusals), compression, values=values, key_check=key_check, image_ids=image_ids
+        )
         del columns  # of many slices, twice at once would be the most memory of all
         labels_hash = self._check_tables(manifest, labels)
         (self._store / MANIFEST).write_text(manifest.to_json())
@@ -183,30 +194,38 @@ class StoreWriter:
         return hash_of_data(manifest.pixels_hash, labels_hash)
 
     def _describe(
-        self, columns: dict[str, Column], n_refused: int, compression: Compression, *, key_check: str, image_ids: IdRule
+        self,
+        columns: dict[str, Column],
+        n_refused: int,
+        compression: Compression,
+        *,
+        values: Values,
+        key_check: str,
+        image_ids: IdRule,
     ) -> StoreManifest:
         """Return the manifest of the tables and shards that were written."""
         sizes = {path.name: path.stat().st_size for path in sorted(self.shards_folder.iterdir())}
         rows_of = dict(rows_by_shard(columns, list(sizes)))
         return StoreManifest(
             created_by=f"rsna_e2e {__version__}",
+            values=values,
             image_ids=image_ids,
-            content_from_hu=CONTENT_FROM_HU,
+            content_from_hu=CONTENT_FROM_HU if values == "hu" else None,
             compression=compression,
             n_slices=len(columns["series_key"]),
             n_series=len(set(columns["series_key"])),
             n_refused=n_refused,
-            pixels_hash=hash_of_pixels(columns),
+            pixels_hash=hash_of_pixels(columns, values),
             key_check=key_check,
             geometry="none" if np.isnan(columns["ipp_x_mm"]).any() else "patient",
-            files={name: file_checksum(self._store / name) for name in (INDEX, REFUSALS)},
+            files={name: file_checksum(self._store / name) for name in tables_of(values)},
             shards=sizes,
             frames={name: checksum_around(self.shards_folder / name, columns, rows) for name, rows in rows_of.items()},
         )
 
     def _move_into_place(self) -> None:
         """Give the store, which is whole now, its name."""
-        names = [name for name in _ENTRIES if name != SETS or (self._store / SETS).exists()]
+        names = [name for name in _ENTRIES if name not in (LUTS, SETS) or (self._store / name).exists()]
         for name in (*names, ""):
             sync(self._store / name)
         self._check_target_is_free()
@@ -224,6 +243,8 @@ class StoreWriter:
         try:
             index = read_index(self._store, manifest)
             read_refusals(self._store, manifest)
+            if manifest.values == "grey":
+                read_luts(self._store, index)
             return "" if labels is None else write_set(self._store, labels, manifest, index).labels_hash
         except StoreError as error:
             raise RsnaError(

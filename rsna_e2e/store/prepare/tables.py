@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rsna_e2e.core.files import as_json, atomic_writer
-from rsna_e2e.core.records import Acquisition, Column, RawFile, Refusal, SliceRecord
+from rsna_e2e.core.records import Acquisition, Column, RawFile, Refusal, SliceRecord, XrayRecord
 from rsna_e2e.dicom import SliceHeader
 from rsna_e2e.store.tables import texts_to_numpy
 
@@ -28,7 +28,8 @@ _ARROW_TYPES: dict[Any, Any] = {
     tuple[float, float, float]: pa.list_(pa.float64(), 3),
     tuple[float, float, float, float, float, float]: pa.list_(pa.float64(), 6),
 }
-_RECORD_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(SliceRecord)}
+_RECORD_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(SliceRecord) if field.type in _ARROW_TYPES}
+_XRAY_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(XrayRecord)}  # only in notes of X-rays
 # A file name may be any bytes.
 _FILE_TYPES = {"name": pa.binary(), "n_bytes": pa.int64(), "stamp": pa.int64(), "offset": pa.int64()}
 _ACQUISITION_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(Acquisition)}
@@ -54,18 +55,24 @@ def headers_to_table(headers: Sequence[HeaderOf]) -> Table:
     acquisitions = [[getattr(h.header.acquisition, name) for h in headers] for name in _ACQUISITION_TYPES]
     records = [[getattr(h.header.record, name) for h in headers] for name in _RECORD_TYPES]
     columns = [[os.fsencode(h.raw_file.name) for h in headers], *files, *own, *acquisitions, *records]
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, _COLUMN_TYPES.values(), strict=True)]
-    return pa.table(arrays, names=list(_COLUMN_TYPES))
+    kinds = _COLUMN_TYPES
+    if headers and headers[0].header.record.xray is not None:
+        kinds = _COLUMN_TYPES | _XRAY_TYPES
+        columns += [[getattr(h.header.record.xray, name) for h in headers] for name in _XRAY_TYPES]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)]
+    return pa.table(arrays, names=list(kinds))
 
 
 def table_to_headers(table: Table) -> list[HeaderOf]:
     """Return the headers of a table's rows."""
-    columns = {name: table[name].to_pylist() for name in _COLUMN_TYPES}
+    are_xrays = _XRAY_TYPES.keys() <= set(table.column_names)
+    columns = {name: table[name].to_pylist() for name in (*_COLUMN_TYPES, *(_XRAY_TYPES if are_xrays else ()))}
     vectors = {name for name, kind in _RECORD_TYPES.items() if pa.types.is_fixed_size_list(kind)}
 
     def record(row: int) -> SliceRecord:
         values = {name: columns[name][row] for name in _RECORD_TYPES}
-        return SliceRecord(**values | {name: tuple(values[name]) for name in vectors})
+        xray = XrayRecord(**{name: columns[name][row] for name in _XRAY_TYPES}) if are_xrays else None
+        return SliceRecord(**values | {name: tuple(values[name]) for name in vectors}, xray=xray)
 
     return [
         HeaderOf(

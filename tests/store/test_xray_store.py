@@ -1,0 +1,148 @@
+"""A store of X-rays: its further columns and VOI LUTs, what is checked of them, and that a store of HU has neither."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from stores import LUTS, edit_index, edit_manifest, make_slices, make_store, make_xray_store, sign
+
+from rsna_e2e.core.records import Presentation, XrayRecord
+from rsna_e2e.store import Store, StoreError, luts, verify_store
+from rsna_e2e.store.layout import INDEX_COLUMNS, XRAY_COLUMNS
+
+
+def test_it_holds_values_columns_and_luts(tmp_path: Path) -> None:
+    make_xray_store(tmp_path / "store")
+    store = Store.open(tmp_path / "store")
+    assert (store.values, store.geometry, store.content_from_hu) == ("grey", "none", None)
+    assert list(XRAY_COLUMNS) == list(XrayRecord.__dataclass_fields__)
+    assert set(store.index) >= {*INDEX_COLUMNS, *XRAY_COLUMNS}
+    for row, values in enumerate(make_slices()):
+        np.testing.assert_array_equal(store.read_slice(row), values)
+    assert {name: (lut.first, lut.bits, lut.entries.tolist()) for name, lut in store.luts.items()} == {
+        LUTS[0].sha256: (0, 16, list(range(0, 50000, 5000))),
+        LUTS[1].sha256: (-2, 8, [0, 9, 200, 255]),
+    }
+    assert verify_store(tmp_path / "store").is_whole
+
+
+def test_equal_presentations_are_equal(tmp_path: Path) -> None:
+    make_xray_store(tmp_path / "store")
+    store = Store.open(tmp_path / "store")
+    assert store.presentation(3) == Presentation(
+        value_offset=0,
+        slope=1.0,
+        intercept=store.index["intercept"][3],
+        bits_stored=16,
+        photometric="MONOCHROME2",
+        voi_function="SIGMOID",
+        window_center=-0.5,
+        window_width=4096.0,
+        low_grey=3,
+        high_grey=4,
+    )
+    assert math.isnan(store.presentation(0).window_width)
+    assert len({store.presentation(0), store.presentation(0)}) == 1
+
+
+def test_a_store_of_hu_says_nothing_new(tmp_path: Path) -> None:
+    make_store(tmp_path / "store")
+    manifest = json.loads((tmp_path / "store/store.json").read_text())
+    assert "values" not in manifest
+    assert sorted(manifest["files"]) == ["index.parquet", "refusals.parquet"]
+    store = Store.open(tmp_path / "store")
+    assert (store.values, dict(store.luts)) == ("hu", {})
+    assert pq.read_schema(tmp_path / "store/index.parquet").names == list(INDEX_COLUMNS)
+
+
+@pytest.mark.parametrize("values", ["hu", "gray", None, 1])
+def test_values_are_read_strictly(tmp_path: Path, values: object) -> None:
+    make_xray_store(tmp_path / "store")
+    edit_manifest(tmp_path / "store", values=values)
+    with pytest.raises(StoreError, match=r"store\.json: missing or damaged"):
+        Store.open(tmp_path / "store")
+
+
+def test_xrays_have_no_place_in_the_patient(tmp_path: Path) -> None:
+    make_xray_store(tmp_path / "store")
+    edit_manifest(tmp_path / "store", geometry="patient")
+    with pytest.raises(StoreError, match=r"store\.json: missing or damaged"):
+        Store.open(tmp_path / "store")
+
+
+WRONG: dict[str, tuple[str, Any]] = {
+    "offset": ("value_offset", 5),
+    "photometric": ("photometric", "RGB"),
+    "function": ("voi_function", "CUBIC"),
+    "function without window": ("voi_function", "LINEAR"),
+    "LUT without table": ("voi_function", "LUT"),
+    "table without LUT": ("voi_lut", "0" * 64),
+    "name of a table": ("voi_lut", "../etc"),
+    "width without center": ("window_width", 1.0),
+    "center without width": ("window_center", 1.0),
+    "width of nothing": ("window_width", 0.0),
+    "padding": ("padding_low", 65536.0),
+    "percentiles": ("low_grey", 65536),
+    "order of percentiles": ("high_grey", 3),
+    "view": ("view", "pa\n"),
+    "sex": ("sex", "X"),
+    "age": ("age_y", 91.0),
+    "spacing": ("imager_spacing_mm", 0.0),
+}
+
+
+@pytest.mark.parametrize(("column", "value"), WRONG.values(), ids=WRONG)
+def test_impossible_values_are_refused(tmp_path: Path, column: str, value: object) -> None:
+    make_xray_store(tmp_path / "store")
+
+    def edit(index: dict[str, np.ndarray]) -> None:
+        index[column][4] = value
+
+    edit_index(tmp_path / "store", edit)
+    with pytest.raises(StoreError, match=r"impossible |LUTs are not those"):
+        Store.open(tmp_path / "store")
+
+
+def _change(store: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    rows = pq.read_table(store / "luts.parquet").to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(store / "luts.parquet")), store / "luts.parquet")
+    sign(store)
+
+
+DAMAGE: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
+    "entry": (lambda rows: rows[0].update(entries=b"\1" * 20), "impossible LUT"),
+    "half an entry": (lambda rows: rows[0].update(entries=b"\1"), "some values are missing"),
+    "no entry": (lambda rows: rows[0].update(entries=b""), "impossible LUT"),
+    "null": (lambda rows: rows[0].update(first=None), "some values are missing"),
+    "bits": (lambda rows: rows[1].update(bits=17), "impossible LUT"),
+    "one too few": (lambda rows: rows.pop(), "rows or columns are not those of the index"),
+    "another": (lambda rows: rows.__setitem__(0, rows[1]), "LUTs are not those of the index"),
+}
+
+
+@pytest.mark.parametrize(("change", "what"), DAMAGE.values(), ids=DAMAGE)
+def test_luts_are_checked(tmp_path: Path, change: Callable[[list[dict[str, Any]]], object], what: str) -> None:
+    make_xray_store(tmp_path / "store")
+    _change(tmp_path / "store", change)
+    with pytest.raises(StoreError, match=rf"luts\.parquet: damaged \(.*{re.escape(what)}"):
+        Store.open(tmp_path / "store")
+    (damage,) = verify_store(tmp_path / "store").damages
+    assert damage.file == "luts.parquet"
+    assert what in damage.what
+
+
+def test_a_file_that_claims_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_xray_store(tmp_path / "store")
+    monkeypatch.setattr(luts, "MOST_BYTES", 1 << 20)
+    bomb = {"entries": bytes(1 << 20)}  # twice; packs to nearly nothing
+    _change(tmp_path / "store", lambda rows: [row.update(bomb) for row in rows])
+    with pytest.raises(StoreError, match="claims more than LUTs can hold"):
+        Store.open(tmp_path / "store")
