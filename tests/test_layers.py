@@ -49,7 +49,7 @@ LIBRARIES = {
     },
     "nvidia": {"loader.kernels.dali_plugin", "tools.bench"},
     **{library: {"tools.bench.peers"} for library in ("cv2", "albumentations", "monai", "torchvision")},
-    "PIL": {"loader.published_images"},
+    "PIL": {"loader.published_images", "dicom.rasters"},
     "apex": {"training.optimizer"},  # NVIDIA's
     "ray": {"store.prepare"},
     "timm": {"model"},

@@ -107,15 +107,17 @@ def add_division(verb: "argparse._ActionsContainer", *, folds: int | None) -> No
     )
 
 
-def given_labels(options: argparse.Namespace) -> "TableFile | Literal['none'] | None":
-    """Return the table that `--labels` names, if any, or "none". Raises UsageError for columns of none."""
+def given_labels(options: argparse.Namespace) -> "TableFile | Literal['none', 'folders'] | None":
+    """Return the table that `--labels` names, if any, or "none" or "folders". Raises UsageError for columns of none."""
     from rsna_e2e.core.errors import UsageError
 
-    no_labels = options.labels == Path("none")
-    if options.columns and (options.labels is None or no_labels):
+    word = None if options.labels is None else str(options.labels)
+    if options.columns and word in (None, "none", "folders"):
         raise UsageError("--columns: of which table? Name it with --labels")
-    if no_labels:
+    if word == "none":
         return "none"
+    if word == "folders":
+        return "folders"
     return with_columns(options.labels, options.columns) if options.labels else None
 
 

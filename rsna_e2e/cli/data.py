@@ -16,7 +16,8 @@ from rsna_e2e.core.records import N_FOLDS
 from rsna_e2e.tasks.catalogue import get_task
 
 if TYPE_CHECKING:
-    from rsna_e2e.store.prepare import PrepareReport
+    from rsna_e2e.core.records import Modality
+    from rsna_e2e.store.prepare import PrepareReport, Reading
     from rsna_e2e.store.pseudonyms import Pseudonyms
 
 
@@ -26,7 +27,8 @@ def add_prepare(verbs: Verbs) -> None:
         verbs,
         "prepare",
         _prepare,
-        "Read a folder or zip of DICOM files once into a study store: HU in geometric order, labels, folds, refusals.",
+        "Read a folder or zip of DICOM files, or of X-rays, once into a study store: pixels in order, labels, folds, "
+        "refusals.",
         "rsna-e2e prepare raw store",
         "rsna-e2e prepare /data/dicom store --labels labels.csv.gz   # IDs by file name, path or SOP Instance UID",
         "rsna-e2e prepare /data/dicom store --labels table.csv --columns ID=filename any=Hemorrhage",
@@ -36,13 +38,34 @@ def add_prepare(verbs: Verbs) -> None:
         "rsna-e2e prepare /data/dicom store --merge store.part-*",
         "rsna-e2e prepare /data/dicom store --deidentify ~/keys/study.key   # see docs/privacy.md",
         "rsna-e2e prepare shards store --labels train.csv --task pe   # HDF5 files, see docs/shards.md",
+        "rsna-e2e prepare radiographs store --modality xr --labels folders   # DICOM, PNG, JPEG, see docs/xrays.md",
     )
     verb.add_argument(
-        "raw", type=Path, metavar="RAW", help="folder of DICOM files, nested at will, a zip of one, or shards"
+        "raw",
+        type=Path,
+        metavar="RAW",
+        help="folder of DICOM files (of X-rays also PNG and JPEG), nested at will, a zip of one, or shards",
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="folder to make")
     _add_labels(verb.add_argument_group("labels"))
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
+    _add_contents(verb)
+    add_division(verb.add_argument_group("folds and test split"), folds=N_FOLDS)
+    _add_refusing(verb.add_argument_group("what is refused"))
+    _add_sharing(verb.add_argument_group("several machines"))
+
+
+def _add_labels(options: "argparse._ArgumentGroup") -> None:
+    options.add_argument(
+        "--labels",
+        type=Path,
+        help="CSV with columns ID,Label, or one column per label, see docs/labels.md; none; or folders, where these "
+        "are called like labels (default: *train*.csv[.gz] in or by RAW)",
+    )
+    add_reading(options)
+
+
+def _add_contents(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--compress",
         action="store_const",
@@ -56,22 +79,20 @@ def add_prepare(verbs: Verbs) -> None:
         metavar="KEYFILE",
         help="hash patient ids, UIDs, image ids and refused paths with the key in KEYFILE, which is made if missing",
     )
-    add_division(verb.add_argument_group("folds and test split"), folds=N_FOLDS)
-    _add_refusing(verb.add_argument_group("what is refused"))
-    _add_sharing(verb.add_argument_group("several machines"))
-
-
-def _add_labels(options: "argparse._ArgumentGroup") -> None:
-    options.add_argument(
-        "--labels",
-        type=Path,
-        help="CSV with columns ID,Label, or one column per label, see docs/labels.md; or none (default: "
-        "*train*.csv[.gz] in or by RAW)",
+    verb.add_argument(
+        "--without-demographics",
+        action="store_true",
+        help="leave out sex and age, which a store of X-rays has otherwise (see docs/privacy.md)",
     )
-    add_reading(options)
 
 
 def _add_refusing(options: "argparse._ArgumentGroup") -> None:
+    options.add_argument(
+        "--modality",
+        choices=("ct", "xr"),
+        help="what files have to be: CT, or radiographs (CR, DX, RG; also PNG and JPEG); all others are refused "
+        "(default: what the task is about)",
+    )
     options.add_argument(
         "--require-hu",
         action="store_true",
@@ -111,6 +132,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
     if options.shard is not None:
         _check_is_for_a_part(options)
+    reading = _reading(options)
     pseudonyms = _pseudonyms(options)
     with progress_bar("prepare", unit="slices") as progress:
         how = {
@@ -120,8 +142,7 @@ def _prepare(options: argparse.Namespace) -> None:
             "n_jobs": options.jobs,
             "on_ray": options.ray,
             "compression": options.compress,
-            "requires_hu": options.require_hu,
-            "refuse_formulas": options.refuse_formulas,
+            "reading": reading,
             "progress": progress,
         }
         if options.shard is not None:
@@ -137,10 +158,21 @@ def _prepare(options: argparse.Namespace) -> None:
             pseudonyms=pseudonyms,
             **how,
         )
-    _say_prepared(report, options)
+    _say_prepared(report, options, modality=reading.modality)
 
 
-def _say_prepared(report: "PrepareReport", options: argparse.Namespace) -> None:
+def _reading(options: argparse.Namespace) -> "Reading":
+    from rsna_e2e.store.prepare import Reading, modality_of
+
+    return Reading(
+        modality=options.modality or modality_of(get_task(options.task)),
+        requires_hu=options.require_hu,
+        refuse_formulas=options.refuse_formulas,
+        without_demographics=options.without_demographics,
+    )
+
+
+def _say_prepared(report: "PrepareReport", options: argparse.Namespace, *, modality: "Modality") -> None:
     """Print the report and its warnings. Raises BadInputError with --strict when anything was refused."""
     from rsna_e2e.core.console import field_lines
 
@@ -149,7 +181,7 @@ def _say_prepared(report: "PrepareReport", options: argparse.Namespace) -> None:
         tell(f"what was refused, and why: {options.store / 'refusals.parquet'}")
     if options.deidentify is not None:
         tell(f"identifiers are hashed with the key in {options.deidentify}: keep it, apart from the store")
-    _warn(report, options.task)
+    _warn(report, options.task, modality=modality)
     if options.strict and report.refusals:
         raise BadInputError(
             f"{options.store}: made, but without {sum(report.refusals.values())} files or slices that were refused "
@@ -175,7 +207,7 @@ def _check_is_for_a_part(options: argparse.Namespace) -> None:
             raise UsageError(f"{name}: has no effect on a part of a store. Give it where parts are merged")
 
 
-def _warn(report: "PrepareReport", task: str) -> None:
+def _warn(report: "PrepareReport", task: str, *, modality: "Modality") -> None:
     warn_of_labels(report, task)
     if n := report.geometry.get("studies_with_a_series_for_every_slice"):
         tell(
@@ -191,9 +223,10 @@ def _warn(report: "PrepareReport", task: str) -> None:
         )
     if report.n_studies_as_patients:
         places = "several folds, or both in training and among the held-out" if report.held_out else "several folds"
+        way_out = " (a column PatientID of the label file names the patients)" if modality == "xr" else ""
         tell(
             f"warning: studies that name no patient (PatientID is empty): {report.n_studies_as_patients}. Each counts "
-            f"as a patient, so studies of one patient may be in {places}",
+            f"as a patient, so studies of one patient may be in {places}{way_out}",
             to=sys.stderr,
         )
     if report.n_burned_in:

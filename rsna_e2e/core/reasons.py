@@ -24,12 +24,14 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal_error"  # a bug of this program, not a fault of the file
     # what the file says
     NOT_CT = "not_ct"  # another SOP class or modality
+    NOT_XR = "not_xr"  # the same, of a file that is to be an X-ray
     LOCALIZER = "localizer"  # a scout image, not a slice
-    MULTI_FRAME = "multi_frame"  # several frames in a class of single slices
+    MULTI_FRAME = "multi_frame"  # several frames in a class of single slices, or several images in a PNG file
     MISSING_TAG = "missing_tag"
     BAD_VALUE = "bad_value"  # an element with an impossible value
     NOT_HOUNSFIELD = "not_hounsfield"  # values in another unit, a perfusion map for one
     UNSUPPORTED_PIXEL_FORMAT = "unsupported_pixel_format"  # not one grey sample of 8 or 16 bits
+    COLOUR = "colour"  # several samples of a pixel, which differ
     # its pixels
     NO_PIXEL_DATA = "no_pixel_data"  # none, or the file ends before it
     TRUNCATED = "truncated"  # the file, or a compressed frame in it, ends inside the pixel data

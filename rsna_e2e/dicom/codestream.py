@@ -36,8 +36,8 @@ def read_claim(frame: bytes, syntax: Syntax, *, bytes_per_sample: int) -> FrameC
         _check_rle(frame, bytes_per_sample)
         return None
     if syntax.start_of_frame:
-        claim = _jpeg(frame, syntax.start_of_frame)
-        _check_jpeg_end(frame)
+        claim = jpeg_claim(frame, syntax.start_of_frame)
+        check_jpeg_end(frame)
         return claim
     return _jpeg2000(frame, at=find_size(frame))
 
@@ -61,8 +61,12 @@ def _check_rle(frame: bytes, n_segments: int) -> None:
         raise RefusedError(Reason.CODESTREAM_MISMATCH, f"the RLE frame does not hold {n_segments} segment(s) in a row")
 
 
-def _jpeg(frame: bytes, start_of_frame: tuple[int, ...]) -> FrameClaim:
-    """Source: ISO/IEC 10918-1 B.2.2 (frame header), which JPEG-LS shares (ISO/IEC 14495-1 C.2.2)."""
+def jpeg_claim(frame: bytes, start_of_frame: tuple[int, ...]) -> FrameClaim:
+    """Return what the frame header of a JPEG file, or frame, claims. start_of_frame: markers of the processes that are
+    taken.
+
+    Source: ISO/IEC 10918-1 B.2.2 (frame header), which JPEG-LS shares (ISO/IEC 14495-1 C.2.2).
+    """
     at = 0
     for _ in range(MAX_MARKERS):
         if frame[at : at + 1] != b"\xff" or at + 4 > len(frame):
@@ -83,7 +87,7 @@ def _jpeg(frame: bytes, start_of_frame: tuple[int, ...]) -> FrameClaim:
     raise RefusedError(Reason.DECODER_FAILED, "the frame has no frame header of its transfer syntax")
 
 
-def _check_jpeg_end(frame: bytes) -> None:
+def check_jpeg_end(frame: bytes) -> None:
     """Refuse a frame that was cut: decoders fill in the rest without an error.
 
     Source: ISO/IEC 10918-1 B.1.1.3 and ISO/IEC 14495-1 C.1.1 (EOI ends an image, and stands nowhere in a scan),

@@ -10,12 +10,16 @@ import struct
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from rsna_e2e.core.limits import MAX_LUT_ENTRIES
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.dicom.elements import ADVICE, ALL_TAGS, BINARY, SEQUENCES, TAGS, DataSet, RefusedError, label
+from rsna_e2e.core.records import Modality
+from rsna_e2e.dicom.elements import DataSet, RefusedError
 from rsna_e2e.dicom.syntaxes import Syntax
+from rsna_e2e.dicom.tags import ALLOWED, BINARY, BINARY_TABLES, TAGS, XRAY_TAGS, AllowList, label
 
 MAX_META_BYTES = 1 << 16  # file meta information is a few hundred bytes
 MAX_VALUE_BYTES = 1 << 16  # elements on the allow-list take a hundred bytes
+MAX_TABLE_BYTES = 2 * MAX_LUT_ENTRIES  # but for tables
 MAX_ELEMENTS = 250_000  # 60 for each of 4,096 frames; passing over as many takes a quarter of a second
 MAX_DEPTH = 32  # sequences in sequences; real ones go 6 deep
 BLOCK_BYTES = 1 << 13
@@ -30,11 +34,10 @@ _VRS = {*_LONG_VRS, *(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI
 # What a number of 16 bits may be called, and what a text may not: of several VRs for text any is as good.
 _BINARY_VRS = (b"US", b"SS", b"UN")
 _NO_TEXT_VRS = (b"US", b"SS", b"UL", b"SL", b"UV", b"SV", b"FL", b"FD", b"AT", b"OB", b"OW", b"OD", b"OF", b"OL", b"OV")
+_TABLE_VRS = (*_BINARY_VRS, b"OW", b"OB")
 _BINARY = {TAGS[name] for name in BINARY}
+_TABLES = {XRAY_TAGS[name] for name in BINARY_TABLES}
 _NO_DATA_SET = (0x0000, 0x0002, 0xFFFE)  # groups of commands, of file meta information, of items (PS3.5 7.1, 7.5)
-_ADVICE = set(ADVICE.values())
-_WANTED = set(ALL_TAGS.values())
-_WANTED_SEQUENCES = set(SEQUENCES.values())
 
 
 class ByteReader:
@@ -110,12 +113,12 @@ def read_file_meta(reader: ByteReader) -> FileMeta:
     return FileMeta(syntax, values.get(0x0002, b"").decode("latin-1").strip(" \0"))
 
 
-def read_data_set(reader: ByteReader, syntax: Syntax) -> tuple[DataSet, PixelElement | None]:
-    """Read the data set up to the value of PixelData, if there is one.
+def read_data_set(reader: ByteReader, syntax: Syntax, modality: Modality = "ct") -> tuple[DataSet, PixelElement | None]:
+    """Read what is read of this modality in the data set, up to the value of PixelData, if there is one.
 
     Raises RefusedError when elements cannot be told apart, are cut, too many, too large, or nested too deep.
     """
-    scanner = _Scanner(reader, syntax.order)
+    scanner = _Scanner(reader, syntax.order, ALLOWED[modality])
     found = scanner.data_set(is_implicit=syntax.is_implicit)
     return found, scanner.pixels
 
@@ -124,6 +127,7 @@ def read_data_set(reader: ByteReader, syntax: Syntax) -> tuple[DataSet, PixelEle
 class _Scanner:
     reader: ByteReader
     order: str
+    allowed: AllowList
     pixels: PixelElement | None = None
     n_elements: int = 0
     _tag_and_length: struct.Struct = field(init=False)
@@ -136,6 +140,7 @@ class _Scanner:
     def data_set(self, *, is_implicit: bool, depth: int = 0, end: int | None = None, is_wanted: bool = True) -> DataSet:
         """Read elements up to `end`, up to the end of the item when that is None, up to PixelData at depth 0."""
         found: DataSet = {}
+        elements, sequences = self.allowed.elements, self.allowed.sequences
         while end is None or self.reader.tell() < end:
             head = self.reader.read(8)
             if len(head) < 8:
@@ -151,10 +156,10 @@ class _Scanner:
                 raise RefusedError(
                     Reason.MALFORMED, f"({tag >> 16:04x},{tag & 0xFFFF:04x}) does not belong in a data set"
                 )
-            is_wanted_here = is_wanted and (tag in _WANTED or tag in _WANTED_SEQUENCES)
-            if is_wanted_here and tag in found and tag not in _ADVICE:
+            is_wanted_here = is_wanted and (tag in elements or tag in sequences)
+            if is_wanted_here and tag in found and tag not in self.allowed.advice:
                 raise RefusedError(Reason.MALFORMED, f"{label(tag)} occurs twice")
-            if length == UNDEFINED_LENGTH or (is_wanted_here and tag in _WANTED_SEQUENCES):
+            if length == UNDEFINED_LENGTH or (is_wanted_here and tag in sequences):
                 # Of unknown VR and undefined length is a sequence, in implicit VR (PS3.5 6.2.2 note 4).
                 items = self._items(
                     length, depth=depth + 1, is_implicit=is_implicit or vr == b"UN", is_wanted=is_wanted_here
@@ -217,14 +222,22 @@ class _Scanner:
             raise RefusedError(Reason.MALFORMED, "the length of a sequence or item is not that of its content")
 
     def _value(self, tag: int, vr: bytes, length: int) -> bytes:
-        if tag in _ADVICE and length > MAX_VALUE_BYTES:
+        is_advice = tag in self.allowed.advice
+        if is_advice and length > MAX_VALUE_BYTES:
             self.reader.skip(length)
             return b""
-        if tag not in _ADVICE and vr and (vr not in _BINARY_VRS if tag in _BINARY else vr in _NO_TEXT_VRS):
+        if not is_advice and vr and not _may_have(tag, vr):
             raise RefusedError(Reason.BAD_VALUE, f"{label(tag)} has the VR {vr.decode()}")
-        if length > MAX_VALUE_BYTES:
+        if length > (MAX_TABLE_BYTES if tag in _TABLES else MAX_VALUE_BYTES):
             raise RefusedError(Reason.MALFORMED, f"{label(tag)} is {length} bytes long")
         value = self.reader.read(length)
         if len(value) < length:
             raise RefusedError(Reason.MALFORMED, f"the file ends inside {label(tag)}")
         return value
+
+
+def _may_have(tag: int, vr: bytes) -> bool:
+    """Whether an element that is no advice may have this VR."""
+    if tag in _TABLES:
+        return vr in _TABLE_VRS
+    return vr in _BINARY_VRS if tag in _BINARY else vr not in _NO_TEXT_VRS

@@ -10,90 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from rsna_e2e.core.reasons import Reason
-
-# PS3.6 section 6: with `ADVICE` the only tags that are read. Names and free text are not.
-TAGS = {
-    "ImageType": 0x00080008,
-    "SOPClassUID": 0x00080016,
-    "SOPInstanceUID": 0x00080018,
-    "Modality": 0x00080060,
-    "FrameType": 0x00089007,
-    "PatientID": 0x00100020,
-    "SliceThickness": 0x00180050,
-    "StudyInstanceUID": 0x0020000D,
-    "SeriesInstanceUID": 0x0020000E,
-    "ImagePositionPatient": 0x00200032,
-    "ImageOrientationPatient": 0x00200037,
-    "SamplesPerPixel": 0x00280002,
-    "PhotometricInterpretation": 0x00280004,
-    "NumberOfFrames": 0x00280008,
-    "Rows": 0x00280010,
-    "Columns": 0x00280011,
-    "PixelSpacing": 0x00280030,
-    "BitsAllocated": 0x00280100,
-    "BitsStored": 0x00280101,
-    "HighBit": 0x00280102,
-    "PixelRepresentation": 0x00280103,
-    "PixelPaddingValue": 0x00280120,
-    "PixelPaddingRangeLimit": 0x00280121,
-    "BurnedInAnnotation": 0x00280301,
-    "WindowCenter": 0x00281050,
-    "WindowWidth": 0x00281051,
-    "RescaleIntercept": 0x00281052,
-    "RescaleSlope": 0x00281053,
-    "RescaleType": 0x00281054,
-}
-
-# What tells volumes of a series apart (PS3.3 C.7.6.1, C.7.6.16.2.2, C.8.2.1, C.8.15.3). It is advice: a malformed one
-# is ignored, and refuses no file.
-ADVICE = {
-    "AcquisitionDate": 0x00080022,
-    "AcquisitionDateTime": 0x0008002A,
-    "AcquisitionTime": 0x00080032,
-    "ContentTime": 0x00080033,
-    "KVP": 0x00180060,
-    "ReconstructionDiameter": 0x00181100,
-    "ConvolutionKernel": 0x00181210,
-    "FrameAcquisitionDateTime": 0x00189074,
-    "AcquisitionNumber": 0x00200012,
-    "InstanceNumber": 0x00200013,
-    "TemporalPositionIdentifier": 0x00200100,
-    "StackID": 0x00209056,
-    "TemporalPositionIndex": 0x00209128,
-    "FrameAcquisitionNumber": 0x00209156,
-}
-
-ALL_TAGS = TAGS | ADVICE
-
-# Those of 16 bits, of VR US or SS; the others are text.
-BINARY = (
-    "SamplesPerPixel",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-)
-
-# Sequences that hold some of these, in files of several frames (PS3.3 C.7.6.16 and C.8.15.3)
-SEQUENCES = {
-    "CTImageFrameTypeSequence": 0x00189329,
-    "CTReconstructionSequence": 0x00189314,
-    "FrameContentSequence": 0x00209111,
-    "PlanePositionSequence": 0x00209113,
-    "PlaneOrientationSequence": 0x00209116,
-    "PixelMeasuresSequence": 0x00289110,
-    "FrameVOILUTSequence": 0x00289132,
-    "PixelValueTransformationSequence": 0x00289145,
-    "SharedFunctionalGroupsSequence": 0x52009229,
-    "PerFrameFunctionalGroupsSequence": 0x52009230,
-}
-
-_NAMES = {tag: name for name, tag in (ALL_TAGS | SEQUENCES).items()}
+from rsna_e2e.dicom.tags import ALL_ADVICE, ALL_SEQUENCES, ALL_TAGS, label
 
 # Undecoded values by tag; of a sequence its items.
 DataSet: TypeAlias = "dict[int, bytes | list[DataSet]]"
@@ -137,6 +58,17 @@ class Elements:
         """Return the items of a sequence, none when it is missing."""
         return items_of(self._data_set, name)
 
+    def first_item(self, name: str) -> "Elements | None":
+        """Return the elements of the first item of a sequence, None when there is none."""
+        items = self.items(name)
+        return Elements(items[0], byte_order=self._byte_order) if items else None
+
+    def words(self, name: str) -> npt.NDArray[np.uint16]:
+        """Return the 16-bit words of a table, as many as there are whole; none when it is missing."""
+        raw = self._bytes(name) or b""
+        order = "<" if self._byte_order == "little" else ">"
+        return np.frombuffer(raw, dtype=f"{order}u2", count=len(raw) // 2).astype(np.uint16)
+
     def text(self, name: str, *, default: str | None = None) -> str:
         """Return a text, without padding. Raises RefusedError when it is missing or empty and has no default."""
         raw = self._bytes(name)
@@ -144,7 +76,7 @@ class Elements:
         if text:
             return text
         if default is None:
-            raise RefusedError(Reason.MISSING_TAG, label(TAGS[name]))
+            raise RefusedError(Reason.MISSING_TAG, label(ALL_TAGS[name]))
         return default
 
     def identifier(self, name: str, *, default: str | None = None) -> str:
@@ -156,7 +88,7 @@ class Elements:
         """
         text = self.text(name, default=default)
         if _CONTROL.search(text):
-            raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} holds control characters")
+            raise RefusedError(Reason.BAD_VALUE, f"{label(ALL_TAGS[name])} holds control characters")
         return text
 
     @contextmanager
@@ -174,7 +106,7 @@ class Elements:
         raw = self._bytes(name)
         if not raw:
             if default is None:
-                raise RefusedError(Reason.MISSING_TAG, label(TAGS[name]))
+                raise RefusedError(Reason.MISSING_TAG, label(ALL_TAGS[name]))
             return default
         return self._integer_of_2_bytes(name, raw, is_signed=False)
 
@@ -190,14 +122,14 @@ class Elements:
         """Return a number of VR IS, digits in text."""
         text = self.text(name, default=str(default))
         if not re.fullmatch(r"[+-]?\d{1,12}", text, re.ASCII):
-            raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} is {shown(text)}, expected a whole number")
+            raise RefusedError(Reason.BAD_VALUE, f"{label(ALL_TAGS[name])} is {shown(text)}, expected a whole number")
         return int(text)
 
     def numbers(self, name: str, count: int) -> tuple[float, ...]:
         """Return `count` finite numbers of VR DS."""
         values = _numbers(self.text(name))
         if values is None or len(values) != count:
-            detail = f"{label(TAGS[name])} is {shown(self.text(name))}, expected {count} finite decimal number(s)"
+            detail = f"{label(ALL_TAGS[name])} is {shown(self.text(name))}, expected {count} finite decimal number(s)"
             raise RefusedError(Reason.BAD_VALUE, detail)
         return values
 
@@ -219,7 +151,7 @@ class Elements:
 
     def advice(self, name: str) -> str:
         """Return a text of `ADVICE`, empty where it is missing or not text."""
-        raw = self._data_set.get(ADVICE[name])
+        raw = self._data_set.get(ALL_ADVICE[name])
         return _decode(raw) if isinstance(raw, bytes) else ""
 
     def advised_number(self, name: str) -> float | None:
@@ -227,27 +159,32 @@ class Elements:
         values = _numbers(self.advice(name))
         return values[0] if values and len(values) == 1 else None
 
+    def advised_first(self, name: str) -> float | None:
+        """Return the first of the numbers of `ADVICE`, of VR DS; None where there is none."""
+        values = _numbers(self.advice(name))
+        return values[0] if values else None
+
     def advised_integer(self, name: str) -> int | None:
         """Return a number of `ADVICE`, of VR US or UL; None where it is missing or not a number."""
-        raw = self._data_set.get(ADVICE[name])
+        raw = self._data_set.get(ALL_ADVICE[name])
         return int.from_bytes(raw, self._byte_order) if isinstance(raw, bytes) and len(raw) in (2, 4) else None
 
     def _integer_of_2_bytes(self, name: str, raw: bytes, *, is_signed: bool) -> int:
         if len(raw) != 2:
-            raise RefusedError(Reason.BAD_VALUE, f"{label(TAGS[name])} is {len(raw)} bytes long, expected 2")
+            raise RefusedError(Reason.BAD_VALUE, f"{label(ALL_TAGS[name])} is {len(raw)} bytes long, expected 2")
         return int.from_bytes(raw, self._byte_order, signed=is_signed)
 
     def _bytes(self, name: str) -> bytes | None:
-        value = self._data_set.get(TAGS[name])
+        value = self._data_set.get(ALL_TAGS[name])
         if isinstance(value, list):
-            raise RefusedError(Reason.MALFORMED, f"{label(TAGS[name])} is a sequence")
+            raise RefusedError(Reason.MALFORMED, f"{label(ALL_TAGS[name])} is a sequence")
         return value
 
 
 def items_of(data_set: DataSet, name: str) -> list[DataSet]:
     """Return the items of a sequence, none when it is missing."""
-    value = data_set.get(SEQUENCES[name], [])
-    assert isinstance(value, list), "the elements of SEQUENCES are read as sequences"
+    value = data_set.get(ALL_SEQUENCES[name], [])
+    assert isinstance(value, list), "the elements of ALL_SEQUENCES are read as sequences"
     return value
 
 
@@ -273,8 +210,3 @@ def shown(text: str) -> str:
     """Return a code, UID or number as the file spells it, for messages; free text, which a person may have written, is
     replaced."""
     return text if re.fullmatch(r"[0-9.,+\-eE\\ ]{1,64}|[A-Z0-9_]{1,16}", text) else "(not a code)"
-
-
-def label(tag: int) -> str:
-    """Return the name and number of a tag on the allow-list."""
-    return f"{_NAMES[tag]} ({tag >> 16:04x},{tag & 0xFFFF:04x})"

@@ -1,7 +1,8 @@
 """Enhanced CT: several slices in a file, each with functional groups of its own and groups shared by all."""
 
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.dicom.elements import ALL_TAGS, DataSet, Elements, RefusedError, items_of
+from rsna_e2e.dicom.elements import DataSet, Elements, RefusedError, items_of
+from rsna_e2e.dicom.tags import ALL_TAGS
 
 # Functional groups, and the elements that are theirs: elsewhere in the file these mean nothing (PS3.3 C.7.6.16.2 and
 # C.8.15.3).

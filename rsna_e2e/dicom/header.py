@@ -1,34 +1,24 @@
 """Reads and checks everything in a file but its pixels: one header for each slice."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from rsna_e2e.core.limits import (
-    LEAST_PIXELS,
-    LENGTHS_MM,
-    MAX_FRAMES,
-    MAX_POSITION_MM,
-    MAX_WINDOW_HU,
-    ROUNDED_AXES,
-    SIDES_PX,
-)
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import Acquisition, RawFile, Refusal, SliceRecord
+from rsna_e2e.core.records import Acquisition, Modality, RawFile, Refusal, SliceRecord, VoiLut
 from rsna_e2e.dicom.acquisition import read_acquisition
-from rsna_e2e.dicom.element_scanner import ByteReader, FileMeta, read_data_set, read_file_meta
+from rsna_e2e.dicom.element_scanner import ByteReader, FileMeta, PixelElement, read_data_set, read_file_meta
 from rsna_e2e.dicom.elements import Elements, RefusedError, shown
 from rsna_e2e.dicom.enhanced_ct import frame_elements
 from rsna_e2e.dicom.frame_offsets import frame_places
+from rsna_e2e.dicom.header_ct import check_is_ct, ct_record
+from rsna_e2e.dicom.header_xr import check_is_xray, voi_lut, xray_record
 from rsna_e2e.dicom.image_ids import image_id_of
 from rsna_e2e.dicom.inflate import inflate
 from rsna_e2e.dicom.refuse import refuse_on_error
-from rsna_e2e.dicom.repairs import Repair, joined
-from rsna_e2e.dicom.syntaxes import readable_syntax
+from rsna_e2e.dicom.syntaxes import Syntax, readable_syntax
 
-CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"  # PS3.4 B.5
-ENHANCED_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
+_NO_ACQUISITION = Acquisition()  # X-rays are no volumes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +51,33 @@ class _PixelFormat:
     padding: tuple[int, int] | tuple[None, None]
 
 
-def read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader] | Refusal:
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A file that was read up to its pixels. n_bytes: of the stream that `reader` reads, which may be inflated."""
+
+    reader: ByteReader
+    n_bytes: int
+    meta: FileMeta
+    syntax: Syntax
+    elements: Elements
+    pixels: PixelElement | None
+
+
+def read_headers(stream: BinaryIO, raw_file: RawFile, modality: Modality = "ct") -> list[SliceHeader] | Refusal:
     """Read everything but the pixels from a seekable stream that stands at its begin, and check it.
 
     Returns a header for each frame, in the file's order; files but those of enhanced CT have one.
     """
-    return refuse_on_error(raw_file.name, lambda: _read_headers(stream, raw_file))
+    return refuse_on_error(raw_file.name, lambda: _read_headers(stream, raw_file, modality))
 
 
-def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
+def read_voi_lut(stream: BinaryIO, raw_file: RawFile) -> VoiLut | None:
+    """Read the VOI LUT of an X-ray, whose header was read, again. None where there is none. Raises RefusedError."""
+    stream.seek(0)
+    return voi_lut(_open(stream, raw_file, "xr").elements)
+
+
+def _open(stream: BinaryIO, raw_file: RawFile, modality: Modality) -> _Opened:
     reader = ByteReader(stream)
     meta = read_file_meta(reader)
     syntax = readable_syntax(meta.transfer_syntax_uid)
@@ -78,62 +86,63 @@ def _read_headers(stream: BinaryIO, raw_file: RawFile) -> list[SliceHeader]:
         inflated = inflate(stream, begin=reader.tell())
         n_bytes = len(inflated.getbuffer())
         reader = ByteReader(inflated)
-    data_set, pixels = read_data_set(reader, syntax)
+    data_set, pixels = read_data_set(reader, syntax, modality)
     elements = Elements(data_set, byte_order="big" if syntax.is_big_endian else "little")
-    with elements.named_if_refused():
-        n_frames = _check_is_ct(elements, meta)
-        if pixels is None:
-            raise RefusedError(Reason.NO_PIXEL_DATA, "the file has no PixelData, or ends before it")
-        form = _pixel_format(elements)
-        slices = [elements] if n_frames is None else frame_elements(elements, n_frames)
-        stem = image_id_of(raw_file.name)
-        records = _slice_records(slices, syntax.uid, has_frames=n_frames is not None, stem=stem)
-        frame_bytes = records[0].rows * records[0].columns * form.bits_allocated // 8
-        places = frame_places(
-            reader, syntax, pixels, n_frames=len(records), frame_bytes=frame_bytes, n_bytes_of_stream=n_bytes
-        )
-        is_swapped = syntax.is_big_endian and form.bits_allocated == 8 and pixels.vr == b"OW"
-        if is_swapped and frame_bytes % 2 and len(records) > 1:
-            raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, "big endian frames of an odd number of 8-bit pixels")
-        return [
-            SliceHeader(
-                record=record,
-                bits_allocated=form.bits_allocated,
-                pixel_offset=offset,
-                pixel_length=length,
-                is_swapped=is_swapped,
-                is_monochrome1=form.is_monochrome1,
-                padding_low=form.padding[0],
-                padding_high=form.padding[1],
-                acquisition=read_acquisition(of_slice),
-            )
-            for of_slice, record, (offset, length) in zip(slices, records, places, strict=True)
-        ]
+    return _Opened(reader, n_bytes, meta, syntax, elements, pixels)
 
 
-def _check_is_ct(elements: Elements, meta: FileMeta) -> int | None:
-    """Return the number of frames of a file of enhanced CT, and None for one that holds a single slice."""
-    # The 2019 competition's files carry their SOP class in the file meta information only.
-    sop_class_uid = elements.text("SOPClassUID", default=meta.sop_class_uid)
-    modality = elements.text("Modality", default="")
-    if sop_class_uid not in ("", CT_IMAGE_STORAGE, ENHANCED_CT_IMAGE_STORAGE):
-        raise RefusedError(Reason.NOT_CT, f"SOP class {shown(sop_class_uid)}")
-    if modality != "CT" and (modality or not sop_class_uid):
-        raise RefusedError(
-            Reason.NOT_CT, f"Modality is {shown(modality)}" if modality else "neither SOPClassUID nor Modality says CT"
+def _read_headers(stream: BinaryIO, raw_file: RawFile, modality: Modality) -> list[SliceHeader]:
+    opened = _open(stream, raw_file, modality)
+    with opened.elements.named_if_refused():
+        return _headers(opened, image_id_of(raw_file.name), modality)
+
+
+def _headers(opened: _Opened, stem: str, modality: Modality) -> list[SliceHeader]:
+    """Return the headers of a file's slices. stem: what its name is as an image id."""
+    elements, syntax, pixels = opened.elements, opened.syntax, opened.pixels
+    n_frames = None
+    if modality == "ct":
+        n_frames = check_is_ct(elements, opened.meta.sop_class_uid)
+    else:
+        check_is_xray(elements, opened.meta.sop_class_uid)
+    if pixels is None:
+        raise RefusedError(Reason.NO_PIXEL_DATA, "the file has no PixelData, or ends before it")
+    form = _pixel_format(elements)
+    slices = [elements] if n_frames is None else frame_elements(elements, n_frames)
+    records = _records(slices, opened, stem, modality, has_frames=n_frames is not None)
+    frame_bytes = records[0].rows * records[0].columns * form.bits_allocated // 8
+    places = frame_places(
+        opened.reader, syntax, pixels, n_frames=len(records), frame_bytes=frame_bytes, n_bytes_of_stream=opened.n_bytes
+    )
+    is_swapped = syntax.is_big_endian and form.bits_allocated == 8 and pixels.vr == b"OW"
+    if is_swapped and frame_bytes % 2 and len(records) > 1:
+        raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, "big endian frames of an odd number of 8-bit pixels")
+    return [
+        SliceHeader(
+            record=record,
+            bits_allocated=form.bits_allocated,
+            pixel_offset=offset,
+            pixel_length=length,
+            is_swapped=is_swapped,
+            is_monochrome1=form.is_monochrome1,
+            padding_low=form.padding[0],
+            padding_high=form.padding[1],
+            acquisition=read_acquisition(of_slice) if modality == "ct" else _NO_ACQUISITION,
         )
-    if "LOCALIZER" in elements.text("ImageType", default="").upper().split("\\"):
-        raise RefusedError(Reason.LOCALIZER, "ImageType says LOCALIZER (PS3.3 C.8.2.1.1.1)")
-    n_frames = elements.integer("NumberOfFrames", default=1)
-    if n_frames > MAX_FRAMES:
-        raise RefusedError(Reason.TOO_LARGE, f"NumberOfFrames {n_frames}; expected up to {MAX_FRAMES}")
-    if n_frames < 1:
-        raise RefusedError(Reason.BAD_VALUE, f"NumberOfFrames {n_frames}")
-    if sop_class_uid == ENHANCED_CT_IMAGE_STORAGE:
-        return n_frames
-    if n_frames > 1:
-        raise RefusedError(Reason.MULTI_FRAME, f"NumberOfFrames {n_frames} in a single-frame SOP class")
-    return None
+        for of_slice, record, (offset, length) in zip(slices, records, places, strict=True)
+    ]
+
+
+def _records(
+    slices: Sequence[Elements], opened: _Opened, stem: str, modality: Modality, *, has_frames: bool
+) -> list[SliceRecord]:
+    uid = opened.syntax.uid
+    if modality == "xr":
+        return [xray_record(opened.elements, opened.meta.sop_class_uid, uid, image_id=stem)]
+    return [
+        ct_record(elements, uid, image_id=f"{stem}_{number}" if has_frames else stem, number=number)
+        for number, elements in enumerate(slices, start=1)
+    ]
 
 
 def _pixel_format(elements: Elements) -> _PixelFormat:
@@ -157,103 +166,3 @@ def _pixel_format(elements: Elements) -> _PixelFormat:
     limit = value if limit is None else limit
     padding = (None, None) if value is None or limit is None else (min(value, limit), max(value, limit))
     return _PixelFormat(bits_allocated, photometric == "MONOCHROME1", padding)
-
-
-def _slice_records(slices: Sequence[Elements], syntax_uid: str, *, has_frames: bool, stem: str) -> list[SliceRecord]:
-    return [
-        _slice_record(elements, syntax_uid, image_id=f"{stem}_{number}" if has_frames else stem, number=number)
-        for number, elements in enumerate(slices, start=1)
-    ]
-
-
-def _slice_record(elements: Elements, syntax_uid: str, *, image_id: str, number: int) -> SliceRecord:
-    rows, columns = _matrix(elements)
-    pixel_spacing_mm = _pixel_spacing(elements)
-    slope, intercept, unit = _rescale(elements)
-    image_position_mm, image_orientation = _image_position(elements), _image_orientation(elements)
-    window_center, window_width = elements.first_window(at_most=MAX_WINDOW_HU)
-    burned_in = elements.text("BurnedInAnnotation", default="").upper()
-    patient_id, study_uid = elements.identifier("PatientID", default=""), elements.identifier("StudyInstanceUID")
-    return SliceRecord(
-        image_id=image_id,
-        patient_id=patient_id or study_uid,  # Type 2, so it may be empty (PS3.3 C.7.1.1)
-        study_uid=study_uid,
-        series_uid=elements.identifier("SeriesInstanceUID"),
-        sop_uid=elements.identifier("SOPInstanceUID"),
-        frame_number=number,
-        rows=rows,
-        columns=columns,
-        image_position_mm=image_position_mm,
-        image_orientation=image_orientation,
-        pixel_spacing_mm=pixel_spacing_mm,
-        slope=slope,
-        intercept=intercept,
-        bits_stored=elements.unsigned("BitsStored"),
-        pixel_representation=elements.unsigned("PixelRepresentation"),
-        window_center_hu=window_center,
-        window_width_hu=window_width,
-        transfer_syntax_uid=syntax_uid,
-        slice_thickness_mm=elements.first_between("SliceThickness", *LENGTHS_MM),
-        burned_in_annotation=burned_in if burned_in in ("YES", "NO") else "",
-        repair=joined([*([] if patient_id else [Repair.PATIENT_BY_STUDY]), *unit]),
-    )
-
-
-def _matrix(elements: Elements) -> tuple[int, int]:
-    """Return Rows and Columns, in bounds."""
-    rows, columns = elements.unsigned("Rows"), elements.unsigned("Columns")
-    if min(rows, columns) < SIDES_PX[0] or max(rows, columns) > SIDES_PX[1] or rows * columns < LEAST_PIXELS:
-        detail = f"Rows {rows}, Columns {columns}; expected {SIDES_PX[0]} to {SIDES_PX[1]}, and more than one pixel"
-        raise RefusedError(Reason.BAD_VALUE, detail)
-    return rows, columns
-
-
-def _pixel_spacing(elements: Elements) -> tuple[float, float]:
-    """Return PixelSpacing, between rows and between columns, in mm and in bounds."""
-    between_rows, between_columns = elements.numbers("PixelSpacing", 2)
-    if min(between_rows, between_columns) < LENGTHS_MM[0] or max(between_rows, between_columns) > LENGTHS_MM[1]:
-        raise RefusedError(Reason.BAD_VALUE, f"PixelSpacing {between_rows:g} x {between_columns:g} mm")
-    return between_rows, between_columns
-
-
-def _image_position(elements: Elements) -> tuple[float, float, float]:
-    """Return ImagePositionPatient, in mm and in bounds."""
-    x, y, z = elements.numbers("ImagePositionPatient", 3)
-    if max(abs(x), abs(y), abs(z)) > MAX_POSITION_MM:
-        detail = f"ImagePositionPatient lies more than {MAX_POSITION_MM:,.0f} mm from the origin"
-        raise RefusedError(Reason.BAD_VALUE, detail)
-    return x, y, z
-
-
-def _rescale(elements: Elements) -> tuple[float, float, list[Repair]]:
-    """Return slope and intercept of the rescale to HU, and a repair where the unit is unspecified.
-
-    GDCM, and so SimpleITK, writes US (unspecified) for every CT; scanners write it for perfusion maps, and name these
-    in ImageType or FrameType. `pixels` checks in addition that the slice has air at about -1000. Source: PS3.3 C.11.1,
-    C.8.15.3.10, and C.8.16.1.3 (image flavor).
-    """
-    (slope,) = elements.numbers("RescaleSlope", 1)
-    if slope == 0:
-        raise RefusedError(Reason.BAD_VALUE, "RescaleSlope is 0")
-    (intercept,) = elements.numbers("RescaleIntercept", 1)
-    # Perfusion maps, electron density and more are stored as CT too; the unit alone tells them apart.
-    unit = elements.text("RescaleType", default="HU")
-    if unit == "HU":
-        return slope, intercept, []
-    is_map = any("PERFUSION" in elements.text(name, default="").upper() for name in ("ImageType", "FrameType"))
-    if unit == "US" and slope == 1 and intercept.is_integer() and not is_map:
-        return slope, intercept, [Repair.UNSPECIFIED_UNIT]
-    detail = "" if unit != "US" else f" (unspecified), {'of PERFUSION' if is_map else f'RescaleSlope {slope:g}'}"
-    raise RefusedError(Reason.NOT_HOUNSFIELD, f"RescaleType is {shown(unit)}{detail}")
-
-
-def _image_orientation(elements: Elements) -> tuple[float, float, float, float, float, float]:
-    """Return ImageOrientationPatient: two orthogonal unit vectors, but for rounding (PS3.3 C.7.6.2.1.1)."""
-    a, b, c, d, e, f = elements.numbers("ImageOrientationPatient", 6)
-    row, column = (a, b, c), (d, e, f)
-    lengths = math.hypot(*row), math.hypot(*column)
-    product = sum(a * b for a, b in zip(row, column, strict=True))
-    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(product)) > ROUNDED_AXES:
-        detail = "ImageOrientationPatient is not two orthogonal unit vectors"
-        raise RefusedError(Reason.BAD_VALUE, detail)
-    return a, b, c, d, e, f

@@ -43,13 +43,13 @@ def _read_hounsfield(stream: BinaryIO, header: SliceHeader) -> tuple[SliceRecord
     record, frame = header.record, read_frame(stream, header)
     is_signed = record.pixel_representation == 1
     stored = stored_values(frame.words, bits_stored=frame.bits_stored, is_signed=is_signed)
-    padding = _padding(header, frame, stored)
+    padding = padding_in(header, frame, stored)
     repairs = [
         *map(Repair, filter(None, record.repair.split("+"))),
         *([Repair.MONOCHROME1] if header.is_monochrome1 else []),
         *([Repair.CODESTREAM_SIGN] if frame.lost_its_sign else []),
     ]
-    if _has_unused_bits(frame, padding, is_signed=is_signed):
+    if has_unused_bits_in(frame, padding, is_signed=is_signed):
         repairs.append(Repair.UNUSED_BITS)
     if _is_wrapped(record):
         repairs.append(Repair.WRAPPED_12BIT)
@@ -76,7 +76,7 @@ def _read_hounsfield(stream: BinaryIO, header: SliceHeader) -> tuple[SliceRecord
     return record, result.hu
 
 
-def _padding(header: SliceHeader, frame: Frame, stored: StoredImage) -> Mask | None:
+def padding_in(header: SliceHeader, frame: Frame, stored: StoredImage) -> Mask | None:
     """Mark the pixels that the file calls padding; None when there are none."""
     if header.padding_low is None or header.padding_high is None:
         return None
@@ -98,7 +98,8 @@ def _check_has_air(hu: Int16Array, *, is_measured: bool) -> None:
         raise RefusedError(Reason.NOT_HOUNSFIELD, detail)
 
 
-def _has_unused_bits(frame: Frame, padding: Mask | None, *, is_signed: bool) -> bool:
+def has_unused_bits_in(frame: Frame, padding: Mask | None, *, is_signed: bool) -> bool:
+    """Whether bits above BitsStored mean something in a pixel that is no padding."""
     words = frame.words if padding is None else frame.words[~padding]
     if words.size == 0:
         return False

@@ -19,6 +19,13 @@ class Repair(StrEnum):
     CODESTREAM_SIGN = "codestream_sign"  # JPEG 2000 says unsigned of signed values: PixelRepresentation is right
     PADDING_AS_AIR = "padding_as_air"  # pixels that the file calls padding are set to the HU of air
     PADDING_KEPT = "padding_kept"  # so called, but their HU could have been measured: they stay
+    # of X-rays
+    FOR_PROCESSING = "for_processing_without_window"  # raw values of a detector, and nothing says how to show them
+    VOI_IGNORED = "voi_ignored"  # a window, its function or a VOI LUT that cannot be right is not applied
+    EQUAL_CHANNELS = "equal_channels"  # red, green and blue are the same, and become one
+    EXIF_ORIENTATION = "exif_orientation"  # EXIF says that the image is to be turned; it is not
+    PATIENT_BY_LABELS = "patient_by_labels"  # the label file names the patient
+    PATIENT_BY_PIXELS = "patient_by_pixels"  # of another patient is an image with these very pixels: they are one
 
 
 def count_repairs(spelt: Iterable[str]) -> dict[str, int]:

@@ -117,7 +117,7 @@ def _decode(frame: bytes, syntax: Syntax, decoder: Decoder, **form: int) -> npt.
 
     Raises RefusedError, whatever the decoder raises.
     """
-    with _silent():
+    with silent():
         try:
             decoded, _ = get_decoder(syntax.uid).as_array(
                 encapsulate([frame], has_bot=False),
@@ -139,7 +139,7 @@ def _decode(frame: bytes, syntax: Syntax, decoder: Decoder, **form: int) -> npt.
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep warnings and Rust panics of decoders off the terminal."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

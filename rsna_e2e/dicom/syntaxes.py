@@ -52,7 +52,7 @@ class Syntax:
 # Pinned, so that a further package on the machine changes nothing. For JPEG-LS CharLS (pyjpegls), which notices damage
 # that others pass on as pixels; for 12-bit and lossless JPEG the one package on PyPI that decodes them all, which is
 # under the GPL and so not installed unasked.
-_PILLOW = Decoder("pillow", "pillow")
+PILLOW = Decoder("pillow", "pillow")
 _RLE = Decoder("pylibjpeg", "pylibjpeg-rle")
 _OPENJPEG = Decoder("pylibjpeg", "pylibjpeg-openjpeg")
 _CHARLS = Decoder("pyjpegls", "pyjpegls")
@@ -71,7 +71,7 @@ SYNTAXES = {
         Syntax(uid="1.2.840.10008.1.2.1.99", name="deflated", is_deflated=True),
         Syntax(uid="1.2.840.10008.1.2.2", name="explicit big endian", is_big_endian=True),  # retired
         Syntax(uid=RLE_LOSSLESS, name="RLE lossless", decoder=_RLE),
-        Syntax(uid="1.2.840.10008.1.2.4.50", name="JPEG baseline", decoder=_PILLOW, start_of_frame=(0xC0,)),
+        Syntax(uid="1.2.840.10008.1.2.4.50", name="JPEG baseline", decoder=PILLOW, start_of_frame=(0xC0,)),
         Syntax(uid="1.2.840.10008.1.2.4.51", name="JPEG extended", decoder=_LIBJPEG, start_of_frame=(0xC0, 0xC1)),
         Syntax(uid="1.2.840.10008.1.2.4.57", name="JPEG lossless", decoder=_LIBJPEG, start_of_frame=(0xC3,)),
         Syntax(

@@ -46,7 +46,7 @@ def predict_dicom(
         try:
             prepare(raw, path, task=trained.task, labels="none", n_jobs=n_jobs, progress=progress)
         except NothingTakenError as error:  # which names a table of refusals that goes with the temporary folder
-            raise NothingTakenError(raw, error.refusals) from None
+            raise NothingTakenError(raw, error.refusals, modality=error.modality) from None
         with closing(Store.open(path)) as store:
             predictor = Predictor(trained, store)
             prediction = predictor(predictor.positions("test"), progress=progress)

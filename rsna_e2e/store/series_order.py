@@ -5,7 +5,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,7 @@ _UNTOLD = "several slices of the series lie at the same positions, and no elemen
 _AFTER, _BEFORE = [1, 2, 0], [2, 0, 1]
 
 SERIES_IDS = ("patient_id", "study_uid", "series_uid")
+XRAY_IDS = ("study_uid", "series_uid", "sop_uid")  # of X-rays, each of which is a series: whoever the patient is
 SeriesId = tuple[str, str, str]
 
 
@@ -167,13 +168,18 @@ def slice_indices(series_keys: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return np.arange(len(series_keys)) - np.repeat(starts, np.diff(np.append(starts, len(series_keys))))
 
 
+def ids_of_series(index: Iterable[str]) -> tuple[str, str, str]:
+    """Return the columns that identify a series, of an index with these columns."""
+    return XRAY_IDS if "photometric" in index else SERIES_IDS
+
+
 def volume_numbers(index: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
     """Return, for each series of a store [S], the number of its volume among those of one SeriesInstanceUID, from 0."""
     starts = run_starts(index["series_key"]).tolist()
     seen: Counter[tuple[str, ...]] = Counter()
     numbers = []
     for row in starts:
-        ids = tuple(index[name][row] for name in SERIES_IDS)
+        ids = tuple(index[name][row] for name in ids_of_series(index))
         numbers.append(seen[ids])
         seen[ids] += 1
     return np.array(numbers, dtype=np.int64)

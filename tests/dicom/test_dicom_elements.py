@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from rsna_e2e import dicom
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Refusal
-from rsna_e2e.dicom.elements import TAGS
+from rsna_e2e.dicom.tags import TAGS
 
 DOCS = Path(__file__).parents[2] / "docs" / "dicom.md"
 STORED = phantoms.stored_image(12, 10, seed=1, form=phantoms.SIGNED_16)

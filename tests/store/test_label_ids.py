@@ -16,7 +16,7 @@ from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import IdRule
 from rsna_e2e.store import Store, verify_store
-from rsna_e2e.store.prepare import Part, prepare, prepare_part, read_raw, repair
+from rsna_e2e.store.prepare import Part, Reading, prepare, prepare_part, read_raw, repair
 from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
@@ -428,7 +428,7 @@ def test_uids_that_a_spreadsheet_would_run_are_refused_on_demand(tmp_path: Path)
     dataset.save_as(tmp_path / "raw" / "ID_01.dcm")
     how = {"task": ICH, "image_ids": "sop_uid", "n_jobs": 1}
     assert prepare(tmp_path / "raw", tmp_path / "all", **how).refusals == {}
-    report = prepare(tmp_path / "raw", tmp_path / "store", refuse_formulas=True, **how)
+    report = prepare(tmp_path / "raw", tmp_path / "store", reading=Reading(refuse_formulas=True), **how)
     assert report.refusals == {"formula_name": 1}
     expected = [one.ids["sop_uid"] for one in slices if one.ids["name"] != "ID_01"]
     assert Store.open(tmp_path / "store").index["image_id"].tolist() == expected

@@ -21,7 +21,7 @@ from rsna_e2e.core.hdf5 import NotPlainError, int16_places
 from rsna_e2e.core.records import RawFile
 from rsna_e2e.dicom.sources.files import RawFolder, open_source
 from rsna_e2e.dicom.sources.hdf5 import RawShards
-from rsna_e2e.store.prepare import prepare
+from rsna_e2e.store.prepare import Reading, prepare
 from rsna_e2e.store.prepare.jobs import ReadHeaders
 from rsna_e2e.store.prepare.pool import Begin, Lost, Pool
 from rsna_e2e.store.prepare.tables import read_note, to_numpy
@@ -241,7 +241,7 @@ class Read:
             begin(item)
             assert item not in lost, f"{folder.name} ended the process"
             source = RawShards(folder)
-            job = ReadHeaders(source, source.find()[0][:1], folder / "note.arrow")
+            job = ReadHeaders(source, source.find()[0][:1], folder / "note.arrow", Reading())
             try:
                 job(lambda _: None, {})
                 messages[folder.name] = ""

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import RawFile, Refusal, printable
+from rsna_e2e.core.records import Modality, RawFile, Refusal, printable
 from rsna_e2e.core.table_files import is_table
-from rsna_e2e.dicom.header import SliceHeader, read_headers
+from rsna_e2e.dicom.header import SliceHeader
+from rsna_e2e.dicom.modalities import read_any_headers
 from rsna_e2e.dicom.sources.archive import Member, open_member, read_directory, why_refused
 from rsna_e2e.dicom.sources.hdf5 import RawShards, has_shards
 
@@ -58,10 +59,10 @@ class Source(Protocol):
         Raises OSError when it cannot be read, RefusedError, also while it is read, when an archive holds it damaged.
         """
 
-    def read_headers(self, raw_file: RawFile, still_alive: Callable[[], None]) -> HeadersOf:
+    def read_headers(self, raw_file: RawFile, still_alive: Callable[[], None], modality: Modality) -> HeadersOf:
         """Return everything but the pixels of a file's slices, in their order, or why it is refused.
 
-        still_alive: may be called while that takes long. Raises what `open` raises.
+        modality: that files have to be of. still_alive: may be called while that takes long. Raises what `open` raises.
         """
 
 
@@ -160,9 +161,9 @@ class RawFolder:
         """Open a file for reading. Raises OSError when it cannot be read."""
         return (self.path / raw_file.name).open("rb")
 
-    def read_headers(self, raw_file: RawFile, still_alive: Callable[[], None]) -> HeadersOf:
+    def read_headers(self, raw_file: RawFile, still_alive: Callable[[], None], modality: Modality) -> HeadersOf:
         """Return the headers of a file's slices, or why it is refused. Raises OSError when it cannot be read."""
-        return _read_dicom(self, raw_file)
+        return _read(self, raw_file, modality)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,14 +222,14 @@ class RawArchive:
         """Open a file for reading. Raises OSError when it cannot be read, RefusedError when it is damaged."""
         return open_member(self.path, raw_file, head=head)
 
-    def read_headers(self, raw_file: RawFile, still_alive: Callable[[], None]) -> HeadersOf:
+    def read_headers(self, raw_file: RawFile, still_alive: Callable[[], None], modality: Modality) -> HeadersOf:
         """Return the headers of a file's slices, or why it is refused. Raises what `open` raises."""
-        return _read_dicom(self, raw_file)
+        return _read(self, raw_file, modality)
 
 
-def _read_dicom(source: Source, raw_file: RawFile) -> HeadersOf:
+def _read(source: Source, raw_file: RawFile, modality: Modality) -> HeadersOf:
     with source.open(raw_file, head=True) as stream:
-        headers = read_headers(stream, raw_file)
+        headers = read_any_headers(stream, raw_file, modality)
     return headers if isinstance(headers, Refusal) else [(raw_file, header) for header in headers]
 
 

@@ -21,7 +21,7 @@ from rsna_e2e.core.files import real_path
 from rsna_e2e.core.hdf5 import HDF5_ERRORS, Int16Place, NotPlainError, int16_places
 from rsna_e2e.core.limits import LEAST_PIXELS, SIDES_PX
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import Acquisition, RawFile, Refusal, SliceRecord, printable
+from rsna_e2e.core.records import Acquisition, Modality, RawFile, Refusal, SliceRecord, printable
 from rsna_e2e.core.table_files import is_table
 from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.header import SliceHeader
@@ -97,11 +97,12 @@ class RawShards:
         return (self.path / raw_file.name.partition("/")[0]).open("rb")
 
     def read_headers(
-        self, raw_file: RawFile, still_alive: Callable[[], None]
+        self, raw_file: RawFile, still_alive: Callable[[], None], modality: Modality
     ) -> list[tuple[RawFile, SliceHeader]] | Refusal:
         """Return the slices of a shard, those of a study as they were written, or why the shard is refused.
 
-        still_alive: is called before each slice. The HDF5 library may end the process on a damaged file.
+        still_alive: is called before each slice. The HDF5 library may end the process on a damaged file. modality:
+        "ct", as all shards are.
         """
         return refuse_on_error(raw_file.name, lambda: self._read(raw_file, still_alive))
 

@@ -1,4 +1,4 @@
-"""Makes a study store of DICOM files: find them, read headers, order, then write pixels series by series.
+"""Makes a study store of DICOM files, or of X-rays: find them, read headers, order, then write pixels by series.
 
 In goes a folder or archive, and a label file if there is one; out come a store and a report of what was taken, repaired
 and refused. All decoding and writing happens in worker processes, which leave notes, files of headers and refusals; the
@@ -11,6 +11,7 @@ from rsna_e2e.store.prepare.headers import RawCounts, RawHeaders, count_raw, rea
 from rsna_e2e.store.prepare.index import pseudonymous_keys
 from rsna_e2e.store.prepare.label import label
 from rsna_e2e.store.prepare.label_report import LabelFacts, LabelReport
+from rsna_e2e.store.prepare.reading import Reading, modality_of
 from rsna_e2e.store.prepare.repair import RepairReport, repair
 from rsna_e2e.store.prepare.report import (
     NothingTakenError,
@@ -30,10 +31,12 @@ __all__ = [
     "PrepareReport",
     "RawCounts",
     "RawHeaders",
+    "Reading",
     "RepairReport",
     "count_raw",
     "count_reasons",
     "label",
+    "modality_of",
     "prepare",
     "prepare_part",
     "pseudonymous_keys",

@@ -16,7 +16,14 @@ from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.sources.files import RawFolder, Source
 from rsna_e2e.store.prepare.match_labels import Match, TableIds
-from rsna_e2e.tasks.labels import LabelTable, has_label_columns, is_label_file, read_image_ids, read_labels
+from rsna_e2e.tasks.labels import (
+    LabelTable,
+    has_label_columns,
+    is_label_file,
+    read_image_ids,
+    read_labels,
+    read_patients,
+)
 from rsna_e2e.tasks.task import Task
 
 LABEL_WORD = "train"  # in the name of a label file, as in the competition's stage_2_train.csv
@@ -35,10 +42,12 @@ def _is_other(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelFile:
-    """A table that may have labels of the images. table: None where it is no valid label file."""
+    """A table that may have labels of the images. table: None where it is no valid label file. patients: by image id,
+    where it names those of X-rays, which may have no other."""
 
     ids: TableIds
     table: LabelTable | None
+    patients: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,17 +68,21 @@ class LabelFiles:
             )
         file = self.files[match.table]
         assert file.table is not None, "others have a problem, which is raised"
-        return FoundLabels(file=file.ids.file, table=file.table.taken(match.rows, match.ids), match=match)
+        patients = [file.patients.get(file.table.image_ids[row], "") for row in match.rows] if file.patients else ()
+        table = file.table.taken(match.rows, match.ids)
+        return FoundLabels(file=file.ids.file, table=table, match=match, patients=patients)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundLabels:
     """The labels of the images. file: where they are from, "none" without any; passed_over: then tables that look like
-    labels, and why they were not taken. table: with image ids by the rule of `match`."""
+    labels, and why they were not taken. table: with image ids by the rule of `match`. patients: of each of its images,
+    "" where it names none; () where it names none at all."""
 
     file: str
     table: LabelTable
     match: Match
+    patients: Sequence[str] = ()
     passed_over: Mapping[str, str] = field(default_factory=dict)
 
     def check_copies(self, further: Mapping[str, Sequence[int]]) -> None:
@@ -108,13 +121,13 @@ class LabelSearch:
         folder = RawFolder(real_path(self._source.path).parent)
         return _only_one(folder, folder.find_tables(depth=0), rule, needs_columns=True)
 
-    def read(self, task: Task) -> LabelFiles:
+    def read(self, task: Task, *, has_patients: bool = False) -> LabelFiles:
         """Read the plain label file in the source, or else those that lie beside it or have an unusual name, which may
         be of other images. Raises BadInputError when the former cannot be read."""
         if file := self.inside(_is_plain):
-            return LabelFiles(files=[read_label_file(file, task)], must_match=True)
+            return LabelFiles(files=[read_label_file(file, task, has_patients=has_patients)], must_match=True)
         others = (self.beside(_is_plain), self.inside(_is_other), self.beside(_is_other))
-        files = [_read_if_any(file, task) for file in others if file]
+        files = [_read_if_any(file, task, has_patients=has_patients) for file in others if file]
         return LabelFiles(files=files, passed_over=self._look_like_labels())
 
     def _look_like_labels(self) -> dict[str, str]:
@@ -130,11 +143,11 @@ class LabelSearch:
         return found
 
 
-def read_label_file(file: TableFile, task: Task) -> LabelFile:
-    """Read a label file. Raises BadInputError when it is not a valid one."""
+def read_label_file(file: TableFile, task: Task, *, has_patients: bool = False) -> LabelFile:
+    """Read a label file, and patients too if it may name them. Raises BadInputError when it is not a valid one."""
     table = read_labels(file, task)
     ids = TableIds(file=file.name, image_ids=table.image_ids, study_ids=table.study_ids, unused=table.unused)
-    return LabelFile(ids=ids, table=table)
+    return LabelFile(ids=ids, table=table, patients=read_patients(file, task) if has_patients else {})
 
 
 def no_labels(task: Task) -> LabelTable:
@@ -173,10 +186,10 @@ def _open_table(source: Source, table: RawFile, problem: str) -> AbstractContext
         ) from None
 
 
-def _read_if_any(file: TableFile, task: Task) -> LabelFile:
+def _read_if_any(file: TableFile, task: Task, *, has_patients: bool) -> LabelFile:
     """Read a table that may belong to other images, such as those to train on, and then may hold anything."""
     try:
-        return read_label_file(file, task)
+        return read_label_file(file, task, has_patients=has_patients)
     except BadInputError as error:
         problem = str(error)
     try:

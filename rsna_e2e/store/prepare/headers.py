@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from rsna_e2e.core.process import available_cores
-from rsna_e2e.core.records import Column, Float32Array, Progress, Refusal, no_progress
+from rsna_e2e.core.records import Column, Float32Array, Modality, Progress, Refusal, no_progress
 from rsna_e2e.dicom.image_ids import ImageIds, names_of
+from rsna_e2e.store.layout import XRAY_COLUMNS
 from rsna_e2e.store.prepare.index import (
     OPTIONAL_COLUMNS,
     RECORD_COLUMNS,
@@ -22,14 +23,16 @@ from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs
 from rsna_e2e.store.prepare.match_labels import file_names, match_labels
 from rsna_e2e.store.prepare.patients import with_patients
 from rsna_e2e.store.prepare.pool import Pool
+from rsna_e2e.store.prepare.reading import Reading, modality_of
 from rsna_e2e.store.prepare.run import read_headers
 from rsna_e2e.store.prepare.series_plan import find_copies, plan_series
 from rsna_e2e.store.prepare.sets import join
 from rsna_e2e.store.prepare.store_plan import with_image_ids
-from rsna_e2e.store.prepare.tables import read_notes, to_numpy
+from rsna_e2e.store.prepare.tables import XRAY_PREFIX, read_notes, to_numpy
 from rsna_e2e.store.series_order import slice_indices
 from rsna_e2e.tasks.task import Task
 
+OF_PIXELS = ("low_grey", "high_grey")
 _SAMPLE = 1000  # files whose headers are read where names do not tell which have labels
 
 
@@ -52,15 +55,18 @@ def read_raw(
     task: Task,
     labels: Labels = None,
     image_ids: ImageIds = "auto",
+    modality: Modality | None = None,
     n_jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> RawHeaders:
-    """Read all headers in `raw`, in parallel.
+    """Read all headers in `raw`, in parallel. modality: by default that of the task.
 
     Files of one SOP instance UID count as copies, because only pixels could tell otherwise. Raises BadInputError when
     there is nothing at `raw`, or the labels are of other images.
     """
-    return _read(read_inputs(raw, None, labels, image_ids, task, "none"), n_jobs or available_cores(), progress)
+    reading = Reading(modality=modality or modality_of(task))
+    inputs = read_inputs(raw, None, labels, image_ids, task, "none", reading)
+    return _read(inputs, n_jobs or available_cores(), progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +122,8 @@ def _read(inputs: Inputs, n_jobs: int, progress: Progress) -> RawHeaders:
     headers, further = with_image_ids(headers, plan.rows, match)
     taken = headers.take(plan.rows)
     columns = {name: to_numpy(taken, name) for name in (*RECORD_COLUMNS, *OPTIONAL_COLUMNS)}
+    if inputs.reading.modality == "xr":
+        columns |= {name: to_numpy(taken, f"{XRAY_PREFIX}{name}") for name in XRAY_COLUMNS if name not in OF_PIXELS}
     for name, names in VECTOR_COLUMNS.items():
         columns |= spread(to_numpy(taken, name), names)
     columns |= {

@@ -10,8 +10,9 @@ import numpy as np
 
 from rsna_e2e.core.records import Column, SliceRecord
 from rsna_e2e.store import StoredPixels
+from rsna_e2e.store.layout import XRAY_COLUMNS
 from rsna_e2e.store.pseudonyms import IDENTIFIERS, Pseudonyms
-from rsna_e2e.store.series_order import SERIES_IDS, run_starts, series_key, slice_indices, volume_numbers
+from rsna_e2e.store.series_order import ids_of_series, run_starts, series_key, slice_indices, volume_numbers
 
 # Columns that are fields of `SliceRecord` under the same name.
 RECORD_COLUMNS = (
@@ -63,6 +64,8 @@ def stored_columns(stored: Sequence[StoredSlice]) -> dict[str, Column]:
     records = [s.record for s in stored]
     columns: dict[str, Column] = {name: _column([getattr(r, name) for r in records]) for name in RECORD_COLUMNS}
     columns |= {name: _with_nan([getattr(r, name) for r in records]) for name in OPTIONAL_COLUMNS}
+    if records and records[0].xray is not None:
+        columns |= {name: _column([getattr(r.xray, name) for r in records]) for name in XRAY_COLUMNS}
     columns |= {
         "series_key": _column([s.series_key for s in stored]),
         "position_mm": np.array([s.position_mm for s in stored]),
@@ -93,8 +96,8 @@ def pseudonymous_keys(index: dict[str, Column], pseudonyms: Pseudonyms) -> Colum
     starts, volumes = run_starts(index["series_key"]), volume_numbers(index)
     keys = []
     for row, volume in zip(starts.tolist(), volumes.tolist(), strict=True):
-        patient, study, series = (pseudonyms.of(IDENTIFIERS[name], index[name][row]) for name in SERIES_IDS)
-        keys.append(series_key((patient, study, series), volume=volume))
+        one, other, third = (pseudonyms.of(IDENTIFIERS[name], index[name][row]) for name in ids_of_series(index))
+        keys.append(series_key((one, other, third), volume=volume))
     lengths = np.diff(np.append(starts, len(index["series_key"])))
     return np.repeat(np.array(keys, dtype=object), lengths)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from rsna_e2e import __version__
-from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import is_inside
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import RawFile, Refusal, printable
@@ -20,16 +20,20 @@ from rsna_e2e.dicom.syntaxes import SYNTAXES, decoder_version, readable_syntax
 from rsna_e2e.store import FORMAT_VERSION, Compression, check_codec
 from rsna_e2e.store.content_box import CONTENT_FROM_HU
 from rsna_e2e.store.prepare.find_labels import LabelFiles, LabelSearch, read_label_file
+from rsna_e2e.store.prepare.label_folders import labels_of_folders
 from rsna_e2e.store.prepare.match_labels import LabelIds
+from rsna_e2e.store.prepare.reading import Reading, modality_of
 from rsna_e2e.tasks.task import Task
 
-Labels: TypeAlias = "Path | TableFile | Literal['none'] | None"  # a label file, none, or what is found (None)
+# A label file, none, the names of folders, or what is found (None)
+Labels: TypeAlias = "Path | TableFile | Literal['none', 'folders'] | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """What a store is made of. labels: tables that may have its labels. image_ids: their rule. compression: of its
-    pixels. digest: of everything that headers and shards depend on, which labels are not."""
+    pixels. reading: how files are read. digest: of everything that headers and shards depend on, which labels are
+    not."""
 
     source: Source
     files: Sequence[RawFile]
@@ -38,8 +42,7 @@ class Inputs:
     image_ids: ImageIds
     task: Task
     compression: Compression
-    requires_hu: bool
-    refuse_formulas: bool
+    reading: Reading
     digest: str
 
     @property
@@ -61,26 +64,28 @@ def read_inputs(
     image_ids: ImageIds,
     task: Task,
     compression: Compression,
-    *,
-    requires_hu: bool = False,
-    refuse_formulas: bool = False,
+    reading: Reading | None = None,
 ) -> Inputs:
     """Find files and labels.
 
-    raw: a folder or a zip archive. store: to be made of them, if any. labels: the label file, or "none"; by default
-    what `LabelSearch` finds. image_ids: what slices are called in labels and store; "auto": what the labels call them.
-    requires_hu: refuse files that leave the unit unspecified. refuse_formulas: refuse files whose image ids, by
-    whichever rule, a spreadsheet would run. Raises BadInputError when `raw` is missing or the labels cannot be read,
-    UsageError for a store inside `raw`, MissingCapabilityError without the library that packs pixels.
+    raw: a folder or a zip archive. store: to be made of them, if any. labels: the label file, "none", or "folders"; by
+    default what `LabelSearch` finds. image_ids: what slices are called in labels and store; "auto": what the labels
+    call them. reading: by default of the task's modality. Raises BadInputError when `raw` is missing or of HDF5 shards
+    for X-rays, or the labels cannot be read, UsageError for a store inside `raw`, MissingCapabilityError without the
+    library that packs pixels.
     """
     check_codec(compression)
+    reading = reading or Reading(modality=modality_of(task))
     if store is not None and is_inside(store, raw):
         raise UsageError(f"{store}: the store must not lie inside the raw folder {raw}. Choose another place")
     source = open_source(raw)
-    found = _find_labels(source, labels, task)  # first, as they may be wrong
-    files, not_found = _without_formulas(*source.find()) if refuse_formulas else source.find()
-    options = (compression, requires_hu, refuse_formulas, image_ids)
-    settings = (__version__, FORMAT_VERSION, CONTENT_FROM_HU, options, decoder_versions())
+    if source.has_shards and reading.modality == "xr":
+        raise BadInputError(f"{raw}: HDF5 shards hold CT. Give the files of the X-rays, or read CT: --modality ct")
+    found = _find_labels(source, labels, task, has_patients=reading.modality == "xr")  # first, as they may be wrong
+    files, not_found = _without_formulas(*source.find()) if reading.refuse_formulas else source.find()
+    if labels == "folders":
+        found = LabelFiles(files=[labels_of_folders(raw, files, task)], must_match=True)
+    settings = (__version__, FORMAT_VERSION, CONTENT_FROM_HU, compression, reading, image_ids, decoder_versions())
     return Inputs(
         source=source,
         files=files,
@@ -89,20 +94,20 @@ def read_inputs(
         image_ids=image_ids,
         task=task,
         compression=compression,
-        requires_hu=requires_hu,
-        refuse_formulas=refuse_formulas,
+        reading=reading,
         digest=_digest(source, files, settings),
     )
 
 
-def _find_labels(source: Source, labels: Labels, task: Task) -> LabelFiles:
-    """Return the label file that was named, or those that may be of these images."""
+def _find_labels(source: Source, labels: Labels, task: Task, *, has_patients: bool) -> LabelFiles:
+    """Return the label file that was named, or those that may be of these images; no labels of folders."""
     if labels is None:
-        return LabelSearch(source).read(task)
-    if labels == "none":
+        return LabelSearch(source).read(task, has_patients=has_patients)
+    if labels in ("none", "folders"):
         return LabelFiles()
+    assert not isinstance(labels, str)
     file = labels if isinstance(labels, TableFile) else table_at(labels)
-    return LabelFiles(files=[read_label_file(file, task)], must_match=True)
+    return LabelFiles(files=[read_label_file(file, task, has_patients=has_patients)], must_match=True)
 
 
 def _without_formulas(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.core.files import full_disk_named, sync
-from rsna_e2e.core.records import Int16Array, Int16Image, Refusal
+from rsna_e2e.core.records import Int16Array, Int16Image, Refusal, Values
 from rsna_e2e.dicom.sources.files import Source
 from rsna_e2e.store import Compression, StoredPixels, StoreError, is_slice, overwrite, read_pixels, write_shard
 from rsna_e2e.store.manifest import is_plain_file
@@ -42,8 +42,8 @@ class MendShard:
     """Job: mend the damage of a shard, and return what could not be mended, and why.
 
     slices: all of the shard, in their order. is_whole_file: the file has to be written anew, with n_bytes, because more
-    than pixels is damaged; frame: checksum of everything in it but slices. Raises OutOfResourcesError when the disk is
-    full.
+    than pixels is damaged; frame: checksum of everything in it but slices. values: what it holds. Raises
+    OutOfResourcesError when the disk is full.
     """
 
     source: Source
@@ -53,6 +53,7 @@ class MendShard:
     n_bytes: int
     frame: str
     compression: Compression
+    values: Values
 
     def __call__(self, begin: Begin, lost: Lost) -> WhyNot:
         why_not: WhyNot = {}
@@ -88,7 +89,8 @@ class MendShard:
         needed = f"the disk is full; mending it needs {self.n_bytes:,} bytes. Free some space there"
         try:
             with full_disk_named(self.path, needed):
-                stored = write_shard(new, self._all_slices(reader, begin), compression=self.compression)
+                slices = self._all_slices(reader, begin)
+                stored = write_shard(new, slices, compression=self.compression, values=self.values)
             places = [(wanted.pixels.byte_offset, wanted.pixels.n_bytes) for wanted in self.slices]
             is_same = (
                 stored == [wanted.pixels for wanted in self.slices]

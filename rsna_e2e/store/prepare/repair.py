@@ -29,6 +29,7 @@ from rsna_e2e.store.manifest import is_plain_file, read_manifest
 from rsna_e2e.store.prepare.jobs import ReadHeaders
 from rsna_e2e.store.prepare.mend import LAID_OUT_OTHERWISE, MendShard, ShardSlice, WhyNot
 from rsna_e2e.store.prepare.pool import Pool
+from rsna_e2e.store.prepare.reading import Reading
 from rsna_e2e.store.prepare.run import files_per_job
 from rsna_e2e.store.prepare.tables import HeaderOf, Table, read_note, table_to_headers, to_numpy
 from rsna_e2e.store.shards import Shape
@@ -203,6 +204,7 @@ def _job(
         n_bytes=files.manifest.shards[name],
         frame=files.manifest.frames[name],
         compression=files.compression,
+        values=files.manifest.values,
     )
 
 
@@ -217,8 +219,9 @@ def _find_headers(search: _Search, raw_files: Sequence[RawFile], rows: Sequence[
 
 def _read_headers(search: _Search, raw_files: Sequence[RawFile]) -> Iterator[Table]:
     size = files_per_job(search.source)
+    reading = Reading(modality="xr" if search.files.manifest.values == "grey" else "ct")
     jobs = [
-        ReadHeaders(search.source, raw_files[i : i + size], search.notes / f"{i:09d}.arrow")
+        ReadHeaders(search.source, raw_files[i : i + size], search.notes / f"{i:09d}.arrow", reading)
         for i in range(0, len(raw_files), size)
     ]
     for done, (number, _) in enumerate(search.pool.run(jobs), start=1):

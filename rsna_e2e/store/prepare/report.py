@@ -12,7 +12,7 @@ import numpy as np
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.reasons import Reason
-from rsna_e2e.core.records import Column, Refusal, Rows
+from rsna_e2e.core.records import Column, Modality, Refusal, Rows
 from rsna_e2e.dicom.repairs import count_repairs
 from rsna_e2e.store.prepare.find_labels import FoundLabels
 from rsna_e2e.store.prepare.label_report import CHECK_ORDER, LabelFacts, describe_labels
@@ -20,6 +20,16 @@ from rsna_e2e.store.prepare.sets import Joined
 from rsna_e2e.store.prepare.store_plan import ShardPlans
 from rsna_e2e.store.series_order import run_starts, series_geometry, studies_of_single_slices, volume_numbers
 from rsna_e2e.tasks.task import Task
+
+_WANTED: dict[Modality, str] = {"ct": "CT slice in DICOM form", "xr": "X-ray in DICOM, PNG or JPEG form"}
+_GIVE: dict[Modality, str] = {
+    "ct": "Give the folder or archive of DICOM files. PNG and JPEG files are read as X-rays: --modality xr",
+    "xr": "Give the folder or archive of DICOM, PNG or JPEG files",
+}
+_OTHER_MODALITY: dict[str, str] = {
+    Reason.NOT_CT: "If these are radiographs: --modality xr. What each reason means is in docs/dicom.md",
+    Reason.NOT_XR: "If these are CT slices: --modality ct. What each reason means is in docs/dicom.md",
+}
 
 _NO_POSITIONS = "no positions: order of the files"  # how many series have none
 
@@ -110,7 +120,7 @@ def make_report(store: Path, prepared: Prepared, *, task: Task, elapsed_s: float
         n_rounded=int(index["n_rounded"].sum()),
         n_saturated=int(index["n_saturated"].sum()),
         n_burned_in=int(np.count_nonzero(index["burned_in_annotation"] == "YES")),
-        geometry=count_geometry(index),
+        geometry={} if "photometric" in index else count_geometry(index),  # X-rays have none
         volumes=count_volumes(index, prepared.plan.told_by),
         repairs=count_repairs(index["repair"].tolist()),
         refusals=count_reasons(prepared.refusals),
@@ -134,14 +144,17 @@ def count_volumes(index: dict[str, Column], told_by: Mapping[str, int]) -> dict[
 
 
 class NothingTakenError(BadInputError):
-    """There was no CT slice to prepare. refusals: every file that was found, with its reason."""
+    """There was nothing of the modality to prepare. refusals: every file that was found, with its reason."""
 
-    def __init__(self, raw: Path, refusals: Sequence[Refusal], *, table: Path | None = None) -> None:
-        super().__init__(_nothing_taken(raw, refusals, table=table))
+    def __init__(
+        self, raw: Path, refusals: Sequence[Refusal], *, modality: Modality = "ct", table: Path | None = None
+    ) -> None:
+        super().__init__(_nothing_taken(raw, refusals, modality, table))
         self.refusals = refusals
+        self.modality = modality
 
 
-def _nothing_taken(raw: Path, refusals: Sequence[Refusal], *, table: Path | None = None) -> str:
+def _nothing_taken(raw: Path, refusals: Sequence[Refusal], modality: Modality, table: Path | None) -> str:
     """Return the message for input without a single usable slice: each reason with an example, and what to do.
 
     table: where all of them are listed.
@@ -154,11 +167,13 @@ def _nothing_taken(raw: Path, refusals: Sequence[Refusal], *, table: Path | None
     if any(refusal.path.lower().endswith(".zip") for refusal in refusals):
         advice = "Give one of the archives in it"
     elif set(example) <= {Reason.NOT_DICOM, Reason.NOT_REGULAR_FILE, Reason.LINKED_FOLDER}:
-        advice = "Give the folder or archive of DICOM files"
+        advice = _GIVE[modality]
+    elif other := _OTHER_MODALITY.get(max(count_reasons(refusals), key=count_reasons(refusals).__getitem__)):
+        advice = other
     else:
         advice = "What each reason means is in docs/dicom.md"
     where = f". All are listed in {table}" if table else ""
-    return f"{raw}: no CT slice in DICOM form found there: {why or 'it holds no files'}. {advice}{where}"
+    return f"{raw}: no {_WANTED[modality]} found there: {why or 'it holds no files'}. {advice}{where}"
 
 
 def count_geometry(index: dict[str, Column]) -> dict[str, int]:

@@ -23,13 +23,15 @@ from rsna_e2e.store.prepare.index import index_columns, with_pseudonyms
 from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs
 from rsna_e2e.store.prepare.jobs import DigestCopies, ReadHeaders, WriteShard
 from rsna_e2e.store.prepare.match_labels import with_labels
+from rsna_e2e.store.prepare.patients import with_patients_of_xrays
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.ray_pool import RayPool
+from rsna_e2e.store.prepare.reading import Reading
 from rsna_e2e.store.prepare.report import NothingTakenError, Part, PartReport, Prepared, PrepareReport, make_report
 from rsna_e2e.store.prepare.sets import divided, join, make_set
 from rsna_e2e.store.prepare.space import enough_space
 from rsna_e2e.store.prepare.store_plan import Copies, MakePlan, ShardPlans
-from rsna_e2e.store.prepare.tables import read_columns, read_notes, refusals_of, to_numpy
+from rsna_e2e.store.prepare.tables import read_columns, read_note, read_notes, refusals_of, to_numpy
 from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.store.tables import release_unused
 from rsna_e2e.tasks.task import Task
@@ -66,8 +68,7 @@ def prepare(
     on_ray: bool = False,
     parts: Sequence[Path] = (),
     compression: Compression = "none",
-    requires_hu: bool = False,
-    refuse_formulas: bool = False,
+    reading: Reading | None = None,
     pseudonyms: Pseudonyms | None = None,
     progress: Progress = no_progress,
 ) -> PrepareReport:
@@ -80,9 +81,7 @@ def prepare(
     """
     started_s = time.perf_counter()
     division, workers = Division(n_folds=n_folds, holdout=holdout, seed=seed), _pool(n_jobs, on_ray=on_ray)
-    inputs = read_inputs(
-        raw, store, labels, image_ids, task, compression, requires_hu=requires_hu, refuse_formulas=refuse_formulas
-    )
+    inputs = read_inputs(raw, store, labels, image_ids, task, compression, reading)
     division.check(has_labels=bool(inputs.labels.files))
     with StoreWriter(store, inputs=_known_by(inputs)) as writer, workers as pool:
         writer.adopt(parts)
@@ -105,8 +104,7 @@ def prepare_part(
     n_jobs: int | None = None,
     on_ray: bool = False,
     compression: Compression = "none",
-    requires_hu: bool = False,
-    refuse_formulas: bool = False,
+    reading: Reading | None = None,
     progress: Progress = no_progress,
 ) -> PartReport:
     """Do one machine's part of `prepare`, for which it reads all headers; `prepare` with all parts makes the store.
@@ -117,9 +115,7 @@ def prepare_part(
     if not 1 <= part.number <= part.n:
         raise UsageError(f"part {part.number} of {part.n}: the first number goes from 1 to the second")
     workers = _pool(n_jobs, on_ray=on_ray)
-    inputs = read_inputs(
-        raw, store, labels, image_ids, task, compression, requires_hu=requires_hu, refuse_formulas=refuse_formulas
-    )
+    inputs = read_inputs(raw, store, labels, image_ids, task, compression, reading)
     writer = StoreWriter(store, inputs=_known_by(inputs), folder=part.folder(store))
     with writer, workers as pool:
         inputs, plan = _read_and_plan(inputs, pool, writer, progress)
@@ -184,9 +180,8 @@ def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress)
     """Read the headers of all files, and return the notes that hold them; notes of an earlier attempt are taken."""
     size = files_per_job(inputs.source)
     blocks = [inputs.files[i : i + size] for i in range(0, len(inputs.files), size)]
-    refusing = {"requires_hu": inputs.requires_hu, "refuse_formulas": inputs.refuse_formulas}
     jobs = [
-        ReadHeaders(inputs.source, files, notes / f"headers-{number:05d}.arrow", **refusing)
+        ReadHeaders(inputs.source, files, notes / f"headers-{number:05d}.arrow", inputs.reading)
         for number, files in enumerate(blocks)
     ]
     sizes = [len(job.files) for job in jobs]
@@ -249,7 +244,7 @@ def _write_shards(inputs: Inputs, plan: ShardPlans, pool: AnyPool, progress: Pro
     n_refused = len(plan.refused)
     total = sum(shard.n_slices for shard in plan.shards)
     done = total - sum(shard.n_slices for shard in missing)
-    jobs = [WriteShard(inputs.source, shard, inputs.compression) for shard in missing]
+    jobs = [WriteShard(inputs.source, shard, inputs.compression, inputs.reading.values) for shard in missing]
     for number, n_refused_here in pool.run(jobs):
         done += missing[number].n_slices
         n_refused += n_refused_here
@@ -266,11 +261,15 @@ def _commit(
         key_check, hashed = pseudonyms.check, pseudonyms.of_refusals(refusals)
     if not len(stored["image_id"]):
         table = writer.leave(hashed) if hashed else None
-        raise NothingTakenError(inputs.source.path, hashed, table=table)
+        raise NothingTakenError(inputs.source.path, hashed, modality=inputs.reading.modality, table=table)
     index = index_columns(stored)
-    hashed_index = index if pseudonyms is None else with_pseudonyms(index, pseudonyms)
     found = inputs.labels.taken(plan.match, inputs.task)
     joined = join(index, found.table, plan.further, inputs.task)
+    luts = None
+    if inputs.reading.values == "grey":
+        index = with_patients_of_xrays(index, found.patients, joined.rows)
+        luts = (read_note(shard.luts)[0] for shard in plan.shards)
+    hashed_index = index if pseudonyms is None else with_pseudonyms(index, pseudonyms)
     fold_N = divided(index, joined, division, {})
     labels = make_set(inputs.task, found, joined, fold_N, division, image_ids=hashed_index["image_id"], refusals=hashed)
     data_hash = writer.commit(
@@ -280,6 +279,7 @@ def _commit(
         compression=inputs.compression,
         key_check=key_check,
         image_ids=plan.match.rule,
+        luts=luts,
     )
     return Prepared(
         data_hash=data_hash, index=index, joined=joined, fold=fold_N, refusals=refusals, plan=plan, labels=found

@@ -14,8 +14,8 @@ import numpy as np
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Acquisition, Column, Float64Array, Refusal, Rows, printable
-from rsna_e2e.store.prepare.tables import Table, file_names, instances, to_numpy
-from rsna_e2e.store.series_order import SeriesMembers, order_series, run_starts, series_key
+from rsna_e2e.store.prepare.tables import Table, file_names, holds_xrays, instances, to_numpy
+from rsna_e2e.store.series_order import XRAY_IDS, SeriesMembers, order_series, run_starts, series_key
 from rsna_e2e.store.volumes import ORDERS
 
 Digest = str | Refusal  # of a slice's place and pixels, or why there is none
@@ -42,6 +42,8 @@ def plan_series(headers: Table, digests: Mapping[int, Digest]) -> tuple[Plan, li
 
     digests: of the rows that `find_copies` gives; those of one SOP instance UID that differ are all refused.
     """
+    if holds_xrays(headers):
+        return _each_alone(headers, digests)
     if _lack_positions(headers):
         return _in_given_order(headers), []
     ids, image_ids = _ids(headers), to_numpy(headers, "image_id")
@@ -68,6 +70,20 @@ def plan_series(headers: Table, digests: Mapping[int, Digest]) -> tuple[Plan, li
         told_by.update(order.told_by)
         refused |= {int(rows[i]): (reason, detail) for i, reason, detail in order.refused}
     return _joined(kept, keys, positions, told_by), _refusals(headers, refused)
+
+
+def _each_alone(headers: Table, digests: Mapping[int, Digest]) -> tuple[Plan, list[Refusal]]:
+    """Return a plan in which each X-ray is a series, in the order of their ids, and refuse further copies of one."""
+    refused = _conflicting(headers, digests)
+    ids = _ids(headers)
+    groups = [rows.tolist() for rows in _groups(ids, without=refused)]
+    why = (Reason.DUPLICATE_SOP_UID, "an earlier file holds the same SOP instance")
+    refused |= dict.fromkeys((row for rows in groups for row in rows[1:]), why)
+    kept = np.array([rows[0] for rows in groups], dtype=np.int64)
+    study, series, instance = (column[kept].tolist() for column in ids)
+    keys = [series_key(one) for one in zip(study, series, instance, strict=True)]
+    plan = Plan(kept, np.array(keys, dtype=object), np.zeros(len(kept)), {})
+    return plan, _refusals(headers, refused)
 
 
 def _lack_positions(headers: Table) -> bool:
@@ -131,9 +147,11 @@ def plan_shards(headers: Table, plan: Plan, *, shard_bytes: int) -> list[tuple[i
 def find_copies(headers: Table) -> Rows:
     """Return the rows, rising, of slices that may be copies of another of their series: those that share their SOP
     instance UID, and those that share their position and all that they say of their acquisition."""
-    if _lack_positions(headers):
+    if _lack_positions(headers) and not holds_xrays(headers):
         return np.empty(0, dtype=np.int64)
     ids = _ids(headers)
+    if holds_xrays(headers):
+        return np.sort(_sharing(ids))
     place_M9 = np.hstack([to_numpy(headers, "image_position_mm"), to_numpy(headers, "image_orientation")])
     acquisition = [column for name, column in _acquisition(headers).items() if name not in ORDERS]
     places = [*ids[:-1], *place_M9.T, *acquisition]
@@ -173,7 +191,10 @@ def _keyword(name: str) -> str:
 
 
 def _ids(headers: Table) -> list[Column]:
-    """Return the columns that identify a slice: the ids of its series, and its instance."""
+    """Return the columns that identify a slice: the ids of its series, and its instance; which is one of them where
+    each X-ray is a series."""
+    if holds_xrays(headers):
+        return [to_numpy(headers, name) for name in XRAY_IDS]
     return [*(to_numpy(headers, name) for name in ("patient_id", "study_uid", "series_uid")), instances(headers)]
 
 

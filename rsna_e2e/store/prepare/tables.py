@@ -29,7 +29,9 @@ _ARROW_TYPES: dict[Any, Any] = {
     tuple[float, float, float, float, float, float]: pa.list_(pa.float64(), 6),
 }
 _RECORD_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(SliceRecord) if field.type in _ARROW_TYPES}
-_XRAY_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(XrayRecord)}  # only in notes of X-rays
+# Only in notes of X-rays, under names of their own: a header has its own padding
+XRAY_PREFIX = "xray_"
+_XRAY_TYPES = {f"{XRAY_PREFIX}{field.name}": _ARROW_TYPES[field.type] for field in fields(XrayRecord)}
 # A file name may be any bytes.
 _FILE_TYPES = {"name": pa.binary(), "n_bytes": pa.int64(), "stamp": pa.int64(), "offset": pa.int64()}
 _ACQUISITION_TYPES = {field.name: _ARROW_TYPES[field.type] for field in fields(Acquisition)}
@@ -58,20 +60,26 @@ def headers_to_table(headers: Sequence[HeaderOf]) -> Table:
     kinds = _COLUMN_TYPES
     if headers and headers[0].header.record.xray is not None:
         kinds = _COLUMN_TYPES | _XRAY_TYPES
-        columns += [[getattr(h.header.record.xray, name) for h in headers] for name in _XRAY_TYPES]
+        columns += [[getattr(h.header.record.xray, f.name) for h in headers] for f in fields(XrayRecord)]
     arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)]
     return pa.table(arrays, names=list(kinds))
 
 
+def holds_xrays(headers: Table) -> bool:
+    """Whether a table of headers is of X-rays; a source is read for these alone, or for CT."""
+    return f"{XRAY_PREFIX}photometric" in headers.column_names
+
+
 def table_to_headers(table: Table) -> list[HeaderOf]:
     """Return the headers of a table's rows."""
-    are_xrays = _XRAY_TYPES.keys() <= set(table.column_names)
+    are_xrays = holds_xrays(table)
     columns = {name: table[name].to_pylist() for name in (*_COLUMN_TYPES, *(_XRAY_TYPES if are_xrays else ()))}
     vectors = {name for name, kind in _RECORD_TYPES.items() if pa.types.is_fixed_size_list(kind)}
 
     def record(row: int) -> SliceRecord:
         values = {name: columns[name][row] for name in _RECORD_TYPES}
-        xray = XrayRecord(**{name: columns[name][row] for name in _XRAY_TYPES}) if are_xrays else None
+        of_xray = {name.removeprefix(XRAY_PREFIX): columns[name][row] for name in _XRAY_TYPES if are_xrays}
+        xray = XrayRecord(**of_xray) if are_xrays else None
         return SliceRecord(**values | {name: tuple(values[name]) for name in vectors}, xray=xray)
 
     return [

@@ -5,7 +5,7 @@ Submissions have the long form alone; in one, `Label` is a probability.
 """
 
 from rsna_e2e.tasks.labels.layout import LONG_COLUMNS, has_label_columns, is_label_file, task_of_header
-from rsna_e2e.tasks.labels.read import read_image_ids, read_labels
+from rsna_e2e.tasks.labels.read import read_image_ids, read_labels, read_patients
 from rsna_e2e.tasks.labels.table import LabelTable
 from rsna_e2e.tasks.labels.write import write_labels
 
@@ -16,6 +16,7 @@ __all__ = [
     "is_label_file",
     "read_image_ids",
     "read_labels",
+    "read_patients",
     "task_of_header",
     "write_labels",
 ]

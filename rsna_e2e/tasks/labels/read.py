@@ -1,5 +1,6 @@
 """Reads a label file, whatever its layout."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,11 +9,13 @@ import pyarrow.csv
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import printable
 from rsna_e2e.core.table_files import TableFile, table_at
-from rsna_e2e.tasks.labels.layout import Layout, find_layout
+from rsna_e2e.tasks.labels.layout import LONG_COLUMNS, Layout, find_layout, plain_name
 from rsna_e2e.tasks.labels.long import read_long
 from rsna_e2e.tasks.labels.table import LabelTable, Strings
 from rsna_e2e.tasks.labels.wide import read_wide
 from rsna_e2e.tasks.task import Task
+
+PATIENT = "patientid"  # as `plain_name` spells the column
 
 
 def read_labels(path: Path | TableFile, task: Task) -> LabelTable:
@@ -34,13 +37,45 @@ def read_image_ids(file: TableFile, task: Task) -> list[str]:
     return [row_id.rpartition("_")[0] for row_id in row_ids] if layout.is_long else list(row_ids)
 
 
-def _read(file: TableFile, task: Task) -> tuple[Layout, dict[str, Strings]]:
-    """Return the layout of a label file, and the columns that it names as text, by what they hold."""
+def read_patients(file: TableFile, task: Task) -> dict[str, str]:
+    """Read which patient each image is of, where a label file with rows of images has a column `PATIENT`, in whatever
+    spelling, beside that of its IDs; nothing of others. Images whose cell is empty are left out.
+
+    Raises BadInputError where rows of one image name different patients.
+    """
+    layout, texts = _read(file, task, further=_patient_columns)
+    if not (column := _patient_columns(layout)):
+        return {}
+    patient_of: dict[str, str] = {}
+    for image_id, patient in zip(texts["ID"].to_pylist(), texts[column[0]].to_pylist(), strict=True):
+        if patient and patient_of.setdefault(printable(image_id), patient) != patient:
+            raise BadInputError(
+                f"{file}: rows of image {printable(image_id)} name different patients ({column[0]}). Keep the right one"
+            )
+    return patient_of
+
+
+def _patient_columns(layout: Layout) -> list[str]:
+    """Return the column of patients, if there is one beside that of images."""
+    if "ID" not in layout.columns or LONG_COLUMNS[1] in layout.columns:
+        return []
+    return [word for word in layout.header if plain_name(word) == PATIENT and word not in layout.columns.values()][:1]
+
+
+def _no_columns(layout: Layout) -> list[str]:
+    return []
+
+
+def _read(
+    file: TableFile, task: Task, *, further: Callable[[Layout], list[str]] = _no_columns
+) -> tuple[Layout, dict[str, Strings]]:
+    """Return the layout of a label file, and the columns that it names as text, by what they hold; `further` ones by
+    their own names."""
     expected = f"Expected the header {','.join(task.csv.columns)} and one row per image and label, or a wide table"
     try:
         file.check_utf8()
         layout = find_layout(file, task)
-        names = list(layout.columns.values())
+        names = [*layout.columns.values(), *further(layout)]
         convert = pa.csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.string()))
         parse = pa.csv.ParseOptions(newlines_in_values=True, delimiter=layout.delimiter)
         # In this thread: one of Arrow's own may let go of the stream while the interpreter ends, and aborts the process
@@ -55,4 +90,5 @@ def _read(file: TableFile, task: Task) -> tuple[Layout, dict[str, Strings]]:
         ) from None
     if table.num_rows == 0:
         raise BadInputError(f"{file}: no rows after the header. {expected}: see docs/labels.md")
-    return layout, {target: table[column].combine_chunks() for target, column in layout.columns.items()}
+    targets = {**layout.columns, **{name: name for name in further(layout)}}
+    return layout, {target: table[column].combine_chunks() for target, column in targets.items()}

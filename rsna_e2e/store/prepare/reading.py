@@ -1,0 +1,38 @@
+"""How raw files are read into a store: of which modality they have to be, and what else is refused or left out."""
+
+from dataclasses import dataclass
+
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.records import Modality, Values
+from rsna_e2e.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How files are read.
+
+    modality: that they have to be of; all others are refused. requires_hu: refuse CT that leaves the unit unspecified.
+    refuse_formulas: refuse files whose image ids, by whichever rule, a spreadsheet would run. without_demographics:
+    leave out sex and age, which X-rays have. Raises UsageError for what has no meaning for the modality.
+    """
+
+    modality: Modality = "ct"
+    requires_hu: bool = False
+    refuse_formulas: bool = False
+    without_demographics: bool = False
+
+    def __post_init__(self) -> None:
+        if self.requires_hu and self.modality == "xr":
+            raise UsageError("--require-hu: X-rays have no HU. Leave it out, or read CT: --modality ct")
+        if self.without_demographics and self.modality == "ct":
+            raise UsageError("--without-demographics: of CT neither sex nor age is read. Leave it out")
+
+    @property
+    def values(self) -> Values:
+        """What a store of such files holds."""
+        return "grey" if self.modality == "xr" else "hu"
+
+
+def modality_of(task: Task) -> Modality:
+    """Return the modality of the images that a task is about."""
+    return "xr" if getattr(task.inputs, "values", "hu") == "grey" else "ct"
