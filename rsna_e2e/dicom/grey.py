@@ -1,5 +1,6 @@
 """Reads the values of radiographs: exactly those that the file stores, and what is counted of them."""
 
+import math
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -60,9 +61,19 @@ def _counted(
         n_padding=0 if padding is None else int(np.count_nonzero(padding)),
         hu_min=int(values.min()),
         hu_max=int(values.max()),
-        xray=replace(record.xray, low_grey=low, high_grey=high),
+        xray=replace(
+            record.xray,
+            padding_low=_or_nan(header.padding_low),
+            padding_high=_or_nan(header.padding_high),
+            low_grey=low,
+            high_grey=high,
+        ),
     )
     return record, values
+
+
+def _or_nan(value: int | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _less_offset(stored: StoredImage, offset: int) -> Int16Image:
