@@ -10,8 +10,9 @@ from rsna_e2e.core.records import IdRule, printable
 
 ImageIds: TypeAlias = IdRule | Literal["auto"]  # auto: as the labels have them
 
-# Suffixes of DICOM files. Nothing else is cut off: the last number of a UID is no suffix.
-SUFFIXES = frozenset({"dcm", "dicom", "dic", "dc3", "ima", "img", "ct", "acr", "gdcm"})
+# Suffixes of DICOM files, and with those of images. Nothing else is cut off: the last number of a UID is no suffix.
+DICOM_SUFFIXES = frozenset({"dcm", "dicom", "dic", "dc3", "ima", "img", "ct", "acr", "gdcm"})
+SUFFIXES = DICOM_SUFFIXES | {"png", "jpg", "jpeg"}
 
 # Characters that begin a formula in a spreadsheet, full-width forms included; tab and line breaks are escaped
 # in image ids. Source: OWASP, "CSV Injection".
@@ -19,7 +20,7 @@ FORMULA_BEGINS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 
 def image_id_of(name: str) -> str:
-    """Return the image id that a file's name gives its slice: without folders, and without a suffix of DICOM files."""
+    """Return the image id that a file's name gives its slice: without folders, and without a suffix of `SUFFIXES`."""
     stem = name.rpartition("/")[2]
     bare, _, suffix = stem.rpartition(".")
     return printable(bare if bare and suffix.lower() in SUFFIXES else stem)
@@ -27,7 +28,7 @@ def image_id_of(name: str) -> str:
 
 def has_suffix(name: str) -> bool:
     """Whether a file name has a suffix of DICOM files."""
-    return name.rpartition(".")[2].lower() in SUFFIXES
+    return name.rpartition(".")[2].lower() in DICOM_SUFFIXES
 
 
 def may_be_formula(name: str) -> bool:

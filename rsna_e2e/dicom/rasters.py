@@ -7,7 +7,7 @@ ISO/IEC 10918-1 B; EXIF 2.32, 4.6.4 (Orientation).
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import nan
 from typing import BinaryIO
 
@@ -37,6 +37,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
 _SEQUENTIAL, _JPEG_FRAMES = (0xC0, 0xC1), (0xC0, 0xC1, 0xC2)  # baseline and extended; and progressive
 _GREY, _COLOUR, _PALETTE, _GREY_ALPHA, _COLOUR_ALPHA = 0, 2, 3, 4, 6  # colour types of PNG
+_SAMPLES = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, _GREY_ALPHA: 2, _COLOUR_ALPHA: 4}
+# Where in a tile of 8 x 8 px each pass of an interlaced image begins, and its steps (PNG 8.2): x, y, dx, dy
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _KEPT_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"eXIf", b"IEND")
 _ORIENTATION, _UPRIGHT = 0x0112, 1
 
@@ -69,7 +72,9 @@ def read_raster(stream: BinaryIO, header: SliceHeader) -> tuple[Frame, list[Repa
     file = stream.read(header.pixel_length)
     is_png = file.startswith(PNG)
     if is_png:
-        file = PNG + b"".join(_chunk(*chunk) for chunk in _chunks(file))
+        chunks = list(_chunks(file))
+        _check_inflated(chunks)
+        file = PNG + b"".join(_chunk(*chunk) for chunk in chunks)
     else:
         _check_jpeg(file)
     with silent():
@@ -179,6 +184,23 @@ def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
         if name in _KEPT_CHUNKS:
             yield name, content
         at += 12 + length
+
+
+def _check_inflated(chunks: Sequence[tuple[bytes, bytes]]) -> None:
+    """Refuse a PNG file whose compressed pixels are fewer than its size asks for: decoders make up the rest."""
+    columns, rows, depth, colour_type, _, _, is_interlaced = struct.unpack(">LLBBBBB", chunks[0][1])
+    bits = depth * _SAMPLES[colour_type]
+    passes = _ADAM7 if is_interlaced else ((0, 0, 1, 1),)
+    sizes = ((-(-(columns - x) // dx), -(-(rows - y) // dy)) for x, y, dx, dy in passes)
+    expected = sum(n_rows * (1 + -(-n_columns * bits // 8)) for n_columns, n_rows in sizes if n_columns > 0)
+    pixels = b"".join(content for name, content in chunks if name == b"IDAT")
+    inflater = zlib.decompressobj()
+    try:
+        n_bytes = len(inflater.decompress(pixels, expected + 1))
+    except zlib.error:
+        raise RefusedError(Reason.DECODER_FAILED, "its compressed pixels are damaged") from None
+    if n_bytes < expected or not inflater.eof:
+        raise RefusedError(Reason.TRUNCATED, f"its compressed pixels are {n_bytes:,} bytes of {expected:,}")
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
