@@ -111,7 +111,7 @@ class ImageConfig(Frozen):
 
 
 class AugmentConfig(Frozen):
-    """Random geometry of training images, drawn once per series and epoch.
+    """Random geometry of training images, and greys of radiographs, drawn once per series and epoch.
 
     Defaults: the published 2nd-place solution of RSNA ICH 2019.
     """
@@ -130,6 +130,12 @@ class AugmentConfig(Frozen):
     """Largest rotation, either way."""
     vflip_probability: Probability = 0.0
     """Probability of a flip upside down."""
+    brightness_limit: Fraction = 0.0
+    """Radiographs alone: largest change of brightness, up or down, as a part of the way from black to white."""
+    contrast_limit: Fraction = 0.0
+    """Radiographs alone: largest relative change of contrast about the middle grey, up or down."""
+    gamma_limit: Fraction = 0.0
+    """Radiographs alone: greys are raised to a power between 1 / (1 + limit) and 1 + limit."""
 
 
 class LoaderConfig(Frozen):
