@@ -32,4 +32,5 @@ def _tasks(options: argparse.Namespace) -> None:
 
 def _in_a_line(task: Task) -> str:
     of_series = f", {len(task.series)} of series" if task.series else ""
-    return f"{task.name}: {task.title} (labels: {len(task.slices)} of slices{of_series})"
+    of_boxes = f"; boxes: {', '.join(task.boxes)}" if task.boxes else ""
+    return f"{task.name}: {task.title} (labels: {len(task.slices)} of slices{of_series}{of_boxes})"

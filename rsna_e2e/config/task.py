@@ -1,13 +1,12 @@
 """The task as a setting: a name or a file when it is given, the whole task where it is used and saved."""
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from rsna_e2e.core.errors import RsnaError, UsageError
 from rsna_e2e.tasks.catalogue import TASKS, get_task, is_of_package, task_of
-from rsna_e2e.tasks.task import Task
+from rsna_e2e.tasks.task import Task, plain
 
 
 def _taken(value: Any) -> Any:
@@ -25,7 +24,7 @@ def _taken(value: Any) -> Any:
 
 def _saved(task: Task) -> Any:
     """Return the name of a task of this package, and all of another one: its file may change or move."""
-    return task.name if is_of_package(task) else asdict(task)
+    return task.name if is_of_package(task) else plain(task)
 
 
 TaskSetting = Annotated[

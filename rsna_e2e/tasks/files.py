@@ -1,7 +1,7 @@
 """Reads a task from YAML, or from the task.json of a run, and writes it: a user's own needs no code."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import SEAL, as_json, read_json, unsealed
 from rsna_e2e.core.plain_yaml import read_yaml, to_yaml
 from rsna_e2e.core.records import printable
-from rsna_e2e.tasks.task import Csv, Inputs, Labels, Task
+from rsna_e2e.tasks.task import BoxColumns, Csv, Inputs, Labels, Task, plain
 from rsna_e2e.tasks.tree import Choice, Some
 
 # What stands at a key, or is an item of a tree
-_KINDS = {"slices": Labels, "series": Labels, "inputs": Inputs, "csv": Csv, "choice": Choice, "some": Some}
+_KINDS = {
+    **{"slices": Labels, "series": Labels, "inputs": Inputs, "csv": Csv, "box_columns": BoxColumns},
+    **{"choice": Choice, "some": Some},
+}
 _TREES = {Choice.__name__: "choice", Some.__name__: "some"}
 
 # What YAML calls that which pydantic misses, by its names of errors
@@ -62,7 +65,7 @@ def make_task(raw: Any, *, where: str = "") -> Task:
 
 def task_as_yaml(task: Task) -> str:
     """Return a whole task as YAML, as `read_task_file` takes it."""
-    return to_yaml(asdict(task))
+    return to_yaml(plain(task))
 
 
 def _faults(error: ValidationError, raw: Any) -> Iterator[str]:

@@ -13,6 +13,10 @@ from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import as_json
 from rsna_e2e.tasks.tree import STRICT, Choice, Some, check_tree
 
+_LATER: dict[str, bool] = {
+    "later": True
+}  # a field that files of tasks leave out at its default, as those before it did
+
 LARGEST = 1e6  # of the numbers in a task: beyond any weight and any HU, and far from what overflows in float32
 
 Level = Literal["slice", "series"]
@@ -57,13 +61,41 @@ class Labels:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """What the network sees. windows_hu: (center, width) of each channel (C). mean, std: of the windowed values in
-    [0, 1], per channel."""
+    [0, 1], per channel. values: what windows are of. hu: Hounsfield units, of CT; grey: grey as a radiograph is shown,
+    0 (black) to 32767 (white)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     windows_hu: tuple[tuple[float, float], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    values: Literal["hu", "grey"] = field(default="hu", metadata=_LATER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxColumns:
+    """How tables of boxes are spelled: one row per box, and one without a box for an image that has none.
+
+    image: the column of the image id. place: the columns of x and y of the upper left corner, width and height, in
+    pixels, the corner of the image being 0, 0. target: the column that is 1 in a row with a box, 0 in one without.
+    class_column: of a further table that says what each image shows, and class_words what stands there for each slice
+    label, in their order; "" and () where there is no such table. prediction: the column of a submission, in which
+    `score x y width height` of each box follow one another.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    image: str
+    place: tuple[str, str, str, str]
+    target: str
+    class_column: str = ""
+    class_words: tuple[str, ...] = ()
+    prediction: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of a table of boxes."""
+        return self.image, *self.place, self.target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +103,7 @@ class Csv:
     """How label files and submissions spell rows of one value each.
 
     columns: of the row's id and of its value. slice_id: of a row for {slice} and {label}. series_id: of a row for
-    {study} and {label}; "" where submissions have none for series.
+    {study} and {label}; "" where submissions have none for series. box_columns: of tables of boxes, None without such.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
@@ -79,6 +111,7 @@ class Csv:
     columns: tuple[str, str] = ("ID", "Label")
     slice_id: str = "{slice}_{label}"
     series_id: str = ""
+    box_columns: BoxColumns | None = field(default=None, metadata=_LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +122,8 @@ class Task:
     over the slices, with the names and weights of `slices`, so that `series` is empty; own: the label file, by study.
     state_of_slices: the branch of the root of `series.tree` that holds exactly where any slice has the headline label.
     headline: the slice label that is balanced, sampled and shown first. score: log_loss: weighted over slices.
-    study_log_loss: that of RSNA-STR Pulmonary Embolism 2020, over series and slices at once.
+    study_log_loss: that of RSNA-STR Pulmonary Embolism 2020, over series and slices at once. boxes: the slice labels of
+    which it is known where in the slice they are.
 
     Raises UsageError where these contradict each other.
     """
@@ -106,6 +140,7 @@ class Task:
     inputs: Inputs
     csv: Csv = field(default_factory=Csv)
     score: Literal["log_loss", "study_log_loss"] = "log_loss"
+    boxes: tuple[str, ...] = field(default=(), metadata=_LATER)
 
     def __post_init__(self) -> None:
         for what, is_right in _rules(self):
@@ -167,6 +202,17 @@ def _default(one: Field[Any]) -> Any:
     return one.default if one.default_factory is MISSING else one.default_factory()
 
 
+def plain(value: Any) -> Any:
+    """Return a task, or a part of one, as plain data, as files hold it: whole, but for the fields that came later and
+    have their defaults."""
+    if isinstance(value, tuple):
+        return tuple(map(plain, value))
+    if not is_dataclass(value):
+        return value
+    held = ((one, getattr(value, one.name)) for one in fields(value))
+    return {one.name: plain(x) for one, x in held if not (one.metadata.get("later") and x == _default(one))}
+
+
 def flat(task: Task) -> dict[str, Any]:
     """Return the fields of a task by their dotted names, such as slices.names, as plain data."""
     values: dict[str, Any] = {}
@@ -204,6 +250,7 @@ def _rules(task: Task) -> list[tuple[str, bool]]:
             "inputs: windows_hu, mean and std must have one entry for each channel",
             len(inputs.windows_hu) == len(inputs.mean) == len(inputs.std) > 0,
         ),
+        *_rules_of_boxes(task),
         (f"inputs: widths of windows and std must be above 0, and all numbers up to {LARGEST:g}", is_scaled),
         ("csv.columns must be two names", len({*csv.columns, ""}) == 3),
         ("csv.slice_id needs {slice}, and has no other part than {label}", _fits(csv.slice_id, "slice")),
@@ -211,6 +258,26 @@ def _rules(task: Task) -> list[tuple[str, bool]]:
         (
             "csv.series_id needs {study} and {label}, and has no other part",
             not csv.series_id or (_fits(csv.series_id, "study") and "{label}" in csv.series_id),
+        ),
+    ]
+
+
+def _rules_of_boxes(task: Task) -> list[tuple[str, bool]]:
+    columns = task.csv.box_columns
+    are_labels = len(set(task.boxes)) == len(task.boxes) and set(task.boxes) <= set(task.slices.names)
+    rules = [("boxes: a class of boxes is no slice label, or there twice", are_labels)]
+    if columns is None:
+        return rules
+    names, words = columns.names, columns.class_words
+    are_names = len({*names, ""}) == len(names) + 1 and columns.prediction not in ("", columns.image)
+    n_words = len(task.slices) if columns.class_column else 0
+    return [
+        *rules,
+        ("csv.box_columns needs one class in boxes", len(task.boxes) == 1),
+        ("csv.box_columns must be different names", are_names),
+        (
+            "csv.box_columns.class_words must be different words, one for each slice label, none without class_column",
+            len(words) == len({*words, ""}) - 1 == n_words,
         ),
     ]
 

@@ -1,6 +1,5 @@
 """Reads configuration, task and manifest of a run, and verifies them: the folder may be damaged or not be ours."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import read_json, sealed, sha256_of, unsealed, write_json
 from rsna_e2e.tasks.catalogue import is_of_package
 from rsna_e2e.tasks.files import make_task
-from rsna_e2e.tasks.task import Task, first_difference
+from rsna_e2e.tasks.task import Task, first_difference, plain
 from rsna_e2e.training.run_layout import CONFIG, MANIFEST, TASK
 
 CONFIG_SHA256 = (
@@ -41,7 +40,7 @@ def read_config(run: Path) -> RunConfig:
 
 def write_task(run: Path, task: Task) -> None:
     """Save the whole task of a run, because a later version of this program may define it differently."""
-    write_json(run / TASK, sealed(asdict(task)))
+    write_json(run / TASK, sealed(plain(task)))
 
 
 def read_task(run: Path, config: RunConfig) -> Task:

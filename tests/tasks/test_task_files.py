@@ -32,6 +32,7 @@ headline: dense
 inputs: {windows_hu: [[40, 80]], mean: [0.2], std: [0.3]}
 csv: {columns: [row, value], series_id: "{study}-{label}"}
 """
+BOXES = {"image": "id", "place": ["x", "y", "w", "h"], "target": "box", "prediction": "boxes"}
 
 
 def written(folder: Path, text: str) -> str:
@@ -83,6 +84,7 @@ def test_all_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == (
         "ich: Intracranial hemorrhage (labels: 6 of slices)\n"
         "pe: Pulmonary embolism on CT angiography (labels: 1 of slices, 9 of series)\n"
+        "pneumonia: Lung opacity on chest radiographs (labels: 3 of slices; boxes: opacity)\n"
     )
 
 
@@ -92,6 +94,17 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"inputs__gain": 1}, "inputs.gain: there is no such field. Known: windows_hu, mean, std"),
     ({"csv__column": 1}, "csv.column: there is no such field; did you mean columns? Known: columns, slice_id, "),
     ({"series__tree__1__branch": 1}, "series.tree.1.branch: there is no such field; did you mean branches? "),
+    ({"csv__box_columns": BOXES | {"plaec": 1}}, "csv.box_columns.plaec: there is no such field; did you mean place? "),
+    ({"csv__box_columns": BOXES | {"place": ["x", "y", "w"]}}, "csv.box_columns.place.3: missing"),
+    ({"inputs__values": "grays"}, "inputs.values: must be 'hu' or 'grey', not \"grays\""),
+    ({"boxes": ["mild"]}, "task own: boxes: a class of boxes is no slice label"),
+    ({"boxes": ["deep", "deep"]}, "task own: boxes: a class of boxes is no slice label, or there twice"),
+    ({"csv__box_columns": BOXES}, "task own: csv.box_columns needs one class in boxes"),
+    ({"boxes": ["deep"], "csv__box_columns": BOXES | {"target": "x"}}, "task own: csv.box_columns must be different"),
+    (
+        {"boxes": ["deep"], "csv__box_columns": BOXES | {"class_words": ["a"]}},
+        "task own: csv.box_columns.class_words must",
+    ),
     ({"headline": None}, "headline: missing. rsna-e2e tasks prints a whole task"),
     ({"series__tree__1__given": None}, "series.tree.1.given: missing."),
     ({"slices__weights": "heavy"}, 'slices.weights: must be a list, not "heavy"'),
@@ -179,8 +192,8 @@ def test_a_task_of_the_catalogue_may_stand_in_a_file_unchanged(tmp_path: Path) -
 
 def test_an_unknown_task_names_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
-        UsageError, match=r"unknown task 'ihc'; did you mean ich\? known: ich, pe, or the path of a YAML"
+        UsageError, match=r"unknown task 'ihc'; did you mean ich\? known: ich, pe, pneumonia, or the path of a YAML"
     ):
         get_task("ihc")
     assert main(["tasks", "elsewhere.yaml"]) == 2
-    assert "rsna-e2e tasks: unknown task 'elsewhere.yaml'; known: ich, pe" in capsys.readouterr().err
+    assert "rsna-e2e tasks: unknown task 'elsewhere.yaml'; known: ich, pe, pneumonia" in capsys.readouterr().err
