@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bin/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
 python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements/test.txt ||
-  echo "test: the optional JPEG decoder could not be installed; tests of its syntaxes will be skipped" >&2
+  echo "test: not all of requirements/test.txt could be installed; tests that need the rest will be skipped" >&2
 
 for script in bin/*.sh docker/*.sh; do bash -n "$script"; done
 ruff format --check .

@@ -97,12 +97,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     "inputs.windows_hu": inputs(windows_hu=((40.0, 80.0), (80.0, 200.0), (40.0, 400.0))),
     "inputs.mean": inputs(mean=(0.2, 0.2, 0.2)),
     "inputs.std": inputs(std=(0.3, 0.3, 0.3)),
+    "inputs.values": inputs(values="grey"),
     "csv.columns": {"csv": replace(ICH.csv, columns=("id", "label"))},
+    "boxes": {"boxes": ("epidural",)},
     "csv.slice_id": {"csv": replace(ICH.csv, slice_id="{label}/{slice}")},
 }
 # Those that no hemorrhage task can have alone
-NEEDS_SERIES = {
+NEEDS_OTHERS = {
     "csv.series_id",
+    "csv.box_columns",
     "series.weights",
     "series.any_name",
     "series.tree",
@@ -120,7 +123,7 @@ OPENED: dict[str, Callable[[Trained, Path, Path], Any]] = {
 
 
 def test_every_field_is_tried() -> None:
-    assert set(flat(ICH)) == {name.split(" ")[0] for name in CHANGES} | NEEDS_SERIES
+    assert set(flat(ICH)) == {name.split(" ")[0] for name in CHANGES} | NEEDS_OTHERS
 
 
 @pytest.mark.parametrize("opened", OPENED)
