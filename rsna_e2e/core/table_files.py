@@ -39,11 +39,13 @@ _DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImpleme
 class TableFile:
     """A table in a file, such as in an archive. name: shown in messages. bytes_of: opens the file as it is, as often as
     asked; the stream is seekable. columns: names of its columns by what they hold, where its header does not say so.
+    also: a further table of the same rows.
     """
 
     name: str
     bytes_of: Callable[[], AbstractContextManager[BinaryIO]]
     columns: Mapping[str, str] = field(default_factory=dict)
+    also: "TableFile | None" = None
 
     def __str__(self) -> str:
         return self.name

@@ -7,9 +7,9 @@ import pytest
 from real_tables import read_rows
 
 from rsna_e2e.core.records import Float64Array
+from rsna_e2e.tasks.boxes import ImageBoxes, make_boxes, placed
 from rsna_e2e.tasks.metrics.boxes import (
     PRECISION_IOU,
-    ImageBoxes,
     box_average_precision,
     box_precision,
     finds,
@@ -31,6 +31,7 @@ def boxes(*of_images: list[Box], scores: list[list[float]] | None = None) -> Ima
     return ImageBoxes(
         edges=np.array([box for one in of_images for box in one], dtype=np.float64).reshape(-1, 4),
         images=np.repeat(np.arange(len(of_images)), counts),
+        classes=np.zeros(sum(counts), dtype=np.int64),
         scores=np.array([score for one in given for score in one], dtype=np.float64),
     )
 
@@ -182,18 +183,12 @@ def test_what_is_known_of_the_labels_of_the_competition() -> None:
     rows = read_rows()
     image_of = {name: number for number, name in enumerate(sorted({row["patientId"] for row in rows}))}
     with_box = [row for row in rows if row["Target"] == "1"]
-    placed = np.array([[float(row[name]) for name in ("x", "y", "width", "height")] for row in with_box])
-    truth = ImageBoxes(
-        edges=np.hstack([placed[:, :2], placed[:, :2] + placed[:, 2:]]),
-        images=np.array([image_of[row["patientId"]] for row in with_box]),
-        scores=np.ones(len(with_box)),
-    )
+    places = [[float(row[name]) for name in ("x", "y", "width", "height")] for row in with_box]
+    truth = make_boxes([image_of[row["patientId"]] for row in with_box], places)
     n = len(image_of)
     assert (n, len(truth.images), len(set(truth.images.tolist()))) == (26684, 9555, 6012)
     medians = median_boxes(truth.edges)
-    np.testing.assert_array_equal(medians, [[213, 374, 213 + 212, 374 + 282.5], [599, 356, 599 + 224, 356 + 318]])
+    np.testing.assert_array_equal(placed(medians), [[213, 374, 212, 282.5], [599, 356, 224, 318]])
     assert np.nanmean(box_precision(truth, boxes([]), n)) == 0.0
-    on_every = ImageBoxes(
-        edges=np.tile(medians, (n, 1)), images=np.repeat(np.arange(n), 2), scores=np.tile([0.9, 0.8], n)
-    )
+    on_every = make_boxes(np.repeat(np.arange(n), 2), np.tile(placed(medians), (n, 1)), np.tile([0.9, 0.8], n))
     assert round(float(np.nanmean(box_precision(truth, on_every, n))), 4) == 0.0180

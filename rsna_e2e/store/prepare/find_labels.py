@@ -146,7 +146,8 @@ class LabelSearch:
 def read_label_file(file: TableFile, task: Task, *, has_patients: bool = False) -> LabelFile:
     """Read a label file, and patients too if it may name them. Raises BadInputError when it is not a valid one."""
     table = read_labels(file, task)
-    ids = TableIds(file=file.name, image_ids=table.image_ids, study_ids=table.study_ids, unused=table.unused)
+    name = f"{file} and {file.also}" if file.also else file.name
+    ids = TableIds(file=name, image_ids=table.image_ids, study_ids=table.study_ids, unused=table.unused)
     return LabelFile(ids=ids, table=table, patients=read_patients(file, task) if has_patients else {})
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import printable, some
@@ -20,25 +21,28 @@ IMAGE_COLUMNS = ("ID", "SOPInstanceUID", "Path", "FilePath", "File", "FileName",
 # Columns that name several images at once: taken only where no other does
 SERIES_COLUMNS = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID")
 
+# Columns of a table of boxes, and of one that says what each image shows
+PLACE = ("x", "y", "width", "height")
+TARGET, CLASS = "Target", "class"
+
 STUDY = "StudyInstanceUID"  # of tasks whose series have labels of their own, which the table has by study
+
+Form = Literal["long", "wide", "boxes", "classes"]
 
 some_columns = partial(some, most=12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where a label file holds what: columns by `ID` and `Label`, or, in a wide table, by `ID`, `STUDY` and names of
-    labels and notes. header: all its columns."""
+    """Where a label file holds what: columns by `ID` and `Label` in the long form; in a wide table by `ID`, `STUDY` and
+    names of labels and notes; of boxes, by `ID`, `PLACE` and `TARGET`; of classes, by `ID` and `CLASS`. header: all its
+    columns."""
 
     file: TableFile
     delimiter: str
     header: Sequence[str]
     columns: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def is_long(self) -> bool:
-        """Whether there is one row per image and label."""
-        return LONG_COLUMNS[1] in self.columns
+    form: Form = "wide"
 
     def line_of(self, row: int) -> int:
         """Return the line of the file on which data row `row` ends."""
@@ -79,7 +83,8 @@ def find_layout(file: TableFile, task: Task) -> Layout:
     Raises UsageError for mapped columns that `task` does not have, BadInputError when columns are missing or there
     twice, or name series of a task without labels of series, OSError when the file cannot be read.
     """
-    targets = (*LONG_COLUMNS, *list(_wide_columns(task))[1:])
+    of_boxes = (*PLACE, TARGET, CLASS) if task.csv.box_columns else ()
+    targets = (*LONG_COLUMNS, *list(_wide_columns(task))[1:], *of_boxes)
     for target, column in file.columns.items():
         if target not in targets:
             raise UsageError(
@@ -96,12 +101,12 @@ def find_layout(file: TableFile, task: Task) -> Layout:
         same = [word for word in layout.header if plain_name(word) == plain_name(column)]
         if layout.header.count(column) > 1:
             raise BadInputError(f"{file}, line 1: several columns are called {column}. Keep the right one")
-        if len(same) > 1 and target not in file.columns and not layout.is_long:
+        if len(same) > 1 and target not in file.columns and layout.form != "long":
             raise BadInputError(
                 f"{file}, line 1: several columns could be {target}: {some_columns(same)}. Keep one; or, of labels and "
                 f"truth, name one: --columns {target}={column}"
             )
-    if not task.series and plain_name(layout.columns["ID"]) in map(plain_name, SERIES_COLUMNS):
+    if not task.series and plain_name(layout.columns["ID"]) in map(plain_name, _columns_of_series(task)):
         raise BadInputError(_of_series(file, layout.columns["ID"], task))
     for labels, target, of in ((task.slices, "ID", "slices"), (task.series, STUDY, "studies")):
         if target not in layout.columns and (found := [name for name in labels.names if name in layout.columns]):
@@ -117,31 +122,39 @@ def _wide_columns(task: Task) -> dict[str, tuple[str, ...]]:
     """Return what a wide table of a task may hold, `ID` first, and the columns that may be called so."""
     labels = (task.slices, task.series)
     names = {name: (name,) for level in labels for name in (*level.names, *level.notes)}
+    own = (task.csv.box_columns.image,) if task.csv.box_columns else ()
     if task.series:
-        return {"ID": IMAGE_COLUMNS, STUDY: (STUDY,), **names}
-    return {"ID": (*IMAGE_COLUMNS, *SERIES_COLUMNS), **names}
+        return {"ID": (*IMAGE_COLUMNS, *own), STUDY: (STUDY,), **names}
+    return {"ID": (*IMAGE_COLUMNS, *own, *_columns_of_series(task)), **names}
+
+
+def _columns_of_series(task: Task) -> list[str]:
+    """Return `SERIES_COLUMNS`, without one that is of images in tables of boxes."""
+    own = task.csv.box_columns.image if task.csv.box_columns else ""
+    return [name for name in SERIES_COLUMNS if plain_name(name) != plain_name(own)]
 
 
 def _layouts(file: TableFile, task: Task) -> list[Layout]:
     """Return the layout that a file has with each delimiter; one without columns is that of no label file."""
     headers = [(delimiter, file.header(delimiter)) for delimiter in DELIMITERS]
+    found = [(delimiter, header, *_columns(header, file.columns, task)) for delimiter, header in headers]
     return [
-        Layout(file=file, delimiter=delimiter, header=header, columns=_columns(header, file.columns, task))
-        for delimiter, header in headers
+        Layout(file=file, delimiter=delimiter, header=header, columns=columns, form=form)
+        for delimiter, header, form, columns in found
     ]
 
 
-def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> dict[str, str]:
-    """Return the columns of a label file by what they hold, none where the header is not that of one."""
+def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> tuple[Form, dict[str, str]]:
+    """Return the form of a label file and its columns by what they hold, none where the header is not that of one."""
     words = {word.strip(): word for word in header}
     if not all(column in words for column in mapped.values()):
-        return {}
+        return "wide", {}
     candidates = _wide_columns(task)
     if LONG_COLUMNS[1] in mapped or not any(name in mapped for name in candidates if name not in ("ID", STUDY)):
-        spelled = zip(LONG_COLUMNS, task.csv.columns, strict=True)
-        columns = {target: words.get(mapped.get(target, name), "") for target, name in spelled}
-        if all(columns.values()):
-            return columns
+        for form, spelled in _forms(task).items():
+            columns = {target: words.get(mapped.get(target, name), "") for target, name in spelled.items()}
+            if all(columns.values()):
+                return form, columns
     free = {plain_name(word): word for word in header if word.strip() not in mapped.values()}
     columns = {
         target: words[mapped[target]]
@@ -150,7 +163,17 @@ def _columns(header: Sequence[str], mapped: Mapping[str, str], task: Task) -> di
         for target, names in candidates.items()
     }
     columns = {target: column for target, column in columns.items() if column}
-    return columns if {"ID", STUDY} & columns.keys() and columns.keys() - {"ID", STUDY} else {}
+    return "wide", columns if {"ID", STUDY} & columns.keys() and columns.keys() - {"ID", STUDY} else {}
+
+
+def _forms(task: Task) -> dict[Form, dict[str, str]]:
+    """Return the forms in which all columns are needed, with the names of these by what they hold."""
+    forms: dict[Form, dict[str, str]] = {}
+    if own := task.csv.box_columns:
+        forms["boxes"] = {"ID": own.image, **dict(zip(PLACE, own.place, strict=True)), TARGET: own.target}
+        if own.class_column:
+            forms["classes"] = {"ID": own.image, CLASS: own.class_column}
+    return {**forms, "long": dict(zip(LONG_COLUMNS, task.csv.columns, strict=True))}
 
 
 def _not_found(layout: Layout, task: Task) -> str:
@@ -159,7 +182,9 @@ def _not_found(layout: Layout, task: Task) -> str:
     ids_column, value_column = task.csv.columns
     found = set(map(plain_name, words))
     names_images = not found.isdisjoint(map(plain_name, IMAGE_COLUMNS))
-    of_series = [word.strip() for word in layout.header if plain_name(word) in map(plain_name, SERIES_COLUMNS)]
+    series_columns = set(map(plain_name, _columns_of_series(task)))
+    of_series = [word.strip() for word in layout.header if plain_name(word) in series_columns]
+    of_boxes = f"; or one row per box: {','.join(task.csv.box_columns.names)}" if task.csv.box_columns else ""
     id_column = file.columns.get("ID") or next(iter(() if names_images else of_series), "")
     absent = [column for column in file.columns.values() if column not in words]
     labels = [name for name in task.slices.names if plain_name(name) in found or name in file.columns]
@@ -181,8 +206,8 @@ def _not_found(layout: Layout, task: Task) -> str:
     return (
         f"{file}, line 1: {what}. Found columns: {some_columns(layout.header)}. Needed: {ids_column},{value_column} "
         "with one row per image and label; or one row per image, with a column ID and one per label "
-        f"({', '.join(task.slices.names)}). Rename columns of other names; or, of labels and truth: --columns "
-        f"ID=COLUMN {task.headline}=COLUMN. See docs/labels.md"
+        f"({', '.join(task.slices.names)}){of_boxes}. Rename columns of other names; or, of labels and truth: "
+        f"--columns ID=COLUMN {task.headline}=COLUMN. See docs/labels.md"
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float64Array, Rows, printable
 from rsna_e2e.tasks.labels.layout import Layout
-from rsna_e2e.tasks.labels.table import Cells, LabelTable, Strings
+from rsna_e2e.tasks.labels.table import Cells, LabelTable, Lines, Strings, places_of
 from rsna_e2e.tasks.task import Task
 
 
@@ -34,12 +34,13 @@ def read_long(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
         for level, (rows, labels, stems) in found.items()
     }
     n_known = sum(int(np.count_nonzero(~np.isnan(values))) for _, values, _ in joined.values())
-    (image_ids, values, places), (study_ids, study_values, _) = joined["slice"], joined["study"]
+    (image_ids, values, first_rows), (study_ids, study_values, _) = joined["slice"], joined["study"]
     return LabelTable(
         image_ids=image_ids,
         values=values,
         n_repeated_rows=len(row_ids) - n_known,
-        places=places,
+        lines=Lines(layout=layout, rows=first_rows),
+        places=places_of(first_rows),
         study_ids=study_ids,
         study_values=study_values,
     )

@@ -9,6 +9,8 @@ import pyarrow.csv
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import printable
 from rsna_e2e.core.table_files import TableFile, table_at
+from rsna_e2e.tasks.labels.boxes import read_boxes, read_classes
+from rsna_e2e.tasks.labels.joined import joined
 from rsna_e2e.tasks.labels.layout import LONG_COLUMNS, Layout, find_layout, plain_name
 from rsna_e2e.tasks.labels.long import read_long
 from rsna_e2e.tasks.labels.table import LabelTable, Strings
@@ -16,25 +18,28 @@ from rsna_e2e.tasks.labels.wide import read_wide
 from rsna_e2e.tasks.task import Task
 
 PATIENT = "patientid"  # as `plain_name` spells the column
+_READERS = {"long": read_long, "wide": read_wide, "boxes": read_boxes, "classes": read_classes}
 
 
 def read_labels(path: Path | TableFile, task: Task) -> LabelTable:
     """Read a label file of `task`, packed or not; a byte order mark, CRLF and further columns do no harm.
 
     Its columns are separated by commas, semicolons or tabs. Image ids are escaped as those of files are (`printable`).
-    Repeated rows must agree and are counted. Raises BadInputError naming file and line when a column is missing or
-    there twice, a label name is unknown, a label is none, two rows of one ID differ, or the file is not UTF-8.
+    Repeated rows must agree and are counted. `TableFile.also` is joined to it. Raises BadInputError naming file and
+    line when a column is missing or there twice, a label name is unknown, a label or box is none, two rows of one ID
+    differ, or the file is not UTF-8.
     """
     file = path if isinstance(path, TableFile) else table_at(path)
     layout, texts = _read(file, task)
-    return read_long(layout, texts, task) if layout.is_long else read_wide(layout, texts, task)
+    table = _READERS[layout.form](layout, texts, task)
+    return joined(table, read_labels(file.also, task), task) if file.also else table
 
 
 def read_image_ids(file: TableFile, task: Task) -> list[str]:
     """Read the images that a label file seems to name, whatever its labels are. Raises BadInputError without IDs."""
     layout, texts = _read(file, task)
     row_ids = map(printable, texts["ID"].to_pylist() if "ID" in texts else [])
-    return [row_id.rpartition("_")[0] for row_id in row_ids] if layout.is_long else list(row_ids)
+    return [row_id.rpartition("_")[0] for row_id in row_ids] if layout.form == "long" else list(row_ids)
 
 
 def read_patients(file: TableFile, task: Task) -> dict[str, str]:

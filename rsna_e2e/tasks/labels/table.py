@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float64Array, Rows, printable
+from rsna_e2e.tasks.boxes import NO_BOXES, ImageBoxes
 from rsna_e2e.tasks.labels.layout import Layout
 
 Strings = Any  # pyarrow.StringArray; pyarrow carries no types
@@ -21,9 +22,10 @@ Strings = Any  # pyarrow.StringArray; pyarrow carries no types
 class LabelTable:
     """Labels of N images: image_ids sorted, values [N, L] in [0, 1] with NaN where the file says nothing, notes [N, Q].
 
-    places [N]: of the images in the order in which the file first names them, from 0. study_ids: sorted
-    StudyInstanceUIDs of a task whose series have labels of their own, study_values [E, M] and study_notes [E, K].
-    columns: of a wide table, the column that is read as `ID` and as each label; unused: its others.
+    lines [N]: of the first row of each image, not of joined tables. places [N]: of the images in the order in which the
+    file first names them, from 0. study_ids: sorted StudyInstanceUIDs of a task whose series have labels of their own,
+    study_values [E, M] and study_notes [E, K]. columns: of a wide table, the column that is read as `ID` and as each
+    label; unused: its others. boxes: of images by their row here; box_lines [B]: of each.
     """
 
     image_ids: list[str]
@@ -36,17 +38,55 @@ class LabelTable:
     study_notes: Float64Array = field(default_factory=lambda: np.empty((0, 0)))
     columns: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    boxes: ImageBoxes = NO_BOXES
+    lines: "Lines | None" = None
+    box_lines: "Lines | None" = None
 
     def __post_init__(self) -> None:
         assert self.values.ndim == 2
         assert len(self.image_ids) == len(self.values)
         assert len(self.study_ids) == len(self.study_values)
 
+    @property
+    def file(self) -> str:
+        """The file that it is from."""
+        return str(self.lines.layout.file) if self.lines else ""
+
+    def line_of(self, image_id: str) -> str:
+        """Return the file, and the line in it that first names an image."""
+        return self.lines.place(self.image_ids.index(image_id)) if self.lines else ""
+
     def taken(self, rows: Sequence[int], image_ids: list[str]) -> "LabelTable":
         """Return the table with these rows of images alone, under other ids."""
         notes = self.notes[rows] if len(self.notes) else self.notes
         places = self.places[rows] if len(self.places) else self.places
-        return replace(self, image_ids=image_ids, values=self.values[rows], places=places, notes=notes)
+        boxes, taken = self.boxes.of_images(np.asarray(rows, dtype=np.int64))
+        return replace(
+            self,
+            image_ids=image_ids,
+            values=self.values[rows],
+            places=places,
+            notes=notes,
+            lines=self.lines and self.lines.at(np.asarray(rows)),
+            boxes=boxes,
+            box_lines=self.box_lines and self.box_lines.at(taken),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """Where things are said in a file: the data rows of it that say them."""
+
+    layout: Layout
+    rows: Rows
+
+    def at(self, wanted: Rows) -> "Lines":
+        """Return where some of them are said."""
+        return Lines(layout=self.layout, rows=self.rows[wanted])
+
+    def place(self, number: int) -> str:
+        """Return the file and line of one of them."""
+        return f"{self.layout.file}, line {self.layout.line_of(int(self.rows[number]))}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +105,7 @@ class Cells:
     row_name: Callable[[str, str], str]
 
     def joined(self, names: Sequence[str]) -> tuple[list[str], Float64Array, Rows]:
-        """Return the images, sorted, their labels [N, L] of these names, and the place of each in the file.
+        """Return the images, sorted, their labels [N, L] of these names, and the first row of each in the file.
 
         Raises BadInputError where two cells differ.
         """
@@ -84,7 +124,12 @@ class Cells:
             )
         first_N = np.full(len(image_ids), np.iinfo(np.int64).max)
         np.minimum.at(first_N, image_K, self.rows)
-        return image_ids, cells.reshape(len(image_ids), len(names)), first_N.argsort().argsort()
+        return image_ids, cells.reshape(len(image_ids), len(names)), first_N
+
+
+def places_of(rows_N: Rows) -> Rows:
+    """Return the place of images in the order of their first rows in the file, from 0."""
+    return np.asarray(rows_N.argsort().argsort())
 
 
 def numbered(texts: Strings) -> tuple[list[str], Rows]:

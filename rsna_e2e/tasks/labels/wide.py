@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float64Array, Rows, printable
 from rsna_e2e.tasks.labels.layout import STUDY, Layout, some_columns
-from rsna_e2e.tasks.labels.table import Cells, LabelTable, Strings, numbered
+from rsna_e2e.tasks.labels.table import Cells, LabelTable, Lines, Strings, numbered, places_of
 from rsna_e2e.tasks.task import Task
 
 WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "positive": 1.0, "negative": 0.0}
@@ -29,7 +29,7 @@ def read_wide(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
     empty, a number in [0, 1] nor one of `WORDS`, for two rows of an image or a study that differ, and when all cells
     are empty.
     """
-    image_ids, values, places, n_rows = _of_images(layout, texts, (*task.slices.names, *task.slices.notes))
+    image_ids, values, first_rows, n_rows = _of_images(layout, texts, (*task.slices.names, *task.slices.notes))
     study_ids, study_values = _of_studies(layout, texts, (*task.series.names, *task.series.notes))
     if not image_ids and not study_ids:
         raise BadInputError(f"{layout.file}: no label in it, all cells are empty. Give 0 or 1")
@@ -37,7 +37,8 @@ def read_wide(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
         image_ids=image_ids,
         values=values[:, : len(task.slices)],
         notes=values[:, len(task.slices) :],
-        places=places,
+        lines=Lines(layout=layout, rows=first_rows),
+        places=places_of(first_rows),
         n_repeated_rows=n_rows - len(image_ids),
         study_ids=study_ids,
         study_values=study_values[:, : len(task.series)],
@@ -50,11 +51,11 @@ def read_wide(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Label
 def _of_images(
     layout: Layout, texts: Mapping[str, Strings], names: Sequence[str]
 ) -> tuple[list[str], Float64Array, Rows, int]:
-    """Return the images that anything is known of, what is known [N, len(names)], the places of the images in the file,
-    and how many rows say it."""
+    """Return the images that anything is known of, what is known [N, len(names)], the first row of each image, and how
+    many rows say it."""
     if "ID" not in texts:
         return [], np.empty((0, len(names))), np.empty(0, dtype=np.int64), 0
-    row_ids = _ids(layout, texts, "ID", "Name the image")
+    row_ids = ids_of(layout, texts, "ID", "Name the image")
     values_RL = np.full((len(row_ids), len(names)), _UNKNOWN)
     for label, name in enumerate(names):
         if name in texts:
@@ -76,7 +77,7 @@ def _of_studies(layout: Layout, texts: Mapping[str, Strings], names: Sequence[st
     has as many rows as slices."""
     if STUDY not in texts:
         return [], np.empty((0, len(names)))
-    ids, study_R = numbered(_ids(layout, texts, STUDY, "Name the study"))
+    ids, study_R = numbered(ids_of(layout, texts, STUDY, "Name the study"))
     values_EM = np.full((len(ids), len(names)), _UNKNOWN)
     for label, name in enumerate(names):
         if name not in texts:
@@ -96,7 +97,7 @@ def _of_studies(layout: Layout, texts: Mapping[str, Strings], names: Sequence[st
     return [ids[study] for study in np.flatnonzero(is_known_E)], values_EM[is_known_E]
 
 
-def _ids(layout: Layout, texts: Mapping[str, Strings], target: str, what_to_do: str) -> Strings:
+def ids_of(layout: Layout, texts: Mapping[str, Strings], target: str, what_to_do: str) -> Strings:
     """Return the column of IDs. Raises BadInputError where one is empty."""
     ids = texts[target]
     if (is_empty_R := pc.equal(ids, "").to_numpy(zero_copy_only=False)).any():

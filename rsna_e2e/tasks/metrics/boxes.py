@@ -1,6 +1,6 @@
 """Scores of predicted boxes: precision as RSNA Pneumonia 2018 had it, overlap of areas, FROC points, and AP.
 
-Edges are x0, y0, x1, y1 in pixels; a box of two edges that touch has no area. All boxes are of one class.
+All boxes are of one class, and true boxes have an area.
 """
 
 # N images, K true boxes, P predicted boxes, T thresholds, G distinct scores
@@ -12,33 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.core.records import Float64Array
+from rsna_e2e.tasks.boxes import ImageBoxes
 from rsna_e2e.tasks.metrics.curves import Int64Array
 
 # 0.40, 0.45 ... 0.75, of the page "Evaluation" of kaggle.com/competitions/rsna-pneumonia-detection-challenge
 PRECISION_IOU: tuple[float, ...] = tuple(step / 20 for step in range(8, 16))
 FOUND_IOU = 0.5  # of FROC and AP, as of PASCAL VOC (M. Everingham et al., IJCV 2010): a box is found above it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageBoxes:
-    """Boxes of numbered images: edges [K, 4], images [K], from 0, and scores [K], of truth all 1."""
-
-    edges: Float64Array
-    images: Int64Array
-    scores: Float64Array
-
-    def __post_init__(self) -> None:
-        assert self.edges.shape == (len(self.images), 4)
-        assert self.scores.shape == self.images.shape
-
-    def at(self, rows: Int64Array | npt.NDArray[np.bool_]) -> "ImageBoxes":
-        """Return these boxes alone."""
-        return ImageBoxes(edges=self.edges[rows], images=self.images[rows], scores=self.scores[rows])
-
-    @property
-    def by_falling_score(self) -> Int64Array:
-        """The rows of the boxes image by image, those of one by falling score; of equal ones the first comes first."""
-        return np.lexsort((-self.scores, self.images))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +52,7 @@ def box_precision(
     n_true_N = np.bincount(truth.images, minlength=n_images)
     n_predicted_N = np.bincount(predicted.images, minlength=n_images)
     precision_N = np.where(n_true_N + n_predicted_N > 0, 0.0, np.nan)
-    for image, iou_KP in _overlaps(truth, predicted.at(predicted.by_falling_score), n_images):
+    for image, iou_KP in _overlaps(truth, predicted.at(_by_falling_score(predicted)), n_images):
         n = sum(iou_KP.shape)
         found = [np.count_nonzero(_finds(iou_KP, threshold)) for threshold in thresholds]
         precision_N[image] = np.mean([n_found / (n - n_found) for n_found in found])
@@ -99,7 +78,7 @@ def union_iou(truth: ImageBoxes, predicted: ImageBoxes, n_images: int) -> Float6
 
 def finds(truth: ImageBoxes, predicted: ImageBoxes, n_images: int, *, threshold: float = FOUND_IOU) -> Float64Array:
     """Return which predicted boxes find a true one, 1 or 0 [P], in their order; how, `box_precision` says."""
-    order = predicted.by_falling_score
+    order = _by_falling_score(predicted)
     ordered, found_P = predicted.at(order), np.zeros(len(order))
     starts = np.searchsorted(ordered.images, np.arange(n_images))
     for image, iou_KP in _overlaps(truth, ordered, n_images):
@@ -140,6 +119,11 @@ def median_boxes(edges_K4: Float64Array) -> Float64Array:
     placed = [np.median(np.hstack([side[:, :2], side[:, 2:] - side[:, :2]]), axis=0) for side in sides if len(side)]
     corners = np.array(placed)
     return np.hstack([corners[:, :2], corners[:, :2] + corners[:, 2:]])
+
+
+def _by_falling_score(boxes: ImageBoxes) -> Int64Array:
+    """Return the rows of boxes image by image, those of one by falling score; of equal ones the first comes first."""
+    return np.lexsort((-boxes.scores, boxes.images))
 
 
 def _areas(edges_K4: Float64Array) -> Float64Array:
