@@ -6,6 +6,7 @@ A plan is a pure function of (store, configuration, epoch, batch).
 # N slices (packed), n of them the rank's own, B series
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from rsna_e2e.loader.geometry import (
     series_generator,
     slice_params,
 )
+from rsna_e2e.loader.present import STILL, Jitter, draw_jitter
 from rsna_e2e.loader.rank_share import RankShare, series_share
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.store import SeriesSpan, Store
@@ -36,12 +38,14 @@ class BatchPlan(RankShare):
     """A rank's share of a batch, with the size and geometry of its slices.
 
     shapes [n, 2]: height, width. affine [n, 2, 3], source_box [n, 3], augmentation [n, 3, 3]: as in `SliceParams`.
+    jitters [n]: of the greys of radiographs.
     """
 
     shapes: npt.NDArray[np.int32]
     affine: Float32Array
     source_box: Boxes
     augmentation: Float64Array
+    jitters: tuple[Jitter, ...]
 
     @property
     def areas(self) -> Rows:
@@ -67,6 +71,13 @@ class BatchPlan(RankShare):
         return replace(self, affine=params.affine, source_box=params.source_box)
 
 
+class _Drawn(NamedTuple):
+    """Geometry of the slices of a series, and their grey if they are radiographs, in an epoch."""
+
+    params: SliceParams
+    jitter: Jitter
+
+
 class Planner:
     """Plans one rank's share of batches of one store for one configuration."""
 
@@ -75,7 +86,7 @@ class Planner:
         corners = [store.index[f"content_{name}"] for name in ("x0", "y0", "x1", "y1")]
         self._content = np.stack(corners, axis=1).astype(np.int64)
         self._shapes = np.stack([store.index["rows"], store.index["columns"]], axis=1).astype(np.int32)
-        self._drawn: dict[int | None, dict[str, SliceParams]] = {}  # geometry by series key, of one epoch at a time
+        self._drawn: dict[int | None, dict[str, _Drawn]] = {}  # by series key, of one epoch at a time
         self._series_of_row = np.repeat(np.arange(len(store.series)), [span.n_slices for span in store.series])
 
     def series(self, batch: Batch, *, epoch: int | None) -> BatchPlan:
@@ -95,11 +106,13 @@ class Planner:
         return self._plan(share, epoch)
 
     def _plan(self, share: RankShare, epoch: int | None) -> BatchPlan:
-        params = [_NO_PARAMS]
+        params, jitters = [_NO_PARAMS], list[Jitter]()
         for row in share.rows.tolist():
             span = self._span_of(row)
             place = row - span.first_row
-            params.append(self._params(span, epoch)[place : place + 1])
+            drawn = self._drawn_of(span, epoch)
+            params.append(drawn.params[place : place + 1])
+            jitters.append(drawn.jitter)
         return BatchPlan(
             batch_rows=share.batch_rows,
             positions=share.positions,
@@ -110,13 +123,14 @@ class Planner:
             affine=np.concatenate([p.affine for p in params]),
             source_box=np.concatenate([p.source_box for p in params]),
             augmentation=np.concatenate([p.augmentation for p in params]),
+            jitters=tuple(jitters),
         )
 
     def _span_of(self, row: int) -> SeriesSpan:
         return self._store.series[int(self._series_of_row[row])]
 
-    def _params(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
-        """The geometry of a series, kept for the epoch: batches of single slices ask for it once a slice."""
+    def _drawn_of(self, span: SeriesSpan, epoch: int | None) -> _Drawn:
+        """What is drawn for a series, kept for the epoch: batches of single slices ask for it once a slice."""
         drawn = self._drawn.setdefault(epoch, {})
         if len(self._drawn) > 1:
             self._drawn = {epoch: drawn}
@@ -124,9 +138,9 @@ class Planner:
             drawn[span.series_key] = self._draw(span, epoch)
         return drawn[span.series_key]
 
-    def _draw(self, span: SeriesSpan, epoch: int | None) -> SliceParams:
+    def _draw(self, span: SeriesSpan, epoch: int | None) -> _Drawn:
         image = self._config.image
-        rng = augmentation = None
+        rng, augmentation, jitter = None, None, STILL
         if epoch is not None:
             rng = series_generator(self._config.seed, epoch, span.series_key)
             augmentation = draw_augmentation(rng, self._config.augment, size=image.size)
@@ -136,4 +150,6 @@ class Planner:
         shapes = self._shapes[span.rows].astype(np.int64)
         boxes = crop_squares(self._content[span.rows], shapes, image.crop, square=image.square)
         extents = shapes[:, ::-1] if image.is_stretched else None
-        return slice_params(boxes, augmentation, size=image.resized, extents=extents)
+        if rng is not None and self._store.values == "grey":  # last, so that all draws before keep their values
+            jitter = draw_jitter(rng, self._config.augment)
+        return _Drawn(slice_params(boxes, augmentation, size=image.resized, extents=extents), jitter)

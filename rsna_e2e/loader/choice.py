@@ -11,6 +11,8 @@ from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.task import Task
 
+_WHAT = {"hu": "Hounsfield units of CT", "grey": "radiographs"}
+
 
 def choose_loader(
     store: Store,
@@ -21,10 +23,25 @@ def choose_loader(
     embeddings: Embeddings | None = None,
     division: Division = WHOLE,
 ) -> SeriesLoader:
-    """Return the loader of images, or of `embeddings` where they are given."""
+    """Return the loader of images, or of `embeddings` where they are given.
+
+    Raises UsageError where images are not what the task or the augmentation is for.
+    """
     if embeddings is not None:
         return EmbeddingLoader(store, embeddings, config, device=compute.device, division=division)
+    _check_values(store, config, task)
     return ImageLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype, division=division)
+
+
+def _check_values(store: Store, config: RunConfig, task: Task) -> None:
+    if store.values != task.inputs.values:
+        raise UsageError(
+            f"{store.path}: holds {_WHAT[store.values]}, and task {task.name} is for {_WHAT[task.inputs.values]}. "
+            "Give a store of such, or another task"
+        )
+    jitter = (config.augment.brightness_limit, config.augment.contrast_limit, config.augment.gamma_limit)
+    if any(jitter) and store.values != "grey":
+        raise UsageError("augment.brightness_limit, contrast_limit and gamma_limit are for radiographs: leave them out")
 
 
 def count_channels(config: RunConfig, task: Task, embeddings: Embeddings | None) -> int:

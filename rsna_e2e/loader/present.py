@@ -4,95 +4,22 @@ A table of 65,536 entries holds what becomes of every int16: the file's VOI LUT 
 random brightness, contrast and gamma in training. It is applied to the values that were read, in place.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
 from rsna_e2e.config import AugmentConfig
-from rsna_e2e.core.records import Column, Float64Array, Int16Array
+from rsna_e2e.core.records import Float64Array, Int16Array, Int16Image, Presentation, VoiLut
+from rsna_e2e.store import Store
 
 WHITE = 32767  # of presented values, which begin at 0, black
 
 _CACHED = 256  # tables of 128 kB
 _BLOCK = 1 << 16  # values presented at a time: numpy makes indices of 8 bytes of them, which should stay in the cache
-_STORED: Int16Array = np.arange(1 << 16, dtype=np.uint16).view(np.int16)
-
-
-@dataclass(frozen=True, slots=True)
-class VoiLut:
-    """A table from grey to shares of white. values: uint16, little endian, of `first` and each grey after it.
-
-    bits: of an entry, so that 2^bits - 1 is white. Greys before and after are as the first and last entry. Source:
-    PS3.3 C.11.2.1.1.
-    """
-
-    first: int
-    bits: int
-    values: bytes
-
-    def __call__(self, grey: Float64Array) -> Float64Array:
-        entries = np.frombuffer(self.values, dtype="<u2")
-        places = np.clip(grey - self.first, 0, len(entries) - 1).astype(np.int64)
-        shares: Float64Array = entries[places] / (2.0**self.bits - 1)
-        return shares
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A function from grey to shares of white, by its name in DICOM. Source: PS3.3 C.11.2.1.2 and C.11.2.1.3."""
-
-    function: Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
-    center: float
-    width: float
-
-    def __call__(self, grey: Float64Array) -> Float64Array:
-        if self.function == "SIGMOID":
-            with np.errstate(over="ignore"):  # exp beyond float64 is black
-                sigmoid: Float64Array = 1 / (1 + np.exp(-4 * (grey - self.center) / self.width))
-            return sigmoid
-        is_exact = self.function == "LINEAR_EXACT"
-        center, width = (self.center, self.width) if is_exact else (self.center - 0.5, self.width - 1)
-        if width <= 0:  # of LINEAR, whose width of 1 is a step
-            return (grey > center).astype(np.float64)
-        return (grey - center) / width + 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Presentation:
-    """How one image is to be shown, by the columns of a store's index that are named so.
-
-    Its grey is the stored value plus `value_offset`. window_center, window_width: None where the file has none.
-    low_grey, high_grey: percentiles of the image, shown black and white where the file says nothing and has more than 8
-    bits; with up to 8, all of their range is shown.
-    """
-
-    value_offset: int = 0
-    photometric: str = "MONOCHROME2"
-    voi_function: str = ""
-    voi_lut: VoiLut | None = None
-    window_center: float | None = None
-    window_width: float | None = None
-    bits_stored: int
-    pixel_representation: int = 0
-    low_grey: int
-    high_grey: int
-
-    @property
-    def voi(self) -> VoiLut | Window:
-        """What turns grey into shares of white, or of black for MONOCHROME1: the file's choice, or what shows all."""
-        if self.voi_lut is not None:
-            return self.voi_lut
-        if self.window_center is not None and self.window_width is not None and self.window_width > 0:
-            function = self.voi_function if self.voi_function in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
-            return Window(function, self.window_center, self.window_width)  # type: ignore[arg-type]
-        low, high = self.low_grey, self.high_grey
-        if self.bits_stored <= 8:
-            low = -(1 << self.bits_stored - 1) if self.pixel_representation else 0
-            high = low + (1 << self.bits_stored) - 1
-        return Window("LINEAR_EXACT", (low + high) / 2, max(high - low, 1))
 
 
 class Jitter(NamedTuple):
@@ -104,7 +31,9 @@ class Jitter(NamedTuple):
     gamma: float = 1.0
 
     def of(self, shares: Float64Array) -> Float64Array:
-        """Return shares that were changed, black and white being the ends."""
+        """Return changed shares, black and white being the ends."""
+        if self == STILL:
+            return shares
         changed = shares if self.gamma == 1 else shares**self.gamma
         return np.clip(self.contrast * (changed - 0.5) + 0.5 + self.brightness, 0, 1)
 
@@ -122,10 +51,23 @@ def draw_jitter(rng: np.random.Generator, config: AugmentConfig) -> Jitter:
     )
 
 
-def presentation_table(image: Presentation, jitter: Jitter = STILL) -> Int16Array:
-    """Return presented values [65536], 0 (black) to `WHITE`, of each stored int16, taken as uint16 for its place."""
-    of_image = image.value_offset, image.voi, image.photometric == "MONOCHROME1"
-    return _table(*of_image) if jitter == STILL else _as_int16(jitter.of(_shares(*of_image)))
+def presentation_table(
+    image: Presentation, luts: Mapping[str, VoiLut] = MappingProxyType({}), jitter: Jitter = STILL
+) -> Int16Array:
+    """Return presented values [65536], 0 (black) to `WHITE`, of each stored int16, taken as uint16 for its place.
+
+    The file's LUT or window counts; without one, all greys of up to 8 bits are shown, and of more those from
+    `low_grey` to `high_grey`. Padding is black. luts: by their sha256.
+    """
+    curve = _Curve(
+        image.bits_stored,
+        image.value_offset,
+        (image.slope, image.intercept),
+        _Lut(image.voi_lut, luts[image.voi_lut]) if image.voi_lut else _window(image),
+        image.photometric == "MONOCHROME1",
+        (image.padding_low, image.padding_high),
+    )
+    return _table(curve) if jitter == STILL else curve.table(jitter)
 
 
 def present(values: Int16Array, table: Int16Array) -> None:
@@ -137,36 +79,99 @@ def present(values: Int16Array, table: Int16Array) -> None:
         np.take(table, places[block], out=values[block], mode="clip")
 
 
-def presentation_of(index: Mapping[str, Column], row: int, luts: Mapping[str, VoiLut]) -> Presentation:
-    """Return how the image in a row of a store's index is to be shown. luts: by the sha256 in column voi_lut."""
-    center, width = float(index["window_center"][row]), float(index["window_width"][row])
-    has_window = not (np.isnan(center) or np.isnan(width))
-    return Presentation(
-        value_offset=int(index["value_offset"][row]),
-        photometric=str(index["photometric"][row]),
-        voi_function=str(index["voi_function"][row]),
-        voi_lut=luts[index["voi_lut"][row]] if index["voi_lut"][row] else None,
-        window_center=center if has_window else None,
-        window_width=width if has_window else None,
-        bits_stored=int(index["bits_stored"][row]),
-        pixel_representation=int(index["pixel_representation"][row]),
-        low_grey=int(index["low_grey"][row]),
-        high_grey=int(index["high_grey"][row]),
-    )
+def read_shown(store: Store, rows: Sequence[int], values: Int16Array, jitters: Sequence[Jitter]) -> None:
+    """Read slices one after another into `values`, flat, as `Store.read_slices` does: HU, or radiographs presented.
+
+    jitters: one for each row.
+    """
+    store.read_slices(rows, values)
+    if store.values == "grey":
+        end = 0
+        for row, jitter in zip(rows, jitters, strict=True):
+            start, end = end, end + int(store.index["rows"][row]) * int(store.index["columns"][row])
+            present(values[start:end], presentation_table(store.presentation(row), store.luts, jitter))
+
+
+def shown_slice(store: Store, row: int) -> Int16Image:
+    """Return one row of the index [rows, columns]: HU, or a radiograph presented. Raises StoreError for damage."""
+    values = np.empty((int(store.index["rows"][row]), int(store.index["columns"][row])), dtype="<i2")
+    read_shown(store, [row], values.reshape(-1), [STILL])
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A function from values to shares of white. Source: PS3.3 C.11.2.1.2 and C.11.2.1.3."""
+
+    function: str
+    center: float
+    width: float
+
+    def __call__(self, values: Float64Array) -> Float64Array:
+        if self.function == "SIGMOID":
+            with np.errstate(over="ignore"):  # exp beyond float64 is black
+                sigmoid: Float64Array = 1 / (1 + np.exp(-4 * (values - self.center) / self.width))
+            return sigmoid
+        is_exact = self.function == "LINEAR_EXACT"
+        center, width = (self.center, self.width) if is_exact else (self.center - 0.5, self.width - 1)
+        if width <= 0:  # of LINEAR, whose width of 1 is a step
+            return (values > center).astype(np.float64)
+        return (values - center) / width + 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Lut:
+    """A table from values to shares of white, known by its sha256. Source: PS3.3 C.11.2.1.1."""
+
+    sha256: str
+    lut: VoiLut = field(compare=False)
+
+    def __call__(self, values: Float64Array) -> Float64Array:
+        entries = self.lut.entries
+        places = np.clip(np.rint(values) - self.lut.first, 0, len(entries) - 1).astype(np.int64)
+        shares: Float64Array = entries[places] / (2.0**self.lut.bits - 1)
+        return shares
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """What a table depends on. rescale: slope and intercept. padding: the first and last grey of it."""
+
+    bits_stored: int
+    value_offset: int
+    rescale: tuple[float, float]
+    voi: _Window | _Lut
+    is_inverted: bool
+    padding: tuple[float, float]
+
+    def table(self, jitter: Jitter) -> Int16Array:
+        """Presented values [65536] of each stored value; black where it has more bits than it may."""
+        low = max(-(1 << self.bits_stored - 1), self.value_offset - (1 << 15))
+        high = min((1 << self.bits_stored) - 1, self.value_offset + (1 << 15) - 1)
+        grey = np.arange(low, high + 1, dtype=np.float64)
+        slope, intercept = self.rescale
+        shares = np.clip(self.voi(slope * grey + intercept), 0, 1)
+        shown = np.rint(WHITE * jitter.of(1 - shares if self.is_inverted else shares))
+        shown[(grey >= self.padding[0]) & (grey <= self.padding[1])] = 0  # nowhere, where these are NaN
+        table = np.zeros(1 << 16, dtype=np.int16)
+        table[np.arange(low, high + 1) - self.value_offset] = shown  # of negative ones from the end: as uint16
+        return table
+
+
+def _window(image: Presentation) -> _Window:
+    """The file's window, or one that shows everything."""
+    if image.voi_function:
+        return _Window(image.voi_function, image.window_center, image.window_width)
+    low, high = image.low_grey, image.high_grey
+    if image.bits_stored <= 8:
+        low = -(1 << image.bits_stored - 1) if image.low_grey < 0 else 0  # signed, or not
+        high = low + (1 << image.bits_stored) - 1
+    center = image.slope * (low + high) / 2 + image.intercept
+    return _Window("LINEAR_EXACT", center, abs(image.slope) * max(high - low, 1))
 
 
 @lru_cache(_CACHED)
-def _table(value_offset: int, voi: VoiLut | Window, is_inverted: bool) -> Int16Array:
-    table = _as_int16(_shares(value_offset, voi, is_inverted))
+def _table(curve: _Curve) -> Int16Array:
+    table = curve.table(STILL)
     table.setflags(write=False)  # shared
     return table
-
-
-def _shares(value_offset: int, voi: VoiLut | Window, is_inverted: bool) -> Float64Array:
-    """Shares of white [65536], 0 to 1."""
-    shares = np.clip(voi(_STORED.astype(np.float64) + value_offset), 0, 1)
-    return 1 - shares if is_inverted else shares
-
-
-def _as_int16(shares: Float64Array) -> Int16Array:
-    return np.rint(WHITE * shares).astype(np.int16)

@@ -1,4 +1,4 @@
-"""Reading ahead: threads read the HU of coming batches into buffers that are reused."""
+"""Reading ahead: threads read the HU of coming batches, or presented radiographs, into buffers that are reused."""
 
 # N slices (packed)
 
@@ -15,6 +15,7 @@ import torch
 from rsna_e2e.config import LoaderConfig
 from rsna_e2e.core.records import Int16Array, Int16Image
 from rsna_e2e.loader.batch_plan import BatchPlan
+from rsna_e2e.loader.present import read_shown
 from rsna_e2e.store import Store
 
 _MOST_QUEUED = 8  # buffers that a GPU still reads; the next taker waits for the first of them
@@ -84,10 +85,11 @@ class ReadBatch:
 
 
 def read_batch(store: Store, plan: BatchPlan, buffers: BufferPool) -> ReadBatch:
-    """Read the slices of `plan`. Raises StoreError when a checksum does not match."""
+    """Read the slices of `plan`, radiographs presented with its jitters. Raises StoreError when a checksum does not
+    match."""
     buffer = buffers.take(plan.n_values)
     values: Int16Array = buffer.numpy()[: plan.n_values]
-    store.read_slices(plan.rows.tolist(), values)
+    read_shown(store, plan.rows.tolist(), values, plan.jitters)
     return ReadBatch(plan, values, buffer)
 
 
