@@ -19,6 +19,7 @@ from rsna_e2e.evaluation.report.examples import series_name
 from rsna_e2e.evaluation.report.thumbnails import fitted, windowed
 from rsna_e2e.inference.activation_maps import ActivationMaps, activation_maps
 from rsna_e2e.inference.trained_model import TrainedModel
+from rsna_e2e.loader.present import shown_slice
 from rsna_e2e.store import SeriesSpan, Store
 from rsna_e2e.tasks.task import Level
 from rsna_e2e.training.run_folder import read_config
@@ -125,7 +126,7 @@ def _write(
     make_folder(out)
     try:
         for number, place in enumerate(places):
-            hu = store.read_slice(span.first_row + place)
+            hu = shown_slice(store, span.first_row + place)
             large, reduced = (
                 coloured(
                     windowed(hu, [window_hu], side=side)[0],

@@ -94,8 +94,9 @@ def read_shown(store: Store, rows: Sequence[int], values: Int16Array, jitters: S
 
 def shown_slice(store: Store, row: int) -> Int16Image:
     """Return one row of the index [rows, columns]: HU, or a radiograph presented. Raises StoreError for damage."""
-    values = np.empty((int(store.index["rows"][row]), int(store.index["columns"][row])), dtype="<i2")
-    read_shown(store, [row], values.reshape(-1), [STILL])
+    values = store.read_slice(row)
+    if store.values == "grey":
+        present(values.reshape(-1), presentation_table(store.presentation(row), store.luts))
     return values
 
 

@@ -43,6 +43,7 @@ class FakeStore:
 
     path: Path
     index: dict[str, np.ndarray]
+    values: str = "hu"
 
     def read_slice(self, row: int) -> Int16Image:
         return np.full((64, 64), 450, dtype=np.int16)

@@ -43,6 +43,7 @@ class FakeStore:
 
     path: Path
     index: dict[str, np.ndarray]
+    values: str = "hu"
 
     def read_slice(self, row: int) -> Int16Image:
         return np.tile(np.linspace(0, 80, 90).astype(np.int16), (60, 1))

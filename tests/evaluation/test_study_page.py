@@ -36,6 +36,7 @@ class _Pictures:
     """What the report asks of a store for its pictures."""
 
     path = Path("store")
+    values = "hu"
 
     def __init__(self, made: MadeUpStudies) -> None:
         self.index = {"image_id": np.array(made.image_ids)}

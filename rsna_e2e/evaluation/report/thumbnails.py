@@ -3,6 +3,7 @@
 # H, W rows and columns of a slice
 
 import io
+import math
 from collections.abc import Sequence
 
 import matplotlib.image
@@ -10,14 +11,16 @@ import numpy as np
 import torch
 
 from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.limits import MAX_SUPERSAMPLE
 from rsna_e2e.core.records import Float32Array, Int16Image
 from rsna_e2e.evaluation.report.theme import data_uri
 from rsna_e2e.loader.kernels import torch_ops
+from rsna_e2e.loader.present import shown_slice
 from rsna_e2e.store import Store
 
 _SIDE = 224
 
-# Samples per pixel and axis: a slice of 512 is reduced 2.3 times, a larger one more.
+# Samples per pixel and axis: a slice of 512 is reduced 2.3 times; of larger ones, one for every two of its pixels.
 _SUPERSAMPLE = 3
 
 _JPEG_QUALITY = 85
@@ -42,18 +45,22 @@ class Thumbnails:
         row = self._row_of.get(image_id)
         if row is None:
             raise BadInputError(f"{self._store.path}: holds no image {image_id}. Give the store that was predicted")
-        picture: Float32Array = windowed(self._store.read_slice(row), [self._window_hu], side=_SIDE)[0]
+        picture: Float32Array = windowed(shown_slice(self._store, row), [self._window_hu], side=_SIDE)[0]
         return picture
 
 
 def windowed(hu: Int16Image, windows_hu: Sequence[tuple[float, float]], *, side: int) -> Float32Array:
-    """Return a slice [H, W] in windows, (center, width) each, fitted into squares [C, side, side] of 0 to 1."""
+    """Return a slice [H, W] in windows, (center, width) each, fitted into squares [C, side, side] of 0 to 1.
+
+    hu: or a radiograph as it is shown, with windows of the same values.
+    """
+    supersample = max(_SUPERSAMPLE, math.ceil(max(hu.shape) / side / 2))
     pictures: Float32Array = torch_ops.transform_slices(
         torch.tensor(hu)[None],
         torch.from_numpy(fitted(*hu.shape, side=side))[None],
         windows_hu,
         size=side,
-        supersample=_SUPERSAMPLE,
+        supersample=min(supersample, MAX_SUPERSAMPLE),
     )[0].numpy()
     return pictures
 
