@@ -48,7 +48,8 @@ LIBRARIES = {
         *("evaluation.quirks", "evaluation.report", "tools.bench", "cli.rank_main"),
     },
     "nvidia": {"loader.kernels.dali_plugin", "tools.bench"},
-    **{library: {"tools.bench.peers"} for library in ("cv2", "albumentations", "monai", "torchvision")},
+    **{library: {"tools.bench.peers"} for library in ("cv2", "albumentations", "monai")},
+    "torchvision": {"model.torchvision_bodies", "tools.bench.peers"},
     "PIL": {"loader.published_images", "dicom.rasters"},
     "apex": {"training.optimizer"},  # NVIDIA's
     "ray": {"store.prepare"},

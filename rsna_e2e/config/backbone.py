@@ -1,4 +1,4 @@
-"""The timm backbones and arguments that a configuration may name.
+"""The backbones and arguments that a configuration may name.
 
 timm.create_model takes much more: folders, repositories, addresses of weights, pickled files. A configuration may
 come with the run of another person, so what is not in this table is refused.
@@ -76,8 +76,8 @@ _KINDS = {name: kind for kind, names in _BY_KIND.items() for name in names.split
 def _check_name(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise ValueError(
-            "must be the name of a model in timm, such as resnet10t or resnet50.a1_in1k, or none; folders and "
-            "addresses are not accepted"
+            "must be the name of a model in timm, such as resnet10t or resnet50.a1_in1k, torchvision.NAME, or none; "
+            "folders and addresses are not accepted"
         )
     return name
 

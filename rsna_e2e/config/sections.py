@@ -161,15 +161,17 @@ class LoaderConfig(Frozen):
 
 
 class ModelConfig(Frozen):
-    """A timm backbone on every slice and a recurrent head over the series."""
+    """A backbone on every slice and a recurrent head over the series."""
 
     backbone: Backbone
-    """Name of the backbone in timm, such as resnet50.a1_in1k; none takes stored embeddings in place of images."""
+    """Name of the backbone in timm, such as resnet50.a1_in1k, or one of torchvision that timm lacks:
+    torchvision.squeezenet1_0, torchvision.squeezenet1_1, torchvision.alexnet. none takes stored embeddings in place of
+    images."""
     backbone_arguments: Arguments = {}
-    """Arguments of timm.create_model, such as {drop_path_rate: 0.1}; rsna_e2e/config/backbone.py lists those that are
-    accepted."""
+    """Arguments of timm.create_model, such as {drop_path_rate: 0.1}, or {global_pool: catavgmax} for mean and maximum
+    side by side; rsna_e2e/config/backbone.py lists those that are accepted."""
     pretrained: bool = False
-    """Start the backbone from the weights that timm downloads for it."""
+    """Start the backbone from the weights that timm or torchvision downloads for it."""
     weights_file: Path | None = None
     """Start the backbone from this local safetensors file; nothing is downloaded."""
     head: Literal["lstm", "one_way", "none"] = "lstm"
@@ -187,6 +189,11 @@ class ModelConfig(Frozen):
     series of the batch."""
     embedding_width: Width | None = None
     """Width that a linear layer brings the features of the backbone to before the head; null keeps their number."""
+    classifier: Literal["linear", "mlp"] = "linear"
+    """The classifier of head none. linear: one layer. mlp: two with BatchNorm and dropout, the head of fastai's image
+    classifiers: BatchNorm, dropout, 512 features, ReLU, BatchNorm, dropout, labels."""
+    classifier_dropout: Fraction = 0.5
+    """Dropout probability before the last layer of the classifier mlp; before its first it is half of that."""
     backbone_dropout: Fraction = 0.0
     """Dropout probability of the backbone's features in training. Drop-path is drop_path_rate in
     model.backbone_arguments."""
@@ -215,6 +222,8 @@ class ModelConfig(Frozen):
             raise ValueError("head_width is of the head one_way: leave it out, or set model.head=one_way")
         if self.pool == "attention" and self.head != "lstm":
             raise ValueError("pool attention is over the states of the head lstm: set model.head=lstm")
+        if self.classifier == "mlp" and self.head != "none":
+            raise ValueError("classifier mlp is of slices alone: leave it out, or set model.head=none")
         if self.padding == "left" and self.head == "one_way":
             raise ValueError("padding left is of the head lstm: leave it out, or set model.head=lstm")
         if self.head != "none" and self.sequence_loss_weight == 0 and self.study_loss_weight == 0:

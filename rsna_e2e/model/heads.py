@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence, unpack_sequence
 
 N_ATTENTION_HEADS = 4
+MLP_WIDTH = 512  # fastai's
 
 Pool = Literal["max_mean", "attention", "last"]
 
@@ -110,6 +111,24 @@ class SeriesHead(nn.Module):
             weights_TP = self.queries(hidden_TH).softmax(dim=0)
             return torch.matmul(weights_TP.T, hidden_TH).flatten()
         return hidden_TH[-1] if self._pool_by == "last" else torch.cat([hidden_TH.amax(0), hidden_TH.mean(0)])
+
+
+def make_classifier(width: int, n_labels: int, *, kind: Literal["linear", "mlp"], dropout: float) -> nn.Module:
+    """Return a classifier of single slices: embeddings [N, width] -> logits [N, n_labels].
+
+    mlp: the head of fastai's image classifiers, with its initial weights (create_head of fastai 2, ps=dropout: the
+    first dropout has half of it). Norms see the slices of all ranks, as every rank computes the classifier on all.
+    """
+    if kind == "linear":
+        return nn.Linear(width, n_labels)
+    first = nn.Linear(width, MLP_WIDTH, bias=False)
+    last = nn.Linear(MLP_WIDTH, n_labels, bias=False)
+    for linear in (first, last):
+        nn.init.kaiming_normal_(linear.weight)
+    return nn.Sequential(
+        *(nn.BatchNorm1d(width), nn.Dropout(dropout / 2), first, nn.ReLU()),
+        *(nn.BatchNorm1d(MLP_WIDTH), nn.Dropout(dropout), last),
+    )
 
 
 def flatten_lstms(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from rsna_e2e.config import ModelConfig
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.model.backbones import create_backbone
-from rsna_e2e.model.heads import OneWayHead, SequenceHead, SeriesHead
+from rsna_e2e.model.heads import OneWayHead, SequenceHead, SeriesHead, make_classifier
 from rsna_e2e.model.slice_dropout import SliceDropout, SliceKeys, drop_by_slice
 from rsna_e2e.model.tree import branches, marginal_logits
 from rsna_e2e.tasks.task import Labels, Task
@@ -32,7 +32,7 @@ class JointModel(nn.Module):
     With backbone "none" images are stored embeddings, [N, D, 1, 1], `n_channels` is D, and only the head is trained.
 
     `embed` works slice by slice and `classify` over whole series, so that they can be called apart. With
-    `config.slice_loss_weight` > 0 there is also a linear classifier of single slices on the embeddings, an auxiliary
+    `config.slice_loss_weight` > 0 there is also a classifier of single slices on the embeddings, an auxiliary
     target in training only; with `config.study_loss_weight` > 0, and for a task whose series have labels of their own,
     a head for whole series. With `config.head` "none" that classifier is the only head. `slice_keys`: of the slices
     being embedded, for the masks of dropout and drop-path.
@@ -56,7 +56,11 @@ class JointModel(nn.Module):
         self.n_labels = n_labels
         self.n_series_labels = n_labels if own_series is None else len(own_series)
         self.head = _make_head(config, width, n_labels)
-        self.slice_classifier = nn.Linear(width, n_labels) if config.slice_loss_weight > 0 else None
+        self.slice_classifier = (
+            make_classifier(width, n_labels, kind=config.classifier, dropout=config.classifier_dropout)
+            if config.slice_loss_weight > 0
+            else None
+        )
         self._own_series = own_series
         # "study": saved weights have this name
         self.study_head = self._make_series_head(config)
