@@ -8,6 +8,7 @@ A recipe is where the numbers of a published or a demonstration run live. `--set
 """
 
 from rsna_e2e.config.files import as_yaml, load_config, load_two_stage, make_config, save_config
+from rsna_e2e.config.model import ModelConfig
 from rsna_e2e.config.recipes import RECIPES, TWO_STAGE_RECIPES
 from rsna_e2e.config.run import RunConfig, resolve_task
 from rsna_e2e.config.sections import (
@@ -18,7 +19,6 @@ from rsna_e2e.config.sections import (
     ImageConfig,
     InputsConfig,
     LoaderConfig,
-    ModelConfig,
     OptimizerConfig,
     SlicePhaseConfig,
     View,

@@ -18,6 +18,7 @@ from rsna_e2e.config.limits import (
     Slices,
     Steps,
 )
+from rsna_e2e.config.model import ModelConfig
 from rsna_e2e.config.sections import (
     AugmentConfig,
     FoldRule,
@@ -25,7 +26,6 @@ from rsna_e2e.config.sections import (
     ImageConfig,
     InputsConfig,
     LoaderConfig,
-    ModelConfig,
     OptimizerConfig,
     SlicePhaseConfig,
 )

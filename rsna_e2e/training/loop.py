@@ -113,7 +113,8 @@ class Trainer:
             ranks=self._ranks,
         )
         if last is not None:
-            self._restore(stepper, last, is_same_phase=last.state.phase == phase.kind)
+            is_same_phase = last.state.phase == phase.kind and last.state.step > phase.first_step
+            self._restore(stepper, last, is_same_phase=is_same_phase)
         self._note(phase=phase.kind)
         # cuDNN tries its algorithms for every shape that is new: worth it where few come again and again
         torch.backends.cudnn.benchmark = phase.n_shapes <= _FEW_SHAPES

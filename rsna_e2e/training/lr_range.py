@@ -64,8 +64,8 @@ def find_learning_rate(
 
     The model starts as a run's does, also for the second of two phases: give the weights to start from with init_from
     or init_backbone.
-    The images and what is frozen are those of the phase's last epoch. Raises UsageError for a phase that the
-    configuration has not, and what `train` and `run_sweep` raise.
+    The images, what is frozen and the optimiser are those of the phase's last epoch. Raises UsageError for a phase that
+    the configuration has not, and what `train` and `run_sweep` raise.
     """
     data = RunData.of(store, config)
     if phase == "slices" and config.slice_phase is None:
@@ -73,7 +73,7 @@ def find_learning_rate(
     if phase == "series" and config.epochs == 0:
         raise UsageError(f"recipe {config.recipe} has no phase on whole series (epochs=0). Use --phase slices")
     prepared = prepare_run(data, config, device=device, init_from=init_from, init_backbone=init_backbone)
-    tested = next(planned for planned in prepared.phases if planned.kind == phase)
+    tested = [planned for planned in prepared.phases if planned.kind == phase][-1]
     prepared.check_norms(tested)
     stepper = _make_stepper(prepared, tested, n_steps=n_steps)
     with closing(_batches(tested)) as batches:

@@ -5,7 +5,6 @@ An epoch's batches follow from its number, so they are planned when it comes; a 
 
 # N slices (packed)
 
-import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,14 +16,12 @@ from rsna_e2e.loader.division import Division, busy_share
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.loader.series_loader import SeriesLoader
+from rsna_e2e.model.freezing import modules_before
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.model.norms import mixes_slices, refuses_one
 from rsna_e2e.store import SeriesSpan
 from rsna_e2e.training.distributed import Ranks
 
-logger = logging.getLogger(__name__)
-
-ENOUGH_BUSY = 0.9  # of the time; below it, ranks wait for each other so much that the operator is warned
 _NAMED = 3  # series in a message
 
 # Epochs whose steps are counted, for the schedule; later ones are taken to have as many on average. In a run of so
@@ -72,7 +69,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """Epochs that share an optimiser: single slices without the heads, or whole series.
+    """Epochs that share an optimiser: single slices without the heads, of which there may be two, or whole series.
 
     epoch: plans one of `numbers`. first_step: steps before the phase. n_steps: of all its epochs, see `MOST_COUNTED`.
     """
@@ -135,7 +132,7 @@ def plan_phases(
         assert slices is not None
         loader = loader_of(number)
         batches = _of_slices(loader).group_slices(training, phase=slices, epoch=number)
-        return _epoch(config, loader, batches, number, is_joint=False)
+        return _epoch(config, loader, batches, number, is_joint=False, is_frozen=number <= slices.n_frozen)
 
     def of_series(number: int) -> Epoch:
         loader = loader_of(number)
@@ -144,19 +141,27 @@ def plan_phases(
         return _epoch(config, loader, batches, number, is_joint=True, is_frozen=is_frozen)
 
     phases: list[Phase] = []
-    if slices is not None:
-        phases.append(_phase("slices", range(1, first), of_slices, slices.optimizer, first_step=0))
-    if config.epochs > 0:
+
+    def add(kind: Kind, numbers: range, epoch: Callable[[int], Epoch], optimizer: OptimizerConfig) -> None:
         before = sum(phase.n_steps for phase in phases)
-        numbers = range(first, first + config.epochs)
-        phases.append(_phase("series", numbers, of_series, config.optimizer, first_step=before))
+        phases.append(_phase(kind, numbers, epoch, optimizer, first_step=before))
+
+    second = 1
+    if slices is not None and slices.frozen_optimizer is not None:
+        second += slices.n_frozen
+        add("slices", range(1, second), of_slices, slices.frozen_optimizer)
+    if slices is not None:
+        add("slices", range(second, first), of_slices, slices.optimizer)
+    if config.epochs > 0:
+        add("series", range(first, first + config.epochs), of_series, config.optimizer)
     return tuple(phases)
 
 
 def divide(model: JointModel, config: RunConfig, ranks: Ranks) -> Division:
     """Return how ranks divide batches of whole series: by slices, or by chunks where norms normalise over a chunk.
 
-    Raises UsageError when norms would see a single slice of a rank in the phase on slices.
+    Raises UsageError when norms would see a single slice of a rank in the phase on slices, or the backbone has no such
+    part as `slice_phase.learns_from` names.
     """
     assert config.chunk != "auto"
     _check_slice_phase(model, config, ranks)
@@ -190,7 +195,8 @@ def _trained_sizes(config: RunConfig, kind: Kind) -> list[int]:
     """Sides of the images in the epochs of a phase in which norms are in train mode."""
     first = 1 + (config.slice_phase.epochs if config.slice_phase else 0)
     if kind == "slices":
-        epochs = range(1, first)
+        assert config.slice_phase is not None
+        epochs = range(1 + config.slice_phase.n_frozen, first)
     elif config.model.batchnorm == "train":
         epochs = range(first + config.freeze_backbone_epochs, first + config.epochs)
     else:
@@ -214,7 +220,11 @@ def _lone_slices(config: RunConfig, kind: Kind, size: int, spans: Sequence[Serie
 
 
 def _check_slice_phase(model: JointModel, config: RunConfig, ranks: Ranks) -> None:
-    if config.slice_phase is None or not mixes_slices(model.backbone):
+    if config.slice_phase is None:
+        return
+    if config.slice_phase.learns_from is not None:
+        modules_before(model.backbone, config.slice_phase.learns_from)
+    if not mixes_slices(model.backbone):
         return
     n_slices = config.slice_phase.slices_per_batch
     if n_slices < 2 * ranks.n_ranks:
@@ -222,45 +232,6 @@ def _check_slice_phase(model: JointModel, config: RunConfig, ranks: Ranks) -> No
             f"slice_phase.slices_per_batch={n_slices} leaves one of {ranks.n_ranks} ranks with fewer than 2 slices, "
             f"and the backbone's normalisation needs 2. Use {2 * ranks.n_ranks} or more, or fewer ranks"
         )
-
-
-def describe_epochs(config: RunConfig) -> str:
-    """Say how many epochs a run has in each phase, and which settings decide that."""
-    parts = []
-    if config.slice_phase is not None:
-        parts.append(f"{_epochs(config.slice_phase.epochs)} on shuffled single slices (slice_phase.epochs)")
-    if config.epochs > 0:
-        parts.append(f"{_epochs(config.epochs)} on whole series (epochs)")
-    return ", then ".join(parts)
-
-
-def _epochs(n_epochs: int) -> str:
-    return "1 epoch" if n_epochs == 1 else f"{n_epochs:,} epochs"
-
-
-def foretell_sharing(phases: Sequence[Phase], config: RunConfig, say: Callable[[str], None]) -> None:
-    """Report how busy ranks will be, if there are several, and warn where they will wait for each other a lot."""
-    for phase in phases:
-        division = phase.division
-        if division.n_ranks == 1:
-            continue
-        share = phase.busy_share
-        say(f"{division.n_ranks} ranks share each batch of {phase.kind}: expected to be busy {share:.0%} of the time")
-        if share < ENOUGH_BUSY:
-            way_out = f"fewer ranks, or in a new run a larger {_size_of_a_batch(phase, config)}"
-            if division.keeps_series:
-                way_out += f", a chunk below {division.chunk_size} or model.batchnorm=frozen"
-            logger.warning(
-                f"{division.n_ranks} ranks will be busy {share:.0%} of the time on {phase.kind}: the slices of a batch "
-                f"cannot be divided more evenly. What helps: {way_out}"
-            )
-
-
-def _size_of_a_batch(phase: Phase, config: RunConfig) -> str:
-    """Return the setting for the size of a batch of a phase."""
-    if phase.kind == "slices":
-        return "slice_phase.slices_per_batch"
-    return "loader.slices_per_batch" if config.loader.series_per_batch is None else "loader.series_per_batch"
 
 
 def _phase(

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from rsna_e2e.config import OptimizerConfig, RunConfig
 from rsna_e2e.core.device import Compute
 from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.model.freezing import freeze
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.model.norms import moving_buffers, snapshot
 from rsna_e2e.tasks.task import Task
@@ -69,7 +71,9 @@ class Stepper:
     ) -> None:
         self._model, self._config, self._compute, self._ranks = model, config, compute, ranks
         self._first_step = first_step
-        self._is_backbone_frozen = self._has_disagreed = False
+        self._has_disagreed = False
+        self._frozen: Sequence[nn.Module] = ()
+        self._learns_from = None if is_joint or config.slice_phase is None else config.slice_phase.learns_from
         self._clip_norm = optimizer.clip_norm
         self._factor = make_schedule(optimizer, n_steps=n_steps)
         self._objective = Objective(model, config, task, compute, is_joint=is_joint, ranks=ranks)
@@ -77,9 +81,8 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.needs_scaler)
 
     def freeze_backbone(self, is_frozen: bool) -> None:
-        """Freeze the backbone from now on, or train it again."""
-        self._is_backbone_frozen = is_frozen
-        self._model.backbone.requires_grad_(not is_frozen)
+        """Freeze the backbone from now on, or train it again, on single slices from `slice_phase.learns_from` on."""
+        self._frozen = freeze(self._model.backbone, learns=not is_frozen, learns_from=self._learns_from)
 
     def __call__(
         self, step: int, batches: Sequence[SeriesBatch], *, learning_rate_factor: float | None = None
@@ -88,7 +91,7 @@ class Stepper:
 
         learning_rate_factor: on the configured learning rates, instead of the schedule's.
         """
-        self._objective.set_modes(is_backbone_frozen=self._is_backbone_frozen)
+        self._objective.set_modes(frozen=self._frozen)
         if learning_rate_factor is None:
             learning_rate_factor = self._factor(step - self._first_step)
         set_learning_rates(self.optimizer, learning_rate_factor)

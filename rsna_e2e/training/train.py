@@ -22,9 +22,9 @@ from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.label_counts import count_labels, warnings_of_levels
 from rsna_e2e.training.checkpoint import Checkpoint, check_task, valid_checkpoints
 from rsna_e2e.training.distributed import ALONE, Ranks
+from rsna_e2e.training.foretell import describe_epochs, foretell_sharing
 from rsna_e2e.training.initial_weights import report_damage
 from rsna_e2e.training.loop import Trainer
-from rsna_e2e.training.phases import describe_epochs, foretell_sharing
 from rsna_e2e.training.prepared_run import PreparedRun, RunData, make_loaders, prepare_run
 from rsna_e2e.training.resume import check_same_settings
 from rsna_e2e.training.run_folder import read_config, read_task

@@ -15,8 +15,8 @@ import small
 from rsna_e2e.cli import main
 from rsna_e2e.config import load_config
 from rsna_e2e.store import FORMAT_VERSION, Store
+from rsna_e2e.training.foretell import describe_epochs
 from rsna_e2e.training.launch import for_libraries
-from rsna_e2e.training.phases import describe_epochs
 
 VERBS = (
     *("synth", "prepare", "store verify", "store repair", "export-shards", "inspect", "quirks", "import-weights"),

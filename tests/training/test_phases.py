@@ -19,8 +19,9 @@ from rsna_e2e.store import Store
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.checkpoint import find_checkpoint
 from rsna_e2e.training.distributed import Ranks
+from rsna_e2e.training.foretell import describe_epochs, foretell_sharing
 from rsna_e2e.training.optimizer import make_schedule
-from rsna_e2e.training.phases import Phase, describe_epochs, divide, foretell_sharing, plan_phases
+from rsna_e2e.training.phases import Phase, divide, plan_phases
 from rsna_e2e.training.train import train
 
 CPU = torch.device("cpu")

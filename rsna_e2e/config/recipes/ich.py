@@ -1,11 +1,11 @@
 """Recipes for intracranial hemorrhage."""
 
+from rsna_e2e.config.model import ModelConfig
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import (
     AugmentConfig,
     ImageConfig,
     LoaderConfig,
-    ModelConfig,
     OptimizerConfig,
     SlicePhaseConfig,
 )

@@ -1,12 +1,12 @@
 """Recipes for pulmonary embolism on CT angiography."""
 
+from rsna_e2e.config.model import ModelConfig
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import (
     AugmentConfig,
     ImageConfig,
     InputsConfig,
     LoaderConfig,
-    ModelConfig,
     OptimizerConfig,
     SlicePhaseConfig,
 )

@@ -10,6 +10,7 @@ heads' gradients, most of the bytes, need not be summed.
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.device import Compute
@@ -47,11 +48,11 @@ class Objective:
         """Whether there is a loss of series to report."""
         return self._is_joint and self._model.study_head is not None
 
-    def set_modes(self, *, is_backbone_frozen: bool) -> None:
-        """Put the model into the mode of a step."""
+    def set_modes(self, *, frozen: Sequence[nn.Module]) -> None:
+        """Put the model into the mode of a step. frozen: the modules that do not learn."""
         self._model.train()
-        if is_backbone_frozen:
-            self._model.backbone.eval()
+        for module in frozen:
+            module.eval()
         if self._is_joint and self._config.model.batchnorm == "frozen":
             freeze_norms(self._model)
 
