@@ -19,6 +19,7 @@ from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.settings import add_settings_list
 from rsna_e2e.cli.shards import add_export_shards
 from rsna_e2e.cli.stores import add_label, add_store
+from rsna_e2e.cli.summaries import add_summary
 from rsna_e2e.cli.synth import add_synth
 from rsna_e2e.cli.tasks import add_tasks
 from rsna_e2e.cli.training import add_find_lr, add_train
@@ -38,6 +39,7 @@ VERBS = (
     add_quirks,
     add_settings_list,
     add_tasks,
+    add_summary,
     add_import_weights,
     add_find_lr,
     add_train,
