@@ -44,11 +44,14 @@ class Tree:
             parent = self.add(at[i], at[i + 1], (radii_mm[i], radii_mm[i + 1]), parent=parent, part=part)
         return parent
 
-    def grow(self, rng: np.random.Generator, points: Float64Array, radius_mm: float, *, parent: int, part: str) -> None:
+    def grow(
+        self, rng: np.random.Generator, points: Float64Array, radius_mm: float, *, parent: int, part: str,
+        straight: float = 0.0,
+    ) -> None:  # fmt: skip
         """Grow a tree from the end of tube `parent` to `points` [n, 3].
 
         At each fork the points are divided in two; radii follow Murray's law, r0^3 = r1^3 + r2^3 (C. D. Murray, 1926),
-        with the number of points as flow.
+        with the number of points as flow. straight: from 0, as angular as forks make it, to 1, as the branch before.
         """
         n_all = len(points)
         draws = iter(rng.random((4 * n_all + 4, 3)))
@@ -64,13 +67,21 @@ class Tree:
             far = float(np.sqrt(way @ way)) + 1e-6
             a, b, c = next(draws)
             step = min((0.45 + 0.3 * a) * far, LENGTH_RADII * radius * (0.7 + 0.6 * b))
-            end = at + way * (step / far) + (next(draws) - 0.5) * (0.25 * step)
+            way = way * (step / far)
+            if straight > 0.0:
+                way = way + straight * (self._way_of(before) * step - way)
+            end = at + way + (next(draws) - 0.5) * ((1.0 - straight) * (0.25 * step))
             here = self.add(at, end, (radius, 0.96 * radius), parent=before, part=part)
             spread = left.max(axis=0) - left.min(axis=0)
             order = np.argsort(left[:, int(np.argmax(spread))])
             cut = min(max(round(n * (0.32 + 0.36 * c)), 1), n - 1)
             todo.append((here, end, left[order[:cut]]))
             todo.append((here, end, left[order[cut:]]))
+
+    def _way_of(self, index: int) -> Float64Array:
+        """Unit vector along a tube."""
+        way = self.end[index] - self.start[index]
+        return np.asarray(way / (np.sqrt(way @ way) + 1e-6))
 
     def tubes(self, layer: Layer) -> Tubes:
         """All of it as tubes of one layer, in the same order."""

@@ -30,11 +30,11 @@ def on_cage(angle: npt.ArrayLike, z: npt.ArrayLike, outward_mm: float) -> Float6
     return np.stack(np.broadcast_arrays(x, y, z), axis=-1)
 
 
-def _rib(level: int, height: float) -> Tubes:
-    """The rib and cartilage of one level on the left."""
+def rib(level: int, height: float, *, slope: float = 1.0) -> Tubes:
+    """The rib and cartilage of one level on the left; `slope` times as steep as in one who lies with the arms up."""
     last = (1.35, 1.8, 2.3, 2.75)[min(LEVELS - 1 - level, 3)] if level > 7 else 2.95
     angle = np.linspace(0.42, last, 15)
-    drop = (28.0 + 5.0 * min(level, 7)) * (1.0 - np.cos(angle)) * 0.72
+    drop = (28.0 + 5.0 * min(level, 7)) * (1.0 - np.cos(angle)) * 0.72 * slope
     at = on_cage(angle, height - 2.0 - drop, RIB_MM + 1.0)
     neck = np.array([[18.0, SPINE_Y_MM + 8.0, height], [26.0, SPINE_Y_MM + 18.0, height]])
     at = np.concatenate([neck, at])
@@ -44,7 +44,7 @@ def _rib(level: int, height: float) -> Tubes:
     return Tubes.join(bone, Tubes.along(at[n_bone - 1 :], RIB_MM + 0.5, Layer.SOFT)) if n_bone < len(at) else bone
 
 
-def _arch(height: float) -> Tubes:
+def arch(height: float) -> Tubes:
     """Pedicle, lamina, transverse and spinous process of one level on the left."""
     y = SPINE_Y_MM
     return Tubes.join(
@@ -59,7 +59,7 @@ def _arch(height: float) -> Tubes:
     )
 
 
-def _sternum() -> Tubes:
+def sternum() -> Tubes:
     z = np.array([58.0, 40.0, 20.0, 0.0, -25.0, -50.0, -75.0, -95.0])
     at = on_cage(np.full(len(z), np.pi), z, 7.0)
     half = np.array([16.0, 14.0, 9.0, 8.0, 9.0, 10.0, 8.0, 3.0])
@@ -87,9 +87,9 @@ def skeleton() -> Tubes:
     """All bones but the vertebral bodies, in the canonical chest."""
     heights = level_heights()
     left = Tubes.join(
-        *(_rib(level, float(z)) for level, z in enumerate(heights)),
-        *(_arch(float(z)) for z in heights),
-        _sternum(),
+        *(rib(level, float(z)) for level, z in enumerate(heights)),
+        *(arch(float(z)) for z in heights),
+        sternum(),
         _shoulder(),
     )
     return Tubes.join(left, left.mirrored())

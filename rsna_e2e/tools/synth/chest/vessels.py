@@ -113,8 +113,10 @@ def lobes_of(points: Float64Array) -> dict[str, Float64Array]:
     return {name: points[names == name] for name, *_ in LOBES}
 
 
-def grow_vessels(chest: Chest, heart: Heart, rng: np.random.Generator, *, trunk_scale: float) -> Vessels:
-    """Grow all vessels of one patient. trunk_scale widens the central arteries, as pressure does."""
+def grow_vessels(
+    chest: Chest, heart: Heart, rng: np.random.Generator, *, trunk_scale: float, straight: float = 0.0
+) -> Vessels:
+    """Grow all vessels of one patient. trunk_scale widens the central arteries, as pressure does; straight: of `grow`."""
     points = lung_points(chest, heart, rng)
     arteries = Tree()
     ends: dict[int, list[int]] = {}
@@ -126,8 +128,8 @@ def grow_vessels(chest: Chest, heart: Heart, rng: np.random.Generator, *, trunk_
         root = ends[id(chain)][after - 1]
         start = arteries.end[root]
         stem = arteries.add(start, np.array(way, np.float64), (radius, radius), parent=root, part=name)
-        arteries.grow(rng, territory, radius, parent=stem, part=name)
-    return Vessels(arteries=arteries, veins=_veins(chest, heart, rng), airways=_airways(arteries))
+        arteries.grow(rng, territory, radius, parent=stem, part=name, straight=straight)
+    return Vessels(arteries=arteries, veins=_veins(chest, heart, rng, straight), airways=_airways(arteries))
 
 
 def _chain(
@@ -141,7 +143,7 @@ def _chain(
     return last
 
 
-def _veins(chest: Chest, heart: Heart, rng: np.random.Generator) -> Tree:
+def _veins(chest: Chest, heart: Heart, rng: np.random.Generator, straight: float) -> Tree:
     """Grow the pulmonary veins, which run apart from arteries and airways."""
     veins = Tree()
     lobes = lobes_of(lung_points(chest, heart, rng))
@@ -150,7 +152,7 @@ def _veins(chest: Chest, heart: Heart, rng: np.random.Generator) -> Tree:
         members = ("upper", "middle", "lingula") if height == "upper" else ("superior", "lower")
         territory = np.concatenate([at for lobe, at in lobes.items() if lobe in {f"{side} {m}" for m in members}])
         last = veins.add_chain(points, radii, parent=-1, part=name)
-        veins.grow(rng, territory, radii[-1], parent=last, part=name)
+        veins.grow(rng, territory, radii[-1], parent=last, part=name, straight=straight)
     return veins
 
 

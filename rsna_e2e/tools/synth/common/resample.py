@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from rsna_e2e.core.records import Float32Array
+from rsna_e2e.core.records import Float32Array, Float64Array
 
 MARGIN = 2  # coarse samples beyond the first and last fine one, as the cubic kernel needs
 
@@ -25,6 +25,15 @@ def _catmull_rom(t: Float32Array) -> Float32Array:
     )
 
 
+def cubic_matrix(at: Float64Array, n: int) -> Any:
+    """Matrix [m, n] that interpolates n samples at the places `at` [m], in samples; the ends are repeated."""
+    first = np.floor(at).astype(np.int32)
+    weights = _catmull_rom((at - first).astype(np.float32))
+    columns = np.clip(first[:, None] + np.arange(-1, 3, dtype=np.int32), 0, n - 1)
+    rows = np.repeat(np.arange(len(at), dtype=np.int32), 4)
+    return sparse.csr_matrix((weights.astype(np.float32).ravel(), (rows, columns.ravel())), shape=(len(at), n))
+
+
 @lru_cache(maxsize=256)
 def refine_matrix(n_coarse: int, factor: int) -> Any:
     """Matrix [n_fine, n_coarse]; coarse sample MARGIN + i sits on the centre of fine pixel i * factor.
@@ -32,23 +41,13 @@ def refine_matrix(n_coarse: int, factor: int) -> Any:
     n_fine = (n_coarse - 2 MARGIN) * factor.
     """
     n_fine = (n_coarse - 2 * MARGIN) * factor
-    at = MARGIN + np.arange(n_fine) / factor
-    first = np.floor(at).astype(np.int32)
-    weights = _catmull_rom((at - first).astype(np.float32))
-    columns = first[:, None] + np.arange(-1, 3, dtype=np.int32)
-    indptr = np.arange(0, 4 * n_fine + 1, 4, dtype=np.int32)
-    return sparse.csr_matrix((weights.astype(np.float32).ravel(), columns.ravel(), indptr), shape=(n_fine, n_coarse))
+    return cubic_matrix(MARGIN + np.arange(n_fine) / factor, n_coarse)
 
 
 @lru_cache(maxsize=4)
 def double_matrix(n: int) -> Any:
     """Matrix [2 n, n] that doubles a grid; pixel i becomes pixels 2 i and 2 i + 1, edges are repeated."""
-    at = (np.arange(2 * n) - 0.5) / 2.0
-    first = np.floor(at).astype(np.int32)
-    weights = _catmull_rom((at - first).astype(np.float32))
-    columns = np.clip(first[:, None] + np.arange(-1, 3), 0, n - 1)
-    rows = np.repeat(np.arange(2 * n), 4)
-    return sparse.csr_matrix((weights.astype(np.float32).ravel(), (rows, columns.ravel())), shape=(2 * n, n))
+    return cubic_matrix(np.asarray((np.arange(2 * n) - 0.5) / 2.0), n)
 
 
 def refine(coarse: Float32Array, factor: int) -> Float32Array:

@@ -1,7 +1,7 @@
 """How much of a ray lies in tubes: exact for straight ones in a parallel beam, with mitred joints between them.
 
-A chain of tubes is cut at each joint by the plane that halves the angle there, so the lengths of its parts add up to
-that of the whole: nothing is counted twice, and there is no gap. Where two ends of one radius do not meet, they are flat.
+A chain of tubes is cut at each joint by the plane that halves the angle there, so that nothing is counted
+twice and there is no gap. Other ends are flat.
 """
 
 # T tubes, P x P pixels of a square around a tube
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rsna_e2e.core.records import Float32Array, Float64Array
 from rsna_e2e.tools.synth.chest.tubes import Int64Array, Tubes
+from rsna_e2e.tools.synth.common.shapes import coverage
 from rsna_e2e.tools.synth.radiograph.beam import Beam
 
 PATCHES = (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)  # pixels
@@ -151,3 +152,16 @@ def _chords(seen: _Seen, low: Int64Array, p: int, beam: Beam) -> Float32Array:
         np.minimum(high_w, bound, out=high_w, where=~is_low)
     high_w -= low_w
     return np.asarray(np.where(half > 0.0, np.maximum(high_w, 0.0, out=high_w), 0.0))
+
+
+def facing(corners: Float64Array, beam: Beam) -> Float32Array:
+    """Share of each pixel [rows, columns] that a flat convex plate covers; its corners [n, 3] go around it."""
+    seen = beam.seen(corners)[:, :2]
+    middle = seen.mean(axis=0)
+    distance = np.full((beam.rows, beam.columns), -np.inf, np.float32)
+    for a, b in zip(seen, np.roll(seen, -1, axis=0), strict=True):
+        out = np.array([b[1] - a[1], a[0] - b[0]]) / np.hypot(*(b - a))
+        out *= -np.sign(out @ (middle - a))
+        plane = (out[0] * (beam.u_mm - a[0]) + out[1] * (beam.v_mm - a[1])[:, None]).astype(np.float32)
+        np.maximum(distance, plane, out=distance)
+    return coverage(distance, beam.pixel_mm)
