@@ -13,20 +13,33 @@ def add_synth(verbs: Verbs) -> None:
         verbs,
         "synth",
         _synth,
-        "Simulate CT studies with known truth, of heads or of chests, as DICOM files in their competition's layout.",
+        "Simulate CT studies or chest radiographs with known truth, as DICOM files in their competition's layout.",
         "rsna-e2e synth raw --studies 40 --seed 1 --prevalence demo",
         "rsna-e2e synth raw --kind ctpa --thick --studies 40 --prevalence demo   # pulmonary embolism",
+        "rsna-e2e synth raw --kind radiograph --studies 200 --size 512   # chest radiographs",
         "rsna-e2e synth raw --preview sheet.png",
     )
     verb.add_argument("out", type=Path, metavar="OUT", help="folder to write to; with --preview, folder to show")
     verb.add_argument(
         "--kind",
-        choices=("head", "ctpa"),
+        choices=("head", "ctpa", "radiograph"),
         default="head",
-        help="head: head CT with five kinds of bleeding; ctpa: CT pulmonary angiography with emboli (default head)",
+        help="head: head CT with five kinds of bleeding; ctpa: CT pulmonary angiography with emboli; radiograph: chest "
+        "radiographs with opacities (default head)",
     )
     verb.add_argument(
         "--thick", action="store_true", help="with --kind ctpa: slices of 3 mm, so only 80 to 100 of them in a study"
+    )
+    verb.add_argument(
+        "--size",
+        type=at_least_one,
+        metavar="PIXELS",
+        help="with --kind radiograph: longer side of an image (default 1024, as in the competition)",
+    )
+    verb.add_argument(
+        "--format",
+        choices=("dicom", "png"),
+        help="with --kind radiograph: kind of file (default dicom); png holds no view, sex or age",
     )
     verb.add_argument("--studies", type=at_least_one, default=100, help="how many studies (default 100)")
     verb.add_argument("--seed", type=seed, default=0, help="the same seed gives the same bytes (default 0)")
@@ -34,7 +47,7 @@ def add_synth(verbs: Verbs) -> None:
         "--prevalence",
         choices=("natural", "demo"),
         default="natural",
-        help="natural: about as common as in the competition; demo: more studies with bleeds or emboli",
+        help="natural: about as common as in the competition; demo: more studies with bleeds, emboli or opacities",
     )
     verb.add_argument("--test-fraction", type=float, default=0.2, help="share of patients held out (default 0.2)")
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
@@ -58,6 +71,8 @@ def _synth(options: argparse.Namespace) -> None:
             seed=options.seed,
             kind=options.kind,
             is_thick=options.thick,
+            size_px=options.size,
+            file_format=options.format,
             prevalence=options.prevalence,
             test_fraction=options.test_fraction,
             n_jobs=options.jobs,

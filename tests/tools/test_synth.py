@@ -14,7 +14,7 @@ import pytest
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
-from rsna_e2e.tools.synth.common.plan import make_id, plan_studies, scatter
+from rsna_e2e.tools.synth.common.plan import Request, make_id, plan_studies, scatter
 from rsna_e2e.tools.synth.head.events import EVENTS, draw_bleeds
 from rsna_e2e.tools.synth.head.geometry import MAX_SLICES, MIN_SLICES
 from rsna_e2e.tools.synth.head.study import draw_scene
@@ -147,7 +147,7 @@ def test_truth_file(made: tuple[Path, SynthReport]) -> None:
 
 
 def test_plan_keeps_patients_apart() -> None:
-    plans = plan_studies(400, seed=3, prevalence="natural", test_fraction=0.25)
+    plans = plan_studies(Request(n_studies=400, seed=3, prevalence="natural", test_fraction=0.25))
     in_test = {plan.patient for plan in plans if plan.is_test}
     in_train = {plan.patient for plan in plans if not plan.is_test}
     n_patients = plans[-1].patient + 1

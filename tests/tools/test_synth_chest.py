@@ -16,7 +16,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Int16Image, Refusal, SliceRecord
 from rsna_e2e.tools.synth.chest.data_set import CTPA
 from rsna_e2e.tools.synth.chest.geometry import MAX_THICK_SLICES, MIN_THICK_SLICES, THICK_MM
-from rsna_e2e.tools.synth.common.plan import plan_studies
+from rsna_e2e.tools.synth.common.plan import Request, plan_studies
 from rsna_e2e.tools.synth.preview import preview
 from rsna_e2e.tools.synth.simulate import KINDS, SynthReport, simulate
 
@@ -135,7 +135,7 @@ def _digests(root: Path) -> dict[str, str]:
 
 
 def test_a_study_has_the_same_bytes_in_another_process(made: tuple[Path, SynthReport], tmp_path: Path) -> None:
-    plan = plan_studies(2, seed=186, prevalence="demo", test_fraction=0.5, is_thick=True)[1]
+    plan = plan_studies(Request(n_studies=2, seed=186, prevalence="demo", test_fraction=0.5, is_thick=True))[1]
     CTPA.make_study(plan, tmp_path)
     again, before = _digests(tmp_path), _digests(made[0])
     assert len(again) == len(_files(made[0], "test")) > 0

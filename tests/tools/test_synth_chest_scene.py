@@ -28,7 +28,7 @@ from rsna_e2e.tools.synth.chest.truth import (
     study_labels,
 )
 from rsna_e2e.tools.synth.chest.tubes import Layer, Planes, Raster, Tubes
-from rsna_e2e.tools.synth.common.plan import StudyPlan, plan_studies, stream
+from rsna_e2e.tools.synth.common.plan import Request, StudyPlan, plan_studies, stream
 from rsna_e2e.tools.synth.simulate import simulate
 
 SAME_PLACES_MM = 1e-3  # float32, over a field of view of 400 mm
@@ -40,7 +40,7 @@ RATIOS = ("rv_lv_ratio_gte_1", "rv_lv_ratio_lt_1")
 
 
 def _plan(seed: int, prevalence: str = "demo") -> StudyPlan:
-    (plan,) = plan_studies(1, seed=seed, prevalence=prevalence, test_fraction=0.0, is_thick=True)
+    (plan,) = plan_studies(Request(n_studies=1, seed=seed, prevalence=prevalence, test_fraction=0.0, is_thick=True))
     return plan
 
 
@@ -74,7 +74,7 @@ def _obeys_the_rules(labels: StudyLabels) -> bool:
 
 
 def test_labels_obey_the_rules() -> None:
-    for plan in plan_studies(8, seed=4, prevalence="demo", test_fraction=0.0, is_thick=True):
+    for plan in plan_studies(Request(n_studies=8, seed=4, prevalence="demo", test_fraction=0.0, is_thick=True)):
         labels = measure(draw_scene(plan))
         assert set(labels.study) == {*STUDY_LABELS, *NOTES}
         assert _obeys_the_rules(labels)
@@ -84,7 +84,9 @@ def test_labels_obey_the_rules() -> None:
 @pytest.mark.parametrize("prevalence", ["natural", "demo"])
 def test_200_studies_obey_the_rules_and_are_as_common_as_planned(prevalence: str) -> None:
     """In the competition's data 5.4 % of the slices are positive (96,540 of 1,790,594)."""
-    plans = plan_studies(200, seed=12, prevalence=prevalence, test_fraction=0.0, is_thick=prevalence == "demo")
+    plans = plan_studies(
+        Request(n_studies=200, seed=12, prevalence=prevalence, test_fraction=0.0, is_thick=prevalence == "demo")
+    )
     found = []
     for plan in plans:
         scene = draw_scene(plan)

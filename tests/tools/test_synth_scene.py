@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rsna_e2e.tasks.ich import ICH
-from rsna_e2e.tools.synth.common.plan import plan_studies
+from rsna_e2e.tools.synth.common.plan import Request, plan_studies
 from rsna_e2e.tools.synth.common.scanner import to_stored
 from rsna_e2e.tools.synth.common.series import Series
 from rsna_e2e.tools.synth.head import bleeds
@@ -179,7 +179,7 @@ def test_natural_rates_are_near_the_real_ones() -> None:
     """Labels per slice against the counts of the reference data (674,258 slices)."""
     real = np.array([2761, 32564, 23766, 32122, 42496, 97103]) / 674258
     rates = []
-    for plan in plan_studies(250, seed=2, prevalence="natural", test_fraction=0.0):
+    for plan in plan_studies(Request(n_studies=250, seed=2, prevalence="natural", test_fraction=0.0)):
         scene, _ = draw_scene(plan)
         for k in range(scene.series.n_slices):
             rates.append(
@@ -193,7 +193,7 @@ def test_natural_rates_are_near_the_real_ones() -> None:
 
 def test_speed_has_a_floor(record_property: Callable[[str, object], None]) -> None:
     """Rendering and acquiring keep far above a tenth of the speed that the slow tier asks for, whatever else runs."""
-    (plan,) = plan_studies(1, seed=0, prevalence="demo", test_fraction=0.0)
+    (plan,) = plan_studies(Request(n_studies=1, seed=0, prevalence="demo", test_fraction=0.0))
     scene, scanner = draw_scene(plan)
     started = time.process_time()
     images = list(islice(make_images(plan, scene, scanner, ICH), 12))

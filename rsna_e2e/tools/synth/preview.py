@@ -7,6 +7,8 @@ from rsna_e2e.tools.synth.chest import preview as chest
 from rsna_e2e.tools.synth.chest.data_set import STUDY_TRUTH as CHEST_TRUTH
 from rsna_e2e.tools.synth.common.sheet import draw_sheet
 from rsna_e2e.tools.synth.head import preview as head
+from rsna_e2e.tools.synth.radiograph import preview as radiograph
+from rsna_e2e.tools.synth.radiograph.data_set import CLASSES
 
 
 def preview(
@@ -19,9 +21,16 @@ def preview(
 ) -> None:
     """Draw studies of the simulated folder `raw` on one sheet: a row per window, `columns` slices of each.
 
-    None: as many studies and slices as fit a page. Studies that show a label not yet on the sheet come first. Raises
-    BadInputError when `raw` holds no simulated studies.
+    None: as many studies and slices as fit a page. Studies that show a label not yet on the sheet come first; of
+    radiographs each row shows one class. Raises BadInputError when `raw` holds no simulated studies.
     """
-    kind = chest if (raw / CHEST_TRUTH).is_file() else head
+    kind = radiograph if (raw / CLASSES["train"]).is_file() else chest if (raw / CHEST_TRUTH).is_file() else head
     rows = kind.rows_of(raw, n_studies=n_studies or kind.N_STUDIES, columns=columns or kind.COLUMNS)
-    draw_sheet(png, rows, windows_hu=kind.WINDOWS_HU, tile_inches=kind.TILE_INCHES, progress=progress)
+    draw_sheet(
+        png,
+        rows,
+        windows_hu=kind.WINDOWS_HU,
+        tile_inches=kind.TILE_INCHES,
+        n_greys=kind.N_GREYS,
+        progress=progress,
+    )

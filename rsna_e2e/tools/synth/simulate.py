@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,11 +16,13 @@ from rsna_e2e.core.files import full_disk_named
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.tools.synth.chest.data_set import CTPA
-from rsna_e2e.tools.synth.common.kind import Kind, StudyTruth
-from rsna_e2e.tools.synth.common.plan import StudyPlan, plan_studies
+from rsna_e2e.tools.synth.common.kind import Kind, Plan, StudyTruth
+from rsna_e2e.tools.synth.common.plan import Request
 from rsna_e2e.tools.synth.head.data_set import HEAD
+from rsna_e2e.tools.synth.radiograph.data_set import RADIOGRAPH
 
-KINDS = {"head": HEAD, "ctpa": CTPA}
+FULL_DISK = "the disk is full. A slice takes 0.5 MB, a radiograph 2 MB; free some space and run again"
+KINDS = {"head": HEAD, "ctpa": CTPA, "radiograph": RADIOGRAPH}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +47,12 @@ def simulate(
     prevalence: str = "natural",
     test_fraction: float = 0.2,
     is_thick: bool = False,
+    size_px: int | None = None,
+    file_format: str | None = None,
     n_jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> SynthReport:
-    """Make `n_studies` CT studies of a kind (of KINDS) with known truth in the new folder `out`.
+    """Make `n_studies` studies of a kind (of KINDS) with known truth in the new folder `out`.
 
     The same arguments give the same bytes for any `n_jobs` (processes; None: one per core). `progress` counts studies.
     The folder appears only when it is complete. Raises UsageError on impossible arguments, BadInputError when `out`
@@ -56,10 +60,12 @@ def simulate(
     """
     if n_jobs is not None and n_jobs < 1:
         raise UsageError(f"{n_jobs} processes asked for; give at least 1")
-    if is_thick and kind == "head":
-        raise UsageError("thick slices are an option of chests (ctpa); slices of a head are 2.5 to 5 mm thick as it is")
-    plans = plan_studies(n_studies, seed=seed, prevalence=prevalence, test_fraction=test_fraction, is_thick=is_thick)
     made = KINDS[kind]
+    request = Request(
+        n_studies=n_studies, seed=seed, prevalence=prevalence, test_fraction=test_fraction, is_thick=is_thick,
+        size_px=size_px, file_format=file_format,
+    )  # fmt: skip
+    plans = made.plan(request)
     with _new_folder(out, made) as folder:
         for name in made.folders:
             (folder / name).mkdir()
@@ -67,7 +73,7 @@ def simulate(
         counts = made.write_tables(folder, truths, seed)
     return SynthReport(
         out=out,
-        n_patients=plans[-1].patient + 1,
+        n_patients=len({plan.patient for plan in plans}),
         n_studies=n_studies,
         n_slices=counts.n_slices,
         n_test_studies=sum(plan.is_test for plan in plans),
@@ -88,7 +94,10 @@ def _new_folder(out: Path, kind: Kind) -> Iterator[Path]:
         )
     folder = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
-        with full_disk_named(out, "the disk is full. A slice takes 0.5 MB; free some space and run again"):
+        with full_disk_named(
+            out,
+            FULL_DISK,
+        ):
             folder.mkdir(parents=True)
             yield folder
             folder.rename(out)
@@ -102,7 +111,7 @@ def _new_folder(out: Path, kind: Kind) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(kind: Kind, plans: tuple[StudyPlan, ...], folder: Path, n_jobs: int, progress: Progress) -> list[StudyTruth]:
+def _run(kind: Kind, plans: Sequence[Plan], folder: Path, n_jobs: int, progress: Progress) -> list[StudyTruth]:
     """Make all studies; the result is in the order of `plans`."""
     truths: dict[int, StudyTruth] = {}
     n_slices = 0
@@ -113,7 +122,7 @@ def _run(kind: Kind, plans: tuple[StudyPlan, ...], folder: Path, n_jobs: int, pr
     return [truths[plan.index] for plan in plans]
 
 
-def _finished(kind: Kind, plans: tuple[StudyPlan, ...], folder: Path, n_jobs: int) -> Iterator[tuple[int, StudyTruth]]:
+def _finished(kind: Kind, plans: Sequence[Plan], folder: Path, n_jobs: int) -> Iterator[tuple[int, StudyTruth]]:
     if n_jobs == 1:
         for plan in plans:
             yield plan.index, kind.make_study(plan, folder)

@@ -1,10 +1,10 @@
 """Files of simulated CT pulmonary angiography in the layout of the RSNA-STR pulmonary embolism competition of 2020."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsna_e2e.core.files import as_json, atomic_writer, csv_blocks
+from rsna_e2e.core.files import as_json, atomic_writer
 from rsna_e2e.tools.synth.chest.acquire import draw_scanner
 from rsna_e2e.tools.synth.chest.scene import draw_scene
 from rsna_e2e.tools.synth.chest.study import make_images
@@ -16,8 +16,8 @@ from rsna_e2e.tools.synth.chest.truth import (
     study_labels,
 )
 from rsna_e2e.tools.synth.common.kind import Counts, Kind
-from rsna_e2e.tools.synth.common.plan import StudyPlan, make_id, stream
-from rsna_e2e.tools.synth.common.write import SeriesWriter
+from rsna_e2e.tools.synth.common.plan import StudyPlan, make_id, plan_studies, stream
+from rsna_e2e.tools.synth.common.write import SeriesWriter, write_csv
 
 TRAIN, TEST = "train", "test"  # folders of images
 TRAIN_LABELS = "train.csv"
@@ -89,9 +89,9 @@ def write_tables(folder: Path, truths: Sequence[StudyTruth], seed: int) -> Count
     train, test = ([t for t in truths if t.is_test == is_test] for is_test in (False, True))
     _write_labels(folder / TRAIN_LABELS, train, seed)
     _write_labels(folder / TEST_TRUTH, test, seed)
-    _write_csv(folder / TEST_IDS, [IDS, *(row[: len(IDS)] for row in _rows(test, seed))])
+    write_csv(folder / TEST_IDS, [IDS, *(row[: len(IDS)] for row in _rows(test, seed))])
     names = [f"{t.study_uid}_{label}" for t in test for label in STUDY_LABELS] + [i for t in test for i in t.image_ids]
-    _write_csv(folder / SAMPLE_SUBMISSION, [("id", "label"), *((name, 0.5) for name in names)])
+    write_csv(folder / SAMPLE_SUBMISSION, [("id", "label"), *((name, 0.5) for name in names)])
     studies = [
         {
             "patient_id": t.patient_id, "study_uid": t.study_uid, "series_uid": t.series_uid,
@@ -122,13 +122,7 @@ def _rows(truths: Sequence[StudyTruth], seed: int) -> list[tuple[str | int, ...]
 
 
 def _write_labels(path: Path, truths: Sequence[StudyTruth], seed: int) -> None:
-    _write_csv(path, [(*IDS, SLICE_LABEL, *STUDY_COLUMNS), *_rows(truths, seed)])
+    write_csv(path, [(*IDS, SLICE_LABEL, *STUDY_COLUMNS), *_rows(truths, seed)])
 
 
-def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    with atomic_writer(path) as file:
-        for block in csv_blocks(rows):
-            file.write(block)
-
-
-CTPA = Kind(folders=(TRAIN, TEST), make_study=make_study, write_tables=write_tables)
+CTPA = Kind(folders=(TRAIN, TEST), plan=plan_studies, make_study=make_study, write_tables=write_tables)

@@ -12,6 +12,7 @@ from rsna_e2e.tools.synth.common.sheet import Row, Tile, read_studies
 
 WINDOWS_HU = ((-600.0, 1500.0), (100.0, 700.0), (40.0, 400.0))  # (center, width): lung, embolism, mediastinum
 SHOWN = np.s_[56:456:2, 6:506:2]  # rows and columns of a slice: a chest is wider than deep
+N_GREYS = 24  # as many as show the noise; more would only make the file larger
 TILE_INCHES = (1.36, 1.09)
 N_STUDIES, COLUMNS = 3, 7  # on a sheet, unless told
 

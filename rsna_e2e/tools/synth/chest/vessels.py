@@ -116,7 +116,10 @@ def lobes_of(points: Float64Array) -> dict[str, Float64Array]:
 def grow_vessels(
     chest: Chest, heart: Heart, rng: np.random.Generator, *, trunk_scale: float, straight: float = 0.0
 ) -> Vessels:
-    """Grow all vessels of one patient. trunk_scale widens the central arteries, as pressure does; straight: of `grow`."""
+    """Grow all vessels of one patient.
+
+    trunk_scale widens the central arteries, as pressure does; straight: how straight branches run, see `Tree.grow`.
+    """
     points = lung_points(chest, heart, rng)
     arteries = Tree()
     ends: dict[int, list[int]] = {}

@@ -14,6 +14,40 @@ PREVALENCES = ("natural", "demo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked of a simulation. Raises UsageError on impossible numbers or an unknown prevalence.
+
+    is_thick, size_px and file_format concern some kinds only; None leaves the choice to the kind.
+    """
+
+    n_studies: int
+    seed: int
+    prevalence: str = PREVALENCES[0]
+    test_fraction: float = 0.2
+    is_thick: bool = False
+    size_px: int | None = None
+    file_format: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_studies < 1:
+            raise UsageError(f"{self.n_studies} studies asked for; give at least 1")
+        if not 0.0 <= self.test_fraction < 1.0:
+            raise UsageError(f"test fraction {self.test_fraction} is not in [0, 1)")
+        if self.prevalence not in PREVALENCES:
+            raise UsageError(f"unknown prevalence {self.prevalence!r}; known: {', '.join(PREVALENCES)}")
+
+    def refuse_thick(self) -> None:
+        """Raise UsageError where thick slices are asked of a kind that has none."""
+        if self.is_thick:
+            raise UsageError("thick slices are an option of chests in CT (ctpa); leave --thick out")
+
+    def refuse_formats(self) -> None:
+        """Raise UsageError where a size or a format is asked of CT."""
+        if self.size_px is not None or self.file_format is not None:
+            raise UsageError("size and format are options of radiographs; slices of CT are DICOM files of 512 pixels")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyPlan:
     """One study: `index` counts studies, `patient` patients; `visit` is 0, or 1 for a patient's second study.
 
@@ -51,16 +85,10 @@ def make_id(seed: int, what: str, number: int, *, bits: int = ID_BITS, prefix: s
     return f"{prefix}{scatter(seed, what, number, bits=bits):0{bits // 4}x}"
 
 
-def plan_studies(
-    n_studies: int, *, seed: int, prevalence: str, test_fraction: float, is_thick: bool = False
-) -> tuple[StudyPlan, ...]:
-    """Plan all studies. Raises UsageError on impossible numbers or an unknown prevalence."""
-    if n_studies < 1:
-        raise UsageError(f"{n_studies} studies asked for; give at least 1")
-    if not 0.0 <= test_fraction < 1.0:
-        raise UsageError(f"test fraction {test_fraction} is not in [0, 1)")
-    if prevalence not in PREVALENCES:
-        raise UsageError(f"unknown prevalence {prevalence!r}; known: {', '.join(PREVALENCES)}")
+def plan_studies(request: Request) -> tuple[StudyPlan, ...]:
+    """Plan all studies of CT. Raises UsageError when a size or a format is asked for."""
+    request.refuse_formats()
+    n_studies, seed, test_fraction = request.n_studies, request.seed, request.test_fraction
     visits = [0]
     for index in range(1, n_studies):
         again = visits[-1] == 0 and stream(seed, "again", index).random() < REPEAT_RATE
@@ -73,7 +101,7 @@ def plan_studies(
     return tuple(
         StudyPlan(
             seed=seed, index=i, patient=int(patients[i]), visit=visits[i], is_test=int(patients[i]) in in_test,
-            prevalence=prevalence, is_thick=is_thick,
+            prevalence=request.prevalence, is_thick=request.is_thick,
         )
         for i in range(n_studies)
     )  # fmt: skip

@@ -9,17 +9,17 @@ from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import atomic_writer, read_json
 from rsna_e2e.core.records import Float64Array, Progress
 
-N_GREYS = 24  # as many as show the noise; more would only make the file larger
 CAPTION_TILES = 1.6  # room for the text beside a row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """One slice on the sheet; a framed one is marked."""
+    """One image on the sheet; a framed one is marked, and so are boxes (x, y, width, height in its pixels)."""
 
     hu: Float64Array
     title: str
     is_framed: bool = False
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +36,14 @@ def draw_sheet(
     *,
     windows_hu: Sequence[tuple[float, float]],
     tile_inches: tuple[float, float],
+    n_greys: int,
     progress: Progress,
 ) -> None:
     """Draw every row once for each window (center, width)."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    greys = colormaps["gray"].resampled(N_GREYS)
+    greys = colormaps["gray"].resampled(n_greys)
     columns = len(rows[0].tiles)
     n_rows = len(rows) * len(windows_hu)
     width = columns + CAPTION_TILES
@@ -57,6 +58,7 @@ def draw_sheet(
                 low, high = center - window_width / 2, center + window_width / 2
                 axes.imshow(tile.hu, cmap=greys, vmin=low, vmax=high, interpolation_stage="data")
                 _frame(axes, tile)
+                _box(axes, tile)
                 if window == 0:
                     axes.set_title(tile.title, color="orange", fontsize=6, pad=1.5)
         figure.text(0.004, 1.0 - (index + 0.04) / len(rows), row.caption, color="white", fontsize=6.5, va="top")
@@ -73,6 +75,13 @@ def _frame(axes: Any, tile: Tile) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_color("orange")
+
+
+def _box(axes: Any, tile: Tile) -> None:
+    from matplotlib.patches import Rectangle
+
+    for x, y, width, height in tile.boxes:
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor="orange", linewidth=0.8))
 
 
 def read_studies(path: Path) -> list[dict[str, Any]]:

@@ -1,15 +1,31 @@
-"""Writes slices as DICOM files, with only the tags that the competition's de-identified files have."""
+"""Writes tables, and slices as DICOM files, with only the tags that the competition's de-identified files have."""
 
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from rsna_e2e.core.files import atomic_writer, csv_blocks
 from rsna_e2e.core.records import Int16Image
 from rsna_e2e.tools.synth.common.scanner import RESCALE_INTERCEPT_HU, Scanner
 from rsna_e2e.tools.synth.common.series import COLUMNS, ROWS, Series
+
+
+def save(dataset: Dataset, path: Path) -> None:
+    """Write a whole DICOM file."""
+    content = io.BytesIO()  # written to memory first: pydicom's own errors do not reveal a full disk
+    dataset.save_as(content, enforce_file_format=True)
+    path.write_bytes(content.getbuffer())
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, whole or not at all."""
+    with atomic_writer(path) as file:
+        for block in csv_blocks(rows):
+            file.write(block)
 
 
 class SeriesWriter:
@@ -28,9 +44,7 @@ class SeriesWriter:
             dataset.file_meta.MediaStorageSOPInstanceUID = image_id
             dataset.ImagePositionPatient = [f"{v:.3f}" for v in self._series.origins_mm[index]]
             dataset.PixelData = stored.astype("<i2", copy=False).tobytes()
-            content = io.BytesIO()  # written to memory first: pydicom's own errors do not reveal a full disk
-            dataset.save_as(content, enforce_file_format=True)
-            path.write_bytes(content.getbuffer())
+            save(dataset, path)
 
 
 def _header(patient_id: str, study_uid: str, series_uid: str, series: Series, scanner: Scanner) -> Dataset:

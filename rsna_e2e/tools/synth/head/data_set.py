@@ -14,7 +14,7 @@ from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import write_labels
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.tools.synth.common.kind import Counts, Kind
-from rsna_e2e.tools.synth.common.plan import StudyPlan, make_id, stream
+from rsna_e2e.tools.synth.common.plan import Request, StudyPlan, make_id, plan_studies, stream
 from rsna_e2e.tools.synth.common.write import SeriesWriter
 from rsna_e2e.tools.synth.head.study import (
     MAX_VISIBLE_HU,
@@ -123,4 +123,9 @@ def _write(path: Path, rows: list[tuple[str, Float64Array]], task: Task) -> None
     write_labels(path, task, [row[0] for row in rows], values)
 
 
-HEAD = Kind(folders=(TRAIN_IMAGES, TEST_IMAGES), make_study=make_study, write_tables=write_tables)
+def _plan(request: Request) -> tuple[StudyPlan, ...]:
+    request.refuse_thick()
+    return plan_studies(request)
+
+
+HEAD = Kind(folders=(TRAIN_IMAGES, TEST_IMAGES), plan=_plan, make_study=make_study, write_tables=write_tables)

@@ -20,6 +20,7 @@ WINDOWS_HU = ((40.0, 80.0), (40.0, 380.0))  # (center, width): brain, and one wi
 IMAGES = {"train": TRAIN_IMAGES, "test": TEST_IMAGES}
 LABELS = {"train": TRAIN_LABELS, "test": TEST_TRUTH}
 SHOWN = np.s_[16:496:2, 76:436:2]  # rows and columns of a slice: a head is narrower than the field of view
+N_GREYS = 24  # as many as show the noise; more would only make the file larger
 TILE_INCHES = (1.2, 1.6)
 N_STUDIES, COLUMNS = 6, 10  # on a sheet, unless told
 

@@ -5,13 +5,15 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from rsna_e2e.core.records import Float32Array
 from rsna_e2e.tools.synth.common.resample import cubic_matrix
 
+Mask = npt.NDArray[np.bool_]
+
 SCATTER_MM = 40.0  # standard deviation of how far scattered photons go
-COARSE = 16  # pixels of a cell in which scatter is computed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,7 @@ def _blurred(image: Float32Array, sigma_pixels: float) -> Float32Array:
     return np.pad(whole, [(0, n - m) for n, m in zip(image.shape, whole.shape, strict=True)], mode="edge")
 
 
-def scatter_of(path: Float32Array, exposure: Exposure, pixel_mm: float, lungs: Float32Array) -> Float32Array:
+def scatter_of(path: Float32Array, exposure: Exposure, pixel_mm: float, lungs: Mask) -> Float32Array:
     """Scattered photons [h, w], as a share of the open beam, for line integrals `path`; `lungs` is a mask."""
     primary = np.exp(-path)
     spread = _blurred(primary, SCATTER_MM / pixel_mm)
@@ -87,7 +89,7 @@ def exposed(
     return np.asarray(-np.log(counts / np.float32(exposure.photons * pixel_mm**2)))
 
 
-def processed(image: Float32Array, exposure: Exposure, pixel_mm: float, lungs: Float32Array) -> Float32Array:
+def processed(image: Float32Array, exposure: Exposure, pixel_mm: float, lungs: Mask) -> Float32Array:
     """Grey values around 0 (as dark as shown) to 1 (as bright), not clipped, of a logarithmic image."""
     wide, narrow = exposure.sharpen
     base = np.minimum(np.maximum(image, np.float32(0.35)), np.float32(6.0))

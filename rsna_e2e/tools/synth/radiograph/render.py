@@ -23,7 +23,7 @@ from rsna_e2e.tools.synth.chest.vessels import (
 from rsna_e2e.tools.synth.radiograph.body import STEP_MM, Body, make_body
 from rsna_e2e.tools.synth.radiograph.bones import BLADE_MM, CORTEX, MARROW, blade, bones
 from rsna_e2e.tools.synth.radiograph.chords import facing, projected
-from rsna_e2e.tools.synth.radiograph.detector import enlarged
+from rsna_e2e.tools.synth.radiograph.detector import Mask, enlarged
 from rsna_e2e.tools.synth.radiograph.devices import strokes
 from rsna_e2e.tools.synth.radiograph.fillings import Filling, fillings
 from rsna_e2e.tools.synth.radiograph.layers import Layers
@@ -49,7 +49,7 @@ class Rendering:
     lung_mm: Float32Array
 
     @property
-    def lungs(self) -> Float32Array:
+    def lungs(self) -> Mask:
         """Where the image shows lung, a mask."""
         return np.asarray(self.lung_mm > LUNG_MM)
 
