@@ -20,6 +20,22 @@ def add_synth(verbs: Verbs) -> None:
         "rsna-e2e synth raw --preview sheet.png",
     )
     verb.add_argument("out", type=Path, metavar="OUT", help="folder to write to; with --preview, folder to show")
+    _add_kinds(verb)
+    verb.add_argument("--studies", type=at_least_one, default=100, help="how many studies (default 100)")
+    verb.add_argument("--seed", type=seed, default=0, help="the same seed gives the same bytes (default 0)")
+    verb.add_argument(
+        "--prevalence",
+        choices=("natural", "demo"),
+        default="natural",
+        help="natural: about as common as in the competition; demo: more studies with bleeds, emboli or opacities",
+    )
+    verb.add_argument("--test-fraction", type=float, default=0.2, help="share of patients held out (default 0.2)")
+    verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
+    verb.add_argument("--preview", type=Path, metavar="PNG", help="draw a contact sheet of studies already in OUT")
+
+
+def _add_kinds(verb: argparse.ArgumentParser) -> None:
+    """Let the user choose the kind, and what only some kinds have."""
     verb.add_argument(
         "--kind",
         choices=("head", "ctpa", "radiograph"),
@@ -41,17 +57,6 @@ def add_synth(verbs: Verbs) -> None:
         choices=("dicom", "png"),
         help="with --kind radiograph: kind of file (default dicom); png holds no view, sex or age",
     )
-    verb.add_argument("--studies", type=at_least_one, default=100, help="how many studies (default 100)")
-    verb.add_argument("--seed", type=seed, default=0, help="the same seed gives the same bytes (default 0)")
-    verb.add_argument(
-        "--prevalence",
-        choices=("natural", "demo"),
-        default="natural",
-        help="natural: about as common as in the competition; demo: more studies with bleeds, emboli or opacities",
-    )
-    verb.add_argument("--test-fraction", type=float, default=0.2, help="share of patients held out (default 0.2)")
-    verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
-    verb.add_argument("--preview", type=Path, metavar="PNG", help="draw a contact sheet of studies already in OUT")
 
 
 def _synth(options: argparse.Namespace) -> None:

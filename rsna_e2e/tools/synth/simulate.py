@@ -16,7 +16,7 @@ from rsna_e2e.core.files import full_disk_named
 from rsna_e2e.core.process import available_cores
 from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.tools.synth.chest.data_set import CTPA
-from rsna_e2e.tools.synth.common.kind import Kind, Plan, StudyTruth
+from rsna_e2e.tools.synth.common.kind import Counts, Kind, Plan, StudyTruth
 from rsna_e2e.tools.synth.common.plan import Request
 from rsna_e2e.tools.synth.head.data_set import HEAD
 from rsna_e2e.tools.synth.radiograph.data_set import RADIOGRAPH
@@ -54,27 +54,32 @@ def simulate(
 ) -> SynthReport:
     """Make `n_studies` studies of a kind (of KINDS) with known truth in the new folder `out`.
 
-    The same arguments give the same bytes for any `n_jobs` (processes; None: one per core). `progress` counts studies.
-    The folder appears only when it is complete. Raises UsageError on impossible arguments, BadInputError when `out`
-    exists or cannot be written, OutOfResourcesError when disk or memory run out.
+    The same arguments give the same bytes for any `n_jobs` (processes; None: one per core). The folder appears only
+    when it is complete. Raises UsageError on impossible arguments, BadInputError when `out` exists or cannot be
+    written, OutOfResourcesError when disk or memory run out.
     """
     if n_jobs is not None and n_jobs < 1:
         raise UsageError(f"{n_jobs} processes asked for; give at least 1")
     made = KINDS[kind]
-    request = Request(
-        n_studies=n_studies, seed=seed, prevalence=prevalence, test_fraction=test_fraction, is_thick=is_thick,
-        size_px=size_px, file_format=file_format,
+    plans = made.plan(
+        Request(
+            n_studies=n_studies, seed=seed, prevalence=prevalence, test_fraction=test_fraction, is_thick=is_thick,
+            size_px=size_px, file_format=file_format,
+        )
     )  # fmt: skip
-    plans = made.plan(request)
     with _new_folder(out, made) as folder:
         for name in made.folders:
             (folder / name).mkdir()
         truths = _run(made, plans, folder, n_jobs or available_cores(), progress)
         counts = made.write_tables(folder, truths, seed)
+    return _report(out, plans, counts)
+
+
+def _report(out: Path, plans: Sequence[Plan], counts: Counts) -> SynthReport:
     return SynthReport(
         out=out,
         n_patients=len({plan.patient for plan in plans}),
-        n_studies=n_studies,
+        n_studies=len(plans),
         n_slices=counts.n_slices,
         n_test_studies=sum(plan.is_test for plan in plans),
         n_repeated_images=counts.n_repeated_images,

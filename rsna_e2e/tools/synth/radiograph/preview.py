@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from PIL import Image as PilImage
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels import apply_voi_lut
 
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tools.synth.common.sheet import Row, Tile, read_studies
@@ -64,7 +64,7 @@ def shown(path: Path) -> Float64Array:
         stored = np.asarray(PilImage.open(path))
         return np.asarray(stored / np.iinfo(stored.dtype).max if stored.dtype != np.int32 else stored / 65535.0)
     dataset = pydicom.dcmread(path)
-    values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float64)
+    values = apply_voi_lut(dataset.pixel_array, dataset).astype(np.float64)
     bits = int(dataset.BitsStored)
     if "VOILUTSequence" in dataset:
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])

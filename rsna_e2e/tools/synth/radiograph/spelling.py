@@ -17,6 +17,8 @@ BITS = (8, 10, 12, 14, 15, 16)
 VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID", "LUT", "")
 VOI_RATES = (0.35, 0.1, 0.15, 0.2, 0.2)
 LUT_ENTRIES, LUT_BITS = 4096, 12
+SIGMOID_END = 0.01  # what a sigmoid is used to, from black and from white, where it runs on for ever
+SIGMOID_NARROWER = 0.4  # so that this much of it fits the stored values
 SIDES = ((1.0, 1.0), (1.0, 1.0), (1.0, 0.82), (0.82, 1.0))  # rows and columns of the size: 43 x 43, 35 x 43 cm
 
 
@@ -66,6 +68,7 @@ def draw_spelling(rng: np.random.Generator) -> Spelling:
     if bits < 12 and voi == "LUT":  # fewer values than entries
         voi = "LINEAR"
     windowed = voi in VOI_FUNCTIONS[:3]
+    share *= SIGMOID_NARROWER if voi == "SIGMOID" else 1.0
     return Spelling(
         is_capture=False,
         is_dx=is_dx,
@@ -99,7 +102,7 @@ def to_stored(shown: Float32Array, spelling: Spelling) -> Stored:
     elif spelling.voi == "LINEAR_EXACT":
         stored = (values - 0.5) * width + center
     elif spelling.voi == "SIGMOID":
-        inside = np.clip(values, 0.004, 0.996)
+        inside = np.clip(values, SIGMOID_END, 1.0 - SIGMOID_END)
         stored = center + 0.25 * width * np.log(inside / (1.0 - inside))
     elif spelling.voi == "LUT":
         position = _curve(np.clip(values, 0.0, 1.0), 1.0 / spelling.lut_curve)
