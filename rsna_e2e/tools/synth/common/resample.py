@@ -28,10 +28,13 @@ def _catmull_rom(t: Float32Array) -> Float32Array:
 def cubic_matrix(at: Float64Array, n: int) -> Any:
     """Matrix [m, n] that interpolates n samples at the places `at` [m], in samples; the ends are repeated."""
     first = np.floor(at).astype(np.int32)
-    weights = _catmull_rom((at - first).astype(np.float32))
+    weights = _catmull_rom((at - first).astype(np.float32)).astype(np.float32)
     columns = np.clip(first[:, None] + np.arange(-1, 3, dtype=np.int32), 0, n - 1)
-    rows = np.repeat(np.arange(len(at), dtype=np.int32), 4)
-    return sparse.csr_matrix((weights.astype(np.float32).ravel(), (rows, columns.ravel())), shape=(len(at), n))
+    starts = np.arange(0, 4 * len(at) + 1, 4, dtype=np.int32)
+    matrix = sparse.csr_matrix((weights.ravel(), columns.ravel(), starts), shape=(len(at), n))
+    if len(at) and (first.min() < 1 or first.max() > n - 3):
+        matrix.sum_duplicates()
+    return matrix
 
 
 @lru_cache(maxsize=256)

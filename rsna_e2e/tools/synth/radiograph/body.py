@@ -75,7 +75,7 @@ def make_body(person: Person, rotation: Float64Array, vessels: Tubes) -> Body:
     p = canonical(person, rotation)
     slim = Points(narrowed(p.x, p.z), p.y, p.z)
     bend = person.chest.sheets(p)
-    cage = smooth_intersection(organs.cage_distance(slim), _spine(slim), 24.0)
+    cage = smooth_intersection(organs.cage_distance(slim), _spine(slim), 10.0)
     dome = _dome(person, p, bend)
     z = np.where(p.z < 0.0, p.z * (1.0 / person.stretch), p.z)
     heart = organs.heart_distance(person.heart, Points((p.x - HEART_LEFT_MM) * (1.0 / person.heart_width), p.y, z))[
@@ -83,7 +83,8 @@ def make_body(person: Person, rotation: Float64Array, vessels: Tubes) -> Body:
     ]
     mediastinum = organs.mediastinum_distance(p, heart)
     front = intersection(np.abs(p.x - 3.0) - 10.0 - 0.12 * np.abs(p.z - 10.0), p.y + 40.0)
-    mediastinum = smooth_union(mediastinum, front, 16.0)
+    below = tube(p, (14.0, -18.0, -92.0), (18.0, -16.0, -170.0), (30.0, 34.0))  # the heart rests on the diaphragm
+    mediastinum = smooth_union(smooth_union(mediastinum, front, 16.0), below, 12.0)
     mediastinum = smooth_union(mediastinum, vessel_distance(p, vessels), 4.0)
     skin, muscle = _wall(person, p)
     return Body(
@@ -98,8 +99,8 @@ def make_body(person: Person, rotation: Float64Array, vessels: Tubes) -> Body:
 
 
 def _spine(p: Points) -> Field:
-    """Distance to what is not beside the spine: there the lungs end gently, so that their edge is hardly seen."""
-    return np.asarray((1.0 - np.hypot(p.x * (1.0 / 36.0), (p.y - 84.0) * (1.0 / 48.0))) * 40.0)
+    """Distance to what lies beside a wedge with the spine in it: its sides are oblique, so that they make no edge."""
+    return np.asarray((20.0 + 0.45 * (p.y - 34.0) - np.abs(p.x)) * 0.91)
 
 
 def _apex(x: Field, z: Field) -> Field:

@@ -82,7 +82,6 @@ def _shoulder(person: Person) -> Iterable[Tubes]:
     yield Tubes.along([inferior, outer, socket], (2.0, 2.8, 5.0), Layer.BONE)
     ridge = [(superior[0] + 4.0, superior[1] + 8.0, 62.0), (136.0, 52.0, 84.0), (166.0, 12.0, 98.0)]
     yield Tubes.along(ridge, (3.0, 4.0, 6.5), Layer.BONE)
-    yield Tubes.along([(socket[0] - 8.0, 10.0, 72.0), (148.0, -14.0, 72.0)], (4.0, 3.4), Layer.BONE)
     x, y, z = SHOULDER
     shaft = [(x - 10.0, y, z + 15.0), (x - 5.0, y, z + 8.0), (x, y, z - 10.0), (x + 5.0, y, z - 40.0), person.elbow]
     yield Tubes.along(shaft, (10.0, 21.0, 22.0, 12.5, 11.0), Layer.BONE)

@@ -1,8 +1,10 @@
 """What was put on or into the patient, or beside them: electrodes, tubes, a pacemaker, the letter of a side."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tools.synth.chest.tubes import Layer, Tubes
@@ -12,7 +14,7 @@ from rsna_e2e.tools.synth.radiograph.patient import Person
 
 BEDSIDE_RATE = 0.6  # of AP images that show any
 PACEMAKER_RATE = {"PA": 0.03, "AP": 0.08}
-METAL, OPAQUE_LINE, PLASTIC = 14.0, 6.0, 0.5  # density above flesh, of water's
+METAL, OPAQUE_LINE = 14.0, 6.0  # density above flesh, of water's
 LETTERS = {  # strokes in a square of 1
     "L": (((0.0, 1.0), (0.0, 0.0)), ((0.0, 0.0), (0.6, 0.0))),
     "R": (
@@ -25,11 +27,12 @@ NO_TUBES = Tubes.along([(0.0, 0.0, 0.0), (0.0, 1.0, 0.0)], 1.0, Layer.SOFT).at(n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Devices:
-    """Tubes in the canonical chest, density of each, and the letter on the image with the height of its strokes."""
+    """Tubes in the canonical chest with the density of each, corners [n, 3] of a metal box, the letter on the image."""
 
     names: tuple[str, ...]
     tubes: Tubes
     density: Float64Array
+    box: Float64Array
     letter: str
 
 
@@ -49,13 +52,15 @@ def draw_devices(rng: np.random.Generator, person: Person, view: str) -> Devices
             parts["central line"] = [_line([*neck, *SVC[0][:3]], 0.8)]
         if not parts:
             parts["leads"] = _leads(rng, person)
+    box = np.zeros((0, 3))
     if rng.random() < PACEMAKER_RATE[view]:
-        parts["pacemaker"] = _pacemaker(rng)
+        parts["pacemaker"], box = _pacemaker(rng, person)
     pieces = [piece for found in parts.values() for piece in found]
     return Devices(
         names=tuple(parts),
         tubes=Tubes.join(NO_TUBES, *(tubes for tubes, _ in pieces)),
         density=np.concatenate([np.zeros(0), *(np.full(len(tubes), density) for tubes, density in pieces)]),
+        box=box,
         letter=str(rng.choice(["L", "R", ""], p=[0.6, 0.25, 0.15])),
     )
 
@@ -67,7 +72,7 @@ def _above(points: tuple[tuple[int, int, int], ...]) -> list[tuple[float, float,
 
 
 def _line(points: list[tuple[float, float, float]], radius_mm: float) -> tuple[Tubes, float]:
-    return Tubes.along(points, radius_mm, Layer.SOFT), OPAQUE_LINE
+    return Tubes.along(_smooth(points), radius_mm, Layer.SOFT), OPAQUE_LINE
 
 
 def _leads(rng: np.random.Generator, person: Person) -> list[tuple[Tubes, float]]:
@@ -89,20 +94,28 @@ def _leads(rng: np.random.Generator, person: Person) -> list[tuple[Tubes, float]
     return found
 
 
-def _pacemaker(rng: np.random.Generator) -> list[tuple[Tubes, float]]:
-    """A flat box under the left collarbone with a lead through the superior vena cava to the right ventricle."""
-    x, z = rng.normal((98.0, 42.0), 8.0)
-    rows = np.arange(-20.0, 20.5, 1.0)
-    half = 24.0 * (1.0 - np.abs(rows / 22.0) ** 3) ** (1.0 / 3.0)
-    box = Tubes.join(
-        *(Tubes.along([(x - h, -86.0, z + r), (x + h, -84.0, z + r)], 0.62, Layer.SOFT)
-          for r, h in zip(rows.tolist(), half.tolist(), strict=True))
-    )  # fmt: skip
+def _pacemaker(rng: np.random.Generator, person: Person) -> tuple[list[tuple[Tubes, float]], Float64Array]:
+    """A lead through the superior vena cava to the right ventricle, and the corners of its box under the collarbone."""
+    x, z = rng.normal((98.0, 40.0), 8.0)
+    turn = np.linspace(0.0, 2.0 * np.pi, 33)[:-1]
+    round_off = (np.abs(np.cos(turn)) ** 3.0 + np.abs(np.sin(turn)) ** 3.0) ** (-1.0 / 3.0)
+    front = -88.0 - 0.5 * person.chest.fat_mm
+    box = np.stack(
+        [x + 23.0 * round_off * np.cos(turn), np.full(32, front), z + 19.0 * round_off * np.sin(turn)], axis=1
+    )
     lead = [
-        (x - 6.0, -84.0, z + 18.0), (60.0, -48.0, 84.0), (10.0, -42.0, 62.0), (-28.0, -34.0, 52.0), *SVC[0][1:],
-        (-24.0, -24.0, -92.0), (10.0, -44.0, -104.0), (40.0, -52.0, -106.0),
+        (x - 6.0, front, z + 17.0), (x - 26.0, front, z + 26.0), (50.0, -52.0, 66.0), (10.0, -44.0, 58.0),
+        (-22.0, -36.0, 52.0), *SVC[0][1:], (-26.0, -22.0, -84.0), (-8.0, -32.0, -100.0), (18.0, -46.0, -105.0),
+        (42.0, -52.0, -104.0),
     ]  # fmt: skip
-    return [(box, 26.0), (Tubes.along(lead, 0.9, Layer.SOFT), METAL)]
+    return [(Tubes.along(_smooth(lead), 0.9, Layer.SOFT), METAL)], box
+
+
+def _smooth(points: Sequence[tuple[float, float, float]]) -> Float64Array:
+    """A curve through points, as points [n, 3] close to each other."""
+    at = np.array(points, np.float64)
+    places = np.linspace(0.0, len(at) - 1.0, 8 * len(at))
+    return np.asarray(CubicSpline(np.arange(len(at)), at)(places))
 
 
 def strokes(letter: str, beam: Beam) -> Tubes:

@@ -49,7 +49,7 @@ class Person:
 
 def draw_person(rng: np.random.Generator, view: str) -> Person:
     """Draw one patient: standing and breathing in for PA, lying and breathing in less for AP."""
-    age = int(np.clip(round(rng.normal(MIDDLE_AGE_Y[view], 17.0)), 5, 97))
+    age = int(np.clip(round(rng.normal(MIDDLE_AGE_Y[view], 17.0)), 16, 97))
     sex = "M" if rng.random() < 0.57 else "F"
     chest = draw_chest(rng)
     smaller = 0.94 if sex == "F" else 1.01
@@ -58,7 +58,7 @@ def draw_person(rng: np.random.Generator, view: str) -> Person:
     chest = replace(
         chest,
         scale=(smaller * chest.scale[0], smaller * chest.scale[1], smaller * chest.scale[2]),
-        bust_mm=float(rng.uniform(14.0, 40.0)) if sex == "F" and age > 14 else 0.0,
+        bust_mm=float(rng.uniform(14.0, 40.0)) if sex == "F" else 0.0,
         dome_mm=float(dome),
         fat_mm=float(np.clip(rng.normal(12.0, 6.0), 3.0, 30.0)),
         aorta_scale=float(np.clip(0.84 + 0.0038 * years + rng.normal(0.0, 0.05), 0.78, 1.25)),
@@ -74,13 +74,21 @@ def draw_person(rng: np.random.Generator, view: str) -> Person:
         lung_density=float(rng.uniform(0.10, 0.15) if view == "PA" else rng.uniform(0.13, 0.20)),
         fall_mm=float(rng.uniform(44.0, 60.0)),
         heart_width=float(np.clip(rng.normal(0.9, 0.05), 0.8, 1.0)) * (1.0 if view == "PA" else 1.03),
-        vessel_scale=float(rng.normal(1.0, 0.06)),
+        vessel_scale=float(rng.normal(0.88, 0.05)),
         left_lower_mm=float(rng.uniform(5.0, 16.0)),
-        bubble_mm=(float(rng.uniform(10.0, 28.0)), float(rng.uniform(6.0, 20.0))),
+        bubble_mm=_draw_bubble(rng, view),
         is_upright=view == "PA",
         tilt_rad=_draw_tilt(rng, view),
         centre_mm=(float(rng.normal(0.0, 5.0)), 0.0, float(rng.normal(0.0, 6.0))),
     )
+
+
+def _draw_bubble(rng: np.random.Generator, view: str) -> tuple[float, float]:
+    """Of those who stand most show one; where the patient lies, it spreads before the stomach's content."""
+    wide, high = rng.uniform((10.0, 6.0), (28.0, 20.0))
+    smaller = 1.0 if view == "PA" else 0.7
+    is_seen = rng.random() < (0.85 if view == "PA" else 0.4)
+    return (smaller * float(wide), smaller * float(high)) if is_seen else (1.0, 1.0)
 
 
 def _draw_tilt(rng: np.random.Generator, view: str) -> tuple[float, float, float]:

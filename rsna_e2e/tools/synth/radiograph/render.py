@@ -36,6 +36,7 @@ TAPER = 0.3  # how much faster than in `chest` vessels become thin: a radiograph
 AIRWAY_MM = 2.2  # radius below which the wall of an airway is not seen
 N_NAMED = 9  # tubes of trachea and main bronchi, which come first
 LONG_TRACHEA = (((0, -12, 250), *TRACHEA[0]), (8.8, *TRACHEA[1]))
+BOX_MM = 140.0  # of water that a pacemaker's box is worth
 LETTER = 150.0  # density of lead in the letter, more than enough
 NIPPLE = (82.0, -66.0)  # x and z
 
@@ -74,12 +75,8 @@ def render(scene: Scene) -> Rendering:
 def _tubes(scene: Scene, body: Body, found: Sequence[Filling]) -> Float32Array:
     """What vessels, airways, bones and devices add to the length of rays in water [h, w]."""
     beam = scene.beam
-    skeleton, plates = bones(scene.person), np.zeros((beam.rows, beam.columns), np.float32)
+    skeleton = bones(scene.person)
     whole, within = scene.placed(skeleton.whole), scene.placed(skeleton.within)
-    corners = np.array(blade(scene.person)) * scene.person.chest.scale
-    for side in (-1.0, 1.0):
-        placed = corners * (side, 1.0, 1.0) @ scene.rotation.T + np.array(scene.person.centre_mm)
-        plates += facing(placed, beam)
     in_air, density = _in_lungs(scene, body, found)
     letter = strokes(scene.devices.letter, beam)
     tubes = Tubes.join(whole, within, in_air, scene.placed(scene.devices.tubes), letter)
@@ -87,7 +84,20 @@ def _tubes(scene: Scene, body: Body, found: Sequence[Filling]) -> Float32Array:
         np.full(len(whole), CORTEX), np.full(len(within), MARROW - CORTEX), density, scene.devices.density,
         np.full(len(letter), LETTER),
     ]  # fmt: skip
-    return projected(tubes, np.concatenate(weights), beam) + np.float32(BLADE_MM * (CORTEX + MARROW) / 2.0) * plates
+    return projected(tubes, np.concatenate(weights), beam) + _plates(scene)
+
+
+def _plates(scene: Scene) -> Float32Array:
+    """What shoulder blades and the box of a pacemaker add to the length of rays in water [h, w]."""
+    person, found = scene.person, np.zeros((scene.beam.rows, scene.beam.columns), np.float32)
+    corners = np.array(blade(person))
+    plates = [(corners * (side, 1.0, 1.0), BLADE_MM * 0.5 * (CORTEX + MARROW)) for side in (-1.0, 1.0)]
+    if len(scene.devices.box):
+        plates.append((scene.devices.box, BOX_MM))
+    for points, length in plates:
+        placed = points * person.chest.scale @ scene.rotation.T + np.array(person.centre_mm)
+        found += np.float32(length) * facing(placed, scene.beam)
+    return found
 
 
 def _in_lungs(scene: Scene, body: Body, found: Sequence[Filling]) -> tuple[Tubes, Float64Array]:
