@@ -82,6 +82,6 @@ def _fluid(person: Person, body: Body, side: float, height_mm: float) -> Filling
         rising = np.exp(np.clip(body.cage, -60.0, 0.0) * (1.0 / 9.0))
         soft = (p.z - level - 0.55 * height_mm * rising) * 0.8
         return Filling(is_opacity=False, added=FLUID, soft=soft, edge_mm=4.0, hard=other_side)
-    depth = 84.0 - 0.6 * height_mm * np.clip((60.0 - p.z) * (1.0 / 150.0), 0.0, 1.0)
+    depth = 84.0 - 0.8 * height_mm * np.clip((60.0 - p.z) * (1.0 / 150.0), 0.0, 1.0)
     soft = np.asarray(depth - p.y, np.float32)
     return Filling(is_opacity=False, added=FLUID, soft=soft, edge_mm=8.0, hard=other_side)

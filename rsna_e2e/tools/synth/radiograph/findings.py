@@ -16,7 +16,7 @@ N_OPACITIES = (0.45, 0.45, 0.1)  # one, two, three; boxes in the competition's d
 OTHERS = ("effusion", "atelectasis", "cardiomegaly", "mass", "hyperinflation", "congestion")
 OTHER_WEIGHTS = {"PA": (0.2, 0.15, 0.2, 0.2, 0.2, 0.05), "AP": (0.3, 0.2, 0.2, 0.08, 0.04, 0.18)}
 NIPPLE_RATE = 0.08
-DIAMETER_MM = (28.0, 105.0)
+DIAMETER_MM = (32.0, 125.0)
 ADDED = (0.25, 0.85)  # density, of water's: +250 to +850 HU
 
 
@@ -58,7 +58,7 @@ def draw_findings(rng: np.random.Generator, view: str, points: Float64Array, *, 
     has_other = rng.random() < (OTHER_BESIDE if has_opacity else OTHER_RATE[view])
     n = (1 + int(rng.random() < 0.25)) if has_other else 0
     others = tuple(str(v) for v in rng.choice(OTHERS, n, replace=False, p=OTHER_WEIGHTS[view]))
-    effusion = [float(rng.uniform(16.0, 70.0)) if rng.random() < 0.6 else 0.0 for _ in range(2)]
+    effusion = [float(rng.uniform(32.0, 75.0)) if rng.random() < 0.6 else 0.0 for _ in range(2)]
     if not any(effusion):
         effusion[int(rng.integers(2))] = 40.0
     return Findings(
@@ -86,7 +86,11 @@ def _draw_opacities(rng: np.random.Generator, points: Float64Array) -> tuple[Opa
         found.append(
             Opacity(
                 centre=(float(x), float(y), float(z)),
-                radii=(half * float(rng.uniform(0.7, 1.0)), half * float(rng.uniform(0.8, 1.1)), half),
+                radii=(
+                    half * float(rng.uniform(0.7, 1.0)),
+                    half * float(rng.uniform(0.8, 1.0)),
+                    half * float(rng.uniform(1.0, 1.25)),
+                ),
                 added=float(rng.uniform(*ADDED)),
                 edge=float(rng.uniform(0.5, 1.1)),
                 is_lobar=bool(rng.random() < 0.5),

@@ -18,7 +18,7 @@ from rsna_e2e.tools.synth.radiograph.findings import VIEWS
 from rsna_e2e.tools.synth.radiograph.truth import NORMAL, OPACITY, OTHER
 
 WINDOWS_HU = ((0.5, 1.0),)  # grey values from 0 to 1
-TILE_INCHES = (2.1, 2.1)
+TILE_INCHES = (2.5, 2.5)
 N_STUDIES, COLUMNS = 3, 4  # rows, one for each class, and images of each, unless told
 N_GREYS = 64  # more would only make the file larger
 SHOWN_PX = 360  # about, of the longer side

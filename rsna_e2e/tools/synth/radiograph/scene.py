@@ -1,12 +1,20 @@
 """Puts one radiograph together: the patient, what is found, what lies on them, and how they are X-rayed."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from rsna_e2e.core.records import Float64Array
-from rsna_e2e.tools.synth.chest.tubes import Tubes
-from rsna_e2e.tools.synth.chest.vessels import Vessels, grow_vessels, lung_points
+from rsna_e2e.tools.synth.chest.tubes import Layer, Tubes
+from rsna_e2e.tools.synth.chest.vessels import (
+    LEFT_MAIN,
+    RIGHT_MAIN,
+    TRUNK,
+    Vessels,
+    great_vessels,
+    grow_vessels,
+    lung_points,
+)
 from rsna_e2e.tools.synth.common.plan import stream
 from rsna_e2e.tools.synth.common.series import rotation_matrix
 from rsna_e2e.tools.synth.radiograph.beam import Beam
@@ -37,6 +45,14 @@ class Scene:
         """Tubes of the canonical chest in the world."""
         return tubes.scaled(self.person.chest.scale).moved(self.rotation, self.person.centre_mm)
 
+    def large_vessels(self) -> Tubes:
+        """Vessels of the canonical chest whose outline is that of the mediastinum."""
+        scale = self.person.vessel_scale
+        return Tubes.join(
+            great_vessels(self.person.chest.aorta_scale, is_left_arm=False).of(Layer.AORTA, Layer.SVC),
+            *(Tubes.along(at, scale * np.array(r), Layer.ARTERY) for at, r in (TRUNK, RIGHT_MAIN, LEFT_MAIN)),
+        )
+
 
 def draw_scene(seed: int, index: int, *, view: str, opacity_rate: float, shape: tuple[int, int]) -> Scene:
     """Draw image `index` of a data set, [rows, columns] of its file, in a view."""
@@ -65,7 +81,7 @@ def _draw_beam(rng: np.random.Generator, person: Person, view: str, shape: tuple
     detector_y = (-1.0 if view == "PA" else 1.0) * (chest.scale[1] * depth + (22.0 if view == "PA" else 40.0))
     larger = SID_MM[view] / (SID_MM[view] - abs(detector_y))
     top, bottom = 114.0 * chest.scale[2], (chest.dome_mm - 58.0) * chest.scale[2]
-    side, above, below = rng.uniform((12.0, 14.0, 14.0), (40.0, 44.0, 60.0))
+    side, above, below = rng.uniform((4.0, 8.0, 0.0), (30.0, 36.0, 46.0))
     rows, columns = shape
     wide, high = larger * 272.0 * chest.scale[0] + 2.0 * side, larger * (top - bottom) + above + below
     pixel = min(max(wide / columns, high / rows), LARGEST_MM / max(shape))
@@ -81,8 +97,3 @@ def _draw_beam(rng: np.random.Generator, person: Person, view: str, shape: tuple
         rows=round(rows * shrunk),
         columns=round(columns * shrunk),
     )
-
-
-def without_opacities(scene: Scene) -> Scene:
-    """The same patient, exposed alike, without what makes the image positive."""
-    return replace(scene, findings=replace(scene.findings, opacities=()))
