@@ -268,3 +268,7 @@ def test_options_of_another_kind_are_refused(asked: dict[str, Any], message: str
     with pytest.raises(UsageError, match=message):
         simulate(tmp_path / "raw", n_studies=1, seed=0, n_jobs=1, **asked)
     assert not (tmp_path / "raw").exists()
+
+
+def test_the_documents_picture_is_small() -> None:
+    assert 0 < (Path(__file__).parents[2] / "docs/figures/radiograph_preview.png").stat().st_size < 600_000

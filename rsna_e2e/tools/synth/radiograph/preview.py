@@ -35,8 +35,8 @@ def rows_of(raw: Path, *, n_studies: int, columns: int) -> list[Row]:
 
 def _row(raw: Path, name: str, studies: Sequence[dict[str, Any]], columns: int) -> Row:
     members = [study for study in studies if study["class"] == name and not study["copy_of"]]
-    first = [study for study in members if study["view"] == VIEWS[0]][: (columns + 1) // 2]
-    chosen = [*first, *(study for study in members if study["view"] == VIEWS[1])][:columns]
+    first = _choose([study for study in members if study["view"] == VIEWS[0]], (columns + 1) // 2)
+    chosen = [*first, *_choose([study for study in members if study["view"] == VIEWS[1]], columns - len(first))]
     lines = [name, ""]
     for study in chosen:
         lines.append(f"{study['view']}, {study['sex']}, {study['age_y']} y, {study['split']}")
@@ -44,6 +44,19 @@ def _row(raw: Path, name: str, studies: Sequence[dict[str, Any]], columns: int) 
     tiles = [_tile(raw, study) for study in chosen]
     tiles += [Tile(hu=np.zeros((8, 8)), title="")] * (columns - len(tiles))
     return Row(caption="\n".join(lines), tiles=tiles)
+
+
+def _choose(studies: Sequence[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    """Pick images with most boxes or findings that are not yet there."""
+    left = list(studies)
+    chosen: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    while left and len(chosen) < n:
+        best = max(left, key=lambda study: (len({*study["others"], *study["devices"]} - seen), len(study["boxes"])))
+        left.remove(best)
+        chosen.append(best)
+        seen |= {*best["others"], *best["devices"]}
+    return chosen
 
 
 def _tile(raw: Path, study: dict[str, Any]) -> Tile:
