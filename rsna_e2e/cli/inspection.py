@@ -122,6 +122,7 @@ def _who(options: argparse.Namespace) -> "Named":
         )
     pseudonyms = load_key(options.key)
     how = _raw(options) | {"labels": given_labels(options) or "none", "image_ids": store.manifest.image_ids}
+    how["modality"] = "xr" if store.manifest.values == "grey" else "ct"
     return who_was(store, options.who, read_raw(options.raw, **how).columns, pseudonyms)
 
 

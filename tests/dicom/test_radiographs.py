@@ -67,6 +67,8 @@ def test_values_are_those_that_pydicom_reads(tmp_path: Path, name: str) -> None:
     assert (record.slope, record.intercept) == (1.0, 2048.0 if "rescale" in name else 0.0)
     assert (xray.view, xray.sex, xray.age_y, xray.imager_spacing_mm) == ("PA", "F", 61.0, 0.139)
     assert math.isnan(record.image_position_mm[0])
+    expected_repairs = ["for_processing_without_window"] * ("raw" in name) + ["monochrome1"] * ("MONOCHROME1" in name)
+    assert record.repair == "+".join(expected_repairs)
 
 
 def test_how_values_are_shown(tmp_path: Path) -> None:
@@ -88,7 +90,10 @@ def test_how_values_are_shown(tmp_path: Path) -> None:
     assert (shown["12 bits, sigmoid"].window_center, shown["12 bits, sigmoid"].window_width) == (2048.0, 4096.0)
 
 
-REAL = ["RG1_UNCR.dcm", "RG1_J2KR.dcm"]  # 1955 x 1841 px, 15 bits, MONOCHROME1: by pydicom-data
+REAL = [
+    "RG1_UNCR.dcm",
+    pytest.param("RG1_J2KR.dcm", marks=pytest.mark.slow),
+]  # 1955 x 1841 px, 15 bits, MONOCHROME1: by pydicom-data
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -18,7 +18,18 @@ from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import RawFile
 from rsna_e2e.dicom.header import read_voi_lut
 from rsna_e2e.store import Store, verify_store
-from rsna_e2e.store.prepare import NothingTakenError, Part, Reading, prepare, prepare_part, read_raw, repair
+from rsna_e2e.store.prepare import (
+    NothingTakenError,
+    Part,
+    Reading,
+    prepare,
+    prepare_part,
+    pseudonymous_keys,
+    read_raw,
+    repair,
+)
+from rsna_e2e.store.prepare.patients import with_patients_of_xrays
+from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.task import Csv, Inputs, Labels, Task
 
@@ -181,6 +192,22 @@ def test_equal_pixels_make_one_patient(tmp_path: Path) -> None:
     assert (repairs["a"], repairs["f"], repairs["d"]) == ("patient_by_pixels", "patient_by_pixels", "")
 
 
+def test_patients_are_joined_through_others() -> None:
+    """The first two images are the same, the next two: the second and third are of one patient."""
+    ids = ["P3", "P2", "P2", "P1", "P4"]
+    index = {
+        "patient_id": np.array(ids, dtype=object),
+        "repair": np.array(["monochrome1"] * 5, dtype=object),
+        **{name: np.ones(5, np.int64) for name in ("rows", "columns", "value_offset", "hu_max")},
+        "hu_min": np.zeros(5, np.int64),
+        "checksum": np.array([1, 1, 2, 2, 3], dtype=np.uint64),
+    }
+    joined = with_patients_of_xrays(index, (), np.full(5, -1))
+    assert joined["patient_id"].tolist() == ["P1", "P1", "P1", "P1", "P4"]
+    assert joined["repair"].tolist() == [*["monochrome1+patient_by_pixels"] * 3, "monochrome1", "monochrome1"]
+    assert index["patient_id"].tolist() == ids
+
+
 def test_a_copy_in_another_format_is_of_the_same_patient(tmp_path: Path) -> None:
     write_image(tmp_path / "raw/covid.png", (GREY >> 4).astype(np.uint8))
     phantoms.write_dicom(tmp_path / "raw/x.dcm", dataset((GREY >> 4).astype(np.uint8), 8, PatientID="who"))
@@ -317,6 +344,17 @@ def test_names_are_hashed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "died" not in texts
     assert ".png" not in texts
     assert len(set(store.index["series_key"])) == 5
+
+
+def test_the_owner_finds_hashed_images_by_their_files(tmp_path: Path) -> None:
+    """Whatever patient they were found to be of."""
+    write_folder(tmp_path / "raw")
+    shutil.copy(tmp_path / "raw/no/4.png", tmp_path / "raw/copy.png")
+    pseudonyms = Pseudonyms(b"k" * 32)
+    store = make(tmp_path / "raw", pseudonyms=pseudonyms)
+    found = read_raw(tmp_path / "raw", task=OUTCOME, labels="none", modality="xr", n_jobs=1).columns
+    assert set(pseudonymous_keys(found, pseudonyms)) == set(store.index["series_key"])
+    assert len(set(store.index["patient_id"])) == 4
 
 
 def test_nobody_is_warned_of_series_of_one_image(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stores import LUTS, edit_index, edit_manifest, make_slices, make_store, make_xray_store, sign
+from stores import LUTS, edit_index, edit_manifest, make_slices, make_store, make_xray_index, make_xray_store, sign
 
-from rsna_e2e.core.records import Presentation, XrayRecord
-from rsna_e2e.store import Store, StoreError, luts, verify_store
+from rsna_e2e.core.errors import RsnaError
+from rsna_e2e.core.records import Presentation, VoiLut, XrayRecord
+from rsna_e2e.store import Store, StoreError, StoreWriter, luts, verify_store, write_shard
 from rsna_e2e.store.layout import INDEX_COLUMNS, XRAY_COLUMNS
 
 
@@ -137,6 +138,31 @@ def test_luts_are_checked(tmp_path: Path, change: Callable[[list[dict[str, Any]]
     (damage,) = verify_store(tmp_path / "store").damages
     assert damage.file == "luts.parquet"
     assert what in damage.what
+
+
+@pytest.mark.parametrize(
+    "lut",
+    [
+        VoiLut(0, 17, np.ones(3, np.uint16)),
+        VoiLut(0, 7, np.ones(3, np.uint16)),
+        VoiLut(0, 8, np.array([0, 256], np.uint16)),
+        VoiLut(65536, 8, np.ones(3, np.uint16)),
+        VoiLut(0, 16, np.ones(65537, np.uint16)),
+    ],
+)
+def test_luts_beyond_the_standard_are_not_possible(lut: VoiLut) -> None:
+    assert not luts.is_possible(lut)
+
+
+@pytest.mark.parametrize("kept", [[], [VoiLut(0, 7, np.ones(3, np.uint16))]], ids=["missing", "impossible"])
+def test_luts_are_read_back_before_the_store_is_made(tmp_path: Path, kept: list[VoiLut]) -> None:
+    with StoreWriter(tmp_path / "store") as writer:
+        stored = write_shard(writer.shards_folder / "00000.h5", iter(make_slices()), values="grey")
+        index = make_xray_index(stored)
+        index["voi_lut"][:2] = [lut.sha256 for lut in kept] * 2 or index["voi_lut"][:2]
+        tables = [luts.luts_to_table({lut.sha256: lut for lut in kept})]
+        with pytest.raises(RsnaError, match="does not read back"):
+            writer.commit(index=index, refusals=[], luts=tables)
 
 
 def test_a_file_that_claims_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
