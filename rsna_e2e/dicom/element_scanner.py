@@ -226,18 +226,12 @@ class _Scanner:
         if is_advice and length > MAX_VALUE_BYTES:
             self.reader.skip(length)
             return b""
-        if not is_advice and vr and not _may_have(tag, vr):
-            raise RefusedError(Reason.BAD_VALUE, f"{label(tag)} has the VR {vr.decode()}")
-        if length > (MAX_TABLE_BYTES if tag in _TABLES else MAX_VALUE_BYTES):
+        if not is_advice and vr and (vr not in _BINARY_VRS if tag in _BINARY else vr in _NO_TEXT_VRS):
+            if tag not in _TABLES or vr not in _TABLE_VRS:
+                raise RefusedError(Reason.BAD_VALUE, f"{label(tag)} has the VR {vr.decode()}")
+        if length > MAX_VALUE_BYTES and (tag not in _TABLES or length > MAX_TABLE_BYTES):
             raise RefusedError(Reason.MALFORMED, f"{label(tag)} is {length} bytes long")
         value = self.reader.read(length)
         if len(value) < length:
             raise RefusedError(Reason.MALFORMED, f"the file ends inside {label(tag)}")
         return value
-
-
-def _may_have(tag: int, vr: bytes) -> bool:
-    """Whether an element that is no advice may have this VR."""
-    if tag in _TABLES:
-        return vr in _TABLE_VRS
-    return vr in _BINARY_VRS if tag in _BINARY else vr not in _NO_TEXT_VRS
