@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import phantoms
+import pyarrow.parquet as pq
 import pydicom
 import pytest
 from PIL import Image
-from radiographs import chest, dataset, spellings, write_image
+from PIL.PngImagePlugin import PngInfo
+from radiographs import chest, dataset, spellings, voi_lut, write_image
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, UsageError
@@ -290,6 +292,30 @@ def test_without_demographics(raw: Path, store: Store, tmp_path: Path) -> None:
     assert np.isnan(bare.index["age_y"]).all()
     assert set(store.index["sex"]) == {"F", ""}  # of PNG nothing is known
     np.testing.assert_array_equal(bare.index["view"], store.index["view"])
+
+
+def test_names_in_radiographs_are_never_stored(tmp_path: Path) -> None:
+    lut = voi_lut(np.arange(9), first=0, bits=16)
+    lut[0].LUTExplanation = "PLANTED"
+    texts = (
+        "PatientName",
+        "InstitutionName",
+        "StudyDescription",
+        "PatientComments",
+        "OperatorsName",
+        "BodyPartExamined",
+    )
+    file = dataset(GREY, 12, **dict.fromkeys(texts, "PLANTED"), VOILUTSequence=lut)
+    phantoms.write_dicom(tmp_path / "raw/a.dcm", file)
+    image = Image.fromarray((GREY >> 4).astype(np.uint8))
+    info = PngInfo()
+    info.add_text("Author", "PLANTED")
+    image.save(tmp_path / "raw/b.png", pnginfo=info)
+    store = make(tmp_path / "raw")
+    assert len(store) == 2
+    words = [str(value) for column in store.index.values() if column.dtype == object for value in column]
+    assert not any("PLANTED" in word for word in words)
+    assert "PLANTED" not in repr(pq.read_table(store.path / "luts.parquet").to_pylist())
 
 
 @pytest.mark.parametrize(
