@@ -84,8 +84,8 @@ def export_shards(
     task: whose headline label makes slices positive; by default that whose labels the store was opened with. labels:
     slices come in the order in which this table of the task names them, then those that it does not; by default in the
     order of the store. Called again after an interruption, it keeps the files that are whole. Raises UsageError for a
-    number of slices that is not read back; BadInputError when `out` holds something else, names of slices cannot be
-    keys, or the store has labels of another task; DiskFullError before anything is written, where that shows.
+    number of slices that is not read back; BadInputError for X-rays, when `out` holds something else, names of slices
+    cannot be keys, or the store has labels of another task; DiskFullError before anything is written, where that shows.
     """
     started_s = time.perf_counter()
     if not 1 <= slices_per_shard <= MOST_SLICES:
@@ -124,8 +124,10 @@ def _about(store: Store, slices_per_shard: int, labels: TableFile | None) -> dic
 def _keys(store: Store) -> Keys:
     """Return the key of each slice: its study, and its SOP instance; frames of one are told apart by their number.
 
-    Raises BadInputError for a name that is no key, and for two slices of one key.
+    Raises BadInputError for a name that is no key, for two slices of one key, and for X-rays.
     """
+    if store.values == "grey":
+        raise BadInputError(f"{store.path}: holds X-rays; shards are of HU. Give a store of CT")
     studies, sop_uids, frames = (store.index[name].tolist() for name in ("study_uid", "sop_uid", "frame_number"))
     n_frames = Counter(zip(studies, store.index["series_key"].tolist(), sop_uids, strict=True))
     several = {(study, sop_uid) for (study, _, sop_uid), n in n_frames.items() if n > 1}

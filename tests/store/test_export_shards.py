@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from stores import LABELS, edit_index, make_slices, make_store
+from stores import LABELS, edit_index, make_slices, make_store, make_xray_store
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, DiskFullError, UsageError
@@ -100,6 +100,12 @@ def test_a_store_of_another_task_is_refused(store: Store, tmp_path: Path, capsys
     assert main(["export-shards", str(store.path), str(tmp_path / "out"), "--task", "pe"]) == 3
     assert "pe" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_store_of_xrays_is_refused(tmp_path: Path) -> None:
+    make_xray_store(tmp_path / "xrays")
+    with pytest.raises(BadInputError, match="holds X-rays; shards are of HU"):
+        export_shards(Store.open(tmp_path / "xrays"), tmp_path / "out")
 
 
 def test_frames_have_their_number_in_the_key(tmp_path: Path) -> None:
