@@ -12,7 +12,7 @@ import pytest
 from stores import make_slices, make_store
 
 from rsna_e2e.store import Compression, Store, verify_store
-from rsna_e2e.store.layout import INDEX_COLUMNS
+from rsna_e2e.store.layout import INDEX_COLUMNS, XRAY_COLUMNS
 
 READ_ALL = """
 import sys
@@ -72,13 +72,16 @@ def test_forked_processes_and_threads_at_once(tmp_path: Path, compression: Compr
     assert [process.exitcode for process in forked] == [0] * 4
 
 
-def test_the_manual_names_every_column() -> None:
+@pytest.mark.parametrize(
+    ("heading", "columns"), [("column", INDEX_COLUMNS), ("column of X-rays", XRAY_COLUMNS)], ids=["all", "X-rays"]
+)
+def test_the_manual_names_every_column(heading: str, columns: dict[str, str]) -> None:
     text = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
-    (cells,) = re.findall(r"\| column \|.*?\n\n", text, flags=re.DOTALL)
+    (cells,) = re.findall(rf"\| {heading} \|.*?\n\n", text, flags=re.DOTALL)
     names = re.findall(r"`([^`]+)`", "\n".join(line.split("|")[1] for line in cells.strip().splitlines()))
     while any("{" in name for name in names):
         names = [n for name in names for n in _spelt_out(name)]
-    assert sorted(names) == sorted(INDEX_COLUMNS)
+    assert sorted(names) == sorted(columns)
 
 
 def _spelt_out(name: str) -> list[str]:

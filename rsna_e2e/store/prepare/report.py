@@ -23,9 +23,10 @@ from rsna_e2e.tasks.task import Task
 
 _WANTED: dict[Modality, str] = {"ct": "CT slice in DICOM form", "xr": "X-ray in DICOM, PNG or JPEG form"}
 _GIVE: dict[Modality, str] = {
-    "ct": "Give the folder or archive of DICOM files. PNG and JPEG files are read as X-rays: --modality xr",
+    "ct": "Give the folder or archive of DICOM files",
     "xr": "Give the folder or archive of DICOM, PNG or JPEG files",
 }
+_IMAGES = (".png", ".jpg", ".jpeg")
 _OTHER_MODALITY: dict[str, str] = {
     Reason.NOT_CT: "If these are radiographs: --modality xr. What each reason means is in docs/dicom.md",
     Reason.NOT_XR: "If these are CT slices: --modality ct. What each reason means is in docs/dicom.md",
@@ -167,7 +168,8 @@ def _nothing_taken(raw: Path, refusals: Sequence[Refusal], modality: Modality, t
     if any(refusal.path.lower().endswith(".zip") for refusal in refusals):
         advice = "Give one of the archives in it"
     elif set(example) <= {Reason.NOT_DICOM, Reason.NOT_REGULAR_FILE, Reason.LINKED_FOLDER}:
-        advice = _GIVE[modality]
+        are_images = modality == "ct" and any(refusal.path.lower().endswith(_IMAGES) for refusal in refusals)
+        advice = _GIVE[modality] + ". PNG and JPEG files are read as X-rays: --modality xr" * are_images
     elif other := _OTHER_MODALITY.get(max(count_reasons(refusals), key=count_reasons(refusals).__getitem__)):
         advice = other
     else:
