@@ -18,7 +18,7 @@ import pytest
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.hdf5 import NotPlainError, int16_places
-from rsna_e2e.core.records import RawFile
+from rsna_e2e.core.records import Modality, RawFile
 from rsna_e2e.dicom.sources.files import RawFolder, open_source
 from rsna_e2e.dicom.sources.hdf5 import RawShards
 from rsna_e2e.store.prepare import Reading, prepare
@@ -345,10 +345,10 @@ def test_a_large_file_is_not_taken_for_a_slow_one(tmp_path: Path) -> None:
 class DeadlyShards(RawShards):
     """Shards of which one ends whoever reads it, as a fault of the HDF5 library would."""
 
-    def read_headers(self, raw_file: RawFile, still_alive: Callable[[], None]) -> Any:
+    def read_headers(self, raw_file: RawFile, still_alive: Callable[[], None], modality: Modality) -> Any:
         if raw_file.name == "npy-2.hdf5":
             os.kill(os.getpid(), signal.SIGSEGV)
-        return RawShards.read_headers(self, raw_file, still_alive)
+        return RawShards.read_headers(self, raw_file, still_alive, modality)
 
 
 def test_a_file_that_ends_its_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
