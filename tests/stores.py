@@ -11,6 +11,7 @@ from rsna_e2e.core.files import sealed
 from rsna_e2e.core.records import Refusal, Values, VoiLut
 from rsna_e2e.store import Compression, StoredPixels, StoreWriter, write_shard
 from rsna_e2e.store.layout import (
+    BOX_COLUMNS,
     INDEX_COLUMNS,
     SERIES_COLUMNS,
     SLICE_COLUMNS,
@@ -211,6 +212,14 @@ def _series(path: Path) -> dict[str, np.ndarray]:
     return read_table(set_of(path) / "series.parquet", kinds, n_rows=n)
 
 
+def _boxes(path: Path) -> dict[str, np.ndarray]:
+    """The table of boxes, none of a task without."""
+    if not (set_of(path) / "boxes.parquet").exists():
+        return {}
+    n = json.loads((set_of(path) / "set.json").read_text())["n_boxes"]
+    return read_table(set_of(path) / "boxes.parquet", BOX_COLUMNS, n_rows=n)
+
+
 def sign(path: Path) -> None:
     """Make the manifests of a store and its set agree with its files, as far as these can be read."""
     manifest = json.loads((path / "store.json").read_text())
@@ -225,5 +234,5 @@ def sign(path: Path) -> None:
     content["files"] = {name: file_checksum(place / name) for name in content["files"]}
     content["pixels_hash"] = manifest["pixels_hash"]
     with suppress(StoreError, KeyError):
-        content["labels_hash"] = hash_of_labels(_slices(path), _series(path))
+        content["labels_hash"] = hash_of_labels(_slices(path), _series(path), _boxes(path))
     (place / "set.json").write_text(json.dumps(sealed(content, key=SEAL)))

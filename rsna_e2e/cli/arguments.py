@@ -3,6 +3,7 @@
 import argparse
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -79,8 +80,14 @@ def add_columns(verb: "argparse._ActionsContainer") -> None:
 
 
 def add_reading(verb: "argparse._ActionsContainer") -> None:
-    """Let the user say what is read of a label table: the task, its columns, and what its IDs are."""
+    """Let the user say what is read of a label table: the task, its columns, what its IDs are, and a further table."""
     add_columns(verb)
+    verb.add_argument(
+        "--also",
+        type=Path,
+        metavar="TABLE",
+        help="a further label table of the same images, such as one that says in a word what each shows",
+    )
     verb.add_argument(
         "--image-ids",
         choices=("auto", *ID_RULES),
@@ -114,22 +121,25 @@ def given_labels(options: argparse.Namespace) -> "TableFile | Literal['none', 'f
     word = None if options.labels is None else str(options.labels)
     if options.columns and word in (None, "none", "folders"):
         raise UsageError("--columns: of which table? Name it with --labels")
+    if options.also and word in (None, "none", "folders"):
+        raise UsageError("--also: beside which table? Name it with --labels")
     if word == "none":
         return "none"
     if word == "folders":
         return "folders"
-    return with_columns(options.labels, options.columns) if options.labels else None
+    return with_columns(options.labels, options.columns, options.also) if options.labels else None
 
 
-def with_columns(path: Path, columns: "list[tuple[str, str]]") -> "TableFile":
-    """Return the label table at `path`, with what `--columns` says of it. Raises UsageError for a name given twice."""
+def with_columns(path: Path, columns: "list[tuple[str, str]]", also: Path | None = None) -> "TableFile":
+    """Return the label table at `path`, with what `--columns` says of it, and the table of `--also`. Raises UsageError
+    for a name given twice."""
     from rsna_e2e.core.errors import UsageError
     from rsna_e2e.core.table_files import table_at
 
     names = [name for name, _ in columns]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--columns: {twice[0]} is given twice. Keep the right one")
-    return table_at(path, dict(columns))
+    return replace(table_at(path, dict(columns)), also=table_at(also) if also else None)
 
 
 def add_checkpoint(verb: argparse.ArgumentParser) -> None:

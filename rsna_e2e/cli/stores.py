@@ -28,6 +28,7 @@ def add_label(verbs: Verbs) -> None:
         "rsna-e2e label store labels.csv",
         "rsna-e2e label store corrected.csv --replace",
         "rsna-e2e label store train.csv --task pe   # a second task: its patients keep the folds that they have",
+        "rsna-e2e label store stage_2_train_labels.csv --also stage_2_detailed_class_info.csv --task pneumonia",
         "rsna-e2e label store table.csv --columns ID=filename any=Hemorrhage --key ~/keys/study.key",
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
@@ -89,7 +90,7 @@ def _label(options: argparse.Namespace) -> None:
 
     report = label(
         options.store,
-        with_columns(options.labels, options.columns),
+        with_columns(options.labels, options.columns, options.also),
         task=get_task(options.task),
         image_ids=options.image_ids,
         n_folds=options.folds,

@@ -11,6 +11,7 @@ import numpy as np
 from rsna_e2e.core.records import Column, Float32Array, Rows
 from rsna_e2e.store.folds import patients_in_several_folds
 from rsna_e2e.store.layout import (
+    BOXES,
     SERIES,
     SERIES_COLUMNS,
     SET_MANIFEST,
@@ -23,6 +24,7 @@ from rsna_e2e.store.layout import (
 from rsna_e2e.store.manifest import StoreManifest, table_damage
 from rsna_e2e.store.ranges import LABEL, Mask, first_outside
 from rsna_e2e.store.series_order import run_starts
+from rsna_e2e.store.set_boxes import read_boxes, wrong_boxes
 from rsna_e2e.store.set_manifest import (
     SetManifest,
     choose_set,
@@ -31,6 +33,7 @@ from rsna_e2e.store.set_manifest import (
     read_set_manifest,
 )
 from rsna_e2e.store.tables import read_table
+from rsna_e2e.tasks.boxes import NO_BOXES, ImageBoxes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,8 @@ class LabelSet:
     image_ids [N]: objects. split, fold [N]: "train" or "test", and -1 in "test". csv_place [N]: of the slice in the
     order of the label file, from 0, -1 where that does not name it. labels: [N, L], slice_notes: [N, Q],
     series_labels: [S, M], series_notes: [S, K], NaN where unknown; M and K are 0 where labels of series are those of
-    their slices. All are float32. manifest: None of a store without labels, whose L and M are 0.
+    their slices. All are float32. boxes: of slices, by their row. manifest: None of a store without labels, whose L and
+    M are 0.
     """
 
     manifest: SetManifest | None
@@ -52,6 +56,13 @@ class LabelSet:
     slice_notes: Float32Array
     series_labels: Float32Array
     series_notes: Float32Array
+    boxes: ImageBoxes = NO_BOXES
+
+    @property
+    def box_labels(self) -> Float32Array:
+        """The labels [N, C] of the classes of boxes."""
+        manifest = self.manifest
+        return self.labels[:, [manifest.slices.index(name) for name in manifest.boxes] if manifest else []]
 
 
 def open_set(store: Path, manifest: StoreManifest, index: Mapping[str, Column], task: str | None) -> LabelSet:
@@ -98,21 +109,32 @@ def read_set(
     series = {}
     if manifest.has_own_series:
         series = read_table(place / SERIES, kinds, n_rows=of_store.n_series, way_out=label_again(name))
-    if hash_of_labels(slices, series) != manifest.labels_hash:
+    boxes, box_columns = NO_BOXES, dict[str, Column]()
+    if manifest.boxes:
+        boxes, box_columns = read_boxes(place / BOXES, manifest.n_boxes, way_out=label_again(name))
+    if hash_of_labels(slices, series, box_columns) != manifest.labels_hash:
         raise StoreError(
             f"{place / SET_MANIFEST}: damaged (labels_hash is not that of its tables). {label_again(name)}"
         )
-    found = _as_set(manifest, slices, series, of_store.n_series)
+    found = _as_set(manifest, slices, series, boxes, of_store.n_series)
     if manifest.image_ids == of_store.image_ids and not np.array_equal(found.image_ids, index["image_id"]):
         raise StoreError(f"{place / SLICES}: labels of other images than the index names. {label_again(name)}")
-    for file, wrong in ((SLICES, _wrong_slices(found, index)), (SERIES, _wrong_series(found, series, index))):
+    for file, wrong in (
+        (SLICES, _wrong_slices(found, index)),
+        (SERIES, _wrong_series(found, series, index)),
+        (BOXES, wrong_boxes(boxes, found.box_labels, index)),
+    ):
         if wrong:
             raise StoreError(f"{place / file}: damaged ({wrong}). {label_again(name)}")
     return found
 
 
 def _as_set(
-    manifest: SetManifest, slices: Mapping[str, Column], series: Mapping[str, Column], n_series: int
+    manifest: SetManifest,
+    slices: Mapping[str, Column],
+    series: Mapping[str, Column],
+    boxes: ImageBoxes,
+    n_series: int,
 ) -> LabelSet:
     n = len(slices["fold"])
     return LabelSet(
@@ -125,6 +147,7 @@ def _as_set(
         slice_notes=stacked(slices, manifest.slices.notes, n),
         series_labels=stacked(series, manifest.series.names, n_series),
         series_notes=stacked(series, manifest.series.notes, n_series),
+        boxes=boxes,
     )
 
 

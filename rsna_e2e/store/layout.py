@@ -26,6 +26,7 @@ PARTIAL = ".partial"  # while a store is made: this folder in it, or beside it o
 SET_MANIFEST = "set.json"
 SLICES = "slices.parquet"
 SERIES = "series.parquet"
+BOXES = "boxes.parquet"
 
 # Columns of the index. Positions and directions are in mm and unit vectors of the patient axes (left, back, head);
 # `content_*` bounds the content in px, x1 and y1 exclusive, all 0 on a slice of air.
@@ -92,6 +93,11 @@ XRAY_COLUMNS = {
 SLICE_COLUMNS = {"image_id": "str", "split": "str", "fold": "int32", "csv_place": "int64"}
 SERIES_COLUMNS = {"series_key": "str"}
 
+# Columns of a set's table of boxes: the row of the slice in the index; edges in px, where 0 is the centre of the first
+# pixel; and the number of the class.
+EDGES = ("x0", "y0", "x1", "y1")
+BOX_COLUMNS = {"row": "int64", **dict.fromkeys(EDGES, "float64"), "class": "int32"}
+
 # The place of the pixels, which may differ between stores of the same data.
 _STORAGE_COLUMNS = ("shard", "byte_offset", "stored_bytes", "packed_checksum")
 
@@ -120,9 +126,13 @@ def hash_of_pixels(index: Mapping[str, Column], values: Values = "hu") -> str:
     return _hash_of({name: index[name] for name in columns_of(values) if name not in _STORAGE_COLUMNS})
 
 
-def hash_of_labels(slices: Mapping[str, Column], series: Mapping[str, Column]) -> str:
-    """Return the sha256 of a label set: names, labels, split and folds in its tables; `series` may have no columns."""
-    return _hash_of({f"slices {name}": column for name, column in slices.items()} | dict(series))
+def hash_of_labels(
+    slices: Mapping[str, Column], series: Mapping[str, Column], boxes: Mapping[str, Column] | None = None
+) -> str:
+    """Return the sha256 of a label set: names, labels, split and folds in its tables; `series` may have no columns, and
+    there may be no table of boxes."""
+    of_boxes = {f"boxes {name}": column for name, column in (boxes or {}).items()}
+    return _hash_of({f"slices {name}": column for name, column in slices.items()} | dict(series) | of_boxes)
 
 
 def hash_of_data(pixels_hash: str, labels_hash: str) -> str:

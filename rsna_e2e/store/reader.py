@@ -25,6 +25,7 @@ from rsna_e2e.store.layout import MANIFEST, REPAIR, SHARDS, StoreError, hash_of_
 from rsna_e2e.store.luts import read_luts
 from rsna_e2e.store.manifest import StoreManifest, read_manifest
 from rsna_e2e.store.series_order import run_starts
+from rsna_e2e.store.set_boxes import known_boxes
 from rsna_e2e.store.set_manifest import label_again
 from rsna_e2e.store.shards import StoredPixels, read_pixels
 from rsna_e2e.tasks.task import Task
@@ -66,9 +67,10 @@ class Store:
     index: every column of `INDEX_COLUMNS` by name, [N], and split and fold of the label set. series: S, in the order of
     the index. labels: [N, L], series_labels: [S, M], series_notes: [S, K], float32, NaN where there is none; M and K
     are 0 of a task whose series have no labels of their own. label_names, series_label_names, note_names: of these
-    columns. task_name: whose labels they are, empty of a store without label sets, where all series are of split
-    "test". data_hash: of pixels and labels. compression: of its pixels. key_check: of the key that identifiers are
-    hashed with, empty where they are not. image_ids: what they are, before they were hashed. geometry: "none" where
+    columns. boxes: of slices, by their row of the index, of classes called box_names; boxes_known [N]: of which slices
+    the labels say them all. task_name: whose labels they are, empty of a store without label sets, where all series are
+    of split "test". data_hash: of pixels and labels. compression: of its pixels. key_check: of the key that identifiers
+    are hashed with, empty where they are not. image_ids: what they are, before they were hashed. geometry: "none" where
     slices have no place in the patient, and series are in the order of their files. values: "grey" of X-rays, whose
     index has `XRAY_COLUMNS` too; luts: VOI LUTs that these name.
     """
@@ -87,6 +89,8 @@ class Store:
         self.index = index | {"image_id": found.image_ids, "split": found.split, "fold": found.fold}
         self.index["csv_place"] = found.csv_place
         self.labels, self.series_labels, self.series_notes = found.labels, found.series_labels, found.series_notes
+        self.box_names = self._set.boxes if self._set else ()
+        self.boxes, self.boxes_known = found.boxes, known_boxes(found.boxes, found.box_labels)
         self._task: Task | None = None  # whose labels an unlabelled store lacks
         self.task_name = self._set.task if self._set else ""
         self.label_names = self._set.slices.names if self._set else ()

@@ -12,6 +12,7 @@ from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import as_json, read_json, sealed, unsealed
 from rsna_e2e.core.records import IdRule, some
 from rsna_e2e.store.layout import (
+    BOXES,
     FORMAT_VERSION,
     LABEL_AGAIN,
     SERIES,
@@ -29,6 +30,7 @@ from rsna_e2e.tasks.tree import check_tree
 # Fields of a task, as of `flat`, by which its labels are known: a set of one task is no set of another.
 IDENTITY = (
     "series_truth",
+    "boxes",
     *(f"{level}.{name}" for level in ("slices", "series") for name in ("names", "tree", "notes")),
 )
 
@@ -62,11 +64,12 @@ class SetManifest(Frozen):
     """The content of set.json.
 
     number: 1 for the first set of a store, and so on. slices, series: the labels of each level, without weights, which
-    do not concern a store. headline: the label that is counted. image_ids: the rule of the image ids in the table of
-    slices. n_folds, seed, holdout: how patients were divided, holdout None where none were held out; folds_of: the set
-    whose patients kept their fold, empty where all were divided anew. refused_with_label: rows of the store's refusals
-    that a label names. n_labelled_slices, n_positive_slices: with any label, and with the headline; n_labelled_series:
-    with labels of their own, or with labelled slices. pixels_hash: of the store that the set is of.
+    do not concern a store; boxes: the labels that have boxes, n_boxes in all. headline: the label that is counted.
+    image_ids: the rule of the image ids in the table of slices. n_folds, seed, holdout: how patients were divided,
+    holdout None where none were held out; folds_of: the set whose patients kept their fold, empty where all were
+    divided anew. refused_with_label: rows of the store's refusals that a label names. n_labelled_slices,
+    n_positive_slices: with any label, and with the headline; n_labelled_series: with labels of their own, or with
+    labelled slices. pixels_hash: of the store that the set is of.
     """
 
     model_config = ConfigDict(extra="ignore")  # the seal, and what a later program of this version may add
@@ -79,6 +82,8 @@ class SetManifest(Frozen):
     slices: _Labels
     series: _Labels
     series_truth: Literal["any_slice", "own"]
+    boxes: tuple[Text, ...] = ()
+    n_boxes: Count = 0
     headline: Text
     image_ids: IdRule
     n_folds: Positive
@@ -95,10 +100,11 @@ class SetManifest(Frozen):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "SetManifest":
-        if set(self.files) != ({SLICES, SERIES} if self.has_own_series else {SLICES}):
+        further = {SERIES: self.has_own_series, BOXES: bool(self.boxes)}
+        if set(self.files) != {SLICES, *(name for name, is_there in further.items() if is_there)}:
             raise ValueError("names other files than the tables of a label set")
-        if self.headline not in self.slices.names:
-            raise ValueError("its headline is no label")
+        if not {self.headline, *self.boxes} <= set(self.slices.names):
+            raise ValueError("its headline, or what has boxes, is no label")
         return self
 
     @property
@@ -108,11 +114,12 @@ class SetManifest(Frozen):
 
     def to_json(self) -> str:
         """Return the text of set.json."""
-        return as_json(sealed(self.model_dump(), key=SEAL), indent=1) + "\n"
+        without = set() if self.boxes else {"boxes", "n_boxes"}
+        return as_json(sealed(self.model_dump(exclude=without), key=SEAL), indent=1) + "\n"
 
     def difference(self, task: Task) -> str:
         """Return the first thing in which the labels are not those of a task, such as "its headline is a, not b"."""
-        mine: dict[str, Any] = {"series_truth": self.series_truth}
+        mine: dict[str, Any] = {"series_truth": self.series_truth, "boxes": self.boxes}
         for level in ("slices", "series"):
             mine |= {f"{level}.{name}": value for name, value in asdict(getattr(self, level)).items()}
         its = flat(task)
@@ -177,6 +184,7 @@ def as_fields(task: Task) -> dict[str, Any]:
         "slices": plain(task.slices),
         "series": plain(task.series),
         "series_truth": task.series_truth,
+        "boxes": task.boxes,
         "headline": task.headline,
     }
 

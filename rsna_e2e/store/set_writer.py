@@ -14,6 +14,7 @@ from rsna_e2e.core.files import full_disk_named, sync
 from rsna_e2e.core.records import Column, Float32Array, IdRule
 from rsna_e2e.store.label_sets import are_labelled, read_set
 from rsna_e2e.store.layout import (
+    BOXES,
     PARTIAL,
     SERIES,
     SET_MANIFEST,
@@ -25,8 +26,10 @@ from rsna_e2e.store.layout import (
 )
 from rsna_e2e.store.manifest import StoreManifest
 from rsna_e2e.store.series_order import run_starts
+from rsna_e2e.store.set_boxes import as_columns
 from rsna_e2e.store.set_manifest import SetManifest, as_fields, label_columns
 from rsna_e2e.store.tables import write_table
+from rsna_e2e.tasks.boxes import NO_BOXES, ImageBoxes
 from rsna_e2e.tasks.task import Task
 
 
@@ -34,7 +37,8 @@ from rsna_e2e.tasks.task import Task
 class NewSet:
     """A label set to be written, in the order of the index of its store; fields as of `LabelSet` and `SetManifest`.
 
-    slices: [N, L + Q], the labels and notes of slices; series: [S, M + K], those of series.
+    slices: [N, L + Q], the labels and notes of slices; series: [S, M + K], those of series. boxes: of slices, by their
+    row.
     """
 
     task: Task
@@ -45,6 +49,7 @@ class NewSet:
     csv_place: Column
     slices: Float32Array
     series: Float32Array
+    boxes: ImageBoxes = NO_BOXES
     n_folds: int
     seed: int
     holdout: float | None = None
@@ -80,16 +85,27 @@ def write_set(
     return manifest
 
 
-def _write(folder: Path, new: NewSet, of_store: StoreManifest, index: Mapping[str, Column]) -> SetManifest:
+def _write_tables(
+    folder: Path, new: NewSet, index: Mapping[str, Column]
+) -> tuple[dict[str, Column], dict[str, Column], dict[str, Column]]:
+    """Write the tables of a set, and return the columns of slices, series and boxes; of what there is not, none."""
     slices = {"image_id": new.image_ids, "split": new.split.astype(object), "fold": new.fold.astype(np.int32)}
     slices["csv_place"] = new.csv_place.astype(np.int64)
     slices |= dict(zip(label_columns(new.task.slices), new.slices.T.astype(np.float32), strict=True))
-    starts, series, n_labels = run_starts(index["series_key"]), {}, len(new.task.slices)
-    write_table(folder / SLICES, slices)
+    series: dict[str, Column] = {}
     if new.task.series_truth == "own":
-        series = {"series_key": index["series_key"][starts]}
+        series = {"series_key": index["series_key"][run_starts(index["series_key"])]}
         series |= dict(zip(label_columns(new.task.series), new.series.T.astype(np.float32), strict=True))
-        write_table(folder / SERIES, series)
+    boxes = as_columns(new.boxes) if new.task.boxes else {}
+    for name, columns in ((SLICES, slices), (SERIES, series), (BOXES, boxes)):
+        if columns:
+            write_table(folder / name, columns)
+    return slices, series, boxes
+
+
+def _write(folder: Path, new: NewSet, of_store: StoreManifest, index: Mapping[str, Column]) -> SetManifest:
+    slices, series, boxes = _write_tables(folder, new, index)
+    starts, n_labels = run_starts(index["series_key"]), len(new.task.slices)
     labels_NL, series_labels_SM = new.slices[:, :n_labels], new.series[:, : len(new.task.series)]
     has_own_S = (~np.isnan(series_labels_SM)).any(axis=1) if series else are_labelled(labels_NL, new.series, starts)
     manifest = SetManifest(
@@ -102,11 +118,12 @@ def _write(folder: Path, new: NewSet, of_store: StoreManifest, index: Mapping[st
         holdout=new.holdout,
         folds_of=new.folds_of,
         refused_with_label=tuple(new.refused_with_label),
+        n_boxes=len(new.boxes),
         n_labelled_slices=int((~np.isnan(labels_NL)).any(axis=1).sum()),
         n_labelled_series=int(has_own_S.sum()),
         n_positive_slices=int((labels_NL[:, new.task.headline_index] > 0).sum()),
         pixels_hash=of_store.pixels_hash,
-        labels_hash=hash_of_labels(slices, series),
+        labels_hash=hash_of_labels(slices, series, boxes),
         files={path.name: file_checksum(path) for path in sorted(folder.iterdir())},
     )
     (folder / SET_MANIFEST).write_text(manifest.to_json())

@@ -20,6 +20,7 @@ from rsna_e2e.store.checks import (
 from rsna_e2e.store.codecs import check_codec
 from rsna_e2e.store.label_sets import read_set
 from rsna_e2e.store.layout import (
+    BOXES,
     INDEX,
     LUTS,
     MANIFEST,
@@ -166,7 +167,7 @@ def _unexpected(path: Path, manifest: StoreManifest) -> list[Damage]:
     if names:
         found |= set((path / SETS).iterdir()) - {path / SETS / name for name in names}
     for name in names:
-        files = {path / SETS / name / file for file in (SET_MANIFEST, SLICES, SERIES)}
+        files = {path / SETS / name / file for file in (SET_MANIFEST, SLICES, SERIES, BOXES)}
         found |= set((path / SETS / name).iterdir()) - files
     return [Damage(file=place.relative_to(path).as_posix(), what=FOREIGN) for place in sorted(found)]
 

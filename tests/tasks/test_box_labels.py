@@ -120,11 +120,11 @@ def test_wrong_classes_are_named(tmp_path: Path, row: str, said: str) -> None:
 
 @pytest.mark.parametrize("texts", [(BOXES, CLASSES), (CLASSES, BOXES)], ids=["boxes first", "classes first"])
 def test_both_together(tmp_path: Path, texts: tuple[str, str]) -> None:
-    table = read(tmp_path, *texts)
-    assert table.image_ids == ["a", "b", "c", "d"]
-    np.testing.assert_array_equal(table.values, [[0, 1, 0], [1, 0, 0], [0, NAN, NAN], [0, 0, 1]])
-    assert table.boxes.images.tolist() == [1, 1]
-    assert table.places.tolist() == ([1, 0, 2, 3] if texts[0] == BOXES else [1, 0, 3, 2])
+    table = read(tmp_path, *(text.replace("\nd,", "\nA,") for text in texts))
+    assert table.image_ids == ["A", "a", "b", "c"]
+    np.testing.assert_array_equal(table.values, [[0, 0, 1], [0, 1, 0], [1, 0, 0], [0, NAN, NAN]])
+    assert table.boxes.images.tolist() == [2, 2]
+    assert table.places.tolist() == ([3, 1, 0, 2] if texts[0] == BOXES else [2, 1, 0, 3])
     assert table.n_repeated_rows == 1
 
 
@@ -147,11 +147,11 @@ def test_further_tables_are_for_tasks_without_labels_of_series(tmp_path: Path) -
 
 
 def test_rows_that_are_taken_keep_their_boxes(tmp_path: Path) -> None:
-    taken = read(tmp_path, BOXES).taken([2, 1], ["z", "y"])
-    assert taken.image_ids == ["z", "y"]
-    assert taken.boxes.images.tolist() == [1, 1]
+    taken = read(tmp_path, BOXES + "d,1,2,3,4,1\n").taken([3, 2, 1], ["z", "y", "x"])
+    assert taken.image_ids == ["z", "y", "x"]
+    assert taken.boxes.images.tolist() == [0, 2, 2]
     assert taken.box_lines is not None
-    assert taken.box_lines.place(1).endswith("line 4")
+    assert [taken.box_lines.place(box)[-6:] for box in range(3)] == ["line 6", "line 2", "line 4"]
 
 
 def test_boxes_of_images_by_hand() -> None:

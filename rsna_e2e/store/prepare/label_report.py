@@ -16,6 +16,7 @@ from rsna_e2e.store.label_runs import OrderCheck, check_order
 from rsna_e2e.store.prepare.division import HELD_OUT
 from rsna_e2e.store.prepare.find_labels import FoundLabels
 from rsna_e2e.store.prepare.sets import Joined
+from rsna_e2e.store.set_boxes import known_boxes
 from rsna_e2e.tasks.label_counts import LabelCounts, count_labels, warnings_of_levels
 from rsna_e2e.tasks.rules import violations
 from rsna_e2e.tasks.task import Task
@@ -50,7 +51,8 @@ class LabelFacts:
     names of what they hold; unused_columns: its others. positive_slices: how many, of how many with a label, by label;
     positive_series: the same of labels that series have of their own. studies: of such a task, how many have labels of
     studies and how many have none, have several series, or are not in the store though the label file has them; and
-    series whose labels break the rules of the task, which stay as they are.
+    series whose labels break the rules of the task, which stay as they are. boxes: of a task with boxes, how many there
+    are, on how many slices, and how many slices are known to have none.
     """
 
     store: Path
@@ -71,6 +73,7 @@ class LabelFacts:
     positive_slices: LabelCounts
     positive_series: LabelCounts
     studies: dict[str, int]
+    boxes: dict[str, int]
     slice_order: OrderCheck
 
     @property
@@ -146,6 +149,7 @@ def describe_labels(
         "positive_slices": count_labels(labels_NL, task),
         "positive_series": count_labels(joined.series_labels, task, level="series"),
         "studies": count_studies(index["study_uid"][joined.starts], joined, table.study_ids, task),
+        "boxes": count_boxes(joined, task),
         "slice_order": check_order(
             labels_NL[:, task.headline_index], np.diff(joined.starts, append=len(labels_NL)).tolist()
         ),
@@ -168,6 +172,16 @@ def count_studies(study_S: Column, joined: Joined, labelled: Sequence[str], task
         "not in the store": len(labelled) - len(set(joined.study_rows.tolist()) - {-1}),
         _BROKEN: int(np.count_nonzero(violations(labels_NL, series_N, labels_SM, task))),
     }
+
+
+def count_boxes(joined: Joined, task: Task) -> dict[str, int]:
+    """Count the boxes of a task that has some, and the slices that they are on or are known not to be."""
+    if not task.boxes:
+        return {}
+    labels_NC = joined.labels[:, [task.slices.index(name) for name in task.boxes]]
+    with_boxes = np.unique(joined.boxes.images)
+    n_known = int(known_boxes(joined.boxes, labels_NC).sum())
+    return {"all": len(joined.boxes), "slices with boxes": len(with_boxes), "without": n_known - len(with_boxes)}
 
 
 def count_held_out(index: Mapping[str, Column], joined: Joined, fold_N: Rows, task: Task) -> dict[str, int]:

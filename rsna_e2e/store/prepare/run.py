@@ -227,13 +227,13 @@ def _is_settled(note: Path) -> bool:
 
 
 def _check_division(inputs: Inputs, plan: ShardPlans, division: Division) -> None:
-    """Raise UsageError where the planned slices cannot be divided, before their pixels are read. It is done once more
-    with those that were stored."""
-    if division.holdout is None or not plan.shards:  # nothing taken is another error
+    """Raise UsageError where the planned slices cannot be divided, BadInputError where boxes are not inside of them,
+    before their pixels are read. It is done once more with those that were stored."""
+    if not plan.shards or not (division.holdout or inputs.task.boxes):  # nothing taken is another error
         return
     division.check(has_labels=plan.match.table is not None)
     notes = [shard.note if shard.note.exists() else shard.plan for shard in plan.shards]
-    planned = read_columns(notes, ("image_id", "series_key", "patient_id", "study_uid"))
+    planned = read_columns(notes, ("image_id", "series_key", "patient_id", "study_uid", "rows", "columns"))
     table = inputs.labels.taken(plan.match, inputs.task).table
     divided(planned, join(planned, table, plan.further, inputs.task), division, {})
 

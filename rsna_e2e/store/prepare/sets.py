@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Column, Float32Array, Float64Array, Refusal, Rows, printable
 from rsna_e2e.store.label_sets import are_labelled
 from rsna_e2e.store.prepare.division import Division, count_positives, divide
 from rsna_e2e.store.prepare.find_labels import FoundLabels
 from rsna_e2e.store.series_order import run_starts
+from rsna_e2e.store.set_boxes import is_outside
 from rsna_e2e.store.set_writer import NewSet
+from rsna_e2e.tasks.boxes import ImageBoxes
 from rsna_e2e.tasks.labels import LabelTable
 from rsna_e2e.tasks.task import Task
 
@@ -23,7 +26,7 @@ class Joined:
     """The labels of slices [N, L] and series [S, M], and the notes of each, NaN where the table has none.
 
     rows: of the label table for each slice [N], -1 where there is none; csv_places: of the slices in the order of the
-    label file; study_rows: for each series [S]. starts: the first slice of each series.
+    label file; study_rows: for each series [S]. starts: the first slice of each series. boxes: of slices by their row.
     """
 
     labels: Float32Array
@@ -34,6 +37,7 @@ class Joined:
     csv_places: Rows
     study_rows: Rows
     starts: Rows
+    boxes: ImageBoxes
 
     @property
     def is_labelled(self) -> npt.NDArray[np.bool_]:
@@ -45,7 +49,8 @@ class Joined:
 def join(columns: Mapping[str, Column], table: LabelTable, further: Mapping[str, Sequence[int]], task: Task) -> Joined:
     """Find the labels of slices by image id, or else by the first row in `further`, and those of series by study.
 
-    columns: image_id, series_key and study_uid of the slices, series after series.
+    columns: image_id, series_key, study_uid, rows and columns of the slices, series after series. Raises BadInputError,
+    naming the line, for a box that reaches beyond its slice.
     """
     row_of = {image_id: row for row, image_id in enumerate(table.image_ids)}
     rows_N = [row_of.get(image_id, further.get(image_id, [-1])[0]) for image_id in columns["image_id"].tolist()]
@@ -61,7 +66,22 @@ def join(columns: Mapping[str, Column], table: LabelTable, further: Mapping[str,
         csv_places=np.append(table.places, -1)[rows_N] if len(table.places) else np.full(len(rows_N), -1),
         study_rows=np.array(rows_S, dtype=np.int64),
         starts=starts,
+        boxes=_boxes(columns, table, np.array(rows_N, dtype=np.int64)),
     )
+
+
+def _boxes(columns: Mapping[str, Column], table: LabelTable, rows_N: Rows) -> ImageBoxes:
+    """Return the boxes of slices, of the rows of a label table that are theirs."""
+    boxes, taken = table.boxes.of_images(rows_N)
+    beyond = np.flatnonzero(is_outside(boxes, columns))
+    if len(beyond):
+        slice_row, box = int(boxes.images[beyond[0]]), int(taken[beyond[0]])
+        place = table.box_lines.place(box) if table.box_lines else ""
+        raise BadInputError(
+            f"{place}: {columns['image_id'][slice_row]}: its box reaches beyond the image, which has "
+            f"{columns['columns'][slice_row]} columns and {columns['rows'][slice_row]} rows. Correct it"
+        )
+    return boxes
 
 
 def _take(values: Float64Array, rows: Sequence[int], n_columns: int) -> Float32Array:
@@ -102,6 +122,7 @@ def make_set(
         csv_place=joined.csv_places,
         slices=np.hstack([joined.labels, joined.notes]),
         series=np.hstack([joined.series_labels, joined.series_notes]),
+        boxes=joined.boxes,
         n_folds=division.n_folds,
         seed=division.seed,
         holdout=division.holdout,

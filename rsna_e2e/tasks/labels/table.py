@@ -60,16 +60,17 @@ class LabelTable:
         """Return the table with these rows of images alone, under other ids."""
         notes = self.notes[rows] if len(self.notes) else self.notes
         places = self.places[rows] if len(self.places) else self.places
-        boxes, taken = self.boxes.of_images(np.asarray(rows, dtype=np.int64))
+        wanted = np.asarray(rows, dtype=np.int64)
+        boxes, box_rows = self.boxes.of_images(wanted)
         return replace(
             self,
             image_ids=image_ids,
             values=self.values[rows],
             places=places,
             notes=notes,
-            lines=self.lines and self.lines.at(np.asarray(rows)),
+            lines=self.lines and self.lines.at(wanted),
             boxes=boxes,
-            box_lines=self.box_lines and self.box_lines.at(taken),
+            box_lines=self.box_lines and self.box_lines.at(box_rows),
         )
 
 
