@@ -20,6 +20,31 @@ class SliceImages(Protocol):
     def __getitem__(self, rows: slice, /) -> torch.Tensor: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchBoxes:
+    """Boxes of the n images of a batch; checked when built.
+
+    edges [K, 4]: float32, x0, y0, x1, y1 in px of the image, where whole numbers are the centres of pixels. classes
+    [K], images [K]: int64, the number of the class, and of the image. known [n]: bool, False where the labels do not
+    say which boxes an image has; it may have some then.
+    """
+
+    edges: torch.Tensor
+    classes: torch.Tensor
+    images: torch.Tensor
+    known: torch.Tensor
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        _check(self.edges.shape == (n, 4) and self.edges.dtype == torch.float32, "boxes must be float32 [K, 4]")
+        is_number = all(x.shape == (n,) and x.dtype == torch.int64 for x in (self.classes, self.images))
+        _check(is_number, "classes and images of boxes must be int64 [K]")
+        _check(self.known.ndim == 1 and self.known.dtype == torch.bool, "known must be bool [n]")
+        is_image = bool(((self.images >= 0) & (self.images < len(self.known))).all())
+        _check(is_image, "every box must be of an image")
+        _check(not is_image or bool(self.known[self.images].all()), "an image with a box must be known")
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesBatch:
     """Labels of B series with N slices in all, and the images of this rank's n slices; checked when built.
@@ -27,7 +52,7 @@ class SeriesBatch:
     images [n, C, S, S]: float, channels-last. chunks: the places of the rank's slices in the batch. series_lengths [B]:
     int64 on the CPU, each >= 1, sum N. labels [N, L], series_labels [B, M]: of slices and of series, float32, 0 or 1.
     label_mask [N, L], series_mask [B, M]: bool, False where a label is unknown. series_keys [B]: the store's key of
-    each series. rows [N]: int64, the store row of each slice.
+    each series. rows [N]: int64, the store row of each slice. boxes: of the n images; None of a task without boxes.
     """
 
     images: SliceImages
@@ -39,6 +64,7 @@ class SeriesBatch:
     series_mask: torch.Tensor
     series_keys: tuple[str, ...]
     rows: Rows
+    boxes: BatchBoxes | None = None
 
     def __post_init__(self) -> None:
         n = len(self.rows)
@@ -59,6 +85,7 @@ class SeriesBatch:
         _check(len(self.series_keys) == len(self.series_lengths), "one key for every series")
         n_own = sum(map(len, self.chunks))
         _check(self.images.shape[0] == n_own, f"chunks of {n_own} slices, but {self.images.shape[0]} images")
+        _check(self.boxes is None or len(self.boxes.known) == n_own, "boxes must be of the rank's images")
         _check(
             all(0 <= chunk.start < chunk.stop <= n for chunk in self.chunks), "every chunk must be part of the batch"
         )

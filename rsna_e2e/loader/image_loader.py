@@ -12,6 +12,7 @@ from rsna_e2e.config import RunConfig, SlicePhaseConfig
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.loader.batch import SeriesBatch, SliceImages
 from rsna_e2e.loader.batch_plan import BatchPlan, Planner
+from rsna_e2e.loader.boxes import batch_boxes
 from rsna_e2e.loader.dali_backend import dali_images
 from rsna_e2e.loader.division import WHOLE, Division
 from rsna_e2e.loader.holdout import by_headline
@@ -100,7 +101,9 @@ class ImageLoader(SeriesLoader):
         self, plans: Sequence[Callable[[], BatchPlan]], *, max_slices: int, epoch: int | None
     ) -> Iterator[SeriesBatch]:
         for plan, images_NCSS in self._images(plans, max_slices=max_slices, epoch=epoch):
-            yield make_series_batch(self._store, plan, images_NCSS, self._settings.device)
+            device = self._settings.device
+            boxes = batch_boxes(self._store, plan, size=images_NCSS.shape[-1], device=device)
+            yield make_series_batch(self._store, plan, images_NCSS, device, boxes=boxes)
 
     def _images(
         self, plans: Sequence[Callable[[], BatchPlan]], *, max_slices: int, epoch: int | None

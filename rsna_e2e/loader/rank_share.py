@@ -10,7 +10,7 @@ import torch
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float32Array, Rows
-from rsna_e2e.loader.batch import SeriesBatch, SliceImages, series_targets
+from rsna_e2e.loader.batch import BatchBoxes, SeriesBatch, SliceImages, series_targets
 from rsna_e2e.loader.division import Chunk, Division
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.store import SeriesSpan, Store, rows_of
@@ -64,10 +64,13 @@ def series_share(store: Store, batch: Batch, division: Division) -> RankShare:
     )
 
 
-def make_series_batch(store: Store, share: RankShare, images: SliceImages, device: torch.device) -> SeriesBatch:
+def make_series_batch(
+    store: Store, share: RankShare, images: SliceImages, device: torch.device, *, boxes: BatchBoxes | None = None
+) -> SeriesBatch:
     """Return the batch of a share: images of its rows, in their order, and all labels of slices and series on `device`.
 
-    Where the store has no labels of series, a series has the labels of its slices, see `series_targets`.
+    boxes: of the images. Where the store has no labels of series, a series has the labels of its slices, see
+    `series_targets`.
     """
     lengths = torch.tensor(share.lengths, dtype=torch.int64)
     labels, mask = _known(store.labels[share.batch_rows], device)
@@ -85,6 +88,7 @@ def make_series_batch(store: Store, share: RankShare, images: SliceImages, devic
         series_mask=series_mask,
         series_keys=tuple(span.series_key for span in share.spans),
         rows=share.batch_rows,
+        boxes=boxes,
     )
 
 
