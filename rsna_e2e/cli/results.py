@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rsna_e2e.inference.missing import MissingImages
     from rsna_e2e.inference.predict_epochs import EpochMean
     from rsna_e2e.inference.truth import TruthFile
+    from rsna_e2e.store import Store
     from rsna_e2e.tasks.task import Task
 
 
@@ -64,6 +65,7 @@ def add_evaluate(verbs: Verbs) -> None:
         "rsna-e2e evaluate submission.csv raw/stage_2_test_truth.csv --out report --store store",
         "rsna-e2e evaluate mine.csv truth.csv --store store     # any CSV with the columns ID,Label; prints the scores",
         "rsna-e2e evaluate mine.csv truth.csv --series map.csv  # without a store, see docs/evaluation.md",
+        "rsna-e2e evaluate boxes.csv stage_2_train_labels.csv --task pneumonia   # patientId,PredictionString",
     )
     verb.add_argument(
         "submission",
@@ -193,12 +195,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rsna_e2e.evaluation.report import write_report
     from rsna_e2e.evaluation.summary import summary
     from rsna_e2e.store import Store
+    from rsna_e2e.tasks.labels import is_box_submission
 
     task = _task_of(options)
     with ExitStack() as opened:
         store = None
         if options.store is not None:
             store = opened.enter_context(closing(Store.open(options.store, task.name)))
+        if is_box_submission(table_at(options.submission), task):
+            _evaluate_boxes(options, task, store)
+            return
         evaluation = evaluate(
             options.submission,
             with_columns(options.truth, options.columns),
@@ -218,3 +224,23 @@ def _evaluate(options: argparse.Namespace) -> None:
         )
     if page is not None:
         tell(f"report: {page}")
+
+
+def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | None") -> None:
+    from rsna_e2e.core.files import make_folder, write_json
+    from rsna_e2e.evaluation.boxes import evaluate_boxes
+    from rsna_e2e.evaluation.summary import box_summary
+
+    evaluation = evaluate_boxes(
+        options.submission,
+        with_columns(options.truth, options.columns),
+        task=task,
+        store=store,
+        allow_missing=options.allow_missing,
+        seed=options.seed,
+    )
+    tell(*box_summary(evaluation).splitlines())
+    if options.out is not None:
+        make_folder(options.out)
+        write_json(options.out / "metrics.json", evaluation.to_dict())
+        tell(f"metrics: {options.out / 'metrics.json'}")

@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from rsna_e2e.core.records import Float64Array
+from rsna_e2e.core.records import Column, Float64Array
 from rsna_e2e.store import Store
 
 N_BINS = 20
@@ -23,6 +23,8 @@ HEADER = (
     "window_width_hu",
 )
 
+DESCRIBED = ("view", "sex", "age_y", "imager_spacing_mm")  # of radiographs, in stores that have these columns
+
 # Bounds the time of a tree, whatever the store holds; leaves of this many samples keep it from learning single series.
 _MOST_SAMPLES, _LEAST_LEAF = 2048, 10
 
@@ -38,8 +40,16 @@ def places(store: Store) -> Float64Array:
 def features(store: Store) -> Float64Array:
     """Return what the headers of a store's slices say [N, F], with their place and the number of slices beside it."""
     lengths = np.array([span.n_slices for span in store.series])
-    columns = [store.index[name].astype(np.float64) for name in HEADER]
+    described = [name for name in DESCRIBED if name in store.index]
+    columns = [_as_numbers(store.index[name]) for name in (*HEADER, *described)]
     return np.stack([*columns, places(store), np.repeat(lengths, lengths).astype(np.float64)], axis=1)
+
+
+def _as_numbers(column: Column) -> Float64Array:
+    """Return a column of an index as numbers: texts by their place among all different ones, sorted."""
+    if column.dtype == object:
+        return np.unique(column.astype(str), return_inverse=True)[1].astype(np.float64)
+    return column.astype(np.float64)
 
 
 def by_position(

@@ -2,6 +2,7 @@
 
 import math
 
+from rsna_e2e.evaluation.boxes import BoxEvaluation
 from rsna_e2e.evaluation.scores import NO_STORE, Evaluation
 from rsna_e2e.tasks.metrics import Estimate
 
@@ -23,6 +24,24 @@ def summary(evaluation: Evaluation) -> str:
         lines.append(evaluation.few_series)
     if str(left_out):
         lines.append(f"left out: {left_out}")
+    return "\n".join(lines)
+
+
+def box_summary(evaluation: BoxEvaluation) -> str:
+    """Return the headline numbers of boxes as a few lines of text."""
+    floors = ", ".join(f"{floor.name} {floor.box_precision:.4f}" for floor in evaluation.floors)
+    ious = ", ".join(f"{name} {_text(estimate, 3)}" for name, estimate in evaluation.union_iou.items())
+    sensitivity = evaluation.sensitivity[1.0]
+    lines = [
+        f"box precision {_text(evaluation.box_precision, 4)} over {evaluation.n_scored} of {len(evaluation.image_ids)} "
+        f"images, those with boxes, {evaluation.n_boxes} true and {evaluation.n_predicted} predicted",
+        f"without pixels: {floors}",
+        f"mean IoU of what boxes cover: {ious}",
+        f"average precision {_text(Estimate(evaluation.average_precision), 3)}; sensitivity "
+        f"{_text(Estimate(sensitivity), 3)} at one false positive for each image",
+    ]
+    if str(evaluation.left_out):
+        lines.append(f"left out: {evaluation.left_out}")
     return "\n".join(lines)
 
 

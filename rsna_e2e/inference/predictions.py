@@ -21,11 +21,15 @@ import pyarrow.parquet as pq
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import atomic_writer
 from rsna_e2e.core.records import Float64Array, printable
+from rsna_e2e.store.layout import EDGES
 from rsna_e2e.tasks.catalogue import TASKS, task_option
+from rsna_e2e.tasks.labels import BoxTable
 from rsna_e2e.tasks.task import Inputs, Task, task_sha256
 
 # What stands beside a submission: its tables, what it is the mean of, which images it lacks, and their truth
-Derived = Literal["predictions.parquet", "series.parquet", "bag.json", "epochs.json", "missing.csv", "truth.csv"]
+Derived = Literal[
+    "predictions.parquet", "series.parquet", "boxes.parquet", "bag.json", "epochs.json", "missing.csv", "truth.csv"
+]
 
 # Columns of both tables; those of labels come after them
 _TYPES = {
@@ -35,6 +39,9 @@ _TYPES = {
     "position_mm": pa.float64(),
     "n_slices": pa.int64(),
     "study_uid": pa.string(),
+    **dict.fromkeys(EDGES, pa.float64()),
+    "score": pa.float64(),
+    "class": pa.int64(),
 }
 
 # In the metadata of both tables. Tables of earlier versions have neither
@@ -180,6 +187,14 @@ def read_series(path: Path, task: Task, predictions: PredictionTable) -> SeriesT
             f"first that differs is {other[0][0]}. Run predict again"
         )
     return table
+
+
+def write_box_table(path: Path, task: Task, table: BoxTable) -> None:
+    """Write the boxes of `table`, one row each, edges in px of the source image; of images without, nothing."""
+    boxes = table.boxes
+    columns: dict[str, Any] = {"image_id": [table.image_ids[image] for image in boxes.images.tolist()]}
+    columns |= dict(zip(EDGES, boxes.edges.T, strict=True)) | {"score": boxes.scores, "class": boxes.classes}
+    _write(path, task, (), columns, np.empty((len(boxes), 0)))
 
 
 def _write(

@@ -23,10 +23,11 @@ from rsna_e2e.inference.predictions import (
     forget_notes,
     predictions_path,
     series_path,
+    write_box_table,
     write_predictions,
     write_series,
 )
-from rsna_e2e.tasks.labels import write_labels
+from rsna_e2e.tasks.labels import BoxTable, is_box_submission, write_boxes, write_labels
 from rsna_e2e.tasks.rules import project, violations
 from rsna_e2e.tasks.task import Task
 
@@ -40,10 +41,10 @@ def prepare_submission(path: Path, task: Task, *, example: str) -> None:
     stands beside that was not written with a submission.
     """
     prepare_file(path, example=example)
-    has_table, truth = find_predictions(path).exists(), beside(path, "truth.csv")
+    has_table, truth = _has_table(path), beside(path, "truth.csv")
     if path.is_file() and path.stat().st_size:
         file = table_at(path)
-        if not _is_long(file, task):
+        if not _is_long(file, task) and not is_box_submission(file, task):
             raise UsageError(f"{path}: is there and no submission, and would be lost. Choose another name")
         if not has_table and _is_truth(file, task):
             raise UsageError(
@@ -88,6 +89,15 @@ def write_submission(
     forget_notes(out)
 
 
+def write_box_submission(out: Path, task: Task, table: BoxTable) -> None:
+    """Write a submission of boxes, and its table of boxes. What stood beside one that had this name is removed."""
+    write_box_table(beside(out, "boxes.parquet"), task, table)
+    for path in (predictions_path(out), series_path(out)):
+        path.unlink(missing_ok=True)
+    write_boxes(out, task, table)
+    forget_notes(out)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Studies:
     """E studies in the order of their first series: probability [E, M], the mean over their series, and of_slice [N],
@@ -126,6 +136,10 @@ def _consistent(slices_NL: Float64Array, studies: Studies, task: Task) -> tuple[
             len(studies.ids),
         )
     return project(slices_NL, studies.of_slice, studies.probability, task)
+
+
+def _has_table(path: Path) -> bool:
+    return find_predictions(path).exists() or beside(path, "boxes.parquet").exists()
 
 
 def _is_long(file: TableFile, task: Task) -> bool:

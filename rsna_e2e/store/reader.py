@@ -25,9 +25,9 @@ from rsna_e2e.store.layout import MANIFEST, REPAIR, SHARDS, StoreError, hash_of_
 from rsna_e2e.store.luts import read_luts
 from rsna_e2e.store.manifest import StoreManifest, read_manifest
 from rsna_e2e.store.series_order import run_starts
-from rsna_e2e.store.set_boxes import known_boxes
 from rsna_e2e.store.set_manifest import label_again
 from rsna_e2e.store.shards import StoredPixels, read_pixels
+from rsna_e2e.tasks.boxes import known_boxes
 from rsna_e2e.tasks.task import Task
 
 

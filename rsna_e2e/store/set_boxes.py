@@ -57,14 +57,3 @@ def is_outside(boxes: ImageBoxes, index: Mapping[str, Column]) -> npt.NDArray[np
     sides = np.column_stack([index["columns"], index["rows"]])[boxes.images] - HALF_PX
     is_inside = ((boxes.edges[:, :2] >= -HALF_PX) & (boxes.edges[:, 2:] <= sides)).all(axis=1)
     return np.asarray(~is_inside)
-
-
-def known_boxes(boxes: ImageBoxes, labels_NC: Float32Array) -> npt.NDArray[np.bool_]:
-    """Return of which slices [N] all boxes are known: of each class, the label is 0, or there is a box.
-
-    labels_NC: of the classes, NaN where unknown. A slice that has the label and no box has boxes that nobody drew. Of a
-    task without boxes, none.
-    """
-    has_box_NC = np.zeros(labels_NC.shape, dtype=bool)
-    has_box_NC[boxes.images, boxes.classes] = True
-    return np.asarray(((labels_NC == 0) | has_box_NC).all(axis=1) & (labels_NC.shape[1] > 0))

@@ -1,6 +1,6 @@
 """Boxes of images: where in an image something is, as its edges in pixels."""
 
-# K boxes
+# K boxes, N images, C classes
 
 from dataclasses import dataclass
 
@@ -65,6 +65,17 @@ def make_boxes(images: npt.ArrayLike, placed: npt.ArrayLike, scores: npt.ArrayLi
 def placed(edges_K4: Float64Array) -> Float64Array:
     """Return x and y of the upper left corner, width and height of boxes [K, 4], as tables have them."""
     return np.hstack([edges_K4[:, :2] + HALF_PX, edges_K4[:, 2:] - edges_K4[:, :2]])
+
+
+def known_boxes(boxes: ImageBoxes, labels_NC: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """Return of which images [N] all boxes are known: of each class, the label is 0, or there is a box.
+
+    labels_NC: of the classes, NaN where unknown. An image that has the label and no box has boxes that nobody drew. Of
+    a task without boxes, none.
+    """
+    has_box_NC = np.zeros(labels_NC.shape, dtype=bool)
+    has_box_NC[boxes.images, boxes.classes] = True
+    return np.asarray(((labels_NC == 0) | has_box_NC).all(axis=1) & (labels_NC.shape[1] > 0))
 
 
 NO_BOXES = make_boxes([], [])

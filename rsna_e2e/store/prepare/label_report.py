@@ -16,7 +16,7 @@ from rsna_e2e.store.label_runs import OrderCheck, check_order
 from rsna_e2e.store.prepare.division import HELD_OUT
 from rsna_e2e.store.prepare.find_labels import FoundLabels
 from rsna_e2e.store.prepare.sets import Joined
-from rsna_e2e.store.set_boxes import known_boxes
+from rsna_e2e.tasks.boxes import known_boxes
 from rsna_e2e.tasks.label_counts import LabelCounts, count_labels, warnings_of_levels
 from rsna_e2e.tasks.rules import violations
 from rsna_e2e.tasks.task import Task

@@ -23,11 +23,11 @@ SERIES_COLUMNS = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID")
 
 # Columns of a table of boxes, and of one that says what each image shows
 PLACE = ("x", "y", "width", "height")
-TARGET, CLASS = "Target", "class"
+TARGET, CLASS, PREDICTION = "Target", "class", "PredictionString"
 
 STUDY = "StudyInstanceUID"  # of tasks whose series have labels of their own, which the table has by study
 
-Form = Literal["long", "wide", "boxes", "classes"]
+Form = Literal["long", "wide", "boxes", "classes", "predictions"]
 
 some_columns = partial(some, most=12)
 
@@ -35,8 +35,8 @@ some_columns = partial(some, most=12)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Where a label file holds what: columns by `ID` and `Label` in the long form; in a wide table by `ID`, `STUDY` and
-    names of labels and notes; of boxes, by `ID`, `PLACE` and `TARGET`; of classes, by `ID` and `CLASS`. header: all its
-    columns."""
+    names of labels and notes; of boxes, by `ID`, `PLACE` and `TARGET`; of classes, by `ID` and `CLASS`; in submissions
+    of boxes, by `ID` and `PREDICTION`. header: all its columns."""
 
     file: TableFile
     delimiter: str
@@ -173,6 +173,7 @@ def _forms(task: Task) -> dict[Form, dict[str, str]]:
         forms["boxes"] = {"ID": own.image, **dict(zip(PLACE, own.place, strict=True)), TARGET: own.target}
         if own.class_column:
             forms["classes"] = {"ID": own.image, CLASS: own.class_column}
+        forms["predictions"] = {"ID": own.image, PREDICTION: own.prediction}
     return {**forms, "long": dict(zip(LONG_COLUMNS, task.csv.columns, strict=True))}
 
 

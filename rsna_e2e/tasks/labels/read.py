@@ -9,6 +9,7 @@ import pyarrow.csv
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import printable
 from rsna_e2e.core.table_files import TableFile, table_at
+from rsna_e2e.tasks.labels.box_submissions import BoxTable, read_predictions, refuse_predictions
 from rsna_e2e.tasks.labels.boxes import read_boxes, read_classes
 from rsna_e2e.tasks.labels.joined import joined
 from rsna_e2e.tasks.labels.layout import LONG_COLUMNS, Layout, find_layout, plain_name
@@ -18,7 +19,13 @@ from rsna_e2e.tasks.labels.wide import read_wide
 from rsna_e2e.tasks.task import Task
 
 PATIENT = "patientid"  # as `plain_name` spells the column
-_READERS = {"long": read_long, "wide": read_wide, "boxes": read_boxes, "classes": read_classes}
+_READERS = {
+    "long": read_long,
+    "wide": read_wide,
+    "boxes": read_boxes,
+    "classes": read_classes,
+    "predictions": refuse_predictions,
+}
 
 
 def read_labels(path: Path | TableFile, task: Task) -> LabelTable:
@@ -33,6 +40,28 @@ def read_labels(path: Path | TableFile, task: Task) -> LabelTable:
     layout, texts = _read(file, task)
     table = _READERS[layout.form](layout, texts, task)
     return joined(table, read_labels(file.also, task), task) if file.also else table
+
+
+def read_box_submission(path: Path | TableFile, task: Task) -> BoxTable:
+    """Read a submission of boxes of `task`. Raises BadInputError, naming the line, for what is none."""
+    file = path if isinstance(path, TableFile) else table_at(path)
+    layout, texts = _read(file, task)
+    if layout.form != "predictions":
+        raise BadInputError(f"{file}: no submission of boxes, which has the columns {_spelled(task)}")
+    return read_predictions(layout, texts)
+
+
+def is_box_submission(file: TableFile, task: Task) -> bool:
+    """Whether a table has the columns of a submission of boxes of `task`; False for one that cannot be read."""
+    try:
+        return find_layout(file, task).form == "predictions"
+    except (BadInputError, OSError):
+        return False
+
+
+def _spelled(task: Task) -> str:
+    columns = task.csv.box_columns
+    return f"{columns.image},{columns.prediction}" if columns else "of no submission, for its task has no boxes"
 
 
 def read_image_ids(file: TableFile, task: Task) -> list[str]:

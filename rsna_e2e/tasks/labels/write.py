@@ -3,7 +3,7 @@
 # N images, L labels, E studies, M labels of studies
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, compress
 from pathlib import Path
 
@@ -48,7 +48,12 @@ def write_labels(
         texts = ((row_id, _WHOLE.get(value) or repr(value)) for row_id, value in rows)
     else:
         texts = ((row_id, f"{value:.{decimals}f}") for row_id, value in rows)
-    blocks = csv_blocks(chain([task.csv.columns], texts))
+    write_csv(path, task.csv.columns, texts)
+
+
+def write_csv(path: Path, header: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
+    """Write rows of two columns, packed where the name ends in `.gz`; the file appears whole or never."""
+    blocks = csv_blocks(chain([header], rows))
     with atomic_writer(path) as file:
         if path.suffix == ".gz":
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
