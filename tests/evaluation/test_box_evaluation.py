@@ -172,7 +172,7 @@ def out_of_fold_auc(features: Float64Array, labels: Float64Array, *, n_folds: in
 
 @pytest.mark.needs_xrays
 def test_what_headers_alone_say_of_real_radiographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In small, a fifth of the images and of the trees: 0.7252 with other code; by the shuffled labels, chance."""
+    """In small, a fifth of the images and of the trees; by the shuffled labels, chance."""
     monkeypatch.setattr(baselines, "N_TREES", 40)
     features, labels = real_features()
     assert labels.shape == (26684, 1)
@@ -184,7 +184,13 @@ def test_what_headers_alone_say_of_real_radiographs(monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 @pytest.mark.needs_xrays
 def test_what_headers_alone_say_of_all_real_radiographs() -> None:
+    """Of 12,173 AP images 38.3 % are positive, of 14,511 PA 9.3 %: so the view alone has an AUC of 0.706. By other code
+    a forest of trees without a least leaf has 0.7252, and boosted trees 0.733, as this forest with leaves of ten."""
     features, labels = real_features()
-    assert 0.72 <= out_of_fold_auc(features, labels, n_folds=5) <= 0.73
+    positive, negative = 0.383 * 12173 / 6012, 0.617 * 12173 / 20672  # shares that are AP
+    assert auc(labels[:, 0], -features[:, len(baselines.HEADER)]) == pytest.approx(
+        0.5 + (positive - negative) / 2, abs=5e-4
+    )
+    assert 0.7252 < out_of_fold_auc(features, labels, n_folds=5) < 0.74
     shuffled = np.random.default_rng(1).permutation(features)
     assert abs(out_of_fold_auc(shuffled, labels, n_folds=5) - 0.5) < 0.02
