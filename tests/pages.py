@@ -46,7 +46,7 @@ def assert_self_contained(page: str) -> None:
     for picture in pictures(page):
         if not picture.startswith(b"<svg"):
             continue
-        drawn = re.sub(r"data:image/[a-z]+;base64,[\w+/=]+", "", picture.decode())  # of pictures in it
+        drawn = re.sub(r"data:image/[a-z]+;base64,[\w+/=\s]+", "", picture.decode())  # of pictures in it
         outside = re.findall(r"(?:https?:)?//[^\s\"'<>]+", drawn)
         assert {url.rstrip(")") for url in outside} <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
         assert b"@import" not in picture

@@ -6,12 +6,11 @@ from rsna_e2e.core.errors import UsageError
 from rsna_e2e.loader.division import WHOLE, Division
 from rsna_e2e.loader.embedding_loader import EmbeddingLoader
 from rsna_e2e.loader.image_loader import ImageLoader
+from rsna_e2e.loader.present import check_values
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.task import Task
-
-_WHAT = {"hu": "Hounsfield units of CT", "grey": "radiographs"}
 
 
 def choose_loader(
@@ -29,18 +28,14 @@ def choose_loader(
     """
     if embeddings is not None:
         return EmbeddingLoader(store, embeddings, config, device=compute.device, division=division)
-    _check_values(store, config, task)
+    check_values(store, task)
+    _check_augmentation(store, config)
     return ImageLoader(store, config, task=task, device=compute.device, dtype=compute.image_dtype, division=division)
 
 
-def _check_values(store: Store, config: RunConfig, task: Task) -> None:
-    if store.values != task.inputs.values:
-        raise UsageError(
-            f"{store.path}: holds {_WHAT[store.values]}, and task {task.name} is for {_WHAT[task.inputs.values]}. "
-            "Give a store of such, or another task"
-        )
-    jitter = (config.augment.brightness_limit, config.augment.contrast_limit, config.augment.gamma_limit)
-    if any(jitter) and store.values != "grey":
+def _check_augmentation(store: Store, config: RunConfig) -> None:
+    augment = config.augment
+    if store.values == "hu" and any((augment.brightness_limit, augment.contrast_limit, augment.gamma_limit)):
         raise UsageError("augment.brightness_limit, contrast_limit and gamma_limit are for radiographs: leave them out")
 
 

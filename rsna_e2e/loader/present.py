@@ -13,11 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from rsna_e2e.config import AugmentConfig
+from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Float64Array, Int16Array, Int16Image, Presentation, VoiLut
 from rsna_e2e.store import Store
+from rsna_e2e.tasks.task import Task
 
 WHITE = 32767  # of presented values, which begin at 0, black
 
+_WHAT = {"hu": "Hounsfield units of CT", "grey": "radiographs"}
 _CACHED = 256  # tables of 128 kB
 _BLOCK = 1 << 16  # values presented at a time: numpy makes indices of 8 bytes of them, which should stay in the cache
 
@@ -98,6 +101,15 @@ def shown_slice(store: Store, row: int) -> Int16Image:
     if store.values == "grey":
         present(values.reshape(-1), presentation_table(store.presentation(row), store.luts))
     return values
+
+
+def check_values(store: Store, task: Task) -> None:
+    """Raise UsageError where a store holds no images of the kind that a task is for."""
+    if store.values != task.inputs.values:
+        raise UsageError(
+            f"{store.path}: holds {_WHAT[store.values]}, and task {task.name} is for {_WHAT[task.inputs.values]}. "
+            "Give a store of such, or another task"
+        )
 
 
 @dataclass(frozen=True, slots=True)

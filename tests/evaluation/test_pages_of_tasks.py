@@ -1,10 +1,12 @@
 """Pages of a task other than hemorrhage: its own labels and windows, and no word of any other."""
 
+import base64
 import io
 import re
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import matplotlib.image
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import small
 from pages import pictures
 
-from rsna_e2e.core.records import Int16Image
+from rsna_e2e.core.records import Int16Image, Presentation, VoiLut
 from rsna_e2e.evaluation.evaluate import evaluate
 from rsna_e2e.evaluation.inspection import content, inspect_store, write_inspection
 from rsna_e2e.evaluation.report import write_report
@@ -55,33 +57,61 @@ def test_windows_have_the_names_of_radiology() -> None:
     assert named_windows(OWN) == {"channel 1": (300.0, 600.0), "lung": (-600.0, 1500.0)}
 
 
-def test_a_report_speaks_of_its_task(tmp_path: Path) -> None:
+class FakeRadiographs(FakeStore):
+    """Every image is 450 of 0 to 1000, black being 1000."""
+
+    luts: ClassVar[dict[str, VoiLut]] = {}
+
+    def presentation(self, row: int) -> Presentation:
+        window = {"voi_function": "LINEAR_EXACT", "window_center": 500.0, "window_width": 1000.0}
+        form = {"value_offset": 0, "slope": 1.0, "intercept": 0.0, "bits_stored": 12, "photometric": "MONOCHROME1"}
+        return Presentation(**form, **window)  # type: ignore[arg-type]
+
+
+def report_of(task: Task, folder: Path, *, n_slices: int, store: FakeStore) -> str:
+    """Return the page of a submission for 60 slices in series of `n_slices`."""
     ids = [f"IM{row:03d}" for row in range(60)]
     truth = np.zeros((60, 2))
     truth[10:16, 0] = truth[12:14, 1] = truth[40:44, 0] = 1
     probability = np.clip(truth * 0.6 + np.random.default_rng(0).uniform(0.05, 0.3, (60, 2)), 0, 1)
-    submission = tmp_path / "own.csv"
-    write_labels(submission, OWN, ids, probability)
-    write_labels(tmp_path / "truth.csv", OWN, ids, truth)
+    submission = folder / "own.csv"
+    write_labels(submission, task, ids, probability)
+    write_labels(folder / "truth.csv", task, ids, truth)
     table = PredictionTable(
         image_ids=ids,
-        series_keys=[f"series{row // 20}" for row in range(60)],
-        slice_index=np.arange(60) % 20,
-        position_mm=np.arange(60) % 20 * 5.0,
+        series_keys=[f"series{row // n_slices:02d}" for row in range(60)],
+        slice_index=np.arange(60) % n_slices,
+        position_mm=np.arange(60) % n_slices * 5.0,
         probability=probability,
     )
-    write_predictions(predictions_path(submission), OWN, table)
-    found = evaluate(submission, tmp_path / "truth.csv", task=OWN, n_bootstrap=5)
-    store = FakeStore(tmp_path, {"image_id": np.array(ids)})
-    page = write_report(found, out=tmp_path / "out", store=store).read_text()  # type: ignore[arg-type]
+    write_predictions(predictions_path(submission), task, table)
+    found = evaluate(submission, folder / "truth.csv", task=task, n_bootstrap=5)
+    store.index["image_id"] = np.array(ids)
+    return write_report(found, out=folder / "out", store=store).read_text()  # type: ignore[arg-type]
+
+
+def test_a_report_speaks_of_its_task(tmp_path: Path) -> None:
+    page = report_of(OWN, tmp_path, n_slices=20, store=FakeStore(tmp_path, {}))
     assert "slices shown, channel 1 window (300/600 HU)" in page
     assert "AUC of “dense”, slices" in page
     assert re.search(r"<b>dense</b>", page), "a positive slice that has no other label"
     assert re.search(r"<b>deep</b>", page)
     assert strange_words(page) == []
-    for picture in (one for one in pictures(page) if not one.startswith(b"<svg")):
-        grey = matplotlib.image.imread(io.BytesIO(picture), format="jpg") / 255
-        assert grey.mean() == pytest.approx(450 / 600, abs=0.01)  # JPEG, 8 bits
+
+
+def test_a_report_shows_radiographs_as_a_screen_does(tmp_path: Path) -> None:
+    inputs = Inputs(windows_hu=((16383.5, 32767.0),), mean=(0.5,), std=(0.25,), values="grey")
+    store = FakeRadiographs(tmp_path, {}, values="grey")
+    page = report_of(replace(OWN, inputs=inputs), tmp_path, n_slices=1, store=store)
+    images = re.findall(r'<img class="radiograph" src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(images) == 3  # two true positives and a true negative, as nothing is predicted wrong
+    for image in images:
+        grey = matplotlib.image.imread(io.BytesIO(base64.b64decode(image)), format="jpg")[..., 0] / 255
+        np.testing.assert_allclose(grey.mean(), 0.55, atol=0.01)
+    assert re.search(r'<th scope="row">Dense</th><td>0.\d\d</td><td>yes</td>', page)
+    assert "slice normal" not in page
+    assert "slices shown" not in page
+    assert strange_words(page) == []
 
 
 def test_an_inspection_speaks_of_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,12 @@ from rsna_e2e.core.records import Progress, Refusal, no_progress
 from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.evaluation.inspection.findings import find
 from rsna_e2e.evaluation.inspection.geometry import describe_geometry
-from rsna_e2e.evaluation.inspection.slices import Slices
+from rsna_e2e.evaluation.inspection.radiographs import describe_radiographs
+from rsna_e2e.evaluation.inspection.slices import Rows, Slices
 from rsna_e2e.evaluation.inspection.studies import describe_studies
 from rsna_e2e.evaluation.inspection.truth import describe_copies, describe_counts, describe_labels
-from rsna_e2e.evaluation.inspection.values import describe_values, histogram
+from rsna_e2e.evaluation.inspection.values import describe_values, grey_histogram, histogram
+from rsna_e2e.loader.present import check_values
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import NothingTakenError, count_reasons, read_raw
 from rsna_e2e.store.reader import check_labels
@@ -38,9 +40,10 @@ def inspect_store(
 
     task: by default the one whose labels the store was opened with, needed of a store without labels. Returns the
     content and what it was made of. Raises StoreError when a slice is damaged, BadInputError when the labels are not
-    those of the task.
+    those of the task, UsageError when the images are of another kind.
     """
     task = task or get_task(store.task_name)
+    check_values(store, task)
     check_labels(store, task)
     slices = Slices(
         task=task,
@@ -52,7 +55,7 @@ def inspect_store(
     n = len(slices) if n_sampled is None else min(n_sampled, len(slices))
     rows = np.sort(np.random.default_rng(seed).choice(len(slices), size=n, replace=False))
     content = _content(slices) | {
-        "hu": histogram(store, rows, progress, windows_hu=task.inputs.windows_hu),
+        **_histograms(slices, store, rows, progress),
         "copies": describe_copies(slices),
         "data_hash": store.data_hash,
         "is_deidentified": bool(store.key_check),
@@ -77,7 +80,8 @@ def inspect_raw(
     if not len(found.columns["series_key"]):
         raise NothingTakenError(raw, found.refusals)
     slices = Slices(task=task, columns=found.columns, labels=found.labels, refusals=found.refusals)
-    content = _content(slices) | {"hu": None, "copies": None, "data_hash": None, "is_deidentified": False, "seed": None}
+    of_stores = dict.fromkeys(("hu", "grey", "copies", "data_hash", "seed"))
+    content = _content(slices) | of_stores | {"is_deidentified": False}
     return content | {"findings": find(content)}, slices
 
 
@@ -89,11 +93,20 @@ def _content(slices: Slices) -> dict[str, Any]:
         "counts": describe_counts(slices),
         "geometry": describe_geometry(slices),
         "values": describe_values(slices),
+        "radiographs": describe_radiographs(slices),
         "truth": describe_labels(slices),
         "studies": describe_studies(slices),
         "refusals": _refusals(slices.refusals),
         "n_refused": len(slices.refusals),
     }
+
+
+def _histograms(slices: Slices, store: Store, rows: Rows, progress: Progress) -> dict[str, Any]:
+    """Return the histogram of HU, or of the grey of radiographs; the other is None."""
+    windows = slices.task.inputs.windows_hu
+    if slices.are_radiographs:
+        return {"hu": None, "grey": grey_histogram(store, rows, progress, windows=windows)}
+    return {"hu": histogram(store, rows, progress, windows_hu=windows), "grey": None}
 
 
 def _refusals(refusals: Sequence[Refusal]) -> list[dict[str, Any]]:

@@ -54,23 +54,63 @@ def people_figure(content: dict[str, Any]) -> str:
 def hu_figure(content: dict[str, Any], windows_hu: Mapping[str, tuple[float, float]]) -> str:
     """Histogram of HU on a logarithmic scale, with windows above it: center and width by name."""
     hu = content["hu"]
+    return _histogram(hu, hu["edges_hu"], windows_hu, f"HU, in bins of {hu['edges_hu'][1] - hu['edges_hu'][0]}")
+
+
+def grey_figure(content: dict[str, Any]) -> str:
+    """Histogram of the grey of radiographs as they are shown, on a logarithmic scale."""
+    grey = content["grey"]
+    return _histogram(grey, grey["edges"], {}, f"grey from black to white, in bins of {grey['edges'][1]}")
+
+
+def _histogram(
+    found: dict[str, Any], edges: Sequence[int], windows: Mapping[str, tuple[float, float]], unit: str
+) -> str:
     with drawing():
         figure = Figure(figsize=_WIDE_INCHES, layout="constrained")
         axes = figure.subplots()
-        counts = np.array(hu["counts"], dtype=np.float64) / max(hu["n_pixels"], 1)
-        axes.stairs(np.maximum(counts, 1e-9), hu["edges_hu"], fill=True, color=colour("slices"), alpha=0.28)
-        axes.stairs(np.maximum(counts, 1e-9), hu["edges_hu"], color=colour("slices"), linewidth=1.3)
-        above = axes.get_xaxis_transform()  # x in HU, y as a share of the panel
-        for place, (name, (center, width)) in enumerate(windows_hu.items()):
+        counts = np.array(found["counts"], dtype=np.float64) / max(found["n_pixels"], 1)
+        axes.stairs(np.maximum(counts, 1e-9), edges, fill=True, color=colour("slices"), alpha=0.28)
+        axes.stairs(np.maximum(counts, 1e-9), edges, color=colour("slices"), linewidth=1.3)
+        above = axes.get_xaxis_transform()  # x in the unit, y as a share of the panel
+        for place, (name, (center, width)) in enumerate(windows.items()):
             ends, height = [center - width / 2, center + width / 2], 0.84 + 0.065 * place
             axes.plot(ends, [height, height], color=colour("series"), linewidth=3, transform=above)
             axes.text(ends[1] + 30, height, f"{name} {center:g}/{width:g}", va="center", transform=above)
         axes.set_yscale("log")
         axes.minorticks_off()
-        axes.set(xlim=(hu["edges_hu"][0], hu["edges_hu"][-1]), ylim=(1e-7, 50), yticks=[1e-6, 1e-4, 1e-2, 1])
-        axes.set(xlabel=f"HU, in bins of {hu['edges_hu'][1] - hu['edges_hu'][0]}", ylabel="share of pixels")
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(1e-7, 50), yticks=[1e-6, 1e-4, 1e-2, 1])
+        axes.set(xlabel=unit, ylabel="share of pixels")
         axes.grid(axis="y")
         axes.set_axisbelow(True)
+        return svg_data_uri(figure)
+
+
+def radiographs_figure(content: dict[str, Any]) -> str:
+    """Ages, sizes and studies of a patient; and boxes, where there are any."""
+    found, boxes = content["radiographs"], content["radiographs"]["boxes"]
+    panels: list[_Panel] = [
+        ("Age", found["age_y"], "years", "images"),
+        ("Pixel spacing", found["imager_spacing_mm"], "mm", "images"),
+        ("Studies of a patient", content["counts"]["studies_per_patient"], "studies", "patients"),
+    ]
+    if boxes is None:
+        return _panels(panels)
+    panels += [
+        ("Width of boxes", boxes["width_px"], "px", "boxes"),
+        ("Height of boxes", boxes["height_px"], "px", "boxes"),
+        ("Boxes of an image with any", boxes["per_image"], "boxes", "images"),
+    ]
+    return _panels(panels)
+
+
+def boxes_figure(content: dict[str, Any]) -> str:
+    """How many boxes lie over each part of the image."""
+    with drawing():
+        figure = Figure(figsize=(_PANEL_INCHES[0], _PANEL_INCHES[0]), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(content["radiographs"]["boxes"]["map"], cmap="viridis", vmin=0, extent=(0, 1, 1, 0))
+        axes.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], title="Where boxes lie, in parts of the image")
         return svg_data_uri(figure)
 
 

@@ -11,7 +11,7 @@ def find(content: dict[str, Any]) -> list[dict[str, str]]:
     """Return findings of a report's content, the severe ones first."""
     found = [
         *_about_people(content),
-        *_about_series(content),
+        *(_about_series(content) if content["radiographs"] is None else _about_radiographs(content)),
         *_about_truth(content),
         *_about_studies(content),
         *_about_pixels(content),
@@ -26,12 +26,16 @@ def find(content: dict[str, Any]) -> list[dict[str, str]]:
 _Finding = tuple[str, str, str]
 
 
+def _noun(content: dict[str, Any]) -> str:
+    return "slice" if content["radiographs"] is None else "image"
+
+
 def _about_people(content: dict[str, Any]) -> Iterator[_Finding]:
-    counts, copies = content["counts"], content["copies"]
+    counts, copies, noun = content["counts"], content["copies"], _noun(content)
     if n := content["values"]["n_burned_in"]:
         text = (
-            f"{_some(n, 'slice')} with burned-in annotation by (0028,0301). The text may identify the patient and "
-            "is not removed here: look at these slices before sharing any."
+            f"{_some(n, noun)} with burned-in annotation by (0028,0301). The text may identify the patient and "
+            f"is not removed here: look at these {noun}s before sharing any."
         )
         yield SEVERE, "Burned-in annotation", text
     if n := counts["patients_in_train_and_test"]:
@@ -39,11 +43,11 @@ def _about_people(content: dict[str, Any]) -> Iterator[_Finding]:
         yield SEVERE, "Patients in train and test", text
     if copies and copies["n_groups"]:
         text = (
-            f"{_some(copies['n_slices'], 'slice')} in {_some(copies['n_groups'], 'group')} with identical pixels under "
+            f"{_some(copies['n_slices'], noun)} in {_some(copies['n_groups'], 'group')} with identical pixels under "
             f"different patient ids; in {copies['n_groups_of_other_labels']:,} of them labels differ. Folds by patient "
             "do not separate them."
         )
-        yield SEVERE, "Equal slices in different patients", text
+        yield SEVERE, f"Equal {noun}s in different patients", text
 
 
 def _about_series(content: dict[str, Any]) -> Iterator[_Finding]:
@@ -68,6 +72,17 @@ def _about_series(content: dict[str, Any]) -> Iterator[_Finding]:
         yield NOTABLE, "Several volumes in a series", text
 
 
+def _about_radiographs(content: dict[str, Any]) -> Iterator[_Finding]:
+    words = {"views": "view", "sexes": "sex", "photometric": "form"}
+    for one in content["radiographs"]["telling"]:
+        word = words[one["form"]]
+        text = (
+            f"{one['label']} holds in {one['high_prevalence']:.0%} of {one['high']} and in {one['low_prevalence']:.0%} "
+            f"of {one['low']}. A model may learn the {word} instead of the finding: compare scores within each {word}."
+        )
+        yield SEVERE, f"The {word} of an image tells of its label", text
+
+
 def _about_truth(content: dict[str, Any]) -> Iterator[_Finding]:
     truth = content["truth"]
     order = truth["order"]
@@ -81,12 +96,16 @@ def _about_truth(content: dict[str, Any]) -> Iterator[_Finding]:
         yield (
             NOTABLE,
             "No labels",
-            "No slice has a label: nothing can be trained on. Give the label file with --labels.",
+            f"No {_noun(content)} has a label: nothing can be trained on. Give the label file with --labels.",
         )
         return
     empty = [one["label"] for one in truth["labels"] if one["slices"]["n"] and not one["slices"]["n_positive"]]
     if empty:
-        yield SEVERE, "Labels without a positive slice", f"{', '.join(empty)}: they cannot be learned or scored."
+        yield (
+            SEVERE,
+            f"Labels without a positive {_noun(content)}",
+            f"{', '.join(empty)}: they cannot be learned or scored.",
+        )
     if n := truth["n_unlabelled_in_train"]:
         yield (
             NOTABLE,
@@ -103,7 +122,7 @@ def _about_studies(content: dict[str, Any]) -> Iterator[_Finding]:
 
 
 def _about_pixels(content: dict[str, Any]) -> Iterator[_Finding]:
-    geometry, values = content["geometry"], content["values"]
+    geometry, values, noun = content["geometry"], content["values"], _noun(content)
     if n := values["n_wrapped_12bit"]:
         what = "they were restored" if content["source"] == "store" else "prepare restores them"
         text = (
@@ -113,8 +132,8 @@ def _about_pixels(content: dict[str, Any]) -> Iterator[_Finding]:
     if n := values.get("n_constant", 0):
         yield (
             NOTABLE,
-            "Slices of one value",
-            f"{_some(n, 'slice')} in which every pixel has the same HU.",
+            f"{noun.capitalize()}s of one value",
+            f"{_some(n, noun)} in which every pixel has the same {'HU' if noun == 'slice' else 'grey'}.",
         )
     if n := geometry["n_series_with_gaps"]:
         text = (

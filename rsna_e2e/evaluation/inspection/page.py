@@ -5,7 +5,14 @@ from typing import Any
 
 from rsna_e2e.core.files import as_json
 from rsna_e2e.dicom.syntaxes import SYNTAXES
-from rsna_e2e.evaluation.inspection.figures import geometry_figure, hu_figure, people_figure
+from rsna_e2e.evaluation.inspection.figures import (
+    boxes_figure,
+    geometry_figure,
+    grey_figure,
+    hu_figure,
+    people_figure,
+    radiographs_figure,
+)
 from rsna_e2e.evaluation.inspection.slices import Slices
 from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
 from rsna_e2e.tasks.windows import named_windows
@@ -29,11 +36,12 @@ def write_inspection(content: dict[str, Any], slices: Slices, *, out: Path) -> P
 
 
 def _page(content: dict[str, Any], slices: Slices) -> str:
-    sheets, windows = [], named_windows(slices.task)
+    sheets, windows, are_radiographs = [], named_windows(slices.task), slices.are_radiographs
     if slices.store is not None:
-        from rsna_e2e.evaluation.inspection.sheets import contact_sheets  # loads torch, which headers do without
+        from rsna_e2e.evaluation.inspection import sheets as of_pixels  # loads torch, which headers do without
 
-        sheets = contact_sheets(slices, slices.store, seed=content["seed"])
+        make = of_pixels.radiographs if are_radiographs else of_pixels.contact_sheets
+        sheets = make(slices, slices.store, seed=content["seed"])
     return render(
         "inspection.html.j2",
         content,
@@ -43,10 +51,22 @@ def _page(content: dict[str, Any], slices: Slices) -> str:
         label_names=slices.task.slices.names,
         syntaxes={syntax.uid: syntax.name for syntax in SYNTAXES.values()},
         windows=windows,
-        figures={
-            "geometry": geometry_figure(content),
-            "people": people_figure(content),
-            "hu": hu_figure(content, windows) if content["hu"] else None,
-        },
+        figures=_figures_of_radiographs(content) if are_radiographs else _figures(content, windows),
         sheets=sheets,
     )
+
+
+def _figures(content: dict[str, Any], windows: dict[str, tuple[float, float]]) -> dict[str, str | None]:
+    return {
+        "geometry": geometry_figure(content),
+        "people": people_figure(content),
+        "hu": hu_figure(content, windows) if content["hu"] else None,
+    }
+
+
+def _figures_of_radiographs(content: dict[str, Any]) -> dict[str, str | None]:
+    return {
+        "radiographs": radiographs_figure(content),
+        "grey": grey_figure(content) if content["grey"] else None,
+        "boxes": boxes_figure(content) if content["radiographs"]["boxes"] else None,
+    }

@@ -3,14 +3,15 @@
 # N slices, S series, L labels
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.core.records import Float32Array, Refusal
+from rsna_e2e.core.records import Float32Array, Float64Array, Refusal
+from rsna_e2e.evaluation.inspection.tally import common, plain
 from rsna_e2e.store import Store
 from rsna_e2e.store.series_order import run_starts
 from rsna_e2e.tasks.task import Task
@@ -24,7 +25,7 @@ class Slices:
     """Slices [N] of a store or of raw files, series after series, each in geometric order.
 
     columns: of a store's index by name; what only pixels tell is absent where there is no store. labels: [N, L], NaN
-    where there is none.
+    where there is none. box_rows [K]: the slice of each box; box_edges [K, 4]: x0 y0 x1 y1, in px.
     """
 
     task: Task
@@ -32,6 +33,8 @@ class Slices:
     labels: Float32Array
     refusals: Sequence[Refusal]
     store: Store | None = None
+    box_rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
+    box_edges: Float64Array = field(default_factory=lambda: np.empty((0, 4)))
 
     def __len__(self) -> int:
         return len(self.columns["series_key"])
@@ -41,6 +44,11 @@ class Slices:
 
     def __contains__(self, name: str) -> bool:
         return name in self.columns
+
+    @property
+    def are_radiographs(self) -> bool:
+        """Whether these are X-rays, each a series by itself."""
+        return self.task.inputs.values == "grey"
 
     @cached_property
     def first(self) -> Rows:
@@ -78,3 +86,16 @@ class Slices:
     def place(self, row: int) -> dict[str, Any]:
         """Return where a row is, by the name a series has in reports."""
         return {"series": self["series_key"][row][:8], "slice_index": int(self["slice_index"][row])}
+
+    def prevalence_by(self, *columns: Column) -> list[dict[str, Any]]:
+        """Return the most common combinations of values, each with the share of labelled slices that have a label."""
+        found = common(*columns)["values"]
+        for one in found:
+            is_such = np.logical_and.reduce(
+                [column == value for column, value in zip(columns, one["value"], strict=True)]
+            )
+            labels_NL = self.labels[is_such].astype(np.float64)
+            known_L = (~np.isnan(labels_NL)).sum(axis=0)
+            rates = np.nansum(labels_NL, axis=0) / np.where(known_L > 0, known_L, np.nan)
+            one["prevalence"] = dict(zip(self.task.slices.names, map(plain, rates), strict=True))
+        return found  # type: ignore[no-any-return]

@@ -88,6 +88,7 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         examples=_examples(evaluation, store) if evaluation.layout else [],
         has_images=store is not None,
         window=sharpest_window(evaluation.task),
+        are_radiographs=evaluation.task.inputs.values == "grey",
     )
 
 
@@ -119,6 +120,7 @@ def _example(
             "uri": thumbnails.data_uri(evaluation.image_ids[example.slices[index]]),
             "position_mm": position_N[index],
             "probability": probability[index, headline],
+            "labels": list(zip(names, probability[index], truth[index] == 1, strict=True)),
             "others": [names[label] for label in np.flatnonzero(truth[index]) if label != headline],
             "is_positive": bool(truth[index, headline]),
         }
