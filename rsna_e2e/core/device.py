@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -166,3 +167,13 @@ def _amx_works() -> bool:
     illegal instruction.
     """
     return subprocess.run([sys.executable, "-c", _BF16_PRODUCT], capture_output=True, check=False).returncode == 0
+
+
+@contextmanager
+def without_tuning() -> Iterator[None]:
+    """Let cuDNN choose its algorithms untried for the length of the block."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -12,17 +12,14 @@ import numpy as np
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.resamples import Resamples
 from rsna_e2e.tasks import metrics
-from rsna_e2e.tasks.metrics import Estimate
-
-# Where a decision is shown, a probability at or above this calls a label present.
-DECISION_THRESHOLD = 0.5
+from rsna_e2e.tasks.metrics import Decisions, Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelScores:
     """How well one label is predicted, over the samples whose truth is known; NaN where it has one class only.
 
-    true_positives and the like: samples at the decision threshold.
+    decisions: on these samples, at the decision threshold.
     """
 
     label: str
@@ -33,38 +30,12 @@ class LabelScores:
     auc: Estimate
     average_precision: float
     calibration_error: float
-    true_positives: int
-    false_positives: int
+    decisions: Decisions
 
     @property
     def prevalence(self) -> float:
         """Share of positives."""
-        return _share(self.n_positive, self.n)
-
-    @property
-    def false_negatives(self) -> int:
-        """Positives that are missed."""
-        return self.n_positive - self.true_positives
-
-    @property
-    def true_negatives(self) -> int:
-        """Negatives that are not called present."""
-        return self.n - self.n_positive - self.false_positives
-
-    @property
-    def sensitivity(self) -> float:
-        """Share of the positives that are called present."""
-        return _share(self.true_positives, self.n_positive)
-
-    @property
-    def specificity(self) -> float:
-        """Share of the negatives that are not."""
-        return _share(self.true_negatives, self.n - self.n_positive)
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and sensitivity."""
-        return _share(2 * self.true_positives, self.n_positive + self.true_positives + self.false_positives)
+        return self.n_positive / self.n if self.n else float("nan")
 
     def row(self, level: str) -> dict[str, Any]:
         """Return what `metrics.json` holds of it."""
@@ -79,13 +50,7 @@ class LabelScores:
             "auc": plain(self.auc),
             "average_precision": plain(self.average_precision),
             "calibration_error": plain(self.calibration_error),
-            "sensitivity": plain(self.sensitivity),
-            "specificity": plain(self.specificity),
-            "true_positives": self.true_positives,
-            "false_negatives": self.false_negatives,
-            "false_positives": self.false_positives,
-            "true_negatives": self.true_negatives,
-            "f1": plain(self.f1),
+            **decisions_row(self.decisions),
         }
 
 
@@ -121,19 +86,33 @@ def score_level(
 def _score_label(name: str, truth_N: Float64Array, probability_N: Float64Array, resamples: Resamples) -> LabelScores:
     is_known_N = ~np.isnan(truth_N)
     truth_N, probability_N, resamples = truth_N[is_known_N], probability_N[is_known_N], resamples.only(is_known_N)
-    is_positive, is_called = truth_N == 1, probability_N >= DECISION_THRESHOLD
     return LabelScores(
         label=name,
         n=len(truth_N),
-        n_positive=int(is_positive.sum()),
+        n_positive=int((truth_N == 1).sum()),
         log_loss=resamples.mean(metrics.log_loss_cells(truth_N, probability_N)),
         constant_log_loss=float(metrics.log_loss_cells(truth_N, metrics.constant_prediction(truth_N)).mean()),
         auc=resamples.auc(truth_N, probability_N),
         average_precision=metrics.average_precision(truth_N, probability_N),
         calibration_error=metrics.calibration(truth_N, probability_N).expected_error,
-        true_positives=int((is_called & is_positive).sum()),
-        false_positives=int((is_called & ~is_positive).sum()),
+        decisions=Decisions.of(truth_N, probability_N),
     )
+
+
+def decisions_row(decisions: Decisions) -> dict[str, Any]:
+    """Return what is written of decisions on a label: counts, and what follows from them."""
+    return {
+        "sensitivity": plain(decisions.sensitivity),
+        "specificity": plain(decisions.specificity),
+        "true_positives": decisions.true_positives,
+        "false_negatives": decisions.false_negatives,
+        "false_positives": decisions.false_positives,
+        "true_negatives": decisions.true_negatives,
+        "f1": plain(decisions.f1),
+        "f1_macro": plain(decisions.f1_macro),
+        "f1_micro": plain(decisions.f1_micro),
+        "f1_weighted": plain(decisions.f1_weighted),
+    }
 
 
 def plain(number: float | Estimate) -> Any:
@@ -141,7 +120,3 @@ def plain(number: float | Estimate) -> Any:
     if isinstance(number, Estimate):
         return {"value": plain(number.value), "low": plain(number.low), "high": plain(number.high)}
     return number if math.isfinite(number) else None
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")

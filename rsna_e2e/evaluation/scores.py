@@ -10,9 +10,9 @@ import numpy as np
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.cells import Cells
 from rsna_e2e.evaluation.comparisons import Consistency, Floor, Part
-from rsna_e2e.evaluation.levels import DECISION_THRESHOLD, Level, plain
+from rsna_e2e.evaluation.levels import Level, plain
 from rsna_e2e.evaluation.resamples import Resamples
-from rsna_e2e.tasks.metrics import CONFIDENCE, LOG_LOSS_EPS, Estimate, Int64Array
+from rsna_e2e.tasks.metrics import CONFIDENCE, DECISION_THRESHOLD, LOG_LOSS_EPS, Estimate, Int64Array
 from rsna_e2e.tasks.task import Task
 
 NO_STORE = "no store was given, on whose training split they are fitted"

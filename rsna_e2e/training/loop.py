@@ -3,14 +3,15 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from rsna_e2e.core.device import without_tuning
 from rsna_e2e.core.errors import DivergedError, OutOfResourcesError, PreemptedError
 from rsna_e2e.core.files import without_nan
 from rsna_e2e.core.records import Progress
@@ -20,6 +21,7 @@ from rsna_e2e.model.network import JointModel
 from rsna_e2e.training.checkpoint import Best, Checkpoint, restore, save_checkpoint
 from rsna_e2e.training.divergence import write_bundle
 from rsna_e2e.training.meter import Meter
+from rsna_e2e.training.operating_points import write_operating_points
 from rsna_e2e.training.phases import Epoch, Phase, StepBatches
 from rsna_e2e.training.prepared_run import PreparedRun
 from rsna_e2e.training.run_layout import DEBUG, PREEMPTION_MARKER
@@ -182,7 +184,7 @@ class Trainer:
             return
         scored = self._model if self._ema is None else self._ema.module
         assert isinstance(scored, JointModel)
-        with _without_tuning():  # batches of validation have many sizes
+        with without_tuning():  # batches of validation have many sizes
             validation = self._validate(scored, epoch.number)
         if validation is None:
             self._save(stepper)
@@ -200,6 +202,8 @@ class Trainer:
             scores = without_nan(validation.plain())
             best = Best(step=self.state.step, epoch=epoch.number, validation_loss=loss, validation=scores)
             since = 0
+            if self._ranks.is_main and validation.thresholds:
+                write_operating_points(self._run, epoch=epoch.number, thresholds=validation.thresholds)
         finite_loss = loss if math.isfinite(loss) else None
         self._note(epoch=epoch.number, best=best, epochs_since_best=since, validation_loss=finite_loss)
         self._save(stepper)
@@ -286,13 +290,3 @@ class Trainer:
             f"{', '.join(series) or 'of other ranks'}, the last of {self.state.skipped_in_a_row} steps in a row that "
             f"were skipped. Lower optimizer.learning_rate; details are in {self._run / DEBUG}"
         )
-
-
-@contextmanager
-def _without_tuning() -> Iterator[None]:
-    """Let cuDNN choose its algorithms untried for the length of the block."""
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

@@ -18,7 +18,7 @@ from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.forward import predict_series
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store, rows_of
-from rsna_e2e.tasks.metrics import auc, known_weighted_log_loss, scorable, study_log_loss_of
+from rsna_e2e.tasks.metrics import auc, known_weighted_log_loss, scorable, study_log_loss_of, youden_threshold
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.confusion import Confusion
 from rsna_e2e.training.distributed import ALONE, Ranks
@@ -37,7 +37,8 @@ class Validation:
     series_weighted_log_loss: the same of the series head over series, NaN where no series has all its labels; None for
     a model without that head. series_any_auc: likewise, and None where series have labels of their own.
     study_log_loss: of tasks with that score, over slices and series at once. confusions: of the headline label, by the
-    kind of log line that they make, of a model that classifies single slices.
+    kind of log line that they make, of a model that classifies single slices. thresholds: of the labels of slices, from
+    which on a slice is best called to have one; none where training slices are scored.
     """
 
     weighted_log_loss: float
@@ -48,6 +49,7 @@ class Validation:
     series_any_auc: float | None = None
     study_log_loss: float | None = None
     confusions: Mapping[str, Confusion] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
@@ -56,8 +58,8 @@ class Validation:
 
     def plain(self) -> dict[str, Any]:
         """Return the scores by name, of `_OF_SERIES` only those that there are."""
-        scores = asdict(replace(self, confusions={}))
-        del scores["confusions"]
+        scores = asdict(replace(self, confusions={}, thresholds={}))
+        del scores["confusions"], scores["thresholds"]
         return {name: value for name, value in scores.items() if value is not None or name not in _OF_SERIES}
 
     @classmethod
@@ -223,11 +225,13 @@ def _score(
     headline = task.headline_index
     known_N, _ = scorable(truth.slices)
     assert known_N.any(), "hold_out and training_slices leave no other"
+    thresholds = () if are_training_slices else map(youden_threshold, truth.slices.T, probability_NL.T)
     scores = Validation(
         weighted_log_loss=known_weighted_log_loss(truth.slices, probability_NL, np.array(task.slices.weights)),
         any_auc=_headline_auc(truth.slices, probability_NL, task),
         n_training_slices=int(known_N.sum()) if are_training_slices else 0,
         n_positive=int((truth.slices[known_N, headline] > 0).sum()),
+        thresholds=dict(zip(task.slices.names, thresholds, strict=not are_training_slices)),
     )
     if probability_SM is None:
         return scores

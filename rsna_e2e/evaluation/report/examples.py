@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rsna_e2e.core.records import Float64Array
-from rsna_e2e.evaluation.levels import DECISION_THRESHOLD
 from rsna_e2e.evaluation.scores import Evaluation, SeriesLayout
-from rsna_e2e.tasks.metrics import Int64Array, group_max
+from rsna_e2e.tasks.metrics import DECISION_THRESHOLD, Int64Array, group_max
 
 _N_TRUE_POSITIVES = 2
 _N_FALSE_NEGATIVES = 2

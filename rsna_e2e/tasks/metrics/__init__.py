@@ -12,6 +12,7 @@ from rsna_e2e.tasks.metrics.curves import (
     calibration,
     roc_curve,
 )
+from rsna_e2e.tasks.metrics.decisions import DECISION_THRESHOLD, Decisions, LabelDecisions, youden_threshold
 from rsna_e2e.tasks.metrics.losses import (
     LOG_LOSS_EPS,
     constant_prediction,
@@ -34,10 +35,13 @@ from rsna_e2e.tasks.metrics.study import best_constants, study_log_loss, study_l
 
 __all__ = [
     "CONFIDENCE",
+    "DECISION_THRESHOLD",
     "LOG_LOSS_EPS",
     "Calibration",
+    "Decisions",
     "Estimate",
     "Int64Array",
+    "LabelDecisions",
     "RocCurve",
     "auc",
     "average_precision",
@@ -57,4 +61,5 @@ __all__ = [
     "weighted_log_loss",
     "weighted_log_loss_rows",
     "with_interval",
+    "youden_threshold",
 ]

@@ -1,0 +1,149 @@
+"""Comparison of runs: which there are, what is kept, and a table that follows from the saved predictions alone."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import small
+from sklearn import metrics as judge
+
+from rsna_e2e.cli import main
+from rsna_e2e.config import save_config
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.evaluation.compare.variants import Varied, make_variants
+from rsna_e2e.store import Store
+
+BACKBONES = "model.backbone=test_resnet,test_efficientnet"
+
+
+def names(*varied: str, is_grid: bool = False, overrides: tuple[str, ...] = ()) -> list[str]:
+    return [one.name for one in make_variants("demo", overrides, list(map(Varied.parse, varied)), is_grid=is_grid)]
+
+
+def test_one_setting_is_varied_at_a_time_or_all_together() -> None:
+    varied = ("image.size=96,112", "optimizer.weight_decay=0,0.01")
+    assert names(*varied) == [
+        "image.size=96",
+        "image.size=112",
+        "optimizer.weight_decay=0",
+        "optimizer.weight_decay=0.01",
+    ]
+    assert names(*varied, is_grid=True) == [
+        f"image.size={size}, optimizer.weight_decay={decay}" for size in (96, 112) for decay in ("0", "0.01")
+    ]
+
+
+def test_the_recipe_itself_comes_once() -> None:
+    """Of both settings one value is the recipe's."""
+    assert names("image.size=128,96", "seed=1234,5") == ["image.size=128", "image.size=96", "seed=5"]
+
+
+def test_values_with_commas_keep_them() -> None:
+    varied = Varied.parse("model.backbone_arguments={},{channels: [32, 64], stem_width: 16}")
+    assert varied.values == ("{}", '{"channels": [32, 64], "stem_width": 16}')
+    assert Varied.parse("optimizer.learning_rate=1e-3,null").values == ("1e-3", "null")
+    first, second = make_variants("demo", (), [Varied("image.size_from_epoch", ("{}", "{1: 96}"))], is_grid=False)
+    assert first.folder != second.folder
+    assert re.fullmatch(r"image\.size_from_epoch=-1-96--[0-9a-f]{8}", second.folder)
+
+
+@pytest.mark.parametrize(
+    ("varied", "message"),
+    [
+        (["image.size"], "expected a.b=x,y"),
+        (["image.size=[1"], "cannot read the values"),
+        (["image.size=96,-1"], r"image\.size"),
+        (["image.size=96", "image.size=112"], "image.size is given twice"),
+        (["no.such=1,2"], "there is no section 'no'"),
+    ],
+)
+def test_what_cannot_be_varied_is_refused(varied: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        names(*varied)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Store:
+    return small.make_store(tmp_path_factory.mktemp("compare"))
+
+
+@pytest.fixture(scope="module")
+def command(store: Store, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A comparison that was made: its command line without --vary. OUT is the third word."""
+    folder = tmp_path_factory.mktemp("compared")
+    save_config(small.image_config("model.embedding_width=null", epochs=1), path=folder / "recipe.yaml")
+    words = ["compare", str(store.path), str(folder / "out"), "--recipe", str(folder / "recipe.yaml")]
+    words += ["--device", "cpu"]
+    assert main([*words, "--vary", BACKBONES]) == 0
+    return words
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "comparison.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_follows_from_the_saved_predictions(command: list[str]) -> None:
+    """By scikit-learn, from the tables and the truth beside them."""
+    out = Path(command[2])
+    rows = rows_of(out)
+    assert [row["run"] for row in rows] == ["model.backbone=test_resnet", "model.backbone=test_efficientnet"]
+    for row in rows:
+        submission = out / "predictions" / f"{row['run']}.csv"
+        table = pyarrow.parquet.read_table(f"{submission}.predictions.parquet").to_pydict()
+        truth_of = dict(csv.reader(Path(f"{submission}.truth.csv").read_text().splitlines()))
+        truth = np.array([float(truth_of[f"{image_id}_any"]) for image_id in table["image_id"]])
+        found, threshold = np.array(table["any"]), float(row["threshold"])
+        points = json.loads((out / "runs" / row["run"] / "operating_points.json").read_text())
+        assert threshold == points["thresholds"]["any"]
+        called = found >= threshold
+        (n_tn, n_fp), (n_fn, n_tp) = judge.confusion_matrix(truth, called)
+        counts = ("true_negatives", "false_positives", "false_negatives", "true_positives")
+        assert [int(row[name]) for name in counts] == [n_tn, n_fp, n_fn, n_tp]
+        for average in ("binary", "macro", "micro", "weighted"):
+            name = "f1" if average == "binary" else f"f1_{average}"
+            assert float(row[name]) == pytest.approx(judge.f1_score(truth, called, average=average), rel=1e-12)
+        assert float(row["auc"]) == pytest.approx(judge.roc_auc_score(truth, found), rel=1e-12)
+        assert float(row["seconds"]) > 0
+        assert int(row["learned"]) == int(row["weights"]) > 0
+    assert rows[0]["weights"] != rows[1]["weights"]
+
+
+def test_the_page_shows_every_run_and_number(command: list[str]) -> None:
+    out = Path(command[2])
+    page = (out / "comparison.html").read_text()
+    content = json.loads((out / "comparison.json").read_text())
+    assert content["split"] == "validation"
+    for number, row in enumerate(content["runs"]):
+        assert f'<th scope="row">{row["run"]}</th>' in page
+        assert f'<data value="{row["auc"]}" class="number" title="runs.{number}.auc">' in page
+    assert page.count("data:image/svg+xml") == 2
+    assert "fold that is scored here" in page
+
+
+def test_more_values_train_no_run_again(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    out = Path(command[2])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.parent != out}
+    first = rows_of(out)
+    assert main([*command, "--vary", BACKBONES, "--vary", "slice_phase.optimizer.weight_decay=0,0.01"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    rows = rows_of(out)
+    assert rows[:2] == first
+    assert [row["run"] for row in rows[2:]] == ["slice_phase.optimizer.weight_decay=0.01"]
+    assert "model.backbone=test_efficientnet" in capsys.readouterr().out
+
+
+def test_runs_that_were_begun_with_other_settings_are_refused(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--vary", BACKBONES, "--set", "seed=7"]) == 2
+    assert "seed" in capsys.readouterr().err
+
+
+def test_nothing_to_vary_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command) == 2
+    assert "nothing to compare: name a setting and its values" in capsys.readouterr().err
