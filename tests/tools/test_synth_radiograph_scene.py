@@ -188,7 +188,7 @@ def test_boxes_by_hand() -> None:
 
 @pytest.mark.slow
 def test_opacities_are_as_common_as_planned_and_visible() -> None:
-    plans = [plan for plan in plan_images(Request(n_studies=400, seed=6, test_fraction=0.0)) if plan.index < 160]
+    plans = [plan for plan in plan_images(Request(n_studies=400, seed=6, test_fraction=0.0)) if plan.index < 100]
     found: dict[str, list[bool]] = {"PA": [], "AP": []}
     for plan in plans:
         scene = draw_scene(plan.seed, plan.index, view=plan.view, opacity_rate=plan.opacity_rate, shape=(128, 128))
