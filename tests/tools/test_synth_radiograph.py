@@ -23,7 +23,7 @@ from rsna_e2e.tools.synth.radiograph.data_set import FOLDERS, RADIOGRAPH
 from rsna_e2e.tools.synth.radiograph.plan import ImagePlan, plan_images
 from rsna_e2e.tools.synth.radiograph.preview import shown
 from rsna_e2e.tools.synth.radiograph.spelling import BITS, VOI_FUNCTIONS, Spelling, draw_spelling
-from rsna_e2e.tools.synth.radiograph.write import Header, write_dicom
+from rsna_e2e.tools.synth.radiograph.write import Header, write_dicom, write_png
 from rsna_e2e.tools.synth.simulate import SynthReport, simulate
 
 ARGUMENTS: dict[str, Any] = {
@@ -233,7 +233,16 @@ def test_same_bytes_for_any_number_of_processes(made: tuple[Path, SynthReport], 
     assert _digests(tmp_path / "raw") == _digests(made[0])
 
 
-def test_png_files_show_what_dicom_files_show(made: tuple[Path, SynthReport], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bits", "most"), [(8, 255), (12, 65535)])
+def test_a_png_is_the_image_rounded(bits: int, most: int, tmp_path: Path) -> None:
+    ramp = np.linspace(-0.1, 1.1, 64 * 64, dtype=np.float32).reshape(64, 64)
+    write_png(tmp_path / "a.png", ramp, bits)
+    stored = shown(tmp_path / "a.png") * most
+    assert np.abs(stored - np.clip(ramp, 0.0, 1.0) * most).max() < ROUNDING
+    assert np.abs(stored - np.rint(stored)).max() < 1e-6
+
+
+def test_a_folder_of_png_files(tmp_path: Path) -> None:
     out = tmp_path / "raw"
     simulate(out, n_jobs=1, **{**ARGUMENTS, "n_studies": 2, "file_format": "png"})
     found = sorted(out.glob("*/*.png"))

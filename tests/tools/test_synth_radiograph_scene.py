@@ -48,6 +48,18 @@ def test_lengths_along_rays_add_up_to_the_volume(points: list[tuple[float, float
     assert total == pytest.approx(np.pi * radius**2 * length, rel=VOLUME_SHARE)
 
 
+def test_a_joint_counts_nothing_twice_and_leaves_no_gap() -> None:
+    """A right angle in the plane of the image: its outer corner is filled, its inner one no thicker than a tube."""
+    tubes = Tubes.along([(-30, 0, 0), (0, 0, 0), (0, 0, -30)], 4.0, Layer.BONE)
+    beam = _parallel()
+    seen = projected(tubes, np.ones(2), beam)
+    assert seen.max() <= 8.0
+    assert seen[beam.v_mm > 4.5].max() == seen[:, beam.u_mm > 4.5].max() == 0.0
+    assert seen.sum() * 0.5**2 == pytest.approx(np.pi * 4.0**2 * 60.0, rel=VOLUME_SHARE)
+    row, column = (int(np.argmin(np.abs(at - 2.25))) for at in (beam.v_mm, beam.u_mm))
+    assert seen[row, column] == pytest.approx(2.0 * np.sqrt(16.0 - 2.25**2), rel=0.01)
+
+
 def test_the_middle_of_a_tube_across_the_beam_is_its_diameter() -> None:
     tubes = Tubes.along([(-30, 0, 0), (30, 0, 0)], 5.0, Layer.BONE)
     seen = projected(tubes, np.full(1, 2.0), _parallel())
@@ -161,7 +173,8 @@ def test_boxes_hold_what_is_visible(cloudy: tuple[Scene, Rendering, Rendering]) 
     assert left_out < 400.0  # less than 4 cm2
     bare = labels_of(replace(scene, findings=NO_FINDINGS), clear, scatter, (1536, 1536))
     assert (bare.name, bare.boxes) == (NORMAL, ())
-    assert class_without(scene.findings) == OTHER  # opacities that nobody sees make no normal image
+    unseen = replace(scene.findings, others=())
+    assert class_without(unseen) == OTHER  # opacities that nobody sees make no normal image
 
 
 def test_visibility_by_hand() -> None:
