@@ -27,7 +27,7 @@ from rsna_e2e.tools.synth.radiograph.write import Header, write_dicom, write_png
 from rsna_e2e.tools.synth.simulate import SynthReport, simulate
 
 ARGUMENTS: dict[str, Any] = {
-    "n_studies": 16, "seed": 11, "kind": "radiograph", "prevalence": "demo", "test_fraction": 0.4, "size_px": 128
+    "n_studies": 12, "seed": 11, "kind": "radiograph", "prevalence": "demo", "test_fraction": 0.4, "size_px": 128
 }  # fmt: skip
 TABLES = {
     "train": ("stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"),
@@ -79,8 +79,8 @@ def test_tables_have_the_competitions_layout(made: tuple[Path, SynthReport]) -> 
         assert {row["PredictionString"] for row in sample} == {"0.5 0 0 100 100"}
     assert {study["class"] for study in truths.values()} == set(report.label_rates)
     assert sum(report.label_rates.values()) == pytest.approx(1.0)
-    assert report.n_studies == report.n_slices == 16
-    assert report.n_test_studies == 6
+    assert report.n_studies == report.n_slices == 12
+    assert report.n_test_studies == 5
 
 
 def test_files_say_what_the_truth_says(made: tuple[Path, SynthReport]) -> None:
