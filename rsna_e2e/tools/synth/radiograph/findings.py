@@ -17,7 +17,8 @@ OTHERS = ("effusion", "atelectasis", "cardiomegaly", "mass", "hyperinflation", "
 OTHER_WEIGHTS = {"PA": (0.2, 0.15, 0.2, 0.2, 0.2, 0.05), "AP": (0.3, 0.2, 0.2, 0.08, 0.04, 0.18)}
 NIPPLE_RATE = 0.08
 DIAMETER_MM = (32.0, 125.0)
-ADDED = (0.25, 0.85)  # density, of water's: +250 to +850 HU
+# Density, of water's: natural, demo. +250 to +850 HU; in `demo` the faint ones are left out
+ADDED = ((0.25, 0.85), (0.55, 0.95))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +52,12 @@ class Findings:
     has_nipples: bool
 
 
-def draw_findings(rng: np.random.Generator, view: str, points: Float64Array, *, opacity_rate: float) -> Findings:
-    """Draw one image's findings; `points` [n, 3] lie evenly in the lungs."""
+def draw_findings(
+    rng: np.random.Generator, view: str, points: Float64Array, *, opacity_rate: float, added: tuple[float, float]
+) -> Findings:
+    """Draw one image's findings; `points` [n, 3] lie evenly in the lungs; `added`: range of opacities' density."""
     has_opacity = rng.random() < opacity_rate
-    opacities = _draw_opacities(rng, points) if has_opacity else ()
+    opacities = _draw_opacities(rng, points, added) if has_opacity else ()
     has_other = rng.random() < (OTHER_BESIDE if has_opacity else OTHER_RATE[view])
     n = (1 + int(rng.random() < 0.25)) if has_other else 0
     others = tuple(str(v) for v in rng.choice(OTHERS, n, replace=False, p=OTHER_WEIGHTS[view]))
@@ -71,7 +74,7 @@ def draw_findings(rng: np.random.Generator, view: str, points: Float64Array, *, 
     )
 
 
-def _draw_opacities(rng: np.random.Generator, points: Float64Array) -> tuple[Opacity, ...]:
+def _draw_opacities(rng: np.random.Generator, points: Float64Array, added: tuple[float, float]) -> tuple[Opacity, ...]:
     """Places where pneumonia is common: low and in the middle more than at the top, often on both sides."""
     found: list[Opacity] = []
     inner = points[(np.abs(points[:, 0]) > 38.0) & (points[:, 2] < 70.0) & (points[:, 2] > -112.0)]
@@ -91,7 +94,7 @@ def _draw_opacities(rng: np.random.Generator, points: Float64Array) -> tuple[Opa
                     half * float(rng.uniform(0.8, 1.0)),
                     half * float(rng.uniform(1.0, 1.25)),
                 ),
-                added=float(rng.uniform(*ADDED)),
+                added=float(rng.uniform(*added)),
                 edge=float(rng.uniform(0.5, 1.1)),
                 is_lobar=bool(rng.random() < 0.5),
                 seed=int(rng.integers(2**32)),

@@ -27,7 +27,12 @@ class Image:
 def scene_of(plan: ImagePlan, sides: tuple[float, float]) -> Scene:
     """Draw the scene of an image; `sides` are its rows and columns, of the size that was asked for."""
     return draw_scene(
-        plan.seed, plan.source, view=plan.view, opacity_rate=plan.opacity_rate, shape=shape_of(plan, sides)
+        plan.seed,
+        plan.source,
+        view=plan.view,
+        opacity_rate=plan.opacity_rate,
+        added=plan.added,
+        shape=shape_of(plan, sides),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.tools.synth.common.plan import PREVALENCES, Request, scatter, stream
-from rsna_e2e.tools.synth.radiograph.findings import BALANCED_RATE, OPACITY_RATE
+from rsna_e2e.tools.synth.radiograph.findings import ADDED, BALANCED_RATE, OPACITY_RATE
 
 Split = Literal["train", "test", "balanced"]
 AP_RATE = 12_173 / 26_684  # in the competition's data
@@ -17,7 +17,10 @@ FORMATS = ("dicom", "png")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePlan:
-    """One image. source: the index whose pixels it has, its own unless it is a copy; opacity_rate: P(opacity)."""
+    """One image. source: the index whose pixels it has, its own unless it is a copy; opacity_rate: P(opacity).
+
+    added: range of the density of opacities, of water's.
+    """
 
     seed: int
     index: int
@@ -26,6 +29,7 @@ class ImagePlan:
     split: Split
     view: str
     opacity_rate: float
+    added: tuple[float, float]
     size_px: int
     file_format: str
 
@@ -47,6 +51,7 @@ def plan_images(request: Request) -> tuple[ImagePlan, ...]:
     order = sorted(range(n), key=lambda number: scatter(seed, "split", number))
     held = order[: min(round(request.test_fraction * n), n - 1)]
     splits: dict[int, Split] = {index: "balanced" if i % 2 else "test" for i, index in enumerate(held)}
+    column = PREVALENCES.index(request.prevalence)
     plans: list[ImagePlan] = []
     originals: list[ImagePlan] = []
     for index in range(n):
@@ -63,9 +68,8 @@ def plan_images(request: Request) -> tuple[ImagePlan, ...]:
             source=index,
             split=split,
             view=view,
-            opacity_rate=(BALANCED_RATE if split == "balanced" else OPACITY_RATE[view])[
-                PREVALENCES.index(request.prevalence)
-            ],
+            opacity_rate=(BALANCED_RATE if split == "balanced" else OPACITY_RATE[view])[column],
+            added=ADDED[column],
             size_px=size,
             file_format=file_format,
         )

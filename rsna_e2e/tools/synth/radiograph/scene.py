@@ -20,7 +20,7 @@ from rsna_e2e.tools.synth.common.series import rotation_matrix
 from rsna_e2e.tools.synth.radiograph.beam import Beam
 from rsna_e2e.tools.synth.radiograph.detector import Exposure, draw_exposure
 from rsna_e2e.tools.synth.radiograph.devices import Devices, draw_devices
-from rsna_e2e.tools.synth.radiograph.findings import Findings, draw_findings
+from rsna_e2e.tools.synth.radiograph.findings import ADDED, Findings, draw_findings
 from rsna_e2e.tools.synth.radiograph.patient import Person, changed, draw_person
 
 RENDERED = 512  # pixels of the longer side of the rendering grid, at most
@@ -54,11 +54,19 @@ class Scene:
         )
 
 
-def draw_scene(seed: int, index: int, *, view: str, opacity_rate: float, shape: tuple[int, int]) -> Scene:
+def draw_scene(
+    seed: int,
+    index: int,
+    *,
+    view: str,
+    opacity_rate: float,
+    added: tuple[float, float] = ADDED[0],
+    shape: tuple[int, int],
+) -> Scene:
     """Draw image `index` of a data set, [rows, columns] of its file, in a view."""
     person = draw_person(stream(seed, "person", index), view)
     points = lung_points(person.chest, person.heart, stream(seed, "points", index))
-    findings = draw_findings(stream(seed, "findings", index), view, points, opacity_rate=opacity_rate)
+    findings = draw_findings(stream(seed, "findings", index), view, points, opacity_rate=opacity_rate, added=added)
     person = changed(person, findings.others, stream(seed, "changes", index))
     vessels = grow_vessels(
         person.chest, person.heart, stream(seed, "vessels", index), trunk_scale=person.vessel_scale, straight=STRAIGHT
