@@ -33,7 +33,7 @@ def add_embed(verbs: Verbs) -> None:
     add_checkpoint(verb)
     verb.add_argument(
         "--views",
-        type=_views,
+        type=views,
         default=("plain",),
         metavar="VIEW,...",
         help="views of every image: plain, hflip, transpose; heads learn from their mean (default plain)",
@@ -132,13 +132,14 @@ def open_embeddings(
     return Embeddings.open(folders, store, out_of_fold=by_fold, fold_of_series=series_folds(store, folds))
 
 
-def _views(text: str) -> tuple[str, ...]:
+def views(text: str) -> tuple[str, ...]:
+    """Names of views of an image, each once, with commas."""
     from rsna_e2e.config import View
 
-    views = tuple(text.split(","))
-    if len(set(views)) < len(views) or not set(views) <= set(get_args(View)):
+    named = tuple(text.split(","))
+    if len(set(named)) < len(named) or not set(named) <= set(get_args(View)):
         raise argparse.ArgumentTypeError(f"{text!r}: give some of {', '.join(get_args(View))}, each once, with commas")
-    return views
+    return named
 
 
 def _fold_and_folder(text: str) -> tuple[int, Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_columns, add_device, add_raw, checkpoints, seed, with_columns
-from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, say_damaged, taken
+from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, say_damaged, taken, views
 from rsna_e2e.cli.verbs import Verbs, add_verb, given_task, tell
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.table_files import table_at
@@ -31,6 +31,7 @@ def add_predict(verbs: Verbs) -> None:
         "has labels, the truth.",
         "rsna-e2e predict runs/demo store --split test --out submission.csv",
         "rsna-e2e predict runs/demo store --split validation --out validation.csv   # what the run held out",
+        "rsna-e2e predict runs/demo store --views plain,hflip --out submission.csv   # mean of an image and its mirror",
     )
     verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
@@ -48,6 +49,13 @@ def add_predict(verbs: Verbs) -> None:
         metavar="auto|best|last|epoch-N|epochs",
         help="auto: best, else last; epoch-N: the end of epoch N, of a run with checkpoint.keep_epochs; epochs: the "
         "mean of what all of these predict",
+    )
+    verb.add_argument(
+        "--views",
+        type=views,
+        default=("plain",),
+        metavar="VIEW,VIEW",
+        help="views of every image, whose probabilities are averaged: plain, hflip, transpose (default plain)",
     )
     add_raw(verb)
     add_embeddings(verb)
@@ -127,7 +135,7 @@ def _predict(options: argparse.Namespace) -> None:
     ):
         what: dict[str, Any] = {"split": options.split, "out": options.out, "device": options.device}
         what |= {"embeddings": open_embeddings(options.embeddings, store), "is_raw": options.is_raw}
-        what["progress"] = progress
+        what |= {"views": options.views, "progress": progress}
         if is_mean:
             mean = predict_epochs(options.model_run, store, **what)
             _say_mean(mean)

@@ -19,6 +19,7 @@ from rsna_e2e.core.records import Float32Array, Progress, Rows, no_progress
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.model.forward import EMBED_TOGETHER
+from rsna_e2e.model.views import turned
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import SHARD_SLICES, EmbeddingSource, EmbeddingWriter
 from rsna_e2e.store.embeddings.shards import Append
@@ -155,17 +156,6 @@ def embed_block(extractor: Extractor, rows: Rows, views: Sequence[View], appends
         for append, embeddings in zip(appends, extractor.embed_views(images, views), strict=True):
             append(embeddings)
         yield len(images) * len(views)
-
-
-def turned(images_NCSS: torch.Tensor, view: View) -> torch.Tensor:
-    """Return a view of images, channels-last as they are: hflip mirrors columns, transpose swaps rows and columns."""
-    match view:
-        case "plain":
-            return images_NCSS
-        case "hflip":
-            return images_NCSS.flip(-1)
-        case "transpose":
-            return images_NCSS.transpose(-1, -2).contiguous(memory_format=torch.channels_last)
 
 
 def _rows(store: Store, split: Split) -> Rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rsna_e2e.config import View
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Float64Array, Progress, Rows, no_progress, printable
 from rsna_e2e.inference.missing import MissingImages, list_missing
@@ -55,11 +56,14 @@ class Predicted:
 class Predictor:
     """Predicts series of one store with a trained model, by whichever of its checkpoints is loaded.
 
-    Raises BadInputError when the store was prepared for another task.
+    views: of every image; probabilities are the mean over them. Raises BadInputError when the store was prepared for
+    another task, UsageError for views of stored embeddings.
     """
 
-    def __init__(self, trained: TrainedModel, store: Store) -> None:
-        self.trained, self.store = trained, store
+    def __init__(self, trained: TrainedModel, store: Store, *, views: Sequence[View] = ("plain",)) -> None:
+        if trained.embeddings is not None and tuple(views) != ("plain",):
+            raise UsageError("--views are of images, and this run predicts from stored embeddings: leave it out")
+        self.trained, self.store, self._views = trained, store, views
         self._loader = trained.loader(store)
 
     def positions(self, split: str) -> list[int]:
@@ -133,7 +137,12 @@ class Predictor:
         """Return what the run predicts of these series, in the order of the store."""
         trained = self.trained
         prediction = predict_series(
-            trained.network, self._loader, positions, compute=trained.compute, progress=progress
+            trained.network,
+            self._loader,
+            positions,
+            compute=trained.compute,
+            views=self._views,
+            progress=progress,
         )
         if not prediction.is_finite:
             raise BadInputError(f"{trained.checkpoint}: predicts numbers that are not finite. Use another checkpoint")
@@ -148,6 +157,7 @@ def predict(
     out: Path,
     checkpoint: str = "auto",
     embeddings: Embeddings | None = None,
+    views: Sequence[View] = ("plain",),
     is_raw: bool = False,
     device: str = "auto",
     progress: Progress = no_progress,
@@ -156,12 +166,12 @@ def predict(
     head its series table, the truth as far as the store has it, and what it lacks.
 
     split: train, test, or validation, the part of train that the run held out. embeddings: what a run without a
-    backbone predicts from. is_raw: see `write_submission`. Raises BadInputError when the run, checkpoint, store or
-    embeddings are not such or do not fit, UsageError for an empty split.
+    backbone predicts from. views: see `Predictor`. is_raw: see `write_submission`. Raises BadInputError when the run,
+    checkpoint, store or embeddings are not such or do not fit, UsageError for an empty split.
     """
     trained = TrainedModel.open(run, checkpoint, device=device, embeddings=embeddings)
     prepare_submission(out, trained.task, example="submission.csv")
-    predictor = Predictor(trained, store)
+    predictor = Predictor(trained, store, views=views)
     positions = predictor.positions(split)
     prediction = predictor(positions, progress=progress)
     table = make_table(store, prediction.rows, prediction.slices)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rsna_e2e.config import View
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import write_json
 from rsna_e2e.core.records import Progress, no_progress
@@ -61,6 +62,7 @@ def predict_epochs(
     split: str,
     out: Path,
     embeddings: Embeddings | None = None,
+    views: Sequence[View] = ("plain",),
     epochs: Sequence[int] | None = None,
     is_raw: bool = False,
     device: str = "auto",
@@ -75,7 +77,7 @@ def predict_epochs(
     chosen = _all_epochs(run) if epochs is None else list(epochs)
     trained = TrainedModel.open(run, _checkpoint(chosen[0]), device=device, embeddings=embeddings)
     prepare_submission(out, trained.task, example="submission.csv")
-    predictor = Predictor(trained, store)
+    predictor = Predictor(trained, store, views=views)
     prediction, members = _average(predictor, predictor.positions(split), chosen, progress)
     table = make_table(store, prediction.rows, prediction.slices)
     series = make_series_table(store, prediction, trained.task)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rsna_e2e.config import View
 from rsna_e2e.core.device import Compute
 from rsna_e2e.core.records import Float64Array, Progress, Rows, never, no_progress
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.network import JointModel, Logits
+from rsna_e2e.model.views import turned
 
 EMBED_TOGETHER = 64  # slices; enough to keep a device busy, and a series of any length fits the memory
 
@@ -52,12 +54,14 @@ def predict_series(
     positions: Sequence[int],
     *,
     compute: Compute,
+    views: Sequence[View] = ("plain",),
     is_stopping: Callable[[], bool] = never,
     progress: Progress = no_progress,
 ) -> Prediction:
     """Predict the series at `positions` in the store, un-augmented, in the order of the loader's batches.
 
-    loader: of whole batches. When `is_stopping` says so, the prediction ends with the batch before.
+    loader: of whole batches. views: of the images; probabilities are the mean over them. When `is_stopping` says so,
+    the prediction ends with the batch before.
     """
     batches = loader.group(positions)
     n_slices = sum(map(loader.n_slices, batches))
@@ -69,10 +73,10 @@ def predict_series(
     for members, batch in zip(batches, loader.load(batches, epoch=None), strict=True):
         if is_stopping():
             break
-        logits = _classify_batch(model, batch, compute)
-        of_slices.append(_probability(logits.slices))
-        if logits.series is not None:
-            of_series.append(_probability(logits.series))
+        seen = [_classify_batch(model, batch, compute, view) for view in views]
+        of_slices.append(_probability([logits.slices for logits in seen]))
+        if model.study_head is not None:
+            of_series.append(_probability([logits.series for logits in seen if logits.series is not None]))
         rows.append(batch.rows)
         places.append(np.array(members, dtype=np.int64))
         done += len(batch.labels)
@@ -86,14 +90,16 @@ def predict_series(
 
 
 @torch.inference_mode()
-def _classify_batch(model: JointModel, batch: SeriesBatch, compute: Compute) -> Logits:
+def _classify_batch(model: JointModel, batch: SeriesBatch, compute: Compute, view: View) -> Logits:
     model.eval()
     n = len(batch.labels)
     with compute.autocast():
-        parts = [model.embed(batch.images[i : i + EMBED_TOGETHER]) for i in range(0, n, EMBED_TOGETHER)]
+        parts = [model.embed(turned(batch.images[i : i + EMBED_TOGETHER], view)) for i in range(0, n, EMBED_TOGETHER)]
     return model.classify(torch.cat(parts), batch.series_lengths)
 
 
-def _probability(logits: torch.Tensor) -> Float64Array:
-    probability: Float64Array = torch.sigmoid(logits).double().cpu().numpy()
+def _probability(logits_of_views: Sequence[torch.Tensor]) -> Float64Array:
+    """Return the mean over views; of one view, its own."""
+    found = [torch.sigmoid(logits).double() for logits in logits_of_views]
+    probability: Float64Array = torch.stack(found).mean(0).cpu().numpy()
     return probability

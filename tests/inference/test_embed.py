@@ -9,9 +9,10 @@ import torch
 
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.inference import embed as extract_module
-from rsna_e2e.inference.embed import extract, turned
+from rsna_e2e.inference.embed import extract
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.views import turned
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import EmbeddingFolder, EmbeddingsError
 from rsna_e2e.tasks.ich import ICH
