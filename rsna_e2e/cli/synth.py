@@ -29,7 +29,12 @@ def add_synth(verbs: Verbs) -> None:
         default="natural",
         help="natural: about as common as in the competition; demo: more studies with bleeds, emboli or opacities",
     )
-    verb.add_argument("--test-fraction", type=float, default=0.2, help="share of patients held out (default 0.2)")
+    verb.add_argument(
+        "--test-fraction",
+        type=float,
+        default=0.2,
+        help="share of patients held out (default 0.2); of radiographs half of it is `balanced`",
+    )
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
     verb.add_argument("--preview", type=Path, metavar="PNG", help="draw a contact sheet of studies already in OUT")
 

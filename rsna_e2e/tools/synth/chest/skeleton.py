@@ -59,7 +59,7 @@ def arch(height: float) -> Tubes:
     )
 
 
-def sternum() -> Tubes:
+def _sternum() -> Tubes:
     z = np.array([58.0, 40.0, 20.0, 0.0, -25.0, -50.0, -75.0, -95.0])
     at = on_cage(np.full(len(z), np.pi), z, 7.0)
     half = np.array([16.0, 14.0, 9.0, 8.0, 9.0, 10.0, 8.0, 3.0])
@@ -89,7 +89,7 @@ def skeleton() -> Tubes:
     left = Tubes.join(
         *(rib(level, float(z)) for level, z in enumerate(heights)),
         *(arch(float(z)) for z in heights),
-        sternum(),
+        _sternum(),
         _shoulder(),
     )
     return Tubes.join(left, left.mirrored())
