@@ -212,6 +212,12 @@ class SlicePhaseConfig(Frozen):
     validation_sampling: Literal["all", "balanced"] = "all"
     """Slices of the held-out fold on which a slice classifier is scored. balanced: beside all of them, which decide on
     the best epoch, all positive ones and as many negative ones, drawn from one of two parts in turn, as in EC601."""
+    augment: AugmentConfig | None = None
+    """Random geometry in this phase; null: that of the run. Flips may be right here that are not for whole series,
+    whose labels say left and right."""
+    starts_head: bool = False
+    """After this phase, start the recurrent head as the classifier of single slices that it trained, so that whole
+    series begin with what slices taught. Needs model.head=lstm."""
     optimizer: OptimizerConfig
     """Optimiser of this phase."""
     freeze_backbone_epochs: EpochsOrNone | Literal["all"] = 0
