@@ -51,6 +51,8 @@ def inspect_store(
         labels=store.labels,
         refusals=store.read_refusals(),
         store=store,
+        box_rows=store.boxes.images,
+        box_edges=store.boxes.edges,
     )
     n = len(slices) if n_sampled is None else min(n_sampled, len(slices))
     rows = np.sort(np.random.default_rng(seed).choice(len(slices), size=n, replace=False))

@@ -35,4 +35,4 @@ class Reading:
 
 def modality_of(task: Task) -> Modality:
     """Return the modality of the images that a task is about."""
-    return "xr" if getattr(task.inputs, "values", "hu") == "grey" else "ct"
+    return "xr" if task.inputs.values == "grey" else "ct"
