@@ -121,13 +121,14 @@ def given_labels(options: argparse.Namespace) -> "TableFile | Literal['none', 'f
     word = None if options.labels is None else str(options.labels)
     if options.columns and word in (None, "none", "folders"):
         raise UsageError("--columns: of which table? Name it with --labels")
-    if options.also and word in (None, "none", "folders"):
+    also = getattr(options, "also", None)  # of verbs that take a second table
+    if also and word in (None, "none", "folders"):
         raise UsageError("--also: beside which table? Name it with --labels")
     if word == "none":
         return "none"
     if word == "folders":
         return "folders"
-    return with_columns(options.labels, options.columns, options.also) if options.labels else None
+    return with_columns(options.labels, options.columns, also) if options.labels else None
 
 
 def with_columns(path: Path, columns: "list[tuple[str, str]]", also: Path | None = None) -> "TableFile":

@@ -169,13 +169,16 @@ def _say_missing(missing: "MissingImages") -> None:
 def say_truth(submission: Path, truth: "TruthFile | None", *, task: str) -> None:
     """Name the command that scores a submission against the truth beside it, and what the scores leave out. task: as
     --task takes it."""
+    from rsna_e2e.tasks.labels import task_of_header
+
     if truth is None:
         return
     words = ["rsna-e2e", "evaluate", str(submission), str(truth.path), "--out", "report"]
     if n_left := truth.n_predicted - truth.n_slices:
         tell(f"without truth: {n_left} of {truth.n_predicted} slices, whose labels the store does not have, or not all")
         words.append("--allow-missing")
-    if task not in TASKS:  # those are told by the columns of the submission
+    told = task_of_header(table_at(submission))
+    if told is None or told.name != task:
         words += ["--task", task]
     tell(f"to score it: {shlex.join(words)}")
 
@@ -210,7 +213,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         store = None
         if options.store is not None:
             store = opened.enter_context(closing(Store.open(options.store, task.name)))
-        if is_box_submission(table_at(options.submission), task):
+        if task.csv.box_columns is not None and is_box_submission(table_at(options.submission), task):
             _evaluate_boxes(options, task, store)
             return
         evaluation = evaluate(

@@ -150,6 +150,8 @@ class Planner:
         shapes = self._shapes[span.rows].astype(np.int64)
         boxes = crop_squares(self._content[span.rows], shapes, image.crop, square=image.square)
         extents = shapes[:, ::-1] if image.is_stretched else None
-        if rng is not None and self._store.values == "grey":  # last, so that all draws before keep their values
-            jitter = draw_jitter(rng, self._config.augment)
+        if (
+            rng is not None and epoch is not None and self._store.values == "grey"
+        ):  # last, so that all draws before keep their values
+            jitter = draw_jitter(rng, self._config.augment_at(epoch))
         return _Drawn(slice_params(boxes, augmentation, size=image.resized, extents=extents), jitter)

@@ -34,8 +34,9 @@ def choose_loader(
 
 
 def _check_augmentation(store: Store, config: RunConfig) -> None:
-    augment = config.augment
-    if store.values == "hu" and any((augment.brightness_limit, augment.contrast_limit, augment.gamma_limit)):
+    of_slices = None if config.slice_phase is None else config.slice_phase.augment
+    grey = [(a.brightness_limit, a.contrast_limit, a.gamma_limit) for a in (config.augment, of_slices) if a is not None]
+    if store.values == "hu" and any(map(any, grey)):
         raise UsageError("augment.brightness_limit, contrast_limit and gamma_limit are for radiographs: leave them out")
 
 

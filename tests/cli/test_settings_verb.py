@@ -36,7 +36,9 @@ def leaves(values: dict[str, object], prefix: str = "") -> list[str]:
 
 def test_no_setting_is_missing_and_each_has_a_meaning() -> None:
     found = all_settings(RunConfig)
-    assert sorted(item.name for item in found) == sorted(leaves(load_config("demo").model_dump(mode="json")))
+    stages = ["slice_phase.freeze_backbone_epochs=1", "slice_phase.frozen_optimizer={learning_rate: 0.1}"]
+    every_section = load_config("demo", ["slice_phase.augment={}", *stages])
+    assert sorted(item.name for item in found) == sorted(leaves(every_section.model_dump(mode="json")))
     assert sorted(
         item.name
         for item in all_settings(TwoStageConfig)
@@ -92,7 +94,7 @@ def test_a_prefix_chooses_a_section_a_setting_or_how_it_begins(capsys: pytest.Ca
 def test_an_unknown_prefix_names_near_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no setting 'batchnorm'. Near: model.batchnorm, images.model.batchnorm" in said(capsys, "batchnorm", code=2)
     assert "Near: image.size" in said(capsys, "image.sise", code=2)
-    for name in ("learning", "learn", "lern", "lr", "LR", "optimiser.learning_rte"):
+    for name in ("learning", "learning_r", "lr", "LR", "optimiser.learning_rte"):
         assert ". Near: optimizer.learning_rate, " in said(capsys, name, code=2)
     assert "no setting 'qqq'. rsna-e2e settings lists all" in said(capsys, "qqq", code=2)
 

@@ -64,7 +64,7 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     scores = result.slices.scores[ICH.headline_index]
     assert (scores.n, scores.n_positive, scores.prevalence) == (4, 2, 0.5)
     assert scores.auc.value == 3 / 4  # four pairs: two right, two tied
-    assert (scores.sensitivity, scores.specificity) == (0.5, 1.0)
+    assert (scores.decisions.sensitivity, scores.decisions.specificity) == (0.5, 1.0)
     assert result.series is not None
     np.testing.assert_array_equal(result.series.truth[:, 5], [1, 1])
     np.testing.assert_array_equal(result.series.probability[:, 5], [0.8, 0.2])
@@ -103,7 +103,7 @@ def test_numbers_against_scikit_learn(run: MadeUpRun) -> None:
         assert scores.log_loss.value == pytest.approx(losses[-1], **CLOSE)
         assert scores.auc.value == pytest.approx(judge.roc_auc_score(truth, probability), **CLOSE)
         assert scores.average_precision == pytest.approx(judge.average_precision_score(truth, probability), **CLOSE)
-        assert scores.sensitivity == pytest.approx(judge.recall_score(truth, probability >= 0.5), **CLOSE)
+        assert scores.decisions.sensitivity == pytest.approx(judge.recall_score(truth, probability >= 0.5), **CLOSE)
     assert result.weighted_log_loss.value == pytest.approx(np.average(losses, weights=ICH.slices.weights), **CLOSE)
 
 

@@ -13,10 +13,9 @@ from rsna_e2e.dicom.image_ids import image_id_of, unique_image_ids
 from rsna_e2e.store.prepare.find_labels import LabelFile
 from rsna_e2e.store.prepare.match_labels import TableIds
 from rsna_e2e.tasks.labels import LabelTable
-from rsna_e2e.tasks.labels.layout import plain_name
+from rsna_e2e.tasks.labels.layout import NONE, plain_name
 from rsna_e2e.tasks.task import Task
 
-NONE = ("no", "non", "none", "not", "negative", "normal", "0")  # names of folders where no label holds
 _OTHERS = ("no", "non", "not")  # before a label: of a task with no other label
 
 

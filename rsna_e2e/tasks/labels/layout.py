@@ -14,6 +14,7 @@ from rsna_e2e.tasks.catalogue import TASKS
 from rsna_e2e.tasks.task import Task
 
 LONG_COLUMNS = ("ID", "Label")
+NONE = ("no", "non", "none", "not", "negative", "normal", "0")  # words that say that no label holds
 DELIMITERS = (",", ";", "\t")
 
 # Columns that name an image in a wide table, the first that is there. Case, spaces and punctuation make no difference.
