@@ -4,10 +4,16 @@ import argparse
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsna_e2e.cli.arguments import add_device, add_settings, seed
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
-from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.errors import PreemptedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rsna_e2e.config import RunConfig
 
 
 def add_compare(verbs: Verbs) -> None:
@@ -58,27 +64,37 @@ def _compare(options: argparse.Namespace) -> None:
         raise UsageError("nothing to compare: name a setting and its values, such as --vary image.size=96,128")
     varied = [Varied.parse(text) for text in options.varied]
     variants = make_variants(options.recipe, options.overrides, varied, is_grid=options.grid)
+    _check_comparable([one.config for one in variants], options.split)
     task = variants[0].config.task
-    if any(one.config.task != task for one in variants):
-        raise UsageError("--vary task: runs for different tasks cannot be compared")
     check_out(options.out)
     with (
         stop_requests() as is_stopping,
         closing(Store.open(options.store, task.name)) as store,
         progress_bar("compare", unit="slices") as progress,
     ):
-        facts = run_variants(
-            *(store, options.out, variants),
-            split=options.split,
-            device=options.device,
-            is_stopping=is_stopping,
-            progress=progress,
-            say=lambda text: tell(f"compare: {text}", to=sys.stderr),
-        )
+        try:
+            facts = run_variants(
+                *(store, options.out, variants),
+                split=options.split,
+                device=options.device,
+                is_stopping=is_stopping,
+                progress=progress,
+                say=lambda text: tell(f"compare: {text}", to=sys.stderr),
+            )
+        except PreemptedError:
+            raise PreemptedError("stopped by a signal; all is saved. The same command continues") from None
     compared = score_runs(options.out, facts, resolve_task(variants[0].config), seed=options.seed)
     page = write_comparison(compared, out=options.out, split=options.split)
     _say(compared[0].evaluation.task.headline, [one.row() for one in compared])
     tell(f"page: {page}   table: {options.out / TABLE}   numbers: {options.out / NUMBERS}")
+
+
+def _check_comparable(configs: "Sequence[RunConfig]", split: str) -> None:
+    """Raise UsageError for runs that do not predict the same labels of the same slices."""
+    if any(config.task != configs[0].task for config in configs):
+        raise UsageError("--vary task: runs for different tasks cannot be compared")
+    if split == "validation" and len({(config.folds, config.validation_fold) for config in configs}) > 1:
+        raise UsageError("--vary folds, validation_fold: runs that hold out other patients cannot be compared by them")
 
 
 def _say(headline: str, rows: list[dict[str, object]]) -> None:

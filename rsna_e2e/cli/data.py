@@ -38,7 +38,7 @@ def add_prepare(verbs: Verbs) -> None:
         "rsna-e2e prepare /data/dicom store --merge store.part-*",
         "rsna-e2e prepare /data/dicom store --deidentify ~/keys/study.key   # see docs/privacy.md",
         "rsna-e2e prepare shards store --labels train.csv --task pe   # HDF5 files, see docs/shards.md",
-        "rsna-e2e prepare radiographs store --modality xr --labels folders   # DICOM, PNG, JPEG, see docs/xrays.md",
+        "rsna-e2e prepare radiographs store --task pneumonia --labels folders   # DICOM, PNG, JPEG, see docs/xrays.md",
     )
     verb.add_argument(
         "raw",

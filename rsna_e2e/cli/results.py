@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rsna_e2e.cli.arguments import add_columns, add_device, add_raw, checkpoints, seed, with_columns
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, say_damaged, taken, views
 from rsna_e2e.cli.verbs import Verbs, add_verb, given_task, tell
-from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.table_files import table_at
 from rsna_e2e.tasks.catalogue import DEFAULT_TASK, TASKS
 
@@ -242,6 +242,8 @@ def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | N
     from rsna_e2e.evaluation.boxes import evaluate_boxes
     from rsna_e2e.evaluation.summary import box_summary
 
+    if options.series is not None:
+        raise UsageError("--series: boxes are scored image by image. Leave it out")
     evaluation = evaluate_boxes(
         options.submission,
         with_columns(options.truth, options.columns),

@@ -42,6 +42,7 @@ _SAMPLES = {_GREY: 1, _COLOUR: 3, _PALETTE: 1, _GREY_ALPHA: 2, _COLOUR_ALPHA: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _KEPT_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"eXIf", b"IEND")
 _ORIENTATION, _UPRIGHT = 0x0112, 1
+_TRANSPARENT = "an image with transparent pixels"
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -181,6 +182,8 @@ def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise RefusedError(Reason.MALFORMED, "a PNG file with two headers, or none")
         if name == b"acTL":
             raise RefusedError(Reason.MULTI_FRAME, "an animated PNG file")
+        if name == b"tRNS":
+            raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, _TRANSPARENT)
         if name in _KEPT_CHUNKS:
             yield name, content
         at += 12 + length
@@ -236,7 +239,7 @@ def _as_grey(samples: Samples) -> tuple[Samples, list[Repair]]:
         return samples, []
     n_channels = samples.shape[2]
     if n_channels in (2, 4) and int(samples[..., -1].min()) < np.iinfo(samples.dtype).max:
-        raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, "an image with transparent pixels")
+        raise RefusedError(Reason.UNSUPPORTED_PIXEL_FORMAT, _TRANSPARENT)
     grey = samples[..., 0]
     if n_channels >= 3 and not ((grey == samples[..., 1]).all() and (grey == samples[..., 2]).all()):
         raise RefusedError(Reason.COLOUR, "red, green and blue differ")

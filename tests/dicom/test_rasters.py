@@ -137,6 +137,7 @@ REFUSED: dict[str, tuple[bytes, Reason]] = {
     "colour in JPEG": (_saved(np.dstack([GREY8, 255 - GREY8, GREY8]), "JPEG"), Reason.COLOUR),
     "an empty file": (b"", Reason.NOT_DICOM),
     "transparent": (_saved(np.dstack([RGB, GREY8]), "PNG"), Reason.UNSUPPORTED_PIXEL_FORMAT),
+    "one grey transparent": (_saved(GREY8, "PNG", transparency=7), Reason.UNSUPPORTED_PIXEL_FORMAT),
     "a cut PNG": (PNG[:-20], Reason.TRUNCATED),
     "a PNG without an end": (PNG[:-12], Reason.TRUNCATED),
     "a head of a PNG": (PNG[:20], Reason.TRUNCATED),

@@ -110,6 +110,9 @@ def test_scores_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     content = json.loads((tmp_path / "report/metrics.json").read_text())
     assert content["box_precision"]["value"] == pytest.approx(0.375, abs=1e-12)
     assert content["task"] == "pneumonia"
+    words = ["evaluate", str(submission), str(truth), "--series", str(truth)]
+    assert main(words) == 2
+    assert "--series: boxes are scored image by image" in capsys.readouterr().err
 
 
 def test_images_without_known_boxes_and_missing_ones(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sklearn import metrics as judge
 from rsna_e2e.cli import main
 from rsna_e2e.config import save_config
 from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.files import read_json, sealed, unsealed, write_json
 from rsna_e2e.evaluation.compare.variants import Varied, make_variants
 from rsna_e2e.store import Store
 
@@ -147,3 +148,24 @@ def test_runs_that_were_begun_with_other_settings_are_refused(
 def test_nothing_to_vary_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 2
     assert "nothing to compare: name a setting and its values" in capsys.readouterr().err
+
+
+def test_runs_that_hold_out_other_patients_are_compared_by_test_patients_alone(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--vary", "validation_fold=0,1"]) == 2
+    assert "hold out other patients" in capsys.readouterr().err
+
+
+def test_predictions_of_a_run_that_was_trained_again_are_made_again(command: list[str], tmp_path: Path) -> None:
+    out = Path(command[2])
+    known = next((out / "predictions").glob("*test_resnet*.json"))
+    submission = known.with_suffix(".csv")
+    before, first = submission.read_bytes(), rows_of(out)
+    content = unsealed(read_json(known))
+    write_json(known, sealed(content | {"weights_sha256": "0" * 64}))
+    submission.write_bytes(before.replace(b"0.", b"1."))
+    assert main([*command, "--vary", BACKBONES]) == 0
+    assert submission.read_bytes() == before
+    assert unsealed(read_json(known)) == content
+    assert rows_of(out)[:1] == first[:1]

@@ -12,7 +12,7 @@ from rsna_e2e.inference.predict import predict
 from rsna_e2e.inference.predictions import predictions_path
 from rsna_e2e.model.layers import list_layers
 from rsna_e2e.store import Store
-from rsna_e2e.training.checkpoint import valid_checkpoints
+from rsna_e2e.training.checkpoint import find_checkpoint, valid_checkpoints, weights_sha256
 from rsna_e2e.training.operating_points import read_operating_points
 from rsna_e2e.training.run_folder import read_config, read_task
 from rsna_e2e.training.train import train
@@ -61,12 +61,13 @@ def _predict_once(
     """Predict with a finished run, unless its predictions of this split are there; return what is known of it."""
     submission = submission_of(out, variant.folder)
     path = submission.with_suffix(".json")
+    run = out / RUNS / variant.folder
+    of_what = {"split": split, "data_hash": store.data_hash, "weights_sha256": weights_sha256(find_checkpoint(run))}
     if predictions_path(submission).exists() and path.exists():
         known = _read(path)
-        if known["split"] == split:
+        if {name: known.get(name) for name in of_what} == of_what:
             return known
     make_folder(submission.parent)
-    run = out / RUNS / variant.folder
     done = predict(run, store, split=split, out=submission, device=device, progress=progress)
     if done.truth is None:
         raise BadInputError(f"{store.path}: has no labels of split {split}, so runs cannot be compared on it")
@@ -78,7 +79,7 @@ def _predict_once(
         "name": variant.name,
         "folder": variant.folder,
         "settings": variant.settings,
-        "split": split,
+        **of_what,
         "seconds": last.state.elapsed_s,
         "epoch": last.state.best.epoch if last.state.best else last.state.epoch,
         "n_weights": sum(layer.n_weights for layer in layers),

@@ -21,6 +21,7 @@ from rsna_e2e.evaluation.inspection.values import describe_values, grey_histogra
 from rsna_e2e.loader.present import check_values
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import NothingTakenError, count_reasons, read_raw
+from rsna_e2e.store.prepare.reading import modality_of
 from rsna_e2e.store.reader import check_labels
 from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tasks.task import Task
@@ -80,7 +81,7 @@ def inspect_raw(
     """
     found = read_raw(raw, task=task, labels=labels, n_jobs=n_jobs, progress=progress)
     if not len(found.columns["series_key"]):
-        raise NothingTakenError(raw, found.refusals)
+        raise NothingTakenError(raw, found.refusals, modality=modality_of(task))
     slices = Slices(task=task, columns=found.columns, labels=found.labels, refusals=found.refusals)
     of_stores = dict.fromkeys(("hu", "grey", "copies", "data_hash", "seed"))
     content = _content(slices) | of_stores | {"is_deidentified": False}
