@@ -3,7 +3,7 @@
 # training over whole studies, submission, report.
 # Usage: bin/demo_pe.sh [OUT]     (a folder; default demo-pe, or demo-pe-N with STUDIES=N)
 # Examples: STUDIES=12 bin/demo_pe.sh     shows every step in a few minutes; three test studies say nothing of scores
-#           bin/demo_pe.sh              240 studies of 80 to 100 slices
+#           bin/demo_pe.sh              240 studies of 80 to 100 slices, some twenty minutes on two cores
 # The first run installs the dependencies (7.7 GB, some minutes). Finished steps are kept; started again, it continues where it
 # stopped. Environment: STUDIES (default 240), SEED (default 7).
 set -euo pipefail
