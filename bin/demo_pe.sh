@@ -3,15 +3,15 @@
 # training over whole studies, submission, report.
 # Usage: bin/demo_pe.sh [OUT]     (a folder; default demo-pe, or demo-pe-N with STUDIES=N)
 # Examples: STUDIES=12 bin/demo_pe.sh     shows every step in a few minutes; three test studies say nothing of scores
-#           bin/demo_pe.sh              120 studies of 80 to 100 slices; the recipe does not learn enough of them yet
+#           bin/demo_pe.sh              240 studies of 80 to 100 slices
 # The first run installs the dependencies (7.7 GB, some minutes). Finished steps are kept; started again, it continues where it
-# stopped. Environment: STUDIES (default 120), SEED (default 7).
+# stopped. Environment: STUDIES (default 240), SEED (default 7).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 help_if_asked "$@"
 no_options "$@"
 (($# <= 1)) || fail 2 "one folder at most, not $*. See $0 --help"
-studies=${STUDIES:-120}
+studies=${STUDIES:-240}
 [[ $studies =~ ^[1-9][0-9]*$ ]] || fail 2 "STUDIES is '$studies'; it must be a number of studies, such as 12"
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/bin/setup.sh"
@@ -28,4 +28,4 @@ run_verb train "$out/store" "$out/run" --recipe pe_demo --resume auto
 run_verb predict "$out/run" "$out/store" --split test --out "$out/submission.csv"
 run_verb evaluate "$out/submission.csv" "$out/raw/test_truth.csv" --task pe --out "$out/report" --store "$out/store"
 ((studies >= 60)) ||
-  echo "demo_pe: all steps work. $studies studies are too few to learn from, so the scores mean nothing; without STUDIES it is 120" >&2
+  echo "demo_pe: all steps work. $studies studies are too few to learn from, so the scores mean nothing; without STUDIES it is 240" >&2

@@ -104,6 +104,13 @@ class RunConfig(Frozen):
         """The phase that trains what predicts."""
         return "series" if self.epochs > 0 else "slices"
 
+    def augment_at(self, epoch: int) -> AugmentConfig:
+        """Random geometry in an epoch; they count from 1 over both phases."""
+        slices = self.slice_phase
+        if slices is None or slices.augment is None or epoch > slices.epochs:
+            return self.augment
+        return slices.augment
+
     @model_validator(mode="after")
     def _inputs_fit(self) -> "RunConfig":
         try:
@@ -116,6 +123,12 @@ class RunConfig(Frozen):
     def _slice_phase_has_a_classifier(self) -> "RunConfig":
         if self.slice_phase is not None and self.model.slice_loss_weight == 0:
             raise ValueError("slice_phase needs model.slice_loss_weight > 0")
+        return self
+
+    @model_validator(mode="after")
+    def _a_started_head_has_a_classifier_of_its_form(self) -> "RunConfig":
+        if self.slice_phase is not None and self.slice_phase.starts_head and self.model.head != "lstm":
+            raise ValueError("slice_phase.starts_head is for the head lstm: leave it out, or set model.head=lstm")
         return self
 
     @model_validator(mode="after")

@@ -172,9 +172,11 @@ class ModelConfig(Frozen):
     (EC601). none: a classifier of single slices, which needs epochs=0 and a slice_phase."""
     head_width: Width = HEAD_WIDTH
     """Hidden width of the head one_way; that of lstm follows from its embeddings."""
-    pool: Literal["max_mean", "attention"] = "max_mean"
+    pool: Literal["max_mean", "attention", "evidence"] = "max_mean"
     """How the head for whole series sums up the states of its slices in the head lstm; in one_way it takes the last.
-    max_mean: their maximum and mean. attention: four weighted means, with weights that are learned."""
+    max_mean: their maximum and mean. attention: four weighted means, with weights that are learned. evidence: their
+    mean weighted by the softmax of the slices' logits, and the maximum, mean and log of the mean exponential of those
+    logits, for each label of slices."""
     padding: Literal["packed", "left"] = "packed"
     """How the head handles series of different lengths in a batch. packed: they do not affect each other. left, as the
     published solution did: shorter series get zeros in front that are not masked, so that logits depend on the other
@@ -207,8 +209,8 @@ class ModelConfig(Frozen):
     def _heads_go_together(self) -> "ModelConfig":
         if self.head_width != HEAD_WIDTH and self.head != "one_way":
             raise ValueError("head_width is of the head one_way: leave it out, or set model.head=one_way")
-        if self.pool == "attention" and self.head != "lstm":
-            raise ValueError("pool attention is over the states of the head lstm: set model.head=lstm")
+        if self.pool != "max_mean" and self.head != "lstm":
+            raise ValueError(f"pool {self.pool} is over the states of the head lstm: set model.head=lstm")
         if self.padding == "left" and self.head == "one_way":
             raise ValueError("padding left is of the head lstm: leave it out, or set model.head=lstm")
         if self.head != "none" and self.sequence_loss_weight == 0 and self.study_loss_weight == 0:
@@ -278,5 +280,11 @@ class SlicePhaseConfig(Frozen):
     validation_sampling: Literal["all", "balanced"] = "all"
     """Slices of the held-out fold on which a slice classifier is scored. balanced: beside all of them, which decide on
     the best epoch, all positive ones and as many negative ones, drawn from one of two parts in turn, as in EC601."""
+    augment: AugmentConfig | None = None
+    """Random geometry in this phase; null: that of the run. Flips may be right here that are not for whole series,
+    whose labels say left and right."""
+    starts_head: bool = False
+    """After this phase, start the recurrent head as the classifier of single slices that it trained, so that whole
+    series begin with what slices taught. Needs model.head=lstm."""
     optimizer: OptimizerConfig
     """Optimiser of this phase."""

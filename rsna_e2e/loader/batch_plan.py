@@ -129,7 +129,7 @@ class Planner:
         rng = augmentation = None
         if epoch is not None:
             rng = series_generator(self._config.seed, epoch, span.series_key)
-            augmentation = draw_augmentation(rng, self._config.augment, size=image.size)
+            augmentation = draw_augmentation(rng, self._config.augment_at(epoch), size=image.size)
         if image.resize is not None:
             window = cut_window(rng, margin_px=image.resize - image.size)
             augmentation = window if augmentation is None else window @ augmentation

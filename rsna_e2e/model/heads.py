@@ -2,6 +2,7 @@
 
 # N slices (packed), B series, T longest series, D embedding width, H hidden width, L labels, P attention heads
 
+import math
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence, unpa
 
 N_ATTENTION_HEADS = 4
 
-Pool = Literal["max_mean", "attention", "last"]
+Pool = Literal["max_mean", "attention", "evidence", "last"]
 
 
 class SequenceHead(nn.Module):
@@ -40,6 +41,12 @@ class SequenceHead(nn.Module):
         """Return logits [N, L]. lengths_B: int64 on the CPU."""
         logits: torch.Tensor = self.linear(self.hidden(embeddings_ND, lengths_B))
         return logits
+
+    @torch.no_grad()
+    def start_as(self, classifier: nn.Linear) -> None:
+        """Make the logits those of a classifier of embeddings [D] to [L], plus what the LSTMs add to the states."""
+        self.linear.weight.copy_(torch.cat([classifier.weight, classifier.weight], dim=1) / 2)  # hidden has [e, e]
+        self.linear.bias.copy_(classifier.bias)
 
     def hidden(self, embeddings_ND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         """Return the hidden states [N, 2D], of which the logits are a linear function."""
@@ -88,27 +95,34 @@ class SeriesHead(nn.Module):
     max_mean: their maximum and mean. last: that of the last slice. attention: `N_ATTENTION_HEADS` weighted means, each
     with weights that sum to 1 over the slices, the softmax of their products with a learned query (Ilse et al. 2018,
     arXiv:1802.04712, without its tanh). ABMILX (arXiv:2506.02408) reports that attention with sparse weights fails in
-    end-to-end training, where such plain heads do not.
+    end-to-end training, where such plain heads do not. evidence: for each label of slices the mean weighted by the
+    softmax of its logits over the slices, and the maximum, mean and log of the mean exponential of those logits: what
+    the slices that look positive show, and how positive they look.
     """
 
-    def __init__(self, hidden_width: int, n_outputs: int, *, pool: Pool = "max_mean") -> None:
+    def __init__(self, hidden_width: int, n_outputs: int, *, n_slice_labels: int, pool: Pool = "max_mean") -> None:
         super().__init__()
         self._pool_by = pool
-        n_pooled = {"max_mean": 2, "last": 1, "attention": N_ATTENTION_HEADS}[pool]
+        n_means = {"max_mean": 2, "last": 1, "attention": N_ATTENTION_HEADS, "evidence": n_slice_labels}[pool]
+        n_pooled = n_means * hidden_width + (3 * n_slice_labels if pool == "evidence" else 0)
         self.queries = nn.Linear(hidden_width, N_ATTENTION_HEADS, bias=False) if pool == "attention" else None
-        self.linear = nn.Linear(n_pooled * hidden_width, n_outputs)
+        self.linear = nn.Linear(n_pooled, n_outputs)
 
-    def forward(self, hidden_NH: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
-        """Return outputs [B, n_outputs]. lengths_B: int64 on the CPU."""
-        pooled = torch.stack([self._pool(h) for h in torch.split(hidden_NH, lengths_B.tolist())])
-        outputs: torch.Tensor = self.linear(pooled)
+    def forward(self, hidden_NH: torch.Tensor, logits_NL: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Return outputs [B, n_outputs]. logits_NL: of the slices' labels. lengths_B: int64 on the CPU."""
+        lengths = lengths_B.tolist()
+        series = zip(torch.split(hidden_NH, lengths), torch.split(logits_NL, lengths), strict=True)
+        outputs: torch.Tensor = self.linear(torch.stack([self._pool(hidden, logits) for hidden, logits in series]))
         return outputs
 
-    def _pool(self, hidden_TH: torch.Tensor) -> torch.Tensor:
+    def _pool(self, hidden_TH: torch.Tensor, logits_TL: torch.Tensor) -> torch.Tensor:
         """The hidden states of one series, pooled and flat."""
         if self.queries is not None:
-            weights_TP = self.queries(hidden_TH).softmax(dim=0)
-            return torch.matmul(weights_TP.T, hidden_TH).flatten()
+            return torch.matmul(self.queries(hidden_TH).softmax(dim=0).T, hidden_TH).flatten()
+        if self._pool_by == "evidence":
+            shown = torch.matmul(logits_TL.softmax(dim=0).T, hidden_TH).flatten()
+            log_mean = logits_TL.logsumexp(0) - math.log(len(logits_TL))
+            return torch.cat([shown, logits_TL.amax(0), logits_TL.mean(0), log_mean])
         return hidden_TH[-1] if self._pool_by == "last" else torch.cat([hidden_TH.amax(0), hidden_TH.mean(0)])
 
 

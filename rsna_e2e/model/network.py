@@ -107,7 +107,8 @@ class JointModel(nn.Module):
             return Logits(self.classify_slices(embeddings_NF), None)
         with _in_float32(embeddings_NF):
             hidden = self.head.hidden(self.projection(embeddings_NF), lengths_B)
-            return Logits(self.head.linear(hidden), self._classify_series(hidden, lengths_B))
+            logits = self.head.linear(hidden)
+            return Logits(logits, self._classify_series(hidden, logits, lengths_B))
 
     def classify_slices(self, embeddings_NF: torch.Tensor) -> torch.Tensor:
         """Return the slice classifier's logits [N, L], each of one slice alone, in float32."""
@@ -116,10 +117,18 @@ class JointModel(nn.Module):
             logits: torch.Tensor = self.slice_classifier(self.projection(embeddings_NF))
         return logits
 
-    def _classify_series(self, hidden_NH: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor | None:
+    def start_head(self) -> None:
+        """Start the recurrent head as the classifier of single slices, see `SequenceHead.start_as`."""
+        assert isinstance(self.head, SequenceHead)
+        assert self.slice_classifier is not None
+        self.head.start_as(self.slice_classifier)
+
+    def _classify_series(
+        self, hidden_NH: torch.Tensor, logits_NL: torch.Tensor, lengths_B: torch.Tensor
+    ) -> torch.Tensor | None:
         if self.study_head is None:
             return None
-        raw_BK: torch.Tensor = self.study_head(hidden_NH, lengths_B)
+        raw_BK: torch.Tensor = self.study_head(hidden_NH, logits_NL, lengths_B)
         labels = self._own_series
         return marginal_logits(raw_BK, labels.tree, labels.names) if labels is not None and labels.tree else raw_BK
 
@@ -128,7 +137,8 @@ class JointModel(nn.Module):
             return None
         tree = () if self._own_series is None else self._own_series.tree
         pool = "last" if config.head == "one_way" else config.pool
-        return SeriesHead(self.head.width, len(branches(tree)) or self.n_series_labels, pool=pool)
+        n_outputs = len(branches(tree)) or self.n_series_labels
+        return SeriesHead(self.head.width, n_outputs, n_slice_labels=self.n_labels, pool=pool)
 
 
 def _make_head(config: ModelConfig, width: int, n_labels: int) -> SequenceHead | OneWayHead | None:

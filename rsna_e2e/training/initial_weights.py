@@ -1,7 +1,10 @@
-"""Weights that a run starts from: those of a file, of a run for the same labels, or the backbone of any other run."""
+"""Weights that a run starts from: those of a file, of a run for the same labels, or the backbone of any other run; and
+those that its heads start from when slices were learned."""
 
 import logging
 from pathlib import Path
+
+from torch.optim.swa_utils import AveragedModel
 
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import BadInputError, UsageError
@@ -37,6 +40,15 @@ def load_all(model: JointModel, source: Path, task: Task) -> None:
                 f"{task.name}). --init-backbone {source} takes its backbone alone"
             )
     load_model(model, checkpoint)
+
+
+def start_head(config: RunConfig, model: JointModel, average: AveragedModel | None) -> None:
+    """Start the recurrent head of a model and of its average as the slice classifier, if that is set."""
+    if config.slice_phase is None or not config.slice_phase.starts_head:
+        return
+    for module in (model, None if average is None else average.module):
+        if isinstance(module, JointModel):
+            module.start_head()
 
 
 def load_backbone_of(model: JointModel, run: Path, config: RunConfig, *, n_channels: int) -> None:

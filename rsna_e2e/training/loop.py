@@ -19,6 +19,7 @@ from rsna_e2e.model.heads import flatten_lstms
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.training.checkpoint import Best, Checkpoint, restore, save_checkpoint
 from rsna_e2e.training.divergence import write_bundle
+from rsna_e2e.training.initial_weights import start_head
 from rsna_e2e.training.meter import Meter
 from rsna_e2e.training.phases import Epoch, Phase, StepBatches
 from rsna_e2e.training.prepared_run import PreparedRun
@@ -115,6 +116,8 @@ class Trainer:
         if last is not None:
             self._restore(stepper, last, is_same_phase=last.state.phase == phase.kind)
         self._note(phase=phase.kind)
+        if phase.kind == "series" and self.state.step == phase.first_step:
+            start_head(self._config, self._model, self._ema)
         # cuDNN tries its algorithms for every shape that is new: worth it where few come again and again
         torch.backends.cudnn.benchmark = phase.n_shapes <= _FEW_SHAPES
         next_number = max(phase.numbers.start, self.state.epoch + 1)

@@ -31,11 +31,15 @@ def test_override_reaches_a_nested_value_with_its_type() -> None:
         ("image.size=-3", "image.size: Input should be greater than 0"),
         ("image.size=[", "cannot read the value"),
         ("loader.slice_order=published", "is for heads on embeddings"),
+        (
+            "slice_phase={epochs: 1, starts_head: true, optimizer: {learning_rate: 0.1}}\nmodel.head=one_way",
+            "starts_head is for the head lstm: leave it out, or set model.head=lstm",
+        ),
     ],
 )
 def test_a_bad_override_is_named(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        load_config("demo", [override])
+        load_config("demo", override.splitlines())
 
 
 def test_unknown_recipe_lists_the_known_ones() -> None:

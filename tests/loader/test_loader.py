@@ -47,6 +47,21 @@ def test_batches_may_count_series(store: Store) -> None:
     assert [len(batch) for batch in loader.group(range(len(store.series)))] == [len(store.series)]
 
 
+def test_a_phase_on_slices_may_have_an_augmentation_of_its_own(store: Store) -> None:
+    phase = small.slice_phase(
+        epochs=2, augment={"hflip_probability": 1, "transpose_probability": 0, "affine_probability": 0}
+    )
+    still = [f"augment.{name}_probability=0" for name in ("hflip", "transpose", "affine")]
+    config = small.config("image.size=20", "image.crop=none", *still).model_copy(update={"slice_phase": phase})
+    loader = ImageLoader(store, config, task=ICH, device=CPU)
+    rows = tuple(range(6))
+    plain = one(loader.load_slices([rows], epoch=None)).images[:].flip(-1)
+    for epoch in (1, 2):
+        torch.testing.assert_close(one(loader.load_slices([rows], epoch=epoch)).images[:], plain, rtol=0, atol=1e-4)
+    of_series = one(loader.load([(3,)], epoch=3)).images[:]
+    torch.testing.assert_close(of_series, one(loader.load([(3,)], epoch=None)).images[:], rtol=0, atol=1e-4)
+
+
 def test_pixels_equal_the_float64_twin(store: Store) -> None:
     loader = _loader(store, "image.size=20", "image.crop=none")
     span = store.series[3]

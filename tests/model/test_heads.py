@@ -47,13 +47,13 @@ def test_later_slices_do_not_reach_earlier_ones_in_the_one_way_head() -> None:
 
 
 def test_the_one_way_head_takes_the_last_state_for_a_series() -> None:
-    head = SeriesHead(4, 3, pool="last")
+    head = SeriesHead(4, 3, n_slice_labels=1, pool="last")
     hidden = _embeddings(4)
-    torch.testing.assert_close(head(hidden, LENGTHS), head.linear(hidden[[4, 5, 13]]), **SAME)
+    torch.testing.assert_close(head(hidden, _embeddings(1), LENGTHS), head.linear(hidden[[4, 5, 13]]), **SAME)
 
 
 def test_attention_gives_each_series_means_weighted_by_its_own_slices() -> None:
-    head = SeriesHead(4, 3, pool="attention")
+    head = SeriesHead(4, 3, n_slice_labels=1, pool="attention")
     hidden = _embeddings(4)
     assert head.queries is not None
     pooled = []
@@ -63,14 +63,51 @@ def test_attention_gives_each_series_means_weighted_by_its_own_slices() -> None:
             scores = [torch.exp(query @ h).item() for h in series]
             means.append(sum(s * h for s, h in zip(scores, series, strict=True)) / sum(scores))
         pooled.append(torch.cat(means))
-    torch.testing.assert_close(head(hidden, LENGTHS), head.linear(torch.stack(pooled)), **SAME)
+    torch.testing.assert_close(head(hidden, _embeddings(1), LENGTHS), head.linear(torch.stack(pooled)), **SAME)
 
 
 def test_attention_of_one_slice_is_that_slice() -> None:
-    head = SeriesHead(4, 3, pool="attention")
+    head = SeriesHead(4, 3, n_slice_labels=1, pool="attention")
     hidden = torch.randn(1, 4)
     torch.testing.assert_close(
-        head(hidden, torch.tensor([1])), head.linear(hidden.repeat(1, N_ATTENTION_HEADS)), **SAME
+        head(hidden, torch.randn(1, 1), torch.tensor([1])), head.linear(hidden.repeat(1, N_ATTENTION_HEADS)), **SAME
+    )
+
+
+def test_evidence_is_what_positive_slices_show_and_how_positive_they_look() -> None:
+    head = SeriesHead(4, 3, n_slice_labels=2, pool="evidence")
+    hidden, logits = _embeddings(4), 3 * _embeddings(2)
+    pooled = []
+    for states, scores in zip(hidden.split(LENGTHS.tolist()), logits.split(LENGTHS.tolist()), strict=True):
+        exponentials = scores.exp()
+        means = [sum(e * h for e, h in zip(column, states, strict=True)) / column.sum() for column in exponentials.T]
+        pooled.append(torch.cat([*means, scores.max(0).values, scores.mean(0), exponentials.mean(0).log()]))
+    torch.testing.assert_close(head(hidden, logits, LENGTHS), head.linear(torch.stack(pooled)), rtol=0, atol=1e-5)
+
+
+def test_evidence_goes_back_to_the_slices_through_their_logits() -> None:
+    config = ModelConfig(backbone="none", pool="evidence", sequence_loss_weight=0.0, study_loss_weight=1.0)
+    model = JointModel.for_task(config, PE, n_channels=8)
+    logits = model.classify(_embeddings(8), LENGTHS)
+    assert logits.series is not None
+    logits.series[:, 2:].sum().backward()
+    assert isinstance(model.head, SequenceHead)
+    assert model.head.linear.weight.grad is not None
+    assert model.head.linear.weight.grad.abs().sum() > 0
+
+
+def test_a_head_that_starts_as_the_classifier_adds_only_what_its_lstms_say() -> None:
+    config = ModelConfig(backbone="none", embedding_width=4, slice_loss_weight=0.5)
+    model = JointModel.for_task(config, ICH, n_channels=8)
+    model.start_head()
+    assert isinstance(model.head, SequenceHead)
+    with torch.no_grad():
+        for layer in (model.head.lstm1, model.head.lstm2, model.head.linear1, model.head.linear2):
+            for parameter in layer.parameters():
+                parameter.zero_()
+    embeddings = _embeddings(8)
+    torch.testing.assert_close(
+        model.classify(embeddings, LENGTHS).slices, model.classify_slices(embeddings), rtol=0, atol=1e-6
     )
 
 
@@ -158,6 +195,7 @@ def test_a_classifier_of_single_slices_has_no_series_head() -> None:
     [
         ({"head_width": 32}, "head_width is of the head one_way"),
         ({"pool": "attention", "head": "one_way"}, "pool attention is over the states of the head lstm"),
+        ({"pool": "evidence", "head": "one_way"}, "pool evidence is over the states of the head lstm"),
         ({"padding": "left", "head": "one_way"}, "padding left is of the head lstm"),
         ({"sequence_loss_weight": 0.0}, "nothing trains the recurrent head"),
     ],

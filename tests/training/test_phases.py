@@ -107,6 +107,38 @@ def test_a_run_without_end_is_resumed_as_any_other(
         assert (once / file).read_bytes() == (again / file).read_bytes()
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("ema", ["null", "0.5"])
+def test_whole_series_begin_with_what_slices_taught_wherever_a_run_is_stopped(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: str
+) -> None:
+    """Once, before the first step on whole series: the run ends as one that was not stopped before or after it."""
+    started: list[dict[str, torch.Tensor]] = []
+    start = JointModel.start_head
+
+    def note(self: JointModel) -> None:
+        start(self)
+        started.append({name: value.clone() for name, value in self.state_dict().items()})
+
+    monkeypatch.setattr(JointModel, "start_head", note)
+    config = two_phases("epochs=1", f"ema_decay={ema}")
+    config = config.model_copy(update={"slice_phase": small.slice_phase(starts_head=True)})
+    train(store, tmp_path / "once", config, device="cpu")
+    n_started = len(started)
+    n_of_slices = (tmp_path / "once" / "metrics.jsonl").read_text().count('"kind": "train_slices"')
+    for k, stop in enumerate((n_of_slices - 1, n_of_slices, n_of_slices + 1)):
+        run = tmp_path / f"again{k}"
+        with pytest.raises(PreemptedError):
+            train(store, run, config, device="cpu", is_stopping=lambda run=run, stop=stop: last_step(run) >= stop)
+        train(store, run, config, device="cpu", resume=True)
+        once, again = (find_checkpoint(folder, "last") for folder in (tmp_path / "once", run))
+        assert (once / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert len(started) == 4 * n_started == 4 * (1 if ema == "null" else 2)
+    for state in started:
+        classifier, head = state["slice_classifier.weight"], state["head.linear.weight"]
+        assert torch.equal(head, torch.cat([classifier, classifier], dim=1) / 2)
+
+
 def test_epochs_of_a_slice_phase_come_on_top() -> None:
     slices, series = "shuffled single slices (slice_phase.epochs)", "whole series (epochs)"
     assert describe_epochs(load_config("demo", ["epochs=1"])) == f"4 epochs on {slices}, then 1 epoch on {series}"
