@@ -41,15 +41,14 @@ def never() -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class XrayRecord:
-    """What an X-ray image says beyond what a `SliceRecord` has; these are columns of the index of a store of X-rays.
+class XrayGrey:
+    """What the grey of an X-ray image means and how it is to be shown.
 
     `value_offset`: grey = value in the store + offset, where grey is the stored value of the file, exactly.
     `photometric` is MONOCHROME1 or MONOCHROME2. `voi_function` is LINEAR, LINEAR_EXACT or SIGMOID, of `window_center`
     and `window_width`, which are in grey * slope + intercept; LUT, of the table whose sha256 is `voi_lut`; or empty.
     Grey from `padding_low` to `padding_high` is padding. `low_grey` and `high_grey`: 0.5 and 99.5 percentile of the
-    rest. `view`: ViewPosition. `sex`: M, F, O or empty. `age_y`: in years, at most 90. `imager_spacing_mm`: between
-    rows, at the detector where the file says so. NaN where a file says nothing.
+    rest. NaN where a file says nothing.
     """
 
     value_offset: int
@@ -62,6 +61,16 @@ class XrayRecord:
     padding_high: float = math.nan
     low_grey: int = 0
     high_grey: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XrayRecord(XrayGrey):
+    """What an X-ray image says beyond what a `SliceRecord` has; these are columns of the index of a store of X-rays.
+
+    `view`: ViewPosition. `sex`: M, F, O or empty. `age_y`: in years, at most 90. `imager_spacing_mm`: between rows, at
+    the detector where the file says so. NaN where a file says nothing.
+    """
+
     view: str = ""
     sex: str = ""
     age_y: float = math.nan
@@ -69,23 +78,13 @@ class XrayRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Presentation:
-    """What turns the values of an X-ray image into what is shown: columns of the index, see `XrayRecord`. NaN is
-    `math.nan` itself, so that equal presentations are equal and have one hash."""
+class Presentation(XrayGrey):
+    """What turns the values of an X-ray image into what is shown: columns of the index. NaN is `math.nan` itself, so
+    that equal presentations are equal and have one hash."""
 
-    value_offset: int
     slope: float
     intercept: float
     bits_stored: int
-    photometric: str
-    voi_function: str = ""
-    voi_lut: str = ""
-    window_center: float = math.nan
-    window_width: float = math.nan
-    padding_low: float = math.nan
-    padding_high: float = math.nan
-    low_grey: int = 0
-    high_grey: int = 0
 
 
 @dataclass(frozen=True, slots=True)

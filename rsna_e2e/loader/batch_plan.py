@@ -140,18 +140,17 @@ class Planner:
 
     def _draw(self, span: SeriesSpan, epoch: int | None) -> _Drawn:
         image = self._config.image
-        rng, augmentation, jitter = None, None, STILL
+        rng = augmentation = augment = None
         if epoch is not None:
-            rng = series_generator(self._config.seed, epoch, span.series_key)
-            augmentation = draw_augmentation(rng, self._config.augment_at(epoch), size=image.size)
+            rng, augment = series_generator(self._config.seed, epoch, span.series_key), self._config.augment_at(epoch)
+            augmentation = draw_augmentation(rng, augment, size=image.size)
         if image.resize is not None:
             window = cut_window(rng, margin_px=image.resize - image.size)
             augmentation = window if augmentation is None else window @ augmentation
         shapes = self._shapes[span.rows].astype(np.int64)
         boxes = crop_squares(self._content[span.rows], shapes, image.crop, square=image.square)
         extents = shapes[:, ::-1] if image.is_stretched else None
-        if (
-            rng is not None and epoch is not None and self._store.values == "grey"
-        ):  # last, so that all draws before keep their values
-            jitter = draw_jitter(rng, self._config.augment_at(epoch))
+        jitter = STILL
+        if rng is not None and augment is not None and self._store.values == "grey":
+            jitter = draw_jitter(rng, augment)  # last, so that all draws before keep their values
         return _Drawn(slice_params(boxes, augmentation, size=image.resized, extents=extents), jitter)

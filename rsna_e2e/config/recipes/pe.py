@@ -126,41 +126,36 @@ def two_stage_reference() -> TwoStageConfig:
 
 def two_stage_demo() -> TwoStageConfig:
     """The same in small, for two CPU cores: two backbones of the demo at 112 px, and Adam in the place of SGD."""
-    plain = demo()
     arguments = {"channels": (32, 64, 128, 256), "stem_width": 16, "global_pool": "max"}
     schedule = {"schedule": "cosine", "warmup_fraction": 0.1, "weight_decay": 0.02, "clip_norm": 2.0}
-    images = plain.model_copy(
-        update={
-            "inputs": _HU_BY_500,
-            "epochs": 0,
-            "freeze_backbone_epochs": 0,
-            "accumulate": 1,
-            "image": ImageConfig(size=112, resize=128, crop="none", supersample=4),
-            "augment": _UPSIDE_DOWN,
-            "model": plain.model.model_copy(
-                update={"head": "none", "embedding_width": None, "batchnorm": "train", "study_loss_weight": 0.0}
-                | {"slice_loss_weight": 1.0, "pool": "max_mean", "backbone_arguments": arguments}
-            ),
-            "slice_phase": SlicePhaseConfig(
-                epochs=4,
-                sampling="balanced_shards",
-                negative_shards=2,
-                validation_sampling="balanced",
-                optimizer=OptimizerConfig.model_validate(schedule | {"learning_rate": 3e-3}),
-            ),
-        }
+    optimizer = OptimizerConfig.model_validate(schedule | {"learning_rate": 1e-3, "head_learning_rate": 2e-3})
+    phase = SlicePhaseConfig(
+        epochs=4,
+        sampling="balanced_shards",
+        negative_shards=2,
+        validation_sampling="balanced",
+        optimizer=OptimizerConfig.model_validate(schedule | {"learning_rate": 3e-3}),
+    )
+    images = RunConfig(
+        recipe="pe_demo",
+        task=PE,
+        inputs=_HU_BY_500,
+        epochs=0,
+        image=ImageConfig(size=112, resize=128, crop="none", supersample=4),
+        augment=_UPSIDE_DOWN,
+        model=ModelConfig(backbone="resnet10t", backbone_arguments=arguments, head="none", slice_loss_weight=1.0),
+        slice_phase=phase,
+        optimizer=optimizer,
     )
     mean_pooled = arguments | {"global_pool": "avg"}
     return TwoStageConfig(
         recipe="pe_demo",
-        two_stage=TwoStageSettings(reference="ec601", folds=(0,), crops=("none",), views=("plain",), image_epochs=(4,)),
+        two_stage=TwoStageSettings(
+            reference="ec601", folds=(0,), crops=("none",), views=("plain",), image_epochs=(phase.epochs,)
+        ),
         images=images,
         beside=(_with_backbone(images, backbone_arguments=mean_pooled),),
-        **_one_way_heads(
-            "pe_demo",
-            epochs=6,
-            optimizer=OptimizerConfig.model_validate(schedule | {"learning_rate": 1e-3, "head_learning_rate": 2e-3}),
-        ),
+        **_one_way_heads("pe_demo", epochs=6, optimizer=optimizer),
     )
 
 
