@@ -24,7 +24,9 @@ mkdir -p "$out"
 [[ -e $out/sheet.png ]] || run_verb synth "$out/raw" --kind ctpa --preview "$out/sheet.png"
 [[ -e $out/store ]] || run_verb prepare "$out/raw" "$out/store" --task pe
 [[ -e $out/inspection ]] || run_verb inspect "$out/store" --out "$out/inspection"
-run_verb train "$out/store" "$out/run" --recipe pe_demo --resume auto
+few=()
+((studies >= 60)) || few=(--set slice_phase.sampling=all --set slice_phase.epochs=2) # few studies may have no embolus to balance
+run_verb train "$out/store" "$out/run" --recipe pe_demo --resume auto "${few[@]}"
 run_verb predict "$out/run" "$out/store" --split test --out "$out/submission.csv"
 run_verb evaluate "$out/submission.csv" "$out/raw/test_truth.csv" --task pe --out "$out/report" --store "$out/store"
 ((studies >= 60)) ||
