@@ -47,6 +47,7 @@ def command_lines(folder: Path) -> dict[str, list[str]]:
         "predict epochs": [*predicting, "DISK/s.csv", "--checkpoint", "epochs"],
         "bag": ["bag", str(submission), "--out", "DISK/bag.csv.gz"],
         "smooth": ["smooth", str(submission), "--out", "DISK/smoothed.csv"],
+        "baseline": ["baseline", str(store.path), "DISK/b.csv", "--split", "train"],
         "explain": ["explain", str(run), str(store.path), "--image", "ID_0300", "--out", "DISK/out"],
         "evaluate": ["evaluate", str(submission), str(truth), "--out", "DISK/out", "--store", str(store.path)],
     }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rsna_e2e import __version__
+from rsna_e2e.cli.baselines import add_baseline
 from rsna_e2e.cli.bench import add_bench
 from rsna_e2e.cli.comparison import add_compare
 from rsna_e2e.cli.data import add_prepare
@@ -50,6 +51,7 @@ VERBS = (
     add_bag,
     add_merge,
     add_smooth,
+    add_baseline,
     add_evaluate,
     add_explain,
     add_compare,

@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from rsna_e2e.core.records import Column, Float64Array
+from rsna_e2e.core.records import Column, Float64Array, Rows
 from rsna_e2e.store import Store
 
 N_BINS = 20
@@ -55,16 +55,21 @@ def _as_numbers(column: Column) -> Float64Array:
 def by_position(
     place_R: Float64Array, labels_RL: Float64Array, weight_R: Float64Array, place_N: Float64Array
 ) -> Float64Array:
-    """Predict the share of positives in the bin of each slice's place [N, L].
+    """Predict the share of positives in the bin of each slice's place [N, L]."""
+    bin_R, bin_N = (np.minimum((place * N_BINS).astype(np.int64), N_BINS - 1) for place in (place_R, place_N))
+    return by_bin(bin_R, labels_RL, weight_R, bin_N)
+
+
+def by_bin(bin_R: Rows, labels_RL: Float64Array, weight_R: Float64Array, bin_N: Rows) -> Float64Array:
+    """Predict the share of positives in the bin of each sample [N, L].
 
     Each bin has one more sample, which is as positive as all together, so that none is ever sure.
     """
-    bin_R, bin_N = (np.minimum((place * N_BINS).astype(np.int64), N_BINS - 1) for place in (place_R, place_N))
-    weight_R = weight_R / weight_R.mean()
+    weight_R, n_bins = weight_R / weight_R.mean(), 1 + max(bin_R.max(), bin_N.max())
     overall_L = weight_R @ labels_RL / weight_R.sum()
-    sums_KL = np.zeros((N_BINS, labels_RL.shape[1]))
+    sums_KL = np.zeros((n_bins, labels_RL.shape[1]))
     np.add.at(sums_KL, bin_R, weight_R[:, None] * labels_RL)
-    weights_K = np.bincount(bin_R, weights=weight_R, minlength=N_BINS)
+    weights_K = np.bincount(bin_R, weights=weight_R, minlength=n_bins)
     shares_KL: Float64Array = (sums_KL + overall_L) / (weights_K[:, None] + 1)
     return shares_KL[bin_N]
 

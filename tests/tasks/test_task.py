@@ -88,3 +88,12 @@ def test_every_change_is_another_task(task: Task) -> None:
         replace(task, csv=replace(task.csv, columns=("a", "b"))),
     ]
     assert len({task_sha256(one) for one in (task, *others)}) == len(others) + 1
+
+
+def test_a_task_with_boxes_may_be_of_some_of_its_labels() -> None:
+    """As where a store knows nothing of the others, and predictions are scored."""
+    alone = PNEUMONIA.only(("opacity",))
+    assert (alone.slices.names, alone.boxes, alone.csv.box_columns) == (("opacity",), ("opacity",), None)
+    without = PNEUMONIA.only(("other_abnormal", "normal"))
+    assert (without.headline, without.boxes, without.slices.tree) == ("other_abnormal", (), ())
+    assert PNEUMONIA.only(PNEUMONIA.slices.names) == PNEUMONIA

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rsna_e2e.core.records import Float64Array
+from rsna_e2e.core.records import Column, Float64Array
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -57,6 +57,15 @@ def auc(truth_N: Float64Array, score_N: Float64Array) -> float:
     """Area under the ROC curve: chance that a positive outscores a negative, ties count half; NaN for one class."""
     _, positives_G, negatives_G = _descending_groups(truth_N, score_N)
     return float(pair_share(positives_G, negatives_G))
+
+
+def auc_within(group_N: Column, truth_N: Float64Array, score_N: Float64Array) -> dict[str, float]:
+    """Return the area under the ROC curve of the samples of each group alone, by its name, in sorted order.
+
+    What tells groups apart, such as the view of a radiograph, says nothing within one.
+    """
+    names_N = group_N.astype(str)
+    return {name: auc(truth_N[names_N == name], score_N[names_N == name]) for name in np.unique(names_N).tolist()}
 
 
 def average_precision(truth_N: Float64Array, score_N: Float64Array) -> float:
