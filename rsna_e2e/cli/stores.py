@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +31,27 @@ def add_label(verbs: Verbs) -> None:
         "rsna-e2e label store train.csv --task pe   # a second task: its patients keep the folds that they have",
         "rsna-e2e label store stage_2_train_labels.csv --also stage_2_detailed_class_info.csv --task pneumonia",
         "rsna-e2e label store table.csv --columns ID=filename any=Hemorrhage --key ~/keys/study.key",
+        "rsna-e2e label store labels.csv --replace --balance any --measure brain   # equally many with and without it",
     )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb.add_argument("labels", type=Path, metavar="LABELS", help="label CSV, see docs/labels.md")
     add_reading(verb)
     verb.add_argument("--replace", action="store_true", help="replace the labels of this task that are there")
     verb.add_argument("--key", type=Path, metavar="KEYFILE", help="of a store of hashed identifiers: its key")
+    verb.add_argument(
+        "--balance",
+        nargs="?",
+        const="",
+        metavar="LABEL",
+        help="cut the labels to as many slices with LABEL as without (default the task's headline), whole patients as "
+        "far as possible, chosen by --seed; other slices get no label",
+    )
+    verb.add_argument(
+        "--measure",
+        choices=("brain",),
+        help="brain: read all pixels of CT and keep which share of each slice lies in 0 to 80 HU, for "
+        "training_filter.min_brain_share",
+    )
     division = verb.add_argument_group("folds and test split")
     add_division(division, folds=None)
     division.add_argument(
@@ -84,22 +100,28 @@ def add_store(verbs: Verbs) -> None:
 
 
 def _label(options: argparse.Namespace) -> None:
-    from rsna_e2e.core.console import field_lines
-    from rsna_e2e.store.prepare import label
+    from rsna_e2e.core.console import field_lines, progress_bar
+    from rsna_e2e.store.prepare import Further, label
     from rsna_e2e.store.pseudonyms import load_key
 
-    report = label(
-        options.store,
-        with_columns(options.labels, options.columns, options.also),
-        task=get_task(options.task),
-        image_ids=options.image_ids,
-        n_folds=options.folds,
-        holdout=options.holdout,
-        seed=options.seed,
-        replaces=options.replace,
-        own_folds=options.own_folds,
-        pseudonyms=None if options.key is None else load_key(options.key),
-    )
+    with ExitStack() as opened:
+        further = Further(balance=options.balance)
+        if options.measure == "brain":
+            progress = opened.enter_context(progress_bar("measure", unit="slices"))
+            further = Further(balance=options.balance, measures_brain=True, progress=progress)
+        report = label(
+            options.store,
+            with_columns(options.labels, options.columns, options.also),
+            task=get_task(options.task),
+            image_ids=options.image_ids,
+            n_folds=options.folds,
+            holdout=options.holdout,
+            seed=options.seed,
+            replaces=options.replace,
+            own_folds=options.own_folds,
+            pseudonyms=None if options.key is None else load_key(options.key),
+            further=further,
+        )
     tell(*field_lines(report).splitlines())
     warn_of_labels(report, options.task)
 
@@ -131,7 +153,7 @@ def _sets(options: argparse.Namespace) -> None:
                 ", ".join((*one.slices.names, *one.series.names)),
                 f"{one.n_labelled_slices:,} of {store.n_slices:,}",
                 f"{one.n_labelled_series:,} of {store.n_series:,}",
-                f"{one.n_positive_slices:,} {one.headline}",
+                f"{one.n_positive_slices:,} {one.headline}" + (", balanced" if one.balanced_by else ""),
                 f"{one.n_folds}{held_out}" + (f", as in {one.folds_of}" if one.folds_of else ""),
                 one.labels_hash[:8],
             )

@@ -28,6 +28,7 @@ from rsna_e2e.config.sections import (
     LoaderConfig,
     OptimizerConfig,
     SlicePhaseConfig,
+    TrainingFilterConfig,
 )
 from rsna_e2e.config.task import TaskSetting
 from rsna_e2e.core.errors import UsageError
@@ -94,6 +95,8 @@ class RunConfig(Frozen):
     """Optimiser of the epochs on whole series."""
     slice_phase: Learned[SlicePhaseConfig | None] = None
     """First phase on single slices."""
+    training_filter: Learned[TrainingFilterConfig | None] = None
+    """Slices that the phase on single slices leaves out; null: none."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Saving."""
     distributed: Free[DistributedConfig] = DistributedConfig()
@@ -136,6 +139,12 @@ class RunConfig(Frozen):
         is_balanced = self.slice_phase is not None and self.slice_phase.validation_sampling == "balanced"
         if is_balanced and self.model.head != "none":
             raise ValueError("slice_phase.validation_sampling=balanced is for slice classifiers: set model.head=none")
+        return self
+
+    @model_validator(mode="after")
+    def _single_slices_are_filtered(self) -> "RunConfig":
+        if self.training_filter is not None and self.slice_phase is None:
+            raise ValueError("training_filter is for the phase on single slices: give a slice_phase")
         return self
 
     @model_validator(mode="after")

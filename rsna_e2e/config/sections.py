@@ -156,6 +156,15 @@ class LoaderConfig(Frozen):
     computed, for series so long that their images fill the memory of the GPU."""
 
 
+class TrainingFilterConfig(Frozen):
+    """Which slices the phase on single slices (slice_phase) leaves out. Whole series stay whole, and so does what is
+    validated and predicted."""
+
+    min_brain_share: Fraction
+    """Least share of the pixels of a slice that lie in 0 to 80 HU. The store has to know it: rsna-e2e label --measure
+    brain."""
+
+
 class OptimizerConfig(Frozen):
     """An optimiser, and its learning rate schedule over all steps of its phase."""
 

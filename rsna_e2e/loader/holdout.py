@@ -108,6 +108,28 @@ def by_headline(store: Store, task: Task, rows: Sequence[int]) -> tuple[list[int
     return positives, negatives
 
 
+def filtered(store: Store, config: RunConfig, rows: Rows) -> Rows:
+    """Return those of these store rows that `training_filter` leaves to the phase on single slices.
+
+    Raises UsageError where the store does not know what is asked of a slice, and where none is left.
+    """
+    if config.training_filter is None:
+        return rows
+    least = config.training_filter.min_brain_share
+    if store.brain_share is None:
+        raise UsageError(
+            f"{store.path}: training_filter.min_brain_share needs the share of brain of each slice. Measure it: "
+            f"rsna-e2e label {store.path} LABELS {task_option(config.task.name)} --replace --measure brain"
+        )
+    kept: Rows = rows[store.brain_share[rows] >= least]
+    if not len(kept):
+        raise UsageError(
+            f"{store.path}: none of {len(rows)} training slices has training_filter.min_brain_share={least:g}. Choose "
+            "less"
+        )
+    return kept
+
+
 def series_folds(store: Store, rule: FoldRule) -> list[int]:
     """Return the fold of every series of `store` by a rule, -1 in split "test": see `RunConfig.folds`."""
     match rule:

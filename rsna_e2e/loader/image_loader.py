@@ -15,7 +15,7 @@ from rsna_e2e.loader.batch_plan import BatchPlan, Planner
 from rsna_e2e.loader.boxes import batch_boxes
 from rsna_e2e.loader.dali_backend import dali_images
 from rsna_e2e.loader.division import WHOLE, Division
-from rsna_e2e.loader.holdout import by_headline
+from rsna_e2e.loader.holdout import by_headline, filtered
 from rsna_e2e.loader.image_settings import ImageSettings
 from rsna_e2e.loader.kernels import dali_plugin
 from rsna_e2e.loader.label_file_order import in_label_file_order
@@ -64,11 +64,12 @@ class ImageLoader(SeriesLoader):
     def group_slices(self, positions: Sequence[int], *, phase: SlicePhaseConfig, epoch: int) -> list[Batch]:
         """Group single slices of these series, shuffled, into batches of store rows, as `phase` samples an epoch.
 
-        A slice is positive or negative by its headline label; where that is unknown it is neither. Raises UsageError
-        when they cannot be balanced.
+        A slice is positive or negative by its headline label; where that is unknown it is neither. Slices that
+        `training_filter` leaves out are in none. Raises UsageError when they cannot be balanced, and as `filtered`.
         """
         seed = self._config.seed
-        rows = rows_of(self._store.series[position] for position in positions).tolist()
+        all_rows = rows_of(self._store.series[position] for position in positions)
+        rows = filtered(self._store, self._config, all_rows).tolist()
         if phase.sampling == "balanced":
             rows = balanced_rows(*by_headline(self._store, self._task, rows), seed=seed, epoch=epoch)
         elif phase.sampling == "balanced_shards":

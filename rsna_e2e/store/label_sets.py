@@ -12,6 +12,8 @@ from rsna_e2e.core.records import Column, Float32Array, Rows
 from rsna_e2e.store.folds import patients_in_several_folds
 from rsna_e2e.store.layout import (
     BOXES,
+    BRAIN_SHARE,
+    MEASURED,
     SERIES,
     SERIES_COLUMNS,
     SET_MANIFEST,
@@ -22,7 +24,7 @@ from rsna_e2e.store.layout import (
     hash_of_labels,
 )
 from rsna_e2e.store.manifest import StoreManifest, table_damage
-from rsna_e2e.store.ranges import LABEL, Mask, first_outside
+from rsna_e2e.store.ranges import LABEL, SHARE, Mask, first_outside
 from rsna_e2e.store.series_order import run_starts
 from rsna_e2e.store.set_boxes import read_boxes, wrong_boxes
 from rsna_e2e.store.set_manifest import (
@@ -43,8 +45,8 @@ class LabelSet:
     image_ids [N]: objects. split, fold [N]: "train" or "test", and -1 in "test". csv_place [N]: of the slice in the
     order of the label file, from 0, -1 where that does not name it. labels: [N, L], slice_notes: [N, Q],
     series_labels: [S, M], series_notes: [S, K], NaN where unknown; M and K are 0 where labels of series are those of
-    their slices. All are float32. boxes: of slices, by their row. manifest: None of a store without labels, whose L and
-    M are 0.
+    their slices. All are float32. boxes: of slices, by their row. brain_share [N]: of the pixels of each slice, None
+    where it was not measured. manifest: None of a store without labels, whose L and M are 0.
     """
 
     manifest: SetManifest | None
@@ -57,6 +59,7 @@ class LabelSet:
     series_labels: Float32Array
     series_notes: Float32Array
     boxes: ImageBoxes = NO_BOXES
+    brain_share: Float32Array | None = None
 
     @property
     def box_labels(self) -> Float32Array:
@@ -103,7 +106,8 @@ def read_set(
     for file, checksum in manifest.files.items():
         if table_damage(place / file, checksum):
             raise StoreError(f"{place / file}: missing or damaged. {label_again(name)}")
-    kinds = SLICE_COLUMNS | dict.fromkeys(label_columns(manifest.slices), "float32")
+    measured = [MEASURED + name for name in manifest.measured]
+    kinds = SLICE_COLUMNS | dict.fromkeys((*label_columns(manifest.slices), *measured), "float32")
     slices = read_table(place / SLICES, kinds, n_rows=of_store.n_slices, way_out=label_again(name))
     kinds = SERIES_COLUMNS | dict.fromkeys(label_columns(manifest.series), "float32")
     series = {}
@@ -148,6 +152,7 @@ def _as_set(
         series_labels=stacked(series, manifest.series.names, n_series),
         series_notes=stacked(series, manifest.series.notes, n_series),
         boxes=boxes,
+        brain_share=slices.get(MEASURED + BRAIN_SHARE),
     )
 
 
@@ -168,6 +173,8 @@ def _wrong_slices(found: LabelSet, index: Mapping[str, Column]) -> str:
     for name, values in (("label", found.labels), ("note", found.slice_notes)):
         if (row := first_outside(values, LABEL)) is not None:
             return f"impossible {name}, row {row}: slice {index['slice_index'][row]} of series {keys[row][:8]}"
+    if found.brain_share is not None and (row := first_outside(found.brain_share, SHARE)) is not None:
+        return f"impossible share of brain, row {row}: slice {index['slice_index'][row]} of series {keys[row][:8]}"
     for name, is_good in _relations(found, index, run_starts(keys)):
         if not is_good.all():
             row = int(np.argmin(is_good))

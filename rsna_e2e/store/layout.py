@@ -93,6 +93,10 @@ XRAY_COLUMNS = {
 SLICE_COLUMNS = {"image_id": "str", "split": "str", "fold": "int32", "csv_place": "int64"}
 SERIES_COLUMNS = {"series_key": "str"}
 
+# Before the name of a column of slices that was measured of the pixels: no name of a label. pixels_hash covers it.
+MEASURED = "measured."
+BRAIN_SHARE: Final = "brain_share"
+
 # Columns of a set's table of boxes: the row of the slice in the index; edges in px, where 0 is the centre of the first
 # pixel; and the number of the class.
 EDGES = ("x0", "y0", "x1", "y1")
@@ -130,7 +134,8 @@ def hash_of_labels(
     slices: Mapping[str, Column], series: Mapping[str, Column], boxes: Mapping[str, Column] | None = None
 ) -> str:
     """Return the sha256 of a label set: names, labels, split and folds in its tables; `series` may have no columns, and
-    there may be no table of boxes."""
+    there may be no table of boxes. What was measured of pixels is left out: it changes nothing that was labelled."""
+    slices = {name: column for name, column in slices.items() if not name.startswith(MEASURED)}
     of_boxes = {f"boxes {name}": column for name, column in (boxes or {}).items()}
     return _hash_of({f"slices {name}": column for name, column in slices.items()} | dict(series) | of_boxes)
 

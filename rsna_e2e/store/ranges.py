@@ -93,6 +93,7 @@ XRAY_NUMBERS = NUMBERS | {
     "imager_spacing_mm": Range(*LENGTHS_MM, is_advice=True),
 }
 LABEL = Range(0, 1, is_advice=True)
+SHARE = Range(0, 1)
 
 # What is NaN in a store whose slices came without their place in space
 GEOMETRY = {name for name in NUMBERS if name.startswith(("ipp_", "iop_", "spacing_"))}

@@ -68,7 +68,8 @@ class Store:
     the index. labels: [N, L], series_labels: [S, M], series_notes: [S, K], float32, NaN where there is none; M and K
     are 0 of a task whose series have no labels of their own. label_names, series_label_names, note_names: of these
     columns. boxes: of slices, by their row of the index, of classes called box_names; boxes_known [N]: of which slices
-    the labels say them all. task_name: whose labels they are, empty of a store without label sets, where all series are
+    the labels say them all. brain_share [N]: of the pixels of each slice of CT, None where `label` did not measure
+    it. task_name: whose labels they are, empty of a store without label sets, where all series are
     of split "test". data_hash: of pixels and labels. compression: of its pixels. key_check: of the key that identifiers
     are hashed with, empty where they are not. image_ids: what they are, before they were hashed. geometry: "none" where
     slices have no place in the patient, and series are in the order of their files. values: "grey" of X-rays, whose
@@ -91,6 +92,7 @@ class Store:
         self.labels, self.series_labels, self.series_notes = found.labels, found.series_labels, found.series_notes
         self.box_names = self._set.boxes if self._set else ()
         self.boxes, self.boxes_known = found.boxes, known_boxes(found.boxes, found.box_labels)
+        self.brain_share = found.brain_share
         self._task: Task | None = None  # whose labels an unlabelled store lacks
         self.task_name = self._set.task if self._set else ""
         self.label_names = self._set.slices.names if self._set else ()

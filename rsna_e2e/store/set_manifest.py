@@ -69,7 +69,8 @@ class SetManifest(Frozen):
     holdout None where none were held out; folds_of: the set whose patients kept their fold, empty where all were
     divided anew. refused_with_label: rows of the store's refusals that a label names. n_labelled_slices,
     n_positive_slices: with any label, and with the headline; n_labelled_series: with labels of their own, or with
-    labelled slices. pixels_hash: of the store that the set is of.
+    labelled slices. balanced_by: the label that as many slices have as have not, empty where the set was not cut so.
+    measured: what the table of slices holds of their pixels. pixels_hash: of the store that the set is of.
     """
 
     model_config = ConfigDict(extra="ignore")  # the seal, and what a later program of this version may add
@@ -94,6 +95,8 @@ class SetManifest(Frozen):
     n_labelled_slices: Count
     n_labelled_series: Count
     n_positive_slices: Count
+    balanced_by: Text = ""
+    measured: tuple[Literal["brain_share"], ...] = ()
     pixels_hash: Hash
     labels_hash: Hash
     files: dict[str, Hash]
@@ -103,8 +106,8 @@ class SetManifest(Frozen):
         further = {SERIES: self.has_own_series, BOXES: bool(self.boxes)}
         if set(self.files) != {SLICES, *(name for name, is_there in further.items() if is_there)}:
             raise ValueError("names other files than the tables of a label set")
-        if not {self.headline, *self.boxes} <= set(self.slices.names):
-            raise ValueError("its headline, or what has boxes, is no label")
+        if not {self.headline, *self.boxes, self.balanced_by or self.headline} <= set(self.slices.names):
+            raise ValueError("its headline, what has boxes, or what it is balanced by, is no label")
         return self
 
     @property
@@ -115,6 +118,7 @@ class SetManifest(Frozen):
     def to_json(self) -> str:
         """Return the text of set.json."""
         without = set() if self.boxes else {"boxes", "n_boxes"}
+        without |= {name for name in ("balanced_by", "measured") if not getattr(self, name)}
         return as_json(sealed(self.model_dump(exclude=without), key=SEAL), indent=1) + "\n"
 
     def difference(self, task: Task) -> str:

@@ -15,6 +15,8 @@ from rsna_e2e.core.records import Column, Float32Array, IdRule
 from rsna_e2e.store.label_sets import are_labelled, read_set
 from rsna_e2e.store.layout import (
     BOXES,
+    BRAIN_SHARE,
+    MEASURED,
     PARTIAL,
     SERIES,
     SET_MANIFEST,
@@ -38,7 +40,7 @@ class NewSet:
     """A label set to be written, in the order of the index of its store; fields as of `LabelSet` and `SetManifest`.
 
     slices: [N, L + Q], the labels and notes of slices; series: [S, M + K], those of series. boxes: of slices, by their
-    row.
+    row. brain_share: [N], None where it was not measured.
     """
 
     task: Task
@@ -56,6 +58,8 @@ class NewSet:
     folds_of: str = ""
     number: int = 1
     refused_with_label: Sequence[int] = ()
+    balanced_by: str = ""
+    brain_share: Float32Array | None = None
 
 
 def write_set(
@@ -92,6 +96,8 @@ def _write_tables(
     slices = {"image_id": new.image_ids, "split": new.split.astype(object), "fold": new.fold.astype(np.int32)}
     slices["csv_place"] = new.csv_place.astype(np.int64)
     slices |= dict(zip(label_columns(new.task.slices), new.slices.T.astype(np.float32), strict=True))
+    if new.brain_share is not None:
+        slices[MEASURED + BRAIN_SHARE] = new.brain_share
     series: dict[str, Column] = {}
     if new.task.series_truth == "own":
         series = {"series_key": index["series_key"][run_starts(index["series_key"])]}
@@ -122,6 +128,8 @@ def _write(folder: Path, new: NewSet, of_store: StoreManifest, index: Mapping[st
         n_labelled_slices=int((~np.isnan(labels_NL)).any(axis=1).sum()),
         n_labelled_series=int(has_own_S.sum()),
         n_positive_slices=int((labels_NL[:, new.task.headline_index] > 0).sum()),
+        balanced_by=new.balanced_by,
+        measured=() if new.brain_share is None else (BRAIN_SHARE,),
         pixels_hash=of_store.pixels_hash,
         labels_hash=hash_of_labels(slices, series, boxes),
         files={path.name: file_checksum(path) for path in sorted(folder.iterdir())},

@@ -9,7 +9,7 @@ headers alone, and `count_raw` counts files that have labels.
 
 from rsna_e2e.store.prepare.headers import RawCounts, RawHeaders, count_raw, read_raw
 from rsna_e2e.store.prepare.index import pseudonymous_keys
-from rsna_e2e.store.prepare.label import label
+from rsna_e2e.store.prepare.label import Further, label
 from rsna_e2e.store.prepare.label_report import LabelFacts, LabelReport
 from rsna_e2e.store.prepare.reading import Reading, modality_of
 from rsna_e2e.store.prepare.repair import RepairReport, repair
@@ -23,6 +23,7 @@ from rsna_e2e.store.prepare.report import (
 from rsna_e2e.store.prepare.run import prepare, prepare_part
 
 __all__ = [
+    "Further",
     "LabelFacts",
     "LabelReport",
     "NothingTakenError",

@@ -6,25 +6,28 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import lock_folder
-from rsna_e2e.core.records import Column, Refusal
+from rsna_e2e.core.records import Column, Progress, Refusal, no_progress
 from rsna_e2e.core.table_files import TableFile, table_at
 from rsna_e2e.dicom.image_ids import ImageIds
 from rsna_e2e.store import StoreError, StoreFiles
 from rsna_e2e.store.checks import read_refusals
 from rsna_e2e.store.layout import SETS, hash_of_data
+from rsna_e2e.store.prepare.balance import balanced
 from rsna_e2e.store.prepare.carried import Carried, carried_folds, number_of
 from rsna_e2e.store.prepare.division import Division
 from rsna_e2e.store.prepare.find_labels import FoundLabels, LabelFile, LabelFiles, read_label_file
 from rsna_e2e.store.prepare.label_report import LabelReport, describe_labels
 from rsna_e2e.store.prepare.match_labels import LabelIds, match_labels, with_labels
+from rsna_e2e.store.prepare.measure import measure_brain
 from rsna_e2e.store.prepare.sets import Joined, divided, join, make_set
 from rsna_e2e.store.prepare.store_plan import with_image_ids
 from rsna_e2e.store.prepare.tables import Table, to_numpy
@@ -33,6 +36,17 @@ from rsna_e2e.store.set_writer import NewSet, write_set
 from rsna_e2e.tasks.task import Task
 
 _SUFFIX = ".dcm"  # of the file of a slice, which only its image id tells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Further:
+    """What else is asked of a label set. balance: cut it to as many slices with this label as without, see `balanced`;
+    "" for the headline, None to cut nothing. measures_brain: read all pixels, and keep the share of brain of each
+    slice; progress: of that."""
+
+    balance: str | None = None
+    measures_brain: bool = False
+    progress: Progress = no_progress
 
 
 def label(
@@ -47,6 +61,7 @@ def label(
     replaces: bool = False,
     own_folds: bool = False,
     pseudonyms: Pseudonyms | None = None,
+    further: Further = Further(),
 ) -> LabelReport:
     """Add the labels of a task to a store, as a set of their own; nothing else in the store is touched.
 
@@ -57,24 +72,55 @@ def label(
     patients keep their folds and are to be divided otherwise.
     """
     started_s = time.perf_counter()
-    files = StoreFiles.open(store)
-    if (store / SETS / task.name).exists() and not replaces:
-        raise StoreError(f"{store}: has labels of task {task.name} already. To replace them, add --replace")
-    file = read_label_file(table_at(labels) if isinstance(labels, Path) else labels, task)
+    files, file = _open(store, labels, task, replaces=replaces)
     columns, found, joined = _join(files, _hashed(file, files, pseudonyms), task, image_ids)
+    joined, extra = _with_further(files, columns["patient_id"], joined, task, further, seed=seed)
     patients = () if own_folds else columns["patient_id"][joined.is_labelled].tolist()
     kept = carried_folds(files, patients, without=task.name)
     division = kept.division(n_folds=n_folds, holdout=holdout, seed=seed)
-    new = _new_set(files, columns, found, joined, task, kept, division)
+    new = replace(_new_set(files, columns, found, joined, task, kept, division), **extra.of_set)
     with _alone_in(store):
         manifest = write_set(store, new, files.manifest, files.index, replaces=replaces)
     return LabelReport(
         **describe_labels(columns, joined, new.fold, found, task),
         store=store,
         data_hash=hash_of_data(files.manifest.pixels_hash, manifest.labels_hash),
+        **extra.of_report,
         folds_of=kept.folds_of or "none",
         elapsed_s=time.perf_counter() - started_s,
     )
+
+
+def _open(store: Path, labels: Path | TableFile, task: Task, *, replaces: bool) -> tuple[StoreFiles, LabelFile]:
+    files = StoreFiles.open(store)
+    if (store / SETS / task.name).exists() and not replaces:
+        raise StoreError(f"{store}: has labels of task {task.name} already. To replace them, add --replace")
+    return files, read_label_file(table_at(labels) if isinstance(labels, Path) else labels, task)
+
+
+@dataclass(frozen=True, slots=True)
+class _Extra:
+    """What is asked beside labels, as fields of the set and of the report."""
+
+    of_set: dict[str, Any]
+    of_report: dict[str, Any]
+
+
+def _with_further(
+    files: StoreFiles, patient_N: Column, joined: Joined, task: Task, further: Further, *, seed: int
+) -> tuple[Joined, _Extra]:
+    extra = _Extra({}, {})
+    if further.balance is not None:
+        name = further.balance or task.headline
+        joined, extra.of_report["balanced"] = balanced(joined, patient_N, task, name, seed=seed)
+        extra.of_set["balanced_by"] = name
+    if further.measures_brain:
+        share_N = measure_brain(files, progress=further.progress)
+        quartiles = np.quantile(share_N, [0.25, 0.5, 0.75])
+        extra.of_set["brain_share"] = share_N
+        words = ("a quarter below", "median", "a quarter above")
+        extra.of_report["brain_share"] = dict(zip(words, quartiles.tolist(), strict=True))
+    return joined, extra
 
 
 def _new_set(

@@ -4,7 +4,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,12 @@ class LabelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport(LabelFacts):
-    """Summary of labels that were added to a store. folds_of: the label set whose patients kept their folds."""
+    """Summary of labels that were added to a store. balanced: slices with and without the label that they were cut to
+    equally many by, and what was left out; brain_share: quartiles, where it was measured. folds_of: the label set whose
+    patients kept their folds."""
 
+    balanced: dict[str, int] = field(default_factory=dict)
+    brain_share: dict[str, float] = field(default_factory=dict)
     folds_of: str
     elapsed_s: float
 

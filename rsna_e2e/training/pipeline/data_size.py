@@ -9,7 +9,7 @@ from rsna_e2e.config import FoldRule, RunConfig, resolve_task
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import N_FOLDS
 from rsna_e2e.core.table_files import table_at
-from rsna_e2e.loader.holdout import hold_out
+from rsna_e2e.loader.holdout import filtered, hold_out
 from rsna_e2e.store import Store, is_store, rows_of
 from rsna_e2e.store.prepare import count_raw
 from rsna_e2e.training.pipeline.planned_step import Folders, PlannedStep
@@ -89,6 +89,7 @@ def _of_store(store: Store, runs: list[RunConfig]) -> DataSize:
     training: dict[_Kind, int] = {}
     for run in runs:
         rows = rows_of([store.series[position] for position in hold_out(store, run)[0]])
+        rows = filtered(store, run, rows) if run.epochs == 0 else rows
         kind = *_, is_balanced = _kind_of(run)
         n_positive = int(np.count_nonzero(store.labels[rows, run.task.headline_index] == 1))
         training[kind] = 2 * n_positive if is_balanced else len(rows)
