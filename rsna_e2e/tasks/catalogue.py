@@ -7,11 +7,12 @@ from typing import Any
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tasks.mortality import MORTALITY
 from rsna_e2e.tasks.pe import PE
 from rsna_e2e.tasks.pneumonia import PNEUMONIA
 from rsna_e2e.tasks.task import Task, first_difference
 
-TASKS = {task.name: task for task in (ICH, PE, PNEUMONIA)}
+TASKS = {task.name: task for task in (ICH, PE, PNEUMONIA, MORTALITY)}
 DEFAULT_TASK = ICH.name  # where nothing says another
 
 

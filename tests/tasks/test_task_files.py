@@ -85,6 +85,7 @@ def test_all_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         "ich: Intracranial hemorrhage (labels: 6 of slices)\n"
         "pe: Pulmonary embolism on CT angiography (labels: 1 of slices, 9 of series)\n"
         "pneumonia: Lung opacity on chest radiographs (labels: 3 of slices; boxes: opacity)\n"
+        "mortality: Death within 30 days on chest radiographs (labels: 1 of slices)\n"
     )
 
 
@@ -192,8 +193,11 @@ def test_a_task_of_the_catalogue_may_stand_in_a_file_unchanged(tmp_path: Path) -
 
 def test_an_unknown_task_names_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
-        UsageError, match=r"unknown task 'ihc'; did you mean ich\? known: ich, pe, pneumonia, or the path of a YAML"
+        UsageError,
+        match=r"unknown task 'ihc'; did you mean ich\? known: ich, pe, pneumonia, mortality, or the path of a YAML",
     ):
         get_task("ihc")
     assert main(["tasks", "elsewhere.yaml"]) == 2
-    assert "rsna-e2e tasks: unknown task 'elsewhere.yaml'; known: ich, pe, pneumonia" in capsys.readouterr().err
+    assert (
+        "rsna-e2e tasks: unknown task 'elsewhere.yaml'; known: ich, pe, pneumonia, mortality" in capsys.readouterr().err
+    )

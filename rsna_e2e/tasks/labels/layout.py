@@ -130,9 +130,9 @@ def _wide_columns(task: Task) -> dict[str, tuple[str, ...]]:
 
 
 def _columns_of_series(task: Task) -> list[str]:
-    """Return `SERIES_COLUMNS`, without one that is of images in tables of boxes."""
-    own = task.csv.box_columns.image if task.csv.box_columns else ""
-    return [name for name in SERIES_COLUMNS if plain_name(name) != plain_name(own)]
+    """Return `SERIES_COLUMNS`, without those that the task's own tables call the IDs of images."""
+    own = {task.csv.columns[0], *([task.csv.box_columns.image] if task.csv.box_columns else [])}
+    return [name for name in SERIES_COLUMNS if plain_name(name) not in map(plain_name, own)]
 
 
 def _layouts(file: TableFile, task: Task) -> list[Layout]:
