@@ -28,6 +28,9 @@ class DetectorConfig(Frozen):
     boxes_per_image: Annotated[int, Field(gt=0, le=100)] = 10
     """Boxes that are found in an image, at most: those with the highest scores. In RSNA Pneumonia 2018 none has more
     than four."""
+    regions_per_image: Annotated[int, Field(gt=0, le=4096)] = 512
+    """Regions of an image that faster_rcnn and mask_rcnn learn from in a step, drawn from those proposed. EC601's
+    project had 32."""
     least_score: Probability = 0.01
     """Boxes of a lower score are dropped at once."""
     nms_iou: Fraction = 0.2
