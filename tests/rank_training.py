@@ -21,7 +21,7 @@ from rsna_e2e.store import Store
 from rsna_e2e.training.checkpoint import Checkpoint
 from rsna_e2e.training.distributed import Ranks, joined
 from rsna_e2e.training.loop import Trainer
-from rsna_e2e.training.objectives import Objective, Totals
+from rsna_e2e.training.objectives import LabelObjective, Totals
 from rsna_e2e.training.train import train
 
 # 21 slices in batches of up to 8: 3 or 4 steps an epoch, some of them on one series.
@@ -88,25 +88,25 @@ def _poison(folder: Path, n_ranks: int) -> None:
     """From now on, this rank's images are not finite in some steps."""
     with closing(Store.open(folder / "store")) as store:
         numbers = poisoned_steps(store, n_ranks)
-    backward = Objective.backward
+    backward = LabelObjective.backward
 
-    def poisoned(self: Objective, batch: SeriesBatch, totals: Totals, *, step: int, **others: object) -> object:
+    def poisoned(self: LabelObjective, batch: SeriesBatch, totals: Totals, *, step: int, **others: object) -> object:
         if step in numbers:
             batch = replace(batch, images=torch.full_like(batch.images[:], torch.nan))
         return backward(self, batch, totals, step=step, **others)
 
-    Objective.backward = poisoned
+    LabelObjective.backward = poisoned
 
 
 def _differ() -> None:
     """From now on, this rank's losses are a unit in the last place or so from what they are elsewhere."""
-    losses = Objective._losses
+    losses = LabelObjective._losses
 
-    def differing(self: Objective, *arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+    def differing(self: LabelObjective, *arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
         reported, objective = losses(self, *arguments)
         return reported, objective * (1 + 1e-7)
 
-    Objective._losses = differing  # in the cases that follow too: poisoned, raises
+    LabelObjective._losses = differing  # in the cases that follow too: poisoned, raises
 
 
 def _keep_weights(folder: Path) -> None:

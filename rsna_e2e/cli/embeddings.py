@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rsna_e2e.config import FoldRule
     from rsna_e2e.evaluation.explain import Explained
     from rsna_e2e.inference.embed import Extracted
-    from rsna_e2e.inference.predict import Predicted
+    from rsna_e2e.inference.predictor import Predicted
     from rsna_e2e.store import Store
     from rsna_e2e.store.embeddings import Embeddings
 

@@ -7,6 +7,7 @@ demonstration run.
 A recipe is where the numbers of a published or a demonstration run live. `--set a.b=value` overrides any of them.
 """
 
+from rsna_e2e.config.boxes import DetectorConfig, SegmenterConfig
 from rsna_e2e.config.files import as_yaml, load_config, load_two_stage, make_config, save_config
 from rsna_e2e.config.model import ModelConfig
 from rsna_e2e.config.recipes import RECIPES, TWO_STAGE_RECIPES
@@ -30,6 +31,7 @@ __all__ = [
     "TWO_STAGE_RECIPES",
     "AugmentConfig",
     "Crop",
+    "DetectorConfig",
     "FoldRule",
     "Frozen",
     "ImageConfig",
@@ -39,6 +41,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "RunConfig",
+    "SegmenterConfig",
     "SlicePhaseConfig",
     "TwoStageConfig",
     "View",

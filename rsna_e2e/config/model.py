@@ -6,9 +6,11 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rsna_e2e.config.backbone import Arguments, Backbone
+from rsna_e2e.config.boxes import DetectorConfig, SegmenterConfig
 from rsna_e2e.config.limits import Fraction, Weight, Width
 from rsna_e2e.config.sections import Frozen
 
+RESIDUAL = "residual"  # the backbone that a segmenter is
 HEAD_WIDTH = 64  # EC601: RSNA-STR Pulmonary Embolism 2020
 
 
@@ -18,7 +20,7 @@ class ModelConfig(Frozen):
     backbone: Backbone
     """Name of the backbone in timm, such as resnet50.a1_in1k, or one of torchvision that timm lacks:
     torchvision.squeezenet1_0, torchvision.squeezenet1_1, torchvision.alexnet. none takes stored embeddings in place of
-    images."""
+    images; residual is the network of model.segmenter."""
     backbone_arguments: Arguments = Field(default={})
     """Arguments of timm.create_model, such as {drop_path_rate: 0.1}, or {global_pool: catavgmax} for mean and maximum
     side by side; rsna_e2e/config/backbone.py lists those that are accepted."""
@@ -70,6 +72,16 @@ class ModelConfig(Frozen):
     """For tasks scored as RSNA-STR Pulmonary Embolism 2020, whose metric weighs a slice by the share of positive slices
     in its series, so that those of negative series weigh nothing: in training this is added to that weight."""
 
+    detector: DetectorConfig | None = None
+    """Find boxes on the maps of the backbone, in place of all other heads: needs model.head=none."""
+    segmenter: SegmenterConfig | None = None
+    """Find boxes by segmentation, in place of backbone and heads: needs model.backbone=residual, model.head=none."""
+
+    @property
+    def finds_boxes(self) -> bool:
+        """Whether it finds boxes in images, in place of labels of slices and series."""
+        return self.detector is not None or self.segmenter is not None
+
     @model_validator(mode="after")
     def _heads_go_together(self) -> "ModelConfig":
         if self.head_width != HEAD_WIDTH and self.head != "one_way":
@@ -84,6 +96,20 @@ class ModelConfig(Frozen):
             raise ValueError(
                 "nothing trains the recurrent head: set model.sequence_loss_weight or model.study_loss_weight above 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _boxes_are_found_in_one_way(self) -> "ModelConfig":
+        if self.detector is not None and self.segmenter is not None:
+            raise ValueError("one of model.detector and model.segmenter finds boxes: set the other to null")
+        if (self.segmenter is not None) != (self.backbone == RESIDUAL):
+            raise ValueError("the backbone residual and model.segmenter go together: set both, or neither")
+        if self.finds_boxes and self.head != "none":
+            raise ValueError("model.detector and model.segmenter find boxes in single images: set model.head=none")
+        if self.detector is not None and self.backbone == "none":
+            raise ValueError("model.backbone none takes stored embeddings, in which there are no boxes")
+        if self.segmenter is not None and (self.pretrained or self.weights_file is not None):
+            raise ValueError("the backbone residual has no weights to start from: set model.pretrained=false")
         return self
 
     def without_initial_weights(self) -> "ModelConfig":

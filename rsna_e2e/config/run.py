@@ -124,7 +124,8 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _slice_phase_has_a_classifier(self) -> "RunConfig":
-        if self.slice_phase is not None and self.model.slice_loss_weight == 0:
+        is_needed = self.slice_phase is not None and not self.model.finds_boxes
+        if is_needed and self.model.slice_loss_weight == 0:
             raise ValueError("slice_phase needs model.slice_loss_weight > 0")
         return self
 
@@ -174,6 +175,12 @@ class RunConfig(Frozen):
             raise ValueError("epochs=0 leaves the head untrained: set model.head=none")
         if self.model.head == "none" and self.model.study_loss_weight > 0:
             raise ValueError("model.study_loss_weight needs a recurrent head: it cannot be used with model.head=none")
+        return self
+
+    @model_validator(mode="after")
+    def _boxes_are_found_for_a_task_with_boxes(self) -> "RunConfig":
+        if self.model.finds_boxes and not self.task.boxes:
+            raise ValueError(f"the task {self.task.name} has no boxes to find: leave model.detector and segmenter out")
         return self
 
 

@@ -105,7 +105,7 @@ def find_label(trained: TrainedModel, name: str) -> tuple[Level, int]:
     slices, series = trained.task.slices.names, trained.task.series_labels.names
     if name in slices:
         return "slice", slices.index(name)
-    known = [*slices, *(series if trained.network.study_head is not None else ())]
+    known = [*slices, *(series if trained.joint.study_head is not None else ())]
     if name not in known:
         raise UsageError(f"the run predicts no label {name!r:.60}. It predicts {', '.join(dict.fromkeys(known))}")
     return "series", series.index(name)

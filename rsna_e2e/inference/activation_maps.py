@@ -73,7 +73,7 @@ def activation_maps(
     goes over the slices twice, so that only `EMBED_TOGETHER` of them have feature maps in memory. Raises UsageError for
     a backbone without feature maps.
     """
-    loader, network, total = trained.loader(store), trained.network, span.n_slices + len(places)
+    loader, network, total = trained.loader(store), trained.joint, span.n_slices + len(places)
     assert isinstance(loader, ImageLoader)
     embeddings: list[torch.Tensor] = []
     for first, images_NCSS, _ in _images(loader, np.arange(span.n_slices) + span.first_row):

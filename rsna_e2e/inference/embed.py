@@ -60,7 +60,7 @@ class Extractor:
         assert isinstance(loader, ImageLoader)
         self._loader = loader
         self.compute = self.trained.compute
-        self.width = self.trained.network.n_features
+        self.width = self.trained.joint.n_features
         self.source = _source(self.trained, store)
 
     def images(self, rows: Rows) -> Iterator[torch.Tensor]:
@@ -73,7 +73,7 @@ class Extractor:
     def embed(self, images_NCSS: torch.Tensor) -> torch.Tensor:
         """Return embeddings [N, F], float32, in the precision of the run."""
         with self.compute.autocast():
-            return self.trained.network.embed(images_NCSS)
+            return self.trained.joint.embed(images_NCSS)
 
     def embed_views(self, images_NCSS: torch.Tensor, views: Sequence[View]) -> list[Float32Array]:
         """Return the embeddings [N, F] of the same images in each of the views."""

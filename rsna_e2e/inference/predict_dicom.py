@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsna_e2e.core.records import Progress, Refusal, no_progress
-from rsna_e2e.inference.predict import Predictor, make_series_table, make_table
+from rsna_e2e.inference.predict import make_series_table, make_table
 from rsna_e2e.inference.predictions import PredictionTable, SeriesTable
+from rsna_e2e.inference.predictor import Predictor
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import NothingTakenError, prepare

@@ -11,8 +11,9 @@ from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import write_json
 from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.inference.missing import MissingImages, list_missing
-from rsna_e2e.inference.predict import Predictor, make_series_table, make_table
+from rsna_e2e.inference.predict import make_series_table, make_table
 from rsna_e2e.inference.predictions import PredictionTable, beside
+from rsna_e2e.inference.predictor import Predictor
 from rsna_e2e.inference.submission import prepare_submission, write_submission
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.inference.truth import TruthFile, write_truth

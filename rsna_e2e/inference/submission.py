@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from rsna_e2e.inference.predictions import (
     write_predictions,
     write_series,
 )
+from rsna_e2e.tasks.boxes import ImageBoxes
 from rsna_e2e.tasks.labels import BoxTable, is_box_submission, write_boxes, write_labels
 from rsna_e2e.tasks.rules import project, violations
 from rsna_e2e.tasks.task import Task
@@ -89,12 +90,15 @@ def write_submission(
     forget_notes(out)
 
 
-def write_box_submission(out: Path, task: Task, table: BoxTable) -> None:
-    """Write a submission of boxes, and its table of boxes. What stood beside one that had this name is removed."""
+def write_box_submission(out: Path, task: Task, table: BoxTable, *, submitted: ImageBoxes | None = None) -> None:
+    """Write a submission of boxes, and its table of boxes. What stood beside one that had this name is removed.
+
+    submitted: those of the boxes that the submission has; None: all.
+    """
     write_box_table(beside(out, "boxes.parquet"), task, table)
     for path in (predictions_path(out), series_path(out)):
         path.unlink(missing_ok=True)
-    write_boxes(out, task, table)
+    write_boxes(out, task, table if submitted is None else replace(table, boxes=submitted))
     forget_notes(out)
 
 

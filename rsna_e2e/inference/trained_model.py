@@ -6,9 +6,10 @@ from typing import Self
 
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.device import Compute, choose_compute
-from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.loader.choice import check_order, choose_loader, count_channels
 from rsna_e2e.loader.series_loader import SeriesLoader
+from rsna_e2e.model.make import Network, make_network
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
@@ -31,7 +32,7 @@ class TrainedModel:
     config: RunConfig
     task: Task
     compute: Compute
-    network: JointModel
+    network: Network
     embeddings: Embeddings | None
     checkpoint: Path
     epoch: int
@@ -55,7 +56,7 @@ class TrainedModel:
         if embeddings is not None:
             _check_classifiers(run, embeddings)
         compute = choose_compute(config.precision, device, cpu_threads=config.cpu_threads)
-        network = JointModel.for_task(config.model.without_initial_weights(), task, n_channels=n_channels)
+        network = make_network(config.model.without_initial_weights(), task, n_channels=n_channels)
         state = load_model(network, folder)
         check_task(folder, state, task)
         return cls(
@@ -69,6 +70,13 @@ class TrainedModel:
             epoch=state.epoch,
             damaged=tuple(damaged),
         )
+
+    @property
+    def joint(self) -> JointModel:
+        """The network of a run that predicts labels. Raises UsageError for one that finds boxes."""
+        if not isinstance(self.network, JointModel):
+            raise UsageError(f"{self.run}: finds boxes and predicts no labels. For boxes: rsna-e2e predict")
+        return self.network
 
     def load(self, checkpoint: str) -> None:
         """Replace the weights by those of another checkpoint of the run. Raises BadInputError as `open` does."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from rsna_e2e.core.records import Rows
+from rsna_e2e.core.records import Float32Array, Rows
 from rsna_e2e.loader.division import Chunk
 
 
@@ -53,6 +53,7 @@ class SeriesBatch:
     int64 on the CPU, each >= 1, sum N. labels [N, L], series_labels [B, M]: of slices and of series, float32, 0 or 1.
     label_mask [N, L], series_mask [B, M]: bool, False where a label is unknown. series_keys [B]: the store's key of
     each series. rows [N]: int64, the store row of each slice. boxes: of the n images; None of a task without boxes.
+    affine [n, 2, 3]: maps pixels of the images to those of their slices; None of stored embeddings.
     """
 
     images: SliceImages
@@ -65,6 +66,7 @@ class SeriesBatch:
     series_keys: tuple[str, ...]
     rows: Rows
     boxes: BatchBoxes | None = None
+    affine: Float32Array | None = None
 
     def __post_init__(self) -> None:
         n = len(self.rows)
@@ -86,6 +88,7 @@ class SeriesBatch:
         n_own = sum(map(len, self.chunks))
         _check(self.images.shape[0] == n_own, f"chunks of {n_own} slices, but {self.images.shape[0]} images")
         _check(self.boxes is None or len(self.boxes.known) == n_own, "boxes must be of the rank's images")
+        _check(self.affine is None or self.affine.shape == (n_own, 2, 3), "affine must be of the rank's images")
         _check(
             all(0 <= chunk.start < chunk.stop <= n for chunk in self.chunks), "every chunk must be part of the batch"
         )

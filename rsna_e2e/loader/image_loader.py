@@ -104,7 +104,7 @@ class ImageLoader(SeriesLoader):
         for plan, images_NCSS in self._images(plans, max_slices=max_slices, epoch=epoch):
             device = self._settings.device
             boxes = batch_boxes(self._store, plan, size=images_NCSS.shape[-1], device=device)
-            yield make_series_batch(self._store, plan, images_NCSS, device, boxes=boxes)
+            yield make_series_batch(self._store, plan, images_NCSS, device, boxes=boxes, affine=plan.affine)
 
     def _images(
         self, plans: Sequence[Callable[[], BatchPlan]], *, max_slices: int, epoch: int | None

@@ -65,11 +65,17 @@ def series_share(store: Store, batch: Batch, division: Division) -> RankShare:
 
 
 def make_series_batch(
-    store: Store, share: RankShare, images: SliceImages, device: torch.device, *, boxes: BatchBoxes | None = None
+    store: Store,
+    share: RankShare,
+    images: SliceImages,
+    device: torch.device,
+    *,
+    boxes: BatchBoxes | None = None,
+    affine: Float32Array | None = None,
 ) -> SeriesBatch:
     """Return the batch of a share: images of its rows, in their order, and all labels of slices and series on `device`.
 
-    boxes: of the images. Where the store has no labels of series, a series has the labels of its slices, see
+    boxes, affine: of the images. Where the store has no labels of series, a series has the labels of its slices, see
     `series_targets`.
     """
     lengths = torch.tensor(share.lengths, dtype=torch.int64)
@@ -89,6 +95,7 @@ def make_series_batch(
         series_keys=tuple(span.series_key for span in share.spans),
         rows=share.batch_rows,
         boxes=boxes,
+        affine=affine,
     )
 
 

@@ -2,7 +2,7 @@
 
 # N slices, C channels, S image side, K feature maps of side h, w, F features
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -36,6 +36,18 @@ class TorchvisionBody(nn.Module):
         """Return feature maps [N, K, h, w]."""
         maps: torch.Tensor = self.features(images_NCSS)
         return maps
+
+    def forward_intermediates(
+        self, images_NCSS: torch.Tensor, *, intermediates_only: Literal[True]
+    ) -> list[torch.Tensor]:
+        """Return the maps [N, K, h, w] at each scale, the finest first, as timm's networks do: what goes into each
+        pooling layer, and what comes last."""
+        maps, each = [], images_NCSS
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(each)
+            each = layer(each)
+        return [*maps, each]
 
     def forward_head(self, maps_NKhw: torch.Tensor) -> torch.Tensor:
         """Return features [N, F] of feature maps."""

@@ -2,6 +2,7 @@
 
 # K boxes, N images, C classes
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,3 +80,13 @@ def known_boxes(boxes: ImageBoxes, labels_NC: npt.NDArray[np.floating]) -> npt.N
 
 
 NO_BOXES = make_boxes([], [])
+
+
+def joined(parts: Sequence[ImageBoxes]) -> ImageBoxes:
+    """Return the boxes of all these, one after the other; at least one of them."""
+    return ImageBoxes(
+        images=np.concatenate([boxes.images for boxes in parts]),
+        edges=np.concatenate([boxes.edges for boxes in parts]),
+        classes=np.concatenate([boxes.classes for boxes in parts]),
+        scores=np.concatenate([boxes.scores for boxes in parts]),
+    )

@@ -11,7 +11,8 @@ from torch import nn
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.device import Compute
 from rsna_e2e.core.errors import OutOfResourcesError, is_out_of_memory
-from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.box_model import BoxModel
+from rsna_e2e.model.make import Network
 from rsna_e2e.model.norms import buffers_kept, freeze_norms
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.buckets import IN_FLIGHT
@@ -31,7 +32,7 @@ _CGROUP_LIMIT, _CGROUP_USE = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cg
 
 
 def resolve_chunks(
-    model: JointModel, config: RunConfig, task: Task, compute: Compute, *, ranks: Ranks = ALONE
+    model: Network, config: RunConfig, task: Task, compute: Compute, *, ranks: Ranks = ALONE
 ) -> RunConfig:
     """Return the configuration with numbers for `chunk` and `graph_slices`; the same on all ranks.
 
@@ -39,6 +40,10 @@ def resolve_chunks(
     """
     if config.chunk != "auto" and config.graph_slices != "auto":
         return config
+    if isinstance(model, BoxModel):  # its losses are of all images of a batch together
+        assert config.slice_phase is not None
+        n_images = config.slice_phase.slices_per_batch
+        return _settle(config, chunk=n_images, graph_slices=n_images)
     if config.model.backbone == "none":
         return _settle(config, chunk=ALL_EMBEDDINGS, graph_slices=ALL_EMBEDDINGS)
     size = max(config.image.size, *config.image.size_from_epoch.values(), 1)

@@ -14,6 +14,8 @@ from rsna_e2e.core.device import Compute
 from rsna_e2e.core.files import atomic_writer, make_folder, write_json
 from rsna_e2e.core.weights_file import encode
 from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.model.box_model import BoxModel
+from rsna_e2e.model.make import Network
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.training.checkpoint.folder import MODEL
 from rsna_e2e.training.run_layout import DEBUG
@@ -22,7 +24,10 @@ from rsna_e2e.training.step import StepResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesState:
-    """One series of a failing step, named by the beginning of its hash, and which of this rank's values are finite."""
+    """One series of a failing step, named by the beginning of its hash, and which of this rank's values are finite.
+
+    Of networks that find boxes, embeddings and logits are the scores and places of boxes.
+    """
 
     series: str
     n_slices: int
@@ -42,7 +47,7 @@ def write_bundle(
     step: int,
     rank: int,
     result: StepResult,
-    model: JointModel,
+    model: Network,
     batches: Sequence[SeriesBatch],
     compute: Compute,
 ) -> list[str]:
@@ -72,7 +77,7 @@ def write_bundle(
 
 
 @torch.no_grad()
-def _states(model: JointModel, batch: SeriesBatch, compute: Compute) -> Iterator[SeriesState]:
+def _states(model: Network, batch: SeriesBatch, compute: Compute) -> Iterator[SeriesState]:
     """Examine each series that has slices on this rank, by those slices alone."""
     model.eval()
     own = np.concatenate([np.arange(chunk.start, chunk.stop) for chunk in batch.chunks] or [np.empty(0, dtype=int)])
@@ -84,15 +89,21 @@ def _states(model: JointModel, batch: SeriesBatch, compute: Compute) -> Iterator
             image = batch.images[place : place + 1]
             images_are_finite = images_are_finite and _is_finite(image)
             with compute.autocast():
-                parts.append(model.embed(image))
-        logits = model.classify(torch.cat(parts), torch.tensor([len(parts)])).slices
+                parts += _found(model, image) if isinstance(model, BoxModel) else [model.embed(image)]
+        outputs = parts
+        if isinstance(model, JointModel):
+            outputs = [model.classify(torch.cat(parts), torch.tensor([len(parts)])).slices]
         yield SeriesState(
             series=batch.series_keys[series][:8],
-            n_slices=len(parts),
+            n_slices=len(places),
             images_are_finite=images_are_finite,
             embeddings_are_finite=all(map(_is_finite, parts)),
-            logits_are_finite=_is_finite(logits),
+            logits_are_finite=all(map(_is_finite, outputs)),
         )
+
+
+def _found(model: BoxModel, image_1CSS: torch.Tensor) -> list[torch.Tensor]:
+    return [tensor for found in model.find(image_1CSS) for tensor in (found.edges, found.scores)]
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -10,6 +10,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.weights_file import load_weights
 from rsna_e2e.loader.choice import count_channels
+from rsna_e2e.model.make import Network
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.checkpoint import find_checkpoint, load_model
@@ -23,7 +24,7 @@ def report_damage(error: BadInputError) -> None:
     logger.warning("damaged checkpoint skipped: %s", error)
 
 
-def load_all(model: JointModel, source: Path, task: Task) -> None:
+def load_all(model: Network, source: Path, task: Task) -> None:
     """Copy all weights of a run's best checkpoint, or of a safetensors file, into a model of `task`.
 
     Raises BadInputError when they do not fit, or the run predicts other labels.
@@ -42,7 +43,7 @@ def load_all(model: JointModel, source: Path, task: Task) -> None:
     load_model(model, checkpoint)
 
 
-def start_head(config: RunConfig, model: JointModel, average: AveragedModel | None) -> None:
+def start_head(config: RunConfig, model: Network, average: AveragedModel | None) -> None:
     """Start the recurrent head of a model and of its average as the slice classifier, if that is set."""
     if config.slice_phase is None or not config.slice_phase.starts_head:
         return
@@ -51,7 +52,7 @@ def start_head(config: RunConfig, model: JointModel, average: AveragedModel | No
             module.start_head()
 
 
-def load_backbone_of(model: JointModel, run: Path, config: RunConfig, *, n_channels: int) -> None:
+def load_backbone_of(model: Network, run: Path, config: RunConfig, *, n_channels: int) -> None:
     """Copy the backbone of a run for any task into the model of `config`, whose images have `n_channels`.
 
     Raises BadInputError when it is another backbone, or one of other channels; UsageError for a model without one.

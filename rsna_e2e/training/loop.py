@@ -17,7 +17,7 @@ from rsna_e2e.core.files import without_nan
 from rsna_e2e.core.records import Progress
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.model.heads import flatten_lstms
-from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.make import Network
 from rsna_e2e.training.checkpoint import Best, Checkpoint, restore, save_checkpoint
 from rsna_e2e.training.divergence import write_bundle
 from rsna_e2e.training.initial_weights import start_head
@@ -27,8 +27,8 @@ from rsna_e2e.training.phases import Epoch, Phase, StepBatches
 from rsna_e2e.training.prepared_run import PreparedRun
 from rsna_e2e.training.run_layout import DEBUG, PREEMPTION_MARKER
 from rsna_e2e.training.runlog import TRAINING_SLICES, VALIDATION, RunLog, SilentLog
+from rsna_e2e.training.scoring import Scores, scores_from_plain
 from rsna_e2e.training.step import Stepper, StepResult
-from rsna_e2e.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _FEW_SHAPES = 8
 class Trainer:
     """Trains a model through the phases of a run. `state` is what a checkpoint saves; it is the same on all ranks.
 
-    validate: scores a joint model after an epoch, or None when the run is to stop; None without a validation fold.
+    validate: scores a model after an epoch, or None when the run is to stop; None without a validation fold.
     say: is given lines for the operator.
     """
 
@@ -48,7 +48,7 @@ class Trainer:
         *,
         run: Path,
         log: RunLog | SilentLog,
-        validate: Callable[[JointModel, int], Validation | None] | None,
+        validate: Callable[[Network, int], Scores | None] | None,
         is_stopping: Callable[[], bool],
         progress: Progress,
         say: Callable[[str], None] = lambda text: None,
@@ -84,9 +84,9 @@ class Trainer:
                 last = None
 
     @property
-    def best(self) -> Validation | None:
+    def best(self) -> Scores | None:
         """Scores of the best epoch so far."""
-        return None if self.state.best is None else Validation.from_plain(self.state.best.validation)
+        return None if self.state.best is None else scores_from_plain(self.state.best.validation)
 
     @property
     def best_scores(self) -> dict[str, Any] | None:
@@ -174,19 +174,20 @@ class Trainer:
             "n_series": sum(map(len, step)),
             "skipped": self.state.skipped,
         }
+        values |= result.parts
         if not math.isnan(result.series_loss):
             values["study_loss"] = result.series_loss  # "study": logs of saved runs have this name
         self.meter.record(phase.kind, self.state.step, epoch.number, n_slices, values)
 
     def _finish_epoch(self, stepper: Stepper, phase: Phase, epoch: Epoch) -> None:
         """Validate, and save the epoch as completed; or, if asked to stop meanwhile, save it as not yet validated."""
-        is_finished_model = phase.kind == "series" or self._model.head is None
+        is_finished_model = phase.kind == self._config.last_phase
         if self._validate is None or not is_finished_model:
             self._note(epoch=epoch.number)
             self._save(stepper)
             return
         scored = self._model if self._ema is None else self._ema.module
-        assert isinstance(scored, JointModel)
+        assert isinstance(scored, Network)
         with without_tuning():  # batches of validation have many sizes
             validation = self._validate(scored, epoch.number)
         if validation is None:

@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from rsna_e2e.config import OptimizerConfig
 from rsna_e2e.core.errors import MissingCapabilityError
-from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.make import Network
 
 _APEX_COMMAND = "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install --no-build-isolation git+https://github.com/NVIDIA/apex"
 _NEVER = torch.finfo(torch.float32).max  # finite, so that it can be saved as JSON
@@ -24,7 +24,7 @@ _ONE_CYCLE_START = 1 / 25  # of the peak
 _ONE_CYCLE_END = _ONE_CYCLE_START / 1e4
 
 
-def make_optimizer(model: JointModel, config: OptimizerConfig, device: torch.device) -> Optimizer:
+def make_optimizer(model: Network, config: OptimizerConfig, device: torch.device) -> Optimizer:
     """Return the optimiser that `config` names, over all parameters of `model`, which is on `device`.
 
     Four groups at most, each with its `base_lr`: the backbone and the rest have learning rates of their own, and in
@@ -88,7 +88,7 @@ def _cosine(first: float, last: float, part: float) -> float:
     return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * min(max(part, 0.0), 1.0)))
 
 
-def _groups(model: JointModel, config: OptimizerConfig) -> list[dict[str, Any]]:
+def _groups(model: Network, config: OptimizerConfig) -> list[dict[str, Any]]:
     head_learning_rate = config.head_learning_rate or config.learning_rate
     rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("backbone.")]
     groups = [

@@ -17,7 +17,7 @@ from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.loader.sampler import Batch
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.freezing import modules_before
-from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.make import Network
 from rsna_e2e.model.norms import mixes_slices, refuses_one
 from rsna_e2e.store import SeriesSpan
 from rsna_e2e.training.distributed import Ranks
@@ -157,7 +157,7 @@ def plan_phases(
     return tuple(phases)
 
 
-def divide(model: JointModel, config: RunConfig, ranks: Ranks) -> Division:
+def divide(model: Network, config: RunConfig, ranks: Ranks) -> Division:
     """Return how ranks divide batches of whole series: by slices, or by chunks where norms normalise over a chunk.
 
     Raises UsageError when norms would see a single slice of a rank in the phase on slices, or the backbone has no such
@@ -170,7 +170,7 @@ def divide(model: JointModel, config: RunConfig, ranks: Ranks) -> Division:
 
 
 def check_norms(
-    model: JointModel,
+    model: Network,
     config: RunConfig,
     smallest_chunks: Mapping[Kind, int],
     *,
@@ -219,7 +219,7 @@ def _lone_slices(config: RunConfig, kind: Kind, size: int, spans: Sequence[Serie
     )
 
 
-def _check_slice_phase(model: JointModel, config: RunConfig, ranks: Ranks) -> None:
+def _check_slice_phase(model: Network, config: RunConfig, ranks: Ranks) -> None:
     if config.slice_phase is None:
         return
     if config.slice_phase.learns_from is not None:

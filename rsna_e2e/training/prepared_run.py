@@ -16,7 +16,8 @@ from rsna_e2e.loader.choice import check_order, choose_loader, count_channels
 from rsna_e2e.loader.division import Division
 from rsna_e2e.loader.holdout import check_unseen, hold_out
 from rsna_e2e.loader.series_loader import SeriesLoader
-from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.box_model import BoxModel
+from rsna_e2e.model.make import Network, make_network
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.reader import check_labels
@@ -86,7 +87,7 @@ class PreparedRun:
     config: RunConfig
     compute: Compute
     ranks: Ranks
-    model: JointModel
+    model: Network
     phases: tuple[Phase, ...]
 
     def first_state(self) -> CheckpointState:
@@ -157,12 +158,12 @@ def _make_model(
     init_from: Path | None,
     init_backbone: Path | None,
     last: Checkpoint | None,
-) -> JointModel:
+) -> Network:
     """Return the model on its device, the same on every rank, with the weights that training starts from."""
     torch.manual_seed(config.seed)
     has_weights = any(given is not None for given in (init_from, init_backbone, last))
     architecture = config.model.without_initial_weights() if has_weights else config.model
-    model = JointModel.for_task(architecture, data.task, n_channels=data.n_channels)
+    model = make_network(architecture, data.task, n_channels=data.n_channels)
     if last is None and init_from is not None:
         load_all(model, init_from, data.task)
     if last is None and init_backbone is not None:
@@ -174,13 +175,16 @@ def _make_model(
 
 
 @torch.inference_mode()
-def _try_one_image(model: JointModel, config: RunConfig, compute: Compute, *, n_channels: int) -> None:
+def _try_one_image(model: Network, config: RunConfig, compute: Compute, *, n_channels: int) -> None:
     """Find out before anything is written whether the backbone takes images of these sizes."""
     for size in sorted({config.image.size, *config.image.size_from_epoch.values()}):
         image = torch.zeros(1, n_channels, size, size, dtype=compute.image_dtype, device=compute.device)
         try:
             with compute.autocast():
-                model.eval().embed(image)
+                if isinstance(model, BoxModel):
+                    model.eval().find(image)
+                else:
+                    model.eval().embed(image)
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise

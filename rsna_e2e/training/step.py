@@ -6,8 +6,8 @@ get the same bits is checked.
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -15,13 +15,14 @@ from torch import nn
 from rsna_e2e.config import OptimizerConfig, RunConfig
 from rsna_e2e.core.device import Compute
 from rsna_e2e.loader.batch import SeriesBatch
+from rsna_e2e.model.box_model import BoxModel
 from rsna_e2e.model.freezing import freeze
-from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.make import Network
 from rsna_e2e.model.norms import moving_buffers, snapshot
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.gradient_sum import GradientSum, fill_missing
-from rsna_e2e.training.objectives import Objective
+from rsna_e2e.training.objectives import BoxObjective, LabelObjective, Objective
 from rsna_e2e.training.optimizer import make_optimizer, make_schedule, set_learning_rates
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ class StepResult:
     """What a step did, the same on every rank.
 
     loss: that of the task's score, over the known labels of the batches; series_loss: of the series, NaN without that
-    head. gradient_norm: before clipping. learning_rate: of the backbone. is_skipped: loss or gradient was not finite,
+    head; parts: of networks that find boxes, the losses by name that it is the sum of. gradient_norm: before clipping.
+    learning_rate: of the backbone. is_skipped: loss or gradient was not finite,
     and nothing was changed. is_overflow: the only cause was fp16 overflow; GradScaler has lowered its scale for the
     next step. recompute_error: see `chunked_backward.Backward`, the largest of all ranks. heads_agree: all ranks got
     the same bits of the heads' gradients; otherwise those of the main rank were sent to all, which takes time.
@@ -41,6 +43,7 @@ class StepResult:
 
     loss: float
     series_loss: float
+    parts: Mapping[str, float] = field(default_factory=dict)
     gradient_norm: float
     learning_rate: float
     is_skipped: bool
@@ -58,7 +61,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: JointModel,
+        model: Network,
         optimizer: OptimizerConfig,
         config: RunConfig,
         task: Task,
@@ -76,7 +79,7 @@ class Stepper:
         self._learns_from = None if is_joint or config.slice_phase is None else config.slice_phase.learns_from
         self._clip_norm = optimizer.clip_norm
         self._factor = make_schedule(optimizer, n_steps=n_steps)
-        self._objective = Objective(model, config, task, compute, is_joint=is_joint, ranks=ranks)
+        self._objective = _objective(model, config, task, compute, is_joint=is_joint, ranks=ranks)
         self.optimizer = make_optimizer(model, optimizer, compute.device)
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.needs_scaler)
 
@@ -101,9 +104,13 @@ class Stepper:
         norm = self._clip()
         own = torch.tensor([float(_n_own(batch)) for batch in batches], device=self._compute.device)
         largest = self._ranks.max_(torch.cat([recompute_error, own]))
-        found = torch.cat([losses, norm.reshape(1), largest])
-        loss, series_loss, gradient_norm, error, *largest_shares = found.tolist()
-        is_skipped = not all(map(math.isfinite, (loss, series_loss, gradient_norm)))
+        names = self._objective.names
+        found = torch.cat([losses, norm.reshape(1), largest]).tolist()
+        parts = dict(zip(names, found, strict=False))
+        gradient_norm, error, *largest_shares = found[len(names) :]
+        is_finite_loss = all(map(math.isfinite, parts.values()))
+        is_skipped = not (is_finite_loss and math.isfinite(gradient_norm))
+        loss, series_loss = parts.pop("loss"), parts.pop("series_loss", 0.0)
         if is_skipped:
             restore_buffers()
         else:
@@ -113,21 +120,22 @@ class Stepper:
         return StepResult(
             loss=loss,
             series_loss=series_loss if self._objective.has_series_loss else math.nan,
+            parts=parts,
             gradient_norm=gradient_norm,
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             is_skipped=is_skipped,
-            is_overflow=is_skipped and math.isfinite(loss + series_loss) and self._scale_is_above_1(),
+            is_overflow=is_skipped and is_finite_loss and self._scale_is_above_1(),
             recompute_error=error,
             heads_agree=heads_agree,
             busy_share=sum(len(batch.rows) for batch in batches) / (self._ranks.n_ranks * sum(largest_shares)),
         )
 
     def _accumulate(self, step: int, batches: Sequence[SeriesBatch]) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """Leave the gradients of all batches, summed over ranks; return the losses [2], this rank's error of
-        recomputation, and whether ranks agreed on the heads."""
-        backbone = list(self._model.backbone.parameters())
-        sums = GradientSum(self._ranks, backbone, bucket_mib=self._config.distributed.bucket_mib)
-        losses, recompute_error = torch.zeros(3, device=self._compute.device).tensor_split([2])
+        """Leave the gradients of all batches, summed over ranks; return the losses, this rank's error of recomputation,
+        and whether ranks agreed on the heads."""
+        summed, n_losses = list(self._objective.summed), len(self._objective.names)
+        sums = GradientSum(self._ranks, summed, bucket_mib=self._config.distributed.bucket_mib)
+        losses, recompute_error = torch.zeros(n_losses + 1, device=self._compute.device).tensor_split([n_losses])
         totals = self._objective.totals(batches)
         for batch in batches:
             # From the last pass of the last batch on, gradients are sent as they become final; no other collective may
@@ -139,8 +147,8 @@ class Stepper:
             losses += some_losses
             torch.maximum(recompute_error, error, out=recompute_error)
         sums.finish()
-        in_backbone = set(backbone)
-        of_heads = fill_missing(p for p in self._model.parameters() if p not in in_backbone)
+        losses, are_summed = self._objective.of_all_ranks(losses), set(summed)
+        of_heads = fill_missing(p for p in self._model.parameters() if p not in are_summed)
         heads_agree = self._ranks.agree_([losses, *of_heads])
         if not heads_agree:
             self._report_disagreement()
@@ -163,6 +171,14 @@ class Stepper:
 
     def _scale_is_above_1(self) -> bool:
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
+
+
+def _objective(
+    model: Network, config: RunConfig, task: Task, compute: Compute, *, is_joint: bool, ranks: Ranks
+) -> Objective:
+    if isinstance(model, BoxModel):
+        return BoxObjective(model, config, compute, ranks=ranks)
+    return LabelObjective(model, config, task, compute, is_joint=is_joint, ranks=ranks)
 
 
 def _n_own(batch: SeriesBatch) -> int:

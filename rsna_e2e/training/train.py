@@ -16,7 +16,7 @@ from rsna_e2e.core.records import Progress, Rows, never, no_progress
 from rsna_e2e.loader.division import WHOLE
 from rsna_e2e.loader.holdout import balanced_held_out, training_slices
 from rsna_e2e.loader.series_loader import SeriesLoader
-from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.make import Network
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.label_counts import count_labels, warnings_of_levels
@@ -30,7 +30,7 @@ from rsna_e2e.training.resume import check_same_settings
 from rsna_e2e.training.run_folder import read_config, read_task
 from rsna_e2e.training.run_layout import CONFIG, PREEMPTION_MARKER, SUMMARY
 from rsna_e2e.training.runlog import ResumePoint, RunLog, SilentLog
-from rsna_e2e.training.validation import Validation, validate
+from rsna_e2e.training.scoring import Scores, score_held_out, scores_from_plain
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class TrainSummary(Frozen):
     save_share: float
     skipped: int
     best_epoch: int
-    best: Validation | None
+    best: Scores | None
     compute: str
 
 
@@ -146,7 +146,7 @@ def _train(
 
 def _scoring(
     prepared: PreparedRun, loader: SeriesLoader, is_stopping: Callable[[], bool]
-) -> Callable[[JointModel, int], Validation | None] | None:
+) -> Callable[[Network, int], Scores | None] | None:
     """Return what scores a model on the held-out fold, or else on training slices if so configured; None without both.
 
     loader: of whole batches. Raises UsageError when a balanced sample is asked for and cannot be drawn.
@@ -162,12 +162,12 @@ def _scoring(
 
     _balanced_sample(prepared, epoch=1)  # what cannot be drawn is refused before anything is trained
 
-    def score(scored: JointModel, epoch: int) -> Validation | None:
-        return validate(
-            *(scored, loader, held_out, data.store, data.task, prepared.compute),
+    def score(scored: Network, epoch: int) -> Scores | None:
+        return score_held_out(
+            *(scored, prepared, loader),
+            held_out=held_out,
             only_rows=only_rows,
             balanced_rows=_balanced_sample(prepared, epoch=epoch),
-            ranks=ranks,
             is_stopping=is_stopping,
         )
 
@@ -250,7 +250,7 @@ def _read_summary(run: Path) -> TrainSummary:
     try:
         content = read_json(path)
         values = unsealed(content) if SEAL in content else content
-        best = None if values["best"] is None else Validation.from_plain(values["best"])
+        best = None if values["best"] is None else scores_from_plain(values["best"])
         return TrainSummary.model_validate(values | {"best": best}, strict=True)
     except (AttributeError, LookupError, OSError, TypeError, ValueError):
         raise BadInputError(f"{path}: damaged. Remove it: train --resume auto writes it again") from None

@@ -11,8 +11,9 @@ import torch
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.inference.embed import extract
-from rsna_e2e.inference.predict import Predictor, predict
+from rsna_e2e.inference.predict import predict
 from rsna_e2e.inference.predict_epochs import predict_epochs
+from rsna_e2e.inference.predictor import Predictor
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare

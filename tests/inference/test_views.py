@@ -11,8 +11,8 @@ import torch
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.inference.predict import Predictor
 from rsna_e2e.inference.predictions import read_predictions
+from rsna_e2e.inference.predictor import Predictor
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.ich import ICH

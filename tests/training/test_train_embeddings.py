@@ -16,9 +16,10 @@ from rsna_e2e.cli import main
 from rsna_e2e.config import save_config
 from rsna_e2e.core.device import Compute
 from rsna_e2e.core.errors import BadInputError, PreemptedError, UsageError
-from rsna_e2e.inference.predict import Predictor, predict
+from rsna_e2e.inference.predict import predict
 from rsna_e2e.inference.predict_epochs import predict_epochs
 from rsna_e2e.inference.predictions import predictions_path, read_predictions
+from rsna_e2e.inference.predictor import Predictor
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.loader.embedding_loader import EmbeddingLoader
 from rsna_e2e.model.forward import predict_series

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from rsna_e2e.config.recipes import ich, pe
+from rsna_e2e.config.recipes import ich, pe, xray_boxes
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.two_stage import TwoStageConfig
 
@@ -11,6 +11,9 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "reference": ich.reference,
     "pe": pe.joint,
     "pe_demo": pe.demo,
+    "xray_boxes": xray_boxes.boxes,
+    "xray_boxes_demo": xray_boxes.boxes_demo,
+    "xray_masks": xray_boxes.masks,
 }
 
 TWO_STAGE_RECIPES: dict[str, Callable[[], TwoStageConfig]] = {

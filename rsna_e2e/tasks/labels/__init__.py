@@ -5,6 +5,7 @@ Submissions have the long form, in which `Label` is a probability; or of boxes, 
 """
 
 from rsna_e2e.tasks.labels.box_submissions import BoxTable, write_boxes
+from rsna_e2e.tasks.labels.boxes import write_box_labels
 from rsna_e2e.tasks.labels.layout import LONG_COLUMNS, has_label_columns, is_label_file, task_of_header
 from rsna_e2e.tasks.labels.read import (
     is_box_submission,
@@ -28,6 +29,7 @@ __all__ = [
     "read_labels",
     "read_patients",
     "task_of_header",
+    "write_box_labels",
     "write_boxes",
     "write_labels",
 ]

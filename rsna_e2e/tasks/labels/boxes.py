@@ -2,7 +2,8 @@
 
 # R rows of the file, K boxes, N images
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,11 @@ import pyarrow.compute as pc
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float64Array, printable
-from rsna_e2e.tasks.boxes import make_boxes
+from rsna_e2e.tasks.boxes import ImageBoxes, make_boxes, placed
 from rsna_e2e.tasks.labels.layout import CLASS, PLACE, TARGET, Layout
 from rsna_e2e.tasks.labels.table import Cells, LabelTable, Lines, Strings, places_of
 from rsna_e2e.tasks.labels.wide import ids_of
+from rsna_e2e.tasks.labels.write import write_csv
 from rsna_e2e.tasks.task import Task
 
 
@@ -54,6 +56,22 @@ def read_boxes(layout: Layout, texts: Mapping[str, Strings], task: Task) -> Labe
         boxes=boxes,
         box_lines=Lines(layout=layout, rows=with_box[first_K]),
     )
+
+
+def write_box_labels(path: Path, task: Task, image_ids: Sequence[str], boxes: ImageBoxes) -> None:
+    """Write the boxes of images all of whose boxes are known, as `read_boxes` reads them: a row per box, and one per
+    image without. Numbers are the shortest texts that read back as the same."""
+    columns = task.csv.box_columns
+    assert columns is not None, "of a task with boxes"
+    ordered = boxes.at(np.argsort(boxes.images, kind="stable"))
+    ends = np.searchsorted(ordered.images, np.arange(len(image_ids)), "right").tolist()
+    places = placed(ordered.edges).tolist()
+    rows = (
+        (image_id, *map(repr, place), "1") if place else (image_id, *[""] * len(columns.place), "0")
+        for image_id, start, end in zip(image_ids, [0, *ends], ends, strict=False)
+        for place in places[start:end] or [()]
+    )
+    write_csv(path, (columns.image, *columns.place, columns.target), rows)
 
 
 def read_classes(layout: Layout, texts: Mapping[str, Strings], task: Task) -> LabelTable:

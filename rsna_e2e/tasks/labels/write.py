@@ -51,8 +51,8 @@ def write_labels(
     write_csv(path, task.csv.columns, texts)
 
 
-def write_csv(path: Path, header: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
-    """Write rows of two columns, packed where the name ends in `.gz`; the file appears whole or never."""
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write rows of texts, packed where the name ends in `.gz`; the file appears whole or never."""
     blocks = csv_blocks(chain([header], rows))
     with atomic_writer(path) as file:
         if path.suffix == ".gz":
