@@ -162,7 +162,10 @@ def add_device(verb: argparse.ArgumentParser) -> None:
 
 
 def add_settings(
-    verb: argparse.ArgumentParser, *, file: str = "a config.yaml", recipes: str = "demo, reference, pe, pe_demo"
+    verb: argparse.ArgumentParser,
+    *,
+    file: str = "a config.yaml",
+    recipes: str = "demo, reference, ich_fastai, pe, pe_demo",
 ) -> None:
     """Let the user choose a recipe and override its values. file: the kind of file that a recipe may be."""
     verb.add_argument("--recipe", default="demo", help=f"{recipes}, or {file} (default demo)")

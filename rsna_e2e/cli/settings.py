@@ -75,7 +75,7 @@ def add_settings_list(verbs: Verbs) -> None:
     verb.add_argument(
         "--recipe",
         default="demo",
-        metavar="demo|reference|pe|pe_reference|pe_demo|FILE",
+        metavar="demo|reference|ich_fastai|pe|pe_reference|pe_demo|FILE",
         help="whose values to show; FILE: a config.yaml of a run or of the pipeline (default demo)",
     )
     verb.add_argument("--markdown", action="store_true", help="print the page docs/settings.md")

@@ -9,6 +9,7 @@ from rsna_e2e.config.two_stage import TwoStageConfig
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "demo": ich.demo,
     "reference": ich.reference,
+    "ich_fastai": ich.fastai,
     "pe": pe.joint,
     "pe_demo": pe.demo,
     "xray_boxes": xray_boxes.boxes,

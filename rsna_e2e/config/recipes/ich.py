@@ -46,6 +46,47 @@ def demo() -> RunConfig:
     )
 
 
+def fastai() -> RunConfig:
+    """A ResNet-50 on single slices by fastai's practice: one cycle on the classifier alone, and another on all of it.
+
+    Source of the numbers: dipam7's notebooks on RSNA ICH 2019 and fastai's fine_tune(5, base_lr=3e-2): a frozen epoch
+    at that rate; then half of it for the classifier and a hundredth of that for the backbone; as many slices with
+    hemorrhage as without; images that grow from 64 over 128 to 256 px, here with the same batches throughout.
+    """
+    adam = {"schedule": "one_cycle", "weight_decay": 0.01}  # of fastai, whose Adam is AdamW
+    return RunConfig(
+        recipe="ich_fastai",
+        epochs=0,
+        image=ImageConfig(size=256, crop="none", supersample=2, size_from_epoch={1: 64, 3: 128, 5: 256}),
+        augment=AugmentConfig(
+            hflip_probability=0.2,
+            transpose_probability=0.0,
+            affine_probability=0.5,
+            shift_limit=0.0,
+            scale_limit=0.0,
+            rotate_limit_deg=15.0,
+        ),
+        model=ModelConfig(
+            backbone="resnet50",
+            backbone_arguments={"global_pool": "catavgmax"},
+            pretrained=True,
+            head="none",
+            classifier="mlp",
+            slice_loss_weight=1.0,
+        ),
+        slice_phase=SlicePhaseConfig(
+            epochs=6,
+            slices_per_batch=64,
+            sampling="balanced",
+            freeze_backbone_epochs=1,
+            frozen_optimizer=OptimizerConfig.model_validate(adam | {"learning_rate": 3e-2}),
+            optimizer=OptimizerConfig.model_validate(adam | {"learning_rate": 1.5e-4, "head_learning_rate": 1.5e-2}),
+        ),
+        optimizer=OptimizerConfig(learning_rate=1.5e-4),  # of no epoch: there are none on whole series
+        loader=LoaderConfig(threads=8),
+    )
+
+
 def two_stage_reference() -> TwoStageConfig:
     """The published 2nd-place solution of RSNA ICH 2019: three folds, crop and no crop, five epochs, thirty heads.
 
