@@ -46,7 +46,9 @@ def leaves(values: dict[str, object], prefix: str = "") -> list[str]:
 def test_no_setting_is_missing_and_each_has_a_meaning() -> None:
     found = all_settings(RunConfig)
     stages = ["slice_phase.freeze_backbone_epochs=1", "slice_phase.frozen_optimizer={learning_rate: 0.1}"]
-    every_section = load_config("demo", ["slice_phase.augment={}", *stages]).model_dump(mode="json")
+    every_section = load_config(
+        "demo", ["slice_phase.augment={}", "training_filter={min_brain_share: 0.02}", *stages]
+    ).model_dump(mode="json")
     # no model has both
     every_section["model"] |= {
         "detector": DetectorConfig().model_dump(mode="json"),
