@@ -38,6 +38,19 @@ def add_label(verbs: Verbs) -> None:
     add_reading(verb)
     verb.add_argument("--replace", action="store_true", help="replace the labels of this task that are there")
     verb.add_argument("--key", type=Path, metavar="KEYFILE", help="of a store of hashed identifiers: its key")
+    _add_cut(verb)
+    division = verb.add_argument_group("folds and test split")
+    add_division(division, folds=None)
+    division.add_argument(
+        "--own-folds",
+        action="store_true",
+        help="divide all patients anew (default: those that another label set divided keep their fold, or stay in "
+        "split test, so that a model of one task may start from that of another)",
+    )
+
+
+def _add_cut(verb: argparse.ArgumentParser) -> None:
+    """Let the user cut labels to equally many slices, and have slices measured."""
     verb.add_argument(
         "--balance",
         nargs="?",
@@ -51,14 +64,6 @@ def add_label(verbs: Verbs) -> None:
         choices=("brain",),
         help="brain: read all pixels of CT and keep which share of each slice lies in 0 to 80 HU, for "
         "training_filter.min_brain_share",
-    )
-    division = verb.add_argument_group("folds and test split")
-    add_division(division, folds=None)
-    division.add_argument(
-        "--own-folds",
-        action="store_true",
-        help="divide all patients anew (default: those that another label set divided keep their fold, or stay in "
-        "split test, so that a model of one task may start from that of another)",
     )
 
 

@@ -106,12 +106,10 @@ def read_set(
     for file, checksum in manifest.files.items():
         if table_damage(place / file, checksum):
             raise StoreError(f"{place / file}: missing or damaged. {label_again(name)}")
-    measured = [MEASURED + name for name in manifest.measured]
-    kinds = SLICE_COLUMNS | dict.fromkeys((*label_columns(manifest.slices), *measured), "float32")
-    slices = read_table(place / SLICES, kinds, n_rows=of_store.n_slices, way_out=label_again(name))
-    kinds = SERIES_COLUMNS | dict.fromkeys(label_columns(manifest.series), "float32")
+    slices = read_table(place / SLICES, _kinds_of_slices(manifest), n_rows=of_store.n_slices, way_out=label_again(name))
     series = {}
     if manifest.has_own_series:
+        kinds = SERIES_COLUMNS | dict.fromkeys(label_columns(manifest.series), "float32")
         series = read_table(place / SERIES, kinds, n_rows=of_store.n_series, way_out=label_again(name))
     boxes, box_columns = NO_BOXES, dict[str, Column]()
     if manifest.boxes:
@@ -131,6 +129,11 @@ def read_set(
         if wrong:
             raise StoreError(f"{place / file}: damaged ({wrong}). {label_again(name)}")
     return found
+
+
+def _kinds_of_slices(manifest: SetManifest) -> dict[str, str]:
+    numbers = (*label_columns(manifest.slices), *(MEASURED + name for name in manifest.measured))
+    return SLICE_COLUMNS | dict.fromkeys(numbers, "float32")
 
 
 def _as_set(
