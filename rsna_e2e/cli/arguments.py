@@ -60,8 +60,10 @@ def add_raw(verb: "argparse._ActionsContainer") -> None:
         "--consistent",
         dest="is_raw",
         action="store_false",
-        help="write the nearest values that obey the rules of the task, where it has rules on which labels go together "
-        "(the default; the tables beside the submission keep what was predicted)",
+        default=False,
+        help="write the nearest values that obey the rules of the task, where it has rules on which labels go "
+        "together, and of boxes those of at least the score that was best on the held-out fold (the default; the "
+        "tables beside the submission keep what was predicted)",
     )
     group.add_argument("--raw", dest="is_raw", action="store_true", help="write the values as they were predicted")
 

@@ -57,7 +57,7 @@ def boxes_demo() -> RunConfig:
             backbone="resnet10t",
             backbone_arguments=_SMALL_RESNET,
             head="none",
-            detector=DetectorConfig(name="retinanet", pyramid_width=64, anchor_sides_px=(24, 48, 96)),
+            detector=DetectorConfig(name="retinanet", pyramid_width=64, anchor_sides_px=(24, 48, 72, 96)),
         ),
         slice_phase=SlicePhaseConfig(
             epochs=30, slices_per_batch=8, sampling="balanced", optimizer=_adamw(1e-3, weight_decay=0.02)
