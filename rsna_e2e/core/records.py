@@ -85,6 +85,7 @@ class Presentation(XrayGrey):
     slope: float
     intercept: float
     bits_stored: int
+    pixel_representation: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,8 @@ class FakeRadiographs(FakeStore):
 
     def presentation(self, row: int) -> Presentation:
         window = {"voi_function": "LINEAR_EXACT", "window_center": 500.0, "window_width": 1000.0}
-        form = {"value_offset": 0, "slope": 1.0, "intercept": 0.0, "bits_stored": 12, "photometric": "MONOCHROME1"}
-        return Presentation(**form, **window)  # type: ignore[arg-type]
+        form = {"value_offset": 0, "pixel_representation": 0, "slope": 1.0, "intercept": 0.0, "bits_stored": 12}
+        return Presentation(photometric="MONOCHROME1", **form, **window)  # type: ignore[arg-type]
 
 
 def report_of(task: Task, folder: Path, *, n_slices: int, store: FakeStore) -> str:

@@ -42,6 +42,7 @@ def test_equal_presentations_are_equal(tmp_path: Path) -> None:
         slope=1.0,
         intercept=store.index["intercept"][3],
         bits_stored=16,
+        pixel_representation=1,
         photometric="MONOCHROME2",
         voi_function="SIGMOID",
         window_center=-0.5,
