@@ -98,6 +98,11 @@ class VoiLut:
     entries: npt.NDArray[np.uint16]
 
     @property
+    def n_bytes(self) -> int:
+        """Of its entries."""
+        return 2 * len(self.entries)
+
+    @property
     def sha256(self) -> str:
         """By which the index names it."""
         head = f"{self.first} {self.bits} {len(self.entries)}\0".encode()

@@ -19,7 +19,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import RawFile
 from rsna_e2e.dicom.header import read_voi_lut
-from rsna_e2e.store import Store, verify_store
+from rsna_e2e.store import Store, luts, verify_store
 from rsna_e2e.store.prepare import (
     NothingTakenError,
     Part,
@@ -29,6 +29,7 @@ from rsna_e2e.store.prepare import (
     pseudonymous_keys,
     read_raw,
     repair,
+    run,
 )
 from rsna_e2e.store.prepare.patients import with_patients_of_xrays
 from rsna_e2e.store.pseudonyms import Pseudonyms
@@ -100,6 +101,25 @@ def test_luts_are_stored_once_and_named_by_their_images(raw: Path, store: Store)
     assert lut is not None
     np.testing.assert_array_equal(store.luts[name].entries, lut.entries)
     assert len(store.luts) == 1
+
+
+def test_luts_that_no_store_may_hold_are_refused_before_pixels_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):  # the first two have one LUT
+        lut = voi_lut(np.arange(300) + number // 2 * 5, first=0, bits=16)
+        file = dataset(chest(seed=number), 12, VOILUTSequence=lut, SOPInstanceUID=f"1.2.{number}")
+        phantoms.write_dicom(tmp_path / "raw" / f"{number}.dcm", file)
+    monkeypatch.setattr(luts, "MOST_BYTES", 2 * 2 * 300)
+    assert len(make(tmp_path / "raw").luts) == 2
+    shutil.rmtree(tmp_path / "store")
+    monkeypatch.setattr(luts, "MOST_BYTES", 2 * 2 * 300 - 1)
+    monkeypatch.setattr(run, "_write_shards", lambda *_: pytest.fail("pixels were read"))
+    with pytest.raises(BadInputError, match=r"take 1,200 bytes in all, and a store holds up to 1,199\. Divide them"):
+        make(tmp_path / "raw")
+    with pytest.raises(BadInputError, match="Divide them"):
+        prepare_part(tmp_path / "raw", tmp_path / "store", Part(1, 1), task=OUTCOME, labels="none", reading=XRAYS)
+    assert not (tmp_path / "store").exists()
 
 
 def test_more_workers_and_an_archive_make_the_same_store(raw: Path, store: Store, tmp_path: Path) -> None:

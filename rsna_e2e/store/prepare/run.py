@@ -18,6 +18,7 @@ from rsna_e2e.core.records import N_FOLDS, Column, Progress, Refusal, no_progres
 from rsna_e2e.dicom.image_ids import ImageIds
 from rsna_e2e.dicom.sources.files import Source
 from rsna_e2e.store import Compression, StoreWriter
+from rsna_e2e.store.luts import check_room
 from rsna_e2e.store.prepare.division import Division
 from rsna_e2e.store.prepare.index import index_columns, with_pseudonyms
 from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs
@@ -148,6 +149,7 @@ def _read_and_plan(inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress:
     inputs = replace(inputs, files=())
     plan = _plan(inputs, headers, pool, writer, progress)
     inputs.labels.taken(plan.match, inputs.task).check_copies(plan.further)
+    check_room(inputs.source.path, plan.lut_bytes)
     return inputs, plan
 
 
