@@ -255,5 +255,7 @@ def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | N
     tell(*box_summary(evaluation).splitlines())
     if options.out is not None:
         make_folder(options.out)
+        for name in ("report.html", "metrics.csv"):  # of what was evaluated into this folder before
+            (options.out / name).unlink(missing_ok=True)
         write_json(options.out / "metrics.json", evaluation.to_dict())
         tell(f"metrics: {options.out / 'metrics.json'}")

@@ -168,9 +168,12 @@ class Task:
         return self.csv.series_id.format(study=study_id, label=label_name)
 
     def only(self, label_names: Sequence[str]) -> "Task":
-        """Return the task with these slice labels alone. Without the headline among them, the first takes its place."""
+        """Return the task with these slice labels alone. Without the headline among them, the first takes its place;
+        with fewer than all, no table of boxes is of it."""
         headline = self.headline if self.headline in label_names else label_names[0]
-        return replace(self, slices=self.slices.only(label_names), headline=headline)
+        boxes = tuple(name for name in self.boxes if name in label_names)
+        csv = self.csv if tuple(label_names) == self.slices.names else replace(self.csv, box_columns=None)
+        return replace(self, slices=self.slices.only(label_names), headline=headline, boxes=boxes, csv=csv)
 
 
 def first_difference(task: Task, other: Task) -> str:

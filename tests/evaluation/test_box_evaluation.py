@@ -15,7 +15,8 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation import baselines
 from rsna_e2e.evaluation.boxes import evaluate_boxes
-from rsna_e2e.inference.submission import prepare_submission, write_box_submission
+from rsna_e2e.inference.predictions import PredictionTable
+from rsna_e2e.inference.submission import prepare_submission, write_box_submission, write_submission
 from rsna_e2e.tasks.boxes import make_boxes
 from rsna_e2e.tasks.labels import BoxTable, read_box_submission, read_labels
 from rsna_e2e.tasks.metrics import auc
@@ -113,6 +114,29 @@ def test_scores_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     words = ["evaluate", str(submission), str(truth), "--series", str(truth)]
     assert main(words) == 2
     assert "--series: boxes are scored image by image" in capsys.readouterr().err
+
+
+def test_nothing_of_an_earlier_evaluation_stays_beside_that_of_boxes(tmp_path: Path) -> None:
+    boxes, truth = write(tmp_path)
+    images = tmp_path / "p.csv"
+    images.write_text("ID,Label\na_opacity,0.9\nb_opacity,0.2\nc_opacity,0.8\nd_opacity,0.1\n")
+    report = tmp_path / "report"
+    for submission, expected in ((images, "metrics.csv metrics.json report.html"), (boxes, "metrics.json")):
+        assert main(["evaluate", str(submission), str(truth), "--task", "pneumonia", "--out", str(report)]) == 0
+        assert sorted(path.name for path in report.iterdir()) == expected.split()
+
+
+def test_a_submission_of_probabilities_takes_the_place_of_one_of_boxes_with_its_tables(tmp_path: Path) -> None:
+    table = PredictionTable(
+        image_ids=["a"],
+        series_keys=["s"],
+        slice_index=np.zeros(1, np.int64),
+        position_mm=np.zeros(1),
+        probability=np.full((1, 3), 0.5),
+    )
+    write_box_submission(tmp_path / "s.csv", PNEUMONIA, BoxTable(image_ids=["a"], boxes=make_boxes([], [])))
+    write_submission(tmp_path / "s.csv", PNEUMONIA, table)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.csv", "s.csv.predictions.parquet"]
 
 
 def test_images_without_known_boxes_and_missing_ones(tmp_path: Path) -> None:
