@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsna_e2e.cli.arguments import add_columns, add_device, add_raw, checkpoints, seed, with_columns
+from rsna_e2e.cli.arguments import add_also, add_columns, add_device, add_raw, checkpoints, seed, with_columns
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, say_damaged, taken, views
 from rsna_e2e.cli.verbs import Verbs, add_verb, given_task, tell
 from rsna_e2e.core.errors import BadInputError, UsageError
@@ -74,6 +74,7 @@ def add_evaluate(verbs: Verbs) -> None:
         "rsna-e2e evaluate mine.csv truth.csv --store store     # any CSV with the columns ID,Label; prints the scores",
         "rsna-e2e evaluate mine.csv truth.csv --series map.csv  # without a store, see docs/evaluation.md",
         "rsna-e2e evaluate boxes.csv stage_2_train_labels.csv --task pneumonia   # patientId,PredictionString",
+        "rsna-e2e evaluate mine.csv stage_2_train_labels.csv --also stage_2_detailed_class_info.csv --task pneumonia",
     )
     verb.add_argument(
         "submission",
@@ -84,6 +85,7 @@ def add_evaluate(verbs: Verbs) -> None:
     )
     verb.add_argument("truth", type=Path, metavar="TRUTH", help="label CSV of the same images")
     add_columns(verb)
+    add_also(verb)
     verb.add_argument("--out", type=Path, help="folder for the report (default: only print the scores)")
     _add_series_source(verb)
     verb.add_argument(
@@ -218,7 +220,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             return
         evaluation = evaluate(
             options.submission,
-            with_columns(options.truth, options.columns),
+            with_columns(options.truth, options.columns, options.also),
             task=task,
             series_map=options.series,
             store=store,
@@ -246,7 +248,7 @@ def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | N
         raise UsageError("--series: boxes are scored image by image. Leave it out")
     evaluation = evaluate_boxes(
         options.submission,
-        with_columns(options.truth, options.columns),
+        with_columns(options.truth, options.columns, options.also),
         task=task,
         store=store,
         allow_missing=options.allow_missing,

@@ -13,6 +13,7 @@ from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float64Array, Rows
 from rsna_e2e.core.table_files import TableFile, table_at
 from rsna_e2e.evaluation.evaluate import N_BOOTSTRAP
+from rsna_e2e.evaluation.inputs import truth_files
 from rsna_e2e.evaluation.levels import plain
 from rsna_e2e.evaluation.pairing import difference
 from rsna_e2e.evaluation.resamples import Resamples
@@ -128,11 +129,10 @@ def evaluate_boxes(
         _check_same(files, predicted.image_ids, known_ids, n_common=len(image_ids))
     found = _of(predicted.image_ids, predicted.boxes, image_ids)
     true = _of(table.image_ids, table.boxes, image_ids)
-    roles = zip(("submission", "truth"), files, strict=True)
     clusters = np.arange(len(image_ids)) if store is None else _patients(store, image_ids)
     return BoxEvaluation(
         task=task,
-        files={role: InputFile(name=Path(file.name).name, sha256=file.sha256()) for role, file in roles},
+        files={"submission": InputFile(name=submission.name, sha256=files[0].sha256()), **truth_files(files[1])},
         left_out=LeftOut(
             n_not_predicted=len(known_ids) - len(image_ids), n_without_truth=len(predicted.image_ids) - len(image_ids)
         ),

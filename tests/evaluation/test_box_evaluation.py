@@ -12,6 +12,7 @@ from real_tables import labels_zip, read_headers, read_rows
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import sha256_of
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation import baselines
 from rsna_e2e.evaluation.boxes import evaluate_boxes
@@ -25,6 +26,7 @@ from rsna_e2e.tasks.pneumonia import PNEUMONIA
 TRUTH = "patientId,x,y,width,height,Target\na,0,0,10,10,1\nb,,,,,0\nc,0,0,10,10,1\nc,20,0,10,10,1\nd,,,,,0\n"
 # a: found at every threshold; b: found nothing; c: one of two found at 0.40 and 0.45 alone, IoU 0.5; d: nothing
 SUBMISSION = "patientId,PredictionString\na,0.9 0.0 0.0 10.0 10.0\nb,0.8 1.0 2.0 3.0 4.0\nc,0.5 20.0 0.0 10.0 5.0\nd,\n"
+LABELS = ("opacity", "other_abnormal", "normal")
 PRECISION = {"a": 1.0, "b": 0.0, "c": 2 / 8 * 1 / 2}
 
 
@@ -124,6 +126,30 @@ def test_nothing_of_an_earlier_evaluation_stays_beside_that_of_boxes(tmp_path: P
     for submission, expected in ((images, "metrics.csv metrics.json report.html"), (boxes, "metrics.json")):
         assert main(["evaluate", str(submission), str(truth), "--task", "pneumonia", "--out", str(report)]) == 0
         assert sorted(path.name for path in report.iterdir()) == expected.split()
+
+
+def test_a_further_table_of_truth_tells_the_labels_without_boxes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, truth = write(tmp_path)
+    words = {"a": "Lung Opacity", "b": "Normal", "c": "Lung Opacity", "d": "No Lung Opacity / Not Normal"}
+    (tmp_path / "d.csv").write_text("\n".join(["patientId,class", *(f"{one},{word}" for one, word in words.items())]))
+    values = {"a": (0.8, 0.1, 0.1), "b": (0.3, 0.4, 0.3), "c": (0.6, 0.3, 0.1), "d": (0.1, 0.2, 0.7)}
+    rows = [f"{one}_{name},{value}" for one, three in values.items() for name, value in zip(LABELS, three, strict=True)]
+    (tmp_path / "p.csv").write_text("\n".join(["ID,Label", *rows]))
+    evaluate = ["evaluate", str(tmp_path / "p.csv"), str(truth), "--task", "pneumonia", "--out", str(tmp_path / "out")]
+    assert main(evaluate) == 0
+    assert "other_abnormal" not in (tmp_path / "out/metrics.csv").read_text()
+    assert main([*evaluate, "--also", str(tmp_path / "d.csv")]) == 0
+    content = json.loads((tmp_path / "out/metrics.json").read_text())
+    found = {one["label"]: one["auc"]["value"] for one in content["labels"] if one["level"] == "slice"}
+    # of three pairs each: d, which is abnormal, is below b and c and above a; b, which is normal, below d alone
+    assert found == pytest.approx({"opacity": 1.0, "other_abnormal": 1 / 3, "normal": 2 / 3})
+    assert content["further_truth"] == {"name": "d.csv", "sha256": sha256_of(tmp_path / "d.csv")}
+    assert "d.csv" in (tmp_path / "out/report.html").read_text()
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "s.csv"), str(truth), "--also", str(tmp_path / "d.csv")]) == 0
+    assert capsys.readouterr().out.startswith("box precision 0.3750 [")
 
 
 def test_a_submission_of_probabilities_takes_the_place_of_one_of_boxes_with_its_tables(tmp_path: Path) -> None:
