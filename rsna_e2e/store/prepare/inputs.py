@@ -22,7 +22,7 @@ from rsna_e2e.store.content_box import CONTENT_FROM_HU
 from rsna_e2e.store.prepare.find_labels import LabelFiles, LabelSearch, read_label_file
 from rsna_e2e.store.prepare.label_folders import labels_of_folders
 from rsna_e2e.store.prepare.match_labels import LabelIds
-from rsna_e2e.store.prepare.reading import Reading, modality_of
+from rsna_e2e.store.prepare.reading import Reading, check_is_about, modality_of
 from rsna_e2e.tasks.task import Task
 
 # A label file, none, the names of folders, or what is found (None)
@@ -71,8 +71,8 @@ def read_inputs(
     raw: a folder or a zip archive. store: to be made of them, if any. labels: the label file, "none", or "folders"; by
     default what `LabelSearch` finds. image_ids: what slices are called in labels and store; "auto": what the labels
     call them. reading: by default of the task's modality. Raises BadInputError when `raw` is missing or of HDF5 shards
-    for X-rays, or the labels cannot be read, UsageError for a store inside `raw`, MissingCapabilityError without the
-    library that packs pixels.
+    for X-rays, or the labels cannot be read, UsageError for a store inside `raw` or labels of a task of the other
+    modality, MissingCapabilityError without the library that packs pixels.
     """
     check_codec(compression)
     reading = reading or Reading(modality=modality_of(task))
@@ -85,6 +85,8 @@ def read_inputs(
     files, not_found = _without_formulas(*source.find()) if reading.refuse_formulas else source.find()
     if labels == "folders":
         found = LabelFiles(files=[labels_of_folders(raw, files, task)], must_match=True)
+    if found.must_match:
+        check_is_about(task, reading.values, raw)
     settings = (__version__, FORMAT_VERSION, CONTENT_FROM_HU, compression, reading, image_ids, decoder_versions())
     return Inputs(
         source=source,
