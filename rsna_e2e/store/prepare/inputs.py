@@ -81,12 +81,10 @@ def read_inputs(
     source = open_source(raw)
     if source.has_shards and reading.modality == "xr":
         raise BadInputError(f"{raw}: HDF5 shards hold CT. Give the files of the X-rays, or read CT: --modality ct")
-    found = _find_labels(source, labels, task, has_patients=reading.modality == "xr")  # first, as they may be wrong
+    found = _find_labels(source, labels, task, reading)  # first, as they may be wrong
     files, not_found = _without_formulas(*source.find()) if reading.refuse_formulas else source.find()
     if labels == "folders":
         found = LabelFiles(files=[labels_of_folders(raw, files, task)], must_match=True)
-    if found.must_match:
-        check_is_about(task, reading.values, raw)
     settings = (__version__, FORMAT_VERSION, CONTENT_FROM_HU, compression, reading, image_ids, decoder_versions())
     return Inputs(
         source=source,
@@ -101,10 +99,13 @@ def read_inputs(
     )
 
 
-def _find_labels(source: Source, labels: Labels, task: Task, *, has_patients: bool) -> LabelFiles:
+def _find_labels(source: Source, labels: Labels, task: Task, reading: Reading) -> LabelFiles:
     """Return the label file that was named, or those that may be of these images; no labels of folders."""
+    has_patients = reading.modality == "xr"
     if labels is None:
         return LabelSearch(source).read(task, has_patients=has_patients)
+    if labels != "none":
+        check_is_about(task, reading.values, source.path)
     if labels in ("none", "folders"):
         return LabelFiles()
     assert not isinstance(labels, str)

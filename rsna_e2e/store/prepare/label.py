@@ -58,10 +58,7 @@ def label(
     patients keep their folds and are to be divided otherwise, and for a task of the other modality.
     """
     started_s = time.perf_counter()
-    files = StoreFiles.open(store)
-    check_is_about(task, files.manifest.values, store)
-    if (store / SETS / task.name).exists() and not replaces:
-        raise StoreError(f"{store}: has labels of task {task.name} already. To replace them, add --replace")
+    files = _opened(store, task, replaces=replaces)
     file = read_label_file(table_at(labels) if isinstance(labels, Path) else labels, task)
     columns, found, joined = _join(files, _hashed(file, files, pseudonyms), task, image_ids)
     patients = () if own_folds else columns["patient_id"][joined.is_labelled].tolist()
@@ -77,6 +74,15 @@ def label(
         folds_of=kept.folds_of or "none",
         elapsed_s=time.perf_counter() - started_s,
     )
+
+
+def _opened(store: Path, task: Task, *, replaces: bool) -> StoreFiles:
+    """Open a store that is to have the labels of a task."""
+    files = StoreFiles.open(store)
+    check_is_about(task, files.manifest.values, store)
+    if (store / SETS / task.name).exists() and not replaces:
+        raise StoreError(f"{store}: has labels of task {task.name} already. To replace them, add --replace")
+    return files
 
 
 def _new_set(
