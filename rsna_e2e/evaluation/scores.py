@@ -87,13 +87,13 @@ class Evaluation:
 
     task: with the labels that are scored alone. files: those that were read, by role: submission, truth, and
     series_table or series_map where there is one. weighted_log_loss: the task's score, and that of the best constant
-    predictions. series: predicted by the highest of their slices. series_head: predicted by the model's series head;
-    None without a series table. studies: in place of both, where these have labels of their own; layout is then by
-    study. Where it is not known which series slices belong to, `layout`, `series` and `series_head` are None, and
-    intervals have no ends: slices of one series are not independent, so they cannot be resampled one by one.
-    resampled: what is drawn for intervals, of which there are n_clusters. consistency: of a task with a tree. floors
-    and parts: what a store adds, see `with_floors` and `with_parts`; without it, the constant predictions are the only
-    floor, and floors_left_out says why.
+    predictions. series: predicted by the highest of their slices, None where each has one, as radiographs do.
+    series_head: predicted by the model's series head; None without a series table. studies: in place of both, where
+    these have labels of their own; layout is then by study. Where it is not known which series slices belong to,
+    `layout`, `series` and `series_head` are None, and intervals have no ends: slices of one series are not independent,
+    so they cannot be resampled one by one. resampled: what is drawn for intervals, of which there are n_clusters.
+    consistency: of a task with a tree. floors and parts: what a store adds, see `with_floors` and `with_parts`; without
+    it, the constant predictions are the only floor, and floors_left_out says why.
     """
 
     task: Task
