@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import phantoms
+import pydicom
 import pytest
 import radiographs
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_voi_lut
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from rsna_e2e import dicom
 from rsna_e2e.config import AugmentConfig
@@ -149,6 +151,27 @@ def test_padding_of_files_is_black_and_nothing_else_is(
     stored = of_bits - (1 << bits) if sign and of_bits >> (bits - 1) else of_bits
     is_black[:, 4] = value <= stored <= limit
     np.testing.assert_array_equal(shown == 0, is_black)
+
+
+REAL = ["RG1_UNCR.dcm", "RG3_UNCR.dcm", *(pytest.param(f"RG{n}_J2KR.dcm", marks=pytest.mark.slow) for n in (1, 3))]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_radiograph_is_shown_as_pydicom_shows_it_and_bones_are_white(name: str) -> None:
+    """A chest of 15 bits, and an extremity of 10, both MONOCHROME1: by pydicom-data."""
+    path = Path(str(get_testdata_file(name)))
+    shown, file = _shown_file(path) / WHITE, pydicom.dcmread(path)
+    values = np.asarray(apply_voi_lut(apply_modality_lut(file.pixel_array, file), file), dtype=np.float64)
+    np.testing.assert_allclose(shown, 1 - values / ((1 << file.BitsStored) - 1), rtol=0, atol=ROUNDED)
+    if name.startswith("RG1"):
+        rows, columns = shown.shape
+        left, spine, right = (
+            np.median(shown[int(0.3 * rows) : int(0.5 * rows), int(x * columns) : int((x + 0.08) * columns)])
+            for x in (0.25, 0.46, 0.67)
+        )
+        beside_the_neck = np.median(shown[:100, [*range(100), *range(-100, 0)]])
+        assert spine > 1.3 * max(left, right)
+        assert min(left, right) > 1.3 * beside_the_neck
 
 
 def _random_form(rng: np.random.Generator) -> tuple[Dataset, np.ndarray]:
