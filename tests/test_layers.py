@@ -56,7 +56,7 @@ LIBRARIES = {
     "timm": {"model"},
     "huggingface_hub": {"model.pretrained"},
     "safetensors": {"core.weights_file", "model.unpickling"},
-    "scipy": {"tools.synth"},
+    "scipy": {"model.masks", "tools.synth"},
     "sklearn": {"evaluation.baselines"},
     "matplotlib": {"evaluation", "tools.synth"},
     "jinja2": {"evaluation"},

@@ -75,7 +75,7 @@ class Detector(BoxModel):
             edges_K4 = boxes.edges[is_of_image_K]
             target = {"boxes": edges_K4 + HALF_PX, "labels": boxes.classes[is_of_image_K] + self._first_class}
             if self._has_masks:
-                target["masks"] = filled(edges_K4, size).to(torch.uint8)
+                target["masks"] = filled(edges_K4, size=size).to(torch.uint8)
             targets.append(target)
         return targets
 
