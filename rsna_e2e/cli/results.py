@@ -185,16 +185,16 @@ def say_truth(submission: Path, truth: "TruthFile | None", *, task: str) -> None
     tell(f"to score it: {shlex.join(words)}")
 
 
-def _task_of(options: argparse.Namespace) -> "Task":
-    """Return the task that is asked for, or the one that has the columns of the submission, or of the truth where the
-    submission cannot be read, or else the default."""
+def asked_task(options: argparse.Namespace, *files: Path) -> "Task":
+    """Return the task that is asked for, or the one that has the columns of the first of these files, or of the next
+    where that cannot be read, or else the default."""
     if (given := given_task(options)) is not None:
         return given
     from rsna_e2e.tasks.labels import task_of_header
 
-    if not options.submission.exists():
-        raise BadInputError(f"{options.submission}: no such submission. Check the path")
-    for path in (options.submission, options.truth):
+    if not files[0].exists():
+        raise BadInputError(f"{files[0]}: no such submission. Check the path")
+    for path in files:
         with suppress(OSError, BadInputError):  # said where it is read
             if (task := task_of_header(table_at(path))) is not None:
                 return task
@@ -210,7 +210,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rsna_e2e.store import Store
     from rsna_e2e.tasks.labels import is_box_submission
 
-    task = _task_of(options)
+    task = asked_task(options, options.submission, options.truth)
     with ExitStack() as opened:
         store = None
         if options.store is not None:
