@@ -207,6 +207,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rsna_e2e.evaluation.parts import with_parts
     from rsna_e2e.evaluation.report import write_report
     from rsna_e2e.evaluation.summary import summary
+    from rsna_e2e.evaluation.views import with_views
     from rsna_e2e.store import Store
     from rsna_e2e.tasks.labels import is_box_submission
 
@@ -228,7 +229,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             seed=options.seed,
         )
         if store is not None:
-            evaluation = with_parts(with_floors(evaluation, store, seed=options.seed), store)
+            evaluation = with_views(with_parts(with_floors(evaluation, store, seed=options.seed), store), store)
         page = None if options.out is None else write_report(evaluation, out=options.out, store=store)
     tell(*summary(evaluation).splitlines())
     if evaluation.layout is None:
@@ -240,8 +241,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | None") -> None:
-    from rsna_e2e.core.files import make_folder, write_json
     from rsna_e2e.evaluation.boxes import evaluate_boxes
+    from rsna_e2e.evaluation.report import write_box_report
     from rsna_e2e.evaluation.summary import box_summary
 
     if options.series is not None:
@@ -254,10 +255,7 @@ def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | N
         allow_missing=options.allow_missing,
         seed=options.seed,
     )
+    page = None if options.out is None else write_box_report(evaluation, out=options.out, store=store)
     tell(*box_summary(evaluation).splitlines())
-    if options.out is not None:
-        make_folder(options.out)
-        for name in ("report.html", "metrics.csv"):  # of what was evaluated into this folder before
-            (options.out / name).unlink(missing_ok=True)
-        write_json(options.out / "metrics.json", evaluation.to_dict())
-        tell(f"metrics: {options.out / 'metrics.json'}")
+    if page is not None:
+        tell(f"report: {page}")

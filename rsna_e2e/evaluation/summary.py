@@ -34,11 +34,13 @@ def box_summary(evaluation: BoxEvaluation) -> str:
     sensitivity = evaluation.sensitivity[1.0]
     lines = [
         f"box precision {_text(evaluation.box_precision, 4)} over {evaluation.n_scored} of {len(evaluation.image_ids)} "
-        f"images, those with boxes, {evaluation.n_boxes} true and {evaluation.n_predicted} predicted",
+        f"images, those with boxes, {len(evaluation.true)} true and {len(evaluation.predicted)} predicted",
         f"without pixels: {floors}",
         f"mean IoU of what boxes cover: {ious}",
         f"average precision {_text(Estimate(evaluation.average_precision), 3)}; sensitivity "
         f"{_text(Estimate(sensitivity), 3)} at one false positive for each image",
+        f"AUC of an image's highest score for whether it has boxes: {_text(evaluation.image_auc, 3)}"
+        + "".join(f", {view.view} {_text(view.auc, 3)}" for view in evaluation.by_view),
     ]
     if str(evaluation.left_out):
         lines.append(f"left out: {evaluation.left_out}")

@@ -87,7 +87,7 @@ def test_submissions_and_labels_are_told_apart(tmp_path: Path) -> None:
 def test_scores_by_hand(tmp_path: Path) -> None:
     found = evaluate_boxes(*write(tmp_path), task=PNEUMONIA, n_bootstrap=100)
     assert found.image_ids == ["a", "b", "c", "d"]
-    assert (found.n_scored, found.n_boxes, found.n_predicted, found.n_images_with_boxes) == (3, 3, 3, 2)
+    assert (found.n_scored, len(found.true), len(found.predicted), found.n_images_with_boxes) == (3, 3, 3, 2)
     assert found.box_precision.value == pytest.approx(sum(PRECISION.values()) / 3, abs=1e-12)
     assert found.box_precision.low < found.box_precision.value < found.box_precision.high
     # What boxes cover: a all; c 50 of the 200 that are true, and nothing else
@@ -96,6 +96,13 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     # By falling score: found, missed, missed (IoU 0.5 is not above it); four images
     assert found.average_precision == pytest.approx(1 / 3, abs=1e-12)
     assert found.sensitivity[0.125] == pytest.approx(1 / 3, abs=1e-12)
+    # Of a, b and c: 1, 0, and a half until IoU 0.5 is not above the threshold
+    expected = {at: (1.5 if at < 0.5 else 1.0) / 3 for at in found.precision_by_iou}
+    assert found.precision_by_iou == pytest.approx(expected, abs=1e-12)
+    assert np.mean(list(found.precision_by_iou.values())) == pytest.approx(found.box_precision.value, abs=1e-12)
+    # Highest scores of a and c, with boxes, 0.9 and 0.5; of b and d, without, 0.8 and 0: 3 of 4 pairs are in order
+    assert found.image_auc.value == 0.75
+    assert found.by_view == ()
     none, medians = found.floors
     assert none.box_precision == 0.0
     assert medians.name == "the median boxes on every image"
@@ -123,7 +130,7 @@ def test_nothing_of_an_earlier_evaluation_stays_beside_that_of_boxes(tmp_path: P
     images = tmp_path / "p.csv"
     images.write_text("ID,Label\na_opacity,0.9\nb_opacity,0.2\nc_opacity,0.8\nd_opacity,0.1\n")
     report = tmp_path / "report"
-    for submission, expected in ((images, "metrics.csv metrics.json report.html"), (boxes, "metrics.json")):
+    for submission, expected in ((images, "metrics.csv metrics.json report.html"), (boxes, "metrics.json report.html")):
         assert main(["evaluate", str(submission), str(truth), "--task", "pneumonia", "--out", str(report)]) == 0
         assert sorted(path.name for path in report.iterdir()) == expected.split()
 

@@ -98,3 +98,8 @@ def _descending_groups(truth_N: Float64Array, score_N: Float64Array) -> tuple[Fl
     negated_G, group_N = np.unique(-score_N, return_inverse=True)
     positives_G = np.bincount(group_N[truth_N == 1], minlength=len(negated_G))
     return -negated_G, positives_G, np.bincount(group_N, minlength=len(negated_G)) - positives_G
+
+
+def auc_by_group(truth_N: Float64Array, score_N: Float64Array, group_N: npt.NDArray[np.str_]) -> dict[str, float]:
+    """Return the area under the ROC curve within each group of samples, by its name; NaN where it has one class."""
+    return {str(name): auc(truth_N[group_N == name], score_N[group_N == name]) for name in np.unique(group_N)}
