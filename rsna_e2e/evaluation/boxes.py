@@ -166,9 +166,8 @@ def evaluate_boxes(
         _check_same(files, predicted.image_ids, known_ids, n_common=len(image_ids))
     found = _of(predicted.image_ids, predicted.boxes, image_ids)
     true = _of(table.image_ids, table.boxes, image_ids)
-    clusters = np.arange(len(image_ids)) if store is None else _patients(store, image_ids)
-    views_N = None if store is None else views_of(store, image_ids)
-    resamples = Resamples.draw(clusters, n_resamples=n_bootstrap, seed=seed)
+    clusters_N, views_N = _groups(store, image_ids)
+    resamples = Resamples.draw(clusters_N, n_resamples=n_bootstrap, seed=seed)
     return BoxEvaluation(
         task=task,
         files={"submission": InputFile(name=submission.name, sha256=files[0].sha256()), **truth_files(files[1])},
@@ -176,8 +175,6 @@ def evaluate_boxes(
             n_not_predicted=len(known_ids) - len(image_ids), n_without_truth=len(predicted.image_ids) - len(image_ids)
         ),
         image_ids=image_ids,
-        true=true,
-        predicted=found,
         **_scores(true, found, resamples, views_N),
         resampled="image" if store is None else "patient",
         n_bootstrap=n_bootstrap,
@@ -185,10 +182,12 @@ def evaluate_boxes(
     )
 
 
-def _patients(store: Store, image_ids: Sequence[str]) -> Rows:
-    """Return the number of each image's patient [N]."""
+def _groups(store: Store | None, image_ids: Sequence[str]) -> tuple[Rows, Views | None]:
+    """Return the number of each image's patient [N], and its view, as far as a store says them."""
+    if store is None:
+        return np.arange(len(image_ids)), None
     patients = store.index["patient_id"][rows_by_image(store, image_ids)].astype(str)
-    return np.unique(patients, return_inverse=True)[1].astype(np.int64)
+    return np.unique(patients, return_inverse=True)[1].astype(np.int64), views_of(store, image_ids)
 
 
 def _scores(true: ImageBoxes, found: ImageBoxes, resamples: Resamples, views_N: Views | None) -> dict[str, Any]:
@@ -205,6 +204,8 @@ def _scores(true: ImageBoxes, found: ImageBoxes, resamples: Resamples, views_N: 
     parts = {"with boxes": has_box_N, "without boxes": ~has_box_N}
     views = {} if views_N is None else {str(view): views_N == view for view in np.unique(views_N)}
     return {
+        "true": true,
+        "predicted": found,
         "found": found_P,
         "image_precision": precision_N,
         "image_iou": iou_N,

@@ -117,6 +117,8 @@ def test_scores_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert said.startswith("box precision 0.3750 [")
     assert "over 3 of 4 images, those with boxes, 3 true and 3 predicted" in said
     assert "without pixels: no boxes 0.0000, the median boxes on every image 0.3750" in said
+    assert said.endswith(f"report: {tmp_path}/report/report.html\n")
+    assert "AUC of an image's highest score for whether it has boxes: 0.750 [" in said
     content = json.loads((tmp_path / "report/metrics.json").read_text())
     assert content["box_precision"]["value"] == pytest.approx(0.375, abs=1e-12)
     assert content["task"] == "pneumonia"

@@ -39,30 +39,27 @@ def _froc(axes: Axes, evaluation: BoxEvaluation) -> None:
 def _precision(axes: Axes, evaluation: BoxEvaluation) -> None:
     thresholds, precision = zip(*evaluation.precision_by_iou.items(), strict=True)
     axes.plot(thresholds, precision, color=colour("slices"), marker="o", markersize=3.5)
+    axes.set(xlabel="least IoU of a box that finds", ylabel="precision", xticks=thresholds[::2])
     value = evaluation.box_precision.value
-    axes.axhline(value, color=colour("series"), linestyle=(0, (4, 1.6)), linewidth=1.1)
-    axes.annotate(
-        f"mean {value:.3f}",
-        (thresholds[-1], value),
-        (0, 4),
-        textcoords="offset points",
-        ha="right",
-        color=colour("series"),
-    )
-    axes.set(xlabel="least IoU of a box that finds", ylabel="precision", ylim=(0, None), xticks=thresholds[::2])
+    if np.isfinite(value):
+        axes.set_ylim(0, 1.15 * max(precision) or 1.0)
+        axes.axhline(value, color=colour("series"), linestyle=(0, (4, 1.6)), linewidth=1.1)
+        axes.text(0.04, 0.06, f"mean {value:.3f}", color=colour("series"), transform=axes.transAxes)
     axes.set_title("Precision by threshold")
 
 
 def _scores(axes: Axes, evaluation: BoxEvaluation) -> None:
     edges = np.linspace(0, 1, 26)
     names = {"series": f"find a true box (IoU > {FOUND_IOU:g})", "slices": "find none"}
+    most = 10
     for line, (name, is_found) in enumerate({"series": 1, "slices": 0}.items()):
         counts, _ = np.histogram(evaluation.predicted.scores[evaluation.found == is_found], edges)
+        most = max(most, 10 * int(counts.max()))  # room for the words
         axes.stairs(counts, edges, fill=True, color=colour(name), alpha=0.28)
         axes.stairs(counts, edges, color=colour(name), linewidth=1.3)
         axes.text(0.98, 0.93 - 0.1 * line, names[name], color=colour(name), ha="right", transform=axes.transAxes)
+    axes.set_ylim(0.7, most)  # first: matplotlib would warn of a logarithmic scale for no boxes
     axes.set_yscale("log")
     axes.minorticks_off()
-    axes.set_ylim(bottom=0.7)
     axes.set(xlabel="score", ylabel="predicted boxes", xlim=(0, 1))
     axes.set_title("Scores of predicted boxes")
