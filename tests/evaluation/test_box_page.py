@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import phantoms
 import pytest
 import radiographs
 from pages import assert_numbers_are_those_of, assert_self_contained, parsed, pictures
@@ -149,3 +150,32 @@ def test_without_boxes_there_is_a_page_all_the_same(tmp_path: Path, nothing: str
     page = (out / "report.html").read_text()
     assert_self_contained(page)
     assert_numbers_are_those_of(json.loads((out / "metrics.json").read_text()), parsed(page).numbers)
+
+
+def test_from_radiographs_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prepared, scored and shown by the command line, boxes and labels: the store says the views."""
+    truth, boxes = ["patientId,x,y,width,height,Target"], ["patientId,PredictionString"]
+    labels = ["ID,Label"]
+    for number in range(6):
+        image_id, uid = f"i{number}", f"1.2.3.{number}"
+        own = {"SOPInstanceUID": uid, "StudyInstanceUID": f"{uid}.1", "SeriesInstanceUID": f"{uid}.2"}
+        tags = {"PatientID": f"p{number}", "ViewPosition": "AP" if number < 3 else "PA"}
+        grey = radiographs.chest((ROWS, COLUMNS), seed=number)
+        phantoms.write_dicom(tmp_path / f"raw/{image_id}.dcm", radiographs.dataset(grey, 12, **own, **tags))
+        truth.append(f"{image_id},10,20,30,40,1" if number % 2 else f"{image_id},,,,,0")
+        boxes.append(f"{image_id},{number / 10} 12 20 30 40")
+        labels.append(f"{image_id}_{PNEUMONIA.headline},{number / 10}")
+    for name, lines in (("truth.csv", truth), ("boxes.csv", boxes), ("labels.csv", labels)):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    raw, store, tables = str(tmp_path / "raw"), str(tmp_path / "store"), str(tmp_path / "truth.csv")
+    task = ["--task", PNEUMONIA.name]
+    assert main(["prepare", raw, store, *task, "--labels", tables, "--folds", "2", "--jobs", "1"]) == 0
+    for name, heading in (("boxes.csv", "By view"), ("labels.csv", "Within each view")):
+        out = tmp_path / name.removesuffix(".csv")
+        assert main(["evaluate", str(tmp_path / name), tables, *task, "--store", store, "--out", str(out)]) == 0
+        page = (out / "report.html").read_text()
+        assert f"<h2>{heading}</h2>" in page
+        assert_numbers_are_those_of(json.loads((out / "metrics.json").read_text()), parsed(page).numbers)
+    said = capsys.readouterr().out
+    # In AP one image has a box, its score is between the others': 0.5; in PA two of three have, 3 and 5 against 4
+    assert re.search(r"has boxes: 0\.667 \[.*\], AP 0\.500.*, PA 0\.500", said)

@@ -12,6 +12,7 @@ from pages import assert_numbers_are_those_of, parsed
 from rsna_e2e.evaluation.evaluate import evaluate
 from rsna_e2e.evaluation.report import write_report
 from rsna_e2e.evaluation.scores import Evaluation
+from rsna_e2e.evaluation.summary import summary
 from rsna_e2e.evaluation.views import views_of, with_views
 from rsna_e2e.tasks.labels import write_labels
 from rsna_e2e.tasks.metrics import auc_by_group
@@ -39,7 +40,9 @@ def _evaluated(folder: Path, probability: np.ndarray, *, others: float = np.nan)
 
 
 def test_a_model_that_knows_the_view_alone_is_at_chance_within_each(tmp_path: Path) -> None:
-    (found,) = with_views(_evaluated(tmp_path, np.where(VIEWS == "AP", 0.7, 0.2)), _store(VIEWS)).within_views
+    evaluation = with_views(_evaluated(tmp_path, np.where(VIEWS == "AP", 0.7, 0.2)), _store(VIEWS))
+    (found,) = evaluation.within_views
+    assert "within views: AP 0.500, PA 0.500; of the view alone 0.7" in summary(evaluation)
     assert found.label == PNEUMONIA.headline
     assert found.auc == pytest.approx(OF_VIEW, abs=1e-12)
     assert found.alone == pytest.approx(OF_VIEW, abs=1e-12)
