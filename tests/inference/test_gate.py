@@ -65,9 +65,7 @@ def test_one_threshold_is_asked_for(tmp_path: Path, words: list[str], capsys: py
 
 def test_every_image_needs_a_probability(tmp_path: Path) -> None:
     boxes, classes = _write(tmp_path, {"b": 0.3, "c": 0.2, "z": 0.1})
-    with pytest.raises(
-        BadInputError, match=r"classes\.csv: does not say how probable .* 1 of 3 images .* such as a\. "
-    ):
+    with pytest.raises(BadInputError, match=r"classes\.csv: does not say how probable .* 1 of 3 images, such as a\. "):
         gate(boxes, classes, task=PNEUMONIA, least={LABEL: 0.5}, out=tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
 
