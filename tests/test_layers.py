@@ -49,7 +49,7 @@ LIBRARIES = {
     },
     "nvidia": {"loader.kernels.dali_plugin", "tools.bench"},
     **{library: {"tools.bench.peers"} for library in ("cv2", "albumentations", "monai")},
-    "torchvision": {"model.torchvision_bodies", "tools.bench.peers"},
+    "torchvision": {"model.torchvision_bodies", "model.detector", "tools.bench.peers"},
     "PIL": {"loader.published_images", "dicom.rasters", "tools.synth"},
     "apex": {"training.optimizer"},  # NVIDIA's
     "ray": {"store.prepare"},
