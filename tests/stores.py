@@ -125,6 +125,7 @@ def make_xray_index(stored: list[StoredPixels]) -> dict[str, np.ndarray]:
         "content_x1": columns,
         "content_y1": rows,
         "value_offset": np.array([0, 0, 32768, 0, 0]),
+        "pixel_representation": np.array([1, 1, 0, 1, 1], dtype=np.int32),
         "photometric": np.array(["MONOCHROME1", *["MONOCHROME2"] * 4]),
         "voi_function": np.array(["LUT", "LUT", "LINEAR", "SIGMOID", ""]),
         "voi_lut": np.array([LUTS[0].sha256, LUTS[1].sha256, "", "", ""]),

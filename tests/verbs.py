@@ -9,6 +9,7 @@ from training_runs import command_line
 from rsna_e2e.core.weights_file import encode
 from rsna_e2e.inference.predict import predict
 from rsna_e2e.model.heads import SequenceHead
+from rsna_e2e.tasks.pneumonia import PNEUMONIA
 from rsna_e2e.training.train import train
 
 FOLDERS = ("synth", "prepare", "inspect", "train", "find-lr", "embed", "import-embeddings", "evaluate")  # all they make
@@ -24,6 +25,9 @@ def command_lines(folder: Path) -> dict[str, list[str]]:
     (folder / "ids.csv").write_text("\n".join(["Image", *store.index["image_id"].tolist()]))
     np.savez(folder / "emb.npz", np.ones((len(store), 400), dtype=np.float32))
     (folder / "head.safetensors").write_bytes(encode(SequenceHead(4, 6).state_dict()))
+    (folder / "boxes.csv").write_text("patientId,PredictionString\na,0.9 1 2 3 4\n")
+    (folder / "classes.csv").write_text(f"ID,Label\na_{PNEUMONIA.headline},0.8\n")
+    gated = [str(folder / "boxes.csv"), str(folder / "classes.csv"), "--least=0.5"]
     truth = folder / "raw" / "stage_2_train.csv"
     imported = ["--store", str(store.path), "--ids", str(folder / "ids.csv"), "--part", "test", "--name", "v12"]
     predicting = ["predict", str(run), str(store.path), "--device", "cpu", "--out"]
@@ -48,6 +52,7 @@ def command_lines(folder: Path) -> dict[str, list[str]]:
         "bag": ["bag", str(submission), "--out", "DISK/bag.csv.gz"],
         "smooth": ["smooth", str(submission), "--out", "DISK/smoothed.csv"],
         "baseline": ["baseline", str(store.path), "DISK/b.csv", "--split", "train"],
+        "gate": ["gate", *gated, "--out", "DISK/gated.csv"],
         "explain": ["explain", str(run), str(store.path), "--image", "ID_0300", "--out", "DISK/out"],
         "evaluate": ["evaluate", str(submission), str(truth), "--out", "DISK/out", "--store", str(store.path)],
     }

@@ -60,8 +60,10 @@ def add_raw(verb: "argparse._ActionsContainer") -> None:
         "--consistent",
         dest="is_raw",
         action="store_false",
-        help="write the nearest values that obey the rules of the task, where it has rules on which labels go together "
-        "(the default; the tables beside the submission keep what was predicted)",
+        default=False,
+        help="write the nearest values that obey the rules of the task, where it has rules on which labels go "
+        "together, and of boxes those of at least the score that was best on the held-out fold (the default; the "
+        "tables beside the submission keep what was predicted)",
     )
     group.add_argument("--raw", dest="is_raw", action="store_true", help="write the values as they were predicted")
 
@@ -79,15 +81,20 @@ def add_columns(verb: "argparse._ActionsContainer") -> None:
     )
 
 
-def add_reading(verb: "argparse._ActionsContainer") -> None:
-    """Let the user say what is read of a label table: the task, its columns, what its IDs are, and a further table."""
-    add_columns(verb)
+def add_also(verb: "argparse._ActionsContainer") -> None:
+    """Let the user name a table that is joined to a label table."""
     verb.add_argument(
         "--also",
         type=Path,
         metavar="TABLE",
         help="a further label table of the same images, such as one that says in a word what each shows",
     )
+
+
+def add_reading(verb: "argparse._ActionsContainer") -> None:
+    """Let the user say what is read of a label table: the task, its columns, what its IDs are, and a further table."""
+    add_columns(verb)
+    add_also(verb)
     verb.add_argument(
         "--image-ids",
         choices=("auto", *ID_RULES),

@@ -36,7 +36,7 @@ def add_pipeline(verbs: Verbs) -> None:
         "--out", type=Path, default=Path("out"), help="folder for everything (default out); OUT/store serves all modes"
     )
     verb.add_argument("--data", type=Path, metavar="RAW", help="folder or zip of DICOM files, or a store of them")
-    verb.add_argument("--labels", type=Path, help="label CSV (default: RAW/*train*.csv[.gz])")
+    verb.add_argument("--labels", type=Path, help="label CSV, or folders (default: RAW/*train*.csv[.gz])")
     add_columns(verb)
     recipes = "demo, reference, pe_demo, pe (mode joint), pe_reference (the other modes)"
     add_settings(verb, file="a YAML file", recipes=recipes)

@@ -111,7 +111,7 @@ def _make(options: argparse.Namespace) -> _Plan:
         raise UsageError(f"{options.data}: a store, which holds its labels; --labels and --columns are for raw files")
     folders = Folders(
         raw=raw,
-        labels=options.labels,
+        labels="folders" if given_labels(options) == "folders" else options.labels,
         store=store,
         out=options.out / options.mode,
         columns=tuple(options.columns),

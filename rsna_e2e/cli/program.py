@@ -11,6 +11,7 @@ from pathlib import Path
 from rsna_e2e import __version__
 from rsna_e2e.cli.baselines import add_baseline
 from rsna_e2e.cli.bench import add_bench
+from rsna_e2e.cli.boxes import add_gate
 from rsna_e2e.cli.comparison import add_compare
 from rsna_e2e.cli.data import add_prepare
 from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
@@ -52,6 +53,7 @@ VERBS = (
     add_merge,
     add_smooth,
     add_baseline,
+    add_gate,
     add_evaluate,
     add_explain,
     add_compare,

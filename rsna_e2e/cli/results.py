@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsna_e2e.cli.arguments import add_columns, add_device, add_raw, checkpoints, seed, with_columns
+from rsna_e2e.cli.arguments import add_also, add_columns, add_device, add_raw, checkpoints, seed, with_columns
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, say_damaged, taken, views
 from rsna_e2e.cli.verbs import Verbs, add_verb, given_task, tell
 from rsna_e2e.core.errors import BadInputError, UsageError
@@ -74,6 +74,7 @@ def add_evaluate(verbs: Verbs) -> None:
         "rsna-e2e evaluate mine.csv truth.csv --store store     # any CSV with the columns ID,Label; prints the scores",
         "rsna-e2e evaluate mine.csv truth.csv --series map.csv  # without a store, see docs/evaluation.md",
         "rsna-e2e evaluate boxes.csv stage_2_train_labels.csv --task pneumonia   # patientId,PredictionString",
+        "rsna-e2e evaluate mine.csv stage_2_train_labels.csv --also stage_2_detailed_class_info.csv --task pneumonia",
     )
     verb.add_argument(
         "submission",
@@ -84,6 +85,7 @@ def add_evaluate(verbs: Verbs) -> None:
     )
     verb.add_argument("truth", type=Path, metavar="TRUTH", help="label CSV of the same images")
     add_columns(verb)
+    add_also(verb)
     verb.add_argument("--out", type=Path, help="folder for the report (default: only print the scores)")
     _add_series_source(verb)
     verb.add_argument(
@@ -183,16 +185,16 @@ def say_truth(submission: Path, truth: "TruthFile | None", *, task: str) -> None
     tell(f"to score it: {shlex.join(words)}")
 
 
-def _task_of(options: argparse.Namespace) -> "Task":
-    """Return the task that is asked for, or the one that has the columns of the submission, or of the truth where the
-    submission cannot be read, or else the default."""
+def asked_task(options: argparse.Namespace, *files: Path) -> "Task":
+    """Return the task that is asked for, or the one that has the columns of the first of these files, or of the next
+    where that cannot be read, or else the default."""
     if (given := given_task(options)) is not None:
         return given
     from rsna_e2e.tasks.labels import task_of_header
 
-    if not options.submission.exists():
-        raise BadInputError(f"{options.submission}: no such submission. Check the path")
-    for path in (options.submission, options.truth):
+    if not files[0].exists():
+        raise BadInputError(f"{files[0]}: no such submission. Check the path")
+    for path in files:
         with suppress(OSError, BadInputError):  # said where it is read
             if (task := task_of_header(table_at(path))) is not None:
                 return task
@@ -205,10 +207,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rsna_e2e.evaluation.parts import with_parts
     from rsna_e2e.evaluation.report import write_report
     from rsna_e2e.evaluation.summary import summary
+    from rsna_e2e.evaluation.views import with_views
     from rsna_e2e.store import Store
     from rsna_e2e.tasks.labels import is_box_submission
 
-    task = _task_of(options)
+    task = asked_task(options, options.submission, options.truth)
     with ExitStack() as opened:
         store = None
         if options.store is not None:
@@ -218,7 +221,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             return
         evaluation = evaluate(
             options.submission,
-            with_columns(options.truth, options.columns),
+            with_columns(options.truth, options.columns, options.also),
             task=task,
             series_map=options.series,
             store=store,
@@ -226,7 +229,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             seed=options.seed,
         )
         if store is not None:
-            evaluation = with_parts(with_floors(evaluation, store, seed=options.seed), store)
+            evaluation = with_views(with_parts(with_floors(evaluation, store, seed=options.seed), store), store)
         page = None if options.out is None else write_report(evaluation, out=options.out, store=store)
     tell(*summary(evaluation).splitlines())
     if evaluation.layout is None:
@@ -238,22 +241,21 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | None") -> None:
-    from rsna_e2e.core.files import make_folder, write_json
     from rsna_e2e.evaluation.boxes import evaluate_boxes
+    from rsna_e2e.evaluation.report import write_box_report
     from rsna_e2e.evaluation.summary import box_summary
 
     if options.series is not None:
         raise UsageError("--series: boxes are scored image by image. Leave it out")
     evaluation = evaluate_boxes(
         options.submission,
-        with_columns(options.truth, options.columns),
+        with_columns(options.truth, options.columns, options.also),
         task=task,
         store=store,
         allow_missing=options.allow_missing,
         seed=options.seed,
     )
+    page = None if options.out is None else write_box_report(evaluation, out=options.out, store=store)
     tell(*box_summary(evaluation).splitlines())
-    if options.out is not None:
-        make_folder(options.out)
-        write_json(options.out / "metrics.json", evaluation.to_dict())
-        tell(f"metrics: {options.out / 'metrics.json'}")
+    if page is not None:
+        tell(f"report: {page}")

@@ -45,7 +45,7 @@ class SegmenterConfig(Frozen):
     """
 
     width: Width = 32
-    """Maps of its first level; each level has twice as many as the one before."""
+    """Maps before its first level; each level has twice as many as the one before."""
     depth: Annotated[int, Field(gt=0, le=8)] = 4
     """Levels, each of which halves the image."""
     blocks: Annotated[int, Field(gt=0, le=16)] = 2

@@ -6,6 +6,8 @@ from difflib import SequenceMatcher
 from inspect import cleandoc
 from typing import Any, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from rsna_e2e.config.effects import Effect, effect_of
 from rsna_e2e.config.sections import Frozen
 from rsna_e2e.core.files import as_json
@@ -43,7 +45,7 @@ def sections(kind: type[Frozen], *, prefix: str = "", effect: Effect | None = No
     settings: list[Setting] = []
     inner: list[Section] = []
     for name, field in kind.model_fields.items():
-        section, mark = _section_in(field.annotation), effect or effect_of(field)
+        section, mark = section_in(field.annotation), effect or effect_of(field)
         if section is not None:
             is_list = get_origin(field.annotation) is tuple
             inner += sections(section, prefix=f"{prefix}{name}.{'0.' * is_list}", effect=mark)
@@ -52,6 +54,22 @@ def sections(kind: type[Frozen], *, prefix: str = "", effect: Effect | None = No
         settings.append(Setting(name=f"{prefix}{name}", values=_words(schemas[name]), effect=mark, meaning=meaning))
     yield Section(name=prefix.rstrip("."), meaning=cleandoc(kind.__doc__ or ""), settings=tuple(settings))
     yield from inner
+
+
+def section_in(annotation: Any) -> type[Frozen] | None:
+    """Return the section that a field holds, or may hold."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Frozen)), None)
+
+
+def field_at(kind: type[Frozen], path: Iterable[str]) -> FieldInfo | None:
+    """Return the field that is reached by these names, None where there is none, and inside of lists."""
+    section: type[Frozen] | None = kind
+    field = None
+    for name in path:
+        field = section.model_fields.get(name) if section else None
+        section = section_in(field.annotation) if field and get_origin(field.annotation) is not tuple else None
+    return field
 
 
 def value_of(config: Frozen, name: str) -> str:
@@ -85,12 +103,6 @@ def _likeness(asked: str, name: str) -> float:
 
 def _ratio(asked: str, name: str) -> float:
     return SequenceMatcher(None, asked, name).ratio()
-
-
-def _section_in(annotation: Any) -> type[Frozen] | None:
-    """The section that a field holds, or may hold."""
-    kinds = (annotation, *get_args(annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Frozen)), None)
 
 
 def _words(schema: dict[str, Any]) -> str:

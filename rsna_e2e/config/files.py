@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from rsna_e2e.config.catalogue import near_names, sections
+from rsna_e2e.config.catalogue import field_at, near_names, section_in, sections
 from rsna_e2e.config.recipes import RECIPES, TWO_STAGE_RECIPES
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import Frozen
@@ -95,7 +95,11 @@ def _override(raw: dict[str, Any], override: str, kind: type[Frozen]) -> None:
         raise UsageError(f"{said}: expected a.b=value, for example --set optimizer.learning_rate=1e-3")
     *parents, leaf = name.split(".")
     node = raw
+    within: list[str] = []
     for parent in parents:
+        within.append(parent)
+        if parent not in node and (field := field_at(kind, within)) is not None:  # left out of braces, or of a file
+            node[parent] = {} if section_in(field.annotation) is field.annotation else None
         child = node.get(parent)
         if isinstance(child, list):  # of sections, by their numbers
             child = dict(zip(map(str, range(len(child))), child, strict=True))
@@ -107,7 +111,7 @@ def _override(raw: dict[str, Any], override: str, kind: type[Frozen]) -> None:
                 )
             raise UsageError(f"{said}: there is no section {_short(parent)!r}{_instead(name, node, kind)}")
         node = child
-    if leaf not in node:
+    if leaf not in node and field_at(kind, [*parents, leaf]) is None:
         raise UsageError(f"{said}: there is no {_short(leaf)!r}{_instead(name, node, kind)}")
     try:
         node[leaf] = _number_or(parse_yaml(text))

@@ -85,6 +85,7 @@ class Presentation(XrayGrey):
     slope: float
     intercept: float
     bits_stored: int
+    pixel_representation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,11 @@ class VoiLut:
     first: int
     bits: int
     entries: npt.NDArray[np.uint16]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its entries."""
+        return 2 * len(self.entries)
 
     @property
     def sha256(self) -> str:

@@ -52,7 +52,7 @@ def _counted(
 ) -> tuple[SliceRecord, Int16Image]:
     record = header.record
     assert record.xray is not None
-    values = _less_offset(stored, record.xray.value_offset)
+    values = _less_offset(_with_whole_padding(header, frame, stored, padding), record.xray.value_offset)
     low, high = percentiles(stored if padding is None or padding.all() else stored[~padding])
     record = replace(
         record,
@@ -70,6 +70,17 @@ def _counted(
         ),
     )
     return record, values
+
+
+def _with_whole_padding(header: SliceHeader, frame: Frame, stored: StoredImage, padding: Mask | None) -> StoredImage:
+    """Return stored values, but all bits of the word where these alone tell padding: of -2000 in 12 bits without sign
+    the bits stored would be bone, and its grey that of bones elsewhere."""
+    if padding is None:
+        return stored
+    assert header.padding_low is not None
+    assert header.padding_high is not None
+    is_told_by_all_bits = padding & ((stored < header.padding_low) | (stored > header.padding_high))
+    return np.where(is_told_by_all_bits, frame.words.view(stored.dtype), stored)
 
 
 def _or_nan(value: int | None) -> float:

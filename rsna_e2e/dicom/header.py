@@ -28,7 +28,7 @@ class SliceHeader:
     pixel_offset, pixel_length: in bytes, in the stream or in what a deflated one inflates to; of a compressed slice
     they span its fragments. is_swapped: 8-bit pixels are exchanged in pairs. padding_low, padding_high: the file calls
     stored values in this range padding; None where it does not. acquisition: what tells volumes of its
-    series apart.
+    series apart. lut_bytes: of the entries of its VOI LUT, 0 without one.
     """
 
     record: SliceRecord
@@ -40,6 +40,7 @@ class SliceHeader:
     padding_low: int | None
     padding_high: int | None
     acquisition: Acquisition
+    lut_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,17 @@ def _headers(opened: _Opened, stem: str, modality: Modality) -> list[SliceHeader
             padding_low=form.padding[0],
             padding_high=form.padding[1],
             acquisition=read_acquisition(of_slice) if modality == "ct" else _NO_ACQUISITION,
+            lut_bytes=_lut_bytes(of_slice, record),
         )
         for of_slice, record, (offset, length) in zip(slices, records, places, strict=True)
     ]
+
+
+def _lut_bytes(elements: Elements, record: SliceRecord) -> int:
+    if record.xray is None or not record.xray.voi_lut:
+        return 0
+    lut = voi_lut(elements)
+    return lut.n_bytes if lut else 0
 
 
 def _records(

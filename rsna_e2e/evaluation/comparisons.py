@@ -1,4 +1,4 @@
-"""What stands beside the scores: floors, consistency with the task's tree, and parts of the studies."""
+"""What stands beside the scores: floors, consistency with the task's tree, parts of the studies, and views."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -59,3 +59,19 @@ class Part:
         """Return what `metrics.json` holds of it."""
         numbers = {"weighted_log_loss": plain(self.weighted_log_loss), "auc": plain(self.auc)}
         return {name: getattr(self, name) for name in ("note", "value", "n_studies", "n_slices")} | numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithinViews:
+    """The AUC of a label over all radiographs, and within each view, by its name; alone: that of the share of positives
+    in each view, which is all that the view tells. NaN where there is one class only."""
+
+    label: str
+    auc: float
+    alone: float
+    views: dict[str, float]
+
+    def row(self) -> dict[str, Any]:
+        """Return what `metrics.json` holds of it."""
+        views = [{"view": view, "auc": plain(area)} for view, area in self.views.items()]
+        return {"label": self.label, "auc": plain(self.auc), "view_alone": plain(self.alone), "views": views}

@@ -105,14 +105,15 @@ def _resamples(inputs: Inputs, *, n_bootstrap: int, seed: int) -> tuple[Resample
     return by_slice, by_slice.of(clusters if len(by_slice.draws) else np.zeros_like(clusters))
 
 
-def _score_series(inputs: Inputs, by_slice: Resamples) -> tuple[Level, Level | None]:
-    """Return the scores of series by their highest slice, and by the series head where there is one."""
+def _score_series(inputs: Inputs, by_slice: Resamples) -> tuple[Level | None, Level | None]:
+    """Return the scores of series by their highest slice, if any has several: others would be those of slices once
+    more. And those by the series head where there is one."""
     names, n_series = inputs.task.slices.names, by_slice.draws.shape[1]
     truth_SL, highest_SL = (
         metrics.group_max(part.slices, by_slice.cluster, n_series) for part in (inputs.truth, inputs.predicted)
     )
     by_series = by_slice.of(np.arange(n_series))
-    highest = score_level(names, truth_SL, highest_SL, by_series)
+    highest = None if n_series == len(inputs.image_ids) else score_level(names, truth_SL, highest_SL, by_series)
     if inputs.series_head is None:
         return highest, None
     return highest, score_level(names, truth_SL, inputs.series_head, by_series)

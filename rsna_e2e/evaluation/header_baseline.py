@@ -227,6 +227,6 @@ def _score(name: str, truth_N: Float64Array, guesses_GN: Float64Array, *, groups
         shuffled=tuple(metrics.auc(truth_N, shuffled_N) for shuffled_N in guesses_GN[_SHUFFLED]),
         log_loss=float(losses_GN[_FOREST].mean()),
         constant_log_loss=float(losses_GN[_SHARE].mean()),
-        within={} if groups is None else metrics.auc_within(groups, truth_N, guesses_GN[_FOREST]),
+        within={} if groups is None else metrics.auc_by_group(truth_N, guesses_GN[_FOREST], groups),
         view_auc=float("nan") if groups is None else metrics.auc(truth_N, guesses_GN[_VIEW]),
     )

@@ -76,7 +76,7 @@ def read_inputs(
         task=task.only(pair.names),
         files={
             "submission": InputFile(name=submission.name, sha256=submission_file.sha256()),
-            "truth": InputFile(name=Path(truth_file.name).name, sha256=truth_file.sha256()),
+            **truth_files(truth_file),
         },
         n_repeated_truth_rows=truth_table.n_repeated_rows,
         left_out=LeftOut(
@@ -94,6 +94,12 @@ def read_inputs(
         return _with_series_head(inputs, tables, task)
     study_pair = pair_studies(*both, task, allow_missing=allow_missing)
     return _with_studies(inputs, study_pair, tables, source, task, allow_missing=allow_missing)
+
+
+def truth_files(truth: TableFile) -> dict[str, InputFile]:
+    """Return the truth by its role, and the table that is joined to it, if any."""
+    roles = {"truth": truth} | ({"further_truth": truth.also} if truth.also else {})
+    return {role: InputFile(name=Path(file.name).name, sha256=file.sha256()) for role, file in roles.items()}
 
 
 def _with_layout(inputs: Inputs, tables: Tables | None, source: SeriesSource) -> Inputs:

@@ -53,7 +53,9 @@ class Resamples:
         if lower_N.mean() < _NO_LOSS:
             return Estimate(float("nan"))
         upper_B, lower_B = (metrics.resampled_mean(part, self.cluster, self.draws) for part in (upper_N, lower_N))
-        return metrics.with_interval(float(upper_N.mean() / lower_N.mean()), upper_B / lower_B)
+        with np.errstate(invalid="ignore"):  # of a resample without anything to divide by
+            ratio_B = upper_B / lower_B
+        return metrics.with_interval(float(upper_N.mean() / lower_N.mean()), ratio_B)
 
     def auc(self, truth_N: Float64Array, score_N: Float64Array) -> Estimate:
         """Area under the ROC curve."""

@@ -19,7 +19,7 @@ def summary(evaluation: Evaluation) -> str:
         best = "the best constants give" if evaluation.studies else "always predicting the prevalence gives"
         compared = f"{_percent(evaluation.ratio_to_constant)} of what {best} {constant}"
     lines = [f"{what} {_text(evaluation.weighted_log_loss, 4)}: {compared}", *_areas(evaluation)]
-    lines += _consistency(evaluation) + _floors(evaluation)
+    lines += _consistency(evaluation) + _floors(evaluation) + _views(evaluation)
     if evaluation.few_series:
         lines.append(evaluation.few_series)
     if str(left_out):
@@ -34,11 +34,13 @@ def box_summary(evaluation: BoxEvaluation) -> str:
     sensitivity = evaluation.sensitivity[1.0]
     lines = [
         f"box precision {_text(evaluation.box_precision, 4)} over {evaluation.n_scored} of {len(evaluation.image_ids)} "
-        f"images, those with boxes, {evaluation.n_boxes} true and {evaluation.n_predicted} predicted",
+        f"images, those with boxes, {len(evaluation.true)} true and {len(evaluation.predicted)} predicted",
         f"without pixels: {floors}",
         f"mean IoU of what boxes cover: {ious}",
         f"average precision {_text(Estimate(evaluation.average_precision), 3)}; sensitivity "
         f"{_text(Estimate(sensitivity), 3)} at one false positive for each image",
+        f"AUC of an image's highest score for whether it has boxes: {_text(evaluation.image_auc, 3)}"
+        + "".join(f", {view.view} {_text(view.auc, 3)}" for view in evaluation.by_view),
     ]
     if str(evaluation.left_out):
         lines.append(f"left out: {evaluation.left_out}")
@@ -80,6 +82,17 @@ def _floors(evaluation: Evaluation) -> list[str]:
     if not told and evaluation.floors_left_out != NO_STORE:
         told = [f"left out, {evaluation.floors_left_out}"]
     return [f"without pixels: {', '.join(told)}"] if told else []
+
+
+def _views(evaluation: Evaluation) -> list[str]:
+    """Say the AUC of the headline within each view, and of what the view alone tells."""
+    return [
+        f"AUC of {found.label!r} within views: "
+        + ", ".join(f"{view} {_text(Estimate(area), 3)}" for view, area in found.views.items())
+        + f"; of the view alone {_text(Estimate(found.alone), 3)}"
+        for found in evaluation.within_views
+        if found.label == evaluation.task.headline
+    ]
 
 
 def _percent(estimate: Estimate) -> str:

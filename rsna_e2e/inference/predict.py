@@ -36,19 +36,29 @@ def predict(
     device: str = "auto",
     progress: Progress = no_progress,
 ) -> Predicted:
-    """Predict every slice of a split of `store`; write a submission, and beside it its predictions table, with a series
-    head its series table, the truth as far as the store has it, and what it lacks.
+    """Predict every slice of a split of `store`; write a submission and what stands beside it, see `predict_labels`
+    and `predict_boxes`.
 
     split: train, test, or validation, the part of train that the run held out. embeddings: what a run without a
-    backbone predicts from. views: see `Predictor`. is_raw: see `write_submission`. Of a run that finds boxes, see
-    `predict_boxes`. Raises BadInputError when the run,
-    checkpoint, store or embeddings are not such or do not fit, UsageError for an empty split.
+    backbone predicts from. views: see `Predictor`. Raises BadInputError when the run, checkpoint, store or embeddings
+    are not such or do not fit, UsageError for an empty split.
     """
     trained = TrainedModel.open(run, checkpoint, device=device, embeddings=embeddings)
     prepare_submission(out, trained.task, example="submission.csv")
     predictor = Predictor(trained, store, views=views)
-    if isinstance(trained.network, BoxModel):
-        return predict_boxes(predictor, split, out=out, is_raw=is_raw, progress=progress)
+    write = predict_boxes if isinstance(trained.network, BoxModel) else predict_labels
+    return write(predictor, split, out=out, is_raw=is_raw, progress=progress)
+
+
+def predict_labels(
+    predictor: Predictor, split: str, *, out: Path, is_raw: bool = False, progress: Progress = no_progress
+) -> Predicted:
+    """Predict the labels of every slice of a split; write a submission, and beside it its predictions table, with a
+    series head its series table, the truth as far as the store has it, and what it lacks.
+
+    is_raw: see `write_submission`. Raises what `Predictor` does.
+    """
+    trained, store = predictor.trained, predictor.store
     positions = predictor.positions(split)
     prediction = predictor(positions, progress=progress)
     table = make_table(store, prediction.rows, prediction.slices)

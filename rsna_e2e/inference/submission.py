@@ -65,10 +65,11 @@ def write_submission(
 
     The rows of a study are the mean over its series. The values of the submission are the nearest that obey the tree of
     the task, if it has one, see `tasks.rules.project`; is_raw: as they were predicted, as those of the tables always
-    are. A series table of a submission that had this name before is removed. Raises BadInputError where slices share an
+    are. What stood beside a submission that had this name before is removed. Raises BadInputError where slices share an
     image id.
     """
     write_predictions(predictions_path(out), task, table)
+    beside(out, "boxes.parquet").unlink(missing_ok=True)
     if series is None:
         series_path(out).unlink(missing_ok=True)
     else:

@@ -63,7 +63,7 @@ def presentation_table(
     `low_grey` to `high_grey`. Padding is black. luts: by their sha256.
     """
     curve = _Curve(
-        image.bits_stored,
+        _ends(image),
         image.value_offset,
         (image.slope, image.intercept),
         _Lut(image.voi_lut, luts[image.voi_lut]) if image.voi_lut else _window(image),
@@ -148,9 +148,10 @@ class _Lut:
 
 @dataclass(frozen=True, slots=True)
 class _Curve:
-    """What a table depends on. rescale: slope and intercept. padding: the first and last grey of it."""
+    """What a table depends on. ends: the first and last grey that there may be. rescale: slope and intercept. padding:
+    the first and last grey of it."""
 
-    bits_stored: int
+    ends: tuple[int, int]
     value_offset: int
     rescale: tuple[float, float]
     voi: _Window | _Lut
@@ -159,8 +160,8 @@ class _Curve:
 
     def table(self, jitter: Jitter) -> Int16Array:
         """Presented values [65536] of each stored value; black where it has more bits than it may."""
-        low = max(-(1 << self.bits_stored - 1), self.value_offset - (1 << 15))
-        high = min((1 << self.bits_stored) - 1, self.value_offset + (1 << 15) - 1)
+        low = max(self.ends[0], self.value_offset - (1 << 15))
+        high = min(self.ends[1], self.value_offset + (1 << 15) - 1)
         grey = np.arange(low, high + 1, dtype=np.float64)
         slope, intercept = self.rescale
         shares = np.clip(self.voi(slope * grey + intercept), 0, 1)
@@ -171,14 +172,17 @@ class _Curve:
         return table
 
 
+def _ends(image: Presentation) -> tuple[int, int]:
+    """The first and last grey that the bits stored can tell, with a sign or without."""
+    low = -(1 << image.bits_stored - 1) if image.pixel_representation else 0
+    return low, low + (1 << image.bits_stored) - 1
+
+
 def _window(image: Presentation) -> _Window:
     """The file's window, or one that shows everything."""
     if image.voi_function:
         return _Window(image.voi_function, image.window_center, image.window_width)
-    low, high = image.low_grey, image.high_grey
-    if image.bits_stored <= 8:
-        low = -(1 << image.bits_stored - 1) if image.low_grey < 0 else 0  # signed, or not
-        high = low + (1 << image.bits_stored) - 1
+    low, high = _ends(image) if image.bits_stored <= 8 else (image.low_grey, image.high_grey)
     center = image.slope * (low + high) / 2 + image.intercept
     return _Window("LINEAR_EXACT", center, abs(image.slope) * max(high - low, 1))
 

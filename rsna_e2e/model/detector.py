@@ -48,21 +48,36 @@ class Detector(BoxModel):
         assert config.detector is not None
         self.loss_names = LOSSES[config.detector.name]
         self._has_masks = config.detector.name == "mask_rcnn"
+        self._first_class = 0 if config.detector.name == "retinanet" else 1  # class 0 of the others is background
         self.backbone: Any = create_backbone(config, n_channels)
         pyramid = _Pyramid(self.backbone, config, n_channels=n_channels)
         self.network: Any = _network(pyramid, config.detector, n_classes=n_classes)
 
     def losses(self, images_nCSS: torch.Tensor, boxes: BatchBoxes) -> Mapping[str, torch.Tensor]:
         """Return torchvision's losses, which are means over images, times the number of images."""
-        found = self._run(images_nCSS, _targets(boxes, size=images_nCSS.shape[-1], has_masks=self._has_masks))
+        found = self._run(images_nCSS, self._targets(boxes, size=images_nCSS.shape[-1]))
         return {name: len(images_nCSS) * found[name] for name in self.loss_names}
 
     def find(self, images_nCSS: torch.Tensor) -> list[FoundBoxes]:
         """Return the boxes of each image."""
         return [
-            FoundBoxes(edges=found["boxes"] - HALF_PX, scores=found["scores"], classes=found["labels"] - 1)
+            FoundBoxes(
+                edges=found["boxes"] - HALF_PX, scores=found["scores"], classes=found["labels"] - self._first_class
+            )
             for found in self._run(images_nCSS, None)
         ]
+
+    def _targets(self, boxes: BatchBoxes, *, size: int) -> list[dict[str, torch.Tensor]]:
+        """Return boxes as torchvision takes them: by image, with the corner of the image at 0."""
+        targets = []
+        for image in range(len(boxes.known)):
+            is_of_image_K = boxes.images == image
+            edges_K4 = boxes.edges[is_of_image_K]
+            target = {"boxes": edges_K4 + HALF_PX, "labels": boxes.classes[is_of_image_K] + self._first_class}
+            if self._has_masks:
+                target["masks"] = filled(edges_K4, size=size).to(torch.uint8)
+            targets.append(target)
+        return targets
 
     def _run(self, images_nCSS: torch.Tensor, targets: list[dict[str, torch.Tensor]] | None) -> Any:
         device = images_nCSS.device.type
@@ -127,17 +142,16 @@ def _map_widths(backbone: Any, name: str, *, n_channels: int) -> list[int]:
 
 
 def _network(pyramid: _Pyramid, config: DetectorConfig, *, n_classes: int) -> Any:
-    """Return torchvision's detector on a pyramid; class 0 is its background."""
+    """Return torchvision's detector on a pyramid."""
     scales = _OCTAVES if config.name == "retinanet" else (1.0,)
     anchors = AnchorGenerator(
         sizes=tuple(tuple(round(side * scale) for scale in scales) for side in config.anchor_sides_px),
         aspect_ratios=(config.anchor_ratios,) * len(config.anchor_sides_px),
     )
-    n_outputs = n_classes + 1
     network: Any
     if config.name == "retinanet":
         network = RetinaNet(
-            *(pyramid, n_outputs),
+            *(pyramid, n_classes),
             anchor_generator=anchors,
             score_thresh=config.least_score,
             nms_thresh=config.nms_iou,
@@ -149,7 +163,7 @@ def _network(pyramid: _Pyramid, config: DetectorConfig, *, n_classes: int) -> An
         if config.name == "mask_rcnn":
             pools["mask_roi_pool"] = MultiScaleRoIAlign(names, output_size=14, sampling_ratio=2)  # torchvision's own
         network = (MaskRCNN if config.name == "mask_rcnn" else FasterRCNN)(
-            *(pyramid, n_outputs),
+            *(pyramid, n_classes + 1),
             rpn_anchor_generator=anchors,
             box_score_thresh=config.least_score,
             box_nms_thresh=config.nms_iou,
@@ -171,16 +185,3 @@ class _AsIs(nn.Module):
     def postprocess(self, found: Any, sizes: Any, original_sizes: Any) -> Any:
         """Return what was found as it is: sizes were not changed."""
         return found
-
-
-def _targets(boxes: BatchBoxes, *, size: int, has_masks: bool) -> list[dict[str, torch.Tensor]]:
-    """Return boxes as torchvision takes them: by image, with the corner of the image at 0, classes from 1 on."""
-    targets = []
-    for image in range(len(boxes.known)):
-        is_of_image_K = boxes.images == image
-        edges_K4 = boxes.edges[is_of_image_K]
-        target = {"boxes": edges_K4 + HALF_PX, "labels": boxes.classes[is_of_image_K] + 1}
-        if has_masks:
-            target["masks"] = filled(edges_K4, size).to(torch.uint8)
-        targets.append(target)
-    return targets

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rsna_e2e.config import RunConfig
+from rsna_e2e.model.box_model import BoxModel
 from rsna_e2e.model.freezing import freeze
-from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.make import Network, make_network
 from rsna_e2e.tasks.task import Task
 
 
@@ -31,7 +32,7 @@ def list_layers(config: RunConfig, task: Task, *, n_channels: int | None = None)
     n_channels: of the images, by default a channel for each window; of a network on embeddings, their width. What
     learns is what does in the last epoch. Weights are counted once, where they belong to two layers.
     """
-    model = JointModel.for_task(config.model.without_initial_weights(), task, n_channels=n_channels).eval()
+    model = make_network(config.model.without_initial_weights(), task, n_channels=n_channels).eval()
     phase = config.slice_phase
     if config.epochs > 0:
         freeze(model.backbone, learns=config.freeze_backbone_epochs < config.epochs)
@@ -60,7 +61,7 @@ def list_layers(config: RunConfig, task: Task, *, n_channels: int | None = None)
 
 
 @torch.inference_mode()
-def _run(model: JointModel, *, n_channels: int, side: int) -> dict[str, tuple[int, ...]]:
+def _run(model: Network, *, n_channels: int, side: int) -> dict[str, tuple[int, ...]]:
     """Send one black slice through the model; return the shapes of what layers gave, by name, in their order."""
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -75,18 +76,22 @@ def _run(model: JointModel, *, n_channels: int, side: int) -> dict[str, tuple[in
         for name, module in model.named_modules()
         if name and not isinstance(module, nn.Identity)
     ]
-    embeddings_1F = model.embed(torch.zeros(1, n_channels, side, side))
-    model.classify(embeddings_1F, torch.tensor([1]))
-    if model.slice_classifier is not None:
-        model.classify_slices(embeddings_1F)
+    image_1CSS = torch.zeros(1, n_channels, side, side)
+    if isinstance(model, BoxModel):
+        model.find(image_1CSS)
+    else:
+        embeddings_1F = model.embed(image_1CSS)
+        model.classify(embeddings_1F, torch.tensor([1]))
+        if model.slice_classifier is not None:
+            model.classify_slices(embeddings_1F)
     for hook in hooks:
         hook.remove()
     return shapes
 
 
 def _shape(output: Any) -> tuple[int, ...]:
-    """The shape of what a layer gives for the slice; of several tensors, the first's."""
-    while isinstance(output, tuple) and not isinstance(output, PackedSequence):
-        output = output[0]
+    """The shape of what a layer gives for the slice; of several tensors, the first's; of no tensor, none."""
+    while isinstance(output, tuple | list | dict) and not isinstance(output, PackedSequence) and output:
+        output = next(iter(output.values() if isinstance(output, dict) else output))
     tensor = output.data if isinstance(output, PackedSequence) else output
-    return tuple(tensor.shape[1:])
+    return tuple(tensor.shape[1:]) if isinstance(tensor, torch.Tensor) else ()

@@ -3,6 +3,7 @@
 from rsna_e2e.config import ModelConfig
 from rsna_e2e.model.box_model import BoxModel
 from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.segmenter import Segmenter
 from rsna_e2e.tasks.task import Task
 
 Network = JointModel | BoxModel
@@ -15,4 +16,6 @@ def make_network(config: ModelConfig, task: Task, *, n_channels: int | None = No
         from rsna_e2e.model.detector import Detector  # torchvision's detectors take a second to load
 
         return Detector(config, n_channels=n_channels, n_classes=len(task.boxes))
+    if config.segmenter is not None:
+        return Segmenter(config.segmenter, n_channels=n_channels)
     return JointModel.for_task(config, task, n_channels=n_channels)

@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.limits import MAX_LUT_ENTRIES
 from rsna_e2e.core.records import Column, VoiLut
 from rsna_e2e.store.layout import LUTS, PREPARE_AGAIN, StoreError
 
 MOST_BYTES = 1 << 30  # of the entries of all LUTs: a table of 4,096 for each of 131,072 images
-_COUNTED = 64  # bytes of a row beside its entries
+_COUNTED = 512  # bytes of a row beside its entries, at most: of one that is a row group of its own
 _SCHEMA = pa.schema(
     [("sha256", pa.string()), ("first", pa.int32()), ("bits", pa.int32()), ("entries", pa.binary())]  # uint16, "<u2"
 )
@@ -31,6 +32,15 @@ def is_possible(lut: VoiLut) -> bool:
     )
 
 
+def check_room(raw: Path, n_bytes: int) -> None:
+    """Raise BadInputError where the distinct LUTs of the images in `raw` take more bytes than a store may hold."""
+    if n_bytes > MOST_BYTES:
+        raise BadInputError(
+            f"{raw}: the VOI LUTs of its radiographs take {n_bytes:,} bytes in all, and a store holds up to "
+            f"{MOST_BYTES:,}. Divide them between several stores"
+        )
+
+
 def luts_to_table(luts: Mapping[str, VoiLut]) -> Any:
     """Return LUTs by their sha256 as an Arrow table."""
     rows = [
@@ -44,7 +54,8 @@ def write_luts(path: Path, tables: Iterable[Any]) -> None:
     """Write the file of LUTs from tables of `luts_to_table`, of which several may hold the same; one after the other,
     so that it takes little memory."""
     known: set[str] = set()
-    with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+    plain = {"use_dictionary": False, "write_statistics": False}  # either would hold entries once more
+    with pq.ParquetWriter(path, _SCHEMA, compression="zstd", **plain) as writer:
         for table in tables:
             is_new = [name not in known for name in table["sha256"].to_pylist()]
             known.update(table["sha256"].to_pylist())

@@ -101,13 +101,9 @@ class Stepper:
         self.optimizer.zero_grad()
         restore_buffers = snapshot(moving_buffers(self._model))
         losses, recompute_error, heads_agree = self._accumulate(step, batches)
-        norm = self._clip()
-        own = torch.tensor([float(_n_own(batch)) for batch in batches], device=self._compute.device)
-        largest = self._ranks.max_(torch.cat([recompute_error, own]))
-        names = self._objective.names
-        found = torch.cat([losses, norm.reshape(1), largest]).tolist()
-        parts = dict(zip(names, found, strict=False))
-        gradient_norm, error, *largest_shares = found[len(names) :]
+        found = self._read(losses, self._clip(), recompute_error, batches)
+        parts = dict(zip(self._objective.names, found, strict=False))
+        gradient_norm, error, *largest_shares = found[len(parts) :]
         is_finite_loss = all(map(math.isfinite, parts.values()))
         is_skipped = not (is_finite_loss and math.isfinite(gradient_norm))
         loss, series_loss = parts.pop("loss"), parts.pop("series_loss", 0.0)
@@ -129,6 +125,16 @@ class Stepper:
             heads_agree=heads_agree,
             busy_share=sum(len(batch.rows) for batch in batches) / (self._ranks.n_ranks * sum(largest_shares)),
         )
+
+    def _read(
+        self, losses: torch.Tensor, norm: torch.Tensor, recompute_error: torch.Tensor, batches: Sequence[SeriesBatch]
+    ) -> list[float]:
+        """Return the losses, the norm, the largest error of all ranks, and of each batch the largest share of a rank;
+        the device is waited for once."""
+        own = torch.tensor([float(_n_own(batch)) for batch in batches], device=self._compute.device)
+        largest = self._ranks.max_(torch.cat([recompute_error, own]))
+        values: list[float] = torch.cat([losses, norm.reshape(1), largest]).tolist()
+        return values
 
     def _accumulate(self, step: int, batches: Sequence[SeriesBatch]) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """Leave the gradients of all batches, summed over ranks; return the losses, this rank's error of recomputation,

@@ -1,5 +1,6 @@
 """The command line as a user meets it: quick help, one line for every mistake, the documented exit code."""
 
+import argparse
 import errno
 import os
 import re
@@ -7,12 +8,15 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import small
 
 from rsna_e2e.cli import main
+from rsna_e2e.cli.program import _parser
 from rsna_e2e.config import load_config
 from rsna_e2e.store import FORMAT_VERSION, Store
 from rsna_e2e.training.foretell import describe_epochs
@@ -21,7 +25,7 @@ from rsna_e2e.training.launch import for_libraries
 VERBS = (
     *("synth", "prepare", "store verify", "store repair", "export-shards", "inspect", "quirks", "import-weights"),
     *("find-lr", "train", "embed", "import-embeddings", "predict", "bag", "smooth", "evaluate", "pipeline", "bench"),
-    *("explain", "merge", "settings", "tasks", "baseline", "label"),
+    *("explain", "gate", "merge", "settings", "tasks", "baseline", "label"),
 )
 HELP_LIMIT_S = 0.5
 RUNS = Path(__file__).parents[2] / "docs" / "runs.md"
@@ -48,6 +52,36 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
         main([*verb.split(), "--help"])
     assert end.value.code == 0
     assert f"  rsna-e2e {verb} " in capsys.readouterr().out.split("example")[-1]
+
+
+def _verbs(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from _verbs(verb)
+
+
+def _positional(verb: argparse.ArgumentParser) -> Iterator[str]:
+    """As many words as a verb needs."""
+    for action in verb._actions:
+        if action.required:
+            yield from [*action.option_strings[:1], *["0"] * (2 if action.nargs == "+" else 1)]
+
+
+def test_of_two_switches_for_one_thing_the_default_is_the_one_that_says_so() -> None:
+    n_pairs = 0
+    for verb in _verbs(_parser()):
+        switches = defaultdict(list)
+        for action in verb._actions:
+            if isinstance(action.const, bool):
+                switches[action.dest].append(action)
+        for name, actions in switches.items():
+            if len(actions) > 1:
+                (default,) = [action for action in actions if "the default" in (action.help or "")]
+                assert getattr(verb.parse_known_args([*_positional(verb)])[0], name) == default.const, verb.prog
+                n_pairs += 1
+    assert n_pairs >= 4  # --consistent and --raw of predict, bag, merge and smooth
 
 
 def _says(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> str:

@@ -1,8 +1,10 @@
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import pytest
 
-from rsna_e2e.config import RECIPES, load_config, save_config
+from rsna_e2e.config import RECIPES, Frozen, load_config, load_two_stage, save_config
 from rsna_e2e.core.errors import BadInputError, UsageError
 
 
@@ -61,3 +63,27 @@ def test_a_yaml_tag_builds_no_object(tmp_path: Path) -> None:
     with pytest.raises(BadInputError):
         load_config(path)
     assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("load", "recipe", "at"), [(load_config, "demo", ""), (load_two_stage, "pe_reference", "images.")]
+)
+def test_settings_after_a_section_in_braces_apply_on_top_of_it(
+    load: Callable[..., Frozen], recipe: str, at: str
+) -> None:
+    """Whether the braces name them, or leave them their defaults, and also in a section of theirs."""
+    braces = f"{at}slice_phase={{epochs: 90, optimizer: {{learning_rate: 0.003}}}}"
+    further = {"slices_per_batch": 7, "epochs": 91, "optimizer.momentum": 0.5}
+    config = load(recipe, [braces, *(f"{at}slice_phase.{name}={value}" for name, value in further.items())])
+    found = (config.images if at else config).slice_phase.model_dump()  # type: ignore[attr-defined]
+    for name, value in further.items():
+        assert reduce(dict.__getitem__, name.split("."), found) == value
+    assert (found["optimizer"]["learning_rate"], found["optimizer"]["name"]) == (0.003, "adamw")
+    rate = [f"{at}slice_phase={{epochs: 90}}", f"{at}slice_phase.optimizer.learning_rate=0.5"]
+    assert load(recipe, rate) == load(recipe, [f"{at}slice_phase={{epochs: 90, optimizer: {{learning_rate: 0.5}}}}"])
+    with pytest.raises(UsageError, match="augment is null in this recipe, not a section"):
+        load(recipe, [braces, f"{at}slice_phase.augment.hflip_probability=0.5"])
+    with pytest.raises(UsageError, match=r"there is no 'epoch'\. Near: "):
+        load(recipe, [braces, f"{at}slice_phase.epoch=3"])
+    with pytest.raises(UsageError, match=r"slice_phase\.optimizer: Field required"):
+        load(recipe, [f"{at}slice_phase={{epochs: 90}}", f"{at}slice_phase.slices_per_batch=3"])

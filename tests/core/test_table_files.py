@@ -191,6 +191,7 @@ READERS: dict[str, Callable[[Path, Path], list[object]]] = {
     "truth": lambda pipe, folder: ["evaluate", folder / "a.csv", pipe, "--out", folder / "out"],
     "bag": lambda pipe, folder: ["bag", pipe, "--out", folder / "out"],
     "smooth": lambda pipe, folder: ["smooth", pipe, "--out", folder / "out"],
+    "gate": lambda pipe, folder: ["gate", pipe, folder / "a.csv", "--least", "0.5", "--out", folder / "out"],
     "ids": lambda pipe, folder: [
         *("import-embeddings", folder / "a.npz", folder / "out", "--store", folder / "store", "--part", "test"),
         *("--ids", pipe, "--name", "x"),

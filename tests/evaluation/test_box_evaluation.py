@@ -12,10 +12,12 @@ from real_tables import labels_zip, read_headers, read_rows
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import sha256_of
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation import baselines
 from rsna_e2e.evaluation.boxes import evaluate_boxes
-from rsna_e2e.inference.submission import prepare_submission, write_box_submission
+from rsna_e2e.inference.predictions import PredictionTable
+from rsna_e2e.inference.submission import prepare_submission, write_box_submission, write_submission
 from rsna_e2e.tasks.boxes import make_boxes
 from rsna_e2e.tasks.labels import BoxTable, read_box_submission, read_labels
 from rsna_e2e.tasks.metrics import auc
@@ -24,6 +26,7 @@ from rsna_e2e.tasks.pneumonia import PNEUMONIA
 TRUTH = "patientId,x,y,width,height,Target\na,0,0,10,10,1\nb,,,,,0\nc,0,0,10,10,1\nc,20,0,10,10,1\nd,,,,,0\n"
 # a: found at every threshold; b: found nothing; c: one of two found at 0.40 and 0.45 alone, IoU 0.5; d: nothing
 SUBMISSION = "patientId,PredictionString\na,0.9 0.0 0.0 10.0 10.0\nb,0.8 1.0 2.0 3.0 4.0\nc,0.5 20.0 0.0 10.0 5.0\nd,\n"
+LABELS = ("opacity", "other_abnormal", "normal")
 PRECISION = {"a": 1.0, "b": 0.0, "c": 2 / 8 * 1 / 2}
 
 
@@ -84,7 +87,7 @@ def test_submissions_and_labels_are_told_apart(tmp_path: Path) -> None:
 def test_scores_by_hand(tmp_path: Path) -> None:
     found = evaluate_boxes(*write(tmp_path), task=PNEUMONIA, n_bootstrap=100)
     assert found.image_ids == ["a", "b", "c", "d"]
-    assert (found.n_scored, found.n_boxes, found.n_predicted, found.n_images_with_boxes) == (3, 3, 3, 2)
+    assert (found.n_scored, len(found.true), len(found.predicted), found.n_images_with_boxes) == (3, 3, 3, 2)
     assert found.box_precision.value == pytest.approx(sum(PRECISION.values()) / 3, abs=1e-12)
     assert found.box_precision.low < found.box_precision.value < found.box_precision.high
     # What boxes cover: a all; c 50 of the 200 that are true, and nothing else
@@ -93,6 +96,13 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     # By falling score: found, missed, missed (IoU 0.5 is not above it); four images
     assert found.average_precision == pytest.approx(1 / 3, abs=1e-12)
     assert found.sensitivity[0.125] == pytest.approx(1 / 3, abs=1e-12)
+    # Of a, b and c: 1, 0, and a half until IoU 0.5 is not above the threshold
+    expected = {at: (1.5 if at < 0.5 else 1.0) / 3 for at in found.precision_by_iou}
+    assert found.precision_by_iou == pytest.approx(expected, abs=1e-12)
+    assert np.mean(list(found.precision_by_iou.values())) == pytest.approx(found.box_precision.value, abs=1e-12)
+    # Highest scores of a and c, with boxes, 0.9 and 0.5; of b and d, without, 0.8 and 0: 3 of 4 pairs are in order
+    assert found.image_auc.value == 0.75
+    assert found.by_view == ()
     none, medians = found.floors
     assert none.box_precision == 0.0
     assert medians.name == "the median boxes on every image"
@@ -107,12 +117,61 @@ def test_scores_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert said.startswith("box precision 0.3750 [")
     assert "over 3 of 4 images, those with boxes, 3 true and 3 predicted" in said
     assert "without pixels: no boxes 0.0000, the median boxes on every image 0.3750" in said
+    assert said.endswith(f"report: {tmp_path}/report/report.html\n")
+    assert "AUC of an image's highest score for whether it has boxes: 0.750 [" in said
     content = json.loads((tmp_path / "report/metrics.json").read_text())
     assert content["box_precision"]["value"] == pytest.approx(0.375, abs=1e-12)
     assert content["task"] == "pneumonia"
     words = ["evaluate", str(submission), str(truth), "--series", str(truth)]
     assert main(words) == 2
     assert "--series: boxes are scored image by image" in capsys.readouterr().err
+
+
+def test_nothing_of_an_earlier_evaluation_stays_beside_that_of_boxes(tmp_path: Path) -> None:
+    boxes, truth = write(tmp_path)
+    images = tmp_path / "p.csv"
+    images.write_text("ID,Label\na_opacity,0.9\nb_opacity,0.2\nc_opacity,0.8\nd_opacity,0.1\n")
+    report = tmp_path / "report"
+    for submission, expected in ((images, "metrics.csv metrics.json report.html"), (boxes, "metrics.json report.html")):
+        assert main(["evaluate", str(submission), str(truth), "--task", "pneumonia", "--out", str(report)]) == 0
+        assert sorted(path.name for path in report.iterdir()) == expected.split()
+
+
+def test_a_further_table_of_truth_tells_the_labels_without_boxes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, truth = write(tmp_path)
+    words = {"a": "Lung Opacity", "b": "Normal", "c": "Lung Opacity", "d": "No Lung Opacity / Not Normal"}
+    (tmp_path / "d.csv").write_text("\n".join(["patientId,class", *(f"{one},{word}" for one, word in words.items())]))
+    values = {"a": (0.8, 0.1, 0.1), "b": (0.3, 0.4, 0.3), "c": (0.6, 0.3, 0.1), "d": (0.1, 0.2, 0.7)}
+    rows = [f"{one}_{name},{value}" for one, three in values.items() for name, value in zip(LABELS, three, strict=True)]
+    (tmp_path / "p.csv").write_text("\n".join(["ID,Label", *rows]))
+    evaluate = ["evaluate", str(tmp_path / "p.csv"), str(truth), "--task", "pneumonia", "--out", str(tmp_path / "out")]
+    assert main(evaluate) == 0
+    assert "other_abnormal" not in (tmp_path / "out/metrics.csv").read_text()
+    assert main([*evaluate, "--also", str(tmp_path / "d.csv")]) == 0
+    content = json.loads((tmp_path / "out/metrics.json").read_text())
+    found = {one["label"]: one["auc"]["value"] for one in content["labels"] if one["level"] == "slice"}
+    # of three pairs each: d, which is abnormal, is below b and c and above a; b, which is normal, below d alone
+    assert found == pytest.approx({"opacity": 1.0, "other_abnormal": 1 / 3, "normal": 2 / 3})
+    assert content["further_truth"] == {"name": "d.csv", "sha256": sha256_of(tmp_path / "d.csv")}
+    assert "d.csv" in (tmp_path / "out/report.html").read_text()
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "s.csv"), str(truth), "--also", str(tmp_path / "d.csv")]) == 0
+    assert capsys.readouterr().out.startswith("box precision 0.3750 [")
+
+
+def test_a_submission_of_probabilities_takes_the_place_of_one_of_boxes_with_its_tables(tmp_path: Path) -> None:
+    table = PredictionTable(
+        image_ids=["a"],
+        series_keys=["s"],
+        slice_index=np.zeros(1, np.int64),
+        position_mm=np.zeros(1),
+        probability=np.full((1, 3), 0.5),
+    )
+    write_box_submission(tmp_path / "s.csv", PNEUMONIA, BoxTable(image_ids=["a"], boxes=make_boxes([], [])))
+    write_submission(tmp_path / "s.csv", PNEUMONIA, table)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.csv", "s.csv.predictions.parquet"]
 
 
 def test_images_without_known_boxes_and_missing_ones(tmp_path: Path) -> None:

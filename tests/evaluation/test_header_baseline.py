@@ -226,6 +226,6 @@ def test_real_headers_of_chest_radiographs_say_what_they_are_known_to() -> None:
         learned = features[fold != number], labels[fold != number, None], np.ones((fold != number).sum())
         found[fold == number] = by_forest(*learned, features[fold == number], seed=0)[:, 0]
     assert metrics.auc(labels, found) == pytest.approx(0.7252, abs=0.01)
-    within = metrics.auc_within(features[:, 0], labels, found)
+    within = metrics.auc_by_group(labels, found, features[:, 0])
     assert metrics.auc(labels, features[:, 0]) == pytest.approx((1 + 4664 / 6012 - 7509 / 20672) / 2, abs=1e-9)
     assert max(within.values()) < 0.65

@@ -19,7 +19,10 @@ from stores import edit_set, sign
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.reasons import Reason
+from rsna_e2e.core.records import Refusal
 from rsna_e2e.evaluation.inspection import inspect_raw, inspect_store, who_is, write_inspection
+from rsna_e2e.evaluation.inspection.content import is_no_image
 from rsna_e2e.evaluation.inspection.findings import find
 from rsna_e2e.evaluation.inspection.geometry import describe_geometry
 from rsna_e2e.evaluation.inspection.sheets import contact_sheets
@@ -51,7 +54,7 @@ def write_raw(raw: Path) -> None:
     write(
         raw, "single", [7], patient="ID-p1", StudyInstanceUID=uid(2, "gap"), SeriesInstanceUID="1.2.826.3.1", seeds=[90]
     )
-    for name in ("Doe^John.txt", "note.txt"):
+    for name in ("Doe^John.TXT", "note.dcm"):
         (raw / name).write_text("no image")
     ids = [f"ID_{name}_{i}" for name, values in LABELS.items() for i in range(len(values))]
     write_labels(raw / "stage_2_train.csv", ICH, ids, np.concatenate([np.array(v) for v in LABELS.values()]))
@@ -270,6 +273,7 @@ def test_refusals_come_without_paths(content: Content, of_raw: tuple[Content, Sl
     refusals = content["refusals"]
     assert [(one["reason"], one["n"]) for one in refusals] == [("not_dicom", 2)]
     assert set(refusals[0]) == {"reason", "n", "example"}
+    assert (content["n_refused"], content["n_no_images"]) == (2, 1)
     for made_of in (content, of_raw[0]):
         assert "Doe" not in json.dumps(made_of)
 
@@ -290,6 +294,19 @@ def test_what_was_planted_is_found_and_nothing_else(content: Content, of_raw: tu
     assert {finding["title"] for finding in of_raw[0]["findings"]} == FINDINGS - {"Equal slices in different patients"}
     levels = [finding["level"] for finding in content["findings"]]
     assert levels == sorted(levels, reverse=True)  # warnings before notes
+
+
+def test_files_that_are_no_images_by_their_names_are_no_refusals_to_worry_about(content: Content) -> None:
+    """Beside one that may have been an image."""
+    by_name = content | {"n_refused": 100, "n_no_images": 100}
+    assert "Many refusals" not in {finding["title"] for finding in find(by_name)}
+    (text,) = [one["text"] for one in find(content) if one["title"] == "Many refusals"]
+    assert text.startswith("1 of 16 files or slices (6.2%)")
+    for path in ("a/truth.json", "labels.csv", "labels.csv.gz", "x.YAML"):
+        assert is_no_image(Refusal(path, Reason.NOT_DICOM, ""))
+    for path in ("a.dcm", "truth", "x.json.dcm", "x.gz"):
+        assert not is_no_image(Refusal(path, Reason.NOT_DICOM, ""))
+    assert not is_no_image(Refusal("slice.txt", Reason.TRUNCATED, ""))  # a DICOM file, whatever its name
 
 
 @pytest.mark.parametrize(
@@ -331,7 +348,7 @@ def test_the_page_is_self_contained_and_names_nobody(folder: Path, raw: Path, st
     for name in ("patient_id", "study_uid", "series_uid", "image_id"):
         for value in set(store.index[name]):
             assert value not in text
-    for word in (str(raw.parent), "Doe", "note.txt"):
+    for word in (str(raw.parent), "Doe", "note.dcm"):
         assert word not in text
 
 

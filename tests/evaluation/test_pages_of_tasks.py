@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -64,8 +65,8 @@ class FakeRadiographs(FakeStore):
 
     def presentation(self, row: int) -> Presentation:
         window = {"voi_function": "LINEAR_EXACT", "window_center": 500.0, "window_width": 1000.0}
-        form = {"value_offset": 0, "slope": 1.0, "intercept": 0.0, "bits_stored": 12, "photometric": "MONOCHROME1"}
-        return Presentation(**form, **window)  # type: ignore[arg-type]
+        form = {"value_offset": 0, "pixel_representation": 0, "slope": 1.0, "intercept": 0.0, "bits_stored": 12}
+        return Presentation(photometric="MONOCHROME1", **form, **window)  # type: ignore[arg-type]
 
 
 def report_of(task: Task, folder: Path, *, n_slices: int, store: FakeStore) -> str:
@@ -112,6 +113,17 @@ def test_a_report_shows_radiographs_as_a_screen_does(tmp_path: Path) -> None:
     assert "slice normal" not in page
     assert "slices shown" not in page
     assert strange_words(page) == []
+
+
+def test_series_of_one_slice_each_are_not_scored_once_more(tmp_path: Path) -> None:
+    """With intervals, whose resamples are of series still, and nothing that says that these are not known."""
+    for n_slices, levels in ((20, {"slice", "series"}), (1, {"slice"})):
+        page = report_of(OWN, tmp_path, n_slices=n_slices, store=FakeStore(tmp_path, {}))
+        content = json.loads((tmp_path / "out/metrics.json").read_text())
+        assert {one["level"] for one in content["labels"]} == levels
+        assert ("AUC of “dense”, series" in page) == ('swatch line series"' in page) == (n_slices > 1)
+        assert "not known which series" not in page
+    assert content["labels"][0]["auc"]["low"] is not None
 
 
 def test_an_inspection_speaks_of_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,21 @@
 """What a radiograph looks like is the same in every way that DICOM has of storing it, and what pydicom makes of it."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
+import phantoms
+import pydicom
 import pytest
+import radiographs
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_voi_lut
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
+from rsna_e2e import dicom
 from rsna_e2e.config import AugmentConfig
-from rsna_e2e.core.records import Presentation, VoiLut
+from rsna_e2e.core.records import Presentation, Refusal, VoiLut
 from rsna_e2e.loader.geometry import series_generator
 from rsna_e2e.loader.present import (
     STILL,
@@ -26,7 +32,7 @@ LUTS: dict[str, VoiLut] = {}
 
 def image(bits: int, **columns: object) -> Presentation:
     """How an image is shown; `columns` are other than those of a file that says nothing."""
-    plain = {"value_offset": 0, "slope": 1.0, "intercept": 0.0, "photometric": "MONOCHROME2"}
+    plain = {"value_offset": 0, "pixel_representation": 0, "slope": 1.0, "intercept": 0.0, "photometric": "MONOCHROME2"}
     return Presentation(**{"bits_stored": bits, **plain, **columns})  # type: ignore[arg-type]
 
 
@@ -64,7 +70,7 @@ def test_windows_are_those_of_the_standard(
     function: str, center: float, width: float, expected: dict[int, float]
 ) -> None:
     shares = np.array(list(expected.values()))
-    as_is = windowed(16, function, center, width)
+    as_is = windowed(16, function, center, width, pixel_representation=1)
     np.testing.assert_allclose(shown(as_is, np.array(list(expected))), shares, rtol=0, atol=ROUNDED)
     inverse = replace(as_is, photometric="MONOCHROME1")
     np.testing.assert_allclose(shown(inverse, np.array(list(expected))), 1 - shares, rtol=0, atol=ROUNDED)
@@ -78,7 +84,7 @@ def test_a_lut_goes_on_as_it_ends() -> None:
 
 def test_without_a_window_all_of_8_bits_is_shown_and_the_percentiles_of_more() -> None:
     np.testing.assert_allclose(shown(EIGHT, np.array([0, 51, 255])), [0, 0.2, 1], atol=ROUNDED)
-    signed = replace(EIGHT, low_grey=-100)
+    signed = replace(EIGHT, pixel_representation=1)  # by which alone it is told: no grey below 0 occurs
     np.testing.assert_allclose(shown(signed, np.array([-128, -77, 127])), [0, 0.2, 1], atol=ROUNDED)
     more = replace(EIGHT, bits_stored=12, low_grey=100, high_grey=1100)
     np.testing.assert_allclose(shown(more, np.array([0, 100, 350, 1100, 4095])), [0, 0, 0.25, 1, 1], atol=ROUNDED)
@@ -101,6 +107,71 @@ def test_padding_is_black_however_it_is_stored() -> None:
     assert shown(inverted, np.array([0, 1, 255])).tolist() == [0, 0, 0]
     np.testing.assert_allclose(shown(inverted, np.array([2, 51])), [253 / 255, 0.8], atol=ROUNDED)
     assert presentation_table(inverted, {}, Jitter(brightness=0.5))[:2].tolist() == [0, 0]
+
+
+def _shown_file(path: Path) -> np.ndarray:
+    """What is shown of a DICOM file."""
+    found = dicom.read_slice(path, "xr")
+    assert not isinstance(found, Refusal), found
+    record, values = found
+    known = {one.name: getattr(record, one.name, getattr(record.xray, one.name, None)) for one in fields(Presentation)}
+    present(values.reshape(-1), presentation_table(Presentation(**known)))  # type: ignore[arg-type]
+    return values
+
+
+# Bits stored, PixelRepresentation, PixelPaddingValue and limit, and a word of padding
+PADDING = {
+    "in the range": (12, 0, 4095, 4095, 4095),
+    "negative, of values without sign": (12, 0, 63536, 63536, 63536),
+    "a range above the bits stored": (12, 0, 61440, 65535, 63536),
+    "below the bits stored": (12, 1, -2000 - 4096, -2000 - 4096, 59440),
+    "of signed values, in all bits": (12, 1, -2000, -2000, 63536),
+    "of signed values, in the bits stored": (12, 1, -2000, -2000, 2096),
+    "above 15 bits": (15, 0, 32768, 65535, 40000),
+    "one byte": (7, 0, 255, 255, 255),
+}
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(("bits", "sign", "value", "limit", "word"), PADDING.values(), ids=PADDING)
+def test_padding_of_files_is_black_and_nothing_else_is(
+    bits: int, sign: int, value: int, limit: int, word: int, photometric: str, tmp_path: Path
+) -> None:
+    words = np.full((8, 8), word, np.uint8 if bits == 7 else np.uint16)
+    words[:, 4:] = word & ((1 << bits) - 1)  # would be the same without the bits above
+    words[:, 5:] = np.arange(40, 64).reshape(8, 3)
+    tags = {"PixelRepresentation": sign, "WindowCenter": 0, "WindowWidth": 1e6}
+    file = radiographs.dataset(words, bits, PhotometricInterpretation=photometric, **tags)
+    for name, number in (("PixelPaddingValue", value), ("PixelPaddingRangeLimit", limit)):
+        file.add_new(name, "SS" if sign else "US", number)
+    shown = _shown_file(phantoms.write_dicom(tmp_path / "a.dcm", file))
+    is_black = np.zeros((8, 8), bool)
+    is_black[:, :4] = True
+    of_bits = word & ((1 << bits) - 1)  # of 4: is padding itself where the file's range has it
+    stored = of_bits - (1 << bits) if sign and of_bits >> (bits - 1) else of_bits
+    is_black[:, 4] = value <= stored <= limit
+    np.testing.assert_array_equal(shown == 0, is_black)
+
+
+REAL = ["RG1_UNCR.dcm", "RG3_UNCR.dcm", *(pytest.param(f"RG{n}_J2KR.dcm", marks=pytest.mark.slow) for n in (1, 3))]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_radiograph_is_shown_as_pydicom_shows_it_and_bones_are_white(name: str) -> None:
+    """A chest of 15 bits, and an extremity of 10, both MONOCHROME1: by pydicom-data."""
+    path = Path(str(get_testdata_file(name)))
+    shown, file = _shown_file(path) / WHITE, pydicom.dcmread(path)
+    values = np.asarray(apply_voi_lut(apply_modality_lut(file.pixel_array, file), file), dtype=np.float64)
+    np.testing.assert_allclose(shown, 1 - values / ((1 << file.BitsStored) - 1), rtol=0, atol=ROUNDED)
+    if name.startswith("RG1"):
+        rows, columns = shown.shape
+        left, spine, right = (
+            np.median(shown[int(0.3 * rows) : int(0.5 * rows), int(x * columns) : int((x + 0.08) * columns)])
+            for x in (0.25, 0.46, 0.67)
+        )
+        beside_the_neck = np.median(shown[:100, [*range(100), *range(-100, 0)]])
+        assert spine > 1.3 * max(left, right)
+        assert min(left, right) > 1.3 * beside_the_neck
 
 
 def _random_form(rng: np.random.Generator) -> tuple[Dataset, np.ndarray]:
@@ -134,6 +205,7 @@ def _image(dataset: Dataset) -> Presentation:
     form = {
         "value_offset": 32768 if dataset.BitsStored == 16 and not dataset.PixelRepresentation else 0,
         "photometric": dataset.PhotometricInterpretation,
+        "pixel_representation": dataset.PixelRepresentation,
     }
     bits = dataset.BitsStored
     if "VOILUTSequence" in dataset:
@@ -180,7 +252,7 @@ SPELLINGS: dict[str, tuple[Presentation, Callable[[np.ndarray], np.ndarray], flo
         1 / 1000,
     ),
     "12 bits, signed": (
-        windowed(12, "LINEAR", 0, 4096),
+        windowed(12, "LINEAR", 0, 4096, pixel_representation=1),
         lambda y: 4095 * y - 2048,
         1 / 4095,
     ),

@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import RawFile
 from rsna_e2e.dicom.header import read_voi_lut
-from rsna_e2e.store import Store, verify_store
+from rsna_e2e.store import Store, luts, verify_store
 from rsna_e2e.store.prepare import (
     NothingTakenError,
     Part,
@@ -29,9 +30,11 @@ from rsna_e2e.store.prepare import (
     pseudonymous_keys,
     read_raw,
     repair,
+    run,
 )
 from rsna_e2e.store.prepare.patients import with_patients_of_xrays
 from rsna_e2e.store.pseudonyms import Pseudonyms
+from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.task import Csv, Inputs, Labels, Task
 
@@ -41,7 +44,7 @@ OUTCOME = Task(
     title="Outcome",
     slices=Labels(names=("died",), weights=(1.0,)),
     headline="died",
-    inputs=Inputs(windows_hu=((16383.5, 32767.0),), mean=(0.5,), std=(0.25,)),
+    inputs=Inputs(windows_hu=((16383.5, 32767.0),), mean=(0.5,), std=(0.25,), values="grey"),
     csv=Csv(columns=("ID", "Value"), slice_id="{slice}"),
 )
 GREY = chest()
@@ -100,6 +103,25 @@ def test_luts_are_stored_once_and_named_by_their_images(raw: Path, store: Store)
     assert lut is not None
     np.testing.assert_array_equal(store.luts[name].entries, lut.entries)
     assert len(store.luts) == 1
+
+
+def test_luts_that_no_store_may_hold_are_refused_before_pixels_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):  # the first two have one LUT
+        lut = voi_lut(np.arange(300) + number // 2 * 5, first=0, bits=16)
+        file = dataset(chest(seed=number), 12, VOILUTSequence=lut, SOPInstanceUID=f"1.2.{number}")
+        phantoms.write_dicom(tmp_path / "raw" / f"{number}.dcm", file)
+    monkeypatch.setattr(luts, "MOST_BYTES", 2 * 2 * 300)
+    assert len(make(tmp_path / "raw").luts) == 2
+    shutil.rmtree(tmp_path / "store")
+    monkeypatch.setattr(luts, "MOST_BYTES", 2 * 2 * 300 - 1)
+    monkeypatch.setattr(run, "_write_shards", lambda *_: pytest.fail("pixels were read"))
+    with pytest.raises(BadInputError, match=r"take 1,200 bytes in all, and a store holds up to 1,199\. Divide them"):
+        make(tmp_path / "raw")
+    with pytest.raises(BadInputError, match="Divide them"):
+        prepare_part(tmp_path / "raw", tmp_path / "store", Part(1, 1), task=OUTCOME, labels="none", reading=XRAYS)
+    assert not (tmp_path / "store").exists()
 
 
 def test_more_workers_and_an_archive_make_the_same_store(raw: Path, store: Store, tmp_path: Path) -> None:
@@ -239,7 +261,7 @@ def test_labels_by_folders(tmp_path: Path) -> None:
 def test_folders_of_several_labels(tmp_path: Path) -> None:
     for number, folder in enumerate(("Sub-Dural", "epidural", "none")):
         write_image(tmp_path / "raw" / folder / f"{number}.png", (chest(seed=number) >> 4).astype(np.uint8))
-    store = make(tmp_path / "raw", task=ICH, labels="folders", n_folds=2)
+    store = make(tmp_path / "raw", task=replace(ICH, inputs=OUTCOME.inputs), labels="folders", n_folds=2)
     names = [name for name in ICH.slices.names if name in ("epidural", "subdural", "any")]
     found = {
         image_id: [name for name in names if row[ICH.slices.index(name)] == 1]
@@ -344,6 +366,33 @@ def test_the_wrong_modality_is_named(raw: Path, tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "store").exists()
     code, said = _prepare(capsys, tmp_path / "ct", tmp_path / "store", "--require-hu", "--modality", "xr")
     assert code == 2
+
+
+@pytest.mark.parametrize("modality", ["ct", "xr"])
+def test_labels_of_a_task_of_the_other_modality_are_refused(
+    modality: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found or named, before a store is made or when it is there; without labels it is a store of any task."""
+    raw, store = tmp_path / "raw", tmp_path / "store"
+    if modality == "ct":
+        image_id = next(iter(phantoms.write_series(raw, name="a")))
+        task, what = "pneumonia", "read as CT, and the task pneumonia"
+    else:
+        write_image(raw / "a.png", (GREY >> 4).astype(np.uint8))
+        task, image_id, what = "ich", "a", "read as radiographs, and the task ich"
+    labels = [f"{image_id}_{name},0" for name in get_task(task).slices.names]
+    for place in ("stage_2_train.csv", "other.csv"):  # beside the files, by its name found; and named
+        (tmp_path / place).write_text("\n".join(["ID,Label", *labels]))
+    prepare = ["prepare", str(raw), str(store), "--modality", modality, "--task", task, "--jobs", "1"]
+    label = ["label", str(store), str(tmp_path / "other.csv"), "--task", task]
+    for words in (prepare, [*prepare, "--labels", str(tmp_path / "other.csv")]):
+        assert main(words) == 2
+        assert what in capsys.readouterr().err
+        assert not store.exists()
+    assert main([*prepare, "--labels", "none"]) == 0
+    assert main(label) == 2
+    assert what in capsys.readouterr().err
+    assert not (store / "tasks").exists()
 
 
 def test_a_folder_of_both_becomes_a_store_of_one(raw: Path, tmp_path: Path) -> None:

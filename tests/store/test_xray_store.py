@@ -42,6 +42,7 @@ def test_equal_presentations_are_equal(tmp_path: Path) -> None:
         slope=1.0,
         intercept=store.index["intercept"][3],
         bits_stored=16,
+        pixel_representation=1,
         photometric="MONOCHROME2",
         voi_function="SIGMOID",
         window_center=-0.5,
@@ -168,7 +169,7 @@ def test_luts_are_read_back_before_the_store_is_made(tmp_path: Path, kept: list[
 def test_a_file_that_claims_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_xray_store(tmp_path / "store")
     monkeypatch.setattr(luts, "MOST_BYTES", 1 << 20)
-    bomb = {"entries": bytes(1 << 20)}  # twice; packs to nearly nothing
-    _change(tmp_path / "store", lambda rows: [row.update(bomb) for row in rows])
+    bombs = [{"entries": bytes([i]) * (1 << 20)} for i in range(2)]  # packs to nearly nothing
+    _change(tmp_path / "store", lambda rows: [row.update(bomb) for row, bomb in zip(rows, bombs, strict=True)])
     with pytest.raises(StoreError, match="claims more than LUTs can hold"):
         Store.open(tmp_path / "store")

@@ -58,6 +58,28 @@ def test_columns_of_the_labels_may_be_named(store: Path, tmp_path: Path, capsys:
     np.testing.assert_array_equal(made, expected.labels[:, ICH.headline_index])
 
 
+def test_folders_may_be_the_labels(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = Store.open(store)
+    is_bleed = dict(zip(expected.index["image_id"], expected.labels[:, ICH.headline_index] == 1, strict=True))
+    for path in (store.parent / "raw").rglob("*.dcm"):
+        place = tmp_path / "raw" / ("subdural" if is_bleed[path.stem] else "no") / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes())
+    words = ["pipeline", "joint", "--out", str(tmp_path / "out"), "--labels", "folders", "--device", "cpu"]
+    words += ["--data", str(tmp_path / "raw"), "--set", "model.pretrained=false"]
+    assert main([*words, "--dry-run", "--no-probe"]) in (0, 5)
+    assert "0 in split test: to predict" in capsys.readouterr().out
+    assert main([*words, "--part", "prepare"]) == 0
+    made = Store.open(tmp_path / "out" / "store")
+    found = dict(zip(made.index["image_id"], made.labels[:, ICH.headline_index] == 1, strict=True))
+    assert found == is_bleed
+    capsys.readouterr()
+    assert main([*words, "--part", "prepare"]) == 0  # nothing is done twice
+    assert " + " not in capsys.readouterr().out
+    assert main([*words, "--part", "prepare", "--labels", str(tmp_path / "none.csv")]) == 3
+    assert "none.csv: no such file. Check the path" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("options", [["--labels", "none"], ["--columns", "ID=name"], ["--labels", "x.csv"]])
 def test_labels_that_would_not_be_read_are_refused(
     store: Path, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

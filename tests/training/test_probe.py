@@ -1,11 +1,18 @@
 """A probe measures every kind of step of a plan, and keeps to its time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import pytest
 from plans import make_data, of_two_stages, standing
+from radiographs import chest, write_image
 
+from rsna_e2e.core.records import RawFile
+from rsna_e2e.dicom import SliceHeader, grey, modalities
+from rsna_e2e.tasks.pneumonia import PNEUMONIA
 from rsna_e2e.training.pipeline.model_sizes import ModelSizes
 from rsna_e2e.training.pipeline.planned_step import Folders
 from rsna_e2e.training.pipeline.probe import Probe, slices_per_s
@@ -33,6 +40,22 @@ def test_a_probe_gives_every_step_a_time(root: Path, raw: str) -> None:
         "[4/5] train, head on embeddings",
         "[5/5] predict, head on embeddings",
     ]
+
+
+def test_files_are_read_as_those_of_the_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("rsna_e2e.training.pipeline.probe._startup_s", lambda: 0.0)
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png", (chest(seed=number) >> 4).astype(np.uint8))
+    read: list[str] = []
+
+    def read_grey(stream: BinaryIO, raw_file: RawFile, header: SliceHeader) -> object:
+        read.append(raw_file.name)
+        return grey.read_grey(stream, raw_file, header)
+
+    monkeypatch.setattr(modalities, "read_grey", read_grey)
+    prepare = replace(standing("prepare", "prepare").step, task=PNEUMONIA)
+    Probe([prepare], ModelSizes([prepare]), raw=tmp_path, device="cpu", say=lambda _: None).run()
+    assert set(read) == {"0.png", "1.png", "2.png"}
 
 
 def test_files_that_are_not_here_are_prepared_as_fast_as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

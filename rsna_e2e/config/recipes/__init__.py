@@ -15,6 +15,8 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "xray_boxes": xray_boxes.boxes,
     "xray_boxes_demo": xray_boxes.boxes_demo,
     "xray_masks": xray_boxes.masks,
+    "xray_segment": xray_boxes.segment,
+    "xray_segment_demo": xray_boxes.segment_demo,
 }
 
 TWO_STAGE_RECIPES: dict[str, Callable[[], TwoStageConfig]] = {

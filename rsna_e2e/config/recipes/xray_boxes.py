@@ -1,7 +1,9 @@
 """Recipes that find lung opacities on chest radiographs as boxes."""
 
-from rsna_e2e.config.boxes import DetectorConfig
-from rsna_e2e.config.model import ModelConfig
+from typing import Literal
+
+from rsna_e2e.config.boxes import DetectorConfig, SegmenterConfig
+from rsna_e2e.config.model import RESIDUAL, ModelConfig
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.sections import AugmentConfig, ImageConfig, LoaderConfig, OptimizerConfig, SlicePhaseConfig
 from rsna_e2e.tasks.pneumonia import PNEUMONIA
@@ -45,6 +47,24 @@ def masks() -> RunConfig:
     )
 
 
+def segment() -> RunConfig:
+    """The residual network of EC601's pneumonia project at 256 px, whose mask becomes boxes, on all images."""
+    return _segmenter("xray_segment", SegmenterConfig(), epochs=50, size=256, images_per_batch=16, sampling="all")
+
+
+def segment_demo() -> RunConfig:
+    """The same at half the width and 192 px, in minutes on two CPU cores."""
+    return _segmenter(
+        "xray_segment_demo",
+        SegmenterConfig(width=16),
+        epochs=30,
+        size=192,
+        images_per_batch=8,
+        sampling="balanced",
+        supersample=3,
+    )
+
+
 def boxes_demo() -> RunConfig:
     """RetinaNet on a small ResNet at 192 px, trained from scratch in minutes on two CPU cores."""
     return RunConfig(
@@ -57,12 +77,40 @@ def boxes_demo() -> RunConfig:
             backbone="resnet10t",
             backbone_arguments=_SMALL_RESNET,
             head="none",
-            detector=DetectorConfig(name="retinanet", pyramid_width=64, anchor_sides_px=(24, 48, 96)),
+            detector=DetectorConfig(name="retinanet", pyramid_width=64, anchor_sides_px=(24, 48, 72, 96)),
         ),
         slice_phase=SlicePhaseConfig(
             epochs=30, slices_per_batch=8, sampling="balanced", optimizer=_adamw(1e-3, weight_decay=0.02)
         ),
         optimizer=_adamw(1e-3, weight_decay=0.02),
+    )
+
+
+def _segmenter(
+    recipe: str,
+    segmenter: SegmenterConfig,
+    *,
+    epochs: int,
+    size: int,
+    images_per_batch: int,
+    sampling: Literal["all", "balanced"],
+    supersample: int = 4,
+) -> RunConfig:
+    return RunConfig(
+        recipe=recipe,
+        task=PNEUMONIA,
+        epochs=0,
+        image=ImageConfig(size=size, crop="none", supersample=supersample),
+        augment=_UPRIGHT,
+        model=ModelConfig(backbone=RESIDUAL, head="none", segmenter=segmenter),
+        slice_phase=SlicePhaseConfig(
+            epochs=epochs,
+            slices_per_batch=images_per_batch,
+            sampling=sampling,
+            # EC601's: Adam, a cosine from 0.01 down
+            optimizer=OptimizerConfig(name="adam", learning_rate=0.01, schedule="cosine"),
+        ),
+        optimizer=OptimizerConfig(name="adam", learning_rate=0.01, schedule="cosine"),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rsna_e2e import __version__
+from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Progress, Refusal, no_progress
 from rsna_e2e.core.table_files import TableFile
 from rsna_e2e.evaluation.inspection.findings import find
@@ -26,6 +27,10 @@ from rsna_e2e.store.reader import check_labels
 from rsna_e2e.tasks.catalogue import get_task
 from rsna_e2e.tasks.task import Task
 
+# How files end that describe images, and are none
+_NO_IMAGES = tuple(
+    f".{kind}{packed}" for kind in ("csv", "json", "tsv", "txt", "yaml", "yml") for packed in ("", ".gz")
+)
 N_SAMPLED = 1000  # slices; their histogram differs from that of all by less than can be seen
 
 
@@ -101,6 +106,7 @@ def _content(slices: Slices) -> dict[str, Any]:
         "studies": describe_studies(slices),
         "refusals": _refusals(slices.refusals),
         "n_refused": len(slices.refusals),
+        "n_no_images": sum(map(is_no_image, slices.refusals)),
     }
 
 
@@ -110,6 +116,11 @@ def _histograms(slices: Slices, store: Store, rows: Rows, progress: Progress) ->
     if slices.are_radiographs:
         return {"hu": None, "grey": grey_histogram(store, rows, progress, windows=windows)}
     return {"hu": histogram(store, rows, progress, windows_hu=windows), "grey": None}
+
+
+def is_no_image(refusal: Refusal) -> bool:
+    """Whether a file was refused that its name says to be no image. In a store with hashed names none is known."""
+    return refusal.reason == Reason.NOT_DICOM and refusal.path.lower().endswith(_NO_IMAGES)
 
 
 def _refusals(refusals: Sequence[Refusal]) -> list[dict[str, Any]]:

@@ -146,7 +146,7 @@ def _about_pixels(content: dict[str, Any]) -> Iterator[_Finding]:
 
 
 def _about_files(content: dict[str, Any]) -> Iterator[_Finding]:
-    n, taken = content["n_refused"], content["counts"]["slices"]
+    n, taken = content["n_refused"] - content["n_no_images"], content["counts"]["slices"]
     if n > MANY_REFUSED * (n + taken):
         text = f"{n:,} of {n + taken:,} files or slices ({n / (n + taken):.1%}) were not taken; reasons are below."
         yield SEVERE, "Many refusals", text

@@ -10,6 +10,7 @@ import numpy as np
 from rsna_e2e.core.records import Float64Array, Rows
 from rsna_e2e.evaluation.inspection.slices import Slices
 from rsna_e2e.evaluation.inspection.tally import distribution, whole_numbers
+from rsna_e2e.tasks.boxes import placed
 
 MOST_BOXES = 10
 MAP_CELLS = 32  # along each side of an image
@@ -47,8 +48,7 @@ def _boxes(slices: Slices) -> dict[str, Any] | None:
     if not len(slices.box_rows):
         return None
     sides_K2 = np.stack([slices["columns"], slices["rows"]], axis=1)[slices.box_rows]
-    low_K2, high_K2 = (slices.box_edges.reshape(-1, 2, 2)[:, end] + 0.5 for end in (0, 1))
-    size_K2 = high_K2 - low_K2
+    low_K2, size_K2 = np.hsplit(placed(slices.box_edges), 2)
     images, n_boxes = np.unique(slices.box_rows, return_counts=True)
     return {
         "n": len(slices.box_rows),
@@ -57,7 +57,7 @@ def _boxes(slices: Slices) -> dict[str, Any] | None:
         "width_px": distribution(size_K2[:, 0]),
         "height_px": distribution(size_K2[:, 1]),
         "area_share": distribution(size_K2.prod(axis=1) / sides_K2.prod(axis=1)),
-        "map": _map(low_K2 / sides_K2, high_K2 / sides_K2).tolist(),
+        "map": _map(low_K2 / sides_K2, (low_K2 + size_K2) / sides_K2).tolist(),
     }
 
 

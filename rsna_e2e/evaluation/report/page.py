@@ -74,7 +74,8 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         levels=list(evaluation.levels),
         headline=evaluation.task.headline,
         left_out=evaluation.left_out,
-        is_competition=is_of_package(evaluation.task),  # with all its labels
+        # with all its labels; where there are boxes, the competition scored these
+        is_competition=is_of_package(evaluation.task) and not evaluation.task.boxes,
         few_series=evaluation.few_series,
         figures={
             "roc": roc_figure(evaluation),

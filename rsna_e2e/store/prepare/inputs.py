@@ -22,7 +22,7 @@ from rsna_e2e.store.content_box import CONTENT_FROM_HU
 from rsna_e2e.store.prepare.find_labels import LabelFiles, LabelSearch, read_label_file
 from rsna_e2e.store.prepare.label_folders import labels_of_folders
 from rsna_e2e.store.prepare.match_labels import LabelIds
-from rsna_e2e.store.prepare.reading import Reading, modality_of
+from rsna_e2e.store.prepare.reading import Reading, check_is_about, modality_of
 from rsna_e2e.tasks.task import Task
 
 # A label file, none, the names of folders, or what is found (None)
@@ -71,8 +71,8 @@ def read_inputs(
     raw: a folder or a zip archive. store: to be made of them, if any. labels: the label file, "none", or "folders"; by
     default what `LabelSearch` finds. image_ids: what slices are called in labels and store; "auto": what the labels
     call them. reading: by default of the task's modality. Raises BadInputError when `raw` is missing or of HDF5 shards
-    for X-rays, or the labels cannot be read, UsageError for a store inside `raw`, MissingCapabilityError without the
-    library that packs pixels.
+    for X-rays, or the labels cannot be read, UsageError for a store inside `raw` or labels of a task of the other
+    modality, MissingCapabilityError without the library that packs pixels.
     """
     check_codec(compression)
     reading = reading or Reading(modality=modality_of(task))
@@ -81,7 +81,7 @@ def read_inputs(
     source = open_source(raw)
     if source.has_shards and reading.modality == "xr":
         raise BadInputError(f"{raw}: HDF5 shards hold CT. Give the files of the X-rays, or read CT: --modality ct")
-    found = _find_labels(source, labels, task, has_patients=reading.modality == "xr")  # first, as they may be wrong
+    found = _find_labels(source, labels, task, reading)  # first, as they may be wrong
     files, not_found = _without_formulas(*source.find()) if reading.refuse_formulas else source.find()
     if labels == "folders":
         found = LabelFiles(files=[labels_of_folders(raw, files, task)], must_match=True)
@@ -99,10 +99,13 @@ def read_inputs(
     )
 
 
-def _find_labels(source: Source, labels: Labels, task: Task, *, has_patients: bool) -> LabelFiles:
+def _find_labels(source: Source, labels: Labels, task: Task, reading: Reading) -> LabelFiles:
     """Return the label file that was named, or those that may be of these images; no labels of folders."""
+    has_patients = reading.modality == "xr"
     if labels is None:
         return LabelSearch(source).read(task, has_patients=has_patients)
+    if labels != "none":
+        check_is_about(task, reading.values, source.path)
     if labels in ("none", "folders"):
         return LabelFiles()
     assert not isinstance(labels, str)

@@ -28,6 +28,7 @@ from rsna_e2e.store.prepare.find_labels import FoundLabels, LabelFile, LabelFile
 from rsna_e2e.store.prepare.label_report import LabelReport, describe_labels
 from rsna_e2e.store.prepare.match_labels import LabelIds, match_labels, with_labels
 from rsna_e2e.store.prepare.measure import measure_brain
+from rsna_e2e.store.prepare.reading import check_is_about
 from rsna_e2e.store.prepare.sets import Joined, divided, join, make_set
 from rsna_e2e.store.prepare.store_plan import with_image_ids
 from rsna_e2e.store.prepare.tables import Table, to_numpy
@@ -69,7 +70,7 @@ def label(
     unless `own_folds`. replaces: a set of this task that is there. pseudonyms: of a store with hashed identifiers.
     Raises what `read_labels` and `match_labels` raise, BadInputError for labels of no slice, StoreError for a damaged
     store, one that another process is writing to, or one that has labels of this task already, and UsageError where
-    patients keep their folds and are to be divided otherwise.
+    patients keep their folds and are to be divided otherwise, and for a task of the other modality.
     """
     started_s = time.perf_counter()
     files, file = _open(store, labels, task, replaces=replaces)
@@ -93,6 +94,7 @@ def label(
 
 def _open(store: Path, labels: Path | TableFile, task: Task, *, replaces: bool) -> tuple[StoreFiles, LabelFile]:
     files = StoreFiles.open(store)
+    check_is_about(task, files.manifest.values, store)
     if (store / SETS / task.name).exists() and not replaces:
         raise StoreError(f"{store}: has labels of task {task.name} already. To replace them, add --replace")
     return files, read_label_file(table_at(labels) if isinstance(labels, Path) else labels, task)

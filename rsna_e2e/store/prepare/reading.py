@@ -1,6 +1,7 @@
 """How raw files are read into a store: of which modality they have to be, and what else is refused or left out."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Modality, Values
@@ -31,6 +32,19 @@ class Reading:
     def values(self) -> Values:
         """What a store of such files holds."""
         return "grey" if self.modality == "xr" else "hu"
+
+
+_IMAGES: dict[Values, str] = {"hu": "CT", "grey": "radiographs"}
+
+
+def check_is_about(task: Task, values: Values, images: Path) -> None:
+    """Raise UsageError where labels of a task are for images of the other modality, of which it cannot be learned.
+    values: of the store that `images` are in, or are made into."""
+    if task.inputs.values != values:
+        raise UsageError(
+            f"{images}: read as {_IMAGES[values]}, and the task {task.name}, whose labels these would be, is about "
+            f"{_IMAGES[task.inputs.values]}. Give the --task that they are of, or leave the labels out: --labels none"
+        )
 
 
 def modality_of(task: Task) -> Modality:

@@ -18,6 +18,7 @@ from rsna_e2e.core.records import N_FOLDS, Column, Progress, Refusal, no_progres
 from rsna_e2e.dicom.image_ids import ImageIds
 from rsna_e2e.dicom.sources.files import Source
 from rsna_e2e.store import Compression, StoreWriter
+from rsna_e2e.store.luts import check_room
 from rsna_e2e.store.prepare.division import Division
 from rsna_e2e.store.prepare.index import index_columns, with_pseudonyms
 from rsna_e2e.store.prepare.inputs import Inputs, Labels, read_inputs
@@ -26,7 +27,7 @@ from rsna_e2e.store.prepare.match_labels import with_labels
 from rsna_e2e.store.prepare.patients import with_patients_of_xrays
 from rsna_e2e.store.prepare.pool import Pool
 from rsna_e2e.store.prepare.ray_pool import RayPool
-from rsna_e2e.store.prepare.reading import Reading
+from rsna_e2e.store.prepare.reading import Reading, check_is_about
 from rsna_e2e.store.prepare.report import NothingTakenError, Part, PartReport, Prepared, PrepareReport, make_report
 from rsna_e2e.store.prepare.sets import divided, join, make_set
 from rsna_e2e.store.prepare.space import enough_space
@@ -148,6 +149,9 @@ def _read_and_plan(inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress:
     inputs = replace(inputs, files=())
     plan = _plan(inputs, headers, pool, writer, progress)
     inputs.labels.taken(plan.match, inputs.task).check_copies(plan.further)
+    if plan.match.table is not None:
+        check_is_about(inputs.task, inputs.reading.values, inputs.source.path)
+    check_room(inputs.source.path, plan.lut_bytes)
     return inputs, plan
 
 

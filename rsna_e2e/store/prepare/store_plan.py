@@ -13,7 +13,17 @@ from rsna_e2e.store.prepare.match_labels import LabelIds, Match, further_labels,
 from rsna_e2e.store.prepare.patients import with_patients
 from rsna_e2e.store.prepare.pool import Begin, Lost
 from rsna_e2e.store.prepare.series_plan import Digest, Plan, find_copies, plan_series, plan_shards
-from rsna_e2e.store.prepare.tables import Table, file_names, plan_digest_of, read_note, read_notes, to_numpy, write_note
+from rsna_e2e.store.prepare.tables import (
+    XRAY_PREFIX,
+    Table,
+    file_names,
+    holds_xrays,
+    plan_digest_of,
+    read_note,
+    read_notes,
+    to_numpy,
+    write_note,
+)
 
 COPIES_PER_JOB = 256
 
@@ -31,13 +41,15 @@ class Copies:
 @dataclass(frozen=True, slots=True)
 class ShardPlans:
     """The shards to write, and what is refused by header or position. told_by: how many series were divided into
-    volumes by which element, by DICOM keyword. match: which labels there are; further: see `further_labels`."""
+    volumes by which element, by DICOM keyword. match: which labels there are; further: see `further_labels`. lut_bytes:
+    of the distinct VOI LUTs of X-rays."""
 
     shards: Sequence[ShardPlan]
     refused: Sequence[Refusal]
     told_by: Mapping[str, int]
     match: Match
     further: Mapping[str, Sequence[int]]
+    lut_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +85,8 @@ class MakePlan:
         for left in (*self.notes.glob("shard-*.arrow"), *self.shards.glob("*.h5")):  # of a plan with more shards
             if left not in known:
                 left.unlink()
-        return ShardPlans(shards, [*refused, *misplaced], plan.told_by, match, further)
+        lut_bytes = _lut_bytes(headers.take(plan.rows))
+        return ShardPlans(shards, [*refused, *misplaced], plan.told_by, match, further, lut_bytes)
 
     def _copies(self, headers: Table, copies: Rows) -> Copies:
         files = []
@@ -103,6 +116,14 @@ class MakePlan:
         if not shard.note.exists():
             write_note(shard.plan, taken.append_column("position_mm", [plan.position_mm[first:end]]), [])
         return shard
+
+
+def _lut_bytes(headers: Table) -> int:
+    """Bytes of the distinct VOI LUTs that headers name; 0 of CT."""
+    if not holds_xrays(headers):
+        return 0
+    names, sizes = headers[f"{XRAY_PREFIX}voi_lut"].to_pylist(), headers["lut_bytes"].to_pylist()
+    return sum(dict(zip(names, sizes, strict=True)).values())
 
 
 def with_image_ids(headers: Table, rows: Rows, match: Match) -> tuple[Table, dict[str, list[int]]]:

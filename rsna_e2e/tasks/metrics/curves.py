@@ -59,15 +59,6 @@ def auc(truth_N: Float64Array, score_N: Float64Array) -> float:
     return float(pair_share(positives_G, negatives_G))
 
 
-def auc_within(group_N: Column, truth_N: Float64Array, score_N: Float64Array) -> dict[str, float]:
-    """Return the area under the ROC curve of the samples of each group alone, by its name, in sorted order.
-
-    What tells groups apart, such as the view of a radiograph, says nothing within one.
-    """
-    names_N = group_N.astype(str)
-    return {name: auc(truth_N[names_N == name], score_N[names_N == name]) for name in np.unique(names_N).tolist()}
-
-
 def average_precision(truth_N: Float64Array, score_N: Float64Array) -> float:
     """Sum over distinct scores, from the highest, of precision times the rise in recall; NaN without positives."""
     _, positives_G, negatives_G = _descending_groups(truth_N, score_N)
@@ -107,3 +98,10 @@ def _descending_groups(truth_N: Float64Array, score_N: Float64Array) -> tuple[Fl
     negated_G, group_N = np.unique(-score_N, return_inverse=True)
     positives_G = np.bincount(group_N[truth_N == 1], minlength=len(negated_G))
     return -negated_G, positives_G, np.bincount(group_N, minlength=len(negated_G)) - positives_G
+
+
+def auc_by_group(truth_N: Float64Array, score_N: Float64Array, group_N: Column) -> dict[str, float]:
+    """Return the area under the ROC curve within each group of samples, by its name, in sorted order; NaN where it has
+    one class. What tells groups apart, such as the view of a radiograph, says nothing within one."""
+    names_N = group_N.astype(str)
+    return {name: auc(truth_N[names_N == name], score_N[names_N == name]) for name in np.unique(names_N).tolist()}

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def measure_data(folders: Folders, runs: list[RunConfig]) -> DataSize:
         with closing(Store.open(folders.store, runs[0].task.name)) as store:
             return _of_store(store, runs)
     assert folders.raw is not None
-    labels = None if folders.labels is None else table_at(folders.labels, dict(folders.columns))
+    labels = table_at(folders.labels, dict(folders.columns)) if isinstance(folders.labels, Path) else folders.labels
     raw = count_raw(folders.raw, task=resolve_task(runs[0]), labels=labels)
     if raw.n_files == 0:
         raise BadInputError(f"{folders.raw}: holds no files. Give the folder or archive of DICOM files")

@@ -26,6 +26,8 @@ def plan_prepare(folders: Folders, task: Task) -> Iterator[PlannedStep]:
         facts: dict[str, Any] = {
             "raw": hashlib.sha256(str(real_path(folders.raw)).encode()).hexdigest()[:16]  # the path stays here
         }
+        if folders.labels == "folders":
+            facts["labels"] = "folders"
         if folders.columns:
             labels += ["--columns", *("=".join(pair) for pair in folders.columns)]
             facts["columns"] = dict(folders.columns)
@@ -35,7 +37,7 @@ def plan_prepare(folders: Folders, task: Task) -> Iterator[PlannedStep]:
             verb="prepare",
             arguments=(str(folders.raw), str(folders.store), *labels),
             output=folders.store,
-            inputs=() if folders.labels is None else (folders.labels,),
+            inputs=(folders.labels,) if isinstance(folders.labels, Path) else (),
             facts=facts,
             task=task,
         )

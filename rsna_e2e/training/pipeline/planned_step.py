@@ -44,11 +44,12 @@ class PlannedStep:
 class Folders:
     """Where things are: raw DICOM files, if they are to be prepared, their labels, the store, and what is made.
 
-    columns: names of columns of the labels by what they hold, where their header does not say so.
+    labels: their file, or "folders", which are called like them. columns: names of columns of the labels by what they
+    hold, where their header does not say so.
     """
 
     raw: Path | None
-    labels: Path | None
+    labels: Path | Literal["folders"] | None
     store: Path
     out: Path
     columns: tuple[tuple[str, str], ...] = ()

@@ -13,9 +13,11 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.core.console import number
 from rsna_e2e.core.device import choose_device_type
 from rsna_e2e.core.process import available_cores
-from rsna_e2e.core.records import RawFile, Refusal
-from rsna_e2e.dicom import read_headers, read_hounsfield, refuse_on_error
+from rsna_e2e.core.records import Modality, RawFile, Refusal
+from rsna_e2e.dicom import read_values, refuse_on_error
+from rsna_e2e.dicom.modalities import read_any_headers
 from rsna_e2e.dicom.sources.files import Source, open_source
+from rsna_e2e.store.prepare import modality_of
 from rsna_e2e.training.pipeline.model_sizes import ModelSizes
 from rsna_e2e.training.pipeline.planned_step import JOINING, PlannedStep
 from rsna_e2e.training.pipeline.rates import PREPARED_PER_S, Basis
@@ -79,7 +81,8 @@ class Probe:
         if settings is None:
             if self._raw is None or open_source(self._raw).has_shards:
                 return PREPARED_PER_S, False
-            return _files_per_s(self._raw), True
+            assert step.task is not None, "a store is made for a task"
+            return _files_per_s(self._raw, modality_of(step.task)), True
         is_on_embeddings = settings.model.backbone == "none"
         deadline_s = time.monotonic() + BUDGET_S
 
@@ -148,24 +151,24 @@ def _startup_s() -> float:
     )
 
 
-def _files_per_s(raw: Path) -> float:
+def _files_per_s(raw: Path, modality: Modality) -> float:
     """Files that all cores read in a second."""
     source = open_source(raw)
     files = source.find()[0]
     chosen = [files[i] for i in np.linspace(0, len(files) - 1, FILES).astype(int)]
     began_s = time.monotonic()
     for raw_file in chosen:
-        _read(source, raw_file)
+        _read(source, raw_file, modality)
     return available_cores() * len(chosen) / (time.monotonic() - began_s)
 
 
-def _read(source: Source, raw_file: RawFile) -> None:
+def _read(source: Source, raw_file: RawFile, modality: Modality) -> None:
     """Read a file whole, as prepare does; whether it would be taken makes no difference here."""
 
     def read() -> None:
         with source.open(raw_file) as stream:
-            headers = read_headers(stream, raw_file)
+            headers = read_any_headers(stream, raw_file, modality)
             if not isinstance(headers, Refusal):
-                read_hounsfield(stream, raw_file, headers[0])
+                read_values(stream, raw_file, headers[0])
 
     refuse_on_error(raw_file.name, read)

@@ -15,6 +15,7 @@ from rsna_e2e.config import save_config
 from rsna_e2e.core.errors import BadInputError, CommandFailedError, PreemptedError, UsageError
 from rsna_e2e.core.files import lock_folder, make_folder, sha256_of
 from rsna_e2e.store import Store, is_store
+from rsna_e2e.store.embeddings import MANIFEST as EMBEDDINGS_MANIFEST
 from rsna_e2e.tasks.catalogue import is_of_package
 from rsna_e2e.tasks.files import task_as_yaml
 from rsna_e2e.training.checkpoint import drop_epochs
@@ -162,7 +163,9 @@ class Pipeline:
             made_of["data_hash"] = self._hash_of_data()  # None where the store is gone
         for path in step.inputs:
             if not path.is_file():
-                raise BadInputError(f"{path}: no such file. --embeddings are folders made by rsna-e2e embed")
+                is_of_embeddings = path.name == EMBEDDINGS_MANIFEST
+                advice = "--embeddings are folders made by rsna-e2e embed" if is_of_embeddings else "Check the path"
+                raise BadInputError(f"{path}: no such file. {advice}")
             made_of[f"input {path.parent.name}/{path.name}"] = sha256_of(path)
         return made_of | {f"after {name}": self._ledger(name).digest(name) for name in step.depends if name != PREPARE}
 
