@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from rsna_e2e.core.table_files import TableFile
 
 SEED = 0  # of what is drawn once
+# Named here too, because loading them takes longer than a --help may
+RECIPES_OF_RUNS = (
+    "demo, reference, ich_fastai, pe, pe_demo, xray_boxes, xray_boxes_demo, xray_masks, xray_segment, "
+    "xray_segment_demo, xray_classify, xray_classify_demo, xray_transfer, xray_transfer_demo"
+)
 
 
 def at_least_one(text: str) -> int:
@@ -168,12 +173,7 @@ def add_device(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def add_settings(
-    verb: argparse.ArgumentParser,
-    *,
-    file: str = "a config.yaml",
-    recipes: str = "demo, reference, ich_fastai, pe, pe_demo",
-) -> None:
+def add_settings(verb: argparse.ArgumentParser, *, file: str = "a config.yaml", recipes: str = RECIPES_OF_RUNS) -> None:
     """Let the user choose a recipe and override its values. file: the kind of file that a recipe may be."""
     verb.add_argument("--recipe", default="demo", help=f"{recipes}, or {file} (default demo)")
     verb.add_argument(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rsna_e2e.cli.arguments import RECIPES_OF_RUNS
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 if TYPE_CHECKING:
@@ -16,8 +17,14 @@ if TYPE_CHECKING:
 
 MARKDOWN = "rsna-e2e settings --markdown > docs/settings.md"
 _RECIPES = ("demo", "reference")
-# Recipes of another task, and those that they are compared with: of a run, and of the two-stage pipeline
-_LIKE = {"pe": "reference", "pe_demo": "demo"}
+# Recipes of other tasks, and those that they are compared with: of a run, and of the two-stage pipeline
+_LIKE_PE = {"pe": "reference", "pe_demo": "demo"}
+_LIKE_XRAY = {
+    "xray_classify": "reference",
+    "xray_transfer": "reference",
+    "xray_classify_demo": "demo",
+    "xray_transfer_demo": "demo",
+}
 _TWO_STAGE_LIKE = {"pe_reference": "reference", "pe_demo": "demo"}
 # Sections of the pipeline that few recipes have, and those of the same recipe that they are compared with
 _LIKE_SECTION = {"beside.0.": "images.", "series_sequences.": "sequences."}
@@ -50,8 +57,12 @@ _OF_RUNS = """The pipeline's kinds of run have the settings of a run, as `images
 classifiers and heads for whole series, in recipes that have them, as `beside.0.NAME` and `series_sequences.NAME`. These
 have other values than in a run of the recipe of the same name:"""
 
-_OF_OTHERS = """`pe` and `pe_demo` are for pulmonary embolism on CT angiography (task `pe`): to train on GPUs, and in
+_OF_PE = """`pe` and `pe_demo` are for pulmonary embolism on CT angiography (task `pe`): to train on GPUs, and in
 minutes on two CPU cores. They have other values than `reference` and `demo` in:"""
+
+_OF_XRAYS = """Those for chest radiographs (task `pneumonia`, or another of grey values) are classifiers of images:
+`xray_classify` learns whole, `xray_transfer` on top of a network that stays as it was trained on other images; the
+demos learn from scratch on two CPU cores. They have other values than `reference` and `demo` in:"""
 
 _OF_OTHER_PIPELINES = """In two stages, `pe_reference` is the published solution by EC601 and `pe_demo` one like it in
 small. They have other values than `reference` and `demo` in the following; `beside.0` and `series_sequences` than
@@ -75,8 +86,9 @@ def add_settings_list(verbs: Verbs) -> None:
     verb.add_argument(
         "--recipe",
         default="demo",
-        metavar="demo|reference|ich_fastai|pe|pe_reference|pe_demo|FILE",
-        help="whose values to show; FILE: a config.yaml of a run or of the pipeline (default demo)",
+        metavar="NAME|FILE",
+        help=f"whose values to show: {RECIPES_OF_RUNS}, pe_reference; FILE: a config.yaml of a run or of the pipeline "
+        "(default demo)",
     )
     verb.add_argument("--markdown", action="store_true", help="print the page docs/settings.md")
 
@@ -205,8 +217,10 @@ def _page(recipes: dict[str, _Recipe]) -> Iterator[str]:
     yield from ("", "### `images` and `sequences`", "", *_OF_RUNS.splitlines(), "")
     names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.differing())
     yield from _table(("setting", *_RECIPES), [(f"`{name}`", *_values(name, recipes)) for name in sorted(names)])
-    yield from ("", "## Recipes for other tasks", "", *_OF_OTHERS.splitlines(), "")
-    yield from _table(("setting", *_LIKE), _rows_of_others(recipes))
+    yield from ("", "## Recipes for other tasks")
+    for text, like in ((_OF_PE, _LIKE_PE), (_OF_XRAYS, _LIKE_XRAY)):
+        yield from ("", *text.splitlines(), "")
+        yield from _table(("setting", *like), _rows_of_others(recipes, like))
     yield from ("", *_OF_OTHER_PIPELINES.splitlines(), "")
     yield from _table(("setting", *_TWO_STAGE_LIKE), _rows_of_other_pipelines(recipes))
 
@@ -217,11 +231,11 @@ def _rows(section: "Section", recipes: dict[str, _Recipe]) -> Iterator[Sequence[
         yield (f"`{item.name}`", *_values(item.name, recipes), item.values, on_resume, item.meaning)
 
 
-def _rows_of_others(recipes: dict[str, _Recipe]) -> Iterator[Sequence[str]]:
-    """Yield the settings in which a recipe for another task differs from the one that it is like."""
-    others = {name: _read(name) for name in _LIKE}
+def _rows_of_others(recipes: dict[str, _Recipe], like: dict[str, str]) -> Iterator[Sequence[str]]:
+    """Yield the settings in which a recipe for another task differs from the one that it is like, by its name."""
+    others = {name: _read(name) for name in like}
     for name in (item.name for section in next(iter(others.values())).sections() for item in section.settings):
-        if any(other.value(name) != recipes[_LIKE[recipe]].value(name) for recipe, other in others.items()):
+        if any(other.value(name) != recipes[like[recipe]].value(name) for recipe, other in others.items()):
             yield (f"`{name}`", *_values(name, others))
 
 

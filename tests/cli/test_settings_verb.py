@@ -1,13 +1,16 @@
 """rsna-e2e settings: every setting has a meaning, and docs/settings.md is what the verb prints."""
 
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
 from rsna_e2e.cli import main
+from rsna_e2e.cli.arguments import RECIPES_OF_RUNS
 from rsna_e2e.cli.settings import MARKDOWN
 from rsna_e2e.config import (
+    RECIPES,
     DetectorConfig,
     Frozen,
     RunConfig,
@@ -105,6 +108,14 @@ def test_a_prefix_chooses_a_section_a_setting_or_how_it_begins(capsys: pytest.Ca
     assert "images.model.head = none" in said(capsys, "images.model")
     assert "task = pe" in said(capsys, "task", "--recipe", "pe")
     assert "validation_fold = 0" not in said(capsys, "folds")
+
+
+def test_help_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert RECIPES_OF_RUNS.split(", ") == list(RECIPES)
+    for verb in ("settings", "train", "summary"):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([verb, "--help"])
+        assert set(RECIPES) <= set(re.split(r"[\s,;]+", capsys.readouterr().out))
 
 
 def test_an_unknown_prefix_names_near_settings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,37 @@ def test_the_numbers_of_the_published_embolism_system() -> None:
     assert (config.sequences.model.study_loss_weight, config.series_sequences.model.sequence_loss_weight) == (0, 0)
 
 
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if load_config(name).task.inputs.values == "grey"])
+def test_recipes_for_radiographs_show_chests_upright_and_whole(recipe: str) -> None:
+    config = load_config(recipe)
+    assert config.image.crop == "none"
+    for seed in range(200):
+        matrix = draw_augmentation(np.random.default_rng(seed), config.augment, size=config.image.size)
+        assert matrix[1, 1] > abs(matrix[1, 0])  # rows stay rows, and the head stays above
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.endswith("demo")])
+def test_demos_need_no_weights_from_elsewhere(recipe: str) -> None:
+    config = load_config(recipe)
+    assert (config.model.pretrained, config.model.weights_file) == (False, None)
+
+
+def test_the_numbers_of_the_published_transfer() -> None:
+    config = load_config("xray_transfer")
+    phase = config.slice_phase
+    assert phase is not None
+    assert (phase.epochs, phase.slices_per_batch, phase.n_frozen, config.image.size) == (5, 64, 5, 320)
+    rate = make_schedule(phase.optimizer, n_steps=90)
+    assert (phase.optimizer.name, {phase.optimizer.learning_rate * rate(step) for step in range(90)}) == (
+        "adam",
+        {1e-3},
+    )
+    inputs = resolve_task(config).inputs  # black and white as torchvision's weights are used to see them
+    assert [(0 - mean) / std for mean, std in zip(inputs.mean, inputs.std, strict=True)] == pytest.approx(
+        [-2.1179, -2.0357, -1.8044], abs=1e-4
+    )
+
+
 @pytest.mark.parametrize("recipe", [name for name in TWO_STAGE_RECIPES if name.startswith("pe")])
 def test_a_pipeline_has_one_task_and_its_quirks(recipe: str) -> None:
     config = load_two_stage(recipe, ["two_stage.match_reference=true"])

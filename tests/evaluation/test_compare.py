@@ -1,15 +1,12 @@
 """Comparison of runs: which there are, what is kept, and a table that follows from the saved predictions alone."""
 
-import csv
 import json
 import re
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet
 import pytest
 import small
-from sklearn import metrics as judge
+from compared import check_table, rows_of
 
 from rsna_e2e.cli import main
 from rsna_e2e.config import save_config
@@ -83,34 +80,10 @@ def command(store: Store, tmp_path_factory: pytest.TempPathFactory) -> list[str]
     return words
 
 
-def rows_of(out: Path) -> list[dict[str, str]]:
-    with (out / "comparison.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_table_follows_from_the_saved_predictions(command: list[str]) -> None:
-    """By scikit-learn, from the tables and the truth beside them."""
-    out = Path(command[2])
-    rows = rows_of(out)
+    rows = check_table(Path(command[2]), "any")
     assert [row["run"] for row in rows] == ["model.backbone=test_resnet", "model.backbone=test_efficientnet"]
-    for row in rows:
-        submission = out / "predictions" / f"{row['run']}.csv"
-        table = pyarrow.parquet.read_table(f"{submission}.predictions.parquet").to_pydict()
-        truth_of = dict(csv.reader(Path(f"{submission}.truth.csv").read_text().splitlines()))
-        truth = np.array([float(truth_of[f"{image_id}_any"]) for image_id in table["image_id"]])
-        found, threshold = np.array(table["any"]), float(row["threshold"])
-        points = json.loads((out / "runs" / row["run"] / "operating_points.json").read_text())
-        assert threshold == points["thresholds"]["any"]
-        called = found >= threshold
-        (n_tn, n_fp), (n_fn, n_tp) = judge.confusion_matrix(truth, called)
-        counts = ("true_negatives", "false_positives", "false_negatives", "true_positives")
-        assert [int(row[name]) for name in counts] == [n_tn, n_fp, n_fn, n_tp]
-        for average in ("binary", "macro", "micro", "weighted"):
-            name = "f1" if average == "binary" else f"f1_{average}"
-            assert float(row[name]) == pytest.approx(judge.f1_score(truth, called, average=average), rel=1e-12)
-        assert float(row["auc"]) == pytest.approx(judge.roc_auc_score(truth, found), rel=1e-12)
-        assert float(row["seconds"]) > 0
-        assert int(row["learned"]) == int(row["weights"]) > 0
+    assert all(int(row["learned"]) == int(row["weights"]) > 0 for row in rows)
     assert rows[0]["weights"] != rows[1]["weights"]
 
 

@@ -84,6 +84,26 @@ def test_the_verb_lists_the_network_of_a_run(tmp_path: Path, capsys: pytest.Capt
     assert main(["summary", str(tmp_path / "run"), "--set", "image.size=64"]) == 2
 
 
+TWO_LABELS = """
+name: outcome
+title: Outcome
+slices: {names: [survived, died], weights: [1, 1]}
+headline: died
+inputs: {windows_hu: [[16383.5, 32767]], mean: [0.5], std: [0.25], values: grey}
+"""
+
+
+def test_the_verb_says_the_published_numbers_of_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two labels, as the source had; its own task has three, each with another 512 weights."""
+    task = tmp_path / "two.yaml"
+    task.write_text(TWO_LABELS)
+    recipe = ["summary", "--recipe", "xray_transfer"]
+    assert main([*recipe, "--set", f"task={task}"]) == 0
+    assert "1,263,808 weights: 528,384 learned, 735,424 frozen" in capsys.readouterr().out
+    assert main(recipe) == 0
+    assert "1,264,320 weights: 528,896 learned, 735,424 frozen" in capsys.readouterr().out
+
+
 def test_a_head_on_embeddings_is_asked_for_their_width(capsys: pytest.CaptureFixture[str]) -> None:
     on_embeddings = ["summary", "--set", "model.backbone=none", "--set", "slice_phase=null"]
     on_embeddings += ["--set", "model.backbone_arguments={}", "--set", "model.slice_loss_weight=0"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from rsna_e2e.config.recipes import ich, pe, xray_boxes
+from rsna_e2e.config.recipes import ich, pe, xray, xray_boxes
 from rsna_e2e.config.run import RunConfig
 from rsna_e2e.config.two_stage import TwoStageConfig
 
@@ -17,6 +17,10 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "xray_masks": xray_boxes.masks,
     "xray_segment": xray_boxes.segment,
     "xray_segment_demo": xray_boxes.segment_demo,
+    "xray_classify": xray.classify,
+    "xray_classify_demo": xray.classify_demo,
+    "xray_transfer": xray.transfer,
+    "xray_transfer_demo": xray.transfer_demo,
 }
 
 TWO_STAGE_RECIPES: dict[str, Callable[[], TwoStageConfig]] = {
