@@ -77,3 +77,10 @@ def test_a_pipeline_has_one_task_and_its_quirks(recipe: str) -> None:
     config = load_two_stage(recipe, ["two_stage.match_reference=true"])
     assert {run.task.name for run in config.runs} == {PE.name}
     assert config.images_folds == "csv"
+
+
+def test_the_demo_of_transfer_takes_the_backbone_of_that_of_classification() -> None:
+    classify, transfer = load_config("xray_classify_demo"), load_config("xray_transfer_demo")
+    for name in ("backbone", "backbone_arguments"):
+        assert getattr(transfer.model, name) == getattr(classify.model, name)
+    assert resolve_task(transfer).inputs == resolve_task(classify).inputs  # as many channels
