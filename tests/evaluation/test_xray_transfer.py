@@ -1,10 +1,6 @@
 """Networks compared on a folder of radiographs, by bin/run_52_xray_transfer.sh: from images to the table."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +9,9 @@ import pytest
 from compared import check_table
 from PIL import Image
 from radiographs import chest
+from scripts import run_script
 
-ROOT = Path(__file__).parents[2]
+SCRIPT = "run_52_xray_transfer.sh"
 TASK = """
 name: covid
 title: Covid, or not
@@ -42,34 +39,11 @@ def write_images(folder: Path, n: int) -> None:
         Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(path)
 
 
-def run_script(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a copy of the script in `folder`, whose set-up is done: its program is the one that is tested."""
-    project = folder / "project"
-    (project / "bin").mkdir(parents=True, exist_ok=True)
-    (project / ".venv/bin").mkdir(parents=True, exist_ok=True)
-    for name in ("run_52_xray_transfer.sh", "help.sh"):
-        shutil.copy(ROOT / "bin" / name, project / "bin")
-    for path, line in (
-        (project / "bin/setup.sh", ":"),
-        (project / ".venv/bin/rsna-e2e", f'exec {sys.executable} -m rsna_e2e.cli "$@"'),
-    ):
-        path.write_text(f"#!{shutil.which('bash')}\n{line}\n")
-        path.chmod(0o755)
-    return subprocess.run(
-        [str(project / "bin/run_52_xray_transfer.sh"), *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def compare(folder: Path, backbones: Sequence[str], *words: str, n: int) -> list[dict[str, str]]:
     """Write images and compare backbones on them by the script alone; return the table, which is as it should be."""
     write_images(folder / "images", n)
     (folder / "task.yaml").write_text(TASK)
-    done = run_script(folder, *SCRATCH, *words, DATA="images", TASK="task.yaml", BACKBONES=",".join(backbones))
+    done = run_script(folder, SCRIPT, *SCRATCH, *words, DATA="images", TASK="task.yaml", BACKBONES=",".join(backbones))
     assert done.returncode == 0, done.stderr
     out = folder / "out/compared"
     rows = check_table(out, "covid")
@@ -95,7 +69,7 @@ def test_one_command_goes_from_images_in_folders_to_the_table(tmp_path: Path) ->
 
 
 def test_the_script_without_data_says_so(tmp_path: Path) -> None:
-    done = run_script(tmp_path, DATA="")
+    done = run_script(tmp_path, SCRIPT, DATA="")
     assert done.returncode == 2
     assert done.stderr.startswith("run_52_xray_transfer: DATA is not set; it must be a folder or zip of radiographs.")
     assert not (tmp_path / "out").exists()
