@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Finds lung opacities as boxes, as in RSNA Pneumonia 2018: images to a store, a classifier, a detector, and a submission of the boxes in
 # images that the classifier does not call negative.
-# Usage: DATA=FOLDER bin/run_51_xray_boxes.sh [OPTIONS of rsna-e2e train, for both networks]
+# Usage: bin/run_51_xray_boxes.sh [OPTIONS of rsna-e2e train, for both networks]     (with DATA=FOLDER)
 # Examples: DATA=rsna-pneumonia OUT=out bin/run_51_xray_boxes.sh                        RetinaNet, gated by a DenseNet-121
 #           DATA=rsna-pneumonia RECIPE=xray_masks CLASSIFIER=none bin/run_51_xray_boxes.sh    Mask R-CNN alone
 #           DATA=raw RECIPE=xray_boxes_demo CLASSIFIER=xray_classify_demo bin/run_51_xray_boxes.sh   small, for two CPU cores

@@ -54,12 +54,21 @@ def make_store(folder: Path, n: int, *, n_folds: int = 3, n_unknown: int = 0) ->
     return Store.open(folder / "store")
 
 
+STILL = [
+    f"augment.{name}=0"
+    for name in ("hflip_probability", "affine_probability", "brightness_limit", "contrast_limit", "gamma_limit")
+]
+
+
+def segmenter_config(*overrides: str) -> RunConfig:
+    """A tiny segmenter on the same images, and `overrides`."""
+    small = ("model.segmenter.width=4", "model.segmenter.depth=3", "slice_phase.sampling=all", "slice_phase.epochs=2")
+    images = (f"image.size={SIDE}", "image.supersample=1", "precision=fp32")
+    return load_config("xray_segment_demo", [*images, *small, *STILL, *overrides])
+
+
 def config(*overrides: str, detector: str = "retinanet") -> RunConfig:
     """A tiny detector on images of `SIDE`, not augmented, and `overrides`."""
-    still = [
-        f"augment.{name}=0"
-        for name in ("hflip_probability", "affine_probability", "brightness_limit", "contrast_limit", "gamma_limit")
-    ]
     return load_config(
         "xray_boxes_demo",
         [
@@ -73,7 +82,7 @@ def config(*overrides: str, detector: str = "retinanet") -> RunConfig:
             "model.detector.regions_per_image=16",
             "slice_phase.sampling=all",
             "slice_phase.epochs=2",
-            *still,
+            *STILL,
             *overrides,
         ],
     )

@@ -91,6 +91,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _check_comparable(configs: "Sequence[RunConfig]", split: str) -> None:
     """Raise UsageError for runs that do not predict the same labels of the same slices."""
+    for config in configs:
+        config.model.check_predicts_labels("compare")
     if any(config.task != configs[0].task for config in configs):
         raise UsageError("--vary task: runs for different tasks cannot be compared")
     if split == "validation" and len({(config.folds, config.validation_fold) for config in configs}) > 1:

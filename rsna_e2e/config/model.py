@@ -9,8 +9,10 @@ from rsna_e2e.config.backbone import Arguments, Backbone
 from rsna_e2e.config.boxes import DetectorConfig, SegmenterConfig
 from rsna_e2e.config.limits import Fraction, Weight, Width
 from rsna_e2e.config.sections import Frozen
+from rsna_e2e.core.errors import UsageError
 
 RESIDUAL = "residual"  # the backbone that a segmenter is
+_OF_LABELS = ("classifier", "classifier_dropout", "backbone_dropout", "embedding_width", "slice_loss_weight")
 HEAD_WIDTH = 64  # EC601: RSNA-STR Pulmonary Embolism 2020
 
 
@@ -108,9 +110,20 @@ class ModelConfig(Frozen):
             raise ValueError("model.detector and model.segmenter find boxes in single images: set model.head=none")
         if self.detector is not None and self.backbone == "none":
             raise ValueError("model.backbone none takes stored embeddings, in which there are no boxes")
+        idle = [name for name in _OF_LABELS if getattr(self, name) != type(self).model_fields[name].default]
+        if self.finds_boxes and idle:
+            raise ValueError(f"{', '.join(idle)}: of networks that predict labels; leave out what does not find boxes")
         if self.segmenter is not None and (self.pretrained or self.weights_file is not None):
             raise ValueError("the backbone residual has no weights to start from: set model.pretrained=false")
         return self
+
+    def check_predicts_labels(self, what: str) -> None:
+        """Raise UsageError where it finds boxes, which `what` is not for."""
+        if self.finds_boxes:
+            raise UsageError(
+                f"{what} is for networks that predict labels, and model.detector or model.segmenter finds boxes. Give "
+                "another recipe, such as xray_classify"
+            )
 
     def without_initial_weights(self) -> "ModelConfig":
         """The same architecture, for weights that come from a checkpoint."""

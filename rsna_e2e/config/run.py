@@ -181,6 +181,11 @@ class RunConfig(Frozen):
     def _boxes_are_found_for_a_task_with_boxes(self) -> "RunConfig":
         if self.model.finds_boxes and not self.task.boxes:
             raise ValueError(f"the task {self.task.name} has no boxes to find: leave model.detector and segmenter out")
+        if self.model.finds_boxes and self.compile:
+            raise ValueError("compile is for networks that predict labels: leave it out")
+        is_balanced = self.slice_phase is not None and self.slice_phase.validation_sampling == "balanced"
+        if self.model.finds_boxes and is_balanced:
+            raise ValueError("slice_phase.validation_sampling=balanced is of labels: boxes are scored on all images")
         return self
 
 

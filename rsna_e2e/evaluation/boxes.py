@@ -33,6 +33,8 @@ from rsna_e2e.tasks.metrics.boxes import (
     box_precision,
     finds,
     froc,
+    highest_scores,
+    mean_box_precision,
     median_boxes,
     union_iou,
 )
@@ -199,8 +201,7 @@ def _scores(true: ImageBoxes, found: ImageBoxes, resamples: Resamples, views_N: 
     curve = froc(found_P, found.scores, n_true=len(true), n_images=n)
     medians = placed(median_boxes(true.edges))
     every = make_boxes(np.repeat(np.arange(n), len(medians)), np.tile(medians, (n, 1)))
-    highest_N = np.zeros(n)
-    np.maximum.at(highest_N, found.images, found.scores)
+    highest_N = highest_scores(found, n)
     parts = {"with boxes": has_box_N, "without boxes": ~has_box_N}
     views = {} if views_N is None else {str(view): views_N == view for view in np.unique(views_N)}
     return {
@@ -212,7 +213,7 @@ def _scores(true: ImageBoxes, found: ImageBoxes, resamples: Resamples, views_N: 
         "n_scored": int((~np.isnan(precision_N)).sum()),
         "n_images_with_boxes": int(has_box_N.sum()),
         "box_precision": _mean_precision(precision_N, resamples),
-        "precision_by_iou": {at: _mean(box_precision(true, found, n, thresholds=(at,))) for at in PRECISION_IOU},
+        "precision_by_iou": {at: mean_box_precision(true, found, n, thresholds=(at,)) for at in PRECISION_IOU},
         "union_iou": {
             "all": resamples.mean(iou_N),
             **{name: resamples.only(part).mean(iou_N[part]) for name, part in parts.items() if part.any()},
@@ -250,18 +251,13 @@ def _mean_precision(precision_N: Float64Array, resamples: Resamples) -> Estimate
     return resamples.ratio(np.nan_to_num(precision_N), (~np.isnan(precision_N)).astype(np.float64))
 
 
-def _mean(precision_N: Float64Array) -> float:
-    scored_N = precision_N[~np.isnan(precision_N)]
-    return float(scored_N.mean()) if len(scored_N) else float("nan")
-
-
 def _sensitivity(curve: FrocCurve, false_positives: float) -> float:
     """The highest that is reached with so many false positives for each image, or fewer."""
     return float(curve.sensitivity[curve.false_positives <= false_positives].max())
 
 
 def _floor(name: str, true: ImageBoxes, boxes: ImageBoxes, n: int) -> BoxFloor:
-    precision = _mean(box_precision(true, boxes, n))
+    precision = mean_box_precision(true, boxes, n)
     return BoxFloor(name=name, box_precision=precision, union_iou=float(union_iou(true, boxes, n).mean()))
 
 

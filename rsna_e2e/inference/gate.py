@@ -17,6 +17,7 @@ from rsna_e2e.inference.truth import TruthFile
 from rsna_e2e.tasks.labels import BoxTable, LabelTable, read_box_submission, read_labels
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.operating_points import read_operating_points
+from rsna_e2e.training.run_folder import read_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +61,10 @@ def gate(boxes: Path, classes: Path, *, task: Task, least: Mapping[str, float], 
 def thresholds_of(run: Path, task: Task) -> dict[str, float]:
     """Return from which probability on a classifier's run calls the labels that are classes of boxes.
 
-    Raises BadInputError where the run has no such thresholds.
+    Raises BadInputError where the run has no such thresholds, UsageError for one that finds boxes, whose scores are no
+    such probabilities.
     """
+    read_config(run).model.check_predicts_labels("--run")
     points = read_operating_points(run)
     thresholds = points.thresholds if points else {}
     if lacking := [name for name in task.boxes if name not in thresholds]:

@@ -22,6 +22,13 @@ class FoundBoxes:
     classes: torch.Tensor
 
 
+def nothing_finite(device: torch.device) -> FoundBoxes:
+    """Return one box of which no number is finite: of an image of which the network makes no finite numbers, so that it
+    does not pass for one without boxes."""
+    nan = torch.full((1, 4), torch.nan, device=device)
+    return FoundBoxes(edges=nan, scores=nan[:, 0], classes=torch.zeros(1, dtype=torch.int64, device=device))
+
+
 class BoxModel(nn.Module, ABC):
     """A network that finds boxes in single images.
 
@@ -38,4 +45,5 @@ class BoxModel(nn.Module, ABC):
 
     @abstractmethod
     def find(self, images_nCSS: torch.Tensor) -> list[FoundBoxes]:
-        """Return the boxes of each image, in evaluation mode and the autocast precision of the caller."""
+        """Return the boxes of each image, in evaluation mode and the autocast precision of the caller; `nothing_finite`
+        where it computes no finite numbers."""

@@ -23,7 +23,7 @@ from rsna_e2e.config import DetectorConfig, ModelConfig
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.loader.batch import BatchBoxes
 from rsna_e2e.model.backbones import create_backbone
-from rsna_e2e.model.box_model import BoxModel, FoundBoxes
+from rsna_e2e.model.box_model import BoxModel, FoundBoxes, nothing_finite
 from rsna_e2e.model.masks import filled
 from rsna_e2e.tasks.boxes import HALF_PX
 
@@ -60,11 +60,14 @@ class Detector(BoxModel):
 
     def find(self, images_nCSS: torch.Tensor) -> list[FoundBoxes]:
         """Return the boxes of each image."""
+        every = self._run(images_nCSS, None)
         return [
             FoundBoxes(
                 edges=found["boxes"] - HALF_PX, scores=found["scores"], classes=found["labels"] - self._first_class
             )
-            for found in self._run(images_nCSS, None)
+            if is_finite
+            else nothing_finite(images_nCSS.device)
+            for found, is_finite in zip(every, self.network.backbone.is_finite, strict=True)
         ]
 
     def _targets(self, boxes: BatchBoxes, *, size: int) -> list[dict[str, torch.Tensor]]:
@@ -91,7 +94,8 @@ class Detector(BoxModel):
 class _Pyramid(nn.Module):
     """The feature pyramid over the last maps of a backbone, which belongs to the module around it.
 
-    precision: in which it computes; set before each pass. out_channels: what torchvision asks for.
+    precision: in which it computes; set before each pass. is_finite [n]: whether all maps of an image were finite in
+    the last pass that looked for boxes; torchvision drops boxes that are not. out_channels: what it asks for.
     """
 
     def __init__(self, backbone: Any, config: ModelConfig, *, n_channels: int) -> None:
@@ -105,6 +109,7 @@ class _Pyramid(nn.Module):
                 f"feature maps: give 2 to {len(widths) + 1} sides"
             )
         self.precision: torch.autocast | None = None
+        self.is_finite: list[bool] = []
         self.out_channels: int = config.detector.pyramid_width
         self.levels = FeaturePyramidNetwork(widths[-n_maps:], self.out_channels, extra_blocks=LastLevelMaxPool())
         self._backbone, self._n_maps = (backbone,), n_maps  # in a tuple: its weights are not those of the pyramid
@@ -115,6 +120,9 @@ class _Pyramid(nn.Module):
         with self.precision:
             maps = feature_maps(self._backbone[0], images_nCSS)[-self._n_maps :]
             levels = self.levels(OrderedDict((str(number), each) for number, each in enumerate(maps)))
+        if not self.training:
+            finite = [level.isfinite().flatten(1).all(1) for level in levels.values()]
+            self.is_finite = torch.stack(finite).all(0).tolist()
         return OrderedDict((name, level.float()) for name, level in levels.items())
 
 

@@ -92,7 +92,7 @@ def _of_slices(boxes: ImageBoxes, batch: SeriesBatch, store: Store, *, first: in
     whole = source_boxes(boxes.edges, batch.affine[boxes.images])
     sides_N2 = np.stack([store.index[name][batch.rows] for name in ("columns", "rows")], axis=1)
     edges = whole.clip(-HALF_PX, np.tile(sides_N2[boxes.images], 2) - HALF_PX)
-    has_area_K = np.asarray((edges[:, 2:] > edges[:, :2]).all(axis=1))
+    is_empty_K = np.asarray((edges[:, 2:] <= edges[:, :2]).any(axis=1))  # not of what is no number
     return ImageBoxes(images=boxes.images + first, edges=edges, classes=boxes.classes, scores=boxes.scores).at(
-        has_area_K
+        ~is_empty_K
     )

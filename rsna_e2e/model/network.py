@@ -67,7 +67,11 @@ class JointModel(nn.Module):
 
     @classmethod
     def for_task(cls, config: ModelConfig, task: Task, *, n_channels: int | None = None) -> Self:
-        """Build a model whose outputs are a task's labels, and whose channels are its windows, unless given."""
+        """Build a model whose outputs are a task's labels, and whose channels are its windows, unless given.
+
+        Raises UsageError for the settings of a network that finds boxes.
+        """
+        config.check_predicts_labels("this")
         return cls(
             config,
             n_channels=n_channels or len(task.inputs.windows_hu),

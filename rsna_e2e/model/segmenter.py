@@ -9,6 +9,7 @@ before they threshold it and before the loss; as cells are squares of pixels, th
 from collections.abc import Mapping
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -16,7 +17,7 @@ from torch.nn import functional
 from rsna_e2e.config import SegmenterConfig
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.loader.batch import BatchBoxes
-from rsna_e2e.model.box_model import BoxModel, FoundBoxes
+from rsna_e2e.model.box_model import BoxModel, FoundBoxes, nothing_finite
 from rsna_e2e.model.masks import components, filled
 
 
@@ -71,6 +72,9 @@ class Segmenter(BoxModel):
         device, config = images_nCSS.device, self._config
         found = []
         for probability_hh in self(images_nCSS).sigmoid().cpu().numpy():
+            if not np.isfinite(probability_hh).all():
+                found.append(nothing_finite(device))
+                continue
             edges_K4, scores_K = components(
                 probability_hh,
                 threshold=config.threshold,

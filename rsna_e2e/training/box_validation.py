@@ -19,7 +19,7 @@ from rsna_e2e.model.find_boxes import find_boxes
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.tasks.boxes import ImageBoxes
 from rsna_e2e.tasks.metrics import auc
-from rsna_e2e.tasks.metrics.boxes import box_average_precision, box_precision, finds
+from rsna_e2e.tasks.metrics.boxes import box_average_precision, finds, highest_scores, mean_box_precision
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.confusion import Confusion
 from rsna_e2e.training.distributed import ALONE, Ranks
@@ -33,10 +33,10 @@ class BoxValidation:
     """Scores on the held-out fold, of images all of whose boxes are known.
 
     box_precision: the competition's score of RSNA Pneumonia 2018, of boxes of at least least_score, which is the one
-    that makes it the highest. average_precision: at IoU 0.5, of all boxes. image_auc: of an image's highest score for
-    whether it has a box; NaN where all or none have. n_training_slices: where no fold is held out, on how many images
-    that the model was trained on; else 0. n_positive: images with boxes. thresholds: least_score, by class of boxes;
-    none where training images are scored. confusions: none, of any kind.
+    that makes it the highest; NaN where no image counts. average_precision: at IoU 0.5, of all boxes. image_auc: of an
+    image's highest score for whether it has a box; NaN where all or none have. n_training_slices: where no fold is held
+    out, on how many images that the model was trained on; else 0. n_positive: images with boxes. thresholds:
+    least_score, by class of boxes; none where training images are scored. confusions: none, of any kind.
     """
 
     box_precision: float
@@ -114,26 +114,17 @@ def validate_boxes(
 def score_boxes(truth: ImageBoxes, found: ImageBoxes, n_images: int) -> BoxValidation:
     """Score boxes found in `n_images`, with the least score that is best for the competition's."""
     has_box_N = np.bincount(truth.images, minlength=n_images) > 0
-    highest_N = np.zeros(n_images)
-    np.maximum.at(highest_N, found.images, found.scores)
     cuts = np.unique(np.quantile(found.scores, np.linspace(0, 1, _N_CUTS))) if len(found) else np.zeros(1)
-    precisions = [_mean_precision(truth, found.at(found.scores >= cut), n_images) for cut in cuts.tolist()]
-    best = len(cuts) - 1 - int(np.argmax(precisions[::-1]))  # the highest of those that are equally good
+    precisions = np.array([mean_box_precision(truth, found.at(found.scores >= cut), n_images) for cut in cuts.tolist()])
+    best = len(cuts) - 1 - int(np.argmax(np.nan_to_num(precisions)[::-1]))  # the highest of those that are equally good
     is_found = finds(truth, found, n_images)
     return BoxValidation(
-        box_precision=precisions[best],
+        box_precision=float(precisions[best]),
         least_score=float(cuts[best]),
         average_precision=box_average_precision(is_found, found.scores, n_true=len(truth)),
-        image_auc=auc(has_box_N.astype(np.float64), highest_N),
+        image_auc=auc(has_box_N.astype(np.float64), highest_scores(found, n_images)),
         n_positive=int(has_box_N.sum()),
     )
-
-
-def _mean_precision(truth: ImageBoxes, found: ImageBoxes, n_images: int) -> float:
-    """The mean over images that have boxes or in which some are found; 0 where there are none of these."""
-    precision_N = box_precision(truth, found, n_images)
-    scored = precision_N[~np.isnan(precision_N)]
-    return float(scored.mean()) if len(scored) else 0.0
 
 
 def _gather(mine: ImageBoxes, places: Rows, ranks: Ranks) -> ImageBoxes:

@@ -26,7 +26,7 @@ from rsna_e2e.training.step import StepResult
 class SeriesState:
     """One series of a failing step, named by the beginning of its hash, and which of this rank's values are finite.
 
-    Of networks that find boxes, embeddings and logits are the scores and places of boxes.
+    Of networks that find boxes, embeddings and logits are the scores and places of boxes, see `nothing_finite`.
     """
 
     series: str

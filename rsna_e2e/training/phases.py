@@ -194,6 +194,8 @@ def check_norms(
 def _trained_sizes(config: RunConfig, kind: Kind) -> list[int]:
     """Sides of the images in the epochs of a phase in which norms are in train mode."""
     first = 1 + (config.slice_phase.epochs if config.slice_phase else 0)
+    if kind == "slices" and _has_frozen_norms(config):
+        return []
     if kind == "slices":
         assert config.slice_phase is not None
         epochs = range(1 + config.slice_phase.n_frozen, first)
@@ -224,7 +226,7 @@ def _check_slice_phase(model: Network, config: RunConfig, ranks: Ranks) -> None:
         return
     if config.slice_phase.learns_from is not None:
         modules_before(model.backbone, config.slice_phase.learns_from)
-    if not mixes_slices(model.backbone):
+    if not mixes_slices(model.backbone) or _has_frozen_norms(config):
         return
     n_slices = config.slice_phase.slices_per_batch
     if n_slices < 2 * ranks.n_ranks:
@@ -232,6 +234,11 @@ def _check_slice_phase(model: Network, config: RunConfig, ranks: Ranks) -> None:
             f"slice_phase.slices_per_batch={n_slices} leaves one of {ranks.n_ranks} ranks with fewer than 2 slices, "
             f"and the backbone's normalisation needs 2. Use {2 * ranks.n_ranks} or more, or fewer ranks"
         )
+
+
+def _has_frozen_norms(config: RunConfig) -> bool:
+    """Whether norms are frozen in the phase on single slices too, as networks that find boxes may have them."""
+    return config.model.finds_boxes and config.model.batchnorm == "frozen"
 
 
 def _phase(

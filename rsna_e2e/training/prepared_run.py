@@ -1,11 +1,13 @@
 """Prepares a training run up to its first step: its data, its model on the device, its loaders and its phases."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 
 from rsna_e2e.config import RunConfig, resolve_task
@@ -27,6 +29,8 @@ from rsna_e2e.training.chunk_size import resolve_chunks
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.initial_weights import load_all, load_backbone_of
 from rsna_e2e.training.phases import Phase, check_norms, divide, plan_phases
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,8 @@ class RunData:
         check_order(store, config)
         n_channels = count_channels(config, task, embeddings)
         training, held_out = hold_out(store, config)
+        if config.model.finds_boxes:
+            _check_boxes(store, training, held_out)
         if embeddings is not None and held_out:
             check_unseen(embeddings, config)
         return cls(
@@ -106,6 +112,21 @@ class PreparedRun:
             spans=[self.data.store.series[position] for position in self.data.training],
             n_channels=self.data.n_channels,
         )
+
+
+def _check_boxes(store: Store, training: Sequence[int], held_out: Sequence[int]) -> None:
+    """Raise UsageError where no image to train on has a box, and warn where none to score on has one."""
+
+    def has_box(positions: Sequence[int]) -> bool:
+        return bool(np.isin(store.boxes.images, rows_of(store.series[position] for position in positions)).any())
+
+    if not has_box(training):
+        raise UsageError(
+            f"{store.path}: none of the images to train on has a box. Give a table of boxes: rsna-e2e label STORE "
+            "TABLE --task TASK --replace"
+        )
+    if held_out and not has_box(held_out):
+        logger.warning("no image of the fold that is held out has a box: what is found there cannot be scored")
 
 
 def prepare_run(

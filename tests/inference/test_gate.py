@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rsna_e2e.cli import main
+from rsna_e2e.config import load_config, save_config
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.inference.gate import gate, thresholds_of
 from rsna_e2e.inference.predictions import beside
@@ -14,6 +15,7 @@ from rsna_e2e.tasks.boxes import make_boxes
 from rsna_e2e.tasks.labels import BoxTable, read_box_submission, write_labels
 from rsna_e2e.tasks.pneumonia import PNEUMONIA
 from rsna_e2e.training.operating_points import write_operating_points
+from rsna_e2e.training.run_layout import CONFIG
 
 BOXES = "patientId,PredictionString\nb,0.9 1.0 2.0 3.0 4.0 0.1 5.0 6.0 7.0 8.0\na,\nc,0.5 1.0 1.0 1.0 1.0\n"
 KEPT = "patientId,PredictionString\na,\nb,0.9 1.0 2.0 3.0 4.0 0.1 5.0 6.0 7.0 8.0\nc,\n"
@@ -45,6 +47,7 @@ def test_the_threshold_is_that_of_the_classifier(tmp_path: Path, capsys: pytest.
     boxes, classes = _write(tmp_path)
     run, out = tmp_path / "run", tmp_path / "gated.csv"
     run.mkdir()
+    save_config(load_config("xray_classify_demo"), path=run / CONFIG)
     words = ["gate", str(boxes), str(classes), "--run", str(run), "--out", str(out)]
     assert main(words) == 3
     assert f"run: has no threshold of {LABEL}, as a classifier's run does that held a fold" in capsys.readouterr().err
@@ -53,6 +56,17 @@ def test_the_threshold_is_that_of_the_classifier(tmp_path: Path, capsys: pytest.
     assert main(words) == 0
     assert "dropped 0 of 3 boxes, in 0 of 3 images" in capsys.readouterr().out
     assert thresholds_of(run, PNEUMONIA) == {LABEL: 0.2999}
+
+
+def test_the_scores_of_a_detector_are_no_probabilities(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes, classes = _write(tmp_path)
+    (tmp_path / "run").mkdir()
+    save_config(load_config("xray_boxes_demo"), path=tmp_path / "run" / CONFIG)
+    write_operating_points(tmp_path / "run", epoch=1, thresholds={LABEL: 0.05})
+    out = tmp_path / "gated.csv"
+    assert main(["gate", str(boxes), str(classes), "--run", str(tmp_path / "run"), "--out", str(out)]) == 2
+    assert "--run is for networks that predict labels" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("words", [[], ["--least", "0.2", "--run", "run"], ["--least", "1.5"]])

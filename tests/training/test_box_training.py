@@ -9,6 +9,8 @@ import rectangles
 import torch
 from rank_jobs import Job, weights
 
+from rsna_e2e.cli import main
+from rsna_e2e.config import save_config
 from rsna_e2e.core.device import choose_compute
 from rsna_e2e.core.errors import PreemptedError, UsageError
 from rsna_e2e.core.table_files import table_at
@@ -31,7 +33,7 @@ from rsna_e2e.training.objectives.boxes import only_known
 from rsna_e2e.training.operating_points import read_operating_points
 from rsna_e2e.training.train import train
 
-DETECTORS = ("retinanet", "faster_rcnn", "mask_rcnn")
+RESUMED = ("ema_decay=0.75", "augment.hflip_probability=0.5")
 FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors")
 RATE = "{learning_rate: 0.003, schedule: cosine, warmup_fraction: 0.1, clip_norm: 2.0}"
 
@@ -67,9 +69,15 @@ def test_a_detector_learns_eight_images_by_heart(detector: str, tmp_path: Path) 
         assert (iou(edges, sure.edges).max(axis=1, initial=0) >= 0.9).all()
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
-def test_one_that_was_stopped_ends_as_one_that_was_not(detector: str, store: Store, tmp_path: Path) -> None:
-    config = rectangles.config("ema_decay=0.75", "augment.hflip_probability=0.5", detector=detector)
+SETTINGS = {
+    **{name: rectangles.config(*RESUMED, detector=name) for name in ("retinanet", "faster_rcnn", "mask_rcnn")},
+    "segmenter": rectangles.segmenter_config(*RESUMED),
+}
+
+
+@pytest.mark.parametrize("network", SETTINGS)
+def test_one_that_was_stopped_ends_as_one_that_was_not(network: str, store: Store, tmp_path: Path) -> None:
+    config = SETTINGS[network]
     whole, run = tmp_path / "whole", tmp_path / "run"
     train(store, whole, config)
 
@@ -145,8 +153,8 @@ def test_the_least_score_is_the_one_that_scores_best() -> None:
 def test_a_fold_in_which_nothing_is_found_or_true_has_scores() -> None:
     nothing = make_boxes([], [])
     scores = score_boxes(nothing, nothing, 3)
-    assert (scores.box_precision, scores.n_positive) == (0.0, 0)
-    assert np.isnan(scores.image_auc)
+    assert scores.n_positive == 0
+    assert np.isnan([scores.box_precision, scores.image_auc]).all()
     assert "undefined" in scores.describe("opacity")
 
 
@@ -174,6 +182,61 @@ def test_what_is_of_labels_alone_refuses_a_run_that_finds_boxes(store: Store, tm
     with pytest.raises(UsageError, match="--views"):
         predict(run, store, split="train", out=tmp_path / "s.csv", views=("plain", "hflip"), device="cpu")
     assert not list(tmp_path.glob("*.csv"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compare", "STORE", "OUT", "--recipe", "CONFIG", "--vary", "seed=1,2"],
+        ["pipeline", "joint", "--dry-run", "--data", "RAW", "--out", "OUT", "--recipe", "CONFIG"],
+        ["bench", "train", "STORE", "--recipe", "CONFIG"],
+        ["bench", "chunked", "--recipe", "CONFIG"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+@pytest.mark.parametrize("network", ["retinanet", "segmenter"])
+def test_verbs_for_labels_refuse_networks_that_find_boxes_at_once(
+    words: list[str], network: str, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    save_config(SETTINGS[network], path=config)
+    places = {"STORE": store.path, "OUT": tmp_path / "out", "CONFIG": config, "RAW": store.path.parent / "raw"}
+    assert main([str(places.get(word, word)) for word in words]) == 2
+    assert "is for networks that predict labels" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("compile=true", "compile is for networks that predict labels"),
+        ("slice_phase.validation_sampling=balanced", "boxes are scored on all images"),
+        ("model.slice_loss_weight=1", "slice_loss_weight: of networks that predict labels"),
+        ("model.classifier=mlp", "classifier: of networks that predict labels"),
+        ("model.head=lstm", "set model.head=none"),
+        ("model.segmenter={}", "finds boxes: set the other to null"),
+    ],
+)
+def test_settings_that_mean_nothing_to_boxes_are_refused(setting: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        rectangles.config(setting)
+
+
+def test_images_without_a_single_box_are_no_lesson(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    few = rectangles.make_store(tmp_path, 9)
+    rows = {image: row for row, image in enumerate(few.index["image_id"].tolist())}
+    table = "patientId,x,y,width,height,Target\n"
+    (tmp_path / "none.csv").write_text(table + "".join(f"{image},,,,,0\n" for image in rows))
+    assert main(["label", str(few.path), str(tmp_path / "none.csv"), "--task", "pneumonia", "--replace"]) == 0
+    with pytest.raises(UsageError, match="none of the images to train on has a box"):
+        train(Store.open(few.path), tmp_path / "run", rectangles.config())
+    assert not (tmp_path / "run").exists()
+
+
+def test_norms_that_are_frozen_need_no_second_image(store: Store, tmp_path: Path) -> None:
+    config = rectangles.config("model.batchnorm=frozen", "slice_phase.slices_per_batch=2", "slice_phase.epochs=1")
+    with Job(store.path, tmp_path / "run", config, n_ranks=2) as job:
+        assert job.process.wait(timeout=240) == 0, job.messages
 
 
 class Finder(BoxModel):

@@ -17,6 +17,7 @@ from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
 from rsna_e2e.evaluation.series_layout import rows_by_image
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.catalogue import is_of_package
+from rsna_e2e.tasks.metrics.boxes import highest_scores
 from rsna_e2e.tasks.windows import sharpest_window
 
 _SIDE = 384  # of a picture
@@ -58,12 +59,10 @@ def choose_images(evaluation: BoxEvaluation) -> dict[str, list[int]]:
     has_true_N, has_predicted_N = (np.bincount(boxes.images, minlength=n) > 0 for boxes in (true, predicted))
     finds_N = np.bincount(predicted.images, weights=evaluation.found, minlength=n) > 0
     area_N = np.bincount(true.images, weights=(true.edges[:, 2:] - true.edges[:, :2]).prod(axis=1), minlength=n)
-    highest_N = np.zeros(n)
-    np.maximum.at(highest_N, predicted.images, predicted.scores)
     kinds = {
         "found": _highest(evaluation.image_iou, finds_N),
         "missed": _highest(area_N.astype(np.float64), has_true_N & ~finds_N),
-        "falsely marked": _highest(highest_N, has_predicted_N & ~has_true_N),
+        "falsely marked": _highest(highest_scores(predicted, n), has_predicted_N & ~has_true_N),
     }
     return {kind: images for kind, images in kinds.items() if images}
 

@@ -59,6 +59,22 @@ def box_precision(
     return precision_N
 
 
+def mean_box_precision(
+    truth: ImageBoxes, predicted: ImageBoxes, n_images: int, *, thresholds: tuple[float, ...] = PRECISION_IOU
+) -> float:
+    """Return the competition's score, see `box_precision`; NaN where no image counts."""
+    precision_N = box_precision(truth, predicted, n_images, thresholds=thresholds)
+    scored_N = precision_N[~np.isnan(precision_N)]
+    return float(scored_N.mean()) if len(scored_N) else float("nan")
+
+
+def highest_scores(predicted: ImageBoxes, n_images: int) -> Float64Array:
+    """Return the highest score of the boxes of each image [N]; 0 where it has none."""
+    highest_N = np.zeros(n_images)
+    np.maximum.at(highest_N, predicted.images, predicted.scores)
+    return highest_N
+
+
 def union_iou(truth: ImageBoxes, predicted: ImageBoxes, n_images: int) -> Float64Array:
     """Return of each image [N] the IoU of the area that true boxes cover together and that of the predicted; 1 where
     there are neither. Source: the "mean IoU" of EC601's pneumonia project."""

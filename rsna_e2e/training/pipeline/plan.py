@@ -44,7 +44,11 @@ def plan_prepare(folders: Folders, task: Task) -> Iterator[PlannedStep]:
 
 
 def plan_joint(config: RunConfig, folders: Folders) -> tuple[PlannedStep, ...]:
-    """Plan the end-to-end counterpart of the single mode: one joint model on all the data, and its submission."""
+    """Plan the end-to-end counterpart of the single mode: one joint model on all the data, and its submission.
+
+    Raises UsageError for a network that finds boxes.
+    """
+    config.model.check_predicts_labels("the mode joint")
     everything = config.model_copy(update={"validation_fold": None})
     plan = _Plan(folders, config.task)
     train = plan.train("joint", "sequences", everything, scale=_epochs(everything))
