@@ -89,7 +89,7 @@ def train(
         data, config, device=device, ranks=ranks, init_from=init_from, init_backbone=init_backbone, last=last
     )
     prepared.check_norms(*prepared.phases)
-    if ranks.is_main:
+    if ranks.is_main and not config.model.finds_boxes:  # labels are no boxes
         _warn_of_labels(data)
     return _train(prepared, run, resumed_at, last, is_stopping=is_stopping, progress=progress, say=say)
 
