@@ -1,4 +1,4 @@
-"""Recipes for chest radiographs."""
+"""Recipes for what chest radiographs show; `xray_boxes` has those for where."""
 
 from rsna_e2e.config.model import ModelConfig
 from rsna_e2e.config.run import RunConfig
@@ -13,7 +13,7 @@ from rsna_e2e.config.sections import (
 from rsna_e2e.tasks.pneumonia import PNEUMONIA
 
 # A chest is never on its side, and how bright a radiograph is shown differs between devices, not between diseases
-_UPRIGHT = AugmentConfig(
+UPRIGHT = AugmentConfig(
     transpose_probability=0.0,
     affine_probability=0.8,
     scale_limit=0.1,
@@ -52,7 +52,7 @@ def classify() -> RunConfig:
         task=PNEUMONIA,
         epochs=0,
         image=ImageConfig(size=320, crop="none", supersample=3),
-        augment=_UPRIGHT,
+        augment=UPRIGHT,
         loader=LoaderConfig(threads=8),
         model=ModelConfig(backbone="densenet121.ra_in1k", pretrained=True, head="none", slice_loss_weight=1.0),
         slice_phase=SlicePhaseConfig(epochs=8, optimizer=optimizer),
@@ -70,7 +70,7 @@ def classify_demo() -> RunConfig:
         task=PNEUMONIA,
         epochs=0,
         image=ImageConfig(size=96, crop="none", supersample=5),
-        augment=_UPRIGHT,
+        augment=UPRIGHT,
         model=ModelConfig(backbone="resnet10t", backbone_arguments=_HALF_WIDTH, head="none", slice_loss_weight=1.0),
         slice_phase=SlicePhaseConfig(epochs=100, slices_per_batch=16, optimizer=optimizer),
         optimizer=optimizer,

@@ -4,21 +4,11 @@ from typing import Literal
 
 from rsna_e2e.config.boxes import DetectorConfig, SegmenterConfig
 from rsna_e2e.config.model import RESIDUAL, ModelConfig
+from rsna_e2e.config.recipes.xray import UPRIGHT
 from rsna_e2e.config.run import RunConfig
-from rsna_e2e.config.sections import AugmentConfig, ImageConfig, LoaderConfig, OptimizerConfig, SlicePhaseConfig
+from rsna_e2e.config.sections import ImageConfig, LoaderConfig, OptimizerConfig, SlicePhaseConfig
 from rsna_e2e.tasks.pneumonia import PNEUMONIA
 
-# A chest lies on its side in no image; mirrored it is as likely to be ill
-_UPRIGHT = AugmentConfig(
-    transpose_probability=0.0,
-    affine_probability=1.0,
-    shift_limit=0.05,
-    scale_limit=0.1,
-    rotate_limit_deg=5.0,
-    brightness_limit=0.1,
-    contrast_limit=0.2,
-    gamma_limit=0.2,
-)
 _SMALL_RESNET = {"channels": (32, 64, 128, 256), "stem_width": 16}
 
 
@@ -72,7 +62,7 @@ def boxes_demo() -> RunConfig:
         task=PNEUMONIA,
         epochs=0,
         image=ImageConfig(size=192, crop="none", supersample=3),
-        augment=_UPRIGHT,
+        augment=UPRIGHT,
         model=ModelConfig(
             backbone="resnet10t",
             backbone_arguments=_SMALL_RESNET,
@@ -101,7 +91,7 @@ def _segmenter(
         task=PNEUMONIA,
         epochs=0,
         image=ImageConfig(size=size, crop="none", supersample=supersample),
-        augment=_UPRIGHT,
+        augment=UPRIGHT,
         model=ModelConfig(backbone=RESIDUAL, head="none", segmenter=segmenter),
         slice_phase=SlicePhaseConfig(
             epochs=epochs,
@@ -128,7 +118,7 @@ def _detector(
         task=PNEUMONIA,
         epochs=0,
         image=ImageConfig(size=size, crop="none", supersample=2),
-        augment=_UPRIGHT,
+        augment=UPRIGHT,
         loader=LoaderConfig(threads=8),
         model=ModelConfig(
             backbone="resnet50.a1_in1k", pretrained=True, batchnorm="frozen", head="none", detector=detector
