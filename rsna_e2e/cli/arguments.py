@@ -111,18 +111,24 @@ def add_reading(verb: "argparse._ActionsContainer") -> None:
 
 
 def add_division(verb: "argparse._ActionsContainer", *, folds: int | None) -> None:
-    """Let the user say how patients are divided. folds: how many by default; None: as in an earlier label set."""
-    default = f"{N_FOLDS}, or as in an earlier label set" if folds is None else folds
+    """Let the user say how patients are divided. folds: how many by default; None: a label set that is replaced, or an
+    earlier one, may say how."""
+    default = f"{N_FOLDS}, or as in the set that is replaced or an earlier one" if folds is None else folds
+    seed_default, as_before = (None, ", or as in the set that is replaced") if folds is None else (SEED, "")
     verb.add_argument("--folds", type=at_least_one, default=folds, help=f"patient-level folds (default {default})")
     verb.add_argument(
         "--holdout",
         type=share,
         metavar="SHARE",
         help="put about this share of the labelled slices, by whole patients, into split test, where nothing is "
-        "trained on; their labels are kept, for evaluate (default: series without labels are split test)",
+        "trained on; their labels are kept, for evaluate (default: only series without labels are split test"
+        f"{as_before})",
     )
     verb.add_argument(
-        "--seed", type=seed, default=SEED, help=f"seed of the folds and of what --holdout chooses (default {SEED})"
+        "--seed",
+        type=seed,
+        default=seed_default,
+        help=f"seed of the folds and of what --holdout chooses (default {SEED}{as_before})",
     )
 
 

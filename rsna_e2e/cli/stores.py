@@ -36,7 +36,12 @@ def add_label(verbs: Verbs) -> None:
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     verb.add_argument("labels", type=Path, metavar="LABELS", help="label CSV, see docs/labels.md")
     add_reading(verb)
-    verb.add_argument("--replace", action="store_true", help="replace the labels of this task that are there")
+    verb.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace the labels of this task that are there; --folds, --holdout and --seed that are not given are "
+        "those of the labels that are replaced",
+    )
     verb.add_argument("--key", type=Path, metavar="KEYFILE", help="of a store of hashed identifiers: its key")
     _add_cut(verb)
     division = verb.add_argument_group("folds and test split")
@@ -44,8 +49,9 @@ def add_label(verbs: Verbs) -> None:
     division.add_argument(
         "--own-folds",
         action="store_true",
-        help="divide all patients anew (default: those that another label set divided keep their fold, or stay in "
-        "split test, so that a model of one task may start from that of another)",
+        help="divide all patients anew, whatever label sets there are (default: those that another label set divided "
+        "keep their fold, or stay in split test, so that a model of one task may start from that of another; a set "
+        "that is replaced says how the others are divided)",
     )
 
 

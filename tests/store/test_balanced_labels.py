@@ -1,6 +1,7 @@
 """`rsna-e2e label --balance`: as many slices with a label as without, by patient; and `--measure brain`."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,35 @@ def test_it_is_another_data_set(store: Path) -> None:
     assert "balanced" not in (store / "tasks/ich/set.json").read_text()
 
 
+def test_a_cut_moves_no_patient_who_is_left(store: Path) -> None:
+    assert relabel(store, "--holdout", "0.4", "--seed", "1") == 0
+    before = {span.patient_id: span.fold for span in Store.open(store).series}
+    full = Store.open(store).data_hash
+    assert main(["label", str(store), str(store.with_name("labels.csv")), "--replace", "--balance"]) == 0
+    left = {patient for patient, values in known(store).items() if values}
+    after = {span.patient_id: span.fold for span in Store.open(store).series}
+    assert after == {patient: fold if patient in left else -1 for patient, fold in before.items()}
+    assert -1 in {before[patient] for patient in left}
+    assert main(["label", str(store), str(store.with_name("labels.csv")), "--replace"]) == 0
+    assert Store.open(store).data_hash == full
+
+
+def test_what_cannot_be_divided_so_is_refused_before_pixels_are_read(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert relabel(store) == 0
+    ids, other = Store.open(store).index["image_id"].tolist(), replace(ICH, name="other")
+    for shard in (store / "shards").iterdir():
+        shard.write_bytes(b"")
+    assert relabel(store, "--measure", "brain") == 3  # they would be read
+    assert relabel(store, "--measure", "brain", "--holdout", "0.999999") == 2
+    assert "too few labelled patients" in capsys.readouterr().err
+    write_labels(store.with_name("other.csv"), other, ids, np.zeros((len(ids), len(ICH.slices.names))))
+    further = Further(measures_brain=True)
+    with pytest.raises(UsageError, match="--folds: 8 of the patients keep the folds"):
+        label(store, store.with_name("other.csv"), task=other, n_folds=3, further=further)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -135,10 +165,9 @@ def test_radiographs_have_none(tmp_path: Path) -> None:
     make_xray_store(tmp_path / "store")
     ids = Store.open(tmp_path / "store").index["image_id"].tolist()
     write_labels(tmp_path / "labels.csv", ICH, ids, np.zeros((len(ids), 6)))
+    task, further = replace(ICH, inputs=replace(ICH.inputs, values="grey")), Further(measures_brain=True)
     with pytest.raises(UsageError, match=r"holds radiographs, and brain is measured in HU\. Leave out --measure"):
-        label(
-            tmp_path / "store", tmp_path / "labels.csv", task=ICH, replaces=True, further=Further(measures_brain=True)
-        )
+        label(tmp_path / "store", tmp_path / "labels.csv", task=task, replaces=True, further=further)
 
 
 def test_damaged_pixels_are_named_and_the_labels_stay(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

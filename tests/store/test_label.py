@@ -17,6 +17,8 @@ from rsna_e2e.store import Store, StoreError, set_writer, verify_store
 from rsna_e2e.store.prepare import label, prepare
 from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.store.reader import check_labels
+from rsna_e2e.store.set_manifest import read_set_manifest
+from rsna_e2e.tasks.files import task_as_yaml
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels, write_labels
 from rsna_e2e.tasks.task import Labels
@@ -62,6 +64,10 @@ def files_of(store: Path, *, sets: bool = True) -> dict[str, tuple[int, str]]:
         path.relative_to(store).as_posix(): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
         for path in found
     }
+
+
+def write_task(path: Path) -> None:
+    path.write_text(task_as_yaml(OTHER))
 
 
 def fold_of_patients(store: Store) -> dict[str, int]:
@@ -180,6 +186,62 @@ def test_a_set_that_is_replaced_keeps_its_place_among_the_others(folder: Path) -
     report = label(folder / "store", labels_of(folder), task=ICH, seed=9, replaces=True)
     assert report.folds_of == "clots"
     assert fold_of_patients(Store.open(folder / "store", "ich")).items() <= before.items()
+
+
+DIVIDED = ["--folds", "2", "--holdout", "0.3", "--seed", "4"]
+
+
+def division_of(store: Path, task: str) -> tuple[int, float | None, int]:
+    manifest = read_set_manifest(store, task)
+    return manifest.n_folds, manifest.holdout, manifest.seed
+
+
+def test_a_set_is_replaced_with_its_folds_and_its_test_set(folder: Path) -> None:
+    again = ["label", str(folder / "store"), str(labels_of(folder)), "--replace"]
+    assert main([*again, *DIVIDED]) == 0
+    before, folds = Store.open(folder / "store").data_hash, fold_of_patients(Store.open(folder / "store"))
+    assert len(folds) < 6
+    for options in ([], ["--measure", "brain"], ["--folds", "2"], ["--holdout", "0.3"]):
+        assert main([*again, *options]) == 0
+        assert Store.open(folder / "store").data_hash == before
+        assert division_of(folder / "store", "ich") == (2, 0.3, 4)
+    assert main([*again, "--folds", "3"]) == 0
+    assert division_of(folder / "store", "ich") == (3, 0.3, 4)
+    assert main([*again, "--own-folds"]) == 0
+    assert division_of(folder / "store", "ich") == (5, None, 0)
+    assert len(fold_of_patients(Store.open(folder / "store"))) == 6
+
+
+@pytest.mark.parametrize("options", [["--own-folds", *DIVIDED], []], ids=["own folds", "folds of the first set"])
+def test_a_second_set_is_replaced_with_its_folds_and_its_test_set(folder: Path, options: list[str]) -> None:
+    labels = str(other_labels(folder))
+    write_task(folder / "clots.yaml")
+    command = ["label", str(folder / "store"), labels, "--task", str(folder / "clots.yaml")]
+    assert main([*command, *options]) == 0
+    before, how = Store.open(folder / "store", "clots").data_hash, division_of(folder / "store", "clots")
+    assert main([*command, "--replace", "--measure", "brain"]) == 0
+    assert Store.open(folder / "store", "clots").data_hash == before
+    assert division_of(folder / "store", "clots") == how
+
+
+def test_patients_that_only_the_replaced_set_has_keep_their_fold_beside_other_sets(folder: Path) -> None:
+    """The second set has two patients, and no say in which of the others were held out."""
+    label(folder / "store", labels_of(folder), task=ICH, holdout=0.3, n_folds=2, seed=4, replaces=True)
+    before = Store.open(folder / "store").data_hash
+    store = Store.open(folder / "store")
+    of_two = [span for span in store.series if span.split == "train"][:2]
+    ids = [one for span in of_two for one in store.index["image_id"][span.rows].tolist()]
+    write_labels(folder / "clots.csv", OTHER, ids, np.ones((len(ids), 1)))
+    label(folder / "store", folder / "clots.csv", task=OTHER)
+    report = label(folder / "store", labels_of(folder), task=ICH, replaces=True)
+    assert (report.folds_of, report.data_hash) == ("clots", before)
+
+
+def test_a_damaged_set_says_nothing_of_how_it_was_divided(folder: Path) -> None:
+    label(folder / "store", labels_of(folder), task=ICH, holdout=0.3, n_folds=2, seed=4, replaces=True)
+    (folder / "store" / "tasks" / "ich" / "set.json").write_text("damaged")
+    label(folder / "store", labels_of(folder), task=ICH, replaces=True)
+    assert division_of(folder / "store", "ich") == (5, None, 0)
 
 
 BAD = {

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.core.records import Column, Float64Array
+from rsna_e2e.core.records import N_FOLDS, Column, Float64Array
 from rsna_e2e.store.folds import stratified_folds
 
 Mask = npt.NDArray[np.bool_]
@@ -44,6 +44,9 @@ class Division:
                 f"holdout {self.holdout:g}: there are no labels. Give them with --labels; without any, all series are "
                 "in split test already"
             )
+
+
+DEFAULT = Division(n_folds=N_FOLDS, holdout=None, seed=0)
 
 
 def divide(

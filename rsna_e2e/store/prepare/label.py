@@ -23,7 +23,7 @@ from rsna_e2e.store.checks import read_refusals
 from rsna_e2e.store.layout import SETS, hash_of_data
 from rsna_e2e.store.prepare.balance import balanced
 from rsna_e2e.store.prepare.carried import Carried, carried_folds, number_of
-from rsna_e2e.store.prepare.division import Division
+from rsna_e2e.store.prepare.division import HELD_OUT, Division
 from rsna_e2e.store.prepare.find_labels import FoundLabels, LabelFile, LabelFiles, read_label_file
 from rsna_e2e.store.prepare.label_report import LabelReport, describe_labels
 from rsna_e2e.store.prepare.match_labels import LabelIds, match_labels, with_labels
@@ -58,7 +58,7 @@ def label(
     image_ids: ImageIds = "auto",
     n_folds: int | None = None,
     holdout: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     replaces: bool = False,
     own_folds: bool = False,
     pseudonyms: Pseudonyms | None = None,
@@ -66,8 +66,9 @@ def label(
 ) -> LabelReport:
     """Add the labels of a task to a store, as a set of their own; nothing else in the store is touched.
 
-    n_folds, holdout, seed: see `Division`. Patients that other sets have divided keep their fold, or stay held out,
-    unless `own_folds`. replaces: a set of this task that is there. pseudonyms: of a store with hashed identifiers.
+    n_folds, holdout, seed: see `Division`; None for those of the set that is replaced, else for the defaults of
+    `DEFAULT`. Patients that other sets have divided keep their fold, or stay held out. own_folds: all are divided anew,
+    whatever sets there are. replaces: a set of this task that is there. pseudonyms: of a store of hashed identifiers.
     Raises what `read_labels` and `match_labels` raise, BadInputError for labels of no slice, StoreError for a damaged
     store, one that another process is writing to, or one that has labels of this task already, and UsageError where
     patients keep their folds and are to be divided otherwise, and for a task of the other modality.
@@ -75,18 +76,17 @@ def label(
     started_s = time.perf_counter()
     files, file = _open(store, labels, task, replaces=replaces)
     columns, found, joined = _join(files, _hashed(file, files, pseudonyms), task, image_ids)
-    joined, extra = _with_further(files, columns["patient_id"], joined, task, further, seed=seed)
-    patients = () if own_folds else columns["patient_id"][joined.is_labelled].tolist()
-    kept = carried_folds(files, patients, without=task.name)
+    patient_N = columns["patient_id"]
+    kept = Carried() if own_folds else carried_folds(files, patient_N[joined.is_labelled].tolist(), name=task.name)
     division = kept.division(n_folds=n_folds, holdout=holdout, seed=seed)
-    new = replace(_new_set(files, columns, found, joined, task, kept, division), **extra.of_set)
+    joined, new, of_report = _new_set(files, columns, found, joined, task, kept, division, further)
     with _alone_in(store):
         manifest = write_set(store, new, files.manifest, files.index, replaces=replaces)
     return LabelReport(
         **describe_labels(columns, joined, new.fold, found, task),
         store=store,
         data_hash=hash_of_data(files.manifest.pixels_hash, manifest.labels_hash),
-        **extra.of_report,
+        **of_report,
         folds_of=kept.folds_of or "none",
         elapsed_s=time.perf_counter() - started_s,
     )
@@ -133,18 +133,24 @@ def _new_set(
     task: Task,
     kept: Carried,
     division: Division,
-) -> NewSet:
-    return make_set(
+    further: Further,
+) -> tuple[Joined, NewSet, dict[str, Any]]:
+    """Return the labels that are left, their set, and what the report says of what was asked for beside them."""
+    # Divided before it is cut, so that no patient who was held out is trained on in a set that is cut.
+    fold_N = divided(columns, joined, division, kept.fold_of)
+    joined, extra = _with_further(files, columns["patient_id"], joined, task, further, seed=division.seed)
+    new = make_set(
         task,
         found,
         joined,
-        divided(columns, joined, division, kept.fold_of),
+        np.where(joined.is_labelled, fold_N, HELD_OUT),
         division,
         image_ids=columns["image_id"],
         refusals=with_labels(_refusals(files), found.match, files.path),
         folds_of=kept.folds_of,
         number=number_of(files, task.name),
     )
+    return joined, replace(new, **extra.of_set), extra.of_report
 
 
 def _join(
