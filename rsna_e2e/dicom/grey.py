@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rsna_e2e.core.records import Int16Image, RawFile, Refusal, SliceRecord
 from rsna_e2e.dicom.header import SliceHeader
 from rsna_e2e.dicom.hounsfield import StoredImage, stored_values
-from rsna_e2e.dicom.pixels import Mask, has_unused_bits_in, padding_in
+from rsna_e2e.dicom.pixels import Mask, has_unused_bits_in, padding_in, whole_in
 from rsna_e2e.dicom.rasters import is_raster_header, read_raster
 from rsna_e2e.dicom.refuse import refuse_on_error
 from rsna_e2e.dicom.repairs import Repair, joined
@@ -80,7 +80,7 @@ def _with_whole_padding(header: SliceHeader, frame: Frame, stored: StoredImage, 
     assert header.padding_low is not None
     assert header.padding_high is not None
     is_told_by_all_bits = padding & ((stored < header.padding_low) | (stored > header.padding_high))
-    return np.where(is_told_by_all_bits, frame.words.view(stored.dtype), stored)
+    return np.where(is_told_by_all_bits, whole_in(header, frame), stored)
 
 
 def _or_nan(value: int | None) -> float:

@@ -44,6 +44,13 @@ def stored_values(words: npt.NDArray[np.uint16], *, bits_stored: int, is_signed:
     return ((words ^ sign) - sign).view(np.int16)
 
 
+def whole_values(words: npt.NDArray[np.uint16], *, bits_allocated: int, is_signed: bool) -> StoredImage:
+    """Take all bits of each word, of which the file has `bits_allocated`, 8 or 16, and extend the sign of 8."""
+    if not is_signed:
+        return words
+    return words.astype(np.int8).astype(np.int16) if bits_allocated == 8 else words.view(np.int16)
+
+
 def has_unused_bits(words: npt.NDArray[np.uint16], *, bits_stored: int) -> bool:
     """Tell whether any word has a bit set above its `bits_stored` lowest ones."""
     return int(words.max()) >> bits_stored != 0
@@ -56,7 +63,7 @@ def has_unused_bits_of_signed(words: npt.NDArray[np.uint16], *, bits_stored: int
     """
     if bits_stored == bits_allocated:
         return False
-    whole = words.astype(np.int8) if bits_allocated == 8 else words.view(np.int16)
+    whole = whole_values(words, bits_allocated=bits_allocated, is_signed=True)
     # As a number of all bits, a value that goes on as its sign is itself, and with zeros above less than 2^bits_stored.
     return int(whole.min()) < -(1 << (bits_stored - 1)) or int(whole.max()) >= 1 << bits_stored
 
@@ -99,15 +106,12 @@ def unwrap_12bit(stored: StoredImage) -> Int16Image:
     return np.where(values >= _WRAPPED_12BIT[0], values - np.int16(4096), values)
 
 
-def is_padding(
-    words: npt.NDArray[np.uint16], stored: StoredImage, *, low: int, high: int, is_signed: bool
-) -> npt.NDArray[np.bool_]:
-    """Mark pixels whose value lies from `low` to `high`, in the bits stored or in all bits of the word.
+def is_padding(whole: StoredImage, stored: StoredImage, *, low: int, high: int) -> npt.NDArray[np.bool_]:
+    """Mark pixels whose value lies from `low` to `high`, in the bits stored or in all bits of the word (`whole`).
 
     Padding of -2000 beside unsigned 12-bit values fills all 16 bits, which cut to 12 would be bone.
     Source: PS3.3 C.7.5.1.1.2.
     """
-    whole = words.view(np.int16) if is_signed else words
     if low == high:
         return np.asarray((stored == low) | (whole == low))
     return np.asarray(((stored >= low) & (stored <= high)) | ((whole >= low) & (whole <= high)))

@@ -24,6 +24,7 @@ from rsna_e2e.dicom.hounsfield import (
     stored_values,
     to_hounsfield,
     unwrap_12bit,
+    whole_values,
 )
 from rsna_e2e.dicom.refuse import refuse_on_error
 from rsna_e2e.dicom.repairs import Repair, has_repair, joined
@@ -80,9 +81,14 @@ def padding_in(header: SliceHeader, frame: Frame, stored: StoredImage) -> Mask |
     """Mark the pixels that the file calls padding; None when there are none."""
     if header.padding_low is None or header.padding_high is None:
         return None
-    is_signed = header.record.pixel_representation == 1
-    padding = is_padding(frame.words, stored, low=header.padding_low, high=header.padding_high, is_signed=is_signed)
+    padding = is_padding(whole_in(header, frame), stored, low=header.padding_low, high=header.padding_high)
     return padding if padding.any() else None
+
+
+def whole_in(header: SliceHeader, frame: Frame) -> StoredImage:
+    """Return the values that all bits of the words of a file are."""
+    is_signed = header.record.pixel_representation == 1
+    return whole_values(frame.words, bits_allocated=frame.bits_allocated, is_signed=is_signed)
 
 
 def _is_wrapped(record: SliceRecord) -> bool:

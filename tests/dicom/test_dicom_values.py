@@ -262,6 +262,14 @@ def test_signs_that_go_on_in_8_bits(tmp_path: Path, word: int, repair: str) -> N
     assert (hu, record.repair) == ([[-8, 1]], repair)
 
 
+@pytest.mark.parametrize(("low", "word", "n_padding"), [(-100, 0x9C, 1), (-8, 0xF8, 1), (-100, 0x1C, 0)])
+def test_padding_below_0_in_8_bits(tmp_path: Path, low: int, word: int, n_padding: int) -> None:
+    """-100 is 0x9C: 8 bits, of which the 6 stored would be 28."""
+    form = {"BitsStored": 6, "HighBit": 5, "PixelRepresentation": 1, "RescaleIntercept": 0}
+    record, _ = read(tmp_path, np.array([[word, 1]], np.uint8), **padded(low, **form))
+    assert (record.n_padding, "unused_bits" in record.repair) == (n_padding, False)
+
+
 def test_extreme_values_are_seen_in_the_record(tmp_path: Path) -> None:
     record, hu = read(tmp_path, np.array([[-32768, 32767, 0]], "<i2"))
     assert (hu, record.hu_min, record.hu_max, record.repair) == ([[-32768, 32767, 0]], -32768, 32767, "")
