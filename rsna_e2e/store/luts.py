@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rsna_e2e.core.errors import BadInputError
@@ -76,12 +77,26 @@ def read_luts(store: Path, index: Mapping[str, Column]) -> dict[str, VoiLut]:
             groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
             if sum(group.total_byte_size for group in groups) > MOST_BYTES + _COUNTED * len(wanted):
                 raise _damaged(path, "it claims more than LUTs can hold")
-            rows = file.read().to_pylist()
+            luts = _read_by_row(path, file)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, type(error).__name__) from None
-    luts = {row["sha256"]: _lut(path, row) for row in rows}
     if luts.keys() != wanted:
         raise _damaged(path, "its LUTs are not those of the index")
+    return luts
+
+
+def _read_by_row(path: Path, file: pq.ParquetFile) -> dict[str, VoiLut]:
+    """Read the LUTs of a file one after the other: of an entry that stands in its dictionary once, or of a page that is
+    longer than the file says, rows may be far more than they claim together."""
+    luts: dict[str, VoiLut] = {}
+    n_bytes = 0
+    for batch in file.iter_batches(batch_size=1, use_threads=False):
+        (n_of_row,) = pc.binary_length(batch["entries"]).to_pylist()
+        n_bytes += n_of_row or 0
+        if n_bytes > MOST_BYTES:
+            raise _damaged(path, "it holds more than LUTs can")
+        (row,) = batch.to_pylist()
+        luts[row["sha256"]] = _lut(path, row)
     return luts
 
 

@@ -173,3 +173,26 @@ def test_a_file_that_claims_too_much_is_not_read(tmp_path: Path, monkeypatch: py
     _change(tmp_path / "store", lambda rows: [row.update(bomb) for row, bomb in zip(rows, bombs, strict=True)])
     with pytest.raises(StoreError, match="claims more than LUTs can hold"):
         Store.open(tmp_path / "store")
+
+
+def test_a_dictionary_that_expands_beyond_what_luts_can_hold_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that stands in the file once, and in each row: what it claims is half of what it holds."""
+    make_xray_store(tmp_path / "store")
+    long = np.arange(65536, dtype=np.uint16)
+    new = {old.sha256: VoiLut(first, 16, long) for first, old in enumerate(LUTS)}
+
+    def rename(index: dict[str, np.ndarray]) -> None:
+        index["voi_lut"] = np.array([new[name].sha256 if name in new else name for name in index["voi_lut"]], object)
+
+    edit_index(tmp_path / "store", rename)
+    rows = luts.luts_to_table({lut.sha256: lut for lut in new.values()}).to_pylist()
+    _change(tmp_path / "store", lambda old: old.__setitem__(slice(None), rows))
+    group = pq.ParquetFile(tmp_path / "store" / "luts.parquet").metadata.row_group(0)
+    assert group.column(3).has_dictionary_page
+    assert Store.open(tmp_path / "store").luts.keys() == {lut.sha256 for lut in new.values()}  # as stores were written
+    monkeypatch.setattr(luts, "MOST_BYTES", int(1.5 * long.nbytes))
+    assert group.total_byte_size < luts.MOST_BYTES
+    with pytest.raises(StoreError, match=r"luts\.parquet: damaged \(it holds more than LUTs can\)"):
+        Store.open(tmp_path / "store")
