@@ -13,9 +13,8 @@ from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import as_json
 from rsna_e2e.tasks.tree import STRICT, Choice, Some, check_tree
 
-_LATER: dict[str, bool] = {
-    "later": True
-}  # a field that files of tasks leave out at its default, as those before it did
+# A field that files of tasks leave out at its default, as those before it did
+_LATER: dict[str, bool] = {"later": True}
 
 LARGEST = 1e6  # of the numbers in a task: beyond any weight and any HU, and far from what overflows in float32
 
@@ -169,10 +168,12 @@ class Task:
 
     def only(self, label_names: Sequence[str]) -> "Task":
         """Return the task with these slice labels alone. Without the headline among them, the first takes its place;
-        with fewer than all, no table of boxes is of it."""
+        with fewer than all, no table of what each image shows is of it."""
         headline = self.headline if self.headline in label_names else label_names[0]
         boxes = tuple(name for name in self.boxes if name in label_names)
-        csv = self.csv if tuple(label_names) == self.slices.names else replace(self.csv, box_columns=None)
+        csv, columns = self.csv, self.csv.box_columns
+        if columns and tuple(label_names) != self.slices.names:
+            csv = replace(csv, box_columns=replace(columns, class_column="", class_words=()) if boxes else None)
         return replace(self, slices=self.slices.only(label_names), headline=headline, boxes=boxes, csv=csv)
 
 
@@ -268,7 +269,10 @@ def _rules(task: Task) -> list[tuple[str, bool]]:
 def _rules_of_boxes(task: Task) -> list[tuple[str, bool]]:
     columns = task.csv.box_columns
     are_labels = len(set(task.boxes)) == len(task.boxes) and set(task.boxes) <= set(task.slices.names)
-    rules = [("boxes: a class of boxes is no slice label, or there twice", are_labels)]
+    rules = [
+        ("boxes: a class of boxes is no slice label, or there twice", are_labels),
+        ("boxes need csv.box_columns, the columns of tables of boxes", not task.boxes or columns is not None),
+    ]
     if columns is None:
         return rules
     names, words = columns.names, columns.class_words

@@ -61,7 +61,7 @@ def test_files_hold_what_differs_of_fields_that_came_later() -> None:
     others = [
         replace(PNEUMONIA, inputs=replace(PNEUMONIA.inputs, values="hu")),
         replace(PNEUMONIA, boxes=("normal",)),
-        replace(PNEUMONIA, csv=replace(PNEUMONIA.csv, box_columns=None)),
+        replace(PNEUMONIA, boxes=(), csv=replace(PNEUMONIA.csv, box_columns=None)),
     ]
     assert len({task_sha256(one) for one in (PNEUMONIA, *others)}) == 4
 
@@ -93,7 +93,9 @@ def test_every_change_is_another_task(task: Task) -> None:
 def test_a_task_with_boxes_may_be_of_some_of_its_labels() -> None:
     """As where a store knows nothing of the others, and predictions are scored."""
     alone = PNEUMONIA.only(("opacity",))
-    assert (alone.slices.names, alone.boxes, alone.csv.box_columns) == (("opacity",), ("opacity",), None)
+    assert (alone.slices.names, alone.boxes) == (("opacity",), ("opacity",))
+    assert alone.csv.box_columns == replace(PNEUMONIA.csv.box_columns, class_column="", class_words=())
     without = PNEUMONIA.only(("other_abnormal", "normal"))
     assert (without.headline, without.boxes, without.slices.tree) == ("other_abnormal", (), ())
+    assert without.csv.box_columns is None
     assert PNEUMONIA.only(PNEUMONIA.slices.names) == PNEUMONIA

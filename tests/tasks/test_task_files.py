@@ -98,6 +98,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"csv__box_columns": BOXES | {"plaec": 1}}, "csv.box_columns.plaec: there is no such field; did you mean place? "),
     ({"csv__box_columns": BOXES | {"place": ["x", "y", "w"]}}, "csv.box_columns.place.3: missing"),
     ({"inputs__values": "grays"}, "inputs.values: must be 'hu' or 'grey', not \"grays\""),
+    ({"boxes": ["deep"]}, "task own: boxes need csv.box_columns, the columns of tables of boxes"),
     ({"boxes": ["mild"]}, "task own: boxes: a class of boxes is no slice label"),
     ({"boxes": ["deep", "deep"]}, "task own: boxes: a class of boxes is no slice label, or there twice"),
     ({"csv__box_columns": BOXES}, "task own: csv.box_columns needs one class in boxes"),

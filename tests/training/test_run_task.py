@@ -22,6 +22,7 @@ from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.files import task_as_yaml
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.pe import PE
+from rsna_e2e.tasks.pneumonia import PNEUMONIA
 from rsna_e2e.tasks.task import Inputs, Labels, Task, flat
 from rsna_e2e.tasks.tree import Choice
 from rsna_e2e.training.run_folder import read_config, read_task
@@ -82,6 +83,7 @@ def inputs(**changed: Any) -> dict[str, Any]:
     return {"inputs": replace(ICH.inputs, **changed)}
 
 
+OF_BOXES = PNEUMONIA.only(PNEUMONIA.boxes).csv.box_columns
 BY_ITSELF = {"series": Labels(names=("severe",), weights=(1.0,)), "series_truth": "own"}
 CHANGES: dict[str, dict[str, Any]] = {
     "name": {"name": "another"},
@@ -99,13 +101,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "inputs.std": inputs(std=(0.3, 0.3, 0.3)),
     "inputs.values": inputs(values="grey"),
     "csv.columns": {"csv": replace(ICH.csv, columns=("id", "label"))},
-    "boxes": {"boxes": ("epidural",)},
+    "csv.box_columns": {"boxes": ("any",), "csv": replace(ICH.csv, box_columns=OF_BOXES)},
     "csv.slice_id": {"csv": replace(ICH.csv, slice_id="{label}/{slice}")},
 }
 # Those that no hemorrhage task can have alone
 NEEDS_OTHERS = {
     "csv.series_id",
-    "csv.box_columns",
+    "boxes",
     "series.weights",
     "series.any_name",
     "series.tree",
