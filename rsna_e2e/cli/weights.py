@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.errors import UsageError
-from rsna_e2e.tasks.catalogue import get_task
+from rsna_e2e.tasks.catalogue import DEFAULT_TASK, get_task
 
 PUBLISHED = "resnext101_32x8d"  # the backbone of the published solution
 
@@ -34,6 +34,7 @@ def add_import_weights(verbs: Verbs) -> None:
     )
     verb.add_argument("--backbone", help=f"of --kind images: timm's name of the classifier (default {PUBLISHED})")
     add_task(verb)
+    verb.set_defaults(task=None)  # so that one that is given is known from none
 
 
 def _import_weights(options: argparse.Namespace) -> None:
@@ -43,12 +44,16 @@ def _import_weights(options: argparse.Namespace) -> None:
     if options.backbone is not None and options.kind != "images":
         raise UsageError("--backbone: of --kind images alone. Leave it out")
     if options.kind == "lite0":
+        if options.task is not None:
+            raise UsageError("--task: of --kind images and sequences alone. Leave it out")
         n_tensors = import_lite0(options.file, options.out)
         tell(f"{n_tensors} tensors: {options.out}")
         tell(f"to start from them: --set model.backbone={BACKBONE} --set model.weights_file={options.out}")
         return
     backbone = options.backbone or PUBLISHED
-    done = import_weights(options.file, options.out, kind=options.kind, task=get_task(options.task), backbone=backbone)
+    done = import_weights(
+        options.file, options.out, kind=options.kind, task=get_task(options.task or DEFAULT_TASK), backbone=backbone
+    )
     of_model = "model.head=none" if options.kind == "images" else f"model.backbone=none, embeddings of {done.width}"
     tell(f"{done.n_tensors} tensors, {done.n_labels} labels, width {done.width}: {options.out}")
     tell(f"for models with {of_model}: --init-from {options.out}")

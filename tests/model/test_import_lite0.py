@@ -73,6 +73,12 @@ def test_it_has_one_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "--backbone: of --kind images alone" in capsys.readouterr().err
 
 
+def test_it_is_of_no_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["import-weights", str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors"), "--kind", "lite0"]
+    assert main([*words, "--task", "ich"]) == 2
+    assert capsys.readouterr().err.endswith("--task: of --kind images and sequences alone. Leave it out\n")
+
+
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of the package, imported."""
