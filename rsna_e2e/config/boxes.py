@@ -39,7 +39,7 @@ class DetectorConfig(Frozen):
 
 
 class SegmenterConfig(Frozen):
-    """A residual network that says of each pixel whether it is inside a box; connected pixels become boxes.
+    """A residual network that says of each square of 2^depth px whether it is in a box; connected squares become boxes.
 
     It is the network of EC601's pneumonia project, model.backbone=residual, in the place of a backbone.
     """
@@ -47,7 +47,7 @@ class SegmenterConfig(Frozen):
     width: Width = 32
     """Maps before its first level; each level has twice as many as the one before."""
     depth: Annotated[int, Field(gt=0, le=8)] = 4
-    """Levels, each of which halves the image."""
+    """Levels, each of which halves the image: with 4, a square is 16 px wide."""
     blocks: Annotated[int, Field(gt=0, le=16)] = 2
     """Residual blocks of each level."""
     dropout: Fraction = 0.0
@@ -57,6 +57,7 @@ class SegmenterConfig(Frozen):
     iou_weight: Weight = 0.6
     """Weight in the loss of 1 - IoU of the mask and the filled boxes."""
     threshold: Fraction = 0.5
-    """Pixels of at least this probability become boxes."""
-    least_area_px: Annotated[int, Field(gt=0, le=10**6)] = 16
-    """Boxes of fewer pixels of the network's image are dropped."""
+    """Squares of at least this probability become boxes; those that touch, also at a corner, become one."""
+    least_area_px: Annotated[int, Field(gt=0, le=10**6)] = 1
+    """Boxes of fewer pixels of the network's image are dropped. None has fewer than a square, which is 256 of depth 4;
+    EC601's project dropped none."""

@@ -56,8 +56,9 @@ class ModelConfig(Frozen):
     """Dropout probability of the backbone's features in training. Drop-path is drop_path_rate in
     model.backbone_arguments."""
     batchnorm: Literal["train", "frozen"] = "train"
-    """BatchNorm of the backbone in epochs on whole series. train: every chunk is normalised by its own statistics.
-    frozen: by the running statistics, so that a step depends neither on chunks nor on the number of GPUs."""
+    """BatchNorm of the backbone in epochs on whole series, and of networks that find boxes in theirs on single images.
+    train: every chunk, or batch of images, is normalised by its own statistics. frozen: by the running statistics, so
+    that a step depends neither on chunks nor on the number of GPUs."""
     slice_loss_weight: Weight = 0.0
     """Weight in the loss of an auxiliary classifier of single slices on the embeddings. It is used in training only."""
     sequence_loss_weight: Weight = 1.0
