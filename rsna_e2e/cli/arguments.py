@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 SEED = 0  # of what is drawn once
 # Named here too, because loading them takes longer than a --help may
+RECIPES_OF_LABELS = (
+    "demo, reference, ich_fastai, pe, pe_demo, xray_classify, xray_classify_demo, xray_transfer, xray_transfer_demo"
+)
 RECIPES_OF_RUNS = (
-    "demo, reference, ich_fastai, pe, pe_demo, xray_boxes, xray_boxes_demo, xray_masks, xray_segment, "
-    "xray_segment_demo, xray_classify, xray_classify_demo, xray_transfer, xray_transfer_demo"
+    f"{RECIPES_OF_LABELS}, xray_boxes, xray_boxes_demo, xray_masks, xray_segment, xray_segment_demo"  # of boxes
 )
 
 

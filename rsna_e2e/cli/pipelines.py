@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rsna_e2e.cli.arguments import add_columns, add_raw, add_settings, at_least_one, clip, seed
+from rsna_e2e.cli.arguments import RECIPES_OF_LABELS, add_columns, add_raw, add_settings, at_least_one, clip, seed
 from rsna_e2e.cli.plan import run_pipeline
 from rsna_e2e.cli.results import say_truth
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
@@ -38,7 +38,7 @@ def add_pipeline(verbs: Verbs) -> None:
     verb.add_argument("--data", type=Path, metavar="RAW", help="folder or zip of DICOM files, or a store of them")
     verb.add_argument("--labels", type=Path, help="label CSV, or folders (default: RAW/*train*.csv[.gz])")
     add_columns(verb)
-    recipes = "demo, reference, pe_demo, pe (mode joint), pe_reference (the other modes)"
+    recipes = f"of mode joint {RECIPES_OF_LABELS}; of the other modes demo, reference, pe_reference, pe_demo"
     add_settings(verb, file="a YAML file", recipes=recipes)
     verb.add_argument(
         "--part", action="append", choices=PARTS, help="run this part only; repeatable (default: all that is not done)"

@@ -17,13 +17,21 @@ if TYPE_CHECKING:
 
 MARKDOWN = "rsna-e2e settings --markdown > docs/settings.md"
 _RECIPES = ("demo", "reference")
-# Recipes of other tasks, and those that they are compared with: of a run, and of the two-stage pipeline
+# Other recipes, and those that they are compared with: of a run, and of the two-stage pipeline
+_LIKE_FASTAI = {"ich_fastai": "reference"}
 _LIKE_PE = {"pe": "reference", "pe_demo": "demo"}
 _LIKE_XRAY = {
     "xray_classify": "reference",
     "xray_transfer": "reference",
     "xray_classify_demo": "demo",
     "xray_transfer_demo": "demo",
+}
+_LIKE_BOXES = {
+    "xray_boxes": "reference",
+    "xray_masks": "reference",
+    "xray_segment": "reference",
+    "xray_boxes_demo": "demo",
+    "xray_segment_demo": "demo",
 }
 _TWO_STAGE_LIKE = {"pe_reference": "reference", "pe_demo": "demo"}
 # Sections of the pipeline that few recipes have, and those of the same recipe that they are compared with
@@ -44,6 +52,7 @@ value is set with `--set NAME=VALUE`, such as `--set image.size=256`, on top of 
 `--recipe FILE`; [runs.md](runs.md) says how values are checked. This page is made from the source: `{MARKDOWN}`.
 
 `demo` and `reference` are the values in these recipes; `{_LEFT_OUT}` stands for a section that the recipe leaves out.
+[Other recipes](#other-recipes) have tables of their own.
 What `--resume` allows:
 
 - **may change**: the setting affects speed, memory and kept checkpoints only, and may differ each time that a run is
@@ -57,16 +66,25 @@ _OF_RUNS = """The pipeline's kinds of run have the settings of a run, as `images
 classifiers and heads for whole series, in recipes that have them, as `beside.0.NAME` and `series_sequences.NAME`. These
 have other values than in a run of the recipe of the same name:"""
 
+_OF_FASTAI = """`ich_fastai` classifies single slices by
+[fastai's practice](training.md#fastais-practice-on-hemorrhage). It has other values than `reference` in:"""
+
 _OF_PE = """`pe` and `pe_demo` are for pulmonary embolism on CT angiography (task `pe`): to train on GPUs, and in
 minutes on two CPU cores. They have other values than `reference` and `demo` in:"""
 
-_OF_XRAYS = """Those for chest radiographs (task `pneumonia`, or another of grey values) are classifiers of images:
-`xray_classify` learns whole, `xray_transfer` on top of a network that stays as it was trained on other images; the
-demos learn from scratch on two CPU cores. They have other values than `reference` and `demo` in:"""
+_OF_XRAYS = """Those that classify chest radiographs (task `pneumonia`, or another of grey values) are `xray_classify`,
+which learns whole, and `xray_transfer`, on top of a network that stays as it was trained on other images; the demos
+learn from scratch on two CPU cores. They have other values than `reference` and `demo` in:"""
+
+_OF_BOXES = """Those that find boxes on chest radiographs ([boxes.md](boxes.md)) are detectors, `xray_boxes` and
+`xray_masks`, and a segmenter, `xray_segment`; the demos learn from scratch on two CPU cores. They have other values
+than `reference` and `demo` in:"""
 
 _OF_OTHER_PIPELINES = """In two stages, `pe_reference` is the published solution by EC601 and `pe_demo` one like it in
 small. They have other values than `reference` and `demo` in the following; `beside.0` and `series_sequences` than
 `images` and `sequences` of their own recipe:"""
+
+_OTHERS = ((_OF_FASTAI, _LIKE_FASTAI), (_OF_PE, _LIKE_PE), (_OF_XRAYS, _LIKE_XRAY), (_OF_BOXES, _LIKE_BOXES))
 
 
 def add_settings_list(verbs: Verbs) -> None:
@@ -217,8 +235,8 @@ def _page(recipes: dict[str, _Recipe]) -> Iterator[str]:
     yield from ("", "### `images` and `sequences`", "", *_OF_RUNS.splitlines(), "")
     names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.differing())
     yield from _table(("setting", *_RECIPES), [(f"`{name}`", *_values(name, recipes)) for name in sorted(names)])
-    yield from ("", "## Recipes for other tasks")
-    for text, like in ((_OF_PE, _LIKE_PE), (_OF_XRAYS, _LIKE_XRAY)):
+    yield from ("", "## Other recipes")
+    for text, like in _OTHERS:
         yield from ("", *text.splitlines(), "")
         yield from _table(("setting", *like), _rows_of_others(recipes, like))
     yield from ("", *_OF_OTHER_PIPELINES.splitlines(), "")
@@ -232,7 +250,7 @@ def _rows(section: "Section", recipes: dict[str, _Recipe]) -> Iterator[Sequence[
 
 
 def _rows_of_others(recipes: dict[str, _Recipe], like: dict[str, str]) -> Iterator[Sequence[str]]:
-    """Yield the settings in which a recipe for another task differs from the one that it is like, by its name."""
+    """Yield the settings in which a recipe differs from the one that it is like, by its name."""
     others = {name: _read(name) for name in like}
     for name in (item.name for section in next(iter(others.values())).sections() for item in section.settings):
         if any(other.value(name) != recipes[like[recipe]].value(name) for recipe, other in others.items()):

@@ -11,6 +11,7 @@ from rsna_e2e.cli.arguments import RECIPES_OF_RUNS
 from rsna_e2e.cli.settings import MARKDOWN
 from rsna_e2e.config import (
     RECIPES,
+    TWO_STAGE_RECIPES,
     DetectorConfig,
     Frozen,
     RunConfig,
@@ -110,12 +111,23 @@ def test_a_prefix_chooses_a_section_a_setting_or_how_it_begins(capsys: pytest.Ca
     assert "validation_fold = 0" not in said(capsys, "folds")
 
 
+def test_every_recipe_of_a_run_has_a_column_on_the_page() -> None:
+    headers = re.findall(r"^\| setting \|(.*)\|$", PAGE.read_text(), re.MULTILINE)
+    assert set(RECIPES) <= {cell.strip() for header in headers for cell in header.split("|")}
+
+
 def test_help_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert RECIPES_OF_RUNS.split(", ") == list(RECIPES)
     for verb in ("settings", "train", "summary"):
         with pytest.raises(SystemExit, match=r"^0$"):
             main([verb, "--help"])
         assert set(RECIPES) <= set(re.split(r"[\s,;]+", capsys.readouterr().out))
+    # mode joint of the pipeline averages probabilities
+    of_labels = {name for name in RECIPES if not load_config(name).model.finds_boxes}
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["pipeline", "--help"])
+    said = set(re.split(r"[\s,;]+", capsys.readouterr().out))
+    assert said & {*RECIPES, *TWO_STAGE_RECIPES} == of_labels | set(TWO_STAGE_RECIPES)
 
 
 def test_an_unknown_prefix_names_near_settings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,15 +12,15 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "ich_fastai": ich.fastai,
     "pe": pe.joint,
     "pe_demo": pe.demo,
+    "xray_classify": xray.classify,
+    "xray_classify_demo": xray.classify_demo,
+    "xray_transfer": xray.transfer,
+    "xray_transfer_demo": xray.transfer_demo,
     "xray_boxes": xray_boxes.boxes,
     "xray_boxes_demo": xray_boxes.boxes_demo,
     "xray_masks": xray_boxes.masks,
     "xray_segment": xray_boxes.segment,
     "xray_segment_demo": xray_boxes.segment_demo,
-    "xray_classify": xray.classify,
-    "xray_classify_demo": xray.classify_demo,
-    "xray_transfer": xray.transfer,
-    "xray_transfer_demo": xray.transfer_demo,
 }
 
 TWO_STAGE_RECIPES: dict[str, Callable[[], TwoStageConfig]] = {
