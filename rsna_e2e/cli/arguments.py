@@ -60,8 +60,12 @@ def seed(text: str) -> int:
     return _integer(text, at_least=0)
 
 
-def add_raw(verb: "argparse._ActionsContainer") -> None:
-    """Let the user say whether the values of a submission are made to obey the rules of the task."""
+def add_raw(verb: "argparse._ActionsContainer", *, writes_boxes: bool = False) -> None:
+    """Let the user say whether the values of a submission are made to obey the rules of the task.
+
+    writes_boxes: and whether boxes of a low score are left out.
+    """
+    of_boxes = ", and of boxes those of at least the score that was best on the held-out fold" if writes_boxes else ""
     group = verb.add_mutually_exclusive_group()
     group.add_argument(
         "--consistent",
@@ -69,8 +73,7 @@ def add_raw(verb: "argparse._ActionsContainer") -> None:
         action="store_false",
         default=False,
         help="write the nearest values that obey the rules of the task, where it has rules on which labels go "
-        "together, and of boxes those of at least the score that was best on the held-out fold (the default; the "
-        "tables beside the submission keep what was predicted)",
+        f"together{of_boxes} (the default; the tables beside the submission keep what was predicted)",
     )
     group.add_argument("--raw", dest="is_raw", action="store_true", help="write the values as they were predicted")
 

@@ -57,7 +57,7 @@ def add_predict(verbs: Verbs) -> None:
         metavar="VIEW,VIEW",
         help="views of every image, whose probabilities are averaged: plain, hflip, transpose (default plain)",
     )
-    add_raw(verb)
+    add_raw(verb, writes_boxes=True)
     add_embeddings(verb)
     add_device(verb)
 

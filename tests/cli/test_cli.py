@@ -84,6 +84,15 @@ def test_of_two_switches_for_one_thing_the_default_is_the_one_that_says_so() -> 
     assert n_pairs >= 4  # --consistent and --raw of predict, bag, merge and smooth
 
 
+def test_only_the_verb_that_writes_boxes_says_which_its_raw_is_about() -> None:
+    raw = {
+        verb.prog.split()[-1]: " ".join(action.help or "" for action in verb._actions if action.dest == "is_raw")
+        for verb in _verbs(_parser())
+    }
+    assert {name for name, text in raw.items() if text} == {"predict", "bag", "merge", "smooth", "baseline"}
+    assert [name for name, text in raw.items() if "boxes" in text] == ["predict"]
+
+
 def _says(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> str:
     """Run a verb that must fail with `code`, and return the one line it says."""
     assert main(arguments) == code
