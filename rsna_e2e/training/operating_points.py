@@ -1,4 +1,4 @@
-"""Thresholds of labels, chosen on the held-out fold in the best epoch of a run and kept with it."""
+"""Thresholds of labels or of boxes, chosen on the held-out fold in the best epoch of a run and kept with it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,8 @@ from rsna_e2e.training.run_layout import OPERATING_POINTS
 
 
 class OperatingPoints(Frozen):
-    """From which probability on a slice is called to have a label, by label. epoch: by whose validation."""
+    """From which probability on a slice is called to have a label, by label, or of a run that finds boxes, from which
+    score on a box counts, by class of box. epoch: by whose validation."""
 
     epoch: int
     thresholds: dict[str, float]

@@ -7,6 +7,6 @@ SUMMARY = "summary.json"  # how the run ended; the last file that it writes
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
-OPERATING_POINTS = "operating_points.json"  # thresholds of the labels, chosen on the held-out fold in the best epoch
+OPERATING_POINTS = "operating_points.json"  # thresholds of labels or boxes, of the best epoch on the held-out fold
 DEBUG = "debug"  # what is known of a run that diverged
 PREEMPTION_MARKER = "preempted"  # empty file: the run stopped because of a signal, after saving
