@@ -108,7 +108,7 @@ def test_the_wheel_holds_the_package_and_its_libraries(built: Built) -> None:
         "rsna_e2e/py.typed",
         *(
             f"{templates}/{name}.html.j2"
-            for name in ("base", "comparison", "inspection", "inspection_radiographs", "report")
+            for name in ("base", "boxes", "comparison", "inspection", "inspection_radiographs", "report")
         ),
         *(f"{templates}/{name}.css" for name in ("inspection", "report")),
     }

@@ -46,8 +46,8 @@ class FakeStore:
 
     def presentation(self, row: int) -> Presentation:
         window = {"voi_function": "LINEAR_EXACT", "window_center": 2048.0, "window_width": 4096.0}
-        form = {"value_offset": 0, "slope": 1.0, "intercept": 0.0, "bits_stored": 12, "photometric": "MONOCHROME2"}
-        return Presentation(**form, **window)  # type: ignore[arg-type]
+        form = {"value_offset": 0, "slope": 1.0, "intercept": 0.0, "bits_stored": 12, "pixel_representation": 0}
+        return Presentation(photometric="MONOCHROME2", **form, **window)  # type: ignore[arg-type]
 
 
 def _evaluated(folder: Path, *, views: list[str] | None = None, n_drawn: int = 1) -> tuple[BoxEvaluation, Any]:

@@ -95,7 +95,7 @@ def test_one_image_is_shown_as_in_its_series_but_for_the_scale_of_colours(
 def test_a_label_of_series_is_explained_by_a_run_that_predicts_it(head: str, known: bool) -> None:
     config = load_config("pe_demo", ["model.backbone=test_resnet", "model.backbone_arguments={}"])
     network = JointModel.for_task(config.model.model_copy(update={"head": head}), PE)
-    trained = SimpleNamespace(task=PE, network=network)
+    trained = SimpleNamespace(task=PE, joint=network)
     assert find_label(trained, PE.headline) == ("slice", 0)
     if known:
         assert find_label(trained, PE.series.names[4]) == ("series", 4)
