@@ -30,8 +30,8 @@ mkdir -p "$out"
   run_verb prepare "$data" "$store" --task pneumonia --labels "${LABELS:-$data/stage_2_train_labels.csv}" \
     "${also[@]}" ${HOLDOUT:+--holdout "$HOLDOUT"}
 [[ -e $out/inspection ]] || run_verb inspect "$store" --out "$out/inspection"
-[[ $classifier == none ]] || train "$store" "$out/classes" --recipe "$classifier" --resume auto "$@"
-train "$store" "$out/boxes" --recipe "${RECIPE:-xray_boxes}" --resume auto "$@"
+[[ $classifier == none ]] || train "$store" "$out/classes" --recipe "$classifier" "$@"
+train "$store" "$out/boxes" --recipe "${RECIPE:-xray_boxes}" "$@"
 run_verb predict "$out/boxes" "$store" --split validation --out "$out/validation.csv"
 run_verb evaluate "$out/validation.csv" "$out/validation.csv.truth.csv" --task pneumonia --allow-missing --store "$store" --out "$out/validation"
 if [[ $classifier == none ]]; then
