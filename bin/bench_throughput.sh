@@ -12,7 +12,6 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out=${OUT:-bench}
 rounds=${ROUNDS:-7}
 store=${1:-$out/store}
-run_verb() { echo "+ rsna-e2e $*" >&2 && "$root/.venv/bin/rsna-e2e" "$@"; }
 
 echo "+ pip install -r requirements/bench.txt" >&2
 "$root/.venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps -r "$root/requirements/bench.txt" ||

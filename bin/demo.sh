@@ -15,7 +15,6 @@ studies=${STUDIES:-240}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/bin/setup.sh"
 out=${1:-demo${STUDIES:+-$STUDIES}}
-run_verb() { echo "+ rsna-e2e $*" >&2 && "$root/.venv/bin/rsna-e2e" "$@"; }
 
 mkdir -p "$out"
 [[ -e $out/raw ]] || run_verb synth "$out/raw" --studies "$studies" --seed "${SEED:-7}" --prevalence demo

@@ -16,7 +16,6 @@ studies=${STUDIES:-240}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/bin/setup.sh"
 out=${1:-demo-pe${STUDIES:+-$STUDIES}}
-run_verb() { echo "+ rsna-e2e $*" >&2 && "$root/.venv/bin/rsna-e2e" "$@"; }
 
 mkdir -p "$out"
 [[ -e $out/raw ]] ||

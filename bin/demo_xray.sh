@@ -17,7 +17,6 @@ studies=${STUDIES:-600}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/bin/setup.sh"
 out=${1:-demo-xray${STUDIES:+-$STUDIES}}
-run_verb() { echo "+ rsna-e2e $*" >&2 && "$root/.venv/bin/rsna-e2e" "$@"; }
 
 mkdir -p "$out"
 raw=$out/raw

@@ -1,4 +1,4 @@
-# What the scripts in bin/ and docker/ share: help, and errors that end them. Sourced before they set anything up.
+# What the scripts in bin/ and docker/ share: help, errors that end them, and steps that are shown. Sourced before they set anything up.
 
 fail() { # fail CODE MESSAGE
   local script=${0##*/}
@@ -28,4 +28,8 @@ no_options() { # no_options ARGUMENTS...: end if one of them is an option, for s
   for argument in "$@"; do
     case $argument in -*) fail 2 "unknown option $argument. See $0 --help" ;; esac
   done
+}
+
+run_verb() { # run_verb ARGUMENTS...: show and run a verb of the program that is installed below $root
+  echo "+ rsna-e2e $*" >&2 && "$root/.venv/bin/rsna-e2e" "$@"
 }

@@ -20,7 +20,6 @@ store=$out/store
 [[ -n $data || -e $store ]] || fail 2 "DATA is not set; it must be a folder of radiographs and their tables. See $0 --help"
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/bin/setup.sh"
-run_verb() { echo "+ rsna-e2e $*" >&2 && "$root/.venv/bin/rsna-e2e" "$@"; }
 train() { echo "+ bin/train.sh $*" >&2 && "$root/bin/train.sh" "$@"; }
 
 also=(--also "${ALSO:-$data/stage_2_detailed_class_info.csv}")

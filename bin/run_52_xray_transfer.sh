@@ -18,7 +18,6 @@ out=${OUT:-out} task=${TASK:-pneumonia}
 [[ -n ${DATA:-} || -e $out/store ]] || fail 2 "DATA is not set; it must be a folder or zip of radiographs. See $0 --help"
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/bin/setup.sh"
-run_verb() { echo "+ rsna-e2e $*" >&2 && "$root/.venv/bin/rsna-e2e" "$@"; }
 
 backbones=${BACKBONES-torchvision.squeezenet1_0,torchvision.squeezenet1_1,resnet18.tv_in1k,resnet34.tv_in1k,resnet50.tv_in1k}
 mkdir -p "$out"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Progress, no_progress, printable
 from rsna_e2e.inference.missing import list_missing
 from rsna_e2e.inference.predictions import beside
@@ -59,14 +58,10 @@ def predict_boxes(
 def _find(predictor: Predictor, positions: Sequence[int], progress: Progress) -> BoxPrediction:
     trained = predictor.trained
     assert isinstance(trained.network, BoxModel)
-    if tuple(predictor.views) != ("plain",):
-        raise UsageError(f"--views are of runs that predict labels, and {trained.run} finds boxes: leave it out")
     found = find_boxes(
         *(trained.network, predictor.loader, positions, predictor.store), compute=trained.compute, progress=progress
     )
-    if not found.is_finite:
-        raise BadInputError(f"{trained.checkpoint}: predicts numbers that are not finite. Use another checkpoint")
-    return found.in_store_order()
+    return predictor.checked(found)
 
 
 def _is_submitted(trained: TrainedModel, boxes: ImageBoxes) -> "np.typing.NDArray[np.bool_]":

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,11 +17,14 @@ from rsna_e2e.inference.missing import MissingImages
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.inference.truth import TruthFile
 from rsna_e2e.loader.holdout import check_unseen, validation_series
+from rsna_e2e.model.find_boxes import BoxPrediction
 from rsna_e2e.model.forward import Prediction, predict_series
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.training.run_folder import store_hash_of
 
 logger = logging.getLogger(__name__)
+
+P = TypeVar("P", Prediction, BoxPrediction)
 
 # What to do where a split has no series
 _WAYS_OUT = {
@@ -54,12 +58,14 @@ class Predictor:
     """Predicts series of one store with a trained model, by whichever of its checkpoints is loaded.
 
     views: of every image; probabilities are the mean over them. Raises BadInputError when the store was prepared for
-    another task, UsageError for views of stored embeddings.
+    another task, UsageError for views of stored embeddings, and for a run that finds boxes.
     """
 
     def __init__(self, trained: TrainedModel, store: Store, *, views: Sequence[View] = ("plain",)) -> None:
         if trained.embeddings is not None and tuple(views) != ("plain",):
             raise UsageError("--views are of images, and this run predicts from stored embeddings: leave it out")
+        if trained.config.model.finds_boxes and tuple(views) != ("plain",):
+            raise UsageError(f"--views are of runs that predict labels, and {trained.run} finds boxes: leave it out")
         self.trained, self.store, self.views = trained, store, views
         self.loader = trained.loader(store)
 
@@ -141,6 +147,12 @@ class Predictor:
             views=self.views,
             progress=progress,
         )
+        return self.checked(prediction)
+
+    def checked(self, prediction: P) -> P:
+        """Return a prediction in the order of the store. Raises BadInputError where it is not of finite numbers."""
         if not prediction.is_finite:
-            raise BadInputError(f"{trained.checkpoint}: predicts numbers that are not finite. Use another checkpoint")
+            raise BadInputError(
+                f"{self.trained.checkpoint}: predicts numbers that are not finite. Use another checkpoint"
+            )
         return prediction.in_store_order()

@@ -12,7 +12,6 @@ import torch
 
 from rsna_e2e.core.device import Compute
 from rsna_e2e.core.records import Rows, never
-from rsna_e2e.loader.division import rank_shares
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.box_model import BoxModel
 from rsna_e2e.model.find_boxes import find_boxes
@@ -23,6 +22,7 @@ from rsna_e2e.tasks.metrics.boxes import box_average_precision, finds, highest_s
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.confusion import Confusion
 from rsna_e2e.training.distributed import ALONE, Ranks
+from rsna_e2e.training.validation import predict_share
 
 _N_CUTS = 40  # scores from which on boxes could count, that are tried: quantiles of those that there are
 _COLUMNS = 7  # of a box on its way between ranks: image, class, score, and edges
@@ -36,7 +36,7 @@ class BoxValidation:
     that makes it the highest; NaN where no image counts. average_precision: at IoU 0.5, of all boxes. image_auc: of an
     image's highest score for whether it has a box; NaN where all or none have. n_training_slices: where no fold is held
     out, on how many images that the model was trained on; else 0. n_positive: images with boxes. thresholds:
-    least_score, by class of boxes; none where training images are scored. confusions: none, of any kind.
+    least_score, by class of boxes; none where training images are scored.
     """
 
     box_precision: float
@@ -46,7 +46,11 @@ class BoxValidation:
     n_positive: int
     n_training_slices: int = 0
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    confusions: Mapping[str, Confusion] = field(default_factory=dict)
+
+    @property
+    def confusions(self) -> Mapping[str, Confusion]:
+        """Counts of labels, of which there are none."""
+        return {}
 
     @property
     def loss(self) -> float:
@@ -55,9 +59,7 @@ class BoxValidation:
 
     def plain(self) -> dict[str, Any]:
         """Return the scores by name."""
-        scores = asdict(replace(self, thresholds={}, confusions={}))
-        del scores["confusions"], scores["thresholds"]
-        return scores
+        return {name: value for name, value in asdict(self).items() if name != "thresholds"}
 
     @classmethod
     def from_plain(cls, scores: Mapping[str, Any]) -> "BoxValidation":
@@ -92,11 +94,12 @@ def validate_boxes(
 
     only_rows, loader, and when it is None: as in `validate`.
     """
-    shares = rank_shares([store.series[position].n_slices for position in held_out], n_ranks=ranks.n_ranks)
-    mine = [held_out[member] for member in shares[ranks.rank]]
-    found = find_boxes(model, loader, mine, store, compute=compute, is_stopping=is_stopping)
-    stopped = torch.tensor([float(is_stopping())])
-    if ranks.max_(stopped).item():
+    found = predict_share(
+        *(held_out, store, ranks),
+        lambda mine: find_boxes(model, loader, mine, store, compute=compute, is_stopping=is_stopping),
+        is_stopping=is_stopping,
+    )
+    if found is None:
         return None
     rows_N = np.sort(rows_of(store.series[position] for position in held_out))
     boxes = _gather(found.boxes, np.searchsorted(rows_N, found.rows), ranks)

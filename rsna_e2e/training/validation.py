@@ -5,7 +5,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.confusion import Confusion
 from rsna_e2e.training.distributed import ALONE, Ranks
 from rsna_e2e.training.runlog import BALANCED_CONFUSION, CONFUSION
+
+P = TypeVar("P")
 
 _OF_SERIES = ("series_weighted_log_loss", "series_any_auc", "study_log_loss")  # that not every run has
 
@@ -100,6 +102,21 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def predict_share(
+    held_out: Sequence[int],
+    store: Store,
+    ranks: Ranks,
+    predict: Callable[[list[int]], P],
+    *,
+    is_stopping: Callable[[], bool],
+) -> P | None:
+    """Predict this rank's share of the series at positions `held_out`; None when any rank was asked to stop."""
+    shares = rank_shares([store.series[position].n_slices for position in held_out], n_ranks=ranks.n_ranks)
+    prediction = predict([held_out[member] for member in shares[ranks.rank]])
+    stopped = torch.tensor([float(is_stopping())])
+    return None if ranks.max_(stopped).item() else prediction
+
+
 def validate(
     model: JointModel,
     loader: SeriesLoader,
@@ -116,14 +133,15 @@ def validate(
     """Score `model` on the series at positions `held_out`, shared among ranks; the same on all of them.
 
     only_rows: these store rows of them alone, and they are training slices. balanced_rows: a sample that a classifier
-    of single slices is scored on as well. loader: of whole batches. None when any
-    rank was asked to stop before all was predicted.
+    of single slices is scored on as well. loader: of whole batches. None when any rank was asked to stop before all was
+    predicted.
     """
-    shares = rank_shares([store.series[position].n_slices for position in held_out], n_ranks=ranks.n_ranks)
-    mine = [held_out[member] for member in shares[ranks.rank]]
-    prediction = predict_series(model, loader, mine, compute=compute, is_stopping=is_stopping)
-    stopped = torch.tensor([float(is_stopping())])
-    if ranks.max_(stopped).item():
+    prediction = predict_share(
+        *(held_out, store, ranks),
+        lambda mine: predict_series(model, loader, mine, compute=compute, is_stopping=is_stopping),
+        is_stopping=is_stopping,
+    )
+    if prediction is None:
         return None
     truth = FoldTruth.of(store, held_out, task)
     everyone = _gather(prediction.slices, np.searchsorted(truth.rows, prediction.rows), len(truth.rows), ranks)
