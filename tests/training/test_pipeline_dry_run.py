@@ -28,6 +28,7 @@ from rsna_e2e.training.pipeline.rates import Basis
 MODES = ("full", "single", "joint", "fast")
 RSNA_2019 = ("--slices", "874035", "--series", "25272", "--test-slices", "121232")
 MOST_CPU_S = 5.0  # of the whole process; on a quiet machine it takes as long as that
+TORCH_S = 2.0  # of CPU, to import PyTorch on a quiet machine
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +56,24 @@ def words(root: Path, mode: str, recipe: str, *more: str) -> list[str]:
     ]
 
 
+def with_cpu_s(command: list[str]) -> tuple[subprocess.CompletedProcess[str], float]:
+    """What a command says, and the CPU seconds that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def table_within_5_s(root: Path, mode: str, recipe: str) -> None:
-    """The best of five, no more than are needed: the machine may be busy, the code may not."""
-    command = [sys.executable, "-m", "rsna_e2e.cli", *words(root, mode, recipe, "--no-probe")]
-    took_s: list[float] = []
-    while len(took_s) < 5 and min(took_s, default=MOST_CPU_S) >= MOST_CPU_S:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    """Five seconds of a quiet machine: those of a busy one are as much longer as PyTorch's import, taken beside it."""
+    for _ in range(3):
+        _, torch_s = with_cpu_s([sys.executable, "-c", "import torch"])
+        done, took_s = with_cpu_s([sys.executable, "-m", "rsna_e2e.cli", *words(root, mode, recipe, "--no-probe")])
         assert "to be run:" in done.stdout, done.stderr
         assert done.returncode in (0, 5)  # the disk of this machine may be too small
-        took_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(took_s) < MOST_CPU_S, took_s
+        if took_s < MOST_CPU_S * max(1.0, torch_s / TORCH_S):
+            return
+    pytest.fail(f"{took_s:.1f} s of CPU, PyTorch's import {torch_s:.1f} s")
 
 
 def test_the_longest_table_comes_within_5_s(root: Path) -> None:
