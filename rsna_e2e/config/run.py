@@ -50,6 +50,9 @@ class RunConfig(Frozen):
     """Epochs on whole series. Those of slice_phase come first and on top. 0: none, for model.head=none."""
     validation_fold: OfRun[Fold | None] = 0
     """Fold that is held out and scored after every epoch. null: train on all labelled series, with no validation."""
+    training_fold: OfRun[Fold | None] = None
+    """Learn from this fold alone, as a head does from embeddings by a classifier that held it out. null: from all folds
+    but the one that is held out."""
     training_slices_scored: OfRun[Slices | None] = None
     """With validation_fold=null, score this many training slices after every epoch, as the published solution did. That
     is no validation."""
@@ -152,6 +155,12 @@ class RunConfig(Frozen):
     def _training_slices_are_not_validation(self) -> "RunConfig":
         if self.training_slices_scored is not None and self.validation_fold is not None:
             raise ValueError("training_slices_scored is for runs without a held-out fold: set validation_fold=null")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_learned_is_not_held_out(self) -> "RunConfig":
+        if self.training_fold is not None and self.training_fold == self.validation_fold:
+            raise ValueError("training_fold is the fold that is held out: set validation_fold to another, or null")
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from rsna_e2e.core.records import Rows
 from rsna_e2e.loader.label_file_order import in_label_file_order, label_file_places
 from rsna_e2e.loader.sampler import balanced_shard_rows
 from rsna_e2e.store import Store, rows_of
-from rsna_e2e.store.embeddings import Embeddings
+from rsna_e2e.store.embeddings import Embeddings, EmbeddingSource
 from rsna_e2e.store.folds import published_folds
 from rsna_e2e.tasks.catalogue import task_option
 from rsna_e2e.tasks.metrics import scorable
@@ -35,7 +35,10 @@ def hold_out(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
             by_fold[fold_of[position]].append(position)
     if problem := _problem(store, by_fold, held, config.task.name):
         raise UsageError(f"{store.path}: {problem}")
-    training = sorted(position for fold in by_fold if fold != held for position in by_fold[fold])
+    if (only := config.training_fold) is not None and only not in by_fold:
+        raise UsageError(f"{store.path}: no series in fold {only}; training_fold is one of {sorted(by_fold)}")
+    learned = [fold for fold in by_fold if fold != held and only in (None, fold)]
+    training = sorted(position for fold in learned for position in by_fold[fold])
     return training, by_fold[held] if held is not None else []
 
 
@@ -72,16 +75,29 @@ def validation_series(store: Store, config: RunConfig) -> list[int]:
     return [p for p, fold in enumerate(series_folds(store, config.folds)) if fold == config.validation_fold]
 
 
+def check_learned(embeddings: Embeddings, config: RunConfig) -> None:
+    """Raise UsageError where a run learns from one fold alone, and a classifier of the embeddings had seen it."""
+    for source in embeddings.sources:
+        if (source.held_out_fold, source.folds) != (config.training_fold, config.folds):
+            raise UsageError(
+                f"training_fold={config.training_fold} learns from embeddings by classifiers that held out that fold; "
+                f"these are by one that held out {_held_out(source)}"
+            )
+
+
 def check_unseen(embeddings: Embeddings, config: RunConfig) -> None:
     """Raise UsageError unless the classifiers of the embeddings held out what a run is validated on."""
     for source in embeddings.sources:
         if (source.held_out_fold, source.folds) != (config.validation_fold, config.folds):
-            held_out = "no fold" if source.held_out_fold is None else f"fold {source.held_out_fold} ({source.folds})"
             raise UsageError(
                 f"validation on fold {config.validation_fold} ({config.folds}) would be too optimistic: the embeddings "
-                f"are by a classifier that held out {held_out}. Give those of one that held out the same fold, or "
-                "train with its validation_fold and folds, or with validation_fold=null"
+                f"are by a classifier that held out {_held_out(source)}. Give those of one that held out the same "
+                "fold, or train with its validation_fold and folds, or with validation_fold=null"
             )
+
+
+def _held_out(source: EmbeddingSource) -> str:
+    return "no fold" if source.held_out_fold is None else f"fold {source.held_out_fold} ({source.folds})"
 
 
 def balanced_held_out(store: Store, task: Task, held_out: Sequence[int], *, seed: int, epoch: int) -> Rows:

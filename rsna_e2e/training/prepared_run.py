@@ -16,7 +16,7 @@ from rsna_e2e.core.errors import UsageError, is_out_of_memory
 from rsna_e2e.core.records import Rows
 from rsna_e2e.loader.choice import check_order, choose_loader, count_channels
 from rsna_e2e.loader.division import Division
-from rsna_e2e.loader.holdout import check_unseen, hold_out
+from rsna_e2e.loader.holdout import check_learned, check_unseen, hold_out
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.box_model import BoxModel
 from rsna_e2e.model.make import Network, make_network
@@ -54,7 +54,7 @@ class RunData:
 
         Raises BadInputError for a store prepared for another task; UsageError when embeddings are missing or too many,
         when slices have no order or another than is configured, when no series is left to train on, and when the
-        classifier of the embeddings saw what is held out.
+        classifier of the embeddings saw what is held out, or the one fold that is learned from.
         """
         task = resolve_task(config)
         check_labels(store, task)
@@ -63,6 +63,8 @@ class RunData:
         training, held_out = hold_out(store, config)
         if config.model.finds_boxes:
             _check_boxes(store, training, held_out)
+        if embeddings is not None and config.training_fold is not None:
+            check_learned(embeddings, config)
         if embeddings is not None and held_out:
             check_unseen(embeddings, config)
         return cls(

@@ -30,6 +30,7 @@ from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.metrics import weighted_log_loss
 from rsna_e2e.training.checkpoint import drop_epochs, find_checkpoint, load_model
+from rsna_e2e.training.prepared_run import RunData
 from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,6 +73,20 @@ def test_a_head_is_not_validated_on_what_its_classifier_saw(data: Data, tmp_path
     with pytest.raises(UsageError, match=r"would be too optimistic: .* held out fold 0 \(store\)"):
         train(data.store, tmp_path / "run", sequences.config(setting), embeddings=data.embeddings, device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_head_learns_from_one_fold_alone_which_its_classifier_held_out(data: Data, tmp_path: Path) -> None:
+    config = sequences.config("training_fold=0", "validation_fold=null")
+    run_data = RunData.of(data.store, config, embeddings=data.embeddings)
+    assert {data.store.series[position].fold for position in run_data.training} == {0}
+    assert run_data.held_out == []
+    train(data.store, tmp_path / "run", config, embeddings=data.embeddings, device="cpu")
+    with pytest.raises(UsageError, match=r"training_fold=1 learns from .* held out fold 0 \(store\)"):
+        RunData.of(data.store, sequences.config("training_fold=1"), embeddings=data.embeddings)
+    with pytest.raises(UsageError, match=r"no series in fold 7; training_fold is one of \[0, 1, 2\]"):
+        RunData.of(data.store, sequences.config("training_fold=7"), embeddings=data.embeddings)
+    with pytest.raises(UsageError, match="training_fold is the fold that is held out"):
+        sequences.config("training_fold=0", "validation_fold=0")
 
 
 def test_a_mean_is_not_made_of_a_run_that_has_not_ended(data: Data, tmp_path: Path) -> None:
