@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,9 @@ def _say_trained(summary: "TrainSummary", run: Path, *, headline: str) -> None:
         f"{summary.stall_share:.1%} of the time waiting for the loader ({summary.stalls} steps waited), "
         f"{summary.save_share:.1%} saving"
     )
+    if summary.elapsed_s is not None and summary.peak_mib is not None:
+        took = timedelta(seconds=round(summary.elapsed_s))
+        tell(f"in {took} h, with at most {summary.peak_mib / 1024:.1f} GiB of memory")
     if summary.skipped:
         tell(f"{summary.skipped} steps were skipped, because their loss or gradient was not finite")
     if summary.best is not None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from rsna_e2e.core.errors import MissingCapabilityError
 from rsna_e2e.core.machine import cudnn_version
+from rsna_e2e.core.process import Memory
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -46,6 +47,12 @@ class Compute:
     def place(self, model: M) -> M:
         """Move a model of images to the device, its convolutions in channels-last memory."""
         return model.to(self.device).to(memory_format=torch.channels_last)
+
+    def peak_mib(self) -> float:
+        """Most memory so far, MiB: what tensors took of a GPU, or on a CPU what of this process was resident."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return Memory.read().peak_mib
 
     @property
     def needs_scaler(self) -> bool:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rsna_e2e.config import RunConfig, resolve_task
 from rsna_e2e.core.device import choose_compute
-from rsna_e2e.core.process import Memory, return_freed_memory
+from rsna_e2e.core.process import return_freed_memory
 from rsna_e2e.loader.batch import SeriesBatch
 from rsna_e2e.loader.division import Chunk
 from rsna_e2e.model.losses import weighted_bce
@@ -174,6 +174,4 @@ def measure_peak(config: RunConfig, device: str, n_slices: int, *, is_whole: boo
             step.train()
     else:
         step.head_alone()
-    if step.compute.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(step.compute.device) / 2**20
-    return Memory.read().peak_mib
+    return step.compute.peak_mib()

@@ -40,7 +40,8 @@ class TrainSummary(Frozen):
 
     slices_per_s, stalls and the shares: since the run was last resumed. stalls: steps that had to wait for their batch.
     stall_share, save_share: time spent waiting for batches and saving, as parts of the whole. skipped: steps without a
-    finite loss.
+    finite loss. elapsed_s: of training, over all resumptions. peak_mib: most memory since the last one, of the GPU
+    where there is one, else of this process. Both are None in runs of earlier versions.
     """
 
     steps: int
@@ -52,6 +53,8 @@ class TrainSummary(Frozen):
     best_epoch: int
     best: Scores | None
     compute: str
+    elapsed_s: float | None = None
+    peak_mib: float | None = None
 
 
 def train(
@@ -241,6 +244,8 @@ def _summary(trainer: Trainer, compute: Compute) -> TrainSummary:
         best_epoch=state.best.epoch if state.best else state.epoch,
         best=trainer.best,
         compute=str(compute),
+        elapsed_s=state.elapsed_s,
+        peak_mib=compute.peak_mib(),
     )
 
 

@@ -44,7 +44,7 @@ WITHOUT_EFFECT = {
     "distributed": ...,
 }
 NOT_IN_EMBEDDINGS = {
-    *("validation_fold", "training_slices_scored", "chunk", "graph_slices", "precision"),
+    *("validation_fold", "training_fold", "training_slices_scored", "chunk", "graph_slices", "precision"),
     *("loader", "checkpoint", "distributed"),
 }
 

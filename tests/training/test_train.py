@@ -9,6 +9,7 @@ import torch
 
 from rsna_e2e.config import ModelConfig, RunConfig
 from rsna_e2e.core.errors import DivergedError, UsageError
+from rsna_e2e.core.process import Memory
 from rsna_e2e.inference.predict import predict
 from rsna_e2e.inference.predictions import predictions_path, read_predictions
 from rsna_e2e.model.network import JointModel
@@ -64,7 +65,10 @@ def test_the_slice_phase_comes_first_and_leaves_the_head_alone(store: Store, tmp
 
 def test_a_run_leaves_what_is_needed_to_use_and_repeat_it(run: Path, store: Store) -> None:
     assert json.loads((run / "manifest.json").read_text())["data_hash"] == store.data_hash
-    assert json.loads((run / "summary.json").read_text())["best_epoch"] in (1, 2)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["best_epoch"] in (1, 2)
+    assert summary["elapsed_s"] > 0
+    assert 100 < summary["peak_mib"] <= Memory.read().peak_mib
     assert [line["epoch"] for line in _log(run, "validation")] == [1, 2]
     assert list((run / "tensorboard").glob("events*"))
     for name in ("best", "last"):
