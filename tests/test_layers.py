@@ -56,7 +56,10 @@ LIBRARIES = {
     "timm": {"model"},
     "huggingface_hub": {"model.pretrained"},
     "safetensors": {"core.weights_file", "model.unpickling"},
-    "scipy": {"model.masks", "tools.synth"},
+    "scipy": {
+        *(f"tasks.metrics.{name}" for name in ("resample", "ranked", "delong", "permute")),
+        *("model.masks", "tools.synth"),
+    },
     "sklearn": {"evaluation.baselines"},
     "matplotlib": {"evaluation", "tools.synth"},
     "jinja2": {"evaluation"},

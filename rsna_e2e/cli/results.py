@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_also, add_columns, add_device, add_raw, checkpoints, seed, with_columns
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, say_damaged, taken, views
+from rsna_e2e.cli.paired import say_difference, say_no_series
 from rsna_e2e.cli.verbs import Verbs, add_verb, given_task, tell
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.table_files import table_at
 from rsna_e2e.tasks.catalogue import DEFAULT_TASK, TASKS
 
 if TYPE_CHECKING:
+    from rsna_e2e.evaluation.scores import Evaluation
     from rsna_e2e.inference.missing import MissingImages
     from rsna_e2e.inference.predict_epochs import EpochMean
     from rsna_e2e.inference.truth import TruthFile
@@ -69,10 +71,11 @@ def add_evaluate(verbs: Verbs) -> None:
         "evaluate",
         _evaluate,
         "Score predictions, made by predict or by any other program, against the truth; write metrics.json and an HTML "
-        "report.",
+        "report. Of two submissions, compare both on the same images, and write paired.json.",
         "rsna-e2e evaluate submission.csv raw/stage_2_test_truth.csv --out report --store store",
         "rsna-e2e evaluate mine.csv truth.csv --store store     # any CSV with the columns ID,Label; prints the scores",
         "rsna-e2e evaluate mine.csv truth.csv --series map.csv  # without a store, see docs/evaluation.md",
+        "rsna-e2e evaluate first.csv second.csv truth.csv --store store   # which is better, and by chance?",
         "rsna-e2e evaluate boxes.csv stage_2_train_labels.csv --task pneumonia   # patientId,PredictionString",
         "rsna-e2e evaluate mine.csv stage_2_train_labels.csv --also stage_2_detailed_class_info.csv --task pneumonia",
     )
@@ -82,6 +85,9 @@ def add_evaluate(verbs: Verbs) -> None:
         metavar="SUBMISSION",
         help="any CSV with the columns ID,Label: one row per image and label, ID <image>_<label>, Label a probability; "
         "or those of another task, see docs/evaluation.md",
+    )
+    verb.add_argument(
+        "other", type=Path, nargs="?", metavar="OTHER", help="a second submission of the same images, to compare with"
     )
     verb.add_argument("truth", type=Path, metavar="TRUTH", help="label CSV of the same images")
     add_columns(verb)
@@ -202,7 +208,6 @@ def asked_task(options: argparse.Namespace, *files: Path) -> "Task":
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from rsna_e2e.evaluation.evaluate import evaluate
     from rsna_e2e.evaluation.floors import with_floors
     from rsna_e2e.evaluation.parts import with_parts
     from rsna_e2e.evaluation.report import write_report
@@ -219,25 +224,33 @@ def _evaluate(options: argparse.Namespace) -> None:
         if task.csv.box_columns is not None and is_box_submission(table_at(options.submission), task):
             _evaluate_boxes(options, task, store)
             return
-        evaluation = evaluate(
-            options.submission,
-            with_columns(options.truth, options.columns, options.also),
-            task=task,
-            series_map=options.series,
-            store=store,
-            allow_missing=options.allow_missing,
-            seed=options.seed,
-        )
+        if options.other is not None:
+            both = (_evaluated(options, submission, task, store) for submission in (options.submission, options.other))
+            say_difference(*both, out=options.out)
+            return
+        evaluation = _evaluated(options, options.submission, task, store)
         if store is not None:
             evaluation = with_views(with_parts(with_floors(evaluation, store, seed=options.seed), store), store)
         page = None if options.out is None else write_report(evaluation, out=options.out, store=store)
     tell(*summary(evaluation).splitlines())
     if evaluation.layout is None:
-        tell(
-            "no intervals and no scores of series: give --store STORE or --series CSV to say which series images are in"
-        )
+        say_no_series()
     if page is not None:
         tell(f"report: {page}")
+
+
+def _evaluated(options: argparse.Namespace, submission: Path, task: "Task", store: "Store | None") -> "Evaluation":
+    from rsna_e2e.evaluation.evaluate import evaluate
+
+    return evaluate(
+        submission,
+        with_columns(options.truth, options.columns, options.also),
+        task=task,
+        series_map=options.series,
+        store=store,
+        allow_missing=options.allow_missing,
+        seed=options.seed,
+    )
 
 
 def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | None") -> None:
@@ -247,6 +260,8 @@ def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | N
 
     if options.series is not None:
         raise UsageError("--series: boxes are scored image by image. Leave it out")
+    if options.other is not None:
+        raise UsageError(f"{options.other}: boxes are scored one submission at a time. Leave it out")
     evaluation = evaluate_boxes(
         options.submission,
         with_columns(options.truth, options.columns, options.also),

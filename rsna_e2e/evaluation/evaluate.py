@@ -14,12 +14,14 @@ from rsna_e2e.evaluation.consistency import judge_consistency
 from rsna_e2e.evaluation.inputs import Inputs, SeriesSource, read_inputs
 from rsna_e2e.evaluation.levels import Level, score_level
 from rsna_e2e.evaluation.resamples import Resamples
-from rsna_e2e.evaluation.scores import Evaluation, Unit
+from rsna_e2e.evaluation.scores import Evaluation, SeriesLayout, Unit
 from rsna_e2e.store import Store
 from rsna_e2e.tasks import metrics
 from rsna_e2e.tasks.task import Task
 
-N_BOOTSTRAP = 200
+# The ends of a 95 % interval are then the 50th numbers from either side, which vary little from seed to seed: B. Efron
+# and R. J. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 14, ask for 1,000 or more.
+N_BOOTSTRAP = 2000
 
 
 def evaluate(
@@ -39,8 +41,8 @@ def evaluate(
     predictions, series_map, store: which series slices belong to, see `SeriesSource`. Where that is known, a series is
     positive when any of its slices is, and its probability is the highest of its slices; where a series table stands
     beside the submission, the probabilities of the series head are scored as well; and intervals come from
-    `n_bootstrap` resamples of whole series. A task whose series have labels of their own is scored by study instead,
-    which has to be known; with a store, whole patients are resampled. allow_missing: leave out images that are in one
+    `n_bootstrap` resamples of whole series, with a store of whole patients. A task whose series have labels of their
+    own is scored by study instead, which has to be known. allow_missing: leave out images that are in one
     of the files alone. Raises BadInputError when there are such images otherwise, or a file is not as it should be.
     """
     source = SeriesSource(series_map=series_map, predictions=predictions, store=store)
@@ -56,7 +58,7 @@ def _score(inputs: Inputs, *, n_bootstrap: int, seed: int) -> Evaluation:
     constant = best_constants(task, inputs.truth, study_of_slice)
     found, at_best = (losses(task, inputs.truth, cells, study_of_slice) for cells in (inputs.predicted, constant))
     by_loss = by_unit if task.score == "study_log_loss" else by_slice
-    series, series_head = (None, None) if has_studies or not layout else _score_series(inputs, by_slice)
+    series, series_head = (None, None) if has_studies or not layout else _score_series(inputs, layout, by_unit)
     slices = score_level(task.slices.names, inputs.truth.slices, inputs.predicted.slices, by_slice)
     area = slices.scores[task.headline_index].auc.value
     return Evaluation(
@@ -85,12 +87,12 @@ def _score(inputs: Inputs, *, n_bootstrap: int, seed: int) -> Evaluation:
 
 
 def _unit(inputs: Inputs) -> Unit | None:
-    """Return what is resampled: series; studies where these have labels of their own, or their patients."""
+    """Return what is resampled: patients where they are known, else series, or studies with labels of their own."""
     if inputs.layout is None:
         return None
-    if inputs.task.series_truth == "any_slice":
-        return "series"
-    return "patient" if inputs.patients else "study"
+    if inputs.patients:
+        return "patient"
+    return "series" if inputs.task.series_truth == "any_slice" else "study"
 
 
 def _resamples(inputs: Inputs, *, n_bootstrap: int, seed: int) -> tuple[Resamples, Resamples]:
@@ -105,14 +107,13 @@ def _resamples(inputs: Inputs, *, n_bootstrap: int, seed: int) -> tuple[Resample
     return by_slice, by_slice.of(clusters if len(by_slice.draws) else np.zeros_like(clusters))
 
 
-def _score_series(inputs: Inputs, by_slice: Resamples) -> tuple[Level | None, Level | None]:
+def _score_series(inputs: Inputs, layout: SeriesLayout, by_series: Resamples) -> tuple[Level | None, Level | None]:
     """Return the scores of series by their highest slice, if any has several: others would be those of slices once
     more. And those by the series head where there is one."""
-    names, n_series = inputs.task.slices.names, by_slice.draws.shape[1]
+    names, n_series = inputs.task.slices.names, len(layout.series_keys)
     truth_SL, highest_SL = (
-        metrics.group_max(part.slices, by_slice.cluster, n_series) for part in (inputs.truth, inputs.predicted)
+        metrics.group_max(part.slices, layout.series_of_slice, n_series) for part in (inputs.truth, inputs.predicted)
     )
-    by_series = by_slice.of(np.arange(n_series))
     highest = None if n_series == len(inputs.image_ids) else score_level(names, truth_SL, highest_SL, by_series)
     if inputs.series_head is None:
         return highest, None

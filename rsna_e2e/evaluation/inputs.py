@@ -2,6 +2,7 @@
 
 # N slices, S series, L labels, E studies, M their labels
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,8 +30,8 @@ class Inputs:
     where there is one. image_ids: sorted, in step with the slices of truth and predicted. layout: of the series, or of
     the studies where these have labels of their own; None where it is not known which series slices belong to.
     series_head [S, L]: probabilities by the series head, in the order of the layout's series; None without a series
-    table. raw: what was predicted before it was made to obey the task's tree. patients: of each study, where a store
-    says it.
+    table. raw: what was predicted before it was made to obey the task's tree. patients: of each series or study of
+    the layout, where a store says it.
     """
 
     task: Task
@@ -91,7 +92,7 @@ def read_inputs(
     )
     inputs = _with_layout(inputs, tables, source)
     if task.series_truth == "any_slice":
-        return _with_series_head(inputs, tables, task)
+        return _with_series_head(_with_patients(inputs, source.store), tables, task)
     study_pair = pair_studies(*both, task, allow_missing=allow_missing)
     return _with_studies(inputs, study_pair, tables, source, task, allow_missing=allow_missing)
 
@@ -116,6 +117,15 @@ def _with_layout(inputs: Inputs, tables: Tables | None, source: SeriesSource) ->
     elif source.store is not None:
         layout = layout_by_store(source.store, inputs.image_ids)
     return replace(inputs, files=files, layout=layout)
+
+
+def _with_patients(inputs: Inputs, store: Store | None) -> Inputs:
+    """Add the patients of series, by a store; one that lacks images, where tables say the series, says none."""
+    if store is None or inputs.layout is None:
+        return inputs
+    with suppress(BadInputError):
+        return replace(inputs, patients=patients_of(store, inputs.image_ids, inputs.layout))
+    return inputs
 
 
 def _with_series_head(inputs: Inputs, tables: Tables | None, task: Task) -> Inputs:

@@ -4,7 +4,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,18 @@ from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.resamples import Resamples
 from rsna_e2e.tasks import metrics
 from rsna_e2e.tasks.metrics import Decisions, Estimate
+from rsna_e2e.tasks.metrics.brier import BrierParts, brier_parts, squared_errors
+from rsna_e2e.tasks.metrics.delong import DeLong, delong
+from rsna_e2e.tasks.metrics.ranked import FIXED_LEVELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelScores:
     """How well one label is predicted, over the samples whose truth is known; NaN where it has one class only.
 
-    decisions: on these samples, at the decision threshold.
+    delong: the AUC with its variance by DeLong, who takes samples as independent. operating: sensitivity at fixed
+    specificity and the other way round, by their names in `resampled_ranks`. decisions: on these samples, at the
+    decision threshold.
     """
 
     label: str
@@ -28,7 +33,11 @@ class LabelScores:
     log_loss: Estimate
     constant_log_loss: float
     auc: Estimate
-    average_precision: float
+    delong: DeLong
+    average_precision: Estimate
+    operating: dict[str, Estimate]
+    brier: Estimate
+    brier_parts: BrierParts
     calibration_error: float
     decisions: Decisions
 
@@ -48,9 +57,15 @@ class LabelScores:
             "log_loss": plain(self.log_loss),
             "constant_log_loss": plain(self.constant_log_loss),
             "auc": plain(self.auc),
-            "average_precision": plain(self.average_precision),
+            "average_precision": plain(self.average_precision.value),
             "calibration_error": plain(self.calibration_error),
             **decisions_row(self.decisions),
+            "average_precision_low": plain(self.average_precision.low),
+            "average_precision_high": plain(self.average_precision.high),
+            "auc_delong": {"variance": plain(self.delong.variance), **_ends(self.delong.interval)},
+            **{name: plain(estimate) for name, estimate in self.operating.items()},
+            "brier": plain(self.brier),
+            "brier_parts": {name: plain(value) for name, value in asdict(self.brier_parts).items()},
         }
 
 
@@ -86,14 +101,19 @@ def score_level(
 def _score_label(name: str, truth_N: Float64Array, probability_N: Float64Array, resamples: Resamples) -> LabelScores:
     is_known_N = ~np.isnan(truth_N)
     truth_N, probability_N, resamples = truth_N[is_known_N], probability_N[is_known_N], resamples.only(is_known_N)
+    ranks = resamples.ranks(truth_N, probability_N, levels=FIXED_LEVELS)
     return LabelScores(
         label=name,
         n=len(truth_N),
         n_positive=int((truth_N == 1).sum()),
         log_loss=resamples.mean(metrics.log_loss_cells(truth_N, probability_N)),
         constant_log_loss=float(metrics.log_loss_cells(truth_N, metrics.constant_prediction(truth_N)).mean()),
-        auc=resamples.auc(truth_N, probability_N),
-        average_precision=metrics.average_precision(truth_N, probability_N),
+        auc=ranks.pop("auc"),
+        delong=delong(truth_N, probability_N),
+        average_precision=ranks.pop("average_precision"),
+        operating=ranks,
+        brier=resamples.mean(squared_errors(truth_N, probability_N)),
+        brier_parts=brier_parts(truth_N, probability_N),
         calibration_error=metrics.calibration(truth_N, probability_N).expected_error,
         decisions=Decisions.of(truth_N, probability_N),
     )
@@ -113,6 +133,10 @@ def decisions_row(decisions: Decisions) -> dict[str, Any]:
         "f1_micro": plain(decisions.f1_micro),
         "f1_weighted": plain(decisions.f1_weighted),
     }
+
+
+def _ends(estimate: Estimate) -> dict[str, Any]:
+    return {"low": plain(estimate.low), "high": plain(estimate.high)}
 
 
 def plain(number: float | Estimate) -> Any:

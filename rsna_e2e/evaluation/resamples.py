@@ -2,6 +2,7 @@
 
 # N samples, C clusters, B resamples
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy.typing as npt
 
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tasks import metrics
-from rsna_e2e.tasks.metrics import Estimate, Int64Array
+from rsna_e2e.tasks.metrics import Draws, Estimate, Int64Array
+from rsna_e2e.tasks.metrics.ranked import ranks, resampled_ranks
 
 # When no label varies, predicting the prevalence loses 0 but for rounding, and a ratio to that is meaningless.
 _NO_LOSS = 1e-9
@@ -20,12 +22,12 @@ class Resamples:
     """The cluster of each sample [N], and how often each resample draws each cluster [B, C]."""
 
     cluster: Int64Array
-    draws: Int64Array
+    draws: Draws
 
     @classmethod
     def none(cls, n: int) -> "Resamples":
         """No resamples, all samples in one cluster: estimates get no intervals."""
-        return cls(np.zeros(n, dtype=np.int64), np.zeros((0, 1), dtype=np.int64))
+        return cls(np.zeros(n, dtype=np.int64), np.zeros((0, 1), dtype=np.int32))
 
     @classmethod
     def draw(cls, cluster_N: Int64Array, *, n_resamples: int, seed: int) -> "Resamples":
@@ -43,10 +45,13 @@ class Resamples:
         """Return the same resamples for some of the samples."""
         return Resamples(self.cluster[is_kept_N], self.draws)
 
+    def _with_interval(self, value: float, resampled_B: Float64Array) -> Estimate:
+        return metrics.with_interval(value, resampled_B, n_clusters=len(np.unique(self.cluster)))
+
     def mean(self, value_N: Float64Array) -> Estimate:
         """Mean over the samples."""
         mean_B = metrics.resampled_mean(value_N, self.cluster, self.draws)
-        return metrics.with_interval(float(value_N.mean()), mean_B)
+        return self._with_interval(float(value_N.mean()), mean_B)
 
     def ratio(self, upper_N: Float64Array, lower_N: Float64Array) -> Estimate:
         """One sum over the samples by another; undefined where that is 0 but for rounding."""
@@ -55,9 +60,16 @@ class Resamples:
         upper_B, lower_B = (metrics.resampled_mean(part, self.cluster, self.draws) for part in (upper_N, lower_N))
         with np.errstate(invalid="ignore"):  # of a resample without anything to divide by
             ratio_B = upper_B / lower_B
-        return metrics.with_interval(float(upper_N.mean() / lower_N.mean()), ratio_B)
+        return self._with_interval(float(upper_N.mean() / lower_N.mean()), ratio_B)
 
     def auc(self, truth_N: Float64Array, score_N: Float64Array) -> Estimate:
         """Area under the ROC curve."""
-        area_B = metrics.resampled_auc(truth_N, score_N, self.cluster, self.draws)
-        return metrics.with_interval(metrics.auc(truth_N, score_N), area_B)
+        return self.ranks(truth_N, score_N)["auc"]
+
+    def ranks(
+        self, truth_N: Float64Array, score_N: Float64Array, *, levels: Sequence[float] = ()
+    ) -> dict[str, Estimate]:
+        """All that `resampled_ranks` gives, by its name there."""
+        found = ranks(truth_N, score_N, levels=levels)
+        resampled = resampled_ranks(truth_N, score_N, self.cluster, self.draws, levels=levels)
+        return {name: self._with_interval(value, resampled[name]) for name, value in found.items()}

@@ -70,7 +70,7 @@ def match_studies(truth: str, pair: Pair, by_series: SeriesLayout, study_of: Map
 
 
 def patients_of(store: Store, image_ids: Sequence[str], layout: SeriesLayout) -> list[str]:
-    """Return the patient of each study [E], by a store that has its images."""
+    """Return the patient of each series or study of a layout [E], by a store that has its images."""
     rows_N = rows_by_image(store, image_ids)
     first_N = np.unique(layout.series_of_slice, return_index=True)[1]
     return [str(patient) for patient in store.index["patient_id"][rows_N[first_N]]]

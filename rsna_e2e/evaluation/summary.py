@@ -1,10 +1,12 @@
-"""The main numbers of an evaluation as a few lines of text."""
+"""The main numbers of an evaluation, or of two beside each other, as a few lines of text."""
 
 import math
 
 from rsna_e2e.evaluation.boxes import BoxEvaluation
+from rsna_e2e.evaluation.paired import Paired
 from rsna_e2e.evaluation.scores import NO_STORE, Evaluation
 from rsna_e2e.tasks.metrics import Estimate
+from rsna_e2e.tasks.metrics.permute import Difference
 
 
 def summary(evaluation: Evaluation) -> str:
@@ -45,6 +47,37 @@ def box_summary(evaluation: BoxEvaluation) -> str:
     if str(evaluation.left_out):
         lines.append(f"left out: {evaluation.left_out}")
     return "\n".join(lines)
+
+
+def paired_summary(found: Paired) -> str:
+    """Return two submissions side by side as a table of text, and what its columns are."""
+    rows: list[tuple[str, ...]] = [("", "", "A", "B", "A - B", "p", "p DeLong")]
+    rows.append(_paired_row("", "weighted log loss", found.weighted_log_loss, 4))
+    for label in found.labels:
+        of = f"{label.label}, {label.level.replace('_', ' ')}"
+        rows.append(_paired_row(of, "AUC", label.auc, 3, _p(label.delong.p)))
+        rows.append(_paired_row("", "average precision", label.average_precision, 3))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines[:0] = [f"A: {found.first.name}   B: {found.second.name}   {found.n_slices} slices"]
+    if found.n_bootstrap:
+        lines.append(
+            f"brackets: 95 % of {found.n_bootstrap} resamples of {found.n_clusters} {found.unit}; p: of "
+            f"{found.n_permutations} permutations that swap A and B of whole {found.unit}"
+        )
+    lines.append("p DeLong takes slices as independent, so that it is too small where a series has several")
+    return "\n".join(lines)
+
+
+def _paired_row(of: str, name: str, one: Difference, decimals: int, p_delong: str = "") -> tuple[str, ...]:
+    numbers = (_text(Estimate(value), decimals) for value in (one.first, one.second))
+    return of, name, *numbers, _text(one.difference, decimals), _p(one.p), p_delong
+
+
+def _p(p: float) -> str:
+    if math.isnan(p):
+        return ""
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
 def _areas(evaluation: Evaluation) -> list[str]:

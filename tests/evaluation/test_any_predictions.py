@@ -35,6 +35,7 @@ def store_of(run: MadeUpRun, **changes: np.ndarray) -> SimpleNamespace:
     index = {
         "image_id": np.array([*np.array(run.table.image_ids)[order], "ID_more"], dtype=object),
         "series_key": np.array([*np.array(run.table.series_keys)[order], "more"], dtype=object),
+        "patient_id": np.array([*np.array(run.table.series_keys)[order], "more"], dtype=object),
         "slice_index": np.append(run.table.slice_index[order], 0).astype(np.int32),
         "position_mm": np.append(run.table.position_mm[order], 0.0),
     }
@@ -63,13 +64,28 @@ def test_series_by_a_store_give_the_numbers_of_the_predictions_table(run: MadeUp
     expected = evaluate(run.submission, run.truth, task=ICH)
     run.predictions.unlink()
     found = evaluate(run.submission, run.truth, task=ICH, store=store_of(run))  # type: ignore[arg-type]
-    assert found.to_dict() == expected.to_dict()
+    assert found.to_dict() == expected.to_dict() | {"resampled_unit": "patient"}  # each with one series
     assert found.layout is not None
     assert expected.layout is not None
     for series in range(30):
         slices = found.layout.slices_of(series)
         np.testing.assert_array_equal(slices, expected.layout.slices_of(series))
         np.testing.assert_array_equal(found.layout.position_mm[slices], np.arange(len(slices)) * 5.0 - 40)
+
+
+def test_a_store_says_whose_series_are_resampled_together(run: MadeUpRun) -> None:
+    """Three series of each patient, as files of one and the same: ten patients, as different as the series were."""
+    plain = store_of(run)
+    patients = np.array([f"p{int(key[7:10]) // 3}" if key != "more" else "" for key in plain.index["series_key"]])
+    found = evaluate(run.submission, run.truth, task=ICH, store=store_of(run, patient_id=patients))  # type: ignore[arg-type]
+    assert found.to_dict()["resampled_unit"] == "patient"
+    assert found.by_unit.draws.shape == (2000, 10)
+    assert found.layout is not None
+    of_series = {f"p{int(key[7:10]) // 3}" for key in found.layout.series_keys}
+    assert len(of_series) == 10
+    for series, key in enumerate(found.layout.series_keys):  # sorted, as patients are
+        assert sorted(of_series)[found.by_unit.cluster[series]] == f"p{int(key[7:10]) // 3}"
+    assert "10 patients are few" in summary(found)
 
 
 def test_series_by_a_csv_give_the_numbers_of_the_predictions_table(run: MadeUpRun) -> None:
@@ -297,7 +313,7 @@ def test_few_series_are_said_and_one_gives_no_interval(tmp_path: Path, n_series:
     assert (said[4:] in page) is True
     metrics = found.to_dict()
     assert (metrics["n_bootstrap"], metrics["weighted_log_loss"]["low"] is None) == (
-        (0, True) if n_series == 1 else (200, False)
+        (0, True) if n_series == 1 else (2000, False)
     )
     assert ('<span class="interval">' in page) == (n_series > 1)
     assert 'interval">[<span' not in page  # an interval has two ends, or is not there

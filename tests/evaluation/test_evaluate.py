@@ -102,7 +102,9 @@ def test_numbers_against_scikit_learn(run: MadeUpRun) -> None:
         losses.append(judge.log_loss(truth, probability, labels=[0, 1]))
         assert scores.log_loss.value == pytest.approx(losses[-1], **CLOSE)
         assert scores.auc.value == pytest.approx(judge.roc_auc_score(truth, probability), **CLOSE)
-        assert scores.average_precision == pytest.approx(judge.average_precision_score(truth, probability), **CLOSE)
+        assert scores.average_precision.value == pytest.approx(
+            judge.average_precision_score(truth, probability), **CLOSE
+        )
         assert scores.decisions.sensitivity == pytest.approx(judge.recall_score(truth, probability >= 0.5), **CLOSE)
     assert result.weighted_log_loss.value == pytest.approx(np.average(losses, weights=ICH.slices.weights), **CLOSE)
 

@@ -23,8 +23,6 @@ from rsna_e2e.tasks.windows import sharpest_window
 if TYPE_CHECKING:
     from rsna_e2e.evaluation.report.thumbnails import Thumbnails
 
-_ESTIMATES = ("log_loss", "auc")
-
 
 def write_report(
     evaluation: Evaluation, *, out: Path, store: Store | None = None, title: str = "Evaluation of a submission"
@@ -58,8 +56,8 @@ def _table_csv(rows: list[dict[str, Any]]) -> str:
 def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in row.items():
-        if name in _ESTIMATES:
-            flat |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
+        if isinstance(value, Mapping):
+            flat |= {name if part == "value" else f"{name}_{part}": number for part, number in value.items()}
         else:
             flat[name] = value
     return flat

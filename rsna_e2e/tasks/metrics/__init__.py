@@ -1,6 +1,7 @@
 """Metrics of predicted probabilities: log losses, ROC curves, calibration, and intervals by resampling clusters.
 
 In come truth, 0 or 1, and predictions, probabilities in [0, 1], both float64; out come numbers with their intervals.
+What scipy is needed for, or few need, has modules of its own: `ranked`, `delong`, `permute`, `brier`, `decision_curve`.
 """
 
 from rsna_e2e.tasks.metrics.curves import (
@@ -25,10 +26,10 @@ from rsna_e2e.tasks.metrics.losses import (
 )
 from rsna_e2e.tasks.metrics.resample import (
     CONFIDENCE,
+    Draws,
     Estimate,
     draw_resamples,
     group_max,
-    resampled_auc,
     resampled_mean,
     with_interval,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "LOG_LOSS_EPS",
     "Calibration",
     "Decisions",
+    "Draws",
     "Estimate",
     "Int64Array",
     "LabelDecisions",
@@ -54,7 +56,6 @@ __all__ = [
     "group_max",
     "known_weighted_log_loss",
     "log_loss_cells",
-    "resampled_auc",
     "resampled_mean",
     "roc_curve",
     "scorable",

@@ -74,7 +74,7 @@ def calibration(truth_N: Float64Array, probability_N: Float64Array, *, n_bins: i
 
     Source of the expected calibration error: M. P. Naeini et al., AAAI 2015.
     """
-    bin_N = np.minimum((probability_N * n_bins).astype(np.int64), n_bins - 1)
+    bin_N = calibration_bins(probability_N, n_bins=n_bins)
     counts_K = np.bincount(bin_N, minlength=n_bins)
     with np.errstate(invalid="ignore"):
         mean_K = np.bincount(bin_N, weights=probability_N, minlength=n_bins) / counts_K
@@ -82,6 +82,11 @@ def calibration(truth_N: Float64Array, probability_N: Float64Array, *, n_bins: i
     gap = float(np.nansum(counts_K * np.abs(mean_K - observed_K)) / len(bin_N))
     edges = np.linspace(0, 1, n_bins + 1)
     return Calibration(edges=edges, counts=counts_K, mean_probability=mean_K, observed=observed_K, expected_error=gap)
+
+
+def calibration_bins(probability_N: Float64Array, *, n_bins: int = N_CALIBRATION_BINS) -> Int64Array:
+    """Return the bin of each probability [N]."""
+    return np.minimum((probability_N * n_bins).astype(np.int64), n_bins - 1)
 
 
 def pair_share(positives_G: Int64Array, negatives_G: Int64Array) -> Float64Array:
