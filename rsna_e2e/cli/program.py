@@ -22,6 +22,7 @@ from rsna_e2e.cli.results import add_evaluate, add_predict
 from rsna_e2e.cli.settings import add_settings_list
 from rsna_e2e.cli.shards import add_export_shards
 from rsna_e2e.cli.stores import add_label, add_store
+from rsna_e2e.cli.studies import add_study
 from rsna_e2e.cli.summaries import add_summary
 from rsna_e2e.cli.synth import add_synth
 from rsna_e2e.cli.tasks import add_tasks
@@ -58,6 +59,7 @@ VERBS = (
     add_explain,
     add_compare,
     add_pipeline,
+    add_study,
     add_bench,
 )
 _OUTPUT = 1  # descriptor

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def plan_joint(config: RunConfig, folders: Folders) -> tuple[PlannedStep, ...]:
     """
     config.model.check_predicts_labels("the mode joint")
     everything = config.model_copy(update={"validation_fold": None})
-    plan = _Plan(folders, config.task)
+    plan = Planner(folders, config.task)
     train = plan.train("joint", "sequences", everything, scale=_epochs(everything))
     predicted = folders.out / "predictions" / "joint.csv.gz"
     arguments = (_run(train), str(folders.store), "--out", str(predicted))
@@ -68,7 +68,7 @@ def plan_two_stage(
     side; no other mode takes any. Raises UsageError when their number does not divide.
     """
     assert bool(embeddings) == (mode == "fast")
-    plan, chosen = _Plan(folders, config.images.task), config.of_mode(mode)
+    plan, chosen = Planner(folders, config.images.task), config.of_mode(mode)
     n_beside = len(chosen.image_runs)
     sources = plan.stored(embeddings, n_beside) if mode == "fast" else plan.images_and_embeddings(chosen)
     predictions = [plan.head(chosen, source, sources) for source in sources]
@@ -101,13 +101,13 @@ class _Source:
     depends: tuple[str, ...] = ()
 
 
-class _Plan:
-    """Collects steps."""
+class Planner:
+    """Collects the steps of a plan. first: those that make its store; by default of raw files, where there are any."""
 
-    def __init__(self, folders: Folders, task: Task) -> None:
+    def __init__(self, folders: Folders, task: Task, first: Iterable[PlannedStep] | None = None) -> None:
         self._folders, self._task = folders, task
-        self._steps: list[PlannedStep] = list(plan_prepare(folders, task))
-        self._first = tuple(step.name for step in self._steps)
+        self._steps: list[PlannedStep] = list(plan_prepare(folders, task) if first is None else first)
+        self._first = tuple(step.name for step in self._steps[-1:])
 
     @property
     def steps(self) -> tuple[PlannedStep, ...]:

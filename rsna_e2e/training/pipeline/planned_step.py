@@ -8,7 +8,7 @@ from rsna_e2e.config import RunConfig
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.pipeline import Part
 
-Verb = Literal["prepare", "train", "embed", "predict", "merge", "bag"]
+Verb = Literal["synth", "prepare", "train", "embed", "predict", "smooth", "merge", "bag"]
 JOINING: tuple[Verb, ...] = ("merge", "bag")  # of submissions, in next to no time
 
 PREPARE = "prepare"

@@ -1,0 +1,134 @@
+"""The results of the study: scores, paired differences and costs of its ways, from what its runs left."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import read_json, unsealed
+from rsna_e2e.evaluation.evaluate import evaluate
+from rsna_e2e.evaluation.floors import with_floors
+from rsna_e2e.inference.predictions import beside
+from rsna_e2e.loader.holdout import hold_out
+from rsna_e2e.store import Store
+from rsna_e2e.store.reader import check_labels
+from rsna_e2e.tools.study.design import WAYS, Design, Way
+from rsna_e2e.tools.study.plan import TEST_TRUTH, Member
+from rsna_e2e.tools.study.run import Part
+from rsna_e2e.tools.study.scores import MEASURES, Scores
+from rsna_e2e.training.run_folder import read_config
+from rsna_e2e.training.run_layout import SUMMARY
+
+COMPARED: tuple[tuple[Way, Way], ...] = (
+    ("warm", "in_sample"),
+    ("warm", "out_of_fold"),
+    ("warm", "slices"),
+    ("scratch", "in_sample"),
+    ("frozen", "in_sample"),
+    ("in_sample", "slices"),
+    ("mean", "slices"),
+    ("out_of_fold", "in_sample"),
+    ("warm", "frozen"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a training took, all of its runs together. n_slices: that its backbone learned from, counted each time."""
+
+    n_slices: int
+    elapsed_s: float
+    peak_mib: float
+
+
+def results_of(part: Part, design: Design, *, seed: int = 0) -> dict[str, Any]:
+    """Return plain numbers: of each way its scores, seed by seed and their mean, its costs and its learning curve; of
+    each pair of ways the difference over the seeds that both have; and floors.
+
+    Raises BadInputError where there is no truth of the test.
+    """
+    members = {(one.way, one.seed, one.epoch): one for one in part.members}
+    task = design.joint.task
+    scores = {key: Scores.of(one.submission, _truth(part, one), task, seed=seed) for key, one in members.items()}
+    with closing(Store.open(part.folders.store, task.name)) as store:
+        costs = {(way, member_seed): _cost(store, members[way, member_seed, None]) for way, member_seed, _ in members}
+        first = members["slices", design.seeds[0], None]
+        floors = with_floors(evaluate(first.submission, _truth(part, first), task=task, allow_missing=True), store)
+    ways = {
+        way: {
+            "seeds": [{"seed": s, **scores[way, s, None].values} for s in design.seeds_of(way)],
+            "mean": _row(Scores.mean(scores[way, s, None] for s in design.seeds_of(way))),
+            "cost": _mean_cost([costs[way, s] for s in design.seeds_of(way)]),
+            "curve": [{"epoch": e, **scores[w, s, e].values} for w, s, e in sorted(_curve(members, way))],
+        }
+        for way in WAYS
+    }
+    return {
+        "data": part.name,
+        "n_series": scores["slices", design.seeds[0], None].n_series,
+        "ways": ways,
+        "differences": [_difference(scores, design, *pair) for pair in COMPARED],
+        "floors": [floor.row() for floor in floors.floors],
+    }
+
+
+def _truth(part: Part, member: Member) -> Path:
+    """The truth that was simulated, or that a store has of its split test, which predict writes beside a submission."""
+    if part.folders.raw is not None:
+        return part.folders.raw / TEST_TRUTH
+    truth = beside(member.submission, "truth.csv")
+    if not truth.exists():
+        raise BadInputError(f"{part.folders.store}: its split test has no labels. Prepare it with --holdout")
+    return truth
+
+
+def _curve(members: Iterable[tuple[Way, int, int | None]], way: Way) -> list[tuple[Way, int, int]]:
+    return [(name, seed, epoch) for name, seed, epoch in members if name == way and epoch is not None]
+
+
+def _difference(
+    scores: dict[tuple[Way, int, int | None], Scores], design: Design, first: Way, second: Way
+) -> dict[str, Any]:
+    seeds = [seed for seed in design.seeds_of(first) if seed in design.seeds_of(second)]
+    each = [scores[first, seed, None].minus(scores[second, seed, None]) for seed in seeds]
+    mean = Scores.mean(each)
+    detectable = {measure: mean.detectable(measure) for measure in MEASURES}
+    return {
+        "first": first,
+        "second": second,
+        "n_seeds": len(seeds),
+        "by_seed": [one.values for one in each],
+        "mean": _row(mean),
+        "detectable": detectable,
+    }
+
+
+def _row(scores: Scores) -> dict[str, Any]:
+    found = {measure: scores.estimate(measure) for measure in MEASURES}
+    return {name: {"value": one.value, "low": one.low, "high": one.high} for name, one in found.items()}
+
+
+def _cost(store: Store, member: Member) -> Cost:
+    """Return what the runs of a member took, by their own summaries."""
+    n_slices, elapsed_s, peak_mib = 0, 0.0, 0.0
+    for run in member.runs:
+        config, summary = read_config(run), unsealed(read_json(run / SUMMARY))
+        elapsed_s += summary["elapsed_s"]
+        peak_mib = max(peak_mib, summary["peak_mib"])
+        if config.model.backbone == "none":
+            continue
+        check_labels(store, config.task)
+        training, _ = hold_out(store, config)
+        n_epochs = config.epochs + (config.slice_phase.epochs if config.slice_phase else 0)
+        n_slices += n_epochs * sum(store.series[position].n_slices for position in training)
+    return Cost(n_slices=n_slices, elapsed_s=elapsed_s, peak_mib=peak_mib)
+
+
+def _mean_cost(costs: Sequence[Cost]) -> dict[str, float]:
+    return {
+        "n_slices": sum(cost.n_slices for cost in costs) / len(costs),
+        "elapsed_s": sum(cost.elapsed_s for cost in costs) / len(costs),
+        "peak_mib": max(cost.peak_mib for cost in costs),
+    }
