@@ -61,7 +61,7 @@ LIBRARIES = {
         *("model.masks", "tools.synth"),
     },
     "sklearn": {"evaluation.baselines"},
-    "matplotlib": {"evaluation", "tools.synth"},
+    "matplotlib": {"evaluation", "tools.study", "tools.synth"},
     "jinja2": {"evaluation"},
     "markupsafe": {"evaluation"},
     "rich": {"core.console"},
