@@ -33,7 +33,14 @@ PACKAGES = (
 
 # Libraries beside numpy, and who may import them
 LIBRARIES = {
-    "pydantic": {"config", "tasks.files", "store.embeddings", "store.manifest", "store.set_manifest"},
+    "pydantic": {
+        "config",
+        "tasks.files",
+        "training.calibration",
+        "store.embeddings",
+        "store.manifest",
+        "store.set_manifest",
+    },
     "yaml": {"core.plain_yaml", "config"},
     "pydicom": {"dicom", "tools.synth"},  # synth writes files
     "h5py": {"core.hdf5", "store"},
@@ -57,7 +64,7 @@ LIBRARIES = {
     "huggingface_hub": {"model.pretrained"},
     "safetensors": {"core.weights_file", "model.unpickling"},
     "scipy": {
-        *(f"tasks.metrics.{name}" for name in ("resample", "ranked", "delong", "permute")),
+        *(f"tasks.metrics.{name}" for name in ("resample", "ranked", "delong", "permute", "calibrators")),
         *("model.masks", "tools.synth"),
     },
     "sklearn": {"evaluation.baselines"},

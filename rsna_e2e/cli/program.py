@@ -12,6 +12,7 @@ from rsna_e2e import __version__
 from rsna_e2e.cli.baselines import add_baseline
 from rsna_e2e.cli.bench import add_bench
 from rsna_e2e.cli.boxes import add_gate
+from rsna_e2e.cli.calibration import add_calibrate
 from rsna_e2e.cli.comparison import add_compare
 from rsna_e2e.cli.data import add_prepare
 from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
@@ -50,6 +51,7 @@ VERBS = (
     add_embed,
     add_import_embeddings,
     add_predict,
+    add_calibrate,
     add_bag,
     add_merge,
     add_smooth,

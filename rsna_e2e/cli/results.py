@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_also, add_columns, add_device, add_raw, checkpoints, seed, with_columns
+from rsna_e2e.cli.calibration import add_calibrated
 from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, say_damaged, taken, views
 from rsna_e2e.cli.paired import say_difference, say_no_series
 from rsna_e2e.cli.verbs import Verbs, add_verb, given_task, tell
@@ -34,6 +35,7 @@ def add_predict(verbs: Verbs) -> None:
         "rsna-e2e predict runs/demo store --split test --out submission.csv",
         "rsna-e2e predict runs/demo store --split validation --out validation.csv   # what the run held out",
         "rsna-e2e predict runs/demo store --views plain,hflip --out submission.csv   # mean of an image and its mirror",
+        "rsna-e2e predict runs/demo store --out submission.csv --calibrated   # by the calibration that the run keeps",
     )
     verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
@@ -60,6 +62,7 @@ def add_predict(verbs: Verbs) -> None:
         help="views of every image, whose probabilities are averaged: plain, hflip, transpose (default plain)",
     )
     add_raw(verb, writes_boxes=True)
+    add_calibrated(verb)
     add_embeddings(verb)
     add_device(verb)
 
@@ -143,7 +146,7 @@ def _predict(options: argparse.Namespace) -> None:
     ):
         what: dict[str, Any] = {"split": options.split, "out": options.out, "device": options.device}
         what |= {"embeddings": open_embeddings(options.embeddings, store), "is_raw": options.is_raw}
-        what |= {"views": options.views, "progress": progress}
+        what |= {"views": options.views, "calibrated": options.calibrated, "progress": progress}
         if is_mean:
             mean = predict_epochs(options.model_run, store, **what)
             _say_mean(mean)

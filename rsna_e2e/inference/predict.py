@@ -9,6 +9,7 @@ import numpy as np
 
 from rsna_e2e.config import View
 from rsna_e2e.core.records import Float64Array, Progress, Rows, no_progress, printable
+from rsna_e2e.inference.calibrated import Calibrator
 from rsna_e2e.inference.missing import list_missing
 from rsna_e2e.inference.predict_boxes import predict_boxes
 from rsna_e2e.inference.predictions import PredictionTable, SeriesTable, find_series, predictions_path
@@ -21,6 +22,7 @@ from rsna_e2e.model.forward import Prediction
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.task import Task
+from rsna_e2e.training.calibration import How
 
 
 def predict(
@@ -33,6 +35,7 @@ def predict(
     embeddings: Embeddings | None = None,
     views: Sequence[View] = ("plain",),
     is_raw: bool = False,
+    calibrated: How | None = None,
     device: str = "auto",
     progress: Progress = no_progress,
 ) -> Predicted:
@@ -40,30 +43,44 @@ def predict(
     and `predict_boxes`.
 
     split: train, test, or validation, the part of train that the run held out. embeddings: what a run without a
-    backbone predicts from. views: see `Predictor`. Raises BadInputError when the run, checkpoint, store or embeddings
-    are not such or do not fit, UsageError for an empty split.
+    backbone predicts from. views: see `Predictor`. calibrated: by which map of the run's calibration; None: not. Raises
+    BadInputError when the run, checkpoint, store or embeddings are not such or do not fit, UsageError for an empty
+    split, and what `Calibrator.of` raises.
     """
     trained = TrainedModel.open(run, checkpoint, device=device, embeddings=embeddings)
     prepare_submission(out, trained.task, example="submission.csv")
     predictor = Predictor(trained, store, views=views)
-    write = predict_boxes if isinstance(trained.network, BoxModel) else predict_labels
-    return write(predictor, split, out=out, is_raw=is_raw, progress=progress)
+    calibrator = Calibrator.of(trained, calibrated, views=views) if calibrated else None
+    if isinstance(trained.network, BoxModel):
+        return predict_boxes(predictor, split, out=out, is_raw=is_raw, progress=progress)
+    return predict_labels(predictor, split, out=out, is_raw=is_raw, calibrator=calibrator, progress=progress)
 
 
 def predict_labels(
-    predictor: Predictor, split: str, *, out: Path, is_raw: bool = False, progress: Progress = no_progress
+    predictor: Predictor,
+    split: str,
+    *,
+    out: Path,
+    is_raw: bool = False,
+    calibrator: Calibrator | None = None,
+    progress: Progress = no_progress,
 ) -> Predicted:
     """Predict the labels of every slice of a split; write a submission, and beside it its predictions table, with a
     series head its series table, the truth as far as the store has it, and what it lacks.
 
-    is_raw: see `write_submission`. Raises what `Predictor` does.
+    is_raw: see `write_submission`. calibrator: makes what is written calibrated, and a note beside it says so. Raises
+    what `Predictor` does.
     """
     trained, store = predictor.trained, predictor.store
     positions = predictor.positions(split)
     prediction = predictor(positions, progress=progress)
+    if calibrator is not None:
+        prediction = calibrator(prediction)
     table = make_table(store, prediction.rows, prediction.slices)
     series = make_series_table(store, prediction, trained.task)
     write_submission(out, trained.task, table, series=series, is_raw=is_raw)
+    if calibrator is not None:
+        calibrator.write_note(out)
     return Predicted(
         submission=out,
         table=predictions_path(out),

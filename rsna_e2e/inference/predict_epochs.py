@@ -10,6 +10,7 @@ from rsna_e2e.config import View
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import write_json
 from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.inference.calibrated import Calibrator
 from rsna_e2e.inference.missing import MissingImages, list_missing
 from rsna_e2e.inference.predict import make_series_table, make_table
 from rsna_e2e.inference.predictions import PredictionTable, beside
@@ -22,6 +23,7 @@ from rsna_e2e.model.forward import Prediction
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.tasks.metrics import scorable
+from rsna_e2e.training.calibration import How
 from rsna_e2e.training.checkpoint import kept_epochs
 from rsna_e2e.training.run_folder import read_config
 from rsna_e2e.training.validation import FoldTruth, loss_of_score
@@ -66,23 +68,30 @@ def predict_epochs(
     views: Sequence[View] = ("plain",),
     epochs: Sequence[int] | None = None,
     is_raw: bool = False,
+    calibrated: How | None = None,
     device: str = "auto",
     progress: Progress = no_progress,
 ) -> EpochMean:
     """Predict every slice of a split with the end of every epoch of a run (or of these), and write the mean.
 
     The submission and its tables are as `predict` writes them; `<out>.epochs.json` says which checkpoints were
-    averaged, and how each and their mean score on the fold that the run held out, where the store has it. Raises what
-    `predict` raises, and BadInputError for an epoch that was not kept and a run that has not ended.
+    averaged, and how each and their mean score on the fold that the run held out, where the store has it. calibrated:
+    the mean, by which map of a calibration that was fitted to such means. Raises what `predict` raises, and
+    BadInputError for an epoch that was not kept and a run that has not ended.
     """
     chosen = _all_epochs(run) if epochs is None else list(epochs)
     trained = TrainedModel.open(run, _checkpoint(chosen[0]), device=device, embeddings=embeddings)
     prepare_submission(out, trained.task, example="submission.csv")
     predictor = Predictor(trained, store, views=views)
+    calibrator = Calibrator.of(trained, calibrated, views=views, is_mean=True) if calibrated else None
     prediction, members = _average(predictor, predictor.positions(split), chosen, progress)
+    if calibrator is not None:
+        prediction = calibrator(prediction)
     table = make_table(store, prediction.rows, prediction.slices)
     series = make_series_table(store, prediction, trained.task)
     write_submission(out, trained.task, table, series=series, is_raw=is_raw)
+    if calibrator is not None:
+        calibrator.write_note(out)
     manifest = beside(out, "epochs.json")
     listed = [asdict(member) for member in members]
     described = {"task": trained.task.name, "split": split, "n_slices": len(table.image_ids), "members": listed}

@@ -26,9 +26,17 @@ from rsna_e2e.tasks.catalogue import TASKS, task_option
 from rsna_e2e.tasks.labels import BoxTable
 from rsna_e2e.tasks.task import Inputs, Task, task_sha256
 
-# What stands beside a submission: its tables, what it is the mean of, which images it lacks, and their truth
+# What stands beside a submission: its tables, what it is the mean of, how it was calibrated, which images it lacks,
+# and their truth
 Derived = Literal[
-    "predictions.parquet", "series.parquet", "boxes.parquet", "bag.json", "epochs.json", "missing.csv", "truth.csv"
+    "predictions.parquet",
+    "series.parquet",
+    "boxes.parquet",
+    "bag.json",
+    "epochs.json",
+    "calibration.json",
+    "missing.csv",
+    "truth.csv",
 ]
 
 # Columns of both tables; those of labels come after them

@@ -21,8 +21,8 @@ from rsna_e2e.model.make import Network
 from rsna_e2e.training.checkpoint import Best, Checkpoint, restore, save_checkpoint
 from rsna_e2e.training.divergence import write_bundle
 from rsna_e2e.training.initial_weights import start_head
+from rsna_e2e.training.keep_choices import keep_choices
 from rsna_e2e.training.meter import Meter
-from rsna_e2e.training.operating_points import write_operating_points
 from rsna_e2e.training.phases import Epoch, Phase, StepBatches
 from rsna_e2e.training.prepared_run import PreparedRun
 from rsna_e2e.training.run_layout import DEBUG, PREEMPTION_MARKER
@@ -206,8 +206,8 @@ class Trainer:
             scores = without_nan(validation.plain())
             best = Best(step=self.state.step, epoch=epoch.number, validation_loss=loss, validation=scores)
             since = 0
-            if self._ranks.is_main and validation.thresholds:
-                write_operating_points(self._run, epoch=epoch.number, thresholds=validation.thresholds)
+            if self._ranks.is_main:
+                keep_choices(self._run, validation, self._task, epoch=epoch.number)
         finite_loss = loss if math.isfinite(loss) else None
         self._note(epoch=epoch.number, best=best, epochs_since_best=since, validation_loss=finite_loss)
         self._save(stepper)

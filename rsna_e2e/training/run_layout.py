@@ -8,5 +8,6 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 OPERATING_POINTS = "operating_points.json"  # thresholds of labels or boxes, of the best epoch on the held-out fold
+CALIBRATION = "calibration.json"  # maps to calibrated probabilities, of the best epoch on the held-out fold
 DEBUG = "debug"  # what is known of a run that diverged
 PREEMPTION_MARKER = "preempted"  # empty file: the run stopped because of a signal, after saving

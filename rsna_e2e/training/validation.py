@@ -40,7 +40,8 @@ class Validation:
     a model without that head. series_any_auc: likewise, and None where series have labels of their own.
     study_log_loss: of tasks with that score, over slices and series at once. confusions: of the headline label, by the
     kind of log line that they make, of a model that classifies single slices. thresholds: of the labels of slices, from
-    which on a slice is best called to have one; none where training slices are scored.
+    which on a slice is best called to have one; none where training slices are scored. held_out: returns what was
+    predicted, None where training slices are scored.
     """
 
     weighted_log_loss: float
@@ -52,6 +53,7 @@ class Validation:
     study_log_loss: float | None = None
     confusions: Mapping[str, Confusion] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    held_out: "Callable[[], HeldOut] | None" = field(default=None, compare=False, repr=False)
 
     @property
     def loss(self) -> float:
@@ -60,8 +62,8 @@ class Validation:
 
     def plain(self) -> dict[str, Any]:
         """Return the scores by name, of `_OF_SERIES` only those that there are."""
-        scores = asdict(replace(self, confusions={}, thresholds={}))
-        del scores["confusions"], scores["thresholds"]
+        scores = asdict(replace(self, confusions={}, thresholds={}, held_out=None))
+        del scores["confusions"], scores["thresholds"], scores["held_out"]
         return {name: value for name, value in scores.items() if value is not None or name not in _OF_SERIES}
 
     @classmethod
@@ -152,6 +154,9 @@ def validate(
     if only_rows is not None:
         truth = truth.only(only_rows)
     scores = _score(truth, everyone, of_series, task, are_training_slices=only_rows is not None)
+    if only_rows is None:
+        held_out_by_all = HeldOut(truth=truth, slices=everyone, series=of_series)
+        scores = replace(scores, held_out=lambda: held_out_by_all)
     if model.head is not None:
         return scores
     headline_N2 = np.stack([of[:, task.headline_index] for of in (truth.slices, everyone)], axis=1)
@@ -160,8 +165,8 @@ def validate(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldTruth:
-    """What a store knows of some of its series: rows [N] and positions [S], both ascending, the lengths of the series,
-    and the labels of their slices [N, L], NaN where they are unknown.
+    """What a store knows of some of its series: rows [N] and positions [S], both ascending, lengths and patients of the
+    series, and the labels of their slices [N, L], NaN where they are unknown.
 
     own_series [S, M]: labels that series have of their own; None where they follow from those of the slices.
     """
@@ -169,6 +174,7 @@ class FoldTruth:
     rows: Rows
     positions: Rows
     lengths: tuple[int, ...]
+    patients: tuple[str, ...]
     slices: Float64Array
     own_series: Float64Array | None
 
@@ -183,6 +189,7 @@ class FoldTruth:
             rows=rows,
             positions=ascending,
             lengths=tuple(span.n_slices for span in spans),
+            patients=tuple(span.patient_id for span in spans),
             slices=store.labels[rows].astype(np.float64),
             own_series=store.series_labels[ascending].astype(np.float64) if is_own else None,
         )
@@ -200,6 +207,16 @@ class FoldTruth:
         targets_SL, known_SL = series_targets(labels, known, torch.tensor(self.lengths))
         truth_SL: Float64Array = torch.where(known_SL, targets_SL, torch.nan).numpy()
         return truth_SL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """What was predicted of series that were held out, slices [N, L] and series [S, M] in the order of their truth;
+    None without a series head."""
+
+    truth: FoldTruth
+    slices: Float64Array
+    series: Float64Array | None
 
 
 def score_of_studies(truth: FoldTruth, probability_NL: Float64Array, probability_SM: Float64Array, task: Task) -> float:

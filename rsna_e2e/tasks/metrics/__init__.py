@@ -4,6 +4,14 @@ In come truth, 0 or 1, and predictions, probabilities in [0, 1], both float64; o
 What scipy is needed for, or few need, has modules of its own: `ranked`, `delong`, `permute`, `brier`, `decision_curve`.
 """
 
+from rsna_e2e.tasks.metrics.calibrators import (
+    Scaling,
+    Scalings,
+    cross_fitted,
+    fit_scalings,
+    resampled_ece,
+    rescaled,
+)
 from rsna_e2e.tasks.metrics.curves import (
     Calibration,
     Int64Array,
@@ -14,7 +22,13 @@ from rsna_e2e.tasks.metrics.curves import (
     calibration,
     roc_curve,
 )
-from rsna_e2e.tasks.metrics.decisions import DECISION_THRESHOLD, Decisions, LabelDecisions, youden_threshold
+from rsna_e2e.tasks.metrics.decisions import (
+    DECISION_THRESHOLD,
+    Decisions,
+    LabelDecisions,
+    sensitivity_threshold,
+    youden_threshold,
+)
 from rsna_e2e.tasks.metrics.losses import (
     LOG_LOSS_EPS,
     constant_prediction,
@@ -46,19 +60,26 @@ __all__ = [
     "Int64Array",
     "LabelDecisions",
     "RocCurve",
+    "Scaling",
+    "Scalings",
     "auc",
     "auc_by_group",
     "average_precision",
     "best_constants",
     "calibration",
     "constant_prediction",
+    "cross_fitted",
     "draw_resamples",
+    "fit_scalings",
     "group_max",
     "known_weighted_log_loss",
     "log_loss_cells",
+    "resampled_ece",
     "resampled_mean",
+    "rescaled",
     "roc_curve",
     "scorable",
+    "sensitivity_threshold",
     "study_log_loss",
     "study_log_loss_of",
     "weighted_log_loss",

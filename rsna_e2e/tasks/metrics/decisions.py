@@ -2,6 +2,7 @@
 
 # N samples, L labels
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -12,6 +13,7 @@ from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tasks.metrics.curves import roc_curve
 
 DECISION_THRESHOLD = 0.5  # where none was chosen; a probability at or above it calls a label present
+_ROUNDING = 1e-9  # 0.9 times a multiple of ten is a whole number, whatever floats make of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,18 @@ def youden_threshold(truth_N: Float64Array, probability_N: Float64Array) -> floa
     curve = roc_curve(truth_N, probability_N)
     index_G = (curve.true_positive_rate - curve.false_positive_rate)[1:]  # the first threshold calls nothing
     return float(curve.thresholds[1:][int(index_G.argmax())])
+
+
+def sensitivity_threshold(truth_N: Float64Array, probability_N: Float64Array, sensitivity: float) -> float:
+    """Return the highest probability from which on at least this share of the positives is called present.
+
+    Samples of unknown truth (NaN) are left out; with one class alone, `DECISION_THRESHOLD`.
+    """
+    positives = np.sort(probability_N[truth_N == 1])[::-1]
+    if not len(positives) or not (truth_N == 0).any():
+        return DECISION_THRESHOLD
+    n_called = math.ceil(sensitivity * len(positives) - _ROUNDING)
+    return float(positives[n_called - 1])
 
 
 def _weighted_mean(parts: Iterable[tuple[float, int]]) -> float:
