@@ -37,6 +37,12 @@ def add_calibrate(verbs: Verbs) -> None:
         metavar="STORE",
         help="fit it anew, to what RUN predicts of the fold that it held out of this store, which it was trained on",
     )
+    _add_fitted_to(verb)
+    add_embeddings(verb)
+    add_device(verb)
+
+
+def _add_fitted_to(verb: argparse.ArgumentParser) -> None:
     fitted_to = verb.add_mutually_exclusive_group()
     fitted_to.add_argument(
         "--out-of-fold",
@@ -55,8 +61,6 @@ def add_calibrate(verbs: Verbs) -> None:
         help="fit to these predictions by RUN, made by predict or bag, with the labels of STORE; images of its split "
         "test, and those that RUN was trained on, are refused",
     )
-    add_embeddings(verb)
-    add_device(verb)
 
 
 def add_calibrated(verb: argparse.ArgumentParser) -> None:

@@ -54,6 +54,14 @@ def add_predict(verbs: Verbs) -> None:
         help="auto: best, else last; epoch-N: the end of epoch N, of a run with checkpoint.keep_epochs; epochs: the "
         "mean of what all of these predict",
     )
+    _add_views(verb)
+    add_raw(verb, writes_boxes=True)
+    add_calibrated(verb)
+    add_embeddings(verb)
+    add_device(verb)
+
+
+def _add_views(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--views",
         type=views,
@@ -61,10 +69,6 @@ def add_predict(verbs: Verbs) -> None:
         metavar="VIEW,VIEW",
         help="views of every image, whose probabilities are averaged: plain, hflip, transpose (default plain)",
     )
-    add_raw(verb, writes_boxes=True)
-    add_calibrated(verb)
-    add_embeddings(verb)
-    add_device(verb)
 
 
 def add_evaluate(verbs: Verbs) -> None:

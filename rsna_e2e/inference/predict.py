@@ -74,13 +74,7 @@ def predict_labels(
     trained, store = predictor.trained, predictor.store
     positions = predictor.positions(split)
     prediction = predictor(positions, progress=progress)
-    if calibrator is not None:
-        prediction = calibrator(prediction)
-    table = make_table(store, prediction.rows, prediction.slices)
-    series = make_series_table(store, prediction, trained.task)
-    write_submission(out, trained.task, table, series=series, is_raw=is_raw)
-    if calibrator is not None:
-        calibrator.write_note(out)
+    write_prediction(predictor, prediction, out=out, is_raw=is_raw, calibrator=calibrator)
     return Predicted(
         submission=out,
         table=predictions_path(out),
@@ -92,6 +86,20 @@ def predict_labels(
         n_slices=len(prediction.rows),
         missing=list_missing(store, split, submission=out),
     )
+
+
+def write_prediction(
+    predictor: Predictor, prediction: Prediction, *, out: Path, is_raw: bool, calibrator: Calibrator | None
+) -> PredictionTable:
+    """Write a submission, its tables and, where it is calibrated, the note on that; return the predictions table."""
+    store, task = predictor.store, predictor.trained.task
+    if calibrator is not None:
+        prediction = calibrator(prediction)
+    table = make_table(store, prediction.rows, prediction.slices)
+    write_submission(out, task, table, series=make_series_table(store, prediction, task), is_raw=is_raw)
+    if calibrator is not None:
+        calibrator.write_note(out)
+    return table
 
 
 def make_table(store: Store, rows: Rows, probability: Float64Array) -> PredictionTable:

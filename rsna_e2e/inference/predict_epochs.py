@@ -12,10 +12,10 @@ from rsna_e2e.core.files import write_json
 from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.inference.calibrated import Calibrator
 from rsna_e2e.inference.missing import MissingImages, list_missing
-from rsna_e2e.inference.predict import make_series_table, make_table
+from rsna_e2e.inference.predict import write_prediction
 from rsna_e2e.inference.predictions import PredictionTable, beside
 from rsna_e2e.inference.predictor import Predictor
-from rsna_e2e.inference.submission import prepare_submission, write_submission
+from rsna_e2e.inference.submission import prepare_submission
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.inference.truth import TruthFile, write_truth
 from rsna_e2e.loader.holdout import validation_series
@@ -85,13 +85,7 @@ def predict_epochs(
     predictor = Predictor(trained, store, views=views)
     calibrator = Calibrator.of(trained, calibrated, views=views, is_mean=True) if calibrated else None
     prediction, members = _average(predictor, predictor.positions(split), chosen, progress)
-    if calibrator is not None:
-        prediction = calibrator(prediction)
-    table = make_table(store, prediction.rows, prediction.slices)
-    series = make_series_table(store, prediction, trained.task)
-    write_submission(out, trained.task, table, series=series, is_raw=is_raw)
-    if calibrator is not None:
-        calibrator.write_note(out)
+    table = write_prediction(predictor, prediction, out=out, is_raw=is_raw, calibrator=calibrator)
     manifest = beside(out, "epochs.json")
     listed = [asdict(member) for member in members]
     described = {"task": trained.task.name, "split": split, "n_slices": len(table.image_ids), "members": listed}

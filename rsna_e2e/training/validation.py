@@ -154,9 +154,6 @@ def validate(
     if only_rows is not None:
         truth = truth.only(only_rows)
     scores = _score(truth, everyone, of_series, task, are_training_slices=only_rows is not None)
-    if only_rows is None:
-        held_out_by_all = HeldOut(truth=truth, slices=everyone, series=of_series)
-        scores = replace(scores, held_out=lambda: held_out_by_all)
     if model.head is not None:
         return scores
     headline_N2 = np.stack([of[:, task.headline_index] for of in (truth.slices, everyone)], axis=1)
@@ -260,6 +257,7 @@ def _score(
     headline = task.headline_index
     known_N, _ = scorable(truth.slices)
     assert known_N.any(), "hold_out and training_slices leave no other"
+    held_out = HeldOut(truth=truth, slices=probability_NL, series=probability_SM)
     thresholds = () if are_training_slices else map(youden_threshold, truth.slices.T, probability_NL.T)
     scores = Validation(
         weighted_log_loss=known_weighted_log_loss(truth.slices, probability_NL, np.array(task.slices.weights)),
@@ -267,6 +265,7 @@ def _score(
         n_training_slices=int(known_N.sum()) if are_training_slices else 0,
         n_positive=int((truth.slices[known_N, headline] > 0).sum()),
         thresholds=dict(zip(task.slices.names, thresholds, strict=not are_training_slices)),
+        held_out=None if are_training_slices else lambda: held_out,
     )
     if probability_SM is None:
         return scores
