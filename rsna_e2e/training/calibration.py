@@ -157,7 +157,7 @@ def _errors(
     after = metrics.calibration(truth_N, after_N).expected_error
     draws_BS = metrics.draw_resamples(int(cluster_N.max()) + 1, n_resamples=_N_RESAMPLES, seed=_SEED)
     after_B, before_B = (metrics.resampled_ece(truth_N, of, cluster_N, draws_BS) for of in (after_N, probability_N))
-    change = metrics.with_interval(after - before, after_B - before_B)
+    change = metrics.with_interval(after - before, after_B - before_B, n_clusters=draws_BS.shape[1])
     ends = {"ece_change_low": change.low, "ece_change_high": change.high}
     finite = {name: end if math.isfinite(end) else None for name, end in ends.items()}
     return {"ece_before": before, "ece_after": after, "ece_change": change.value, **finite}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tasks.metrics.curves import N_CALIBRATION_BINS, Int64Array
+from rsna_e2e.tasks.metrics.resample import Draws
 from rsna_e2e.tasks.metrics.losses import LOG_LOSS_EPS
 
 # Temperatures from 1 / this to this are tried, far beyond what miscalibrated networks need (Guo: 1 to 3)
@@ -125,7 +126,7 @@ def cross_fitted(
 
 
 def resampled_ece(
-    truth_N: Float64Array, probability_N: Float64Array, cluster_N: Int64Array, draws_BS: Int64Array
+    truth_N: Float64Array, probability_N: Float64Array, cluster_N: Int64Array, draws_BS: Draws
 ) -> Float64Array:
     """Expected calibration error, as `calibration` has it, in each resample of clusters [B]; NaN where it is empty."""
     n_clusters, n_bins = draws_BS.shape[1], N_CALIBRATION_BINS
