@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tasks.metrics.curves import N_CALIBRATION_BINS, Int64Array
-from rsna_e2e.tasks.metrics.resample import Draws
 from rsna_e2e.tasks.metrics.losses import LOG_LOSS_EPS
+from rsna_e2e.tasks.metrics.resample import Draws
 
 # Temperatures from 1 / this to this are tried, far beyond what miscalibrated networks need (Guo: 1 to 3)
 MOST_TEMPERATURE = 100.0
