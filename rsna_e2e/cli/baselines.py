@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsna_e2e.cli.arguments import add_raw, seed
-from rsna_e2e.cli.results import say_truth
+from rsna_e2e.cli.predictions import say_truth
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, given_task, task_of_store, tell
 from rsna_e2e.core.errors import UsageError
 

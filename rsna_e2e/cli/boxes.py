@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from rsna_e2e.cli.arguments import share
-from rsna_e2e.cli.results import asked_task, say_truth
+from rsna_e2e.cli.predictions import say_truth
+from rsna_e2e.cli.results import asked_task
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 

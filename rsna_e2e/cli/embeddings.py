@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rsna_e2e.config import FoldRule
     from rsna_e2e.evaluation.explain import Explained
     from rsna_e2e.inference.embed import Extracted
+    from rsna_e2e.inference.predict_runs import RunMean
     from rsna_e2e.inference.predictor import Predicted
     from rsna_e2e.store import Store
     from rsna_e2e.store.embeddings import Embeddings
@@ -75,7 +76,7 @@ def add_import_embeddings(verbs: Verbs) -> None:
     )
 
 
-def say_damaged(done: "Predicted | Extracted | Explained") -> None:
+def say_damaged(done: "Predicted | RunMean | Extracted | Explained") -> None:
     """Name the checkpoints that were passed over."""
     for problem in done.damaged:
         tell(f"damaged checkpoint skipped: {problem}")

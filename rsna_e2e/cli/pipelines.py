@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rsna_e2e.cli.arguments import RECIPES_OF_LABELS, add_columns, add_raw, add_settings, at_least_one, clip, seed
 from rsna_e2e.cli.plan import run_pipeline
-from rsna_e2e.cli.results import say_truth
+from rsna_e2e.cli.predictions import say_truth
 from rsna_e2e.cli.verbs import Verbs, add_task, add_verb, tell
 from rsna_e2e.core.limits import CLIP
 from rsna_e2e.tasks.catalogue import get_task

@@ -19,7 +19,8 @@ from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
 from rsna_e2e.cli.explanations import add_explain
 from rsna_e2e.cli.inspection import add_inspect, add_quirks
 from rsna_e2e.cli.pipelines import add_bag, add_merge, add_pipeline, add_smooth
-from rsna_e2e.cli.results import add_evaluate, add_predict
+from rsna_e2e.cli.predictions import add_predict
+from rsna_e2e.cli.results import add_evaluate
 from rsna_e2e.cli.settings import add_settings_list
 from rsna_e2e.cli.shards import add_export_shards
 from rsna_e2e.cli.stores import add_label, add_store

@@ -1,14 +1,11 @@
-"""The verbs that apply a trained model and score it: predict, evaluate."""
+"""The verb that scores predictions: evaluate."""
 
 import argparse
-import shlex
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rsna_e2e.cli.arguments import add_also, add_columns, add_device, add_raw, checkpoints, seed, with_columns
-from rsna_e2e.cli.calibration import add_calibrated
-from rsna_e2e.cli.embeddings import add_embeddings, open_embeddings, say_damaged, taken, views
+from rsna_e2e.cli.arguments import add_also, add_columns, seed, with_columns
 from rsna_e2e.cli.paired import say_difference, say_no_series
 from rsna_e2e.cli.verbs import Verbs, add_verb, given_task, tell
 from rsna_e2e.core.errors import BadInputError, UsageError
@@ -17,58 +14,8 @@ from rsna_e2e.tasks.catalogue import DEFAULT_TASK, TASKS
 
 if TYPE_CHECKING:
     from rsna_e2e.evaluation.scores import Evaluation
-    from rsna_e2e.inference.missing import MissingImages
-    from rsna_e2e.inference.predict_epochs import EpochMean
-    from rsna_e2e.inference.truth import TruthFile
     from rsna_e2e.store import Store
     from rsna_e2e.tasks.task import Task
-
-
-def add_predict(verbs: Verbs) -> None:
-    """Add `rsna-e2e predict`."""
-    verb = add_verb(
-        verbs,
-        "predict",
-        _predict,
-        "Predict every slice of a split; write a submission, and beside it a table of predictions and, where the store "
-        "has labels, the truth.",
-        "rsna-e2e predict runs/demo store --split test --out submission.csv",
-        "rsna-e2e predict runs/demo store --split validation --out validation.csv   # what the run held out",
-        "rsna-e2e predict runs/demo store --views plain,hflip --out submission.csv   # mean of an image and its mirror",
-        "rsna-e2e predict runs/demo store --out submission.csv --calibrated   # by the calibration that the run keeps",
-    )
-    verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
-    verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
-    verb.add_argument(
-        "--split",
-        choices=("train", "validation", "test"),
-        default="test",
-        help="which series (default test); validation: the fold of train that RUN held out",
-    )
-    verb.add_argument("--out", type=Path, default=Path("submission.csv"), help="submission file, .csv or .csv.gz")
-    verb.add_argument(
-        "--checkpoint",
-        type=checkpoints,
-        default="auto",
-        metavar="auto|best|last|epoch-N|epochs",
-        help="auto: best, else last; epoch-N: the end of epoch N, of a run with checkpoint.keep_epochs; epochs: the "
-        "mean of what all of these predict",
-    )
-    _add_views(verb)
-    add_raw(verb, writes_boxes=True)
-    add_calibrated(verb)
-    add_embeddings(verb)
-    add_device(verb)
-
-
-def _add_views(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--views",
-        type=views,
-        default=("plain",),
-        metavar="VIEW,VIEW",
-        help="views of every image, whose probabilities are averaged: plain, hflip, transpose (default plain)",
-    )
 
 
 def add_evaluate(verbs: Verbs) -> None:
@@ -127,75 +74,6 @@ def _add_series_source(verb: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="for intervals and scores of series without a store: a CSV with the columns ID (the image) and series",
     )
-
-
-def _predict(options: argparse.Namespace) -> None:
-    from rsna_e2e.core.console import progress_bar
-    from rsna_e2e.core.files import prepare_file
-    from rsna_e2e.inference.predict import predict
-    from rsna_e2e.inference.predict_epochs import predict_epochs
-    from rsna_e2e.inference.submission import prepare_submission
-    from rsna_e2e.store import Store
-    from rsna_e2e.training.run_folder import read_config
-    from rsna_e2e.training.run_layout import TASK
-
-    is_mean = options.checkpoint == "epochs"
-    prepare_file(options.out, example="submission.csv")  # first: it may be wrong
-    task = read_config(options.model_run).task
-    named = task.name if task.name in TASKS else str(options.model_run / TASK)
-    prepare_submission(options.out, task, example="submission.csv")
-    with (
-        closing(Store.open(options.store, task.name)) as store,
-        progress_bar("predict", unit="epochs" if is_mean else "slices") as progress,
-    ):
-        what: dict[str, Any] = {"split": options.split, "out": options.out, "device": options.device}
-        what |= {"embeddings": open_embeddings(options.embeddings, store), "is_raw": options.is_raw}
-        what |= {"views": options.views, "calibrated": options.calibrated, "progress": progress}
-        if is_mean:
-            mean = predict_epochs(options.model_run, store, **what)
-            _say_mean(mean)
-            say_truth(options.out, mean.truth, task=named)
-            return
-        done = predict(options.model_run, store, checkpoint=options.checkpoint, **what)
-    say_damaged(done)
-    series_table = f"   series table: {done.series_table}" if done.series_table else ""
-    tell(f"submission: {done.submission}   table: {done.table}{series_table}")
-    _say_missing(done.missing)
-    tell(f"predicted {done.n_slices} slices of {done.n_series} series with {taken(done)}")
-    say_truth(options.out, done.truth, task=named)
-
-
-def _say_mean(mean: "EpochMean") -> None:
-    for member in mean.members:
-        if member.log_loss is not None:
-            tell(
-                f"epoch {member.epoch}: validation weighted log loss {member.log_loss:.4f}, "
-                f"of the mean up to it {member.mean_log_loss:.4f}"
-            )
-    tell(f"mean of {len(mean.members)} epochs   submission: {mean.submission}   of what: {mean.manifest}")
-    _say_missing(mean.missing)
-
-
-def _say_missing(missing: "MissingImages") -> None:
-    if missing.reasons:
-        tell(str(missing))
-
-
-def say_truth(submission: Path, truth: "TruthFile | None", *, task: str) -> None:
-    """Name the command that scores a submission against the truth beside it, and what the scores leave out. task: as
-    --task takes it."""
-    from rsna_e2e.tasks.labels import task_of_header
-
-    if truth is None:
-        return
-    words = ["rsna-e2e", "evaluate", str(submission), str(truth.path), "--out", "report"]
-    if n_left := truth.n_predicted - truth.n_slices:
-        tell(f"without truth: {n_left} of {truth.n_predicted} slices, whose labels the store does not have, or not all")
-        words.append("--allow-missing")
-    told = task_of_header(table_at(submission))
-    if told is None or told.name != task:
-        words += ["--task", task]
-    tell(f"to score it: {shlex.join(words)}")
 
 
 def asked_task(options: argparse.Namespace, *files: Path) -> "Task":

@@ -1,16 +1,15 @@
 """Averages the predictions of all epochs of a run, as the published solution did."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
 
 from rsna_e2e.config import View
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import write_json
 from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.inference.calibrated import Calibrator
+from rsna_e2e.inference.mean import mean_of, summed
 from rsna_e2e.inference.missing import MissingImages, list_missing
 from rsna_e2e.inference.predict import write_prediction
 from rsna_e2e.inference.predictions import PredictionTable, beside
@@ -110,7 +109,7 @@ def _average(
     for done, epoch in enumerate(epochs, start=1):
         if done > 1:
             trained.load(_checkpoint(epoch))
-        total = _sum(total, predictor(positions))
+        total = summed(total, predictor(positions))
         loss, mean_loss = validation.score()
         members.append(
             EpochMember(
@@ -123,27 +122,11 @@ def _average(
         )
         progress(done, len(epochs), "" if mean_loss is None else f"validation log loss {mean_loss:.4f}")
     assert total is not None
-    return _mean(total, len(epochs)), members
+    return mean_of(total, len(epochs)), members
 
 
 def _checkpoint(epoch: int) -> str:
     return f"epoch-{epoch}"
-
-
-def _sum(total: Prediction | None, prediction: Prediction) -> Prediction:
-    """Return the sums of probabilities of the same slices and series."""
-    if total is None:
-        return prediction
-    series = None
-    if total.series is not None and prediction.series is not None:
-        series = total.series + prediction.series
-    return replace(total, slices=total.slices + prediction.slices, series=series)
-
-
-def _mean(total: Prediction, n: int) -> Prediction:
-    """Return the means from sums of n, cut off at 0 and 1 because a mean of ones may round to more."""
-    slices = np.clip(total.slices / n, 0.0, 1.0)
-    return replace(total, slices=slices, series=None if total.series is None else np.clip(total.series / n, 0.0, 1.0))
 
 
 def _all_epochs(run: Path) -> list[int]:
@@ -175,8 +158,8 @@ class _Validation:
         if not scorable(self._truth.slices)[0].any():
             return None, None
         prediction = self._predictor(self._positions)
-        self._total, self._n = _sum(self._total, prediction), self._n + 1
-        return self._loss(prediction), self._loss(_mean(self._total, self._n))
+        self._total, self._n = summed(self._total, prediction), self._n + 1
+        return self._loss(prediction), self._loss(mean_of(self._total, self._n))
 
     def _loss(self, prediction: Prediction) -> float:
         return loss_of_score(self._truth, prediction.slices, prediction.series, self._task)

@@ -34,6 +34,7 @@ Derived = Literal[
     "boxes.parquet",
     "bag.json",
     "epochs.json",
+    "runs.json",
     "calibration.json",
     "missing.csv",
     "truth.csv",

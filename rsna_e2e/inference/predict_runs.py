@@ -1,0 +1,129 @@
+"""Predicts with several runs, an ensemble: the mean of their probabilities."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsna_e2e.config import View
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.files import real_path, write_json
+from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.inference.calibrated import Calibrator
+from rsna_e2e.inference.mean import mean_of, summed
+from rsna_e2e.inference.missing import MissingImages, list_missing
+from rsna_e2e.inference.predict import write_prediction
+from rsna_e2e.inference.predictions import beside
+from rsna_e2e.inference.predictor import Predictor
+from rsna_e2e.inference.submission import prepare_submission
+from rsna_e2e.inference.trained_model import TrainedModel
+from rsna_e2e.inference.truth import TruthFile, write_truth
+from rsna_e2e.model.forward import Prediction
+from rsna_e2e.store import Store
+from rsna_e2e.training.calibration import How
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunMean:
+    """The files written, how many runs are in the mean, and the images of the split that it lacks."""
+
+    submission: Path
+    manifest: Path
+    truth: TruthFile | None
+    missing: MissingImages
+    n_runs: int
+    damaged: tuple[str, ...]
+
+
+def predict_runs(
+    runs: Sequence[Path],
+    store: Store,
+    *,
+    split: str,
+    out: Path,
+    checkpoint: str = "auto",
+    views: Sequence[View] = ("plain",),
+    is_raw: bool = False,
+    calibrated: How | None = None,
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> RunMean:
+    """Predict every slice of a split with each of `runs`, one after the other, and write the mean.
+
+    The submission and its tables are as `predict` writes them; `<out>.runs.json` names the checkpoint of each run.
+    calibrated: each run by its own calibration, before the mean. Raises what `predict` raises, and UsageError for a run
+    given twice, runs for different labels, that hold out other folds where split is validation, that find boxes, or of
+    which only some predict series.
+    """
+    if len({real_path(run) for run in runs}) < len(runs):
+        raise UsageError("a run stands twice among those to average. Give each once")
+    ensemble = _Ensemble(store, split)
+    for number, run in enumerate(runs):
+        trained = TrainedModel.open(run, checkpoint, device=device)
+        ensemble.check(predictor := Predictor(trained, store, views=views))
+        prepare_submission(out, trained.task, example="submission.csv")
+        calibrator = Calibrator.of(trained, calibrated, views=views) if calibrated else None
+        prediction = predictor(predictor.positions(split), progress=_part(progress, number, len(runs)))
+        ensemble.add(predictor, calibrator(prediction) if calibrator else prediction)
+    ensemble.write(out, is_raw=is_raw, how={"views": list(views), "calibrated": calibrated})
+    return RunMean(
+        submission=out,
+        manifest=beside(out, "runs.json"),
+        truth=ensemble.write_truth(out),
+        missing=list_missing(store, split, submission=out),
+        n_runs=len(runs),
+        damaged=tuple(ensemble.damaged),
+    )
+
+
+class _Ensemble:
+    """The sum of what runs predict of a split, and which they are."""
+
+    def __init__(self, store: Store, split: str) -> None:
+        self._store, self._split = store, split
+        self._first: Predictor | None = None
+        self._total: Prediction | None = None
+        self._members: list[dict[str, str]] = []
+        self.damaged: list[str] = []
+
+    def check(self, other: Predictor) -> None:
+        """Raise UsageError where no mean can be made of this run and those before."""
+        other.trained.config.model.check_predicts_labels("a mean of several runs")
+        self._first = first = self._first or other
+        runs = f"{first.trained.run}, {other.trained.run}"
+        if first.trained.task != other.trained.task:
+            raise UsageError(f"{runs}: are for different tasks, and a mean is of one")
+        if (first.trained.joint.study_head is None) != (other.trained.joint.study_head is None):
+            raise UsageError(f"{runs}: only one of them predicts series. Average runs that both do, or neither")
+        if first.positions(self._split) != other.positions(self._split):
+            raise UsageError(f"{runs}: hold out different folds. Predict each its own fold, or --split test")
+
+    def add(self, predictor: Predictor, prediction: Prediction) -> None:
+        """Add what a run predicts."""
+        one = predictor.trained
+        self._total = summed(self._total, prediction)
+        self._members.append({"run": one.run.name, "checkpoint": one.checkpoint.name, "sha256": one.weights_sha256})
+        self.damaged += one.damaged
+
+    def write(self, out: Path, *, is_raw: bool, how: Mapping[str, object]) -> None:
+        """Write the mean, and of what it is one."""
+        assert self._first is not None
+        assert self._total is not None
+        mean = mean_of(self._total, len(self._members))
+        write_prediction(self._first, mean, out=out, is_raw=is_raw, calibrator=None)
+        described = {"task": self._first.trained.task.name, "split": self._split, **how, "members": self._members}
+        write_json(beside(out, "runs.json"), described)
+
+    def write_truth(self, out: Path) -> TruthFile | None:
+        """Write the truth as far as the store has it."""
+        assert self._first is not None
+        assert self._total is not None
+        return write_truth(self._store, self._total, task=self._first.trained.task, submission=out)
+
+
+def _part(progress: Progress, number: int, n_runs: int) -> Progress:
+    """The progress of one of several equal parts."""
+
+    def show(done: int, total: int, note: str = "") -> None:
+        progress(number * total + done, n_runs * total, f"run {number + 1} of {n_runs}  {note}".rstrip())
+
+    return show
