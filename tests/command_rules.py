@@ -104,6 +104,8 @@ def _python(words: list[str], environment: Mapping[str, str], context: Context) 
             check_gpu.parse(options)
         case ["tests/gpu/cuda_source.py"]:
             pass
+        case ["docs/figures/make_context.py", picture]:
+            assert (ROOT / picture).is_file(), f"{picture}: no such picture"
         case [program] if program.endswith(".py"):
             assert program.removesuffix(".py") in context.programs, f"{program}: no program of that name on the page"
         case _:

@@ -17,6 +17,7 @@ def add_synth(verbs: Verbs) -> None:
         "rsna-e2e synth raw --studies 40 --seed 1 --prevalence demo",
         "rsna-e2e synth raw --kind ctpa --thick --studies 40 --prevalence demo   # pulmonary embolism",
         "rsna-e2e synth raw --kind radiograph --studies 200 --size 512   # chest radiographs",
+        "rsna-e2e synth raw --studies 200 --context strong   # slices that only their neighbours explain",
         "rsna-e2e synth raw --preview sheet.png",
     )
     verb.add_argument("out", type=Path, metavar="OUT", help="folder to write to; with --preview, folder to show")
@@ -28,6 +29,13 @@ def add_synth(verbs: Verbs) -> None:
         choices=("natural", "demo"),
         default="natural",
         help="natural: about as common as in the competition; demo: more studies with bleeds, emboli or opacities",
+    )
+    verb.add_argument(
+        "--context",
+        choices=("none", "natural", "strong"),
+        default="natural",
+        help="with --kind head: what only neighbouring slices tell. none: each slice shows its blood by itself; "
+        "strong: slices alone cannot tell small bleeds from calcifications, bone and streaks (default natural)",
     )
     verb.add_argument(
         "--test-fraction",
@@ -84,6 +92,7 @@ def _synth(options: argparse.Namespace) -> None:
             size_px=options.size,
             file_format=options.format,
             prevalence=options.prevalence,
+            context=options.context,
             test_fraction=options.test_fraction,
             n_jobs=options.jobs,
             progress=progress,

@@ -45,6 +45,7 @@ def simulate(
     seed: int,
     kind: str = "head",
     prevalence: str = "natural",
+    context: str = "natural",
     test_fraction: float = 0.2,
     is_thick: bool = False,
     size_px: int | None = None,
@@ -64,7 +65,7 @@ def simulate(
     plans = made.plan(
         Request(
             n_studies=n_studies, seed=seed, prevalence=prevalence, test_fraction=test_fraction, is_thick=is_thick,
-            size_px=size_px, file_format=file_format,
+            size_px=size_px, file_format=file_format, context=context,
         )
     )  # fmt: skip
     with _new_folder(out, made) as folder:

@@ -16,7 +16,7 @@ from rsna_e2e.tools.synth.chest.truth import (
     study_labels,
 )
 from rsna_e2e.tools.synth.common.kind import Counts, Kind
-from rsna_e2e.tools.synth.common.plan import StudyPlan, make_id, plan_studies, stream
+from rsna_e2e.tools.synth.common.plan import Request, StudyPlan, make_id, plan_studies, stream
 from rsna_e2e.tools.synth.common.write import SeriesWriter, write_csv
 
 TRAIN, TEST = "train", "test"  # folders of images
@@ -125,4 +125,9 @@ def _write_labels(path: Path, truths: Sequence[StudyTruth], seed: int) -> None:
     write_csv(path, [(*IDS, SLICE_LABEL, *STUDY_COLUMNS), *_rows(truths, seed)])
 
 
-CTPA = Kind(folders=(TRAIN, TEST), plan=plan_studies, make_study=make_study, write_tables=write_tables)
+def _plan(request: Request) -> tuple[StudyPlan, ...]:
+    request.refuse_context()
+    return plan_studies(request)
+
+
+CTPA = Kind(folders=(TRAIN, TEST), plan=_plan, make_study=make_study, write_tables=write_tables)

@@ -11,11 +11,12 @@ REPEAT_RATE = 0.148  # patients with a second study: 21,744 series of 18,938 pat
 ID_BITS = 36  # nine hexadecimal digits, as in the competition's data
 
 PREVALENCES = ("natural", "demo")
+CONTEXTS = ("none", "natural", "strong")  # what only neighbouring slices tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of a simulation. Raises UsageError on impossible numbers or an unknown prevalence.
+    """What is asked of a simulation. Raises UsageError on impossible numbers or an unknown prevalence or context.
 
     is_thick, size_px and file_format concern some kinds only; None leaves the choice to the kind.
     """
@@ -23,6 +24,7 @@ class Request:
     n_studies: int
     seed: int
     prevalence: str = PREVALENCES[0]
+    context: str = "natural"
     test_fraction: float = 0.2
     is_thick: bool = False
     size_px: int | None = None
@@ -35,11 +37,18 @@ class Request:
             raise UsageError(f"test fraction {self.test_fraction} is not in [0, 1)")
         if self.prevalence not in PREVALENCES:
             raise UsageError(f"unknown prevalence {self.prevalence!r}; known: {', '.join(PREVALENCES)}")
+        if self.context not in CONTEXTS:
+            raise UsageError(f"unknown context {self.context!r}; known: {', '.join(CONTEXTS)}")
 
     def refuse_thick(self) -> None:
         """Raise UsageError where thick slices are asked of a kind that has none."""
         if self.is_thick:
             raise UsageError("thick slices are an option of chests in CT (ctpa); leave --thick out")
+
+    def refuse_context(self) -> None:
+        """Raise UsageError where another context than the natural one is asked of a kind without that dial."""
+        if self.context != "natural":
+            raise UsageError("context is an option of heads in CT (head); leave --context out")
 
     def refuse_formats(self) -> None:
         """Raise UsageError where a size or a format is asked of CT."""
@@ -51,7 +60,7 @@ class Request:
 class StudyPlan:
     """One study: `index` counts studies, `patient` patients; `visit` is 0, or 1 for a patient's second study.
 
-    is_thick: whether the slices of a chest are thick, and so few.
+    is_thick: whether the slices of a chest are thick, and so few. context: of CONTEXTS, what neighbouring slices tell.
     """
 
     seed: int
@@ -61,6 +70,7 @@ class StudyPlan:
     is_test: bool
     prevalence: str
     is_thick: bool = False
+    context: str = "natural"
 
 
 def stream(seed: int, what: str, index: int) -> np.random.Generator:
@@ -101,7 +111,7 @@ def plan_studies(request: Request) -> tuple[StudyPlan, ...]:
     return tuple(
         StudyPlan(
             seed=seed, index=i, patient=int(patients[i]), visit=visits[i], is_test=int(patients[i]) in in_test,
-            prevalence=request.prevalence, is_thick=request.is_thick,
+            prevalence=request.prevalence, is_thick=request.is_thick, context=request.context,
         )
         for i in range(n_studies)
     )  # fmt: skip

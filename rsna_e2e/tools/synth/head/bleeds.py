@@ -38,7 +38,8 @@ class Bleed:
     texture: Waves
 
 
-def _surface_point(direction: np.ndarray) -> Point:
+def surface_point(direction: np.ndarray) -> Point:
+    """Where a ray from the middle of the canonical head meets the inner table."""
     unit = direction / np.linalg.norm(direction / np.array(INNER_TABLE_RADII))
     x, y, z = unit + np.array(INNER_TABLE_CENTRE)
     return float(x), float(y), float(z)
@@ -72,7 +73,7 @@ def draw_epidural(rng: np.random.Generator) -> Bleed:
         label="epidural",
         site="lens",
         hu=_density_hu(rng),
-        centres=(_surface_point(direction),),
+        centres=(surface_point(direction),),
         radii=((float(radius),) * 3,),
         thickness_mm=float(steepness * radius),
         side=side,
@@ -90,7 +91,7 @@ def draw_subdural(rng: np.random.Generator) -> Bleed:
     if where < 0.74:
         grown = float(np.clip((volume / 13e3) ** (1.0 / 3.0), 0.5, 1.15))  # a small one is smaller, not only thinner
         along, up = grown * rng.uniform(34.0, 76.0), grown * rng.uniform(22.0, 50.0)
-        centre = _surface_point(np.array([side, rng.uniform(-0.6, 0.7), rng.uniform(0.0, 0.7)]))
+        centre = surface_point(np.array([side, rng.uniform(-0.6, 0.7), rng.uniform(0.0, 0.7)]))
         thickness = float(np.clip(volume / (0.6 * np.pi * along * up), 2.0, 20.0))
         return Bleed(
             label="subdural", site="crescent", hu=_density_hu(rng), centres=(centre,), radii=((60.0, along, up),),
@@ -120,7 +121,7 @@ def draw_subarachnoid(rng: np.random.Generator, *, traumatic: bool) -> Bleed:
         for _ in range(int(rng.integers(1, 4))):
             flip = 1.0 if rng.random() < 0.75 else -1.0
             direction = np.array([side * flip, rng.uniform(-1.3, 1.3), rng.uniform(-0.2, 1.1)])
-            x, y, z = _surface_point(direction)
+            x, y, z = surface_point(direction)
             centres.append((0.86 * x, 0.86 * y, 0.86 * z))
             radii.append((float(rng.uniform(10.0, 26.0)),) * 3)
     else:
@@ -207,7 +208,7 @@ def _spontaneous_site(rng: np.random.Generator, side: float) -> Point:
         centre = rng.normal((13.0 * side, 11.0, 6.0), (2.0, 3.0, 3.0))
     elif where < 0.85:
         direction = np.array([side, rng.uniform(-1.1, 1.2), rng.uniform(-0.1, 1.0)])
-        centre = rng.uniform(0.55, 0.8) * np.array(_surface_point(direction))
+        centre = rng.uniform(0.55, 0.8) * np.array(surface_point(direction))
     elif where < 0.95:
         centre = rng.normal((22.0 * side, 52.0, -34.0), (5.0, 5.0, 5.0))
     else:

@@ -2,9 +2,10 @@
 
 # N slices, L labels
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from rsna_e2e.tasks.task import Task
 from rsna_e2e.tools.synth.common.kind import Counts, Kind
 from rsna_e2e.tools.synth.common.plan import Request, StudyPlan, make_id, plan_studies, stream
 from rsna_e2e.tools.synth.common.write import SeriesWriter
+from rsna_e2e.tools.synth.head.context import Candidate
+from rsna_e2e.tools.synth.head.render import Scene
 from rsna_e2e.tools.synth.head.study import (
     MAX_VISIBLE_HU,
     MIN_CONTRAST_HU,
@@ -46,6 +49,8 @@ class StudyTruth:
     image_ids: tuple[str, ...]
     labels: Float64Array
     bleeds: tuple[dict[str, str | float], ...]
+    candidates: tuple[dict[str, Any], ...]  # of the dial of context, and where to see them
+    context: str
 
 
 def make_study(plan: StudyPlan, folder: Path) -> StudyTruth:
@@ -58,7 +63,7 @@ def make_study(plan: StudyPlan, folder: Path) -> StudyTruth:
     )
     writer = SeriesWriter(patient_id=ids[0], study_uid=ids[1], series_uid=ids[2], series=scene.series, scanner=scanner)
     images = folder / (TEST_IMAGES if plan.is_test else TRAIN_IMAGES)
-    image_ids, labels, volumes = [], [], np.zeros(len(scene.bleeds))
+    image_ids, labels, volumes = [], [], np.zeros(len(scene.labels))
     for k, image in enumerate(make_images(plan, scene, scanner, ICH)):
         image_ids.append(make_id(plan.seed, "image", (plan.index << SLICES_PER_STUDY_BITS) | k))
         writer.write(images / f"{image_ids[-1]}.dcm", image_id=image_ids[-1], index=k, stored=image.stored)
@@ -72,10 +77,37 @@ def make_study(plan: StudyPlan, folder: Path) -> StudyTruth:
         image_ids=tuple(image_ids),
         labels=np.stack(labels),
         bleeds=tuple(
-            {"label": b.label, "site": b.site, "density_hu": round(b.hu, 1), "volume_ml": round(float(v), 3)}
-            for b, v in zip(scene.bleeds, volumes, strict=True)
+            {"label": label, "site": site, "density_hu": round(hu, 1), "volume_ml": round(float(v), 3)}
+            for (label, site, hu), v in zip(_bleeds(scene), volumes, strict=True)
+            if hu is not None
         ),
+        candidates=tuple(_candidate_truth(c, image_ids) for c in scene.candidates),
+        context=plan.context,
     )
+
+
+def _bleeds(scene: Scene) -> Iterator[tuple[str, str, float | None]]:
+    """Label, site and density of every bleed, then of every candidate; the density is None where there is no blood."""
+    yield from ((b.label, b.site, b.hu) for b in scene.bleeds)
+    for c in scene.candidates:
+        yield c.label, c.site, float(np.mean([look.hu for look in c.looks.values()])) if c.is_blood else None
+
+
+def _candidate_truth(candidate: Candidate, image_ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        "label": candidate.label,
+        "site": candidate.site,
+        "is_blood": candidate.is_blood,
+        "images": [
+            {
+                # fine pixel i lies at the file's pixel 2 i + 1/2
+                "image_id": image_ids[k], "row": round(2.0 * look.row + 0.5, 1),
+                "column": round(2.0 * look.column + 0.5, 1), "radius_mm": round(look.radius_mm, 1),
+                "density_hu": round(look.hu, 1), "is_dense": look.is_dense,
+            }
+            for k, look in sorted(candidate.looks.items())
+        ],
+    }  # fmt: skip
 
 
 def write_tables(folder: Path, truths: Sequence[StudyTruth], seed: int) -> Counts:
@@ -105,7 +137,7 @@ def _write_truth(path: Path, truths: Sequence[StudyTruth]) -> None:
         {
             "patient_id": t.patient_id, "study_uid": t.study_uid, "series_uid": t.series_uid,
             "split": "test" if t.is_test else "train", "image_ids": list(t.image_ids), "bleeds": list(t.bleeds),
-        }
+        } | ({} if t.context == "natural" else {"candidates": list(t.candidates)})
         for t in truths
     ]  # fmt: skip
     rule = {
@@ -114,8 +146,10 @@ def _write_truth(path: Path, truths: Sequence[StudyTruth]) -> None:
         "max_visible_hu": MAX_VISIBLE_HU,
         "min_visible_mm2": MIN_VISIBLE_MM2,
     }
+    context = truths[0].context
+    dial = {} if context == "natural" else {"context": context}
     with atomic_writer(path) as file:
-        file.write((as_json({"label_rule": rule, "studies": studies}, indent=1) + "\n").encode())
+        file.write((as_json({**dial, "label_rule": rule, "studies": studies}, indent=1) + "\n").encode())
 
 
 def _write(path: Path, rows: list[tuple[str, Float64Array]], task: Task) -> None:

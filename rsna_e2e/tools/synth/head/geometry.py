@@ -1,9 +1,16 @@
-"""Draws how a head is scanned: field of view, spacing, gantry tilt, the patient's pose."""
+"""Draws how a head is scanned: field of view, spacing, gantry tilt, the patient's pose; and says what lies where."""
+
+# S sub-planes of a slice, a x b fine pixels (half the file's resolution)
 
 import numpy as np
+import numpy.typing as npt
 
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tools.synth.common.series import COLUMNS, ROWS, Series, rotation_matrix
+from rsna_e2e.tools.synth.common.shapes import Points
 from rsna_e2e.tools.synth.head.patient import Head
+
+FineGrid = npt.NDArray[np.int64]
 
 MIN_SLICES = 24
 MAX_SLICES = 60
@@ -49,3 +56,18 @@ def draw_series(rng: np.random.Generator, head: Head) -> Series:
         centre_mm=(centre[0], centre[1], table_z + centre[2]),
         table_y_mm=round(float(head.scale[1] * rng.uniform(98.0, 106.0) + centre[1]), 3),
     )
+
+
+def places(series: Series, k: int, rows: FineGrid, columns: FineGrid, offsets: Float64Array) -> Points:
+    """Head-frame places [S, a, b] of samples at fine pixels `rows` [a] and `columns` [b] of each sub-plane."""
+    # fine pixel i covers the file's pixels 2 i and 2 i + 1, whose common centre is at 2 i + 1/2
+    v, u = ((2.0 * pixels + 0.5) * series.spacing_mm for pixels in (rows, columns))
+    to_head = series.rotation.T
+    start = to_head @ (series.origins_mm[k] - np.array(series.centre_mm))
+    along_u, along_v = to_head @ np.array(series.row_direction), to_head @ np.array(series.column_direction)
+    along_w = to_head @ series.normal
+    xyz = [
+        (start[i] + along_w[i] * offsets[:, None, None] + along_v[i] * v[:, None] + along_u[i] * u).astype(np.float32)
+        for i in range(3)
+    ]
+    return Points(*xyz)

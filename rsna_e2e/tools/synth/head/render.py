@@ -5,12 +5,11 @@
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 
 from rsna_e2e.core.records import Float32Array, Float64Array
 from rsna_e2e.tools.synth.common.resample import MARGIN, refine
 from rsna_e2e.tools.synth.common.series import FINE, Series
-from rsna_e2e.tools.synth.common.shapes import Field, Points, coverage
+from rsna_e2e.tools.synth.common.shapes import Field, coverage
 from rsna_e2e.tools.synth.head.anatomy import (
     SULCUS_DEPTH_MM,
     Tissues,
@@ -21,9 +20,9 @@ from rsna_e2e.tools.synth.head.anatomy import (
     to_canonical,
 )
 from rsna_e2e.tools.synth.head.bleeds import Bleed, bleed_distance, displaced
+from rsna_e2e.tools.synth.head.context import Candidate
+from rsna_e2e.tools.synth.head.geometry import FineGrid, places
 from rsna_e2e.tools.synth.head.patient import Head
-
-FineGrid = npt.NDArray[np.int64]
 
 COARSE_STEP = 3  # fine pixels between the places where distances are computed; shapes are smooth, 3 mm is enough
 SEARCH_STEP = 6  # fine pixels between the places where the head is looked for; a multiple of COARSE_STEP
@@ -52,7 +51,10 @@ MARROW_DEPTH_MM = 1.9  # thickness of the compact bone on either side
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """One slice. hu [FINE, FINE]; gain_hu [B, FINE, FINE]: what each bleed adds; area_mm2 [B] is its area."""
+    """One slice. hu [FINE, FINE]; gain_hu [B, FINE, FINE]: what each bleed adds; area_mm2 [B] is its area.
+
+    Where a scene's candidates are shown they come after its bleeds; those that are no blood add and take nothing.
+    """
 
     hu: Float32Array
     gain_hu: Float32Array
@@ -68,6 +70,12 @@ class Scene:
     series: Series
     white_hu: float
     grey_hu: float
+    candidates: tuple[Candidate, ...] = ()  # of the dial of context
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label of each bleed, then of each candidate."""
+        return tuple(found.label for found in (*self.bleeds, *self.candidates))
 
 
 def _sub_offsets(series: Series) -> Float64Array:
@@ -75,26 +83,10 @@ def _sub_offsets(series: Series) -> Float64Array:
     return np.asarray(((np.arange(n) + 0.5) / n - 0.5) * series.thickness_mm)
 
 
-def _places(scene: Scene, k: int, rows: FineGrid, columns: FineGrid, offsets: Float64Array) -> Points:
-    """Head-frame places [S, a, b] of samples at fine pixels `rows` [a] and `columns` [b] of each sub-plane."""
-    series = scene.series
-    # fine pixel i covers the file's pixels 2 i and 2 i + 1, whose common centre is at 2 i + 1/2
-    v, u = ((2.0 * pixels + 0.5) * series.spacing_mm for pixels in (rows, columns))
-    to_head = series.rotation.T
-    start = to_head @ (series.origins_mm[k] - np.array(series.centre_mm))
-    along_u, along_v = to_head @ np.array(series.row_direction), to_head @ np.array(series.column_direction)
-    along_w = to_head @ series.normal
-    xyz = [
-        (start[i] + along_w[i] * offsets[:, None, None] + along_v[i] * v[:, None] + along_u[i] * u).astype(np.float32)
-        for i in range(3)
-    ]
-    return Points(*xyz)
-
-
 def _window(scene: Scene, k: int) -> tuple[slice, slice] | None:
     """Find the fine pixels [rows, columns] that the head covers, in steps of COARSE_STEP; None where it covers none."""
     sparse = np.arange(0, FINE, SEARCH_STEP)
-    p = to_canonical(scene.head, _places(scene, k, sparse, sparse, np.zeros(1)))
+    p = to_canonical(scene.head, places(scene.series, k, sparse, sparse, np.zeros(1)))
     cavity = cavity_distance(scene.head, p)
     skin = skin_distance(scene.head, p, skull_distance(scene.head, p, cavity))[0]
     inside = skin < scene.series.thickness_mm + SEARCH_STEP * scene.series.spacing_mm + 2.0
@@ -124,8 +116,7 @@ def render_slice(scene: Scene, k: int) -> Rendering:
     if found is None:
         return Rendering(hu=hu, gain_hu=gain, area_mm2=area)
     offsets = _sub_offsets(scene.series)
-    places = _places(scene, k, _coarse(found[0]), _coarse(found[1]), offsets)
-    p = to_canonical(scene.head, places)
+    p = to_canonical(scene.head, places(scene.series, k, _coarse(found[0]), _coarse(found[1]), offsets))
     brain_p = displaced(scene.bleeds, p)
     tissue = tissues(scene.head, p, brain_p)
     distances = [bleed_distance(b, scene.head, p, brain_p, tissue) for b in scene.bleeds]

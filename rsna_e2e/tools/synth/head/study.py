@@ -12,6 +12,7 @@ from rsna_e2e.tasks.task import Task
 from rsna_e2e.tools.synth.common.plan import StudyPlan, stream
 from rsna_e2e.tools.synth.common.scanner import Scanner, to_stored
 from rsna_e2e.tools.synth.head.acquire import acquire, draw_scanner, headrest
+from rsna_e2e.tools.synth.head.context import added_hu, clear_factors, draw_candidates, without_mimics
 from rsna_e2e.tools.synth.head.events import draw_bleeds
 from rsna_e2e.tools.synth.head.geometry import draw_series
 from rsna_e2e.tools.synth.head.patient import draw_head
@@ -33,7 +34,7 @@ CLOT_FLOOR_HU = 45.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyImage:
-    """One slice: `stored` as the file holds it, labels [L] of 0 and 1, volume_ml [B] of each bleed within it."""
+    """One slice: `stored` as the file holds it, labels [L] of 0 and 1, volume_ml [B] of each bleed and candidate."""
 
     stored: Int16Image
     labels: Float64Array
@@ -52,7 +53,20 @@ def draw_scene(plan: StudyPlan) -> tuple[Scene, Scanner]:
     rng = stream(plan.seed, "study", plan.index)
     series = draw_series(rng, head)
     scene = Scene(head=head, bleeds=bleeds, series=series, white_hu=white_hu, grey_hu=grey_hu)
-    return scene, draw_scanner(rng, series)
+    return _with_context(plan, scene), draw_scanner(rng, series)
+
+
+def _with_context(plan: StudyPlan, scene: Scene) -> Scene:
+    """Add what the dial of context asks for; the natural one adds nothing."""
+    if plan.context == "natural":
+        return scene
+    is_ambiguous = plan.context == "strong"
+    candidates = draw_candidates(
+        stream(plan.seed, "context", plan.patient), head=scene.head, series=scene.series, grey_hu=scene.grey_hu,
+        is_ambiguous=is_ambiguous,
+    )  # fmt: skip
+    head = scene.head if is_ambiguous else without_mimics(scene.head, scene.grey_hu)
+    return replace(scene, head=head, candidates=candidates)
 
 
 def slice_labels(scene: Scene, rendering: Rendering, task: Task) -> Float64Array:
@@ -60,8 +74,9 @@ def slice_labels(scene: Scene, rendering: Rendering, task: Task) -> Float64Array
     labels = np.zeros(len(task.slices.names))
     pixel_mm2 = (2.0 * scene.series.spacing_mm) ** 2
     is_bright = (rendering.hu >= scene.grey_hu + MIN_OVER_GREY_HU) & (rendering.hu <= MAX_VISIBLE_HU)
-    for label in sorted({bleed.label for bleed in scene.bleeds}):
-        members = [i for i, bleed in enumerate(scene.bleeds) if bleed.label == label]
+    label_of = scene.labels[: len(rendering.gain_hu)]
+    for label in sorted(set(label_of)):
+        members = [i for i, name in enumerate(label_of) if name == label]
         gain: Float32Array = rendering.gain_hu[members].sum(axis=0)
         if np.count_nonzero((gain >= MIN_CONTRAST_HU) & is_bright) * pixel_mm2 >= MIN_VISIBLE_MM2:
             labels[task.slices.names.index(label)] = 1.0
@@ -69,12 +84,46 @@ def slice_labels(scene: Scene, rendering: Rendering, task: Task) -> Float64Array
     return labels
 
 
+def _clear(scene: Scene, rendering: Rendering, task: Task) -> Rendering:
+    """Show every bleed at a glance where its label is set, and not at all where it is not."""
+    labels = dict(zip(task.slices.names, slice_labels(scene, rendering, task), strict=True))
+    is_seen = [bool(labels[bleed.label]) for bleed in scene.bleeds]
+    factors = clear_factors(rendering.gain_hu, is_seen, min_gain_hu=MIN_CONTRAST_HU)
+    hu = rendering.hu + np.tensordot(factors - 1.0, rendering.gain_hu, 1)
+    return replace(rendering, hu=hu, gain_hu=rendering.gain_hu * factors[:, None, None])
+
+
+def _with_candidates(scene: Scene, rendering: Rendering, k: int) -> Rendering:
+    """Paint what slice `k` shows of the scene's candidates."""
+    hu, n = rendering.hu.copy(), len(scene.bleeds)
+    gain = np.concatenate([rendering.gain_hu, np.zeros((len(scene.candidates), *hu.shape), np.float32)])
+    area = np.concatenate([rendering.area_mm2, np.zeros(len(scene.candidates))])
+    for index, candidate in enumerate(scene.candidates, start=n):
+        found = added_hu(candidate, k, head=scene.head, series=scene.series, hu=hu)
+        if found is None:
+            continue
+        window, added, share = found
+        hu[window] += added
+        if candidate.is_blood:
+            gain[index][window] = added
+            area[index] = share.sum(dtype=np.float64) * (2.0 * scene.series.spacing_mm) ** 2
+    return Rendering(hu=hu, gain_hu=gain, area_mm2=area)
+
+
+def render_in_context(scene: Scene, k: int, *, context: str, task: Task) -> Rendering:
+    """Render slice `k` of a scene without noise, with what the dial of context asks for (of CONTEXTS)."""
+    rendering = render_slice(scene, k)
+    if context == "none":
+        rendering = _clear(scene, rendering, task)
+    return _with_candidates(scene, rendering, k) if scene.candidates else rendering
+
+
 def make_images(plan: StudyPlan, scene: Scene, scanner: Scanner, task: Task) -> Iterator[StudyImage]:
     """Render and acquire the slices of a study in the order of acquisition."""
     rng = stream(plan.seed, "noise", plan.index)
     rest_hu = headrest(scene.series)
     for k in range(scene.series.n_slices):
-        rendering = render_slice(scene, k)
+        rendering = render_in_context(scene, k, context=plan.context, task=task)
         hu = acquire(rendering.hu, rest_hu, series=scene.series, scanner=scanner, rng=rng)
         yield StudyImage(
             stored=to_stored(hu, scanner),

@@ -42,6 +42,7 @@ class ImagePlan:
 def plan_images(request: Request) -> tuple[ImagePlan, ...]:
     """Plan all images: of those held out every second one is in the split `balanced`, where the view says nothing."""
     request.refuse_thick()
+    request.refuse_context()
     size, file_format = request.size_px or SIZE_PX, request.file_format or FORMATS[0]
     if not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
         raise UsageError(f"radiographs of {size} pixels asked for; give {MIN_SIZE_PX} to {MAX_SIZE_PX}")
