@@ -12,7 +12,17 @@ from rsna_e2e.model.heads import SequenceHead
 from rsna_e2e.tasks.pneumonia import PNEUMONIA
 from rsna_e2e.training.train import train
 
-FOLDERS = ("synth", "prepare", "inspect", "train", "find-lr", "embed", "import-embeddings", "evaluate")  # all they make
+FOLDERS = (
+    "synth",
+    "prepare",
+    "inspect",
+    "train",
+    "find-lr",
+    "embed",
+    "import-embeddings",
+    "evaluate",
+    "suspects",
+)  # all they make
 
 
 def command_lines(folder: Path) -> dict[str, list[str]]:
@@ -53,6 +63,7 @@ def command_lines(folder: Path) -> dict[str, list[str]]:
         "smooth": ["smooth", str(submission), "--out", "DISK/smoothed.csv"],
         "baseline": ["baseline", str(store.path), "DISK/b.csv", "--split", "train"],
         "gate": ["gate", *gated, "--out", "DISK/gated.csv"],
+        "suspects": ["suspects", str(store.path), str(submission), "--out", "DISK/out"],
         "explain": ["explain", str(run), str(store.path), "--image", "ID_0300", "--out", "DISK/out"],
         "evaluate": ["evaluate", str(submission), str(truth), "--out", "DISK/out", "--store", str(store.path)],
     }

@@ -26,6 +26,7 @@ from rsna_e2e.cli.shards import add_export_shards
 from rsna_e2e.cli.stores import add_label, add_store
 from rsna_e2e.cli.studies import add_study
 from rsna_e2e.cli.summaries import add_summary
+from rsna_e2e.cli.suspects import add_suspects
 from rsna_e2e.cli.synth import add_synth
 from rsna_e2e.cli.tasks import add_tasks
 from rsna_e2e.cli.training import add_find_lr, add_train
@@ -61,6 +62,7 @@ VERBS = (
     add_evaluate,
     add_explain,
     add_compare,
+    add_suspects,
     add_pipeline,
     add_study,
     add_bench,
