@@ -12,18 +12,21 @@ import small
 from planted import plant, plant_in_file, precision
 
 from rsna_e2e.cli import main
+from rsna_e2e.config.files import save_config
+from rsna_e2e.core.files import write_json
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.header_baseline import header_baseline
 from rsna_e2e.evaluation.scores import SeriesLayout
 from rsna_e2e.evaluation.suspects.find import find_suspects
 from rsna_e2e.evaluation.suspects.suspicion import NONE, suspicion
-from rsna_e2e.inference.predict import predict
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tasks.labels import read_labels, write_labels
 from rsna_e2e.tasks.metrics import auc
 from rsna_e2e.tools.synth.simulate import simulate
-from rsna_e2e.training.train import train
+from rsna_e2e.training.run_folder import STORE_HASH
+from rsna_e2e.training.run_layout import CONFIG, MANIFEST
 
 SHARE = 0.05
 EXACT = {"rtol": 0.0, "atol": 1e-12}
@@ -110,13 +113,18 @@ def test_unknown_labels_are_not_suspected_and_say_nothing_of_neighbours() -> Non
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> tuple[Store, Path]:
-    """A store, and a run of it that held fold 0 out, with predictions of that fold and of all."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    """A store, the record of a run on it that held fold 0 out, and made-up predictions of that fold and of all."""
     folder = tmp_path_factory.mktemp("suspects")
     store = small.make_store(folder)
-    train(store, folder / "run", small.config(), device="cpu")
-    for split in ("train", "validation"):
-        predict(folder / "run", store, split=split, out=folder / f"{split}.csv", device="cpu")
+    (folder / "run").mkdir()
+    write_json(folder / "run" / MANIFEST, {STORE_HASH: store.data_hash})
+    save_config(small.config(), path=folder / "run" / CONFIG)
+    rows = np.flatnonzero(store.index["split"] == "train")
+    values = np.random.default_rng(0).random((len(rows), len(ICH.slices.names)))
+    is_held_out = store.index["fold"][rows] == 0
+    for split, kept in (("train", rows >= 0), ("validation", is_held_out)):
+        write_labels(folder / f"{split}.csv", ICH, store.index["image_id"][rows[kept]].tolist(), values[kept])
     return store, folder
 
 
@@ -165,10 +173,18 @@ def test_what_a_run_learned_from_is_refused(made: tuple[Store, Path], capsys: py
 
 
 def test_of_several_submissions_the_mean_counts(made: tuple[Store, Path]) -> None:
+    """Of a prediction and its opposite the mean is 0.5; images that are in one file alone keep theirs."""
     store, folder = made
-    alone = find_suspects(store, [folder / "train.csv"], ICH)
-    twice = find_suspects(store, [folder / "train.csv", folder / "train.csv", folder / "validation.csv"], ICH)
-    assert twice == alone  # a model's own predictions of some images once more
+    held_out = read_labels(folder / "validation.csv", ICH)
+    opposite = folder / "opposite.csv"
+    write_labels(opposite, ICH, held_out.image_ids, 1.0 - held_out.values)
+    alone = {(one.images[1], one.label): one for one in find_suspects(store, [folder / "train.csv"], ICH).suspects}
+    both = find_suspects(store, [folder / "train.csv", opposite], ICH).suspects
+    assert len(both) == len(alone)
+    for one in both:
+        is_twice = one.images[1] in held_out.image_ids
+        expected = 0.5 if is_twice else alone[one.images[1], one.label].predicted
+        np.testing.assert_allclose(one.predicted, expected, **EXACT)
 
 
 @pytest.mark.slow

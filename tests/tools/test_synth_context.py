@@ -209,12 +209,12 @@ def test_blood_is_clear_or_absent_without_context() -> None:
 
 def test_the_dial_is_written_down_and_reaches_files(tmp_path: Path) -> None:
     out = tmp_path / "raw"
-    simulate(out, n_studies=2, seed=6, context="strong", test_fraction=0.0, n_jobs=1)
+    simulate(out, n_studies=1, seed=19, context="strong", test_fraction=0.0, n_jobs=1)
     truth = json.loads((out / "stage_2_truth.json").read_text())
     assert truth["context"] == "strong"
     labels = read_labels(out / "stage_2_train.csv", ICH)
     row_of = {image_id: row for row, image_id in enumerate(labels.image_ids)}
-    n_places = 0
+    n_places = n_blood = 0
     for study in truth["studies"]:
         for candidate in study["candidates"]:
             for place in candidate["images"]:
@@ -224,10 +224,12 @@ def test_the_dial_is_written_down_and_reaches_files(tmp_path: Path) -> None:
                 if candidate["label"] != "subdural":  # the middle of a sheet is its edge
                     assert around > place["density_hu"] - 12.0
                     n_places += 1
-                if candidate["is_blood"] and candidate["site"] == "plexus":
+                if candidate["is_blood"] and candidate["site"] == "pallidum":
                     name = ICH.slices.names.index(candidate["label"])
                     assert labels.values[row_of[place["image_id"]], name] == 1.0
-    assert n_places > 3
+                    n_blood += 1
+    assert n_places > 8
+    assert n_blood >= 4
 
 
 def test_other_kinds_have_no_such_dial(tmp_path: Path) -> None:

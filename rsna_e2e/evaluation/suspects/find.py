@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.core.records import Float64Array
-from rsna_e2e.evaluation.series_layout import layout_by_store, rows_by_image, some_ids
+from rsna_e2e.core.records import Float64Array, printable
+from rsna_e2e.evaluation.series_layout import layout_by_store, rows_by_image
 from rsna_e2e.evaluation.suspects.suspicion import NONE, Suspicion, suspicion
 from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.store import Store, rows_of
@@ -72,7 +72,8 @@ def find_suspects(
     layout = layout_by_store(store, image_ids)
     found = suspicion(given, probability, layout)
     order = np.argsort(-np.nan_to_num(found.score, nan=-1.0), axis=None, kind="stable")
-    places = [divmod(int(i), given.shape[1]) for i in order[: min(most, int((~np.isnan(given)).sum()))]]
+    n_known = int(np.isfinite(found.score).sum())
+    places = [divmod(int(i), given.shape[1]) for i in order[: min(most, n_known)]]
     keys = [layout.series_keys[series] for series in layout.series_of_slice]
     return Found(
         suspects=[
@@ -108,12 +109,12 @@ def _check_unseen(store: Store, submission: Path, image_ids: Sequence[str], run:
             "known. Give the store that it was trained on"
         )
     trained, _ = hold_out(store, read_config(run))
-    learned = set(store.index["image_id"][rows_of(store.series[position] for position in trained)].tolist())
-    if seen := [image_id for image_id in image_ids if image_id in learned]:
+    rows = rows_of(store.series[position] for position in trained)
+    learned = set(map(printable, store.index["image_id"][rows]))
+    if n_seen := sum(image_id in learned for image_id in image_ids):
         raise BadInputError(
-            f"{submission}: {run} learned from {len(seen)} of its {len(image_ids)} images ({some_ids(seen)}), and "
-            "finds no fault with the labels that it learned. Give what it held out: rsna-e2e predict "
-            f"{run} {store.path} --split validation"
+            f"{submission}: {run} learned from {n_seen} of its {len(image_ids)} images, and finds no fault with labels "
+            f"that it learned. Give what it held out: rsna-e2e predict {run} {store.path} --split validation"
         )
 
 

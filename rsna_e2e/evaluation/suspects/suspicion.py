@@ -46,8 +46,8 @@ def _contradiction(given_NL: Float64Array, probability_NL: Float64Array) -> Floa
     """Margin by which a prediction favours the other value over the one that is given, mapped from [-1, 1] to [0, 1].
 
     Both are taken less the mean that the model gives the value where it is given, so that a label of which it is never
-    sure is not suspicious for that. Source: Northcutt, Jiang and Chuang, Confident Learning, JAIR 70, 2021: thresholds
-    by equation 2, ranking by normalised margin in section 3.2.
+    sure is not suspicious for that. Source: Northcutt, Jiang and Chuang, Confident Learning, JAIR 70, 2021: a threshold
+    for each class (equation 2), and ranking by margin.
     """
     of_one, of_zero = probability_NL, 1.0 - probability_NL
     least_one, least_zero = (
