@@ -64,7 +64,7 @@ def find_suspects(
     image_ids, probability = _mean_of([(table.image_ids, table.values) for table in tables])
     rows = rows_by_image(store, image_ids)
     given = np.asarray(store.labels[rows], np.float64)
-    is_given = ~np.isnan(given).all(axis=1)
+    is_given = np.asarray(~np.isnan(given).all(axis=1))
     if not is_given.any():
         raise BadInputError(f"{store.path}: has no labels of these images. Predict those of split train")
     image_ids = [image_id for image_id, is_kept in zip(image_ids, is_given, strict=True) if is_kept]

@@ -75,7 +75,7 @@ class Scene:
     @property
     def labels(self) -> tuple[str, ...]:
         """Label of each bleed, then of each candidate."""
-        return tuple(found.label for found in (*self.bleeds, *self.candidates))
+        return (*(bleed.label for bleed in self.bleeds), *(one.label for one in self.candidates))
 
 
 def _sub_offsets(series: Series) -> Float64Array:
