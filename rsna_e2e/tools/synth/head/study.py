@@ -86,6 +86,8 @@ def slice_labels(scene: Scene, rendering: Rendering, task: Task) -> Float64Array
 
 def _clear(scene: Scene, rendering: Rendering, task: Task) -> Rendering:
     """Show every bleed at a glance where its label is set, and not at all where it is not."""
+    if not rendering.area_mm2.any():
+        return rendering
     labels = dict(zip(task.slices.names, slice_labels(scene, rendering, task), strict=True))
     is_seen = [bool(labels[bleed.label]) for bleed in scene.bleeds]
     factors = clear_factors(rendering.gain_hu, is_seen, min_gain_hu=MIN_CONTRAST_HU)
