@@ -22,7 +22,7 @@ from rsna_e2e.tools.synth.head.geometry import FineGrid, places
 from rsna_e2e.tools.synth.head.patient import Head
 
 PER_PATIENT = 1.6  # candidates, on average, at most one at each site
-BLOOD_SHARE = 0.27  # of candidates: 5.5 slices of blood to 2 of an imitation, so that a slice's odds are even
+BLOOD_SHARE = 0.27  # of candidates: 5.5 slices of blood to 2 of an imitation, so that odds are near even
 BLOOD_MM = (18.0, 32.0)  # how far blood goes along z, in slices of MIN_SLICES to MAX_SLICES
 MIN_SLICES, MAX_SLICES = 4, 7
 CLEAR_BLOOD_HU = 75.0
