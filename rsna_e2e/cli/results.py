@@ -96,6 +96,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rsna_e2e.evaluation.floors import with_floors
     from rsna_e2e.evaluation.parts import with_parts
     from rsna_e2e.evaluation.report import write_report
+    from rsna_e2e.evaluation.subgroups import with_subgroups
     from rsna_e2e.evaluation.summary import summary
     from rsna_e2e.evaluation.views import with_views
     from rsna_e2e.store import Store
@@ -116,6 +117,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         evaluation = _evaluated(options, options.submission, task, store)
         if store is not None:
             evaluation = with_views(with_parts(with_floors(evaluation, store, seed=options.seed), store), store)
+            evaluation = with_subgroups(evaluation, store)
         page = None if options.out is None else write_report(evaluation, out=options.out, store=store)
     tell(*summary(evaluation).splitlines())
     if evaluation.layout is None:

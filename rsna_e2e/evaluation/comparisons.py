@@ -1,5 +1,6 @@
-"""What stands beside the scores: floors, consistency with the task's tree, parts of the studies, and views."""
+"""What stands beside the scores: floors, consistency with the task's tree, parts of the studies, subgroups, views."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,6 +60,40 @@ class Part:
         """Return what `metrics.json` holds of it."""
         numbers = {"weighted_log_loss": plain(self.weighted_log_loss), "auc": plain(self.auc)}
         return {name: getattr(self, name) for name in ("note", "value", "n_studies", "n_slices")} | numbers
+
+
+_TOO_SMALL = Estimate(math.nan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subgroup:
+    """The AUC of the headline over slices of a group of series, and of the other series whose group is known, and how
+    much higher the former is; NaN where either are too few to be scored."""
+
+    by: str
+    group: str
+    n_series: int
+    n_positive_series: int
+    n_slices: int
+    n_positive: int
+    auc: Estimate = _TOO_SMALL
+    auc_of_others: Estimate = _TOO_SMALL
+    difference: Estimate = _TOO_SMALL
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the whole interval of the difference lies below 0."""
+        return self.difference.high < 0
+
+    def row(self) -> dict[str, Any]:
+        """Return what `metrics.json` holds of it."""
+        numbers = ("by", "group", "n_series", "n_positive_series", "n_slices", "n_positive")
+        estimates = ("auc", "auc_of_others", "difference")
+        return {
+            **{name: getattr(self, name) for name in numbers},
+            **{name: plain(getattr(self, name)) for name in estimates},
+            "is_worse": self.is_worse,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,3 +73,22 @@ class Resamples:
         found = ranks(truth_N, score_N, levels=levels)
         resampled = resampled_ranks(truth_N, score_N, self.cluster, self.draws, levels=levels)
         return {name: self._with_interval(value, resampled[name]) for name, value in found.items()}
+
+    def auc_of_part(
+        self, truth_N: Float64Array, score_N: Float64Array, is_part_N: npt.NDArray[np.bool_]
+    ) -> tuple[Estimate, Estimate, Estimate]:
+        """Area under the ROC curve of some samples, of the others, and the former less the latter."""
+        values, resampled, n_clusters = [], [], []
+        for is_it_N in (is_part_N, ~is_part_N):
+            kept, truth, score = self.only(is_it_N), truth_N[is_it_N], score_N[is_it_N]
+            values.append(metrics.auc(truth, score))
+            resampled.append(resampled_ranks(truth, score, kept.cluster, kept.draws)["auc"])
+            n_clusters.append(len(np.unique(kept.cluster)))
+        values.append(values[0] - values[1])
+        resampled.append(resampled[0] - resampled[1])
+        n_clusters.append(min(n_clusters))  # the smaller part makes it vary most
+        part, others, difference = (
+            metrics.with_interval(value, value_B, n_clusters=n)
+            for value, value_B, n in zip(values, resampled, n_clusters, strict=True)
+        )
+        return part, others, difference

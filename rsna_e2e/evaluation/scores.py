@@ -9,7 +9,7 @@ import numpy as np
 
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.cells import Cells
-from rsna_e2e.evaluation.comparisons import Consistency, Floor, Part, WithinViews
+from rsna_e2e.evaluation.comparisons import Consistency, Floor, Part, Subgroup, WithinViews
 from rsna_e2e.evaluation.levels import Level, plain
 from rsna_e2e.evaluation.resamples import Resamples
 from rsna_e2e.tasks.metrics import CONFIDENCE, DECISION_THRESHOLD, LOG_LOSS_EPS, Estimate, Int64Array
@@ -92,9 +92,9 @@ class Evaluation:
     these have labels of their own; layout is then by study. Where it is not known which series slices belong to,
     `layout`, `series` and `series_head` are None, and intervals have no ends: slices of one series are not independent,
     so they cannot be resampled one by one. resampled: what is drawn for intervals, of which there are n_clusters.
-    consistency: of a task with a tree. floors, parts and within_views: what a store adds, see `with_floors`,
-    `with_parts` and `with_views`; without it, the constant predictions are the only floor, and floors_left_out says
-    why.
+    consistency: of a task with a tree. floors, parts, subgroups and within_views: what a store adds, see `with_floors`,
+    `with_parts`, `with_subgroups` and `with_views`; without it, the constant predictions are the only floor, and
+    floors_left_out says why.
     """
 
     task: Task
@@ -118,6 +118,7 @@ class Evaluation:
     floors: tuple[Floor, ...]
     floors_left_out: str = NO_STORE
     parts: tuple[Part, ...] = ()
+    subgroups: tuple[Subgroup, ...] = ()
     within_views: tuple[WithinViews, ...] = ()
 
     @property
@@ -173,6 +174,7 @@ class Evaluation:
             **({"floors_left_out": self.floors_left_out} if self.floors_left_out else {}),
             **({"consistency": self.consistency.row()} if self.consistency else {}),
             **({"parts": [part.row() for part in self.parts]} if self.parts else {}),
+            **({"subgroups": [group.row() for group in self.subgroups]} if self.subgroups else {}),
             **({"within_views": [one.row() for one in self.within_views]} if self.within_views else {}),
             "labels": [scores.row(name) for name, level in self.levels.items() for scores in level.scores],
             "decision_threshold": DECISION_THRESHOLD,

@@ -21,7 +21,7 @@ def summary(evaluation: Evaluation) -> str:
         best = "the best constants give" if evaluation.studies else "always predicting the prevalence gives"
         compared = f"{_percent(evaluation.ratio_to_constant)} of what {best} {constant}"
     lines = [f"{what} {_text(evaluation.weighted_log_loss, 4)}: {compared}", *_areas(evaluation)]
-    lines += _consistency(evaluation) + _floors(evaluation) + _views(evaluation)
+    lines += _consistency(evaluation) + _floors(evaluation) + _views(evaluation) + worse_subgroups(evaluation)
     if evaluation.few_series:
         lines.append(evaluation.few_series)
     if str(left_out):
@@ -125,6 +125,16 @@ def _views(evaluation: Evaluation) -> list[str]:
         + f"; of the view alone {_text(Estimate(found.alone), 3)}"
         for found in evaluation.within_views
         if found.label == evaluation.task.headline
+    ]
+
+
+def worse_subgroups(evaluation: Evaluation) -> list[str]:
+    """Say which groups of series have a lower AUC than the others, by more than chance; nothing where none has."""
+    worse = [group for group in evaluation.subgroups if group.is_worse]
+    return [
+        f"worse by {group.by}, {group.group}: AUC of {evaluation.task.headline!r} {_text(group.auc, 3)}, of the others "
+        f"{_text(group.auc_of_others, 3)}, difference {_text(group.difference, 3)}"
+        for group in worse
     ]
 
 

@@ -56,12 +56,17 @@ class Shell:
         return done.stdout
 
 
+def without_intervals(line: str) -> str:
+    """A line without what depends on who is drawn."""
+    return re.sub(r" \[[^]]*\]", "", line).replace("patients", "series")
+
+
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("is_whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_block_of_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_whole: bool
 ) -> None:
-    assert list(BLOCKS) == ["holdout", "run", "own", "map", "labels", "images"]
+    assert list(BLOCKS) == ["holdout", "run", "own", "map", "labels", "images", "paired"]
     assert PAGE.count("```bash") == len(BLOCKS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rsna_e2e.evaluation.baselines.N_TREES", 10)
@@ -81,7 +86,7 @@ def test_every_block_of_the_page_runs(
     mine = shell.metrics("mine")
     assert mine["n_slices"] == of_run["n_slices"]
     assert mine["n_series"] == of_run["n_series"] == len([s for s in store.series if s.split == "test"]) - 1
-    assert mine["resampled_unit"] == "series"
+    assert mine["resampled_unit"] == "patient"
     assert re.match(
         r"weighted log loss [0-9.]+ \[.*\]: [0-9]+ % \[.*\] of what always predicting the prevalence", said[0]
     )
@@ -89,7 +94,15 @@ def test_every_block_of_the_page_runs(
 
     with_store = [line for line in said[:-1] if not line.startswith("without pixels: ")]
     assert len(with_store) == len(said) - 2
-    assert shell.lines("map")[3:] == with_store  # all but where the report is, and what takes a store
+    by_map = shell.lines("map")[3:]
+    # all but where the report is, and what takes a store, which says patients: who is drawn, and so the intervals
+    assert list(map(without_intervals, by_map)) == list(map(without_intervals, with_store))
     assert shell.lines("labels")[0].startswith("weighted log loss of any alone ")
     n_left = mine["n_slices"] - 3
+    said = shell.lines("paired")
+    assert said[0] == f"A: test.csv   B: mine.csv   {mine['n_slices']} slices"
+    paired = json.loads((tmp_path / "report" / "paired" / "paired.json").read_text())
+    assert paired["weighted_log_loss"]["first"] == of_run["weighted_log_loss"]["value"]
+    assert paired["weighted_log_loss"]["second"] == mine["weighted_log_loss"]["value"]
+    assert paired["resampled_unit"] == "patient"
     assert shell.lines("images")[-1] == f"left out: images of the truth that are not predicted ({n_left})"

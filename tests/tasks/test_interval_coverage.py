@@ -89,7 +89,7 @@ def test_p_is_uniform_where_two_predictions_are_of_one_kind() -> None:
 def test_p_finds_a_difference_that_is_there() -> None:
     rng = np.random.default_rng(0)
     truth, first, patient = simulated(rng, 60)
-    second = first + rng.normal(size=len(truth))  # the same with noise
+    second = rng.normal(size=len(truth))  # which knows nothing
     swaps = draw_swaps(60, n_permutations=499, seed=0)
     found = compare_ranks(truth, first, second, patient, metrics.draw_resamples(60, n_resamples=500, seed=0), swaps)
     assert found["auc"].p == pytest.approx(1 / 500)

@@ -1,4 +1,4 @@
-"""Figures with one panel per label: ROC curves, reliability diagrams, and histograms of predicted probability."""
+"""Figures with one panel per label: ROC and decision curves, reliability diagrams, and histograms of probability."""
 
 # N samples, L labels
 
@@ -14,6 +14,7 @@ from rsna_e2e.evaluation.levels import Level
 from rsna_e2e.evaluation.report.theme import colour, drawing, svg_data_uri
 from rsna_e2e.evaluation.scores import Evaluation
 from rsna_e2e.tasks import metrics
+from rsna_e2e.tasks.metrics.decision_curve import decision_curve
 
 _N_COLUMNS = 3
 _PANEL_INCHES = (3.35, 2.75)
@@ -95,6 +96,26 @@ def calibration_figure(evaluation: Evaluation) -> str:
         _unit_square(axes)
 
     return _panels(evaluation, draw, "mean predicted probability", "share of positives")
+
+
+def decision_figure(evaluation: Evaluation) -> str:
+    """Net benefit by the probability from which on one acts, and of treating all or none."""
+
+    def draw(axes: Axes, group: Group, label: int) -> None:
+        highest = 0.0
+        for drawn in group:
+            truth_N, probability_N = drawn.level.known(label)
+            curve = decision_curve(truth_N, probability_N)
+            shade, line = colour(drawn.colour), _LINE_STYLES[drawn.colour]
+            axes.plot(curve.thresholds, curve.treat_all, color=colour("grid"), linestyle=line, linewidth=0.9)
+            axes.plot(curve.thresholds, curve.net_benefit, color=shade, linestyle=line, linewidth=1.3)
+            highest = max(highest, float(truth_N.mean()) if len(truth_N) else 0.0)
+        axes.axhline(0, color=colour("grid"), linewidth=0.9)
+        top = highest or 1.0
+        axes.set(xlim=(0, 1), xticks=(0, 0.5, 1), ylim=(-0.2 * top, 1.1 * top))
+        axes.grid(axis="y")
+
+    return _panels(evaluation, draw, "probability from which on one acts", "net benefit")
 
 
 def histogram_figure(evaluation: Evaluation) -> str:

@@ -11,10 +11,12 @@ import numpy as np
 from rsna_e2e.core.files import as_json
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.report.examples import Example, choose_examples, selection_rule, series_name
-from rsna_e2e.evaluation.report.figures import calibration_figure, histogram_figure, roc_figure
+from rsna_e2e.evaluation.report.figures import calibration_figure, decision_figure, histogram_figure, roc_figure
 from rsna_e2e.evaluation.report.pages import check_folder, render, write_texts
 from rsna_e2e.evaluation.report.profiles import profile_figure
 from rsna_e2e.evaluation.scores import UNITS, Evaluation, SeriesLayout
+from rsna_e2e.evaluation.subgroups import LEAST_POSITIVE, LEAST_SERIES
+from rsna_e2e.evaluation.summary import worse_subgroups
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.catalogue import is_of_package
 from rsna_e2e.tasks.metrics import Int64Array
@@ -75,9 +77,13 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         # with all its labels; where there are boxes, the competition scored these
         is_competition=is_of_package(evaluation.task) and not evaluation.task.boxes,
         few_series=evaluation.few_series,
+        worse=worse_subgroups(evaluation),
+        least_series=LEAST_SERIES,
+        least_positive=LEAST_POSITIVE,
         figures={
             "roc": roc_figure(evaluation),
             "calibration": calibration_figure(evaluation),
+            "decision": decision_figure(evaluation),
             "histogram": histogram_figure(evaluation),
         },
         unit="study" if evaluation.studies else "series",
