@@ -107,10 +107,10 @@ def decision_figure(evaluation: Evaluation) -> str:
             truth_N, probability_N = drawn.level.known(label)
             curve = decision_curve(truth_N, probability_N)
             shade, line = colour(drawn.colour), _LINE_STYLES[drawn.colour]
-            axes.plot(curve.thresholds, curve.treat_all, color=colour("grid"), linestyle=line, linewidth=0.9)
+            axes.plot(curve.thresholds, curve.treat_all, color=colour("muted"), linestyle=line, linewidth=0.9)
             axes.plot(curve.thresholds, curve.net_benefit, color=shade, linestyle=line, linewidth=1.3)
             highest = max(highest, float(truth_N.mean()) if len(truth_N) else 0.0)
-        axes.axhline(0, color=colour("grid"), linewidth=0.9)
+        axes.axhline(0, color=colour("muted"), linewidth=0.9)
         top = highest or 1.0
         axes.set(xlim=(0, 1), xticks=(0, 0.5, 1), ylim=(-0.2 * top, 1.1 * top))
         axes.grid(axis="y")
