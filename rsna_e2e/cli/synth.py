@@ -43,6 +43,12 @@ def add_synth(verbs: Verbs) -> None:
         default=0.2,
         help="share of patients held out (default 0.2); of radiographs half of it is `balanced`",
     )
+    verb.add_argument(
+        "--masks",
+        type=Path,
+        metavar="DIR",
+        help="with --kind head: folder to make, with a picture LABEL/IMAGE.png of where each label of a slice is seen",
+    )
     verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
     verb.add_argument("--preview", type=Path, metavar="PNG", help="draw a contact sheet of studies already in OUT")
 
@@ -91,6 +97,7 @@ def _synth(options: argparse.Namespace) -> None:
             is_thick=options.thick,
             size_px=options.size,
             file_format=options.format,
+            masks=options.masks,
             prevalence=options.prevalence,
             context=options.context,
             test_fraction=options.test_fraction,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Int16Image = npt.NDArray[np.int16]
 Int16Array = npt.NDArray[np.int16]  # flat
+BoolImage = npt.NDArray[np.bool_]
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]  # row numbers of a table, such as the index of a store

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image as PilImage
+from scipy.ndimage import binary_dilation
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.tasks.ich import ICH
@@ -46,6 +48,14 @@ def _read(path: Path) -> pydicom.Dataset:
 
 def _files(out: Path, split: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted((out / f"stage_2_{split}_images").glob("ID_*.dcm"))}
+
+
+def _digests(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_layout_and_ids(made: tuple[Path, SynthReport]) -> None:
@@ -110,21 +120,72 @@ def test_heads_are_those_of_before(made: tuple[Path, SynthReport]) -> None:
         assert abs(float(_read(files[name]).pixel_array[128:384, 128:384].mean()) - mean) < 1e-3
 
 
-def test_same_bytes_for_any_number_of_processes(made: tuple[Path, SynthReport], tmp_path: Path) -> None:
-    out, _ = made
-    again = tmp_path / "raw"
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The masks of `made`, and beside them its studies, made a second time."""
+    folder = tmp_path_factory.mktemp("masks")
     seen: list[tuple[int, int]] = []
-    simulate(again, n_jobs=2, progress=lambda done, total, note="": seen.append((done, total)), **ARGUMENTS)
+    simulate(
+        folder / "raw",
+        n_jobs=2,
+        masks=folder / "masks",
+        progress=lambda done, total, note="": seen.append((done, total)),
+        **ARGUMENTS,
+    )
     assert seen == [(1, 3), (2, 3), (3, 3)]
+    return folder / "masks"
 
-    def digests(root: Path) -> dict[str, str]:
-        return {
-            str(path.relative_to(root)): sha256(path.read_bytes()).hexdigest()
-            for path in sorted(root.rglob("*"))
-            if path.is_file()
-        }
 
-    assert digests(again) == digests(out)
+def test_same_bytes_for_any_number_of_processes_and_with_masks(made: tuple[Path, SynthReport], masks: Path) -> None:
+    assert _digests(masks.parent / "raw") == _digests(made[0])
+
+
+def test_a_mask_is_there_for_each_label_of_each_slice(made: tuple[Path, SynthReport], masks: Path) -> None:
+    tables = [read_labels(made[0] / name, ICH) for name in ("stage_2_train.csv", "stage_2_test_truth.csv")]
+    expected = {
+        f"{name}/{image_id}.png"
+        for table in tables
+        for image_id, values in zip(table.image_ids, table.values, strict=True)
+        for name, value in zip(ICH.slices.names, values, strict=True)
+        if value
+    }
+    assert expected
+    assert {path.relative_to(masks).as_posix() for path in masks.rglob("*.png")} == expected
+
+
+def test_masks_lie_on_the_pixels_of_the_file_that_the_bleed_brightens(
+    made: tuple[Path, SynthReport], masks: Path
+) -> None:
+    """Against pixels of the file next to the mask, which shift, turned or mirrored masks would not be brighter than."""
+    files = _files(made[0], "train") | _files(made[0], "test")
+    contrasts = []
+    for path in sorted((masks / "any").iterdir()):
+        mask = np.asarray(PilImage.open(path))
+        assert mask.dtype == np.bool_
+        stored = _read(files[path.stem])
+        hu = stored.pixel_array * float(stored.RescaleSlope) + float(stored.RescaleIntercept)
+        around = binary_dilation(mask, iterations=12) & ~binary_dilation(mask, iterations=6) & (hu > 0) & (hu < 100)
+        if around.any():
+            contrasts.append(np.median(hu[mask]) - np.median(hu[around]))
+    assert len(contrasts) >= 10
+    assert np.mean(np.array(contrasts) > 8.0) > 0.9  # the least that a bleed adds
+
+
+def test_the_mask_of_any_is_the_union_of_the_others(masks: Path) -> None:
+    for path in sorted((masks / "any").iterdir()):
+        others = [np.asarray(PilImage.open(other)) for other in sorted(masks.glob(f"*/{path.name}")) if other != path]
+        np.testing.assert_array_equal(np.asarray(PilImage.open(path)), np.logical_or.reduce(others))
+
+
+def test_masks_in_the_wrong_place_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="head CT alone"):
+        simulate(tmp_path / "a", n_studies=1, seed=0, kind="ctpa", masks=tmp_path / "masks", n_jobs=1)
+    with pytest.raises(UsageError, match="lies in the folder of the studies"):
+        simulate(tmp_path / "a", n_studies=1, seed=0, masks=tmp_path / "a" / "masks", n_jobs=1)
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(BadInputError, match="masks: already exists"):
+        simulate(tmp_path / "a", n_studies=1, seed=0, masks=tmp_path / "masks", n_jobs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["masks"]
 
 
 def test_truth_file(made: tuple[Path, SynthReport]) -> None:

@@ -17,7 +17,7 @@ from rsna_e2e.tools.synth.head.acquire import acquire, draw_scanner, headrest
 from rsna_e2e.tools.synth.head.geometry import draw_series
 from rsna_e2e.tools.synth.head.patient import Head, draw_head
 from rsna_e2e.tools.synth.head.render import Rendering, Scene, render_slice
-from rsna_e2e.tools.synth.head.study import draw_scene, make_images, slice_labels
+from rsna_e2e.tools.synth.head.study import draw_scene, label_masks, make_images
 
 # a spot of 3 mm on pixels of 1 mm and planes 1.3 mm apart: its centroid is good to a small part of a pixel
 CENTROID_MM = 0.3
@@ -126,10 +126,12 @@ def test_label_rule_by_hand() -> None:
     scene = Scene(head=head, bleeds=two, series=series, white_hu=28.0, grey_hu=37.0)
 
     def positive(**case: object) -> bool:
-        labels = slice_labels(scene, _rendering(scene, **case), ICH)  # type: ignore[arg-type]
-        assert labels[5] == labels[4]
-        assert labels[:4].sum() == 0
-        return bool(labels[4])
+        masks = label_masks(scene, _rendering(scene, **case), ICH)  # type: ignore[arg-type]
+        assert set(masks) in (set(), {"subdural", "any"})
+        n_pixels = case["n_pixels"]
+        for mask in masks.values():
+            np.testing.assert_array_equal(mask.flat, np.arange(mask.size) < n_pixels)
+        return bool(masks)
 
     assert positive(hu=42.0, gain=(8.0, 0.0), n_pixels=15)
     assert not positive(hu=42.0, gain=(8.0, 0.0), n_pixels=14)
@@ -182,9 +184,8 @@ def test_natural_rates_are_near_the_real_ones() -> None:
     for plan in plan_studies(Request(n_studies=250, seed=2, prevalence="natural", test_fraction=0.0)):
         scene, _ = draw_scene(plan)
         for k in range(scene.series.n_slices):
-            rates.append(
-                slice_labels(scene, render_slice(scene, k), ICH) if scene.bleeds else np.zeros(len(ICH.slices.names))
-            )
+            masks = label_masks(scene, render_slice(scene, k), ICH) if scene.bleeds else {}
+            rates.append([name in masks for name in ICH.slices.names])
     found = np.mean(rates, axis=0)
     assert np.all(found[1:] > 0.55 * real[1:])
     assert np.all(found[1:] < 1.7 * real[1:])

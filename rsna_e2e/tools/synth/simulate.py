@@ -7,8 +7,9 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, UsageError
@@ -50,30 +51,46 @@ def simulate(
     is_thick: bool = False,
     size_px: int | None = None,
     file_format: str | None = None,
+    masks: Path | None = None,
     n_jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> SynthReport:
     """Make `n_studies` studies of a kind (of KINDS) with known truth in the new folder `out`.
 
-    The same arguments give the same bytes for any `n_jobs` (processes; None: one per core). The folder appears only
-    when it is complete. Raises UsageError on impossible arguments, BadInputError when `out` exists or cannot be
-    written, OutOfResourcesError when disk or memory run out.
+    The same arguments give the same bytes for any `n_jobs` (processes; None: one per core). masks: a new folder for
+    pictures of where the findings are, of head CT. Folders appear only when they are complete. Raises UsageError on
+    impossible arguments, BadInputError when a folder exists or cannot be written, OutOfResourcesError when disk or
+    memory run out.
     """
     if n_jobs is not None and n_jobs < 1:
         raise UsageError(f"{n_jobs} processes asked for; give at least 1")
     made = KINDS[kind]
+    _check_masks(masks, out, made)
     plans = made.plan(
         Request(
             n_studies=n_studies, seed=seed, prevalence=prevalence, test_fraction=test_fraction, is_thick=is_thick,
             size_px=size_px, file_format=file_format, context=context,
         )
     )  # fmt: skip
-    with _new_folder(out, made) as folder:
+    with ExitStack() as folders:
+        folder = folders.enter_context(_new_folder(out, made))
+        if masks is not None:
+            masked = folders.enter_context(_new_folder(masks, made))
+            made = replace(made, make_study=partial(made.make_study, masks=masked))
         for name in made.folders:
             (folder / name).mkdir()
         truths = _run(made, plans, folder, n_jobs or available_cores(), progress)
         counts = made.write_tables(folder, truths, seed)
     return _report(out, plans, counts)
+
+
+def _check_masks(masks: Path | None, out: Path, kind: Kind) -> None:
+    if masks is None:
+        return
+    if not kind.has_masks:
+        raise UsageError("masks are made of head CT alone; leave --masks out")
+    if masks.resolve().is_relative_to(out.resolve()):  # where prepare would take them for images
+        raise UsageError(f"--masks {masks}: lies in the folder of the studies. Choose one outside of {out}")
 
 
 def _report(out: Path, plans: Sequence[Plan], counts: Counts) -> SynthReport:

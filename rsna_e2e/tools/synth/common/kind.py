@@ -51,10 +51,11 @@ class Kind:
 
     plan: says what to make. make_study: writes the files of one study below a folder and returns its truth, which can
     be pickled. write_tables: writes label files and truth, given the truths of all studies in the order of the plan,
-    and the seed.
+    and the seed. has_masks: whether make_study takes a folder as `masks`, for pictures of where findings are.
     """
 
     folders: tuple[str, ...]
     plan: Callable[[Request], Sequence[Plan]]
-    make_study: Callable[[Any, Path], Any]
+    make_study: Callable[..., Any]
     write_tables: Callable[[Path, Any, int], Counts]
+    has_masks: bool = False

@@ -1,15 +1,16 @@
 """Writes tables, and slices as DICOM files, with only the tags that the competition's de-identified files have."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image as PilImage
 from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from rsna_e2e.core.files import atomic_writer, csv_blocks
-from rsna_e2e.core.records import Int16Image
+from rsna_e2e.core.records import BoolImage, Int16Image
 from rsna_e2e.tools.synth.common.scanner import RESCALE_INTERCEPT_HU, Scanner
 from rsna_e2e.tools.synth.common.series import COLUMNS, ROWS, Series
 
@@ -26,6 +27,13 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     with atomic_writer(path) as file:
         for block in csv_blocks(rows):
             file.write(block)
+
+
+def write_masks(folder: Path, image_id: str, masks: Mapping[str, BoolImage]) -> None:
+    """Write masks [ROWS, COLUMNS] of a slice by label, each as a PNG of one bit a pixel: LABEL/IMAGE_ID.png."""
+    for label, mask in masks.items():
+        (folder / label).mkdir(exist_ok=True)
+        PilImage.fromarray(mask).save(folder / label / f"{image_id}.png")
 
 
 class SeriesWriter:

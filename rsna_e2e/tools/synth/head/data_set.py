@@ -16,7 +16,7 @@ from rsna_e2e.tasks.labels import write_labels
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.tools.synth.common.kind import Counts, Kind
 from rsna_e2e.tools.synth.common.plan import Request, StudyPlan, make_id, plan_studies, stream
-from rsna_e2e.tools.synth.common.write import SeriesWriter
+from rsna_e2e.tools.synth.common.write import SeriesWriter, write_masks
 from rsna_e2e.tools.synth.head.context import Candidate
 from rsna_e2e.tools.synth.head.render import Scene
 from rsna_e2e.tools.synth.head.study import (
@@ -53,8 +53,8 @@ class StudyTruth:
     context: str
 
 
-def make_study(plan: StudyPlan, folder: Path) -> StudyTruth:
-    """Make one study's files under `folder` and return its ground truth."""
+def make_study(plan: StudyPlan, folder: Path, *, masks: Path | None = None) -> StudyTruth:
+    """Make one study's files under `folder` and return its ground truth. masks: folder for those of its labels."""
     scene, scanner = draw_scene(plan)
     ids = (
         make_id(plan.seed, "patient", plan.patient, bits=32),
@@ -67,6 +67,8 @@ def make_study(plan: StudyPlan, folder: Path) -> StudyTruth:
     for k, image in enumerate(make_images(plan, scene, scanner, ICH)):
         image_ids.append(make_id(plan.seed, "image", (plan.index << SLICES_PER_STUDY_BITS) | k))
         writer.write(images / f"{image_ids[-1]}.dcm", image_id=image_ids[-1], index=k, stored=image.stored)
+        if masks is not None:
+            write_masks(masks, image_ids[-1], image.masks)
         labels.append(image.labels)
         volumes += image.volume_ml
     return StudyTruth(
@@ -162,4 +164,6 @@ def _plan(request: Request) -> tuple[StudyPlan, ...]:
     return plan_studies(request)
 
 
-HEAD = Kind(folders=(TRAIN_IMAGES, TEST_IMAGES), plan=_plan, make_study=make_study, write_tables=write_tables)
+HEAD = Kind(
+    folders=(TRAIN_IMAGES, TEST_IMAGES), plan=_plan, make_study=make_study, write_tables=write_tables, has_masks=True
+)

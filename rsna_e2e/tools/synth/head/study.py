@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rsna_e2e.core.records import Float32Array, Float64Array, Int16Image
+from rsna_e2e.core.records import BoolImage, Float64Array, Int16Image
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.tools.synth.common.plan import StudyPlan, stream
 from rsna_e2e.tools.synth.common.scanner import Scanner, to_stored
@@ -34,10 +34,14 @@ CLOT_FLOOR_HU = 45.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyImage:
-    """One slice: `stored` as the file holds it, labels [L] of 0 and 1, volume_ml [B] of each bleed and candidate."""
+    """One slice: `stored` as the file holds it, labels [L] of 0 and 1, volume_ml [B] of each bleed and candidate.
+
+    masks: where each of its labels is seen, on the grid of `stored`.
+    """
 
     stored: Int16Image
     labels: Float64Array
+    masks: dict[str, BoolImage]
     volume_ml: Float64Array
 
 
@@ -69,27 +73,31 @@ def _with_context(plan: StudyPlan, scene: Scene) -> Scene:
     return replace(scene, head=head, candidates=candidates)
 
 
-def slice_labels(scene: Scene, rendering: Rendering, task: Task) -> Float64Array:
-    """Labels [L] of a slice by the rule above; any is the or of the others."""
-    labels = np.zeros(len(task.slices.names))
+def label_masks(scene: Scene, rendering: Rendering, task: Task) -> dict[str, BoolImage]:
+    """Return where on the rendering grid each label of a slice is seen, by the rule above; any is the or of the others.
+
+    Labels that the slice does not have are left out.
+    """
     pixel_mm2 = (2.0 * scene.series.spacing_mm) ** 2
     is_bright = (rendering.hu >= scene.grey_hu + MIN_OVER_GREY_HU) & (rendering.hu <= MAX_VISIBLE_HU)
     label_of = scene.labels[: len(rendering.gain_hu)]
+    masks: dict[str, BoolImage] = {}
     for label in sorted(set(label_of)):
         members = [i for i, name in enumerate(label_of) if name == label]
-        gain: Float32Array = rendering.gain_hu[members].sum(axis=0)
-        if np.count_nonzero((gain >= MIN_CONTRAST_HU) & is_bright) * pixel_mm2 >= MIN_VISIBLE_MM2:
-            labels[task.slices.names.index(label)] = 1.0
-    labels[task.headline_index] = labels.max()
-    return labels
+        is_seen = (rendering.gain_hu[members].sum(axis=0) >= MIN_CONTRAST_HU) & is_bright
+        if np.count_nonzero(is_seen) * pixel_mm2 >= MIN_VISIBLE_MM2:
+            masks[label] = is_seen
+    if masks:
+        masks[task.headline] = np.logical_or.reduce(list(masks.values()))
+    return masks
 
 
 def _clear(scene: Scene, rendering: Rendering, task: Task) -> Rendering:
     """Show every bleed at a glance where its label is set, and not at all where it is not."""
     if not rendering.area_mm2.any():
         return rendering
-    labels = dict(zip(task.slices.names, slice_labels(scene, rendering, task), strict=True))
-    is_seen = [bool(labels[bleed.label]) for bleed in scene.bleeds]
+    masks = label_masks(scene, rendering, task)
+    is_seen = [bleed.label in masks for bleed in scene.bleeds]
     factors = clear_factors(rendering.gain_hu, is_seen, min_gain_hu=MIN_CONTRAST_HU)
     hu = rendering.hu + np.tensordot(factors - 1.0, rendering.gain_hu, 1)
     return replace(rendering, hu=hu, gain_hu=rendering.gain_hu * factors[:, None, None])
@@ -126,9 +134,12 @@ def make_images(plan: StudyPlan, scene: Scene, scanner: Scanner, task: Task) -> 
     rest_hu = headrest(scene.series)
     for k in range(scene.series.n_slices):
         rendering = render_in_context(scene, k, context=plan.context, task=task)
+        masks = label_masks(scene, rendering, task)
         hu = acquire(rendering.hu, rest_hu, series=scene.series, scanner=scanner, rng=rng)
         yield StudyImage(
             stored=to_stored(hu, scanner),
-            labels=slice_labels(scene, rendering, task),
+            labels=np.array([name in masks for name in task.slices.names], dtype=np.float64),
+            # each pixel of the rendering is two by two of the file
+            masks={name: mask.repeat(2, axis=0).repeat(2, axis=1) for name, mask in masks.items()},
             volume_ml=rendering.area_mm2 * (scene.series.thickness_mm / 1000.0),
         )
