@@ -65,7 +65,7 @@ LIBRARIES = {
     "safetensors": {"core.weights_file", "model.unpickling"},
     "scipy": {
         *(f"tasks.metrics.{name}" for name in ("resample", "ranked", "delong", "permute", "calibrators")),
-        *("model.masks", "tools.synth"),
+        *("model.masks", "evaluation.pointing", "tools.synth"),
     },
     "sklearn": {"evaluation.baselines"},
     "matplotlib": {"evaluation", "tools.study", "tools.synth"},

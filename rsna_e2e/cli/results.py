@@ -13,6 +13,7 @@ from rsna_e2e.core.table_files import table_at
 from rsna_e2e.tasks.catalogue import DEFAULT_TASK, TASKS
 
 if TYPE_CHECKING:
+    from rsna_e2e.evaluation.report.page import MapOf
     from rsna_e2e.evaluation.scores import Evaluation
     from rsna_e2e.store import Store
     from rsna_e2e.tasks.task import Task
@@ -48,6 +49,13 @@ def add_evaluate(verbs: Verbs) -> None:
     add_also(verb)
     verb.add_argument("--out", type=Path, help="folder for the report (default: only print the scores)")
     _add_series_source(verb)
+    verb.add_argument(
+        "--run",
+        type=Path,
+        dest="model_run",
+        metavar="RUN",
+        help="with --out and --store: the run that predicted, whose maps of the headline are shown beside the examples",
+    )
     verb.add_argument(
         "--allow-missing",
         action="store_true",
@@ -114,11 +122,12 @@ def _evaluate(options: argparse.Namespace) -> None:
             both = (_evaluated(options, submission, task, store) for submission in (options.submission, options.other))
             say_difference(*both, out=options.out)
             return
+        maps = None if options.model_run is None else _maps(options, store)
         evaluation = _evaluated(options, options.submission, task, store)
         if store is not None:
             evaluation = with_views(with_parts(with_floors(evaluation, store, seed=options.seed), store), store)
             evaluation = with_subgroups(evaluation, store)
-        page = None if options.out is None else write_report(evaluation, out=options.out, store=store)
+        page = None if options.out is None else write_report(evaluation, out=options.out, store=store, map_of=maps)
     tell(*summary(evaluation).splitlines())
     if evaluation.layout is None:
         say_no_series()
@@ -140,6 +149,16 @@ def _evaluated(options: argparse.Namespace, submission: Path, task: "Task", stor
     )
 
 
+def _maps(options: argparse.Namespace, store: "Store | None") -> "MapOf":
+    """Return what draws the maps of --run."""
+    from rsna_e2e.evaluation.example_maps import ExampleMaps
+    from rsna_e2e.evaluation.explain import open_run
+
+    if options.out is None or store is None:
+        raise UsageError("--run: its maps are part of a report with pictures. Give --out and --store, too")
+    return ExampleMaps(open_run(options.model_run, "auto", "auto"), store).data_uri
+
+
 def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | None") -> None:
     from rsna_e2e.evaluation.boxes import evaluate_boxes
     from rsna_e2e.evaluation.report import write_box_report
@@ -149,6 +168,8 @@ def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | N
         raise UsageError("--series: boxes are scored image by image. Leave it out")
     if options.other is not None:
         raise UsageError(f"{options.other}: boxes are scored one submission at a time. Leave it out")
+    if options.model_run is not None:
+        raise UsageError("--run: maps are of runs that predict labels. Leave it out")
     evaluation = evaluate_boxes(
         options.submission,
         with_columns(options.truth, options.columns, options.also),

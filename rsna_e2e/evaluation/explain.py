@@ -1,6 +1,6 @@
 """Pictures of slices with what the network sees there for a label: class-activation maps in colour over the slice."""
 
-# n slices shown, H, W rows and columns of a picture
+# H, W rows and columns of a picture
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from rsna_e2e.core.records import Float32Array, Progress, no_progress
 from rsna_e2e.evaluation.inspection.who import rows_of_key
 from rsna_e2e.evaluation.report.examples import series_name
 from rsna_e2e.evaluation.report.thumbnails import fitted, windowed
-from rsna_e2e.inference.activation_maps import ActivationMaps, activation_maps
+from rsna_e2e.inference.activation_maps import ActivationMaps, Target, activation_maps
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.loader.present import shown_slice
 from rsna_e2e.store import SeriesSpan, Store
@@ -26,7 +26,7 @@ from rsna_e2e.training.run_folder import read_config
 
 NUMBERS, SHEET = "explanation.json", "sheet.png"
 _SHEET_SIDE = 128  # of a slice on the contact sheet
-_COLOURS, _OPACITY = "inferno", 0.6  # of the highest value
+_COLOURS, _OPACITY = "inferno", 0.6  # of the brightest value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,21 +51,25 @@ def explain(
     label: str | None = None,
     checkpoint: str = "auto",
     device: str = "auto",
+    target: Target = "sum",
     progress: Progress = no_progress,
 ) -> Explained:
     """Write pictures of a series, or of one image, with the maps for a label into the new folder `out`.
 
     series: its key or how that begins. label: of slices, or of series for a run that predicts those; the task's
-    headline, unless given. A picture for each slice, in the order of the series and in the task's first window, a sheet
-    of all and a JSON file. Colours are shared: the brightest is the highest value of all slices shown. Raises
-    BadInputError and UsageError for what is not there.
+    headline, unless given. target: what is explained of a label of slices. A picture for each slice, in the order of
+    the series and in the task's first window, a sheet of all and a JSON file. Colours are those of the whole series,
+    whatever is shown of it. Raises BadInputError and UsageError for what is not there.
     """
     span, places = _find(store, series, image_id)
-    trained = _open(run, out, checkpoint, device)
+    check_new(out)
+    trained = open_run(run, checkpoint, device)
     name = label or trained.task.headline
     level, index = find_label(trained, name)
-    maps = activation_maps(trained, store, span, places=places, level=level, label=index, progress=progress)
-    content: dict[str, Any] = {"task": trained.task.name, "label": name, "level": level}
+    if level == "series" and target == "slice":
+        raise UsageError(f"--target slice: {name} is a label of whole series. Leave it out")
+    (maps,) = activation_maps(trained, store, span, labels=[(level, index)], target=target, progress=progress)
+    content: dict[str, Any] = {"task": trained.task.name, "label": name, "level": level, "target": target}
     content |= {"series": series_name(span.series_key), "weights_sha256": trained.weights_sha256}
     _write(out, store, span, places, maps, trained.task.inputs.windows_hu[0], content | {"epoch": trained.epoch})
     return Explained(
@@ -78,9 +82,14 @@ def explain(
     )
 
 
-def _open(run: Path, out: Path, checkpoint: str, device: str) -> TrainedModel:
+def check_new(out: Path) -> None:
+    """Raise UsageError unless a folder can be made, or is empty."""
     if out.exists() and (not out.is_dir() or entries(out)):
         raise UsageError(f"{out}: is there already. Choose another folder with --out")
+
+
+def open_run(run: Path, checkpoint: str, device: str) -> TrainedModel:
+    """Open a run that sees images. Raises UsageError for one that learned from embeddings."""
     if read_config(run).model.backbone == "none":
         raise UsageError(f"{run}: has no backbone, it learned from embeddings. Give a run that sees images")
     return TrainedModel.open(run, checkpoint, device=device)
@@ -121,25 +130,25 @@ def _write(
     content: dict[str, Any],
 ) -> None:
     """Write the folder, whole or not at all: it was empty before."""
-    highest = float(maps.maps.max())
+    brightest = maps.brightest
     small: list[Float32Array] = []
     make_folder(out)
     try:
-        for number, place in enumerate(places):
+        for place in places:
             hu = shown_slice(store, span.first_row + place)
             large, reduced = (
                 coloured(
                     windowed(hu, [window_hu], side=side)[0],
-                    maps.on_picture(number, fitted(*hu.shape, side=side), side=side),
-                    highest=highest,
+                    maps.on_picture(place, fitted(*hu.shape, side=side), side=side),
+                    brightest=brightest,
                 )
                 for side in (max(hu.shape), _SHEET_SIDE)
             )
             _write_png(out / _picture(place), large)
             small.append(reduced)
         _write_png(out / SHEET, _sheet(small))
-        slices = [_numbers(maps, number, place) for number, place in enumerate(places)]
-        write_json(out / NUMBERS, content | {"window_hu": window_hu, "highest": highest, "slices": slices})
+        slices = [_numbers(maps, place) for place in places]
+        write_json(out / NUMBERS, content | {"window_hu": window_hu, "brightest": brightest, "slices": slices})
     except BaseException:
         remove_folder(out)
         raise
@@ -154,24 +163,24 @@ def _picture(place: int) -> str:
     return f"slice-{place:04d}.png"
 
 
-def _numbers(maps: ActivationMaps, number: int, place: int) -> dict[str, Any]:
-    logit, map_hw = float(maps.logits[number]), maps.maps[number]
+def _numbers(maps: ActivationMaps, place: int) -> dict[str, Any]:
+    map_hw = maps.maps[place]
     return {
         "place": place,
         "picture": _picture(place),
-        "logit": logit,
-        "probability": (1 + math.tanh(logit / 2)) / 2,
+        "logit": float(maps.logits[place]),
+        "probability": float(maps.probabilities[place]),
         "mean_of_map": float(map_hw.mean()),
         "highest_of_map": float(map_hw.max()),
     }
 
 
-def coloured(grey_HW: Float32Array, map_HW: Float32Array, *, highest: float) -> Float32Array:
+def coloured(grey_HW: Float32Array, map_HW: Float32Array, *, brightest: float) -> Float32Array:
     """Return a grey picture in [0, 1] with a map over it [H, W, 3]: the higher, the brighter and the less transparent.
 
-    highest: the value of the brightest colour. What is 0 or below stays grey.
+    brightest: the value of the brightest colour, and of all above it. What is 0 or below stays grey.
     """
-    share_HW = np.clip(map_HW / highest, 0, 1) if highest > 0 else np.zeros_like(map_HW)
+    share_HW = np.clip(map_HW / brightest, 0, 1) if brightest > 0 else np.zeros_like(map_HW)
     opacity_HW1 = _OPACITY * share_HW[..., None]
     colour_HW3 = mpl.colormaps[_COLOURS](share_HW)[..., :3]
     picture: Float32Array = (grey_HW[..., None] * (1 - opacity_HW1) + colour_HW3 * opacity_HW1).astype(np.float32)

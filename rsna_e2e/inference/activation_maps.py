@@ -1,16 +1,16 @@
-"""Class-activation maps: how much each place of a slice speaks for a label, in what the backbone sees last.
+"""Class-activation maps: how much each place of a slice speaks for a label, through the recurrent head.
 
-The map of a slice is the sum of the backbone's last feature maps, each times the gradient of the label's logit for its
-channel, summed over places (Grad-CAM, Selvaraju et al. 2017, arXiv:1610.02391, before its ReLU). For a backbone that
-averages or takes the maximum over places, that is the gradient for the embedding, which a head on whole series gives
-too; where it averages and the head is linear, the mean of the map and the bias are the logit (Zhou et al. 2016,
-arXiv:1512.04150).
+Of a label of slices, the sum of its logits over the series is explained, and of one of series its logit: its gradient
+for each embedding comes by one backward pass through the head over the whole series. Chunk by chunk, the backbone then
+runs again to have that gradient for the maps of a stage in the middle (`model/stages.py`). So nothing is approximated,
+and of feature maps those of one chunk are in memory.
 """
 
-# T slices of a series, n of them shown, F features, K channels of the last feature maps, h, w their sides
+# G labels, T slices of a series, n of them explained together, F features, h, w sides of a map
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,18 +21,23 @@ from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.model.forward import EMBED_TOGETHER
 from rsna_e2e.model.network import JointModel
+from rsna_e2e.model.stages import find_stage, layer_maps
 from rsna_e2e.store import SeriesSpan, Store
 from rsna_e2e.tasks.task import Level
 
+Label = tuple[Level, int]  # and its position among the labels of that level
+Target = Literal["sum", "slice"]  # of a label of slices: the sum of its logits over the series, or each slice's own
+
 _MOST_VALUES = 2**22  # of embeddings whose gradients are computed together; a head keeps some fifty numbers for each
+_BRIGHTEST = 0.999  # the quantile of a series' values that is drawn brightest: a few cells may be far above all others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationMaps:
-    """Maps of n slices of a series for one label.
+    """Maps of the T slices of a series for one label.
 
-    logits [n]: of each slice, or of the series n times. maps [n, h, w]: how much each place speaks for the label.
-    affine [n, 2, 3]: from a pixel of the network's image, of `size` px, to one of the slice, both counted at pixel
+    logits [T]: of each slice, or of the series T times. maps [T, h, w]: how much each place speaks for the label.
+    affine [T, 2, 3]: from a pixel of the network's image, of `size` px, to one of the slice, both counted at pixel
     centres from 0.
     """
 
@@ -40,6 +45,18 @@ class ActivationMaps:
     maps: Float32Array
     affine: Float32Array
     size: int
+
+    @property
+    def probabilities(self) -> Float64Array:
+        """Those of the logits [T], before what a task's rules or other views make of them."""
+        found: Float64Array = (1 + np.tanh(self.logits / 2)) / 2
+        return found
+
+    @property
+    def brightest(self) -> float:
+        """The value to draw brightest, the same for all slices of the series, so that those without a finding stay
+        dark."""
+        return float(np.quantile(self.maps, _BRIGHTEST))
 
     def on_picture(self, place: int, to_slice_23: Float32Array, *, side: int) -> Float32Array:
         """Return the map of slice number `place` on a square picture [side, side], 0 where the network sees nothing.
@@ -62,50 +79,43 @@ def activation_maps(
     store: Store,
     span: SeriesSpan,
     *,
-    places: Sequence[int],
-    level: Level,
-    label: int,
+    labels: Sequence[Label],
+    target: Target = "sum",
     progress: Progress = no_progress,
-) -> ActivationMaps:
-    """Return the maps of the slices at `places` in a series for a label, given by its level and position there.
+) -> list[ActivationMaps]:
+    """Return the maps of all slices of a series for each of these labels.
 
-    A label of slices is explained by each slice's own logit, one of series by the logit of the series. The backbone
-    goes over the slices twice, so that only `EMBED_TOGETHER` of them have feature maps in memory. Raises UsageError for
-    a backbone without feature maps.
+    The backbone goes over the slices twice, so that only `EMBED_TOGETHER` of them have feature maps in memory. Raises
+    UsageError for a backbone without feature maps.
     """
-    loader, network, total = trained.loader(store), trained.joint, span.n_slices + len(places)
+    loader, network, rows = trained.loader(store), trained.joint, np.arange(span.n_slices) + span.first_row
     assert isinstance(loader, ImageLoader)
     embeddings: list[torch.Tensor] = []
-    for first, images_NCSS, _ in _images(loader, np.arange(span.n_slices) + span.first_row):
+    affine: list[Float32Array] = []
+    for first, images_NCSS, affine_N23 in _images(loader, rows):
         with trained.compute.autocast(), torch.no_grad():
             embeddings.append(network.embed(images_NCSS))
-        progress(first + len(images_NCSS), total)
-    gradients = _of_slices if level == "slice" else _of_series
-    with torch.backends.cudnn.flags(enabled=False):  # cuDNN has gradients of LSTMs in train mode alone
-        logits_n, gradients_nF = gradients(network, torch.cat(embeddings), label, torch.tensor(places))
-    maps: list[torch.Tensor] = []
-    affine: list[Float32Array] = []
-    for first, images_NCSS, affine_N23 in _images(loader, np.array(places) + span.first_row):
-        with trained.compute.autocast(), torch.no_grad():
-            maps_NKhw = network.feature_maps(images_NCSS)
-        maps.append(weigh(network, maps_NKhw, gradients_nF[first : first + len(images_NCSS)]))
         affine.append(affine_N23)
-        progress(span.n_slices + first + len(images_NCSS), total)
-    return ActivationMaps(
-        logits=logits_n.double().cpu().numpy(),
-        maps=torch.cat(maps).cpu().numpy(),
-        affine=np.concatenate(affine),
-        size=trained.config.image.size,
-    )
-
-
-def weigh(network: JointModel, maps_NKhw: torch.Tensor, gradients_NF: torch.Tensor) -> torch.Tensor:
-    """Return the maps [N, h, w] of slices from their feature maps and the gradient of a logit for their embeddings."""
-    leaf_NKhw = maps_NKhw.detach().requires_grad_()
-    (gradients_NKhw,) = torch.autograd.grad(network.embed_maps(leaf_NKhw), leaf_NKhw, gradients_NF)
-    weights_NK11 = gradients_NKhw.sum(dim=(2, 3), keepdim=True)
-    weighted: torch.Tensor = (weights_NK11 * maps_NKhw).sum(dim=1)
-    return weighted
+        progress(first + len(images_NCSS), 2 * len(rows))
+    with torch.backends.cudnn.flags(enabled=False):  # cuDNN has gradients of LSTMs in train mode alone
+        explained = [_explain(network, torch.cat(embeddings), label, target) for label in labels]
+    maps: list[torch.Tensor] = []
+    for first, images_NCSS, _ in _images(loader, rows):
+        images = images_NCSS.float()  # not in half precision, where small gradients are 0
+        if not maps:
+            stage = find_stage(network, images)
+        some = slice(first, first + len(images))
+        maps.append(layer_maps(network, stage, images, [gradient_TF[some] for _, gradient_TF in explained]).cpu())
+        progress(len(rows) + some.stop, 2 * len(rows))
+    return [
+        ActivationMaps(
+            logits=logits_T.double().cpu().numpy(),
+            maps=maps_Thw.numpy(),
+            affine=np.concatenate(affine),
+            size=trained.config.image.size,
+        )
+        for (logits_T, _), maps_Thw in zip(explained, torch.cat(maps, dim=1), strict=True)
+    ]
 
 
 def _images(loader: ImageLoader, rows: Rows) -> Iterator[tuple[int, torch.Tensor, Float32Array]]:
@@ -115,35 +125,42 @@ def _images(loader: ImageLoader, rows: Rows) -> Iterator[tuple[int, torch.Tensor
         yield k * EMBED_TOGETHER, images_NCSS[:], plan.affine
 
 
-def _of_slices(
-    network: JointModel, embeddings_TF: torch.Tensor, label: int, at: torch.Tensor
+def _explain(
+    network: JointModel, embeddings_TF: torch.Tensor, label: Label, target: Target
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits [n] of the slices at `at`, and the gradient [n, F] of each for that slice's embedding.
+    """Return the logits [T] of a label, and the gradient [T, F] of what is explained for each slice's embedding."""
+    level, index = label
+    if level == "slice" and target == "slice":
+        return _own(network, embeddings_TF, index)
+    leaf_TF = embeddings_TF.clone().requires_grad_()
+    logits = network.classify(leaf_TF, torch.tensor([len(leaf_TF)]))
+    if level == "slice":
+        logits_T = logits.slices[:, index]
+        explained = logits_T.sum()
+    else:
+        assert logits.series is not None, "a model without a series head has no logits of series"
+        explained = logits.series[0, index]
+        logits_T = explained.expand(len(leaf_TF))
+    (gradient_TF,) = torch.autograd.grad(explained, leaf_TF)
+    return logits_T.detach(), gradient_TF
+
+
+def _own(network: JointModel, embeddings_TF: torch.Tensor, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits [T], and the gradient [T, F] of each for its own slice's embedding.
 
     Each logit depends on all embeddings of the series: for each, the head runs on a copy, many side by side.
     """
     n_slices = len(embeddings_TF)
     logits, gradients = [], []
-    for some in torch.split(at, max(1, _MOST_VALUES // embeddings_TF.numel())):
-        copies_nTF = embeddings_TF.repeat(len(some), 1, 1).requires_grad_()
-        of_all = network.classify(copies_nTF.flatten(0, 1), torch.full((len(some),), n_slices)).slices
-        own = torch.arange(len(some)), some
-        logits_n = of_all.view(len(some), n_slices, -1)[(*own, label)]
+    for some_n in torch.split(torch.arange(n_slices), max(1, _MOST_VALUES // embeddings_TF.numel())):
+        copies_nTF = embeddings_TF.repeat(len(some_n), 1, 1).requires_grad_()
+        of_all = network.classify(copies_nTF.flatten(0, 1), torch.full((len(some_n),), n_slices)).slices
+        own = torch.arange(len(some_n)), some_n
+        logits_n = of_all.view(len(some_n), n_slices, -1)[(*own, index)]
         (gradients_nTF,) = torch.autograd.grad(logits_n.sum(), copies_nTF)
         logits.append(logits_n.detach())
         gradients.append(gradients_nTF[own])
     return torch.cat(logits), torch.cat(gradients)
-
-
-def _of_series(
-    network: JointModel, embeddings_TF: torch.Tensor, label: int, at: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logit of the series, n times, and its gradient [n, F] for the embeddings of the slices at `at`."""
-    leaf_TF = embeddings_TF.clone().requires_grad_()
-    logits_BM = network.classify(leaf_TF, torch.tensor([len(leaf_TF)])).series
-    assert logits_BM is not None, "a model without a series head has no logits of series"
-    (gradients_TF,) = torch.autograd.grad(logits_BM[0, label], leaf_TF)
-    return logits_BM.detach()[0, label].expand(len(at)), gradients_TF[at]
 
 
 def _square(matrix_23: Float32Array) -> Float64Array:

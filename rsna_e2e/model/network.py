@@ -1,7 +1,7 @@
 """The joint model: a 2D CNN over every slice and a recurrent head over the whole series."""
 
 # N slices (packed), B series, C windows, S image side, L labels, M labels of series, K branches of their tree
-# F features of the backbone, h, w sides of its last feature maps, D embedding width after projection
+# F features of the backbone, D embedding width after projection
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from rsna_e2e.config import ModelConfig
-from rsna_e2e.core.errors import UsageError
 from rsna_e2e.model.backbones import create_backbone
 from rsna_e2e.model.heads import OneWayHead, SequenceHead, SeriesHead, make_classifier
 from rsna_e2e.model.slice_dropout import SliceDropout, SliceKeys, drop_by_slice
@@ -83,27 +82,6 @@ class JointModel(nn.Module):
         """Return float32 embeddings [N, F], the backbone's features, in the autocast precision of the caller."""
         features: torch.Tensor = self.dropout(self.backbone(images_NCSS).float())
         return features
-
-    def feature_maps(self, images_NCSS: torch.Tensor) -> torch.Tensor:
-        """Return the backbone's last feature maps [N, K, h, w] in float32, in the autocast precision of the caller.
-
-        Raises UsageError for a backbone without such, as vision transformers are.
-        """
-        maps: torch.Tensor = self.backbone.forward_features(images_NCSS).float()
-        if maps.ndim != 4:
-            raise UsageError("the backbone makes no feature maps. Maps are for convolutional networks, such as ResNets")
-        return maps.permute(0, 3, 1, 2) if self._has_channels_last else maps
-
-    def embed_maps(self, maps_NKhw: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings [N, F] that `embed` makes of these feature maps when nothing is dropped, in float32."""
-        with _in_float32(maps_NKhw):
-            maps = maps_NKhw.permute(0, 2, 3, 1) if self._has_channels_last else maps_NKhw
-            features: torch.Tensor = self.backbone.forward_head(maps)
-        return features
-
-    @property
-    def _has_channels_last(self) -> bool:
-        return getattr(self.backbone, "output_fmt", None) == "NHWC"  # timm's name, of its Swin transformers
 
     def forward(self, images_NCSS: torch.Tensor, lengths_B: torch.Tensor) -> Logits:
         """Return the logits of every slice and series."""

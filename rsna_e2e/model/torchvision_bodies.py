@@ -29,6 +29,9 @@ class TorchvisionBody(nn.Module):
         self.features = network.features
         if n_channels != 3:
             self.features[0] = _for_channels(self.features[0], n_channels)
+        into_pool = [place - 1 for place, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)]
+        places = [*into_pool, len(self.features) - 1]
+        self.feature_info = [{"module": f"features.{place}"} for place in places]  # as timm's models have it, too
         self.global_pool = SelectAdaptivePool2d(pool_type=pool, flatten=True)
         self.num_features: int = n_maps * self.global_pool.feat_mult()
 

@@ -1,6 +1,7 @@
 """Pictures of what a network sees: whole, of the right slices, in shared colours; what is not there is said."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,10 +53,11 @@ def test_every_slice_of_a_series_has_a_picture_and_the_logit_that_predict_gives(
     said = capsys.readouterr().out
     assert "any, a label of the slice, in 6 slices" in said
     content = json.loads((tmp_path / "maps/explanation.json").read_text())
-    assert {key: content[key] for key in ("task", "label", "level", "series", "epoch")} == {
+    assert {key: content[key] for key in ("task", "label", "level", "target", "series", "epoch")} == {
         "task": "ich",
         "label": "any",
         "level": "slice",
+        "target": "sum",
         "series": span.series_key[:8],
         "epoch": 1,
     }
@@ -70,25 +72,54 @@ def test_every_slice_of_a_series_has_a_picture_and_the_logit_that_predict_gives(
         assert matplotlib.image.imread(tmp_path / "maps" / one["picture"]).shape == (32, 32, 4)
     written = (tmp_path / "maps/explanation.json").read_text()
     assert not any(image_id in written for image_id in image_ids)
-    assert content["highest"] == max(one["highest_of_map"] for one in content["slices"])
+    highest = [one["highest_of_map"] for one in content["slices"]]
+    assert 0 < content["brightest"] <= max(highest)
     assert matplotlib.image.imread(tmp_path / "maps/sheet.png").shape == (2 * 128, 3 * 128, 4)
     assert len(list((tmp_path / "maps").iterdir())) == 6 + 2
 
 
-def test_one_image_is_shown_as_in_its_series_but_for_the_scale_of_colours(
-    store: Store, run: Path, tmp_path: Path
-) -> None:
+def test_one_image_is_shown_as_in_its_series(store: Store, run: Path, tmp_path: Path) -> None:
     row = store.series[SERIES].first_row + 2
     for name, options in {
         "one": ["--image", store.index["image_id"][row]],
         "all": ["--series", store.index["series_key"][row]],
     }.items():
         assert explain(run, store, tmp_path / name, *options, "--label", "subdural") == 0
-    one, every = (json.loads((tmp_path / name / "explanation.json").read_text())["slices"] for name in ("one", "all"))
-    assert len(one) == 1
-    numbers = ("logit", "mean_of_map", "highest_of_map")
-    assert [one[0][key] for key in numbers] == pytest.approx([every[2][key] for key in numbers], rel=1e-3, abs=1e-6)
-    assert one[0]["picture"] == every[2]["picture"] == "slice-0002.png"
+    one, every = (json.loads((tmp_path / name / "explanation.json").read_text()) for name in ("one", "all"))
+    assert one["slices"] == [every["slices"][2]]
+    assert one["brightest"] == every["brightest"]
+    picture = "slice-0002.png"
+    assert (tmp_path / "one" / picture).read_bytes() == (tmp_path / "all" / picture).read_bytes()
+
+
+def test_the_logit_of_each_slice_may_be_explained_instead(store: Store, run: Path, tmp_path: Path) -> None:
+    found = {}
+    for target in ("sum", "slice"):
+        assert explain(run, store, tmp_path / target, "--image", "ID_0300", "--target", target) == 0
+        found[target] = json.loads((tmp_path / target / "explanation.json").read_text())
+        assert found[target]["target"] == target
+    assert found["sum"]["slices"][0]["logit"] == pytest.approx(found["slice"]["slices"][0]["logit"], **PROBABILITIES)
+    assert found["sum"]["brightest"] != pytest.approx(found["slice"]["brightest"], rel=1e-3)
+
+
+def test_a_report_shows_maps_beside_the_slices_of_its_examples(
+    store: Store, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = predict(run, store, split="train", out=tmp_path / "s.csv")
+    assert done.truth is not None
+    command = ["evaluate", str(done.submission), str(done.truth.path), "--store", str(store.path)]
+    assert main([*command, "--out", str(tmp_path / "plain")]) == 0
+    assert main([*command, "--out", str(tmp_path / "maps"), "--run", str(run)]) == 0
+    plain, maps = ((tmp_path / name / "report.html").read_text() for name in ("plain", "maps"))
+    assert "where the network sees" not in plain
+    pictures = re.findall(r'src="([^"]+)" alt="(CT slice|Map of any)', maps)
+    kinds = [kind for _, kind in pictures]
+    assert kinds == ["CT slice", "Map of any"] * plain.count('alt="CT slice')
+    assert pictures
+    assert len({source for source, _ in pictures}) == len(pictures)
+    assert len(maps) < 10e6
+    assert main([*command, "--run", str(run)]) == 2
+    assert "Give --out and --store, too" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("head", "known"), [("lstm", True), ("none", False)])
@@ -106,11 +137,11 @@ def test_a_label_of_series_is_explained_by_a_run_that_predicts_it(head: str, kno
 
 def test_the_higher_the_map_the_more_colour() -> None:
     grey, map_hw = np.full((1, 4), 0.5, dtype=np.float32), np.array([[-1.0, 0.0, 1.0, 2.0]], dtype=np.float32)
-    picture = coloured(grey, map_hw, highest=2.0)
+    picture = coloured(grey, map_hw, brightest=2.0)
     half, full = (np.array(mpl.colormaps["inferno"](share)[:3]) for share in (0.5, 1.0))
     expected = [[0.5] * 3, [0.5] * 3, 0.7 * 0.5 + 0.3 * half, 0.4 * 0.5 + 0.6 * full]
     np.testing.assert_allclose(picture[0], expected, atol=1e-6)
-    assert (coloured(grey, map_hw - 5, highest=-3.0) == 0.5).all()
+    assert (coloured(grey, map_hw - 5, brightest=-3.0) == 0.5).all()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
-"""Class-activation maps: what they sum to, whose gradient they are, and where on the slice they lie."""
+"""Class-activation maps: whose gradient they are, in how much memory, and where on the slice they lie."""
 
+import subprocess
+import sys
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -11,9 +14,8 @@ from torch import nn
 
 from rsna_e2e.config import ModelConfig, RunConfig
 from rsna_e2e.core.device import choose_compute
-from rsna_e2e.core.errors import UsageError
 from rsna_e2e.inference import activation_maps as module
-from rsna_e2e.inference.activation_maps import ActivationMaps, activation_maps, weigh
+from rsna_e2e.inference.activation_maps import ActivationMaps, activation_maps
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.model.network import JointModel
@@ -22,8 +24,7 @@ from rsna_e2e.tasks.ich import ICH
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MEANS = {"rtol": 0, "atol": 1e-5}  # float32 sums over places and channels, in another order
-SAME = {"rtol": 1e-4, "atol": 1e-5}  # gradients of a series in another batch
+ONE_GRAPH = 1e-5  # of the largest value: float32, slices in other batches
 TORCH = "loader.backend=torch"
 SQUARES = (13, 36)  # their left edges
 AS_IT_IS = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32)  # a picture of the slice's own pixels
@@ -54,57 +55,139 @@ def _images(store: Store, config: RunConfig, position: int) -> torch.Tensor:
     return next(iter(loader.load([(position,)]))).images[:]
 
 
-def test_mean_of_the_map_and_bias_are_the_logit_of_a_linear_head(store: Store) -> None:
-    trained = _untrained(small.image_config("model.embedding_width=null", "image.size=96", TORCH))
-    classifier = trained.network.slice_classifier
-    assert classifier is not None
-    made = activation_maps(trained, store, store.series[3], places=range(6), level="slice", label=2)
-    with torch.inference_mode():
-        logits = trained.network(_images(store, trained.config, 3), torch.tensor([6])).slices[:, 2]
-    torch.testing.assert_close(torch.from_numpy(made.logits).float(), logits, **MEANS)
-    means = torch.from_numpy(made.maps.mean(axis=(1, 2)))
-    torch.testing.assert_close(means, (logits - classifier.bias[2]).detach(), **MEANS)
+@pytest.fixture(scope="module")
+def long_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """One series of 40 slices."""
+    rng = np.random.default_rng(0)
+    slices = [rng.integers(0, 80, (32, 32)).astype(np.int16) for _ in range(40)]
+    return small.make_store_of(tmp_path_factory.mktemp("long"), [slices])
 
 
-@pytest.mark.parametrize("level", ["slice", "series"])
-@pytest.mark.parametrize("pool", ["avg", "max"])
-def test_weights_are_the_gradients_of_the_graph_of_the_whole_series(
-    store: Store, monkeypatch: pytest.MonkeyPatch, level: Any, pool: str
-) -> None:
-    monkeypatch.setattr(module, "_MOST_VALUES", 6 * 96 * 2)  # 96 features: two slices' gradients together
-    monkeypatch.setattr(module, "EMBED_TOGETHER", 4)
-    pooling = f"model.backbone_arguments={{global_pool: {pool}}}"
-    trained = _untrained(small.config(pooling, "model.study_loss_weight=1", "image.size=96", TORCH))
-    places = [0, 3, 5]
-    made = activation_maps(trained, store, store.series[3], places=places, level=level, label=4)
-
-    network, images = trained.network, _images(store, trained.config, 3)
+def _in_one_graph(trained: TrainedModel, store: Store, position: int, label: Any, target: str) -> list[torch.Tensor]:
+    """Maps of each slice from the one graph of the whole series, kept from images to logits."""
+    network, (level, index) = trained.network, label
+    n_slices = store.series[position].n_slices
     kept: list[torch.Tensor] = []
-    network.backbone.layer4.register_forward_hook(lambda _, __, output: (output.retain_grad(), kept.append(output))[1])
-    for k, place in enumerate(places):
-        logits = network(images, torch.tensor([6]))
-        logit = logits.slices[place, 4] if level == "slice" else logits.series[0, 4]
-        logit.backward()
-        maps_TKhw = kept[-1]
-        weights_K = maps_TKhw.grad[place].sum(dim=(1, 2))
-        expected = torch.einsum("k,khw->hw", weights_K, maps_TKhw[place])
-        assert made.logits[k] == pytest.approx(float(logit.detach()), abs=1e-5)
-        torch.testing.assert_close(torch.from_numpy(made.maps[k]), expected.detach(), **SAME)
+    hook = network.backbone.layer1.register_forward_hook(lambda _, __, output: kept.append(output))
+    logits = network(_images(store, trained.config, position), torch.tensor([n_slices]))
+    hook.remove()
+    own = target == "slice" and level == "slice"
+    values = logits.slices[:, index] if level == "slice" else logits.series[:, index]
+    gradients = [
+        torch.autograd.grad(each, kept[0], retain_graph=True)[0] for each in (values if own else [values.sum()])
+    ]
+    picked = [gradients[place if own else 0][place] for place in range(n_slices)]
+    return [(gradient.relu() * kept[0][place].detach()).sum(dim=0) for place, gradient in enumerate(picked)]
+
+
+@pytest.mark.parametrize("head", ["lstm", "one_way", "none"])
+@pytest.mark.parametrize("n_slices", [1, 5, 40])
+def test_maps_made_in_chunks_are_those_of_one_graph(
+    store: Store, long_store: Store, monkeypatch: pytest.MonkeyPatch, head: str, n_slices: int
+) -> None:
+    monkeypatch.setattr(module, "EMBED_TOGETHER", 4)
+    asked = ["model.head=none", "model.slice_loss_weight=1.0"] if head == "none" else [f"model.head={head}"]
+    trained = _untrained(small.config("image.size=64", TORCH, *asked))  # 16 cells at the first stage of blocks
+    found = long_store if n_slices == 40 else store
+    position = next(i for i, span in enumerate(found.series) if span.n_slices == n_slices)
+    (made,) = activation_maps(trained, found, found.series[position], labels=[("slice", 2)])
+    expected = torch.stack(_in_one_graph(trained, found, position, ("slice", 2), "sum"))
+    assert expected.shape == (n_slices, 16, 16)
+    assert expected.max() > 0
+    np.testing.assert_allclose(made.maps, expected, rtol=0, atol=ONE_GRAPH * float(expected.max()))
+
+
+@pytest.mark.parametrize(("label", "target"), [(("slice", 4), "slice"), (("series", 4), "sum")])
+def test_own_logits_and_those_of_series_are_explained_by_their_own_graph(
+    store: Store, monkeypatch: pytest.MonkeyPatch, label: Any, target: Any
+) -> None:
+    monkeypatch.setattr(module, "EMBED_TOGETHER", 4)
+    monkeypatch.setattr(module, "_MOST_VALUES", 6 * 96 * 2)  # 96 features: two slices' gradients together
+    trained = _untrained(small.config("model.study_loss_weight=1", "image.size=64", TORCH))
+    both = activation_maps(trained, store, store.series[3], labels=[("slice", 0), label], target=target)
+    expected = torch.stack(_in_one_graph(trained, store, 3, label, target))
+    np.testing.assert_allclose(both[1].maps, expected, rtol=0, atol=ONE_GRAPH * float(expected.max()))
+    logits = trained.network(_images(store, trained.config, 3), torch.tensor([6]))
+    values = logits.slices[:, 4] if label[0] == "slice" else logits.series[0, 4].expand(6)
+    np.testing.assert_allclose(both[1].logits, values.detach(), atol=1e-5)
+
+
+class _Alive:
+    """Bytes of feature maps that graphs keep for their backward passes: now, and at most."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def pack(self, tensor: torch.Tensor) -> "_Kept":
+        kept = _Kept(tensor)
+        if tensor.ndim == 4 and not isinstance(tensor, nn.Parameter):
+            self.now += tensor.nbytes
+            self.most = max(self.most, self.now)
+            weakref.finalize(kept, self._drop, tensor.nbytes)
+        return kept
+
+    def _drop(self, n_bytes: int) -> None:
+        self.now -= n_bytes
+
+
+class _Kept:
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+def test_only_one_chunk_has_feature_maps_in_memory(long_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = _untrained(small.config("image.size=64", TORCH))
+    peaks = {}
+    for together in (4, 8, 40):
+        monkeypatch.setattr(module, "EMBED_TOGETHER", together)
+        alive = _Alive()
+        with torch.autograd.graph.saved_tensors_hooks(alive.pack, lambda kept: kept.tensor):
+            activation_maps(trained, long_store, long_store.series[0], labels=[("slice", 2), ("slice", 3)])
+        assert alive.now == 0
+        peaks[together] = alive.most
+    assert peaks[8] == 2 * peaks[4]
+    assert peaks[40] == 10 * peaks[4]  # of whose ten chunks there was one at a time
+
+
+PEAK = """
+import resource, sys
+sys.path[:0] = {tests!r}
+import test_activation_maps as tests
+from rsna_e2e.store import Store
+n_slices, config = int(sys.argv[2]), tests.small.config("image.size=256", tests.TORCH)
+store = Store.open(sys.argv[1])
+span = next(span for span in store.series if span.n_slices == n_slices)
+tests.activation_maps(tests._untrained(config), store, span, labels=[("slice", 2)])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_the_peak_of_memory_does_not_grow_with_the_series(tmp_path: Path) -> None:
+    """400 slices take at most 1.2 times what 40 do, of 256 px; processes of their own, whose peaks are theirs."""
+    rng = np.random.default_rng(0)
+    slices = [rng.integers(0, 80, (32, 32)).astype(np.int16) for _ in range(440)]
+    made = small.make_store_of(tmp_path, [slices[:40], slices[40:]])
+    program = PEAK.format(tests=[str(Path(__file__).parent), str(Path(small.__file__).parent)])
+    peaks = {}
+    for n_slices in (64, 400):  # 40 fill no chunk
+        command = [sys.executable, "-c", program, str(made.path), str(n_slices)]
+        peaks[n_slices] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert peaks[400] <= 1.2 * peaks[64]
 
 
 class _Bright(nn.Module):
     """One feature: the mean brightness of blocks of 4 x 4 pixels, averaged over the image."""
 
     num_features = 1
+    feature_info: ClassVar = [{"module": "blocks"}]
 
-    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        return nn.functional.avg_pool2d(images[:, :1], 4).relu()
-
-    def forward_head(self, maps: torch.Tensor) -> torch.Tensor:
-        return maps.mean(dim=(2, 3))
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(nn.AvgPool2d(4), nn.ReLU())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.forward_head(self.forward_features(images))
+        return self.blocks(images[:, :1]).mean(dim=(2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +212,8 @@ def test_the_map_is_highest_on_a_bright_square(bright_store: Store, crop: str, v
     )
     network.backbone = _Bright()
     nn.init.ones_(network.slice_classifier.weight)
-    made = activation_maps(
-        _untrained(config, network),
-        bright_store,
-        bright_store.series[0],
-        places=[0, 1],
-        level="slice",
-        label=ICH.headline_index,
-    )
+    headline = ("slice", ICH.headline_index)
+    (made,) = activation_maps(_untrained(config, network), bright_store, bright_store.series[0], labels=[headline])
     for place, left in enumerate(SQUARES):
         shown = made.on_picture(place, AS_IT_IS, side=60)
         row, column = np.unravel_index(shown.argmax(), shown.shape)
@@ -163,18 +240,14 @@ def test_a_map_lies_where_the_matrix_says() -> None:
     assert maps.on_picture(0, halved, side=16)[6, 4] == pytest.approx(by_hand)
 
 
-@pytest.mark.parametrize("backbone", ["test_efficientnet", "test_convnext", "test_mambaout"])
-def test_embeddings_are_made_of_the_feature_maps(backbone: str) -> None:
-    torch.manual_seed(0)
-    model = JointModel(ModelConfig(backbone=backbone), n_channels=3, n_labels=6).eval()
-    images = torch.randn(2, 3, 64, 64)
-    maps = model.feature_maps(images)
-    assert maps.shape[2:] == (2, 2)
-    torch.testing.assert_close(model.embed_maps(maps), model.embed(images), **MEANS)
-    assert weigh(model, maps, torch.ones(2, model.n_features)).shape == (2, 2, 2)
+def test_all_but_a_thousandth_of_the_values_of_a_series_are_below_the_brightest() -> None:
+    """Of 2,000 values 0 to 1,999 over two slices, the second and third highest are next to that quantile."""
+    maps = np.arange(2000, dtype=np.float32).reshape(2, 25, 40)
+    made = ActivationMaps(logits=np.zeros(2), maps=maps, affine=np.zeros((2, 2, 3), dtype=np.float32), size=8)
+    assert made.brightest == pytest.approx(0.999 * 1999)
 
 
-def test_a_backbone_without_feature_maps_is_refused() -> None:
-    model = JointModel(ModelConfig(backbone="test_vit"), n_channels=3, n_labels=6)
-    with pytest.raises(UsageError, match="makes no feature maps"):
-        model.feature_maps(torch.zeros(1, 3, 160, 160))
+def test_probabilities_are_those_of_the_logits() -> None:
+    logits = np.array([0.0, np.log(3), -1000.0])
+    made = ActivationMaps(logits=logits, maps=np.zeros((3, 1, 1)), affine=np.zeros((3, 2, 3)), size=1)
+    np.testing.assert_allclose(made.probabilities, [0.5, 0.75, 0])

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +25,21 @@ from rsna_e2e.tasks.windows import sharpest_window
 if TYPE_CHECKING:
     from rsna_e2e.evaluation.report.thumbnails import Thumbnails
 
+MapOf = Callable[[str], str]  # an image id to a data URI of that slice with a map over it
+
 
 def write_report(
-    evaluation: Evaluation, *, out: Path, store: Store | None = None, title: str = "Evaluation of a submission"
+    evaluation: Evaluation,
+    *,
+    out: Path,
+    store: Store | None = None,
+    map_of: MapOf | None = None,
+    title: str = "Evaluation of a submission",
 ) -> Path:
     """Write `report.html`, `metrics.json` and `metrics.csv` into the folder `out` and return the page's path.
 
-    With the store of the predicted images the page shows slices of its example series. Files of these names are
+    With the store of the predicted images the page shows slices of its example series, and with `map_of` a second
+    picture of each, of where a network sees the headline. Files of these names are
     replaced, each whole or not at all. Raises BadInputError when `out` cannot be a folder or the store lacks an image.
     """
     check_folder(out, example="report.html, metrics.json and metrics.csv")
@@ -39,7 +47,7 @@ def write_report(
     texts = {
         "metrics.json": as_json(content, indent=2) + "\n",
         "metrics.csv": _table_csv(content["labels"]),
-        "report.html": _page(evaluation, content, store, title),
+        "report.html": _page(evaluation, content, store, title, map_of),
     }
     write_texts(out, texts)
     return out / "report.html"
@@ -65,7 +73,9 @@ def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, title: str) -> str:
+def _page(
+    evaluation: Evaluation, content: dict[str, Any], store: Store | None, title: str, map_of: MapOf | None
+) -> str:
     return render(
         "report.html.j2",
         content,
@@ -90,14 +100,15 @@ def _page(evaluation: Evaluation, content: dict[str, Any], store: Store | None, 
         units=UNITS,
         study_weights=evaluation.task.series.names,
         selection_rule=selection_rule(evaluation.task.headline, "study" if evaluation.studies else "series"),
-        examples=_examples(evaluation, store) if evaluation.layout else [],
+        examples=_examples(evaluation, store, map_of) if evaluation.layout else [],
         has_images=store is not None,
+        has_maps=map_of is not None,
         window=sharpest_window(evaluation.task),
         are_radiographs=evaluation.task.inputs.values == "grey",
     )
 
 
-def _examples(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:
+def _examples(evaluation: Evaluation, store: Store | None, map_of: MapOf | None) -> list[dict[str, Any]]:
     assert evaluation.layout is not None
     thumbnails = None
     if store is not None:
@@ -107,13 +118,17 @@ def _examples(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any
 
         thumbnails = Thumbnails(store, sharpest_window(evaluation.task)[1])
     return [
-        _example(evaluation, evaluation.layout, example, thumbnails)
+        _example(evaluation, evaluation.layout, example, thumbnails, map_of)
         for example in choose_examples(evaluation, evaluation.layout)
     ]
 
 
 def _example(
-    evaluation: Evaluation, layout: SeriesLayout, example: Example, thumbnails: "Thumbnails | None"
+    evaluation: Evaluation,
+    layout: SeriesLayout,
+    example: Example,
+    thumbnails: "Thumbnails | None",
+    map_of: MapOf | None,
 ) -> dict[str, Any]:
     names, headline = evaluation.task.slices.names, evaluation.task.headline_index
     truth = evaluation.slices.truth[example.slices]
@@ -123,6 +138,7 @@ def _example(
     images = [
         {
             "uri": thumbnails.data_uri(evaluation.image_ids[example.slices[index]]),
+            "map": map_of(evaluation.image_ids[example.slices[index]]) if map_of else None,
             "position_mm": position_N[index],
             "probability": probability[index, headline],
             "labels": list(zip(names, probability[index], truth[index] == 1, strict=True)),

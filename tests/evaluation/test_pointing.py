@@ -1,0 +1,190 @@
+"""The pointing game: scores worked out by hand of maps that are known by construction, and what is refused."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import small
+import torch
+from PIL import Image as PilImage
+from torch import nn
+
+from rsna_e2e.cli import main
+from rsna_e2e.config import ModelConfig, load_config
+from rsna_e2e.core.device import choose_compute
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.evaluation import pointing as module
+from rsna_e2e.evaluation.pointing import PointingGame, play
+from rsna_e2e.inference.trained_model import TrainedModel
+from rsna_e2e.model.network import JointModel
+from rsna_e2e.store import Store
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tools.synth.simulate import simulate
+from rsna_e2e.training.operating_points import OperatingPoints
+from rsna_e2e.training.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIDE, SPACING_MM = 64, 0.5  # of slices; phantoms have this spacing
+ANY = ICH.headline
+BLOBS = ((8, 40), (30, 12), (44, 44))  # row and column of a bright square of 8 px in each slice
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two equal series of slices with a bright square; image ids are ID_0000 and so on."""
+    slices = []
+    for row, column in BLOBS:
+        hu = np.full((SIDE, SIDE), 5, dtype=np.int16)
+        hu[row : row + 8, column : column + 8] = 75
+        slices.append(hu)
+    return small.make_store_of(tmp_path_factory.mktemp("pointing"), [slices, slices])
+
+
+class _Bright(nn.Module):
+    """One feature: the brightest of cells of 2 x 2 pixels."""
+
+    num_features = 1
+    feature_info: ClassVar = [{"module": "cells"}]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.Sequential(nn.AvgPool2d(2), nn.ReLU())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.cells(images[:, :1]).amax(dim=(2, 3))
+
+
+@pytest.fixture
+def points(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Play with a network whose map is the bright square, and with these thresholds."""
+    config = small.image_config(f"image.size={SIDE}", "image.crop=none", "loader.backend=torch")
+    network = JointModel(
+        ModelConfig(backbone="none", head="none", slice_loss_weight=1.0), n_channels=1, n_labels=len(ICH.slices)
+    )
+    network.backbone = _Bright()
+    nn.init.ones_(network.slice_classifier.weight)
+    trained = TrainedModel(
+        run=Path("run"), config=config, task=ICH, compute=choose_compute("fp32", "cpu", cpu_threads=None),
+        network=network.eval(), embeddings=None, checkpoint=Path("run"), epoch=0, damaged=(),
+    )  # fmt: skip
+    thresholds: dict[str, float] = {}
+    monkeypatch.setattr(module, "open_run", lambda *_: trained)
+    monkeypatch.setattr(TrainedModel, "weights_sha256", "0")
+    monkeypatch.setattr(module, "read_operating_points", lambda _: SimpleNamespace(thresholds=thresholds))
+    return thresholds
+
+
+def _mask(folder: Path, image_id: str, *corner: int, label: str = ANY, side: int = 8) -> None:
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[corner[0] : corner[0] + side, corner[1] : corner[1] + side] = True
+    (folder / label).mkdir(parents=True, exist_ok=True)
+    PilImage.fromarray(mask).save(folder / label / f"{image_id}.png")
+
+
+def test_maps_of_a_network_that_sees_bright_squares_point_into_their_masks(
+    store: Store, points: dict[str, float], tmp_path: Path
+) -> None:
+    for series in range(2):
+        for place, corner in enumerate(BLOBS):
+            _mask(tmp_path / "masks", f"ID_{series:02d}{place:02d}", *corner)
+    game = play(Path("run"), store, tmp_path / "masks", tmp_path / "out", split="train")
+    assert (game.n_series, game.n_pairs, game.n_called) == (2, 6, 6)
+    assert game.in_mask.value == game.near.value == 1
+    assert game.energy.value > 0.99  # all but what is interpolated at the edge
+    area_mm2 = (8 * SPACING_MM) ** 2
+    assert game.area.value > 4 * area_mm2 / (SIDE * SPACING_MM) ** 2
+    content = json.loads((tmp_path / "out/pointing.json").read_text())
+    assert content["near"] == {"value": 1, "low": 1, "high": 1}
+    assert content["target"] == "sum"
+
+
+def test_distances_are_in_millimetres(store: Store, points: dict[str, float], tmp_path: Path) -> None:
+    """Masks that end 3 and 21 px above one square, and 18 below and 34 beside another: wherever on its square a map is
+    highest, that is up to 5 mm, 10.5 to 14.5 mm, and more than 15 mm from the mask."""
+    for series, corner in enumerate(((34, 44), (16, 44))):
+        _mask(tmp_path / "masks", f"ID_{series:02d}02", *corner)
+    _mask(tmp_path / "masks", "ID_0001", 54, 54)
+    game = play(Path("run"), store, tmp_path / "masks", tmp_path / "out", split="train")
+    assert game.n_called == 3
+    assert game.in_mask.value == 0
+    assert game.near.value == pytest.approx(1 / 3)
+    assert game.around.value == pytest.approx(2 / 3)
+
+
+def test_only_what_is_called_counts(store: Store, points: dict[str, float], tmp_path: Path) -> None:
+    _mask(tmp_path / "masks", "ID_0000", *BLOBS[0])
+    _mask(tmp_path / "masks", "ID_0000", *BLOBS[0], label="subdural")
+    points["subdural"] = 1.0
+    game = play(Path("run"), store, tmp_path / "masks", tmp_path / "out", split="train")
+    assert (game.n_series, game.n_pairs, game.n_called) == (1, 2, 1)
+    points[ANY] = 1.0
+    game = play(Path("run"), store, tmp_path / "masks", tmp_path / "again", split="train")
+    assert game.n_called == 0
+    assert json.loads((tmp_path / "again/pointing.json").read_text())["near"]["value"] is None
+
+
+def test_bad_masks_are_said(store: Store, points: dict[str, float], tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+
+    def said(message: str) -> None:
+        with pytest.raises(BadInputError, match=message):
+            play(Path("run"), store, masks, tmp_path / "out", split="train")
+        assert not (tmp_path / "out").exists()
+
+    said("has no mask LABEL/IMAGE.png of an image of split train")
+    _mask(masks, "ID_0000", 0, 0, side=0)
+    said("ID_0000.png: is empty")
+    PilImage.new("1", (8, 9), 1).save(masks / ANY / "ID_0000.png")
+    said(r"ID_0000.png: \(9, 8\) is not the size of its slice, \(64, 64\)")
+    (masks / ANY / "ID_0000.png").write_bytes(b"mine")
+    said("ID_0000.png: is no PNG file")
+
+
+def test_a_run_is_scored_on_the_command_line(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(store, tmp_path / "run", small.config("loader.backend=torch"))
+    _mask(tmp_path / "masks", "ID_0000", *BLOBS[0])
+    command = ["explain", str(tmp_path / "run"), str(store.path), "--score", str(tmp_path / "masks")]
+    assert main([*command, "--split", "train", "--out", str(tmp_path / "score")]) == 0
+    said = capsys.readouterr().out
+    assert "of 1 slices and labels with masks are called, of 1 series" in said
+    assert json.loads((tmp_path / "score/pointing.json").read_text())["n_pairs"] == 1
+    assert main([*command, "--label", "any", "--out", str(tmp_path / "label")]) == 2
+    assert "--label: --score is of all labels" in capsys.readouterr().err
+
+
+def _shuffled(trained: TrainedModel) -> TrainedModel:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in trained.joint.head.parameters():
+            weight.copy_(weight.flatten()[torch.randperm(weight.numel())].view_as(weight))
+    return trained
+
+
+@pytest.mark.slow
+def test_maps_of_the_demo_point_at_bleeds_and_those_of_a_shuffled_head_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On some 40 simulated studies held out; of a shuffled head all pairs count, since what it calls is chance."""
+    raw, masks = tmp_path / "raw", tmp_path / "masks"
+    simulate(raw, n_studies=140, seed=7, prevalence="demo", test_fraction=0.286, masks=masks)
+    prepare(raw, tmp_path / "store", task=ICH)
+    store = Store.open(tmp_path / "store")
+    train(store, tmp_path / "run", load_config("demo", []))
+
+    def game(name: str) -> PointingGame:
+        return play(tmp_path / "run", store, masks, tmp_path / name)
+
+    made = game("trained")
+    assert made.n_called >= 100
+    assert made.near.value >= 0.70
+    assert made.energy.value >= 6 * made.area.value
+    opened = module.open_run
+    monkeypatch.setattr(module, "open_run", lambda *given: _shuffled(opened(*given)))
+    none: Any = OperatingPoints(epoch=0, thresholds=dict.fromkeys(ICH.slices.names, 0.0))
+    monkeypatch.setattr(module, "read_operating_points", lambda _: none)
+    assert game("shuffled").near.value < 0.30
