@@ -50,13 +50,6 @@ def add_evaluate(verbs: Verbs) -> None:
     verb.add_argument("--out", type=Path, help="folder for the report (default: only print the scores)")
     _add_series_source(verb)
     verb.add_argument(
-        "--run",
-        type=Path,
-        dest="model_run",
-        metavar="RUN",
-        help="with --out and --store: the run that predicted, whose maps of the headline are shown beside the examples",
-    )
-    verb.add_argument(
         "--allow-missing",
         action="store_true",
         help="score the images that are in both files and say how many are left out (default: refuse, because images "
@@ -81,6 +74,13 @@ def _add_series_source(verb: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="CSV",
         help="for intervals and scores of series without a store: a CSV with the columns ID (the image) and series",
+    )
+    verb.add_argument(
+        "--run",
+        type=Path,
+        dest="model_run",
+        metavar="RUN",
+        help="with --out and --store: the run that predicted, whose maps of the headline are shown beside the examples",
     )
 
 

@@ -6,6 +6,7 @@ millimetres, since cells of a map are.
 
 # P pairs of a slice and a label, H, W rows and columns of a slice
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rsna_e2e.core.files import make_folder, write_json
 from rsna_e2e.core.records import BoolImage, Progress, no_progress
 from rsna_e2e.evaluation.explain import check_new, open_run
 from rsna_e2e.evaluation.resamples import Resamples
-from rsna_e2e.inference.activation_maps import ActivationMaps, Target, activation_maps
+from rsna_e2e.inference.activation_maps import ActivationMaps, Label, Target, activation_maps
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.store import SeriesSpan, Store
 from rsna_e2e.tasks.metrics import DECISION_THRESHOLD, Estimate
@@ -85,14 +86,9 @@ def play(
     scores: list[tuple[float, ...]] = []
     series: list[int] = []
     for number, (span, pairs) in enumerate(found):
-        labels = sorted({label for _, label, _ in pairs})
-        indices = [("slice", trained.task.slices.names.index(label)) for label in labels]
-        made = activation_maps(trained, store, span, labels=indices, target=target)  # type: ignore[arg-type]
-        for place, label, path in pairs:
-            maps = made[labels.index(label)]
-            if maps.probabilities[place] >= thresholds.get(label, DECISION_THRESHOLD):
-                scores.append(_score(maps, place, path, store, span.first_row + place))
-                series.append(number)
+        scored = _score_series(trained, store, span, pairs, thresholds, target)
+        scores += scored
+        series += [number] * len(scored)
         progress(number + 1, len(found))
     game = _summary(scores, series, n_series=len(found), n_pairs=sum(len(pairs) for _, pairs in found), seed=seed)
     make_folder(out)
@@ -120,6 +116,25 @@ def _masked(trained: TrainedModel, store: Store, masks: Path, split: str) -> lis
             f"{masks}: has no mask LABEL/IMAGE.png of an image of split {split}. rsna-e2e synth --masks makes some"
         )
     return found
+
+
+def _score_series(
+    trained: TrainedModel,
+    store: Store,
+    span: SeriesSpan,
+    pairs: list[Pair],
+    thresholds: Mapping[str, float],
+    target: Target,
+) -> list[tuple[float, ...]]:
+    """Return `_score` of each pair of a series that is called."""
+    names = sorted({label for _, label, _ in pairs})
+    labels: list[Label] = [("slice", trained.task.slices.names.index(name)) for name in names]
+    made = dict(zip(names, activation_maps(trained, store, span, labels=labels, target=target), strict=True))
+    return [
+        _score(made[name], place, mask, store, span.first_row + place)
+        for place, name, mask in pairs
+        if made[name].probabilities[place] >= thresholds.get(name, DECISION_THRESHOLD)
+    ]
 
 
 def _score(maps: ActivationMaps, place: int, mask: Path, store: Store, row: int) -> tuple[float, ...]:

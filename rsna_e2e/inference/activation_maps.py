@@ -91,29 +91,25 @@ def activation_maps(
     loader, network, rows = trained.loader(store), trained.joint, np.arange(span.n_slices) + span.first_row
     assert isinstance(loader, ImageLoader)
     embeddings: list[torch.Tensor] = []
-    affine: list[Float32Array] = []
-    for first, images_NCSS, affine_N23 in _images(loader, rows):
+    for first, images_NCSS, _ in _images(loader, rows):
         with trained.compute.autocast(), torch.no_grad():
             embeddings.append(network.embed(images_NCSS))
-        affine.append(affine_N23)
         progress(first + len(images_NCSS), 2 * len(rows))
     with torch.backends.cudnn.flags(enabled=False):  # cuDNN has gradients of LSTMs in train mode alone
         explained = [_explain(network, torch.cat(embeddings), label, target) for label in labels]
     maps: list[torch.Tensor] = []
-    for first, images_NCSS, _ in _images(loader, rows):
+    affine: list[Float32Array] = []
+    for first, images_NCSS, affine_N23 in _images(loader, rows):
         images = images_NCSS.float()  # not in half precision, where small gradients are 0
         if not maps:
             stage = find_stage(network, images)
         some = slice(first, first + len(images))
         maps.append(layer_maps(network, stage, images, [gradient_TF[some] for _, gradient_TF in explained]).cpu())
+        affine.append(affine_N23)
         progress(len(rows) + some.stop, 2 * len(rows))
+    size, affine_T23 = trained.config.image.size, np.concatenate(affine)
     return [
-        ActivationMaps(
-            logits=logits_T.double().cpu().numpy(),
-            maps=maps_Thw.numpy(),
-            affine=np.concatenate(affine),
-            size=trained.config.image.size,
-        )
+        ActivationMaps(logits=logits_T.double().cpu().numpy(), maps=maps_Thw.numpy(), affine=affine_T23, size=size)
         for (logits_T, _), maps_Thw in zip(explained, torch.cat(maps, dim=1), strict=True)
     ]
 

@@ -86,8 +86,8 @@ def test_maps_made_in_chunks_are_those_of_one_graph(
     store: Store, long_store: Store, monkeypatch: pytest.MonkeyPatch, head: str, n_slices: int
 ) -> None:
     monkeypatch.setattr(module, "EMBED_TOGETHER", 4)
-    asked = ["model.head=none", "model.slice_loss_weight=1.0"] if head == "none" else [f"model.head={head}"]
-    trained = _untrained(small.config("image.size=64", TORCH, *asked))  # 16 cells at the first stage of blocks
+    asked = "image.size=64", TORCH  # 16 cells at the first stage of blocks
+    trained = _untrained(small.image_config(*asked) if head == "none" else small.config(f"model.head={head}", *asked))
     found = long_store if n_slices == 40 else store
     position = next(i for i, span in enumerate(found.series) if span.n_slices == n_slices)
     (made,) = activation_maps(trained, found, found.series[position], labels=[("slice", 2)])

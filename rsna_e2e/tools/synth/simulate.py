@@ -65,32 +65,16 @@ def simulate(
     if n_jobs is not None and n_jobs < 1:
         raise UsageError(f"{n_jobs} processes asked for; give at least 1")
     made = KINDS[kind]
-    _check_masks(masks, out, made)
     plans = made.plan(
         Request(
             n_studies=n_studies, seed=seed, prevalence=prevalence, test_fraction=test_fraction, is_thick=is_thick,
             size_px=size_px, file_format=file_format, context=context,
         )
     )  # fmt: skip
-    with ExitStack() as folders:
-        folder = folders.enter_context(_new_folder(out, made))
-        if masks is not None:
-            masked = folders.enter_context(_new_folder(masks, made))
-            made = replace(made, make_study=partial(made.make_study, masks=masked))
-        for name in made.folders:
-            (folder / name).mkdir()
+    with _new_folders(out, masks, made) as (folder, made):
         truths = _run(made, plans, folder, n_jobs or available_cores(), progress)
         counts = made.write_tables(folder, truths, seed)
     return _report(out, plans, counts)
-
-
-def _check_masks(masks: Path | None, out: Path, kind: Kind) -> None:
-    if masks is None:
-        return
-    if not kind.has_masks:
-        raise UsageError("masks are made of head CT alone; leave --masks out")
-    if masks.resolve().is_relative_to(out.resolve()):  # where prepare would take them for images
-        raise UsageError(f"--masks {masks}: lies in the folder of the studies. Choose one outside of {out}")
 
 
 def _report(out: Path, plans: Sequence[Plan], counts: Counts) -> SynthReport:
@@ -103,6 +87,27 @@ def _report(out: Path, plans: Sequence[Plan], counts: Counts) -> SynthReport:
         n_repeated_images=counts.n_repeated_images,
         label_rates=counts.label_rates,
     )
+
+
+@contextmanager
+def _new_folders(out: Path, masks: Path | None, kind: Kind) -> Iterator[tuple[Path, Kind]]:
+    """Yield a temporary folder for `out` with those of its images, and the kind, which writes masks where asked to."""
+    with ExitStack() as opened:
+        folder = opened.enter_context(_new_folder(out, kind))
+        if masks is not None:
+            _check_masks(masks, out, kind)
+            masked = opened.enter_context(_new_folder(masks, kind))
+            kind = replace(kind, make_study=partial(kind.make_study, masks=masked))
+        for name in kind.folders:
+            (folder / name).mkdir()
+        yield folder, kind
+
+
+def _check_masks(masks: Path, out: Path, kind: Kind) -> None:
+    if not kind.has_masks:
+        raise UsageError("masks are made of head CT alone; leave --masks out")
+    if masks.resolve().is_relative_to(out.resolve()):  # where prepare would take them for images
+        raise UsageError(f"--masks {masks}: lies in the folder of the studies. Choose one outside of {out}")
 
 
 @contextmanager
