@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Sets up, then answers whether training end to end beats two stages, on simulated studies or on a store of your own.
 # Usage: bin/study.sh [OUT] [OPTIONS of rsna-e2e study]     (OUT: a folder; default study)
-# Examples: bin/study.sh                                               three kinds of data, 150 minutes on two CPU cores
+# Examples: bin/study.sh                                               three kinds of data, some hours on two CPU cores
 #           bin/study.sh small --studies 40 --epochs 2 --seeds 1       to see that all steps work
-#           bin/study.sh mine --store store --recipe reference         a store with a labelled test split, on GPUs
+#           bin/study.sh mine --store store --recipe reference --set model.slice_loss_weight=0.5
+#                a store by prepare --folds 2 --holdout 0.3, on GPUs
 # Makes OUT/study.md, study.json and study_curves.png. Finished steps are kept; started again, it continues where it stopped.
 # Exit codes: as rsna-e2e study; 75: stopped by a signal and saved; start it again.
 # All options, once it is set up: .venv/bin/rsna-e2e study --help

@@ -1,17 +1,23 @@
 """The verb that compares training end to end with two stages: study."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rsna_e2e.cli.arguments import add_device, add_settings, at_least_one, seed
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 from rsna_e2e.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rsna_e2e.tools.study.design import Design
     from rsna_e2e.tools.study.run import Part
+
+
+_DATA = {"studies": 300, "test_fraction": 0.5, "contexts": ("none", "natural", "strong"), "data_seed": 2019}
 
 
 def add_study(verbs: Verbs) -> None:
@@ -24,24 +30,20 @@ def add_study(verbs: Verbs) -> None:
         "simulated studies or on a store. What is done already is kept: the same command goes on where it stopped.",
         "rsna-e2e study out --studies 60 --epochs 2 --seeds 1   # to see that all steps work",
         "rsna-e2e study out --contexts natural,strong",
-        "rsna-e2e study out --store store   # predicts its split test, which has labels with prepare --holdout",
+        "rsna-e2e study out --store store   # by prepare --folds 2 --holdout 0.3: its split test has labels",
     )
     verb.add_argument("out", type=Path, metavar="OUT", help="folder of data, runs, predictions, tables and page")
-    add_settings(verb)
-    verb.add_argument("--store", type=Path, help="a store made by prepare, in place of simulated studies")
-    group = verb.add_argument_group("simulated studies")
-    group.add_argument("--studies", type=at_least_one, default=300, help="how many, for each context (default 300)")
-    group.add_argument(
-        "--test-fraction", type=float, default=0.5, help="share of the patients that is predicted (default 0.5)"
+    add_settings(verb, recipes="demo, reference")
+    verb.add_argument(
+        "--set-head",
+        dest="of_head",
+        action="append",
+        default=[],
+        metavar="a.b=VALUE",
+        help="override a value of the recurrent head on embeddings, which --set leaves alone; repeatable",
     )
-    group.add_argument(
-        "--contexts",
-        type=_contexts,
-        default=("none", "natural", "strong"),
-        metavar="CONTEXT,...",
-        help="what only neighbouring slices tell, as of synth --context (default none,natural,strong)",
-    )
-    group.add_argument("--data-seed", type=seed, default=2019, help="seed of the first context's data (default 2019)")
+    verb.add_argument("--store", type=Path, help="a store of two folds, in place of simulated studies")
+    _add_data(verb)
     verb.add_argument(
         "--epochs",
         type=at_least_one,
@@ -54,6 +56,19 @@ def add_study(verbs: Verbs) -> None:
         "--ablation-seeds", type=at_least_one, default=2, help="of the ways that explain the others (default 2)"
     )
     add_device(verb)
+
+
+def _add_data(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("simulated studies")
+    group.add_argument("--studies", type=at_least_one, help="how many, for each context (default 300)")
+    group.add_argument("--test-fraction", type=float, help="share of the patients that is predicted (default 0.5)")
+    group.add_argument(
+        "--contexts",
+        type=_contexts,
+        metavar="CONTEXT,...",
+        help="what only neighbouring slices tell, as of synth --context (default none,natural,strong)",
+    )
+    group.add_argument("--data-seed", type=seed, help="seed of the data, the same in each context (default 2019)")
 
 
 def _contexts(text: str) -> tuple[str, ...]:
@@ -75,54 +90,58 @@ def _study(options: argparse.Namespace) -> None:
     from rsna_e2e.tools.study.results import results_of
     from rsna_e2e.tools.study.run import run_parts
 
-    if not 0 < options.test_fraction < 1:
-        raise UsageError(f"--test-fraction {options.test_fraction}: expected a share between 0 and 1, such as 0.5")
+    data = {name: given for name in _DATA if (given := getattr(options, name)) is not None}
+    if options.store is not None and data:
+        raise UsageError(f"--{next(iter(data)).replace('_', '-')}: of simulated studies, and --store has others")
+    data = _DATA | data
     design = Design.of(
         options.recipe,
         options.overrides,
+        options.of_head,
         epochs=options.epochs,
         seeds=range(1, options.seeds + 1),
         n_ablated=min(options.ablation_seeds, options.seeds),
     )
-    parts = _parts(options, design)
+    parts = _parts(options, design, data)
     run_parts(parts, device=options.device, say=lambda text: tell(f"study: {text}", to=sys.stderr))
     facts = {
-        "command": _command(options),
+        "command": _command(options, data),
         "commit": commit(),
         "cpu": cpu_name(),
         "cores": available_cores(),
-        "data_seed": None if options.store else options.data_seed,
+        "data_seed": None if options.store else data["data_seed"],
     }
     page = write_study([results_of(part, design) for part in parts], facts, design, options.out)
     tell(f"page: {page}   numbers: {options.out / NUMBERS}   curves: {options.out / CURVES}")
 
 
-def _command(options: argparse.Namespace) -> str:
+def _command(options: argparse.Namespace, data: "Mapping[str, Any]") -> str:
     """Return the command that repeats the study, whatever its folders are called."""
     words = ["rsna-e2e study OUT"]
     if options.store:
         words.append("--store STORE")
     else:
-        words.append(f"--studies {options.studies} --test-fraction {options.test_fraction}")
-        words.append(f"--contexts {','.join(options.contexts)} --data-seed {options.data_seed}")
+        words.append(f"--studies {data['studies']} --test-fraction {data['test_fraction']}")
+        words.append(f"--contexts {','.join(data['contexts'])} --data-seed {data['data_seed']}")
     words.append(f"--epochs {options.epochs} --seeds {options.seeds} --ablation-seeds {options.ablation_seeds}")
     words.append(f"--recipe {Path(options.recipe).name}")
-    return " ".join([*words, *(f"--set {one}" for one in options.overrides)])
+    words += [f"--set {shlex.quote(one)}" for one in options.overrides]
+    return " ".join([*words, *(f"--set-head {shlex.quote(one)}" for one in options.of_head)])
 
 
-def _parts(options: argparse.Namespace, design: "Design") -> "list[Part]":
+def _parts(options: argparse.Namespace, design: "Design", data: "Mapping[str, Any]") -> "list[Part]":
     from rsna_e2e.tools.study.plan import Simulated
-    from rsna_e2e.tools.study.run import part_of_store, simulated_parts
+    from rsna_e2e.tools.study.run import LEAST_SERIES, part_of_store, simulated_parts
 
     if options.store is not None:
         return [part_of_store(design, options.out, options.store)]
-    data = [
-        Simulated(
-            context=context,
-            n_studies=options.studies,
-            test_fraction=options.test_fraction,
-            seed=options.data_seed,
+    share = data["test_fraction"]
+    if not 0 < share < 1 or min(share, 1 - share) * data["studies"] < LEAST_SERIES:
+        raise UsageError(
+            f"--test-fraction {share} of {data['studies']} studies leaves too few on a side. Give 0.5, or more studies"
         )
-        for context in options.contexts
+    simulated = [
+        Simulated(context=context, n_studies=data["studies"], test_fraction=share, seed=data["data_seed"])
+        for context in data["contexts"]
     ]
-    return simulated_parts(design, options.out, data)
+    return simulated_parts(design, options.out, simulated)

@@ -22,6 +22,7 @@ def add_synth(verbs: Verbs) -> None:
     )
     verb.add_argument("out", type=Path, metavar="OUT", help="folder to write to; with --preview, folder to show")
     _add_kinds(verb)
+    _add_of_heads(verb)
     verb.add_argument("--studies", type=at_least_one, default=100, help="how many studies (default 100)")
     verb.add_argument("--seed", type=seed, default=0, help="the same seed gives the same bytes (default 0)")
     verb.add_argument(
@@ -31,6 +32,18 @@ def add_synth(verbs: Verbs) -> None:
         help="natural: about as common as in the competition; demo: more studies with bleeds, emboli or opacities",
     )
     verb.add_argument(
+        "--test-fraction",
+        type=float,
+        default=0.2,
+        help="share of patients held out (default 0.2); of radiographs half of it is `balanced`",
+    )
+    verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
+    verb.add_argument("--preview", type=Path, metavar="PNG", help="draw a contact sheet of studies already in OUT")
+
+
+def _add_of_heads(verb: argparse.ArgumentParser) -> None:
+    """What only head CT has."""
+    verb.add_argument(
         "--context",
         choices=("none", "natural", "strong"),
         default="natural",
@@ -38,19 +51,11 @@ def add_synth(verbs: Verbs) -> None:
         "strong: slices alone cannot tell small bleeds from calcifications, bone and streaks (default natural)",
     )
     verb.add_argument(
-        "--test-fraction",
-        type=float,
-        default=0.2,
-        help="share of patients held out (default 0.2); of radiographs half of it is `balanced`",
-    )
-    verb.add_argument(
         "--masks",
         type=Path,
         metavar="DIR",
         help="with --kind head: folder to make, with a picture LABEL/IMAGE.png of where each label of a slice is seen",
     )
-    verb.add_argument("--jobs", type=at_least_one, help="processes (default: all cores)")
-    verb.add_argument("--preview", type=Path, metavar="PNG", help="draw a contact sheet of studies already in OUT")
 
 
 def _add_kinds(verb: argparse.ArgumentParser) -> None:

@@ -74,7 +74,7 @@ def predict_labels(
     trained, store = predictor.trained, predictor.store
     positions = predictor.positions(split)
     prediction = predictor(positions, progress=progress)
-    write_prediction(predictor, prediction, out=out, is_raw=is_raw, calibrator=calibrator)
+    write_prediction(store, trained.task, prediction, out=out, is_raw=is_raw, calibrator=calibrator)
     return Predicted(
         submission=out,
         table=predictions_path(out),
@@ -89,10 +89,15 @@ def predict_labels(
 
 
 def write_prediction(
-    predictor: Predictor, prediction: Prediction, *, out: Path, is_raw: bool, calibrator: Calibrator | None
+    store: Store,
+    task: Task,
+    prediction: Prediction,
+    *,
+    out: Path,
+    is_raw: bool,
+    calibrator: Calibrator | None = None,
 ) -> PredictionTable:
     """Write a submission, its tables and, where it is calibrated, the note on that; return the predictions table."""
-    store, task = predictor.store, predictor.trained.task
     if calibrator is not None:
         prediction = calibrator(prediction)
     table = make_table(store, prediction.rows, prediction.slices)

@@ -84,7 +84,7 @@ def predict_epochs(
     predictor = Predictor(trained, store, views=views)
     calibrator = Calibrator.of(trained, calibrated, views=views, is_mean=True) if calibrated else None
     prediction, members = _average(predictor, predictor.positions(split), chosen, progress)
-    table = write_prediction(predictor, prediction, out=out, is_raw=is_raw, calibrator=calibrator)
+    table = write_prediction(store, trained.task, prediction, out=out, is_raw=is_raw, calibrator=calibrator)
     manifest = beside(out, "epochs.json")
     listed = [asdict(member) for member in members]
     described = {"task": trained.task.name, "split": split, "n_slices": len(table.image_ids), "members": listed}

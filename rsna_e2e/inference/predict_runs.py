@@ -1,7 +1,7 @@
 """Predicts with several runs, an ensemble: the mean of their probabilities."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsna_e2e.config import View
@@ -19,6 +19,7 @@ from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.inference.truth import TruthFile, write_truth
 from rsna_e2e.model.forward import Prediction
 from rsna_e2e.store import Store
+from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.calibration import How
 
 
@@ -63,12 +64,13 @@ def predict_runs(
         prepare_submission(out, trained.task, example="submission.csv")
         calibrator = Calibrator.of(trained, calibrated, views=views) if calibrated else None
         prediction = predictor(predictor.positions(split), progress=_part(progress, number, len(runs)))
-        ensemble.add(predictor, calibrator(prediction) if calibrator else prediction)
-    ensemble.write(out, is_raw=is_raw, how={"views": list(views), "calibrated": calibrated})
+        ensemble.add(trained, calibrator(prediction) if calibrator else prediction)
+        del trained, predictor  # before the next one is opened
+    truth = ensemble.write(out, is_raw=is_raw, how={"views": list(views), "calibrated": calibrated})
     return RunMean(
         submission=out,
         manifest=beside(out, "runs.json"),
-        truth=ensemble.write_truth(out),
+        truth=truth,
         missing=list_missing(store, split, submission=out),
         n_runs=len(runs),
         damaged=tuple(ensemble.damaged),
@@ -76,48 +78,44 @@ def predict_runs(
 
 
 class _Ensemble:
-    """The sum of what runs predict of a split, and which they are."""
+    """The sum of what runs predict of a split, and which they are; none of their networks."""
 
     def __init__(self, store: Store, split: str) -> None:
         self._store, self._split = store, split
-        self._first: Predictor | None = None
+        self._first: tuple[Path, Task, list[int], bool] | None = None
         self._total: Prediction | None = None
         self._members: list[dict[str, str]] = []
         self.damaged: list[str] = []
 
     def check(self, other: Predictor) -> None:
         """Raise UsageError where no mean can be made of this run and those before."""
-        other.trained.config.model.check_predicts_labels("a mean of several runs")
-        self._first = first = self._first or other
-        runs = f"{first.trained.run}, {other.trained.run}"
-        if first.trained.task != other.trained.task:
-            raise UsageError(f"{runs}: are for different tasks, and a mean is of one")
-        if (first.trained.joint.study_head is None) != (other.trained.joint.study_head is None):
+        one = other.trained
+        one.config.model.check_predicts_labels("a mean of several runs")
+        own = one.run, one.task, other.positions(self._split), one.joint.study_head is not None
+        run, task, positions, has_series = self._first = self._first or own
+        runs = f"{run}, {one.run}"
+        if replace(task, inputs=one.task.inputs) != one.task:  # runs may see other channels
+            raise UsageError(f"{runs}: are for different labels, and a mean is of one")
+        if has_series != own[3]:
             raise UsageError(f"{runs}: only one of them predicts series. Average runs that both do, or neither")
-        if first.positions(self._split) != other.positions(self._split):
+        if positions != own[2]:
             raise UsageError(f"{runs}: hold out different folds. Predict each its own fold, or --split test")
 
-    def add(self, predictor: Predictor, prediction: Prediction) -> None:
+    def add(self, one: TrainedModel, prediction: Prediction) -> None:
         """Add what a run predicts."""
-        one = predictor.trained
         self._total = summed(self._total, prediction)
         self._members.append({"run": one.run.name, "checkpoint": one.checkpoint.name, "sha256": one.weights_sha256})
         self.damaged += one.damaged
 
-    def write(self, out: Path, *, is_raw: bool, how: Mapping[str, object]) -> None:
-        """Write the mean, and of what it is one."""
+    def write(self, out: Path, *, is_raw: bool, how: Mapping[str, object]) -> TruthFile | None:
+        """Write the mean, of what it is one, and the truth as far as the store has it."""
         assert self._first is not None
         assert self._total is not None
-        mean = mean_of(self._total, len(self._members))
-        write_prediction(self._first, mean, out=out, is_raw=is_raw, calibrator=None)
-        described = {"task": self._first.trained.task.name, "split": self._split, **how, "members": self._members}
+        task, mean = self._first[1], mean_of(self._total, len(self._members))
+        write_prediction(self._store, task, mean, out=out, is_raw=is_raw)
+        described = {"task": task.name, "split": self._split, **how, "members": self._members}
         write_json(beside(out, "runs.json"), described)
-
-    def write_truth(self, out: Path) -> TruthFile | None:
-        """Write the truth as far as the store has it."""
-        assert self._first is not None
-        assert self._total is not None
-        return write_truth(self._store, self._total, task=self._first.trained.task, submission=out)
+        return write_truth(self._store, mean, task=task, submission=out)
 
 
 def _part(progress: Progress, number: int, n_runs: int) -> Progress:

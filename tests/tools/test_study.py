@@ -11,17 +11,17 @@ import small
 from made_up import made_up_run
 
 from rsna_e2e.cli import main
-from rsna_e2e.config import RunConfig
+from rsna_e2e.config import RunConfig, save_config
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.evaluation.evaluate import evaluate
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH
-from rsna_e2e.tools.study.design import ABLATIONS, JOINT, WAYS, Design
+from rsna_e2e.tools.study.design import ABLATIONS, JOINT, WAYS, Design, slices_learned
 from rsna_e2e.tools.study.page import CURVES, NUMBERS, PAGE
 from rsna_e2e.tools.study.plan import Simulated
 from rsna_e2e.tools.study.run import part_of_store, simulated_parts
-from rsna_e2e.tools.study.scores import AUC, LOSS, MEAN_AUC, Scores
+from rsna_e2e.tools.study.scores import AUC, LOSS, MEAN_AUC, Scores, detectable
 from rsna_e2e.training.pipeline.planned_step import PlannedStep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -100,7 +100,9 @@ def test_scores_are_those_of_evaluate_and_differences_are_paired(tmp_path: Path)
     unpaired = found[0].resampled[AUC] - np.roll(found[1].resampled[AUC], 1)
     assert np.std(difference.resampled[AUC]) < 0.8 * np.std(unpaired)
     nothing = Scores.mean(found).minus(Scores.mean(found))
-    assert nothing.detectable(LOSS) == 0
+    assert detectable([nothing], LOSS) == 0
+    assert detectable([difference], LOSS) == pytest.approx(2.8016 * np.std(difference.resampled[LOSS]))
+    assert detectable([difference, nothing], LOSS) > 2.8016 * np.std([difference.values[LOSS], 0], ddof=1) / 2**0.5
     assert (nothing.estimate(LOSS).low, nothing.estimate(LOSS).high) == (0, 0)
 
 
@@ -110,22 +112,24 @@ def test_every_backbone_learns_from_as_many_slices(held_out: Store, tmp_path: Pa
         fold: sum(span.n_slices for span in held_out.series if span.split == "train" and span.fold == fold)
         for fold in (0, 1)
     }
-    by_run = {step.name: seen(step.settings, n_by_fold) for step in plan.steps if step.settings is not None}
-    of_way = {
-        member.way: sum(by_run[f"runs/{run.name}"] for run in member.runs)
-        for member in plan.members
-        if not member.epoch
-    }
+
+    def seen(config: RunConfig) -> int:
+        return slices_learned(config) * sum(n for fold, n in n_by_fold.items() if fold != config.validation_fold)
+
+    by_run = {step.name: seen(step.settings) for step in plan.steps if step.settings is not None}
+    last = [member for member in plan.members if member.epoch is None]
+    of_way = {member.way: sum(by_run[f"runs/{run.name}"] for run in member.runs) for member in last}
     assert set(of_way) == set(WAYS)
+    assert of_way.pop("frozen") == 2 * sum(n_by_fold.values())
     assert set(of_way.values()) == {4 * sum(n_by_fold.values())}
 
 
-def seen(config: RunConfig, n_by_fold: dict[int, int]) -> int:
-    """Slices that the backbone of a run goes over."""
-    if config.model.backbone == "none":
-        return 0
-    n_epochs = config.epochs + (config.slice_phase.epochs if config.slice_phase else 0)
-    return n_epochs * sum(n for fold, n in n_by_fold.items() if fold != config.validation_fold)
+def test_frozen_epochs_teach_a_backbone_nothing() -> None:
+    made = design(epochs=4)
+    assert slices_learned(made.joint_run("frozen", 1)) == 2
+    assert slices_learned(made.sequence_head(1)) == 0
+    phase = made.slice_phase.model_copy(update={"epochs": 5, "freeze_backbone_epochs": 2})
+    assert slices_learned(made.classifier(1).model_copy(update={"slice_phase": phase})) == 3
 
 
 def test_ways_differ_in_what_they_are_called_for_alone() -> None:
@@ -137,8 +141,46 @@ def test_ways_differ_in_what_they_are_called_for_alone() -> None:
     assert len({run.model.backbone for run in runs}) == 1
     frozen, warm = made.joint_run("frozen", 1), made.joint_run("warm", 1)
     assert frozen.model_copy(update={"freeze_backbone_epochs": 0}) == warm
-    assert made.joint_run("scratch", 1).slice_phase is None
+    scratch = made.joint_run("scratch", 1)
+    assert scratch.slice_phase is None
+    assert scratch.optimizer.learning_rate == made.slice_phase.optimizer.learning_rate
     assert made.sequence_head(1).model.embedding_width == warm.model.embedding_width
+
+
+def test_settings_of_the_head_on_embeddings_are_its_own() -> None:
+    made = Design.of("demo", [*TINY], ["optimizer.head_learning_rate=0.01"], epochs=2, seeds=[1], n_ablated=1)
+    assert made.sequence_head(1).optimizer.head_learning_rate == 0.01
+    assert made.joint_run("warm", 1).optimizer.head_learning_rate != 0.01
+
+
+def test_the_published_backbone_is_compared_too() -> None:
+    """Its recipe has no first phase on slices, and weights to begin with, so nothing of it starts from scratch."""
+    with pytest.raises(UsageError, match="trains a classifier of slices too"):
+        Design.of("reference", [], epochs=4, seeds=[1], n_ablated=1)
+    made = Design.of("reference", ["model.slice_loss_weight=0.5"], epochs=4, seeds=[1], n_ablated=1)
+    assert made.joint_run("warm", 1).slice_phase.epochs == 2
+    assert made.joint_run("scratch", 1).model.batchnorm == made.joint.model.batchnorm
+    assert made.classifier(1).slice_phase.epochs == 4
+
+
+def test_a_file_of_settings_is_a_recipe(tmp_path: Path) -> None:
+    save_config(design().joint, path=tmp_path / "mine.yaml")
+    made = Design.of(tmp_path / "mine.yaml", [], epochs=2, seeds=[1], n_ablated=1)
+    assert made.joint == design().joint
+
+
+@pytest.mark.parametrize("n_folds", [1, 3])
+def test_a_store_of_other_folds_is_refused(held_out: Store, tmp_path: Path, n_folds: int) -> None:
+    prepare(held_out.path.parent / "raw", tmp_path / "store", task=ICH, n_folds=n_folds, n_jobs=1, holdout=0.4)
+    with pytest.raises(UsageError, match="Prepare it with --folds 2"):
+        part_of_store(design(), tmp_path / "out", tmp_path / "store")
+
+
+def test_a_store_without_a_labelled_test_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    small.write_raw(tmp_path / "raw", n_unlabelled=3)
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, n_folds=2, n_jobs=1)
+    with pytest.raises(UsageError, match="too few labelled series in split test"):
+        part_of_store(design(), tmp_path / "out", tmp_path / "store")
 
 
 def test_heads_out_of_fold_learn_from_what_their_classifiers_held_out(held_out: Store, tmp_path: Path) -> None:
@@ -166,14 +208,23 @@ def test_data_of_every_context_differ_in_it_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "epochs", "message"),
-    [("demo", 1, "at least 2"), ("ich_fastai", 2, "recurrent head")],
+    [("demo", 1, "at least 2"), ("ich_fastai", 2, "demo and reference"), ("pe_demo", 2, "demo and reference")],
 )
 def test_a_design_that_does_not_fit_is_refused(recipe: str, epochs: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Design.of(recipe, [], epochs=epochs, seeds=[1], n_ablated=1)
 
 
-@pytest.mark.parametrize("words", [["--contexts", "weak"], ["--contexts", "none,none"], ["--test-fraction", "1.5"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--contexts", "weak"],
+        ["--contexts", "none,none"],
+        ["--test-fraction", "1.5"],
+        ["--test-fraction", "0.1", "--studies", "9"],
+        ["--studies", "9", "--store", "store"],
+    ],
+)
 def test_wrong_options_are_named(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         sys.exit(main(["study", str(tmp_path / "out"), *words]))

@@ -297,7 +297,7 @@ def test_a_failed_training_says_how_its_settings_are_named_here(
     with pytest.raises(CommandFailedError) as failed:
         make().run(["images"], execute=lambda step, command: code, say=quiet)
     assert ("as in --set images.NAME=VALUE" in str(failed.value)) == is_hinted
-    assert ("The same pipeline command goes on with it" in str(failed.value)) == (code == 75)
+    assert ("The same command goes on with it" in str(failed.value)) == (code == 75)
 
 
 def test_a_part_that_lacks_what_comes_before_says_so(make: Callable[..., Pipeline]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rsna_e2e.config import RunConfig, load_config, load_two_stage
+from rsna_e2e.config import TWO_STAGE_RECIPES, RunConfig, SlicePhaseConfig, load_config, load_two_stage
 from rsna_e2e.core.errors import UsageError
 
 Way = Literal["slices", "mean", "in_sample", "out_of_fold", "scratch", "warm", "frozen"]
@@ -28,33 +28,50 @@ CONTEXTS = ("none", "natural", "strong")
 class Design:
     """What every way has in common.
 
-    joint: the joint model of a recipe, of which the others are made; head: the recipe's recurrent head on embeddings.
-    epochs: passes of each way's backbone over the slices to learn from. seeds: of the weights, the order and the
-    augmentation; n_ablated: how many of them, from the first, the ablations get.
+    joint: the joint model of a recipe, of which the others are made; head: the recipe's recurrent head on embeddings;
+    slice_phase: of the first epochs, on single slices. epochs: passes of each way's backbone over the slices to learn
+    from. seeds: of the weights, the order and the augmentation; n_ablated: how many of them, from the first, the
+    ablations get.
     """
 
     joint: RunConfig
     head: RunConfig
+    slice_phase: SlicePhaseConfig
     epochs: int
     seeds: tuple[int, ...]
     n_ablated: int
 
     @classmethod
     def of(
-        cls, recipe: str | Path, overrides: Sequence[str], *, epochs: int, seeds: Sequence[int], n_ablated: int
+        cls,
+        recipe: str | Path,
+        overrides: Sequence[str] = (),
+        of_head: Sequence[str] = (),
+        *,
+        epochs: int,
+        seeds: Sequence[int],
+        n_ablated: int,
     ) -> "Design":
-        """Make the design from a recipe that has both modes. Raises UsageError for one that does not fit."""
-        joint = load_config(recipe, [*overrides, "validation_fold=null", "checkpoint.keep_epochs=true"])
-        if joint.slice_phase is None or joint.model.head == "none":
-            raise UsageError(f"--recipe {recipe}: the study needs a recurrent head and a first phase on single slices")
+        """Make the design from a recipe that has both modes, or a file of its settings.
+
+        overrides: of networks with a backbone; of_head: of heads on embeddings. Raises UsageError for a recipe that
+        does not fit, and what loading raises.
+        """
+        joint = load_config(recipe, [*overrides, "validation_fold=null"])
+        if joint.recipe not in TWO_STAGE_RECIPES or joint.model.head == "none" or joint.task.series_truth == "own":
+            raise UsageError(f"--recipe {recipe}: the study is of demo and reference, and of files of their settings")
+        two_stage = load_two_stage(joint.recipe, [f"sequences.{one}" for one in of_head])
+        slice_phase = joint.slice_phase or two_stage.images.slice_phase
+        assert slice_phase is not None  # a classifier has one
         if epochs < 2:
             raise UsageError("--epochs: the warm start takes one on single slices and one on series, so at least 2")
-        changes = {"validation_fold": None, "checkpoint": joint.checkpoint, "task": joint.task, "folds": joint.folds}
-        head = load_two_stage(recipe).sequences.model_copy(update=changes)
-        head = head.model_copy(
-            update={"model": head.model.model_copy(update={"embedding_width": joint.model.embedding_width})}
-        )
-        return cls(joint=joint, head=head, epochs=epochs, seeds=tuple(seeds), n_ablated=n_ablated)
+        if slice_phase.sampling != "all" or joint.training_filter is not None:
+            raise UsageError("slice_phase.sampling, training_filter: ways are compared on the same slices, so on all")
+        if joint.model.slice_loss_weight == 0:
+            raise UsageError("a warm start trains a classifier of slices too: --set model.slice_loss_weight=0.5")
+        head = _head_for(joint, two_stage.sequences)
+        counts = {"epochs": epochs, "n_ablated": n_ablated}
+        return cls(joint=joint, head=head, slice_phase=slice_phase, seeds=tuple(seeds), **counts)
 
     def seeds_of(self, way: Way) -> tuple[int, ...]:
         """Return the seeds that a way is trained with."""
@@ -63,10 +80,12 @@ class Design:
     def classifier(self, seed: int, *, fold: int | None = None) -> RunConfig:
         """The classifier of single slices: the backbone without a head. fold: held out."""
         model = {"head": "none", "embedding_width": None, "batchnorm": "train", "slice_loss_weight": 1.0}
+        model |= {"study_loss_weight": 0.0}
         return self._changed(
             seed,
             epochs=0,
-            slice_phase=self._slice_phase(self.epochs),
+            slice_phase=self._phase(self.epochs, starts_head=False),
+            freeze_backbone_epochs=0,
             validation_fold=fold,
             model=self.joint.model.model_copy(update=model),
         )
@@ -76,22 +95,44 @@ class Design:
         return self.head.model_copy(update={"seed": seed, "training_fold": fold})
 
     def joint_run(self, way: Way, seed: int) -> RunConfig:
-        """The joint model: from scratch, after half of the epochs on single slices, or with the backbone as these left
-        it."""
-        if way == "scratch":  # frozen statistics would be those of no image
-            model = self.joint.model.model_copy(update={"batchnorm": "train"})
-            return self._changed(seed, epochs=self.epochs, slice_phase=None, model=model)
+        """The joint model: from its first weights on, after half of the epochs on single slices, or with the backbone
+        as these left it. From random weights the backbone begins at the rate of that first phase, with the statistics
+        of its own batches: frozen ones would be those of no image."""
+        if way == "scratch":
+            changes: dict[str, object] = {"epochs": self.epochs, "slice_phase": None, "freeze_backbone_epochs": 0}
+            if not self.joint.model.pretrained:
+                rate = self.slice_phase.optimizer.learning_rate
+                changes["optimizer"] = self.joint.optimizer.model_copy(update={"learning_rate": rate})
+                changes["model"] = self.joint.model.model_copy(update={"batchnorm": "train"})
+            return self._changed(seed, **changes)
         on_series = self.epochs // 2
         return self._changed(
             seed,
             epochs=on_series,
-            slice_phase=self._slice_phase(self.epochs - on_series),
+            slice_phase=self._phase(self.epochs - on_series),
             freeze_backbone_epochs=on_series if way == "frozen" else 0,
         )
 
-    def _slice_phase(self, epochs: int) -> object:
-        assert self.joint.slice_phase is not None
-        return self.joint.slice_phase.model_copy(update={"epochs": epochs})
+    def _phase(self, epochs: int, **changes: object) -> SlicePhaseConfig:
+        return self.slice_phase.model_copy(update={"epochs": epochs, **changes})
 
     def _changed(self, seed: int, **changes: object) -> RunConfig:
-        return self.joint.model_copy(update={"seed": seed, **changes})
+        """Return the joint model's settings with changes, checked; the first seed keeps its epochs, for the curves."""
+        keep = self.joint.checkpoint.model_copy(update={"keep_epochs": seed == self.seeds[0]})
+        changed = self.joint.model_copy(update={"seed": seed, "checkpoint": keep, **changes})
+        return RunConfig.model_validate(changed.model_dump())
+
+
+def slices_learned(config: RunConfig) -> int:
+    """How many times the backbone of a run learns from every slice of its training set."""
+    if config.model.backbone == "none":
+        return 0
+    of_slices = config.slice_phase.epochs - config.slice_phase.n_frozen if config.slice_phase else 0
+    return of_slices + max(config.epochs - config.freeze_backbone_epochs, 0)
+
+
+def _head_for(joint: RunConfig, head: RunConfig) -> RunConfig:
+    """Return the head on embeddings for those of a joint model's backbone."""
+    model = head.model.model_copy(update={"embedding_width": joint.model.embedding_width})
+    own = {"validation_fold": None, "task": joint.task, "folds": joint.folds, "model": model}
+    return head.model_copy(update=own)

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsna_e2e.config import RunConfig
+from rsna_e2e.tasks import metrics
 from rsna_e2e.tools.study.design import JOINT, Design, Way
 from rsna_e2e.training.pipeline.plan import Planner
 from rsna_e2e.training.pipeline.planned_step import PREPARE, Folders, PlannedStep
 
 TEST_TRUTH = "stage_2_test_truth.csv"
+N_FOLDS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,24 +28,26 @@ class Simulated:
 class Member:
     """One training of a way with a seed: what it predicts for the test, and the runs that it took.
 
-    epoch: None at the end; else after which the predictions are, for the learning curve.
+    embedded: names of the steps that stored embeddings on the way. epoch: None at the end; else after which the
+    predictions are, for the learning curve.
     """
 
     way: Way
     seed: int
     submission: Path
     runs: tuple[Path, ...]
+    embedded: tuple[str, ...] = ()
     epoch: int | None = None
 
 
 class StudyPlan:
-    """Plans all ways and seeds on the store of `folders`.
+    """Plans all ways and seeds on the store of `folders`, which has `N_FOLDS` folds.
 
-    folds: of the store. simulated: how the store is made; None when it is there.
+    simulated: how the store is made; None when it is there.
     """
 
-    def __init__(self, design: Design, folders: Folders, *, n_folds: int, simulated: Simulated | None) -> None:
-        self._design, self._folders, self._n_folds = design, folders, n_folds
+    def __init__(self, design: Design, folders: Folders, *, simulated: Simulated | None) -> None:
+        self._design, self._folders = design, folders
         self._planner = Planner(folders, design.joint.task, () if simulated is None else self._data(simulated))
         self.members: list[Member] = []
         for seed in design.seeds:
@@ -81,10 +85,10 @@ class StudyPlan:
             name=PREPARE,
             part="prepare",
             verb="prepare",
-            arguments=(str(raw), str(store), "--folds", str(self._n_folds)),
+            arguments=(str(raw), str(store), "--folds", str(N_FOLDS)),
             output=store,
             depends=("synth",),
-            facts={"folds": self._n_folds},
+            facts={"folds": N_FOLDS},
         )
 
     def _classifier_and_what_follows(self, seed: int) -> None:
@@ -106,28 +110,32 @@ class StudyPlan:
         self._predict("in_sample", seed, (trained, head), embedded=embedded)
 
     def _out_of_fold(self, seed: int) -> None:
-        """As many classifiers as see no more slices together than one that sees all, each with a head that learns from
-        the fold that its classifier held out; the mean of what the heads predict."""
+        """A classifier of each half of the data, which together see as many slices as one that sees all, each with a
+        head that learns from the half that its classifier held out; the mean of what the heads predict."""
         heads: list[PlannedStep] = []
         runs: list[Path] = []
-        for fold in range(max(1, self._n_folds // (self._n_folds - 1))):
+        names: list[str] = []
+        for fold in range(N_FOLDS):
             name = f"{seed}-fold{fold}"
             trained = self._train(f"slices-{name}", self._design.classifier(seed, fold=fold))
             embedded = self._embed(trained, f"slices-{name}")
             head = self._head(f"out_of_fold-{name}", self._design.sequence_head(seed, fold=fold), embedded)
             heads.append(self._step_of_prediction(f"out_of_fold-{name}", head, embedded=embedded))
             runs += [_run(trained), _run(head)]
+            names.append(embedded.name)
         out = self._out(f"out_of_fold-{seed}")
         self._planner.add(
             f"predictions/out_of_fold-{seed}",
             "bag",
             "bag",
-            (*(str(step.output) for step in heads), "--out", str(out)),
+            (*(str(step.output) for step in heads), "--clip", repr(metrics.LOG_LOSS_EPS), "--out", str(out)),
             out,
             depends=tuple(step.name for step in heads),
             task=self._design.joint.task,
         )
-        self.members.append(Member(way="out_of_fold", seed=seed, submission=out, runs=tuple(runs)))
+        self.members.append(
+            Member(way="out_of_fold", seed=seed, submission=out, runs=tuple(runs), embedded=tuple(names))
+        )
 
     def _joint(self, way: Way, seed: int) -> None:
         self._predict(way, seed, (self._train(f"{way}-{seed}", self._design.joint_run(way, seed)),))
@@ -142,7 +150,8 @@ class StudyPlan:
                 curve = self._step_of_prediction(f"{way}-{seed}-epoch{epoch}", last, epoch=epoch)
                 self.members.append(Member(way=way, seed=seed, submission=curve.output, runs=runs, epoch=epoch))
         step = self._step_of_prediction(f"{way}-{seed}", last, embedded=embedded)
-        self.members.append(Member(way=way, seed=seed, submission=step.output, runs=runs))
+        names = () if embedded is None else (embedded.name,)
+        self.members.append(Member(way=way, seed=seed, submission=step.output, runs=runs, embedded=names))
         return step
 
     def _step_of_prediction(

@@ -13,11 +13,12 @@ from rsna_e2e.evaluation.floors import with_floors
 from rsna_e2e.inference.predictions import beside
 from rsna_e2e.loader.holdout import hold_out
 from rsna_e2e.store import Store
-from rsna_e2e.store.reader import check_labels
-from rsna_e2e.tools.study.design import WAYS, Design, Way
+from rsna_e2e.tools.study.design import WAYS, Design, Way, slices_learned
 from rsna_e2e.tools.study.plan import TEST_TRUTH, Member
 from rsna_e2e.tools.study.run import Part
-from rsna_e2e.tools.study.scores import MEASURES, Scores
+from rsna_e2e.tools.study.scores import MEASURES, Scores, detectable
+from rsna_e2e.training.pipeline.ledger import Ledger
+from rsna_e2e.training.pipeline.run import STEPS
 from rsna_e2e.training.run_folder import read_config
 from rsna_e2e.training.run_layout import SUMMARY
 
@@ -36,7 +37,8 @@ COMPARED: tuple[tuple[Way, Way], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a training took, all of its runs together. n_slices: that its backbone learned from, counted each time."""
+    """What a way took, all of its runs together. n_slices: that its backbones learned from, counted each time.
+    peak_mib: of the largest process."""
 
     n_slices: int
     elapsed_s: float
@@ -51,9 +53,12 @@ def results_of(part: Part, design: Design, *, seed: int = 0) -> dict[str, Any]:
     """
     members = {(one.way, one.seed, one.epoch): one for one in part.members}
     task = design.joint.task
-    scores = {key: Scores.of(one.submission, _truth(part, one), task, seed=seed) for key, one in members.items()}
     with closing(Store.open(part.folders.store, task.name)) as store:
-        costs = {(way, member_seed): _cost(store, members[way, member_seed, None]) for way, member_seed, _ in members}
+        scores = {
+            key: Scores.of(one.submission, _truth(part, one), task, store=store, seed=seed)
+            for key, one in members.items()
+        }
+        costs = {(one.way, one.seed): _cost(store, part, one) for one in part.members if one.epoch is None}
         first = members["slices", design.seeds[0], None]
         floors = with_floors(evaluate(first.submission, _truth(part, first), task=task, allow_missing=True), store)
     ways = {
@@ -67,7 +72,7 @@ def results_of(part: Part, design: Design, *, seed: int = 0) -> dict[str, Any]:
     }
     return {
         "data": part.name,
-        "n_series": scores["slices", design.seeds[0], None].n_series,
+        "n_patients": scores["slices", design.seeds[0], None].n_clusters,
         "ways": ways,
         "differences": [_difference(scores, design, *pair) for pair in COMPARED],
         "floors": [floor.row() for floor in floors.floors],
@@ -94,14 +99,13 @@ def _difference(
     seeds = [seed for seed in design.seeds_of(first) if seed in design.seeds_of(second)]
     each = [scores[first, seed, None].minus(scores[second, seed, None]) for seed in seeds]
     mean = Scores.mean(each)
-    detectable = {measure: mean.detectable(measure) for measure in MEASURES}
     return {
         "first": first,
         "second": second,
         "n_seeds": len(seeds),
         "by_seed": [one.values for one in each],
         "mean": _row(mean),
-        "detectable": detectable,
+        "detectable": {measure: detectable(each, measure) for measure in MEASURES},
     }
 
 
@@ -110,19 +114,16 @@ def _row(scores: Scores) -> dict[str, Any]:
     return {name: {"value": one.value, "low": one.low, "high": one.high} for name, one in found.items()}
 
 
-def _cost(store: Store, member: Member) -> Cost:
-    """Return what the runs of a member took, by their own summaries."""
-    n_slices, elapsed_s, peak_mib = 0, 0.0, 0.0
+def _cost(store: Store, part: Part, member: Member) -> Cost:
+    """Return what the runs of a member took, by their own summaries, and embedding on the way."""
+    ledger = Ledger(part.folders.out / STEPS)
+    n_slices, elapsed_s, peak_mib = 0, sum(ledger.elapsed_s(name) for name in member.embedded), 0.0
     for run in member.runs:
         config, summary = read_config(run), unsealed(read_json(run / SUMMARY))
         elapsed_s += summary["elapsed_s"]
         peak_mib = max(peak_mib, summary["peak_mib"])
-        if config.model.backbone == "none":
-            continue
-        check_labels(store, config.task)
         training, _ = hold_out(store, config)
-        n_epochs = config.epochs + (config.slice_phase.epochs if config.slice_phase else 0)
-        n_slices += n_epochs * sum(store.series[position].n_slices for position in training)
+        n_slices += slices_learned(config) * sum(store.series[position].n_slices for position in training)
     return Cost(n_slices=n_slices, elapsed_s=elapsed_s, peak_mib=peak_mib)
 
 

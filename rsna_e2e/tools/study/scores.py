@@ -1,8 +1,9 @@
-"""Scores of the study's ways over their seeds, and paired differences between ways, with intervals over series."""
+"""Scores of the study's ways over their seeds, and paired differences between ways, with intervals over patients."""
 
-# N slices, S series, B resamples of series
+# N slices, S series, B resamples of patients
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -12,6 +13,7 @@ import numpy as np
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.cells import losses
 from rsna_e2e.evaluation.inputs import SeriesSource, read_inputs
+from rsna_e2e.store import Store
 from rsna_e2e.tasks import metrics
 from rsna_e2e.tasks.metrics import Estimate
 from rsna_e2e.tasks.metrics.ranked import ranks, resampled_ranks
@@ -27,59 +29,68 @@ _QUANTILES = 1.9600 + 0.8416  # of the normal distribution: two-sided level of 5
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Each measure of predictions of the same series, and the same in each resample, [B]."""
+    """Each measure of predictions of the same slices, and the same in each resample, [B]."""
 
     values: dict[str, float]
     resampled: dict[str, Float64Array]
-    n_series: int
+    n_clusters: int
 
     @classmethod
-    def of(cls, submission: Path, truth: Path, task: Task, *, seed: int) -> Self:
-        """Score a submission; with one seed and the same series, resamples are the same.
+    def of(cls, submission: Path, truth: Path, task: Task, *, store: Store | None = None, seed: int) -> Self:
+        """Score a submission; with one seed and the same slices, resamples are the same.
 
-        Raises what `read_inputs` raises.
+        store: which says the patients; without it, series are resampled. Raises what `read_inputs` raises.
         """
-        inputs = read_inputs(submission, truth, task, SeriesSource(), allow_missing=True)
+        inputs = read_inputs(submission, truth, task, SeriesSource(store=store), allow_missing=True)
         assert inputs.layout is not None  # the table beside a submission knows the series
-        series_N, n_series = inputs.layout.series_of_slice, len(inputs.layout.series_keys)
-        draws_BS = metrics.draw_resamples(n_series, n_resamples=N_RESAMPLES, seed=seed)
-        found = losses(task, inputs.truth, inputs.predicted, series_N)
-        unit_U = series_N if len(found.loss) == len(series_N) else np.arange(n_series)
-        upper_B, lower_B = (metrics.resampled_mean(part, unit_U, draws_BS) for part in (found.loss, found.weight))
+        who_S = inputs.patients or inputs.layout.series_keys
+        cluster_N = np.unique(who_S, return_inverse=True)[1][inputs.layout.series_of_slice]
+        draws_BS = metrics.draw_resamples(int(cluster_N.max()) + 1, n_resamples=N_RESAMPLES, seed=seed)
+        found = losses(task, inputs.truth, inputs.predicted, np.zeros(0, dtype=np.int64))
+        upper_B, lower_B = (metrics.resampled_mean(part, cluster_N, draws_BS) for part in (found.loss, found.weight))
         values, resampled = {LOSS: found.score}, {LOSS: upper_B / lower_B}
         areas: list[tuple[float, Float64Array]] = []
         for label, name in enumerate(inputs.task.slices.names):
             samples = inputs.truth.slices[:, label], inputs.predicted.slices[:, label]
-            value, value_B = ranks(*samples), resampled_ranks(*samples, series_N, draws_BS)
+            value, value_B = ranks(*samples), resampled_ranks(*samples, cluster_N, draws_BS)
             areas.append((value["auc"], value_B["auc"]))
             if name == task.headline:
                 values |= {AUC: value["auc"], PRECISION: value["average_precision"]}
                 resampled |= {AUC: value_B["auc"], PRECISION: value_B["average_precision"]}
         values[MEAN_AUC] = float(np.mean([value for value, _ in areas]))
         resampled[MEAN_AUC] = np.mean([value_B for _, value_B in areas], axis=0)
-        return cls(values, resampled, n_series)
+        return cls(values, resampled, draws_BS.shape[1])
 
     @classmethod
     def mean(cls, scores: Iterable[Self]) -> Self:
-        """The mean over trainings with several seeds, in each resample of the series."""
+        """The mean over trainings with several seeds, in each resample of the patients."""
         some = list(scores)
         values = {name: float(np.mean([one.values[name] for one in some])) for name in MEASURES}
         resampled = {name: np.mean([one.resampled[name] for one in some], axis=0) for name in MEASURES}
-        return cls(values, resampled, some[0].n_series)
+        return cls(values, resampled, some[0].n_clusters)
 
     def minus(self, other: Self) -> Self:
-        """The paired difference of scores of the same series and resamples."""
+        """The paired difference of scores of the same slices and resamples."""
         values = {name: self.values[name] - other.values[name] for name in MEASURES}
         resampled = {name: self.resampled[name] - other.resampled[name] for name in MEASURES}
-        return type(self)(values, resampled, self.n_series)
+        return type(self)(values, resampled, self.n_clusters)
 
     def estimate(self, measure: str) -> Estimate:
         """A measure with its interval."""
-        return metrics.with_interval(self.values[measure], self.resampled[measure], n_clusters=self.n_series)
+        return metrics.with_interval(self.values[measure], self.resampled[measure], n_clusters=self.n_clusters)
 
-    def detectable(self, measure: str) -> float:
-        """Of a difference: how large it would have to be to be found with a power of 80 % at a level of 5 %.
 
-        Source: J. M. Lachin, Controlled Clinical Trials 1981, 2:93-113; the standard error is that of the resamples.
-        """
-        return _QUANTILES * float(np.std(self.resampled[measure]))
+def detectable(differences: Sequence[Scores], measure: str) -> float:
+    """How large a difference would have to be to be found with a power of 80 % at a level of 5 %, by as many seeds.
+
+    differences: of each seed. Its standard error is made of that of the mean over resampled patients, and that of the
+    mean over seeds; with one seed, of patients alone. Source: J. M. Lachin, Controlled Clinical Trials 1981, 2:93-113.
+    """
+    resampled_B = Scores.mean(differences).resampled[measure]
+    finite_B = resampled_B[np.isfinite(resampled_B)]  # a resample may have one class alone
+    if not len(finite_B):
+        return math.nan
+    of_patients = float(np.var(finite_B))
+    values = [one.values[measure] for one in differences]
+    of_seeds = float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
+    return _QUANTILES * math.sqrt(of_patients + of_seeds)

@@ -56,6 +56,13 @@ class Ledger:
         """Note that a step is done."""
         self._write(name, {"made_of": dict(made_of), "is_done": True, "elapsed_s": elapsed_s})
 
+    def elapsed_s(self, name: str) -> float:
+        """Return how long a step took that is done. Raises BadInputError where there is no record of that."""
+        entry = self._read(name)
+        if entry is None or entry.elapsed_s is None:
+            raise BadInputError(f"{self._path(name)}: does not say how long {name} took. Run it again")
+        return entry.elapsed_s
+
     def digest(self, name: str) -> str | None:
         """Return a digest of the settings and data of a step; None when it was never begun."""
         entry = self._read(name)

@@ -25,6 +25,7 @@ from rsna_e2e.training.pipeline.ledger import Ledger, State
 from rsna_e2e.training.pipeline.planned_step import PREPARE, Folders, PlannedStep
 from rsna_e2e.training.resume import settings_of_result
 
+STEPS = "steps"  # folder of the records of what was begun and done
 Execute = Callable[[PlannedStep, Sequence[str]], int]
 
 
@@ -58,8 +59,8 @@ class Pipeline:
     ) -> None:
         self.steps, self.folders = tuple(steps), folders
         self._device, self._check = device, check
-        self._own_ledger = Ledger(folders.out / "steps")
-        self._store_ledger = Ledger(folders.store.parent / "steps")  # the store serves all modes
+        self._own_ledger = Ledger(folders.out / STEPS)
+        self._store_ledger = Ledger(folders.store.parent / STEPS)  # the store serves all modes
         self._data_hash: str | None = None
 
     def standings(self) -> list[Standing]:
@@ -182,7 +183,7 @@ class Pipeline:
 def _failed(step: PlannedStep, code: int) -> str:
     said = f"{step.name} ended with exit code {code}; the steps before it are kept"
     if code == PreemptedError.exit_code:
-        return f"{said}. The same pipeline command goes on with it"
+        return f"{said}. The same command goes on with it"
     if step.section:
         said += (
             f". Settings that its message names begin with {step.section}. here, as in --set {step.section}.NAME=VALUE"
@@ -196,7 +197,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         lock = lock_folder(folder)
     except BlockingIOError:
-        raise UsageError(f"{folder}: another process is working there. Wait for it, or give another --out") from None
+        raise UsageError(f"{folder}: another process is working there. Wait for it, or choose another folder") from None
     try:
         yield
     finally:
