@@ -1,6 +1,8 @@
 """The study of ways to train: the same slices for all, every number from what the runs left, and nothing done twice."""
 
 import json
+import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from made_up import made_up_run
 
 from rsna_e2e.cli import main
 from rsna_e2e.config import RunConfig, save_config
-from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.errors import CommandFailedError, UsageError
 from rsna_e2e.evaluation.evaluate import evaluate
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
@@ -20,7 +22,7 @@ from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tools.study.design import ABLATIONS, JOINT, WAYS, Design, slices_learned
 from rsna_e2e.tools.study.page import CURVES, NUMBERS, PAGE
 from rsna_e2e.tools.study.plan import Simulated
-from rsna_e2e.tools.study.run import part_of_store, simulated_parts
+from rsna_e2e.tools.study.run import part_of_store, run_parts, simulated_parts
 from rsna_e2e.tools.study.scores import AUC, LOSS, MEAN_AUC, Scores, detectable
 from rsna_e2e.training.pipeline.planned_step import PlannedStep
 
@@ -204,6 +206,41 @@ def test_data_of_every_context_differ_in_it_alone(tmp_path: Path) -> None:
         assert len(set(names)) == len(names)
         seeds = {way: sum(one.way == way and one.epoch is None for one in part.members) for way in WAYS}
         assert seeds == {way: 1 if way in ABLATIONS else 2 for way in WAYS}
+
+
+def test_simulated_studies_are_made_once(tmp_path: Path) -> None:
+    """In a folder that is not there yet; killed after it appeared, the study goes on with it."""
+    data = [Simulated(context="strong", n_studies=8, test_fraction=0.5, seed=3)]
+    made: list[str] = []
+
+    def execute(step: PlannedStep, command: Sequence[str]) -> int:
+        if step.verb != "synth":
+            return 1
+        made.append(shlex.join(command[3:]))
+        assert not step.output.exists()
+        step.output.mkdir()
+        return 130
+
+    for _ in range(2):
+        with pytest.raises(CommandFailedError):
+            run_parts(simulated_parts(design(), tmp_path, data), execute=execute, say=lambda text: None)
+    assert made == ["--prevalence demo --studies 8 --seed 3 --context strong --test-fraction 0.5"]
+
+
+@pytest.mark.slow
+def test_a_study_of_simulated_data(tmp_path: Path) -> None:
+    """As a user runs it, in processes of their own."""
+    words = ["--studies", "16", "--epochs", "2", "--seeds", "2", "--ablation-seeds", "1", "--contexts", "none,strong"]
+    words += [word for one in TINY for word in ("--set", one)]
+    command = [sys.executable, "-m", "rsna_e2e.cli", "study", str(tmp_path), *words, "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / NUMBERS).read_text())["results"]
+    assert [one["data"] for one in results] == ["none", "strong"]
+    for one in results:
+        assert [len(one["ways"][way]["seeds"]) for way in WAYS] == [1 if way in ABLATIONS else 2 for way in WAYS]
+        assert {floor["name"] for floor in one["floors"]} >= {"constant", "position", "metadata"}
+    assert "--contexts none,strong" in (tmp_path / PAGE).read_text()
 
 
 @pytest.mark.parametrize(

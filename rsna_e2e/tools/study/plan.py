@@ -78,7 +78,7 @@ class StudyPlan:
             part="prepare",
             verb="synth",
             arguments=(str(raw), "--prevalence", "demo", *options),
-            output=raw / TEST_TRUTH,
+            output=raw,
             facts={name.strip("-"): value for name, value in words.items()},
         )
         yield PlannedStep(

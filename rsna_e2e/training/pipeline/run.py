@@ -138,7 +138,8 @@ class Pipeline:
             self.folders.task(step).write_text(task_as_yaml(step.task), encoding="utf-8")
         make_folder(step.output.parent)
         began_s = time.monotonic()
-        is_whole = step.verb == "prepare" and is_store(step.output)  # it appears whole; prepare will not replace it
+        # Studies and stores appear whole, and what makes them will not replace them
+        is_whole = step.output.exists() if step.verb == "synth" else step.verb == "prepare" and is_store(step.output)
         code = 0 if is_whole else execute(step, self.command(step))
         if code:
             raise CommandFailedError(_failed(step, code), code)
