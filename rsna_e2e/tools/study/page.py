@@ -120,6 +120,7 @@ def _draw_curves(results: Sequence[Mapping[str, Any]], n_epochs: int, path: Path
         for axes, result in zip(figure.subplots(1, len(results), squeeze=False)[0], results, strict=True):
             axes.set(title=f"data: {result['data']}", xlabel="epoch", ylabel=LOSS)
             axes.grid(axis="y")
+            axes.locator_params(axis="x", integer=True)
             for way, colour in _COLOURS.items():
                 of_way = result["ways"][way]
                 points = [(point["epoch"], point[LOSS]) for point in of_way["curve"]]
