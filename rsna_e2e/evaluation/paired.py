@@ -94,7 +94,7 @@ def paired(
 
     Intervals of differences are by the resamples of the evaluations, the same for both; p by swapping both predictions
     of whole clusters. seed: of the swaps, by default that of the evaluations. Raises BadInputError unless both scored
-    the same labels of the same images.
+    the same labels of the same images, in the same series where both know these.
     """
     _check_same(first, second)
     known = first if first.layout else second
@@ -173,6 +173,11 @@ def _check_same(first: Evaluation, second: Evaluation) -> None:
         raise BadInputError(
             f"{names[0]}, {names[1]}: {len(only)} of the images to score are in one of them alone, the first is "
             f"{only[0]}. Give two submissions of the same images"
+        )
+    if first.layout and second.layout and np.any(first.layout.series_of_slice != second.layout.series_of_slice):
+        raise BadInputError(
+            f"{names[0]}, {names[1]}: say of some images that they are in different series, or name series "
+            "differently. Give --series CSV, which counts for both"
         )
     if first.files["truth"] != second.files["truth"] or first.seed != second.seed:
         raise BadInputError(f"{names[0]}, {names[1]}: evaluated with another truth or seed. Use the same for both")

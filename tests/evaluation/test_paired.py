@@ -210,6 +210,17 @@ def test_what_is_not_the_same_is_refused(
         paired(both[0], part)
 
 
+def test_series_that_are_named_in_another_order_are_refused(
+    run: MadeUpRun, both: tuple[Evaluation, Evaluation], tmp_path: Path
+) -> None:
+    names = {key: f"series{100 - number}" for number, key in enumerate(sorted(set(run.table.series_keys)))}
+    rows = [f"{image},{names[key]}" for image, key in zip(run.table.image_ids, run.table.series_keys, strict=True)]
+    (tmp_path / "map.csv").write_text("\n".join(["ID,series", *rows]))
+    mapped = evaluate(run.submission, run.truth, task=ICH, n_bootstrap=2, series_map=tmp_path / "map.csv")
+    with pytest.raises(BadInputError, match="are in different series, or name series differently"):
+        paired(both[0], mapped)
+
+
 def test_a_second_submission_that_is_not_there_is_refused(
     run: MadeUpRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
