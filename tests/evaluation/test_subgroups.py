@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -107,6 +108,18 @@ def test_few_numbers_are_a_group_each_and_few_series_too_small(run: MadeUpRun, e
     assert math.isnan(thick.difference.value)
     assert thin.row()["auc"] == {"value": None, "low": None, "high": None}
     assert not thin.is_worse
+
+
+@pytest.mark.parametrize(("n_thin", "said"), [(9, False), (30, True)])
+def test_that_none_is_worse_is_said_of_groups_that_are_scored_alone(
+    run: MadeUpRun, evaluation: Evaluation, tmp_path: Path, n_thin: int, said: bool
+) -> None:
+    thickness = np.where(np.arange(N_SERIES) < n_thin, 2.5, 5.0)
+    found = with_subgroups(evaluation, store_of(run, slice_thickness_mm=thickness))  # type: ignore[arg-type]
+    found = replace(found, subgroups=tuple(group for group in found.subgroups if group.by == "slice thickness"))
+    assert not any(group.is_worse for group in found.subgroups)
+    page = write_report(found, out=tmp_path).read_text()
+    assert ("No group is worse than the others" in page) == said
 
 
 def test_what_series_do_not_differ_in_is_left_out(run: MadeUpRun, evaluation: Evaluation) -> None:
