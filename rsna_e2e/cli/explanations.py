@@ -12,7 +12,6 @@ from rsna_e2e.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rsna_e2e.store import Store
-    from rsna_e2e.tasks.metrics import Estimate
 
 
 def add_explain(verbs: Verbs) -> None:
@@ -39,9 +38,7 @@ def add_explain(verbs: Verbs) -> None:
         help="folder with pictures LABEL/IMAGE.png of where labels are, as synth --masks makes it: how often the maps "
         "of slices that are called to have a label are highest there",
     )
-    verb.add_argument(
-        "--split", choices=("train", "test"), default="test", help="of --score: which series (default test)"
-    )
+    verb.add_argument("--split", choices=("train", "test"), help="of --score: which series (default test)")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     verb.add_argument("--label", metavar="NAME", help="what to explain (default: the label that the task is headed by)")
     verb.add_argument(
@@ -59,6 +56,8 @@ def _explain(options: argparse.Namespace) -> None:
     from rsna_e2e.store import Store
     from rsna_e2e.training.run_folder import read_config
 
+    if options.score is None and options.split is not None:
+        raise UsageError("--split: is of --score. Leave it out")
     task = read_config(options.model_run).task.name
     with closing(Store.open(options.store, task)) as store:
         (_draw if options.score is None else _score)(options, store)
@@ -89,6 +88,8 @@ def _draw(options: argparse.Namespace, store: "Store") -> None:
 def _score(options: argparse.Namespace, store: "Store") -> None:
     from rsna_e2e.core.console import progress_bar
     from rsna_e2e.evaluation.pointing import AROUND_MM, NEAR_MM, SCORES, play
+    from rsna_e2e.evaluation.summary import as_text
+    from rsna_e2e.tasks.metrics import DECISION_THRESHOLD
 
     if options.label is not None:
         raise UsageError("--label: --score is of all labels that have masks. Leave it out")
@@ -98,18 +99,16 @@ def _score(options: argparse.Namespace, store: "Store") -> None:
             store,
             options.score,
             options.out,
-            split=options.split,
+            split=options.split or "test",
             checkpoint=options.checkpoint,
             device=options.device,
             target=options.target,
             progress=progress,
         )
     tell(f"{game.n_called} of {game.n_pairs} slices and labels with masks are called, of {game.n_series} series")
-    tell(f"highest in the mask {_share(game.in_mask)}")
-    tell(f"within {NEAR_MM:g} mm of it {_share(game.near)}   within {AROUND_MM:g} mm {_share(game.around)}")
-    tell(f"of the map within {NEAR_MM:g} mm {_share(game.energy)}   of the image {_share(game.area)}")
+    if not game.has_thresholds:
+        tell(f"called from {DECISION_THRESHOLD:g} on: the run has no thresholds of the epoch that made the maps")
+    tell(f"highest in the mask {as_text(game.in_mask, 3)}")
+    tell(f"within {NEAR_MM:g} mm of it {as_text(game.near, 3)}   within {AROUND_MM:g} mm {as_text(game.around, 3)}")
+    tell(f"of the map within {NEAR_MM:g} mm {as_text(game.energy, 3)}   of the image {as_text(game.area, 3)}")
     tell(f"numbers: {options.out / SCORES}")
-
-
-def _share(estimate: "Estimate") -> str:
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"

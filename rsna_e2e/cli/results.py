@@ -119,6 +119,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             _evaluate_boxes(options, task, store)
             return
         if options.other is not None:
+            if options.model_run is not None:
+                raise UsageError("--run: maps are part of the report on one submission. Leave it out")
             both = (_evaluated(options, submission, task, store) for submission in (options.submission, options.other))
             say_difference(*both, out=options.out)
             return

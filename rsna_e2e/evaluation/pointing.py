@@ -39,13 +39,16 @@ class PointingGame:
     """What maps score on pairs of a slice and a label that it has and is called to have, with intervals over series.
 
     n_pairs: with a mask; n_called: of them, with a probability of at least the label's threshold, which are scored.
+    has_thresholds: whether the run has such for the epoch that made the maps; else it is 0.5 for all labels.
     in_mask, near, around: share of pairs whose map is highest in the mask, within `NEAR_MM` and within `AROUND_MM` of
-    it. energy: the share of the map's sum within `NEAR_MM`, and area: of the network's image, both means over pairs.
+    it. energy: the share of the map's sum within `NEAR_MM`, where values below 0, which speak against the label, count
+    as 0; and area: of what the network sees of the slice. Both are means over pairs.
     """
 
     n_series: int
     n_pairs: int
     n_called: int
+    has_thresholds: bool
     in_mask: Estimate
     near: Estimate
     around: Estimate
@@ -72,8 +75,8 @@ def play(
 ) -> PointingGame:
     """Score the maps of a run on the series of a split that have masks, files LABEL/IMAGE.png as synth makes them.
 
-    Writes the numbers into the new folder `out`. A label is called from the run's own threshold on, of one without such
-    from 0.5. seed: of the intervals.
+    Writes the numbers into the new folder `out`. A label is called from the run's own threshold on, and where the
+    run has none of the epoch of this checkpoint, from 0.5. seed: of the intervals.
 
     Raises BadInputError where no image has a mask of a label that the run predicts, for a mask that is no picture of
     the size of its slice, or empty, and for slices without a pixel spacing.
@@ -82,15 +85,21 @@ def play(
     trained = open_run(run, checkpoint, device)
     found = _masked(trained, store, masks, split)
     points = read_operating_points(run)
-    thresholds = points.thresholds if points is not None else {}
+    thresholds = points.thresholds if points is not None and points.epoch == trained.epoch else None
     scores: list[tuple[float, ...]] = []
     series: list[int] = []
     for number, (span, pairs) in enumerate(found):
-        scored = _score_series(trained, store, span, pairs, thresholds, target)
+        scored = _score_series(trained, store, span, pairs, thresholds or {}, target)
         scores += scored
         series += [number] * len(scored)
         progress(number + 1, len(found))
-    game = _summary(scores, series, n_series=len(found), n_pairs=sum(len(pairs) for _, pairs in found), seed=seed)
+    game = PointingGame(
+        n_series=len(found),
+        n_pairs=sum(len(pairs) for _, pairs in found),
+        n_called=len(scores),
+        has_thresholds=thresholds is not None,
+        **_means(scores, series, seed=seed),
+    )
     make_folder(out)
     what = {"target": target, "split": split, "weights_sha256": trained.weights_sha256, "epoch": trained.epoch}
     write_json(out / SCORES, what | game.to_dict())
@@ -144,13 +153,16 @@ def _score(maps: ActivationMaps, place: int, mask: Path, store: Store, row: int)
     if not all(mm > 0 for mm in spacing_mm):
         raise BadInputError(f"{store.path}: slices without a pixel spacing. Distances need one")
     distance_mm = distance_transform_edt(~_read(mask, (rows, columns)), sampling=spacing_mm)
-    map_HW = maps.on_picture(place, _IDENTITY, side=max(rows, columns))[:rows, :columns]
+    side = max(rows, columns)
+    is_seen = maps.seen_on_picture(place, _IDENTITY, side=side)[:rows, :columns]
+    map_HW = np.where(is_seen, maps.on_picture(place, _IDENTITY, side=side)[:rows, :columns], -np.inf)
     peak_mm = float(distance_mm[np.unravel_index(map_HW.argmax(), map_HW.shape)])
     is_near = distance_mm <= NEAR_MM
-    total = float(map_HW.sum(dtype=np.float64))
-    energy = float(map_HW[is_near].sum(dtype=np.float64)) / total if total > 0 else 0.0
-    seen_px = maps.size**2 * abs(float(np.linalg.det(maps.affine[place][:, :2])))
-    return peak_mm == 0, peak_mm <= NEAR_MM, peak_mm <= AROUND_MM, energy, np.count_nonzero(is_near) / seen_px
+    for_HW = np.maximum(map_HW, 0)  # the last ReLU of LayerCAM, which `layer_maps` leaves out
+    total = float(for_HW.sum(dtype=np.float64))
+    energy = float(for_HW[is_near].sum(dtype=np.float64)) / total if total > 0 else 0.0
+    area = np.count_nonzero(is_near & is_seen) / np.count_nonzero(is_seen)
+    return peak_mm == 0, peak_mm <= NEAR_MM, peak_mm <= AROUND_MM, energy, area
 
 
 def _read(mask: Path, shape: tuple[int, int]) -> BoolImage:
@@ -167,15 +179,8 @@ def _read(mask: Path, shape: tuple[int, int]) -> BoolImage:
     return np.asarray(values > 0)
 
 
-def _summary(
-    scores: list[tuple[float, ...]], series: list[int], *, n_series: int, n_pairs: int, seed: int
-) -> PointingGame:
+def _means(scores: list[tuple[float, ...]], series: list[int], *, seed: int) -> dict[str, Estimate]:
     resamples = Resamples.draw(np.array(series), n_resamples=_N_RESAMPLES, seed=seed) if scores else None
     by_kind = np.array(scores, dtype=np.float64).T
     means = [resamples.mean(values) for values in by_kind] if resamples else [Estimate(float("nan"))] * 5
-    return PointingGame(
-        n_series=n_series,
-        n_pairs=n_pairs,
-        n_called=len(scores),
-        **dict(zip(("in_mask", "near", "around", "energy", "area"), means, strict=True)),
-    )
+    return dict(zip(("in_mask", "near", "around", "energy", "area"), means, strict=True))

@@ -20,7 +20,7 @@ def summary(evaluation: Evaluation) -> str:
         constant = f"({evaluation.constant_weighted_log_loss:.4f})"
         best = "the best constants give" if evaluation.studies else "always predicting the prevalence gives"
         compared = f"{_percent(evaluation.ratio_to_constant)} of what {best} {constant}"
-    lines = [f"{what} {_text(evaluation.weighted_log_loss, 4)}: {compared}", *_areas(evaluation)]
+    lines = [f"{what} {as_text(evaluation.weighted_log_loss, 4)}: {compared}", *_areas(evaluation)]
     lines += _consistency(evaluation) + _floors(evaluation) + _views(evaluation) + worse_subgroups(evaluation)
     if evaluation.few_series:
         lines.append(evaluation.few_series)
@@ -32,17 +32,18 @@ def summary(evaluation: Evaluation) -> str:
 def box_summary(evaluation: BoxEvaluation) -> str:
     """Return the headline numbers of boxes as a few lines of text."""
     floors = ", ".join(f"{floor.name} {floor.box_precision:.4f}" for floor in evaluation.floors)
-    ious = ", ".join(f"{name} {_text(estimate, 3)}" for name, estimate in evaluation.union_iou.items())
+    ious = ", ".join(f"{name} {as_text(estimate, 3)}" for name, estimate in evaluation.union_iou.items())
     sensitivity = evaluation.sensitivity[1.0]
     lines = [
-        f"box precision {_text(evaluation.box_precision, 4)} over {evaluation.n_scored} of {len(evaluation.image_ids)} "
-        f"images, those with boxes, {len(evaluation.true)} true and {len(evaluation.predicted)} predicted",
+        f"box precision {as_text(evaluation.box_precision, 4)} over {evaluation.n_scored} of "
+        f"{len(evaluation.image_ids)} images, those with boxes, {len(evaluation.true)} true and "
+        f"{len(evaluation.predicted)} predicted",
         f"without pixels: {floors}",
         f"mean IoU of what boxes cover: {ious}",
-        f"average precision {_text(Estimate(evaluation.average_precision), 3)}; sensitivity "
-        f"{_text(Estimate(sensitivity), 3)} at one false positive for each image",
-        f"AUC of an image's highest score for whether it has boxes: {_text(evaluation.image_auc, 3)}"
-        + "".join(f", {view.view} {_text(view.auc, 3)}" for view in evaluation.by_view),
+        f"average precision {as_text(Estimate(evaluation.average_precision), 3)}; sensitivity "
+        f"{as_text(Estimate(sensitivity), 3)} at one false positive for each image",
+        f"AUC of an image's highest score for whether it has boxes: {as_text(evaluation.image_auc, 3)}"
+        + "".join(f", {view.view} {as_text(view.auc, 3)}" for view in evaluation.by_view),
     ]
     if str(evaluation.left_out):
         lines.append(f"left out: {evaluation.left_out}")
@@ -70,8 +71,8 @@ def paired_summary(found: Paired) -> str:
 
 
 def _paired_row(of: str, name: str, one: Difference, decimals: int, p_delong: str = "") -> tuple[str, ...]:
-    numbers = (_text(Estimate(value), decimals) for value in (one.first, one.second))
-    return of, name, *numbers, _text(one.difference, decimals), _p(one.p), p_delong
+    numbers = (as_text(Estimate(value), decimals) for value in (one.first, one.second))
+    return of, name, *numbers, as_text(one.difference, decimals), _p(one.p), p_delong
 
 
 def _p(p: float) -> str:
@@ -86,7 +87,7 @@ def _areas(evaluation: Evaluation) -> list[str]:
     if evaluation.series_head is not None:
         names |= {"series": "series, by their highest slice", "series_head": "series, by the series head"}
     return [
-        f"AUC of {headline!r} over {names[name]}: {_text(scores.auc, 3)}, {scores.n_positive} of {scores.n} positive"
+        f"AUC of {headline!r} over {names[name]}: {as_text(scores.auc, 3)}, {scores.n_positive} of {scores.n} positive"
         for name, level in evaluation.levels.items()
         for scores in level.scores
         if scores.label == headline
@@ -109,7 +110,7 @@ def _consistency(evaluation: Evaluation) -> list[str]:
 def _floors(evaluation: Evaluation) -> list[str]:
     """Say what predictions without pixels score, but for the constants, with which the first line compares."""
     told = [
-        f"{floor.name} {floor.weighted_log_loss:.4f} (AUC {_text(Estimate(floor.auc), 3)})"
+        f"{floor.name} {floor.weighted_log_loss:.4f} (AUC {as_text(Estimate(floor.auc), 3)})"
         for floor in evaluation.floors[1:]
     ]
     if not told and evaluation.floors_left_out != NO_STORE:
@@ -121,8 +122,8 @@ def _views(evaluation: Evaluation) -> list[str]:
     """Say the AUC of the headline within each view, and of what the view alone tells."""
     return [
         f"AUC of {found.label!r} within views: "
-        + ", ".join(f"{view} {_text(Estimate(area), 3)}" for view, area in found.views.items())
-        + f"; of the view alone {_text(Estimate(found.alone), 3)}"
+        + ", ".join(f"{view} {as_text(Estimate(area), 3)}" for view, area in found.views.items())
+        + f"; of the view alone {as_text(Estimate(found.alone), 3)}"
         for found in evaluation.within_views
         if found.label == evaluation.task.headline
     ]
@@ -132,8 +133,8 @@ def worse_subgroups(evaluation: Evaluation) -> list[str]:
     """Say which groups of series have a lower AUC than the others, by more than chance; nothing where none has."""
     worse = [group for group in evaluation.subgroups if group.is_worse]
     return [
-        f"worse by {group.by}, {group.group}: AUC of {evaluation.task.headline!r} {_text(group.auc, 3)}, of the others "
-        f"{_text(group.auc_of_others, 3)}, difference {_text(group.difference, 3)}"
+        f"worse by {group.by}, {group.group}: AUC of {evaluation.task.headline!r} {as_text(group.auc, 3)}, of the "
+        f"others {as_text(group.auc_of_others, 3)}, difference {as_text(group.difference, 3)}"
         for group in worse
     ]
 
@@ -145,7 +146,8 @@ def _percent(estimate: Estimate) -> str:
     return text
 
 
-def _text(estimate: Estimate, decimals: int) -> str:
+def as_text(estimate: Estimate, decimals: int) -> str:
+    """Return a number with its interval, where it has one; "undefined" of NaN."""
     if not math.isfinite(estimate.value):
         return "undefined"
     text = f"{estimate.value:.{decimals}f}"

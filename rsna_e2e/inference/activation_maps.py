@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
-from rsna_e2e.core.records import Float32Array, Float64Array, Progress, Rows, no_progress
+from rsna_e2e.core.records import BoolImage, Float32Array, Float64Array, Progress, Rows, no_progress
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.loader.image_loader import ImageLoader
 from rsna_e2e.model.forward import EMBED_TOGETHER
@@ -63,15 +63,23 @@ class ActivationMaps:
 
         to_slice_23: the matrix from a pixel of the picture to one of the slice.
         """
+        grid = self._grid(place, to_slice_23, side)
+        map_hw = torch.from_numpy(self.maps[place])
+        shown = grid_sample(map_hw[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
+        values: Float32Array = torch.where(_is_inside(grid), shown, 0.0).numpy()
+        return values
+
+    def seen_on_picture(self, place: int, to_slice_23: Float32Array, *, side: int) -> BoolImage:
+        """Return which pixels of such a picture [side, side] the network sees."""
+        seen: BoolImage = _is_inside(self._grid(place, to_slice_23, side)).numpy()
+        return seen
+
+    def _grid(self, place: int, to_slice_23: Float32Array, side: int) -> torch.Tensor:
+        """Return where the pixels of such a picture are on the network's image, whose edges are -1 and 1."""
         to_image = np.linalg.inv(_square(self.affine[place])) @ _square(to_slice_23)
         x, y = np.meshgrid(np.arange(side), np.arange(side))
         image_xy = np.stack([x, y, np.ones_like(x)], axis=-1) @ to_image[:2].T
-        grid = torch.from_numpy((image_xy + 0.5) * (2 / self.size) - 1).float()  # -1 and 1: the edges of the image
-        map_hw = torch.from_numpy(self.maps[place])
-        shown = grid_sample(map_hw[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
-        is_inside = (grid.abs() <= 1).all(dim=-1)
-        values: Float32Array = torch.where(is_inside, shown, 0.0).numpy()
-        return values
+        return torch.from_numpy((image_xy + 0.5) * (2 / self.size) - 1).float()
 
 
 def activation_maps(
@@ -157,6 +165,10 @@ def _own(network: JointModel, embeddings_TF: torch.Tensor, index: int) -> tuple[
         logits.append(logits_n.detach())
         gradients.append(gradients_nTF[own])
     return torch.cat(logits), torch.cat(gradients)
+
+
+def _is_inside(grid: torch.Tensor) -> torch.Tensor:
+    return (grid.abs() <= 1).all(dim=-1)
 
 
 def _square(matrix_23: Float32Array) -> Float64Array:

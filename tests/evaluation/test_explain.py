@@ -120,6 +120,10 @@ def test_a_report_shows_maps_beside_the_slices_of_its_examples(
     assert len(maps) < 10e6
     assert main([*command, "--run", str(run)]) == 2
     assert "Give --out and --store, too" in capsys.readouterr().err
+    words = ["evaluate", str(done.submission), *command[1:], "--run", str(run), "--out", str(tmp_path / "paired")]
+    assert main(words) == 2
+    assert "--run: maps are part of the report on one submission. Leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "paired").exists()
 
 
 @pytest.mark.parametrize(("head", "known"), [("lstm", True), ("none", False)])
@@ -149,6 +153,7 @@ def test_the_higher_the_map_the_more_colour() -> None:
     [
         (["--series", "0000000000000000"], 3, "has no series 0000000000000000"),
         (["--series", "neck"], 2, "no hash of a series"),
+        (["--image", "ID_0300", "--split", "train"], 2, "--split: is of --score. Leave it out"),
         (["--image", "ID_none"], 3, "--image: no image is called so"),
         (["--image", "ID_0300", "--label", "bleed"], 2, "predicts no label 'bleed'. It predicts epidural, "),
     ],

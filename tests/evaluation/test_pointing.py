@@ -1,8 +1,8 @@
 """The pointing game: scores worked out by hand of maps that are known by construction, and what is refused."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -13,16 +13,19 @@ from PIL import Image as PilImage
 from torch import nn
 
 from rsna_e2e.cli import main
+from rsna_e2e.cli.explanations import _score
 from rsna_e2e.config import ModelConfig, load_config
 from rsna_e2e.core.device import choose_compute
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.evaluation import pointing as module
 from rsna_e2e.evaluation.pointing import PointingGame, play
+from rsna_e2e.inference.activation_maps import ActivationMaps
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.model.network import JointModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tasks.metrics import Estimate
 from rsna_e2e.tools.synth.simulate import simulate
 from rsna_e2e.training.operating_points import OperatingPoints
 from rsna_e2e.training.train import train
@@ -75,7 +78,7 @@ def points(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     thresholds: dict[str, float] = {}
     monkeypatch.setattr(module, "open_run", lambda *_: trained)
     monkeypatch.setattr(TrainedModel, "weights_sha256", "0")
-    monkeypatch.setattr(module, "read_operating_points", lambda _: SimpleNamespace(thresholds=thresholds))
+    monkeypatch.setattr(module, "read_operating_points", lambda _: OperatingPoints(epoch=0, thresholds=thresholds))
     return thresholds
 
 
@@ -128,6 +131,49 @@ def test_only_what_is_called_counts(store: Store, points: dict[str, float], tmp_
     assert json.loads((tmp_path / "again/pointing.json").read_text())["near"]["value"] is None
 
 
+def test_thresholds_of_another_epoch_do_not_count(
+    store: Store, points: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _mask(tmp_path / "masks", "ID_0000", *BLOBS[0])
+    points[ANY] = 1.0
+    own = play(Path("run"), store, tmp_path / "masks", tmp_path / "own", split="train")
+    assert (own.n_called, own.has_thresholds) == (0, True)
+    monkeypatch.setattr(module, "read_operating_points", lambda _: OperatingPoints(epoch=1, thresholds=points))
+    other = play(Path("run"), store, tmp_path / "masks", tmp_path / "other", split="train")
+    assert (other.n_called, other.has_thresholds) == (1, False)
+    assert json.loads((tmp_path / "other/pointing.json").read_text())["has_thresholds"] is False
+
+
+def test_what_speaks_against_a_label_has_no_share_and_only_what_the_network_sees_counts(
+    store: Store, tmp_path: Path
+) -> None:
+    """The network sees the left half of a slice, whose left half speaks for the label and right half against it; near
+    the mask are columns 6 to 41."""
+    affine = np.array([[[0.5, 0, -0.25], [0, 1, 0]]], dtype=np.float32)
+    for_and_against = np.repeat(np.array([[[2.0, -1.0]]], dtype=np.float32), SIDE, axis=1).repeat(SIDE // 2, axis=2)
+    maps = ActivationMaps(logits=np.zeros(1), maps=for_and_against, affine=affine, size=SIDE)
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[:, 16:32] = True
+    PilImage.fromarray(mask).save(tmp_path / "mask.png")
+    *_, energy, area = module._score(maps, 0, tmp_path / "mask.png", store, 0)
+    assert energy == pytest.approx(10 / 16, abs=0.02)  # some is interpolated where signs change
+    assert area == 26 / 32
+
+
+def test_a_map_is_highest_where_the_network_sees_though_all_of_it_speaks_against_the_label(
+    store: Store, tmp_path: Path
+) -> None:
+    affine = np.array([[[0.5, 0, 31.75], [0, 1, 0]]], dtype=np.float32)  # the right half
+    maps = ActivationMaps(
+        logits=np.zeros(1), maps=np.full((1, SIDE, SIDE), -1, dtype=np.float32), affine=affine, size=SIDE
+    )
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[:, 32:] = True
+    PilImage.fromarray(mask).save(tmp_path / "mask.png")
+    in_mask, *_, energy, area = module._score(maps, 0, tmp_path / "mask.png", store, 0)
+    assert (in_mask, energy, area) == (True, 0, 1)
+
+
 def test_bad_masks_are_said(store: Store, points: dict[str, float], tmp_path: Path) -> None:
     masks = tmp_path / "masks"
 
@@ -152,9 +198,28 @@ def test_a_run_is_scored_on_the_command_line(store: Store, tmp_path: Path, capsy
     assert main([*command, "--split", "train", "--out", str(tmp_path / "score")]) == 0
     said = capsys.readouterr().out
     assert "of 1 slices and labels with masks are called, of 1 series" in said
+    assert "nan" not in said
     assert json.loads((tmp_path / "score/pointing.json").read_text())["n_pairs"] == 1
     assert main([*command, "--label", "any", "--out", str(tmp_path / "label")]) == 2
     assert "--label: --score is of all labels" in capsys.readouterr().err
+
+
+def test_estimates_without_an_interval_are_printed_without_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of nothing that is called, and of one series."""
+    nothing, one = Estimate(float("nan")), Estimate(1.0)
+    game = PointingGame(
+        n_series=1, n_pairs=1, n_called=1, has_thresholds=False, in_mask=nothing, near=one, around=one, energy=one,
+        area=one,
+    )  # fmt: skip
+    monkeypatch.setattr(module, "play", lambda *_, **__: game)
+    _score(Namespace(**dict.fromkeys(("label", "split", "checkpoint", "device", "target", "score")), model_run=tmp_path,
+                     out=tmp_path), store)  # fmt: skip
+    said = capsys.readouterr().out
+    assert "highest in the mask undefined\n" in said
+    assert "within 5 mm of it 1.000   within 15 mm 1.000\n" in said
+    assert "called from 0.5 on: the run has no thresholds of the epoch" in said
 
 
 def _shuffled(trained: TrainedModel) -> TrainedModel:
