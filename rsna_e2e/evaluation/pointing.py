@@ -93,13 +93,9 @@ def play(
         scores += scored
         series += [number] * len(scored)
         progress(number + 1, len(found))
-    game = PointingGame(
-        n_series=len(found),
-        n_pairs=sum(len(pairs) for _, pairs in found),
-        n_called=len(scores),
-        has_thresholds=thresholds is not None,
-        **_means(scores, series, seed=seed),
-    )
+    n_pairs = sum(len(pairs) for _, pairs in found)
+    counts = {"n_series": len(found), "n_pairs": n_pairs, "n_called": len(scores)}
+    game = PointingGame(**counts, has_thresholds=thresholds is not None, **_means(scores, series, seed=seed))
     make_folder(out)
     what = {"target": target, "split": split, "weights_sha256": trained.weights_sha256, "epoch": trained.epoch}
     write_json(out / SCORES, what | game.to_dict())

@@ -252,14 +252,27 @@ def test_maps_of_the_demo_point_at_bleeds(demo: Path, tmp_path: Path) -> None:
     assert made.energy.value >= 6 * made.area.value
 
 
+@pytest.fixture
+def every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take each pair as called: what a shuffled head calls is chance."""
+    monkeypatch.setattr(module, "read_operating_points", lambda _: None)
+    monkeypatch.setattr(module, "DECISION_THRESHOLD", 0.0)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("every_pair")
+def test_maps_of_the_demo_point_at_bleeds_that_are_not_called_too(demo: Path, tmp_path: Path) -> None:
+    made = _play_demo(demo, tmp_path / "score")
+    assert made.n_called == made.n_pairs
+    assert made.near.value >= 0.60
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("every_pair")
 @pytest.mark.xfail(strict=True, reason="0.51 was measured, where the trained head has 0.64 of the same pairs")
 def test_maps_of_a_shuffled_head_do_not_point_at_bleeds(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All pairs count, since what a shuffled head calls is chance."""
     opened = module.open_run
     monkeypatch.setattr(module, "open_run", lambda *given: _shuffled(opened(*given)))
-    every = OperatingPoints(epoch=0, thresholds=dict.fromkeys(ICH.slices.names, 0.0))
-    monkeypatch.setattr(module, "read_operating_points", lambda _: every)
     assert _play_demo(demo, tmp_path / "score").near.value < 0.30
