@@ -94,8 +94,7 @@ def play(
         series += [number] * len(scored)
         progress(number + 1, len(found))
     n_pairs = sum(len(pairs) for _, pairs in found)
-    counts = {"n_series": len(found), "n_pairs": n_pairs, "n_called": len(scores)}
-    game = PointingGame(**counts, has_thresholds=thresholds is not None, **_means(scores, series, seed=seed))
+    game = _summary(scores, series, len(found), n_pairs, has_thresholds=thresholds is not None, seed=seed)
     make_folder(out)
     what = {"target": target, "split": split, "weights_sha256": trained.weights_sha256, "epoch": trained.epoch}
     write_json(out / SCORES, what | game.to_dict())
@@ -175,8 +174,16 @@ def _read(mask: Path, shape: tuple[int, int]) -> BoolImage:
     return np.asarray(values > 0)
 
 
-def _means(scores: list[tuple[float, ...]], series: list[int], *, seed: int) -> dict[str, Estimate]:
+def _summary(
+    scores: list[tuple[float, ...]], series: list[int], n_series: int, n_pairs: int, *, has_thresholds: bool, seed: int
+) -> PointingGame:
     resamples = Resamples.draw(np.array(series), n_resamples=_N_RESAMPLES, seed=seed) if scores else None
     by_kind = np.array(scores, dtype=np.float64).T
     means = [resamples.mean(values) for values in by_kind] if resamples else [Estimate(float("nan"))] * 5
-    return dict(zip(("in_mask", "near", "around", "energy", "area"), means, strict=True))
+    return PointingGame(
+        n_series=n_series,
+        n_pairs=n_pairs,
+        n_called=len(scores),
+        has_thresholds=has_thresholds,
+        **dict(zip(("in_mask", "near", "around", "energy", "area"), means, strict=True)),
+    )
