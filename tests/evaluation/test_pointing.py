@@ -261,7 +261,7 @@ def every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("every_pair")
-def test_maps_of_the_demo_point_at_bleeds_that_are_not_called_too(demo: Path, tmp_path: Path) -> None:
+def test_maps_of_all_pairs_of_the_demo_point_at_bleeds(demo: Path, tmp_path: Path) -> None:
     made = _play_demo(demo, tmp_path / "score")
     assert made.n_called == made.n_pairs
     assert made.near.value >= 0.60
