@@ -70,4 +70,6 @@ class Calibrator:
 
 
 def _stays(label: LabelCalibration, how: How) -> bool:
-    return label.applied == "none" if how == "default" else (label.slope, label.temperature) == (1.0, 1.0)
+    if how == "default":
+        return label.applied == "none"
+    return (label.temperature if how == "temperature" else label.slope) == 1.0

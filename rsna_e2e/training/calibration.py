@@ -34,9 +34,10 @@ class LabelCalibration(Frozen):
 
     applied: which is, unless another is asked for; none: what is predicted stays. reason: of none, `few` patients with
     or without the label; `one class`, `separable` or `does not rank` (no better than chance), where nothing could be
-    fitted and both maps are the identity. n_samples, n_positives: known ones that it was fitted to. ece_before,
-    ece_after: calibration error, after `applied`, each half of the patients calibrated by the other; ece_change: after
-    less before, with its 95 % interval over resamples of patients. None where there is nothing to measure.
+    fitted and both maps are the identity; `no temperature`, where that map alone is. n_samples, n_positives: known ones
+    that it was fitted to. ece_before, ece_after: calibration error, after `applied`, each half of the patients
+    calibrated by the other; ece_change: after less before, with its 95 % interval over resamples of patients. None
+    where there is nothing to measure.
     """
 
     applied: Literal["platt", "temperature", "none"]
@@ -127,8 +128,10 @@ def _fit_label(truth_N: Float64Array, probability_N: Float64Array, patient_N: Ro
     n_rarer = min(len(np.unique(patient_N[truth_N == value])) for value in (0, 1))
     applied: Literal["platt", "temperature", "none"] = "none"
     reason = scalings.reason
-    if not reason and n_rarer >= _PATIENTS_OF_PARAMETER:
-        applied = "platt" if n_rarer >= 2 * _PATIENTS_OF_PARAMETER else "temperature"
+    if reason in ("", metrics.NO_TEMPERATURE) and n_rarer >= 2 * _PATIENTS_OF_PARAMETER:
+        applied = "platt"
+    elif not reason and n_rarer >= _PATIENTS_OF_PARAMETER:
+        applied = "temperature"
     elif not reason:
         reason = "few"
     return LabelCalibration(

@@ -94,6 +94,19 @@ def test_what_cannot_be_fitted_stays_and_says_why(truth: list[int], probability:
     assert found.applied(probability_N, "platt").tolist() == probability
 
 
+def test_a_label_that_is_called_too_often_but_ranks_has_platts_map_alone() -> None:
+    rng = np.random.default_rng(0)
+    truth_N = (np.arange(5000) < 250).astype(np.float64)
+    probability_N = expit(np.where(truth_N == 1, 3.0, 1.2) + rng.normal(0, 1, 5000))
+    found = fit_scalings(truth_N, probability_N)
+    assert auc(truth_N, probability_N) > 0.85
+    assert (found.reason, found.temperature) == ("no temperature", 1.0)
+    assert found.applied(probability_N, "temperature").tolist() == probability_N.tolist()
+    after_N = found.applied(probability_N, "platt")
+    assert calibration(truth_N, probability_N).expected_error > 0.5
+    assert calibration(truth_N, after_N).expected_error < 0.02
+
+
 def test_sure_mistakes_are_fitted_too() -> None:
     truth_N, logit_N = samples(n=2000)
     probability_N = np.round(expit(3 * logit_N), 2)  # some are 0 or 1

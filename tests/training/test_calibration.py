@@ -109,6 +109,22 @@ def test_few_patients_have_fewer_parameters(fitted: RunCalibration) -> None:
     assert (found.of("slices", held_out.slices, "platt")[:, 1] != held_out.slices[:, 1]).any()  # it is there if asked
 
 
+def test_a_label_that_is_called_too_often_is_calibrated_where_enough_patients_have_it() -> None:
+    found = []
+    for n_have in (10, 20):
+        held_out = made_up(0, n_patients=100)
+        truth_N = (np.arange(100 * N_SLICES) < n_have * N_SLICES).astype(np.float64)
+        held_out.truth.slices[:, 0] = truth_N
+        noise_N = np.random.default_rng(0).normal(0, 1, len(truth_N))
+        held_out.slices[:, 0] = expit(np.where(truth_N == 1, 3.0, 1.2) + noise_N)
+        found.append(fit_calibration([held_out], ICH, epoch=1).slices[ICH.slices.names[0]])
+    assert [(label.applied, label.reason) for label in found] == [
+        ("none", "no temperature"), ("platt", "no temperature")
+    ]  # fmt: skip
+    assert found[1].ece_change_high is not None
+    assert found[1].ece_change_high < -0.4  # of 0.58
+
+
 def test_several_folds_are_fitted_together() -> None:
     whole, halves = made_up(0, n_patients=60), [_part(made_up(0, n_patients=60), half) for half in (0, 1)]
     assert fit_calibration(halves, ICH, epoch=None) == fit_calibration([whole], ICH, epoch=None)

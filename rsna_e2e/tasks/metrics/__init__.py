@@ -5,6 +5,7 @@ What scipy is needed for, or few need, has modules of its own: `ranked`, `delong
 """
 
 from rsna_e2e.tasks.metrics.calibrators import (
+    NO_TEMPERATURE,
     Scaling,
     Scalings,
     cross_fitted,
@@ -53,6 +54,7 @@ __all__ = [
     "CONFIDENCE",
     "DECISION_THRESHOLD",
     "LOG_LOSS_EPS",
+    "NO_TEMPERATURE",
     "Calibration",
     "Decisions",
     "Draws",

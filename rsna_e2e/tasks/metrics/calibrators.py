@@ -16,6 +16,7 @@ from rsna_e2e.tasks.metrics.resample import Draws
 # Temperatures from 1 / this to this are tried, far beyond what miscalibrated networks need (Guo: 1 to 3)
 MOST_TEMPERATURE = 100.0
 _LEAST_SLOPE = 1 / MOST_TEMPERATURE  # likewise of Platt's: a flatter map is as good as constant
+NO_TEMPERATURE = "no temperature"  # reason: its loss is lowest at an end, as that of labels that are called too often
 
 Scaling = Literal["platt", "temperature"]
 
@@ -24,7 +25,8 @@ Scaling = Literal["platt", "temperature"]
 class Scalings:
     """Both maps of one label, on the logit z of what was predicted: z / temperature, and slope * z + intercept.
 
-    reason: why nothing could be fitted, so that both are the identity; else empty.
+    reason: why nothing could be fitted, so that both are the identity, or `NO_TEMPERATURE`, where that alone is; else
+    empty.
     """
 
     temperature: float = 1.0
@@ -64,8 +66,10 @@ def fit_scalings(truth_N: Float64Array, probability_N: Float64Array) -> Scalings
     if logit_N[is_positive_N].min() > logit_N[~is_positive_N].max():
         return Scalings(reason="separable")
     temperature, (slope, intercept) = _temperature(is_positive_N, logit_N), _platt(is_positive_N, logit_N)
-    if slope < _LEAST_SLOPE or not 1.01 / MOST_TEMPERATURE < temperature < MOST_TEMPERATURE / 1.01:
+    if slope < _LEAST_SLOPE or logit_N.min() == logit_N.max():  # of which any slope is as good
         return Scalings(reason="does not rank")
+    if not 1.01 / MOST_TEMPERATURE < temperature < MOST_TEMPERATURE / 1.01:
+        return Scalings(slope=slope, intercept=intercept, reason=NO_TEMPERATURE)
     return Scalings(temperature=temperature, slope=slope, intercept=intercept)
 
 
