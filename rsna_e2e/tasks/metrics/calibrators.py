@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsna_e2e.core.records import Float64Array
-from rsna_e2e.tasks.metrics.curves import N_CALIBRATION_BINS, Int64Array
+from rsna_e2e.tasks.metrics.curves import N_CALIBRATION_BINS, Int64Array, calibration_bins
 from rsna_e2e.tasks.metrics.losses import LOG_LOSS_EPS
 from rsna_e2e.tasks.metrics.resample import Draws
 
@@ -134,7 +134,7 @@ def resampled_ece(
 ) -> Float64Array:
     """Expected calibration error, as `calibration` has it, in each resample of clusters [B]; NaN where it is empty."""
     n_clusters, n_bins = draws_BS.shape[1], N_CALIBRATION_BINS
-    bin_N = np.minimum((probability_N * n_bins).astype(np.int64), n_bins - 1)
+    bin_N = calibration_bins(probability_N)
     gaps_SK = np.bincount(cluster_N * n_bins + bin_N, weights=probability_N - truth_N, minlength=n_clusters * n_bins)
     counts_B = draws_BS @ np.bincount(cluster_N, minlength=n_clusters)
     with np.errstate(invalid="ignore"):

@@ -68,7 +68,7 @@ def with_interval(value: float, resampled_B: Float64Array, *, n_clusters: int) -
     1.96 / t, t the quantile of n - 1 degrees of freedom: 3 % of 60, 9 % of 20. The quantiles taken here are further out
     by as much. Source: T. Hesterberg, The American Statistician 2015, 69:371-386, section 5.3.
     """
-    from scipy.special import ndtr, stdtrit  # here, because training loads this module and does without
+    from scipy.special import ndtr, stdtrit  # takes a moment, and most that load this need none
 
     finite = resampled_B[np.isfinite(resampled_B)]
     if not finite.size or n_clusters < 2:
