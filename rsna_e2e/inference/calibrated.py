@@ -8,7 +8,7 @@ from typing import Self
 
 from rsna_e2e.config import View
 from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.core.files import write_json
+from rsna_e2e.core.files import read_json, write_json
 from rsna_e2e.inference.predictions import beside
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.model.forward import Prediction
@@ -67,6 +67,20 @@ class Calibrator:
         labels = [*self.calibration.slices.items(), *self.calibration.series.items()]
         if kept := [f"{name} ({label.reason})" for name, label in labels if _stays(label, self.how)]:
             logger.warning("not calibrated, for the reason in brackets (docs/evaluation.md): %s", ", ".join(kept))
+
+
+def is_calibrated(submission: Path) -> bool:
+    """Whether what stands beside a submission says that predict calibrated it.
+
+    Raises BadInputError where that is damaged.
+    """
+    of_runs = beside(submission, "runs.json")
+    if not of_runs.exists():
+        return beside(submission, "calibration.json").exists()
+    try:
+        return bool(read_json(of_runs).get("calibrated"))
+    except (OSError, ValueError, AttributeError):  # the last: no object
+        raise BadInputError(f"{of_runs}: damaged. Predict again") from None
 
 
 def _stays(label: LabelCalibration, how: How) -> bool:

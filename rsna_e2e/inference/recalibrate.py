@@ -9,10 +9,11 @@ import numpy as np
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Float64Array, Progress, no_progress, printable, some
+from rsna_e2e.inference.calibrated import is_calibrated
 from rsna_e2e.inference.predictions import SeriesTable, find_predictions, find_series, read_predictions, read_series
 from rsna_e2e.inference.predictor import Predictor
 from rsna_e2e.inference.trained_model import TrainedModel
-from rsna_e2e.loader.holdout import hold_out
+from rsna_e2e.loader.holdout import learned_from
 from rsna_e2e.store import Store
 from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.reader import check_labels
@@ -39,7 +40,9 @@ def recalibrate(
     """
     members = [*out_of_fold] or [run]
     task = _task_of(run)
-    if other := next((path for path in members if _task_of(path).slices != task.slices), None):
+    labels = (task.slices, task.series_labels)
+    others = ((path, _task_of(path)) for path in members)
+    if other := next((path for path, of in others if (of.slices, of.series_labels) != labels), None):
         raise UsageError(f"{other}: predicts other labels than {run}. Give runs of the same task")
     held_out = []
     epoch = 0
@@ -58,14 +61,15 @@ def recalibrate_by_tables(run: Path, store: Store, submissions: Sequence[Path]) 
     """Fit the calibration of a run to its predictions, such as of several views, by their tables, and keep it.
 
     The truth is that of the store, the one that the run was trained on. Raises BadInputError where the store is
-    another, or the tables hold an image that it lacks, an image of split test, or one that the run was trained on.
+    another, or the tables are calibrated already, or hold an image that it lacks, one of split test, or one that
+    `learned_from` has of the run.
     """
     task, config = _task_of(run), read_config(run)
     check_labels(store, task)
     if store_hash_of(run) not in (store.data_hash, None):
         raise BadInputError(f"{store.path}: is not the store that {run} was trained on. Give that store")
-    learned_from = {store.series[position].series_key for position in hold_out(store, config)[0]}
-    held_out = [_by_table(path, store, task, run, learned_from) for path in submissions]
+    learned = {store.series[position].series_key for position in learned_from(store, config)}
+    held_out = [_by_table(path, store, task, run, learned) for path in submissions]
     _check_apart(held_out)
     return _keep(run, held_out, task, epoch=None)
 
@@ -88,8 +92,12 @@ def _check_apart(held_out: Sequence[HeldOut]) -> None:
         raise UsageError("some series are predicted twice. Give runs, or predictions, of different folds")
 
 
-def _by_table(submission: Path, store: Store, task: Task, run: Path, learned_from: set[str]) -> HeldOut:
+def _by_table(submission: Path, store: Store, task: Task, run: Path, learned_keys: set[str]) -> HeldOut:
     """Return what a submission's tables hold; nothing is known of the slices that they lack."""
+    if is_calibrated(submission):
+        raise BadInputError(
+            f"{submission}: is calibrated already, and maps are of what was predicted. Predict without --calibrated"
+        )
     path = find_predictions(submission)
     table = read_predictions(path, task)
     row_of = {printable(image_id): row for row, image_id in enumerate(store.index["image_id"].tolist())}
@@ -98,8 +106,8 @@ def _by_table(submission: Path, store: Store, task: Task, run: Path, learned_fro
     split_N, key_N = (store.index[name][rows_N] for name in ("split", "series_key"))
     of_test = [one for one, split in zip(table.image_ids, split_N, strict=True) if split == "test"]
     _refuse(path, of_test, "of split test, on which nothing may be chosen")
-    learned = [one for one, key in zip(table.image_ids, key_N, strict=True) if key in learned_from]
-    _refuse(path, learned, f"what {run} was trained on, and it is surer of these than of others")
+    learned = [one for one, key in zip(table.image_ids, key_N, strict=True) if key in learned_keys]
+    _refuse(path, learned, f"what {run} was trained on, head or backbone, and it is surer of these than of others")
     position_of = {span.series_key: position for position, span in enumerate(store.series)}
     truth = FoldTruth.of(store, [position_of[key] for key in np.unique(key_N.astype(str)).tolist()], task).only(rows_N)
     slices_NL = np.full(truth.slices.shape, 0.5)  # of slices that the tables lack, whose truth counts as unknown

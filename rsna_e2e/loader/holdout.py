@@ -42,6 +42,19 @@ def hold_out(store: Store, config: RunConfig) -> tuple[list[int], list[int]]:
     return training, by_fold[held] if held is not None else []
 
 
+def learned_from(store: Store, config: RunConfig) -> list[int]:
+    """Return the positions in `store.series` that a run learned from, or that the classifier of its embeddings may have
+    seen: all of split "train" but what the run is validated on, which that held out too (`check_unseen`).
+
+    What a run started from is not known. Raises what `hold_out` does.
+    """
+    training, held_out = hold_out(store, config)
+    if config.model.backbone != "none":
+        return training
+    is_held_out = set(held_out)
+    return [p for p, span in enumerate(store.series) if span.split == "train" and p not in is_held_out]
+
+
 def _problem(store: Store, by_fold: Mapping[int, Sequence[int]], held: int | None, task: str) -> str:
     """Return why there is nothing to train on or to score where the fold `held` is held out, and the way out."""
     if not by_fold:

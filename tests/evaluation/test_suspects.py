@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sequences
 import small
 from planted import plant, plant_in_file, precision
 
 from rsna_e2e.cli import main
 from rsna_e2e.config.files import save_config
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import write_json
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.evaluation.header_baseline import header_baseline
@@ -170,6 +172,25 @@ def test_what_a_run_learned_from_is_refused(made: tuple[Store, Path], capsys: py
     assert not (folder / "none").exists()
     assert main([*command, "--run", str(folder / "run"), "--run", str(folder / "run")]) == 2
     assert "1 submissions and 2 runs" in capsys.readouterr().err
+
+
+def test_of_a_head_on_embeddings_all_but_its_validation_fold_is_refused(made: tuple[Store, Path]) -> None:
+    """It learned from fold 1 alone, and the classifier of its embeddings from fold 2 as well."""
+    store, folder = made
+    rows = np.flatnonzero(store.index["split"] == "train")
+    for fold in (0, 1, 2):
+        image_ids = store.index["image_id"][rows[store.index["fold"][rows] == fold]].tolist()
+        assert image_ids
+        values = np.full((len(image_ids), len(ICH.slices.names)), 0.5)
+        write_labels(folder / f"fold{fold}.csv", ICH, image_ids, values)
+    run = folder / "head"
+    run.mkdir()
+    write_json(run / MANIFEST, {STORE_HASH: store.data_hash})
+    save_config(sequences.config("validation_fold=0", "training_fold=1"), path=run / CONFIG)
+    assert find_suspects(store, [folder / "fold0.csv"], ICH, runs=[run]).n_images
+    for fold in (1, 2):
+        with pytest.raises(BadInputError, match="learned from"):
+            find_suspects(store, [folder / f"fold{fold}.csv"], ICH, runs=[run])
 
 
 def test_of_several_submissions_the_mean_counts(made: tuple[Store, Path]) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import levels
@@ -13,15 +14,23 @@ import small
 from scipy.special import expit, logit
 
 from rsna_e2e.cli import main
+from rsna_e2e.config.files import save_config
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import write_json
+from rsna_e2e.inference import recalibrate as by_hand
 from rsna_e2e.inference.predict import predict
+from rsna_e2e.inference.predict_runs import predict_runs
 from rsna_e2e.inference.predictions import beside, predictions_path, read_predictions, read_series, series_path
+from rsna_e2e.inference.recalibrate import recalibrate, recalibrate_by_tables
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.pe import PE
+from rsna_e2e.tasks.task import Labels
 from rsna_e2e.training.calibration import LabelCalibration, RunCalibration, read_calibration, write_calibration
-from rsna_e2e.training.run_layout import CALIBRATION
+from rsna_e2e.training.run_folder import STORE_HASH
+from rsna_e2e.training.run_layout import CALIBRATION, CONFIG, MANIFEST
 from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -194,3 +203,43 @@ def test_it_is_fitted_to_the_folds_of_runs_that_held_them_out(
     assert main([*words, str(runs[0]), str(runs[0])]) == 2
     assert main(["calibrate", str(run), "--out-of-fold", str(runs[0])]) == 2
     assert "--data: is needed" in capsys.readouterr().err
+
+
+def test_what_is_calibrated_already_is_refused(store: Store, run: Path, tmp_path: Path) -> None:
+    known(run)
+    before, one, mean = (run / CALIBRATION).read_bytes(), tmp_path / "one.csv", tmp_path / "mean.csv"
+    predict(run, store, split="validation", out=one, calibrated="default", device="cpu")
+    predict_runs([run], store, split="validation", out=mean, calibrated="platt", device="cpu")
+    for path in (one, mean):
+        with pytest.raises(BadInputError, match=rf"{path.name}: is calibrated already.*without --calibrated"):
+            recalibrate_by_tables(run, store, [path])
+    assert (run / CALIBRATION).read_bytes() == before
+    beside(mean, "runs.json").write_text("[]")
+    with pytest.raises(BadInputError, match=r"runs\.json: damaged"):
+        recalibrate_by_tables(run, store, [mean])
+    predict_runs([run], store, split="validation", out=mean, device="cpu")
+    assert recalibrate_by_tables(run, store, [mean]).epoch is None
+
+
+def test_of_a_head_on_embeddings_all_but_its_validation_fold_is_refused(tmp_path: Path) -> None:
+    """The second learned from fold 1 alone, and the classifier of its embeddings from the others."""
+    store, run, other, out = small.make_store(tmp_path), tmp_path / "run", tmp_path / "other", tmp_path / "v.csv"
+    embeddings = sequences.write_embeddings(tmp_path / "embeddings", store)
+    train(store, run, sequences.config("validation_fold=0", "epochs=1"), embeddings=embeddings, device="cpu")
+    predict(run, store, split="validation", out=out, embeddings=embeddings, device="cpu")
+    assert recalibrate_by_tables(run, store, [out]).n_patients
+    other.mkdir()
+    write_json(other / MANIFEST, {STORE_HASH: store.data_hash})
+    save_config(sequences.config("validation_fold=null", "training_fold=1"), path=other / CONFIG)
+    with pytest.raises(BadInputError, match=r"other was trained on, head or backbone"):
+        recalibrate_by_tables(other, store, [out])
+    assert not (other / CALIBRATION).exists()
+
+
+def test_runs_of_other_labels_of_series_are_not_calibrated_together(
+    store: Store, runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(ICH, series=Labels(names=("any_bleed",), weights=(1.0,)), series_truth="own")
+    monkeypatch.setattr(by_hand, "read_task", lambda path, _: ICH if path == runs[0] else other)
+    with pytest.raises(UsageError, match=rf"{runs[1]}: predicts other labels than {runs[0]}"):
+        recalibrate(runs[0], store, out_of_fold=runs, device="cpu")

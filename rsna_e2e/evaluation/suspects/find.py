@@ -12,7 +12,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Float64Array, printable
 from rsna_e2e.evaluation.series_layout import layout_by_store, rows_by_image
 from rsna_e2e.evaluation.suspects.suspicion import NONE, Suspicion, suspicion
-from rsna_e2e.loader.holdout import hold_out
+from rsna_e2e.loader.holdout import learned_from
 from rsna_e2e.store import Store, rows_of
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.metrics import DECISION_THRESHOLD
@@ -108,13 +108,13 @@ def _check_unseen(store: Store, submission: Path, image_ids: Sequence[str], run:
             f"{run}: was trained on other images or labels than those of {store.path}, so what it learned from is not "
             "known. Give the store that it was trained on"
         )
-    trained, _ = hold_out(store, read_config(run))
-    rows = rows_of(store.series[position] for position in trained)
+    rows = rows_of(store.series[position] for position in learned_from(store, read_config(run)))
     learned = set(map(printable, store.index["image_id"][rows]))
     if n_seen := sum(image_id in learned for image_id in image_ids):
         raise BadInputError(
-            f"{submission}: {run} learned from {n_seen} of its {len(image_ids)} images, and finds no fault with labels "
-            f"that it learned. Give what it held out: rsna-e2e predict {run} {store.path} --split validation"
+            f"{submission}: {run}, head or backbone, learned from {n_seen} of its {len(image_ids)} images, and finds "
+            "no fault with labels that it learned. Give what it held out: rsna-e2e predict "
+            f"{run} {store.path} --split validation"
         )
 
 
