@@ -82,17 +82,25 @@ def _calibrate(options: argparse.Namespace) -> None:
 
     config = read_config(options.model_run)
     config.model.check_predicts_labels("calibrate")
+    _check_used(options)
     if options.data is not None:
         _say(_fit(options, config.task.name))
         return
-    if options.out_of_fold or options.predictions:
-        raise UsageError("--data: is needed to fit a calibration. Give the store that the run was trained on")
     calibration = read_calibration(options.model_run, read_task(options.model_run, config))
     if calibration is None:
         raise BadInputError(
             f"{options.model_run}: has no calibration, as runs have that held a fold out. Fit one with --data STORE"
         )
     _say(calibration)
+
+
+def _check_used(options: argparse.Namespace) -> None:
+    """Raise UsageError for options that would change nothing."""
+    is_predicting = options.embeddings is not None or options.device != "auto"
+    if options.data is None and (is_predicting or options.out_of_fold or options.predictions):
+        raise UsageError("--data: is needed to fit a calibration. Give the store that the run was trained on")
+    if options.predictions and is_predicting:
+        raise UsageError("--predictions: nothing is predicted anew. Leave out --embeddings and --device")
 
 
 def _fit(options: argparse.Namespace, task: str) -> "RunCalibration":

@@ -25,8 +25,10 @@ class Calibrator:
     how: How
 
     @classmethod
-    def of(cls, trained: TrainedModel, how: How, *, views: Sequence[View] = ("plain",), is_mean: bool = False) -> Self:
-        """Return that of a run with the checkpoint that is loaded, or of the mean over several.
+    def of(
+        cls, trained: TrainedModel, how: How, *, split: str, views: Sequence[View] = ("plain",), is_mean: bool = False
+    ) -> Self:
+        """Return that of a run with the checkpoint that is loaded, or of the mean over several, to use on a split.
 
         Raises BadInputError where the run has no calibration, or a damaged one, and UsageError for one that finds boxes
         and where the calibration is of other predictions: of the plain images, by another epoch.
@@ -44,6 +46,13 @@ class Calibrator:
                 f"--calibrated: that of {trained.run} was fitted to predictions of plain images by epoch "
                 f"{calibration.epoch}, the best. Leave out --checkpoint and --views, or predict --split validation "
                 f"with them and fit another: rsna-e2e calibrate {trained.run} --data STORE --predictions FILE"
+            )
+        if split == "validation":
+            logger.warning(
+                "split validation is what the calibration of %s was fitted to, and looks better calibrated than other "
+                "patients: see rsna-e2e calibrate %s, or --split test",
+                trained.run,
+                trained.run,
             )
         return cls(calibration=calibration, how=how)
 

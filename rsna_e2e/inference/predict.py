@@ -50,7 +50,7 @@ def predict(
     trained = TrainedModel.open(run, checkpoint, device=device, embeddings=embeddings)
     prepare_submission(out, trained.task, example="submission.csv")
     predictor = Predictor(trained, store, views=views)
-    calibrator = Calibrator.of(trained, calibrated, views=views) if calibrated else None
+    calibrator = Calibrator.of(trained, calibrated, split=split, views=views) if calibrated else None
     if isinstance(trained.network, BoxModel):
         return predict_boxes(predictor, split, out=out, is_raw=is_raw, progress=progress)
     return predict_labels(predictor, split, out=out, is_raw=is_raw, calibrator=calibrator, progress=progress)

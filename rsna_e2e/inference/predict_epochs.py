@@ -82,7 +82,7 @@ def predict_epochs(
     trained = TrainedModel.open(run, _checkpoint(chosen[0]), device=device, embeddings=embeddings)
     prepare_submission(out, trained.task, example="submission.csv")
     predictor = Predictor(trained, store, views=views)
-    calibrator = Calibrator.of(trained, calibrated, views=views, is_mean=True) if calibrated else None
+    calibrator = Calibrator.of(trained, calibrated, split=split, views=views, is_mean=True) if calibrated else None
     prediction, members = _average(predictor, predictor.positions(split), chosen, progress)
     table = write_prediction(store, trained.task, prediction, out=out, is_raw=is_raw, calibrator=calibrator)
     manifest = beside(out, "epochs.json")

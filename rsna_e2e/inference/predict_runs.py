@@ -62,7 +62,7 @@ def predict_runs(
         trained = TrainedModel.open(run, checkpoint, device=device)
         ensemble.check(predictor := Predictor(trained, store, views=views))
         prepare_submission(out, trained.task, example="submission.csv")
-        calibrator = Calibrator.of(trained, calibrated, views=views) if calibrated else None
+        calibrator = Calibrator.of(trained, calibrated, split=split, views=views) if calibrated else None
         prediction = predictor(predictor.positions(split), progress=_part(progress, number, len(runs)))
         ensemble.add(trained, calibrator(prediction) if calibrator else prediction)
         del trained, predictor  # before the next one is opened

@@ -19,6 +19,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import write_json
 from rsna_e2e.inference import recalibrate as by_hand
 from rsna_e2e.inference.predict import predict
+from rsna_e2e.inference.predict_epochs import predict_epochs
 from rsna_e2e.inference.predict_runs import predict_runs
 from rsna_e2e.inference.predictions import beside, predictions_path, read_predictions, read_series, series_path
 from rsna_e2e.inference.recalibrate import recalibrate, recalibrate_by_tables
@@ -243,3 +244,30 @@ def test_runs_of_other_labels_of_series_are_not_calibrated_together(
     monkeypatch.setattr(by_hand, "read_task", lambda path, _: ICH if path == runs[0] else other)
     with pytest.raises(UsageError, match=rf"{runs[1]}: predicts other labels than {runs[0]}"):
         recalibrate(runs[0], store, out_of_fold=runs, device="cpu")
+
+
+@pytest.mark.parametrize("option", [["--embeddings", "there"], ["--device", "cpu"]])
+def test_options_that_would_change_nothing_are_refused(
+    store: Store, run: Path, tmp_path: Path, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", str(run), *option]) == 2
+    assert "--data: is needed" in capsys.readouterr().err
+    predict(run, store, split="validation", out=tmp_path / "v.csv", device="cpu")
+    words = ["calibrate", str(run), "--data", str(store.path), "--predictions", str(tmp_path / "v.csv")]
+    assert main([*words, *option]) == 2
+    assert "Leave out --embeddings and --device" in capsys.readouterr().err
+
+
+def test_the_fold_that_the_maps_were_fitted_to_is_warned_of(
+    store: Store, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known(run, epoch=None)
+    for split, how, is_warned in (
+        ("validation", "default", True),
+        ("validation", None, False),
+        ("test", "platt", False),
+    ):
+        for made in (predict, predict_epochs, lambda one, *rest, **named: predict_runs([one], *rest, **named)):
+            caplog.clear()
+            made(run, store, split=split, out=tmp_path / "out.csv", calibrated=how, device="cpu")
+            assert (f"what the calibration of {run} was fitted to" in caplog.text) is is_warned
