@@ -271,3 +271,15 @@ def test_the_fold_that_the_maps_were_fitted_to_is_warned_of(
             caplog.clear()
             made(run, store, split=split, out=tmp_path / "out.csv", calibrated=how, device="cpu")
             assert (f"what the calibration of {run} was fitted to" in caplog.text) is is_warned
+
+
+def test_a_label_that_no_temperature_suits_is_named_where_temperature_is_asked_for(
+    store: Store, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = PLATT.model_copy(update={"temperature": 1.0, "reason": "no temperature"})
+    slices = dict.fromkeys(ICH.slices.names, label)
+    write_calibration(run, RunCalibration(epoch=None, n_patients=9, slices=slices, series={}))
+    for how, is_warned in (("temperature", True), ("platt", False), ("default", False)):
+        caplog.clear()
+        predict(run, store, split="test", out=tmp_path / "out.csv", calibrated=how, device="cpu")
+        assert ("any (no temperature)" in caplog.text) is is_warned

@@ -99,7 +99,7 @@ def test_each_run_is_calibrated_by_its_own_calibration(
         """Stands for a calibration that halves probabilities."""
 
         @staticmethod
-        def of(trained, how, *, views):
+        def of(trained, how, *, split, views):
             seen.append((trained.run.name, how, tuple(views)))
             return lambda prediction: replace(prediction, slices=prediction.slices / 2)
 
