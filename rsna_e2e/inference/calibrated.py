@@ -69,7 +69,7 @@ class Calibrator:
     def write_note(self, submission: Path) -> None:
         """Write beside a submission that its probabilities are calibrated, and by what."""
         content = {"how": self.how, **self.calibration.model_dump()}
-        write_json(beside(submission, "calibration.json"), content)
+        write_json(beside(submission, "calibrated.json"), content)
 
     def _warn(self) -> None:
         """Tell the operator which labels stay as they were predicted."""
@@ -85,7 +85,7 @@ def is_calibrated(submission: Path) -> bool:
     """
     of_runs = beside(submission, "runs.json")
     if not of_runs.exists():
-        return beside(submission, "calibration.json").exists()
+        return beside(submission, "calibrated.json").exists()
     try:
         return bool(read_json(of_runs).get("calibrated"))
     except (OSError, ValueError, AttributeError):  # the last: no object

@@ -35,7 +35,7 @@ Derived = Literal[
     "bag.json",
     "epochs.json",
     "runs.json",
-    "calibration.json",
+    "calibrated.json",
     "missing.csv",
     "truth.csv",
 ]

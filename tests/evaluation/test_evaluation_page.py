@@ -66,7 +66,9 @@ def without_intervals(line: str) -> str:
 def test_every_block_of_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_whole: bool
 ) -> None:
-    assert list(BLOCKS) == ["holdout", "run", "own", "map", "labels", "images", "paired"]
+    assert list(BLOCKS) == [
+        *("holdout", "run", "own", "map", "labels", "images", "paired", "calibrated", "refitted"),
+    ]
     assert PAGE.count("```bash") == len(BLOCKS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rsna_e2e.evaluation.baselines.N_TREES", 10)
@@ -106,3 +108,8 @@ def test_every_block_of_the_page_runs(
     assert paired["weighted_log_loss"]["second"] == mine["weighted_log_loss"]["value"]
     assert paired["resampled_unit"] == "patient"
     assert shell.lines("images")[-1] == f"left out: images of the truth that are not predicted ({n_left})"
+    assert any(line.startswith(ICH.headline) for line in shell.lines("calibrated"))
+    kept = json.loads((tmp_path / "runs" / "first" / "calibration.json").read_text())
+    assert kept["epoch"] is not None
+    shell.lines("refitted")
+    assert json.loads((tmp_path / "runs" / "first" / "calibration.json").read_text())["epoch"] is None

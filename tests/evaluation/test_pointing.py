@@ -264,7 +264,7 @@ def every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_maps_of_all_pairs_of_the_demo_point_at_bleeds(demo: Path, tmp_path: Path) -> None:
     made = _play_demo(demo, tmp_path / "score")
     assert made.n_called == made.n_pairs
-    assert made.near.value >= 0.60
+    assert made.near.value >= 0.55
 
 
 @pytest.mark.slow

@@ -98,11 +98,11 @@ def test_predict_writes_calibrated_probabilities_if_asked_and_says_so_beside_the
     ):
         assert main([*words, str(out), option]) == 0
         assert np.allclose(read_predictions(predictions_path(out), ICH).probability, expected, rtol=1e-12)
-        note = json.loads(beside(out, "calibration.json").read_text())
+        note = json.loads(beside(out, "calibrated.json").read_text())
         assert note == {"how": option.partition("=")[2] or "default", **calibration.model_dump()}
     assert np.allclose(read_labels(out, ICH).values.max(), expected.max(), atol=1e-4)  # the submission too
     assert main([*words, str(out)]) == 0
-    assert not beside(out, "calibration.json").exists()
+    assert not beside(out, "calibrated.json").exists()
     assert out.read_bytes() == (tmp_path / "plain.csv").read_bytes()
     assert predictions_path(out).read_bytes() == predictions_path(tmp_path / "plain.csv").read_bytes()
 
@@ -167,7 +167,7 @@ def test_a_calibration_is_of_the_predictions_that_it_was_fitted_to(
     assert "--predictions FILE" in capsys.readouterr().err
     known(run, epoch=None)  # fitted by hand, to whatever predictions
     assert main(words) == 0
-    assert beside(out, "calibration.json").exists()
+    assert beside(out, "calibrated.json").exists()
 
 
 def test_it_is_fitted_by_hand_to_what_the_run_held_out_and_to_nothing_else(
