@@ -31,6 +31,12 @@ esac
 """
 
 
+TEMPLATES = (
+    *("base", "boxes", "comparison", "inspection", "inspection_radiographs", "report"),
+    *("statistics", "subgroups", "suspects"),
+)
+
+
 @dataclass(frozen=True)
 class Built:
     sdist: Path
@@ -106,10 +112,7 @@ def test_the_wheel_holds_the_package_and_its_libraries(built: Built) -> None:
         libraries.add(f"rsna_e2e/loader/kernels/_dali-{dali_plugin.load().__version__}.so")
     assert {name for name in names if not name.endswith(".py")} == libraries | {
         "rsna_e2e/py.typed",
-        *(
-            f"{templates}/{name}.html.j2"
-            for name in ("base", "boxes", "comparison", "inspection", "inspection_radiographs", "report")
-        ),
+        *(f"{templates}/{name}.html.j2" for name in TEMPLATES),
         *(f"{templates}/{name}.css" for name in ("inspection", "report")),
     }
     assert built.wheel.name.startswith(f"rsna_e2e-{rsna_e2e.__version__}-cp311-abi3-")

@@ -14,6 +14,7 @@ import small
 
 from rsna_e2e.cli import main
 from rsna_e2e.store import Store
+from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.train import train
 
 PAGE = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
