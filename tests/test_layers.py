@@ -52,7 +52,7 @@ LIBRARIES = {
         "core.machine",
         "core.weights_file",
         *("loader", "model", "training", "inference"),
-        *("evaluation.quirks", "evaluation.report", "tools.bench", "cli.rank_main"),
+        *("evaluation.quirks", "evaluation.report", "tools.bench"),
     },
     "nvidia": {"loader.kernels.dali_plugin", "tools.bench"},
     **{library: {"tools.bench.peers"} for library in ("cv2", "albumentations", "monai")},

@@ -8,18 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing.errors import record
-
 from rsna_e2e import cli
 from rsna_e2e.training.launch import PREEMPTED
 
 
-@record
 def main(arguments: Sequence[str]) -> int:
     """Run the command line, and return what torchrun should see.
 
     torchrun turns every failure into 1 and starts the ranks again. A code of 2 or more is final: it is
-    written to EXIT_CODE_FILE for the launcher. To save and stop on a signal is no failure here.
+    written to EXIT_CODE_FILE for the launcher. To save and stop on a signal is no failure here. torch's `record` is not
+    used: it writes what failed to a file that torchrun may find half written where a rank dies, and then it ends too.
     """
     try:
         code = cli.main(arguments[1:])
