@@ -60,17 +60,17 @@ def predict_runs(
     ensemble = _Ensemble(store, split)
     for number, run in enumerate(runs):
         trained = TrainedModel.open(run, checkpoint, device=device)
-        ensemble.check(predictor := Predictor(trained, store, views=views))
+        predictor = Predictor(trained, store, views=views)
+        positions = ensemble.positions_of(predictor)
         prepare_submission(out, trained.task, example="submission.csv")
         calibrator = Calibrator.of(trained, calibrated, split=split, views=views) if calibrated else None
-        prediction = predictor(predictor.positions(split), progress=_part(progress, number, len(runs)))
+        prediction = predictor(positions, progress=_part(progress, number, len(runs)))
         ensemble.add(trained, calibrator(prediction) if calibrator else prediction)
         del trained, predictor  # before the next one is opened
-    truth = ensemble.write(out, is_raw=is_raw, how={"views": list(views), "calibrated": calibrated})
     return RunMean(
         submission=out,
         manifest=beside(out, "runs.json"),
-        truth=truth,
+        truth=ensemble.write(out, is_raw=is_raw, how={"views": list(views), "calibrated": calibrated}),
         missing=list_missing(store, split, submission=out),
         n_runs=len(runs),
         damaged=tuple(ensemble.damaged),
@@ -87,8 +87,9 @@ class _Ensemble:
         self._members: list[dict[str, str]] = []
         self.damaged: list[str] = []
 
-    def check(self, other: Predictor) -> None:
-        """Raise UsageError where no mean can be made of this run and those before."""
+    def positions_of(self, other: Predictor) -> list[int]:
+        """Return the positions of the split. Raises UsageError where no mean can be made of this run and those before,
+        and what `Predictor.positions` does."""
         one = other.trained
         one.config.model.check_predicts_labels("a mean of several runs")
         own = one.run, one.task, other.positions(self._split), one.joint.study_head is not None
@@ -100,6 +101,7 @@ class _Ensemble:
             raise UsageError(f"{runs}: only one of them predicts series. Average runs that both do, or neither")
         if positions != own[2]:
             raise UsageError(f"{runs}: hold out different folds. Predict each its own fold, or --split test")
+        return positions
 
     def add(self, one: TrainedModel, prediction: Prediction) -> None:
         """Add what a run predicts."""

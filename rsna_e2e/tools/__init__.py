@@ -1,1 +1,4 @@
-"""Tools beside the pipeline: benchmarks, and a simulator of CT studies. Only `cli` imports this package."""
+"""Tools beside the pipeline: benchmarks, a simulator of studies, and the comparison of ways to train.
+
+Only `cli` imports this package.
+"""

@@ -85,7 +85,7 @@ def train(
     data = RunData.of(store, config, embeddings=embeddings)
     resumed_at, last = _find_last(run, data, ranks) if resume else (None, None)
     if last is not None and (run / SUMMARY).is_file():
-        return _read_summary(run)
+        return read_summary(run)
     if resumed_at is not None:
         config = _with_chunk_of(run, config)
     prepared = prepare_run(
@@ -249,8 +249,8 @@ def _summary(trainer: Trainer, compute: Compute) -> TrainSummary:
     )
 
 
-def _read_summary(run: Path) -> TrainSummary:
-    """Return the summary of a run that has ended. Earlier versions wrote it without a checksum."""
+def read_summary(run: Path) -> TrainSummary:
+    """Return the summary of a run that has ended; earlier versions sealed it with no checksum. Raises BadInputError."""
     path = run / SUMMARY
     try:
         content = read_json(path)

@@ -53,6 +53,7 @@ class Validation:
     study_log_loss: float | None = None
     confusions: Mapping[str, Confusion] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    # a function: the summary of a run is checked by its types, among which arrays have no place
     held_out: "Callable[[], HeldOut] | None" = field(default=None, compare=False, repr=False)
 
     @property

@@ -60,6 +60,13 @@ def test_the_mean_is_that_of_each_run(runs: dict[str, Path], store: Store, tmp_p
     assert not (tmp_path / "both.csv.runs.json").exists()  # it is no mean any more
 
 
+def test_each_run_is_warned_of_once(
+    runs: dict[str, Path], store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main([*words(runs, store, tmp_path / "out.csv", "first", "second"), "--split", "train"]) == 0
+    assert sum("split train is what" in message for message in caplog.messages) == 2
+
+
 def test_runs_may_see_other_windows(runs: dict[str, Path], store: Store, tmp_path: Path) -> None:
     own = small.config("model.study_loss_weight=0.5", "inputs.windows_hu=[[0, 80], [-20, 180], [-150, 230]]")
     train(store, tmp_path / "windows", own, device="cpu")

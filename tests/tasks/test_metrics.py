@@ -8,6 +8,7 @@ from sklearn import metrics as judge
 
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tasks import metrics
+from rsna_e2e.tasks.metrics.ranked import ranks
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}  # float64, sums in another order
 
@@ -74,14 +75,14 @@ def test_curves_and_areas_against_scikit_learn(seed: int, decimals: int) -> None
     np.testing.assert_allclose(curve.thresholds, thresholds, **CLOSE)
     assert metrics.auc(truth, score) == pytest.approx(judge.roc_auc_score(truth, score), rel=1e-12)
     expected = judge.average_precision_score(truth, score)
-    assert metrics.average_precision(truth, score) == pytest.approx(expected, rel=1e-12)
+    assert ranks(truth, score)["average_precision"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_one_class_has_no_area() -> None:
     zeros = np.zeros(3)
     assert math.isnan(metrics.auc(zeros, np.array([0.1, 0.2, 0.3])))
     assert math.isnan(metrics.auc(zeros + 1, np.array([0.1, 0.2, 0.3])))
-    assert math.isnan(metrics.average_precision(zeros, np.array([0.1, 0.2, 0.3])))
+    assert math.isnan(ranks(zeros, np.array([0.1, 0.2, 0.3]))["average_precision"])
 
 
 def test_calibration_by_hand() -> None:

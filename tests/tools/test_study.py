@@ -103,8 +103,8 @@ def test_scores_are_those_of_evaluate_and_differences_are_paired(tmp_path: Path)
     assert np.std(difference.resampled[AUC]) < 0.8 * np.std(unpaired)
     nothing = Scores.mean(found).minus(Scores.mean(found))
     assert detectable([nothing], LOSS) == 0
-    assert detectable([difference], LOSS) == pytest.approx(2.8016 * np.std(difference.resampled[LOSS]))
-    assert detectable([difference, nothing], LOSS) > 2.8016 * np.std([difference.values[LOSS], 0], ddof=1) / 2**0.5
+    assert detectable([difference], LOSS) == pytest.approx(2.801585219 * np.std(difference.resampled[LOSS]))
+    assert detectable([difference, nothing], LOSS) > 2.801585219 * np.std([difference.values[LOSS], 0], ddof=1) / 2**0.5
     assert (nothing.estimate(LOSS).low, nothing.estimate(LOSS).high) == (0, 0)
 
 

@@ -19,7 +19,6 @@ from rsna_e2e.tasks.metrics.curves import (
     RocCurve,
     auc,
     auc_by_group,
-    average_precision,
     calibration,
     roc_curve,
 )
@@ -66,7 +65,6 @@ __all__ = [
     "Scalings",
     "auc",
     "auc_by_group",
-    "average_precision",
     "best_constants",
     "calibration",
     "constant_prediction",

@@ -1,4 +1,4 @@
-"""ROC curves, average precision and calibration of one label."""
+"""ROC curves and calibration of one label."""
 
 # N samples (slices or series), G distinct scores, K bins
 
@@ -57,16 +57,6 @@ def auc(truth_N: Float64Array, score_N: Float64Array) -> float:
     """Area under the ROC curve: chance that a positive outscores a negative, ties count half; NaN for one class."""
     _, positives_G, negatives_G = _descending_groups(truth_N, score_N)
     return float(pair_share(positives_G, negatives_G))
-
-
-def average_precision(truth_N: Float64Array, score_N: Float64Array) -> float:
-    """Sum over distinct scores, from the highest, of precision times the rise in recall; NaN without positives."""
-    _, positives_G, negatives_G = _descending_groups(truth_N, score_N)
-    if positives_G.sum() == 0:
-        return float("nan")
-    found_G = np.cumsum(positives_G)
-    precision_G = found_G / (found_G + np.cumsum(negatives_G))
-    return float(precision_G @ positives_G / positives_G.sum())
 
 
 def calibration(truth_N: Float64Array, probability_N: Float64Array, *, n_bins: int = N_CALIBRATION_BINS) -> Calibration:

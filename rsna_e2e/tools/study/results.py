@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.files import read_json, unsealed
 from rsna_e2e.evaluation.evaluate import evaluate
 from rsna_e2e.evaluation.floors import with_floors
 from rsna_e2e.inference.predictions import beside
@@ -16,11 +15,11 @@ from rsna_e2e.store import Store
 from rsna_e2e.tools.study.design import WAYS, Design, Way, slices_learned
 from rsna_e2e.tools.study.plan import TEST_TRUTH, Member
 from rsna_e2e.tools.study.run import Part
-from rsna_e2e.tools.study.scores import MEASURES, Scores, detectable
+from rsna_e2e.tools.study.scores import MEASURES, N_RESAMPLES, Scores, detectable
 from rsna_e2e.training.pipeline.ledger import Ledger
 from rsna_e2e.training.pipeline.run import STEPS
 from rsna_e2e.training.run_folder import read_config
-from rsna_e2e.training.run_layout import SUMMARY
+from rsna_e2e.training.train import read_summary
 
 COMPARED: tuple[tuple[Way, Way], ...] = (
     ("warm", "in_sample"),
@@ -55,12 +54,18 @@ def results_of(part: Part, design: Design, *, seed: int = 0) -> dict[str, Any]:
     task = design.joint.task
     with closing(Store.open(part.folders.store, task.name)) as store:
         scores = {
-            key: Scores.of(one.submission, _truth(part, one), task, store=store, seed=seed)
+            key: Scores.of(
+                *(one.submission, _truth(part, one), task),
+                store=store,
+                n_resamples=N_RESAMPLES if one.epoch is None else 0,  # of curves no interval is shown
+                seed=seed,
+            )
             for key, one in members.items()
         }
         costs = {(one.way, one.seed): _cost(store, part, one) for one in part.members if one.epoch is None}
         first = members["slices", design.seeds[0], None]
-        floors = with_floors(evaluate(first.submission, _truth(part, first), task=task, allow_missing=True), store)
+        alone = evaluate(first.submission, _truth(part, first), task=task, allow_missing=True, n_bootstrap=0)
+        floors = with_floors(alone, store).floors
     ways = {
         way: {
             "seeds": [{"seed": s, **scores[way, s, None].values} for s in design.seeds_of(way)],
@@ -75,7 +80,7 @@ def results_of(part: Part, design: Design, *, seed: int = 0) -> dict[str, Any]:
         "n_patients": scores["slices", design.seeds[0], None].n_clusters,
         "ways": ways,
         "differences": [_difference(scores, design, *pair) for pair in COMPARED],
-        "floors": [floor.row() for floor in floors.floors],
+        "floors": [floor.row() for floor in floors],
     }
 
 
@@ -117,14 +122,16 @@ def _row(scores: Scores) -> dict[str, Any]:
 def _cost(store: Store, part: Part, member: Member) -> Cost:
     """Return what the runs of a member took, by their own summaries, and embedding on the way."""
     ledger = Ledger(part.folders.out / STEPS)
-    n_slices, elapsed_s, peak_mib = 0, sum(ledger.elapsed_s(name) for name in member.embedded), 0.0
-    for run in member.runs:
-        config, summary = read_config(run), unsealed(read_json(run / SUMMARY))
-        elapsed_s += summary["elapsed_s"]
-        peak_mib = max(peak_mib, summary["peak_mib"])
+    summaries = [read_summary(run) for run in member.runs]
+    n_slices = 0
+    for config in map(read_config, member.runs):
         training, _ = hold_out(store, config)
         n_slices += slices_learned(config) * sum(store.series[position].n_slices for position in training)
-    return Cost(n_slices=n_slices, elapsed_s=elapsed_s, peak_mib=peak_mib)
+    return Cost(
+        n_slices=n_slices,
+        elapsed_s=sum(map(ledger.elapsed_s, member.embedded)) + sum(one.elapsed_s or 0.0 for one in summaries),
+        peak_mib=max(one.peak_mib or 0.0 for one in summaries),
+    )
 
 
 def _mean_cost(costs: Sequence[Cost]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Self
 
 import numpy as np
@@ -24,7 +25,8 @@ N_RESAMPLES = 2000
 LOSS, AUC, MEAN_AUC, PRECISION = "log loss", "AUC", "mean AUC", "average precision"
 MEASURES = (LOSS, AUC, MEAN_AUC, PRECISION)  # the last three over slices: of the headline, of all labels, the headline
 
-_QUANTILES = 1.9600 + 0.8416  # of the normal distribution: two-sided level of 5 %, power of 80 %
+# Of the normal distribution: a two-sided level of 5 %, and a power of 80 %
+_QUANTILES = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,16 @@ class Scores:
     n_clusters: int
 
     @classmethod
-    def of(cls, submission: Path, truth: Path, task: Task, *, store: Store | None = None, seed: int) -> Self:
+    def of(
+        cls,
+        submission: Path,
+        truth: Path,
+        task: Task,
+        *,
+        store: Store | None = None,
+        n_resamples: int = N_RESAMPLES,
+        seed: int,
+    ) -> Self:
         """Score a submission; with one seed and the same slices, resamples are the same.
 
         store: which says the patients; without it, series are resampled. Raises what `read_inputs` raises.
@@ -45,7 +56,7 @@ class Scores:
         assert inputs.layout is not None  # the table beside a submission knows the series
         who_S = inputs.patients or inputs.layout.series_keys
         cluster_N = np.unique(who_S, return_inverse=True)[1][inputs.layout.series_of_slice]
-        draws_BS = metrics.draw_resamples(int(cluster_N.max()) + 1, n_resamples=N_RESAMPLES, seed=seed)
+        draws_BS = metrics.draw_resamples(int(cluster_N.max()) + 1, n_resamples=n_resamples, seed=seed)
         found = losses(task, inputs.truth, inputs.predicted, np.zeros(0, dtype=np.int64))
         upper_B, lower_B = (metrics.resampled_mean(part, cluster_N, draws_BS) for part in (found.loss, found.weight))
         values, resampled = {LOSS: found.score}, {LOSS: upper_B / lower_B}
