@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, then answers whether training end to end beats two stages, on simulated studies or on a store of your own.
 # Usage: bin/study.sh [OUT] [OPTIONS of rsna-e2e study]     (OUT: a folder; default study)
-# Examples: bin/study.sh                                               three kinds of data, some hours on two CPU cores
+# Examples: bin/study.sh study --set image.size=64                     three kinds of data, two hours on two CPU cores
 #           bin/study.sh small --studies 40 --epochs 2 --seeds 1       to see that all steps work
 #           bin/study.sh mine --store store --recipe reference --set model.slice_loss_weight=0.5
 #                a store by prepare --folds 2 --holdout 0.3, on GPUs

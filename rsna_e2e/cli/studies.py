@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rsna_e2e.tools.study.run import Part
 
 
-_DATA = {"studies": 300, "test_fraction": 0.5, "contexts": ("none", "natural", "strong"), "data_seed": 2019}
+_DATA = {"studies": 440, "test_fraction": 0.6, "contexts": ("none", "natural", "strong"), "data_seed": 2019}
+_MOST_JOBS = 8  # unless more are asked for: each takes some 2 GB
 
 
 def add_study(verbs: Verbs) -> None:
@@ -44,24 +45,34 @@ def add_study(verbs: Verbs) -> None:
     )
     verb.add_argument("--store", type=Path, help="a store of two folds, in place of simulated studies")
     _add_data(verb)
+    _add_trainings(verb)
+    add_device(verb)
+
+
+def _add_trainings(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--epochs",
         type=at_least_one,
-        default=6,
-        help="passes of each backbone over the slices to learn from (default 6); a warm start takes half of them on "
-        "single slices",
+        default=12,
+        help="passes of each backbone over the slices to learn from (default 12); a warm start takes a quarter of them "
+        "on whole series, and as many the head on embeddings",
     )
     verb.add_argument("--seeds", type=at_least_one, default=3, help="trainings of each way (default 3)")
     verb.add_argument(
         "--ablation-seeds", type=at_least_one, default=2, help="of the ways that explain the others (default 2)"
     )
-    add_device(verb)
+    verb.add_argument(
+        "--jobs",
+        type=at_least_one,
+        help="steps that run at the same time, each with a log in its folder logs (default: one for each core, at most "
+        f"{_MOST_JOBS}; 1 with a GPU)",
+    )
 
 
 def _add_data(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("simulated studies")
-    group.add_argument("--studies", type=at_least_one, help="how many, for each context (default 300)")
-    group.add_argument("--test-fraction", type=float, help="share of the patients that is predicted (default 0.5)")
+    group.add_argument("--studies", type=at_least_one, help="how many, for each context (default 440)")
+    group.add_argument("--test-fraction", type=float, help="share of the patients that is predicted (default 0.6)")
     group.add_argument(
         "--contexts",
         type=_contexts,
@@ -103,7 +114,7 @@ def _study(options: argparse.Namespace) -> None:
         n_ablated=min(options.ablation_seeds, options.seeds),
     )
     parts = _parts(options, design, data)
-    run_parts(parts, device=options.device, say=lambda text: tell(f"study: {text}", to=sys.stderr))
+    run_parts(parts, device=options.device, jobs=_jobs(options), say=lambda text: tell(f"study: {text}", to=sys.stderr))
     facts = {
         "command": _command(options, data),
         "commit": commit(),
@@ -113,6 +124,15 @@ def _study(options: argparse.Namespace) -> None:
     }
     page = write_study([results_of(part, design) for part in parts], facts, design, options.out)
     tell(f"page: {page}   numbers: {options.out / NUMBERS}   curves: {options.out / CURVES}")
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    from rsna_e2e.core.device import choose_device_type
+    from rsna_e2e.core.process import available_cores
+
+    has_gpu = choose_device_type(options.device) == "cuda"
+    n_default = 1 if has_gpu else min(available_cores(), _MOST_JOBS)
+    return options.jobs or n_default
 
 
 def _command(options: argparse.Namespace, data: "Mapping[str, Any]") -> str:

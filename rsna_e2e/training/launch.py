@@ -15,7 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from pathlib import Path
+from threading import Event
 from types import FrameType
+from typing import BinaryIO
 
 from rsna_e2e.core.errors import PreemptedError, RsnaError, UsageError
 from rsna_e2e.training.meeting import ALONE, LOOPBACK, Nodes, check_meeting, number, read_nodes
@@ -119,13 +121,34 @@ def for_libraries(environment: Mapping[str, str]) -> dict[str, str]:
     return suited | dict(environment)
 
 
-def supervise(command: Sequence[str], environment: Mapping[str, str], *, exit_code_file: Path | None = None) -> int:
+def supervise(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    exit_code_file: Path | None = None,
+    is_told_to_end: Event | None = None,
+    log: BinaryIO | None = None,
+) -> int:
     """Run a command, pass SIGTERM and SIGUSR1 on to its processes, and return its exit code.
 
-    exit_code_file: where ranks write their exit code, which torchrun does not return. 143 for a command that
-    was terminated and had nothing to save.
+    exit_code_file: where ranks write their exit code, which torchrun does not return. is_told_to_end: in a thread, set
+    by the main thread when such a signal comes. log: where the command prints. 143 for a command that was terminated
+    and had nothing to save.
     """
-    return _Supervisor(exit_code_file).run(command, environment)
+    supervisor = _Supervisor(exit_code_file, is_told_to_end or Event())
+    if is_told_to_end is not None:
+        return supervisor.run(command, environment, log)
+    handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
+        signal.SIGTERM: supervisor.on_signal,
+        signal.SIGUSR1: supervisor.on_signal,
+        signal.SIGINT: lambda number, frame: None,
+    }
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        return supervisor.run(command, environment, log)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @dataclass(slots=True)
@@ -138,33 +161,24 @@ class _Supervisor:
     """
 
     exit_code_file: Path | None
-    is_told_to_end: bool = False
+    is_told_to_end: Event
     told: set[int] = field(default_factory=set)
     had_workers_s: float = field(default_factory=time.monotonic)
 
-    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+    def run(self, command: Sequence[str], environment: Mapping[str, str], log: BinaryIO | None) -> int:
         """Return the command's exit code; 143 when it was terminated and had nothing to save."""
-        handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
-            signal.SIGTERM: self._on_signal,
-            signal.SIGUSR1: self._on_signal,
-            signal.SIGINT: lambda number, frame: None,
-        }
-        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        try:
-            process = subprocess.Popen(command, env=dict(environment))
-            while (code := self._wait(process)) is None:
-                self._attend(process, has_workers=Path(command[0]).name == "torchrun")
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        process = subprocess.Popen(command, env=dict(environment), stdout=log, stderr=log)
+        while (code := self._wait(process)) is None:
+            self._attend(process, has_workers=Path(command[0]).name == "torchrun")
         if self.exit_code_file is not None and self.exit_code_file.exists():
             return int(self.exit_code_file.read_text())
-        if self.is_told_to_end and code not in (0, PREEMPTED):
+        if self.is_told_to_end.is_set() and code not in (0, PREEMPTED):
             return 128 + signal.SIGTERM
         return code if code >= 0 else 128 - code
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.is_told_to_end = True
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Note that the command is to end."""
+        self.is_told_to_end.set()
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> int | None:
         try:
@@ -176,7 +190,7 @@ class _Supervisor:
         """Pass on a request to end; end torchrun when a rank has failed with an error that a restart would repeat."""
         if self.exit_code_file is not None and self.exit_code_file.exists():
             self._tell(process.pid)
-        if not self.is_told_to_end:
+        if not self.is_told_to_end.is_set():
             return
         workers = _children(process.pid) if has_workers else {process.pid}
         if workers:

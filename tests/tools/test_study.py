@@ -68,7 +68,18 @@ def test_a_study_of_a_store(
 ) -> None:
     commands: list[Sequence[str]] = []
     run_in_process(monkeypatch, commands)
-    words = ["study", str(tmp_path / "out"), "--store", str(held_out.path), "--epochs", "2", "--seeds", "1"]
+    words = [
+        "study",
+        str(tmp_path / "out"),
+        "--store",
+        str(held_out.path),
+        "--epochs",
+        "2",
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+    ]
     words += ["--device", "cpu", *(word for one in TINY for word in ("--set", one))]
     assert main(words) == 0, capsys.readouterr().err
     n_commands = len(commands)
@@ -122,13 +133,13 @@ def test_every_backbone_learns_from_as_many_slices(held_out: Store, tmp_path: Pa
     last = [member for member in plan.members if member.epoch is None]
     of_way = {member.way: sum(by_run[f"runs/{run.name}"] for run in member.runs) for member in last}
     assert set(of_way) == set(WAYS)
-    assert of_way.pop("frozen") == 2 * sum(n_by_fold.values())
+    assert of_way.pop("frozen") == 3 * sum(n_by_fold.values())
     assert set(of_way.values()) == {4 * sum(n_by_fold.values())}
 
 
 def test_frozen_epochs_teach_a_backbone_nothing() -> None:
     made = design(epochs=4)
-    assert slices_learned(made.joint_run("frozen", 1)) == 2
+    assert slices_learned(made.joint_run("frozen", 1)) == 3
     assert slices_learned(made.sequence_head(1)) == 0
     phase = made.slice_phase.model_copy(update={"epochs": 5, "freeze_backbone_epochs": 2})
     assert slices_learned(made.classifier(1).model_copy(update={"slice_phase": phase})) == 3
@@ -160,7 +171,7 @@ def test_the_published_backbone_is_compared_too() -> None:
     with pytest.raises(UsageError, match="trains a classifier of slices too"):
         Design.of("reference", [], epochs=4, seeds=[1], n_ablated=1)
     made = Design.of("reference", ["model.slice_loss_weight=0.5"], epochs=4, seeds=[1], n_ablated=1)
-    assert made.joint_run("warm", 1).slice_phase.epochs == 2
+    assert made.joint_run("warm", 1).slice_phase.epochs == 3
     assert made.joint_run("scratch", 1).model.batchnorm == made.joint.model.batchnorm
     assert made.classifier(1).slice_phase.epochs == 4
 

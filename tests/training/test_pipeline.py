@@ -17,10 +17,11 @@ from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.pipeline import PARTS
 from rsna_e2e.training.pipeline.checks import check_store
+from rsna_e2e.training.pipeline.commands import run_command
 from rsna_e2e.training.pipeline.ledger import Ledger
 from rsna_e2e.training.pipeline.plan import plan_joint, plan_two_stage
 from rsna_e2e.training.pipeline.planned_step import Folders, PlannedStep
-from rsna_e2e.training.pipeline.run import Pipeline, run_command
+from rsna_e2e.training.pipeline.run import Pipeline
 
 
 def folders_in(root: Path) -> Folders:
@@ -272,7 +273,7 @@ def test_a_plan_that_cannot_work_is_refused(setting: str) -> None:
 def test_heads_on_embeddings_are_trained_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, str]] = []
     monkeypatch.setattr(
-        "rsna_e2e.training.pipeline.run.supervise", lambda words, environment: given.append(dict(environment)) or 0
+        "rsna_e2e.training.pipeline.commands.supervise", lambda words, environment: given.append(dict(environment)) or 0
     )
     plan = plan_two_stage("single", load_two_stage("demo", []), folders_in(tmp_path))
     for kind in ("images/", "sequences/"):

@@ -22,6 +22,7 @@ WAYS: dict[Way, str] = {
 ABLATIONS: tuple[Way, ...] = ("out_of_fold", "scratch", "frozen")  # with fewer seeds
 JOINT: tuple[Way, ...] = ("scratch", "warm", "frozen")
 CONTEXTS = ("none", "natural", "strong")
+_CPU_THREADS = 1  # trainings side by side use the cores better than threads of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +55,18 @@ class Design:
     ) -> "Design":
         """Make the design from a recipe that has both modes, or a file of its settings.
 
-        overrides: of networks with a backbone; of_head: of heads on embeddings. Raises UsageError for a recipe that
+        overrides: of networks with a backbone, which compute with one thread where they say nothing else and there is
+        no GPU; of_head: of heads on embeddings. Raises UsageError for a recipe that
         does not fit, and what loading raises.
         """
-        joint = load_config(recipe, [*overrides, "validation_fold=null"])
+        joint = load_config(recipe, [f"cpu_threads={_CPU_THREADS}", *overrides, "validation_fold=null"])
         if joint.recipe not in TWO_STAGE_RECIPES or joint.model.head == "none" or joint.task.series_truth == "own":
             raise UsageError(f"--recipe {recipe}: the study is of demo and reference, and of files of their settings")
-        two_stage = load_two_stage(joint.recipe, [f"sequences.{one}" for one in of_head])
+        given = [
+            f"epochs={_on_series(epochs)}",
+            *of_head,
+        ]  # as many for the head of two stages as for that of a joint one
+        two_stage = load_two_stage(joint.recipe, [f"sequences.{one}" for one in given])
         slice_phase = joint.slice_phase or two_stage.images.slice_phase
         assert slice_phase is not None  # a classifier has one
         if epochs < 2:
@@ -95,9 +101,9 @@ class Design:
         return self.head.model_copy(update={"seed": seed, "training_fold": fold})
 
     def joint_run(self, way: Way, seed: int) -> RunConfig:
-        """The joint model: from its first weights on, after half of the epochs on single slices, or with the backbone
-        as these left it. From random weights the backbone begins at the rate of that first phase, with the statistics
-        of its own batches: frozen ones would be those of no image."""
+        """The joint model: from its first weights on, after three quarters of the epochs on single slices, or with the
+        backbone as these left it. From random weights the backbone begins at the rate of that first phase, with the
+        statistics of its own batches: frozen ones would be those of no image."""
         if way == "scratch":
             changes: dict[str, object] = {"epochs": self.epochs, "slice_phase": None, "freeze_backbone_epochs": 0}
             if not self.joint.model.pretrained:
@@ -105,7 +111,7 @@ class Design:
                 changes["optimizer"] = self.joint.optimizer.model_copy(update={"learning_rate": rate})
                 changes["model"] = self.joint.model.model_copy(update={"batchnorm": "train"})
             return self._changed(seed, **changes)
-        on_series = self.epochs // 2
+        on_series = _on_series(self.epochs)
         return self._changed(
             seed,
             epochs=on_series,
@@ -129,6 +135,10 @@ def slices_learned(config: RunConfig) -> int:
         return 0
     of_slices = config.slice_phase.epochs - config.slice_phase.n_frozen if config.slice_phase else 0
     return of_slices + max(config.epochs - config.freeze_backbone_epochs, 0)
+
+
+def _on_series(epochs: int) -> int:
+    return max(epochs // 4, 1)
 
 
 def _head_for(joint: RunConfig, head: RunConfig) -> RunConfig:

@@ -43,8 +43,8 @@ def as_markdown(results: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], 
         f"{', '.join(map(str, design.seeds))}{of_data}.",
         "",
         "Every way trains the same backbone on the same images with the same augmentation, and its backbones learn "
-        f"from as many slices: {design.epochs} times those of the training split; a frozen one learns from half of "
-        "them and sees the others. Nothing is held out and no epoch is chosen: the last one predicts the test. "
+        f"from as many slices: {design.epochs} times those of the training split; a frozen one learns from those of "
+        "the phase on single slices alone. Nothing is held out and no epoch is chosen: the last one predicts the test. "
         "Settings given with --set are of networks with a backbone, those with --set-head of heads on embeddings.",
         "",
         "Scores are means over seeds. Intervals (95 %), also of paired differences, are by resampling patients, the "

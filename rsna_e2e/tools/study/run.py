@@ -68,9 +68,14 @@ def part_of_store(design: Design, out: Path, store: Path) -> Part:
 
 
 def run_parts(
-    parts: Sequence[Part], *, device: str = "auto", execute: Execute | None = None, say: Callable[[str], None]
+    parts: Sequence[Part],
+    *,
+    device: str = "auto",
+    jobs: int = 1,
+    execute: Execute | None = None,
+    say: Callable[[str], None],
 ) -> None:
-    """Run what is not done yet. Raises what `Pipeline.run` raises."""
+    """Run what is not done yet, `jobs` steps at a time. Raises what `Pipeline.run` raises."""
     for number, part in enumerate(parts, 1):
         say(f"data {number} of {len(parts)}: {part.name}")
-        Pipeline(part.plan.steps, part.folders, device=device).run(PARTS, execute=execute, say=say)
+        Pipeline(part.plan.steps, part.folders, device=device).run(PARTS, jobs=jobs, execute=execute, say=say)

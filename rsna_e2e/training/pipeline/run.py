@@ -1,11 +1,11 @@
-"""Runs a plan: the steps that are not done yet, in order, each in a process of its own."""
+"""Runs a plan: the steps that are not done yet, one after another or side by side, each in a process of its own."""
 
 import os
 import shlex
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,14 @@ from rsna_e2e.store.embeddings import MANIFEST as EMBEDDINGS_MANIFEST
 from rsna_e2e.tasks.catalogue import is_of_package
 from rsna_e2e.tasks.files import task_as_yaml
 from rsna_e2e.training.checkpoint import drop_epochs
-from rsna_e2e.training.launch import supervise
 from rsna_e2e.training.pipeline import Part
+from rsna_e2e.training.pipeline.commands import run_command, side_by_side
 from rsna_e2e.training.pipeline.ledger import Ledger, State
 from rsna_e2e.training.pipeline.planned_step import PREPARE, Folders, PlannedStep
 from rsna_e2e.training.resume import settings_of_result
 
 STEPS = "steps"  # folder of the records of what was begun and done
+LOGS = "logs"  # folder of what steps print that run side by side
 Execute = Callable[[PlannedStep, Sequence[str]], int]
 
 
@@ -86,15 +87,27 @@ class Pipeline:
         """Raise an RsnaError when the store, if there is one, cannot be read or does not suit the plan."""
         self._hash_of_data()
 
-    def run(self, only: Sequence[Part], *, execute: Execute | None = None, say: Callable[[str], None]) -> None:
+    def run(
+        self,
+        only: Sequence[Part],
+        *,
+        jobs: int = 1,
+        execute: Execute | None = None,
+        say: Callable[[str], None],
+    ) -> None:
         """Run the steps of these parts that are needed.
 
-        execute: runs one command and returns its exit code; by default in a process. Raises CommandFailedError with
-        the exit code of a step that failed, and UsageError when a step needs one of a part that is left out, or another
-        process is at work in the same folder.
+        jobs: how many run at the same time, where they do not need each other; what they print goes to a file for each
+        in the folder `logs`. execute: runs one command and returns its exit code; by default in a process. Raises
+        CommandFailedError with the exit code of a step that failed, once those beside it have ended, and UsageError
+        when a step needs one of a part that is left out, or another process is at work in the same folder.
         """
         with _alone_in(self.folders.out):
-            self._run(only, execute or run_command, say)
+            if jobs == 1:
+                self._run(only, 1, execute or run_command, say)
+                return
+            with side_by_side(self.folders.out / LOGS) as execute_beside:
+                self._run(only, jobs, execute or execute_beside, say)
 
     def command(self, step: PlannedStep) -> list[str]:
         """Return the words of a step's command, as a user could type it."""
@@ -106,21 +119,44 @@ class Pipeline:
             task = ["--task", step.task.name if is_of_package(step.task) else str(self.folders.task(step))]
         return ["rsna-e2e", step.verb, *step.arguments, *settings, *task, *device]
 
-    def _run(self, only: Sequence[Part], execute: Execute, say: Callable[[str], None]) -> None:
+    def _run(self, only: Sequence[Part], jobs: int, execute: Execute, say: Callable[[str], None]) -> None:
         for standing in self.standings():
             if not standing.is_needed and standing.step.spent is not None:
                 drop_epochs(standing.step.spent)  # where it was killed just before
-        for number, step in enumerate(self.steps, start=1):
-            standings = {standing.step.name: standing for standing in self.standings()}  # a new store may change them
-            if step.part not in only or not standings[step.name].is_needed:
-                continue
-            missing = [name for name in step.depends if standings[name].is_needed]
-            if missing:
-                raise UsageError(f"{step.name} needs {', '.join(missing)} first. Run that part too")
-            say(f"[{number}/{len(self.steps)}] + {shlex.join(self.command(step))}")
-            if standings[step.name].starts_over:
-                self._start_over(step)
-            self._run_step(step, execute)
+        begun: set[str] = set()
+        running: dict[Future[None], PlannedStep] = {}
+        with ThreadPoolExecutor(jobs) as pool:
+            while (ready := self._ready(only, begun, running.values())) or running:
+                for standing in ready[: jobs - len(running)]:
+                    step = standing.step
+                    begun.add(step.name)
+                    number = self.steps.index(step) + 1
+                    say(f"[{number}/{len(self.steps)}] + {shlex.join(self.command(step))}")
+                    if standing.starts_over:
+                        self._start_over(step)
+                    if jobs == 1:
+                        self._run_step(step, execute)  # here, where signals arrive
+                    else:
+                        running[pool.submit(self._run_step, step, execute)] = step
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    step = running.pop(future)
+                    if future.exception() and running:
+                        say(f"{step.name} failed; waiting for {', '.join(one.name for one in running.values())}")
+                    future.result()
+
+    def _ready(
+        self, only: Sequence[Part], begun: Collection[str], running: Collection[PlannedStep]
+    ) -> Sequence[Standing]:
+        """Return the steps that can begin: needed, and what they need is done. Raises UsageError when one never can."""
+        standings = self.standings()  # again: a new store may change them
+        needed = {standing.step.name for standing in standings if standing.is_needed}
+        waiting = [one for one in standings if one.is_needed and one.step.part in only and one.step.name not in begun]
+        ready = [one for one in waiting if needed.isdisjoint(one.step.depends)]
+        if waiting and not ready and not running:
+            step = waiting[0].step
+            missing = [name for name in step.depends if name in needed]
+            raise UsageError(f"{step.name} needs {', '.join(missing)} first. Run that part too")
+        return ready
 
     def _start_over(self, step: PlannedStep) -> None:
         shutil.rmtree(step.output.parent)
@@ -203,16 +239,3 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def run_command(step: PlannedStep, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
-    """Run a step's command and return its exit code; training on everything that this machine has.
-
-    A head on embeddings is trained by one process: ranks share the work of a backbone, and each has that of the heads.
-    """
-    if step.settings is not None and step.settings.model.backbone == "none":
-        environment = {**environment, "NPROC": "1"}
-    words = [str(Path(sys.executable).parent / command[0]), *command[1:]]
-    if step.verb == "train":
-        words = [sys.executable, "-m", "rsna_e2e.training.launch", *command[2:]]
-    return supervise(words, environment)
