@@ -13,6 +13,7 @@ from rsna_e2e.core.table_files import table_at
 from rsna_e2e.tasks.catalogue import DEFAULT_TASK, TASKS
 
 if TYPE_CHECKING:
+    from rsna_e2e.core.records import Column
     from rsna_e2e.evaluation.report.page import MapOf
     from rsna_e2e.evaluation.scores import Evaluation
     from rsna_e2e.store import Store
@@ -76,6 +77,13 @@ def _add_series_source(verb: argparse.ArgumentParser) -> None:
         help="for intervals and scores of series without a store: a CSV with the columns ID (the image) and series",
     )
     verb.add_argument(
+        "--facts",
+        type=Path,
+        metavar="CSV",
+        help="what series differ in, to score each part of them: a CSV with the column SeriesInstanceUID or series and "
+        "others, numbers or text",
+    )
+    verb.add_argument(
         "--run",
         type=Path,
         dest="model_run",
@@ -119,8 +127,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             _evaluate_boxes(options, task, store)
             return
         if options.other is not None:
-            if options.model_run is not None:
-                raise UsageError("--run: maps are part of the report on one submission. Leave it out")
+            _refuse(options, "is of one submission, and here are two")
             both = (_evaluated(options, submission, task, store) for submission in (options.submission, options.other))
             say_difference(*both, out=options.out)
             return
@@ -128,13 +135,19 @@ def _evaluate(options: argparse.Namespace) -> None:
         evaluation = _evaluated(options, options.submission, task, store)
         if store is not None:
             evaluation = with_views(with_parts(with_floors(evaluation, store, seed=options.seed), store), store)
-            evaluation = with_subgroups(evaluation, store)
+        evaluation = with_subgroups(evaluation, store, _facts(options, evaluation))
         page = None if options.out is None else write_report(evaluation, out=options.out, store=store, map_of=maps)
     tell(*summary(evaluation).splitlines())
     if evaluation.layout is None:
         say_no_series()
     if page is not None:
         tell(f"report: {page}")
+
+
+def _refuse(options: argparse.Namespace, why: str) -> None:
+    given = {"--run": options.model_run, "--facts": options.facts}
+    for name in (name for name, value in given.items() if value is not None):
+        raise UsageError(f"{name}: {why}. Leave it out")
 
 
 def _evaluated(options: argparse.Namespace, submission: Path, task: "Task", store: "Store | None") -> "Evaluation":
@@ -149,6 +162,16 @@ def _evaluated(options: argparse.Namespace, submission: Path, task: "Task", stor
         allow_missing=options.allow_missing,
         seed=options.seed,
     )
+
+
+def _facts(options: argparse.Namespace, evaluation: "Evaluation") -> "dict[str, Column]":
+    from rsna_e2e.evaluation.series_facts import read_series_facts
+
+    if options.facts is None:
+        return {}
+    if evaluation.layout is None:
+        raise UsageError("--facts: nothing says which series the images are of. Give --store or --series, too")
+    return read_series_facts(table_at(options.facts), evaluation.layout.series_keys)
 
 
 def _maps(options: argparse.Namespace, store: "Store | None") -> "MapOf":
@@ -170,8 +193,7 @@ def _evaluate_boxes(options: argparse.Namespace, task: "Task", store: "Store | N
         raise UsageError("--series: boxes are scored image by image. Leave it out")
     if options.other is not None:
         raise UsageError(f"{options.other}: boxes are scored one submission at a time. Leave it out")
-    if options.model_run is not None:
-        raise UsageError("--run: maps are of runs that predict labels. Leave it out")
+    _refuse(options, "is of labels, and these are boxes")
     evaluation = evaluate_boxes(
         options.submission,
         with_columns(options.truth, options.columns, options.also),

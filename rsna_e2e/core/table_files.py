@@ -128,6 +128,22 @@ def table_at(path: Path, columns: Mapping[str, str] | None = None) -> TableFile:
     return TableFile(str(path), lambda: path.open("rb"), columns or {})
 
 
+@contextmanager
+def rows_of(file: TableFile, *, expected: str) -> Iterator["csv.DictReader[str]"]:
+    """Read the rows of a table by the names of its columns; a cell that a row lacks is empty.
+
+    expected: says how the table should be, in the BadInputError of one that is not there or cannot be read.
+    """
+    try:
+        file.check_utf8()
+        with file.open() as stream:
+            yield csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), restval="")
+    except FileNotFoundError:
+        raise BadInputError(f"{file}: no such file. Check the path") from None
+    except (OSError, csv.Error) as error:
+        raise BadInputError(f"{file}: not a readable CSV file: {error}. {expected}") from None
+
+
 def is_table(name: str) -> bool:
     """Whether a file name ends like that of a CSV table."""
     return name.lower().endswith(SUFFIXES)

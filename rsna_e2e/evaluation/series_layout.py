@@ -2,8 +2,6 @@
 
 # N slices, S series, L labels
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Float64Array, printable, some
-from rsna_e2e.core.table_files import TableFile
+from rsna_e2e.core.table_files import TableFile, rows_of
 from rsna_e2e.evaluation.scores import SeriesLayout
 from rsna_e2e.inference.predictions import PredictionTable, SeriesTable
 from rsna_e2e.store import Store
@@ -131,27 +129,20 @@ def _read_map(file: TableFile, also_series: str) -> dict[str, str]:
     """Return the series of each image id. also_series: what its column may be called too."""
     series_of: dict[str, str] = {}
     expected = f"Expected the columns {','.join(MAP_COLUMNS)} and one row per image"
-    try:
-        file.check_utf8()
-        with file.open() as stream:
-            rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), restval="")
-            header = rows.fieldnames or ()
-            columns = {plain_name(word): word for word in (*header, *(name for name in MAP_COLUMNS if name in header))}
-            names = zip(MAP_COLUMNS, (_ALSO_IMAGE, also_series), strict=True)
-            found = [next(filter(None, (columns.get(plain_name(name)) for name in both)), None) for both in names]
-            if None in found:
-                raise BadInputError(f"{file}: its columns are {', '.join(header) or 'none'}. {expected}")
-            id_column, series_column = map(str, found)
-            for row in rows:
-                image_id, series = printable(row[id_column]), row[series_column]
-                if not series:
-                    raise BadInputError(f"{file}, line {rows.line_num}: no series of image {image_id!r}. {expected}")
-                if series_of.setdefault(image_id, series) != series:
-                    raise BadInputError(
-                        f"{file}, line {rows.line_num}: image {image_id!r} is in another series than before. {expected}"
-                    )
-    except FileNotFoundError:
-        raise BadInputError(f"{file}: no such file. Check the path") from None
-    except (OSError, csv.Error) as error:
-        raise BadInputError(f"{file}: not a readable CSV file: {error}. {expected}") from None
+    with rows_of(file, expected=expected) as rows:
+        header = rows.fieldnames or ()
+        columns = {plain_name(word): word for word in (*header, *(name for name in MAP_COLUMNS if name in header))}
+        names = zip(MAP_COLUMNS, (_ALSO_IMAGE, also_series), strict=True)
+        found = [next(filter(None, (columns.get(plain_name(name)) for name in both)), None) for both in names]
+        if None in found:
+            raise BadInputError(f"{file}: its columns are {', '.join(header) or 'none'}. {expected}")
+        id_column, series_column = map(str, found)
+        for row in rows:
+            image_id, series = printable(row[id_column]), row[series_column]
+            if not series:
+                raise BadInputError(f"{file}, line {rows.line_num}: no series of image {image_id!r}. {expected}")
+            if series_of.setdefault(image_id, series) != series:
+                raise BadInputError(
+                    f"{file}, line {rows.line_num}: image {image_id!r} is in another series than before. {expected}"
+                )
     return series_of

@@ -1,10 +1,11 @@
-"""Scores by what headers say of series: compression, pixel spacing, slice thickness, gantry tilt, number of slices."""
+"""Scores by what series differ in: by headers the compression, pixel spacing, slice thickness, gantry tilt and number
+of slices, and what a table says of them."""
 
 # N slices, S series or studies, G groups
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Column, Float64Array, Rows
 from rsna_e2e.dicom.syntaxes import SYNTAXES
 from rsna_e2e.evaluation.comparisons import Subgroup
-from rsna_e2e.evaluation.scores import Evaluation
+from rsna_e2e.evaluation.scores import Evaluation, SeriesLayout
 from rsna_e2e.evaluation.series_layout import rows_by_image
 from rsna_e2e.store import Store
 
@@ -37,22 +38,40 @@ class _Kind:
     group: Callable[[Column], Groups]
 
 
-def with_subgroups(evaluation: Evaluation, store: Store) -> Evaluation:
-    """Add the AUC of the headline over slices of each group of series, by the headers in a store that has them; what
-    series do not differ in is left out."""
-    layout = evaluation.layout
-    with suppress(BadInputError):  # of a store that lacks images, which `floors_left_out` says
+def with_subgroups(
+    evaluation: Evaluation, store: Store | None, facts: Mapping[str, Column] = MappingProxyType({})
+) -> Evaluation:
+    """Add the AUC of the headline over slices of each group of series; what series do not differ in is left out.
+
+    store: whose headers divide the series, if it has them all. facts: numbers or text [S] that divide them too, by
+    name, in the order of the layout's series; a series of which one is NaN or "" is in none of its groups.
+    """
+    if evaluation.layout is None:
+        return evaluation
+    kinds = [] if store is None else _by_headers(evaluation, evaluation.layout, store)
+    kinds += [(name, _by_thirds("") if _is_number(of_S) else _by_text, of_S) for name, of_S in facts.items()]
+    found = [
+        _score(evaluation, name, group, is_member_S, np.logical_or.reduce(list(groups.values())))
+        for name, grouped_by, value_S in kinds
+        if len(groups := grouped_by(value_S)) > 1
+        for group, is_member_S in groups.items()
+    ]
+    return replace(evaluation, subgroups=tuple(found))
+
+
+def _by_headers(
+    evaluation: Evaluation, layout: SeriesLayout, store: Store
+) -> list[tuple[str, Callable[[Column], Groups], Column]]:
+    try:
         rows_N = rows_by_image(store, evaluation.image_ids)
-        if layout is not None:
-            rows_S = rows_N[np.unique(layout.series_of_slice, return_index=True)[1]]
-            found = [
-                _score(evaluation, kind.name, name, is_member_S, np.logical_or.reduce(list(groups.values())))
-                for kind in _KINDS
-                if len(groups := kind.group(kind.value(store, rows_S))) > 1
-                for name, is_member_S in groups.items()
-            ]
-            return replace(evaluation, subgroups=tuple(found))
-    return evaluation
+    except BadInputError:  # of a store that lacks images, which `floors_left_out` says
+        return []
+    rows_S = rows_N[np.unique(layout.series_of_slice, return_index=True)[1]]
+    return [(kind.name, kind.group, kind.value(store, rows_S)) for kind in _KINDS]
+
+
+def _is_number(value_S: Column) -> bool:
+    return bool(np.issubdtype(value_S.dtype, np.floating))
 
 
 def _score(
@@ -87,7 +106,7 @@ def _score(
 
 def _by_text(value_S: Column) -> Groups:
     texts_S = value_S.astype(str)
-    return {text: texts_S == text for text in np.unique(texts_S).tolist()}
+    return {text: texts_S == text for text in np.unique(texts_S).tolist() if text}
 
 
 def _by_thirds(unit: str) -> Callable[[Column], Groups]:
@@ -111,7 +130,7 @@ def _by_thirds(unit: str) -> Callable[[Column], Groups]:
 
 def _span(number: Float64Array, unit: str) -> str:
     low, high = number.min(), number.max()
-    return f"{low:g} {unit}" if low == high else f"{low:g} to {high:g} {unit}"
+    return (f"{low:g} {unit}" if low == high else f"{low:g} to {high:g} {unit}").rstrip()
 
 
 def _by_tilt(value_S: Column) -> Groups:

@@ -68,7 +68,7 @@ def test_every_block_of_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_whole: bool
 ) -> None:
     assert list(BLOCKS) == [
-        *("holdout", "run", "own", "map", "labels", "images", "paired", "calibrated", "refitted"),
+        *("facts", "holdout", "run", "own", "map", "labels", "images", "paired", "calibrated", "refitted"),
     ]
     assert PAGE.count("```bash") == len(BLOCKS)
     monkeypatch.chdir(tmp_path)
@@ -84,6 +84,10 @@ def test_every_block_of_the_page_runs(
     shell.lines("run")
     assert (tmp_path / "report" / "validation" / "report.html").exists()
     of_run = shell.metrics("test")
+
+    keys = [span.series_key for span in store.series]
+    (tmp_path / "facts.csv").write_text("\n".join(["series,ward", *(f"{key},{key[-1] < 'n'}" for key in keys)]) + "\n")
+    assert shell.lines("facts")[0].startswith("weighted log loss ")
 
     said = shell.lines("own")
     mine = shell.metrics("mine")

@@ -11,9 +11,13 @@ import pytest
 from made_up import MadeUpRun, made_up_run
 from pages import assert_numbers_are_those_of, parsed
 
+from rsna_e2e.cli import main
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.table_files import table_at
 from rsna_e2e.evaluation.evaluate import evaluate
 from rsna_e2e.evaluation.report import write_report
 from rsna_e2e.evaluation.scores import Evaluation
+from rsna_e2e.evaluation.series_facts import read_series_facts
 from rsna_e2e.evaluation.subgroups import tilt_deg, with_subgroups
 from rsna_e2e.evaluation.summary import summary
 from rsna_e2e.inference.predictions import write_predictions
@@ -143,3 +147,56 @@ def test_a_tilt_by_hand(run: MadeUpRun, evaluation: Evaluation) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)  # the arc cosine near 1
     groups = [group for group in with_subgroups(evaluation, store).subgroups if group.by == "gantry tilt"]  # type: ignore[arg-type]
     assert [(group.group, group.n_series) for group in groups] == [("straight", 30), ("tilted by 1° or more", 30)]
+
+
+def written(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_table_divides_series_by_numbers_and_by_text(run: MadeUpRun, evaluation: Evaluation, tmp_path: Path) -> None:
+    keys = sorted(set(run.table.series_keys))
+    lines = [
+        f"{key},{'lost' if int(key[7:10]) % 3 == 0 else 'known'},{n if n >= 12 else ''}" for n, key in enumerate(keys)
+    ]
+    facts = read_series_facts(table_at(written(tmp_path / "f.csv", "series,kind,ml", *reversed(lines))), keys)
+    found = with_subgroups(evaluation, None, facts).subgroups
+    known, lost = (group for group in found if group.by == "kind")
+    by_header = with_subgroups(evaluation, store_of(run, transfer_syntax_uid=syntaxes())).subgroups  # type: ignore[arg-type]
+    assert replace(lost, by="", group="") == replace(by_header[0], by="", group="")
+    assert (known.group, known.n_series, lost.is_worse) == ("known", 40, True)
+    assert [(group.group, group.n_series) for group in found if group.by == "ml"] == [
+        ("12 to 27", 16),
+        ("28 to 43", 16),
+        ("44 to 59", 16),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (("series,ml", "a,1"), "lacks 1 of 2 series"),
+        (("series,ml", "a,1", "b,2", "a,3"), "line 4: says other things of series 'a' than before"),
+        (("image,ml", "a,1"), "its columns are image, ml"),
+        (("series", "a"), "its columns are series. Expected the column SeriesInstanceUID"),
+        ((), "its columns are none"),
+    ],
+)
+def test_a_table_that_does_not_say_it_is_refused(tmp_path: Path, lines: tuple[str, ...], message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        read_series_facts(table_at(written(tmp_path / "f.csv", *lines)), ["a", "b"])
+
+
+def test_a_table_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no such file"):
+        read_series_facts(table_at(tmp_path / "f.csv"), ["a"])
+
+
+def test_the_verb_takes_a_table(run: MadeUpRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{key},{int(int(key[7:10]) % 3 == 0)}" for key in sorted(set(run.table.series_keys))]
+    facts = written(tmp_path / "f.csv", "SeriesInstanceUID,ward", *rows)
+    words = ["evaluate", str(run.submission), str(run.truth), "--facts", str(facts)]
+    assert main(words) == 0
+    assert "worse by ward, 1: AUC of 'any'" in capsys.readouterr().out
+    assert main([*words[:2], *words[1:]]) == UsageError.exit_code
+    assert "--facts: is of one submission, and here are two" in capsys.readouterr().err

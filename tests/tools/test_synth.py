@@ -14,6 +14,8 @@ from PIL import Image as PilImage
 from scipy.ndimage import binary_dilation
 
 from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.table_files import table_at
+from rsna_e2e.evaluation.series_facts import read_series_facts
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tools.synth.common.plan import Request, make_id, plan_studies, scatter
@@ -205,6 +207,16 @@ def test_truth_file(made: tuple[Path, SynthReport]) -> None:
         assert {n for n, v in zip(ICH.slices.names[:5], seen, strict=False) if v} <= {
             b["label"] for b in study["bleeds"]
         }
+
+
+def test_the_volume_of_blood_of_each_series(made: tuple[Path, SynthReport]) -> None:
+    studies = json.loads((made[0] / "stage_2_truth.json").read_text())["studies"]
+    keys = [study["series_uid"] for study in studies]
+    (name, volume_ml), *others = read_series_facts(table_at(made[0] / "stage_2_series.csv"), keys).items()
+    assert (name, others) == ("bleed_volume_ml", [])
+    sums = [sum(bleed["volume_ml"] for bleed in study["bleeds"]) or np.nan for study in studies]
+    assert volume_ml == pytest.approx(sums, abs=1e-3, nan_ok=True)
+    assert 0 < np.isnan(sums).sum() < len(sums)
 
 
 def test_plan_keeps_patients_apart() -> None:

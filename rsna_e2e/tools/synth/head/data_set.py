@@ -34,6 +34,7 @@ TRAIN_LABELS = "stage_2_train.csv"
 SAMPLE_SUBMISSION = "stage_2_sample_submission.csv"
 TEST_TRUTH = "stage_2_test_truth.csv"
 STUDY_TRUTH = "stage_2_truth.json"
+SERIES_FACTS = "stage_2_series.csv"
 N_REPEATED_IMAGES = 4  # images of the competition's data whose label rows stand there twice
 SLICES_PER_STUDY_BITS = 6  # ids are given to 64 numbers per study; a series has at most 60 slices
 
@@ -126,6 +127,7 @@ def write_tables(folder: Path, truths: Sequence[StudyTruth], seed: int) -> Count
     constant = np.full(len(task.slices.names), 0.5)
     _write(folder / SAMPLE_SUBMISSION, [(image_id, constant) for image_id, _ in test], task)
     _write_truth(folder / STUDY_TRUTH, truths)
+    _write_series(folder / SERIES_FACTS, truths)
     labels = np.concatenate([truth.labels for truth in truths])
     return Counts(
         n_slices=len(labels),
@@ -152,6 +154,16 @@ def _write_truth(path: Path, truths: Sequence[StudyTruth]) -> None:
     dial = {} if context == "natural" else {"context": context}
     with atomic_writer(path) as file:
         file.write((as_json({**dial, "label_rule": rule, "studies": studies}, indent=1) + "\n").encode())
+
+
+def _write_series(path: Path, truths: Sequence[StudyTruth]) -> None:
+    """Write the volume of all blood that a series shows, ml; it is empty where there is none."""
+    lines = ["SeriesInstanceUID,bleed_volume_ml"]
+    for truth in truths:
+        volume_ml = sum(float(bleed["volume_ml"]) for bleed in truth.bleeds)
+        lines.append(f"{truth.series_uid},{f'{volume_ml:.3f}' if volume_ml else ''}")
+    with atomic_writer(path) as file:
+        file.write(("\n".join(lines) + "\n").encode())
 
 
 def _write(path: Path, rows: list[tuple[str, Float64Array]], task: Task) -> None:
