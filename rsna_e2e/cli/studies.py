@@ -3,6 +3,8 @@
 import argparse
 import shlex
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +116,12 @@ def _study(options: argparse.Namespace) -> None:
         n_ablated=min(options.ablation_seeds, options.seeds),
     )
     parts = _parts(options, design, data)
-    run_parts(parts, device=options.device, jobs=_jobs(options), say=lambda text: tell(f"study: {text}", to=sys.stderr))
+    began_s = time.monotonic()
+
+    def say(text: str) -> None:
+        tell(f"study, {timedelta(seconds=round(time.monotonic() - began_s))}: {text}", to=sys.stderr)
+
+    run_parts(parts, device=options.device, jobs=_jobs(options), say=say)
     facts = {
         "command": _command(options, data),
         "commit": commit(),

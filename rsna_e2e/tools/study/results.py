@@ -24,6 +24,7 @@ from rsna_e2e.training.train import read_summary
 COMPARED: tuple[tuple[Way, Way], ...] = (
     ("warm", "in_sample"),
     ("warm", "out_of_fold"),
+    ("warm", "mean"),
     ("warm", "slices"),
     ("scratch", "in_sample"),
     ("frozen", "in_sample"),

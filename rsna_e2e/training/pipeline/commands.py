@@ -61,6 +61,6 @@ def _words(step: PlannedStep, command: Sequence[str]) -> list[str]:
 
 
 def _suited(step: PlannedStep, environment: Mapping[str, str]) -> Mapping[str, str]:
-    """A head on embeddings is trained by one process: ranks share the work of a backbone, and each has all heads'."""
+    """A head on embeddings is trained by one process: ranks share a backbone's work, but each does all of a head's."""
     is_head = step.settings is not None and step.settings.model.backbone == "none"
     return {**environment, "NPROC": "1"} if is_head else environment
