@@ -13,6 +13,7 @@ from pages import PageParser, assert_numbers_are_those_of, assert_self_contained
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.records import Int16Image
+from rsna_e2e.evaluation import report
 from rsna_e2e.evaluation.evaluate import evaluate
 from rsna_e2e.evaluation.report import write_report
 from rsna_e2e.evaluation.report.examples import choose_examples, series_name
@@ -20,6 +21,8 @@ from rsna_e2e.evaluation.report.page import around_peak
 from rsna_e2e.evaluation.report.thumbnails import Thumbnails
 from rsna_e2e.evaluation.scores import Evaluation
 from rsna_e2e.tasks.ich import ICH
+
+TEMPLATES = Path(report.__file__).parent / "templates"
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +202,10 @@ def test_a_file_in_place_of_the_folder_is_refused(evaluation: Evaluation, tmp_pa
         with pytest.raises(BadInputError, match="out: is a file"):
             write_report(evaluation, out=out)
     assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("page", sorted(TEMPLATES.glob("*")), ids=lambda path: path.name)
+def test_columns_shrink_with_a_narrow_screen(page: Path) -> None:
+    """A track of 1fr is as wide as its widest word or picture; minmax(0, 1fr) is not."""
+    for columns in re.findall(r"grid-template-columns:([^;}]*)", page.read_text()):
+        assert "1fr" not in re.sub(r"minmax\([^()]*(\([^()]*\))?[^()]*\)", "", columns), columns
