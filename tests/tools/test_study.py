@@ -20,10 +20,10 @@ from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tools.study.design import ABLATIONS, JOINT, WAYS, Design, slices_learned
-from rsna_e2e.tools.study.page import CURVES, NUMBERS, PAGE
+from rsna_e2e.tools.study.page import CURVES, NUMBERS, PAGE, as_markdown
 from rsna_e2e.tools.study.plan import Simulated
 from rsna_e2e.tools.study.run import part_of_store, run_parts, simulated_parts
-from rsna_e2e.tools.study.scores import AUC, LOSS, MEAN_AUC, Scores, detectable
+from rsna_e2e.tools.study.scores import AUC, LOSS, MEAN_AUC, PRECISION, Scores, detectable
 from rsna_e2e.training.pipeline.planned_step import PlannedStep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -279,3 +279,32 @@ def test_wrong_options_are_named(words: list[str], tmp_path: Path, capsys: pytes
     assert end.value.code == 2
     assert words[0] in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (
+            -0.03,
+            -0.01,
+            "joint, warm-started is better than two stages, in sample: log loss -0.0200 [-0.0300,",
+        ),
+        (0.01, 0.03, "two stages, in sample is better than joint, warm-started: log loss +0.0200 [+0.0100, +0.0300]."),
+        (
+            -0.01,
+            0.05,
+            "no difference between joint, warm-started and two stages, in sample was found: log loss +0.0200 ",
+        ),
+    ],
+)
+def test_the_page_begins_with_the_answer(low: float, high: float, said: str) -> None:
+    estimate = {"value": (low + high) / 2, "low": low, "high": high}
+    mean = dict.fromkeys((LOSS, AUC, MEAN_AUC, PRECISION), estimate)
+    cost = {"n_slices": 1, "elapsed_s": 1, "peak_mib": 1}
+    ways = {way: {"seeds": [mean], "mean": mean, "cost": cost} for way in WAYS}
+    difference = {"n_seeds": 1, "by_seed": [{LOSS: 0.0}], "mean": mean, "detectable": {LOSS: 0.04}}
+    pairs = [{"first": "warm", "second": way, **difference} for way in ("slices", "in_sample")]
+    facts = {"command": "c", "commit": None, "cpu": "x", "cores": 1, "data_seed": None}
+    result = {"data": "mine", "n_patients": 9, "ways": ways, "differences": pairs, "floors": []}
+    lines = as_markdown([result], facts, design()).splitlines()
+    assert lines[4].startswith(f"- **mine**: {said}")

@@ -15,6 +15,7 @@ from rsna_e2e.tools.study.scores import AUC, LOSS, MEAN_AUC, PRECISION
 NUMBERS, PAGE, CURVES = "study.json", "study.md", "study_curves.png"
 _MEASURES = (LOSS, AUC, MEAN_AUC, PRECISION)
 _COLOURS: dict[Way, str] = {"slices": "slices", "scratch": "series", "warm": "series_head", "frozen": "truth"}
+_ANSWER: tuple[Way, Way] = ("warm", "in_sample")
 _DPI = 160
 
 
@@ -42,6 +43,8 @@ def as_markdown(results: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], 
         f"Made by `{facts['command']}` on {facts['cpu']}, {facts['cores']} cores, commit {commit}. Seeds of trainings: "
         f"{', '.join(map(str, design.seeds))}{of_data}.",
         "",
+        *(_answer(result) for result in results),
+        "",
         "Every way trains the same backbone on the same images with the same augmentation, and its backbones learn "
         f"from as many slices: {design.epochs} times those of the training split; a frozen one learns from those of "
         "the phase on single slices alone. Nothing is held out and no epoch is chosen: the last one predicts the test. "
@@ -49,7 +52,7 @@ def as_markdown(results: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], 
         "",
         "Scores are means over seeds. Intervals (95 %), also of paired differences, are by resampling patients, the "
         "same for all, and do not hold how much seeds vary: the ranges tell. Detectable is the difference in log loss "
-        "that a study like this one finds four times in five, by the spread over patients and seeds. Hours are of "
+        "that a study like this one finds four times in five, by the spread over patients and seeds. Times are of "
         "training and embedding, GiB of the largest process.",
         "",
     ]
@@ -58,6 +61,25 @@ def as_markdown(results: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], 
         lines += [*_scores(result), "", *_differences(result), "", *_floors(result), ""]
     lines += [f"![Log loss after every epoch]({CURVES})", ""]
     return "\n".join(lines)
+
+
+def _answer(result: Mapping[str, Any]) -> str:
+    """Say in a line whether the joint model has another loss than two stages."""
+    found = next(one for one in result["differences"] if (one["first"], one["second"]) == _ANSWER)
+    loss, (joint, stages) = found["mean"][LOSS], (WAYS[way] for way in _ANSWER)
+    difference = f"{LOSS} {_interval(loss, sign='+')}"
+    if loss["high"] < 0:
+        return f"- **{result['data']}**: {joint} is better than {stages}: {difference}."
+    if loss["low"] > 0:
+        return f"- **{result['data']}**: {stages} is better than {joint}: {difference}."
+    return (
+        f"- **{result['data']}**: no difference between {joint} and {stages} was found: {difference}. One of "
+        f"{found['detectable'][LOSS]:.4f} would be found four times in five."
+    )
+
+
+def _pair(difference: Mapping[str, Any]) -> str:
+    return f"{WAYS[difference['first']]} less {WAYS[difference['second']]}"
 
 
 def _scores(result: Mapping[str, Any]) -> list[str]:
@@ -75,7 +97,7 @@ def _scores(result: Mapping[str, Any]) -> list[str]:
                 f"{cost['peak_mib'] / 1024:.1f}",
             )
         )
-    return _table(("way", "seeds", *_MEASURES, "slices learned from", "h", "GiB"), rows)
+    return _table(("way", "seeds", *_MEASURES, "slices learned from", "time", "GiB"), rows)
 
 
 def _differences(result: Mapping[str, Any]) -> list[str]:
@@ -84,7 +106,7 @@ def _differences(result: Mapping[str, Any]) -> list[str]:
         of_seeds = [seed[LOSS] for seed in one["by_seed"]]
         rows.append(
             (
-                f"{WAYS[one['first']]} less {WAYS[one['second']]}",
+                _pair(one),
                 str(one["n_seeds"]),
                 *(_interval(one["mean"][measure], sign="+") for measure in (LOSS, AUC, MEAN_AUC)),
                 f"{min(of_seeds):+.4f} to {max(of_seeds):+.4f}",
