@@ -150,6 +150,9 @@ def _draw_curves(results: Sequence[Mapping[str, Any]], n_epochs: int, path: Path
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=light(colour), label=WAYS[way])
             in_sample = result["ways"]["in_sample"]["seeds"][0][LOSS]
             axes.axhline(in_sample, color=light("ink"), linewidth=1, linestyle=(0, (4, 1.6)), label=WAYS["in_sample"])
-        figure.axes[0].legend(frameon=False)
+        lines = figure.axes[0].get_lines()
+        figure.legend(
+            handles=lines, loc="outside lower center", ncols=len(lines) if len(results) > 1 else 2, frameon=False
+        )
         with atomic_writer(path) as file:
             figure.savefig(file, format="png", dpi=_DPI)
