@@ -122,7 +122,7 @@ def test_a_report_shows_maps_beside_the_slices_of_its_examples(
     assert "Give --out and --store, too" in capsys.readouterr().err
     words = ["evaluate", str(done.submission), *command[1:], "--run", str(run), "--out", str(tmp_path / "paired")]
     assert main(words) == 2
-    assert "--run: maps are part of the report on one submission. Leave it out" in capsys.readouterr().err
+    assert "--run: is of one submission, and here are two. Leave it out" in capsys.readouterr().err
     assert not (tmp_path / "paired").exists()
 
 

@@ -81,24 +81,23 @@ def test_a_step_that_fails_lets_those_beside_it_end_and_begins_no_other(tmp_path
     assert {one.step.name: one.is_needed for one in plan(tmp_path).standings()} == {"a": True, "b": False, "c": True}
 
 
-def test_each_command_has_a_log_and_the_end_of_one_that_failed_is_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with side_by_side(tmp_path / LOGS) as execute:
+def test_each_command_has_a_log_and_the_end_of_one_that_failed_is_shown(tmp_path: Path) -> None:
+    said: list[str] = []
+    with side_by_side(tmp_path / LOGS, said.append) as execute:
         assert execute(step(tmp_path, "x/well"), ["rsna-e2e", "--version"]) == 0
         code = execute(step(tmp_path, "x/ill"), ["rsna-e2e", "predict", str(tmp_path), str(tmp_path)])
     assert code == BadInputError.exit_code
     assert (tmp_path / LOGS / "x-well.log").read_text().startswith("rsna-e2e")
-    said = capsys.readouterr().err
-    assert said.startswith(f"the end of {tmp_path / LOGS / 'x-ill.log'}:\nrsna-e2e predict: ")
-    assert (tmp_path / LOGS / "x-ill.log").read_text() in said
+    log = tmp_path / LOGS / "x-ill.log"
+    assert said == [f"the end of {log}:", *log.read_text().splitlines()]
+    assert said[-1].startswith("rsna-e2e predict: ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_reaches_all_commands_that_run(tmp_path: Path, number: signal.Signals) -> None:
     codes: list[int] = []
     before = signal.getsignal(number)
-    with side_by_side(tmp_path / LOGS) as execute:
+    with side_by_side(tmp_path / LOGS, lambda text: None) as execute:
         waits = ["python", "-c", "import time; print('here', flush=True); time.sleep(60)"]
         names = ("a", "b")
         threads = [

@@ -22,10 +22,10 @@ def run_command(step: PlannedStep, command: Sequence[str], environment: Mapping[
 
 
 @contextmanager
-def side_by_side(logs: Path) -> Iterator[Callable[[PlannedStep, Sequence[str]], int]]:
+def side_by_side(logs: Path, say: Callable[[str], None]) -> Iterator[Callable[[PlannedStep, Sequence[str]], int]]:
     """Give a function like `run_command` for threads: what a command prints goes to logs/STEP.log.
 
-    Of one that fails, the last lines go to stderr too. SIGTERM and SIGUSR1 are passed on to all commands that run;
+    Of one that fails, the last lines are said too. SIGTERM and SIGUSR1 are passed on to all commands that run;
     SIGINT comes from a terminal, to all processes at once.
     """
     is_told_to_end = Event()
@@ -38,7 +38,8 @@ def side_by_side(logs: Path) -> Iterator[Callable[[PlannedStep, Sequence[str]], 
             code = supervise(words, _suited(step, os.environ), is_told_to_end=is_told_to_end, log=log)
         if code:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES_SHOWN:]
-            sys.stderr.write("".join(f"{line}\n" for line in [f"the end of {path}:", *lines]))
+            for line in (f"the end of {path}:", *lines):
+                say(line)
         return code
 
     def note(number: int, frame: FrameType | None) -> None:

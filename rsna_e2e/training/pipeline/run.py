@@ -106,7 +106,7 @@ class Pipeline:
             if jobs == 1:
                 self._run(only, 1, execute or run_command, say)
                 return
-            with side_by_side(self.folders.out / LOGS) as execute_beside:
+            with side_by_side(self.folders.out / LOGS, say) as execute_beside:
                 self._run(only, jobs, execute or execute_beside, say)
 
     def command(self, step: PlannedStep) -> list[str]:
