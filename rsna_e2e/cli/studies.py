@@ -73,7 +73,9 @@ def _add_trainings(verb: argparse.ArgumentParser) -> None:
 
 def _add_data(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("simulated studies")
-    group.add_argument("--studies", type=at_least_one, help="how many, for each context (default 440)")
+    group.add_argument(
+        "--studies", type=at_least_one, help="how many, for each context (default 440, which take 17 GB)"
+    )
     group.add_argument("--test-fraction", type=float, help="share of the patients that is predicted (default 0.6)")
     group.add_argument(
         "--contexts",

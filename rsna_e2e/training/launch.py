@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -131,21 +131,27 @@ def supervise(
 ) -> int:
     """Run a command, pass SIGTERM and SIGUSR1 on to its processes, and return its exit code.
 
-    exit_code_file: where ranks write their exit code, which torchrun does not return. is_told_to_end: in a thread, set
-    by the main thread when such a signal comes. log: where the command prints. 143 for a command that was terminated
-    and had nothing to save.
+    exit_code_file: where ranks write their exit code, which torchrun does not return. is_told_to_end: in another thread
+    than the main one, what `noted_signals` gave there. log: where the command prints. 143 for a command that was
+    terminated and had nothing to save.
     """
-    supervisor = _Supervisor(exit_code_file, is_told_to_end or Event())
-    if is_told_to_end is not None:
-        return supervisor.run(command, environment, log)
-    handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
-        signal.SIGTERM: supervisor.on_signal,
-        signal.SIGUSR1: supervisor.on_signal,
-        signal.SIGINT: lambda number, frame: None,
-    }
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    with noted_signals() if is_told_to_end is None else nullcontext(is_told_to_end) as event:
+        return _Supervisor(exit_code_file, event).run(command, environment, log)
+
+
+@contextmanager
+def noted_signals() -> Iterator[Event]:
+    """Within, in the main thread, SIGTERM and SIGUSR1 set the event, and SIGINT, which a terminal sends to all
+    processes at once, does nothing."""
+    event = Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGINT:
+            event.set()
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
-        return supervisor.run(command, environment, log)
+        yield event
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -156,8 +162,7 @@ class _Supervisor:
     """Runs a command, passes signals on to it, and finds out its exit code, which torchrun does not return.
 
     SIGTERM and SIGUSR1 (which Slurm can send before its time limit) are sent to the process, or to torchrun's workers
-    and not to torchrun, which would give them 30 s; a step and a checkpoint may take longer. SIGINT comes from a
-    terminal, to all processes at once.
+    and not to torchrun, which would give them 30 s; a step and a checkpoint may take longer.
     """
 
     exit_code_file: Path | None
@@ -175,10 +180,6 @@ class _Supervisor:
         if self.is_told_to_end.is_set() and code not in (0, PREEMPTED):
             return 128 + signal.SIGTERM
         return code if code >= 0 else 128 - code
-
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Note that the command is to end."""
-        self.is_told_to_end.set()
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> int | None:
         try:

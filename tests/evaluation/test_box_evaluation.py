@@ -125,6 +125,9 @@ def test_scores_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     words = ["evaluate", str(submission), str(truth), "--series", str(truth)]
     assert main(words) == 2
     assert "--series: boxes are scored image by image" in capsys.readouterr().err
+    for name in ("--run", "--facts"):
+        assert main([*words[:3], name, str(truth)]) == 2
+        assert f"{name}: is of labels, and these are boxes" in capsys.readouterr().err
 
 
 def test_nothing_of_an_earlier_evaluation_stays_beside_that_of_boxes(tmp_path: Path) -> None:

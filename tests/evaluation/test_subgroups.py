@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,3 +201,6 @@ def test_the_verb_takes_a_table(run: MadeUpRun, tmp_path: Path, capsys: pytest.C
     assert "worse by ward, 1: AUC of 'any'" in capsys.readouterr().out
     assert main([*words[:2], *words[1:]]) == UsageError.exit_code
     assert "--facts: is of one submission, and here are two" in capsys.readouterr().err
+    shutil.copy(run.submission, tmp_path / "alone.csv")  # no table of series beside it
+    assert main(["evaluate", str(tmp_path / "alone.csv"), *words[2:]]) == UsageError.exit_code
+    assert "--facts: nothing says which series the images are of" in capsys.readouterr().err

@@ -282,6 +282,32 @@ def test_wrong_options_are_named(words: list[str], tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
+    ("device", "cores", "asked", "n"),
+    [
+        ("cpu", 2, None, 2),
+        ("cpu", 64, None, 8),
+        ("cpu", 2, 5, 5),
+        ("cuda", 64, None, 1),
+        ("cuda", 64, 3, 3),
+    ],
+)
+def test_how_many_steps_run_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, cores: int, asked: int | None, n: int
+) -> None:
+    given: dict[str, object] = {}
+
+    def note(parts: object, **options: object) -> None:
+        given.update(options)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("rsna_e2e.tools.study.run.run_parts", note)
+    monkeypatch.setattr("rsna_e2e.core.device.choose_device_type", lambda _: device)
+    monkeypatch.setattr("rsna_e2e.core.process.available_cores", lambda: cores)
+    assert main(["study", str(tmp_path), *([] if asked is None else ["--jobs", str(asked)])]) == UsageError.exit_code
+    assert given["jobs"] == n
+
+
+@pytest.mark.parametrize(
     ("low", "high", "said"),
     [
         (

@@ -65,19 +65,25 @@ def test_no_more_run_than_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_step_that_fails_lets_those_beside_it_end_and_begins_no_other(tmp_path: Path) -> None:
-    failed = threading.Event()
+    told = threading.Event()
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text == "a failed; waiting for b":
+            told.set()
 
     def execute(one: PlannedStep, command: Sequence[str]) -> int:
         if one.name == "a":
-            failed.set()
             return 3
-        assert failed.wait(STUCK_S)
+        assert told.wait(STUCK_S)
         one.output.write_text("")
         return 0
 
     with pytest.raises(CommandFailedError, match="a ended with exit code 3") as caught:
-        plan(tmp_path).run(["bag"], jobs=2, execute=execute, say=lambda text: None)
+        plan(tmp_path).run(["bag"], jobs=2, execute=execute, say=say)
     assert caught.value.exit_code == 3
+    assert len(said) == 3  # two begun, one failed
     assert {one.step.name: one.is_needed for one in plan(tmp_path).standings()} == {"a": True, "b": False, "c": True}
 
 
@@ -114,3 +120,9 @@ def test_a_signal_reaches_all_commands_that_run(tmp_path: Path, number: signal.S
             thread.join(STUCK_S)
     assert codes == [128 + signal.SIGTERM] * 2
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_of_the_terminal_is_left_to_the_commands(tmp_path: Path) -> None:
+    with side_by_side(tmp_path / LOGS, lambda text: None) as execute:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert execute(step(tmp_path, "a"), ["rsna-e2e", "--version"]) == 0

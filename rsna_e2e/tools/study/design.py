@@ -56,17 +56,14 @@ class Design:
         """Make the design from a recipe that has both modes, or a file of its settings.
 
         overrides: of networks with a backbone, which compute with one thread where they say nothing else and there is
-        no GPU; of_head: of heads on embeddings. Raises UsageError for a recipe that
-        does not fit, and what loading raises.
+        no GPU; of_head: of heads on embeddings, which see each series as often as the joint model's head unless they
+        say epochs. Raises UsageError for a recipe that does not fit, and what loading raises.
         """
         joint = load_config(recipe, [f"cpu_threads={_CPU_THREADS}", *overrides, "validation_fold=null"])
         if joint.recipe not in TWO_STAGE_RECIPES or joint.model.head == "none" or joint.task.series_truth == "own":
             raise UsageError(f"--recipe {recipe}: the study is of demo and reference, and of files of their settings")
-        given = [
-            f"epochs={_on_series(epochs)}",
-            *of_head,
-        ]  # as many for the head of two stages as for that of a joint one
-        two_stage = load_two_stage(joint.recipe, [f"sequences.{one}" for one in given])
+        of_head = [f"epochs={_on_series(epochs)}", *of_head]
+        two_stage = load_two_stage(joint.recipe, [f"sequences.{one}" for one in of_head])
         slice_phase = joint.slice_phase or two_stage.images.slice_phase
         assert slice_phase is not None  # a classifier has one
         if epochs < 2:

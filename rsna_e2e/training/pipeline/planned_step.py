@@ -39,6 +39,11 @@ class PlannedStep:
     section: str = ""
     task: Task | None = None
 
+    @property
+    def file_name(self) -> str:
+        """Its name, for files of it."""
+        return self.name.replace("/", "-")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folders:
@@ -56,7 +61,7 @@ class Folders:
 
     def settings(self, step: PlannedStep) -> Path:
         """Where a training step finds its settings."""
-        return self.out / "settings" / f"{step.name.replace('/', '-')}.yaml"
+        return self.out / "settings" / f"{step.file_name}.yaml"
 
     def task(self, step: PlannedStep) -> Path:
         """Where a step finds a task that is a user's own."""
