@@ -135,7 +135,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         evaluation = _evaluated(options, options.submission, task, store)
         if store is not None:
             evaluation = with_views(with_parts(with_floors(evaluation, store, seed=options.seed), store), store)
-        evaluation = with_subgroups(evaluation, store, _facts(options, evaluation))
+        evaluation = with_subgroups(evaluation, store, _facts(options, evaluation, store))
         page = None if options.out is None else write_report(evaluation, out=options.out, store=store, map_of=maps)
     tell(*summary(evaluation).splitlines())
     if evaluation.layout is None:
@@ -164,14 +164,15 @@ def _evaluated(options: argparse.Namespace, submission: Path, task: "Task", stor
     )
 
 
-def _facts(options: argparse.Namespace, evaluation: "Evaluation") -> "dict[str, Column]":
+def _facts(options: argparse.Namespace, evaluation: "Evaluation", store: "Store | None") -> "dict[str, Column]":
     from rsna_e2e.evaluation.series_facts import read_series_facts
 
     if options.facts is None:
         return {}
     if evaluation.layout is None:
         raise UsageError("--facts: nothing says which series the images are of. Give --store or --series, too")
-    return read_series_facts(table_at(options.facts), evaluation.layout.series_keys)
+    uids = () if store is None else zip(store.index["series_key"], store.index["series_uid"], strict=True)
+    return read_series_facts(table_at(options.facts), evaluation.layout.series_keys, dict(uids))
 
 
 def _maps(options: argparse.Namespace, store: "Store | None") -> "MapOf":

@@ -2,7 +2,8 @@
 
 # S series
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -14,9 +15,13 @@ SERIES_COLUMNS = ("SeriesInstanceUID", "series", "StudyInstanceUID")  # the last
 _EXPECTED = f"Expected the column {' or '.join(SERIES_COLUMNS)}, others by whose values to divide, and a row per series"
 
 
-def read_series_facts(file: TableFile, series_keys: Sequence[str]) -> dict[str, Column]:
+def read_series_facts(
+    file: TableFile, series_keys: Sequence[str], uid_of: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Column]:
     """Return each further column of the table for the series [S]: as numbers where all of it are, NaN where a cell is
     empty, and else as text. Other series than these are left alone.
+
+    uid_of: the SeriesInstanceUID of each key, by which the table may call a series, where a store knows them.
 
     Raises BadInputError for a table that lacks a series or says two things of one, and one that is not as it should be.
     """
@@ -34,9 +39,13 @@ def read_series_facts(file: TableFile, series_keys: Sequence[str]) -> dict[str, 
                     f"{file}, line {rows.line_num}: says other things of series {row[key_column]!r} than before. "
                     f"{_EXPECTED}"
                 )
-    if missing := [key for key in series_keys if key not in facts_of]:
-        raise BadInputError(f"{file}: lacks {len(missing)} of {len(series_keys)} series ({some(missing, most=3)})")
-    table = zip(*(facts_of[key] for key in series_keys), strict=True)
+    names_S = [key if key in facts_of else uid_of.get(key, key) for key in series_keys]
+    if missing := [name for name in names_S if name not in facts_of]:
+        raise BadInputError(
+            f"{file}: lacks {len(missing)} of {len(series_keys)} series ({some(missing, most=3)}). With --store they "
+            "may be called by their SeriesInstanceUIDs, without it as in --series or the predictions table"
+        )
+    table = zip(*(facts_of[name] for name in names_S), strict=True)
     return {name: _column(texts) for name, texts in zip(names, table, strict=True)}
 
 
