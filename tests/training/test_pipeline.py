@@ -28,6 +28,9 @@ def folders_in(root: Path) -> Folders:
     return Folders(raw=root / "raw", labels=None, store=root / "store", out=root / "full")
 
 
+TWO_EPOCHS = ["images.slice_phase.epochs=2"]
+
+
 def names(steps: Sequence[PlannedStep]) -> list[str]:
     return [step.name for step in steps]
 
@@ -63,7 +66,7 @@ def test_the_full_plan_of_the_published_solution_has_thirty_heads(tmp_path: Path
 
 
 def test_the_single_plan_uses_all_the_data_once(tmp_path: Path) -> None:
-    steps = plan_two_stage("single", load_two_stage("demo"), folders_in(tmp_path))
+    steps = plan_two_stage("single", load_two_stage("demo", TWO_EPOCHS), folders_in(tmp_path))
     assert names(steps) == [
         "prepare",
         "images/series-all",
@@ -139,7 +142,7 @@ def test_the_joint_plan_trains_and_predicts(tmp_path: Path) -> None:
     assert names(steps) == ["prepare", "joint", "predictions/joint", "submission"]
     assert steps[1].settings is not None
     assert steps[1].settings.validation_fold is None
-    assert steps[1].scale == 8  # 4 epochs of single slices, 4 of whole series
+    assert steps[1].scale == 12  # 9 epochs of single slices, 3 of whole series
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +156,7 @@ def make(store: Path, tmp_path: Path) -> Callable[..., Pipeline]:
 
     def made(*overrides: str) -> Pipeline:
         folders = Folders(raw=None, labels=None, store=store, out=tmp_path / "single")
-        return Pipeline(plan_two_stage("single", load_two_stage("demo", overrides), folders), folders)
+        return Pipeline(plan_two_stage("single", load_two_stage("demo", [*TWO_EPOCHS, *overrides]), folders), folders)
 
     return made
 
@@ -263,7 +266,7 @@ def test_a_store_without_a_test_split_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["two_stage.folds=[0, 0]", "two_stage.views=[plain, plain]", "two_stage.image_epochs=[3]"]
+    "setting", ["two_stage.folds=[0, 0]", "two_stage.views=[plain, plain]", "two_stage.image_epochs=[4]"]
 )
 def test_a_plan_that_cannot_work_is_refused(setting: str) -> None:
     with pytest.raises(UsageError, match=r"twice|after the last"):

@@ -28,7 +28,7 @@ def test_a_dry_run_shows_the_plan_and_leaves_nothing(
     assert main(["pipeline", "single", "--data", str(store), "--out", str(out), "--dry-run", "--no-probe"]) == 0
     shown = capsys.readouterr().out
     assert shown.splitlines()[3].split()[:2] == ["images/series-all", "to"]
-    assert "to be run: 8 of 8 steps" in shown
+    assert "to be run: 11 of 11 steps" in shown
     assert not out.exists()
 
 
