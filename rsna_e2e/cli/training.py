@@ -22,7 +22,7 @@ def add_train(verbs: Verbs) -> None:
         verbs,
         "train",
         _train,
-        "Train backbone and recurrent head jointly on whole series. Epochs of a slice_phase (demo: 9) come on top.",
+        "Train backbone and recurrent head jointly on whole series. Epochs of a slice_phase (demo: 8) come on top.",
         "rsna-e2e train store runs/demo --recipe demo",
         "rsna-e2e train store runs/short --recipe demo --set slice_phase.epochs=1 --set epochs=1",
         "rsna-e2e train store runs/big --recipe reference --set loader.slices_per_batch=128",

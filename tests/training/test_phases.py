@@ -142,7 +142,7 @@ def test_whole_series_begin_with_what_slices_taught_wherever_a_run_is_stopped(
 
 def test_epochs_of_a_slice_phase_come_on_top() -> None:
     slices, series = "shuffled single slices (slice_phase.epochs)", "whole series (epochs)"
-    assert describe_epochs(load_config("demo", ["epochs=1"])) == f"9 epochs on {slices}, then 1 epoch on {series}"
+    assert describe_epochs(load_config("demo", ["epochs=1"])) == f"8 epochs on {slices}, then 1 epoch on {series}"
     assert describe_epochs(load_config("reference", ["epochs=2000"])) == f"2,000 epochs on {series}"
     alone = ["epochs=0", "model.head=none", "slice_phase.epochs=1"]
     assert describe_epochs(load_config("demo", alone)) == f"1 epoch on {slices}"

@@ -142,7 +142,7 @@ def test_the_joint_plan_trains_and_predicts(tmp_path: Path) -> None:
     assert names(steps) == ["prepare", "joint", "predictions/joint", "submission"]
     assert steps[1].settings is not None
     assert steps[1].settings.validation_fold is None
-    assert steps[1].scale == 12  # 9 epochs of single slices, 3 of whole series
+    assert steps[1].scale == 11  # 8 epochs of single slices, 3 of whole series
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def demo() -> RunConfig:
             slice_loss_weight=0.5,
         ),
         slice_phase=SlicePhaseConfig(
-            epochs=9, optimizer=OptimizerConfig.model_validate(schedule | {"learning_rate": 3e-3})
+            epochs=8, optimizer=OptimizerConfig.model_validate(schedule | {"learning_rate": 3e-3})
         ),
         optimizer=OptimizerConfig.model_validate(schedule | {"learning_rate": 1e-3, "head_learning_rate": 2e-3}),
         augment=AugmentConfig(
