@@ -27,6 +27,7 @@ PACKAGES = (
     "training",
     "inference",
     "evaluation",
+    "serving",
     "tools",
     "cli",
 )
@@ -37,6 +38,7 @@ LIBRARIES = {
         "config",
         "tasks.files",
         "training.calibration",
+        "inference.bundle",
         "store.embeddings",
         "store.manifest",
         "store.set_manifest",

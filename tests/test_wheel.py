@@ -33,7 +33,7 @@ esac
 
 TEMPLATES = (
     *("base", "boxes", "comparison", "inspection", "inspection_radiographs", "report"),
-    *("statistics", "subgroups", "suspects"),
+    *("statistics", "study", "subgroups", "suspects"),
 )
 
 

@@ -26,7 +26,9 @@ def add_explain(verbs: Verbs) -> None:
         "rsna-e2e explain runs/pe store --series 1f3a9c20 --label LABEL --out maps   # a label of the series",
         "rsna-e2e explain runs/demo store --score masks --out score   # whether maps point where masks say",
     )
-    verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
+    verb.add_argument(
+        "model_run", type=Path, metavar="RUN", help="a run folder made by train, or a bundle made by export"
+    )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     of_what = verb.add_mutually_exclusive_group(required=True)
     of_what.add_argument("--series", metavar="KEY", help="hash of a series, as reports and messages show it")
@@ -53,11 +55,13 @@ def add_explain(verbs: Verbs) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
+    from rsna_e2e.inference.bundle import run_of
     from rsna_e2e.store import Store
     from rsna_e2e.training.run_folder import read_config
 
     if options.score is None and options.split is not None:
         raise UsageError("--split: is of --score. Leave it out")
+    options.model_run = run_of(options.model_run)
     task = read_config(options.model_run).task.name
     with closing(Store.open(options.store, task)) as store:
         (_draw if options.score is None else _score)(options, store)

@@ -35,7 +35,9 @@ def add_predict(verbs: Verbs) -> None:
         "rsna-e2e predict runs/demo store --out submission.csv --calibrated   # by the calibration that the run keeps",
         "rsna-e2e predict runs/a store --with runs/b runs/c --out submission.csv   # an ensemble of three runs",
     )
-    verb.add_argument("model_run", type=Path, metavar="RUN", help="a run folder made by train")
+    verb.add_argument(
+        "model_run", type=Path, metavar="RUN", help="a run folder made by train, or a bundle made by export"
+    )
     verb.add_argument("store", type=Path, metavar="STORE", help="a store made by prepare")
     _add_others(verb)
     verb.add_argument(
@@ -85,6 +87,7 @@ def _add_views(verb: argparse.ArgumentParser) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
     from rsna_e2e.core.files import prepare_file
+    from rsna_e2e.inference.bundle import runs_of
     from rsna_e2e.inference.predict import predict
     from rsna_e2e.inference.predict_epochs import predict_epochs
     from rsna_e2e.inference.submission import prepare_submission
@@ -93,6 +96,7 @@ def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.training.run_layout import TASK
 
     is_mean = options.checkpoint == "epochs"
+    options.model_run, *options.others = (run for path in (options.model_run, *options.others) for run in runs_of(path))
     prepare_file(options.out, example="submission.csv")  # first: it may be wrong
     task = read_config(options.model_run).task
     named = task.name if task.name in TASKS else str(options.model_run / TASK)

@@ -144,9 +144,9 @@ def _write(
                 )
                 for side in (max(hu.shape), _SHEET_SIDE)
             )
-            _write_png(out / _picture(place), large)
+            write_png(out / _picture(place), large)
             small.append(reduced)
-        _write_png(out / SHEET, _sheet(small))
+        write_png(out / SHEET, _sheet(small))
         slices = [_numbers(maps, place) for place in places]
         write_json(out / NUMBERS, content | {"window_hu": window_hu, "brightest": brightest, "slices": slices})
     except BaseException:
@@ -154,7 +154,8 @@ def _write(
         raise
 
 
-def _write_png(path: Path, picture_HW3: Float32Array) -> None:
+def write_png(path: Path, picture_HW3: Float32Array) -> None:
+    """Write a picture of values in [0, 1], whole or not at all."""
     with atomic_writer(path) as file:
         matplotlib.image.imsave(file, picture_HW3, format="png")
 

@@ -57,13 +57,18 @@ class Calibrator:
         return cls(calibration=calibration, how=how)
 
     def __call__(self, prediction: Prediction) -> Prediction:
+        """Return what `applied` returns, and tell the operator which labels stay as they were predicted."""
+        found = self.applied(prediction)
+        self._warn()
+        return found
+
+    def applied(self, prediction: Prediction) -> Prediction:
         """Return a prediction with calibrated probabilities. Raises BadInputError for series that it does not know."""
         slices, series = self.calibration.of("slices", prediction.slices, self.how), prediction.series
         if series is not None:
             if not self.calibration.series:
                 raise BadInputError("the calibration is of slices alone, and the run predicts series too. Fit another")
             series = self.calibration.of("series", series, self.how)
-        self._warn()
         return replace(prediction, slices=slices, series=series)
 
     def write_note(self, submission: Path) -> None:

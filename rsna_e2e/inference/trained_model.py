@@ -7,6 +7,7 @@ from typing import Self
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.device import Compute, choose_compute
 from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.inference.bundle import run_of
 from rsna_e2e.loader.choice import check_order, choose_loader, count_channels
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.make import Network, make_network
@@ -42,12 +43,13 @@ class TrainedModel:
     def open(
         cls, run: Path, checkpoint: str = "auto", *, device: str = "auto", embeddings: Embeddings | None = None
     ) -> Self:
-        """Open a run with one of its checkpoints, named as `find_checkpoint` takes them, on `device`.
+        """Open a run, or a bundle of one, with a checkpoint, named as `find_checkpoint` takes them, on `device`.
 
         Raises BadInputError when the folder is no run or has no such checkpoint, when a file is damaged, and when the
         embeddings are not by the classifiers that the run learned from; UsageError when embeddings are missing or too
         many.
         """
+        run = run_of(run)
         damaged: list[str] = []
         folder = find_checkpoint(run, checkpoint, on_damaged=lambda error: damaged.append(str(error)))
         config = read_config(run)

@@ -1,0 +1,90 @@
+"""The verbs that put models to use: export makes one file of trained runs, process applies it to a folder of images."""
+
+import argparse
+from pathlib import Path
+
+from rsna_e2e.cli.arguments import add_checkpoint, add_device
+from rsna_e2e.cli.verbs import Verbs, add_verb, tell
+
+
+def add_export(verbs: Verbs) -> None:
+    """Add `rsna-e2e export`."""
+    verb = add_verb(
+        verbs,
+        "export",
+        _export,
+        "Put trained runs into one sealed file, with task, calibration, thresholds, model card and licence. It stands "
+        "wherever a run does: rsna-e2e predict model.rsna STORE.",
+        "rsna-e2e export runs/demo --out model.rsna --licence CC-BY-NC-4.0",
+        "rsna-e2e export runs/a runs/b --out both.rsna --name ich --version 2.0 --licence LICENSE.txt   # an ensemble",
+    )
+    verb.add_argument("model_runs", type=Path, nargs="+", metavar="RUN", help="run folders made by train")
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE.rsna", help="file to write")
+    verb.add_argument("--name", help="of the model (default that of FILE, without .rsna)")
+    verb.add_argument("--version", default="1.0", help="of the model (default 1.0)")
+    verb.add_argument(
+        "--licence",
+        required=True,
+        metavar="SPDX|FILE",
+        help="under which it may be used: an SPDX identifier, such as CC-BY-NC-4.0, or a file with the text",
+    )
+    add_checkpoint(verb)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from rsna_e2e.inference.export import export
+
+    done = export(
+        options.model_runs,
+        options.out,
+        name=options.name or options.out.stem,
+        version=options.version,
+        licence=options.licence,
+        checkpoint=options.checkpoint,
+    )
+    tell(*(f"damaged checkpoint skipped: {problem}" for problem in done.damaged))
+    described, found = done.bundle.description, done.bundle
+    n_runs = f"{len(found.runs)} run{'s' if len(found.runs) > 1 else ''}"
+    tell(
+        f"{done.path}: {described.name} {described.version} of {n_runs}, {done.n_bytes / 2**20:.1f} MiB, "
+        f"identity {found.identity}",
+        f"opened and asked: known answers differ by {done.difference:.1e} at most",
+    )
+
+
+def add_process(verbs: Verbs) -> None:
+    """Add `rsna-e2e process`."""
+    verb = add_verb(
+        verbs,
+        "process",
+        _process,
+        "Predict every study in a folder of DICOM files once and end: for each a result.json, pictures of its key "
+        "slices and a page. For cron and containers.",
+        "rsna-e2e process incoming results --model model.rsna",
+        "rsna-e2e process study.zip results --model model.rsna --no-pictures   # numbers alone, in a third of the time",
+    )
+    verb.add_argument("raw", type=Path, metavar="IN", help="a folder or zip archive of DICOM files, or X-ray images")
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder for a folder of each study, and summary.json")
+    verb.add_argument(
+        "--model", type=Path, required=True, metavar="FILE.rsna", help="a bundle by export, or the folder of a run"
+    )
+    verb.add_argument("--no-pictures", action="store_true", help="write result.json alone")
+    add_device(verb)
+
+
+def _process(options: argparse.Namespace) -> None:
+    from rsna_e2e.core.console import progress_bar
+    from rsna_e2e.serving.model import ServedModel
+    from rsna_e2e.serving.process import process
+
+    model = ServedModel.open(options.model, device=options.device)
+    with progress_bar("process", unit="files or slices") as progress:
+        done = process(options.raw, options.out, model, has_pictures=not options.no_pictures, progress=progress)
+    for result in done.results:
+        tell(f"{result.study}: {result.sentence}")
+    if done.refused:
+        tell(f"not taken: {', '.join(f'{n} {reason}' for reason, n in done.refused.items())}")
+    tell(
+        f"{options.out}: {len(done.results)} studies with {model.name} {model.version}".rstrip()
+        + f"; prepared in {done.prepare_s:.1f} s, predicted in {done.predict_s:.1f} s"
+    )

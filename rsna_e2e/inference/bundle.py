@@ -1,0 +1,91 @@
+"""A bundle: one sealed file with all that it takes to apply trained runs, which stands wherever a run may stand.
+
+It holds, of each run, what predicting needs, laid out as a run folder; beside them what the model is and may be used
+for. Opened, it is unpacked into a temporary folder that goes when the program ends.
+"""
+
+import re
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from rsna_e2e.config import Frozen
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import read_json, real_path
+from rsna_e2e.core.sealed_archive import read_sealed
+
+SUFFIX = ".rsna"
+DESCRIPTION, CARD, LICENCE = "bundle.json", "MODEL_CARD.md", "LICENSE"
+MEMBERS, KNOWN = "members", "known.safetensors"
+_OF_RUN = r"config\.yaml|(task|manifest|calibration|operating_points)\.json"
+_OF_CHECKPOINT = r"checkpoints/step-\d{8,12}-epoch-\d{3,9}/(checkpoint\.json|model\.safetensors)"
+_ONNX = r"onnx/(backbone|head)\.onnx"
+_NAMES = re.compile(
+    rf"bundle\.json|MODEL_CARD\.md|LICENSE|members/\d{{1,3}}/(known\.safetensors|{_ONNX}|{_OF_RUN}|{_OF_CHECKPOINT})",
+    re.ASCII,
+)
+
+
+class BundleDescription(Frozen):
+    """What bundle.json says: its form; what the model is called; under which licence it may be used, an SPDX identifier
+    or the name of the file that was given; of which task it is, and of how many runs."""
+
+    format: Literal["rsna_e2e.bundle"] = "rsna_e2e.bundle"
+    format_version: Literal[1] = 1
+    name: str
+    version: str
+    licence: str
+    task: str
+    n_members: int
+
+
+class Bundle:
+    """A bundle that is open. identity: 16 hexadecimal digits of its sha256, which no other has. runs: its members,
+    each a folder as train makes it; the probabilities of a model are the mean of theirs."""
+
+    def __init__(self, path: Path) -> None:
+        """Unpack a bundle. Raises BadInputError for a file that is none, is damaged or was changed; DiskFullError."""
+        unpacked = Path(tempfile.mkdtemp(prefix="rsna_e2e-"))
+        weakref.finalize(self, shutil.rmtree, unpacked, ignore_errors=True)  # with this, or when the program ends
+        self.folder = unpacked / path.name  # so that messages name it
+        self.identity = read_sealed(path, self.folder, is_known=lambda name: bool(_NAMES.fullmatch(name)))[:16]
+        try:
+            content = read_json(self.folder / DESCRIPTION)
+            self.description = BundleDescription.model_validate(content, strict=True)
+        except (OSError, ValidationError, ValueError):
+            raise BadInputError(
+                f"{path}: made by another version of this program, or by another program. Export the run again"
+            ) from None
+        numbers = range(self.description.n_members)
+        self.runs = tuple(self.folder / MEMBERS / str(number) for number in numbers)
+        if not self.runs or not all(run.is_dir() for run in self.runs):
+            raise BadInputError(f"{path}: lacks runs that its {DESCRIPTION} counts. Export them again")
+
+
+_open: dict[tuple[Path, int, int, int], Bundle] = {}
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Return a bundle, unpacked once per process while its file stays the same. Raises what `Bundle` raises."""
+    found = path.stat()
+    key = (real_path(path), found.st_ino, found.st_size, found.st_mtime_ns)
+    if key not in _open:
+        _open[key] = Bundle(path)
+    return _open[key]
+
+
+def runs_of(path: Path) -> tuple[Path, ...]:
+    """Return the run folders that a path means: those in a bundle, or the folder itself."""
+    return open_bundle(path).runs if path.is_file() else (path,)
+
+
+def run_of(path: Path) -> Path:
+    """Return the run folder that a path means. Raises UsageError for a bundle of several."""
+    runs = runs_of(path)
+    if len(runs) > 1:
+        raise UsageError(f"{path}: holds {len(runs)} runs, and this is of one. Give one of the runs it was made of")
+    return runs[0]

@@ -1,0 +1,119 @@
+"""Makes a bundle of trained runs: one file for other machines, with weights, task, calibration, thresholds and card."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsna_e2e.config import save_config
+from rsna_e2e.core.errors import BadInputError, UsageError
+from rsna_e2e.core.files import make_folder, prepare_file, sha256_of, write_json
+from rsna_e2e.core.sealed_archive import write_sealed
+from rsna_e2e.inference import bundle
+from rsna_e2e.inference.bundle import Bundle, BundleDescription
+from rsna_e2e.inference.known_answers import known_answers, largest_difference
+from rsna_e2e.inference.model_card import model_card
+from rsna_e2e.inference.trained_model import TrainedModel
+from rsna_e2e.training.checkpoint import save_checkpoint
+from rsna_e2e.training.checkpoint.state import describe
+from rsna_e2e.training.run_folder import CONFIG_SHA256, STORE_HASH, read_config, read_manifest, write_task
+from rsna_e2e.training.run_layout import CALIBRATION, CONFIG, MANIFEST, OPERATING_POINTS
+
+_OF_MANIFEST = ("started_utc", "code", "data_hash", STORE_HASH, "seed")  # what names no machine and no path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """The bundle that was written, its size, and how far its own known answers were from those of the runs."""
+
+    path: Path
+    bundle: Bundle
+    n_bytes: int
+    difference: float
+    damaged: tuple[str, ...]
+
+
+def export(
+    runs: Sequence[Path], out: Path, *, name: str, version: str, licence: str, checkpoint: str = "auto"
+) -> Exported:
+    """Write a bundle of these runs, whose probabilities are averaged, and open it to see that it answers as they do.
+
+    licence: an SPDX identifier, or the path of a file with its text. The same runs give the same bytes. Raises
+    UsageError for runs of several tasks, or that learned from stored embeddings, or for no licence; BadInputError as
+    `TrainedModel.open` does.
+    """
+    prepare_file(out, example=f"model{bundle.SUFFIX}")
+    short, text = _licence(licence)
+    opened = [_open(run, checkpoint) for run in runs]
+    tasks = {trained.task.name for trained in opened}
+    if len(tasks) > 1:
+        raise UsageError(f"runs of several tasks, {', '.join(sorted(tasks))}: a bundle is of one. Export each alone")
+    described = BundleDescription(name=name, version=version, licence=short, task=tasks.pop(), n_members=len(opened))
+    with tempfile.TemporaryDirectory(prefix="rsna_e2e-") as temporary:
+        folder = Path(temporary)
+        for number, trained in enumerate(opened):
+            _write_member(trained, folder / bundle.MEMBERS / str(number))
+        write_json(folder / bundle.DESCRIPTION, described.model_dump())
+        (folder / bundle.LICENCE).write_text(text)
+        (folder / bundle.CARD).write_text(model_card(described, opened))
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        write_sealed(out, {path.relative_to(folder).as_posix(): path for path in files})
+    made = bundle.open_bundle(out)
+    return Exported(
+        path=out,
+        bundle=made,
+        n_bytes=out.stat().st_size,
+        difference=max(self_test(run) for run in made.runs),
+        damaged=tuple(message for trained in opened for message in trained.damaged),
+    )
+
+
+def self_test(run: Path, *, device: str = "cpu") -> float:
+    """Return the largest difference between what a member of a bundle says of made-up slices and what it said when it
+    was exported, in probabilities."""
+    return largest_difference(TrainedModel.open(run, device=device), run / bundle.KNOWN)
+
+
+def _open(run: Path, checkpoint: str) -> TrainedModel:
+    if run.is_file():
+        raise UsageError(f"{run}: is a file. Export the folders of runs, as train makes them")
+    if read_config(run).model.backbone == "none":
+        raise UsageError(
+            f"{run}: learned from stored embeddings, which other machines do not have. Export runs that see images, "
+            "as joint training makes them"
+        )
+    return TrainedModel.open(run, checkpoint, device="cpu")
+
+
+def _write_member(trained: TrainedModel, folder: Path) -> None:
+    """Write what predicting needs of a run, as a run folder, and its known answers."""
+    run = trained.run
+    make_folder(folder)
+    config = trained.config
+    save_config(config.model_copy(update={"model": config.model.without_initial_weights()}), path=folder / CONFIG)
+    write_task(folder, trained.task)
+    manifest = read_manifest(run)
+    kept = {key: manifest[key] for key in _OF_MANIFEST if key in manifest}
+    write_json(folder / MANIFEST, kept | {"classifiers": [], CONFIG_SHA256: sha256_of(folder / CONFIG)})
+    state = describe(trained.checkpoint).state
+    is_best = state.best is not None and state.best.step == state.step
+    save_checkpoint(folder, state if is_best else state.model_copy(update={"best": None}), model=trained.network)
+    for name in (CALIBRATION, OPERATING_POINTS):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, folder / name)
+    (folder / bundle.KNOWN).write_bytes(known_answers(trained))
+
+
+def _licence(given: str) -> tuple[str, str]:
+    """Return the name of a licence, and its text. Raises UsageError for what is neither an identifier nor a file."""
+    path = Path(given)
+    try:
+        if path.is_file():
+            return path.name, path.read_text()
+    except (OSError, UnicodeDecodeError):
+        raise BadInputError(f"{path}: is no text in UTF-8. Give a licence's text, or an SPDX identifier") from None
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*( (AND|OR|WITH) [A-Za-z0-9][A-Za-z0-9.+-]*)*", given):
+        raise UsageError(f"--licence {given}: neither an SPDX identifier, such as CC-BY-NC-4.0, nor a file")
+    return given, f"SPDX-License-Identifier: {given}\n"

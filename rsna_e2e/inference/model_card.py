@@ -1,0 +1,74 @@
+"""The card of a bundle, in Markdown: what the model is for, how well it does on what it held out, and its limits."""
+
+from collections.abc import Iterator, Sequence
+
+from rsna_e2e.inference.bundle import BundleDescription
+from rsna_e2e.inference.trained_model import TrainedModel
+from rsna_e2e.tasks.task import Task
+from rsna_e2e.training.calibration import LabelCalibration, read_calibration
+from rsna_e2e.training.checkpoint.state import describe
+from rsna_e2e.training.operating_points import SENSITIVITIES, read_operating_points
+
+
+def model_card(described: BundleDescription, members: Sequence[TrainedModel]) -> str:
+    """Return the card of a model that is the mean of these runs."""
+    task = members[0].task
+    lines = [
+        f"# {described.name} {described.version}",
+        "",
+        f"{task.title}. **Research use only: not a medical device, not for diagnosis.**",
+        "",
+        f"- Licence: {described.licence}",
+        f"- Predicts: {', '.join(task.slices.names)}, of each {_what(task)}",
+        *([f"- Of each series: {', '.join(task.series.names)}"] if task.series_truth == "own" else []),
+        f"- Made of: {len(members)} run{'s, whose probabilities are averaged' if len(members) > 1 else ''}",
+        "- Made by: rsna_e2e",
+        "",
+        "## Use",
+        "",
+        "For research on images like those it was trained on. What it says of other scanners, populations and "
+        "protocols is unknown: evaluate it on your own labelled data before you rely on any number here.",
+    ]
+    for number, trained in enumerate(members, start=1):
+        lines += ["", f"## Run {number}" if len(members) > 1 else "## Scores", "", *_of_run(trained)]
+    return "\n".join(lines) + "\n"
+
+
+def _what(task: Task) -> str:
+    return "radiograph" if task.inputs.values == "grey" else "slice"
+
+
+def _of_run(trained: TrainedModel) -> Iterator[str]:
+    config, state = trained.config, describe(trained.checkpoint).state
+    yield f"- Network: {config.model.backbone} at {config.image.size} px, head {config.model.head}"
+    yield f"- Weights: of epoch {trained.epoch}, after {state.n_slices:,} slices; recipe {config.recipe}"
+    if state.best is None or state.best.step != state.step:
+        yield "- Scores: none, as these weights were not validated"
+        return
+    scores = {name: value for name, value in state.best.validation.items() if not name.startswith("n_")}
+    said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items() if value is not None)
+    yield f"- On the fold that it held out and that chose the epoch, so somewhat too good: {said}"
+    yield from _of_labels(trained)
+
+
+def _of_labels(trained: TrainedModel) -> Iterator[str]:
+    points, calibration = read_operating_points(trained.run), read_calibration(trained.run, trained.task)
+    if points is None or points.epoch != trained.epoch:
+        return
+    share = f"{SENSITIVITIES[0]:.2f}"
+    at = (points.at_sensitivity or {}).get("slices", {}).get(share, {})
+    yield from ("", f"| label | threshold, best | at sensitivity {share} | positives of all | calibration |")
+    yield "|---|---|---|---|---|"
+    for name, threshold in points.thresholds.items():
+        label = calibration.slices.get(name) if calibration is not None else None
+        of_all = f"{label.n_positives} of {label.n_samples}" if label else ""
+        other = f"{at[name]:.4f}" if name in at else ""
+        yield f"| {name} | {threshold:.4f} | {other} | {of_all} | {_calibrated(label) if label else 'none'} |"
+
+
+def _calibrated(label: LabelCalibration) -> str:
+    if label.applied == "none":
+        return f"none ({label.reason})"
+    if label.ece_before is None or label.ece_after is None:
+        return label.applied
+    return f"{label.applied}, error {label.ece_before:.4f} to {label.ece_after:.4f}"

@@ -1,0 +1,89 @@
+"""Applies a model to a folder of images, once: for each study a result, pictures and a page, and a summary of all."""
+
+# T slices of a series
+
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsna_e2e.core.files import make_folder, write_json
+from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.serving.model import ServedModel
+from rsna_e2e.serving.result import Result, results
+from rsna_e2e.serving.study_page import write_study
+from rsna_e2e.store import Store
+from rsna_e2e.store.prepare import NothingTakenError, prepare
+
+RESULT, SUMMARY = "result.json", "summary.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processed:
+    """What `process` made. refused: files and frames that were not taken, counted by reason."""
+
+    results: tuple[Result, ...]
+    refused: dict[str, int]
+    prepare_s: float
+    predict_s: float
+
+
+def process(
+    raw: Path,
+    out: Path,
+    model: ServedModel,
+    *,
+    has_pictures: bool = True,
+    n_jobs: int | None = None,
+    progress: Progress = no_progress,
+) -> Processed:
+    """Predict every study of the DICOM files, or images, in `raw`, a folder or a zip archive.
+
+    For each it makes a folder of its `study_key` in `out`, in place of one that is there, each whole or not at all:
+    result.json, and with has_pictures pictures of its key slices and report.html. `out/summary.json` comes last. A
+    temporary store holds the pixels meanwhile. n_jobs: processes that read files, by default one for each core.
+    Raises BadInputError when `raw` is missing or holds no usable slice, OutOfResourcesError on a full disk.
+    """
+    make_folder(out)
+    with tempfile.TemporaryDirectory(prefix="rsna_e2e-") as folder:
+        path, started_s = Path(folder) / "store", time.perf_counter()
+        try:
+            prepare(raw, path, task=model.task, labels="none", n_jobs=n_jobs, progress=progress)
+        except NothingTakenError as error:  # which names a table of refusals that goes with the temporary folder
+            raise NothingTakenError(raw, error.refusals, modality=error.modality) from None
+        prepared_s = time.perf_counter()
+        with closing(Store.open(path, model.task.name)) as store:
+            found = results(model, store, model(store, range(len(store.series)), progress=progress))
+            predicted_s = time.perf_counter()
+            for result in found:
+                _write(result, store, model, out / result.study, has_pictures=has_pictures)
+            refused = _counted(refusal.reason for refusal in store.read_refusals())
+    done = Processed(
+        results=tuple(found), refused=refused, prepare_s=prepared_s - started_s, predict_s=predicted_s - prepared_s
+    )
+    studies = [{"study": result.study, "sentence": result.sentence} for result in found]
+    timing = {"prepare_s": round(done.prepare_s, 3), "predict_s": round(done.predict_s, 3)}
+    write_json(out / SUMMARY, {"studies": studies, "refused": refused, **timing})
+    return done
+
+
+def _counted(reasons: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(map(str, reasons)).items()))
+
+
+def _write(result: Result, store: Store, model: ServedModel, folder: Path, *, has_pictures: bool) -> None:
+    """Write the folder of a study under another name, and rename it."""
+    unfinished = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+    try:
+        write_json(unfinished / RESULT, result.model_dump())
+        if has_pictures:
+            write_study(result, store, model, unfinished)
+        unfinished.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

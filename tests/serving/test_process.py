@@ -1,0 +1,203 @@
+"""A folder of studies processed once: what is written is what predict writes for them, whole or not at all."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import phantoms
+import pytest
+import small
+
+from rsna_e2e.cli import main
+from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.files import read_json
+from rsna_e2e.inference.bundle import open_bundle
+from rsna_e2e.inference.export import export
+from rsna_e2e.serving.model import ServedModel
+from rsna_e2e.serving.process import RESULT, SUMMARY, process
+from rsna_e2e.serving.result import N_KEY_SLICES, RESEARCH_ONLY, Result
+from rsna_e2e.serving.study_page import PAGE
+from rsna_e2e.store.prepare import prepare
+from rsna_e2e.tasks.ich import ICH
+from rsna_e2e.tasks.labels import read_labels
+from rsna_e2e.tasks.metrics import DECISION_THRESHOLD
+from rsna_e2e.training.calibration import LabelCalibration, RunCalibration, write_calibration
+from rsna_e2e.training.operating_points import read_operating_points, write_operating_points
+from rsna_e2e.training.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SAME = 1e-6
+SIDE = 32
+N_SLICES = (4, 2, 6)  # of three studies
+
+
+@dataclass(frozen=True)
+class Made:
+    bundle: Path
+    runs: list[Path]
+    raw: Path
+
+
+def _calibrate(run: Path, slope: float) -> None:
+    """Give a run a calibration and thresholds that change every number."""
+    label = LabelCalibration(
+        applied="platt", temperature=1.0, slope=slope, intercept=-0.5, n_samples=9, n_positives=4, ece_before=0.1
+    )
+    calibration = RunCalibration(epoch=1, n_patients=4, slices=dict.fromkeys(ICH.slices.names, label), series={})
+    write_calibration(run, calibration)
+    at = {name: 0.3 + 0.05 * number for number, name in enumerate(ICH.slices.names)}
+    write_operating_points(run, epoch=1, thresholds=at, at_sensitivity={"slices": {"0.90": at, "0.95": at}})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A bundle of two runs, and three studies that they have not seen, with a file that is no DICOM file."""
+    folder = tmp_path_factory.mktemp("process")
+    runs = [folder / "a", folder / "b"]
+    for number, run in enumerate(runs):
+        train(small.make_store(folder / f"seen{number}"), run, small.config(f"seed={number}"), device="cpu")
+        _calibrate(run, 0.5 + number)
+    raw = folder / "raw"
+    for series, n_slices in enumerate(N_SLICES):
+        for index in range(n_slices):
+            dataset = phantoms.slice_dataset(
+                phantoms.stored_image(SIDE, SIDE, seed=8 * series + index, form=phantoms.SIGNED_16),
+                SOPInstanceUID=f"1.2.3.{series}.{index}",
+                PatientID=f"p{series}",
+                StudyInstanceUID=f"1.2.4.{series}",
+                SeriesInstanceUID=f"1.2.5.{series}",
+                ImagePositionPatient=[-125.0, -125.0, 5.0 * index],
+            )
+            phantoms.write_dicom(raw / f"{series}/IM{9 - index}.dcm", dataset)
+    (raw / "notes.txt").write_text("no image")
+    bundle = export(runs, folder / "model.rsna", name="small", version="1.0", licence="MIT").path
+    return Made(bundle, runs, raw)
+
+
+def _results(out: Path) -> dict[str, Result]:
+    found = [Result.model_validate(read_json(path)) for path in sorted(out.glob(f"*/{RESULT}"))]
+    return {result.study: result for result in found}
+
+
+def _probabilities(results: dict[str, Result]) -> dict[str, list[float]]:
+    return {
+        image_id: values
+        for result in results.values()
+        for series in result.series
+        for image_id, values in zip(series.images, series.probability, strict=True)
+    }
+
+
+def test_it_says_what_predict_writes(made: Made, tmp_path: Path) -> None:
+    done = process(made.raw, tmp_path / "out", ServedModel.open(made.bundle, device="cpu"), n_jobs=1)
+    prepare(made.raw, tmp_path / "store", task=ICH, labels="none", n_jobs=1)
+    words = ["predict", str(made.bundle), str(tmp_path / "store"), "--out", str(tmp_path / "all.csv"), "--calibrated"]
+    assert main([*words, "--device", "cpu"]) == 0
+    wanted = read_labels(tmp_path / "all.csv", ICH)
+    found = _probabilities(_results(tmp_path / "out"))
+    assert sorted(found) == sorted(wanted.image_ids)
+    np.testing.assert_allclose([found[one] for one in wanted.image_ids], wanted.values, rtol=0, atol=SAME)
+    assert done.refused == {"not_dicom": 1}
+    assert len(done.results) == len(N_SLICES)
+
+
+def test_a_result_agrees_with_itself(made: Made, tmp_path: Path) -> None:
+    model = ServedModel.open(made.bundle, device="cpu")
+    process(made.raw, tmp_path / "out", model, n_jobs=1)
+    results = _results(tmp_path / "out")
+    assert sorted(result.series[0].n_slices for result in results.values()) == sorted(N_SLICES)
+    for result in results.values():
+        (series,) = result.series
+        for column, label in enumerate(result.labels):
+            of_label = np.array(series.probability)[:, column]
+            assert label.name == ICH.slices.names[column]
+            assert label.probability == of_label.max()
+            assert label.above == (label.probability >= label.threshold == model.thresholds["slices"][label.name])
+            n_above = int((of_label >= label.threshold).sum())
+            assert len(label.key_slices) == max(1, min(n_above, N_KEY_SLICES))
+            assert [of_label[key.place] for key in label.key_slices] == sorted(of_label)[::-1][: len(label.key_slices)]
+        assert result.sentence.endswith(RESEARCH_ONLY)
+        assert series.place_mm == sorted(series.place_mm)
+        assert result.model.identity == open_bundle(made.bundle).identity
+
+
+def test_thresholds_are_those_of_calibrated_probabilities(made: Made) -> None:
+    model = ServedModel.open(made.bundle, device="cpu")
+    of_runs = []
+    for number, run in enumerate(made.runs):
+        points = read_operating_points(run)
+        assert points is not None
+        assert points.at_sensitivity is not None
+        at = points.at_sensitivity["slices"]["0.90"]["any"]
+        of_runs.append(1 / (1 + np.exp(-((0.5 + number) * np.log(at / (1 - at)) - 0.5))))
+    assert model.thresholds["slices"]["any"] == pytest.approx(np.mean(of_runs), abs=1e-12)
+    assert model.self_test() <= SAME
+
+
+def test_a_run_without_thresholds_has_the_default(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.runs[0], tmp_path / "run")
+    for name in ("operating_points.json", "calibration.json"):
+        (tmp_path / "run" / name).unlink()
+    model = ServedModel.open(tmp_path / "run", device="cpu")
+    assert set(model.thresholds["slices"].values()) == {DECISION_THRESHOLD}
+    assert (model.name, model.version, len(model.identity)) == ("run", "", 16)
+    assert model.calibrators == (None,)
+    assert model.self_test() == 0.0
+
+
+def test_pictures_and_page_are_of_what_is_above(made: Made, tmp_path: Path) -> None:
+    process(made.raw, tmp_path / "out", ServedModel.open(made.bundle, device="cpu"), n_jobs=1)
+    for study, result in _results(tmp_path / "out").items():
+        folder = tmp_path / "out" / study
+        shown = [label for label in result.labels if label.above] or [result.labels[ICH.headline_index]]
+        stems = [f"{label.name}-{key.series[:8]}-{key.place:04d}" for label in shown for key in label.key_slices]
+        names = sorted(f"{stem}{end}.png" for stem in stems for end in ("", "-map"))
+        assert sorted(path.name for path in folder.glob("*.png")) == names
+        plain, mapped = (matplotlib.image.imread(folder / f"{stems[0]}{end}.png") for end in ("", "-map"))
+        assert plain.shape == mapped.shape
+        page = (folder / PAGE).read_text()
+        assert result.sentence in page
+        assert page.count("<img") == len(names) + 1
+        assert "://" not in page
+
+
+def test_a_second_time_replaces_the_first(made: Made, tmp_path: Path) -> None:
+    model, out = ServedModel.open(made.bundle, device="cpu"), tmp_path / "out"
+    process(made.raw, out, model, n_jobs=1)
+    before = {path: path.read_bytes() for path in out.rglob(RESULT)}
+    process(made.raw, out, model, n_jobs=1, has_pictures=False)
+    assert {path: path.read_bytes() for path in out.rglob(RESULT)} == before
+    assert not [*out.rglob("*.png"), *out.glob(".*")]
+    assert len(json.loads((out / SUMMARY).read_text())["studies"]) == len(N_SLICES)
+
+
+def test_nothing_half_written_stays(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rsna_e2e.serving.process.write_study", fail)
+    with pytest.raises(KeyboardInterrupt):
+        process(made.raw, tmp_path / "out", ServedModel.open(made.bundle, device="cpu"), n_jobs=1)
+    assert [*(tmp_path / "out").iterdir()] == []
+
+
+def test_what_cannot_be_processed_is_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/notes.txt").write_text("no image")
+    words = ["process", str(tmp_path / "raw"), str(tmp_path / "out"), "--model", str(made.bundle), "--device", "cpu"]
+    assert main(words) == BadInputError.exit_code
+    assert "not_dicom" in capsys.readouterr().err
+    assert main([*words[:4], str(tmp_path / "none"), "--device", "cpu"]) == BadInputError.exit_code
+
+
+def test_the_verb_says_it_in_a_sentence(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["process", str(made.raw), str(tmp_path / "out"), "--model", str(made.bundle), "--no-pictures"]
+    assert main([*words, "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert said.count(RESEARCH_ONLY) == len(N_SLICES)
+    assert "not taken: 1 not_dicom" in said
+    assert "3 studies with small 1.0" in said
