@@ -29,8 +29,8 @@ def write_study(result: Result, store: Store, model: ServedModel, folder: Path) 
     over it, and a page that shows them; without such a label, pictures of the slice that speaks most for the headline.
     """
     spans = {span.series_key: span for span in store.series}
-    pictures = []
-    for label in _shown(result, model):
+    shown, pictures = _shown(result, model), []
+    for label in shown:
         of_label = _pictures(label, spans, store, model)
         names = [f"{label.name}-{key.series[:8]}-{key.place:04d}" for key in label.key_slices]
         for name, (plain, mapped) in zip(names, of_label, strict=True):
@@ -58,7 +58,7 @@ def write_study(result: Result, store: Store, model: ServedModel, folder: Path) 
             }
             for label, slices in pictures
         ],
-        profiles=[_profile(result, number, model) for number in range(len(result.series))],
+        profiles=[_profile(result, number, model, shown) for number in range(len(result.series))],
     )
     write_texts(folder, {PAGE: page})
 
@@ -94,8 +94,8 @@ def _pictures(
     return found
 
 
-def _profile(result: Result, number: int, model: ServedModel) -> str:
-    """Return a figure of the probabilities of a series along z, as a data URI."""
+def _profile(result: Result, number: int, model: ServedModel, shown: list[LabelResult]) -> str:
+    """Return a figure of the probabilities of a series along z, with marks at the slices shown, as a data URI."""
     series = result.series[number]
     probability: Float64Array = np.array(series.probability)
     has_place = None not in series.place_mm and len(set(series.place_mm)) == len(series.place_mm)
@@ -107,7 +107,7 @@ def _profile(result: Result, number: int, model: ServedModel) -> str:
         probability,
         axis="position (mm)" if has_place else "slice",
         shown=np.array(
-            sorted({key.place for label in result.labels for key in label.key_slices if key.series == series.key}),
+            sorted({key.place for label in shown for key in label.key_slices if key.series == series.key}),
             dtype=np.int64,
         ),
     )
