@@ -87,7 +87,6 @@ def _add_views(verb: argparse.ArgumentParser) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
     from rsna_e2e.core.files import prepare_file
-    from rsna_e2e.inference.bundle import runs_of
     from rsna_e2e.inference.predict import predict
     from rsna_e2e.inference.predict_epochs import predict_epochs
     from rsna_e2e.inference.submission import prepare_submission
@@ -96,7 +95,7 @@ def _predict(options: argparse.Namespace) -> None:
     from rsna_e2e.training.run_layout import TASK
 
     is_mean = options.checkpoint == "epochs"
-    options.model_run, *options.others = (run for path in (options.model_run, *options.others) for run in runs_of(path))
+    _open_bundles(options)
     prepare_file(options.out, example="submission.csv")  # first: it may be wrong
     task = read_config(options.model_run).task
     named = task.name if task.name in TASKS else str(options.model_run / TASK)
@@ -126,12 +125,23 @@ def _predict(options: argparse.Namespace) -> None:
     say_truth(options.out, done.truth, task=named)
 
 
+def _open_bundles(options: argparse.Namespace) -> None:
+    """Put the runs that bundles hold in their place. Raises UsageError for a checkpoint that none holds."""
+    from rsna_e2e.inference.bundle import runs_of
+
+    given = [options.model_run, *options.others]
+    if any(path.is_file() for path in given) and options.checkpoint not in ("auto", "last"):
+        raise UsageError("--checkpoint: a bundle holds one of each run. Leave it out")
+    options.model_run, *options.others = (run for path in given for run in runs_of(path))
+
+
 def _predict_ensemble(options: argparse.Namespace, store: "Store", named: str, **what: Any) -> None:
     from rsna_e2e.inference.predict_runs import predict_runs
 
     if options.checkpoint == "epochs" or options.embeddings:
         raise UsageError(
-            "--with is of runs that read images, by one checkpoint each: leave out --embeddings and epochs"
+            "a mean of several runs is of such that read images, by one checkpoint each: leave out --embeddings and "
+            "epochs"
         )
     runs = [options.model_run, *options.others]
     mean = predict_runs(runs, store, checkpoint=options.checkpoint, **what)

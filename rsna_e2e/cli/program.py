@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError) and _is_reader_gone():  # as after `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), _OUTPUT)  # or Python complains when it ends
             return 128 + signal.SIGPIPE  # what shells make of it
-        what = FULL if is_full(error) else error.strerror
+        what = FULL if is_full(error) else error.strerror or str(error)
         tell(f"rsna-e2e {parsed.verb}: {error.filename or 'input or output'}: {what}", to=sys.stderr)
         return (OutOfResourcesError if is_full(error) else BadInputError).exit_code
     except (MemoryError, RuntimeError) as error:

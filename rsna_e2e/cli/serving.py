@@ -1,10 +1,17 @@
 """The verbs that put models to use: export makes one file of trained runs, process applies it to a folder of images."""
 
 import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from rsna_e2e.cli.arguments import add_checkpoint, add_device
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
+
+_TERMINATED = 128 + signal.SIGTERM  # the exit code of a program that a signal ended, by shells' convention
 
 
 def add_export(verbs: Verbs) -> None:
@@ -13,8 +20,8 @@ def add_export(verbs: Verbs) -> None:
         verbs,
         "export",
         _export,
-        "Put trained runs into one sealed file, with task, calibration, thresholds, model card and licence. It stands "
-        "wherever a run does: rsna-e2e predict model.rsna STORE.",
+        "Put trained runs into one sealed file, with task, calibration, thresholds, model card and licence: for "
+        "predict, explain and process.",
         "rsna-e2e export runs/demo --out model.rsna --licence CC-BY-NC-4.0",
         "rsna-e2e export runs/a runs/b --out both.rsna --name ich --version 2.0 --licence LICENSE.txt   # an ensemble",
     )
@@ -77,8 +84,8 @@ def _process(options: argparse.Namespace) -> None:
     from rsna_e2e.serving.model import ServedModel
     from rsna_e2e.serving.process import process
 
-    model = ServedModel.open(options.model, device=options.device)
-    with progress_bar("process", unit="files or slices") as progress:
+    with _ends_at_sigterm(), progress_bar("process", unit="files or slices") as progress:
+        model = ServedModel.open(options.model, device=options.device)
         done = process(options.raw, options.out, model, has_pictures=not options.no_pictures, progress=progress)
     for result in done.results:
         tell(f"{result.study}: {result.sentence}")
@@ -88,3 +95,24 @@ def _process(options: argparse.Namespace) -> None:
         f"{options.out}: {len(done.results)} studies with {model.name} {model.version}".rstrip()
         + f"; prepared in {done.prepare_s:.1f} s, predicted in {done.predict_s:.1f} s"
     )
+
+
+@contextmanager
+def _ends_at_sigterm() -> Iterator[None]:
+    """Within, SIGTERM ends the program as if it had come to its end, so that what is temporary goes."""
+    is_stopped = False
+
+    def stop(*_: object) -> NoReturn:
+        nonlocal is_stopped
+        is_stopped = True
+        sys.exit(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except Exception:
+        if is_stopped:  # libraries that were called just then may make another exception of it
+            sys.exit(_TERMINATED)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -21,8 +21,6 @@ _N_DIGITS = 64
 _OPEN = _SEAL + b"0" * _N_DIGITS
 _ALWAYS = (1980, 1, 1, 0, 0, 0)  # the earliest time that a member can have (4.4.6), so that no clock is in the file
 _MODE = 0o100644 << 16  # of a regular file, where Unix has it (4.4.15)
-_MOST_BYTES = 8 * 2**30  # of a member
-_MOST_MEMBERS = 1000
 _BLOCK = 2**20
 
 
@@ -61,7 +59,9 @@ def read_sealed(path: Path, folder: Path, *, is_known: Callable[[str], bool]) ->
             digits = _check_seal(path, file)
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
-                if len(members) > _MOST_MEMBERS or len({member.filename for member in members}) < len(members):
+                n_bytes = sum(member.file_size for member in members)
+                is_overlapping = n_bytes > file.seek(0, os.SEEK_END)  # so that no archive unpacks to more than itself
+                if is_overlapping or len({member.filename for member in members}) < len(members):
                     raise _strange(path)
                 for member in members:
                     if not is_known(member.filename) or not _is_stored(member):
@@ -99,7 +99,7 @@ def _digests(file: BinaryIO) -> tuple[str, bytes]:
 
 def _is_stored(member: zipfile.ZipInfo) -> bool:
     is_plain = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
-    return is_plain and not member.flag_bits & ~0x800 and member.file_size <= _MOST_BYTES  # 0x800: the name is UTF-8
+    return is_plain and not member.flag_bits & ~0x800  # 0x800: the name is UTF-8
 
 
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, out: Path) -> None:

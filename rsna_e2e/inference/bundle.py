@@ -1,4 +1,4 @@
-"""A bundle: one sealed file with all that it takes to apply trained runs, which stands wherever a run may stand.
+"""A bundle: one sealed file with all that it takes to apply trained runs, which predict, explain and process take.
 
 It holds, of each run, what predicting needs, laid out as a run folder; beside them what the model is and may be used
 for. Opened, it is unpacked into a temporary folder that goes when the program ends.
@@ -8,6 +8,8 @@ import re
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,15 +19,15 @@ from rsna_e2e.config import Frozen
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import read_json, real_path
 from rsna_e2e.core.sealed_archive import read_sealed
+from rsna_e2e.tasks.task import Task
 
 SUFFIX = ".rsna"
 DESCRIPTION, CARD, LICENCE = "bundle.json", "MODEL_CARD.md", "LICENSE"
 MEMBERS, KNOWN = "members", "known.safetensors"
 _OF_RUN = r"config\.yaml|(task|manifest|calibration|operating_points)\.json"
 _OF_CHECKPOINT = r"checkpoints/step-\d{8,12}-epoch-\d{3,9}/(checkpoint\.json|model\.safetensors)"
-_ONNX = r"onnx/(backbone|head)\.onnx"
 _NAMES = re.compile(
-    rf"bundle\.json|MODEL_CARD\.md|LICENSE|members/\d{{1,3}}/(known\.safetensors|{_ONNX}|{_OF_RUN}|{_OF_CHECKPOINT})",
+    rf"bundle\.json|MODEL_CARD\.md|LICENSE|members/\d{{1,3}}/(known\.safetensors|{_OF_RUN}|{_OF_CHECKPOINT})",
     re.ASCII,
 )
 
@@ -66,12 +68,29 @@ class Bundle:
             raise BadInputError(f"{path}: lacks runs that its {DESCRIPTION} counts. Export them again")
 
 
+def task_of(tasks: Sequence[Task]) -> Task:
+    """Return the task of models whose probabilities are averaged: of the first, others may see other channels.
+
+    Raises UsageError where they are for different labels.
+    """
+    first = tasks[0]
+    if any(replace(first, inputs=task.inputs) != task for task in tasks):
+        raise UsageError(
+            f"runs for different labels, {', '.join(sorted({task.name for task in tasks}))}: a mean is of one. "
+            "Give each alone"
+        )
+    return first
+
+
 _open: dict[tuple[Path, int, int, int], Bundle] = {}
 
 
 def open_bundle(path: Path) -> Bundle:
     """Return a bundle, unpacked once per process while its file stays the same. Raises what `Bundle` raises."""
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}. Give a file that can be") from error
     key = (real_path(path), found.st_ino, found.st_size, found.st_mtime_ns)
     if key not in _open:
         _open[key] = Bundle(path)

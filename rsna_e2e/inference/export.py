@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rsna_e2e.config import save_config
 from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.core.files import make_folder, prepare_file, sha256_of, write_json
+from rsna_e2e.core.files import make_folder, prepare_file, real_path, sha256_of, write_json
 from rsna_e2e.core.sealed_archive import write_sealed
 from rsna_e2e.inference import bundle
 from rsna_e2e.inference.bundle import Bundle, BundleDescription
-from rsna_e2e.inference.known_answers import known_answers, largest_difference
+from rsna_e2e.inference.known_answers import check_answers, known_answers
 from rsna_e2e.inference.model_card import model_card
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.training.checkpoint import save_checkpoint
@@ -46,18 +46,19 @@ def export(
     """
     prepare_file(out, example=f"model{bundle.SUFFIX}")
     short, text = _licence(licence)
+    if len({real_path(run) for run in runs}) < len(runs):
+        raise UsageError("a run stands twice among those to export. Give each once")
     opened = [_open(run, checkpoint) for run in runs]
-    tasks = {trained.task.name for trained in opened}
-    if len(tasks) > 1:
-        raise UsageError(f"runs of several tasks, {', '.join(sorted(tasks))}: a bundle is of one. Export each alone")
-    described = BundleDescription(name=name, version=version, licence=short, task=tasks.pop(), n_members=len(opened))
+    task = bundle.task_of([trained.task for trained in opened])
+    described = BundleDescription(name=name, version=version, licence=short, task=task.name, n_members=len(opened))
     with tempfile.TemporaryDirectory(prefix="rsna_e2e-") as temporary:
         folder = Path(temporary)
         for number, trained in enumerate(opened):
             _write_member(trained, folder / bundle.MEMBERS / str(number))
+        difference = max(self_test(member) for member in sorted((folder / bundle.MEMBERS).iterdir()))
         write_json(folder / bundle.DESCRIPTION, described.model_dump())
-        (folder / bundle.LICENCE).write_text(text)
-        (folder / bundle.CARD).write_text(model_card(described, opened))
+        (folder / bundle.LICENCE).write_text(text, encoding="utf-8")
+        (folder / bundle.CARD).write_text(model_card(described, opened), encoding="utf-8")
         files = [path for path in folder.rglob("*") if path.is_file()]
         write_sealed(out, {path.relative_to(folder).as_posix(): path for path in files})
     made = bundle.open_bundle(out)
@@ -65,15 +66,14 @@ def export(
         path=out,
         bundle=made,
         n_bytes=out.stat().st_size,
-        difference=max(self_test(run) for run in made.runs),
+        difference=difference,
         damaged=tuple(message for trained in opened for message in trained.damaged),
     )
 
 
 def self_test(run: Path, *, device: str = "cpu") -> float:
-    """Return the largest difference between what a member of a bundle says of made-up slices and what it said when it
-    was exported, in probabilities."""
-    return largest_difference(TrainedModel.open(run, device=device), run / bundle.KNOWN)
+    """Return what `check_answers` returns of a member of a bundle, and raise what it raises."""
+    return check_answers(TrainedModel.open(run, device=device), run / bundle.KNOWN)
 
 
 def _open(run: Path, checkpoint: str) -> TrainedModel:
@@ -111,7 +111,7 @@ def _licence(given: str) -> tuple[str, str]:
     path = Path(given)
     try:
         if path.is_file():
-            return path.name, path.read_text()
+            return path.name, path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise BadInputError(f"{path}: is no text in UTF-8. Give a licence's text, or an SPDX identifier") from None
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*( (AND|OR|WITH) [A-Za-z0-9][A-Za-z0-9.+-]*)*", given):

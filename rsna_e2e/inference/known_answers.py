@@ -16,6 +16,8 @@ from rsna_e2e.loader.kernels.torch_ops import transform_slices
 from rsna_e2e.model.network import JointModel
 
 _N_SLICES, _SIDE = 12, 96
+# Of probabilities, by networks in float32, and in half precision, on other processors and with other libraries
+_TOLERANCE, _TOLERANCE_OF_HALF = 1e-4, 2e-2
 _SLICES, _ANSWERS = "slices", "answers"
 
 
@@ -26,18 +28,26 @@ def known_answers(trained: TrainedModel) -> bytes:
     return encode({_SLICES: slices, _ANSWERS: _answers(trained, slices, choose_compute("fp32", "cpu"))})
 
 
-def largest_difference(trained: TrainedModel, known: Path) -> float:
+def check_answers(trained: TrainedModel, known: Path) -> float:
     """Return the largest difference between known answers, probabilities, and those on the device of `trained`.
 
-    Raises BadInputError for a file that holds none of this network.
+    Raises BadInputError for a file that holds none of this network, and where they differ by more than rounding.
     """
     tensors = decode(read_file(known), path=known)
-    if set(tensors) != {_SLICES, _ANSWERS} or tensors[_SLICES].dtype != torch.int16:
+    if set(tensors) != {_SLICES, _ANSWERS} or tensors[_SLICES].shape != (_N_SLICES, _SIDE, _SIDE):
         raise BadInputError(f"{known}: holds no known answers. Export the run again")
     answers = _answers(trained, tensors[_SLICES], trained.compute)
     if answers.shape != tensors[_ANSWERS].shape:
         raise BadInputError(f"{known}: holds the answers of another network. Export the run again")
-    return float((answers - tensors[_ANSWERS]).abs().max()) if answers.numel() else 0.0
+    difference = float((answers - tensors[_ANSWERS]).abs().max())
+    is_exact = trained.compute.image_dtype == torch.float32
+    tolerance = _TOLERANCE if is_exact else _TOLERANCE_OF_HALF
+    if not difference <= tolerance:  # nor where it is no number
+        raise BadInputError(
+            f"{known}: on {trained.compute} the network answers otherwise than where it was exported, by "
+            f"{difference:.2g} of at most {tolerance:g}. Do not use it here; export it again, or use --device cpu"
+        )
+    return difference
 
 
 @torch.inference_mode()

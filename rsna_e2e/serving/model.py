@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.records import Progress, no_progress
-from rsna_e2e.inference.bundle import KNOWN, open_bundle
+from rsna_e2e.inference.bundle import KNOWN, open_bundle, task_of
 from rsna_e2e.inference.calibrated import Calibrator
-from rsna_e2e.inference.known_answers import largest_difference
+from rsna_e2e.inference.known_answers import check_answers
 from rsna_e2e.inference.mean import mean_of, summed
 from rsna_e2e.inference.predictor import Predictor
 from rsna_e2e.inference.trained_model import TrainedModel
@@ -19,7 +19,7 @@ from rsna_e2e.model.forward import Prediction
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.metrics import DECISION_THRESHOLD
 from rsna_e2e.tasks.task import Task
-from rsna_e2e.training.calibration import RunCalibration, read_calibration
+from rsna_e2e.training.calibration import Level, RunCalibration, read_calibration
 from rsna_e2e.training.operating_points import SENSITIVITIES, read_operating_points
 
 _SENSITIVITY = f"{SENSITIVITIES[0]:.2f}"
@@ -29,9 +29,9 @@ _SENSITIVITY = f"{SENSITIVITIES[0]:.2f}"
 class ServedModel:
     """A model ready to be asked about studies.
 
-    name, version: as they were exported; identity: 16 hexadecimal digits that no other model has. thresholds: by level,
-    slices and series, and label, of what is predicted, from which on a label is said to be there: those at which 90 %
-    of the positives that a run held out are found, the mean over runs; 0.5 for labels of which none is known.
+    name, version: as they were exported; identity: 16 hexadecimal digits that no other model has. thresholds: of
+    calibrated probabilities, by level, slices and series, and label: those at which 90 % of the positives that a run
+    held out are found, the mean over runs that have such. Labels of which none is known are not in it.
     """
 
     name: str
@@ -39,13 +39,17 @@ class ServedModel:
     identity: str
     members: tuple[TrainedModel, ...]
     calibrators: tuple[Calibrator | None, ...]
-    thresholds: Mapping[str, Mapping[str, float]]
+    thresholds: Mapping[Level, Mapping[str, float]]
 
     @classmethod
     def open(cls, path: Path, *, device: str = "auto") -> Self:
-        """Open a bundle, or a run folder. Raises BadInputError as `TrainedModel.open` does, and UsageError for runs
-        that find boxes or learned from stored embeddings."""
-        if path.is_file():
+        """Open a bundle, whose known answers are compared, or a run folder.
+
+        Raises BadInputError as `TrainedModel.open` and `check_answers` do, and UsageError for runs that find boxes or
+        learned from stored embeddings.
+        """
+        is_bundle = path.is_file()
+        if is_bundle:
             bundle = open_bundle(path)
             runs, described = bundle.runs, bundle.description
             name, version, identity = described.name, described.version, bundle.identity
@@ -55,6 +59,9 @@ class ServedModel:
         for trained in members:
             if trained.config.model.finds_boxes:
                 raise UsageError(f"{path}: finds boxes. For boxes: rsna-e2e predict")
+            if is_bundle:
+                check_answers(trained, trained.run / KNOWN)
+        task_of([trained.task for trained in members])
         calibrations = [_calibration(trained) for trained in members]
         return cls(
             name=name,
@@ -81,10 +88,10 @@ class ServedModel:
         assert total is not None
         return mean_of(total, len(self.members))
 
-    def self_test(self) -> float:
-        """Return the largest difference to the answers that came with it, 0 for a run folder, which has none."""
-        known = [(trained, trained.run / KNOWN) for trained in self.members]
-        return max((largest_difference(trained, path) for trained, path in known if path.is_file()), default=0.0)
+    def threshold(self, level: Level, name: str) -> tuple[float, bool]:
+        """Return from which probability on a label is said to be there, and whether that was learned, or is 0.5."""
+        found = self.thresholds[level].get(name)
+        return (DECISION_THRESHOLD, False) if found is None else (found, True)
 
 
 def _calibration(trained: TrainedModel) -> RunCalibration | None:
@@ -95,21 +102,26 @@ def _calibration(trained: TrainedModel) -> RunCalibration | None:
 
 def _thresholds(
     members: Sequence[TrainedModel], calibrations: Sequence[RunCalibration | None]
-) -> dict[str, dict[str, float]]:
-    task = members[0].task
-    names = {"slices": task.slices.names, "series": task.series_labels.names}
-    found: dict[str, dict[str, list[float]]] = {level: {name: [] for name in names[level]} for level in names}
+) -> dict[Level, dict[str, float]]:
+    found: dict[Level, dict[str, list[float]]] = {"slices": {}, "series": {}}
     for trained, calibration in zip(members, calibrations, strict=True):
-        points = read_operating_points(trained.run)
-        if points is None or points.at_sensitivity is None or points.epoch != trained.epoch:
-            continue
-        for level, by_share in points.at_sensitivity.items():
-            at = by_share[_SENSITIVITY]
-            if calibration is not None:
-                at = calibration.thresholds("slices" if level == "slices" else "series", at)
-            for name, value in at.items():
-                found[level][name].append(value)
+        for level, of_level in found.items():
+            at = _at_sensitivity(trained, level)
+            for name, value in (calibration.thresholds(level, at) if calibration is not None else at).items():
+                of_level.setdefault(name, []).append(value)
     return {
-        level: {name: sum(values) / len(values) if values else DECISION_THRESHOLD for name, values in of.items()}
-        for level, of in found.items()
+        level: {name: sum(values) / len(values) for name, values in of_level.items()}
+        for level, of_level in found.items()
     }
+
+
+def _at_sensitivity(trained: TrainedModel, level: Level) -> dict[str, float]:
+    """Return the thresholds of a run's labels of a level, where it has any of this epoch. Raises BadInputError."""
+    points = read_operating_points(trained.run)
+    if points is None or points.at_sensitivity is None or points.epoch != trained.epoch:
+        return {}
+    at = points.at_sensitivity.get(level, {}).get(_SENSITIVITY, {})
+    names = (trained.task.slices if level == "slices" else trained.task.series_labels).names
+    if at and (set(at) != set(names) or not all(0 <= value <= 1 for value in at.values())):
+        raise BadInputError(f"{trained.run}: its thresholds are not of its labels. Export or train it again")
+    return at

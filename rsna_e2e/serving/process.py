@@ -2,6 +2,7 @@
 
 # T slices of a series
 
+import os
 import shutil
 import tempfile
 import time
@@ -11,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import make_folder, write_json
 from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.serving.model import ServedModel
@@ -44,11 +46,14 @@ def process(
     """Predict every study of the DICOM files, or images, in `raw`, a folder or a zip archive.
 
     For each it makes a folder of its `study_key` in `out`, in place of one that is there, each whole or not at all:
-    result.json, and with has_pictures pictures of its key slices and report.html. `out/summary.json` comes last. A
-    temporary store holds the pixels meanwhile. n_jobs: processes that read files, by default one for each core.
+    result.json, and with has_pictures pictures of its key slices and report.html. Folders of other studies stay.
+    `out/summary.json`, of those in `raw` alone, comes last. A temporary store holds the pixels meanwhile. n_jobs:
+    processes that read files, by default one for each core.
+
     Raises BadInputError when `raw` is missing or holds no usable slice, OutOfResourcesError on a full disk.
     """
     make_folder(out)
+    (out / SUMMARY).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="rsna_e2e-") as folder:
         path, started_s = Path(folder) / "store", time.perf_counter()
         try:
@@ -76,14 +81,18 @@ def _counted(reasons: Iterable[str]) -> dict[str, int]:
 
 
 def _write(result: Result, store: Store, model: ServedModel, folder: Path, *, has_pictures: bool) -> None:
-    """Write the folder of a study under another name, and rename it."""
-    unfinished = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+    """Write the folder of a study under another name, and let it take the place of one that is there."""
+    unfinished, old = (folder.with_name(f".{folder.name}.{word}-{os.getpid()}") for word in ("unfinished", "old"))
     try:
+        make_folder(unfinished)
         write_json(unfinished / RESULT, result.model_dump())
         if has_pictures:
             write_study(result, store, model, unfinished)
-        unfinished.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
         unfinished.rename(folder)
+    except OSError as error:
+        raise BadInputError(f"{folder}: cannot be written: {error.strerror}. Choose another OUT") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for each in (unfinished, old):
+            shutil.rmtree(each, ignore_errors=True)

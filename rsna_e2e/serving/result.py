@@ -26,13 +26,15 @@ class KeySlice(Frozen):
 
 
 class LabelResult(Frozen):
-    """A label of a study. probability: the highest over its slices, or series; above: whether it reaches the threshold.
+    """A label of a study. probability: the highest over its slices, or series; above: whether it reaches the threshold,
+    which is 0.5 where is_learned says that the model has none of its own.
     key_slices: those above it, the highest first, or where there is none, the highest; none of a label of series."""
 
     name: str
     level: Literal["slices", "series"]
     probability: float
     threshold: float
+    is_learned: bool
     above: bool
     key_slices: list[KeySlice]
 
@@ -70,7 +72,8 @@ class Result(Frozen):
 
 
 def study_key(study_uid: str) -> str:
-    """Return the 16 hexadecimal digits under which a study is shown: of a hash, so that no identifier is."""
+    """Return the 16 hexadecimal digits under which a study is shown: of a hash of its StudyInstanceUID, or of the name
+    of the file that stands for one. Who can guess that can check it."""
     return hashlib.sha256(study_uid.encode()).hexdigest()[:16]
 
 
@@ -111,7 +114,7 @@ def _result(model: ServedModel, store: Store, study_uid: str, seen: Sequence[_Se
 
 
 def _of_slices(model: ServedModel, name: str, column: int, seen: Sequence[_Seen]) -> LabelResult:
-    threshold = model.thresholds["slices"][name]
+    threshold, is_learned = model.threshold("slices", name)
     places = [(float(p), one.span.series_key, place) for one in seen for place, p in enumerate(one.slices[:, column])]
     places.sort(key=lambda each: -each[0])  # stable: of equals the first
     keys = [each for each in places if each[0] >= threshold][:N_KEY_SLICES] or places[:1]
@@ -120,16 +123,23 @@ def _of_slices(model: ServedModel, name: str, column: int, seen: Sequence[_Seen]
         level="slices",
         probability=places[0][0],
         threshold=threshold,
+        is_learned=is_learned,
         above=places[0][0] >= threshold,
         key_slices=[KeySlice(series=key, place=place) for _, key, place in keys],
     )
 
 
 def _of_series(model: ServedModel, name: str, column: int, seen: Sequence[_Seen]) -> LabelResult:
-    threshold = model.thresholds["series"][name]
+    threshold, is_learned = model.threshold("series", name)
     highest = max(float(one.series[column]) for one in seen if one.series is not None)
     return LabelResult(
-        name=name, level="series", probability=highest, threshold=threshold, above=highest >= threshold, key_slices=[]
+        name=name,
+        level="series",
+        probability=highest,
+        threshold=threshold,
+        is_learned=is_learned,
+        above=highest >= threshold,
+        key_slices=[],
     )
 
 

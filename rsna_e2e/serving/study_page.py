@@ -32,7 +32,7 @@ def write_study(result: Result, store: Store, model: ServedModel, folder: Path) 
     shown, pictures = _shown(result, model), []
     for label in shown:
         of_label = _pictures(label, spans, store, model)
-        names = [f"{label.name}-{key.series[:8]}-{key.place:04d}" for key in label.key_slices]
+        names = [f"{label.name}-{key.series}-{key.place:04d}" for key in label.key_slices]
         for name, (plain, mapped) in zip(names, of_label, strict=True):
             write_png(folder / f"{name}.png", plain)
             write_png(folder / f"{name}-map.png", mapped)
@@ -49,7 +49,7 @@ def write_study(result: Result, store: Store, model: ServedModel, folder: Path) 
                 "label": display_name(label.name),
                 "slices": [
                     {
-                        "caption": f"slice {key.place + 1} of {spans[key.series].n_slices}",
+                        "caption": f"slice {key.place + 1} of {spans[key.series].n_slices}, series {key.series[:8]}",
                         "plain": data_uri("image/png", (folder / f"{stem}.png").read_bytes()),
                         "mapped": data_uri("image/png", (folder / f"{stem}-map.png").read_bytes()),
                     }

@@ -19,6 +19,10 @@ STORE_HASH = "store_data_hash"  # in the manifest: of the store alone, where dat
 
 def check_is_run(run: Path) -> None:
     """Raise BadInputError when a folder is not one that training made."""
+    if run.is_file():
+        raise BadInputError(
+            f"{run}: is a file, and this needs the folder of a run. Bundles are for predict, explain and process"
+        )
     if not (run / CONFIG).is_file():
         raise BadInputError(f"{run}: not a run folder (no {CONFIG}). Make one with: rsna-e2e train STORE RUN")
 

@@ -1,10 +1,16 @@
 """A folder of studies processed once: what is written is what predict writes for them, whole or not at all."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import canaries
 import matplotlib.image
 import numpy as np
 import phantoms
@@ -31,6 +37,7 @@ from rsna_e2e.training.train import train
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SAME = 1e-6
+PATIENCE_S = 120.0
 SIDE = 32
 N_SLICES = (4, 2, 6)  # of three studies
 
@@ -135,7 +142,6 @@ def test_thresholds_are_those_of_calibrated_probabilities(made: Made) -> None:
         at = points.at_sensitivity["slices"]["0.90"]["any"]
         of_runs.append(1 / (1 + np.exp(-((0.5 + number) * np.log(at / (1 - at)) - 0.5))))
     assert model.thresholds["slices"]["any"] == pytest.approx(np.mean(of_runs), abs=1e-12)
-    assert model.self_test() <= SAME
 
 
 def test_a_run_without_thresholds_has_the_default(made: Made, tmp_path: Path) -> None:
@@ -143,10 +149,17 @@ def test_a_run_without_thresholds_has_the_default(made: Made, tmp_path: Path) ->
     for name in ("operating_points.json", "calibration.json"):
         (tmp_path / "run" / name).unlink()
     model = ServedModel.open(tmp_path / "run", device="cpu")
-    assert set(model.thresholds["slices"].values()) == {DECISION_THRESHOLD}
+    assert {model.threshold("slices", name) for name in ICH.slices.names} == {(DECISION_THRESHOLD, False)}
     assert (model.name, model.version, len(model.identity)) == ("run", "", 16)
     assert model.calibrators == (None,)
-    assert model.self_test() == 0.0
+
+
+@pytest.mark.parametrize("at", [{"foo": 0.5}, dict.fromkeys(ICH.slices.names, -5.0)])
+def test_thresholds_of_other_labels_are_refused(at: dict[str, float], made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.runs[0], tmp_path / "run")
+    write_operating_points(tmp_path / "run", epoch=1, thresholds=at, at_sensitivity={"slices": {"0.90": at}})
+    with pytest.raises(BadInputError, match="its thresholds are not of its labels"):
+        ServedModel.open(tmp_path / "run", device="cpu")
 
 
 def test_pictures_and_page_are_of_what_is_above(made: Made, tmp_path: Path) -> None:
@@ -154,7 +167,7 @@ def test_pictures_and_page_are_of_what_is_above(made: Made, tmp_path: Path) -> N
     for study, result in _results(tmp_path / "out").items():
         folder = tmp_path / "out" / study
         shown = [label for label in result.labels if label.above] or [result.labels[ICH.headline_index]]
-        stems = [f"{label.name}-{key.series[:8]}-{key.place:04d}" for label in shown for key in label.key_slices]
+        stems = [f"{label.name}-{key.series}-{key.place:04d}" for label in shown for key in label.key_slices]
         names = sorted(f"{stem}{end}.png" for stem in stems for end in ("", "-map"))
         assert sorted(path.name for path in folder.glob("*.png")) == names
         plain, mapped = (matplotlib.image.imread(folder / f"{stems[0]}{end}.png") for end in ("", "-map"))
@@ -173,6 +186,51 @@ def test_a_second_time_replaces_the_first(made: Made, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in out.rglob(RESULT)} == before
     assert not [*out.rglob("*.png"), *out.glob(".*")]
     assert len(json.loads((out / SUMMARY).read_text())["studies"]) == len(N_SLICES)
+
+
+def test_the_folders_of_other_studies_stay(made: Made, tmp_path: Path) -> None:
+    model, out = ServedModel.open(made.bundle, device="cpu"), tmp_path / "out"
+    process(made.raw, out, model, n_jobs=1, has_pictures=False)
+    process(made.raw / "0", out, model, n_jobs=1, has_pictures=False)
+    assert len(_results(out)) == len(N_SLICES)
+    assert len(read_json(out / SUMMARY)["studies"]) == 1
+    (only,) = (entry["study"] for entry in read_json(out / SUMMARY)["studies"])
+    shutil.rmtree(out / only)
+    (out / only).write_text("in the way")
+    done = process(made.raw / "0", out, model, n_jobs=1, has_pictures=False)
+    assert [result.study for result in done.results] == [only]
+    assert (out / only / RESULT).is_file()
+
+
+def test_results_name_images_alone(made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    raw, out = canaries.write_raw(tmp_path), tmp_path / "out"
+    assert main(["process", str(raw), str(out), "--model", str(made.bundle), "--device", "cpu"]) == 0
+    assert canaries.found_in([out], canaries.EVERY_CANARY) == {RESULT: {canaries.IMAGE}}
+    said = str(capfd.readouterr()).lower()
+    assert not [word for word in canaries.EVERY_CANARY if word.lower() in said]
+    assert not [path for path in out.rglob("*") if "canary" in str(path.relative_to(out)).lower()]
+
+
+def test_a_process_that_is_stopped_leaves_nothing(made: Made, tmp_path: Path) -> None:
+    """SIGTERM, as schedulers and containers send it."""
+    out, temporary = tmp_path / "out", Path(tempfile.mkdtemp())  # of a short name: sockets are made there
+    words = ["process", str(made.raw), str(out), "--model", str(made.bundle), "--device", "cpu"]
+    stopped = subprocess.Popen(
+        [sys.executable, "-m", "rsna_e2e.cli", *words],
+        env=os.environ | {"TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not [*out.glob(".*")] and stopped.poll() is None and time.monotonic() < deadline_s:
+        time.sleep(0.001)
+    stopped.terminate()
+    said = stopped.communicate(timeout=PATIENCE_S)[1]
+    assert stopped.returncode == 143, said
+    assert [*temporary.glob("rsna_e2e*")] == []
+    assert [*out.glob(".*")] == []
+    assert not (out / SUMMARY).exists()
+    shutil.rmtree(temporary)
 
 
 def test_nothing_half_written_stays(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

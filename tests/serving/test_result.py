@@ -15,6 +15,7 @@ def _label(
         level="series" if at is None else "slices",
         probability=probability,
         threshold=threshold,
+        is_learned=True,
         above=probability >= threshold,
         key_slices=[] if at is None else [KeySlice(series=[*TWO][series], place=at)],
     )
