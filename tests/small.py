@@ -85,6 +85,9 @@ def config(*overrides: str) -> RunConfig:
             "loader.slices_per_batch=8",
             "precision=fp32",
             "model.batchnorm=frozen",  # a series of one slice of 32 px is one value a channel in the end
+            "augment.affine_probability=0.3",  # of the published solution, as are the next two
+            "augment.shift_limit=0.05",
+            "augment.scale_limit=0.05",
             "epochs=1",
             *overrides,
         ],

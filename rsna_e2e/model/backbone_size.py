@@ -41,7 +41,7 @@ _KNOWN: dict[tuple[str, str], BackboneSize] = {
         n_weights=22_979_904, n_features=2048, side=384, flop=24.852824064e9, half_bytes=167_419_776
     ),
     ("resnet10t", '{"channels": [32, 64, 128, 256], "global_pool": "max", "stem_width": 16}'): BackboneSize(
-        n_weights=1_232_252, n_features=256, side=128, flop=0.18038784e9, half_bytes=1_997_416
+        n_weights=1_232_252, n_features=256, side=96, flop=0.10146816e9, half_bytes=1_128_296
     ),
 }
 

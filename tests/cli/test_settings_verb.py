@@ -141,7 +141,7 @@ def test_an_unknown_prefix_names_near_settings(capsys: pytest.CaptureFixture[str
 def test_all_of_a_recipe_and_of_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """What the two stages have of a run is listed where it differs from one."""
     whole = said(capsys)
-    assert whole.count("\nimage.size = 128\n") == 1
+    assert whole.count("\nimage.size = 96\n") == 1
     assert "\nimages.epochs = 0\n" in whole
     assert "\nimages.image.size" not in whole
     assert whole.endswith("\nsequences.slice_phase = null\n")

@@ -82,7 +82,7 @@ def test_the_peak_of_the_disk_is_that_of_the_step_that_needs_most_beside_what_st
     [
         ((), 2, 3),  # the last two; a third is written before the first goes
         (("validation_fold=0",), 3, 4),  # and the best
-        (("checkpoint.keep_epochs=true",), 8, 9),
+        (("checkpoint.keep_epochs=true",), 11, 12),
         (("slice_phase=null", "epochs=1", "checkpoint.keep_last=3"), 1, 4),
     ],
 )

@@ -166,7 +166,7 @@ def test_numbers_of_the_data_by_hand() -> None:
         f"{ALL / PREPARED_PER_S / 60:.1f} minutes of computing: {PREPARED_PER_S:,.0f} slices/s",
         f"| {ALL * 2048 * 4 / 1e9:.1f} GB; in mode full 30 epochs in three views: {90 * ALL * 2048 * 4 / 1e9:.0f} GB",
         "image classifier 1.04 GB, recurrent head 3.22 GB, joint model 4.26 GB",
-        f"{epochs * TRAIN / 135 / 3600:.1f} hours: {epochs} epochs at 135 slices/s",
+        f"{epochs * TRAIN / 249 / 3600:.1f} hours: {epochs} epochs at 249 slices/s",
     ):
         assert said in page
     for n_weights, said in ((86_742_336 + 6 * 2049, "1.04"), (268_533_766, "3.22"), (355_276_102, "4.26")):
