@@ -85,6 +85,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(bundle, runs, raw)
 
 
+@pytest.fixture(scope="module")
+def processed(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `process` makes of these studies."""
+    out = tmp_path_factory.mktemp("processed") / "out"
+    done = process(made.raw, out, ServedModel.open(made.bundle, device="cpu"), n_jobs=1)
+    assert done.refused == {"not_dicom": 1}
+    assert len(done.results) == len(N_SLICES)
+    return out
+
+
 def _results(out: Path) -> dict[str, Result]:
     found = [Result.model_validate(read_json(path)) for path in sorted(out.glob(f"*/{RESULT}"))]
     return {result.study: result for result in found}
@@ -99,23 +109,19 @@ def _probabilities(results: dict[str, Result]) -> dict[str, list[float]]:
     }
 
 
-def test_it_says_what_predict_writes(made: Made, tmp_path: Path) -> None:
-    done = process(made.raw, tmp_path / "out", ServedModel.open(made.bundle, device="cpu"), n_jobs=1)
+def test_it_says_what_predict_writes(made: Made, processed: Path, tmp_path: Path) -> None:
     prepare(made.raw, tmp_path / "store", task=ICH, labels="none", n_jobs=1)
     words = ["predict", str(made.bundle), str(tmp_path / "store"), "--out", str(tmp_path / "all.csv"), "--calibrated"]
     assert main([*words, "--device", "cpu"]) == 0
     wanted = read_labels(tmp_path / "all.csv", ICH)
-    found = _probabilities(_results(tmp_path / "out"))
+    found = _probabilities(_results(processed))
     assert sorted(found) == sorted(wanted.image_ids)
     np.testing.assert_allclose([found[one] for one in wanted.image_ids], wanted.values, rtol=0, atol=SAME)
-    assert done.refused == {"not_dicom": 1}
-    assert len(done.results) == len(N_SLICES)
 
 
-def test_a_result_agrees_with_itself(made: Made, tmp_path: Path) -> None:
+def test_a_result_agrees_with_itself(made: Made, processed: Path) -> None:
     model = ServedModel.open(made.bundle, device="cpu")
-    process(made.raw, tmp_path / "out", model, n_jobs=1)
-    results = _results(tmp_path / "out")
+    results = _results(processed)
     assert sorted(result.series[0].n_slices for result in results.values()) == sorted(N_SLICES)
     for result in results.values():
         (series,) = result.series
@@ -162,10 +168,9 @@ def test_thresholds_of_other_labels_are_refused(at: dict[str, float], made: Made
         ServedModel.open(tmp_path / "run", device="cpu")
 
 
-def test_pictures_and_page_are_of_what_is_above(made: Made, tmp_path: Path) -> None:
-    process(made.raw, tmp_path / "out", ServedModel.open(made.bundle, device="cpu"), n_jobs=1)
-    for study, result in _results(tmp_path / "out").items():
-        folder = tmp_path / "out" / study
+def test_pictures_and_page_are_of_what_is_above(processed: Path) -> None:
+    for study, result in _results(processed).items():
+        folder = processed / study
         shown = [label for label in result.labels if label.above] or [result.labels[ICH.headline_index]]
         stems = [f"{label.name}-{key.series}-{key.place:04d}" for label in shown for key in label.key_slices]
         names = sorted(f"{stem}{end}.png" for stem in stems for end in ("", "-map"))
