@@ -50,12 +50,12 @@ def _export(options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint,
     )
     tell(*(f"damaged checkpoint skipped: {problem}" for problem in done.damaged))
-    described, found = done.bundle.description, done.bundle
-    n_runs = f"{len(found.runs)} run{'s' if len(found.runs) > 1 else ''}"
+    described = done.description
+    n_runs = f"{described.n_members} run{'s' if described.n_members > 1 else ''}"
     tell(
         f"{done.path}: {described.name} {described.version} of {n_runs}, {done.n_bytes / 2**20:.1f} MiB, "
-        f"identity {found.identity}",
-        f"opened and asked: known answers differ by {done.difference:.1e} at most",
+        f"identity {done.identity}",
+        f"asked before it was written: known answers differ by {done.difference:.1e} at most",
     )
 
 
@@ -68,7 +68,7 @@ def add_process(verbs: Verbs) -> None:
         "Predict every study in a folder of DICOM files once and end: for each a result.json, pictures of its key "
         "slices and a page. For cron and containers.",
         "rsna-e2e process incoming results --model model.rsna",
-        "rsna-e2e process study.zip results --model model.rsna --no-pictures   # numbers alone, in a third of the time",
+        "rsna-e2e process study.zip results --model model.rsna --no-pictures   # numbers alone",
     )
     verb.add_argument("raw", type=Path, metavar="IN", help="a folder or zip archive of DICOM files, or X-ray images")
     verb.add_argument("out", type=Path, metavar="OUT", help="folder for a folder of each study, and summary.json")

@@ -24,10 +24,10 @@ _MODE = 0o100644 << 16  # of a regular file, where Unix has it (4.4.15)
 _BLOCK = 2**20
 
 
-def write_sealed(path: Path, members: Mapping[str, Path | bytes]) -> None:
+def write_sealed(path: Path, members: Mapping[str, Path | bytes]) -> str:
     """Write files, or bytes, under these names, in the order of the names, whole or not at all.
 
-    Raises what `atomic_writer` raises.
+    Returns the digits of the seal. Raises what `atomic_writer` raises.
     """
     with atomic_writer(path) as file:
         with zipfile.ZipFile(file, "w") as archive:
@@ -46,6 +46,7 @@ def write_sealed(path: Path, members: Mapping[str, Path | bytes]) -> None:
             digits, _ = _digests(written)
         file.seek(-_N_DIGITS, os.SEEK_END)
         file.write(digits.encode())
+    return digits
 
 
 def read_sealed(path: Path, folder: Path, *, is_known: Callable[[str], bool]) -> str:

@@ -24,7 +24,6 @@ from rsna_e2e.inference.activation_maps import ActivationMaps, Label, Target, ac
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.store import SeriesSpan, Store
 from rsna_e2e.tasks.metrics import DECISION_THRESHOLD, Estimate
-from rsna_e2e.training.operating_points import read_operating_points
 
 SCORES = "pointing.json"
 NEAR_MM, AROUND_MM = 5.0, 15.0
@@ -84,8 +83,8 @@ def play(
     check_new(out)
     trained = open_run(run, checkpoint, device)
     found = _masked(trained, store, masks, split)
-    points = read_operating_points(run)
-    thresholds = points.thresholds if points is not None and points.epoch == trained.epoch else None
+    points = trained.operating_points
+    thresholds = points.thresholds if points is not None else None
     scores: list[tuple[float, ...]] = []
     series: list[int] = []
     for number, (span, pairs) in enumerate(found):

@@ -45,8 +45,13 @@ class BundleDescription(Frozen):
     n_members: int
 
 
+def identity_of(seal: str) -> str:
+    """Return what a model is known by: the first 16 hexadecimal digits of its bundle's sha256."""
+    return seal[:16]
+
+
 class Bundle:
-    """A bundle that is open. identity: 16 hexadecimal digits of its sha256, which no other has. runs: its members,
+    """A bundle that is open. identity: see `identity_of`. runs: its members,
     each a folder as train makes it; the probabilities of a model are the mean of theirs."""
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +59,7 @@ class Bundle:
         unpacked = Path(tempfile.mkdtemp(prefix="rsna_e2e-"))
         weakref.finalize(self, shutil.rmtree, unpacked, ignore_errors=True)  # with this, or when the program ends
         self.folder = unpacked / path.name  # so that messages name it
-        self.identity = read_sealed(path, self.folder, is_known=lambda name: bool(_NAMES.fullmatch(name)))[:16]
+        self.identity = identity_of(read_sealed(path, self.folder, is_known=lambda name: bool(_NAMES.fullmatch(name))))
         try:
             content = read_json(self.folder / DESCRIPTION)
             self.description = BundleDescription.model_validate(content, strict=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rsna_e2e.config import save_config
 from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.core.files import make_folder, prepare_file, real_path, sha256_of, write_json
+from rsna_e2e.core.files import as_json, make_folder, prepare_file, real_path, sha256_of, write_json
 from rsna_e2e.core.sealed_archive import write_sealed
 from rsna_e2e.inference import bundle
-from rsna_e2e.inference.bundle import Bundle, BundleDescription
+from rsna_e2e.inference.bundle import BundleDescription
 from rsna_e2e.inference.known_answers import check_answers, known_answers
 from rsna_e2e.inference.model_card import model_card
 from rsna_e2e.inference.trained_model import TrainedModel
@@ -26,10 +26,12 @@ _OF_MANIFEST = ("started_utc", "code", "data_hash", STORE_HASH, "seed")  # what 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """The bundle that was written, its size, and how far its own known answers were from those of the runs."""
+    """The bundle that was written, what it says of itself, its `identity_of`, and its size. difference: of what its
+    members answer, in the precision of their runs, from their known answers, see `check_answers`."""
 
     path: Path
-    bundle: Bundle
+    description: BundleDescription
+    identity: str
     n_bytes: int
     difference: float
     damaged: tuple[str, ...]
@@ -38,7 +40,7 @@ class Exported:
 def export(
     runs: Sequence[Path], out: Path, *, name: str, version: str, licence: str, checkpoint: str = "auto"
 ) -> Exported:
-    """Write a bundle of these runs, whose probabilities are averaged, and open it to see that it answers as they do.
+    """Write a bundle of these runs, whose probabilities are averaged, once what is to be in it answers as they do.
 
     licence: an SPDX identifier, or the path of a file with its text. The same runs give the same bytes. Raises
     UsageError for runs of several tasks, or that learned from stored embeddings, or for no licence; BadInputError as
@@ -56,15 +58,17 @@ def export(
         for number, trained in enumerate(opened):
             _write_member(trained, folder / bundle.MEMBERS / str(number))
         difference = max(self_test(member) for member in sorted((folder / bundle.MEMBERS).iterdir()))
-        write_json(folder / bundle.DESCRIPTION, described.model_dump())
-        (folder / bundle.LICENCE).write_text(text, encoding="utf-8")
-        (folder / bundle.CARD).write_text(model_card(described, opened), encoding="utf-8")
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        write_sealed(out, {path.relative_to(folder).as_posix(): path for path in files})
-    made = bundle.open_bundle(out)
+        texts = {
+            bundle.DESCRIPTION: as_json(described.model_dump(), indent=2) + "\n",
+            bundle.LICENCE: text,
+            bundle.CARD: model_card(described, opened),
+        }
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        seal = write_sealed(out, files | {name: written.encode() for name, written in texts.items()})
     return Exported(
         path=out,
-        bundle=made,
+        description=described,
+        identity=bundle.identity_of(seal),
         n_bytes=out.stat().st_size,
         difference=difference,
         damaged=tuple(message for trained in opened for message in trained.damaged),

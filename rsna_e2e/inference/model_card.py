@@ -7,7 +7,7 @@ from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.calibration import LabelCalibration, read_calibration
 from rsna_e2e.training.checkpoint.state import describe
-from rsna_e2e.training.operating_points import SENSITIVITIES, read_operating_points
+from rsna_e2e.training.operating_points import SENSITIVITIES
 
 
 def model_card(described: BundleDescription, members: Sequence[TrainedModel]) -> str:
@@ -52,12 +52,12 @@ def _of_run(trained: TrainedModel) -> Iterator[str]:
 
 
 def _of_labels(trained: TrainedModel) -> Iterator[str]:
-    points, calibration = read_operating_points(trained.run), read_calibration(trained.run, trained.task)
-    if points is None or points.epoch != trained.epoch:
+    points, calibration = trained.operating_points, read_calibration(trained.run, trained.task)
+    if points is None:
         return
-    share = f"{SENSITIVITIES[0]:.2f}"
-    at = (points.at_sensitivity or {}).get("slices", {}).get(share, {})
-    yield from ("", f"| label | threshold, best | at sensitivity {share} | positives of all | calibration |")
+    share = SENSITIVITIES[0]
+    at = points.at("slices", share)
+    yield from ("", f"| label | threshold, best | at sensitivity {share:.2f} | positives of all | calibration |")
     yield "|---|---|---|---|---|"
     for name, threshold in points.thresholds.items():
         label = calibration.slices.get(name) if calibration is not None else None

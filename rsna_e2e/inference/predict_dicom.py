@@ -3,7 +3,8 @@
 # N slices, S series, L labels of slices, M of series
 
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rsna_e2e.inference.predictor import Predictor
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.store import Store
 from rsna_e2e.store.prepare import NothingTakenError, prepare
+from rsna_e2e.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,19 +44,26 @@ def predict_dicom(
     BadInputError when `raw` is missing or holds no usable slice, OutOfResourcesError when the temporary folder is too
     small.
     """
-    with tempfile.TemporaryDirectory(prefix="rsna-e2e-") as folder:
+    with temporary_store(raw, trained.task, n_jobs=n_jobs, progress=progress) as store:
+        predictor = Predictor(trained, store)
+        prediction = predictor(predictor.positions("test"), progress=progress)
+        return DicomPrediction(
+            table=make_table(store, prediction.rows, prediction.slices),
+            series=make_series_table(store, prediction, trained.task),
+            label_names=trained.task.slices.names,
+            series_label_names=trained.task.series_labels.names,
+            refusals=tuple(store.read_refusals()),
+        )
+
+
+@contextmanager
+def temporary_store(raw: Path, task: Task, *, n_jobs: int | None, progress: Progress) -> Iterator[Store]:
+    """Yield a store of the files in `raw`, without labels, that goes afterwards. Raises what `predict_dicom` raises."""
+    with tempfile.TemporaryDirectory(prefix="rsna_e2e-") as folder:
         path = Path(folder) / "store"
         try:
-            prepare(raw, path, task=trained.task, labels="none", n_jobs=n_jobs, progress=progress)
+            prepare(raw, path, task=task, labels="none", n_jobs=n_jobs, progress=progress)
         except NothingTakenError as error:  # which names a table of refusals that goes with the temporary folder
             raise NothingTakenError(raw, error.refusals, modality=error.modality) from None
         with closing(Store.open(path)) as store:
-            predictor = Predictor(trained, store)
-            prediction = predictor(predictor.positions("test"), progress=progress)
-            return DicomPrediction(
-                table=make_table(store, prediction.rows, prediction.slices),
-                series=make_series_table(store, prediction, trained.task),
-                label_names=trained.task.slices.names,
-                series_label_names=trained.task.series_labels.names,
-                refusals=tuple(store.read_refusals()),
-            )
+            yield store

@@ -17,6 +17,7 @@ from rsna_e2e.store.embeddings import Embeddings
 from rsna_e2e.store.reader import check_labels
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.checkpoint import check_task, find_checkpoint, load_model, weights_sha256
+from rsna_e2e.training.operating_points import OperatingPoints, read_operating_points
 from rsna_e2e.training.run_folder import read_config, read_manifest, read_task
 from rsna_e2e.training.run_layout import MANIFEST
 
@@ -93,6 +94,12 @@ class TrainedModel:
     def weights_sha256(self) -> str:
         """The sha256 of the file with the weights that are loaded."""
         return weights_sha256(self.checkpoint)
+
+    @property
+    def operating_points(self) -> OperatingPoints | None:
+        """The run's thresholds, where they are of the epoch whose weights are loaded. Raises BadInputError."""
+        points = read_operating_points(self.run)
+        return points if points is not None and points.epoch == self.epoch else None
 
     def loader(self, store: Store) -> SeriesLoader:
         """Return the loader of its input from `store`.

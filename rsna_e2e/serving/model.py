@@ -20,9 +20,7 @@ from rsna_e2e.store import Store
 from rsna_e2e.tasks.metrics import DECISION_THRESHOLD
 from rsna_e2e.tasks.task import Task
 from rsna_e2e.training.calibration import Level, RunCalibration, read_calibration
-from rsna_e2e.training.operating_points import SENSITIVITIES, read_operating_points
-
-_SENSITIVITY = f"{SENSITIVITIES[0]:.2f}"
+from rsna_e2e.training.operating_points import SENSITIVITIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +115,8 @@ def _thresholds(
 
 def _at_sensitivity(trained: TrainedModel, level: Level) -> dict[str, float]:
     """Return the thresholds of a run's labels of a level, where it has any of this epoch. Raises BadInputError."""
-    points = read_operating_points(trained.run)
-    if points is None or points.at_sensitivity is None or points.epoch != trained.epoch:
-        return {}
-    at = points.at_sensitivity.get(level, {}).get(_SENSITIVITY, {})
+    points = trained.operating_points
+    at = points.at(level, SENSITIVITIES[0]) if points is not None else {}
     names = (trained.task.slices if level == "slices" else trained.task.series_labels).names
     if at and (set(at) != set(names) or not all(0 <= value <= 1 for value in at.values())):
         raise BadInputError(f"{trained.run}: its thresholds are not of its labels. Export or train it again")

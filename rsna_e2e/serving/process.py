@@ -4,22 +4,20 @@
 
 import os
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import make_folder, write_json
 from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.inference.predict_dicom import temporary_store
 from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.serving.result import Result, results
 from rsna_e2e.serving.study_page import write_study
 from rsna_e2e.store import Store
-from rsna_e2e.store.prepare import NothingTakenError, prepare
 
 RESULT, SUMMARY = "result.json", "summary.json"
 
@@ -54,19 +52,14 @@ def process(
     """
     make_folder(out)
     (out / SUMMARY).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="rsna_e2e-") as folder:
-        path, started_s = Path(folder) / "store", time.perf_counter()
-        try:
-            prepare(raw, path, task=model.task, labels="none", n_jobs=n_jobs, progress=progress)
-        except NothingTakenError as error:  # which names a table of refusals that goes with the temporary folder
-            raise NothingTakenError(raw, error.refusals, modality=error.modality) from None
+    started_s = time.perf_counter()
+    with temporary_store(raw, model.task, n_jobs=n_jobs, progress=progress) as store:
         prepared_s = time.perf_counter()
-        with closing(Store.open(path, model.task.name)) as store:
-            found = results(model, store, model(store, range(len(store.series)), progress=progress))
-            predicted_s = time.perf_counter()
-            for result in found:
-                _write(result, store, model, out / result.study, has_pictures=has_pictures)
-            refused = _counted(refusal.reason for refusal in store.read_refusals())
+        found = results(model, store, model(store, range(len(store.series)), progress=progress))
+        predicted_s = time.perf_counter()
+        for result in found:
+            _write(result, store, model, out / result.study, has_pictures=has_pictures)
+        refused = _counted(refusal.reason for refusal in store.read_refusals())
     done = Processed(
         results=tuple(found), refused=refused, prepare_s=prepared_s - started_s, predict_s=predicted_s - prepared_s
     )

@@ -3,7 +3,6 @@
 # N slices of a series, L labels of slices, M of series
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -145,11 +144,11 @@ def _of_series(model: ServedModel, name: str, column: int, seen: Sequence[_Seen]
 
 def _series(store: Store, one: _Seen) -> SeriesResult:
     rows = one.span.rows
-    place_mm = store.index["position_mm"][rows].tolist()
+    has_place = store.geometry == "patient"
     return SeriesResult(
         key=one.span.series_key,
         n_slices=one.span.n_slices,
-        place_mm=[mm if math.isfinite(mm) else None for mm in place_mm],
+        place_mm=store.index["position_mm"][rows].tolist() if has_place else [None] * one.span.n_slices,
         images=[printable(image_id) for image_id in store.index["image_id"][rows]],
         probability=one.slices.tolist(),
     )

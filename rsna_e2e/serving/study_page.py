@@ -13,7 +13,7 @@ from rsna_e2e.evaluation.report.pages import render, write_texts
 from rsna_e2e.evaluation.report.profiles import profile_figure
 from rsna_e2e.evaluation.report.theme import data_uri
 from rsna_e2e.evaluation.report.thumbnails import fitted, windowed
-from rsna_e2e.inference.activation_maps import ActivationMaps, activation_maps
+from rsna_e2e.inference.activation_maps import ActivationMaps, Label, activation_maps
 from rsna_e2e.loader.present import shown_slice
 from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.serving.result import LabelResult, Result
@@ -29,11 +29,14 @@ def write_study(result: Result, store: Store, model: ServedModel, folder: Path) 
     over it, and a page that shows them; without such a label, pictures of the slice that speaks most for the headline.
     """
     spans = {span.series_key: span for span in store.series}
-    shown, pictures = _shown(result, model), []
+    shown = _shown(result, model)
+    maps = _maps(shown, spans, store, model)
+    pictures = []
     for label in shown:
-        of_label = _pictures(label, spans, store, model)
         names = [f"{label.name}-{key.series}-{key.place:04d}" for key in label.key_slices]
-        for name, (plain, mapped) in zip(names, of_label, strict=True):
+        for name, key in zip(names, label.key_slices, strict=True):
+            row = spans[key.series].first_row + key.place
+            plain, mapped = _pictures(maps[key.series, label.name], key.place, store, row, model)
             write_png(folder / f"{name}.png", plain)
             write_png(folder / f"{name}-map.png", mapped)
         pictures.append((label, [*zip(names, label.key_slices, strict=True)]))
@@ -69,29 +72,37 @@ def _shown(result: Result, model: ServedModel) -> list[LabelResult]:
     return above or [label for label in of_slices if label.name == model.task.headline]
 
 
+def _maps(
+    shown: list[LabelResult], spans: dict[str, SeriesSpan], store: Store, model: ServedModel
+) -> dict[tuple[str, str], list[ActivationMaps]]:
+    """Return the maps by each run, by series and label, of the series in which a label has key slices."""
+    names_of: dict[str, list[str]] = {}
+    for label in shown:
+        for series in dict.fromkeys(key.series for key in label.key_slices):
+            names_of.setdefault(series, []).append(label.name)
+    maps: dict[tuple[str, str], list[ActivationMaps]] = {}
+    for series, names in names_of.items():
+        labels: list[Label] = [("slice", model.task.slices.names.index(name)) for name in names]
+        for trained in model.members:  # the backbone goes over a series twice for all of its labels together
+            made = activation_maps(trained, store, spans[series], labels=labels)
+            for name, of_label in zip(names, made, strict=True):
+                maps.setdefault((series, name), []).append(of_label)
+    return maps
+
+
 def _pictures(
-    label: LabelResult, spans: dict[str, SeriesSpan], store: Store, model: ServedModel
-) -> list[tuple[Float32Array, Float32Array]]:
-    """Return of each key slice the picture [H, W, 3] without and with the map, the mean of the maps of all runs."""
-    window, index = sharpest_window(model.task)[1], model.task.slices.names.index(label.name)
-    maps: dict[str, list[ActivationMaps]] = {}
-    found = []
-    for key in label.key_slices:
-        span = spans[key.series]
-        if key.series not in maps:
-            maps[key.series] = [
-                activation_maps(trained, store, span, labels=[("slice", index)])[0] for trained in model.members
-            ]
-        hu = shown_slice(store, span.first_row + key.place)
-        grey = windowed(hu, [window], side=_SIDE)[0]
-        to_slice = fitted(*hu.shape, side=_SIDE)
-        shares = [
-            np.clip(one.on_picture(key.place, to_slice, side=_SIDE) / max(one.brightest, 1e-12), 0, 1)
-            for one in maps[key.series]
-        ]
-        mean = np.mean(shares, axis=0).astype(np.float32)
-        found.append((np.repeat(grey[..., None], 3, axis=2), coloured(grey, mean, brightest=1.0)))
-    return found
+    maps: list[ActivationMaps], place: int, store: Store, row: int, model: ServedModel
+) -> tuple[Float32Array, Float32Array]:
+    """Return the picture [H, W, 3] of a slice without and with the mean of the maps of all runs."""
+    hu = shown_slice(store, row)
+    grey = windowed(hu, [sharpest_window(model.task)[1]], side=_SIDE)[0]
+    to_slice = fitted(*hu.shape, side=_SIDE)
+    shares = [
+        np.clip(one.on_picture(place, to_slice, side=_SIDE) / one.brightest, 0, 1) if one.brightest > 0 else 0 * grey
+        for one in maps
+    ]
+    mean = np.mean(shares, axis=0).astype(np.float32)
+    return np.repeat(grey[..., None], 3, axis=2), coloured(grey, mean, brightest=1.0)
 
 
 def _profile(result: Result, number: int, model: ServedModel, shown: list[LabelResult]) -> str:

@@ -29,6 +29,10 @@ class OperatingPoints(Frozen):
     thresholds: dict[str, float]
     at_sensitivity: AtSensitivity | None = None
 
+    def at(self, level: str, share: float) -> dict[str, float]:
+        """Return the thresholds of labels at such a sensitivity; none where they are not known."""
+        return (self.at_sensitivity or {}).get(level, {}).get(_word(share), {})
+
 
 def write_operating_points(
     run: Path,
@@ -48,9 +52,13 @@ def thresholds_at_sensitivity(
     """Return the thresholds of labels, by the share of the positives that is at least to be called."""
     columns = [*zip(names, truth_NL.T, probability_NL.T, strict=True)]
     return {
-        f"{share:.2f}": {name: sensitivity_threshold(truth, found, share) for name, truth, found in columns}
+        _word(share): {name: sensitivity_threshold(truth, found, share) for name, truth, found in columns}
         for share in SENSITIVITIES
     }
+
+
+def _word(share: float) -> str:
+    return f"{share:.2f}"
 
 
 def read_operating_points(run: Path) -> OperatingPoints | None:

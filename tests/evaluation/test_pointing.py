@@ -19,6 +19,7 @@ from rsna_e2e.core.device import choose_compute
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.evaluation import pointing as module
 from rsna_e2e.evaluation.pointing import PointingGame, play
+from rsna_e2e.inference import trained_model
 from rsna_e2e.inference.activation_maps import ActivationMaps
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.model.network import JointModel
@@ -78,7 +79,9 @@ def points(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     thresholds: dict[str, float] = {}
     monkeypatch.setattr(module, "open_run", lambda *_: trained)
     monkeypatch.setattr(TrainedModel, "weights_sha256", "0")
-    monkeypatch.setattr(module, "read_operating_points", lambda _: OperatingPoints(epoch=0, thresholds=thresholds))
+    monkeypatch.setattr(
+        trained_model, "read_operating_points", lambda _: OperatingPoints(epoch=0, thresholds=thresholds)
+    )
     return thresholds
 
 
@@ -138,7 +141,7 @@ def test_thresholds_of_another_epoch_do_not_count(
     points[ANY] = 1.0
     own = play(Path("run"), store, tmp_path / "masks", tmp_path / "own", split="train")
     assert (own.n_called, own.has_thresholds) == (0, True)
-    monkeypatch.setattr(module, "read_operating_points", lambda _: OperatingPoints(epoch=1, thresholds=points))
+    monkeypatch.setattr(trained_model, "read_operating_points", lambda _: OperatingPoints(epoch=1, thresholds=points))
     other = play(Path("run"), store, tmp_path / "masks", tmp_path / "other", split="train")
     assert (other.n_called, other.has_thresholds) == (1, False)
     assert json.loads((tmp_path / "other/pointing.json").read_text())["has_thresholds"] is False
@@ -255,7 +258,7 @@ def test_maps_of_the_demo_point_at_bleeds(demo: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take each pair as called: what a shuffled head calls is chance."""
-    monkeypatch.setattr(module, "read_operating_points", lambda _: None)
+    monkeypatch.setattr(trained_model, "read_operating_points", lambda _: None)
     monkeypatch.setattr(module, "DECISION_THRESHOLD", 0.0)
 
 
