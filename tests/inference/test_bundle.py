@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rectangles
 import sequences
 import small
 import torch
@@ -24,6 +25,7 @@ from rsna_e2e.core.weights_file import decode, encode
 from rsna_e2e.inference.bundle import CARD, DESCRIPTION, KNOWN, LICENCE, open_bundle, task_of
 from rsna_e2e.inference.export import Exported, export, self_test
 from rsna_e2e.inference.trained_model import TrainedModel
+from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.calibration import read_calibration
@@ -249,6 +251,19 @@ def test_runs_for_other_labels_have_no_mean() -> None:
     with pytest.raises(UsageError, match="runs for different labels"):
         task_of([ICH, other])
     assert task_of([ICH, replace(ICH, inputs=replace(ICH.inputs, windows_hu=ICH.inputs.windows_hu[::-1]))]) == ICH
+
+
+def test_a_run_that_finds_boxes_can_be_exported(tmp_path: Path) -> None:
+    with closing(rectangles.make_store(tmp_path, 6)) as store:
+        train(store, tmp_path / "run", rectangles.config("slice_phase.epochs=1"), device="cpu")
+        found = _export([tmp_path / "run"], tmp_path / "boxes.rsna").path
+        split = ("--split", "train", "--raw")
+        by_run = _predicted(tmp_path / "run", store, tmp_path / "a.csv", *split)
+        assert _predicted(found, store, tmp_path / "b.csv", *split) == by_run
+    (run,) = open_bundle(found).runs
+    assert decode((run / KNOWN).read_bytes(), path=run)["answers"].shape == (12, 1)
+    with pytest.raises(UsageError, match="finds boxes"):
+        ServedModel.open(found, device="cpu")
 
 
 def test_verbs_that_need_a_run_say_so(bundle: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
