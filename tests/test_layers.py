@@ -28,6 +28,8 @@ PACKAGES = (
     "inference",
     "evaluation",
     "serving",
+    "service",
+    "terminal",
     "tools",
     "cli",
 )
@@ -42,6 +44,7 @@ LIBRARIES = {
         "store.embeddings",
         "store.manifest",
         "store.set_manifest",
+        "service",
     },
     "yaml": {"core.plain_yaml", "config"},
     "pydicom": {"dicom", "tools.synth"},  # synth writes files
@@ -74,6 +77,9 @@ LIBRARIES = {
     "jinja2": {"evaluation"},
     "markupsafe": {"evaluation"},
     "rich": {"core.console"},
+    **{library: {"service"} for library in ("fastapi", "starlette", "uvicorn", "python_multipart")},
+    "prometheus_client": {"service"},
+    **{library: {"terminal"} for library in ("textual", "plotext")},
 }
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

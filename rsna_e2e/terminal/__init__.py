@@ -1,0 +1,1 @@
+"""The console: patients, predictions and curves in a terminal."""
