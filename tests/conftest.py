@@ -1,6 +1,6 @@
 """Options of the test run.
 
---slow adds the cases of full size; with RSNA_FAIL_WITHOUT=cuda,dali,apex,jpeg,weights,serve,console,browser,xrays (any) to lack one
+--slow adds the cases of full size; with RSNA_FAIL_WITHOUT=NAMES, of those in `NEEDS` with commas between, to lack one
 is an error.
 """
 
