@@ -2,7 +2,6 @@
 
 # N slices of a series, L labels of slices, M of series
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +10,7 @@ from rsna_e2e.config import Frozen
 from rsna_e2e.core.records import Float64Array, printable
 from rsna_e2e.model.forward import Prediction
 from rsna_e2e.serving.model import ServedModel
+from rsna_e2e.serving.study_key import study_key
 from rsna_e2e.store import SeriesSpan, Store
 
 N_KEY_SLICES = 6  # of a label, at most
@@ -68,12 +68,6 @@ class Result(Frozen):
     sentence: str
     labels: list[LabelResult]
     series: list[SeriesResult]
-
-
-def study_key(study_uid: str) -> str:
-    """Return the 16 hexadecimal digits under which a study is shown: of a hash of its StudyInstanceUID, or of the name
-    of the file that stands for one. Who can guess that can check it."""
-    return hashlib.sha256(study_uid.encode()).hexdigest()[:16]
 
 
 def results(model: ServedModel, store: Store, prediction: Prediction) -> list[Result]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rsna_e2e.serving.result import RESEARCH_ONLY, KeySlice, LabelResult, sentence, study_key
+from rsna_e2e.serving.result import RESEARCH_ONLY, KeySlice, LabelResult, sentence
+from rsna_e2e.serving.study_key import study_key
 
 ONE, TWO = {"5e485c6d00000000": 37}, {"5e485c6d00000000": 37, "90ab12cd00000000": 40}
 
