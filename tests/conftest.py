@@ -1,7 +1,7 @@
 """Options of the test run.
 
---slow adds the cases of full size; with RSNA_FAIL_WITHOUT=cuda,dali,apex,jpeg,weights,serve,console,browser,xrays (any) to lack one
-is an error.
+--slow adds the cases of full size; with RSNA_FAIL_WITHOUT=cuda,dali,apex,jpeg,weights,serve,console,browser,onnx,xrays
+(any) to lack one is an error.
 """
 
 import importlib.util
