@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rsna_e2e.core.errors import BadInputError, DiskFullError, RsnaError
 from rsna_e2e.core.files import full_disk_named, make_folder, write_json
@@ -60,22 +61,30 @@ def process(
         prepared_s = time.perf_counter()
         found = results(model, store, model(store, range(len(store.series)), progress=progress))
         predicted_s = time.perf_counter()
-        failed: dict[str, str] = {}
-        for result in found:
-            why = _failure(result, store, model, out / result.study, has_pictures=has_pictures)
-            failed |= {result.study: why} if why else {}
+        why = {
+            result.study: _failure(result, store, model, out / result.study, has_pictures=has_pictures)
+            for result in found
+        }
         refused = _counted(refusal.reason for refusal in store.read_refusals())
     done = Processed(
-        results=tuple(result for result in found if result.study not in failed),
-        failed=failed,
+        results=tuple(result for result in found if not why[result.study]),
+        failed={study: said for study, said in why.items() if said},
         refused=refused,
         prepare_s=prepared_s - started_s,
         predict_s=predicted_s - prepared_s,
     )
-    studies = [{"study": result.study, "sentence": result.sentence} for result in done.results]
-    timing = {"prepare_s": round(done.prepare_s, 3), "predict_s": round(done.predict_s, 3)}
-    write_json(out / SUMMARY, {"studies": studies, "failed": failed, "refused": refused, **timing})
+    write_json(out / SUMMARY, _summary(done))
     return done
+
+
+def _summary(done: Processed) -> dict[str, Any]:
+    return {
+        "studies": [{"study": result.study, "sentence": result.sentence} for result in done.results],
+        "failed": done.failed,
+        "refused": done.refused,
+        "prepare_s": round(done.prepare_s, 3),
+        "predict_s": round(done.predict_s, 3),
+    }
 
 
 def _counted(reasons: Iterable[str]) -> dict[str, int]:

@@ -73,7 +73,7 @@ def _write_page(
         result.model_dump(),
         unknown="unknown",
         title=f"{model.task.title}: study {result.study}",
-        window=f"{name}, {window[0]:g} ± {window[1] / 2:g}",
+        window="" if model.task.inputs.values == "grey" else f"{name}, {window[0]:g} ± {window[1] / 2:g}",  # of HU
         pictures=pictures,
         finds_boxes=model.finds_boxes,
         profiles=profiles,
