@@ -41,6 +41,7 @@ LIBRARIES = {
         "tasks.files",
         "training.calibration",
         "inference.bundle",
+        "serving.result",
         "store.embeddings",
         "store.manifest",
         "store.set_manifest",

@@ -81,6 +81,7 @@ def add_process(verbs: Verbs) -> None:
 
 def _process(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
+    from rsna_e2e.core.errors import BadInputError
     from rsna_e2e.serving.model import ServedModel
     from rsna_e2e.serving.process import process
 
@@ -89,12 +90,20 @@ def _process(options: argparse.Namespace) -> None:
         done = process(options.raw, options.out, model, has_pictures=not options.no_pictures, progress=progress)
     for result in done.results:
         tell(f"{result.study}: {result.sentence}")
+    for study, why in done.failed.items():
+        tell(f"{study}: failed: {why}", to=sys.stderr)
     if done.refused:
         tell(f"not taken: {', '.join(f'{n} {reason}' for reason, n in done.refused.items())}")
     tell(
         f"{options.out}: {len(done.results)} studies with {model.name} {model.version}".rstrip()
         + f"; prepared in {done.prepare_s:.1f} s, predicted in {done.predict_s:.1f} s"
     )
+    if done.failed:
+        n = len(done.failed)
+        raise BadInputError(
+            f"{options.out}: {n} of {n + len(done.results)} studies failed, for the reasons above; the others are "
+            "written"
+        )
 
 
 @contextmanager

@@ -43,14 +43,16 @@ def export(
     """Write a bundle of these runs, whose probabilities are averaged, once what is to be in it answers as they do.
 
     licence: an SPDX identifier, or the path of a file with its text. The same runs give the same bytes. Raises
-    UsageError for runs of several tasks, or that learned from stored embeddings, or for no licence; BadInputError as
-    `TrainedModel.open` does.
+    UsageError for runs of several tasks, for several of which one finds boxes, for one that learned from stored
+    embeddings, or for no licence; BadInputError as `TrainedModel.open` does.
     """
     prepare_file(out, example=f"model{bundle.SUFFIX}")
     short, text = _licence(licence)
     if len({real_path(run) for run in runs}) < len(runs):
         raise UsageError("a run stands twice among those to export. Give each once")
     opened = [_open(run, checkpoint) for run in runs]
+    for trained in opened if len(opened) > 1 else []:
+        trained.config.model.check_predicts_labels("a mean of several runs")
     task = bundle.task_of([trained.task for trained in opened])
     described = BundleDescription(name=name, version=version, licence=short, task=task.name, n_members=len(opened))
     with tempfile.TemporaryDirectory(prefix="rsna_e2e-") as temporary:

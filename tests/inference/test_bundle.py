@@ -25,7 +25,6 @@ from rsna_e2e.core.weights_file import decode, encode
 from rsna_e2e.inference.bundle import CARD, DESCRIPTION, KNOWN, LICENCE, open_bundle, task_of
 from rsna_e2e.inference.export import Exported, export, self_test
 from rsna_e2e.inference.trained_model import TrainedModel
-from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.training.calibration import read_calibration
@@ -262,8 +261,9 @@ def test_a_run_that_finds_boxes_can_be_exported(tmp_path: Path) -> None:
         assert _predicted(found, store, tmp_path / "b.csv", *split) == by_run
     (run,) = open_bundle(found).runs
     assert decode((run / KNOWN).read_bytes(), path=run)["answers"].shape == (12, 1)
-    with pytest.raises(UsageError, match="finds boxes"):
-        ServedModel.open(found, device="cpu")
+    both = [tmp_path / "run", shutil.copytree(tmp_path / "run", tmp_path / "copy")]
+    with pytest.raises(UsageError, match="mean of several runs is for networks that predict labels"):
+        _export(both, tmp_path / "both.rsna")
 
 
 def test_verbs_that_need_a_run_say_so(bundle: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,19 +1,24 @@
 """A folder of studies processed once: what is written is what predict writes for them, whole or not at all."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import canaries
 import matplotlib.image
 import numpy as np
 import phantoms
+import pydicom
 import pytest
 import radiographs
 import small
@@ -22,7 +27,7 @@ import torch
 from rsna_e2e.cli import main
 from rsna_e2e.config import RunConfig, resolve_task
 from rsna_e2e.core.device import choose_compute
-from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError, DiskFullError
 from rsna_e2e.core.files import read_json
 from rsna_e2e.inference.bundle import open_bundle
 from rsna_e2e.inference.export import export
@@ -31,7 +36,8 @@ from rsna_e2e.model.make import make_network
 from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.serving.process import RESULT, SUMMARY, process
 from rsna_e2e.serving.result import N_KEY_SLICES, RESEARCH_ONLY, Result
-from rsna_e2e.serving.study_page import PAGE
+from rsna_e2e.serving.study_page import PAGE, write_study
+from rsna_e2e.store.layout import StoreError
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
@@ -289,6 +295,84 @@ def test_nothing_half_written_stays(made: Made, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         process(made.raw, tmp_path / "out", ServedModel.open(made.bundle, device="cpu"), n_jobs=1)
     assert [*(tmp_path / "out").iterdir()] == []
+
+
+def _failing(error: Exception, study: str) -> Callable[..., None]:
+    """Makes the pages of all studies but one."""
+
+    def write(result: Result, *rest: Any) -> None:
+        if result.study == study:
+            raise error
+        write_study(result, *rest)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("of a name"), "ValueError while its pictures were made. Try --no-pictures"),
+        (StoreError("slice 3 is damaged"), "slice 3 is damaged"),
+        (OSError(errno.EACCES, "Permission denied"), "cannot be written: Permission denied. Choose another OUT"),
+    ],
+)
+def test_a_study_fails_alone(
+    error: Exception,
+    said: str,
+    made: Made,
+    processed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, *others = (entry["study"] for entry in read_json(processed / SUMMARY)["studies"])
+    monkeypatch.setattr("rsna_e2e.serving.process.write_study", _failing(error, first))
+    out = tmp_path / "out"
+    assert main(["process", str(made.raw), str(out), "--model", str(made.bundle), "--device", "cpu"]) == 3
+    told = capsys.readouterr()
+    assert f"{first}: failed: " in told.err
+    assert said in told.err
+    assert "1 of 3 studies failed" in told.err
+    assert "of a name" not in told.err
+    assert (told.out.count(RESEARCH_ONLY), first in told.out) == (2, False)
+    summary = read_json(out / SUMMARY)
+    assert [entry["study"] for entry in summary["studies"]] == others
+    assert {study: said in why for study, why in summary["failed"].items()} == {first: True}
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == sorted(others)
+
+
+@pytest.mark.parametrize("error", [DiskFullError("full"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_full_disk_ends_it(error: Exception, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("rsna_e2e.serving.process.write_study", fail)
+    with pytest.raises(DiskFullError, match="the disk is full"):
+        process(made.raw, tmp_path / "out", ServedModel.open(made.bundle, device="cpu"), n_jobs=1)
+    assert [*(tmp_path / "out").iterdir()] == []
+
+
+def test_content_is_what_is_seen_whatever_it_is_called(made: Made, processed: Path, tmp_path: Path) -> None:
+    """The first study under other names of files, patient and UIDs, and with another pixel; the second is as it was."""
+    model = ServedModel.open(made.bundle, device="cpu")
+    for name, change in (("renamed", {}), ("changed", {"pixel": 1})):
+        for number, path in enumerate(sorted((made.raw / "0").iterdir())):
+            dataset = pydicom.dcmread(path)
+            dataset.PatientID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "other", "1.2.9", "1.2.8"
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.7.{number}"
+            values = dataset.pixel_array.copy()
+            values[0, 0] += change.get("pixel", 0)
+            dataset.PixelData = values.tobytes()
+            phantoms.write_dicom(tmp_path / name / f"x{number}.dcm", dataset)
+    renamed, changed = (
+        process(tmp_path / name, tmp_path / "out", model, n_jobs=1, has_pictures=False).results[0]
+        for name in ("renamed", "changed")
+    )
+    digits = {result.series[0].n_slices: result.content for result in _results(processed).values()}
+    assert len(set(digits.values())) == len(N_SLICES)
+    assert renamed.content == digits[N_SLICES[0]]
+    assert re.fullmatch("[0-9a-f]{16}", changed.content)
+    assert changed.content not in digits.values()
 
 
 def test_what_cannot_be_processed_is_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
