@@ -1,6 +1,7 @@
 """Who works on which study: workers take studies by leases that they renew, so that one that dies gives them back."""
 
 import json
+import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,13 +52,7 @@ def claim(database: Database, owner: str) -> Job | None:
             " AND lease_s<=? AND attempts>=?",
             (LOST, time.time(), version, now_s, settings.attempts),
         )
-        row = database.connection.execute(
-            "SELECT study, attempts, last_s FROM studies WHERE (state='arriving' AND"
-            " (is_whole OR last_s<=:now-:quiet OR first_s<=:now-:longest))"
-            " OR (state IN ('queued','failed') AND not_before_s<=:now) OR (state='running' AND lease_s<=:now)"
-            " ORDER BY first_s, study LIMIT 1",
-            {"now": now_s, "quiet": settings.quiet_s, "longest": settings.max_wait_s},
-        ).fetchone()
+        row = _next_due(database, now_s)
         if row is None:
             return None
         study = row["study"]
@@ -69,6 +64,23 @@ def claim(database: Database, owner: str) -> Job | None:
         names = database.names(study)
     waited_s = max(now_s - row["last_s"], 0.0)
     return Job(study=study, content=content_of(names), names=names, attempt=row["attempts"] + 1, waited_s=waited_s)
+
+
+def is_due(database: Database) -> bool:
+    """Whether a study waits for a worker."""
+    return _next_due(database, database.clock()) is not None
+
+
+def _next_due(database: Database, now_s: float) -> sqlite3.Row | None:
+    settings = database.settings
+    found: sqlite3.Row | None = database.connection.execute(
+        "SELECT study, attempts, last_s FROM studies WHERE (state='arriving' AND"
+        " (is_whole OR last_s<=:now-:quiet OR first_s<=:now-:longest))"
+        " OR (state IN ('queued','failed') AND not_before_s<=:now) OR (state='running' AND lease_s<=:now)"
+        " ORDER BY first_s, study LIMIT 1",
+        {"now": now_s, "quiet": settings.quiet_s, "longest": settings.max_wait_s},
+    ).fetchone()
+    return found
 
 
 def renew(database: Database, owner: str) -> None:
@@ -150,6 +162,16 @@ def claim_pictures(database: Database, owner: str) -> PictureJob | None:
             (owner, now_s + settings.lease_s, job.study, job.content, job.model),
         )
     return job
+
+
+def put_back_pictures(database: Database, job: PictureJob) -> None:
+    """Give a result back whose pictures were put off, which is no attempt."""
+    with transaction(database.connection):
+        database.connection.execute(
+            "UPDATE results SET pictures='wanted', pictures_attempts=pictures_attempts-1"
+            " WHERE study=? AND content=? AND model=? AND pictures='running'",
+            (job.study, job.content, job.model),
+        )
 
 
 def finish_pictures(database: Database, job: PictureJob, *, is_made: bool) -> None:

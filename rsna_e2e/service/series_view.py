@@ -6,16 +6,7 @@ from typing import Any
 from rsna_e2e.store import SeriesSpan, Store
 from rsna_e2e.store.series_order import TILTED_DEG, series_geometry
 from rsna_e2e.tasks.task import Task
-from rsna_e2e.tasks.windows import named_windows
-
-# Center and width in HU, of CT of the head as radiologists look at it
-_WINDOWS_HU = {
-    "brain": (40.0, 80.0),
-    "subdural": (80.0, 200.0),
-    "soft tissue": (40.0, 380.0),
-    "bone": (600.0, 2800.0),
-    "stroke": (32.0, 8.0),
-}
+from rsna_e2e.tasks.windows import viewing_windows
 
 
 def series_view(store: Store, span: SeriesSpan, task: Task) -> dict[str, Any]:
@@ -40,15 +31,10 @@ def series_view(store: Store, span: SeriesSpan, task: Task) -> dict[str, Any]:
         "row_direction": row_direction,
         "column_direction": column_direction,
         "windows": [
-            {"name": name, "center": center, "width": width} for name, (center, width) in _windows(store, task).items()
+            {"name": name, "center": center, "width": width} for name, (center, width) in viewing_windows(task).items()
         ],
         "flags": _flags(store, span),
     }
-
-
-def _windows(store: Store, task: Task) -> dict[str, tuple[float, float]]:
-    """Return the windows of a task, and of CT those that are used for heads beside them."""
-    return named_windows(task) | (_WINDOWS_HU if store.values == "hu" else {})
 
 
 def _numbers(values: Any) -> list[float] | None:

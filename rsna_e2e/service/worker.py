@@ -16,7 +16,20 @@ from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, RsnaError, 
 from rsna_e2e.core.files import make_folder, read_json, sync, write_json
 from rsna_e2e.service.database import Database
 from rsna_e2e.service.folders import PICTURES, RESULT, SERIES, STORE, result_folder, work_folder
-from rsna_e2e.service.jobs import Found, Job, PictureJob, claim, claim_pictures, fail, finish, finish_pictures, renew
+from rsna_e2e.service.jobs import (
+    Found,
+    Job,
+    PictureJob,
+    claim,
+    claim_pictures,
+    fail,
+    finish,
+    finish_pictures,
+    is_due,
+    put_back_pictures,
+    renew,
+)
+from rsna_e2e.service.maps import write_maps
 from rsna_e2e.service.series_view import series_view
 from rsna_e2e.service.settings import Settings
 from rsna_e2e.service.workers import beat
@@ -157,7 +170,7 @@ class Worker:
         return result
 
     def _draw(self, job: PictureJob) -> None:
-        """Make the pictures and the page of a result; the result stands without them."""
+        """Make the pictures, maps and page of a result, which stands without them; put off when a study waits."""
         settings = self.database.settings
         folder = result_folder(settings, job.study, job.content, job.model)
         work = work_folder(settings, job.study, self.owner)
@@ -166,16 +179,27 @@ class Worker:
             result = Result.model_validate(read_json(folder / RESULT))
             make_folder(work)
             with closing(Store.open(folder / STORE)) as store:
-                write_study(result, store, model, work)
+                maps = write_study(result, store, model, work, progress=self._put_off_if_due)
+            write_maps(maps, work)
             shutil.rmtree(folder / PICTURES, ignore_errors=True)
             work.rename(folder / PICTURES)
-            is_made = True
+        except _PutOffError:
+            put_back_pictures(self.database, job)
         except Exception as error:
             LOG.warning("study %s: pictures failed: %s", job.study, _reason(error))
-            is_made = False
+            finish_pictures(self.database, job, is_made=False)
+        else:
+            finish_pictures(self.database, job, is_made=True)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        finish_pictures(self.database, job, is_made=is_made)
+
+    def _put_off_if_due(self, done: int, total: int, note: str = "") -> None:
+        if is_due(self.database):
+            raise _PutOffError
+
+
+class _PutOffError(Exception):
+    """A study waits: its result goes before pictures of others."""
 
 
 def work(settings: Settings, number: int, is_stopping: Callable[[], bool]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rsna_e2e.core.records import Float32Array, Float64Array
+from rsna_e2e.core.records import Float32Array, Float64Array, Progress, no_progress
 from rsna_e2e.evaluation.explain import coloured, write_png
 from rsna_e2e.evaluation.report.boxes import with_boxes_drawn
 from rsna_e2e.evaluation.report.figures import display_name
@@ -28,18 +28,22 @@ from rsna_e2e.tasks.windows import sharpest_window
 PAGE = "report.html"
 _SIDE, _SIDE_OF_BOXES = 256, 384  # of a picture, in px; with boxes, whose scores are to be read
 
+StudyMaps = dict[tuple[str, str], list[ActivationMaps]]  # by key of the series and name of the label, of each run
 Painter = Callable[[LabelResult, KeySlice], tuple[Float32Array, Float32Array]]  # a picture [H, W, 3], plain and marked
 
 
-def write_study(result: Result, store: Store, model: ServedModel, folder: Path) -> None:
+def write_study(
+    result: Result, store: Store, model: ServedModel, folder: Path, *, progress: Progress = no_progress
+) -> StudyMaps:
     """Write into `folder` a picture of each key slice of labels above their threshold, plain and with the model's map
     over it, or with its boxes, and a page that shows them; without such a label, pictures of the slice that speaks most
-    for the headline.
+    for the headline. Returns the maps, none of a model that finds boxes. progress: of the maps, which take longest.
     """
     spans = {span.series_key: span for span in store.series}
     shown = _shown(result, model)
+    maps = {} if model.finds_boxes else _maps(shown, spans, store, model, progress)
     paint = (
-        _boxes_painter(result, spans, store, model) if model.finds_boxes else _maps_painter(shown, spans, store, model)
+        _boxes_painter(result, spans, store, model) if model.finds_boxes else _maps_painter(maps, spans, store, model)
     )
     word = "boxes" if model.finds_boxes else "map"
     pictures = []
@@ -56,6 +60,7 @@ def write_study(result: Result, store: Store, model: ServedModel, folder: Path) 
             slices.append(of_slice)
         pictures.append({"label": display_name(label.name), "slices": slices})
     _write_page(result, model, folder, pictures, [] if model.finds_boxes else _profiles(result, model, shown))
+    return maps
 
 
 def _written(path: Path, picture_HW3: Float32Array) -> str:
@@ -109,11 +114,8 @@ def _boxes_painter(result: Result, spans: Mapping[str, SeriesSpan], store: Store
     return paint
 
 
-def _maps_painter(
-    shown: list[LabelResult], spans: Mapping[str, SeriesSpan], store: Store, model: ServedModel
-) -> Painter:
+def _maps_painter(maps: StudyMaps, spans: Mapping[str, SeriesSpan], store: Store, model: ServedModel) -> Painter:
     """Lay the mean of the maps of all runs over a slice."""
-    maps = _maps(shown, spans, store, model)
 
     def paint(label: LabelResult, key: KeySlice) -> tuple[Float32Array, Float32Array]:
         grey, to_slice = _grey(store, spans[key.series].first_row + key.place, model, side=_SIDE)
@@ -130,18 +132,22 @@ def _maps_painter(
 
 
 def _maps(
-    shown: list[LabelResult], spans: Mapping[str, SeriesSpan], store: Store, model: ServedModel
-) -> dict[tuple[str, str], list[ActivationMaps]]:
-    """Return the maps by each run, by series and label, of the series in which a label has key slices."""
+    shown: list[LabelResult],
+    spans: Mapping[str, SeriesSpan],
+    store: Store,
+    model: ServedModel,
+    progress: Progress,
+) -> StudyMaps:
+    """Return the maps of the series in which a label has key slices."""
     names_of: dict[str, list[str]] = {}
     for label in shown:
         for series in dict.fromkeys(key.series for key in label.key_slices):
             names_of.setdefault(series, []).append(label.name)
-    maps: dict[tuple[str, str], list[ActivationMaps]] = {}
+    maps: StudyMaps = {}
     for series, names in names_of.items():
         labels: list[Label] = [("slice", model.task.slices.names.index(name)) for name in names]
         for trained in model.members:  # the backbone goes over a series twice for all of its labels together
-            made = activation_maps(trained, store, spans[series], labels=labels)
+            made = activation_maps(trained, store, spans[series], labels=labels, progress=progress)
             for name, of_label in zip(names, made, strict=True):
                 maps.setdefault((series, name), []).append(of_label)
     return maps
