@@ -106,6 +106,7 @@ async def endless(request: Request) -> StreamingResponse:
     async def chunks() -> AsyncIterator[bytes]:
         try:
             while True:
+                await asyncio.sleep(0)  # as what reads a file does
                 yield bytes(2**16)
         finally:
             request.app.state.n_ended += 1
@@ -181,6 +182,6 @@ def served(folder: Path, *, access: AccessSettings | None = None, limits: Limits
         try:
             yield made
         finally:
-            server.should_exit = server.force_exit = True
+            server.should_exit = True
             thread.join(10)
             assert not thread.is_alive()
