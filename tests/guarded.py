@@ -18,11 +18,11 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from rsna_e2e.service.access import AccessSettings
-from rsna_e2e.service.accounts import Accounts
+from rsna_e2e.service.accounts import ACCESS_FILE, Accounts
 from rsna_e2e.service.audit import Audit
 from rsna_e2e.service.callers import ROLES, Caller
 from rsna_e2e.service.limits import Limits, server_options
-from rsna_e2e.service.protection import ACCESS_FILE, protect
+from rsna_e2e.service.protection import protect
 from rsna_e2e.service.roles import anyone, needs
 
 PASSWORD = "correct horse battery"

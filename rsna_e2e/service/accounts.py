@@ -20,6 +20,7 @@ from rsna_e2e.service.addresses import counted_as
 from rsna_e2e.service.callers import Caller, Entry, Role, Token, User, check_name, is_name
 from rsna_e2e.service.sqlite import connect, transaction
 
+ACCESS_FILE = "access.sqlite"  # in DATA; the audit is in it too
 IDLE_S, SESSION_S = 30 * 60.0, 12 * 3600.0
 ONCE_S = 3600.0  # so long a one-time token waits for its use
 TOKEN_PREFIX = "rsna_"  # by which scanners for secrets may find one that leaked

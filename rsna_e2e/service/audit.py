@@ -27,6 +27,7 @@ Action = Literal[
 ]
 KEEP = timedelta(days=365)
 NOBODY = "-"  # the actor where it is not known: what was typed as a name may be a password
+MACHINE = "@machine"  # who works on the machine itself, with the command line
 
 _STUDY = re.compile(r"[0-9a-f]{8,64}|u_[0-9a-f]{16}|")
 _OUTCOME = re.compile(r"[a-z0-9_.@: /-]{1,160}")
@@ -79,10 +80,10 @@ class Audit:
     def append(self, *, actor: str, action: Action, study: str = "", outcome: str = "ok", address: str = "") -> None:
         """Write a row, which is on the disk when this returns.
 
-        actor: name of a user or token, or NOBODY. study: its key, or the id of an upload. outcome: in small letters of
-        ASCII, words of this program alone. address: what is no address becomes empty. Raises sqlite3.Error.
+        actor: name of a user or token, NOBODY or MACHINE. study: its key, or the id of an upload. outcome: in small
+        letters of ASCII, words of this program alone. address: what is no address becomes empty. Raises sqlite3.Error.
         """
-        assert actor == NOBODY or is_name(actor), "an actor is the name of an account"
+        assert actor in (NOBODY, MACHINE) or is_name(actor), "an actor is the name of an account"
         assert action in get_args(Action)
         assert _STUDY.fullmatch(study), "a study is named by its key"
         assert _OUTCOME.fullmatch(outcome), "an outcome is a word of this program"
@@ -117,7 +118,7 @@ class Audit:
             if last is None:
                 return 0
             n_removed = self._connection.execute("DELETE FROM audit WHERE number <= ?", (last["number"],)).rowcount
-            self._write(NOBODY, "retention", "", f"{last['number']}:{last['hash']}", "")
+            self._write(MACHINE, "retention", "", f"{last['number']}:{last['hash']}", "")
         return n_removed
 
     def verify(self, known: str | None = None) -> Verification:

@@ -30,7 +30,6 @@ from rsna_e2e.service.limits import Limits
 from rsna_e2e.service.problems import CatchAll, answer
 from rsna_e2e.service.request_limits import RequestLimits
 
-ACCESS_FILE = "access.sqlite"  # in DATA
 PROBES = frozenset({"/healthz", "/readyz"})  # asked by orchestrators, by address
 
 
