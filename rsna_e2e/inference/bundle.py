@@ -24,10 +24,12 @@ from rsna_e2e.tasks.task import Task
 SUFFIX = ".rsna"
 DESCRIPTION, CARD, LICENCE = "bundle.json", "MODEL_CARD.md", "LICENSE"
 MEMBERS, KNOWN = "members", "known.safetensors"
+ONNX_BACKBONE, ONNX_HEAD = "onnx/backbone.onnx", "onnx/head.onnx"  # for other programs: nothing here reads them
 _OF_RUN = r"config\.yaml|(task|manifest|calibration|operating_points)\.json"
 _OF_CHECKPOINT = r"checkpoints/step-\d{8,12}-epoch-\d{3,9}/(checkpoint\.json|model\.safetensors)"
 _NAMES = re.compile(
-    rf"bundle\.json|MODEL_CARD\.md|LICENSE|members/\d{{1,3}}/(known\.safetensors|{_OF_RUN}|{_OF_CHECKPOINT})",
+    r"bundle\.json|MODEL_CARD\.md|LICENSE|onnx/(backbone|head)\.onnx|"
+    rf"members/\d{{1,3}}/(known\.safetensors|{_OF_RUN}|{_OF_CHECKPOINT})",
     re.ASCII,
 )
 
