@@ -59,26 +59,15 @@ def export(
     """
     prepare_file(out, example=f"model{bundle.SUFFIX}")
     short, text = _licence(licence)
-    if has_onnx and len(runs) > 1:
-        raise UsageError("--onnx is of one run, as an ensemble is not one network. Export each alone")
-    if len({real_path(run) for run in runs}) < len(runs):
-        raise UsageError("a run stands twice among those to export. Give each once")
-    opened = [_open(run, checkpoint) for run in runs]
-    for trained in opened if len(opened) > 1 else []:
-        trained.config.model.check_predicts_labels("a mean of several runs")
+    opened = _open_all(runs, checkpoint, has_onnx=has_onnx)
     task = bundle.task_of([trained.task for trained in opened])
     described = BundleDescription(name=name, version=version, licence=short, task=task.name, n_members=len(opened))
     with tempfile.TemporaryDirectory(prefix="rsna_e2e-") as temporary:
         folder = Path(temporary)
-        for number, trained in enumerate(opened):
-            _write_member(trained, folder / bundle.MEMBERS / str(number))
-        difference = max(self_test(member) for member in sorted((folder / bundle.MEMBERS).iterdir()))
+        difference = _write_members(opened, folder / bundle.MEMBERS)
         onnx_difference = write_onnx(opened[0], folder) if has_onnx else None
-        texts = {
-            bundle.DESCRIPTION: as_json(described.model_dump(), indent=2) + "\n",
-            bundle.LICENCE: text,
-            bundle.CARD: model_card(described, opened),
-        }
+        texts = {bundle.DESCRIPTION: as_json(described.model_dump(), indent=2) + "\n", bundle.LICENCE: text}
+        texts[bundle.CARD] = model_card(described, opened)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         seal = write_sealed(out, files | {name: written.encode() for name, written in texts.items()})
     return Exported(
@@ -97,6 +86,17 @@ def self_test(run: Path, *, device: str = "cpu") -> float:
     return check_answers(TrainedModel.open(run, device=device), run / bundle.KNOWN)
 
 
+def _open_all(runs: Sequence[Path], checkpoint: str, *, has_onnx: bool) -> list[TrainedModel]:
+    if has_onnx and len(runs) > 1:
+        raise UsageError("--onnx is of one run, as an ensemble is not one network. Export each alone")
+    if len({real_path(run) for run in runs}) < len(runs):
+        raise UsageError("a run stands twice among those to export. Give each once")
+    opened = [_open(run, checkpoint) for run in runs]
+    for trained in opened if len(opened) > 1 else []:
+        trained.config.model.check_predicts_labels("a mean of several runs")
+    return opened
+
+
 def _open(run: Path, checkpoint: str) -> TrainedModel:
     if run.is_file():
         raise UsageError(f"{run}: is a file. Export the folders of runs, as train makes them")
@@ -106,6 +106,14 @@ def _open(run: Path, checkpoint: str) -> TrainedModel:
             "as joint training makes them"
         )
     return TrainedModel.open(run, checkpoint, device="cpu")
+
+
+def _write_members(opened: Sequence[TrainedModel], folder: Path) -> float:
+    """Write the members of a bundle, and return the most by which `self_test` finds one to differ."""
+    members = [folder / str(number) for number in range(len(opened))]
+    for trained, member in zip(opened, members, strict=True):
+        _write_member(trained, member)
+    return max(self_test(member) for member in members)
 
 
 def _write_member(trained: TrainedModel, folder: Path) -> None:

@@ -2,10 +2,11 @@
 
 # N slices, C channels, S image side, F features, T slices of one series, L labels of slices, M of series
 
-import io
+import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.model.network import JointModel
 
 _OPSET = 17  # of ONNX 1.12 of 2022, so that older runtimes read it
+_OUTPUT = 1  # descriptor
 _TRACED_AT = 7  # slices
 _BACKBONE_AT = (1, 7)  # slices that both are asked about
 _HEAD_AT = (1, 7, 201)
@@ -94,8 +96,11 @@ def write_onnx(trained: TrainedModel, folder: Path) -> float:
 def _write(module: nn.Module, example: torch.Tensor, path: Path, *, names: Sequence[str], free: str) -> None:
     """Trace a network of one input, the first of `names`, and write it with its weights. free: the name of the first
     dimension, of series none, whose outputs are of the whole."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), _logaddexp_known():  # it prints graphs it cannot do
+    with warnings.catch_warnings(), _without_output():
         warnings.simplefilter("ignore")  # of what is traced: the files are asked about other lengths afterwards
+        torch.onnx.register_custom_op_symbolic(  # type: ignore[attr-defined]  # torch does not list what it documents
+            "aten::logaddexp", _logaddexp, _OPSET
+        )
         torch.onnx.export(
             module,
             (example,),
@@ -109,18 +114,21 @@ def _write(module: nn.Module, example: torch.Tensor, path: Path, *, names: Seque
 
 
 @contextmanager
-def _logaddexp_known() -> Iterator[None]:
-    """Within, the exporter knows a function that trees of labels are made of."""
-    torch.onnx.register_custom_op_symbolic(  # type: ignore[attr-defined]  # torch does not list what it documents
-        "aten::logaddexp", _logaddexp, _OPSET
-    )
+def _without_output() -> Iterator[None]:
+    """Within, the standard output of the process is dropped: the exporter, in C++, prints graphs that it cannot do."""
+    sys.stdout.flush()
+    output = os.dup(_OUTPUT)
     try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), _OUTPUT)
         yield
     finally:
-        torch.onnx.unregister_custom_op_symbolic("aten::logaddexp", _OPSET)  # type: ignore[attr-defined]
+        os.dup2(output, _OUTPUT)
+        os.close(output)
 
 
 def _logaddexp(graph: Any, one: Any, other: Any) -> Any:
+    """Say in operators of ONNX a function that trees of labels are made of."""
     axis = graph.op("Constant", value_t=torch.tensor([0]))
     both = graph.op("Concat", *(graph.op("Unsqueeze", each, axis) for each in (one, other)), axis_i=0)
     return graph.op("ReduceLogSumExp", both, axes_i=[0], keepdims_i=0)
