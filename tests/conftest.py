@@ -48,6 +48,10 @@ NEEDS = {
         all(map(importlib.util.find_spec, ("textual", "plotext"))),
         "the extra console: pip install --no-deps -r requirements/test.txt",
     ),
+    "onnx": (
+        all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))),
+        "the extra onnx: pip install --no-deps -r requirements/onnx.txt",
+    ),
     "browser": (
         importlib.util.find_spec("playwright") is not None and CHROMIUM is not None,
         "a browser and its driver: apt install chromium, pip install --no-deps -r requirements/test.txt",

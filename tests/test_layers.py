@@ -80,6 +80,7 @@ LIBRARIES = {
     "rich": {"core.console"},
     **{library: {"service"} for library in ("fastapi", "starlette", "uvicorn", "python_multipart")},
     "prometheus_client": {"service"},
+    **{library: {"inference.onnx_files"} for library in ("onnx", "onnxruntime")},
     **{library: {"terminal"} for library in ("textual", "plotext")},
 }
 

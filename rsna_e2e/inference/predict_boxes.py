@@ -83,7 +83,7 @@ def _is_submitted(trained: TrainedModel, boxes: ImageBoxes) -> "np.typing.NDArra
     if least is None:
         logger.warning(
             "%s: held no fold out on which to choose from which score on boxes count; the submission has all of them",
-            trained.run,
+            trained.named,
         )
         return np.ones(len(boxes), dtype=np.bool_)
     least_C = np.array([least.get(name, 0.0) for name in trained.task.boxes])

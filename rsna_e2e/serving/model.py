@@ -122,7 +122,7 @@ def _thresholds(
 ) -> dict[Level, dict[str, float]]:
     if members[0].config.model.finds_boxes:
         of_boxes = least_scores(members[0]) or {}
-        _check(members[0].run, of_boxes, members[0].task.boxes)
+        _check(members[0].named, of_boxes, members[0].task.boxes)
         return {"slices": of_boxes, "series": {}}
     found: dict[Level, dict[str, list[float]]] = {"slices": {}, "series": {}}
     for trained, calibration in zip(members, calibrations, strict=True):
@@ -140,7 +140,7 @@ def _at_sensitivity(trained: TrainedModel, level: Level) -> dict[str, float]:
     """Return the thresholds of a run's labels of a level, where it has any of this epoch. Raises BadInputError."""
     points = trained.operating_points
     at = points.at(level, SENSITIVITIES[0]) if points is not None else {}
-    _check(trained.run, at, (trained.task.slices if level == "slices" else trained.task.series_labels).names)
+    _check(trained.named, at, (trained.task.slices if level == "slices" else trained.task.series_labels).names)
     return at
 
 

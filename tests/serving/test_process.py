@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,14 @@ from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.serving.process import RESULT, SUMMARY, process
 from rsna_e2e.serving.result import N_KEY_SLICES, RESEARCH_ONLY, Result
 from rsna_e2e.serving.study_page import PAGE, write_study
+from rsna_e2e.store import Store
 from rsna_e2e.store.layout import StoreError
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.metrics import DECISION_THRESHOLD
 from rsna_e2e.tasks.pe import PE
+from rsna_e2e.tools.synth.simulate import simulate
 from rsna_e2e.training.calibration import LabelCalibration, Level, RunCalibration, write_calibration
 from rsna_e2e.training.operating_points import read_operating_points, write_operating_points
 from rsna_e2e.training.train import train
@@ -130,6 +133,31 @@ def test_it_says_what_predict_writes(made: Made, processed: Path, tmp_path: Path
     found = _probabilities(_results(processed))
     assert sorted(found) == sorted(wanted.image_ids)
     np.testing.assert_allclose([found[one] for one in wanted.image_ids], wanted.values, rtol=0, atol=SAME)
+
+
+@pytest.mark.slow
+def test_fifty_studies_each_alone_are_as_predicted_together(made: Made, tmp_path: Path) -> None:
+    """Each in a store of its own, as a service has them."""
+    simulate(tmp_path / "raw", n_studies=50, seed=7, prevalence="demo", test_fraction=0.0)
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels="none", n_jobs=2)
+    words = ["predict", str(made.bundle), str(tmp_path / "store"), "--out", str(tmp_path / "all.csv"), "--calibrated"]
+    assert main([*words, "--device", "cpu"]) == 0
+    with closing(Store.open(tmp_path / "store")) as store:
+        study_of = dict(zip(store.index["image_id"], store.index["study_uid"], strict=True))
+    for path in [*(tmp_path / "raw").rglob("*.dcm")]:
+        study = tmp_path / "alone" / study_of[path.stem]
+        study.mkdir(parents=True, exist_ok=True)
+        path.rename(study / path.name)
+    model, found = ServedModel.open(made.bundle, device="cpu"), {}
+    for study in sorted((tmp_path / "alone").iterdir()):
+        done = process(study, tmp_path / "out", model, has_pictures=False, n_jobs=1)
+        found |= {result.study: result for result in done.results}
+    assert len(found) == 50
+    wanted, alone = read_labels(tmp_path / "all.csv", ICH), _probabilities(found)
+    assert sorted(alone) == sorted(wanted.image_ids)
+    values = np.array([alone[one] for one in wanted.image_ids])
+    assert len(np.unique(values[:, ICH.headline_index].round(5))) > 50
+    np.testing.assert_allclose(values, wanted.values, rtol=0, atol=SAME)
 
 
 def test_a_result_agrees_with_itself(made: Made, processed: Path) -> None:
