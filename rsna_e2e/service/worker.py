@@ -14,6 +14,7 @@ from typing import Any
 
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, RsnaError, is_out_of_memory
 from rsna_e2e.core.files import make_folder, read_json, sync, write_json
+from rsna_e2e.inference.bundle import CARD, open_bundle
 from rsna_e2e.service.database import Database
 from rsna_e2e.service.folders import PICTURES, RESULT, SERIES, STORE, result_folder, work_folder
 from rsna_e2e.service.jobs import (

@@ -175,13 +175,13 @@ def test_it_tells_of_its_models_its_numbers_and_its_interface(service: Service) 
 
 
 def test_pages_are_for_who_logged_in(service: Service) -> None:
-    stranger = httpx.Client(base_url=service.client.base_url)
-    assert stranger.get("/").headers["location"] == "/login"
-    assert "password" in stranger.get("/login").text
-    assert "--slices" in stranger.get("/static/theme.css").text
-    assert stranger.get("/static/app.js").headers["content-type"].startswith("text/javascript")
-    for name in ("..%2fapp.py", "%2e%2e", "nothing.js"):
-        assert _problem(stranger.get(f"/static/{name}"))[0] == 404
+    with httpx.Client(base_url=service.client.base_url) as stranger:
+        assert stranger.get("/").headers["location"] == "/login"
+        assert "password" in stranger.get("/login").text
+        assert "--slices" in stranger.get("/static/theme.css").text
+        assert stranger.get("/static/app.js").headers["content-type"].startswith("text/javascript")
+        for name in ("..%2fapp.py", "%2e%2e", "nothing.js"):
+            assert _problem(stranger.get(f"/static/{name}"))[0] == 404
     assert "<title>" in service.client.get("/").text
 
 
