@@ -74,8 +74,7 @@ def test_a_second_head_may_not_drip_either(service: Served) -> None:
 
 
 def test_a_slow_route_is_no_slow_head(client: httpx.Client) -> None:
-    for _ in range(2):
-        assert client.get(f"/api/v1/slow?s={SHORT.head_s + SHORT.keep_alive_s + 0.2}").status_code == 200
+    assert client.get(f"/api/v1/slow?s={SHORT.head_s + SHORT.keep_alive_s + 0.2}").status_code == 200
 
 
 def test_a_body_that_nobody_reads_may_not_drip(service: Served) -> None:
