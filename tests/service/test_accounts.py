@@ -313,13 +313,15 @@ def test_nobodys_name_takes_as_long_as_somebodys(accounts: Accounts, clock: Cloc
 def test_a_database_in_use_is_waited_for_no_longer_than_told(
     accounts: Accounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    secret = accounts.add_token("pacs", "read")
     other = sqlite3.connect(tmp_path / "access.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     monkeypatch.setattr("rsna_e2e.service.accounts.BUSY_MS", 50)
     with Accounts(tmp_path / "access.sqlite") as waiting:
-        assert waiting.tokens() == []  # who reads does not wait
+        assert waiting.caller_of_token(secret) is not None  # its last use is not noted
+        assert [token.used for token in waiting.tokens()] == [None]
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            waiting.add_token("pacs", "read")
+            waiting.add_token("other", "read")
     other.close()
 
 

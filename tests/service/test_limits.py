@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from guarded import SHORT, Served, served
 
+from rsna_e2e.service.access import AccessSettings
 from rsna_e2e.service.limits import GIB, Limits
 
 pytestmark = pytest.mark.needs_serve
@@ -233,10 +235,10 @@ def test_many_idle_connections_are_in_nobodys_way(service: Served, client: httpx
     assert disturbed_s < 2 * undisturbed_s + FLOOR_S
 
 
-def test_connections_of_one_address_and_of_all(service: Served, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_connections_of_one_address_and_of_all(tmp_path: Path) -> None:
     """A connection whose request is being answered makes no room; then a new one is closed."""
     limits = Limits(connections_per_address=2, connections=3, requests=9)
-    with served(tmp_path_factory.mktemp("few"), limits=limits) as few, ExitStack() as stack:
+    with served(tmp_path, limits=limits) as few, ExitStack() as stack:
         for _ in range(2):
             busy = stack.enter_context(few.connect())
             busy.sendall(b"GET /api/v1/slow?s=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -248,6 +250,15 @@ def test_connections_of_one_address_and_of_all(service: Served, tmp_path_factory
         third = stack.enter_context(socket.create_connection(("127.0.0.1", few.port), source_address=("127.0.0.3", 0)))
         assert closes_after_s(third)[0] < 0.5
         assert busy.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_proxy_speaks_for_many(tmp_path: Path) -> None:
+    limits, access = Limits(connections_per_address=1), AccessSettings(proxies=("127.0.0.1",))
+    with served(tmp_path, limits=limits, access=access) as service, ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(service.connect()).sendall(b"GET /api/v1/slow?s=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.2)
+        assert stack.enter_context(service.client()).get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize(
