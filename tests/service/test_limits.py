@@ -252,6 +252,15 @@ def test_connections_of_one_address_and_of_all(tmp_path: Path) -> None:
         assert busy.recv(100).startswith(b"HTTP/1.1 200")
 
 
+def test_the_oldest_without_a_head_makes_room(tmp_path: Path) -> None:
+    with served(tmp_path, limits=Limits(connections_per_address=2)) as service, ExitStack() as stack:
+        first, second, third = (stack.enter_context(service.connect()) for _ in range(3))
+        assert closes_after_s(first)[0] < 1
+        for connection in (second, third):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
 def test_a_proxy_speaks_for_many(tmp_path: Path) -> None:
     limits, access = Limits(connections_per_address=1), AccessSettings(proxies=("127.0.0.1",))
     with served(tmp_path, limits=limits, access=access) as service, ExitStack() as stack:
