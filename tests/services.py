@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ from rsna_e2e.training.train import train
 
 SIDE = 32
 PATIENCE_S = 120.0
+
+Probabilities = list[list[list[float]]]  # by series, slice and label
 
 
 def make_bundle(folder: Path, *, seed: int = 0) -> Path:
@@ -96,9 +99,9 @@ def make_desk(data: Path, *models: Path, **settings: Any) -> Desk:
     return Desk(made, database, inbox, clock)
 
 
-def results_in(data: Path) -> dict[str, dict[str, list[list[list[float]]]]]:
+def results_in(data: Path) -> dict[str, dict[str, Probabilities]]:
     """Return the probabilities of all slices by study and folder of a result."""
-    found: dict[str, dict[str, list[list[list[float]]]]] = {}
+    found: dict[str, dict[str, Probabilities]] = {}
     for path in sorted((data / "studies").glob("*/*/result.json")):
         series = read_json(path)["series"]
         found.setdefault(path.parents[1].name, {})[path.parent.name] = [one["probability"] for one in series]
@@ -113,11 +116,14 @@ class Service:
         self._config = data.with_name(f"{data.name}.yaml")
         self._config.write_text(f"prepare_jobs: 1\n{settings}")
         self.token = ""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = str(free.getsockname()[1])
         self.said = self.data.with_name(f"{data.name}.log")
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        words = [*map(str, self._models), "--data", str(self.data), "--config", str(self._config), "--port", "0"]
+        words = [*map(str, self._models), "--data", str(self.data), "--config", str(self._config), "--port", self._port]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with self.said.open("ab") as said:
             self.process = subprocess.Popen(

@@ -49,6 +49,7 @@ Place = Annotated[int, Path(ge=0, le=999_999)]
 
 Reader = Annotated[Caller, Depends(needs("read"))]
 Uploader = Annotated[Caller, Depends(needs("upload"))]
+Admin = Annotated[Caller, Depends(needs("admin"))]
 
 
 def not_found(what: str) -> ProblemError:

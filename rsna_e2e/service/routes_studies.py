@@ -11,6 +11,7 @@ from rsna_e2e.service.catalogue import Wanted, find_result, list_studies
 from rsna_e2e.service.catalogue import study as find_study
 from rsna_e2e.service.context import (
     LONGEST_WAIT_S,
+    Admin,
     Reader,
     StudyKey,
     Uploader,
@@ -101,7 +102,7 @@ def post_retry(request: Request, caller: Uploader, study: StudyKey) -> dict[str,
 
 
 @router.delete("/studies/{study}", status_code=204)
-def delete_study(request: Request, caller: Uploader, study: StudyKey) -> Response:
+def delete_study(request: Request, caller: Admin, study: StudyKey) -> Response:
     """Delete a study: its files, its results, and who it is of."""
     context = context_of(request)
     if not remove_study(context.inbox, study):

@@ -62,6 +62,7 @@ class Settings(Frozen):
     attempts: PositiveInt = 3
     retry_s: tuple[PositiveFloat, ...] = (5.0, 30.0, 300.0)  # before each further attempt
     jobs_of_worker: PositiveInt = 500
+    restart_s: tuple[PositiveFloat, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
     has_identities: bool = True
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -4,16 +4,21 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import lock_folder, make_folder
 from rsna_e2e.inference.bundle import open_bundle
+from rsna_e2e.service.accounts import ACCESS_FILE
+from rsna_e2e.service.audit import Audit
 from rsna_e2e.service.database import Database
 from rsna_e2e.service.inbox import Inbox
 from rsna_e2e.service.jobs import void_leases
@@ -22,7 +27,6 @@ from rsna_e2e.service.settings import Settings, save_settings
 from rsna_e2e.store.pseudonyms import load_or_make_key
 
 LOG = logging.getLogger(__name__)
-WAIT_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before each further start of what ends again and again
 STEADY_S = 60.0  # who lived so long did not end for the reason of the time before
 DRAIN_S = 30.0  # for what is being done, at the end
 SWEEP_S = 60.0
@@ -36,6 +40,7 @@ class _Child:
 
     name: str
     start: Callable[[], subprocess.Popen[bytes]]
+    restart_s: Sequence[float]
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
     start_at_s: float = 0.0
@@ -49,10 +54,15 @@ class _Child:
                 return
             self.process = None
             self.n_ends = 0 if code == 0 or now_s - self.started_s > STEADY_S else self.n_ends + 1
-            self.start_at_s = now_s + (WAIT_S[min(self.n_ends, len(WAIT_S)) - 1] if self.n_ends else 0.0)
+            self.start_at_s = now_s + (
+                self.restart_s[min(self.n_ends, len(self.restart_s)) - 1] if self.n_ends else 0.0
+            )
             LOG.warning("%s ended with %d, is started again in %.0f s", self.name, code, self.start_at_s - now_s)
         if now_s >= self.start_at_s:
             self.process, self.started_s = self.start(), now_s
+
+    def _wait_s(self) -> float:
+        return self.restart_s[min(self.n_ends, len(self.restart_s)) - 1]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,9 +109,11 @@ class Supervisor:
 
     def run(self, is_stopping: threading.Event) -> None:
         """Keep all processes alive until told to stop, then let them end what they do."""
-        children = [_Child("api", lambda: self._start("api", self._fileno()))]
-        for number in range(self.settings.n_workers):
-            children.append(_Child(f"worker-{number}", lambda number=number: self._start("worker", number)))  # type: ignore[misc]
+        roles = [("api", self._fileno()), *(("worker", number) for number in range(self.settings.n_workers))]
+        children = [
+            _Child(f"{role} {number}", partial(self._start, role, number), self.settings.restart_s)
+            for role, number in roles
+        ]
         swept_s = 0.0
         try:
             while not is_stopping.wait(LOOK_S):
@@ -110,9 +122,18 @@ class Supervisor:
                     child.look(now_s)
                 if now_s - swept_s > SWEEP_S:
                     swept_s = now_s
-                    sweep(self._inbox)
+                    self._sweep()
         finally:
             _end([child.process for child in children if child.process is not None])
+
+    def _sweep(self) -> None:
+        """Remove what was kept long enough; another time, if the disk or a database cannot be used just now."""
+        try:
+            sweep(self._inbox)
+            with Audit(self.settings.data / ACCESS_FILE) as audit:
+                audit.retain(timedelta(days=self.settings.retention.audit_days))
+        except (OSError, sqlite3.Error):
+            LOG.exception("could not sweep")
 
     def _fileno(self) -> int:
         assert self._socket is not None, "within `with`"
