@@ -173,18 +173,24 @@ def served(folder: Path, *, access: AccessSettings | None = None, limits: Limits
             accounts.add_user("anna", "read", PASSWORD)
         app = make_app(accounts, audit, access, limits)
         app.state.database = folder / "other.sqlite"
-        server = uvicorn.Server(uvicorn.Config(app, port=0, **server_options(limits, access.proxies)))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        made = Served(f"http://127.0.0.1:{port}", port, app, accounts, audit, clock)
-        made.tokens = {role: accounts.add_token(f"a-{role}", role) for role in ROLES}
-        try:
+        with running(app, limits, access.proxies) as port:
+            made = Served(f"http://127.0.0.1:{port}", port, app, accounts, audit, clock)
+            made.tokens = {role: accounts.add_token(f"a-{role}", role) for role in ROLES}
             yield made
-        finally:
-            server.should_exit = True
-            thread.join(10)
-            assert not thread.is_alive()
+
+
+@contextmanager
+def running(app: FastAPI, limits: Limits, proxies: tuple[str, ...] = ()) -> Iterator[int]:
+    """Serve an application in a thread until the block ends; yields its port of the loopback."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, **server_options(limits, proxies)))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()

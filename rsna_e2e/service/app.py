@@ -19,6 +19,7 @@ from rsna_e2e.service.protection import protect
 from rsna_e2e.service.settings import Settings
 from rsna_e2e.store.pseudonyms import load_or_make_key
 
+REQUESTS = 256  # in flight: each page that waits for changes holds one
 DRAIN_S = 10  # for requests that are being answered, at the end
 
 
@@ -56,7 +57,9 @@ def make_app(settings: Settings) -> FastAPI:
 def wire_limits(settings: Settings) -> Limits:
     """Return the limits of connections and requests, with the sizes that the settings allow."""
     limits = settings.limits
-    return Limits(bodies=(("/api/v1/studies", limits.study_bytes), ("/api/v1/uploads", limits.file_bytes)))
+    return Limits(
+        requests=REQUESTS, bodies=(("/api/v1/studies", limits.study_bytes), ("/api/v1/uploads", limits.file_bytes))
+    )
 
 
 def serve(settings: Settings, listening: socket.socket) -> None:
