@@ -88,9 +88,9 @@ def test_a_body_that_nobody_reads_may_not_drip(service: Served) -> None:
 
 
 def chunked(n_bytes: int) -> Iterator[bytes]:
-    for _ in range(n_bytes // 1000):
-        yield bytes(1000)
-    yield bytes(n_bytes % 1000)
+    for _ in range(n_bytes // 50_000):
+        yield bytes(50_000)
+    yield bytes(n_bytes % 50_000)
 
 
 @pytest.mark.parametrize("has_length", [True, False])
@@ -101,11 +101,22 @@ def test_bodies_that_are_too_large(service: Served, client: httpx.Client, has_le
     upload = service.as_role("upload")
     assert post("/api/v1/studies", 1000).json() == {"n_bytes": 1000}
     assert post("/api/v1/large", 200_000).json() == {"n_bytes": 200_000}
-    for path, n_bytes in (("/api/v1/studies", 1001), ("/api/v1/large", 200_001), ("/api/v1/large", 3_000_000)):
+    for path, n_bytes in (("/api/v1/studies", 1001), ("/api/v1/large", 200_001), ("/api/v1/large", 30_000_000)):
         answer = post(path, n_bytes)
         assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
         assert answer.headers["connection"] == "close"
         assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_refused_body_is_taken_for_a_while(service: Served) -> None:
+    """Or clients that send all before they read see a broken connection instead of the answer."""
+    with service.connect() as connection:
+        connection.sendall(b"POST /api/v1/large HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200001\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413")
+        for _ in range(3):
+            time.sleep(SHORT.linger_s / 10)
+            connection.sendall(bytes(1000))
+        assert closes_after_s(connection, bytes(900))[0] < SHORT.linger_s + SLACK_S
 
 
 def test_lengths_that_are_none(service: Served) -> None:
