@@ -6,7 +6,8 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,28 +51,25 @@ def process(
     For each it makes a folder of its `study_key` in `out`, in place of one that is there, each whole or not at all:
     result.json, and with has_pictures pictures of its key slices and report.html. Folders of other studies stay.
     `out/summary.json`, of those in `raw` alone, comes last. A temporary store holds the pixels meanwhile. n_jobs:
-    processes that read files, by default one for each core. A study of which no picture or page can be made, or whose
-    folder cannot be written, fails alone; while is_stopping says that the program is ending, its error ends all.
+    processes that read files, by default one for each core. A study whose pictures or folder cannot be made fails
+    alone, unless is_stopping says that the program is ending.
 
     Raises BadInputError when `raw` is missing or holds no usable slice, OutOfResourcesError on a full disk.
     """
     make_folder(out)
     (out / SUMMARY).unlink(missing_ok=True)
-    started_s = time.perf_counter()
+    started_s, failed = time.perf_counter(), dict[str, str]()
     with temporary_store(raw, model.task, n_jobs=n_jobs, progress=progress) as store:
         prepared_s = time.perf_counter()
         found = results(model, store, model(store, range(len(store.series)), progress=progress))
         predicted_s = time.perf_counter()
-        why = {
-            result.study: _failure(
-                *(result, store, model, out / result.study), has_pictures=has_pictures, is_stopping=is_stopping
-            )
-            for result in found
-        }
-        refused = _counted(refusal.reason for refusal in store.read_refusals())
+        for result in found:
+            with _failing_alone(result.study, failed, is_stopping=is_stopping):
+                _write(result, store, model, out / result.study, has_pictures=has_pictures)
+        refused = _counted(store)
     done = Processed(
-        results=tuple(result for result in found if not why[result.study]),
-        failed={study: said for study, said in why.items() if said},
+        results=tuple(result for result in found if result.study not in failed),
+        failed=failed,
         refused=refused,
         prepare_s=prepared_s - started_s,
         predict_s=predicted_s - prepared_s,
@@ -90,31 +88,22 @@ def _summary(done: Processed) -> dict[str, Any]:
     }
 
 
-def _counted(reasons: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(map(str, reasons)).items()))
+def _counted(store: Store) -> dict[str, int]:
+    """Count what a store refused, by reason."""
+    return dict(sorted(Counter(str(refusal.reason) for refusal in store.read_refusals()).items()))
 
 
-def _failure(
-    result: Result,
-    store: Store,
-    model: ServedModel,
-    folder: Path,
-    *,
-    has_pictures: bool,
-    is_stopping: Callable[[], bool],
-) -> str:
-    """Write the folder of a study, and return why that failed, empty where it did not. Raises DiskFullError."""
+@contextmanager
+def _failing_alone(study: str, failed: dict[str, str], *, is_stopping: Callable[[], bool]) -> Iterator[None]:
+    """Within, an error ends the work on this study alone, and is put into `failed`; but a full disk, as all that follow
+    would meet it, and what libraries make of the exception that is to end the program."""
     try:
-        _write(result, store, model, folder, has_pictures=has_pictures)
-    except DiskFullError:  # as it would of all that follow
-        raise
-    except RsnaError as error:
-        return str(error)
-    except Exception as error:  # whatever it is, other studies need not have it; its text may name what is private
-        if is_stopping():  # libraries make another exception of the one that was to end the program
+        yield
+    except Exception as error:
+        if isinstance(error, DiskFullError) or is_stopping():
             raise
-        return f"{type(error).__name__} while its pictures were made. Try --no-pictures"
-    return ""
+        is_ours = isinstance(error, RsnaError)  # the text of another may name what is private
+        failed[study] = str(error) if is_ours else f"{type(error).__name__}, of its pictures. Try --no-pictures"
 
 
 def _write(result: Result, store: Store, model: ServedModel, folder: Path, *, has_pictures: bool) -> None:

@@ -29,7 +29,8 @@ PAGE = "report.html"
 _SIDE, _SIDE_OF_BOXES = 256, 384  # of a picture, in px; with boxes, whose scores are to be read
 
 StudyMaps = dict[tuple[str, str], list[ActivationMaps]]  # by key of the series and name of the label, of each run
-Painter = Callable[[LabelResult, KeySlice], tuple[Float32Array, Float32Array]]  # a picture [H, W, 3], plain and marked
+# Makes a picture [H, W, 3] of a key slice, plain, and marked where there is something to mark
+Painter = Callable[[LabelResult, KeySlice], tuple[Float32Array, Float32Array | None]]
 
 
 def write_study(
@@ -55,7 +56,7 @@ def write_study(
             of_slice = {
                 "caption": f"slice {key.place + 1} of {spans[key.series].n_slices}, series {key.series[:8]}",
                 "plain": _written(folder / f"{stem}.png", plain),
-                "marked": _written(folder / f"{stem}-{word}.png", marked),
+                "marked": "" if marked is None else _written(folder / f"{stem}-{word}.png", marked),
             }
             slices.append(of_slice)
         pictures.append({"label": display_name(label.name), "slices": slices})
@@ -96,7 +97,7 @@ def _boxes_painter(result: Result, spans: Mapping[str, SeriesSpan], store: Store
     """Draw the boxes of the label at or above its threshold."""
     boxes_of = {series.key: series.boxes for series in result.series}
 
-    def paint(label: LabelResult, key: KeySlice) -> tuple[Float32Array, Float32Array]:
+    def paint(label: LabelResult, key: KeySlice) -> tuple[Float32Array, Float32Array | None]:
         grey, to_slice = _grey(store, spans[key.series].first_row + key.place, model, side=_SIDE_OF_BOXES)
         drawn = [
             box
@@ -108,8 +109,8 @@ def _boxes_painter(result: Result, spans: Mapping[str, SeriesSpan], store: Store
             [[box.x, box.y, box.width, box.height] for box in drawn],
             [box.score for box in drawn],
         )
-        with_boxes = with_boxes_drawn(grey, to_slice, predicted=made.edges, scores=made.scores)
-        return np.repeat(grey[..., None], 3, axis=2), with_boxes
+        drawn_in = with_boxes_drawn(grey, to_slice, predicted=made.edges, scores=made.scores) if drawn else None
+        return np.repeat(grey[..., None], 3, axis=2), drawn_in
 
     return paint
 

@@ -339,7 +339,7 @@ def _failing(error: Exception, study: str) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ValueError("of a name"), "ValueError while its pictures were made. Try --no-pictures"),
+        (ValueError("of a name"), "ValueError, of its pictures. Try --no-pictures"),
         (StoreError("slice 3 is damaged"), "slice 3 is damaged"),
         (OSError(errno.EACCES, "Permission denied"), "cannot be written: Permission denied. Choose another OUT"),
     ],
