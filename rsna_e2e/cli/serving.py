@@ -84,7 +84,7 @@ def _process(options: argparse.Namespace) -> None:
     from rsna_e2e.serving.model import ServedModel
     from rsna_e2e.serving.process import process
 
-    with _ends_at_sigterm(), progress_bar("process", unit="files or slices") as progress:
+    with ends_at_sigterm(), progress_bar("process", unit="files or slices") as progress:
         model = ServedModel.open(options.model, device=options.device)
         done = process(options.raw, options.out, model, has_pictures=not options.no_pictures, progress=progress)
     for result in done.results:
@@ -98,7 +98,7 @@ def _process(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _ends_at_sigterm() -> Iterator[None]:
+def ends_at_sigterm() -> Iterator[None]:
     """Within, SIGTERM ends the program as if it had come to its end, so that what is temporary goes."""
     is_stopped = False
 

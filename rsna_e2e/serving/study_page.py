@@ -12,9 +12,10 @@ from rsna_e2e.evaluation.report.figures import display_name
 from rsna_e2e.evaluation.report.pages import render, write_texts
 from rsna_e2e.evaluation.report.profiles import profile_figure
 from rsna_e2e.evaluation.report.theme import data_uri
-from rsna_e2e.evaluation.report.thumbnails import fitted, windowed
-from rsna_e2e.inference.activation_maps import ActivationMaps, Label, activation_maps
+from rsna_e2e.evaluation.report.thumbnails import windowed
+from rsna_e2e.inference.activation_maps import Label
 from rsna_e2e.loader.present import shown_slice
+from rsna_e2e.serving.maps import ServedMaps, served_maps
 from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.serving.result import LabelResult, Result
 from rsna_e2e.store import SeriesSpan, Store
@@ -74,35 +75,28 @@ def _shown(result: Result, model: ServedModel) -> list[LabelResult]:
 
 def _maps(
     shown: list[LabelResult], spans: dict[str, SeriesSpan], store: Store, model: ServedModel
-) -> dict[tuple[str, str], list[ActivationMaps]]:
-    """Return the maps by each run, by series and label, of the series in which a label has key slices."""
+) -> dict[tuple[str, str], ServedMaps]:
+    """Return the maps, by series and label, of the series in which a label has key slices."""
     names_of: dict[str, list[str]] = {}
     for label in shown:
         for series in dict.fromkeys(key.series for key in label.key_slices):
             names_of.setdefault(series, []).append(label.name)
-    maps: dict[tuple[str, str], list[ActivationMaps]] = {}
+    maps: dict[tuple[str, str], ServedMaps] = {}
     for series, names in names_of.items():
         labels: list[Label] = [("slice", model.task.slices.names.index(name)) for name in names]
-        for trained in model.members:  # the backbone goes over a series twice for all of its labels together
-            made = activation_maps(trained, store, spans[series], labels=labels)
-            for name, of_label in zip(names, made, strict=True):
-                maps.setdefault((series, name), []).append(of_label)
+        made = served_maps(model, store, spans[series], labels)
+        maps |= {(series, name): of_label for name, of_label in zip(names, made, strict=True)}
     return maps
 
 
 def _pictures(
-    maps: list[ActivationMaps], place: int, store: Store, row: int, model: ServedModel
+    maps: ServedMaps, place: int, store: Store, row: int, model: ServedModel
 ) -> tuple[Float32Array, Float32Array]:
     """Return the picture [H, W, 3] of a slice without and with the mean of the maps of all runs."""
     hu = shown_slice(store, row)
     grey = windowed(hu, [sharpest_window(model.task)[1]], side=_SIDE)[0]
-    to_slice = fitted(*hu.shape, side=_SIDE)
-    shares = [
-        np.clip(one.on_picture(place, to_slice, side=_SIDE) / one.brightest, 0, 1) if one.brightest > 0 else 0 * grey
-        for one in maps
-    ]
-    mean = np.mean(shares, axis=0).astype(np.float32)
-    return np.repeat(grey[..., None], 3, axis=2), coloured(grey, mean, brightest=1.0)
+    share = maps.on_picture(place, hu.shape, side=_SIDE)
+    return np.repeat(grey[..., None], 3, axis=2), coloured(grey, share, brightest=1.0)
 
 
 def _profile(result: Result, number: int, model: ServedModel, shown: list[LabelResult]) -> str:
