@@ -1,6 +1,7 @@
 """The console as a numbered menu of lines: for scripts, pipes and screen readers."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rsna_e2e.core.console import table
@@ -13,8 +14,8 @@ from rsna_e2e.terminal.curves import read_curves
 from rsna_e2e.terminal.patients import Study, find, matching, short_key
 from rsna_e2e.terminal.picture import model_colour
 from rsna_e2e.terminal.session import Session
-from rsna_e2e.terminal.shown import overlay_picture
 from rsna_e2e.terminal.texts import HEADER, label_rows, truth_word
+from rsna_e2e.terminal.view import View, frame
 
 _PICTURES = "console-pictures"  # the folder that is made unless one is named
 _SIDE = 512  # of an overlay, in px
@@ -38,11 +39,10 @@ class PlainConsole:
             str(number + 1): (f"predict a patient with {model.title}", self._predictor(number))
             for number, model in enumerate(session.models)
         }
-        self._items |= {
-            str(n_models + 1): ("loss curves of a run", self._curves),
-            str(n_models + 2): ("ensemble overlay", self._overlay),
-            "p": ("list patients", self._patients),
-        }
+        self._items[str(n_models + 1)] = ("loss curves of a run", self._curves)
+        if session.models:
+            self._items[str(n_models + 2)] = ("ensemble overlay", self._overlay)
+        self._items["p"] = ("list patients", self._patients)
 
     def run(self) -> None:
         """Ask and answer until q, or until there are no more lines."""
@@ -80,7 +80,6 @@ class PlainConsole:
 
     def _predictor(self, number: int) -> Callable[[], None]:
         def predict() -> None:
-            self._session.check_models()
             for study in self._asked_studies():
                 self._predict(number, study)
 
@@ -102,27 +101,28 @@ class PlainConsole:
 
     def _curves(self) -> None:
         models = self._session.models
-        named = "".join(f"{number + 1} {model.title}, " for number, model in enumerate(models))
-        chosen = self._asked(f"{named}or the folder of a run: ")
+        named = "".join(f"{number + 1} for {model.title}, or " for number, model in enumerate(models))
+        chosen = self._asked(f"{named}the folder of a run: ")
         is_number = chosen.isdecimal() and 1 <= int(chosen) <= len(models)
         header, rows = read_curves(models[int(chosen) - 1].path if is_number else Path(chosen)).rows()
         self._say(*table(header, rows).split("\n"))
 
     def _overlay(self) -> None:
         session = self._session
-        session.check_models()
+        headline = session.task.headline_index
+        label, name = session.labels[headline]
         for study in self._asked_studies():
-            label, name = session.labels[session.task.headline_index]
-            span, place = session.key_slice(study, label)
-            picture = overlay_picture(session, span, place, label, side=_SIDE)
+            span, place = session.key_slice(study)
+            view = replace(View.first(session, span).at(place), is_overlay=True)
+            maps = tuple(session.maps(number, span, label) for number in view.mapped_by(len(session.models)))
             study_name = study_key(study.spans[0].study_uid)
             path = self._folder() / f"{study_name}-overlay-{name}-{short_key(span)}-{place:04d}.png"
-            write_png(path, picture)
+            write_png(path, frame(session, span, view, maps, side=_SIDE).picture())
             self._say(self._heading(study), f"{name} in slice {place + 1} of {span.n_slices}, series {short_key(span)}")
             for number, model in enumerate(session.models):
-                probability = session.ask(number, study).slices[span.series_key][place, label[1]]
+                probability = session.ask(number, study).slices[span.series_key][place, headline]
                 self._say(f"{model_colour(number)[0]}: {model.title}, probability {probability:.4f}")
-            truth = float(session.truth_of_slices(span)[place, label[1]])
+            truth = float(session.truth_of_slices(span)[place, headline])
             self._say(f"red: the mean of their maps; truth: {truth_word(truth)}", f"picture: {path}")
 
     def _patients(self) -> None:

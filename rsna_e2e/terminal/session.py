@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.records import Float64Array, printable
 from rsna_e2e.inference.activation_maps import Label
 from rsna_e2e.inference.bundle import task_of
@@ -86,42 +85,29 @@ class Session:
         return found
 
     @property
-    def headline(self) -> Label:
-        """The label that the task is headed by."""
-        return "slice", self.task.headline_index
-
-    @property
     def labels(self) -> list[tuple[Label, str]]:
         """The labels of slices, then those that series have of their own, with their names."""
         of_slices: list[tuple[Label, str]] = [(("slice", n), name) for n, name in enumerate(self.task.slices.names)]
         return of_slices + [(("series", n), name) for n, name in enumerate(self.task.series.names)]
 
     def mean_of_slices(self, span: SeriesSpan, study: Study) -> Float64Array:
-        """Return the mean of all models' probabilities [N, L] of the slices of a series."""
-        self.check_models()
+        """Return the mean of the models' probabilities [N, L] of the slices of a series; there is at least one model."""
         answers = [self.ask(number, study) for number in range(len(self.models))]
         mean: Float64Array = np.mean([answer.slices[span.series_key] for answer in answers], axis=0)
         return mean
 
-    def key_slice(self, study: Study, label: Label) -> tuple[SeriesSpan, int]:
-        """Return the series and place of the slice that speaks most for a label in the mean of all models; of a label
-        of series, for the headline."""
-        column = label[1] if label[0] == "slice" else self.task.headline_index
-        means = [self.mean_of_slices(span, study)[:, column] for span in study.spans]
+    def key_slice(self, study: Study) -> tuple[SeriesSpan, int]:
+        """Return the series and place of the slice that speaks most for the headline in the mean of all models."""
+        means = [self.mean_of_slices(span, study)[:, self.task.headline_index] for span in study.spans]
         best = max(range(len(means)), key=lambda number: float(means[number].max()))
         return study.spans[best], int(means[best].argmax())
-
-    def check_models(self) -> None:
-        """Raise UsageError where there is no model to ask."""
-        if not self.models:
-            raise UsageError("no model was given. Start again with --model MODEL.rsna, or the folder of a run")
 
     def truth(self, study: Study, label: Label) -> float:
         """Return whether a study has a label: 1 where one of its slices or series does, 0 where it is known that none
         does, NaN where it is not known."""
         level, index = label
         if level == "slice":
-            values = np.concatenate([self.store.labels[span.rows, index] for span in study.spans])
+            values = np.concatenate([self.truth_of_slices(span)[:, index] for span in study.spans])
         else:
             values = np.array([self.store.series_labels[self.store.series.index(span), index] for span in study.spans])
         return 1.0 if (values == 1).any() else float(values.max())  # the maximum of what has NaN is NaN

@@ -1,0 +1,223 @@
+"""The screen of one series: its slices, and what models say of them."""
+
+from dataclasses import replace
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.screen import Screen
+from textual.widgets import Static
+from textual.worker import get_current_worker
+
+from rsna_e2e.core.errors import RsnaError
+from rsna_e2e.serving.maps import ServedMaps
+from rsna_e2e.store import SeriesSpan
+from rsna_e2e.tasks.windows import named_windows
+from rsna_e2e.terminal.patients import Study, short_key
+from rsna_e2e.terminal.picture import model_colour
+from rsna_e2e.terminal.session import Answer, Session
+from rsna_e2e.terminal.texts import LABELS_HEADER, N_KEYS, label_lines
+from rsna_e2e.terminal.view import Frame, View, best_place, frame
+from rsna_e2e.terminal.widgets import Banner, SliceView, labels_text
+
+_LEAP = 10  # slices, by page keys
+_KEYS = " ↑↓ slice 1-9 label H map W window M model O overlay L loss Esc back ? help Q"
+
+
+class StudyScreen(Screen[None]):
+    """A series of a study: a slice, the labels along the series, and the sentence of a model."""
+
+    CSS = """
+    #who, #status, #keys { height: 1; }
+    #who { text-style: bold; }
+    #keys { dock: bottom; background: $panel; }
+    #sentence { height: auto; max-height: 5; padding: 0 1; }
+    SliceView { width: 1fr; height: 1fr; }
+    #labels { width: 42; height: 1fr; padding-left: 1; }
+    #labels Static { width: 100%; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,left", "move(-1)", "previous slice", show=False),
+        Binding("down,right", "move(1)", "next slice", show=False),
+        Binding("pageup", f"move(-{_LEAP})", show=False),
+        Binding("pagedown", f"move({_LEAP})", show=False),
+        Binding("home", "go(0)", show=False),
+        Binding("end", "go(-1)", show=False),
+        *(Binding(str(number), f"label({number - 1})", show=False) for number in range(1, N_KEYS + 1)),
+        Binding("k", "best", show=False),
+        Binding("h", "map", show=False),
+        Binding("w", "window", show=False),
+        Binding("m", "model", show=False),
+        Binding("o", "overlay", show=False),
+        Binding("l", "curves", show=False),
+        Binding("escape", "app.pop_screen", show=False),
+    ]
+
+    def __init__(self, session: Session, study: Study, span: SeriesSpan, *, has_colours: bool) -> None:
+        super().__init__()
+        self._session, self._study, self._span = session, study, span
+        self._has_colours = has_colours
+        self.view = View.first(session, span)
+        self.answer: Answer | None = None
+        self._maps: tuple[ServedMaps, ...] = ()
+
+    def compose(self) -> ComposeResult:
+        """Lay out the screen for 80 by 24 cells and more."""
+        yield Banner()
+        yield Static(id="who", markup=False)
+        yield Static(id="sentence", markup=False)
+        with Horizontal():
+            yield SliceView(self._frame, has_colours=self._has_colours)
+            with VerticalScroll(id="labels", can_focus=False):
+                yield Static(id="lines", markup=False)
+        yield Static(id="status", markup=False)
+        yield Static(_KEYS, id="keys", markup=False)
+
+    def on_mount(self) -> None:
+        """Show the slice, and ask the model."""
+        self._show()
+        self._ask()
+
+    def _ask(self) -> None:
+        """Have the model asked, and the maps made that the view shows, by a thread."""
+        if not self._session.models:
+            return
+        self.query_one("#status", Static).update(" predicting ...")
+        self.run_worker(lambda: self._work(self.view), thread=True, exclusive=True)
+
+    def _work(self, view: View) -> None:
+        session, worker = self._session, get_current_worker()
+        try:
+            answer = session.ask(view.model, self._study)
+            numbers = view.mapped_by(len(session.models))
+            for number in numbers:
+                session.ask(number, self._study)
+            maps = tuple(session.maps(number, self._span, view.label_of(session)) for number in numbers)
+        except RsnaError as error:
+            if not worker.is_cancelled:
+                self.app.call_from_thread(self._failed, str(error))
+            return
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self._answered, answer, maps)
+
+    def _failed(self, message: str) -> None:
+        """Say what went wrong, and show no map."""
+        self.view, self._maps = replace(self.view, has_map=False, is_overlay=False), ()
+        self.notify(message, severity="error", markup=False)
+        self._show()
+
+    def _answered(self, answer: Answer, maps: tuple[ServedMaps, ...]) -> None:
+        is_first, self.answer, self._maps = self.answer is None, answer, maps
+        if is_first:
+            self.action_best()
+        self._show()
+
+    def _frame(self, side: int) -> Frame | None:
+        try:
+            return frame(self._session, self._span, self.view, self._maps, side=side)
+        except RsnaError as error:
+            self.notify(str(error), severity="error", markup=False)
+            return None
+
+    def _show(self) -> None:
+        """Show the view as it is now."""
+        session, view = self._session, self.view
+        number = self._study.spans.index(self._span) + 1
+        title = session.models[view.model].title if session.models else "no model"
+        self.query_one("#who", Static).update(
+            f" patient {self._study.patient}  series {short_key(self._span)}, {number} of {len(self._study.spans)}  "
+            f"{title}"
+        )
+        self.query_one("#sentence", Static).update(self._sentence())
+        lines = self.query_one("#lines", Static)
+        width = max(lines.size.width - 2, 1)
+        shown = label_lines(session, self._study, self._span, self.answer, view, width=width)
+        lines.update(labels_text(shown, header=LABELS_HEADER, has_colours=self._has_colours))
+        self.query_one("#status", Static).update(self._status())
+        self.query_one(SliceView).redraw()
+
+    def on_resize(self) -> None:
+        """Strips are as wide as there is room."""
+        self.call_after_refresh(self._show)
+
+    def _sentence(self) -> Text:
+        if self.view.is_overlay:
+            text = Text("red: mean of all maps; outlines: ")
+            for number, model in enumerate(self._session.models):
+                red, green, blue = model_colour(number)[1]
+                text.append(f"{model.title} ({model_colour(number)[0]})  ", style=f"rgb({red},{green},{blue})")
+            return text
+        if self.answer is None:
+            return Text("" if self._session.models else "no model was given: slices and truth alone")
+        return Text(self.answer.result.sentence)
+
+    def _status(self) -> str:
+        session, view = self._session, self.view
+        center, width = named_windows(session.task)[view.window]
+        parts = [f" slice {view.place + 1} of {view.n_slices}"]
+        if session.store.geometry == "patient":
+            parts.append(f"{session.store.index['position_mm'][self._span.first_row + view.place]:.1f} mm")
+        parts.append(f"{view.window} {center:g} ± {width / 2:g}")
+        (level, index), name = session.labels[view.label]
+        if self.answer is not None and level == "slice":
+            parts.append(f"{name} {self.answer.slices[self._span.series_key][view.place, index]:.2f}")
+        if view.has_map or view.is_overlay:
+            parts.append("map")
+        return "  ".join(parts)
+
+    def _change(self, view: View, *, is_asked: bool = False) -> None:
+        """Show another view; is_asked: of another model, label or map."""
+        self.view = view
+        if is_asked:
+            self._maps = ()
+        self._show()
+        if is_asked:
+            self._ask()
+
+    def action_move(self, n_slices: int) -> None:
+        """Go up or down by slices."""
+        self._change(self.view.at(self.view.place + n_slices))
+
+    def action_go(self, place: int) -> None:
+        """Go to the first slice, or to the last: -1."""
+        self._change(self.view.at(place % self.view.n_slices))
+
+    def action_best(self) -> None:
+        """Go to the slice that speaks most for the label."""
+        if self.answer is not None:
+            probability = self.answer.slices[self._span.series_key]
+            label, headline = self.view.label_of(self._session), self._session.task.headline_index
+            self._change(self.view.at(best_place(probability, label, headline)))
+
+    def action_label(self, number: int) -> None:
+        """Look at another label."""
+        self._change(self.view.of_label(number, len(self._session.labels)), is_asked=True)
+
+    def action_map(self) -> None:
+        """Show the heatmap of the model, or no longer."""
+        self._change(replace(self.view, has_map=not self.view.has_map, is_overlay=False), is_asked=True)
+
+    def action_window(self) -> None:
+        """Show the next window of the task."""
+        self._change(self.view.next_window(self._session))
+
+    def action_model(self) -> None:
+        """Ask the next model."""
+        self._change(self.view.next_model(len(self._session.models)), is_asked=True)
+
+    def action_overlay(self) -> None:
+        """Show the maps of all models over the slice that speaks most for the label in their mean, or no longer."""
+        self._change(replace(self.view, is_overlay=not self.view.is_overlay, has_map=False), is_asked=True)
+
+    def action_curves(self) -> None:
+        """Show the loss curves of the run."""
+        from rsna_e2e.terminal.pages import CurvesScreen
+
+        if self._session.models:
+            path = self._session.models[self.view.model].path
+            try:
+                self.app.push_screen(CurvesScreen(path, has_colours=self._has_colours))
+            except RsnaError as error:
+                self.notify(str(error), severity="error", markup=False)
