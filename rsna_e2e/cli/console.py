@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -63,7 +64,7 @@ def _console(options: argparse.Namespace) -> None:
     from rsna_e2e.serving.model import ServedModel
     from rsna_e2e.terminal.session import LoadedModel, Session
 
-    is_plain = options.plain or not (sys.stdin.isatty() and sys.stdout.isatty())
+    is_plain = options.plain or not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
     _check(options, is_plain=is_plain)
     models = [LoadedModel(path=path, served=ServedModel.open(path, device=options.device)) for path in options.model]
     with ends_at_sigterm(), _opened(options.data, models) as store:
@@ -76,7 +77,10 @@ def _console(options: argparse.Namespace) -> None:
         else:
             from rsna_e2e.terminal.app import ConsoleApp
 
-            ConsoleApp(session).run()
+            app = ConsoleApp(session, has_colours=False if os.environ.get("NO_COLOR") else None)
+            app.run()
+            if app.return_code:  # it has shown what went wrong
+                sys.exit(app.return_code)
 
 
 def _check(options: argparse.Namespace, *, is_plain: bool) -> None:

@@ -76,12 +76,17 @@ class PatientsScreen(Screen[None]):
         self._list(event.value)
 
     def on_input_submitted(self) -> None:
-        """Go from the search to what was found."""
+        """Go from the search to what was found; where it is one series, open it."""
         self.query_one(OptionList).focus()
+        if len(self._shown) == 1:
+            self._open(0)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Open a series."""
-        study, span = self._shown[event.option_index]
+        self._open(event.option_index)
+
+    def _open(self, number: int) -> None:
+        study, span = self._shown[number]
         self.app.push_screen(StudyScreen(self._session, study, span, has_colours=self._has_colours))
 
     def action_search(self) -> None:
@@ -95,8 +100,8 @@ class PatientsScreen(Screen[None]):
 
 
 class ConsoleApp(App[None]):
-    """The console. has_colours: whether slices are drawn in colours, by default where the terminal has at least 256 of
-    them and nothing asks for none (NO_COLOR)."""
+    """The console. has_colours: whether slices are drawn in colours, and not in characters; by default where the
+    terminal has at least 256 of them."""
 
     ENABLE_COMMAND_PALETTE = False
     TITLE = "rsna-e2e console"
@@ -107,7 +112,7 @@ class ConsoleApp(App[None]):
 
     def __init__(self, session: Session, *, has_colours: bool | None = None) -> None:
         super().__init__()
-        of_terminal = not self.console.no_color and self.console.color_system in ("256", "truecolor")
+        of_terminal = self.console.color_system in ("256", "truecolor")
         self._session, self._has_colours = session, of_terminal if has_colours is None else has_colours
 
     def on_mount(self) -> None:

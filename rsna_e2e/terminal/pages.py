@@ -18,21 +18,22 @@ from rsna_e2e.terminal.widgets import Banner
 HELP = """
  Patients        / searches ids and series keys, Enter opens a series
 
- ↑ ↓ PgUp PgDn   the slice above or below, or ten; Home, End: the first, the last
+ ↑ ↓             the slice before or after; PgUp, PgDn: ten of them
+ Home, End       the first slice, the last
  K               the slice that speaks most for the label
  1 to 9          the label that strip, status line and heatmap are of
  H               the heatmap of the model for the label, on or off
  W               the next window
  M               the next model
- O               overlay: the mean of all models' maps in red, the outline of each
-                 model's in its colour
+ O               overlay: the mean of all models' maps in red, the outline of
+                 each in its model's colour
  L               the loss curves of the model's run
  Esc             back              Q  quit
 
- Each label has its highest probability, the threshold from which it is said to
- be there, and the truth where the store knows it. The strip below runs along
- the series: the higher, the more probable; slices that have the label are
- yellow and underlined.
+ Each label has its highest probability, the threshold from which it is
+ said to be there, and the truth where the store knows it. The strip below
+ runs along the series: the higher, the more probable; slices that have the
+ label are yellow and underlined.
 """
 
 

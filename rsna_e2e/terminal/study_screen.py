@@ -35,7 +35,7 @@ class StudyScreen(Screen[None]):
     #keys { dock: bottom; background: $panel; }
     #sentence { height: auto; max-height: 5; padding: 0 1; }
     SliceView { width: 1fr; height: 1fr; }
-    #labels { width: 42; height: 1fr; padding-left: 1; }
+    #labels { width: 46; height: 1fr; padding-left: 1; }
     #labels Static { width: 100%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -47,7 +47,7 @@ class LabelLine:
     is_true: tuple[bool, ...] = ()
 
 
-LABELS_HEADER = f"{'label':<18}  prob   from  truth"
+LABELS_HEADER = f"{'label':<22}  prob   from  truth"
 
 
 def label_lines(

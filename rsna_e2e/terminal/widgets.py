@@ -18,7 +18,7 @@ from rsna_e2e.terminal.view import Frame
 
 UPPER_HALF = "▀"
 _CACHED = 65536  # pairs of colours
-_NAME_WIDTH = 16
+_NAME_WIDTH = 20
 _TRUE, _CURSOR = "rgb(240,180,41)", "rgb(0,104,168)"  # the theme's colours of truth and of slices
 
 Rgb = tuple[int, int, int]
@@ -62,21 +62,19 @@ class SliceView(Widget):
         """Return a line of the picture, or what is left and right of it."""
         if self._drawn_for != self.size:
             found = self._source(self.side) if self.side > 0 else None
-            self._drawn = [] if found is None else strips(found, has_colours=self._has_colours)
+            self._drawn = [] if found is None else self._strips(found)
             self._drawn_for = self.size
-        drawn = self._drawn[y] if y < len(self._drawn) else Strip.blank(0)
+        drawn = self._drawn[y] if y < len(self._drawn) else Strip([])
         return drawn.extend_cell_length(self.size.width, self.rich_style)
 
-
-def strips(frame: Frame, *, has_colours: bool) -> list[Strip]:
-    """Return the lines that show a picture: half blocks in two colours, or characters."""
-    if not has_colours:
-        return [Strip([Segment(line)]) for line in frame.characters()]
-    upper, lower = half_blocks(frame.picture())
-    return [
-        Strip([Segment(UPPER_HALF, _style(tuple(u), tuple(b))) for u, b in zip(above, below, strict=True)])
-        for above, below in zip(upper.tolist(), lower.tolist(), strict=True)
-    ]
+    def _strips(self, frame: Frame) -> list[Strip]:
+        if not self._has_colours:
+            return [Strip([Segment(line, self.rich_style)]) for line in frame.characters()]
+        upper, lower = half_blocks(frame.picture())
+        return [
+            Strip([Segment(UPPER_HALF, _style(tuple(u), tuple(b))) for u, b in zip(above, below, strict=True)])
+            for above, below in zip(upper.tolist(), lower.tolist(), strict=True)
+        ]
 
 
 @lru_cache(_CACHED)
