@@ -91,7 +91,7 @@ class Session:
         return of_slices + [(("series", n), name) for n, name in enumerate(self.task.series.names)]
 
     def mean_of_slices(self, span: SeriesSpan, study: Study) -> Float64Array:
-        """Return the mean of the models' probabilities [N, L] of the slices of a series; there is at least one model."""
+        """Return the mean of the models' probabilities [N, L] of the slices of a series."""
         answers = [self.ask(number, study) for number in range(len(self.models))]
         mean: Float64Array = np.mean([answer.slices[span.series_key] for answer in answers], axis=0)
         return mean
