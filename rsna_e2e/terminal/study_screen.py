@@ -33,9 +33,10 @@ class StudyScreen(Screen[None]):
     #who, #status, #keys { height: 1; }
     #who { text-style: bold; }
     #keys { dock: bottom; background: $panel; }
-    #sentence { height: auto; max-height: 5; padding: 0 1; }
-    SliceView { width: 1fr; height: 1fr; }
-    #labels { width: 46; height: 1fr; padding-left: 1; }
+    #sentence { height: auto; padding: 0 1; }
+    Horizontal { height: 1fr; min-height: 8; }
+    SliceView { width: 1fr; height: 100%; }
+    #labels { width: 46; height: 100%; padding-left: 1; }
     #labels Static { width: 100%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -78,29 +79,30 @@ class StudyScreen(Screen[None]):
     def on_mount(self) -> None:
         """Show the slice, and ask the model."""
         self._show()
-        self._ask()
+        self._ask(is_leaping=True)
 
-    def _ask(self) -> None:
-        """Have the model asked, and the maps made that the view shows, by a thread."""
-        if not self._session.models:
-            return
-        self.query_one("#status", Static).update(" predicting ...")
-        self.run_worker(lambda: self._work(self.view), thread=True, exclusive=True)
+    def _ask(self, *, is_leaping: bool = False) -> None:
+        """Have the model asked, and the maps made that the view shows, by a thread; is_leaping: and then go to the
+        slice that speaks most for the label."""
+        if self._session.models:
+            self.query_one("#status", Static).update(" predicting ...")
+            self.run_worker(lambda: self._work(self.view, is_leaping=is_leaping), thread=True, exclusive=True)
 
-    def _work(self, view: View) -> None:
-        session, worker = self._session, get_current_worker()
+    def _work(self, view: View, *, is_leaping: bool) -> None:
+        session, worker, label = self._session, get_current_worker(), view.label_of(self._session)
         try:
             answer = session.ask(view.model, self._study)
-            numbers = view.mapped_by(len(session.models))
-            for number in numbers:
-                session.ask(number, self._study)
-            maps = tuple(session.maps(number, self._span, view.label_of(session)) for number in numbers)
+            maps = tuple(session.maps(n, self._span, label) for n in view.mapped_by(len(session.models)))
+            probability = answer.slices[self._span.series_key]
+            if view.is_overlay and is_leaping:
+                probability = session.mean_of_slices(self._span, self._study)
         except RsnaError as error:
             if not worker.is_cancelled:
                 self.app.call_from_thread(self._failed, str(error))
             return
+        place = best_place(probability, label, session.task.headline_index) if is_leaping else None
         if not worker.is_cancelled:
-            self.app.call_from_thread(self._answered, answer, maps)
+            self.app.call_from_thread(self._answered, answer, maps, place)
 
     def _failed(self, message: str) -> None:
         """Say what went wrong, and show no map."""
@@ -108,10 +110,9 @@ class StudyScreen(Screen[None]):
         self.notify(message, severity="error", markup=False)
         self._show()
 
-    def _answered(self, answer: Answer, maps: tuple[ServedMaps, ...]) -> None:
-        is_first, self.answer, self._maps = self.answer is None, answer, maps
-        if is_first:
-            self.action_best()
+    def _answered(self, answer: Answer, maps: tuple[ServedMaps, ...], place: int | None) -> None:
+        self.answer, self._maps = answer, maps
+        self.view = self.view if place is None else self.view.at(place)
         self._show()
 
     def _frame(self, side: int) -> Frame | None:
@@ -167,14 +168,16 @@ class StudyScreen(Screen[None]):
             parts.append("map")
         return "  ".join(parts)
 
-    def _change(self, view: View, *, is_asked: bool = False) -> None:
-        """Show another view; is_asked: of another model, label or map."""
+    def _change(self, view: View) -> None:
+        """Show another view of what is known."""
         self.view = view
-        if is_asked:
-            self._maps = ()
         self._show()
-        if is_asked:
-            self._ask()
+
+    def _ask_about(self, view: View, *, is_leaping: bool = False) -> None:
+        """Show a view of another model, label or map."""
+        self._maps = ()
+        self._change(view)
+        self._ask(is_leaping=is_leaping)
 
     def action_move(self, n_slices: int) -> None:
         """Go up or down by slices."""
@@ -186,18 +189,16 @@ class StudyScreen(Screen[None]):
 
     def action_best(self) -> None:
         """Go to the slice that speaks most for the label."""
-        if self.answer is not None:
-            probability = self.answer.slices[self._span.series_key]
-            label, headline = self.view.label_of(self._session), self._session.task.headline_index
-            self._change(self.view.at(best_place(probability, label, headline)))
+        self._ask(is_leaping=True)
 
     def action_label(self, number: int) -> None:
         """Look at another label."""
-        self._change(self.view.of_label(number, len(self._session.labels)), is_asked=True)
+        self._ask_about(self.view.of_label(number, len(self._session.labels)))
 
     def action_map(self) -> None:
         """Show the heatmap of the model, or no longer."""
-        self._change(replace(self.view, has_map=not self.view.has_map, is_overlay=False), is_asked=True)
+        if self._session.models:
+            self._ask_about(replace(self.view, has_map=not self.view.has_map, is_overlay=False))
 
     def action_window(self) -> None:
         """Show the next window of the task."""
@@ -205,11 +206,13 @@ class StudyScreen(Screen[None]):
 
     def action_model(self) -> None:
         """Ask the next model."""
-        self._change(self.view.next_model(len(self._session.models)), is_asked=True)
+        self._ask_about(self.view.next_model(len(self._session.models)))
 
     def action_overlay(self) -> None:
         """Show the maps of all models over the slice that speaks most for the label in their mean, or no longer."""
-        self._change(replace(self.view, is_overlay=not self.view.is_overlay, has_map=False), is_asked=True)
+        if self._session.models:
+            is_overlay = not self.view.is_overlay
+            self._ask_about(replace(self.view, is_overlay=is_overlay, has_map=False), is_leaping=is_overlay)
 
     def action_curves(self) -> None:
         """Show the loss curves of the run."""
