@@ -17,7 +17,7 @@ from rsna_e2e.core.errors import MissingCapabilityError, UsageError
 
 if TYPE_CHECKING:
     from rsna_e2e.store import Store
-    from rsna_e2e.terminal.session import LoadedModel
+    from rsna_e2e.terminal.session import LoadedModel, Session
 
 _LIBRARIES = ("textual", "plotext")
 
@@ -66,21 +66,28 @@ def _console(options: argparse.Namespace) -> None:
 
     is_plain = options.plain or not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
     _check(options, is_plain=is_plain)
-    models = [LoadedModel(path=path, served=ServedModel.open(path, device=options.device)) for path in options.model]
-    with ends_at_sigterm(), _opened(options.data, models) as store:
-        task = models[0].served.task if models else task_of_store(None, store)
-        session = Session(store=store, task=task, models=models)
-        if is_plain:
-            from rsna_e2e.terminal.plain import PlainConsole
+    with ends_at_sigterm():
+        models = [
+            LoadedModel(path=path, served=ServedModel.open(path, device=options.device)) for path in options.model
+        ]
+        with _opened(options.data, models) as store:
+            task = models[0].served.task if models else task_of_store(None, store)
+            session = Session(store=store, task=task, models=models)
+            if is_plain:
+                from rsna_e2e.terminal.plain import PlainConsole
 
-            PlainConsole(session, _lines(), tell, options.out).run()
-        else:
-            from rsna_e2e.terminal.app import ConsoleApp
+                PlainConsole(session, _lines(), tell, options.out).run()
+            else:
+                _run_app(session)
 
-            app = ConsoleApp(session, has_colours=False if os.environ.get("NO_COLOR") else None)
-            app.run()
-            if app.return_code:  # it has shown what went wrong
-                sys.exit(app.return_code)
+
+def _run_app(session: "Session") -> None:
+    from rsna_e2e.terminal.app import ConsoleApp
+
+    app = ConsoleApp(session, has_colours=False if os.environ.get("NO_COLOR") else None)
+    app.run()
+    if app.return_code:  # it has shown what went wrong
+        sys.exit(app.return_code)
 
 
 def _check(options: argparse.Namespace, *, is_plain: bool) -> None:

@@ -19,6 +19,7 @@ from rsna_e2e.terminal.widgets import Banner
 
 _KEYS = " ↑↓ choose  Enter open  / search  ? help  Q quit"
 _ID_WIDTH = 40
+_MOST_LISTED = 1000  # series; more would slow down every letter of the search
 
 
 class PatientsScreen(Screen[None]):
@@ -57,12 +58,14 @@ class PatientsScreen(Screen[None]):
 
     def _list(self, text: str) -> None:
         session, options = self._session, self.query_one(OptionList)
-        self._shown = matching(session.studies, text)
+        found = matching(session.studies, text)
+        self._shown = found[:_MOST_LISTED]
         options.clear_options()
         options.add_options(self._row(study, span) for study, span in self._shown)
         options.highlighted = 0 if self._shown else None
         n_series = len(session.store.series)
-        self.query_one("#found", Static).update(f" {len(self._shown)} of {n_series} series")
+        rest = f", the first {_MOST_LISTED} are listed" if len(found) > _MOST_LISTED else ""
+        self.query_one("#found", Static).update(f" {len(found)} of {n_series} series{rest}")
 
     def _row(self, study: Study, span: SeriesSpan) -> Text:
         (label, name), truth = self._session.labels[self._session.task.headline_index], ""

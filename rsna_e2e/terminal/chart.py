@@ -15,10 +15,7 @@ def legend(curves: Curves) -> str:
 
 
 def loss_chart(curves: Curves, *, width: int, height: int, has_colours: bool) -> str:
-    """Return the losses by epoch as lines of text, `width` by `height` cells, with colours as ANSI escapes or without.
-
-    There is at least one loss.
-    """
+    """Return the losses by epoch in lines of text, `width` by `height` cells, with colours in ANSI escapes or without."""
     figure = plotext.figure  # the library has one, which keeps what was drawn
     figure.clear()
     figure.theme("colorless")

@@ -17,7 +17,8 @@ _TRAINING = "train_"  # kinds of lines of single steps begin so
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curves:
-    """Values by epoch, by the name of a curve: of training the mean loss over its steps, of validation each score."""
+    """Values by epoch, by the name of a curve: of training the mean loss over its steps, of validation each score. At
+    least one is a loss."""
 
     of_name: Mapping[str, Mapping[int, float]]
 
@@ -46,22 +47,24 @@ def read_curves(path: Path) -> Curves:
         raise UsageError(f"{path}: is a bundle, which holds no metrics. Give the folder of the run that it was made of")
     try:
         lines = (path / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise BadInputError(f"{path / METRICS}: cannot be read: {error.strerror}. Give the folder of a run") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        why = getattr(error, "strerror", None) or str(error)
+        raise BadInputError(f"{path / METRICS}: cannot be read: {why}. Give the folder of a run") from error
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for entry in filter(None, map(_entry, lines)):
         kind = str(entry.get("kind", ""))
         for name, value in entry.items():
             if _is_curve(kind, name) and _is_number(value):
                 values[printable(f"{kind} {name}".replace("_", " "))][entry["epoch"]].append(value)
-    if not values:
-        raise BadInputError(f"{path / METRICS}: holds no loss of an epoch yet. Wait for the run's first steps")
-    return Curves(
+    curves = Curves(
         of_name={
             name: {epoch: sum(found) / len(found) for epoch, found in sorted(by_epoch.items())}
             for name, by_epoch in values.items()
         }
     )
+    if not curves.losses:
+        raise BadInputError(f"{path / METRICS}: holds no loss of an epoch yet. Wait for the run's first steps")
+    return curves
 
 
 def _entry(line: str) -> dict[str, Any] | None:

@@ -103,8 +103,8 @@ class PlainConsole:
         models = self._session.models
         named = "".join(f"{number + 1} for {model.title}, or " for number, model in enumerate(models))
         chosen = self._asked(f"{named}the folder of a run: ")
-        is_number = chosen.isdecimal() and 1 <= int(chosen) <= len(models)
-        header, rows = read_curves(models[int(chosen) - 1].path if is_number else Path(chosen)).rows()
+        paths = {str(number): model.path for number, model in enumerate(models, start=1)}
+        header, rows = read_curves(paths.get(chosen, Path(chosen))).rows()
         self._say(*table(header, rows).split("\n"))
 
     def _overlay(self) -> None:

@@ -52,7 +52,7 @@ class Answer:
 
 @dataclass(eq=False)
 class Session:
-    """A store, and models of one task, which see the same patients. answers are kept, so that asking again is free.
+    """A store, and models of one task, which see the same patients. Answers are kept, so that asking again is free.
 
     Raises UsageError where models are for different labels or the store holds other images, BadInputError where its
     labels are not those of the task.

@@ -15,6 +15,7 @@ from rsna_e2e.core.errors import RsnaError
 from rsna_e2e.serving.maps import ServedMaps
 from rsna_e2e.store import SeriesSpan
 from rsna_e2e.tasks.windows import named_windows
+from rsna_e2e.terminal.pages import CurvesScreen
 from rsna_e2e.terminal.patients import Study, short_key
 from rsna_e2e.terminal.picture import model_colour
 from rsna_e2e.terminal.session import Answer, Session
@@ -98,22 +99,28 @@ class StudyScreen(Screen[None]):
                 probability = session.mean_of_slices(self._span, self._study)
         except RsnaError as error:
             if not worker.is_cancelled:
-                self.app.call_from_thread(self._failed, str(error))
+                self.app.call_from_thread(self._failed, view, str(error))
             return
         place = best_place(probability, label, session.task.headline_index) if is_leaping else None
         if not worker.is_cancelled:
-            self.app.call_from_thread(self._answered, answer, maps, place)
+            self.app.call_from_thread(self._answered, view, answer, maps, place)
 
-    def _failed(self, message: str) -> None:
+    def _is_late(self, view: View) -> bool:
+        """Whether something else was asked meanwhile, or nobody looks any longer."""
+        return view.question != self.view.question or not self.is_attached
+
+    def _failed(self, view: View, message: str) -> None:
         """Say what went wrong, and show no map."""
-        self.view, self._maps = replace(self.view, has_map=False, is_overlay=False), ()
-        self.notify(message, severity="error", markup=False)
-        self._show()
+        if not self._is_late(view):
+            self.view, self._maps = replace(self.view, has_map=False, is_overlay=False), ()
+            self.notify(message, severity="error", markup=False)
+            self._show()
 
-    def _answered(self, answer: Answer, maps: tuple[ServedMaps, ...], place: int | None) -> None:
-        self.answer, self._maps = answer, maps
-        self.view = self.view if place is None else self.view.at(place)
-        self._show()
+    def _answered(self, view: View, answer: Answer, maps: tuple[ServedMaps, ...], place: int | None) -> None:
+        if not self._is_late(view):
+            self.answer, self._maps = answer, maps
+            self.view = self.view if place is None else self.view.at(place)
+            self._show()
 
     def _frame(self, side: int) -> Frame | None:
         try:
@@ -164,7 +171,7 @@ class StudyScreen(Screen[None]):
         (level, index), name = session.labels[view.label]
         if self.answer is not None and level == "slice":
             parts.append(f"{name} {self.answer.slices[self._span.series_key][view.place, index]:.2f}")
-        if view.has_map or view.is_overlay:
+        if self._maps:
             parts.append("map")
         return "  ".join(parts)
 
@@ -205,7 +212,8 @@ class StudyScreen(Screen[None]):
         self._change(self.view.next_window(self._session))
 
     def action_model(self) -> None:
-        """Ask the next model."""
+        """Ask the next model; what the one before said is not its answer."""
+        self.answer = None
         self._ask_about(self.view.next_model(len(self._session.models)))
 
     def action_overlay(self) -> None:
@@ -216,8 +224,6 @@ class StudyScreen(Screen[None]):
 
     def action_curves(self) -> None:
         """Show the loss curves of the run."""
-        from rsna_e2e.terminal.pages import CurvesScreen
-
         if self._session.models:
             path = self._session.models[self.view.model].path
             try:

@@ -66,6 +66,11 @@ class View:
             return tuple(range(n_models))
         return (self.model,) if self.has_map and n_models else ()
 
+    @property
+    def question(self) -> tuple[int, int, bool, bool]:
+        """What models are asked for it: views with the same one have the same answer and maps."""
+        return self.model, self.label, self.has_map, self.is_overlay
+
     def label_of(self, session: Session) -> Label:
         """Return the label that is looked at."""
         return session.labels[self.label][0]

@@ -1,7 +1,18 @@
 """The console on a terminal of 80 by 24 cells, driven by its keys without one; what it shows is what predict writes."""
 
 import asyncio
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +48,7 @@ if TYPE_CHECKING:
 
 SAME = 1e-6
 SIZE = (80, 24)
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +345,84 @@ def test_labels_of_studies_have_no_strip_and_a_map(made: consoles.Made, tmp_path
         assert "map" in text.split("slice ")[-2] + text.split("slice ")[-1]
 
     drive(session, script)
+
+
+def test_of_very_many_series_the_first_are_listed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsna_e2e.terminal.app._MOST_LISTED", 3)
+
+    async def script(driver: Driver) -> None:
+        n_series = len(session.store.series)
+        assert f"{n_series} of {n_series} series, the first 3 are listed" in driver.text()
+        assert "ID_p6" not in driver.text()
+        await driver.search("p6")
+        assert f" 1 of {n_series} series " in driver.text()
+        assert "ID_p6" in driver.text()
+
+    drive(session, script)
+
+
+def test_an_answer_that_comes_late_is_not_shown(session: Session) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.search(consoles.PATIENT)
+        await driver.press("enter", "2")
+        study = driver.study
+        before, shown = study.answer, driver.text()
+        of_other = replace(study.view, model=1)
+        assert before is not None
+        study._answered(of_other, session.ask(1, study._study), (), 5)
+        study._failed(of_other, "late")
+        assert (study.answer, driver.text(), driver.notices()) == (before, shown, "")
+        study.action_model()  # until the next model has answered, nothing is said in its name
+        assert study.answer is None
+
+    drive(session, script)
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_the_verb_on_a_terminal(no_color: str, made: consoles.Made) -> None:
+    """One that is made for it, of 80 by 24 cells."""
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor", "OMP_NUM_THREADS": "1"}
+    environment.pop("NO_COLOR", None)
+    console = subprocess.Popen(
+        [sys.executable, "-m", "rsna_e2e.cli", "console", str(made.store)],
+        stdin=inside, stdout=inside, stderr=inside, env=environment | ({"NO_COLOR": no_color} if no_color else {}),
+    )  # fmt: skip
+    os.close(inside)
+    said, deadline_s = b"", time.monotonic() + PATIENCE_S
+
+    def read_until(is_enough: Callable[[], bool]) -> None:
+        """Read all the time: who is not read from waits."""
+        nonlocal said
+        while not is_enough() and time.monotonic() < deadline_s:
+            if select.select([terminal], [], [], 0.1)[0]:
+                with suppress(OSError):  # there is nothing to read from who has ended
+                    said += os.read(terminal, 1 << 16)
+
+    try:
+        read_until(lambda: b"9 of 9 series" in said)
+        os.write(terminal, b"\r")
+        read_until(lambda: b"slices and truth alone" in said and b"Esc back" in said)
+        assert ("▀".encode() in said) == (not no_color)
+        os.write(terminal, b"q")
+        read_until(lambda: console.poll() is not None)
+        assert console.returncode == 0, said.decode(errors="replace")
+    finally:
+        console.kill()
+        console.wait()
+        os.close(terminal)
+
+
+def test_a_bug_ends_the_verb_with_1(made: consoles.Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rsna_e2e.terminal.app import ConsoleApp
+
+    for stream in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True)
+    monkeypatch.setattr(ConsoleApp, "run", lambda app: setattr(app, "_return_code", 1))
+    with pytest.raises(SystemExit) as end:
+        main(["console", str(made.store)])
+    assert end.value.code == 1
 
 
 def test_radiographs(tmp_path: Path) -> None:

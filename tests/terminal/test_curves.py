@@ -57,8 +57,10 @@ def test_what_has_none_is_refused(tmp_path: Path) -> None:
         read_curves(tmp_path / "model.rsna")
     with pytest.raises(BadInputError, match=r"metrics\.jsonl: cannot be read: No such file"):
         read_curves(tmp_path / "none")
+    with pytest.raises(BadInputError, match="cannot be read: embedded null byte"):
+        read_curves(Path("a\0b"))
     (tmp_path / "new").mkdir()
-    (tmp_path / "new" / METRICS).touch()
+    (tmp_path / "new" / METRICS).write_text('{"kind": "validation", "epoch": 1, "an_auc": 0.5}\n')
     with pytest.raises(BadInputError, match="no loss of an epoch yet"):
         read_curves(tmp_path / "new")
 
