@@ -15,7 +15,7 @@ def legend(curves: Curves) -> str:
 
 
 def loss_chart(curves: Curves, *, width: int, height: int, has_colours: bool) -> str:
-    """Return the losses by epoch in lines of text, `width` by `height` cells, with colours in ANSI escapes or without."""
+    """Return the losses by epoch in `height` lines of `width` cells, with colours in ANSI escapes or without."""
     figure = plotext.figure  # the library has one, which keeps what was drawn
     figure.clear()
     figure.theme("colorless")
