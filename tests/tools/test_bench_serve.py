@@ -56,7 +56,7 @@ def test_studies_differ_in_their_uid_alone(tmp_path: Path, monkeypatch: pytest.M
 def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "model.rsna").write_bytes(b"no bundle")
     with (
-        pytest.raises(CommandFailedError, match="did not start: .*model.rsna"),
+        pytest.raises(CommandFailedError, match=r"did not start: .*model\.rsna"),
         served.serving(tmp_path / "model.rsna", tmp_path, device="cpu", n_workers=1),
     ):
         pass
