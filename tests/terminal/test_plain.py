@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import archives
@@ -13,6 +14,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import radiographs
+import rectangles
 import small
 from served import untrained
 
@@ -31,6 +33,7 @@ from rsna_e2e.terminal.picture import overlay
 from rsna_e2e.terminal.plain import PlainConsole
 from rsna_e2e.terminal.session import LoadedModel, Session
 from rsna_e2e.terminal.view import View, frame
+from rsna_e2e.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -301,6 +304,15 @@ def test_what_cannot_be_shown_is_refused(
     (tmp_path / "full/x").touch()
     words = [str(made.store), "--plain", "--out", str(tmp_path / "full")]
     assert "is there already. Choose another folder" in _says(words, 2, capsys)
+
+
+def test_boxes_are_shown_elsewhere(made: consoles.Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(rectangles.make_store(tmp_path, 6)) as store:
+        train(store, tmp_path / "run", rectangles.config("slice_phase.epochs=1"), device="cpu")
+        capsys.readouterr()
+        said = _says([str(store.path), "--model", str(tmp_path / "run"), "--plain"], 2, capsys)
+    assert "finds boxes" in said
+    assert "rsna-e2e process" in said
 
 
 def test_models_are_for_the_same_labels(made: consoles.Made) -> None:
