@@ -1,0 +1,183 @@
+// Requests to the service, and what it answers. Errors come as `ApiError`, whose message says what to do.
+
+/**
+ * @typedef {{name: string, role: "upload" | "read" | "admin"}} Session
+ * @typedef {{patient_id: string, accession: string, study_date: string}} Identity
+ * @typedef {"arriving" | "queued" | "running" | "done" | "refused" | "failed" | "dead" | "cancelled"} State
+ * @typedef {{study: string, identity: Identity | null, state: State, received: string, n_files: number,
+ *   n_slices: number | null, scores: Record<string, number>, headline: string, sentence: string | null,
+ *   superseded: boolean, reason: string | null}} Item
+ * @typedef {{items: Item[], next: string | null, version: number}} Page
+ * @typedef {{name: string, version: string, identity: string}} ModelName
+ * @typedef {{content: string, model: ModelName, superseded: boolean, finished: string}} Generation
+ * @typedef {Item & {refused: Record<string, number>, generations: Generation[], attempts: number}} Study
+ * @typedef {{series: string, place: number}} KeySlice
+ * @typedef {{name: string, level: "slices" | "series", probability: number, threshold: number, is_learned: boolean,
+ *   above: boolean, key_slices: KeySlice[]}} LabelResult
+ * @typedef {{key: string, n_slices: number, place_mm: (number | null)[], probability: number[][]}} SeriesResult
+ * @typedef {{study: string, task: string, model: ModelName, sentence: string, labels: LabelResult[],
+ *   series: SeriesResult[]}} Result
+ * @typedef {{label: string, slice: number, x: number, y: number, width: number, height: number, score: number}} Box
+ * @typedef {{key: string, n_slices: number, rows: number, columns: number, values: "hu" | "grey",
+ *   spacing_mm: [number, number] | null, place_mm: (number | null)[] | null, row_direction: number[] | null,
+ *   column_direction: number[] | null, windows: import("./pixels.js").Window[], flags: string[], labels: string[],
+ *   heatmaps: Record<string, {height: number, width: number, brightest: number}>, boxes: Box[]}} Series
+ * @typedef {{identity: string, name: string, version: string, labels: string[], headline: string}} Model
+ * @typedef {{values: Uint8Array, affine: number[]}} HeatMap
+ */
+
+import { notify } from "./dom.js";
+
+export const ROOT = "/api/v1";
+
+const LONGEST_PAUSE_MS = 30_000; // between two tries
+
+/** The service's answer to a request that it did not fulfil; status 0 where there was none. */
+export class ApiError extends Error {
+  /** @param {number} status @param {{title?: string, code?: string, detail?: string}} problem @param {number} [retryAfterS] */
+  constructor(status, problem, retryAfterS = 0) {
+    super(advice(status, problem, retryAfterS));
+    this.status = status;
+    this.code = problem.code ?? "";
+    this.detail = problem.detail ?? "";
+    this.retryAfterS = retryAfterS;
+  }
+
+  /** Whether the same request may succeed later. */
+  get passes() {
+    return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
+  }
+}
+
+/**
+ * What happened, and what to do, in one line.
+ * @param {number} status @param {{title?: string, detail?: string}} problem @param {number} retryAfterS
+ */
+function advice(status, problem, retryAfterS) {
+  const detail = problem.detail || problem.title;
+  const said = detail ? ` (${detail})` : "";
+  const later = retryAfterS ? `in ${retryAfterS} s` : "in a moment";
+  if (status === 0) return "The service cannot be reached. Check the network; it is tried again by itself.";
+  if (status === 401) return "You are not logged in any more. Log in again.";
+  if (status === 403) return `Your account may not do this${said}. Ask who runs the service for another role.`;
+  if (status === 404) return `This is not here, or not any more${said}. Go back to the list.`;
+  if (status === 409) return `Not now${said}. Wait until the study is done, then try again.`;
+  if (status === 413) return `Too large for the service${said}. Send it in parts.`;
+  if (status === 429) return `The service is asked too often${said}. Try again ${later}.`;
+  if (status === 507) return `The service's disk is full${said}. Tell who runs it.`;
+  if (status >= 500)
+    return `The service failed, error ${status}${said}. Try again ${later}; if it stays, tell who runs it.`;
+  return `The service refused this, error ${status}${said}.`;
+}
+
+/** Leave for the login page, which leads back to where the reader is. */
+export function toLogin() {
+  location.assign(`/login${location.hash}`);
+}
+
+/** Seconds of a Retry-After header. @param {string | null} header */
+export const retryAfter = (header) => Math.min(Math.max(Number.parseInt(header ?? "", 10) || 0, 0), 300);
+
+/** The problem that a body of text describes. @param {string} text @returns {{title?: string, code?: string, detail?: string}} */
+export function problemOf(text) {
+  try {
+    return Object(JSON.parse(text));
+  } catch {
+    return {}; // a proxy's page, or nothing
+  }
+}
+
+/**
+ * Send a request; return its answer when that is a good one.
+ * @param {string} path below /api/v1 @param {RequestInit & {stays?: boolean}} [options] stays: 401 does not lead to the
+ * login page @returns {Promise<Response>}
+ */
+export async function request(path, { stays = false, ...options } = {}) {
+  const headers = { "X-Requested-With": "rsna_e2e", ...options.headers };
+  let response;
+  try {
+    response = await fetch(ROOT + path, { ...options, headers, credentials: "same-origin" });
+  } catch (error) {
+    if (options.signal?.aborted) throw error;
+    throw new ApiError(0, {});
+  }
+  if (response.ok) return response;
+  if (response.status === 401 && !stays) toLogin();
+  throw new ApiError(
+    response.status,
+    problemOf(await response.text()),
+    retryAfter(response.headers.get("Retry-After"))
+  );
+}
+
+/** @param {string} path @param {AbortSignal} [signal] @returns {Promise<any>} */
+export const getJson = async (path, signal) => (await request(path, { signal })).json();
+
+/** @param {string} path @param {object} [body] @returns {Promise<Response>} */
+export const post = (path, body) =>
+  request(path, {
+    method: "POST",
+    ...(body && { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } })
+  });
+
+/** A query without empty values: "?state=done" or "". @param {Record<string, string | number | null | undefined>} values */
+export function query(values) {
+  const given = Object.entries(values).filter(([, value]) => value != null && value !== "");
+  return given.length ? `?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}` : "";
+}
+
+/** Where a series lies. @param {string} study @param {string} key */
+export const seriesPath = (study, key) => `/studies/${study}/series/${key}`;
+
+/**
+ * @param {string} path of a series @param {number} place @param {string} version query of the result that is shown, or ""
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<Int16Array>} rows x columns, in HU or grey values; Int16Array is little-endian wherever browsers run
+ */
+export async function getSlice(path, place, version, signal) {
+  return new Int16Array(await (await request(`${path}/slices/${place}${version}`, { signal })).arrayBuffer());
+}
+
+/**
+ * @param {string} path of a series @param {string} label @param {number} place @param {string} version as of `getSlice`
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<HeatMap>} values: height x width, 255 is the brightest of the series
+ */
+export async function getHeatMap(path, label, place, version, signal) {
+  const response = await request(`${path}/heatmaps/${encodeURIComponent(label)}/${place}${version}`, { signal });
+  const affine = (response.headers.get("X-Affine") ?? "").split(",").map(Number);
+  if (affine.length !== 6 || !affine.every(Number.isFinite)) throw new Error("the map has no affine");
+  return { values: new Uint8Array(await response.arrayBuffer()), affine };
+}
+
+/** Wait; ends early, with an error, when the signal aborts. @param {number} ms @param {AbortSignal} [signal] */
+export function pause(ms, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
+  });
+}
+
+/**
+ * Repeat until it says false or the signal aborts. What fails and may pass is said and tried again after 1, 2, 4 .. 30 s,
+ * or when the service says.
+ * @param {AbortSignal} signal @param {() => Promise<boolean>} once whether to go on
+ */
+export async function repeat(signal, once) {
+  for (let failures = 0; !signal.aborted;) {
+    try {
+      if (!(await once())) return;
+      if (failures) notify("");
+      failures = 0;
+    } catch (error) {
+      if (signal.aborted) return;
+      notify(/** @type {Error} */ (error).message);
+      if (!(error instanceof ApiError && error.passes)) return;
+      const wait = error.retryAfterS * 1000 || Math.min(1000 * 2 ** failures++, LONGEST_PAUSE_MS);
+      await pause(wait, signal).catch(() => undefined);
+    }
+  }
+}

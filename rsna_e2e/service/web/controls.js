@@ -1,0 +1,153 @@
+// The controls above the picture, and the keys.
+
+import { ROOT } from "./api.js";
+import { byId, el, heading } from "./dom.js";
+
+const ZOOM_STEP = 1.25;
+const PAGE = 5; // slices of PgUp and PgDn
+
+/** In localStorage: whether keys of letters, digits and signs are off, see the help. */
+export const LETTERS_OFF = "rsna_e2e.letters_off";
+
+/** A number of a window, with at most one digit. @param {number} value */
+export const round = (value) => Math.round(value * 10) / 10;
+
+/** @typedef {import("./viewer.js").Viewer} Viewer */
+
+/** @param {string} text @param {string} name with its key @param {() => void} act */
+const button = (text, name, act) =>
+  el("button", { type: "button", "aria-label": name, title: name, onclick: act }, text);
+
+export class Controls {
+  /** @param {Viewer} viewer */
+  constructor(viewer) {
+    this.viewer = viewer;
+    this.presets = el(
+      "select",
+      { "aria-label": "Window", title: "Window (W)", onchange: () => this.#preset() },
+      ...viewer.windows.map(({ name, center, width }) =>
+        el("option", {}, `${heading(name)} ${round(center)}/${round(width)}`)
+      ),
+      el("option", {}, "Own window")
+    );
+    this.center = this.#number("Window centre");
+    this.width = this.#number("Window width");
+    this.labels = el(
+      "select",
+      { "aria-label": "Label", title: "Label (1–9)", onchange: () => viewer.choose(this.labels.selectedIndex) },
+      ...viewer.rows.map(({ name }) => el("option", {}, heading(name)))
+    );
+    this.overlay = button("Overlay", "Overlay (H)", () => viewer.toggleOverlay());
+    this.opacity = el("input", {
+      type: "range",
+      min: 0.1,
+      max: 1,
+      step: 0.05,
+      value: 0.6,
+      oninput: () => viewer.update()
+    });
+    this.opacity.setAttribute("aria-label", "Opacity of the overlay");
+    this.picture = el("a", { target: "_blank", rel: "noopener", title: "This slice as a picture" }, "PNG");
+    this.element = this.#toolbar();
+  }
+
+  #toolbar() {
+    const { viewer } = this;
+    const group = (/** @type {Node[]} */ ...controls) => el("span", { class: "group" }, ...controls);
+    return el(
+      "div",
+      { class: "toolbar", role: "group", "aria-label": "View" },
+      group(this.presets, this.center, this.width),
+      group(
+        this.labels,
+        button("◀", "Previous key slice (P)", () => viewer.goToKeySlice(-1)),
+        button("▶", "Next key slice (N)", () => viewer.goToKeySlice(1))
+      ),
+      group(this.overlay, this.opacity),
+      group(
+        button("−", "Zoom out (−)", () => viewer.film.zoomBy(1 / ZOOM_STEP)),
+        button("+", "Zoom in (+)", () => viewer.film.zoomBy(ZOOM_STEP)),
+        button("Reset", "Reset window and zoom (R)", () => viewer.reset())
+      ),
+      group(this.picture)
+    );
+  }
+
+  /** @param {string} name */
+  #number(name) {
+    return el("input", { type: "number", step: "any", "aria-label": name, title: name, onchange: () => this.#own() });
+  }
+
+  #preset() {
+    const window = this.viewer.windows[this.presets.selectedIndex];
+    if (window) this.viewer.setWindow(window);
+    else this.center.focus();
+  }
+
+  #own() {
+    const [center, width] = [this.center.valueAsNumber, this.width.valueAsNumber];
+    if (Number.isFinite(center) && Number.isFinite(width)) this.viewer.setWindow({ name: "own", center, width });
+  }
+
+  /** Show the viewer's state. */
+  show() {
+    const { windows, window, rows, label, overlay, path, place, film } = this.viewer;
+    const at = windows.findIndex(({ name }) => name === window?.name);
+    this.presets.selectedIndex = at < 0 ? windows.length : at;
+    for (const [input, value] of /** @type {const} */ ([
+      [this.center, window?.center],
+      [this.width, window?.width]
+    ])) {
+      if (value !== undefined && document.activeElement !== input) input.value = String(round(value));
+    }
+    this.labels.selectedIndex = label;
+    this.overlay.setAttribute("aria-pressed", String(overlay));
+    this.opacity.disabled = !overlay;
+    film.map.style.opacity = this.opacity.value;
+    const shown = new URLSearchParams({ label: rows[label].name, ...(at >= 0 && { window: windows[at].name }) });
+    this.picture.href = `${ROOT}${path}/pictures/${place}.png?${shown}`;
+  }
+}
+
+/**
+ * Do what a key means, unless it is meant for the control that has the focus.
+ * @param {KeyboardEvent} event @param {Viewer} viewer
+ */
+export function onKey(event, viewer) {
+  const target = /** @type {HTMLElement} */ (event.target);
+  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (document.querySelector("dialog[open]") || target.matches("select, textarea, input:not([type=range])")) return;
+  const isLetter = event.key.length === 1;
+  if (isLetter ? localStorage.getItem(LETTERS_OFF) : target.matches("[type=range], [role=region]")) return;
+  const act = action(event.key.toLowerCase(), viewer);
+  if (!act) return;
+  event.preventDefault();
+  act();
+}
+
+/**
+ * What a key does.
+ * @param {string} key in lower case @param {Viewer} viewer @returns {(() => void) | undefined}
+ */
+function action(key, viewer) {
+  if (/^[1-9]$/.test(key)) return () => viewer.choose(Number(key) - 1);
+  const step = (/** @type {number} */ n) => () => viewer.go(viewer.place + n);
+  /** @type {Record<string, () => void>} */
+  const actions = {
+    arrowup: step(-1),
+    arrowdown: step(1),
+    pageup: step(-PAGE),
+    pagedown: step(PAGE),
+    home: () => viewer.go(0),
+    end: () => viewer.go(viewer.series.n_slices - 1),
+    h: () => viewer.toggleOverlay(),
+    n: () => viewer.goToKeySlice(1),
+    p: () => viewer.goToKeySlice(-1),
+    w: () => viewer.nextWindow(),
+    r: () => viewer.reset(),
+    "+": () => viewer.film.zoomBy(ZOOM_STEP),
+    "-": () => viewer.film.zoomBy(1 / ZOOM_STEP),
+    "?": () => byId("help").showModal()
+  };
+  return Object.hasOwn(actions, key) ? actions[key] : undefined;
+}

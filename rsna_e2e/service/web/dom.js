@@ -1,0 +1,119 @@
+// Making elements, and writing numbers, times and codes for people. Texts become text nodes, never markup.
+
+/**
+ * @typedef {string | number | Node | null | undefined | false} Child
+ * @typedef {Record<string, string | number | boolean | null | undefined | ((event: any) => void)>} Attributes
+ */
+
+/**
+ * Make an element. Attributes named on… are listeners, those that are false or missing are left out, and those that
+ * begin with -- are custom properties of CSS.
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag @param {Attributes} [attributes] @param {...Child} children
+ * @returns {HTMLElementTagNameMap[Tag]}
+ */
+export function el(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  fill(element, attributes, children);
+  return element;
+}
+
+/**
+ * Make an element of SVG.
+ * @param {string} tag @param {Attributes} [attributes] @param {...Child} children @returns {SVGElement}
+ */
+export function svg(tag, attributes = {}, ...children) {
+  const element = /** @type {SVGElement} */ (document.createElementNS("http://www.w3.org/2000/svg", tag));
+  fill(element, attributes, children);
+  return element;
+}
+
+/** @param {HTMLElement | SVGElement} element @param {Attributes} attributes @param {Child[]} children */
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === false || value == null) continue;
+    if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    else if (name.startsWith("--")) element.style.setProperty(name, String(value));
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  for (const child of children) if (child || child === 0) element.append(child instanceof Node ? child : String(child));
+}
+
+/**
+ * The element of that id, which the page has.
+ * @param {string} id @returns {any}
+ */
+export function byId(id) {
+  const element = document.getElementById(id);
+  if (!element) throw new Error(`the page has no element #${id}`);
+  return element;
+}
+
+/** A probability with two digits. @param {number} value */
+export const share = (value) => value.toFixed(2);
+
+/** A label or code as people write it: subdural, burned in. @param {string} code */
+export const words = (code) => code.replaceAll("_", " ");
+
+/** The same at the start of a line. @param {string} code */
+export const heading = (code) => words(code).replace(/^./u, (first) => first.toUpperCase());
+
+/** @param {number} n @param {string} one @param {string} [many] */
+export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+
+/** Counts of reasons: "localizer 1, truncated file 2". @param {Record<string, number>} reasons */
+export const reasonList = (reasons) =>
+  Object.entries(reasons)
+    .map(([reason, n]) => `${words(reason)} ${n}`)
+    .join(", ");
+
+/** Bytes in MB of 10^6. @param {number} bytes */
+export const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+
+/**
+ * A moment of ISO 8601, in the reader's zone.
+ * @param {string} iso @returns {HTMLTimeElement}
+ */
+export function moment(iso) {
+  const date = new Date(iso);
+  const text = Number.isNaN(date.getTime())
+    ? iso
+    : date.toLocaleString("sv-SE", { dateStyle: "short", timeStyle: "short" });
+  return el("time", { datetime: iso }, text);
+}
+
+/** A study date of DICOM, YYYYMMDD, with hyphens; other texts as they are. @param {string | null | undefined} date */
+export const studyDate = (date) => (date ?? "").replace(/^(\d{4})(\d\d)(\d\d)$/, "$1-$2-$3");
+
+/**
+ * Say something to screen readers, and in the bar below the header for a while.
+ * @param {string} text
+ */
+export function announce(text) {
+  byId("live").textContent = text;
+}
+
+/**
+ * Show an error or a note as one line until it is closed, or until something else is said.
+ * @param {string} text empty to take it away
+ */
+export function notify(text) {
+  const bar = byId("notice");
+  bar.hidden = !text;
+  byId("notice-text").textContent = text;
+}
+
+/**
+ * Ask before something that cannot be undone.
+ * @param {string} question @param {string} action what the button says @returns {Promise<boolean>}
+ */
+export function confirmed(question, action) {
+  const dialog = byId("confirm");
+  byId("confirm-question").textContent = question;
+  byId("confirm-yes").textContent = action;
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) =>
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true })
+  );
+}

@@ -1,0 +1,234 @@
+// The worklist: studies as they come and are read, worst first or newest first, kept up to date by long polls.
+
+import { getJson, pause, query, repeat } from "./api.js";
+import { count, el, heading, moment, share, words } from "./dom.js";
+import { STATES, titleOf } from "./study.js";
+
+const WAIT_S = 25; // of a request for changes
+const PAGE = 50; // studies
+const N_CHIPS = 4; // labels shown beside the headline
+const TYPING_MS = 300; // after the last key
+
+/** What is in the address: `#/?sort=time&state=done`. */
+const FILTERS = ["sort", "state", "label", "min", "patient", "cursor"];
+
+/**
+ * @typedef {Record<string, string>} Filters
+ * @typedef {{rows: HTMLElement, status: HTMLElement, pages: HTMLElement}} Parts
+ */
+
+/**
+ * @param {HTMLElement} main @param {URLSearchParams} params
+ * @param {{signal: AbortSignal, uploader: import("./upload.js").Uploader}} surroundings
+ */
+export async function showList(main, params, { signal, uploader }) {
+  /** @type {import("./api.js").Model[]} */
+  const models = await getJson("/models", signal);
+  /** @type {Filters} */
+  const filters = Object.fromEntries(FILTERS.map((name) => [name, params.get(name) ?? ""]));
+  filters.sort ||= "score";
+  const parts = {
+    rows: el("ul", { class: "worklist" }),
+    status: el("p", { class: "note", role: "status" }),
+    pages: el("nav", { class: "pages", "aria-label": "Pages of the list" })
+  };
+  let polling = new AbortController();
+  const follow = () => {
+    polling.abort();
+    polling = new AbortController();
+    void keepUp(filters, parts, AbortSignal.any([signal, polling.signal]));
+  };
+  const form = filterForm(filters, models, (changed) => {
+    Object.assign(filters, { cursor: "" }, changed);
+    history.replaceState(null, "", address(filters));
+    follow();
+  });
+  const columns = ["Score", "Study", "Labels", "State", "Received"].map((text) => el("span", {}, text));
+  main.replaceChildren(
+    el(
+      "div",
+      { class: "list" },
+      el("div", { class: "list-head" }, el("h1", { tabindex: -1 }, "Studies"), parts.status, fileInputs(uploader)),
+      form,
+      el("div", { class: "columns", "aria-hidden": "true" }, ...columns),
+      parts.rows,
+      parts.pages
+    )
+  );
+  follow();
+}
+
+/** Show the page of the list that the filters ask for, and each change of it. */
+function keepUp(/** @type {Filters} */ filters, /** @type {Parts} */ parts, /** @type {AbortSignal} */ signal) {
+  /** @type {number | null} */
+  let version = null;
+  return repeat(signal, async () => {
+    const since = version === null ? {} : { after: version, wait: WAIT_S };
+    const min = filters.label && filters.min; // of a label alone
+    /** @type {import("./api.js").Page} */
+    const page = await getJson(`/studies${query({ ...filters, min, limit: PAGE, ...since })}`, signal);
+    if (page.version !== version) showPage(page, filters, parts);
+    else await pause(500, signal); // the service may answer before there is anything new
+    version = page.version;
+    return true;
+  });
+}
+
+/** @param {import("./api.js").Page} page @param {Filters} filters @param {Parts} parts */
+function showPage({ items, next }, filters, { rows, status, pages }) {
+  const focused = document.activeElement?.closest("[data-study]")?.getAttribute("data-study");
+  rows.replaceChildren(...items.map(row));
+  const again = focused && rows.querySelector(`[data-study="${CSS.escape(focused)}"] a`);
+  if (again instanceof HTMLElement) again.focus();
+  const isFiltered = FILTERS.some((name) => name !== "sort" && name !== "cursor" && filters[name]);
+  status.textContent = items.length
+    ? `${count(items.length, "study", "studies")}${next || filters.cursor ? " on this page" : ""}`
+    : isFiltered
+      ? "No study matches. Change the filters."
+      : "No studies yet. Drop a folder, a zip or files anywhere on this page.";
+  pages.replaceChildren(
+    ...(filters.cursor ? [el("a", { class: "button", href: address({ ...filters, cursor: "" }) }, "First page")] : []),
+    ...(next ? [el("a", { class: "button", href: address({ ...filters, cursor: next }) }, "Next page")] : [])
+  );
+}
+
+/** @param {Filters} filters */
+const address = ({ sort, ...others }) => `#/${query({ ...others, sort: sort === "score" ? "" : sort })}`;
+
+/** @param {import("./api.js").Item} item */
+function row(item) {
+  const {
+    study,
+    state,
+    reason,
+    sentence,
+    scores,
+    headline,
+    received,
+    n_files: nFiles,
+    n_slices: nSlices,
+    superseded
+  } = item;
+  const score = scores[headline];
+  const others = Object.entries(scores)
+    .filter(([name]) => name !== headline)
+    .sort(([, a], [, b]) => b - a);
+  const chips = others
+    .slice(0, N_CHIPS)
+    .map(([name, p]) => el("span", { class: "chip", "--p": p }, words(name), " ", el("b", {}, share(p))));
+  const size = nSlices === null ? count(nFiles, "file") : count(nSlices, "slice");
+  return el(
+    "li",
+    { "data-study": study },
+    el(
+      "span",
+      { class: "score" },
+      score === undefined ? el("b", { class: "none", "aria-label": "no score" }, "–") : el("b", {}, share(score)),
+      score !== undefined &&
+        el(
+          "span",
+          { class: "meter", "--p": score, title: heading(headline) },
+          el("span", { class: "hidden" }, words(headline))
+        )
+    ),
+    el(
+      "span",
+      { class: "who" },
+      el("a", { href: `#/study/${study}` }, ...titleOf(item)),
+      el("small", { class: "sentence" }, sentence ?? "")
+    ),
+    el(
+      "span",
+      { class: "chips" },
+      ...chips,
+      others.length > N_CHIPS && el("span", { class: "more" }, `+${others.length - N_CHIPS}`)
+    ),
+    el(
+      "span",
+      { class: "what" },
+      el("span", { class: `badge ${state}`, title: STATES[state] }, heading(state)),
+      superseded && el("small", {}, "older result shown"),
+      reason && el("small", {}, words(reason))
+    ),
+    el("span", { class: "when" }, moment(received), el("small", {}, size))
+  );
+}
+
+/** Buttons that choose what to send: files, or a folder. @param {import("./upload.js").Uploader} uploader */
+function fileInputs(uploader) {
+  const input = (/** @type {string} */ text, /** @type {string} */ name, /** @type {boolean} */ isFolder) => {
+    const control = el("input", {
+      type: "file",
+      class: "hidden",
+      multiple: true,
+      webkitdirectory: isFolder,
+      "aria-label": name,
+      onchange: () => {
+        void uploader.add(
+          [...(control.files ?? [])].map((file) => ({ file, name: file.webkitRelativePath || file.name }))
+        );
+        control.value = ""; // so that the same files can be chosen again
+      }
+    });
+    return el("label", { class: "button" }, text, control);
+  };
+  return el(
+    "div",
+    { class: "senders" },
+    input("Send files", "Send DICOM files, PNG, JPEG or zips", false),
+    input("Send a folder", "Send a folder of DICOM files", true)
+  );
+}
+
+/**
+ * @param {Filters} filters @param {import("./api.js").Model[]} models
+ * @param {(changed: Filters) => void} change with all fields of the form
+ */
+function filterForm(filters, models, change) {
+  const labels = [...new Set(models.flatMap((model) => model.labels))];
+  const field = (/** @type {string} */ text, /** @type {HTMLElement} */ control) =>
+    el("label", {}, el("span", {}, text), control);
+  const select = (/** @type {string} */ name, /** @type {string[][]} */ options) =>
+    el(
+      "select",
+      { name },
+      ...options.map(([value, text]) => el("option", { value, selected: value === filters[name] }, text))
+    );
+  const codes = (/** @type {string[]} */ values) => [["", "All"], ...values.map((value) => [value, heading(value)])];
+  const min = el("input", { name: "min", type: "number", min: 0, max: 1, step: 0.05, value: filters.min });
+  const patient = el("input", {
+    name: "patient",
+    type: "search",
+    autocomplete: "off",
+    spellcheck: "false",
+    value: filters.patient
+  });
+  const form = el(
+    "form",
+    { class: "filters", role: "search", "aria-label": "Filter the list" },
+    field(
+      "Order",
+      select("sort", [
+        ["score", "Worst first"],
+        ["time", "Newest first"]
+      ])
+    ),
+    field("State", select("state", codes(Object.keys(STATES)))),
+    field("Label", select("label", codes(labels))),
+    field("At least", min),
+    field("Patient", patient)
+  );
+  const changed = () => {
+    min.disabled = !new FormData(form).get("label");
+    change({ min: "", ...Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value)])) });
+  };
+  min.disabled = !filters.label;
+  /** @type {number | undefined} */
+  let timer;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(changed, TYPING_MS);
+  });
+  return form;
+}
