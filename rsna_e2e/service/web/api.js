@@ -20,13 +20,14 @@
  * @typedef {{label: string, slice: number, x: number, y: number, width: number, height: number, score: number}} Box
  * @typedef {{key: string, n_slices: number, rows: number, columns: number, values: "hu" | "grey",
  *   spacing_mm: [number, number] | null, place_mm: (number | null)[] | null, row_direction: number[] | null,
- *   column_direction: number[] | null, windows: import("./pixels.js").Window[], flags: string[], labels: string[],
+ *   column_direction: number[] | null, windows: Window[], flags: string[], labels: string[],
  *   heatmaps: Record<string, {height: number, width: number, brightest: number}>, boxes: Box[]}} Series
  * @typedef {{identity: string, name: string, version: string, labels: string[], headline: string}} Model
  * @typedef {{values: Uint8Array, affine: number[]}} HeatMap
  */
 
 import { notify } from "./dom.js";
+/** @import {Window} from "./pixels.js" */
 
 export const ROOT = "/api/v1";
 

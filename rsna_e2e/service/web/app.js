@@ -6,6 +6,7 @@ import { byId, notify } from "./dom.js";
 import { showList } from "./list.js";
 import { showStudy } from "./study.js";
 import { dropped, Uploader } from "./upload.js";
+/** @import {Session} from "./api.js" */
 
 const STUDY = /^#\/study\/([0-9a-f]{8,64})(?:\/([0-9a-f]{8,64}))?(?:\?(.*))?$/;
 const LIST = /^#\/(?:\?(.*))?$/;
@@ -14,7 +15,7 @@ const main = byId("main");
 const uploader = new Uploader(byId("uploads"));
 let view = new AbortController(); // aborts when the reader leaves the view
 
-/** @type {import("./api.js").Session} */
+/** @type {Session} */
 let session;
 
 /** Show what the address asks for. @param {boolean} [moved] whether the reader came from another view */

@@ -2,13 +2,13 @@
 
 import { el, share, words } from "./dom.js";
 import { canvasMatrix, edgeLetters } from "./pixels.js";
+/** @import {Box, HeatMap, Series} from "./api.js" */
 
 const MAX_ZOOM = 32; // of the size that fits
 const SHARP_PX = 6; // a pixel of a slice at least this large on the screen is drawn as a square
 
 /**
  * @typedef {{column: number, row: number}} Pixel
- * @typedef {import("./api.js").Series} Series
  */
 
 export class Film {
@@ -70,7 +70,7 @@ export class Film {
 
   /**
    * Draw a map over the slice in one hue, the stronger the less transparent.
-   * @param {import("./api.js").HeatMap | undefined} map nothing for none @param {{height: number, width: number}} [size]
+   * @param {HeatMap | undefined} map nothing for none @param {{height: number, width: number}} [size]
    */
   drawMap(map, size) {
     this.mapPen.setTransform(1, 0, 0, 1, 0, 0);
@@ -87,7 +87,7 @@ export class Film {
     this.mapPen.drawImage(cells, 0, 0);
   }
 
-  /** @param {import("./api.js").Box[]} boxes of the slice shown */
+  /** @param {Box[]} boxes of the slice shown */
   drawBoxes(boxes) {
     this.boxes.replaceChildren(
       ...boxes.map((box) => {

@@ -1,7 +1,9 @@
 // The controls above the picture, and the keys.
 
-import { ROOT } from "./api.js";
+import { query, ROOT } from "./api.js";
 import { byId, el, heading } from "./dom.js";
+/** @import {Window} from "./pixels.js" */
+/** @import {Viewer} from "./viewer.js" */
 
 const ZOOM_STEP = 1.25;
 const PAGE = 5; // slices of PgUp and PgDn
@@ -12,8 +14,6 @@ export const LETTERS_OFF = "rsna_e2e.letters_off";
 /** A number of a window, with at most one digit. @param {number} value */
 export const round = (value) => Math.round(value * 10) / 10;
 
-/** @typedef {import("./viewer.js").Viewer} Viewer */
-
 /** @param {string} text @param {string} name with its key @param {() => void} act */
 const button = (text, name, act) =>
   el("button", { type: "button", "aria-label": name, title: name, onclick: act }, text);
@@ -22,14 +22,8 @@ export class Controls {
   /** @param {Viewer} viewer */
   constructor(viewer) {
     this.viewer = viewer;
-    this.presets = el(
-      "select",
-      { "aria-label": "Window", title: "Window (W)", onchange: () => this.#preset() },
-      ...viewer.windows.map(({ name, center, width }) =>
-        el("option", {}, `${heading(name)} ${round(center)}/${round(width)}`)
-      ),
-      el("option", {}, "Own window")
-    );
+    this.presets = el("select", { "aria-label": "Window", title: "Window (W)", onchange: () => this.#preset() });
+    this.offer(viewer.windows);
     this.center = this.#number("Window centre");
     this.width = this.#number("Window width");
     this.labels = el(
@@ -47,7 +41,7 @@ export class Controls {
       oninput: () => viewer.update()
     });
     this.opacity.setAttribute("aria-label", "Opacity of the overlay");
-    this.picture = el("a", { target: "_blank", rel: "noopener", title: "This slice as a picture" }, "PNG");
+    this.picture = el("a", { class: "button", target: "_blank", rel: "noopener" }, "Picture of this slice");
     this.element = this.#toolbar();
   }
 
@@ -68,9 +62,14 @@ export class Controls {
         button("−", "Zoom out (−)", () => viewer.film.zoomBy(1 / ZOOM_STEP)),
         button("+", "Zoom in (+)", () => viewer.film.zoomBy(ZOOM_STEP)),
         button("Reset", "Reset window and zoom (R)", () => viewer.reset())
-      ),
-      group(this.picture)
+      )
     );
+  }
+
+  /** Let the reader choose from these windows. @param {Window[]} windows */
+  offer(windows) {
+    const texts = windows.map(({ name, center, width }) => `${heading(name)} ${round(center)}/${round(width)}`);
+    this.presets.replaceChildren(...[...texts, "Own window"].map((text) => el("option", {}, text)));
   }
 
   /** @param {string} name */
@@ -91,7 +90,7 @@ export class Controls {
 
   /** Show the viewer's state. */
   show() {
-    const { windows, window, rows, label, overlay, path, place, film } = this.viewer;
+    const { series, windows, window, rows, label, overlay, path, place, film } = this.viewer;
     const at = windows.findIndex(({ name }) => name === window?.name);
     this.presets.selectedIndex = at < 0 ? windows.length : at;
     for (const [input, value] of /** @type {const} */ ([
@@ -104,8 +103,8 @@ export class Controls {
     this.overlay.setAttribute("aria-pressed", String(overlay));
     this.opacity.disabled = !overlay;
     film.map.style.opacity = this.opacity.value;
-    const shown = new URLSearchParams({ label: rows[label].name, ...(at >= 0 && { window: windows[at].name }) });
-    this.picture.href = `${ROOT}${path}/pictures/${place}.png?${shown}`;
+    const named = series.windows.find(({ name }) => name === window?.name); // own ones the service does not know
+    this.picture.href = `${ROOT}${path}/pictures/${place}.png${query({ label: rows[label].name, window: named?.name })}`;
   }
 }
 

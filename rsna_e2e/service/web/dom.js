@@ -18,6 +18,9 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** A part of a line, of a class. @param {string} name @param {...Child} children */
+export const span = (name, ...children) => el("span", { class: name }, ...children);
+
 /**
  * Make an element of SVG.
  * @param {string} tag @param {Attributes} [attributes] @param {...Child} children @returns {SVGElement}

@@ -1,8 +1,10 @@
 // The worklist: studies as they come and are read, worst first or newest first, kept up to date by long polls.
 
 import { getJson, pause, query, repeat } from "./api.js";
-import { count, el, heading, moment, share, words } from "./dom.js";
-import { STATES, titleOf } from "./study.js";
+import { count, el, heading, moment, share, span, words } from "./dom.js";
+import { STATES, titleOf } from "./panel.js";
+/** @import {Item, Model, Page} from "./api.js" */
+/** @import {Uploader} from "./upload.js" */
 
 const WAIT_S = 25; // of a request for changes
 const PAGE = 50; // studies
@@ -19,10 +21,10 @@ const FILTERS = ["sort", "state", "label", "min", "patient", "cursor"];
 
 /**
  * @param {HTMLElement} main @param {URLSearchParams} params
- * @param {{signal: AbortSignal, uploader: import("./upload.js").Uploader}} surroundings
+ * @param {{signal: AbortSignal, uploader: Uploader}} surroundings
  */
 export async function showList(main, params, { signal, uploader }) {
-  /** @type {import("./api.js").Model[]} */
+  /** @type {Model[]} */
   const models = await getJson("/models", signal);
   /** @type {Filters} */
   const filters = Object.fromEntries(FILTERS.map((name) => [name, params.get(name) ?? ""]));
@@ -64,9 +66,8 @@ function keepUp(/** @type {Filters} */ filters, /** @type {Parts} */ parts, /** 
   let version = null;
   return repeat(signal, async () => {
     const since = version === null ? {} : { after: version, wait: WAIT_S };
-    const min = filters.label && filters.min; // of a label alone
-    /** @type {import("./api.js").Page} */
-    const page = await getJson(`/studies${query({ ...filters, min, limit: PAGE, ...since })}`, signal);
+    /** @type {Page} */
+    const page = await getJson(`/studies${query({ ...filters, limit: PAGE, ...since })}`, signal);
     if (page.version !== version) showPage(page, filters, parts);
     else await pause(500, signal); // the service may answer before there is anything new
     version = page.version;
@@ -74,7 +75,7 @@ function keepUp(/** @type {Filters} */ filters, /** @type {Parts} */ parts, /** 
   });
 }
 
-/** @param {import("./api.js").Page} page @param {Filters} filters @param {Parts} parts */
+/** @param {Page} page @param {Filters} filters @param {Parts} parts */
 function showPage({ items, next }, filters, { rows, status, pages }) {
   const focused = document.activeElement?.closest("[data-study]")?.getAttribute("data-study");
   rows.replaceChildren(...items.map(row));
@@ -95,66 +96,36 @@ function showPage({ items, next }, filters, { rows, status, pages }) {
 /** @param {Filters} filters */
 const address = ({ sort, ...others }) => `#/${query({ ...others, sort: sort === "score" ? "" : sort })}`;
 
-/** @param {import("./api.js").Item} item */
+/** @param {Item} item */
 function row(item) {
-  const {
-    study,
-    state,
-    reason,
-    sentence,
-    scores,
-    headline,
-    received,
-    n_files: nFiles,
-    n_slices: nSlices,
-    superseded
-  } = item;
+  const { study, state, reason, sentence, scores, headline, received, n_slices: nSlices } = item;
   const score = scores[headline];
-  const others = Object.entries(scores)
-    .filter(([name]) => name !== headline)
-    .sort(([, a], [, b]) => b - a);
+  const others = Object.entries(scores).filter(([name]) => name !== headline);
   const chips = others
+    .sort(([, a], [, b]) => b - a)
     .slice(0, N_CHIPS)
     .map(([name, p]) => el("span", { class: "chip", "--p": p }, words(name), " ", el("b", {}, share(p))));
-  const size = nSlices === null ? count(nFiles, "file") : count(nSlices, "slice");
+  const meter = score !== undefined && el("span", { class: "meter", "--p": score });
   return el(
     "li",
     { "data-study": study },
-    el(
-      "span",
-      { class: "score" },
-      score === undefined ? el("b", { class: "none", "aria-label": "no score" }, "–") : el("b", {}, share(score)),
-      score !== undefined &&
-        el(
-          "span",
-          { class: "meter", "--p": score, title: heading(headline) },
-          el("span", { class: "hidden" }, words(headline))
-        )
-    ),
-    el(
-      "span",
-      { class: "who" },
-      el("a", { href: `#/study/${study}` }, ...titleOf(item)),
-      el("small", { class: "sentence" }, sentence ?? "")
-    ),
-    el(
-      "span",
-      { class: "chips" },
-      ...chips,
-      others.length > N_CHIPS && el("span", { class: "more" }, `+${others.length - N_CHIPS}`)
-    ),
-    el(
-      "span",
-      { class: "what" },
+    span("score", el("b", {}, meter ? share(score) : "–"), meter, el("small", {}, meter && words(headline))),
+    span("who", el("a", { href: `#/study/${study}` }, ...titleOf(item)), el("small", { class: "sentence" }, sentence)),
+    span("chips", ...chips, others.length > N_CHIPS && span("more", `+${others.length - N_CHIPS}`)),
+    span(
+      "what",
       el("span", { class: `badge ${state}`, title: STATES[state] }, heading(state)),
-      superseded && el("small", {}, "older result shown"),
-      reason && el("small", {}, words(reason))
+      el("small", {}, item.superseded && "older result shown", reason && words(reason))
     ),
-    el("span", { class: "when" }, moment(received), el("small", {}, size))
+    span(
+      "when",
+      moment(received),
+      el("small", {}, nSlices === null ? count(item.n_files, "file") : count(nSlices, "slice"))
+    )
   );
 }
 
-/** Buttons that choose what to send: files, or a folder. @param {import("./upload.js").Uploader} uploader */
+/** Buttons that choose what to send: files, or a folder. @param {Uploader} uploader */
 function fileInputs(uploader) {
   const input = (/** @type {string} */ text, /** @type {string} */ name, /** @type {boolean} */ isFolder) => {
     const control = el("input", {
@@ -175,13 +146,14 @@ function fileInputs(uploader) {
   return el(
     "div",
     { class: "senders" },
+    span("note", "Drop anything anywhere, or"),
     input("Send files", "Send DICOM files, PNG, JPEG or zips", false),
-    input("Send a folder", "Send a folder of DICOM files", true)
+    input("Send a folder…", "Send a folder of DICOM files", true)
   );
 }
 
 /**
- * @param {Filters} filters @param {import("./api.js").Model[]} models
+ * @param {Filters} filters @param {Model[]} models
  * @param {(changed: Filters) => void} change with all fields of the form
  */
 function filterForm(filters, models, change) {
@@ -219,10 +191,8 @@ function filterForm(filters, models, change) {
     field("Patient", patient)
   );
   const changed = () => {
-    min.disabled = !new FormData(form).get("label");
-    change({ min: "", ...Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value)])) });
+    change({ ...Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value)])) });
   };
-  min.disabled = !filters.label;
   /** @type {number | undefined} */
   let timer;
   form.addEventListener("submit", (event) => event.preventDefault());

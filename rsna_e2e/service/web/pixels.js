@@ -23,8 +23,12 @@ const GAP = 1.5;
 export function windowTable(center, width) {
   const lower = center - width / 2;
   const grey = new Uint8ClampedArray(65536);
-  for (let entry = 0; entry < 65536; entry++) grey[entry] = ((entry - 32768 - lower) / width) * 255;
-  return Uint32Array.from(grey, (value) => 0xff000000 | (value << 16) | (value << 8) | value);
+  const table = new Uint32Array(65536);
+  for (let entry = 0; entry < 65536; entry++) {
+    grey[entry] = ((entry - 32768 - lower) / width) * 255;
+    table[entry] = 0xff000000 | (grey[entry] * 0x010101);
+  }
+  return table;
 }
 
 /**

@@ -49,7 +49,7 @@ export class Memory {
 }
 
 /** @param {ArrayBufferView | {values: ArrayBufferView}} entry */
-const sizeOf = (entry) => ("values" in entry ? entry.values : entry).byteLength;
+const sizeOf = (entry) => (ArrayBuffer.isView(entry) ? entry : entry.values).byteLength;
 
 /**
  * Places of slices in the order in which to fetch them: the current one, key slices and then all others, each outward
@@ -89,6 +89,7 @@ export class Fetcher {
   /** Replace what is wanted, the most urgent first. @param {string[]} keys no more than the memory holds */
   want(keys) {
     this.wanted = keys;
+    for (const key of keys.toReversed()) this.memory.get(key); // so that none of them is given up for another
     this.#next();
   }
 

@@ -1,6 +1,6 @@
 // The viewer of one series: what is shown, the controls and keys that change it, and the slices that this needs.
 
-import { getHeatMap, getSlice, seriesPath } from "./api.js";
+import { getHeatMap, getSlice } from "./api.js";
 import { Film } from "./canvas.js";
 import { Controls, onKey, round } from "./controls.js";
 import { announce, count, el, heading, share, words } from "./dom.js";
@@ -8,29 +8,32 @@ import { listen } from "./gestures.js";
 import { CT_WINDOWS, fullWindow, windowTable } from "./pixels.js";
 import { Fetcher, fetchOrder, Memory } from "./slices.js";
 import { Strip } from "./strip.js";
+/** @import {HeatMap, Series} from "./api.js" */
+/** @import {Pixel} from "./canvas.js" */
+/** @import {Meanings} from "./gestures.js" */
+/** @import {Window} from "./pixels.js" */
+/** @import {Row} from "./strip.js" */
 
 const AT_ONCE = 6; // requests
 const DRAG_PX = 250; // of a drag, in which the width of the window grows by a factor of e
 
 /** What was fetched of all series that were looked at. @type {Memory<Int16Array>} */
 export const slices = new Memory(256 * 2 ** 20);
-/** @type {Memory<import("./api.js").HeatMap>} */
+/** @type {Memory<HeatMap>} */
 export const maps = new Memory(16 * 2 ** 20);
 
 /**
- * @typedef {import("./strip.js").Row} Row
- * @typedef {import("./api.js").Series} Series
  * @typedef {{place: number, label: number}} Where
  */
 
 export class Viewer {
   /**
-   * @param {string} study @param {Series} series @param {Row[]} rows of its labels
+   * @param {string} path of the series @param {Series} series @param {Row[]} rows of its labels
    * @param {{signal: AbortSignal, start: Where, version: string, moved: (where: Where) => void}} options
    * version: query of the result that is shown
    */
-  constructor(study, series, rows, { signal, start, version, moved }) {
-    this.path = seriesPath(study, series.key);
+  constructor(path, series, rows, { signal, start, version, moved }) {
+    this.path = path;
     this.version = version;
     this.moved = moved;
     this.signal = signal;
@@ -40,10 +43,11 @@ export class Viewer {
     this.label = start.label;
     this.overlay = false; // a reader's first look is without it
     this.windows = series.windows.length || series.values === "grey" ? series.windows : CT_WINDOWS;
-    /** @type {import("./pixels.js").Window | null} null until the first slice gives one */
+    /** @type {Window | null} null until the first slice gives one */
     this.window = this.windows[0] ?? null;
-    this.table = this.window && windowTable(this.window.center, this.window.width);
-    /** @type {import("./canvas.js").Pixel | null} */
+    /** @type {Uint32Array | null} of the window; null until it is wanted */
+    this.table = null;
+    /** @type {Pixel | null} */
     this.pointed = null;
     this.film = new Film(series, signal);
     this.controls = new Controls(this);
@@ -109,10 +113,10 @@ export class Viewer {
     announce(`Overlay ${this.overlay ? "on" : "off"}. ${this.#overlayNote()}`);
   }
 
-  /** @param {import("./pixels.js").Window} window */
+  /** @param {Window} window */
   setWindow({ name, center, width }) {
     this.window = { name, center, width: Math.max(width, 1) };
-    this.table = windowTable(this.window.center, this.window.width);
+    this.table = null;
     this.update();
   }
 
@@ -124,9 +128,7 @@ export class Viewer {
   /** First window, whole picture. */
   reset() {
     this.film.fit();
-    const current = slices.get(this.#sliceKey(this.place));
-    if (this.windows[0]) this.setWindow(this.windows[0]);
-    else if (current) this.setWindow(fullWindow(current));
+    if (this.windows.length) this.setWindow(this.windows[0]);
   }
 
   // What is shown
@@ -159,18 +161,28 @@ export class Viewer {
   #show() {
     const key = this.#sliceKey(this.place);
     const values = slices.get(key);
-    if (values && !this.window) this.setWindow(fullWindow(values));
-    if (values && this.table) this.film.drawSlice(values, this.table);
+    if (values) this.film.drawSlice(values, this.#windowTable(values));
     else this.film.clearSlice();
     this.#showMessage(values, this.sliceFetcher.failed.get(key), () => this.sliceFetcher.retry(key));
     const { name } = this.rows[this.label];
-    this.film.drawMap(this.overlay ? maps.get(this.#mapKey()) : undefined, this.series.heatmaps[name]);
+    this.film.drawMap(this.overlay && values ? maps.get(this.#mapKey()) : undefined, this.series.heatmaps[name]);
     this.film.drawBoxes(
       this.overlay ? this.series.boxes.filter(({ slice, label }) => slice === this.place && label === name) : []
     );
     this.strip?.update(this.place, this.label);
     this.#showTexts(values);
     this.controls.show();
+  }
+
+  /** @param {Int16Array} values of the slice, whose range is the window where the series has none */
+  #windowTable(values) {
+    if (!this.window) {
+      this.windows = [fullWindow(values)];
+      this.controls.offer(this.windows);
+      this.window = this.windows[0];
+    }
+    this.table ??= windowTable(this.window.center, this.window.width);
+    return this.table;
   }
 
   /** @param {Int16Array | undefined} values @param {Error | undefined} error @param {() => void} retry */
@@ -211,10 +223,10 @@ export class Viewer {
     const failed = this.mapFetcher.failed.get(this.#mapKey());
     if (failed) return failed.message;
     if (this.series.boxes.length) return count(nBoxes, "box", "boxes");
-    return this.series.heatmaps[name] ? "what the model looked at" : `no map of ${words(name)}`;
+    return this.series.heatmaps[name] ? "heatmap" : `no map of ${words(name)}`;
   }
 
-  /** @returns {import("./gestures.js").Meanings} */
+  /** @returns {Meanings} */
   #meanings() {
     return {
       step: (n) => this.go(this.place + n),
