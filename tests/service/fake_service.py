@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -109,7 +110,7 @@ class Studies:
                 item
                 for item in self.items.values()
                 if item["state"] == (asked.get("state") or item["state"])
-                and (not label or item["scores"].get(label, -1) >= least)
+                and item["scores"].get(label or item["headline"], -1) >= (least or (0 if label else -1))
                 and asked.get("patient", "") in item["identity"]["patient_id"]
             ]
             by_score = asked.get("sort") != "time"
@@ -117,6 +118,17 @@ class Studies:
             start, limit = int(asked.get("cursor") or 0), int(asked.get("limit", 50))
             following = str(start + limit) if start + limit < len(items) else None
             return {"items": items[start : start + limit], "next": following, "version": self.version}
+
+
+class Server(ThreadingHTTPServer):
+    """One thread a request, as a page asks for several things at once."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of browsers that leave in the middle of an answer, and all of other faults."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -308,8 +320,7 @@ def problem(status: int, code: str, detail: str, **headers: str) -> Answer:
 def serving(port: int = 0) -> Iterator[tuple[str, Studies]]:
     """Serve in a thread on the loopback interface; yield the address and what can be changed behind it."""
     studies = Studies()
-    server = ThreadingHTTPServer(("127.0.0.1", port), type("Own", (Handler,), {"studies": studies}))
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", port), type("Own", (Handler,), {"studies": studies}))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

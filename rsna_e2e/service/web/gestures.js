@@ -26,6 +26,7 @@ export function listen(stage, meanings, signal) {
     stage.addEventListener(type, listener, { signal, passive: false });
 
   on("pointerdown", (event) => {
+    if (event.target.closest("button")) return;
     stage.setPointerCapture(event.pointerId);
     if (event.pointerType === "touch") return touch.down(event);
     if (event.button > 1) return;

@@ -163,7 +163,7 @@ export class Viewer {
     const values = slices.get(key);
     if (values) this.film.drawSlice(values, this.#windowTable(values));
     else this.film.clearSlice();
-    this.#showMessage(values, this.sliceFetcher.failed.get(key), () => this.sliceFetcher.retry(key));
+    this.#showMessage(values, key);
     const { name } = this.rows[this.label];
     this.film.drawMap(this.overlay && values ? maps.get(this.#mapKey()) : undefined, this.series.heatmaps[name]);
     this.film.drawBoxes(
@@ -185,12 +185,18 @@ export class Viewer {
     return this.table;
   }
 
-  /** @param {Int16Array | undefined} values @param {Error | undefined} error @param {() => void} retry */
-  #showMessage(values, error, retry) {
+  /** @param {Int16Array | undefined} values @param {string} key */
+  #showMessage(values, key) {
     const { message } = this.film;
+    const error = this.sliceFetcher.failed.get(key);
     if (values) return message.replaceChildren();
     if (!error) return message.replaceChildren(`Loading slice ${this.place + 1}…`);
-    if (message.querySelector("button")) return;
+    if (message.dataset.key === key && message.querySelector("button")) return; // it may have the focus
+    message.dataset.key = key;
+    const retry = () => {
+      this.sliceFetcher.retry(key);
+      this.update();
+    };
     message.replaceChildren(error.message, el("button", { type: "button", onclick: retry }, "Try again"));
   }
 
