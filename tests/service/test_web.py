@@ -308,7 +308,7 @@ def test_memory_is_bounded(page: Page, service: tuple[str, Studies]) -> None:
     for key in ("Home", "End", "PageUp"):
         page.keyboard.press(key)
         loaded(page)
-    until(lambda: sorted(int(key.split(" ")[1]) for key in page.evaluate(MEMORY)[1]) == [15, 30, 31, 32, 33])
+    until(lambda: sorted(int(key.split("/")[-1]) for key in page.evaluate(MEMORY)[1]) == [15, 30, 31, 32, 33])
     assert page.evaluate(MEMORY)[0] == 5 * size  # 15 is the key slice of epidural
     assert len([line for line in service[1].requests if "/slices/" in line]) <= 4 * 5 + 6
 

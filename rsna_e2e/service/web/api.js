@@ -1,33 +1,7 @@
 // Requests to the service, and what it answers. Errors come as `ApiError`, whose message says what to do.
 
-/**
- * @typedef {{name: string, role: "upload" | "read" | "admin"}} Session
- * @typedef {{patient_id: string, accession: string, study_date: string}} Identity
- * @typedef {"arriving" | "queued" | "running" | "done" | "refused" | "failed" | "dead" | "cancelled"} State
- * @typedef {{study: string, identity: Identity | null, state: State, received: string, n_files: number,
- *   n_slices: number | null, scores: Record<string, number>, headline: string, sentence: string | null,
- *   superseded: boolean, reason: string | null}} Item
- * @typedef {{items: Item[], next: string | null, version: number}} Page
- * @typedef {{name: string, version: string, identity: string}} ModelName
- * @typedef {{content: string, model: ModelName, superseded: boolean, finished: string}} Generation
- * @typedef {Item & {refused: Record<string, number>, generations: Generation[], attempts: number}} Study
- * @typedef {{series: string, place: number}} KeySlice
- * @typedef {{name: string, level: "slices" | "series", probability: number, threshold: number, is_learned: boolean,
- *   above: boolean, key_slices: KeySlice[]}} LabelResult
- * @typedef {{key: string, n_slices: number, place_mm: (number | null)[], probability: number[][]}} SeriesResult
- * @typedef {{study: string, task: string, model: ModelName, sentence: string, labels: LabelResult[],
- *   series: SeriesResult[]}} Result
- * @typedef {{label: string, slice: number, x: number, y: number, width: number, height: number, score: number}} Box
- * @typedef {{key: string, n_slices: number, rows: number, columns: number, values: "hu" | "grey",
- *   spacing_mm: [number, number] | null, place_mm: (number | null)[] | null, row_direction: number[] | null,
- *   column_direction: number[] | null, windows: Window[], flags: string[], labels: string[],
- *   heatmaps: Record<string, {height: number, width: number, brightest: number}>, boxes: Box[]}} Series
- * @typedef {{identity: string, name: string, version: string, labels: string[], headline: string}} Model
- * @typedef {{values: Uint8Array, affine: number[]}} HeatMap
- */
-
 import { notify } from "./dom.js";
-/** @import {Window} from "./pixels.js" */
+/** @import {HeatMap} from "../web_types" */
 
 export const ROOT = "/api/v1";
 
@@ -35,11 +9,10 @@ const LONGEST_PAUSE_MS = 30_000; // between two tries
 
 /** The service's answer to a request that it did not fulfil; status 0 where there was none. */
 export class ApiError extends Error {
-  /** @param {number} status @param {{title?: string, code?: string, detail?: string}} problem @param {number} [retryAfterS] */
+  /** @param {number} status @param {{title?: string, detail?: string}} problem @param {number} [retryAfterS] */
   constructor(status, problem, retryAfterS = 0) {
     super(advice(status, problem, retryAfterS));
     this.status = status;
-    this.code = problem.code ?? "";
     this.detail = problem.detail ?? "";
     this.retryAfterS = retryAfterS;
   }
@@ -77,9 +50,9 @@ export function toLogin() {
 }
 
 /** Seconds of a Retry-After header. @param {string | null} header */
-export const retryAfter = (header) => Math.min(Math.max(Number.parseInt(header ?? "", 10) || 0, 0), 300);
+export const retryAfter = header => Math.min(Math.max(Number.parseInt(header ?? "", 10) || 0, 0), 300);
 
-/** The problem that a body of text describes. @param {string} text @returns {{title?: string, code?: string, detail?: string}} */
+/** The problem that a body of text describes. @param {string} text @returns {{title?: string, detail?: string}} */
 export function problemOf(text) {
   try {
     return Object(JSON.parse(text));
@@ -131,23 +104,21 @@ export function query(values) {
 export const seriesPath = (study, key) => `/studies/${study}/series/${key}`;
 
 /**
- * @param {string} path of a series @param {number} place @param {string} version query of the result that is shown, or ""
- * @param {AbortSignal} [signal]
+ * @param {string} path of a slice @param {number} nPixels that it has to have @param {AbortSignal} signal
  * @returns {Promise<Int16Array>} rows x columns, in HU or grey values; Int16Array is little-endian wherever browsers run
  */
-export async function getSlice(path, place, version, signal) {
-  return new Int16Array(await (await request(`${path}/slices/${place}${version}`, { signal })).arrayBuffer());
+export async function getSlice(path, nPixels, signal) {
+  const response = await request(path, { signal });
+  const values = new Int16Array(await response.arrayBuffer());
+  if (values.length !== nPixels) throw new Error("This slice has not the size of its series and cannot be shown.");
+  return values;
 }
 
-/**
- * @param {string} path of a series @param {string} label @param {number} place @param {string} version as of `getSlice`
- * @param {AbortSignal} [signal]
- * @returns {Promise<HeatMap>} values: height x width, 255 is the brightest of the series
- */
-export async function getHeatMap(path, label, place, version, signal) {
-  const response = await request(`${path}/heatmaps/${encodeURIComponent(label)}/${place}${version}`, { signal });
+/** @param {string} path of a map @param {AbortSignal} signal @returns {Promise<HeatMap>} */
+export async function getHeatMap(path, signal) {
+  const response = await request(path, { signal });
   const affine = (response.headers.get("X-Affine") ?? "").split(",").map(Number);
-  if (affine.length !== 6 || !affine.every(Number.isFinite)) throw new Error("the map has no affine");
+  if (affine.length !== 6 || !affine.every(Number.isFinite)) throw new Error("The map does not say where it lies.");
   return { values: new Uint8Array(await response.arrayBuffer()), affine };
 }
 
@@ -165,17 +136,18 @@ export function pause(ms, signal) {
 /**
  * Repeat until it says false or the signal aborts. What fails and may pass is said and tried again after 1, 2, 4 .. 30 s,
  * or when the service says.
- * @param {AbortSignal} signal @param {() => Promise<boolean>} once whether to go on
+ * @param {AbortSignal} signal
+ * @param {(recovers: boolean) => Promise<boolean>} once whether to go on; recovers: the last time failed
  */
 export async function repeat(signal, once) {
   for (let failures = 0; !signal.aborted;) {
     try {
-      if (!(await once())) return;
+      if (!(await once(failures > 0))) return;
       if (failures) notify("");
       failures = 0;
     } catch (error) {
       if (signal.aborted) return;
-      notify(/** @type {Error} */ (error).message);
+      notify(error);
       if (!(error instanceof ApiError && error.passes)) return;
       const wait = error.retryAfterS * 1000 || Math.min(1000 * 2 ** failures++, LONGEST_PAUSE_MS);
       await pause(wait, signal).catch(() => undefined);

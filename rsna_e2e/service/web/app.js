@@ -6,7 +6,7 @@ import { byId, notify } from "./dom.js";
 import { showList } from "./list.js";
 import { showStudy } from "./study.js";
 import { dropped, Uploader } from "./upload.js";
-/** @import {Session} from "./api.js" */
+/** @import {Session} from "../web_types" */
 
 const STUDY = /^#\/study\/([0-9a-f]{8,64})(?:\/([0-9a-f]{8,64}))?(?:\?(.*))?$/;
 const LIST = /^#\/(?:\?(.*))?$/;
@@ -36,7 +36,7 @@ async function show(moved = true) {
   } catch (error) {
     if (signal.aborted) return;
     main.replaceChildren();
-    notify(/** @type {Error} */ (error).message);
+    notify(error);
   }
   if (moved && !signal.aborted) main.querySelector("h1")?.focus();
 }
@@ -44,22 +44,20 @@ async function show(moved = true) {
 function listenToDrops() {
   const veil = byId("veil");
   const hasFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragover", (event) => {
+  addEventListener("dragover", event => {
     if (!hasFiles(event)) return;
     event.preventDefault();
     veil.hidden = false;
   });
-  addEventListener("dragleave", (event) => (veil.hidden ||= event.relatedTarget === null));
-  addEventListener("drop", async (event) => {
+  addEventListener("dragleave", event => (veil.hidden ||= event.relatedTarget === null));
+  addEventListener("drop", async event => {
     veil.hidden = true;
     if (!event.dataTransfer || !hasFiles(event)) return;
     event.preventDefault();
     try {
       await uploader.add(await dropped(event.dataTransfer));
     } catch (error) {
-      notify(
-        `What was dropped cannot be read (${/** @type {Error} */ (error).message}). Choose it with the buttons of the list.`
-      );
+      notify(`What was dropped cannot be read (${error}). Choose it with the buttons of the list.`);
     }
   });
 }
@@ -81,7 +79,7 @@ function listenToShell() {
     lettersOn.checked ? localStorage.removeItem(LETTERS_OFF) : localStorage.setItem(LETTERS_OFF, "1")
   );
   addEventListener("hashchange", () => void show());
-  addEventListener("pageshow", (event) => event.persisted && location.reload()); // after a logout, nothing old comes back
+  addEventListener("pageshow", event => event.persisted && location.reload()); // after a logout, nothing old comes back
 }
 
 async function start() {
@@ -90,7 +88,7 @@ async function start() {
   try {
     session = await getJson("/me");
   } catch (error) {
-    return notify(/** @type {Error} */ (error).message);
+    return notify(error);
   }
   byId("who").textContent = `${session.name} (${session.role})`;
   await show(false);

@@ -2,7 +2,7 @@
 
 import { el, share, words } from "./dom.js";
 import { canvasMatrix, edgeLetters } from "./pixels.js";
-/** @import {Box, HeatMap, Series} from "./api.js" */
+/** @import {Box, HeatMap, Series} from "../web_types" */
 
 const MAX_ZOOM = 32; // of the size that fits
 const SHARP_PX = 6; // a pixel of a slice at least this large on the screen is drawn as a square
@@ -27,7 +27,7 @@ export class Film {
     this.boxes = el("div", { class: "boxes" });
     this.message = el("p", { class: "message", role: "status" });
     this.corners = Object.fromEntries(
-      ["top-left", "top-right", "bottom-left", "bottom-right"].map((where) => [
+      ["top-left", "top-right", "bottom-left", "bottom-right"].map(where => [
         where,
         el("p", { class: `corner ${where}` })
       ])
@@ -58,7 +58,6 @@ export class Film {
 
   /** @param {Int16Array} values of the slice @param {Uint32Array} table see `windowTable` */
   drawSlice(values, table) {
-    if (values.length !== this.words.length) throw new Error("The slice has not the size of its series.");
     for (let i = 0; i < values.length; i++) this.words[i] = table[values[i] + 32768];
     this.slicePen.putImageData(this.pixels, 0, 0);
   }
@@ -90,7 +89,7 @@ export class Film {
   /** @param {Box[]} boxes of the slice shown */
   drawBoxes(boxes) {
     this.boxes.replaceChildren(
-      ...boxes.map((box) => {
+      ...boxes.map(box => {
         const outline = el("div", { class: "box" }, el("span", {}, `${words(box.label)} ${share(box.score)}`));
         Object.assign(outline.dataset, { x: box.x, y: box.y, width: box.width, height: box.height });
         return outline;

@@ -1,8 +1,8 @@
 // The controls above the picture, and the keys.
 
 import { query, ROOT } from "./api.js";
-import { byId, el, heading } from "./dom.js";
-/** @import {Window} from "./pixels.js" */
+import { button, byId, el, heading, outside } from "./dom.js";
+/** @import {Window} from "../web_types" */
 /** @import {Viewer} from "./viewer.js" */
 
 const ZOOM_STEP = 1.25;
@@ -12,11 +12,10 @@ const PAGE = 5; // slices of PgUp and PgDn
 export const LETTERS_OFF = "rsna_e2e.letters_off";
 
 /** A number of a window, with at most one digit. @param {number} value */
-export const round = (value) => Math.round(value * 10) / 10;
+export const round = value => Math.round(value * 10) / 10;
 
-/** @param {string} text @param {string} name with its key @param {() => void} act */
-const button = (text, name, act) =>
-  el("button", { type: "button", "aria-label": name, title: name, onclick: act }, text);
+/** @param {string} name with its key */
+const named = name => ({ "aria-label": name, title: name });
 
 export class Controls {
   /** @param {Viewer} viewer */
@@ -31,7 +30,7 @@ export class Controls {
       { "aria-label": "Label", title: "Label (1–9)", onchange: () => viewer.choose(this.labels.selectedIndex) },
       ...viewer.rows.map(({ name }) => el("option", {}, heading(name)))
     );
-    this.overlay = button("Overlay", "Overlay (H)", () => viewer.toggleOverlay());
+    this.overlay = button("Overlay", () => viewer.toggleOverlay(), named("Overlay (H)"));
     this.opacity = el("input", {
       type: "range",
       min: 0.1,
@@ -41,7 +40,7 @@ export class Controls {
       oninput: () => viewer.update()
     });
     this.opacity.setAttribute("aria-label", "Opacity of the overlay");
-    this.picture = el("a", { class: "button", target: "_blank", rel: "noopener" }, "Picture of this slice");
+    this.picture = outside("Picture of this slice", "", "button");
     this.element = this.#toolbar();
   }
 
@@ -54,14 +53,14 @@ export class Controls {
       group(this.presets, this.center, this.width),
       group(
         this.labels,
-        button("◀", "Previous key slice (P)", () => viewer.goToKeySlice(-1)),
-        button("▶", "Next key slice (N)", () => viewer.goToKeySlice(1))
+        button("◀", () => viewer.goToKeySlice(-1), named("Previous key slice (P)")),
+        button("▶", () => viewer.goToKeySlice(1), named("Next key slice (N)"))
       ),
       group(this.overlay, this.opacity),
       group(
-        button("−", "Zoom out (−)", () => viewer.film.zoomBy(1 / ZOOM_STEP)),
-        button("+", "Zoom in (+)", () => viewer.film.zoomBy(ZOOM_STEP)),
-        button("Reset", "Reset window and zoom (R)", () => viewer.reset())
+        button("−", () => viewer.film.zoomBy(1 / ZOOM_STEP), named("Zoom out (−)")),
+        button("+", () => viewer.film.zoomBy(ZOOM_STEP), named("Zoom in (+)")),
+        button("Reset", () => viewer.reset(), named("Reset window and zoom (R)"))
       )
     );
   }
@@ -69,7 +68,7 @@ export class Controls {
   /** Let the reader choose from these windows. @param {Window[]} windows */
   offer(windows) {
     const texts = windows.map(({ name, center, width }) => `${heading(name)} ${round(center)}/${round(width)}`);
-    this.presets.replaceChildren(...[...texts, "Own window"].map((text) => el("option", {}, text)));
+    this.presets.replaceChildren(...[...texts, "Own window"].map(text => el("option", {}, text)));
   }
 
   /** @param {string} name */
@@ -103,8 +102,8 @@ export class Controls {
     this.overlay.setAttribute("aria-pressed", String(overlay));
     this.opacity.disabled = !overlay;
     film.map.style.opacity = this.opacity.value;
-    const named = series.windows.find(({ name }) => name === window?.name); // own ones the service does not know
-    this.picture.href = `${ROOT}${path}/pictures/${place}.png${query({ label: rows[label].name, window: named?.name })}`;
+    const known = series.windows.find(({ name }) => name === window?.name); // own ones the service does not know
+    this.picture.href = `${ROOT}${path}/pictures/${place}.png${query({ label: rows[label].name, window: known?.name })}`;
   }
 }
 

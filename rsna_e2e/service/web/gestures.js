@@ -25,7 +25,7 @@ export function listen(stage, meanings, signal) {
   const on = (/** @type {string} */ type, /** @type {(event: any) => void} */ listener) =>
     stage.addEventListener(type, listener, { signal, passive: false });
 
-  on("pointerdown", (event) => {
+  on("pointerdown", event => {
     if (event.target.closest("button")) return;
     stage.setPointerCapture(event.pointerId);
     if (event.pointerType === "touch") return touch.down(event);
@@ -33,7 +33,7 @@ export function listen(stage, meanings, signal) {
     event.preventDefault(); // no scrolling by the middle button
     last = event;
   });
-  on("pointermove", (event) => {
+  on("pointermove", event => {
     meanings.hover(event);
     if (event.pointerType === "touch") return touch.move(event);
     if (!last) return;
@@ -43,15 +43,15 @@ export function listen(stage, meanings, signal) {
     last = event;
   });
   for (const type of ["pointerup", "pointercancel"]) {
-    on(type, (event) => {
+    on(type, event => {
       last = null;
       touch.up(event);
     });
   }
   on("pointerleave", () => meanings.hover(null));
-  on("contextmenu", (event) => event.preventDefault()); // a long press would open it
+  on("contextmenu", event => event.preventDefault()); // a long press would open it
   let way = 0;
-  on("wheel", (event) => {
+  on("wheel", event => {
     event.preventDefault();
     const delta = event.deltaMode === 1 ? event.deltaY * WHEEL_PX : event.deltaY;
     if (event.ctrlKey) return meanings.zoomBy(Math.exp(-delta / 200), event);

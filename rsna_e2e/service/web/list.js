@@ -3,7 +3,7 @@
 import { getJson, pause, query, repeat } from "./api.js";
 import { count, el, heading, moment, share, span, words } from "./dom.js";
 import { STATES, titleOf } from "./panel.js";
-/** @import {Item, Model, Page} from "./api.js" */
+/** @import {Item, Model, Page} from "../web_types" */
 /** @import {Uploader} from "./upload.js" */
 
 const WAIT_S = 25; // of a request for changes
@@ -27,7 +27,7 @@ export async function showList(main, params, { signal, uploader }) {
   /** @type {Model[]} */
   const models = await getJson("/models", signal);
   /** @type {Filters} */
-  const filters = Object.fromEntries(FILTERS.map((name) => [name, params.get(name) ?? ""]));
+  const filters = Object.fromEntries(FILTERS.map(name => [name, params.get(name) ?? ""]));
   filters.sort ||= "score";
   const parts = {
     rows: el("ul", { class: "worklist" }),
@@ -40,12 +40,12 @@ export async function showList(main, params, { signal, uploader }) {
     polling = new AbortController();
     void keepUp(filters, parts, AbortSignal.any([signal, polling.signal]));
   };
-  const form = filterForm(filters, models, (changed) => {
+  const form = filterForm(filters, models, changed => {
     Object.assign(filters, { cursor: "" }, changed);
     history.replaceState(null, "", address(filters));
     follow();
   });
-  const columns = ["Score", "Study", "Labels", "State", "Received"].map((text) => el("span", {}, text));
+  const columns = ["Score", "Study", "Labels", "State", "Received"].map(text => el("span", {}, text));
   main.replaceChildren(
     el(
       "div",
@@ -64,8 +64,8 @@ export async function showList(main, params, { signal, uploader }) {
 function keepUp(/** @type {Filters} */ filters, /** @type {Parts} */ parts, /** @type {AbortSignal} */ signal) {
   /** @type {number | null} */
   let version = null;
-  return repeat(signal, async () => {
-    const since = version === null ? {} : { after: version, wait: WAIT_S };
+  return repeat(signal, async recovers => {
+    const since = version === null || recovers ? {} : { after: version, wait: WAIT_S };
     /** @type {Page} */
     const page = await getJson(`/studies${query({ ...filters, limit: PAGE, ...since })}`, signal);
     if (page.version !== version) showPage(page, filters, parts);
@@ -81,7 +81,7 @@ function showPage({ items, next }, filters, { rows, status, pages }) {
   rows.replaceChildren(...items.map(row));
   const again = focused && rows.querySelector(`[data-study="${CSS.escape(focused)}"] a`);
   if (again instanceof HTMLElement) again.focus();
-  const isFiltered = FILTERS.some((name) => name !== "sort" && name !== "cursor" && filters[name]);
+  const isFiltered = FILTERS.some(name => name !== "sort" && name !== "cursor" && filters[name]);
   status.textContent = items.length
     ? `${count(items.length, "study", "studies")}${next || filters.cursor ? " on this page" : ""}`
     : isFiltered
@@ -136,7 +136,7 @@ function fileInputs(uploader) {
       "aria-label": name,
       onchange: () => {
         void uploader.add(
-          [...(control.files ?? [])].map((file) => ({ file, name: file.webkitRelativePath || file.name }))
+          [...(control.files ?? [])].map(file => ({ file, name: file.webkitRelativePath || file.name }))
         );
         control.value = ""; // so that the same files can be chosen again
       }
@@ -157,7 +157,7 @@ function fileInputs(uploader) {
  * @param {(changed: Filters) => void} change with all fields of the form
  */
 function filterForm(filters, models, change) {
-  const labels = [...new Set(models.flatMap((model) => model.labels))];
+  const labels = [...new Set(models.flatMap(model => model.labels))];
   const field = (/** @type {string} */ text, /** @type {HTMLElement} */ control) =>
     el("label", {}, el("span", {}, text), control);
   const select = (/** @type {string} */ name, /** @type {string[][]} */ options) =>
@@ -166,7 +166,7 @@ function filterForm(filters, models, change) {
       { name },
       ...options.map(([value, text]) => el("option", { value, selected: value === filters[name] }, text))
     );
-  const codes = (/** @type {string[]} */ values) => [["", "All"], ...values.map((value) => [value, heading(value)])];
+  const codes = (/** @type {string[]} */ values) => [["", "All"], ...values.map(value => [value, heading(value)])];
   const min = el("input", { name: "min", type: "number", min: 0, max: 1, step: 0.05, value: filters.min });
   const patient = el("input", {
     name: "patient",
@@ -195,7 +195,7 @@ function filterForm(filters, models, change) {
   };
   /** @type {number | undefined} */
   let timer;
-  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("submit", event => event.preventDefault());
   form.addEventListener("input", () => {
     clearTimeout(timer);
     timer = setTimeout(changed, TYPING_MS);

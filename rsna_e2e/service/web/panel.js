@@ -3,12 +3,14 @@
 import { post, query, request, ROOT } from "./api.js";
 import {
   announce,
+  button,
   confirmed,
   count,
   el,
   heading,
   moment,
   notify,
+  outside,
   reasonList,
   share,
   span,
@@ -16,7 +18,7 @@ import {
   words
 } from "./dom.js";
 
-/** @import {Item, KeySlice, Result, Series, Session, State, Study} from "./api.js" */
+/** @import {Item, KeySlice, Result, Series, Session, State, Study} from "../web_types" */
 
 /** What a state means. @type {Record<State, string>} */
 export const STATES = {
@@ -39,13 +41,10 @@ const FLAGS = {
 
 const RETRIED = ["failed", "dead", "refused", "cancelled"]; // states
 
-/** @param {string} href @param {string} text */
-const outside = (href, text) => el("a", { class: "button", href, target: "_blank", rel: "noopener" }, text);
-
 /** @param {Item} study */
 export function titleOf({ study, identity }) {
   const rest = [identity?.accession, studyDate(identity?.study_date)].filter(Boolean);
-  const parts = rest.map((text) => el("small", {}, el("bdi", {}, text)));
+  const parts = rest.map(text => el("small", {}, el("bdi", {}, text)));
   return [el("bdi", {}, identity?.patient_id || `Study ${study}`), ...parts];
 }
 
@@ -68,7 +67,7 @@ export function stateOf(study, version) {
 
 /** The result that a query asks for; without one the newest. @param {Study} study @param {string} version */
 function shownGeneration({ generations }, version) {
-  return generations.find((each) => (version ? version === versionOf(each) : !each.superseded));
+  return generations.find(each => (version ? version === versionOf(each) : !each.superseded));
 }
 
 /** @param {Study["generations"][0]} generation */
@@ -79,7 +78,7 @@ const versionOf = ({ model, content }) => query({ model: model.identity, content
  * @param {Result} result @param {string} version
  */
 export function findings(result, version) {
-  const lines = result.labels.map((label) => {
+  const lines = result.labels.map(label => {
     const { name, probability, threshold, above, key_slices: keySlices } = label;
     const what = `${share(probability)}, threshold ${share(threshold)}${label.is_learned ? "" : " (not learned)"}`;
     return el(
@@ -95,7 +94,7 @@ export function findings(result, version) {
         "--threshold": threshold,
         title: what
       }),
-      span("keys", ...keySlices.map((key) => keyLink(result, key, name, version)))
+      span("keys", ...keySlices.map(key => keyLink(result, key, name, version)))
     );
   });
   return el(
@@ -125,7 +124,7 @@ export function placeQuery(version, place, label) {
 /** Links to all series of a study, where there are several. @param {Result} result @param {string} key @param {string} version */
 export function seriesList({ study, series }, key, version) {
   if (series.length < 2) return "";
-  const links = series.map((one) => {
+  const links = series.map(one => {
     const attributes = { href: `#/study/${study}/${one.key}${version}`, "aria-current": one.key === key && "page" };
     return el("li", {}, el("a", attributes, `Series ${one.key.slice(0, 8)}, ${count(one.n_slices, "slice")}`));
   });
@@ -135,7 +134,7 @@ export function seriesList({ study, series }, key, version) {
 /** @param {Series} series */
 export function aboutSeries({ flags, rows, columns, spacing_mm: spacing }) {
   const pixels = spacing ? `, pixels ${spacing[0].toFixed(2)} mm high and ${spacing[1].toFixed(2)} mm wide` : "";
-  const texts = flags.map((flag) => el("li", {}, FLAGS[flag] ?? heading(flag)));
+  const texts = flags.map(flag => el("li", {}, FLAGS[flag] ?? heading(flag)));
   return el(
     "section",
     { "aria-label": "About the images" },
@@ -147,16 +146,15 @@ export function aboutSeries({ flags, rows, columns, spacing_mm: spacing }) {
 /** Results of before and now, and which files were not taken. @param {Study} study @param {string} version */
 export function history(study, version) {
   const shown = shownGeneration(study, version);
-  const results = study.generations.map((each) => {
+  const results = study.generations.map(each => {
     const { model, superseded, finished } = each;
     const link = { href: `#/study/${study.study}${versionOf(each)}`, "aria-current": each === shown && "page" };
-    const card = { href: `${ROOT}/models/${model.identity}/card`, target: "_blank", rel: "noopener" };
     return el(
       "li",
       {},
       el("a", link, `${model.name} ${model.version}`),
       el("small", {}, ` ${model.identity}, `, moment(finished), superseded && ", superseded", ", "),
-      el("small", {}, el("a", card, "model card"))
+      el("small", {}, outside("model card", `${ROOT}/models/${model.identity}/card`))
     );
   });
   const reasons = reasonList(study.refused);
@@ -192,13 +190,13 @@ export function actions({ study, state, generations }, { role }, again) {
     location.hash = "#/";
     announce("The study is deleted.");
   };
-  const button = (/** @type {string} */ text, /** @type {string} */ kind, /** @type {() => Promise<void>} */ act) =>
-    el("button", { type: "button", class: kind, onclick: () => act().catch((error) => notify(error.message)) }, text);
+  /** @param {() => Promise<void>} act */
+  const saying = act => () => act().catch(notify);
   return el(
     "p",
     { class: "actions" },
-    generations.length > 0 && outside(`${ROOT}${path}/report.html`, "Report"),
-    role !== "read" && RETRIED.includes(state) && button("Try again", "", retry),
-    role === "admin" && button("Delete…", "danger", remove)
+    generations.length > 0 && outside("Report", `${ROOT}${path}/report.html`, "button"),
+    role !== "read" && RETRIED.includes(state) && button("Try again", saying(retry)),
+    role === "admin" && button("Delete…", saying(remove), { class: "danger" })
   );
 }

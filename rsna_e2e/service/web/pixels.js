@@ -1,6 +1,6 @@
 // Arithmetic of pictures, free of the page: windows, orientation letters, gaps, and the way from a map to a slice.
 
-/** @typedef {{name: string, center: number, width: number}} Window */
+/** @import {Window} from "../web_types" */
 
 /** Presets of CT in HU, for series that bring no windows of their own. @type {Window[]} */
 export const CT_WINDOWS = [
@@ -70,7 +70,7 @@ export function letters(direction) {
  */
 export function edgeLetters(rowDirection, columnDirection) {
   if (!rowDirection || !columnDirection) return null;
-  const against = (/** @type {number[]} */ direction) => letters(direction.map((part) => -part));
+  const against = (/** @type {number[]} */ direction) => letters(direction.map(part => -part));
   return {
     left: against(rowDirection),
     right: letters(rowDirection),
@@ -99,7 +99,7 @@ export function layout(placeMm, nSlices) {
   const known = /** @type {number[]} */ (placeMm ?? []);
   const steps = known.slice(1).map((place, i) => place - known[i]);
   const inMm =
-    nSlices > 1 && known.length === nSlices && !known.includes(/** @type {any} */ (null)) && steps.every((s) => s > 0);
+    nSlices > 1 && known.length === nSlices && !known.includes(/** @type {any} */ (null)) && steps.every(s => s > 0);
   const places = inMm ? known : Array.from({ length: nSlices }, (_, i) => i);
   const median = inMm ? steps.toSorted((a, b) => a - b)[steps.length >> 1] : 1;
   const half = places.map((place, i) => {

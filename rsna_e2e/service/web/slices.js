@@ -49,7 +49,7 @@ export class Memory {
 }
 
 /** @param {ArrayBufferView | {values: ArrayBufferView}} entry */
-const sizeOf = (entry) => (ArrayBuffer.isView(entry) ? entry : entry.values).byteLength;
+const sizeOf = entry => (ArrayBuffer.isView(entry) ? entry : entry.values).byteLength;
 
 /**
  * Places of slices in the order in which to fetch them: the current one, key slices and then all others, each outward

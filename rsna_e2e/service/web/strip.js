@@ -1,6 +1,6 @@
 // The strip below the picture: the probability of every label along the series, which is also how to go to a slice.
 
-import { el, heading, share, svg, words } from "./dom.js";
+import { button, el, heading, share, svg, words } from "./dom.js";
 import { layout } from "./pixels.js";
 
 const ROW = 24; // px of a label's row, as in app.css
@@ -29,15 +29,13 @@ export class Strip {
         "aria-valuemin": 1,
         "aria-valuemax": this.nSlices
       },
-      ...rows.map((row) => this.#plot(row)),
+      ...rows.map(row => this.#plot(row)),
       ...this.layout.gaps.map(([from, to]) =>
         el("div", { class: "gap", "--from": from, "--to": to, title: "No slices here" })
       ),
       this.cursor
     );
-    this.names = rows.map((row, label) =>
-      el("button", { type: "button", onclick: () => actions.choose(label) }, heading(row.name))
-    );
+    this.names = rows.map((row, label) => button(heading(row.name), () => actions.choose(label)));
     this.values = rows.map(() => el("output", {}));
     this.element = el(
       "section",
@@ -61,14 +59,14 @@ export class Strip {
         `${starts.has(i) ? "M" : "L"}${x(from)} ${y(row.probability[i])}L${x(to)} ${y(row.probability[i])}`
     );
     const area = edges.map(([from, to], i) => `M${x(from)} ${ROW}V${y(row.probability[i])}H${x(to)}V${ROW}Z`);
-    const middles = row.keySlices.map((place) => x((edges[place][0] + edges[place][1]) / 2));
+    const middles = row.keySlices.map(place => x((edges[place][0] + edges[place][1]) / 2));
     return svg(
       "svg",
       { viewBox: `0 0 1000 ${ROW}`, preserveAspectRatio: "none", "aria-hidden": "true" },
       svg("path", { class: "area", d: area.join("") }),
       svg("path", { class: "line", d: line.join("") }),
       svg("path", { class: "threshold", d: `M0 ${y(row.threshold)}H1000` }),
-      svg("path", { class: "ticks", d: middles.map((at) => `M${at} 0V5`).join("") })
+      svg("path", { class: "ticks", d: middles.map(at => `M${at} 0V5`).join("") })
     );
   }
 
@@ -87,14 +85,14 @@ export class Strip {
       const frame = this.slider.getBoundingClientRect();
       this.actions.go(this.#nearest((event.clientX - frame.x) / frame.width));
     };
-    this.slider.addEventListener("pointerdown", (event) => {
+    this.slider.addEventListener("pointerdown", event => {
       this.slider.setPointerCapture(event.pointerId);
       const row = Math.floor((event.clientY - this.slider.getBoundingClientRect().y) / ROW);
       if (getComputedStyle(this.names[0]).display !== "none" && this.rows[row]) this.actions.choose(row);
       go(event);
     });
-    this.slider.addEventListener("pointermove", (event) => event.buttons && go(event));
-    this.slider.addEventListener("keydown", (event) => {
+    this.slider.addEventListener("pointermove", event => event.buttons && go(event));
+    this.slider.addEventListener("keydown", event => {
       const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!by) return;
       event.preventDefault();
@@ -138,15 +136,15 @@ export class Strip {
  */
 export function probabilityTable(rows, placeMm) {
   const details = el("details", { class: "numbers" }, el("summary", {}, "Probabilities as a table"));
-  const hasPlaces = placeMm?.every((place) => place != null);
+  const hasPlaces = placeMm?.every(place => place != null);
   details.addEventListener(
     "toggle",
     () => {
       const head = el(
         "tr",
         {},
-        ...["Slice", hasPlaces && "mm", ...rows.map((row) => heading(row.name))].map(
-          (text) => text && el("th", { scope: "col" }, text)
+        ...["Slice", hasPlaces && "mm", ...rows.map(row => heading(row.name))].map(
+          text => text && el("th", { scope: "col" }, text)
         )
       );
       const lines = rows[0].probability.map((_, place) =>
@@ -155,7 +153,7 @@ export function probabilityTable(rows, placeMm) {
           {},
           el("th", { scope: "row" }, place + 1),
           hasPlaces && el("td", {}, Number(placeMm?.[place]).toFixed(1)),
-          ...rows.map((row) =>
+          ...rows.map(row =>
             el("td", { class: row.probability[place] >= row.threshold && "above" }, share(row.probability[place]))
           )
         )

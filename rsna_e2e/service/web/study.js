@@ -6,7 +6,7 @@ import { aboutSeries, actions, findings, history, placeQuery, seriesList, stateO
 import { probabilityTable } from "./strip.js";
 import { Viewer } from "./viewer.js";
 
-/** @import {Result, Series, Session, Study} from "./api.js" */
+/** @import {Result, Series, Session, Study} from "../web_types" */
 /** @import {Row} from "./strip.js" */
 
 const UNFINISHED = ["arriving", "queued", "running", "failed"]; // states
@@ -49,7 +49,7 @@ export async function showStudy(main, route, { signal, session, again }) {
  */
 async function mountSeries(panel, { route, result, version, signal }) {
   const byImportance = [...result.labels.filter(({ above }) => above), ...result.labels];
-  const key = route.series ?? byImportance.flatMap((label) => label.key_slices)[0]?.series ?? result.series[0].key;
+  const key = route.series ?? byImportance.flatMap(label => label.key_slices)[0]?.series ?? result.series[0].key;
   const path = seriesPath(result.study, key);
   /** @type {Series} */
   const series = await getJson(path + version, signal);
@@ -58,7 +58,7 @@ async function mountSeries(panel, { route, result, version, signal }) {
   const moved = remember(result.study, key, version, rows, signal);
   const viewer = new Viewer(path, series, rows, { signal, version, start, moved });
   panel.append(seriesList(result, key, version), aboutSeries(series), probabilityTable(rows, series.place_mm));
-  panel.addEventListener("click", (event) => {
+  panel.addEventListener("click", event => {
     const link = /** @type {HTMLElement} */ (event.target).closest("a");
     if (link?.dataset.series !== key || event.ctrlKey || event.metaKey) return;
     event.preventDefault(); // the same series: window and zoom stay
@@ -71,13 +71,13 @@ async function mountSeries(panel, { route, result, version, signal }) {
 
 /** What the strip shows of a series: its part of the result. @param {Result} result @param {string} key @returns {Row[]} */
 function rowsOf(result, key) {
-  const numbers = result.series.find((one) => one.key === key);
+  const numbers = result.series.find(one => one.key === key);
   if (!numbers) throw new Error("This result has no such series. Go back to the list.");
   const ofSlices = result.labels.filter(({ level }) => level === "slices"); // in the order of the columns
   return ofSlices.map(({ name, threshold, key_slices: keySlices }, column) => ({
     name,
     threshold,
-    probability: numbers.probability.map((ofSlice) => ofSlice[column]),
+    probability: numbers.probability.map(ofSlice => ofSlice[column]),
     keySlices: keySlices.filter(({ series }) => series === key).map(({ place }) => place)
   }));
 }
@@ -110,8 +110,8 @@ function remember(study, key, version, rows, signal) {
 
 /** Wait until the study is in another state. @param {Study} study @param {AbortSignal} signal @param {() => void} again */
 function watch(study, signal, again) {
-  return repeat(signal, async () => {
-    const { state } = await getJson(`/studies/${study.study}?wait=${WAIT_S}`, signal);
+  return repeat(signal, async recovers => {
+    const { state } = await getJson(`/studies/${study.study}?wait=${recovers ? 0 : WAIT_S}`, signal);
     if (state !== study.state) again();
     else await pause(500, signal); // the service may answer before there is anything new
     return state === study.state;

@@ -1,7 +1,9 @@
 // Sending files: what is dropped or chosen goes up a few at a time, with its progress; what fails for a while is repeated.
 
 import { ApiError, pause, problemOf, retryAfter, ROOT, toLogin } from "./api.js";
-import { announce, count, el, megabytes, reasonList } from "./dom.js";
+import { announce, button, count, el, megabytes, reasonList } from "./dom.js";
+
+/** @import {Accepted} from "../web_types" */
 
 const AT_ONCE = 4;
 const TRIES = 6; // of a file
@@ -11,14 +13,13 @@ const N_SHOWN = 100; // files listed
 /**
  * @typedef {{file: File, name: string}} Named name: path below what was dropped
  * @typedef {Named & {state: "waiting" | "sending" | "sent" | "refused" | "failed", sent: number, why: string}} Entry
- * @typedef {{studies: {study: string, state: string}[], refused: Record<string, number>}} Accepted
  */
 
 /** What a drop holds, folders with all that is in them. @param {DataTransfer} transfer @returns {Promise<Named[]>} */
 export async function dropped(transfer) {
   // entries have to be asked for before anything is awaited
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null);
-  return (await Promise.all(entries.map((entry) => filesOf(entry, "")))).flat();
+  const entries = [...transfer.items].map(item => item.webkitGetAsEntry()).filter(entry => entry !== null);
+  return (await Promise.all(entries.map(entry => filesOf(entry, "")))).flat();
 }
 
 /** @param {FileSystemEntry} entry @param {string} above @returns {Promise<Named[]>} */
@@ -49,14 +50,14 @@ export class Uploader {
     this.said = "";
     this.running = 0;
     this.stop = new AbortController();
-    addEventListener("beforeunload", (event) => this.running && event.preventDefault());
+    addEventListener("beforeunload", event => this.running && event.preventDefault());
   }
 
   /** Send files; zips each as a whole, all others as one upload. @param {Named[]} files hidden ones are left out */
   async add(files) {
     const entries = files
       .filter(({ name }) => !/(^|\/)\./.test(name))
-      .map((named) => /** @type {Entry} */ ({ ...named, state: "waiting", sent: 0, why: "" }));
+      .map(named => /** @type {Entry} */ ({ ...named, state: "waiting", sent: 0, why: "" }));
     if (!entries.length) return;
     if (!this.running) Object.assign(this, { entries: [], studies: [], said: "", stop: new AbortController() });
     this.entries.push(...entries);
@@ -65,7 +66,7 @@ export class Uploader {
     const isZip = (/** @type {Entry} */ { name }) => /\.zip$/i.test(name);
     try {
       for (const zip of entries.filter(isZip)) await this.#sendZip(zip);
-      await this.#sendTogether(entries.filter((entry) => !isZip(entry)));
+      await this.#sendTogether(entries.filter(entry => !isZip(entry)));
     } catch (error) {
       if (!this.stop.signal.aborted) this.said = /** @type {Error} */ (error).message;
     }
@@ -136,7 +137,7 @@ export class Uploader {
 
   /** @param {Entry["state"]} state */
   #in(state) {
-    return this.entries.filter((entry) => entry.state === state);
+    return this.entries.filter(entry => entry.state === state);
   }
 
   #summary() {
@@ -169,8 +170,6 @@ export class Uploader {
     );
     const shown = [...this.#in("refused"), ...this.#in("failed"), ...this.#in("sending")].slice(0, N_SHOWN);
     const failed = this.#in("failed");
-    const button = (/** @type {string} */ text, /** @type {() => void} */ onclick) =>
-      el("button", { type: "button", onclick }, text);
     this.dock.hidden = false;
     this.dock.replaceChildren(
       el("p", {}, el("strong", {}, this.running ? "Sending" : "Sent"), ` ${this.#summary()}`),
@@ -180,7 +179,7 @@ export class Uploader {
       el(
         "p",
         { class: "actions" },
-        ...this.studies.slice(0, 5).map((study) => el("a", { href: `#/study/${study}` }, `Study ${study.slice(0, 8)}`)),
+        ...this.studies.slice(0, 5).map(study => el("a", { href: `#/study/${study}` }, `Study ${study.slice(0, 8)}`)),
         this.running
           ? button("Stop", () => this.stop.abort(new Error("stopped")))
           : button("Close", () => (this.dock.hidden = true)),
@@ -208,7 +207,7 @@ function send(method, path, { body, type, signal, progress }) {
     request.open(method, ROOT + path);
     request.setRequestHeader("X-Requested-With", "rsna_e2e");
     if (type) request.setRequestHeader("Content-Type", type);
-    request.upload.onprogress = (event) => progress?.(event.loaded);
+    request.upload.onprogress = event => progress?.(event.loaded);
     request.onerror = () => reject(new ApiError(0, {}));
     request.onabort = () => reject(signal.reason);
     request.onload = () => {

@@ -3,15 +3,15 @@
 import { getHeatMap, getSlice } from "./api.js";
 import { Film } from "./canvas.js";
 import { Controls, onKey, round } from "./controls.js";
-import { announce, count, el, heading, share, words } from "./dom.js";
+import { announce, button, count, el, heading, share, words } from "./dom.js";
 import { listen } from "./gestures.js";
 import { CT_WINDOWS, fullWindow, windowTable } from "./pixels.js";
 import { Fetcher, fetchOrder, Memory } from "./slices.js";
 import { Strip } from "./strip.js";
-/** @import {HeatMap, Series} from "./api.js" */
+/** @import {HeatMap, Series} from "../web_types" */
 /** @import {Pixel} from "./canvas.js" */
 /** @import {Meanings} from "./gestures.js" */
-/** @import {Window} from "./pixels.js" */
+/** @import {Window} from "../web_types" */
 /** @import {Row} from "./strip.js" */
 
 const AT_ONCE = 6; // requests
@@ -53,20 +53,13 @@ export class Viewer {
     this.controls = new Controls(this);
     this.strip =
       series.n_slices > 1
-        ? new Strip(rows, series.place_mm, { go: (place) => this.go(place), choose: (label) => this.choose(label) })
+        ? new Strip(rows, series.place_mm, { go: place => this.go(place), choose: label => this.choose(label) })
         : null;
     const arrived = () => this.update();
-    const place = (/** @type {string} */ key) => Number(key.split(" ")[1]);
-    this.sliceFetcher = new Fetcher(slices, (key, signal) => getSlice(this.path, place(key), version, signal), {
-      atOnce: AT_ONCE,
-      signal,
-      arrived
-    });
-    this.mapFetcher = new Fetcher(
-      maps,
-      (key, signal) => getHeatMap(this.path, key.split(" ")[2], place(key), version, signal),
-      { atOnce: 2, signal, arrived }
-    );
+    const nPixels = series.rows * series.columns;
+    const ofSlices = { atOnce: AT_ONCE, signal, arrived };
+    this.sliceFetcher = new Fetcher(slices, (path, signal) => getSlice(path, nPixels, signal), ofSlices);
+    this.mapFetcher = new Fetcher(maps, getHeatMap, { ...ofSlices, atOnce: 2 });
     this.element = el(
       "section",
       { class: "viewer on-dark", "aria-label": "Images" },
@@ -75,7 +68,7 @@ export class Viewer {
       this.strip?.element
     );
     listen(this.film.stage, this.#meanings(), signal);
-    addEventListener("keydown", (event) => onKey(event, this), { signal });
+    addEventListener("keydown", event => onKey(event, this), { signal });
     this.go(this.place);
   }
 
@@ -101,7 +94,7 @@ export class Viewer {
     const { keySlices, name } = this.rows[this.label];
     const ordered = [...keySlices].sort((a, b) => by * (a - b));
     if (!ordered.length) return announce(`${heading(name)} has no key slice in this series.`);
-    this.go(ordered.find((place) => by * (place - this.place) > 0) ?? ordered[0]);
+    this.go(ordered.find(place => by * (place - this.place) > 0) ?? ordered[0]);
     announce(
       `Slice ${this.place + 1}, key slice of ${words(name)}, ${share(this.rows[this.label].probability[this.place])}.`
     );
@@ -144,10 +137,13 @@ export class Viewer {
   /** @type {number | undefined} */
   frame = undefined;
 
-  /** @param {number} place */
-  #sliceKey = (place) => `${this.path}${this.version} ${place}`;
+  // Requests' paths are also the keys of what they bring
 
-  #mapKey = () => `${this.path}${this.version} ${this.place} ${this.rows[this.label].name}`;
+  /** @param {number} place */
+  #sliceKey = place => `${this.path}/slices/${place}${this.version}`;
+
+  #mapKey = () =>
+    `${this.path}/heatmaps/${encodeURIComponent(this.rows[this.label].name)}/${this.place}${this.version}`;
 
   #fetch() {
     const { n_slices, rows, columns, heatmaps } = this.series;
@@ -197,7 +193,7 @@ export class Viewer {
       this.sliceFetcher.retry(key);
       this.update();
     };
-    message.replaceChildren(error.message, el("button", { type: "button", onclick: retry }, "Try again"));
+    message.replaceChildren(error.message, button("Try again", retry));
   }
 
   /** @param {Int16Array | undefined} values */
@@ -225,7 +221,7 @@ export class Viewer {
 
   #overlayNote() {
     const { name } = this.rows[this.label];
-    const nBoxes = this.series.boxes.filter((box) => box.label === name && box.slice === this.place).length;
+    const nBoxes = this.series.boxes.filter(box => box.label === name && box.slice === this.place).length;
     const failed = this.mapFetcher.failed.get(this.#mapKey());
     if (failed) return failed.message;
     if (this.series.boxes.length) return count(nBoxes, "box", "boxes");
@@ -235,7 +231,7 @@ export class Viewer {
   /** @returns {Meanings} */
   #meanings() {
     return {
-      step: (n) => this.go(this.place + n),
+      step: n => this.go(this.place + n),
       windowBy: (dx, dy) => {
         if (!this.window) return;
         const { center, width } = this.window;
@@ -243,7 +239,7 @@ export class Viewer {
       },
       panBy: (dx, dy) => this.film.panBy(dx, dy),
       zoomBy: (factor, at) => this.film.zoomBy(factor, at),
-      hover: (at) => {
+      hover: at => {
         this.pointed = at && this.film.pixelAt(at);
         this.#showTexts(slices.get(this.#sliceKey(this.place)));
       }
