@@ -147,7 +147,7 @@ function fileInputs(uploader) {
     "div",
     { class: "senders" },
     span("note", "Drop anything anywhere, or"),
-    input("Send files", "Send DICOM files, PNG, JPEG or zips", false),
+    input("Send files…", "Send DICOM files, PNG, JPEG or zips", false),
     input("Send a folder…", "Send a folder of DICOM files", true)
   );
 }

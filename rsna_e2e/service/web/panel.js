@@ -133,7 +133,7 @@ export function seriesList({ study, series }, key, version) {
 
 /** @param {Series} series */
 export function aboutSeries({ flags, rows, columns, spacing_mm: spacing }) {
-  const pixels = spacing ? `, pixels ${spacing[0].toFixed(2)} mm high and ${spacing[1].toFixed(2)} mm wide` : "";
+  const pixels = spacing ? `, each ${spacing[0].toFixed(2)} mm high and ${spacing[1].toFixed(2)} mm wide` : "";
   const texts = flags.map(flag => el("li", {}, FLAGS[flag] ?? heading(flag)));
   return el(
     "section",
