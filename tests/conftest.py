@@ -1,6 +1,6 @@
 """Options of the test run.
 
---slow adds the cases of full size; with RSNA_FAIL_WITHOUT=cuda,dali,apex,jpeg,weights,serve,console,browser,xrays (any) to lack one
+--slow adds the cases of full size; with RSNA_FAIL_WITHOUT=NAMES, of those in `NEEDS` with commas between, to lack one
 is an error.
 """
 
@@ -47,6 +47,10 @@ NEEDS = {
     "console": (
         all(map(importlib.util.find_spec, ("textual", "plotext"))),
         "the extra console: pip install --no-deps -r requirements/test.txt",
+    ),
+    "onnx": (
+        all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))),
+        "the extra onnx: pip install --no-deps -r requirements/onnx.txt",
     ),
     "browser": (
         importlib.util.find_spec("playwright") is not None and CHROMIUM is not None,

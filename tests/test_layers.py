@@ -41,6 +41,7 @@ LIBRARIES = {
         "tasks.files",
         "training.calibration",
         "inference.bundle",
+        "serving.result",
         "store.embeddings",
         "store.manifest",
         "store.set_manifest",
@@ -79,6 +80,7 @@ LIBRARIES = {
     "rich": {"core.console"},
     **{library: {"service"} for library in ("fastapi", "starlette", "uvicorn", "python_multipart")},
     "prometheus_client": {"service"},
+    **{library: {"inference.onnx_files"} for library in ("onnx", "onnxruntime")},
     **{library: {"terminal"} for library in ("textual", "plotext")},
 }
 

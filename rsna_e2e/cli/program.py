@@ -21,6 +21,8 @@ from rsna_e2e.cli.inspection import add_inspect, add_quirks
 from rsna_e2e.cli.pipelines import add_bag, add_merge, add_pipeline, add_smooth
 from rsna_e2e.cli.predictions import add_predict
 from rsna_e2e.cli.results import add_evaluate
+from rsna_e2e.cli.service import add_serve
+from rsna_e2e.cli.service_admin import add_serve_admin
 from rsna_e2e.cli.serving import add_export, add_process
 from rsna_e2e.cli.settings import add_settings_list
 from rsna_e2e.cli.shards import add_export_shards
@@ -64,6 +66,8 @@ VERBS = (
     add_explain,
     add_export,
     add_process,
+    add_serve,
+    add_serve_admin,
     add_compare,
     add_suspects,
     add_pipeline,

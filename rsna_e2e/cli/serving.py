@@ -35,10 +35,16 @@ def add_export(verbs: Verbs) -> None:
         metavar="SPDX|FILE",
         help="under which it may be used: an SPDX identifier, such as CC-BY-NC-4.0, or a file with the text",
     )
+    verb.add_argument(
+        "--onnx",
+        action="store_true",
+        help="with the network in ONNX too, for other programs: onnx/backbone.onnx and onnx/head.onnx in FILE",
+    )
     add_checkpoint(verb)
 
 
 def _export(options: argparse.Namespace) -> None:
+    from rsna_e2e.inference.bundle import ONNX_BACKBONE, ONNX_HEAD
     from rsna_e2e.inference.export import export
 
     done = export(
@@ -48,6 +54,7 @@ def _export(options: argparse.Namespace) -> None:
         version=options.version,
         licence=options.licence,
         checkpoint=options.checkpoint,
+        has_onnx=options.onnx,
     )
     tell(*(f"damaged checkpoint skipped: {problem}" for problem in done.damaged))
     described = done.description
@@ -57,6 +64,8 @@ def _export(options: argparse.Namespace) -> None:
         f"identity {done.identity}",
         f"asked before it was written: known answers differ by {done.difference:.1e} at most",
     )
+    if done.onnx_difference is not None:
+        tell(f"{ONNX_BACKBONE}, {ONNX_HEAD}: answers of onnxruntime differ by {done.onnx_difference:.1e} at most")
 
 
 def add_process(verbs: Verbs) -> None:
@@ -81,6 +90,7 @@ def add_process(verbs: Verbs) -> None:
 
 def _process(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
+    from rsna_e2e.core.errors import BadInputError
     from rsna_e2e.serving.model import ServedModel
     from rsna_e2e.serving.process import process
 
@@ -89,12 +99,20 @@ def _process(options: argparse.Namespace) -> None:
         done = process(options.raw, options.out, model, has_pictures=not options.no_pictures, progress=progress)
     for result in done.results:
         tell(f"{result.study}: {result.sentence}")
+    for study, why in done.failed.items():
+        tell(f"{study}: failed: {why}", to=sys.stderr)
     if done.refused:
         tell(f"not taken: {', '.join(f'{n} {reason}' for reason, n in done.refused.items())}")
     tell(
         f"{options.out}: {len(done.results)} studies with {model.name} {model.version}".rstrip()
         + f"; prepared in {done.prepare_s:.1f} s, predicted in {done.predict_s:.1f} s"
     )
+    if done.failed:
+        n = len(done.failed)
+        raise BadInputError(
+            f"{options.out}: {n} of {n + len(done.results)} studies failed, for the reasons above; the others are "
+            "written"
+        )
 
 
 @contextmanager

@@ -118,7 +118,12 @@ def read_data_set(reader: ByteReader, syntax: Syntax, modality: Modality = "ct")
 
     Raises RefusedError when elements cannot be told apart, are cut, too many, too large, or nested too deep.
     """
-    scanner = _Scanner(reader, syntax.order, ALLOWED[modality])
+    return read_allowed(reader, syntax, ALLOWED[modality])
+
+
+def read_allowed(reader: ByteReader, syntax: Syntax, allowed: AllowList) -> tuple[DataSet, PixelElement | None]:
+    """Read what is on a list in the data set, as `read_data_set` does."""
+    scanner = _Scanner(reader, syntax.order, allowed)
     found = scanner.data_set(is_implicit=syntax.is_implicit)
     return found, scanner.pixels
 

@@ -72,6 +72,12 @@ XRAY_ADVICE = {
     "ViewPosition": 0x00185101,
 }
 
+# Read of files that are sent to the service, beside UIDs and PatientID: what a study is looked up by
+ARRIVAL_ADVICE = {
+    "StudyDate": 0x00080020,
+    "AccessionNumber": 0x00080050,
+}
+
 # Those of 16 bits, of VR US or SS; the others are text.
 BINARY = (
     "SamplesPerPixel",
@@ -108,7 +114,7 @@ XRAY_SEQUENCES = {
     "VOILUTSequence": 0x00283010,
 }
 
-ALL_ADVICE = ADVICE | XRAY_ADVICE
+ALL_ADVICE = ADVICE | XRAY_ADVICE | ARRIVAL_ADVICE
 ALL_TAGS = TAGS | XRAY_TAGS | ALL_ADVICE
 ALL_SEQUENCES = SEQUENCES | XRAY_SEQUENCES
 
@@ -133,6 +139,17 @@ ALLOWED: dict[Modality, AllowList] = {
         frozenset(XRAY_SEQUENCES.values()),
     ),
 }
+
+ARRIVAL = AllowList(
+    frozenset(
+        (
+            *(TAGS[name] for name in ("SOPInstanceUID", "PatientID", "StudyInstanceUID")),
+            *ARRIVAL_ADVICE.values(),
+        )
+    ),
+    frozenset(ARRIVAL_ADVICE.values()),
+    frozenset(),
+)
 
 _NAMES = {tag: name for name, tag in (ALL_TAGS | ALL_SEQUENCES).items()}
 

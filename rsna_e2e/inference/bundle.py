@@ -24,10 +24,12 @@ from rsna_e2e.tasks.task import Task
 SUFFIX = ".rsna"
 DESCRIPTION, CARD, LICENCE = "bundle.json", "MODEL_CARD.md", "LICENSE"
 MEMBERS, KNOWN = "members", "known.safetensors"
+ONNX_BACKBONE, ONNX_HEAD = "onnx/backbone.onnx", "onnx/head.onnx"  # for other programs: nothing here reads them
 _OF_RUN = r"config\.yaml|(task|manifest|calibration|operating_points)\.json"
 _OF_CHECKPOINT = r"checkpoints/step-\d{8,12}-epoch-\d{3,9}/(checkpoint\.json|model\.safetensors)"
 _NAMES = re.compile(
-    rf"bundle\.json|MODEL_CARD\.md|LICENSE|members/\d{{1,3}}/(known\.safetensors|{_OF_RUN}|{_OF_CHECKPOINT})",
+    r"bundle\.json|MODEL_CARD\.md|LICENSE|onnx/(backbone|head)\.onnx|"
+    rf"members/\d{{1,3}}/(known\.safetensors|{_OF_RUN}|{_OF_CHECKPOINT})",
     re.ASCII,
 )
 
@@ -51,11 +53,12 @@ def identity_of(seal: str) -> str:
 
 
 class Bundle:
-    """A bundle that is open. identity: see `identity_of`. runs: its members,
-    each a folder as train makes it; the probabilities of a model are the mean of theirs."""
+    """A bundle that is open. path: of its file; folder: where it is unpacked; identity: see `identity_of`. runs: its
+    members, each a folder as train makes it; the probabilities of a model are the mean of theirs."""
 
     def __init__(self, path: Path) -> None:
         """Unpack a bundle. Raises BadInputError for a file that is none, is damaged or was changed; DiskFullError."""
+        self.path = path
         unpacked = Path(tempfile.mkdtemp(prefix="rsna_e2e-"))
         weakref.finalize(self, shutil.rmtree, unpacked, ignore_errors=True)  # with this, or when the program ends
         self.folder = unpacked / path.name  # so that messages name it
@@ -100,6 +103,25 @@ def open_bundle(path: Path) -> Bundle:
     if key not in _open:
         _open[key] = Bundle(path)
     return _open[key]
+
+
+def named(run: Path) -> Path:
+    """Return what a run folder is called in messages: of one that a bundle was unpacked to, the bundle's path, and of
+    several its member in it; else itself."""
+    bundle = _bundle_of(run)
+    if bundle is None:
+        return run
+    return bundle.path if len(bundle.runs) == 1 else bundle.path / run.relative_to(bundle.folder)
+
+
+def noted(run: Path) -> str:
+    """Return what `named` does, without the folder of the run or bundle: for notes beside what it predicted."""
+    bundle = _bundle_of(run)
+    return run.name if bundle is None else named(run).relative_to(bundle.path.parent).as_posix()
+
+
+def _bundle_of(run: Path) -> Bundle | None:
+    return next((bundle for bundle in _open.values() if run in bundle.runs), None)
 
 
 def runs_of(path: Path) -> tuple[Path, ...]:

@@ -37,22 +37,22 @@ class Calibrator:
         calibration = read_calibration(trained.run, trained.task)
         if calibration is None:
             raise BadInputError(
-                f"{trained.run}: has no calibration, as runs have that held a fold out. Fit one: rsna-e2e calibrate "
-                f"{trained.run} --data STORE"
+                f"{trained.named}: has no calibration, as runs have that held a fold out. Fit one: rsna-e2e calibrate "
+                f"{trained.named} --data STORE"
             )
         is_other = is_mean or trained.epoch != calibration.epoch or tuple(views) != ("plain",)
         if calibration.epoch is not None and is_other:
             raise UsageError(
-                f"--calibrated: that of {trained.run} was fitted to predictions of plain images by epoch "
+                f"--calibrated: that of {trained.named} was fitted to predictions of plain images by epoch "
                 f"{calibration.epoch}, the best. Leave out --checkpoint and --views, or predict --split validation "
-                f"with them and fit another: rsna-e2e calibrate {trained.run} --data STORE --predictions FILE"
+                f"with them and fit another: rsna-e2e calibrate {trained.named} --data STORE --predictions FILE"
             )
         if split == "validation":
             logger.warning(
                 "split validation is what the calibration of %s was fitted to, and looks better calibrated than other "
                 "patients: see rsna-e2e calibrate %s, or --split test",
-                trained.run,
-                trained.run,
+                trained.named,
+                trained.named,
             )
         return cls(calibration=calibration, how=how)
 

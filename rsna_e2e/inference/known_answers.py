@@ -35,16 +35,16 @@ def check_answers(trained: TrainedModel, known: Path) -> float:
     """
     tensors = decode(read_file(known), path=known)
     if set(tensors) != {_SLICES, _ANSWERS} or tensors[_SLICES].shape != (_N_SLICES, _SIDE, _SIDE):
-        raise BadInputError(f"{known}: holds no known answers. Export the run again")
+        raise BadInputError(f"{trained.named}: holds no known answers. Export the run again")
     answers = _answers(trained, tensors[_SLICES], trained.compute)
     if answers.shape != tensors[_ANSWERS].shape:
-        raise BadInputError(f"{known}: holds the answers of another network. Export the run again")
+        raise BadInputError(f"{trained.named}: holds the answers of another network. Export the run again")
     difference = float((answers - tensors[_ANSWERS]).abs().max())
     is_exact = trained.compute.image_dtype == torch.float32
     tolerance = _TOLERANCE if is_exact else _TOLERANCE_OF_HALF
     if not difference <= tolerance:  # nor where it is no number
         raise BadInputError(
-            f"{known}: on {trained.compute} the network answers otherwise than where it was exported, by "
+            f"{trained.named}: on {trained.compute} the network answers otherwise than where it was exported, by "
             f"{difference:.2g} of at most {tolerance:g}. Do not use it here; export it again, or use --device cpu"
         )
     return difference

@@ -47,7 +47,10 @@ def _of_run(trained: TrainedModel) -> Iterator[str]:
         return
     scores = {name: value for name, value in state.best.validation.items() if not name.startswith("n_")}
     said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items() if value is not None)
-    yield f"- On the fold that it held out and that chose the epoch, so somewhat too good: {said}"
+    calibration = read_calibration(trained.run, trained.task)
+    of_whom = "" if calibration is None or not calibration.n_patients else f", {calibration.n_patients:,} patients"
+    yield f"- On the fold that it held out{of_whom}, and that chose the epoch, so somewhat too good: {said}"
+    yield "- Intervals of these are not known: `rsna-e2e evaluate` gives them for your data"
     yield from _of_labels(trained)
 
 
@@ -71,4 +74,8 @@ def _calibrated(label: LabelCalibration) -> str:
         return f"none ({label.reason})"
     if label.ece_before is None or label.ece_after is None:
         return label.applied
-    return f"{label.applied}, error {label.ece_before:.4f} to {label.ece_after:.4f}"
+    change = ""
+    if label.ece_change is not None and label.ece_change_low is not None and label.ece_change_high is not None:
+        interval = f"{label.ece_change_low:+.4f} to {label.ece_change_high:+.4f}"
+        change = f", change {label.ece_change:+.4f} (95 % interval over patients {interval})"
+    return f"{label.applied}, error {label.ece_before:.4f} to {label.ece_after:.4f}{change}"

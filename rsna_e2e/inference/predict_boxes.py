@@ -37,7 +37,7 @@ def predict_boxes(
     """
     trained, store = predictor.trained, predictor.store
     positions = predictor.positions(split)
-    found = _find(predictor, positions, progress)
+    found = found_boxes(predictor, positions, progress=progress)
     image_ids = [printable(image_id) for image_id in store.index["image_id"][found.rows]]
     submitted = found.boxes if is_raw else found.boxes.at(_is_submitted(trained, found.boxes))
     table = BoxTable(image_ids=image_ids, boxes=found.boxes)
@@ -55,7 +55,11 @@ def predict_boxes(
     )
 
 
-def _find(predictor: Predictor, positions: Sequence[int], progress: Progress) -> BoxPrediction:
+def found_boxes(predictor: Predictor, positions: Sequence[int], *, progress: Progress = no_progress) -> BoxPrediction:
+    """Return all boxes that a run finds in these series, slices in the order of the store.
+
+    Raises BadInputError for places that are not finite.
+    """
     trained = predictor.trained
     assert isinstance(trained.network, BoxModel)
     found = find_boxes(
@@ -64,16 +68,25 @@ def _find(predictor: Predictor, positions: Sequence[int], progress: Progress) ->
     return predictor.checked(found)
 
 
+def least_scores(trained: TrainedModel) -> dict[str, float] | None:
+    """Return from which score on a box counts, by class: the run's operating point; None of one that held no fold out.
+
+    Raises BadInputError for a damaged one.
+    """
+    points = read_operating_points(trained.run)
+    return None if points is None else points.thresholds
+
+
 def _is_submitted(trained: TrainedModel, boxes: ImageBoxes) -> "np.typing.NDArray[np.bool_]":
     """Return which boxes [K] have at least the score of the run's operating point."""
-    points = read_operating_points(trained.run)
-    if points is None:
+    least = least_scores(trained)
+    if least is None:
         logger.warning(
             "%s: held no fold out on which to choose from which score on boxes count; the submission has all of them",
-            trained.run,
+            trained.named,
         )
         return np.ones(len(boxes), dtype=np.bool_)
-    least_C = np.array([points.thresholds.get(name, 0.0) for name in trained.task.boxes])
+    least_C = np.array([least.get(name, 0.0) for name in trained.task.boxes])
     return np.asarray(boxes.scores >= least_C[boxes.classes])
 
 

@@ -8,6 +8,7 @@ from rsna_e2e.config import View
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.core.files import real_path, write_json
 from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.inference.bundle import noted
 from rsna_e2e.inference.calibrated import Calibrator
 from rsna_e2e.inference.mean import mean_of, summed
 from rsna_e2e.inference.missing import MissingImages, list_missing
@@ -92,9 +93,9 @@ class _Ensemble:
         and what `Predictor.positions` does."""
         one = other.trained
         one.config.model.check_predicts_labels("a mean of several runs")
-        own = one.run, one.task, other.positions(self._split), one.joint.study_head is not None
+        own = one.named, one.task, other.positions(self._split), one.joint.study_head is not None
         run, task, positions, has_series = self._first = self._first or own
-        runs = f"{run}, {one.run}"
+        runs = f"{run}, {one.named}"
         if replace(task, inputs=one.task.inputs) != one.task:  # runs may see other channels
             raise UsageError(f"{runs}: are for different labels, and a mean is of one")
         if has_series != own[3]:
@@ -106,7 +107,7 @@ class _Ensemble:
     def add(self, one: TrainedModel, prediction: Prediction) -> None:
         """Add what a run predicts."""
         self._total = summed(self._total, prediction)
-        self._members.append({"run": one.run.name, "checkpoint": one.checkpoint.name, "sha256": one.weights_sha256})
+        self._members.append({"run": noted(one.run), "checkpoint": one.checkpoint.name, "sha256": one.weights_sha256})
         self.damaged += one.damaged
 
     def write(self, out: Path, *, is_raw: bool, how: Mapping[str, object]) -> TruthFile | None:

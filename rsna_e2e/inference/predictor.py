@@ -65,7 +65,7 @@ class Predictor:
         if trained.embeddings is not None and tuple(views) != ("plain",):
             raise UsageError("--views are of images, and this run predicts from stored embeddings: leave it out")
         if trained.config.model.finds_boxes and tuple(views) != ("plain",):
-            raise UsageError(f"--views are of runs that predict labels, and {trained.run} finds boxes: leave it out")
+            raise UsageError(f"--views are of runs that predict labels, and {trained.named} finds boxes: leave it out")
         self.trained, self.store, self.views = trained, store, views
         self.loader = trained.loader(store)
 
@@ -98,7 +98,7 @@ class Predictor:
 
     def _warn_of_scores(self, split: str) -> None:
         """Tell the operator where the scores of a split may be too good."""
-        run, learned_from = self.trained.run, store_hash_of(self.trained.run)
+        run, learned_from = self.trained.named, store_hash_of(self.trained.run)
         if split == "test" and self._is_another_store():
             logger.warning(
                 "%s: is not the store that %s was trained on. Its held-out patients may be among those that the run "
@@ -123,14 +123,14 @@ class Predictor:
         trained, store = self.trained, self.store
         if trained.config.validation_fold is None:
             raise UsageError(
-                f"{trained.run}: was trained on all labelled series (validation_fold=null) and held no fold out. Train "
-                "with --set validation_fold=0, or hold patients out for --split test: rsna-e2e prepare RAW STORE "
+                f"{trained.named}: was trained on all labelled series (validation_fold=null) and held no fold out. "
+                "Train with --set validation_fold=0, or hold patients out for --split test: rsna-e2e prepare RAW STORE "
                 "--holdout 0.2"
             )
         if self._is_another_store():
             raise BadInputError(
-                f"{store.path}: is not the store that {trained.run} was trained on, so its folds are not those of the "
-                "run. Give that store, or --split train or test"
+                f"{store.path}: is not the store that {trained.named} was trained on, so its folds are not those of "
+                "the run. Give that store, or --split train or test"
             )
         if trained.embeddings is not None:
             check_unseen(trained.embeddings, trained.config)
@@ -153,6 +153,7 @@ class Predictor:
         """Return a prediction in the order of the store. Raises BadInputError where it is not of finite numbers."""
         if not prediction.is_finite:
             raise BadInputError(
-                f"{self.trained.checkpoint}: predicts numbers that are not finite. Use another checkpoint"
+                f"{self.trained.named}: {self.trained.checkpoint.name} predicts numbers that are not finite. Use "
+                "another checkpoint"
             )
         return prediction.in_store_order()

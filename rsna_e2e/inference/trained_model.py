@@ -7,7 +7,7 @@ from typing import Self
 from rsna_e2e.config import RunConfig
 from rsna_e2e.core.device import Compute, choose_compute
 from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.inference.bundle import run_of
+from rsna_e2e.inference.bundle import named, run_of
 from rsna_e2e.loader.choice import check_order, choose_loader, count_channels
 from rsna_e2e.loader.series_loader import SeriesLoader
 from rsna_e2e.model.make import Network, make_network
@@ -75,10 +75,15 @@ class TrainedModel:
         )
 
     @property
+    def named(self) -> Path:
+        """What the run is called in messages, see `bundle.named`."""
+        return named(self.run)
+
+    @property
     def joint(self) -> JointModel:
         """The network of a run that predicts labels. Raises UsageError for one that finds boxes."""
         if not isinstance(self.network, JointModel):
-            raise UsageError(f"{self.run}: finds boxes and predicts no labels. For boxes: rsna-e2e predict")
+            raise UsageError(f"{self.named}: finds boxes and predicts no labels. For boxes: rsna-e2e predict")
         return self.network
 
     def load(self, checkpoint: str) -> None:

@@ -53,15 +53,21 @@ class SequenceHead(nn.Module):
         """Return the hidden states [N, 2D], of which the logits are a linear function."""
         series = [_with_deltas(e) for e in torch.split(embeddings_ND, lengths_B.tolist())]
         if self._padding == "left":
-            inputs_TBI = pad_sequence(series, padding_side="left")
-            h1_TBH, _ = self.lstm1(inputs_TBI)
-            h2_TBH, _ = self.lstm2(h1_TBH)
-            hidden_TBH = self._add_up(inputs_TBI, h1_TBH, h2_TBH)
+            hidden_TBH = self._run(pad_sequence(series, padding_side="left"))
             return torch.cat([hidden_TBH[-n:, b] for b, n in enumerate(lengths_B.tolist())])
         inputs = pack_sequence(series, enforce_sorted=False)
         h1, _ = self.lstm1(inputs)
         h2, _ = self.lstm2(h1)
         return _in_order(self._add_up(inputs.data, h1.data, h2.data), inputs)
+
+    def hidden_of_one(self, embeddings_TD: torch.Tensor) -> torch.Tensor:
+        """Return `hidden` of one whole series, by operators that ONNX has."""
+        return self._run(_with_deltas(embeddings_TD)[:, None])[:, 0]
+
+    def _run(self, inputs_TBI: torch.Tensor) -> torch.Tensor:
+        h1_TBH, _ = self.lstm1(inputs_TBI)
+        h2_TBH, _ = self.lstm2(h1_TBH)
+        return self._add_up(inputs_TBI, h1_TBH, h2_TBH)
 
     def _add_up(self, inputs: torch.Tensor, h1: torch.Tensor, h2: torch.Tensor) -> torch.Tensor:
         """[..., 3D], [..., 2D], [..., 2D] -> [..., 2D]: both layers, their transformations and the embedding twice."""
@@ -89,6 +95,11 @@ class OneWayHead(nn.Module):
         states, _ = self.lstm(inputs)
         return _in_order(states.data, inputs)
 
+    def hidden_of_one(self, embeddings_TD: torch.Tensor) -> torch.Tensor:
+        """Return `hidden` of one whole series, by operators that ONNX has."""
+        states_TH: torch.Tensor = self.lstm(embeddings_TD)[0]
+        return states_TH
+
 
 class SeriesHead(nn.Module):
     """Outputs for a whole series: the hidden states of its slices pooled, and one linear layer.
@@ -114,6 +125,11 @@ class SeriesHead(nn.Module):
         lengths = lengths_B.tolist()
         series = zip(torch.split(hidden_NH, lengths), torch.split(logits_NL, lengths), strict=True)
         outputs: torch.Tensor = self.linear(torch.stack([self._pool(hidden, logits) for hidden, logits in series]))
+        return outputs
+
+    def of_one(self, hidden_TH: torch.Tensor, logits_TL: torch.Tensor) -> torch.Tensor:
+        """Return the outputs [1, n_outputs] of one whole series."""
+        outputs: torch.Tensor = self.linear(self._pool(hidden_TH, logits_TL))[None]
         return outputs
 
     def _pool(self, hidden_TH: torch.Tensor, logits_TL: torch.Tensor) -> torch.Tensor:

@@ -94,7 +94,21 @@ class JointModel(nn.Module):
         with _in_float32(embeddings_NF):
             hidden = self.head.hidden(self.projection(embeddings_NF), lengths_B)
             logits = self.head.linear(hidden)
-            return Logits(logits, self._classify_series(hidden, logits, lengths_B))
+            return Logits(
+                logits,
+                None if self.study_head is None else self._of_labels(self.study_head(hidden, logits, lengths_B)),
+            )
+
+    def classify_one(self, embeddings_TF: torch.Tensor) -> Logits:
+        """Return `classify` of one whole series, by operators that ONNX has."""
+        if self.head is None:
+            return Logits(self.classify_slices(embeddings_TF), None)
+        with _in_float32(embeddings_TF):
+            hidden = self.head.hidden_of_one(self.projection(embeddings_TF))
+            logits = self.head.linear(hidden)
+            return Logits(
+                logits, None if self.study_head is None else self._of_labels(self.study_head.of_one(hidden, logits))
+            )
 
     def classify_slices(self, embeddings_NF: torch.Tensor) -> torch.Tensor:
         """Return the slice classifier's logits [N, L], each of one slice alone, in float32."""
@@ -109,12 +123,8 @@ class JointModel(nn.Module):
         assert isinstance(self.slice_classifier, nn.Linear)
         self.head.start_as(self.slice_classifier)
 
-    def _classify_series(
-        self, hidden_NH: torch.Tensor, logits_NL: torch.Tensor, lengths_B: torch.Tensor
-    ) -> torch.Tensor | None:
-        if self.study_head is None:
-            return None
-        raw_BK: torch.Tensor = self.study_head(hidden_NH, logits_NL, lengths_B)
+    def _of_labels(self, raw_BK: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the labels of series [B, M] from the outputs of their head."""
         labels = self._own_series
         return marginal_logits(raw_BK, labels.tree, labels.names) if labels is not None and labels.tree else raw_BK
 

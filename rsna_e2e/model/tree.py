@@ -44,6 +44,6 @@ def _own(group: Choice | Some, raw_Bk: torch.Tensor) -> tuple[torch.Tensor, torc
     if isinstance(group, Some):
         return logsigmoid(raw_Bk), logsigmoid(-raw_Bk)
     own_Bk = raw_Bk.log_softmax(dim=1)
-    is_itself = torch.eye(raw_Bk.shape[1], dtype=torch.bool, device=raw_Bk.device)
+    is_itself = torch.eye(raw_Bk.shape[1], device=raw_Bk.device) > 0  # as onnxruntime knows it
     others_Bkk = own_Bk[:, None, :].masked_fill(is_itself, -torch.inf)
     return own_Bk, others_Bkk.logsumexp(dim=2)

@@ -1,4 +1,5 @@
-"""A model as it is served: the runs of a bundle, whose calibrated probabilities are averaged, and its thresholds."""
+"""A model as it is served: the runs of a bundle, whose calibrated probabilities are averaged, or one that finds boxes;
+and its thresholds."""
 
 # L labels of slices, M of series
 
@@ -13,8 +14,10 @@ from rsna_e2e.inference.bundle import KNOWN, open_bundle, task_of
 from rsna_e2e.inference.calibrated import Calibrator
 from rsna_e2e.inference.known_answers import check_answers
 from rsna_e2e.inference.mean import mean_of, summed
+from rsna_e2e.inference.predict_boxes import found_boxes, least_scores
 from rsna_e2e.inference.predictor import Predictor
 from rsna_e2e.inference.trained_model import TrainedModel
+from rsna_e2e.model.find_boxes import BoxPrediction
 from rsna_e2e.model.forward import Prediction
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.metrics import DECISION_THRESHOLD
@@ -29,7 +32,8 @@ class ServedModel:
 
     name, version: as they were exported; identity: 16 hexadecimal digits that no other model has. thresholds: of
     calibrated probabilities, by level, slices and series, and label: those at which 90 % of the positives that a run
-    held out are found, the mean over runs that have such. Labels of which none is known are not in it.
+    held out are found, the mean over runs that have such. Labels of which none is known are not in it. Of a run that
+    finds boxes, a level of slices alone: the scores from which on `predict` submits its boxes, by class of boxes.
     """
 
     name: str
@@ -43,8 +47,8 @@ class ServedModel:
     def open(cls, path: Path, *, device: str = "auto") -> Self:
         """Open a bundle, whose known answers are compared, or a run folder.
 
-        Raises BadInputError as `TrainedModel.open` and `check_answers` do, and UsageError for runs that find boxes or
-        learned from stored embeddings.
+        Raises BadInputError as `TrainedModel.open` and `check_answers` do, and UsageError for several runs of which one
+        finds boxes, and for runs that learned from stored embeddings.
         """
         is_bundle = path.is_file()
         if is_bundle:
@@ -55,8 +59,8 @@ class ServedModel:
             runs, name, version, identity = (path,), path.name, "", ""
         members = tuple(TrainedModel.open(run, device=device) for run in runs)
         for trained in members:
-            if trained.config.model.finds_boxes:
-                raise UsageError(f"{path}: finds boxes. For boxes: rsna-e2e predict")
+            if trained.config.model.finds_boxes and len(members) > 1:
+                raise UsageError(f"{path}: boxes of several runs are not merged. Export one of its {len(members)} runs")
             if is_bundle:
                 check_answers(trained, trained.run / KNOWN)
         task_of([trained.task for trained in members])
@@ -77,8 +81,22 @@ class ServedModel:
         """What it predicts."""
         return self.members[0].task
 
-    def __call__(self, store: Store, positions: Sequence[int], *, progress: Progress = no_progress) -> Prediction:
-        """Return the calibrated probabilities of series of a store, the mean over its runs."""
+    @property
+    def finds_boxes(self) -> bool:
+        """Whether it finds boxes in slices, in place of probabilities of labels."""
+        return self.members[0].config.model.finds_boxes
+
+    @property
+    def slice_labels(self) -> tuple[str, ...]:
+        """The labels of slices that its results have: those of the task, or its classes of boxes."""
+        return self.task.boxes if self.finds_boxes else self.task.slices.names
+
+    def __call__(
+        self, store: Store, positions: Sequence[int], *, progress: Progress = no_progress
+    ) -> Prediction | BoxPrediction:
+        """Return the calibrated probabilities of series of a store, the mean over its runs, or all boxes in them."""
+        if self.finds_boxes:
+            return found_boxes(Predictor(self.members[0], store), positions, progress=progress)
         total: Prediction | None = None
         for trained, calibrator in zip(self.members, self.calibrators, strict=True):
             found = Predictor(trained, store)(positions, progress=progress)
@@ -87,7 +105,8 @@ class ServedModel:
         return mean_of(total, len(self.members))
 
     def threshold(self, level: Level, name: str) -> tuple[float, bool]:
-        """Return from which probability on a label is said to be there, and whether that was learned, or is 0.5."""
+        """Return from which probability, or score of a box, on a label is said to be there, and whether that was
+        learned, or is 0.5."""
         found = self.thresholds[level].get(name)
         return (DECISION_THRESHOLD, False) if found is None else (found, True)
 
@@ -101,6 +120,10 @@ def _calibration(trained: TrainedModel) -> RunCalibration | None:
 def _thresholds(
     members: Sequence[TrainedModel], calibrations: Sequence[RunCalibration | None]
 ) -> dict[Level, dict[str, float]]:
+    if members[0].config.model.finds_boxes:
+        of_boxes = least_scores(members[0]) or {}
+        _check(members[0].named, of_boxes, members[0].task.boxes)
+        return {"slices": of_boxes, "series": {}}
     found: dict[Level, dict[str, list[float]]] = {"slices": {}, "series": {}}
     for trained, calibration in zip(members, calibrations, strict=True):
         for level, of_level in found.items():
@@ -117,7 +140,10 @@ def _at_sensitivity(trained: TrainedModel, level: Level) -> dict[str, float]:
     """Return the thresholds of a run's labels of a level, where it has any of this epoch. Raises BadInputError."""
     points = trained.operating_points
     at = points.at(level, SENSITIVITIES[0]) if points is not None else {}
-    names = (trained.task.slices if level == "slices" else trained.task.series_labels).names
-    if at and (set(at) != set(names) or not all(0 <= value <= 1 for value in at.values())):
-        raise BadInputError(f"{trained.run}: its thresholds are not of its labels. Export or train it again")
+    _check(trained.named, at, (trained.task.slices if level == "slices" else trained.task.series_labels).names)
     return at
+
+
+def _check(run: Path, thresholds: Mapping[str, float], names: Sequence[str]) -> None:
+    if thresholds and (set(thresholds) != set(names) or not all(0 <= value <= 1 for value in thresholds.values())):
+        raise BadInputError(f"{run}: its thresholds are not of its labels. Export or train it again")

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rsna_e2e.core.errors import BadInputError
-from rsna_e2e.core.files import make_folder, write_json
+from rsna_e2e.core.errors import BadInputError, DiskFullError, RsnaError
+from rsna_e2e.core.files import full_disk_named, make_folder, write_json
 from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.inference.predict_dicom import temporary_store
 from rsna_e2e.serving.model import ServedModel
@@ -24,9 +25,11 @@ RESULT, SUMMARY = "result.json", "summary.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Processed:
-    """What `process` made. refused: files and frames that were not taken, counted by reason."""
+    """What `process` made. results: of the studies that were written; failed: why the others were not, by their
+    `study_key`. refused: files and frames that were not taken, counted by reason."""
 
     results: tuple[Result, ...]
+    failed: dict[str, str]
     refused: dict[str, int]
     prepare_s: float
     predict_s: float
@@ -46,7 +49,8 @@ def process(
     For each it makes a folder of its `study_key` in `out`, in place of one that is there, each whole or not at all:
     result.json, and with has_pictures pictures of its key slices and report.html. Folders of other studies stay.
     `out/summary.json`, of those in `raw` alone, comes last. A temporary store holds the pixels meanwhile. n_jobs:
-    processes that read files, by default one for each core.
+    processes that read files, by default one for each core. A study of which no picture or page can be made, or whose
+    folder cannot be written, fails alone.
 
     Raises BadInputError when `raw` is missing or holds no usable slice, OutOfResourcesError on a full disk.
     """
@@ -57,33 +61,61 @@ def process(
         prepared_s = time.perf_counter()
         found = results(model, store, model(store, range(len(store.series)), progress=progress))
         predicted_s = time.perf_counter()
-        for result in found:
-            _write(result, store, model, out / result.study, has_pictures=has_pictures)
+        why = {
+            result.study: _failure(result, store, model, out / result.study, has_pictures=has_pictures)
+            for result in found
+        }
         refused = _counted(refusal.reason for refusal in store.read_refusals())
     done = Processed(
-        results=tuple(found), refused=refused, prepare_s=prepared_s - started_s, predict_s=predicted_s - prepared_s
+        results=tuple(result for result in found if not why[result.study]),
+        failed={study: said for study, said in why.items() if said},
+        refused=refused,
+        prepare_s=prepared_s - started_s,
+        predict_s=predicted_s - prepared_s,
     )
-    studies = [{"study": result.study, "sentence": result.sentence} for result in found]
-    timing = {"prepare_s": round(done.prepare_s, 3), "predict_s": round(done.predict_s, 3)}
-    write_json(out / SUMMARY, {"studies": studies, "refused": refused, **timing})
+    write_json(out / SUMMARY, _summary(done))
     return done
+
+
+def _summary(done: Processed) -> dict[str, Any]:
+    return {
+        "studies": [{"study": result.study, "sentence": result.sentence} for result in done.results],
+        "failed": done.failed,
+        "refused": done.refused,
+        "prepare_s": round(done.prepare_s, 3),
+        "predict_s": round(done.predict_s, 3),
+    }
 
 
 def _counted(reasons: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(map(str, reasons)).items()))
 
 
+def _failure(result: Result, store: Store, model: ServedModel, folder: Path, *, has_pictures: bool) -> str:
+    """Write the folder of a study, and return why that failed, empty where it did not. Raises DiskFullError."""
+    try:
+        _write(result, store, model, folder, has_pictures=has_pictures)
+    except DiskFullError:  # as it would of all that follow
+        raise
+    except RsnaError as error:
+        return str(error)
+    except Exception as error:  # whatever it is, other studies need not have it; its text may name what is private
+        return f"{type(error).__name__} while its pictures were made. Try --no-pictures"
+    return ""
+
+
 def _write(result: Result, store: Store, model: ServedModel, folder: Path, *, has_pictures: bool) -> None:
     """Write the folder of a study under another name, and let it take the place of one that is there."""
     unfinished, old = (folder.with_name(f".{folder.name}.{word}-{os.getpid()}") for word in ("unfinished", "old"))
     try:
-        make_folder(unfinished)
-        write_json(unfinished / RESULT, result.model_dump())
-        if has_pictures:
-            write_study(result, store, model, unfinished)
-        if folder.exists():
-            folder.rename(old)
-        unfinished.rename(folder)
+        with full_disk_named(folder):
+            make_folder(unfinished)
+            write_json(unfinished / RESULT, result.model_dump())
+            if has_pictures:
+                write_study(result, store, model, unfinished)
+            if folder.exists():
+                folder.rename(old)
+            unfinished.rename(folder)
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be written: {error.strerror}. Choose another OUT") from error
     finally:

@@ -1,13 +1,17 @@
-"""Pictures of a study's key slices with what the model sees there, and the page that shows them with its result."""
+"""Pictures of a study's key slices with what the model sees or finds there, and the page that shows them with its
+result."""
 
 # H, W rows and columns of a picture
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rsna_e2e.core.records import Float32Array, Float64Array
+from rsna_e2e.core.records import Float32Array, Float64Array, Progress, no_progress
 from rsna_e2e.evaluation.explain import coloured, write_png
+from rsna_e2e.evaluation.report.boxes import with_boxes_drawn
 from rsna_e2e.evaluation.report.figures import display_name
 from rsna_e2e.evaluation.report.pages import render, write_texts
 from rsna_e2e.evaluation.report.profiles import profile_figure
@@ -16,52 +20,68 @@ from rsna_e2e.evaluation.report.thumbnails import fitted, windowed
 from rsna_e2e.inference.activation_maps import ActivationMaps, Label, activation_maps
 from rsna_e2e.loader.present import shown_slice
 from rsna_e2e.serving.model import ServedModel
-from rsna_e2e.serving.result import LabelResult, Result
+from rsna_e2e.serving.result import KeySlice, LabelResult, Result
 from rsna_e2e.store import SeriesSpan, Store
+from rsna_e2e.tasks.boxes import make_boxes
 from rsna_e2e.tasks.windows import sharpest_window
 
 PAGE = "report.html"
-_SIDE = 256  # of a picture, in px
+_SIDE, _SIDE_OF_BOXES = 256, 384  # of a picture, in px; with boxes, whose scores are to be read
+
+StudyMaps = dict[tuple[str, str], list[ActivationMaps]]  # by key of the series and name of the label, of each run
+Painter = Callable[[LabelResult, KeySlice], tuple[Float32Array, Float32Array]]  # a picture [H, W, 3], plain and marked
 
 
-def write_study(result: Result, store: Store, model: ServedModel, folder: Path) -> None:
+def write_study(
+    result: Result, store: Store, model: ServedModel, folder: Path, *, progress: Progress = no_progress
+) -> StudyMaps:
     """Write into `folder` a picture of each key slice of labels above their threshold, plain and with the model's map
-    over it, and a page that shows them; without such a label, pictures of the slice that speaks most for the headline.
+    over it, or with its boxes, and a page that shows them; without such a label, pictures of the slice that speaks most
+    for the headline. Returns the maps, none of a model that finds boxes. progress: of the maps, which take longest.
     """
     spans = {span.series_key: span for span in store.series}
     shown = _shown(result, model)
-    maps = _maps(shown, spans, store, model)
+    maps = {} if model.finds_boxes else _maps(shown, spans, store, model, progress)
+    paint = (
+        _boxes_painter(result, spans, store, model) if model.finds_boxes else _maps_painter(maps, spans, store, model)
+    )
+    word = "boxes" if model.finds_boxes else "map"
     pictures = []
     for label in shown:
-        names = [f"{label.name}-{key.series}-{key.place:04d}" for key in label.key_slices]
-        for name, key in zip(names, label.key_slices, strict=True):
-            row = spans[key.series].first_row + key.place
-            plain, mapped = _pictures(maps[key.series, label.name], key.place, store, row, model)
-            write_png(folder / f"{name}.png", plain)
-            write_png(folder / f"{name}-map.png", mapped)
-        pictures.append((label, [*zip(names, label.key_slices, strict=True)]))
+        slices = []
+        for key in label.key_slices:
+            stem = f"{label.name}-{key.series}-{key.place:04d}"
+            plain, marked = paint(label, key)
+            of_slice = {
+                "caption": f"slice {key.place + 1} of {spans[key.series].n_slices}, series {key.series[:8]}",
+                "plain": _written(folder / f"{stem}.png", plain),
+                "marked": _written(folder / f"{stem}-{word}.png", marked),
+            }
+            slices.append(of_slice)
+        pictures.append({"label": display_name(label.name), "slices": slices})
+    _write_page(result, model, folder, pictures, [] if model.finds_boxes else _profiles(result, model, shown))
+    return maps
+
+
+def _written(path: Path, picture_HW3: Float32Array) -> str:
+    """Write a picture, and return it as a data URI."""
+    write_png(path, picture_HW3)
+    return data_uri("image/png", path.read_bytes())
+
+
+def _write_page(
+    result: Result, model: ServedModel, folder: Path, pictures: list[dict[str, Any]], profiles: list[str]
+) -> None:
     name, window = sharpest_window(model.task)
     page = render(
         "study.html.j2",
         result.model_dump(),
         unknown="unknown",
         title=f"{model.task.title}: study {result.study}",
-        window=f"{name}, {window[0]:g} ± {window[1] / 2:g}",
-        pictures=[
-            {
-                "label": display_name(label.name),
-                "slices": [
-                    {
-                        "caption": f"slice {key.place + 1} of {spans[key.series].n_slices}, series {key.series[:8]}",
-                        "plain": data_uri("image/png", (folder / f"{stem}.png").read_bytes()),
-                        "mapped": data_uri("image/png", (folder / f"{stem}-map.png").read_bytes()),
-                    }
-                    for stem, key in slices
-                ],
-            }
-            for label, slices in pictures
-        ],
-        profiles=[_profile(result, number, model, shown) for number in range(len(result.series))],
+        window="" if model.task.inputs.values == "grey" else f"{name}, {window[0]:g} ± {window[1] / 2:g}",  # of HU
+        pictures=pictures,
+        finds_boxes=model.finds_boxes,
+        profiles=profiles,
     )
     write_texts(folder, {PAGE: page})
 
@@ -69,40 +89,79 @@ def write_study(result: Result, store: Store, model: ServedModel, folder: Path) 
 def _shown(result: Result, model: ServedModel) -> list[LabelResult]:
     of_slices = [label for label in result.labels if label.level == "slices"]
     above = [label for label in of_slices if label.above]
-    return above or [label for label in of_slices if label.name == model.task.headline]
+    return above or [label for label in of_slices if label.name == model.task.headline] or of_slices[:1]
+
+
+def _boxes_painter(result: Result, spans: Mapping[str, SeriesSpan], store: Store, model: ServedModel) -> Painter:
+    """Draw the boxes of the label at or above its threshold."""
+    boxes_of = {series.key: series.boxes for series in result.series}
+
+    def paint(label: LabelResult, key: KeySlice) -> tuple[Float32Array, Float32Array]:
+        grey, to_slice = _grey(store, spans[key.series].first_row + key.place, model, side=_SIDE_OF_BOXES)
+        drawn = [
+            box
+            for box in boxes_of[key.series]
+            if (box.label, box.slice) == (label.name, key.place) and box.score >= label.threshold
+        ]
+        made = make_boxes(
+            [key.place] * len(drawn),
+            [[box.x, box.y, box.width, box.height] for box in drawn],
+            [box.score for box in drawn],
+        )
+        with_boxes = with_boxes_drawn(grey, to_slice, predicted=made.edges, scores=made.scores)
+        return np.repeat(grey[..., None], 3, axis=2), with_boxes
+
+    return paint
+
+
+def _maps_painter(maps: StudyMaps, spans: Mapping[str, SeriesSpan], store: Store, model: ServedModel) -> Painter:
+    """Lay the mean of the maps of all runs over a slice."""
+
+    def paint(label: LabelResult, key: KeySlice) -> tuple[Float32Array, Float32Array]:
+        grey, to_slice = _grey(store, spans[key.series].first_row + key.place, model, side=_SIDE)
+        shares = [
+            np.clip(one.on_picture(key.place, to_slice, side=_SIDE) / one.brightest, 0, 1)
+            if one.brightest > 0
+            else 0 * grey
+            for one in maps[key.series, label.name]
+        ]
+        mean = np.mean(shares, axis=0).astype(np.float32)
+        return np.repeat(grey[..., None], 3, axis=2), coloured(grey, mean, brightest=1.0)
+
+    return paint
 
 
 def _maps(
-    shown: list[LabelResult], spans: dict[str, SeriesSpan], store: Store, model: ServedModel
-) -> dict[tuple[str, str], list[ActivationMaps]]:
-    """Return the maps by each run, by series and label, of the series in which a label has key slices."""
+    shown: list[LabelResult],
+    spans: Mapping[str, SeriesSpan],
+    store: Store,
+    model: ServedModel,
+    progress: Progress,
+) -> StudyMaps:
+    """Return the maps of the series in which a label has key slices."""
     names_of: dict[str, list[str]] = {}
     for label in shown:
         for series in dict.fromkeys(key.series for key in label.key_slices):
             names_of.setdefault(series, []).append(label.name)
-    maps: dict[tuple[str, str], list[ActivationMaps]] = {}
+    maps: StudyMaps = {}
     for series, names in names_of.items():
         labels: list[Label] = [("slice", model.task.slices.names.index(name)) for name in names]
         for trained in model.members:  # the backbone goes over a series twice for all of its labels together
-            made = activation_maps(trained, store, spans[series], labels=labels)
+            made = activation_maps(trained, store, spans[series], labels=labels, progress=progress)
             for name, of_label in zip(names, made, strict=True):
                 maps.setdefault((series, name), []).append(of_label)
     return maps
 
 
-def _pictures(
-    maps: list[ActivationMaps], place: int, store: Store, row: int, model: ServedModel
-) -> tuple[Float32Array, Float32Array]:
-    """Return the picture [H, W, 3] of a slice without and with the mean of the maps of all runs."""
-    hu = shown_slice(store, row)
-    grey = windowed(hu, [sharpest_window(model.task)[1]], side=_SIDE)[0]
-    to_slice = fitted(*hu.shape, side=_SIDE)
-    shares = [
-        np.clip(one.on_picture(place, to_slice, side=_SIDE) / one.brightest, 0, 1) if one.brightest > 0 else 0 * grey
-        for one in maps
-    ]
-    mean = np.mean(shares, axis=0).astype(np.float32)
-    return np.repeat(grey[..., None], 3, axis=2), coloured(grey, mean, brightest=1.0)
+def _grey(store: Store, row: int, model: ServedModel, *, side: int) -> tuple[Float32Array, Float32Array]:
+    """Return a slice as a picture [H, W] of values in [0, 1], and the matrix [2, 3] from its pixels to the slice's."""
+    values = shown_slice(store, row)
+    grey: Float32Array = windowed(values, [sharpest_window(model.task)[1]], side=side)[0]
+    return grey, fitted(*values.shape, side=side)
+
+
+def _profiles(result: Result, model: ServedModel, shown: list[LabelResult]) -> list[str]:
+    return [_profile(result, number, model, shown) for number in range(len(result.series))]
 
 
 def _profile(result: Result, number: int, model: ServedModel, shown: list[LabelResult]) -> str:

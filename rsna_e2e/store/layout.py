@@ -1,7 +1,7 @@
 """File names, columns and versions of a store, for its reader and its writer."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -105,6 +105,9 @@ BOX_COLUMNS = {"row": "int64", **dict.fromkeys(EDGES, "float64"), "class": "int3
 # The place of the pixels, which may differ between stores of the same data.
 _STORAGE_COLUMNS = ("shard", "byte_offset", "stored_bytes", "packed_checksum")
 
+# What names the data, and says nothing of what they show.
+_NAME_COLUMNS = ("series_key", "image_id", "patient_id", "study_uid", "series_uid", "sop_uid", "decoder")
+
 # What to do about damage, at the end of a message.
 REPAIR = "Find all damage with: rsna-e2e store verify STORE; and repair it with: rsna-e2e store repair STORE RAW"
 PREPARE_AGAIN = "It cannot be mended: prepare the store again"
@@ -128,6 +131,14 @@ def tables_of(values: Values) -> tuple[str, ...]:
 def hash_of_pixels(index: Mapping[str, Column], values: Values = "hu") -> str:
     """Return the sha256 of a store without its label sets: pixels by their checksums, and the index."""
     return _hash_of({name: index[name] for name in columns_of(values) if name not in _STORAGE_COLUMNS})
+
+
+def hash_of_study(index: Mapping[str, Column], series: Iterable[slice], values: Values = "hu") -> str:
+    """Return the sha256 of the slices of a study, each series being rows of the index: their pixels by their checksums,
+    geometry and presentation. No name is in it: not those of files, people and UIDs, nor of the decoder."""
+    names = [name for name in columns_of(values) if name not in (*_STORAGE_COLUMNS, *_NAME_COLUMNS)]
+    parts = sorted(_hash_of({name: index[name][rows] for name in names}) for rows in series)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def hash_of_labels(

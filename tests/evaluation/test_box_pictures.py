@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from rsna_e2e.evaluation.report.boxes import picture_with_boxes
+from rsna_e2e.evaluation.report.boxes import picture_with_boxes, with_boxes_drawn
 from rsna_e2e.evaluation.report.thumbnails import fitted
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -62,3 +62,22 @@ def test_the_picture_is_under_the_boxes() -> None:
     content = io.BytesIO(base64.b64decode((image.get("href") or "").split(",", 1)[1]))
     shown = matplotlib.image.imread(content, format="jpg")[..., 0] / 255
     np.testing.assert_allclose(shown, PICTURE, rtol=0, atol=0.03)  # JPEG
+
+
+def test_boxes_are_drawn_in_the_same_places() -> None:
+    edges = np.array([[49.5, -0.5, 99.5, 29.5]])  # upper right quarter of the image: 100, 40, 100, 60 of the picture
+    drawn_in = with_boxes_drawn(PICTURE, TO_IMAGE, predicted=edges, scores=np.array([0.876]))
+    is_changed = np.abs(drawn_in - PICTURE[..., None]).max(axis=2) > 0.1
+    assert drawn_in.shape == (200, 200, 3)
+    rows, columns = np.flatnonzero(is_changed.sum(axis=1) > 80), np.flatnonzero(is_changed.sum(axis=0) > 50)
+    assert {int(rows[0]), int(rows[-1])} <= {39, 40, 99, 100}
+    assert {int(columns[0]), int(columns[-1])} <= {99, 100, 199}
+    assert not is_changed[45:95, 105:195].any()  # an outline
+    assert is_changed[28:38, 102:125].any()  # the score, above it
+    assert not is_changed[:24].any()
+    assert not is_changed[103:].any()
+    np.testing.assert_allclose(
+        with_boxes_drawn(PICTURE, TO_IMAGE, predicted=np.empty((0, 4)), scores=np.empty(0)),
+        np.repeat(PICTURE[..., None], 3, axis=2),
+        atol=2 / 255,  # 256 colours, 256 values
+    )

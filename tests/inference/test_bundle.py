@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import struct
 import zipfile
@@ -23,12 +24,12 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.sealed_archive import read_sealed, write_sealed
 from rsna_e2e.core.weights_file import decode, encode
 from rsna_e2e.inference.bundle import CARD, DESCRIPTION, KNOWN, LICENCE, open_bundle, task_of
+from rsna_e2e.inference.calibrated import Calibrator
 from rsna_e2e.inference.export import Exported, export, self_test
 from rsna_e2e.inference.trained_model import TrainedModel
-from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.store import Store
 from rsna_e2e.tasks.ich import ICH
-from rsna_e2e.training.calibration import read_calibration
+from rsna_e2e.training.calibration import LabelCalibration, RunCalibration, read_calibration, write_calibration
 from rsna_e2e.training.checkpoint import find_checkpoint
 from rsna_e2e.training.train import train
 
@@ -89,6 +90,45 @@ def test_a_bundle_of_several_is_their_mean(runs: list[Path], store: Store, tmp_p
     assert _predicted(both, store, tmp_path / "b.csv") == by_hand
     with pytest.raises(UsageError, match=r"holds 2 runs, and this is of one"):
         TrainedModel.open(both, device="cpu")
+
+
+def test_messages_and_notes_name_the_bundle(
+    bundle: Path,
+    runs: list[Path],
+    store: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not the temporary folder that it is unpacked to."""
+    both = _export(runs, tmp_path / "both.rsna").path
+    _predicted(both, store, tmp_path / "a.csv")
+    members = json.loads((tmp_path / "a.csv.runs.json").read_text())["members"]
+    assert [member["run"] for member in members] == ["both.rsna/members/0", "both.rsna/members/1"]
+    capsys.readouterr()
+    _predicted(bundle, store, tmp_path / "b.csv", "--split", "train")
+    assert f"split train is what {bundle} learned from" in capsys.readouterr().err
+    trained = TrainedModel.open(bundle, device="cpu")
+    monkeypatch.setattr("rsna_e2e.inference.calibrated.read_calibration", lambda *_: None)
+    with pytest.raises(BadInputError, match=re.escape(f"{bundle}: has no calibration")):
+        Calibrator.of(trained, "default", split="test")
+
+
+def test_the_card_says_how_many_and_how_sure(runs: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(runs[0], tmp_path / "run")
+    label = LabelCalibration(
+        applied="platt", temperature=1.0, slope=1.5, intercept=0.0, n_samples=90, n_positives=40,
+        ece_before=0.03, ece_after=0.02, ece_change=-0.01, ece_change_low=-0.015, ece_change_high=0.002,
+    )  # fmt: skip
+    epoch = TrainedModel.open(runs[0], device="cpu").epoch
+    of_all = RunCalibration(epoch=epoch, n_patients=12, slices=dict.fromkeys(ICH.slices.names, label), series={})
+    write_calibration(tmp_path / "run", of_all)
+    card = (open_bundle(_export([tmp_path / "run"], tmp_path / "model.rsna").path).folder / CARD).read_text()
+    assert "fold that it held out, 12 patients, and that chose the epoch" in card
+    said = (
+        "| 40 of 90 | platt, error 0.0300 to 0.0200, change -0.0100 (95 % interval over patients -0.0150 to +0.0020) |"
+    )
+    assert card.count(said) == len(ICH.slices.names)
 
 
 def test_it_holds_what_belongs_to_the_run(bundle: Path, runs: list[Path]) -> None:
@@ -262,8 +302,9 @@ def test_a_run_that_finds_boxes_can_be_exported(tmp_path: Path) -> None:
         assert _predicted(found, store, tmp_path / "b.csv", *split) == by_run
     (run,) = open_bundle(found).runs
     assert decode((run / KNOWN).read_bytes(), path=run)["answers"].shape == (12, 1)
-    with pytest.raises(UsageError, match="finds boxes"):
-        ServedModel.open(found, device="cpu")
+    both = [tmp_path / "run", shutil.copytree(tmp_path / "run", tmp_path / "copy")]
+    with pytest.raises(UsageError, match="mean of several runs is for networks that predict labels"):
+        _export(both, tmp_path / "both.rsna")
 
 
 def test_verbs_that_need_a_run_say_so(bundle: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,19 +1,25 @@
 """A folder of studies processed once: what is written is what predict writes for them, whole or not at all."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import canaries
 import matplotlib.image
 import numpy as np
 import phantoms
+import pydicom
 import pytest
 import radiographs
 import small
@@ -22,7 +28,7 @@ import torch
 from rsna_e2e.cli import main
 from rsna_e2e.config import RunConfig, resolve_task
 from rsna_e2e.core.device import choose_compute
-from rsna_e2e.core.errors import BadInputError
+from rsna_e2e.core.errors import BadInputError, DiskFullError
 from rsna_e2e.core.files import read_json
 from rsna_e2e.inference.bundle import open_bundle
 from rsna_e2e.inference.export import export
@@ -31,12 +37,15 @@ from rsna_e2e.model.make import make_network
 from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.serving.process import RESULT, SUMMARY, process
 from rsna_e2e.serving.result import N_KEY_SLICES, RESEARCH_ONLY, Result
-from rsna_e2e.serving.study_page import PAGE
+from rsna_e2e.serving.study_page import PAGE, write_study
+from rsna_e2e.store import Store
+from rsna_e2e.store.layout import StoreError
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.metrics import DECISION_THRESHOLD
 from rsna_e2e.tasks.pe import PE
+from rsna_e2e.tools.synth.simulate import simulate
 from rsna_e2e.training.calibration import LabelCalibration, Level, RunCalibration, write_calibration
 from rsna_e2e.training.operating_points import read_operating_points, write_operating_points
 from rsna_e2e.training.train import train
@@ -124,6 +133,31 @@ def test_it_says_what_predict_writes(made: Made, processed: Path, tmp_path: Path
     found = _probabilities(_results(processed))
     assert sorted(found) == sorted(wanted.image_ids)
     np.testing.assert_allclose([found[one] for one in wanted.image_ids], wanted.values, rtol=0, atol=SAME)
+
+
+@pytest.mark.slow
+def test_fifty_studies_each_alone_are_as_predicted_together(made: Made, tmp_path: Path) -> None:
+    """Each in a store of its own, as a service has them."""
+    simulate(tmp_path / "raw", n_studies=50, seed=7, prevalence="demo", test_fraction=0.0)
+    prepare(tmp_path / "raw", tmp_path / "store", task=ICH, labels="none", n_jobs=2)
+    words = ["predict", str(made.bundle), str(tmp_path / "store"), "--out", str(tmp_path / "all.csv"), "--calibrated"]
+    assert main([*words, "--device", "cpu"]) == 0
+    with closing(Store.open(tmp_path / "store")) as store:
+        study_of = dict(zip(store.index["image_id"], store.index["study_uid"], strict=True))
+    for path in [*(tmp_path / "raw").rglob("*.dcm")]:
+        study = tmp_path / "alone" / study_of[path.stem]
+        study.mkdir(parents=True, exist_ok=True)
+        path.rename(study / path.name)
+    model, found = ServedModel.open(made.bundle, device="cpu"), {}
+    for study in sorted((tmp_path / "alone").iterdir()):
+        done = process(study, tmp_path / "out", model, has_pictures=False, n_jobs=1)
+        found |= {result.study: result for result in done.results}
+    assert len(found) == 50
+    wanted, alone = read_labels(tmp_path / "all.csv", ICH), _probabilities(found)
+    assert sorted(alone) == sorted(wanted.image_ids)
+    values = np.array([alone[one] for one in wanted.image_ids])
+    assert len(np.unique(values[:, ICH.headline_index].round(5))) > 50
+    np.testing.assert_allclose(values, wanted.values, rtol=0, atol=SAME)
 
 
 def test_a_result_agrees_with_itself(made: Made, processed: Path) -> None:
@@ -289,6 +323,84 @@ def test_nothing_half_written_stays(made: Made, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         process(made.raw, tmp_path / "out", ServedModel.open(made.bundle, device="cpu"), n_jobs=1)
     assert [*(tmp_path / "out").iterdir()] == []
+
+
+def _failing(error: Exception, study: str) -> Callable[..., None]:
+    """Makes the pages of all studies but one."""
+
+    def write(result: Result, *rest: Any) -> None:
+        if result.study == study:
+            raise error
+        write_study(result, *rest)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("of a name"), "ValueError while its pictures were made. Try --no-pictures"),
+        (StoreError("slice 3 is damaged"), "slice 3 is damaged"),
+        (OSError(errno.EACCES, "Permission denied"), "cannot be written: Permission denied. Choose another OUT"),
+    ],
+)
+def test_a_study_fails_alone(
+    error: Exception,
+    said: str,
+    made: Made,
+    processed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, *others = (entry["study"] for entry in read_json(processed / SUMMARY)["studies"])
+    monkeypatch.setattr("rsna_e2e.serving.process.write_study", _failing(error, first))
+    out = tmp_path / "out"
+    assert main(["process", str(made.raw), str(out), "--model", str(made.bundle), "--device", "cpu"]) == 3
+    told = capsys.readouterr()
+    assert f"{first}: failed: " in told.err
+    assert said in told.err
+    assert "1 of 3 studies failed" in told.err
+    assert "of a name" not in told.err
+    assert (told.out.count(RESEARCH_ONLY), first in told.out) == (2, False)
+    summary = read_json(out / SUMMARY)
+    assert [entry["study"] for entry in summary["studies"]] == others
+    assert {study: said in why for study, why in summary["failed"].items()} == {first: True}
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == sorted(others)
+
+
+@pytest.mark.parametrize("error", [DiskFullError("full"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_full_disk_ends_it(error: Exception, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("rsna_e2e.serving.process.write_study", fail)
+    with pytest.raises(DiskFullError, match="the disk is full"):
+        process(made.raw, tmp_path / "out", ServedModel.open(made.bundle, device="cpu"), n_jobs=1)
+    assert [*(tmp_path / "out").iterdir()] == []
+
+
+def test_content_is_what_is_seen_whatever_it_is_called(made: Made, processed: Path, tmp_path: Path) -> None:
+    """The first study under other names of files, patient and UIDs, and with another pixel; the second is as it was."""
+    model = ServedModel.open(made.bundle, device="cpu")
+    for name, change in (("renamed", {}), ("changed", {"pixel": 1})):
+        for number, path in enumerate(sorted((made.raw / "0").iterdir())):
+            dataset = pydicom.dcmread(path)
+            dataset.PatientID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "other", "1.2.9", "1.2.8"
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.7.{number}"
+            values = dataset.pixel_array.copy()
+            values[0, 0] += change.get("pixel", 0)
+            dataset.PixelData = values.tobytes()
+            phantoms.write_dicom(tmp_path / name / f"x{number}.dcm", dataset)
+    renamed, changed = (
+        process(tmp_path / name, tmp_path / "out", model, n_jobs=1, has_pictures=False).results[0]
+        for name in ("renamed", "changed")
+    )
+    digits = {result.series[0].n_slices: result.content for result in _results(processed).values()}
+    assert len(set(digits.values())) == len(N_SLICES)
+    assert renamed.content == digits[N_SLICES[0]]
+    assert re.fullmatch("[0-9a-f]{16}", changed.content)
+    assert changed.content not in digits.values()
 
 
 def test_what_cannot_be_processed_is_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

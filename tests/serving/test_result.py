@@ -2,13 +2,21 @@
 
 import pytest
 
-from rsna_e2e.serving.result import RESEARCH_ONLY, KeySlice, LabelResult, sentence, study_key
+from rsna_e2e.serving.result import RESEARCH_ONLY, KeySlice, LabelResult, sentence
+from rsna_e2e.serving.study_key import study_key
 
+ALONE = {"5e485c6d00000000": 1}
 ONE, TWO = {"5e485c6d00000000": 37}, {"5e485c6d00000000": 37, "90ab12cd00000000": 40}
 
 
 def _label(
-    name: str, probability: float, threshold: float = 0.5, *, at: int | None = 20, series: int = 0
+    name: str,
+    probability: float,
+    threshold: float = 0.5,
+    *,
+    at: int | None = 20,
+    series: int = 0,
+    n_boxes: int | None = None,
 ) -> LabelResult:
     return LabelResult(
         name=name,
@@ -18,6 +26,7 @@ def _label(
         is_learned=True,
         above=probability >= threshold,
         key_slices=[] if at is None else [KeySlice(series=[*TWO][series], place=at)],
+        n_boxes=n_boxes,
     )
 
 
@@ -86,6 +95,27 @@ def _label(
             "2 of 37).",
         ),
         ([_label("a", 1.0)], ONE, "Above threshold: a (probability 1.00, highest in slice 21 of 37)."),
+        (
+            [_label("opacity", 0.8, at=0, n_boxes=2)],
+            ALONE,
+            "Above threshold: 2 boxes of opacity (score 0.80, highest in slice 1 of 1).",
+        ),
+        (
+            [_label("opacity", 0.8, at=0, n_boxes=1), _label("lung_mass", 0.3, at=0, n_boxes=0)],
+            ALONE,
+            "Above threshold: 1 box of opacity (score 0.80, highest in slice 1 of 1). No other label is above its "
+            "threshold.",
+        ),
+        (
+            [_label("opacity", 0.2, at=0, n_boxes=0), _label("lung_mass", 0.3, at=0, n_boxes=0)],
+            ALONE,
+            "No box is above its threshold; the highest is of lung mass (score 0.30, highest in slice 1 of 1).",
+        ),
+        (
+            [_label("opacity", 0.0, at=0, n_boxes=0), _label("lung_mass", 0.0, at=0, n_boxes=0)],
+            ALONE,
+            "No box of opacity or lung mass was found.",
+        ),
     ],
 )
 def test_the_sentence_says_what_is_above_and_where(

@@ -151,6 +151,16 @@ class Pool:
         return _Worker(process, ours, mark)
 
 
+def warm_up() -> None:
+    """Start the process from which all workers of this one are made, which takes seconds, before there is work."""
+    with Pool(1) as pool:
+        list(pool.run([_nothing]))
+
+
+def _nothing(begin: Begin, lost: Lost) -> None:
+    """A job that is done at once."""
+
+
 def _stop(worker: _Worker) -> None:
     worker.process.kill()
     worker.process.join()

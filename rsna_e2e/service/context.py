@@ -1,0 +1,91 @@
+"""What routes work with, and how they wait for studies."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Path, Request
+
+from rsna_e2e.service.audit import Audit
+from rsna_e2e.service.callers import Caller
+from rsna_e2e.service.database import UNDONE, Database
+from rsna_e2e.service.inbox import Inbox
+from rsna_e2e.service.open_stores import OpenStores
+from rsna_e2e.service.problems import ProblemError
+from rsna_e2e.service.roles import needs
+from rsna_e2e.service.settings import Settings
+
+LONGEST_WAIT_S = 60.0
+_LOOK_S = 0.1
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the service has: `request.app.state.context`."""
+
+    settings: Settings
+    database: Database
+    inbox: Inbox
+    audit: Audit
+    stores: OpenStores
+
+
+def context_of(request: Request) -> Context:
+    """Return the context of the application that a request came to."""
+    context: Context = request.app.state.context
+    return context
+
+
+# A key that was not looked at is never part of a path on the disk.
+StudyKey = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
+SeriesKey = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
+UploadId = Annotated[str, Path(pattern="^u_[0-9a-f]{16}$")]
+LabelName = Annotated[str, Path(pattern="^[a-z0-9_]{1,64}$")]
+Place = Annotated[int, Path(ge=0, le=999_999)]
+
+Reader = Annotated[Caller, Depends(needs("read"))]
+Uploader = Annotated[Caller, Depends(needs("upload"))]
+
+
+def not_found(what: str) -> ProblemError:
+    """Return the answer to somebody who asks for what is not there."""
+    return ProblemError(404, "not_found", detail=f"There is no such {what}")
+
+
+async def changed(context: Context, is_there: Callable[[], _T | None], wait_s: float) -> _T | None:
+    """Return what `is_there` returns as soon as that is not None, asked again whenever a study changed; None after
+    `wait_s`."""
+    until_s = time.monotonic() + min(wait_s, LONGEST_WAIT_S)
+    seen = -1
+    while True:
+        version = await asyncio.to_thread(context.database.version)
+        if version != seen:
+            seen = version
+            found = await asyncio.to_thread(is_there)
+            if found is not None:
+                return found
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:
+            return None
+        await asyncio.sleep(min(_LOOK_S, left_s))
+
+
+def are_done(context: Context, studies: Iterable[str]) -> bool:
+    """Whether nothing of studies is on its way any more."""
+    rows = [context.database.row(study) for study in studies]
+    return all(row is None or row["state"] not in UNDONE for row in rows)
+
+
+def audited(context: Context, request: Request, caller: Caller, action: str, study: str, outcome: str = "ok") -> None:
+    """Note who did what."""
+    context.audit.append(
+        actor=caller.name,
+        action=action,  # type: ignore[arg-type]  # one of its words
+        study=study,
+        outcome=outcome,
+        address=request.state.address,
+    )

@@ -1,0 +1,158 @@
+"""Starts the processes of the service and starts again what ends; sweeps what was kept long enough; nothing else."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.files import lock_folder, make_folder
+from rsna_e2e.inference.bundle import open_bundle
+from rsna_e2e.service.database import Database
+from rsna_e2e.service.inbox import Inbox
+from rsna_e2e.service.jobs import void_leases
+from rsna_e2e.service.retention import sweep
+from rsna_e2e.service.settings import Settings, save_settings
+from rsna_e2e.store.pseudonyms import load_or_make_key
+
+LOG = logging.getLogger(__name__)
+WAIT_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before each further start of what ends again and again
+STEADY_S = 60.0  # who lived so long did not end for the reason of the time before
+DRAIN_S = 30.0  # for what is being done, at the end
+SWEEP_S = 60.0
+LOOK_S = 0.1
+_BACKLOG = 256
+
+
+@dataclass(slots=True)
+class _Child:
+    """A process that is to live as long as the service."""
+
+    name: str
+    start: Callable[[], subprocess.Popen[bytes]]
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    start_at_s: float = 0.0
+    n_ends: int = 0
+
+    def look(self, now_s: float) -> None:
+        """Start it, if it does not run and its time has come."""
+        if self.process is not None:
+            code = self.process.poll()
+            if code is None:
+                return
+            self.process = None
+            self.n_ends = 0 if code == 0 or now_s - self.started_s > STEADY_S else self.n_ends + 1
+            self.start_at_s = now_s + (WAIT_S[min(self.n_ends, len(WAIT_S)) - 1] if self.n_ends else 0.0)
+            LOG.warning("%s ended with %d, is started again in %.0f s", self.name, code, self.start_at_s - now_s)
+        if now_s >= self.start_at_s:
+            self.process, self.started_s = self.start(), now_s
+
+
+@dataclass(slots=True, kw_only=True)
+class Supervisor:
+    """The service as a whole. Within `with`, its data are its own and its address is taken."""
+
+    settings: Settings
+    _lock: int = -1
+    _socket: socket.socket | None = None
+    _database: Database = field(init=False)
+    _inbox: Inbox = field(init=False)
+
+    def __enter__(self) -> "Supervisor":
+        """Take data and address, and bring in order what an earlier end left. Raises UsageError, and BadInputError
+        for a damaged bundle."""
+        make_folder(self.settings.data)
+        self.settings.data.chmod(0o700)
+        try:
+            self._lock = lock_folder(self.settings.data)
+        except BlockingIOError:
+            raise UsageError(f"{self.settings.data}: a service runs with these data. Stop it, or take others") from None
+        self._socket = _listening(self.settings)
+        pinned = tuple(open_bundle(path).identity if path.is_file() else "" for path in self.settings.models)
+        save_settings(self.settings.model_copy(update={"identities": pinned}))
+        self._database = Database(self.settings)
+        self._inbox = Inbox(self._database, load_or_make_key(self.settings.key))
+        void_leases(self._database)
+        n_noted = self._inbox.recover()
+        if n_noted:
+            LOG.warning("%d files lay in the inbox and were noted", n_noted)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        os.close(self._lock)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port at which it listens."""
+        assert self._socket is not None, "within `with`"
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
+    def run(self, is_stopping: threading.Event) -> None:
+        """Keep all processes alive until told to stop, then let them end what they do."""
+        children = [_Child("api", lambda: self._start("api", self._fileno()))]
+        for number in range(self.settings.n_workers):
+            children.append(_Child(f"worker-{number}", lambda number=number: self._start("worker", number)))  # type: ignore[misc]
+        swept_s = 0.0
+        try:
+            while not is_stopping.wait(LOOK_S):
+                now_s = time.monotonic()
+                for child in children:
+                    child.look(now_s)
+                if now_s - swept_s > SWEEP_S:
+                    swept_s = now_s
+                    sweep(self._inbox)
+        finally:
+            _end([child.process for child in children if child.process is not None])
+
+    def _fileno(self) -> int:
+        assert self._socket is not None, "within `with`"
+        return self._socket.fileno()
+
+    def _start(self, role: str, number: int) -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable,
+            "-m",
+            "rsna_e2e.service",
+            role,
+            str(self.settings.data),
+            str(os.getpid()),
+            str(number),
+        ]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[self._fileno()] if role == "api" else [])
+
+
+def _listening(settings: Settings) -> socket.socket:
+    """Return a socket that listens; requests wait in it while the api starts, also again. Raises UsageError."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(where)
+        found.listen(_BACKLOG)
+    except OSError as error:
+        place = f"{settings.host}:{settings.port}"
+        raise UsageError(f"{place}: cannot be listened at: {error.strerror}. Choose another --port") from None
+    return found
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ask processes to end, and make them after a while."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    until_s = time.monotonic() + DRAIN_S
+    for process in processes:
+        try:
+            process.wait(max(until_s - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
