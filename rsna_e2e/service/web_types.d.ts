@@ -26,7 +26,7 @@ export interface Item {
   /** highest probability by label */
   scores: Record<string, number>;
   /** the label that orders the list */
-  headline: string;
+  headline: string | null;
   sentence: string | null;
   /** files or a model came since the result */
   superseded: boolean;
@@ -37,7 +37,7 @@ export interface Item {
 export interface Page {
   items: Item[];
   /** cursor of the next page */
-  next: string | null;
+  next: number | null;
   /** rises with each change of any study */
   version: number;
 }
@@ -54,6 +54,8 @@ export interface Generation {
   model: ModelName;
   superseded: boolean;
   finished: string;
+  /** of key slices, with maps and the report: made after the result */
+  pictures: "wanted" | "running" | "done" | "failed";
 }
 
 export interface Study extends Item {
@@ -87,6 +89,8 @@ export interface SeriesResult {
   place_mm: (number | null)[];
   /** slices x labels of slices */
   probability: number[][];
+  /** all that were found, below the threshold too */
+  boxes?: Box[];
 }
 
 export interface Result {
@@ -130,10 +134,10 @@ export interface Series {
   row_direction: number[] | null;
   column_direction: number[] | null;
   windows: Window[];
+  /** what is unusual about it, in words */
   flags: string[];
-  labels: string[];
-  heatmaps: Record<string, { height: number; width: number; brightest: number }>;
-  boxes: Box[];
+  /** sizes of maps, by label; empty until they are made */
+  heatmaps: Record<string, { height: number; width: number }>;
 }
 
 export interface Model extends ModelName {

@@ -75,6 +75,7 @@ class Studies:
             self.results[study] = result_json(study, model, list(labels), series)
             scores = {label["name"]: label["probability"] for label in self.results[study]["labels"]}
         generation = {"content": "aa" * 8, "model": model, "superseded": False, "finished": "2026-11-30T09:20:05Z"}
+        generation["pictures"] = "done"
         old = generation | {"content": "bb" * 8, "superseded": True, "finished": "2026-11-29T18:03:00Z"}
         self.items[study] = {
             "study": study,
@@ -116,7 +117,7 @@ class Studies:
             by_score = asked.get("sort") != "time"
             items.sort(key=lambda i: i["scores"].get(i["headline"], -1) if by_score else i["received"], reverse=True)
             start, limit = int(asked.get("cursor") or 0), int(asked.get("limit", 50))
-            following = str(start + limit) if start + limit < len(items) else None
+            following = start + limit if start + limit < len(items) else None
             return {"items": items[start : start + limit], "next": following, "version": self.version}
 
 
@@ -239,8 +240,7 @@ class Handler(BaseHTTPRequestHandler):
         return as_json(self.studies.results[study])
 
     def _series(self, session: dict[str, str], study: str, key: str) -> Answer:
-        labels = [label["name"] for label in self.studies.results[study]["labels"]]
-        return as_json(series_json(self._found(study, key), labels))
+        return as_json(series_json(self._found(study, key)))
 
     def _found(self, study: str, key: str) -> Series:
         return next(one for one in self.studies.series[study] if one.key == key)

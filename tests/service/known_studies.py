@@ -30,6 +30,7 @@ class Series:
     about: dict[str, Any]
     maps: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
     affine: tuple[float, ...] = ()
+    boxes: list[dict[str, Any]] = field(default_factory=list)
 
 
 def head(n: int, rows: int, columns: int, *, key: str, seed: int) -> Series:
@@ -68,9 +69,8 @@ def head(n: int, rows: int, columns: int, *, key: str, seed: int) -> Series:
             {"name": "bone", "center": 600, "width": 2800},
             {"name": "stroke", "center": 32, "width": 8},
         ],
-        "flags": ["gap", "burned_in"],
+        "flags": ["gaps in which 2 more slices would fit", "text burned into the pixels"],
         "values": "hu",
-        "boxes": [],
     }
     return Series(
         key=key,
@@ -102,6 +102,7 @@ def chest() -> Series:
     boxes = [
         {"label": "opacity", "slice": 0, "x": 70.0, "y": 250.0, "width": 80.0, "height": 90.0, "score": 0.87},
         {"label": "opacity", "slice": 0, "x": 260.0, "y": 150.0, "width": 60.0, "height": 50.0, "score": 0.41},
+        {"label": "opacity", "slice": 0, "x": 10.0, "y": 10.0, "width": 9.0, "height": 9.0, "score": 0.39},
     ]
     about = {
         "spacing_mm": None,
@@ -111,16 +112,15 @@ def chest() -> Series:
         "windows": [],
         "flags": [],
         "values": "grey",
-        "boxes": boxes,
     }
     pixels = np.rint(grey).clip(0, 255).astype("<i2")[None]
-    return Series(key="c0ffee0000000001", pixels=pixels, probability=np.array([[0.87]]), about=about)
+    return Series(key="c0ffee0000000001", pixels=pixels, probability=np.array([[0.87]]), about=about, boxes=boxes)
 
 
-def series_json(series: Series, labels: list[str]) -> dict[str, Any]:
+def series_json(series: Series) -> dict[str, Any]:
     n, rows, columns = series.pixels.shape
-    size = {"height": MAP_SIDE, "width": MAP_SIDE, "brightest": 255}
-    own = {"key": series.key, "n_slices": n, "rows": rows, "columns": columns, "labels": labels}
+    size = {"height": MAP_SIDE, "width": MAP_SIDE}
+    own = {"key": series.key, "n_slices": n, "rows": rows, "columns": columns}
     return own | series.about | {"heatmaps": dict.fromkeys(series.maps, size)}
 
 
@@ -160,6 +160,7 @@ def result_json(study: str, model: dict[str, str], labels: list[str], all_series
                 "place_mm": one.about["place_mm"] or [None] * len(one.pixels),
                 "images": [f"image-{place}" for place in range(len(one.pixels))],
                 "probability": one.probability.tolist(),
+                "boxes": one.boxes,
             }
             for one in all_series
         ],

@@ -100,6 +100,9 @@ export function query(values) {
   return given.length ? `?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}` : "";
 }
 
+/** A query with further values. @param {string} given "" or "?…" @param {Record<string, string | number>} values */
+export const extended = (given, values) => query({ ...Object.fromEntries(new URLSearchParams(given)), ...values });
+
 /** Where a series lies. @param {string} study @param {string} key */
 export const seriesPath = (study, key) => `/studies/${study}/series/${key}`;
 

@@ -1,6 +1,6 @@
 // The controls above the picture, and the keys.
 
-import { query, ROOT } from "./api.js";
+import { extended, ROOT } from "./api.js";
 import { button, byId, el, heading, outside } from "./dom.js";
 /** @import {Window} from "../web_types" */
 /** @import {Viewer} from "./viewer.js" */
@@ -89,7 +89,7 @@ export class Controls {
 
   /** Show the viewer's state. */
   show() {
-    const { series, windows, window, rows, label, overlay, path, place, film } = this.viewer;
+    const { windows, window, rows, label, overlay, path, version, place, film } = this.viewer;
     const at = windows.findIndex(({ name }) => name === window?.name);
     this.presets.selectedIndex = at < 0 ? windows.length : at;
     for (const [input, value] of /** @type {const} */ ([
@@ -102,8 +102,9 @@ export class Controls {
     this.overlay.setAttribute("aria-pressed", String(overlay));
     this.opacity.disabled = !overlay;
     film.map.style.opacity = this.opacity.value;
-    const known = series.windows.find(({ name }) => name === window?.name); // own ones the service does not know
-    this.picture.href = `${ROOT}${path}/pictures/${place}.png${query({ label: rows[label].name, window: known?.name })}`;
+    this.picture.hidden = !rows[label].hasPictures || !rows[label].keySlices.includes(place);
+    const shown = extended(version, { label: rows[label].name, has_map: String(overlay) });
+    this.picture.href = `${ROOT}${path}/pictures/${place}.png${shown}`;
   }
 }
 

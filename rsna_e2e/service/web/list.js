@@ -89,7 +89,7 @@ function showPage({ items, next }, filters, { rows, status, pages }) {
       : "No studies yet. Drop a folder, a zip or files anywhere on this page.";
   pages.replaceChildren(
     ...(filters.cursor ? [el("a", { class: "button", href: address({ ...filters, cursor: "" }) }, "First page")] : []),
-    ...(next ? [el("a", { class: "button", href: address({ ...filters, cursor: next }) }, "Next page")] : [])
+    ...(next ? [el("a", { class: "button", href: address({ ...filters, cursor: String(next) }) }, "Next page")] : [])
   );
 }
 
@@ -99,7 +99,7 @@ const address = ({ sort, ...others }) => `#/${query({ ...others, sort: sort === 
 /** @param {Item} item */
 function row(item) {
   const { study, state, reason, sentence, scores, headline, received, n_slices: nSlices } = item;
-  const score = scores[headline];
+  const score = scores[headline ?? ""];
   const others = Object.entries(scores).filter(([name]) => name !== headline);
   const chips = others
     .sort(([, a], [, b]) => b - a)
@@ -109,7 +109,12 @@ function row(item) {
   return el(
     "li",
     { "data-study": study },
-    span("score", el("b", {}, meter ? share(score) : "–"), meter, el("small", {}, meter && words(headline))),
+    span(
+      "score",
+      el("b", {}, meter ? share(score) : "–"),
+      meter,
+      el("small", {}, meter && headline && words(headline))
+    ),
     span("who", el("a", { href: `#/study/${study}` }, ...titleOf(item)), el("small", { class: "sentence" }, sentence)),
     span("chips", ...chips, others.length > N_CHIPS && span("more", `+${others.length - N_CHIPS}`)),
     span(

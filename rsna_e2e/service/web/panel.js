@@ -1,6 +1,6 @@
 // What stands beside the images of a study: findings, its series, results of before and now, and what can be done.
 
-import { post, query, request, ROOT } from "./api.js";
+import { extended, post, query, request, ROOT } from "./api.js";
 import {
   announce,
   button,
@@ -18,7 +18,7 @@ import {
   words
 } from "./dom.js";
 
-/** @import {Item, KeySlice, Result, Series, Session, State, Study} from "../web_types" */
+/** @import {Generation, Item, KeySlice, Result, Series, Session, State, Study} from "../web_types" */
 
 /** What a state means. @type {Record<State, string>} */
 export const STATES = {
@@ -32,13 +32,6 @@ export const STATES = {
   cancelled: "Cancelled before it was read."
 };
 
-/** What a flag of a series means. @type {Record<string, string>} */
-const FLAGS = {
-  gap: "Slices are missing between others",
-  tilt: "The gantry was tilted",
-  burned_in: "Text may be burned into the images"
-};
-
 const RETRIED = ["failed", "dead", "refused", "cancelled"]; // states
 
 /** @param {Item} study */
@@ -48,11 +41,13 @@ export function titleOf({ study, identity }) {
   return [el("bdi", {}, identity?.patient_id || `Study ${study}`), ...parts];
 }
 
-/** Why there is no result, or not the newest; nothing where there is. @param {Study} study @param {string} version */
-export function stateOf(study, version) {
-  const { state, reason, attempts, superseded } = study;
-  const isOld = shownGeneration(study, version)?.superseded;
-  if (state === "done" && !superseded && !isOld) return null;
+/**
+ * Why there is no result, or not the newest; nothing where there is.
+ * @param {Study} study @param {string} shown query of the result that is shown
+ */
+export function stateOf({ state, reason, attempts, superseded, generations }, shown) {
+  const isOld = generations.find(each => versionOf(each) === shown)?.superseded;
+  if (state === "done" && !superseded && !isOld) return "";
   return el(
     "p",
     { class: `state ${state}`, role: "status" },
@@ -65,13 +60,8 @@ export function stateOf(study, version) {
   );
 }
 
-/** The result that a query asks for; without one the newest. @param {Study} study @param {string} version */
-function shownGeneration({ generations }, version) {
-  return generations.find(each => (version ? version === versionOf(each) : !each.superseded));
-}
-
-/** @param {Study["generations"][0]} generation */
-const versionOf = ({ model, content }) => query({ model: model.identity, content });
+/** The query of one of a study's results. @param {Generation} generation */
+export const versionOf = ({ model, content }) => query({ model: model.identity, content });
 
 /**
  * The sentence, and each label with its probability, threshold, and key slices to go to.
@@ -107,18 +97,13 @@ export function findings(result, version) {
 
 /** @param {Result} result @param {KeySlice} key @param {string} label @param {string} version */
 function keyLink({ study }, { series, place }, label, version) {
-  const href = `#/study/${study}/${series}${placeQuery(version, place, label)}`;
+  const href = `#/study/${study}/${series}${extended(version, { slice: place + 1, label })}`;
   const name = `Slice ${place + 1} of ${words(label)}`;
   return el(
     "a",
     { href, "aria-label": name, "data-series": series, "data-place": place, "data-label": label },
     place + 1
   );
-}
-
-/** @param {string} version @param {number} place from 0 on @param {string} label */
-export function placeQuery(version, place, label) {
-  return query({ ...Object.fromEntries(new URLSearchParams(version)), slice: place + 1, label });
 }
 
 /** Links to all series of a study, where there are several. @param {Result} result @param {string} key @param {string} version */
@@ -134,7 +119,7 @@ export function seriesList({ study, series }, key, version) {
 /** @param {Series} series */
 export function aboutSeries({ flags, rows, columns, spacing_mm: spacing }) {
   const pixels = spacing ? `, each ${spacing[0].toFixed(2)} mm high and ${spacing[1].toFixed(2)} mm wide` : "";
-  const texts = flags.map(flag => el("li", {}, FLAGS[flag] ?? heading(flag)));
+  const texts = flags.map(flag => el("li", {}, heading(flag)));
   return el(
     "section",
     { "aria-label": "About the images" },
@@ -143,12 +128,14 @@ export function aboutSeries({ flags, rows, columns, spacing_mm: spacing }) {
   );
 }
 
-/** Results of before and now, and which files were not taken. @param {Study} study @param {string} version */
-export function history(study, version) {
-  const shown = shownGeneration(study, version);
+/** Results of before and now, and which files were not taken. @param {Study} study @param {string} shown as of `stateOf` */
+export function history(study, shown) {
   const results = study.generations.map(each => {
     const { model, superseded, finished } = each;
-    const link = { href: `#/study/${study.study}${versionOf(each)}`, "aria-current": each === shown && "page" };
+    const link = {
+      href: `#/study/${study.study}${versionOf(each)}`,
+      "aria-current": versionOf(each) === shown && "page"
+    };
     return el(
       "li",
       {},
@@ -176,10 +163,11 @@ export function history(study, version) {
 
 /**
  * Report, and what the reader's role may do.
- * @param {Study} study @param {Session} session @param {() => void} again
+ * @param {Study} study @param {string} shown as of `stateOf` @param {Session} session @param {() => void} again
  */
-export function actions({ study, state, generations }, { role }, again) {
+export function actions({ study, state, generations }, shown, { role }, again) {
   const path = `/studies/${study}`;
+  const isDrawn = generations.find(each => versionOf(each) === shown)?.pictures === "done";
   const retry = async () => {
     await post(`${path}/retry`);
     again();
@@ -195,8 +183,8 @@ export function actions({ study, state, generations }, { role }, again) {
   return el(
     "p",
     { class: "actions" },
-    generations.length > 0 && outside("Report", `${ROOT}${path}/report.html`, "button"),
+    isDrawn && outside("Report", `${ROOT}${path}/report.html${shown}`, "button"),
     role !== "read" && RETRIED.includes(state) && button("Try again", saying(retry)),
-    role === "admin" && button("Delete…", saying(remove), { class: "danger" })
+    role !== "read" && button("Delete…", saying(remove), { class: "danger" })
   );
 }

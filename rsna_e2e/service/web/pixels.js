@@ -2,15 +2,6 @@
 
 /** @import {Window} from "../web_types" */
 
-/** Presets of CT in HU, for series that bring no windows of their own. @type {Window[]} */
-export const CT_WINDOWS = [
-  { name: "brain", center: 40, width: 80 },
-  { name: "subdural", center: 80, width: 200 },
-  { name: "soft", center: 40, width: 380 },
-  { name: "bone", center: 600, width: 2800 },
-  { name: "stroke", center: 32, width: 8 }
-];
-
 /** A step between slices beyond this many median steps leaves room for a slice. */
 const GAP = 1.5;
 

@@ -3,11 +3,14 @@
 import { button, el, heading, share, svg, words } from "./dom.js";
 import { layout } from "./pixels.js";
 
+/** @import {Box} from "../web_types" */
+
 const ROW = 24; // px of a label's row, as in app.css
 const TOP = 3; // px of it that stay free
 
 /**
- * @typedef {{name: string, threshold: number, probability: number[], keySlices: number[]}} Row
+ * @typedef {{name: string, threshold: number, probability: number[], keySlices: number[], boxes: Box[],
+ *   hasPictures: boolean}} Row of a label; boxes: those that reach the threshold; hasPictures: of its key slices
  * @typedef {{go: (place: number) => void, choose: (label: number) => void}} Actions
  */
 

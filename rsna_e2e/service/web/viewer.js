@@ -1,11 +1,11 @@
 // The viewer of one series: what is shown, the controls and keys that change it, and the slices that this needs.
 
-import { getHeatMap, getSlice } from "./api.js";
+import { getHeatMap, getJson, getSlice } from "./api.js";
 import { Film } from "./canvas.js";
 import { Controls, onKey, round } from "./controls.js";
 import { announce, button, count, el, heading, share, words } from "./dom.js";
 import { listen } from "./gestures.js";
-import { CT_WINDOWS, fullWindow, windowTable } from "./pixels.js";
+import { fullWindow, windowTable } from "./pixels.js";
 import { Fetcher, fetchOrder, Memory } from "./slices.js";
 import { Strip } from "./strip.js";
 /** @import {HeatMap, Series} from "../web_types" */
@@ -42,7 +42,7 @@ export class Viewer {
     this.place = start.place;
     this.label = start.label;
     this.overlay = false; // a reader's first look is without it
-    this.windows = series.windows.length || series.values === "grey" ? series.windows : CT_WINDOWS;
+    this.windows = series.windows;
     /** @type {Window | null} null until the first slice gives one */
     this.window = this.windows[0] ?? null;
     /** @type {Uint32Array | null} of the window; null until it is wanted */
@@ -124,6 +124,12 @@ export class Viewer {
     if (this.windows.length) this.setWindow(this.windows[0]);
   }
 
+  /** Ask for the series again: maps are made after the result. */
+  async refresh() {
+    this.series.heatmaps = (await getJson(this.path + this.version, this.signal)).heatmaps;
+    this.#fetch();
+  }
+
   // What is shown
 
   /** Show the state, once for all changes before the next frame. */
@@ -162,9 +168,7 @@ export class Viewer {
     this.#showMessage(values, key);
     const { name } = this.rows[this.label];
     this.film.drawMap(this.overlay && values ? maps.get(this.#mapKey()) : undefined, this.series.heatmaps[name]);
-    this.film.drawBoxes(
-      this.overlay ? this.series.boxes.filter(({ slice, label }) => slice === this.place && label === name) : []
-    );
+    this.film.drawBoxes(this.overlay ? this.#boxes() : []);
     this.strip?.update(this.place, this.label);
     this.#showTexts(values);
     this.controls.show();
@@ -219,12 +223,15 @@ export class Viewer {
     );
   }
 
+  /** Boxes of the label in the slice. */
+  #boxes = () => this.rows[this.label].boxes.filter(({ slice }) => slice === this.place);
+
   #overlayNote() {
     const { name } = this.rows[this.label];
-    const nBoxes = this.series.boxes.filter(box => box.label === name && box.slice === this.place).length;
     const failed = this.mapFetcher.failed.get(this.#mapKey());
     if (failed) return failed.message;
-    if (this.series.boxes.length) return count(nBoxes, "box", "boxes");
+    const nBoxes = this.#boxes().length;
+    if (this.rows.some(({ boxes }) => boxes.length)) return count(nBoxes, "box", "boxes");
     return this.series.heatmaps[name] ? "heatmap" : `no map of ${words(name)}`;
   }
 
