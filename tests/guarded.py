@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict
@@ -132,7 +133,7 @@ class Served:
     tokens: dict[str, str] = field(default_factory=dict)
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=10, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, timeout=10, trust_env=False, verify=False, **options)
 
     def as_role(self, role: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.tokens[role]}"}
@@ -167,7 +168,9 @@ def served(folder: Path, *, access: AccessSettings | None = None, limits: Limits
     """Serve until the block ends; there are a token of each role, of its name, and the user anna, who may read."""
     clock, access = Clock(), access or AccessSettings()
     with Accounts(folder / ACCESS_FILE, clock=clock) as accounts, Audit(folder / ACCESS_FILE, clock=clock) as audit:
-        accounts.add_user("anna", "read", PASSWORD)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rsna_e2e.service.passwords._N", 2)  # few rounds: hers is asked for often
+            accounts.add_user("anna", "read", PASSWORD)
         app = make_app(accounts, audit, access, limits)
         app.state.database = folder / "other.sqlite"
         server = uvicorn.Server(uvicorn.Config(app, port=0, **server_options(limits, access.proxies)))

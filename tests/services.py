@@ -18,10 +18,9 @@ import small
 
 from rsna_e2e.core.files import read_json
 from rsna_e2e.inference.export import export
-from rsna_e2e.service.accounts import Accounts
+from rsna_e2e.service.accounts import ACCESS_FILE, Accounts
 from rsna_e2e.service.database import Database
 from rsna_e2e.service.inbox import Inbox
-from rsna_e2e.service.protection import ACCESS_FILE
 from rsna_e2e.service.settings import Settings
 from rsna_e2e.store.pseudonyms import load_or_make_key
 from rsna_e2e.training.train import train

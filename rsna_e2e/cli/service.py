@@ -71,8 +71,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _tell_how_to_log_in(data: Path, address: str) -> None:
     """Print a link to log in by, once, as long as there is no user."""
-    from rsna_e2e.service.accounts import Accounts
-    from rsna_e2e.service.protection import ACCESS_FILE
+    from rsna_e2e.service.accounts import ACCESS_FILE, Accounts
 
     with Accounts(data / ACCESS_FILE) as accounts:
         if accounts.users():

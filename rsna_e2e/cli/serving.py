@@ -3,7 +3,7 @@
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -94,9 +94,14 @@ def _process(options: argparse.Namespace) -> None:
     from rsna_e2e.serving.model import ServedModel
     from rsna_e2e.serving.process import process
 
-    with _ends_at_sigterm(), progress_bar("process", unit="files or slices") as progress:
+    with _ends_at_sigterm() as is_stopping, progress_bar("process", unit="files or slices") as progress:
         model = ServedModel.open(options.model, device=options.device)
-        done = process(options.raw, options.out, model, has_pictures=not options.no_pictures, progress=progress)
+        done = process(
+            *(options.raw, options.out, model),
+            has_pictures=not options.no_pictures,
+            is_stopping=is_stopping,
+            progress=progress,
+        )
     for result in done.results:
         tell(f"{result.study}: {result.sentence}")
     for study, why in done.failed.items():
@@ -116,8 +121,9 @@ def _process(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _ends_at_sigterm() -> Iterator[None]:
-    """Within, SIGTERM ends the program as if it had come to its end, so that what is temporary goes."""
+def _ends_at_sigterm() -> Iterator[Callable[[], bool]]:
+    """Within, SIGTERM ends the program as if it had come to its end, so that what is temporary goes. Yields what says
+    whether it came."""
     is_stopped = False
 
     def stop(*_: object) -> NoReturn:
@@ -127,7 +133,7 @@ def _ends_at_sigterm() -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield lambda: is_stopped
     except Exception:
         if is_stopped:  # libraries that were called just then may make another exception of it
             sys.exit(_TERMINATED)

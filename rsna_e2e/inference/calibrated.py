@@ -37,8 +37,7 @@ class Calibrator:
         calibration = read_calibration(trained.run, trained.task)
         if calibration is None:
             raise BadInputError(
-                f"{trained.named}: has no calibration, as runs have that held a fold out. Fit one: rsna-e2e calibrate "
-                f"{trained.named} --data STORE"
+                f"{trained.named}: has no calibration, as runs have that held a fold out. {_way_out(trained)}"
             )
         is_other = is_mean or trained.epoch != calibration.epoch or tuple(views) != ("plain",)
         if calibration.epoch is not None and is_other:
@@ -81,6 +80,13 @@ class Calibrator:
         labels = [*self.calibration.slices.items(), *self.calibration.series.items()]
         if kept := [f"{name} ({label.reason})" for name, label in labels if _stays(label, self.how)]:
             logger.warning("not calibrated, for the reason in brackets (docs/evaluation.md): %s", ", ".join(kept))
+
+
+def _way_out(trained: TrainedModel) -> str:
+    """Return what to do about a calibration that is missing."""
+    if trained.named != trained.run:
+        return "Calibrate the run that it was made of, and export that again"
+    return f"Fit one: rsna-e2e calibrate {trained.run} --data STORE"
 
 
 def is_calibrated(submission: Path) -> bool:

@@ -19,7 +19,7 @@ def model_card(described: BundleDescription, members: Sequence[TrainedModel]) ->
         f"{task.title}. **Research use only: not a medical device, not for diagnosis.**",
         "",
         f"- Licence: {described.licence}",
-        f"- Predicts: {', '.join(task.slices.names)}, of each {_what(task)}",
+        _predicted(members[0]),
         *([f"- Of each series: {', '.join(task.series.names)}"] if task.series_truth == "own" else []),
         f"- Made of: {len(members)} run{'s, whose probabilities are averaged' if len(members) > 1 else ''}",
         "- Made by: rsna_e2e",
@@ -32,6 +32,13 @@ def model_card(described: BundleDescription, members: Sequence[TrainedModel]) ->
     for number, trained in enumerate(members, start=1):
         lines += ["", f"## Run {number}" if len(members) > 1 else "## Scores", "", *_of_run(trained)]
     return "\n".join(lines) + "\n"
+
+
+def _predicted(trained: TrainedModel) -> str:
+    task = trained.task
+    if trained.config.model.finds_boxes:
+        return f"- Finds boxes of: {', '.join(task.boxes)}, in each {_what(task)}"
+    return f"- Predicts: {', '.join(task.slices.names)}, of each {_what(task)}"
 
 
 def _what(task: Task) -> str:

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -210,9 +210,13 @@ class Accounts:
             return None
         now = self._clock()
         if row["used"] is None or now - row["used"] >= _NOTED_S:
-            with self._writing() as connection:
-                connection.execute("UPDATE tokens SET used = ? WHERE hash = ?", (now, row["hash"]))
+            self._note("UPDATE tokens SET used = ? WHERE hash = ?", now, row["hash"])
         return Caller(name=row["name"], role=row["role"], how="token")
+
+    def _note(self, statement: str, *values: object) -> None:
+        """Write what is nice to know: on a full disk, say, who may read may still read."""
+        with suppress(sqlite3.OperationalError), self._writing() as connection:
+            connection.execute(statement, values)
 
     def _is_valid(self, token: sqlite3.Row) -> bool:
         return token["expires"] is None or self._clock() < token["expires"]
@@ -232,8 +236,7 @@ class Accounts:
         if row is None or now >= row["ends"] or now - row["seen"] >= IDLE_S:
             return None
         if is_activity and now - row["seen"] >= _NOTED_S:
-            with self._writing() as connection:
-                connection.execute("UPDATE sessions SET seen = ? WHERE hash = ?", (now, row["hash"]))
+            self._note("UPDATE sessions SET seen = ? WHERE hash = ?", now, row["hash"])
         return Caller(name=row["name"], role=row["role"], how="login")
 
     def end_session(self, secret: str) -> None:

@@ -8,14 +8,14 @@ from fastapi import FastAPI
 from rsna_e2e import __version__
 from rsna_e2e.service import routes_images, routes_studies, routes_system, routes_uploads
 from rsna_e2e.service.access import LOOPBACK_HOSTS, AccessSettings
-from rsna_e2e.service.accounts import Accounts
+from rsna_e2e.service.accounts import ACCESS_FILE, Accounts
 from rsna_e2e.service.audit import Audit
 from rsna_e2e.service.context import Context
 from rsna_e2e.service.database import Database
 from rsna_e2e.service.inbox import Inbox
 from rsna_e2e.service.limits import Limits, server_options
 from rsna_e2e.service.open_stores import OpenStores
-from rsna_e2e.service.protection import ACCESS_FILE, protect
+from rsna_e2e.service.protection import protect
 from rsna_e2e.service.settings import Settings
 from rsna_e2e.store.pseudonyms import load_or_make_key
 
@@ -31,6 +31,7 @@ def make_app(settings: Settings) -> FastAPI:
         openapi_url=None,
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
     )
     database = Database(settings)
     accounts, audit = Accounts(settings.data / ACCESS_FILE), Audit(settings.data / ACCESS_FILE)

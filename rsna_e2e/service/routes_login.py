@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from rsna_e2e.service.access import OWN_PAGE, Guard, check_own_page, guard_of, session_cookie
-from rsna_e2e.service.accounts import SESSION_S
 from rsna_e2e.service.audit import NOBODY
 from rsna_e2e.service.callers import Caller, Entry
 from rsna_e2e.service.problems import ProblemError
@@ -43,10 +42,9 @@ async def login(credentials: Credentials, request: Request) -> Response:
     if entry is None:
         raise unauthenticated("wrong_credentials", "Name and password, or token, are not right")
     response = JSONResponse({"name": entry.caller.name, "role": entry.caller.role})
-    response.set_cookie(
+    response.set_cookie(  # without an age it ends with the browser, too
         guard.settings.cookie,
         entry.secret,
-        max_age=int(SESSION_S),
         secure=guard.settings.is_https,
         httponly=True,
         samesite="strict",

@@ -73,7 +73,7 @@ def metrics(request: Request) -> Response:
 @router.get("/api/v1/models")
 def models(request: Request, caller: Reader) -> list[dict[str, Any]]:
     """The models that workers ask."""
-    return _models(context_of(request))
+    return [{name: value for name, value in one.items() if name != "card"} for one in _models(context_of(request))]
 
 
 @router.get("/api/v1/models/{model}/card")

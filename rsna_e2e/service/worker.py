@@ -6,14 +6,15 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, RsnaError, is_out_of_memory
 from rsna_e2e.core.files import make_folder, read_json, sync, write_json
+from rsna_e2e.inference.bundle import CARD, open_bundle
 from rsna_e2e.service.database import Database
 from rsna_e2e.service.folders import PICTURES, RESULT, SERIES, STORE, result_folder, work_folder
 from rsna_e2e.service.jobs import (
@@ -49,12 +50,13 @@ GONE, NO_ROOM, BAD_DATA, BUG = "files_gone", "no_room", "bad_data", "internal_er
 
 @dataclass(slots=True, kw_only=True)
 class Worker:
-    """A worker with its models. owner: who it is to the queue."""
+    """A worker with its models. cards: what is said of them, by identity, where they have one."""
 
     database: Database
     pseudonyms: Pseudonyms
     models: tuple[ServedModel, ...]
     number: int
+    cards: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def owner(self) -> str:
@@ -82,7 +84,7 @@ class Worker:
                 renew(self.database, self.owner)
                 beat(self.database, self.number)
 
-        beat(self.database, self.number, [described(model) for model in self.models])
+        beat(self.database, self.number, [self._described(model) for model in self.models])
         thread = threading.Thread(target=say, daemon=True)
         thread.start()
         try:
@@ -90,6 +92,20 @@ class Worker:
         finally:
             is_over.set()
             thread.join()
+
+    def _described(self, model: ServedModel) -> dict[str, Any]:
+        """Return what users are told of a model."""
+        return {
+            "identity": model.identity,
+            "name": model.name,
+            "version": model.version,
+            "task": model.task.name,
+            "title": model.task.title,
+            "headline": model.task.headline,
+            "labels": list(model.slice_labels),
+            "thresholds": {level: dict(of_level) for level, of_level in model.thresholds.items()},
+            "card": self.cards.get(model.identity, ""),
+        }
 
     def step(self) -> bool:
         """Do the next piece of work. False where there is none."""
@@ -205,30 +221,25 @@ class _PutOffError(Exception):
 def work(settings: Settings, number: int, is_stopping: Callable[[], bool]) -> None:
     """Open the models and work. Raises what `ServedModel.open` raises, BadInputError where a bundle was exchanged since
     the service began."""
-    database, models = Database(settings), []
+    models: list[ServedModel] = []
+    cards: dict[str, str] = {}
     for path, pinned in zip(settings.models, settings.identities, strict=True):
         model = ServedModel.open(path, device=settings.device)
         if pinned and model.identity != pinned:
             raise BadInputError(f"{path}: another model than the service began with. Stop it and start it again")
         models.append(model)
-    worker = Worker(database=database, pseudonyms=load_or_make_key(settings.key), models=tuple(models), number=number)
+        if path.is_file():
+            cards[model.identity] = (open_bundle(path).folder / CARD).read_text()
+    worker = Worker(
+        database=Database(settings),
+        pseudonyms=load_or_make_key(settings.key),
+        models=tuple(models),
+        number=number,
+        cards=cards,
+    )
     warm_up()
     LOG.info("ready with %d models", len(models))
     worker.run(is_stopping)
-
-
-def described(model: ServedModel) -> dict[str, Any]:
-    """Return what users are told of a model."""
-    return {
-        "identity": model.identity,
-        "name": model.name,
-        "version": model.version,
-        "task": model.task.name,
-        "title": model.task.title,
-        "headline": model.task.headline,
-        "labels": list(model.task.slices.names),
-        "thresholds": {level: dict(of_level) for level, of_level in model.thresholds.items()},
-    }
 
 
 def summary_of(result: Result, model: ServedModel) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rsna_e2e.core.errors import BadInputError, DiskFullError, RsnaError
 from rsna_e2e.core.files import full_disk_named, make_folder, write_json
-from rsna_e2e.core.records import Progress, no_progress
+from rsna_e2e.core.records import Progress, never, no_progress
 from rsna_e2e.inference.predict_dicom import temporary_store
 from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.serving.result import Result, results
@@ -42,6 +42,7 @@ def process(
     *,
     has_pictures: bool = True,
     n_jobs: int | None = None,
+    is_stopping: Callable[[], bool] = never,
     progress: Progress = no_progress,
 ) -> Processed:
     """Predict every study of the DICOM files, or images, in `raw`, a folder or a zip archive.
@@ -50,7 +51,7 @@ def process(
     result.json, and with has_pictures pictures of its key slices and report.html. Folders of other studies stay.
     `out/summary.json`, of those in `raw` alone, comes last. A temporary store holds the pixels meanwhile. n_jobs:
     processes that read files, by default one for each core. A study of which no picture or page can be made, or whose
-    folder cannot be written, fails alone.
+    folder cannot be written, fails alone; while is_stopping says that the program is ending, its error ends all.
 
     Raises BadInputError when `raw` is missing or holds no usable slice, OutOfResourcesError on a full disk.
     """
@@ -62,7 +63,9 @@ def process(
         found = results(model, store, model(store, range(len(store.series)), progress=progress))
         predicted_s = time.perf_counter()
         why = {
-            result.study: _failure(result, store, model, out / result.study, has_pictures=has_pictures)
+            result.study: _failure(
+                *(result, store, model, out / result.study), has_pictures=has_pictures, is_stopping=is_stopping
+            )
             for result in found
         }
         refused = _counted(refusal.reason for refusal in store.read_refusals())
@@ -91,7 +94,15 @@ def _counted(reasons: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(map(str, reasons)).items()))
 
 
-def _failure(result: Result, store: Store, model: ServedModel, folder: Path, *, has_pictures: bool) -> str:
+def _failure(
+    result: Result,
+    store: Store,
+    model: ServedModel,
+    folder: Path,
+    *,
+    has_pictures: bool,
+    is_stopping: Callable[[], bool],
+) -> str:
     """Write the folder of a study, and return why that failed, empty where it did not. Raises DiskFullError."""
     try:
         _write(result, store, model, folder, has_pictures=has_pictures)
@@ -100,6 +111,8 @@ def _failure(result: Result, store: Store, model: ServedModel, folder: Path, *, 
     except RsnaError as error:
         return str(error)
     except Exception as error:  # whatever it is, other studies need not have it; its text may name what is private
+        if is_stopping():  # libraries make another exception of the one that was to end the program
+            raise
         return f"{type(error).__name__} while its pictures were made. Try --no-pictures"
     return ""
 

@@ -105,8 +105,11 @@ BOX_COLUMNS = {"row": "int64", **dict.fromkeys(EDGES, "float64"), "class": "int3
 # The place of the pixels, which may differ between stores of the same data.
 _STORAGE_COLUMNS = ("shard", "byte_offset", "stored_bytes", "packed_checksum")
 
-# What names the data, and says nothing of what they show.
-_NAME_COLUMNS = ("series_key", "image_id", "patient_id", "study_uid", "series_uid", "sop_uid", "decoder")
+# What names slices and people, or says how files hold them, and nothing of what they show.
+_UNSEEN_COLUMNS = (
+    *("series_key", "image_id", "patient_id", "study_uid", "series_uid", "sop_uid", "sex", "age_y"),
+    *("frame_number", "transfer_syntax_uid", "decoder"),
+)
 
 # What to do about damage, at the end of a message.
 REPAIR = "Find all damage with: rsna-e2e store verify STORE; and repair it with: rsna-e2e store repair STORE RAW"
@@ -135,8 +138,8 @@ def hash_of_pixels(index: Mapping[str, Column], values: Values = "hu") -> str:
 
 def hash_of_study(index: Mapping[str, Column], series: Iterable[slice], values: Values = "hu") -> str:
     """Return the sha256 of the slices of a study, each series being rows of the index: their pixels by their checksums,
-    geometry and presentation. No name is in it: not those of files, people and UIDs, nor of the decoder."""
-    names = [name for name in columns_of(values) if name not in (*_STORAGE_COLUMNS, *_NAME_COLUMNS)]
+    geometry and presentation. No name is in it, of files and people, no UID, sex or age, and not how files hold it."""
+    names = [name for name in columns_of(values) if name not in (*_STORAGE_COLUMNS, *_UNSEEN_COLUMNS)]
     parts = sorted(_hash_of({name: index[name][rows] for name in names}) for rows in series)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

@@ -110,7 +110,7 @@ def test_messages_and_notes_name_the_bundle(
     assert f"split train is what {bundle} learned from" in capsys.readouterr().err
     trained = TrainedModel.open(bundle, device="cpu")
     monkeypatch.setattr("rsna_e2e.inference.calibrated.read_calibration", lambda *_: None)
-    with pytest.raises(BadInputError, match=re.escape(f"{bundle}: has no calibration")):
+    with pytest.raises(BadInputError, match=re.escape(str(bundle)) + ": has no calibration.* export that again"):
         Calibrator.of(trained, "default", split="test")
 
 
@@ -300,6 +300,7 @@ def test_a_run_that_finds_boxes_can_be_exported(tmp_path: Path) -> None:
         split = ("--split", "train", "--raw")
         by_run = _predicted(tmp_path / "run", store, tmp_path / "a.csv", *split)
         assert _predicted(found, store, tmp_path / "b.csv", *split) == by_run
+    assert "- Finds boxes of: opacity, in each radiograph\n" in (open_bundle(found).folder / CARD).read_text()
     (run,) = open_bundle(found).runs
     assert decode((run / KNOWN).read_bytes(), path=run)["answers"].shape == (12, 1)
     both = [tmp_path / "run", shutil.copytree(tmp_path / "run", tmp_path / "copy")]

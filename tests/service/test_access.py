@@ -117,7 +117,7 @@ def test_login_me_and_logout(service: Served, client: httpx.Client) -> None:
     assert service.audit.last(1)[0]["action"] == "login"
     assert service.audit.last(1)[0]["address"] == "127.0.0.1"
     attributes = {part.strip().partition("=")[0].lower() for part in answer.headers["set-cookie"].split(";")}
-    assert attributes == {"rsna_e2e", "httponly", "max-age", "path", "samesite"}
+    assert attributes == {"rsna_e2e", "httponly", "path", "samesite"}
     assert "samesite=strict" in answer.headers["set-cookie"].lower()
     assert client.get("/api/v1/me").json() == {"name": "anna", "role": "read", "csrf": "rsna_e2e"}
     cookie = client.cookies["rsna_e2e"]
@@ -167,7 +167,7 @@ def test_the_cookie_of_https(tmp_path: Path) -> None:
         answer = client.post("/api/v1/login", **login, headers={**host, **OWN_PAGE, "Origin": "https://ct.example.org"})
         name, *attributes = [part.strip().lower() for part in answer.headers["set-cookie"].split(";")]
         assert name.startswith("__host-rsna_e2e=")
-        assert set(attributes) == {"httponly", "max-age=43200", "path=/", "samesite=strict", "secure"}
+        assert set(attributes) == {"httponly", "path=/", "samesite=strict", "secure"}
 
 
 def test_one_time_and_other_tokens_log_in(service: Served, client: httpx.Client) -> None:
@@ -197,8 +197,9 @@ def test_five_tries_a_minute(client: httpx.Client) -> None:
 
 
 def test_no_account_is_told_apart_by_time(service: Served, client: httpx.Client) -> None:
-    times_s: dict[str, list[float]] = {"anna": [], "nobody": []}
-    for _ in range(6):
+    service.accounts.add_user("bertha", "read", PASSWORD)
+    times_s: dict[str, list[float]] = {"bertha": [], "nobody": []}
+    for _ in range(5):
         for name, of_name in times_s.items():
             service.accounts._connection.execute("DELETE FROM tries")
             began_s = time.monotonic()

@@ -40,6 +40,18 @@ def accounts(tmp_path: Path, clock: Clock) -> Iterator[Accounts]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def few_rounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scrypt of few rounds, unless how long it takes is the question."""
+    if "full_rounds" not in request.fixturenames:
+        monkeypatch.setattr("rsna_e2e.service.passwords._N", 2)
+
+
+@pytest.fixture
+def full_rounds() -> None:
+    """Asks for all rounds."""
+
+
 def logged_in(accounts: Accounts, name: str = "anna", password: str = PASSWORD, address: str = HERE) -> str:
     entry = accounts.login(name, password, address=address)
     assert entry is not None
@@ -225,13 +237,6 @@ def test_a_one_time_token_is_for_one_of_many_at_once(accounts: Accounts, tmp_pat
     assert sorted(entry is not None for entry in entries) == [False, False, False, True]
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """scrypt of few rounds, where how long it takes is not the question."""
-    monkeypatch.setattr("rsna_e2e.service.passwords._N", 2)
-
-
-@pytest.mark.usefixtures("fast")
 def test_five_tries_a_minute_of_an_account(accounts: Accounts, tmp_path: Path, clock: Clock) -> None:
     accounts.add_user("anna", "read", PASSWORD)
     for number in range(MOST):
@@ -244,7 +249,6 @@ def test_five_tries_a_minute_of_an_account(accounts: Accounts, tmp_path: Path, c
     assert accounts.login("anna", PASSWORD, address="192.0.2.99") is not None
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("addresses", [[HERE] * 5, [f"2001:db8::{number:x}" for number in range(5)]])
 def test_five_tries_a_minute_from_an_address(accounts: Accounts, addresses: list[str]) -> None:
     accounts.add_user("anna", "read", PASSWORD)
@@ -260,7 +264,6 @@ def test_five_tries_a_minute_from_an_address(accounts: Accounts, addresses: list
     assert accounts.login("anna", PASSWORD, address="198.51.100.1") is not None
 
 
-@pytest.mark.usefixtures("fast")
 def test_right_tries_do_not_count_and_clocks_may_be_set_back(accounts: Accounts, clock: Clock) -> None:
     accounts.add_user("anna", "read", PASSWORD)
     for _ in range(2 * MOST):
@@ -271,7 +274,6 @@ def test_right_tries_do_not_count_and_clocks_may_be_set_back(accounts: Accounts,
     assert accounts.login("anna", PASSWORD, address=HERE) is not None
 
 
-@pytest.mark.usefixtures("fast")
 def test_tries_at_the_same_time_count(accounts: Accounts) -> None:
     accounts.add_user("anna", "read", PASSWORD)
     outcomes = []
@@ -290,12 +292,13 @@ def test_tries_at_the_same_time_count(accounts: Accounts) -> None:
     assert sum(outcomes) == MOST
 
 
+@pytest.mark.usefixtures("full_rounds")
 def test_nobodys_name_takes_as_long_as_somebodys(accounts: Accounts, clock: Clock) -> None:
     """Of interleaved tries, so that both meet the same load; without the work for nobody the ratio is below 0.1."""
     accounts.add_user("anna", "read", PASSWORD)
     accounts.add_user("bob", "read", None)
     times_s: dict[str, list[float]] = {"anna": [], "bob": [], "nobody": []}
-    for _ in range(7):
+    for _ in range(5):
         clock.now_s += WINDOW_S
         for name, of_name in times_s.items():
             began_s = time.thread_time()
@@ -310,13 +313,15 @@ def test_nobodys_name_takes_as_long_as_somebodys(accounts: Accounts, clock: Cloc
 def test_a_database_in_use_is_waited_for_no_longer_than_told(
     accounts: Accounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    secret = accounts.add_token("pacs", "read")
     other = sqlite3.connect(tmp_path / "access.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     monkeypatch.setattr("rsna_e2e.service.accounts.BUSY_MS", 50)
     with Accounts(tmp_path / "access.sqlite") as waiting:
-        assert waiting.tokens() == []  # who reads does not wait
+        assert waiting.caller_of_token(secret) is not None  # its last use is not noted
+        assert [token.used for token in waiting.tokens()] == [None]
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            waiting.add_token("pacs", "read")
+            waiting.add_token("other", "read")
     other.close()
 
 

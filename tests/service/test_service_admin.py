@@ -19,6 +19,11 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsna_e2e.service.passwords._N", 2)  # scrypt is tested elsewhere
+
+
 def admin(data: Path, words: str, *, stdin: str = "", code: int = 0) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdin", io.StringIO(stdin))

@@ -369,6 +369,19 @@ def test_a_study_fails_alone(
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == sorted(others)
 
 
+def test_a_program_that_is_ending_ends(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a library makes of the exception that is to end it."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("instead of SystemExit")
+
+    monkeypatch.setattr("rsna_e2e.serving.process.write_study", fail)
+    model = ServedModel.open(made.bundle, device="cpu")
+    with pytest.raises(ValueError, match="instead of SystemExit"):
+        process(made.raw, tmp_path / "out", model, n_jobs=1, is_stopping=lambda: True)
+    assert [*(tmp_path / "out").iterdir()] == []
+
+
 @pytest.mark.parametrize("error", [DiskFullError("full"), OSError(errno.ENOSPC, "No space left on device")])
 def test_a_full_disk_ends_it(error: Exception, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:

@@ -107,6 +107,22 @@ def test_boxes_are_those_of_predict(made: Made, processed: tuple[Path, Processed
         assert result.sentence.endswith(RESEARCH_ONLY)
 
 
+def test_an_image_alone_has_the_boxes_that_it_has_among_others(
+    made: Made, processed: tuple[Path, Processed], tmp_path: Path
+) -> None:
+    together = _by_image(processed[1].results)
+    for path in sorted(made.raw.iterdir())[:3]:
+        raw = tmp_path / path.stem
+        raw.mkdir()
+        shutil.copyfile(path, raw / path.name)
+        (alone,) = process(raw, tmp_path / "out", made.model, n_jobs=1, has_pictures=False).results
+        wanted = together[path.stem]
+        assert (alone.study, alone.content, alone.sentence) == (wanted.study, wanted.content, wanted.sentence)
+        pairs = zip(alone.series[0].boxes, wanted.series[0].boxes, strict=True)
+        for one, other in pairs:
+            assert one.model_dump() == pytest.approx(other.model_dump(), abs=SAME)
+
+
 def test_results_are_written_and_read_again(processed: tuple[Path, Processed]) -> None:
     out, done = processed
     assert not done.failed
