@@ -8,7 +8,7 @@
   const name = (element) =>
     element.getAttribute("aria-label") ||
     [...(element.labels ?? [])].map((label) => label.textContent).join("") ||
-    element.textContent;
+    (element.matches("input, select") ? "" : element.textContent);
   for (const element of document.querySelectorAll("a, button, input, select, summary, [role=slider], [role=img], [role=region], section, dialog[open]")) {
     const named = element.matches("section") ? element.getAttribute("aria-label") || element.querySelector("h2") : name(element).trim();
     if (isShown(element) && !named) wrong.push(`no name: ${what(element)}`);

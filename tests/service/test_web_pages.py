@@ -145,6 +145,9 @@ def test_the_list_and_a_study_follow_what_happens(page: Page, service: tuple[str
     service[1].change(WAITING, state="failed", reason="out_of_memory", attempts=2)
     expect(line).to_contain_text("Failed")
     expect(line.locator("a")).to_be_focused()
+    service[1].requests.clear()
+    page.wait_for_timeout(1500)
+    assert len([asked for asked in service[1].requests if "/studies?" in asked]) <= 1  # it waits, and does not hammer
     settled(page, f"/#/study/{WAITING}")
     expect(page.locator(".state")).to_contain_text("tried again by itself. Reason: out of memory. 2 attempts so far.")
     service[1].change(WAITING, state="dead")
@@ -153,7 +156,7 @@ def test_the_list_and_a_study_follow_what_happens(page: Page, service: tuple[str
     expect(page.locator(".state")).to_contain_text("Waiting for its turn")
 
 
-def test_older_results_stay_within_reach(page: Page) -> None:
+def test_older_results_stay_within_reach(page: Page, service: tuple[str, Studies]) -> None:
     settled(page, f"/#/study/{HEAD}")
     assert page.locator(".state").count() == 0
     page.locator(".plain a[href*='content']").last.click()
@@ -161,9 +164,12 @@ def test_older_results_stay_within_reach(page: Page) -> None:
     assert "content=" + "bb" * 8 in page.url
     expect(page.locator(".plain a[aria-current]").last).to_contain_text("ich-demo 1.0")
     expect(page).to_have_url(re.compile("content=.*slice="))
+    service[1].requests.clear()
     page.click("[aria-label='Slice 21 of subdural']")
     expect(page.locator(".plot")).to_have_attribute("aria-valuenow", "21")
     expect(page).to_have_url(re.compile("content=.*slice=21"))
+    page.wait_for_timeout(300)
+    assert not any("/result" in asked for asked in service[1].requests)  # it is the same viewer, with its window
 
 
 def test_who_may_delete(chromium: Browser, service: tuple[str, Studies]) -> None:
@@ -312,3 +318,22 @@ def test_everybody_can_read_it(
             banner = page.locator("#banner")
             assert banner.inner_text() == "Research use only. Not for diagnosis."
             expect(banner).to_be_in_viewport()
+
+
+def test_maps_come_after_the_result(page: Page, service: tuple[str, Studies]) -> None:
+    """They are there without a new look at the study, whose window stays."""
+    series = service[1].series[HEAD][0]
+    maps, series.maps = series.maps, {}
+    newest = service[1].items[HEAD]["generations"][0]
+    newest["pictures"] = "running"
+    settled(page, f"/#/study/{HEAD}?label=subdural")
+    page.keyboard.press("w")
+    page.keyboard.press("h")
+    expect(page.locator(".top-right")).to_contain_text("no map of subdural")
+    assert page.get_by_role("link", name="Report").count() == 0
+    series.maps = maps
+    newest["pictures"] = "done"
+    service[1].change(HEAD)
+    expect(page.locator(".top-right")).to_contain_text("heatmap")
+    expect(page.get_by_role("link", name="Report")).to_be_visible()
+    expect(page.locator(".bottom-left")).to_contain_text("subdural")

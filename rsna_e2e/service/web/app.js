@@ -1,11 +1,11 @@
 // The shell: who is logged in, which view the address asks for, and files dropped anywhere.
 
-import { getJson, post } from "./api.js";
-import { LETTERS_OFF } from "./controls.js";
-import { byId, notify } from "./dom.js";
-import { showList } from "./list.js";
-import { showStudy } from "./study.js";
-import { dropped, Uploader } from "./upload.js";
+import {getJson, post} from "./api.js";
+import {LETTERS_OFF} from "./controls.js";
+import {byId, notify} from "./dom.js";
+import {showList} from "./list.js";
+import {showStudy} from "./study.js";
+import {dropped, Uploader} from "./upload.js";
 /** @import {Session} from "../web_types" */
 
 const STUDY = /^#\/study\/([0-9a-f]{8,64})(?:\/([0-9a-f]{8,64}))?(?:\?(.*))?$/;
@@ -22,7 +22,7 @@ let session;
 async function show(moved = true) {
   view.abort();
   view = new AbortController();
-  const { signal } = view;
+  const {signal} = view;
   const [, study, series, ofStudy] = STUDY.exec(location.hash) ?? [];
   const [, ofList] = LIST.exec(location.hash) ?? [];
   document.title = study ? `Study ${study} – rsna_e2e` : "Studies – rsna_e2e";
@@ -30,9 +30,8 @@ async function show(moved = true) {
   notify("");
   try {
     const again = () => void show(false);
-    if (study)
-      await showStudy(main, { study, series, params: new URLSearchParams(ofStudy) }, { signal, session, again });
-    else await showList(main, new URLSearchParams(ofList), { signal, uploader });
+    if (study) await showStudy(main, {study, series, params: new URLSearchParams(ofStudy)}, {signal, session, again});
+    else await showList(main, new URLSearchParams(ofList), {signal, uploader});
   } catch (error) {
     if (signal.aborted) return;
     main.replaceChildren();

@@ -12,33 +12,29 @@
  * @param {Tag} tag @param {Attributes} [attributes] @param {...Child} children
  * @returns {HTMLElementTagNameMap[Tag]}
  */
-export function el(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  fill(element, attributes, children);
-  return element;
-}
+export const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 
 /** A part of a line, of a class. @param {string} name @param {...Child} children */
-export const span = (name, ...children) => el("span", { class: name }, ...children);
+export const span = (name, ...children) => el("span", {class: name}, ...children);
 
 /** @param {string} text @param {() => unknown} act @param {Attributes} [attributes] */
-export const button = (text, act, attributes) => el("button", { type: "button", onclick: act, ...attributes }, text);
+export const button = (text, act, attributes) => el("button", {type: "button", onclick: act, ...attributes}, text);
 
 /** What opens in a window of its own. @param {string} text @param {string} href @param {string} [kind] class */
-export const outside = (text, href, kind) => el("a", { class: kind, href, target: "_blank", rel: "noopener" }, text);
+export const outside = (text, href, kind) => el("a", {class: kind, href, target: "_blank", rel: "noopener"}, text);
 
 /**
  * Make an element of SVG.
- * @param {string} tag @param {Attributes} [attributes] @param {...Child} children @returns {SVGElement}
+ * @param {string} tag @param {Attributes} [attributes] @param {...Child} children
  */
-export function svg(tag, attributes = {}, ...children) {
-  const element = /** @type {SVGElement} */ (document.createElementNS("http://www.w3.org/2000/svg", tag));
-  fill(element, attributes, children);
-  return element;
-}
+export const svg = (tag, attributes, ...children) =>
+  fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-/** @param {HTMLElement | SVGElement} element @param {Attributes} attributes @param {Child[]} children */
-function fill(element, attributes, children) {
+/**
+ * @template {HTMLElement | SVGElement} Made
+ * @param {Made} element @param {Attributes | undefined} attributes @param {Child[]} children
+ */
+function fill(element, attributes = {}, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === false || value == null) continue;
     if (typeof value === "function") element.addEventListener(name.slice(2), value);
@@ -46,6 +42,7 @@ function fill(element, attributes, children) {
     else element.setAttribute(name, value === true ? "" : String(value));
   }
   for (const child of children) if (child || child === 0) element.append(child instanceof Node ? child : String(child));
+  return element;
 }
 
 /**
@@ -87,8 +84,8 @@ export function moment(iso) {
   const date = new Date(iso);
   const text = Number.isNaN(date.getTime())
     ? iso
-    : date.toLocaleString("sv-SE", { dateStyle: "short", timeStyle: "short" });
-  return el("time", { datetime: iso }, text);
+    : date.toLocaleString("sv-SE", {dateStyle: "short", timeStyle: "short"});
+  return el("time", {datetime: iso}, text);
 }
 
 /** A study date of DICOM, YYYYMMDD, with hyphens; other texts as they are. @param {string | null | undefined} date */
@@ -124,6 +121,6 @@ export function confirmed(question, action) {
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise(resolve =>
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true })
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), {once: true})
   );
 }

@@ -23,7 +23,7 @@ export function listen(stage, meanings, signal) {
   /** @type {PointerEvent | null} */
   let last = null;
   const on = (/** @type {string} */ type, /** @type {(event: any) => void} */ listener) =>
-    stage.addEventListener(type, listener, { signal, passive: false });
+    stage.addEventListener(type, listener, {signal, passive: false});
 
   on("pointerdown", event => {
     if (event.target.closest("button")) return;
@@ -78,10 +78,10 @@ class Touch {
 
   /** @param {PointerEvent} event */
   down(event) {
-    this.fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    this.fingers.set(event.pointerId, {x: event.clientX, y: event.clientY});
     clearTimeout(this.timer);
     if (this.fingers.size > 1) return;
-    Object.assign(this, { sets: false, moved: false, way: 0 });
+    Object.assign(this, {sets: false, moved: false, way: 0});
     this.timer = setTimeout(() => (this.sets = !this.moved), LONG_PRESS_MS);
   }
 
@@ -89,7 +89,7 @@ class Touch {
   move(event) {
     const from = this.fingers.get(event.pointerId);
     if (!from) return;
-    const to = { x: event.clientX, y: event.clientY };
+    const to = {x: event.clientX, y: event.clientY};
     if (this.fingers.size === 2) {
       const [other] = [...this.fingers].filter(([id]) => id !== event.pointerId).map(([, point]) => point);
       this.meanings.panBy((to.x - from.x) / 2, (to.y - from.y) / 2);
@@ -122,4 +122,4 @@ class Touch {
 const apart = (a, b) => Math.hypot(a.x - b.x, a.y - b.y);
 
 /** @param {Point} a @param {Point} b */
-const middle = (a, b) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
+const middle = (a, b) => ({x: (a.x + b.x) / 2, y: (a.y + b.y) / 2});

@@ -1,6 +1,6 @@
 // What stands beside the images of a study: findings, its series, results of before and now, and what can be done.
 
-import { extended, post, query, request, ROOT } from "./api.js";
+import {extended, post, query, request, ROOT} from "./api.js";
 import {
   announce,
   button,
@@ -35,7 +35,7 @@ export const STATES = {
 const RETRIED = ["failed", "dead", "refused", "cancelled"]; // states
 
 /** @param {Item} study */
-export function titleOf({ study, identity }) {
+export function titleOf({study, identity}) {
   const rest = [identity?.accession, studyDate(identity?.study_date)].filter(Boolean);
   const parts = rest.map(text => el("small", {}, el("bdi", {}, text)));
   return [el("bdi", {}, identity?.patient_id || `Study ${study}`), ...parts];
@@ -45,12 +45,12 @@ export function titleOf({ study, identity }) {
  * Why there is no result, or not the newest; nothing where there is.
  * @param {Study} study @param {string} shown query of the result that is shown
  */
-export function stateOf({ state, reason, attempts, superseded, generations }, shown) {
+export function stateOf({state, reason, attempts, superseded, generations}, shown) {
   const isOld = generations.find(each => versionOf(each) === shown)?.superseded;
   if (state === "done" && !superseded && !isOld) return "";
   return el(
     "p",
-    { class: `state ${state}`, role: "status" },
+    {class: `state ${state}`, role: "status"},
     el("strong", {}, heading(state)),
     `. ${STATES[state]}`,
     reason && ` Reason: ${words(reason)}.`,
@@ -61,7 +61,7 @@ export function stateOf({ state, reason, attempts, superseded, generations }, sh
 }
 
 /** The query of one of a study's results. @param {Generation} generation */
-export const versionOf = ({ model, content }) => query({ model: model.identity, content });
+export const versionOf = ({model, content}) => query({model: model.identity, content});
 
 /**
  * The sentence, and each label with its probability, threshold, and key slices to go to.
@@ -69,11 +69,11 @@ export const versionOf = ({ model, content }) => query({ model: model.identity, 
  */
 export function findings(result, version) {
   const lines = result.labels.map(label => {
-    const { name, probability, threshold, above, key_slices: keySlices } = label;
+    const {name, probability, threshold, above, key_slices: keySlices} = label;
     const what = `${share(probability)}, threshold ${share(threshold)}${label.is_learned ? "" : " (not learned)"}`;
     return el(
       "li",
-      { class: above && "above" },
+      {class: above && "above"},
       span("name", heading(name), label.level === "series" && el("small", {}, " of the series")),
       span("value", share(probability)),
       el("span", {
@@ -89,49 +89,49 @@ export function findings(result, version) {
   });
   return el(
     "section",
-    { "aria-label": "Findings" },
-    el("p", { class: "sentence" }, result.sentence),
-    el("ul", { class: "labels" }, ...lines)
+    {"aria-label": "Findings"},
+    el("p", {class: "sentence"}, result.sentence),
+    el("ul", {class: "labels"}, ...lines)
   );
 }
 
 /** @param {Result} result @param {KeySlice} key @param {string} label @param {string} version */
-function keyLink({ study }, { series, place }, label, version) {
-  const href = `#/study/${study}/${series}${extended(version, { slice: place + 1, label })}`;
+function keyLink({study}, {series, place}, label, version) {
+  const href = `#/study/${study}/${series}${extended(version, {slice: place + 1, label})}`;
   const name = `Slice ${place + 1} of ${words(label)}`;
   return el(
     "a",
-    { href, "aria-label": name, "data-series": series, "data-place": place, "data-label": label },
+    {href, "aria-label": name, "data-series": series, "data-place": place, "data-label": label},
     place + 1
   );
 }
 
 /** Links to all series of a study, where there are several. @param {Result} result @param {string} key @param {string} version */
-export function seriesList({ study, series }, key, version) {
+export function seriesList({study, series}, key, version) {
   if (series.length < 2) return "";
   const links = series.map(one => {
-    const attributes = { href: `#/study/${study}/${one.key}${version}`, "aria-current": one.key === key && "page" };
+    const attributes = {href: `#/study/${study}/${one.key}${version}`, "aria-current": one.key === key && "page"};
     return el("li", {}, el("a", attributes, `Series ${one.key.slice(0, 8)}, ${count(one.n_slices, "slice")}`));
   });
-  return el("section", {}, el("h2", {}, "Series"), el("ul", { class: "plain" }, ...links));
+  return el("section", {}, el("h2", {}, "Series"), el("ul", {class: "plain"}, ...links));
 }
 
 /** @param {Series} series */
-export function aboutSeries({ flags, rows, columns, spacing_mm: spacing }) {
+export function aboutSeries({flags, rows, columns, spacing_mm: spacing}) {
   const pixels = spacing ? `, each ${spacing[0].toFixed(2)} mm high and ${spacing[1].toFixed(2)} mm wide` : "";
   const texts = flags.map(flag => el("li", {}, heading(flag)));
   return el(
     "section",
-    { "aria-label": "About the images" },
-    el("ul", { class: "flags" }, ...texts),
-    el("p", { class: "note" }, `${rows} × ${columns} pixels${pixels}`)
+    {"aria-label": "About the images"},
+    el("ul", {class: "flags"}, ...texts),
+    el("p", {class: "note"}, `${rows} × ${columns} pixels${pixels}`)
   );
 }
 
 /** Results of before and now, and which files were not taken. @param {Study} study @param {string} shown as of `stateOf` */
 export function history(study, shown) {
   const results = study.generations.map(each => {
-    const { model, superseded, finished } = each;
+    const {model, superseded, finished} = each;
     const link = {
       href: `#/study/${study.study}${versionOf(each)}`,
       "aria-current": versionOf(each) === shown && "page"
@@ -147,13 +147,13 @@ export function history(study, shown) {
   const reasons = reasonList(study.refused);
   return el(
     "section",
-    { "aria-label": "History" },
+    {"aria-label": "History"},
     results.length > 0 && el("h2", {}, "Results"),
-    el("ul", { class: "plain" }, ...results),
-    reasons && el("p", { class: "note" }, `Refused files: ${reasons}.`),
+    el("ul", {class: "plain"}, ...results),
+    reasons && el("p", {class: "note"}, `Refused files: ${reasons}.`),
     el(
       "p",
-      { class: "note" },
+      {class: "note"},
       "Received ",
       moment(study.received),
       `, ${count(study.n_files, "file")}. Study ${study.study}.`
@@ -165,7 +165,7 @@ export function history(study, shown) {
  * Report, and what the reader's role may do.
  * @param {Study} study @param {string} shown as of `stateOf` @param {Session} session @param {() => void} again
  */
-export function actions({ study, state, generations }, shown, { role }, again) {
+export function actions({study, state, generations}, shown, {role}, again) {
   const path = `/studies/${study}`;
   const isDrawn = generations.find(each => versionOf(each) === shown)?.pictures === "done";
   const retry = async () => {
@@ -174,7 +174,7 @@ export function actions({ study, state, generations }, shown, { role }, again) {
   };
   const remove = async () => {
     if (!(await confirmed("Delete this study with its files and results? This cannot be undone.", "Delete"))) return;
-    await request(path, { method: "DELETE" });
+    await request(path, {method: "DELETE"});
     location.hash = "#/";
     announce("The study is deleted.");
   };
@@ -182,9 +182,9 @@ export function actions({ study, state, generations }, shown, { role }, again) {
   const saying = act => () => act().catch(notify);
   return el(
     "p",
-    { class: "actions" },
+    {class: "actions"},
     isDrawn && outside("Report", `${ROOT}${path}/report.html${shown}`, "button"),
     role !== "read" && RETRIED.includes(state) && button("Try again", saying(retry)),
-    role !== "read" && button("Delete…", saying(remove), { class: "danger" })
+    role !== "read" && button("Delete…", saying(remove), {class: "danger"})
   );
 }

@@ -32,7 +32,7 @@ export function fullWindow(values) {
     if (value < low) low = value;
     if (value > high) high = value;
   }
-  return { name: "full range", center: (low + high) / 2, width: Math.max(high - low, 1) };
+  return {name: "full range", center: (low + high) / 2, width: Math.max(high - low, 1)};
 }
 
 /**
@@ -47,10 +47,10 @@ export function letters(direction) {
     ["H", "F"]
   ];
   return direction
-    .map((part, axis) => ({ size: Math.abs(part), letter: names[axis][part > 0 ? 0 : 1] }))
-    .filter(({ size }) => size > 0.25)
+    .map((part, axis) => ({size: Math.abs(part), letter: names[axis][part > 0 ? 0 : 1]}))
+    .filter(({size}) => size > 0.25)
     .sort((a, b) => b.size - a.size)
-    .map(({ letter }) => letter)
+    .map(({letter}) => letter)
     .join("");
 }
 
@@ -91,7 +91,7 @@ export function layout(placeMm, nSlices) {
   const steps = known.slice(1).map((place, i) => place - known[i]);
   const inMm =
     nSlices > 1 && known.length === nSlices && !known.includes(/** @type {any} */ (null)) && steps.every(s => s > 0);
-  const places = inMm ? known : Array.from({ length: nSlices }, (_, i) => i);
+  const places = inMm ? known : Array.from({length: nSlices}, (_, i) => i);
   const median = inMm ? steps.toSorted((a, b) => a - b)[steps.length >> 1] : 1;
   const half = places.map((place, i) => {
     const step = i + 1 < nSlices ? places[i + 1] - place : median;
@@ -105,5 +105,5 @@ export function layout(placeMm, nSlices) {
   /** @type {[number, number][]} */
   const gaps = [];
   for (let i = 1; i < nSlices; i++) if (edges[i][0] - edges[i - 1][1] > 1e-6) gaps.push([edges[i - 1][1], edges[i][0]]);
-  return { edges, gaps, inMm };
+  return {edges, gaps, inMm};
 }

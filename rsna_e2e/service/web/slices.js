@@ -59,7 +59,7 @@ const sizeOf = entry => (ArrayBuffer.isView(entry) ? entry : entry.values).byteL
 export function fetchOrder(current, nSlices, keySlices) {
   const outward = (/** @type {number[]} */ places) =>
     places.sort((a, b) => Math.abs(a - current) - Math.abs(b - current) || b - a);
-  const all = Array.from({ length: nSlices }, (_, place) => place);
+  const all = Array.from({length: nSlices}, (_, place) => place);
   return [...new Set([current, ...outward([...keySlices]), ...outward(all)])];
 }
 
@@ -72,7 +72,7 @@ export class Fetcher {
    * @param {Memory<Entry>} memory @param {(key: string, signal: AbortSignal) => Promise<Entry>} fetchOne
    * @param {{atOnce: number, signal: AbortSignal, arrived: (key: string) => void}} options
    */
-  constructor(memory, fetchOne, { atOnce, signal, arrived }) {
+  constructor(memory, fetchOne, {atOnce, signal, arrived}) {
     this.memory = memory;
     this.fetchOne = fetchOne;
     this.atOnce = atOnce;

@@ -1,7 +1,7 @@
 // The strip below the picture: the probability of every label along the series, which is also how to go to a slice.
 
-import { button, el, heading, share, svg, words } from "./dom.js";
-import { layout } from "./pixels.js";
+import {button, el, heading, share, svg, words} from "./dom.js";
+import {layout} from "./pixels.js";
 
 /** @import {Box} from "../web_types" */
 
@@ -21,7 +21,7 @@ export class Strip {
     this.nSlices = rows[0].probability.length;
     this.layout = layout(placeMm, this.nSlices);
     this.actions = actions;
-    this.cursor = el("div", { class: "cursor" });
+    this.cursor = el("div", {class: "cursor"});
     this.slider = el(
       "div",
       {
@@ -34,7 +34,7 @@ export class Strip {
       },
       ...rows.map(row => this.#plot(row)),
       ...this.layout.gaps.map(([from, to]) =>
-        el("div", { class: "gap", "--from": from, "--to": to, title: "No slices here" })
+        el("div", {class: "gap", "--from": from, "--to": to, title: "No slices here"})
       ),
       this.cursor
     );
@@ -42,10 +42,10 @@ export class Strip {
     this.values = rows.map(() => el("output", {}));
     this.element = el(
       "section",
-      { class: "strip", "aria-label": "Probability along the series" },
-      el("div", { class: "names" }, ...this.names),
+      {class: "strip", "aria-label": "Probability along the series"},
+      el("div", {class: "names"}, ...this.names),
       this.slider,
-      el("div", { class: "values" }, ...this.values),
+      el("div", {class: "values"}, ...this.values),
       this.#scale(placeMm)
     );
     this.#listen();
@@ -53,7 +53,7 @@ export class Strip {
 
   /** @param {Row} row @returns {SVGElement} steps of one label, its threshold, and ticks of its key slices */
   #plot(row) {
-    const { edges, gaps } = this.layout;
+    const {edges, gaps} = this.layout;
     const y = (/** @type {number} */ p) => (TOP + (1 - p) * (ROW - TOP)).toFixed(2);
     const x = (/** @type {number} */ at) => (1000 * at).toFixed(2);
     const starts = new Set([0, ...gaps.map(([, to]) => edges.findIndex(([from]) => from === to))]);
@@ -65,11 +65,11 @@ export class Strip {
     const middles = row.keySlices.map(place => x((edges[place][0] + edges[place][1]) / 2));
     return svg(
       "svg",
-      { viewBox: `0 0 1000 ${ROW}`, preserveAspectRatio: "none", "aria-hidden": "true" },
-      svg("path", { class: "area", d: area.join("") }),
-      svg("path", { class: "line", d: line.join("") }),
-      svg("path", { class: "threshold", d: `M0 ${y(row.threshold)}H1000` }),
-      svg("path", { class: "ticks", d: middles.map(at => `M${at} 0V5`).join("") })
+      {viewBox: `0 0 1000 ${ROW}`, preserveAspectRatio: "none", "aria-hidden": "true"},
+      svg("path", {class: "area", d: area.join("")}),
+      svg("path", {class: "line", d: line.join("")}),
+      svg("path", {class: "threshold", d: `M0 ${y(row.threshold)}H1000`}),
+      svg("path", {class: "ticks", d: middles.map(at => `M${at} 0V5`).join("")})
     );
   }
 
@@ -80,7 +80,7 @@ export class Strip {
       this.layout.inMm && placeMm
         ? `slice ${place + 1}, ${Number(placeMm[place]).toFixed(0)} mm`
         : `slice ${place + 1}`;
-    return el("p", { class: "scale", "aria-hidden": "true" }, el("span", {}, said(0)), el("span", {}, said(end)));
+    return el("p", {class: "scale", "aria-hidden": "true"}, el("span", {}, said(0)), el("span", {}, said(end)));
   }
 
   #listen() {
@@ -96,7 +96,7 @@ export class Strip {
     });
     this.slider.addEventListener("pointermove", event => event.buttons && go(event));
     this.slider.addEventListener("keydown", event => {
-      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      const by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
       if (!by) return;
       event.preventDefault();
       this.actions.go(this.place + by);
@@ -118,7 +118,7 @@ export class Strip {
     this.cursor.style.setProperty("--from", String(from));
     this.cursor.style.setProperty("--to", String(to));
     this.slider.setAttribute("aria-valuenow", String(place + 1));
-    const { name, probability } = this.rows[label];
+    const {name, probability} = this.rows[label];
     this.slider.setAttribute(
       "aria-valuetext",
       `slice ${place + 1} of ${this.nSlices}, ${words(name)} ${share(probability[place])}`
@@ -138,7 +138,7 @@ export class Strip {
  * @param {Row[]} rows @param {(number | null)[] | null} placeMm @returns {HTMLDetailsElement}
  */
 export function probabilityTable(rows, placeMm) {
-  const details = el("details", { class: "numbers" }, el("summary", {}, "Probabilities as a table"));
+  const details = el("details", {class: "numbers"}, el("summary", {}, "Probabilities as a table"));
   const hasPlaces = placeMm?.every(place => place != null);
   details.addEventListener(
     "toggle",
@@ -147,29 +147,29 @@ export function probabilityTable(rows, placeMm) {
         "tr",
         {},
         ...["Slice", hasPlaces && "mm", ...rows.map(row => heading(row.name))].map(
-          text => text && el("th", { scope: "col" }, text)
+          text => text && el("th", {scope: "col"}, text)
         )
       );
       const lines = rows[0].probability.map((_, place) =>
         el(
           "tr",
           {},
-          el("th", { scope: "row" }, place + 1),
+          el("th", {scope: "row"}, place + 1),
           hasPlaces && el("td", {}, Number(placeMm?.[place]).toFixed(1)),
           ...rows.map(row =>
-            el("td", { class: row.probability[place] >= row.threshold && "above" }, share(row.probability[place]))
+            el("td", {class: row.probability[place] >= row.threshold && "above"}, share(row.probability[place]))
           )
         )
       );
       details.append(
         el(
           "div",
-          { class: "scroll", tabindex: 0, role: "region", "aria-label": "Probabilities" },
+          {class: "scroll", tabindex: 0, role: "region", "aria-label": "Probabilities"},
           el("table", {}, el("thead", {}, head), el("tbody", {}, ...lines))
         )
       );
     },
-    { once: true }
+    {once: true}
   );
   return details;
 }

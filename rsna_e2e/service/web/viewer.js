@@ -1,13 +1,13 @@
 // The viewer of one series: what is shown, the controls and keys that change it, and the slices that this needs.
 
-import { getHeatMap, getJson, getSlice } from "./api.js";
-import { Film } from "./canvas.js";
-import { Controls, onKey, round } from "./controls.js";
-import { announce, button, count, el, heading, share, words } from "./dom.js";
-import { listen } from "./gestures.js";
-import { fullWindow, windowTable } from "./pixels.js";
-import { Fetcher, fetchOrder, Memory } from "./slices.js";
-import { Strip } from "./strip.js";
+import {getHeatMap, getJson, getSlice} from "./api.js";
+import {Film} from "./canvas.js";
+import {Controls, onKey, round} from "./controls.js";
+import {announce, button, count, el, heading, share, words} from "./dom.js";
+import {listen} from "./gestures.js";
+import {fullWindow, windowTable} from "./pixels.js";
+import {Fetcher, fetchOrder, Memory} from "./slices.js";
+import {Strip} from "./strip.js";
 /** @import {HeatMap, Series} from "../web_types" */
 /** @import {Pixel} from "./canvas.js" */
 /** @import {Meanings} from "./gestures.js" */
@@ -32,7 +32,7 @@ export class Viewer {
    * @param {{signal: AbortSignal, start: Where, version: string, moved: (where: Where) => void}} options
    * version: query of the result that is shown
    */
-  constructor(path, series, rows, { signal, start, version, moved }) {
+  constructor(path, series, rows, {signal, start, version, moved}) {
     this.path = path;
     this.version = version;
     this.moved = moved;
@@ -53,22 +53,22 @@ export class Viewer {
     this.controls = new Controls(this);
     this.strip =
       series.n_slices > 1
-        ? new Strip(rows, series.place_mm, { go: place => this.go(place), choose: label => this.choose(label) })
+        ? new Strip(rows, series.place_mm, {go: place => this.go(place), choose: label => this.choose(label)})
         : null;
     const arrived = () => this.update();
     const nPixels = series.rows * series.columns;
-    const ofSlices = { atOnce: AT_ONCE, signal, arrived };
+    const ofSlices = {atOnce: AT_ONCE, signal, arrived};
     this.sliceFetcher = new Fetcher(slices, (path, signal) => getSlice(path, nPixels, signal), ofSlices);
-    this.mapFetcher = new Fetcher(maps, getHeatMap, { ...ofSlices, atOnce: 2 });
+    this.mapFetcher = new Fetcher(maps, getHeatMap, {...ofSlices, atOnce: 2});
     this.element = el(
       "section",
-      { class: "viewer on-dark", "aria-label": "Images" },
+      {class: "viewer on-dark", "aria-label": "Images"},
       this.controls.element,
       this.film.stage,
       this.strip?.element
     );
     listen(this.film.stage, this.#meanings(), signal);
-    addEventListener("keydown", event => onKey(event, this), { signal });
+    addEventListener("keydown", event => onKey(event, this), {signal});
     this.go(this.place);
   }
 
@@ -91,7 +91,7 @@ export class Viewer {
 
   /** To the next key slice of the label that way; after the last comes the first. @param {1 | -1} by */
   goToKeySlice(by) {
-    const { keySlices, name } = this.rows[this.label];
+    const {keySlices, name} = this.rows[this.label];
     const ordered = [...keySlices].sort((a, b) => by * (a - b));
     if (!ordered.length) return announce(`${heading(name)} has no key slice in this series.`);
     this.go(ordered.find(place => by * (place - this.place) > 0) ?? ordered[0]);
@@ -107,14 +107,14 @@ export class Viewer {
   }
 
   /** @param {Window} window */
-  setWindow({ name, center, width }) {
-    this.window = { name, center, width: Math.max(width, 1) };
+  setWindow({name, center, width}) {
+    this.window = {name, center, width: Math.max(width, 1)};
     this.table = null;
     this.update();
   }
 
   nextWindow() {
-    const at = this.windows.findIndex(({ name }) => name === this.window?.name);
+    const at = this.windows.findIndex(({name}) => name === this.window?.name);
     if (this.windows.length) this.setWindow(this.windows[(at + 1) % this.windows.length]);
   }
 
@@ -152,7 +152,7 @@ export class Viewer {
     `${this.path}/heatmaps/${encodeURIComponent(this.rows[this.label].name)}/${this.place}${this.version}`;
 
   #fetch() {
-    const { n_slices, rows, columns, heatmaps } = this.series;
+    const {n_slices, rows, columns, heatmaps} = this.series;
     const room = Math.max(Math.floor(slices.capacity / (2 * rows * columns)), 1);
     const order = fetchOrder(this.place, n_slices, this.rows[this.label].keySlices);
     this.sliceFetcher.want(order.slice(0, room).map(this.#sliceKey));
@@ -166,7 +166,7 @@ export class Viewer {
     if (values) this.film.drawSlice(values, this.#windowTable(values));
     else this.film.clearSlice();
     this.#showMessage(values, key);
-    const { name } = this.rows[this.label];
+    const {name} = this.rows[this.label];
     this.film.drawMap(this.overlay && values ? maps.get(this.#mapKey()) : undefined, this.series.heatmaps[name]);
     this.film.drawBoxes(this.overlay ? this.#boxes() : []);
     this.strip?.update(this.place, this.label);
@@ -187,7 +187,7 @@ export class Viewer {
 
   /** @param {Int16Array | undefined} values @param {string} key */
   #showMessage(values, key) {
-    const { message } = this.film;
+    const {message} = this.film;
     const error = this.sliceFetcher.failed.get(key);
     if (values) return message.replaceChildren();
     if (!error) return message.replaceChildren(`Loading slice ${this.place + 1}…`);
@@ -202,9 +202,9 @@ export class Viewer {
 
   /** @param {Int16Array | undefined} values */
   #showTexts(values) {
-    const { n_slices, place_mm, columns } = this.series;
-    const { name, probability } = this.rows[this.label];
-    const { corners } = this.film;
+    const {n_slices, place_mm, columns} = this.series;
+    const {name, probability} = this.rows[this.label];
+    const {corners} = this.film;
     const millimetres = place_mm?.[this.place];
     corners["top-left"].textContent =
       `${this.place + 1} / ${n_slices}${millimetres == null ? "" : `\n${millimetres.toFixed(1)} mm`}`;
@@ -224,14 +224,14 @@ export class Viewer {
   }
 
   /** Boxes of the label in the slice. */
-  #boxes = () => this.rows[this.label].boxes.filter(({ slice }) => slice === this.place);
+  #boxes = () => this.rows[this.label].boxes.filter(({slice}) => slice === this.place);
 
   #overlayNote() {
-    const { name } = this.rows[this.label];
+    const {name} = this.rows[this.label];
     const failed = this.mapFetcher.failed.get(this.#mapKey());
     if (failed) return failed.message;
     const nBoxes = this.#boxes().length;
-    if (this.rows.some(({ boxes }) => boxes.length)) return count(nBoxes, "box", "boxes");
+    if (this.rows.some(({boxes}) => boxes.length)) return count(nBoxes, "box", "boxes");
     return this.series.heatmaps[name] ? "heatmap" : `no map of ${words(name)}`;
   }
 
@@ -241,8 +241,8 @@ export class Viewer {
       step: n => this.go(this.place + n),
       windowBy: (dx, dy) => {
         if (!this.window) return;
-        const { center, width } = this.window;
-        this.setWindow({ name: "own", center: center - (dy * width) / DRAG_PX, width: width * Math.exp(dx / DRAG_PX) });
+        const {center, width} = this.window;
+        this.setWindow({name: "own", center: center - (dy * width) / DRAG_PX, width: width * Math.exp(dx / DRAG_PX)});
       },
       panBy: (dx, dy) => this.film.panBy(dx, dy),
       zoomBy: (factor, at) => this.film.zoomBy(factor, at),
