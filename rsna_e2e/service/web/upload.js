@@ -87,12 +87,12 @@ export class Uploader {
     const {signal} = this.stop;
     const {upload} = JSON.parse(await insistently(signal, () => send("POST", "/uploads", {signal})));
     const waiting = entries.map((entry, n) => ({entry, n}));
-    const lane = async () => {
+    const sendOn = async () => {
       for (let next = waiting.shift(); next && !signal.aborted; next = waiting.shift()) {
         await this.#sendEntry(next.entry, "PUT", `/uploads/${upload}/files/${next.n}`, "application/octet-stream");
       }
     };
-    await Promise.all(Array.from({length: AT_ONCE}, lane));
+    await Promise.all(Array.from({length: AT_ONCE}, sendOn));
     if (signal.aborted || !entries.some(({state}) => state === "sent")) return;
     this.#accepted(JSON.parse(await insistently(signal, () => send("POST", `/uploads/${upload}/complete`, {signal}))));
   }
