@@ -1,6 +1,8 @@
 """The web application: routes over the database and the folders of a service, behind its guard."""
 
 import socket
+import threading
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -64,11 +66,25 @@ def wire_limits(settings: Settings) -> Limits:
 
 def serve(settings: Settings, listening: socket.socket) -> None:
     """Answer requests that come in at a socket until SIGTERM."""
+    app = make_app(settings)
     config = uvicorn.Config(
-        make_app(settings),
+        app,
         timeout_graceful_shutdown=DRAIN_S,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         **server_options(wire_limits(settings), settings.proxies),
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    _Server(config, app.state.context.is_stopping).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Lets requests that wait for changes end when it is told to end: it waits for all that are being answered."""
+
+    def __init__(self, config: uvicorn.Config, is_stopping: threading.Event) -> None:
+        super().__init__(config)
+        self._is_stopping = is_stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Handle SIGTERM and SIGINT."""
+        self._is_stopping.set()
+        super().handle_exit(sig, frame)

@@ -1,9 +1,10 @@
 """What routes work with, and how they wait for studies."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Request
@@ -25,13 +26,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the service has: `request.app.state.context`."""
+    """What the service has: `request.app.state.context`. is_stopping: nobody is to wait any longer."""
 
     settings: Settings
     database: Database
     inbox: Inbox
     audit: Audit
     stores: OpenStores
+    is_stopping: threading.Event = field(default_factory=threading.Event)
 
 
 def context_of(request: Request) -> Context:
@@ -59,7 +61,7 @@ def not_found(what: str) -> ProblemError:
 
 async def changed(context: Context, is_there: Callable[[], _T | None], wait_s: float) -> _T | None:
     """Return what `is_there` returns as soon as that is not None, asked again whenever a study changed; None after
-    `wait_s`."""
+    `wait_s`, or when the service stops."""
     until_s = time.monotonic() + min(wait_s, LONGEST_WAIT_S)
     seen = -1
     while True:
@@ -70,7 +72,7 @@ async def changed(context: Context, is_there: Callable[[], _T | None], wait_s: f
             if found is not None:
                 return found
         left_s = until_s - time.monotonic()
-        if left_s <= 0:
+        if left_s <= 0 or context.is_stopping.is_set():
             return None
         await asyncio.sleep(min(_LOOK_S, left_s))
 

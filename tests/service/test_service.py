@@ -2,8 +2,10 @@
 
 import io
 import signal
+import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -211,6 +213,21 @@ def test_no_key_leads_out_of_the_data(service: Service, word: str) -> None:
         answer = service.client.get(f"/api/v1/{path}")
         assert answer.status_code in (404, 422), path
         assert word not in answer.text
+
+
+def test_who_waits_for_changes_does_not_hold_up_the_end(bundle: Path, tmp_path: Path) -> None:
+    service = Service(tmp_path / "data", bundle, settings=QUICK)
+    service.start()
+    service.wait_until_ready()
+    asked = {"url": f"{service.client.base_url}/api/v1/studies", "headers": service.client.headers, "timeout": 60.0}
+    version = httpx.get(**asked).json()["version"]
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(httpx.get, **asked, params={"after": version, "wait": 50})
+        time.sleep(1.0)  # for it to be there; if it is late, this tests less
+        assert not waiting.done()
+        assert service.stop() == 0
+        assert waiting.result().json()["version"] == version
+    assert '"level": "error"' not in service.said.read_text()
 
 
 def test_stopping_leaves_nothing_running_and_nothing_half_done(bundle: Path, tmp_path: Path) -> None:
