@@ -77,7 +77,7 @@ LIBRARIES = {
     "matplotlib": {"evaluation", "tools.study", "tools.synth"},
     "jinja2": {"evaluation"},
     "markupsafe": {"evaluation"},
-    "rich": {"core.console"},
+    "rich": {"core.console", "terminal"},
     **{library: {"service"} for library in ("fastapi", "starlette", "uvicorn", "python_multipart")},
     "prometheus_client": {"service"},
     **{library: {"inference.onnx_files"} for library in ("onnx", "onnxruntime")},

@@ -28,11 +28,13 @@ def add_bench(verbs: Verbs) -> None:
         verbs,
         "bench",
         _bench,
-        "Measure speed: the fused operator compared with other libraries, the loader, training, embeddings, prepare.",
+        "Measure speed: the fused operator compared with other libraries, the loader, training, embeddings, prepare, "
+        "a service.",
         "rsna-e2e bench transform",
         "rsna-e2e bench loader store --recipe demo",
         "rsna-e2e bench train store --out train.json",
         "rsna-e2e bench embed store --recipe demo",
+        "rsna-e2e bench serve model.rsna",
         "rsna-e2e bench prepare --folder /dev/shm --memory-slices",
     )
     modes = verb.add_subparsers(dest="mode", metavar="|".join(mode.name for mode in MODES), required=True)
@@ -157,6 +159,47 @@ MODES = (
             ),
             _rounds(5),
             OUT,
+        ),
+    ),
+    Mode(
+        "serve",
+        "a service: seconds from a study to its result and pictures, several clients at once, memory",
+        (
+            _option(
+                "model",
+                type=Path,
+                nargs="?",
+                metavar="FILE.rsna",
+                help="a bundle by export (default: the demo recipe's network without training)",
+            ),
+            _slices(40, "slices of a study"),
+            _option(
+                "--studies",
+                dest="n_studies",
+                type=at_least_one,
+                default=30,
+                metavar="N",
+                help="studies that are sent one after the other (default 30)",
+            ),
+            _option(
+                "--clients",
+                dest="n_clients",
+                type=at_least_one,
+                default=8,
+                metavar="N",
+                help="clients at once afterwards (default 8)",
+            ),
+            _option("--seconds", type=at_least_one, default=60, help="for so long (default 60)"),
+            _option(
+                "--workers",
+                dest="n_workers",
+                type=at_least_one,
+                default=1,
+                metavar="N",
+                help="processes that predict (default 1)",
+            ),
+            OUT,
+            add_device,
         ),
     ),
     Mode(

@@ -14,6 +14,7 @@ from rsna_e2e.cli.bench import add_bench
 from rsna_e2e.cli.boxes import add_gate
 from rsna_e2e.cli.calibration import add_calibrate
 from rsna_e2e.cli.comparison import add_compare
+from rsna_e2e.cli.console import add_console
 from rsna_e2e.cli.data import add_prepare
 from rsna_e2e.cli.embeddings import add_embed, add_import_embeddings
 from rsna_e2e.cli.explanations import add_explain
@@ -68,6 +69,7 @@ VERBS = (
     add_process,
     add_serve,
     add_serve_admin,
+    add_console,
     add_compare,
     add_suspects,
     add_pipeline,

@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsna_e2e.cli.arguments import at_least_one
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
-from rsna_e2e.core.console import table
 from rsna_e2e.core.errors import BadInputError, UsageError
-from rsna_e2e.service.accounts import ACCESS_FILE, Accounts
-from rsna_e2e.service.audit import MACHINE, Audit
 from rsna_e2e.service.callers import ROLES
+
+if TYPE_CHECKING:
+    from rsna_e2e.service.accounts import Accounts
+    from rsna_e2e.service.audit import Audit
 
 _DAY_S = 24 * 3600.0
 _CALL = "rsna-e2e serve-admin --data DATA"
@@ -99,16 +101,21 @@ def _add_role(verb: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    accounts: Accounts
-    audit: Audit
+    accounts: "Accounts"
+    audit: "Audit"
 
     def note(self, outcome: str) -> None:
+        from rsna_e2e.service.audit import MACHINE
+
         self.audit.append(actor=MACHINE, action="admin", outcome=outcome)
 
 
 @contextmanager
 def _kept(options: argparse.Namespace, *, is_new: bool = False) -> Iterator[_Kept]:
     """Open the accounts and the audit in DATA. is_new: they may have to be made."""
+    from rsna_e2e.service.accounts import ACCESS_FILE, Accounts
+    from rsna_e2e.service.audit import Audit
+
     path = options.data / ACCESS_FILE
     if not path.exists():
         if not is_new:
@@ -155,6 +162,8 @@ def _set_password(options: argparse.Namespace) -> None:
 
 
 def _list_users(options: argparse.Namespace) -> None:
+    from rsna_e2e.core.console import table
+
     with _kept(options) as kept:
         users = kept.accounts.users()
     rows = [(user.name, user.role, "password" if user.has_password else "proxy") for user in users]
@@ -179,6 +188,8 @@ def _revoke_token(options: argparse.Namespace) -> None:
 
 
 def _list_tokens(options: argparse.Namespace) -> None:
+    from rsna_e2e.core.console import table
+
     with _kept(options) as kept:
         tokens = kept.accounts.tokens()
     rows = [
@@ -193,6 +204,8 @@ def _day(time_s: float | None) -> str:
 
 
 def _show_audit(options: argparse.Namespace) -> None:
+    from rsna_e2e.core.console import table
+
     with _kept(options) as kept:
         rows = kept.audit.last(options.last)
     names = ("number", "time", "actor", "action", "study", "outcome", "address")

@@ -94,7 +94,7 @@ def _process(options: argparse.Namespace) -> None:
     from rsna_e2e.serving.model import ServedModel
     from rsna_e2e.serving.process import process
 
-    with _ends_at_sigterm() as is_stopping, progress_bar("process", unit="files or slices") as progress:
+    with ends_at_sigterm() as is_stopping, progress_bar("process", unit="files or slices") as progress:
         model = ServedModel.open(options.model, device=options.device)
         done = process(
             *(options.raw, options.out, model),
@@ -121,7 +121,7 @@ def _process(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _ends_at_sigterm() -> Iterator[Callable[[], bool]]:
+def ends_at_sigterm() -> Iterator[Callable[[], bool]]:
     """Within, SIGTERM ends the program as if it had come to its end, so that what is temporary goes. Yields what says
     whether it came."""
     is_stopped = False

@@ -80,7 +80,7 @@ def write_onnx(trained: TrainedModel, folder: Path) -> float:
         _write(backbone, images[:_TRACED_AT], folder / ONNX_BACKBONE, names=("images", "embeddings"), free="N")
         _write(head, embeddings[:_TRACED_AT], folder / ONNX_HEAD, names=("embeddings", *outputs), free="T")
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        what = str(error).splitlines()[0]
+        what = str(error).partition("\n")[0]
         raise BadInputError(f"{trained.run}: has what ONNX has not: {what:.200}. Leave out --onnx") from error
     series = _like(embeddings, max(_HEAD_AT))
     checks = [_difference(backbone, folder / ONNX_BACKBONE, images[:n]) for n in _BACKBONE_AT]
@@ -156,7 +156,7 @@ def _answers(path: Path, given: torch.Tensor) -> list[Float32Array]:
         (name,) = (one.name for one in session.get_inputs())
         answers: list[Float32Array] = session.run(None, {name: given.numpy()})
     except Exception as error:  # its errors have no public class
-        what = str(error).splitlines()[0]
+        what = str(error).partition("\n")[0]
         raise BadInputError(f"{path.name}: onnxruntime cannot use it: {what:.200}. Leave out --onnx") from error
     return answers
 

@@ -16,6 +16,7 @@ from rsna_e2e.service.settings import Settings, read_settings
 
 LOG = logging.getLogger("rsna_e2e.service")
 
+_FILES = 8192  # open at once, where the system allows it
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -26,6 +27,8 @@ def end_with(parent: int) -> None:
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # connections, files that come, databases of each thread
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most if most == resource.RLIM_INFINITY else min(most, _FILES), most))
     if os.getppid() != parent:  # it ended before
         sys.exit(0)
 

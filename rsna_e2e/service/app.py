@@ -65,8 +65,9 @@ def wire_limits(settings: Settings) -> Limits:
 
 
 def serve(settings: Settings, listening: socket.socket) -> None:
-    """Answer requests that come in at a socket until SIGTERM."""
+    """Answer requests that come in at a socket until SIGTERM. What one before was receiving when it died is removed."""
     app = make_app(settings)
+    app.state.context.inbox.empty_incoming()
     config = uvicorn.Config(
         app,
         timeout_graceful_shutdown=DRAIN_S,

@@ -17,25 +17,25 @@ class Arrived:
     identity: tuple[str, str, str] | None = None
 
 
-def arrive(database: Database, files: Sequence[Arrived]) -> None:
-    """Note files that lie in the inbox. Those that are known change nothing; a new one begins a new generation."""
+def arrive(database: Database, files: Sequence[Arrived], *, version: int) -> None:
+    """Note files that lie in the inbox, within `Database.change`, which yields the version. Those that are known change
+    nothing; a new one begins a new generation."""
     now_s, now = database.clock(), utc_now()
-    with database.change() as version:
-        for file in files:
+    for file in files:
+        database.connection.execute(
+            "INSERT INTO studies(study, state, received, first_s, last_s, version) VALUES (?,'arriving',?,?,?,?)"
+            " ON CONFLICT DO NOTHING",
+            (file.study, now, now_s, now_s, version),
+        )
+        added = database.connection.execute(
+            "INSERT INTO files VALUES (?,?,?) ON CONFLICT DO NOTHING", (file.study, file.name, file.n_bytes)
+        )
+        if added.rowcount:
+            _extend(database, file.study, now_s, version)
+        if file.identity is not None:
             database.connection.execute(
-                "INSERT INTO studies(study, state, received, first_s, last_s, version) VALUES (?,'arriving',?,?,?,?)"
-                " ON CONFLICT DO NOTHING",
-                (file.study, now, now_s, now_s, version),
+                "INSERT OR REPLACE INTO identities VALUES (?,?,?,?)", (file.study, *file.identity)
             )
-            added = database.connection.execute(
-                "INSERT INTO files VALUES (?,?,?) ON CONFLICT DO NOTHING", (file.study, file.name, file.n_bytes)
-            )
-            if added.rowcount:
-                _extend(database, file.study, now_s, version)
-            if file.identity is not None:
-                database.connection.execute(
-                    "INSERT OR REPLACE INTO identities VALUES (?,?,?,?)", (file.study, *file.identity)
-                )
 
 
 def _extend(database: Database, study: str, now_s: float, version: int) -> None:
@@ -73,9 +73,8 @@ def retry(database: Database, study: str) -> bool:
 
 
 def forget(database: Database, study: str) -> bool:
-    """Delete all that is known of a study. False where nothing is."""
-    with database.change():
-        return database.connection.execute("DELETE FROM studies WHERE study=?", (study,)).rowcount > 0
+    """Delete all that is known of a study, within `Database.change`. False where nothing is."""
+    return database.connection.execute("DELETE FROM studies WHERE study=?", (study,)).rowcount > 0
 
 
 def noted_files(database: Database) -> dict[str, set[str]]:
@@ -87,9 +86,8 @@ def noted_files(database: Database) -> dict[str, set[str]]:
 
 
 def drop_files(database: Database, study: str, names: Iterable[str]) -> None:
-    """Forget files of a study."""
-    with database.change():
-        database.connection.executemany("DELETE FROM files WHERE study=? AND name=?", [(study, name) for name in names])
+    """Forget files of a study, within `Database.change`."""
+    database.connection.executemany("DELETE FROM files WHERE study=? AND name=?", [(study, name) for name in names])
 
 
 def count_undone(database: Database) -> int:

@@ -4,8 +4,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from functools import partial
+from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import Depends, Path, Request
 
@@ -19,14 +21,17 @@ from rsna_e2e.service.roles import needs
 from rsna_e2e.service.settings import Settings
 
 LONGEST_WAIT_S = 60.0
+N_INTAKE = 4
 _LOOK_S = 0.1
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the service has: `request.app.state.context`. is_stopping: nobody is to wait any longer."""
+    """What the service has: `request.app.state.context`. intake: threads that take over what was sent, which may last;
+    others, who only ask, do not wait for them. is_stopping: nobody is to wait any longer."""
 
     settings: Settings
     database: Database
@@ -34,6 +39,12 @@ class Context:
     audit: Audit
     stores: OpenStores
     is_stopping: threading.Event = field(default_factory=threading.Event)
+    intake: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(N_INTAKE, "intake"))
+
+
+async def take_in(context: Context, call: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
+    """Call a function that writes or unpacks what was sent, in a thread of `Context.intake`."""
+    return await asyncio.get_running_loop().run_in_executor(context.intake, partial(call, *arguments, **named))
 
 
 def context_of(request: Request) -> Context:
@@ -59,9 +70,10 @@ def not_found(what: str) -> ProblemError:
     return ProblemError(404, "not_found", detail=f"There is no such {what}")
 
 
-async def changed(context: Context, is_there: Callable[[], _T | None], wait_s: float) -> _T | None:
+async def changed(request: Request, is_there: Callable[[], _T | None], wait_s: float) -> _T | None:
     """Return what `is_there` returns as soon as that is not None, asked again whenever a study changed; None after
-    `wait_s`, or when the service stops."""
+    `wait_s`, and when the service stops, or nobody waits for the answer any more."""
+    context = context_of(request)
     until_s = time.monotonic() + min(wait_s, LONGEST_WAIT_S)
     seen = -1
     while True:
@@ -72,7 +84,7 @@ async def changed(context: Context, is_there: Callable[[], _T | None], wait_s: f
             if found is not None:
                 return found
         left_s = until_s - time.monotonic()
-        if left_s <= 0 or context.is_stopping.is_set():
+        if left_s <= 0 or context.is_stopping.is_set() or await request.is_disconnected():
             return None
         await asyncio.sleep(min(_LOOK_S, left_s))
 

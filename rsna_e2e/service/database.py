@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from rsna_e2e.service.settings import Settings
-from rsna_e2e.service.sqlite import connect, transaction
+from rsna_e2e.service.sqlite import BUSY_S, connect, transaction
 
 State = Literal["arriving", "queued", "running", "done", "refused", "failed", "dead"]
+_SOON_MS = 1000
 UNDONE: tuple[State, ...] = ("arriving", "queued", "running", "failed")
 
 _SCHEMA = """
@@ -75,13 +76,13 @@ class Database:
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = boot_clock) -> None:
         self.settings, self.clock = settings, clock
         self._of_thread = threading.local()
-        self.connection  # noqa: B018  # makes the file, or says now that it cannot be used
+        self._of_thread.connection = connect(settings.database, _SCHEMA)
 
     @property
     def connection(self) -> sqlite3.Connection:
         """That of this thread."""
         if not hasattr(self._of_thread, "connection"):
-            self._of_thread.connection = connect(self.settings.database, _SCHEMA)
+            self._of_thread.connection = connect(self.settings.database)
         connection: sqlite3.Connection = self._of_thread.connection
         return connection
 
@@ -99,6 +100,22 @@ class Database:
         """Return the number of the last change."""
         (version,) = self.connection.execute("SELECT version FROM changes").fetchone()
         return int(version)
+
+    def is_writable(self) -> bool:
+        """Whether something could be written within `_SOON_MS`: the file is not damaged, read-only or held."""
+        connection = self.connection
+        connection.execute(f"PRAGMA busy_timeout={_SOON_MS}")
+        try:
+            with transaction(connection):
+                return self.version() >= 0
+        except sqlite3.Error:
+            return False
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={round(BUSY_S * 1000)}")
+
+    def forget_deleted(self) -> None:
+        """Write over what the log of changes still holds of what was deleted, unless somebody reads it just now."""
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def names(self, study: str) -> tuple[str, ...]:
         """Return the names of a study's files, sorted."""

@@ -42,20 +42,26 @@ class Inbox:
         Raises OSError and sqlite3.Error: then nothing is acknowledged.
         """
         found = [self._identify(path) for path in paths]
-        folders: set[Path] = set()
+        arrived: list[tuple[Path, Arrived]] = []
         for path, file in zip(paths, found, strict=True):
             if isinstance(file, Refusal):
                 path.unlink()
-                continue
-            sync(path)
+            else:
+                sync(path)
+                arrived.append((path, file))
+        if arrived:
+            with self.database.change() as version:  # meanwhile nobody deletes or sweeps these studies
+                self._move_in(arrived)
+                arrive(self.database, [file for _, file in arrived], version=version)
+        return found
+
+    def _move_in(self, arrived: Sequence[tuple[Path, Arrived]]) -> None:
+        for path, file in arrived:
             folder = self.folder / file.study
             folder.mkdir(mode=0o700, exist_ok=True)
             path.replace(folder / file.name)
-            folders.add(folder)
-        for folder in (*folders, self.folder):
+        for folder in (*{self.folder / file.study for _, file in arrived}, self.folder):
             sync(folder)
-        arrive(self.database, [file for file in found if isinstance(file, Arrived)])
-        return found
 
     def recover(self) -> int:
         """Bring database and disk together after an end of any kind, and empty the folder of what was being received.
@@ -63,20 +69,27 @@ class Inbox:
         What lies here and was not noted is noted; what was noted and does not lie here is forgotten. Returns how many
         files were noted. To be called while nothing else uses the inbox.
         """
-        settings = self.database.settings
-        shutil.rmtree(settings.incoming, ignore_errors=True)
-        for folder in (settings.incoming, self.folder, settings.studies):
+        for folder in (self.folder, self.database.settings.studies):
             make_folder(folder)
+        self.empty_incoming()
         n_noted = 0
-        for folder in entries(self.folder):
+        for folder in filter(Path.is_dir, entries(self.folder)):
             known = set(self.database.names(folder.name))
-            found = [self._identify(path) for path in entries(folder) if path.name not in known]
-            noted = [file for file in found if isinstance(file, Arrived)]
-            arrive(self.database, noted)
+            unknown = [path for path in entries(folder) if path.name not in known and path.is_file()]
+            found = [self._identify(path) for path in unknown]
+            with self.database.change() as version:
+                noted = [file for file in found if isinstance(file, Arrived)]
+                arrive(self.database, noted, version=version)
             n_noted += len(noted)
-        for study, names in noted_files(self.database).items():
-            drop_files(self.database, study, names - self.names_on_disk(study))
+        with self.database.change():
+            for study, names in noted_files(self.database).items():
+                drop_files(self.database, study, names - self.names_on_disk(study))
         return n_noted
+
+    def empty_incoming(self) -> None:
+        """Remove what was being received when its receiver ended, and make the folder for it."""
+        shutil.rmtree(self.database.settings.incoming, ignore_errors=True)
+        make_folder(self.database.settings.incoming)
 
     def names_on_disk(self, study: str) -> set[str]:
         """Return the names of a study's files that lie here."""
@@ -84,7 +97,7 @@ class Inbox:
         return set(os.listdir(folder)) if folder.is_dir() else set()
 
     def remove(self, study: str, names: Iterable[str]) -> None:
-        """Remove files of a study, and its folder when none is left."""
+        """Remove files of a study, and its folder when none is left; within `Database.change`, so that none arrives."""
         folder = self.folder / study
         for name in names:
             (folder / name).unlink(missing_ok=True)

@@ -126,16 +126,21 @@ def finish(database: Database, job: Job, owner: str, found: Found) -> bool:
     return True
 
 
-def fail(database: Database, job: Job, owner: str, reason: str) -> None:
-    """Note that an attempt failed. It is tried again later, unless it was the last. reason: a code."""
+def fail(database: Database, job: Job, owner: str, reason: str, *, counts: bool = True) -> None:
+    """Note that an attempt failed. It is tried again later, unless it was the last and no file came since. reason: a
+    code. counts: whether it was an attempt; no study dies for what is not its fault."""
     settings = database.settings
     with database.change() as version:
         if _holds(database, job, owner):
-            is_last = job.attempt >= settings.attempts
-            wait_s = settings.retry_s[min(job.attempt, len(settings.retry_s)) - 1]
+            has_more = content_of(database.names(job.study)) != job.content
+            attempts = 0 if has_more else job.attempt if counts else job.attempt - 1
+            wait_s = settings.retry_s[min(job.attempt, len(settings.retry_s)) - 1 if counts else -1]
+            state: State = "arriving" if has_more else "dead" if attempts >= settings.attempts else "failed"
+            until_s = database.clock() + wait_s
             database.connection.execute(
-                "UPDATE studies SET state=?, owner=NULL, reason=?, not_before_s=?, finished=?, version=? WHERE study=?",
-                ("dead" if is_last else "failed", reason, database.clock() + wait_s, time.time(), version, job.study),
+                "UPDATE studies SET state=?, attempts=?, owner=NULL, reason=?, not_before_s=?, finished=?, version=?"
+                " WHERE study=?",
+                (state, attempts, reason, until_s, time.time(), version, job.study),
             )
 
 
@@ -147,7 +152,17 @@ def _holds(database: Database, job: Job, owner: str) -> bool:
 def claim_pictures(database: Database, owner: str) -> PictureJob | None:
     """Take a result that lacks its pictures, None when there is none."""
     now_s, settings = database.clock(), database.settings
-    with database.change():
+    with database.change() as version:
+        database.connection.execute(
+            "UPDATE studies SET version=? WHERE study IN (SELECT study FROM results WHERE pictures='running'"
+            " AND pictures_lease_s<=? AND pictures_attempts>=?)",
+            (version, now_s, settings.attempts),
+        )
+        database.connection.execute(
+            "UPDATE results SET pictures='failed' WHERE pictures='running' AND pictures_lease_s<=?"
+            " AND pictures_attempts>=?",
+            (now_s, settings.attempts),
+        )
         row = database.connection.execute(
             "SELECT study, content, model FROM results WHERE NOT is_superseded AND pictures_attempts<?"
             " AND (pictures='wanted' OR (pictures='running' AND pictures_lease_s<=?)) ORDER BY finished LIMIT 1",
@@ -194,8 +209,13 @@ def void_leases(database: Database) -> None:
             " reason=CASE WHEN attempts>=? THEN ? END, finished=?, version=? WHERE state='running'",
             (database.settings.attempts, database.settings.attempts, LOST, time.time(), version),
         )
-        database.connection.execute("UPDATE results SET pictures='wanted' WHERE pictures='running'")
+        database.connection.execute(
+            "UPDATE results SET pictures=CASE WHEN pictures_attempts>=? THEN 'failed' ELSE 'wanted' END"
+            " WHERE pictures='running'",
+            (database.settings.attempts,),
+        )
         # the clock may have begun anew since
         database.connection.execute("UPDATE studies SET first_s=min(first_s, ?), last_s=min(last_s, ?)", (now_s, now_s))
         database.connection.execute("UPDATE studies SET not_before_s=min(not_before_s, ?)", (now_s,))
+        database.connection.execute("UPDATE uploads SET last_s=min(last_s, ?)", (now_s,))
         database.connection.execute("DELETE FROM workers")

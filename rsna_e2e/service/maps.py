@@ -21,14 +21,15 @@ def write_maps(maps: StudyMaps, folder: Path) -> None:
     maps differ in size, or see other parts of a slice, the first is taken alone.
     """
     said: dict[str, dict[str, object]] = {}
-    for (series, label), of_runs in maps.items():
-        alike = [one for one in of_runs if _is_alike(one, of_runs[0])]
+    for (series, label), made in maps.items():
+        first, *others = made.of_runs
+        alike = [first, *(one for one in others if _is_alike(one, first))]
         values = (np.mean([_shares(one) for one in alike], axis=0) * 255).round().astype(np.uint8)
         (folder / heatmap_name(series, label)).write_bytes(values.tobytes())
         said.setdefault(series, {})[label] = {
             "height": values.shape[1],
             "width": values.shape[2],
-            "affine": [_to_slice(of_runs[0], place) for place in range(len(values))],
+            "affine": [_to_slice(first, place) for place in range(len(values))],
         }
     write_json(folder / HEATMAPS, said)
 

@@ -3,6 +3,7 @@
 Nothing of what was sent, no path of this machine and no place in the program is in them.
 """
 
+import errno
 import json
 import logging
 import re
@@ -16,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rsna_e2e.core.errors import DiskFullError, OutOfResourcesError
 from rsna_e2e.core.files import is_full
 
 MEDIA_TYPE = "application/problem+json"
@@ -23,6 +25,7 @@ BUSY_RETRY_S = 5
 
 # Codes of answers that the frameworks make; others are the name of their status
 _CODES = {404: "not_found", 405: "method_not_allowed", 422: "invalid_request", 500: "internal_error"}
+_UNUSABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _ID = re.compile(r"(u_)?[0-9a-f]{8,64}|[0-9]{1,6}")
 
 _log = logging.getLogger(__name__)
@@ -57,12 +60,23 @@ def problem_of(error: Exception) -> ProblemError | None:
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
         return ProblemError(error.status_code, _code(error.status_code), headers=headers)
+    return _of_system(error)
+
+
+def _of_system(error: Exception) -> ProblemError | None:
+    """Return what to answer to an error of the database, the disk or the memory."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the lower byte is the class of an extended code
     if isinstance(error, sqlite3.OperationalError) and code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         detail = "The database is in use. Try again"
         return ProblemError(503, "busy", detail=detail, headers={"Retry-After": str(BUSY_RETRY_S)})
-    if code == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and is_full(error)):
+    is_no_room = is_full(error) if isinstance(error, OSError) else isinstance(error, DiskFullError)
+    if is_no_room or code == sqlite3.SQLITE_FULL:
         return ProblemError(507, "disk_full", detail="The disk of the service is full")
+    if code in _UNUSABLE or (isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EIO)):
+        return ProblemError(507, "disk_unusable", detail="The disk of the service cannot be written")
+    if isinstance(error, OutOfResourcesError | MemoryError):
+        detail = "The service has no memory for this just now. Try again"
+        return ProblemError(503, "no_memory", detail=detail, headers={"Retry-After": str(BUSY_RETRY_S)})
     return None
 
 

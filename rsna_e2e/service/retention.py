@@ -1,7 +1,9 @@
 """Removes what was kept long enough: files as they came, and results."""
 
 import logging
+import secrets
 import shutil
+import sqlite3
 import time
 
 from rsna_e2e.core.files import entries
@@ -25,16 +27,30 @@ def sweep(inbox: Inbox, *, now_s: float | None = None) -> None:
     for row in ended:
         age_days = (now_s - row["finished"]) / _DAY_S
         if age_days > settings.retention.result_days:
-            remove_study(inbox, row["study"])
-            n_studies += 1
+            n_studies += remove_study(inbox, row["study"], as_seen=row)
         elif row["state"] != "dead" and _is_swept(inbox, age_days):
-            names = database.names(row["study"])
-            inbox.remove(row["study"], names)
-            drop_files(database, row["study"], names)
-            n_files += len(names)
+            n_files += _remove_files(inbox, row)
     if n_files or n_studies:
         LOG.info("swept %d files and %d studies", n_files, n_studies)
     _remove_strays(inbox)
+    database.forget_deleted()
+
+
+def _remove_files(inbox: Inbox, seen: sqlite3.Row) -> int:
+    """Remove the files of a study as they came, unless it is not any more as it was seen. Returns how many."""
+    database, study = inbox.database, seen["study"]
+    with database.change():
+        if not _is_as_seen(database.row(study), seen):
+            return 0
+        names = database.names(study)
+        inbox.remove(study, names)
+        drop_files(database, study, names)
+    return len(names)
+
+
+def _is_as_seen(row: sqlite3.Row | None, seen: sqlite3.Row) -> bool:
+    """Whether nothing came of a study since, and nobody tries it again."""
+    return row is not None and (row["state"], row["finished"]) == (seen["state"], seen["finished"])
 
 
 def _is_swept(inbox: Inbox, age_days: float) -> bool:
@@ -42,11 +58,26 @@ def _is_swept(inbox: Inbox, age_days: float) -> bool:
     return age_days > settings.retention.raw_days or free_bytes(inbox) < settings.limits.free_bytes
 
 
-def remove_study(inbox: Inbox, study: str) -> bool:
-    """Remove all of a study. False where nothing is known of it."""
-    is_known = forget(inbox.database, study)
-    for folder in (inbox.folder / study, inbox.database.settings.studies / study):
-        shutil.rmtree(folder, ignore_errors=True)
+def remove_study(inbox: Inbox, study: str, *, as_seen: sqlite3.Row | None = None) -> bool:
+    """Remove all of a study, with `as_seen` only if it is still so. False where nothing is known of it."""
+    database, settings = inbox.database, inbox.database.settings
+    away = settings.incoming / f"gone-{secrets.token_hex(8)}"
+    moves = [(place / study, away.with_suffix(f".{place.name}")) for place in (inbox.folder, settings.studies)]
+    try:
+        with database.change():  # a file that comes later finds neither row nor folder, and makes them anew
+            if as_seen is not None and not _is_as_seen(database.row(study), as_seen):
+                return False
+            is_known = forget(database, study)
+            for place, gone in moves:
+                if place.is_dir():
+                    place.rename(gone)
+    except BaseException:
+        for place, gone in moves:
+            if gone.is_dir():
+                gone.rename(place)
+        raise
+    for _, gone in moves:
+        shutil.rmtree(gone, ignore_errors=True)
     return is_known
 
 

@@ -4,9 +4,9 @@ import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import FileResponse, Response
 
 from rsna_e2e.core.files import read_json
@@ -43,9 +43,22 @@ def _folder(context: Context, study: str, model: str, content: str) -> Path:
     return result_folder(context.settings, study, *found)
 
 
-def _caching(content: str) -> dict[str, str]:
-    """Return headers by which an answer is kept, if its address says of which content it is: that never changes."""
-    return {"Cache-Control": _FOR_EVER} if content else {}
+def _caching(content: str, model: str) -> dict[str, str]:
+    """Return headers by which an answer is kept, if its address says of which content and by which model it is: that
+    never changes."""
+    return {"Cache-Control": _FOR_EVER} if content and model else {}
+
+
+def _takes_gzip(accepted: str | None) -> bool:
+    """Whether an Accept-Encoding header allows gzip (RFC 9110 12.5.3); without one, anything may be sent."""
+    if accepted is None:
+        return True
+    weights = {}
+    for one in accepted.lower().split(","):
+        name, _, parameter = one.partition(";")
+        weights[name.strip()] = parameter.replace(" ", "").removeprefix("q=") or "1"
+    weight = weights.get("gzip", weights.get("x-gzip", weights.get("*", "0")))
+    return weight.strip("0.") != ""
 
 
 @router.get("/series/{series}")
@@ -82,8 +95,12 @@ def get_slice(
     rows, columns = values.shape
     if place == 0:
         audited(context, request, caller, "view", study)
-    headers = {"Content-Encoding": "gzip", "X-Rows": str(rows), "X-Columns": str(columns)} | _caching(content)
-    return Response(gzip.compress(values.astype("<i2").tobytes(), _FAST, mtime=0), media_type=_BYTES, headers=headers)
+    headers = {"X-Rows": str(rows), "X-Columns": str(columns), "Vary": "Accept-Encoding"} | _caching(content, model)
+    body = values.astype("<i2").tobytes()
+    if _takes_gzip(request.headers.get("accept-encoding")):
+        headers["Content-Encoding"] = "gzip"
+        body = gzip.compress(body, _FAST, mtime=0)
+    return Response(body, media_type=_BYTES, headers=headers)
 
 
 @router.get("/series/{series}/heatmaps/{label}/{place}")
@@ -111,7 +128,7 @@ def get_heatmap(
     with _open(folder / heatmap_name(series, label)) as file:
         file.seek(place * n_bytes)
         values = file.read(n_bytes)
-    headers = {"X-Affine": ",".join(f"{number:.6g}" for number in found["affine"][place])} | _caching(content)
+    headers = {"X-Affine": ",".join(f"{number:.6g}" for number in found["affine"][place])} | _caching(content, model)
     return Response(values, media_type=_BYTES, headers=headers)
 
 
@@ -122,7 +139,7 @@ def get_picture(
     study: StudyKey,
     series: SeriesKey,
     place: Place,
-    label: str,
+    label: Annotated[str, Query(pattern="^[a-z0-9_]{1,64}$")],
     has_map: bool = False,
     model: Content = "",
     content: Content = "",
@@ -130,9 +147,9 @@ def get_picture(
     """The picture of a key slice of a label, plain or with the map over it."""
     folder = _folder(context_of(request), study, model, content) / PICTURES
     name = f"{label}-{series}-{place:04d}{'-map' if has_map else ''}.png"
-    if not label.replace("_", "").isalnum() or not (folder / name).is_file():
+    if not (folder / name).is_file():
         raise not_found("picture")
-    return FileResponse(folder / name, media_type="image/png", headers=_caching(content))
+    return FileResponse(folder / name, media_type="image/png", headers=_caching(content, model))
 
 
 @router.get("/report.html")

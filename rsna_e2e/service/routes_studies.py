@@ -55,7 +55,7 @@ async def get_studies(
         state=state, label=label, least=least, since=since, patient=patient, sort=sort, cursor=cursor, limit=limit
     )
     if wait:
-        await changed(context, lambda: True if context.database.version() > after else None, wait)
+        await changed(request, lambda: True if context.database.version() > after else None, wait)
     return await asyncio.to_thread(list_studies, context.database, wanted)
 
 
@@ -64,7 +64,7 @@ async def get_study(request: Request, caller: Reader, study: StudyKey, wait: Wai
     """All about a study. With `wait`, it waits until the study is done."""
     context = context_of(request)
     if wait:
-        await changed(context, lambda: True if are_done(context, [study]) else None, wait)
+        await changed(request, lambda: True if are_done(context, [study]) else None, wait)
     found = await asyncio.to_thread(find_study, context.database, study)
     if found is None:
         raise not_found("study")

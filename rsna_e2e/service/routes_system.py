@@ -1,5 +1,6 @@
 """Routes of the service itself: which models it has, whether it is well, its numbers, its interface, and its pages."""
 
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -42,12 +43,12 @@ def readyz(request: Request) -> JSONResponse:
 def _checks(context: Context) -> dict[str, bool]:
     limits = context.settings.limits
     try:
-        is_writable = context.database.version() >= 0
         has_workers = len(living(context.database, within_s=WITHIN_S)) == context.settings.n_workers
     except sqlite3.Error:
-        is_writable = has_workers = False
+        has_workers = False
     has_room = shutil.disk_usage(context.settings.data).free >= limits.free_bytes
-    return {"database": is_writable, "disk": has_room, "workers": has_workers}
+    is_writable = os.access(context.settings.incoming, os.W_OK)  # a file system that turned read-only is not
+    return {"database": context.database.is_writable(), "disk": has_room and is_writable, "workers": has_workers}
 
 
 @router.get("/metrics", dependencies=open_to_all)  # it sees for itself who asks

@@ -12,7 +12,17 @@ from starlette.responses import JSONResponse
 from rsna_e2e.service.arrivals import complete
 from rsna_e2e.service.bodies import save_body
 from rsna_e2e.service.callers import Caller
-from rsna_e2e.service.context import Context, Uploader, UploadId, are_done, audited, changed, context_of, not_found
+from rsna_e2e.service.context import (
+    Context,
+    Uploader,
+    UploadId,
+    are_done,
+    audited,
+    changed,
+    context_of,
+    not_found,
+    take_in,
+)
 from rsna_e2e.service.intake import check_room, room_for, take
 from rsna_e2e.service.problems import ProblemError
 from rsna_e2e.service.routes_studies import Wait
@@ -41,17 +51,17 @@ async def post_studies(
     context = context_of(request)
     await asyncio.to_thread(check_room, context.inbox)
     content_type = request.headers.get("content-type", "")
-    with room_for(context.inbox) as folder:
+    async with room_for(context.inbox) as folder:
         limit = context.settings.limits.study_files
         paths = await save_body(request.stream(), content_type, folder, most_files=limit)
-        taken = await asyncio.to_thread(take, context.inbox, paths, folder)
+        taken = await take_in(context, take, context.inbox, paths, folder)
     if not taken.studies:
         said = ", ".join(f"{n} {reason}" for reason, n in taken.refused.items()) or "the request held no file"
         raise ProblemError(422, "nothing_taken", detail=f"No image could be taken: {said}")
     if whole:
-        await asyncio.to_thread(complete, context.database, taken.studies)
-    await asyncio.to_thread(_note, context, request, caller, taken.studies)
-    return await _answer(context, taken, wait)
+        await take_in(context, complete, context.database, taken.studies)
+    await take_in(context, _note, context, request, caller, taken.studies)
+    return await _answer(request, taken, wait)
 
 
 @router.post("/uploads", status_code=201)
@@ -74,14 +84,15 @@ async def put_file(
     context = context_of(request)
     await asyncio.to_thread(_check_open, context, upload, caller)
     await asyncio.to_thread(check_room, context.inbox)
-    with room_for(context.inbox) as folder:
+    async with room_for(context.inbox) as folder:
         paths = await save_body(request.stream(), "application/octet-stream", folder, most_files=1)
-        return await asyncio.to_thread(_put, context, upload, place, paths, folder)
+        return await take_in(context, _put, context, upload, place, paths, folder)
 
 
 def _put(context: Context, upload: str, place: int, paths: Sequence[Path], folder: Path) -> dict[str, Any]:
     taken = take(context.inbox, paths, folder)
-    note_file(context.database, upload, place, taken)
+    if not note_file(context.database, upload, place, taken):
+        raise not_found("upload")
     if not taken.studies:
         raise ProblemError(422, "refused_file", detail=", ".join(taken.refused) or "no_file")
     return {"study": taken.studies[0], "studies": taken.studies, "refused": taken.refused}
@@ -92,9 +103,9 @@ async def post_complete(request: Request, caller: Uploader, upload: UploadId, wa
     """End an upload: nothing more is to come of its studies."""
     context = context_of(request)
     await asyncio.to_thread(_check_open, context, upload, caller)
-    taken = await asyncio.to_thread(close_upload, context.database, upload)
-    await asyncio.to_thread(_note, context, request, caller, taken.studies)
-    return await _answer(context, taken, wait)
+    taken = await take_in(context, close_upload, context.database, upload)
+    await take_in(context, _note, context, request, caller, taken.studies)
+    return await _answer(request, taken, wait)
 
 
 def _check_open(context: Context, upload: str, caller: Caller) -> None:
@@ -110,11 +121,11 @@ def _note(context: Context, request: Request, caller: Caller, studies: Sequence[
         audited(context, request, caller, "upload", study)
 
 
-async def _answer(context: Context, taken: Taken, wait_s: float) -> JSONResponse:
+async def _answer(request: Request, taken: Taken, wait_s: float) -> JSONResponse:
     """Return where each study stands, at once or when all are done."""
-    is_done = None
+    context, is_done = context_of(request), None
     if wait_s:
-        is_done = await changed(context, lambda: True if are_done(context, taken.studies) else None, wait_s)
+        is_done = await changed(request, lambda: True if are_done(context, taken.studies) else None, wait_s)
     content = {"studies": await asyncio.to_thread(_states, context, taken.studies), "refused": taken.refused}
     return JSONResponse(content, 200 if is_done else 202)
 

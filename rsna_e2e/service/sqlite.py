@@ -8,12 +8,13 @@ from pathlib import Path
 BUSY_S = 30.0  # so long a writer waits for another
 
 
-def connect(path: Path, schema: str) -> sqlite3.Connection:
+def connect(path: Path, schema: str = "") -> sqlite3.Connection:
     """Open a database, made with `schema` if it is not there, readable by its user alone.
 
-    schema: statements that may be run again (CREATE TABLE IF NOT EXISTS). Rows are `sqlite3.Row`. Nothing is committed
-    by itself: write within `transaction`. WAL with synchronous=FULL: what was committed outlives a power cut
-    (https://www.sqlite.org/pragma.html#pragma_synchronous). Raises sqlite3.Error.
+    schema: statements that may be run again (CREATE TABLE IF NOT EXISTS); they wait for who writes, which to open
+    without them does not. Rows are `sqlite3.Row`. Nothing is committed by itself: write within `transaction`. WAL with
+    synchronous=FULL: what was committed outlives a power cut (https://www.sqlite.org/pragma.html#pragma_synchronous).
+    What is deleted is overwritten, as it may name people. Raises sqlite3.Error.
     """
     if not path.exists():
         path.touch(mode=0o600)
@@ -22,7 +23,9 @@ def connect(path: Path, schema: str) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
-    connection.executescript(schema)
+    connection.execute("PRAGMA secure_delete=ON")
+    if schema:
+        connection.executescript(schema)
     return connection
 
 
@@ -32,7 +35,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # SQLite itself takes back what it has no room for
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")

@@ -53,16 +53,19 @@ class _Child:
             if code is None:
                 return
             self.process = None
-            self.n_ends = 0 if code == 0 or now_s - self.started_s > STEADY_S else self.n_ends + 1
-            self.start_at_s = now_s + (
-                self.restart_s[min(self.n_ends, len(self.restart_s)) - 1] if self.n_ends else 0.0
-            )
+            self._put_off(now_s, is_well=code == 0 or now_s - self.started_s > STEADY_S)
             LOG.warning("%s ended with %d, is started again in %.0f s", self.name, code, self.start_at_s - now_s)
         if now_s >= self.start_at_s:
-            self.process, self.started_s = self.start(), now_s
+            try:
+                self.process, self.started_s = self.start(), now_s
+            except OSError as error:  # no memory for it, or too many processes, just now
+                self._put_off(now_s, is_well=False)
+                LOG.warning("%s could not be started: %s", self.name, error.strerror)
 
-    def _wait_s(self) -> float:
-        return self.restart_s[min(self.n_ends, len(self.restart_s)) - 1]
+    def _put_off(self, now_s: float, *, is_well: bool) -> None:
+        self.n_ends = 0 if is_well else self.n_ends + 1
+        wait_s = self.restart_s[min(self.n_ends, len(self.restart_s)) - 1] if self.n_ends else 0.0
+        self.start_at_s = now_s + wait_s
 
 
 @dataclass(slots=True, kw_only=True)

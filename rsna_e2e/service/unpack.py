@@ -1,10 +1,12 @@
 """Unpacks a zip archive that was sent: in a process of its own, which may die, into files whose names are ours."""
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from rsna_e2e.core.records import RawFile, Refusal
 from rsna_e2e.dicom.elements import RefusedError
+from rsna_e2e.dicom.sources.archive import read_directory
 from rsna_e2e.dicom.sources.files import RawArchive
 from rsna_e2e.store.prepare.pool import Begin, Lost, Pool
 
@@ -34,9 +36,11 @@ class Unpack:
 
     def __call__(self, begin: Begin, lost: Lost) -> Unpacked:
         """Do it. Raises BadInputError for what is no archive or a damaged one, TooLargeError, OSError."""
+        if sum(1 for _ in islice(read_directory(self.archive), self.most_files + 1)) > self.most_files:
+            raise TooLargeError  # before all of a long directory is looked at
         source = RawArchive(self.archive)
         files, refusals = source.find()
-        if len(files) > self.most_files or sum(file.n_bytes for file in files) > self.most_bytes:
+        if sum(file.n_bytes for file in files) > self.most_bytes:
             raise TooLargeError
         paths: list[Path] = []
         refused = [_nameless(refusal) for refusal in refusals]

@@ -49,12 +49,15 @@ def count_files(database: Database, upload: str) -> int:
     return int(count)
 
 
-def note_file(database: Database, upload: str, place: int, taken: Taken) -> None:
-    """Note what file number `place` of an upload is, in place of what was noted of that number."""
+def note_file(database: Database, upload: str, place: int, taken: Taken) -> bool:
+    """Note what file number `place` of an upload is, in place of what was noted of that number. False where the upload
+    ended while the file came."""
     text = json.dumps({"studies": taken.studies, "refused": taken.refused})
     with transaction(database.connection):
-        database.connection.execute("INSERT OR REPLACE INTO upload_files VALUES (?,?,?)", (upload, place, text))
-        database.connection.execute("UPDATE uploads SET last_s=? WHERE upload=?", (database.clock(), upload))
+        touched = database.connection.execute("UPDATE uploads SET last_s=? WHERE upload=?", (database.clock(), upload))
+        if touched.rowcount:
+            database.connection.execute("INSERT OR REPLACE INTO upload_files VALUES (?,?,?)", (upload, place, text))
+    return touched.rowcount > 0
 
 
 def close_upload(database: Database, upload: str) -> Taken:

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -12,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rsna_e2e.core.errors import BadInputError, OutOfResourcesError, RsnaError, is_out_of_memory
-from rsna_e2e.core.files import make_folder, read_json, sync, write_json
+from rsna_e2e.core.errors import BadInputError, DiskFullError, OutOfResourcesError, RsnaError, is_out_of_memory
+from rsna_e2e.core.files import entries, is_full, make_folder, read_json, sync, write_json
 from rsna_e2e.inference.bundle import CARD, open_bundle
 from rsna_e2e.service.database import Database
 from rsna_e2e.service.folders import PICTURES, RESULT, SERIES, STORE, result_folder, work_folder
@@ -45,7 +46,9 @@ from rsna_e2e.store.pseudonyms import Pseudonyms, load_or_make_key
 LOG = logging.getLogger(__name__)
 IDLE_S = 0.1  # between two looks at the queue
 BEAT_S = 5.0  # between two signs of life, at most
+BUGS_IN_A_ROW = 3  # before the worker itself is taken to be broken
 GONE, NO_ROOM, BAD_DATA, BUG = "files_gone", "no_room", "bad_data", "internal_error"  # why an attempt failed
+DISK_FULL = "disk_full"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +60,7 @@ class Worker:
     models: tuple[ServedModel, ...]
     number: int
     cards: Mapping[str, str] = field(default_factory=dict)
+    _n_bugs: int = 0
 
     @property
     def owner(self) -> str:
@@ -81,8 +85,11 @@ class Worker:
 
         def say() -> None:
             while not is_over.wait(every_s):
-                renew(self.database, self.owner)
-                beat(self.database, self.number)
+                try:
+                    renew(self.database, self.owner)
+                    beat(self.database, self.number)
+                except sqlite3.Error as error:  # a full disk, say: the next time it may be well
+                    LOG.warning("could not say that it lives: %s", type(error).__name__)
 
         beat(self.database, self.number, [self._described(model) for model in self.models])
         thread = threading.Thread(target=say, daemon=True)
@@ -122,17 +129,27 @@ class Worker:
     def _predict(self, job: Job) -> None:
         """Predict a study with every model that has not seen it as it is, or note why that failed."""
         work = work_folder(self.database.settings, job.study, self.owner)
+        shutil.rmtree(work, ignore_errors=True)  # of one that was killed, and had the same number
         try:
             found = self._found(job, work)
         except Exception as error:
             reason = _reason(error)
             LOG.warning("study %s: attempt %d failed: %s", job.study, job.attempt, reason)
-            fail(self.database, job, self.owner, reason)
+            fail(self.database, job, self.owner, reason, counts=reason != DISK_FULL)
+            self._end_if_broken(reason)
         else:
+            self._n_bugs = 0
             if finish(self.database, job, self.owner, found):
                 LOG.info("study %s: %d results of %d files", job.study, len(found.summaries), len(job.names))
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    def _end_if_broken(self, reason: str) -> None:
+        """End this process where errors follow each other that no study explains, as after the loss of a GPU: before
+        it takes all that wait. Raises OutOfResourcesError."""
+        self._n_bugs = self._n_bugs + 1 if reason == BUG else 0
+        if self._n_bugs >= BUGS_IN_A_ROW:
+            raise OutOfResourcesError("errors follow each other that no study explains. A fresh worker takes over")
 
     def _found(self, job: Job, work: Path) -> Found:
         settings = self.database.settings
@@ -149,6 +166,7 @@ class Worker:
                 made = self._result(raw, work / model.identity, model, timing_s, refused)
                 if made is None:
                     continue
+                shutil.rmtree(target, ignore_errors=True)  # what is left of one without its result
                 (work / model.identity).rename(target)
                 sync(target.parent)
             summaries[model.identity] = summary_of(Result.model_validate(read_json(target / RESULT)), model)
@@ -190,6 +208,7 @@ class Worker:
         settings = self.database.settings
         folder = result_folder(settings, job.study, job.content, job.model)
         work = work_folder(settings, job.study, self.owner)
+        shutil.rmtree(work, ignore_errors=True)
         try:
             model = next(model for model in self.models if model.identity == job.model)
             result = Result.model_validate(read_json(folder / RESULT))
@@ -197,6 +216,8 @@ class Worker:
             with closing(Store.open(folder / STORE)) as store:
                 maps = write_study(result, store, model, work, progress=self._put_off_if_due)
             write_maps(maps, work)
+            for path in (*entries(work), work):
+                sync(path)
             shutil.rmtree(folder / PICTURES, ignore_errors=True)
             work.rename(folder / PICTURES)
         except _PutOffError:
@@ -262,6 +283,8 @@ def _reason(error: Exception) -> str:
     """Return the code of an error: texts of errors may hold names, and are not kept."""
     if isinstance(error, FileNotFoundError):
         return GONE
+    if isinstance(error, DiskFullError) or (isinstance(error, OSError) and is_full(error)):
+        return DISK_FULL
     if isinstance(error, OutOfResourcesError) or is_out_of_memory(error):
         return NO_ROOM
     if isinstance(error, RsnaError):

@@ -17,8 +17,9 @@ from rsna_e2e.evaluation.report.pages import render, write_texts
 from rsna_e2e.evaluation.report.profiles import profile_figure
 from rsna_e2e.evaluation.report.theme import data_uri
 from rsna_e2e.evaluation.report.thumbnails import fitted, windowed
-from rsna_e2e.inference.activation_maps import ActivationMaps, Label, activation_maps
+from rsna_e2e.inference.activation_maps import Label
 from rsna_e2e.loader.present import shown_slice
+from rsna_e2e.serving.maps import ServedMaps, served_maps
 from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.serving.result import KeySlice, LabelResult, Result
 from rsna_e2e.store import SeriesSpan, Store
@@ -28,7 +29,7 @@ from rsna_e2e.tasks.windows import sharpest_window
 PAGE = "report.html"
 _SIDE, _SIDE_OF_BOXES = 256, 384  # of a picture, in px; with boxes, whose scores are to be read
 
-StudyMaps = dict[tuple[str, str], list[ActivationMaps]]  # by key of the series and name of the label, of each run
+StudyMaps = dict[tuple[str, str], ServedMaps]  # by key of the series and name of the label
 # Makes a picture [H, W, 3] of a key slice, plain, and marked where there is something to mark
 Painter = Callable[[LabelResult, KeySlice], tuple[Float32Array, Float32Array | None]]
 
@@ -118,16 +119,12 @@ def _boxes_painter(result: Result, spans: Mapping[str, SeriesSpan], store: Store
 def _maps_painter(maps: StudyMaps, spans: Mapping[str, SeriesSpan], store: Store, model: ServedModel) -> Painter:
     """Lay the mean of the maps of all runs over a slice."""
 
-    def paint(label: LabelResult, key: KeySlice) -> tuple[Float32Array, Float32Array]:
-        grey, to_slice = _grey(store, spans[key.series].first_row + key.place, model, side=_SIDE)
-        shares = [
-            np.clip(one.on_picture(key.place, to_slice, side=_SIDE) / one.brightest, 0, 1)
-            if one.brightest > 0
-            else 0 * grey
-            for one in maps[key.series, label.name]
-        ]
-        mean = np.mean(shares, axis=0).astype(np.float32)
-        return np.repeat(grey[..., None], 3, axis=2), coloured(grey, mean, brightest=1.0)
+    def paint(label: LabelResult, key: KeySlice) -> tuple[Float32Array, Float32Array | None]:
+        row = spans[key.series].first_row + key.place
+        grey, _ = _grey(store, row, model, side=_SIDE)
+        shape = (int(store.index["rows"][row]), int(store.index["columns"][row]))
+        share = maps[key.series, label.name].on_picture(key.place, shape, side=_SIDE)
+        return np.repeat(grey[..., None], 3, axis=2), coloured(grey, share, brightest=1.0)
 
     return paint
 
@@ -147,10 +144,8 @@ def _maps(
     maps: StudyMaps = {}
     for series, names in names_of.items():
         labels: list[Label] = [("slice", model.task.slices.names.index(name)) for name in names]
-        for trained in model.members:  # the backbone goes over a series twice for all of its labels together
-            made = activation_maps(trained, store, spans[series], labels=labels, progress=progress)
-            for name, of_label in zip(names, made, strict=True):
-                maps.setdefault((series, name), []).append(of_label)
+        made = served_maps(model, store, spans[series], labels, progress=progress)
+        maps |= {(series, name): of_label for name, of_label in zip(names, made, strict=True)}
     return maps
 
 

@@ -26,7 +26,7 @@ VERBS = (
     *("synth", "prepare", "store verify", "store repair", "export-shards", "inspect", "quirks", "import-weights"),
     *("find-lr", "train", "embed", "import-embeddings", "predict", "bag", "smooth", "evaluate", "pipeline", "bench"),
     *("explain", "gate", "merge", "settings", "tasks", "baseline", "label", "calibrate", "suspects", "study"),
-    *("export", "process", "serve-admin"),
+    *("export", "process", "console", "serve", "serve-admin"),
 )
 HELP_LIMIT_S = 0.5
 RUNS = Path(__file__).parents[2] / "docs" / "runs.md"

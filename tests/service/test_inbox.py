@@ -97,7 +97,7 @@ def test_an_end_while_files_are_taken_loses_none_that_was_acknowledged(
 ) -> None:
     desk.send(*write_study(tmp_path, 1, 2))
 
-    def end(*_: Any) -> None:
+    def end(*_: Any, **__: Any) -> None:
         raise sqlite3.OperationalError
 
     with monkeypatch.context() as patch:

@@ -35,7 +35,8 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def _arrive(desk: Desk, *names: str, study: str = STUDY) -> None:
-    arrive(desk.database, [Arrived(study=study, name=name, n_bytes=7) for name in names])
+    with desk.database.change() as version:
+        arrive(desk.database, [Arrived(study=study, name=name, n_bytes=7) for name in names], version=version)
 
 
 def _state(desk: Desk, study: str = STUDY) -> str:
@@ -223,10 +224,12 @@ def test_a_study_that_is_deleted_while_it_runs_leaves_nothing(desk: Desk) -> Non
     _arrive(desk, "1")
     complete(desk.database, [STUDY])
     job = _claimed(desk)
-    assert forget(desk.database, STUDY)
+    with desk.database.change():
+        assert forget(desk.database, STUDY)
     assert not finish(desk.database, job, "a", FOUND)
     assert find_study(desk.database, STUDY) is None
-    assert not forget(desk.database, STUDY)
+    with desk.database.change():
+        assert not forget(desk.database, STUDY)
 
 
 def test_lists_are_sorted_filtered_and_cut(desk: Desk) -> None:
@@ -234,7 +237,8 @@ def test_lists_are_sorted_filtered_and_cut(desk: Desk) -> None:
     for number, study in enumerate(studies):
         desk.clock.now_s += 1
         file = Arrived(study=study, name="1", n_bytes=1, identity=(f"p{number % 2}", "", ""))
-        arrive(desk.database, [file])
+        with desk.database.change() as version:
+            arrive(desk.database, [file], version=version)
         complete(desk.database, [study])
         score = (number * 2 % 5) / 5
         found = Found(summaries={MODEL: SUMMARY | {"scores": {"any": score}}}, refused={}, timing_s={}, score=score)

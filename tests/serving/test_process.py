@@ -23,17 +23,13 @@ import pydicom
 import pytest
 import radiographs
 import small
-import torch
+from served import untrained as _untrained
 
 from rsna_e2e.cli import main
-from rsna_e2e.config import RunConfig, resolve_task
-from rsna_e2e.core.device import choose_compute
 from rsna_e2e.core.errors import BadInputError, DiskFullError
 from rsna_e2e.core.files import read_json
 from rsna_e2e.inference.bundle import open_bundle
 from rsna_e2e.inference.export import export
-from rsna_e2e.inference.trained_model import TrainedModel
-from rsna_e2e.model.make import make_network
 from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.serving.process import RESULT, SUMMARY, process
 from rsna_e2e.serving.result import N_KEY_SLICES, RESEARCH_ONLY, Result
@@ -46,7 +42,7 @@ from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.metrics import DECISION_THRESHOLD
 from rsna_e2e.tasks.pe import PE
 from rsna_e2e.tools.synth.simulate import simulate
-from rsna_e2e.training.calibration import LabelCalibration, Level, RunCalibration, write_calibration
+from rsna_e2e.training.calibration import LabelCalibration, RunCalibration, write_calibration
 from rsna_e2e.training.operating_points import read_operating_points, write_operating_points
 from rsna_e2e.training.train import train
 
@@ -222,21 +218,6 @@ def test_pictures_and_page_are_of_what_is_above(processed: Path) -> None:
         assert result.sentence in page
         assert page.count("<img") == len(names) + 1
         assert "://" not in page
-
-
-def _untrained(config: RunConfig) -> ServedModel:
-    """A model of random weights, without thresholds."""
-    task = resolve_task(config)
-    compute = choose_compute("fp32", "cpu", cpu_threads=1)
-    torch.manual_seed(0)
-    trained = TrainedModel(
-        run=Path("run"), config=config, task=task, compute=compute, network=make_network(config.model, task).eval(),
-        embeddings=None, checkpoint=Path("run"), epoch=0, damaged=(),
-    )  # fmt: skip
-    thresholds: dict[Level, dict[str, float]] = {"slices": {}, "series": {}}
-    return ServedModel(
-        name="x", version="1", identity="0" * 16, members=(trained,), calibrators=(None,), thresholds=thresholds
-    )
 
 
 def test_studies_may_have_labels_of_their_own(made: Made, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from rsna_e2e.core.colours import COLOURS
 from rsna_e2e.core.records import Float32Array, Float64Array
-from rsna_e2e.evaluation.report.theme import COLOURS, data_uri
+from rsna_e2e.evaluation.report.theme import data_uri
 from rsna_e2e.evaluation.report.thumbnails import jpeg
 
 _TRUTH, _PREDICTED = COLOURS["truth"][1], COLOURS["slices"][2]  # both light, as pictures are dark

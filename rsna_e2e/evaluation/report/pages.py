@@ -7,10 +7,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from rsna_e2e.core.colours import css_variables
 from rsna_e2e.core.errors import BadInputError
 from rsna_e2e.core.files import atomic_writer, make_folder, without_nan
 from rsna_e2e.evaluation.report.figures import display_name
-from rsna_e2e.evaluation.report.theme import css_variables
 
 
 def render(template: str, content: Mapping[str, Any], *, unknown: str, **variables: Any) -> str:

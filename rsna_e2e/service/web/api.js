@@ -1,6 +1,6 @@
 // Requests to the service, and what it answers. Errors come as `ApiError`, whose message says what to do.
 
-import { notify } from "./dom.js";
+import {notify} from "./dom.js";
 /** @import {HeatMap} from "../web_types" */
 
 export const ROOT = "/api/v1";
@@ -49,16 +49,11 @@ export function toLogin() {
   location.assign(`/login${location.hash}`);
 }
 
-/** Seconds of a Retry-After header. @param {string | null} header */
-export const retryAfter = (header) => Math.min(Math.max(Number.parseInt(header ?? "", 10) || 0, 0), 300);
-
-/** The problem that a body of text describes. @param {string} text @returns {{title?: string, detail?: string}} */
-export function problemOf(text) {
-  try {
-    return Object(JSON.parse(text));
-  } catch {
-    return {}; // a proxy's page, or nothing
-  }
+/** What an answer that is no good one says. @param {Response} response */
+export async function refusal(response) {
+  const text = await response.text();
+  const problem = text.startsWith("{") ? JSON.parse(text) : {}; // else a proxy's page, or nothing
+  return new ApiError(response.status, problem, Number.parseInt(response.headers.get("Retry-After") ?? "0", 10) || 0);
 }
 
 /**
@@ -66,32 +61,28 @@ export function problemOf(text) {
  * @param {string} path below /api/v1 @param {RequestInit & {stays?: boolean}} [options] stays: 401 does not lead to the
  * login page @returns {Promise<Response>}
  */
-export async function request(path, { stays = false, ...options } = {}) {
-  const headers = { "X-Requested-With": "rsna_e2e", ...options.headers };
+export async function request(path, {stays = false, ...options} = {}) {
+  const headers = {"X-Requested-With": "rsna_e2e", ...options.headers};
   let response;
   try {
-    response = await fetch(ROOT + path, { ...options, headers, credentials: "same-origin" });
+    response = await fetch(ROOT + path, {...options, headers, credentials: "same-origin"});
   } catch (error) {
     if (options.signal?.aborted) throw error;
     throw new ApiError(0, {});
   }
   if (response.ok) return response;
   if (response.status === 401 && !stays) toLogin();
-  throw new ApiError(
-    response.status,
-    problemOf(await response.text()),
-    retryAfter(response.headers.get("Retry-After"))
-  );
+  throw await refusal(response);
 }
 
 /** @param {string} path @param {AbortSignal} [signal] @returns {Promise<any>} */
-export const getJson = async (path, signal) => (await request(path, { signal })).json();
+export const getJson = async (path, signal) => (await request(path, {signal})).json();
 
 /** @param {string} path @param {object} [body] @returns {Promise<Response>} */
 export const post = (path, body) =>
   request(path, {
     method: "POST",
-    ...(body && { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } })
+    ...(body && {body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})
   });
 
 /** A query without empty values: "?state=done" or "". @param {Record<string, string | number | null | undefined>} values */
@@ -100,28 +91,29 @@ export function query(values) {
   return given.length ? `?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}` : "";
 }
 
+/** A query with further values. @param {string} given "" or "?…" @param {Record<string, string | number>} values */
+export const extended = (given, values) => query({...Object.fromEntries(new URLSearchParams(given)), ...values});
+
 /** Where a series lies. @param {string} study @param {string} key */
 export const seriesPath = (study, key) => `/studies/${study}/series/${key}`;
 
 /**
- * @param {string} path of a series @param {number} place @param {string} version query of the result that is shown, or ""
- * @param {AbortSignal} [signal]
+ * @param {string} path of a slice @param {number} nPixels that it has to have @param {AbortSignal} signal
  * @returns {Promise<Int16Array>} rows x columns, in HU or grey values; Int16Array is little-endian wherever browsers run
  */
-export async function getSlice(path, place, version, signal) {
-  return new Int16Array(await (await request(`${path}/slices/${place}${version}`, { signal })).arrayBuffer());
+export async function getSlice(path, nPixels, signal) {
+  const response = await request(path, {signal});
+  const values = new Int16Array(await response.arrayBuffer());
+  if (values.length !== nPixels) throw new Error("This slice has not the size of its series and cannot be shown.");
+  return values;
 }
 
-/**
- * @param {string} path of a series @param {string} label @param {number} place @param {string} version as of `getSlice`
- * @param {AbortSignal} [signal]
- * @returns {Promise<HeatMap>} values: height x width, 255 is the brightest of the series
- */
-export async function getHeatMap(path, label, place, version, signal) {
-  const response = await request(`${path}/heatmaps/${encodeURIComponent(label)}/${place}${version}`, { signal });
+/** @param {string} path of a map @param {AbortSignal} signal @returns {Promise<HeatMap>} */
+export async function getHeatMap(path, signal) {
+  const response = await request(path, {signal});
   const affine = (response.headers.get("X-Affine") ?? "").split(",").map(Number);
-  if (affine.length !== 6 || !affine.every(Number.isFinite)) throw new Error("the map has no affine");
-  return { values: new Uint8Array(await response.arrayBuffer()), affine };
+  if (affine.length !== 6 || !affine.every(Number.isFinite)) throw new Error("The map does not say where it lies.");
+  return {values: new Uint8Array(await response.arrayBuffer()), affine};
 }
 
 /** Wait; ends early, with an error, when the signal aborts. @param {number} ms @param {AbortSignal} [signal] */
@@ -149,7 +141,7 @@ export async function repeat(signal, once) {
       failures = 0;
     } catch (error) {
       if (signal.aborted) return;
-      notify(/** @type {Error} */ (error).message);
+      notify(error);
       if (!(error instanceof ApiError && error.passes)) return;
       const wait = error.retryAfterS * 1000 || Math.min(1000 * 2 ** failures++, LONGEST_PAUSE_MS);
       await pause(wait, signal).catch(() => undefined);

@@ -1,11 +1,11 @@
 // The shell: who is logged in, which view the address asks for, and files dropped anywhere.
 
-import { getJson, post } from "./api.js";
-import { LETTERS_OFF } from "./controls.js";
-import { byId, notify } from "./dom.js";
-import { showList } from "./list.js";
-import { showStudy } from "./study.js";
-import { dropped, Uploader } from "./upload.js";
+import {getJson, post} from "./api.js";
+import {LETTERS_OFF} from "./controls.js";
+import {byId, notify} from "./dom.js";
+import {showList} from "./list.js";
+import {showStudy} from "./study.js";
+import {dropped, Uploader} from "./upload.js";
 /** @import {Session} from "../web_types" */
 
 const STUDY = /^#\/study\/([0-9a-f]{8,64})(?:\/([0-9a-f]{8,64}))?(?:\?(.*))?$/;
@@ -22,7 +22,7 @@ let session;
 async function show(moved = true) {
   view.abort();
   view = new AbortController();
-  const { signal } = view;
+  const {signal} = view;
   const [, study, series, ofStudy] = STUDY.exec(location.hash) ?? [];
   const [, ofList] = LIST.exec(location.hash) ?? [];
   document.title = study ? `Study ${study} – rsna_e2e` : "Studies – rsna_e2e";
@@ -30,13 +30,12 @@ async function show(moved = true) {
   notify("");
   try {
     const again = () => void show(false);
-    if (study)
-      await showStudy(main, { study, series, params: new URLSearchParams(ofStudy) }, { signal, session, again });
-    else await showList(main, new URLSearchParams(ofList), { signal, uploader });
+    if (study) await showStudy(main, {study, series, params: new URLSearchParams(ofStudy)}, {signal, session, again});
+    else await showList(main, new URLSearchParams(ofList), {signal, uploader});
   } catch (error) {
     if (signal.aborted) return;
     main.replaceChildren();
-    notify(/** @type {Error} */ (error).message);
+    notify(error);
   }
   if (moved && !signal.aborted) main.querySelector("h1")?.focus();
 }
@@ -44,22 +43,20 @@ async function show(moved = true) {
 function listenToDrops() {
   const veil = byId("veil");
   const hasFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragover", (event) => {
+  addEventListener("dragover", event => {
     if (!hasFiles(event)) return;
     event.preventDefault();
     veil.hidden = false;
   });
-  addEventListener("dragleave", (event) => (veil.hidden ||= event.relatedTarget === null));
-  addEventListener("drop", async (event) => {
+  addEventListener("dragleave", event => (veil.hidden ||= event.relatedTarget === null));
+  addEventListener("drop", async event => {
     veil.hidden = true;
     if (!event.dataTransfer || !hasFiles(event)) return;
     event.preventDefault();
     try {
       await uploader.add(await dropped(event.dataTransfer));
     } catch (error) {
-      notify(
-        `What was dropped cannot be read (${/** @type {Error} */ (error).message}). Choose it with the buttons of the list.`
-      );
+      notify(`What was dropped cannot be read (${error}). Choose it with the buttons of the list.`);
     }
   });
 }
@@ -81,7 +78,7 @@ function listenToShell() {
     lettersOn.checked ? localStorage.removeItem(LETTERS_OFF) : localStorage.setItem(LETTERS_OFF, "1")
   );
   addEventListener("hashchange", () => void show());
-  addEventListener("pageshow", (event) => event.persisted && location.reload()); // after a logout, nothing old comes back
+  addEventListener("pageshow", event => event.persisted && location.reload()); // after a logout, nothing old comes back
 }
 
 async function start() {
@@ -90,7 +87,7 @@ async function start() {
   try {
     session = await getJson("/me");
   } catch (error) {
-    return notify(/** @type {Error} */ (error).message);
+    return notify(error);
   }
   byId("who").textContent = `${session.name} (${session.role})`;
   await show(false);

@@ -1,7 +1,7 @@
 // The picture area: a slice in grey, the map and boxes over it, letters at its edges, and where it stands in the stage.
 
-import { el, share, words } from "./dom.js";
-import { canvasMatrix, edgeLetters } from "./pixels.js";
+import {el, share, words} from "./dom.js";
+import {canvasMatrix, edgeLetters} from "./pixels.js";
 /** @import {Box, HeatMap, Series} from "../web_types" */
 
 const MAX_ZOOM = 32; // of the size that fits
@@ -17,24 +17,24 @@ export class Film {
     this.series = series;
     /** Height of a pixel by its width. */
     this.aspect = series.spacing_mm ? series.spacing_mm[0] / series.spacing_mm[1] : 1;
-    this.view = { zoom: 1, x: 0, y: 0 }; // of the size that fits; x, y: CSS px from the middle
-    const size = { width: series.columns, height: series.rows };
-    this.slice = el("canvas", { ...size, class: "slice", role: "img", "aria-label": "Slice" });
-    this.map = el("canvas", { ...size, class: "map", "aria-hidden": "true" });
-    this.sheet = el("div", { class: "sheet" }, this.slice, this.map);
+    this.view = {zoom: 1, x: 0, y: 0}; // of the size that fits; x, y: CSS px from the middle
+    const size = {width: series.columns, height: series.rows};
+    this.slice = el("canvas", {...size, class: "slice", role: "img", "aria-label": "Slice"});
+    this.map = el("canvas", {...size, class: "map", "aria-hidden": "true"});
+    this.sheet = el("div", {class: "sheet"}, this.slice, this.map);
     this.sheet.style.width = `${series.columns}px`;
     this.sheet.style.height = `${series.rows * this.aspect}px`;
-    this.boxes = el("div", { class: "boxes" });
-    this.message = el("p", { class: "message", role: "status" });
+    this.boxes = el("div", {class: "boxes"});
+    this.message = el("p", {class: "message", role: "status"});
     this.corners = Object.fromEntries(
-      ["top-left", "top-right", "bottom-left", "bottom-right"].map((where) => [
+      ["top-left", "top-right", "bottom-left", "bottom-right"].map(where => [
         where,
-        el("p", { class: `corner ${where}` })
+        el("p", {class: `corner ${where}`})
       ])
     );
     this.stage = el(
       "div",
-      { class: "stage" },
+      {class: "stage"},
       this.sheet,
       this.boxes,
       ...this.#letters(),
@@ -53,12 +53,11 @@ export class Film {
   #letters() {
     const letters = edgeLetters(this.series.row_direction, this.series.column_direction);
     if (!letters) return [];
-    return Object.entries(letters).map(([side, text]) => el("span", { class: `edge ${side}` }, text));
+    return Object.entries(letters).map(([side, text]) => el("span", {class: `edge ${side}`}, text));
   }
 
   /** @param {Int16Array} values of the slice @param {Uint32Array} table see `windowTable` */
   drawSlice(values, table) {
-    if (values.length !== this.words.length) throw new Error("The slice has not the size of its series.");
     for (let i = 0; i < values.length; i++) this.words[i] = table[values[i] + 32768];
     this.slicePen.putImageData(this.pixels, 0, 0);
   }
@@ -76,7 +75,7 @@ export class Film {
     this.mapPen.setTransform(1, 0, 0, 1, 0, 0);
     this.mapPen.clearRect(0, 0, this.series.columns, this.series.rows);
     if (!map || !size) return;
-    const cells = el("canvas", { width: size.width, height: size.height });
+    const cells = el("canvas", {width: size.width, height: size.height});
     const pen = /** @type {CanvasRenderingContext2D} */ (cells.getContext("2d"));
     pen.fillStyle = getComputedStyle(this.stage).getPropertyValue("--series");
     pen.fillRect(0, 0, size.width, size.height);
@@ -90,9 +89,9 @@ export class Film {
   /** @param {Box[]} boxes of the slice shown */
   drawBoxes(boxes) {
     this.boxes.replaceChildren(
-      ...boxes.map((box) => {
-        const outline = el("div", { class: "box" }, el("span", {}, `${words(box.label)} ${share(box.score)}`));
-        Object.assign(outline.dataset, { x: box.x, y: box.y, width: box.width, height: box.height });
+      ...boxes.map(box => {
+        const outline = el("div", {class: "box"}, el("span", {}, `${words(box.label)} ${share(box.score)}`));
+        Object.assign(outline.dataset, {x: box.x, y: box.y, width: box.width, height: box.height});
         return outline;
       })
     );
@@ -101,14 +100,14 @@ export class Film {
 
   /** Screen px per pixel column of the slice. */
   get scale() {
-    const { clientWidth, clientHeight } = this.stage;
+    const {clientWidth, clientHeight} = this.stage;
     const fit = Math.min(clientWidth / this.series.columns, clientHeight / (this.series.rows * this.aspect));
     return fit * this.view.zoom;
   }
 
   /** Where the picture's corner is in the stage, in CSS px. */
   get origin() {
-    const { columns, rows } = this.series;
+    const {columns, rows} = this.series;
     const [free, freeDown] = [columns * this.scale, rows * this.aspect * this.scale];
     return {
       x: (this.stage.clientWidth - free) / 2 + this.view.x,
@@ -118,7 +117,7 @@ export class Film {
 
   /** Put sheet and boxes where zoom and pan say. */
   place() {
-    const { x, y } = this.origin;
+    const {x, y} = this.origin;
     const scale = this.scale;
     this.sheet.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
     this.sheet.classList.toggle("sharp", scale >= SHARP_PX);
@@ -138,9 +137,7 @@ export class Film {
     const frame = this.stage.getBoundingClientRect();
     const zoom = Math.min(Math.max(this.view.zoom * factor, 1), MAX_ZOOM);
     const grown = zoom / this.view.zoom;
-    const fromMiddle = at
-      ? { x: at.x - frame.x - frame.width / 2, y: at.y - frame.y - frame.height / 2 }
-      : { x: 0, y: 0 };
+    const fromMiddle = at ? {x: at.x - frame.x - frame.width / 2, y: at.y - frame.y - frame.height / 2} : {x: 0, y: 0};
     this.view.x = fromMiddle.x - (fromMiddle.x - this.view.x) * grown;
     this.view.y = fromMiddle.y - (fromMiddle.y - this.view.y) * grown;
     this.view.zoom = zoom;
@@ -158,7 +155,7 @@ export class Film {
 
   /** The whole picture in the middle again. */
   fit() {
-    this.view = { zoom: 1, x: 0, y: 0 };
+    this.view = {zoom: 1, x: 0, y: 0};
     this.place();
   }
 
@@ -168,10 +165,10 @@ export class Film {
    */
   pixelAt(at) {
     const frame = this.stage.getBoundingClientRect();
-    const { x, y } = this.origin;
+    const {x, y} = this.origin;
     const column = Math.floor((at.x - frame.x - x) / this.scale);
     const row = Math.floor((at.y - frame.y - y) / (this.scale * this.aspect));
     const isInside = column >= 0 && row >= 0 && column < this.series.columns && row < this.series.rows;
-    return isInside ? { column, row } : null;
+    return isInside ? {column, row} : null;
   }
 }

@@ -1,7 +1,7 @@
 // The controls above the picture, and the keys.
 
-import { query, ROOT } from "./api.js";
-import { button, byId, el, heading, outside } from "./dom.js";
+import {extended, ROOT} from "./api.js";
+import {button, byId, el, heading, outside} from "./dom.js";
 /** @import {Window} from "../web_types" */
 /** @import {Viewer} from "./viewer.js" */
 
@@ -12,23 +12,23 @@ const PAGE = 5; // slices of PgUp and PgDn
 export const LETTERS_OFF = "rsna_e2e.letters_off";
 
 /** A number of a window, with at most one digit. @param {number} value */
-export const round = (value) => Math.round(value * 10) / 10;
+export const round = value => Math.round(value * 10) / 10;
 
 /** @param {string} name with its key */
-const named = (name) => ({ "aria-label": name, title: name });
+const named = name => ({"aria-label": name, title: name});
 
 export class Controls {
   /** @param {Viewer} viewer */
   constructor(viewer) {
     this.viewer = viewer;
-    this.presets = el("select", { "aria-label": "Window", title: "Window (W)", onchange: () => this.#preset() });
+    this.presets = el("select", {"aria-label": "Window", title: "Window (W)", onchange: () => this.#preset()});
     this.offer(viewer.windows);
     this.center = this.#number("Window centre");
     this.width = this.#number("Window width");
     this.labels = el(
       "select",
-      { "aria-label": "Label", title: "Label (1–9)", onchange: () => viewer.choose(this.labels.selectedIndex) },
-      ...viewer.rows.map(({ name }) => el("option", {}, heading(name)))
+      {"aria-label": "Label", title: "Label (1–9)", onchange: () => viewer.choose(this.labels.selectedIndex)},
+      ...viewer.rows.map(({name}) => el("option", {}, heading(name)))
     );
     this.overlay = button("Overlay", () => viewer.toggleOverlay(), named("Overlay (H)"));
     this.opacity = el("input", {
@@ -45,11 +45,11 @@ export class Controls {
   }
 
   #toolbar() {
-    const { viewer } = this;
-    const group = (/** @type {Node[]} */ ...controls) => el("span", { class: "group" }, ...controls);
+    const {viewer} = this;
+    const group = (/** @type {Node[]} */ ...controls) => el("span", {class: "group"}, ...controls);
     return el(
       "div",
-      { class: "toolbar", role: "group", "aria-label": "View" },
+      {class: "toolbar", role: "group", "aria-label": "View"},
       group(this.presets, this.center, this.width),
       group(
         this.labels,
@@ -67,13 +67,13 @@ export class Controls {
 
   /** Let the reader choose from these windows. @param {Window[]} windows */
   offer(windows) {
-    const texts = windows.map(({ name, center, width }) => `${heading(name)} ${round(center)}/${round(width)}`);
-    this.presets.replaceChildren(...[...texts, "Own window"].map((text) => el("option", {}, text)));
+    const texts = windows.map(({name, center, width}) => `${heading(name)} ${round(center)}/${round(width)}`);
+    this.presets.replaceChildren(...[...texts, "Own window"].map(text => el("option", {}, text)));
   }
 
   /** @param {string} name */
   #number(name) {
-    return el("input", { type: "number", step: "any", "aria-label": name, title: name, onchange: () => this.#own() });
+    return el("input", {type: "number", step: "any", "aria-label": name, title: name, onchange: () => this.#own()});
   }
 
   #preset() {
@@ -84,13 +84,13 @@ export class Controls {
 
   #own() {
     const [center, width] = [this.center.valueAsNumber, this.width.valueAsNumber];
-    if (Number.isFinite(center) && Number.isFinite(width)) this.viewer.setWindow({ name: "own", center, width });
+    if (Number.isFinite(center) && Number.isFinite(width)) this.viewer.setWindow({name: "own", center, width});
   }
 
   /** Show the viewer's state. */
   show() {
-    const { series, windows, window, rows, label, overlay, path, place, film } = this.viewer;
-    const at = windows.findIndex(({ name }) => name === window?.name);
+    const {windows, window, rows, label, overlay, path, version, place, film} = this.viewer;
+    const at = windows.findIndex(({name}) => name === window?.name);
     this.presets.selectedIndex = at < 0 ? windows.length : at;
     for (const [input, value] of /** @type {const} */ ([
       [this.center, window?.center],
@@ -102,8 +102,9 @@ export class Controls {
     this.overlay.setAttribute("aria-pressed", String(overlay));
     this.opacity.disabled = !overlay;
     film.map.style.opacity = this.opacity.value;
-    const known = series.windows.find(({ name }) => name === window?.name); // own ones the service does not know
-    this.picture.href = `${ROOT}${path}/pictures/${place}.png${query({ label: rows[label].name, window: known?.name })}`;
+    this.picture.hidden = !rows[label].hasPictures || !rows[label].keySlices.includes(place);
+    const shown = extended(version, {label: rows[label].name, has_map: String(overlay)});
+    this.picture.href = `${ROOT}${path}/pictures/${place}.png${shown}`;
   }
 }
 
@@ -114,7 +115,11 @@ export class Controls {
 export function onKey(event, viewer) {
   const target = /** @type {HTMLElement} */ (event.target);
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (document.querySelector("dialog[open]") || target.matches("select, textarea, input:not([type=range])")) return;
+  if (
+    document.querySelector("dialog[open]") ||
+    target.matches("select, textarea, input:not([type=range], [type=checkbox])")
+  )
+    return;
   const isLetter = event.key.length === 1;
   if (isLetter ? localStorage.getItem(LETTERS_OFF) : target.matches("[type=range], [role=region]")) return;
   const act = action(event.key.toLowerCase(), viewer);

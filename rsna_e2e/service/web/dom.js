@@ -12,33 +12,29 @@
  * @param {Tag} tag @param {Attributes} [attributes] @param {...Child} children
  * @returns {HTMLElementTagNameMap[Tag]}
  */
-export function el(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  fill(element, attributes, children);
-  return element;
-}
+export const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 
 /** A part of a line, of a class. @param {string} name @param {...Child} children */
-export const span = (name, ...children) => el("span", { class: name }, ...children);
+export const span = (name, ...children) => el("span", {class: name}, ...children);
 
 /** @param {string} text @param {() => unknown} act @param {Attributes} [attributes] */
-export const button = (text, act, attributes) => el("button", { type: "button", onclick: act, ...attributes }, text);
+export const button = (text, act, attributes) => el("button", {type: "button", onclick: act, ...attributes}, text);
 
 /** What opens in a window of its own. @param {string} text @param {string} href @param {string} [kind] class */
-export const outside = (text, href, kind) => el("a", { class: kind, href, target: "_blank", rel: "noopener" }, text);
+export const outside = (text, href, kind) => el("a", {class: kind, href, target: "_blank", rel: "noopener"}, text);
 
 /**
  * Make an element of SVG.
- * @param {string} tag @param {Attributes} [attributes] @param {...Child} children @returns {SVGElement}
+ * @param {string} tag @param {Attributes} [attributes] @param {...Child} children
  */
-export function svg(tag, attributes = {}, ...children) {
-  const element = /** @type {SVGElement} */ (document.createElementNS("http://www.w3.org/2000/svg", tag));
-  fill(element, attributes, children);
-  return element;
-}
+export const svg = (tag, attributes, ...children) =>
+  fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-/** @param {HTMLElement | SVGElement} element @param {Attributes} attributes @param {Child[]} children */
-function fill(element, attributes, children) {
+/**
+ * @template {HTMLElement | SVGElement} Made
+ * @param {Made} element @param {Attributes | undefined} attributes @param {Child[]} children
+ */
+function fill(element, attributes = {}, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === false || value == null) continue;
     if (typeof value === "function") element.addEventListener(name.slice(2), value);
@@ -46,6 +42,7 @@ function fill(element, attributes, children) {
     else element.setAttribute(name, value === true ? "" : String(value));
   }
   for (const child of children) if (child || child === 0) element.append(child instanceof Node ? child : String(child));
+  return element;
 }
 
 /**
@@ -59,25 +56,25 @@ export function byId(id) {
 }
 
 /** A probability with two digits. @param {number} value */
-export const share = (value) => value.toFixed(2);
+export const share = value => value.toFixed(2);
 
 /** A label or code as people write it: subdural, burned in. @param {string} code */
-export const words = (code) => code.replaceAll("_", " ");
+export const words = code => code.replaceAll("_", " ");
 
 /** The same at the start of a line. @param {string} code */
-export const heading = (code) => words(code).replace(/^./u, (first) => first.toUpperCase());
+export const heading = code => words(code).replace(/^./u, first => first.toUpperCase());
 
 /** @param {number} n @param {string} one @param {string} [many] */
 export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
 /** Counts of reasons: "localizer 1, truncated file 2". @param {Record<string, number>} reasons */
-export const reasonList = (reasons) =>
+export const reasonList = reasons =>
   Object.entries(reasons)
     .map(([reason, n]) => `${words(reason)} ${n}`)
     .join(", ");
 
 /** Bytes in MB of 10^6. @param {number} bytes */
-export const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+export const megabytes = bytes => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 
 /**
  * A moment of ISO 8601, in the reader's zone.
@@ -87,12 +84,12 @@ export function moment(iso) {
   const date = new Date(iso);
   const text = Number.isNaN(date.getTime())
     ? iso
-    : date.toLocaleString("sv-SE", { dateStyle: "short", timeStyle: "short" });
-  return el("time", { datetime: iso }, text);
+    : date.toLocaleString("sv-SE", {dateStyle: "short", timeStyle: "short"});
+  return el("time", {datetime: iso}, text);
 }
 
 /** A study date of DICOM, YYYYMMDD, with hyphens; other texts as they are. @param {string | null | undefined} date */
-export const studyDate = (date) => (date ?? "").replace(/^(\d{4})(\d\d)(\d\d)$/, "$1-$2-$3");
+export const studyDate = date => (date ?? "").replace(/^(\d{4})(\d\d)(\d\d)$/, "$1-$2-$3");
 
 /**
  * Say something to screen readers, and in the bar below the header for a while.
@@ -104,9 +101,10 @@ export function announce(text) {
 
 /**
  * Show an error or a note as one line until it is closed, or until something else is said.
- * @param {string} text empty to take it away
+ * @param {unknown} what an Error or a text, empty to take it away
  */
-export function notify(text) {
+export function notify(what) {
+  const text = what instanceof Error ? what.message : String(what);
   const bar = byId("notice");
   bar.hidden = !text;
   byId("notice-text").textContent = text;
@@ -122,7 +120,7 @@ export function confirmed(question, action) {
   byId("confirm-yes").textContent = action;
   dialog.returnValue = "";
   dialog.showModal();
-  return new Promise((resolve) =>
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true })
+  return new Promise(resolve =>
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), {once: true})
   );
 }

@@ -23,9 +23,9 @@ export function listen(stage, meanings, signal) {
   /** @type {PointerEvent | null} */
   let last = null;
   const on = (/** @type {string} */ type, /** @type {(event: any) => void} */ listener) =>
-    stage.addEventListener(type, listener, { signal, passive: false });
+    stage.addEventListener(type, listener, {signal, passive: false});
 
-  on("pointerdown", (event) => {
+  on("pointerdown", event => {
     if (event.target.closest("button")) return;
     stage.setPointerCapture(event.pointerId);
     if (event.pointerType === "touch") return touch.down(event);
@@ -33,7 +33,7 @@ export function listen(stage, meanings, signal) {
     event.preventDefault(); // no scrolling by the middle button
     last = event;
   });
-  on("pointermove", (event) => {
+  on("pointermove", event => {
     meanings.hover(event);
     if (event.pointerType === "touch") return touch.move(event);
     if (!last) return;
@@ -43,15 +43,15 @@ export function listen(stage, meanings, signal) {
     last = event;
   });
   for (const type of ["pointerup", "pointercancel"]) {
-    on(type, (event) => {
+    on(type, event => {
       last = null;
       touch.up(event);
     });
   }
   on("pointerleave", () => meanings.hover(null));
-  on("contextmenu", (event) => event.preventDefault()); // a long press would open it
+  on("contextmenu", event => event.preventDefault()); // a long press would open it
   let way = 0;
-  on("wheel", (event) => {
+  on("wheel", event => {
     event.preventDefault();
     const delta = event.deltaMode === 1 ? event.deltaY * WHEEL_PX : event.deltaY;
     if (event.ctrlKey) return meanings.zoomBy(Math.exp(-delta / 200), event);
@@ -78,10 +78,10 @@ class Touch {
 
   /** @param {PointerEvent} event */
   down(event) {
-    this.fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    this.fingers.set(event.pointerId, {x: event.clientX, y: event.clientY});
     clearTimeout(this.timer);
     if (this.fingers.size > 1) return;
-    Object.assign(this, { sets: false, moved: false, way: 0 });
+    Object.assign(this, {sets: false, moved: false, way: 0});
     this.timer = setTimeout(() => (this.sets = !this.moved), LONG_PRESS_MS);
   }
 
@@ -89,7 +89,7 @@ class Touch {
   move(event) {
     const from = this.fingers.get(event.pointerId);
     if (!from) return;
-    const to = { x: event.clientX, y: event.clientY };
+    const to = {x: event.clientX, y: event.clientY};
     if (this.fingers.size === 2) {
       const [other] = [...this.fingers].filter(([id]) => id !== event.pointerId).map(([, point]) => point);
       this.meanings.panBy((to.x - from.x) / 2, (to.y - from.y) / 2);
@@ -122,4 +122,4 @@ class Touch {
 const apart = (a, b) => Math.hypot(a.x - b.x, a.y - b.y);
 
 /** @param {Point} a @param {Point} b */
-const middle = (a, b) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
+const middle = (a, b) => ({x: (a.x + b.x) / 2, y: (a.y + b.y) / 2});

@@ -1,8 +1,8 @@
 // The worklist: studies as they come and are read, worst first or newest first, kept up to date by long polls.
 
-import { getJson, pause, query, repeat } from "./api.js";
-import { count, el, heading, moment, share, span, words } from "./dom.js";
-import { STATES, titleOf } from "./panel.js";
+import {getJson, pause, query, repeat} from "./api.js";
+import {count, el, heading, moment, share, span, words} from "./dom.js";
+import {STATES, titleOf} from "./panel.js";
 /** @import {Item, Model, Page} from "../web_types" */
 /** @import {Uploader} from "./upload.js" */
 
@@ -23,16 +23,16 @@ const FILTERS = ["sort", "state", "label", "min", "patient", "cursor"];
  * @param {HTMLElement} main @param {URLSearchParams} params
  * @param {{signal: AbortSignal, uploader: Uploader}} surroundings
  */
-export async function showList(main, params, { signal, uploader }) {
+export async function showList(main, params, {signal, uploader}) {
   /** @type {Model[]} */
   const models = await getJson("/models", signal);
   /** @type {Filters} */
-  const filters = Object.fromEntries(FILTERS.map((name) => [name, params.get(name) ?? ""]));
+  const filters = Object.fromEntries(FILTERS.map(name => [name, params.get(name) ?? ""]));
   filters.sort ||= "score";
   const parts = {
-    rows: el("ul", { class: "worklist" }),
-    status: el("p", { class: "note", role: "status" }),
-    pages: el("nav", { class: "pages", "aria-label": "Pages of the list" })
+    rows: el("ul", {class: "worklist"}),
+    status: el("p", {class: "note", role: "status"}),
+    pages: el("nav", {class: "pages", "aria-label": "Pages of the list"})
   };
   let polling = new AbortController();
   const follow = () => {
@@ -40,19 +40,19 @@ export async function showList(main, params, { signal, uploader }) {
     polling = new AbortController();
     void keepUp(filters, parts, AbortSignal.any([signal, polling.signal]));
   };
-  const form = filterForm(filters, models, (changed) => {
-    Object.assign(filters, { cursor: "" }, changed);
+  const form = filterForm(filters, models, changed => {
+    Object.assign(filters, {cursor: ""}, changed);
     history.replaceState(null, "", address(filters));
     follow();
   });
-  const columns = ["Score", "Study", "Labels", "State", "Received"].map((text) => el("span", {}, text));
+  const columns = ["Score", "Study", "Labels", "State", "Received"].map(text => el("span", {}, text));
   main.replaceChildren(
     el(
       "div",
-      { class: "list" },
-      el("div", { class: "list-head" }, el("h1", { tabindex: -1 }, "Studies"), parts.status, fileInputs(uploader)),
+      {class: "list"},
+      el("div", {class: "list-head"}, el("h1", {tabindex: -1}, "Studies"), parts.status, fileInputs(uploader)),
       form,
-      el("div", { class: "columns", "aria-hidden": "true" }, ...columns),
+      el("div", {class: "columns", "aria-hidden": "true"}, ...columns),
       parts.rows,
       parts.pages
     )
@@ -64,10 +64,10 @@ export async function showList(main, params, { signal, uploader }) {
 function keepUp(/** @type {Filters} */ filters, /** @type {Parts} */ parts, /** @type {AbortSignal} */ signal) {
   /** @type {number | null} */
   let version = null;
-  return repeat(signal, async (recovers) => {
-    const since = version === null || recovers ? {} : { after: version, wait: WAIT_S };
+  return repeat(signal, async recovers => {
+    const since = version === null || recovers ? {} : {after: version, wait: WAIT_S};
     /** @type {Page} */
-    const page = await getJson(`/studies${query({ ...filters, limit: PAGE, ...since })}`, signal);
+    const page = await getJson(`/studies${query({...filters, limit: PAGE, ...since})}`, signal);
     if (page.version !== version) showPage(page, filters, parts);
     else await pause(500, signal); // the service may answer before there is anything new
     version = page.version;
@@ -76,45 +76,50 @@ function keepUp(/** @type {Filters} */ filters, /** @type {Parts} */ parts, /** 
 }
 
 /** @param {Page} page @param {Filters} filters @param {Parts} parts */
-function showPage({ items, next }, filters, { rows, status, pages }) {
+function showPage({items, next}, filters, {rows, status, pages}) {
   const focused = document.activeElement?.closest("[data-study]")?.getAttribute("data-study");
   rows.replaceChildren(...items.map(row));
   const again = focused && rows.querySelector(`[data-study="${CSS.escape(focused)}"] a`);
   if (again instanceof HTMLElement) again.focus();
-  const isFiltered = FILTERS.some((name) => name !== "sort" && name !== "cursor" && filters[name]);
+  const isFiltered = FILTERS.some(name => name !== "sort" && name !== "cursor" && filters[name]);
   status.textContent = items.length
     ? `${count(items.length, "study", "studies")}${next || filters.cursor ? " on this page" : ""}`
     : isFiltered
       ? "No study matches. Change the filters."
       : "No studies yet. Drop a folder, a zip or files anywhere on this page.";
   pages.replaceChildren(
-    ...(filters.cursor ? [el("a", { class: "button", href: address({ ...filters, cursor: "" }) }, "First page")] : []),
-    ...(next ? [el("a", { class: "button", href: address({ ...filters, cursor: next }) }, "Next page")] : [])
+    ...(filters.cursor ? [el("a", {class: "button", href: address({...filters, cursor: ""})}, "First page")] : []),
+    ...(next ? [el("a", {class: "button", href: address({...filters, cursor: String(next)})}, "Next page")] : [])
   );
 }
 
 /** @param {Filters} filters */
-const address = ({ sort, ...others }) => `#/${query({ ...others, sort: sort === "score" ? "" : sort })}`;
+const address = ({sort, ...others}) => `#/${query({...others, sort: sort === "score" ? "" : sort})}`;
 
 /** @param {Item} item */
 function row(item) {
-  const { study, state, reason, sentence, scores, headline, received, n_slices: nSlices } = item;
-  const score = scores[headline];
+  const {study, state, reason, sentence, scores, headline, received, n_slices: nSlices} = item;
+  const score = scores[headline ?? ""];
   const others = Object.entries(scores).filter(([name]) => name !== headline);
   const chips = others
     .sort(([, a], [, b]) => b - a)
     .slice(0, N_CHIPS)
-    .map(([name, p]) => el("span", { class: "chip", "--p": p }, words(name), " ", el("b", {}, share(p))));
-  const meter = score !== undefined && el("span", { class: "meter", "--p": score });
+    .map(([name, p]) => el("span", {class: "chip", "--p": p}, words(name), " ", el("b", {}, share(p))));
+  const meter = score !== undefined && el("span", {class: "meter", "--p": score});
   return el(
     "li",
-    { "data-study": study },
-    span("score", el("b", {}, meter ? share(score) : "–"), meter, el("small", {}, meter && words(headline))),
-    span("who", el("a", { href: `#/study/${study}` }, ...titleOf(item)), el("small", { class: "sentence" }, sentence)),
+    {"data-study": study},
+    span(
+      "score",
+      el("b", {}, meter ? share(score) : "–"),
+      meter,
+      el("small", {}, meter && headline && words(headline))
+    ),
+    span("who", el("a", {href: `#/study/${study}`}, ...titleOf(item)), el("small", {class: "sentence"}, sentence)),
     span("chips", ...chips, others.length > N_CHIPS && span("more", `+${others.length - N_CHIPS}`)),
     span(
       "what",
-      el("span", { class: `badge ${state}`, title: STATES[state] }, heading(state)),
+      el("span", {class: `badge ${state}`, title: STATES[state]}, heading(state)),
       el("small", {}, item.superseded && "older result shown", reason && words(reason))
     ),
     span(
@@ -135,19 +140,17 @@ function fileInputs(uploader) {
       webkitdirectory: isFolder,
       "aria-label": name,
       onchange: () => {
-        void uploader.add(
-          [...(control.files ?? [])].map((file) => ({ file, name: file.webkitRelativePath || file.name }))
-        );
+        void uploader.add([...(control.files ?? [])].map(file => ({file, name: file.webkitRelativePath || file.name})));
         control.value = ""; // so that the same files can be chosen again
       }
     });
-    return el("label", { class: "button" }, text, control);
+    return el("label", {class: "button"}, text, control);
   };
   return el(
     "div",
-    { class: "senders" },
+    {class: "senders"},
     span("note", "Drop anything anywhere, or"),
-    input("Send files", "Send DICOM files, PNG, JPEG or zips", false),
+    input("Send files…", "Send DICOM files, PNG, JPEG or zips", false),
     input("Send a folder…", "Send a folder of DICOM files", true)
   );
 }
@@ -157,17 +160,17 @@ function fileInputs(uploader) {
  * @param {(changed: Filters) => void} change with all fields of the form
  */
 function filterForm(filters, models, change) {
-  const labels = [...new Set(models.flatMap((model) => model.labels))];
+  const labels = [...new Set(models.flatMap(model => model.labels))];
   const field = (/** @type {string} */ text, /** @type {HTMLElement} */ control) =>
     el("label", {}, el("span", {}, text), control);
   const select = (/** @type {string} */ name, /** @type {string[][]} */ options) =>
     el(
       "select",
-      { name },
-      ...options.map(([value, text]) => el("option", { value, selected: value === filters[name] }, text))
+      {name},
+      ...options.map(([value, text]) => el("option", {value, selected: value === filters[name]}, text))
     );
-  const codes = (/** @type {string[]} */ values) => [["", "All"], ...values.map((value) => [value, heading(value)])];
-  const min = el("input", { name: "min", type: "number", min: 0, max: 1, step: 0.05, value: filters.min });
+  const codes = (/** @type {string[]} */ values) => [["", "All"], ...values.map(value => [value, heading(value)])];
+  const min = el("input", {name: "min", type: "number", min: 0, max: 1, step: 0.05, value: filters.min});
   const patient = el("input", {
     name: "patient",
     type: "search",
@@ -177,7 +180,7 @@ function filterForm(filters, models, change) {
   });
   const form = el(
     "form",
-    { class: "filters", role: "search", "aria-label": "Filter the list" },
+    {class: "filters", role: "search", "aria-label": "Filter the list"},
     field(
       "Order",
       select("sort", [
@@ -191,11 +194,11 @@ function filterForm(filters, models, change) {
     field("Patient", patient)
   );
   const changed = () => {
-    change({ ...Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value)])) });
+    change({...Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value)]))});
   };
   /** @type {number | undefined} */
   let timer;
-  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("submit", event => event.preventDefault());
   form.addEventListener("input", () => {
     clearTimeout(timer);
     timer = setTimeout(changed, TYPING_MS);

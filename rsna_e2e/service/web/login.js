@@ -1,7 +1,7 @@
 // The login page: by name and password, or by a one-time token in the address, which is taken out of it at once.
 
-import { request } from "./api.js";
-import { byId } from "./dom.js";
+import {request} from "./api.js";
+import {byId} from "./dom.js";
 
 const form = byId("login");
 const error = byId("notice-text");
@@ -15,11 +15,11 @@ async function logIn(body) {
       method: "POST",
       stays: true,
       body: JSON.stringify(body),
-      headers: { "Content-Type": "application/json" }
+      headers: {"Content-Type": "application/json"}
     });
     location.replace(`/${/^#\//.test(location.hash) ? location.hash : ""}`);
   } catch (problem) {
-    const { status, message } = /** @type {import("./api.js").ApiError} */ (problem);
+    const {status, message} = /** @type {import("./api.js").ApiError} */ (problem);
     error.textContent =
       status === 401 ? "Name, password or token is not right. Try again, or ask who runs the service." : message;
   }
@@ -30,10 +30,10 @@ async function logIn(body) {
 const token = /^#token=(.+)$/.exec(location.hash)?.[1];
 if (token) {
   history.replaceState(null, "", location.pathname);
-  void logIn({ token: decodeURIComponent(token) });
+  void logIn({token: decodeURIComponent(token)});
 }
 
 form.addEventListener("submit", (/** @type {SubmitEvent} */ event) => {
   event.preventDefault();
-  void logIn({ name: byId("name").value, password: byId("password").value });
+  void logIn({name: byId("name").value, password: byId("password").value});
 });

@@ -1,6 +1,6 @@
 // What stands beside the images of a study: findings, its series, results of before and now, and what can be done.
 
-import { post, query, request, ROOT } from "./api.js";
+import {extended, post, query, request, ROOT} from "./api.js";
 import {
   announce,
   button,
@@ -18,7 +18,7 @@ import {
   words
 } from "./dom.js";
 
-/** @import {Item, KeySlice, Result, Series, Session, State, Study} from "../web_types" */
+/** @import {Generation, Item, KeySlice, Result, Series, Session, State, Study} from "../web_types" */
 
 /** What a state means. @type {Record<State, string>} */
 export const STATES = {
@@ -32,30 +32,25 @@ export const STATES = {
   cancelled: "Cancelled before it was read."
 };
 
-/** What a flag of a series means. @type {Record<string, string>} */
-const FLAGS = {
-  gap: "Slices are missing between others",
-  tilt: "The gantry was tilted",
-  burned_in: "Text may be burned into the images"
-};
-
 const RETRIED = ["failed", "dead", "refused", "cancelled"]; // states
 
 /** @param {Item} study */
-export function titleOf({ study, identity }) {
+export function titleOf({study, identity}) {
   const rest = [identity?.accession, studyDate(identity?.study_date)].filter(Boolean);
-  const parts = rest.map((text) => el("small", {}, el("bdi", {}, text)));
+  const parts = rest.map(text => el("small", {}, el("bdi", {}, text)));
   return [el("bdi", {}, identity?.patient_id || `Study ${study}`), ...parts];
 }
 
-/** Why there is no result, or not the newest; nothing where there is. @param {Study} study @param {string} version */
-export function stateOf(study, version) {
-  const { state, reason, attempts, superseded } = study;
-  const isOld = shownGeneration(study, version)?.superseded;
-  if (state === "done" && !superseded && !isOld) return null;
+/**
+ * Why there is no result, or not the newest; nothing where there is.
+ * @param {Study} study @param {string} shown query of the result that is shown
+ */
+export function stateOf({state, reason, attempts, superseded, generations}, shown) {
+  const isOld = generations.find(each => versionOf(each) === shown)?.superseded;
+  if (state === "done" && !superseded && !isOld) return "";
   return el(
     "p",
-    { class: `state ${state}`, role: "status" },
+    {class: `state ${state}`, role: "status"},
     el("strong", {}, heading(state)),
     `. ${STATES[state]}`,
     reason && ` Reason: ${words(reason)}.`,
@@ -65,25 +60,20 @@ export function stateOf(study, version) {
   );
 }
 
-/** The result that a query asks for; without one the newest. @param {Study} study @param {string} version */
-function shownGeneration({ generations }, version) {
-  return generations.find((each) => (version ? version === versionOf(each) : !each.superseded));
-}
-
-/** @param {Study["generations"][0]} generation */
-const versionOf = ({ model, content }) => query({ model: model.identity, content });
+/** The query of one of a study's results. @param {Generation} generation */
+export const versionOf = ({model, content}) => query({model: model.identity, content});
 
 /**
  * The sentence, and each label with its probability, threshold, and key slices to go to.
  * @param {Result} result @param {string} version
  */
 export function findings(result, version) {
-  const lines = result.labels.map((label) => {
-    const { name, probability, threshold, above, key_slices: keySlices } = label;
+  const lines = result.labels.map(label => {
+    const {name, probability, threshold, above, key_slices: keySlices} = label;
     const what = `${share(probability)}, threshold ${share(threshold)}${label.is_learned ? "" : " (not learned)"}`;
     return el(
       "li",
-      { class: above && "above" },
+      {class: above && "above"},
       span("name", heading(name), label.level === "series" && el("small", {}, " of the series")),
       span("value", share(probability)),
       el("span", {
@@ -94,61 +84,58 @@ export function findings(result, version) {
         "--threshold": threshold,
         title: what
       }),
-      span("keys", ...keySlices.map((key) => keyLink(result, key, name, version)))
+      span("keys", ...keySlices.map(key => keyLink(result, key, name, version)))
     );
   });
   return el(
     "section",
-    { "aria-label": "Findings" },
-    el("p", { class: "sentence" }, result.sentence),
-    el("ul", { class: "labels" }, ...lines)
+    {"aria-label": "Findings"},
+    el("p", {class: "sentence"}, result.sentence),
+    el("ul", {class: "labels"}, ...lines)
   );
 }
 
 /** @param {Result} result @param {KeySlice} key @param {string} label @param {string} version */
-function keyLink({ study }, { series, place }, label, version) {
-  const href = `#/study/${study}/${series}${placeQuery(version, place, label)}`;
+function keyLink({study}, {series, place}, label, version) {
+  const href = `#/study/${study}/${series}${extended(version, {slice: place + 1, label})}`;
   const name = `Slice ${place + 1} of ${words(label)}`;
   return el(
     "a",
-    { href, "aria-label": name, "data-series": series, "data-place": place, "data-label": label },
+    {href, "aria-label": name, "data-series": series, "data-place": place, "data-label": label},
     place + 1
   );
 }
 
-/** @param {string} version @param {number} place from 0 on @param {string} label */
-export function placeQuery(version, place, label) {
-  return query({ ...Object.fromEntries(new URLSearchParams(version)), slice: place + 1, label });
-}
-
 /** Links to all series of a study, where there are several. @param {Result} result @param {string} key @param {string} version */
-export function seriesList({ study, series }, key, version) {
+export function seriesList({study, series}, key, version) {
   if (series.length < 2) return "";
-  const links = series.map((one) => {
-    const attributes = { href: `#/study/${study}/${one.key}${version}`, "aria-current": one.key === key && "page" };
+  const links = series.map(one => {
+    const attributes = {href: `#/study/${study}/${one.key}${version}`, "aria-current": one.key === key && "page"};
     return el("li", {}, el("a", attributes, `Series ${one.key.slice(0, 8)}, ${count(one.n_slices, "slice")}`));
   });
-  return el("section", {}, el("h2", {}, "Series"), el("ul", { class: "plain" }, ...links));
+  return el("section", {}, el("h2", {}, "Series"), el("ul", {class: "plain"}, ...links));
 }
 
 /** @param {Series} series */
-export function aboutSeries({ flags, rows, columns, spacing_mm: spacing }) {
-  const pixels = spacing ? `, pixels ${spacing[0].toFixed(2)} mm high and ${spacing[1].toFixed(2)} mm wide` : "";
-  const texts = flags.map((flag) => el("li", {}, FLAGS[flag] ?? heading(flag)));
+export function aboutSeries({flags, rows, columns, spacing_mm: spacing}) {
+  const pixels = spacing ? `, each ${spacing[0].toFixed(2)} mm high and ${spacing[1].toFixed(2)} mm wide` : "";
+  const texts = flags.map(flag => el("li", {}, heading(flag)));
   return el(
     "section",
-    { "aria-label": "About the images" },
-    el("ul", { class: "flags" }, ...texts),
-    el("p", { class: "note" }, `${rows} × ${columns} pixels${pixels}`)
+    {"aria-label": "About the images"},
+    el("ul", {class: "flags"}, ...texts),
+    el("p", {class: "note"}, `${rows} × ${columns} pixels${pixels}`)
   );
 }
 
-/** Results of before and now, and which files were not taken. @param {Study} study @param {string} version */
-export function history(study, version) {
-  const shown = shownGeneration(study, version);
-  const results = study.generations.map((each) => {
-    const { model, superseded, finished } = each;
-    const link = { href: `#/study/${study.study}${versionOf(each)}`, "aria-current": each === shown && "page" };
+/** Results of before and now, and which files were not taken. @param {Study} study @param {string} shown as of `stateOf` */
+export function history(study, shown) {
+  const results = study.generations.map(each => {
+    const {model, superseded, finished} = each;
+    const link = {
+      href: `#/study/${study.study}${versionOf(each)}`,
+      "aria-current": versionOf(each) === shown && "page"
+    };
     return el(
       "li",
       {},
@@ -160,13 +147,13 @@ export function history(study, version) {
   const reasons = reasonList(study.refused);
   return el(
     "section",
-    { "aria-label": "History" },
+    {"aria-label": "History"},
     results.length > 0 && el("h2", {}, "Results"),
-    el("ul", { class: "plain" }, ...results),
-    reasons && el("p", { class: "note" }, `Refused files: ${reasons}.`),
+    el("ul", {class: "plain"}, ...results),
+    reasons && el("p", {class: "note"}, `Refused files: ${reasons}.`),
     el(
       "p",
-      { class: "note" },
+      {class: "note"},
       "Received ",
       moment(study.received),
       `, ${count(study.n_files, "file")}. Study ${study.study}.`
@@ -176,27 +163,28 @@ export function history(study, version) {
 
 /**
  * Report, and what the reader's role may do.
- * @param {Study} study @param {Session} session @param {() => void} again
+ * @param {Study} study @param {string} shown as of `stateOf` @param {Session} session @param {() => void} again
  */
-export function actions({ study, state, generations }, { role }, again) {
+export function actions({study, state, generations}, shown, {role}, again) {
   const path = `/studies/${study}`;
+  const isDrawn = generations.find(each => versionOf(each) === shown)?.pictures === "done";
   const retry = async () => {
     await post(`${path}/retry`);
     again();
   };
   const remove = async () => {
     if (!(await confirmed("Delete this study with its files and results? This cannot be undone.", "Delete"))) return;
-    await request(path, { method: "DELETE" });
+    await request(path, {method: "DELETE"});
     location.hash = "#/";
     announce("The study is deleted.");
   };
   /** @param {() => Promise<void>} act */
-  const saying = (act) => () => act().catch((error) => notify(error.message));
+  const saying = act => () => act().catch(notify);
   return el(
     "p",
-    { class: "actions" },
-    generations.length > 0 && outside("Report", `${ROOT}${path}/report.html`, "button"),
+    {class: "actions"},
+    isDrawn && outside("Report", `${ROOT}${path}/report.html${shown}`, "button"),
     role !== "read" && RETRIED.includes(state) && button("Try again", saying(retry)),
-    role === "admin" && button("Delete…", saying(remove), { class: "danger" })
+    role !== "read" && button("Delete…", saying(remove), {class: "danger"})
   );
 }

@@ -2,15 +2,6 @@
 
 /** @import {Window} from "../web_types" */
 
-/** Presets of CT in HU, for series that bring no windows of their own. @type {Window[]} */
-export const CT_WINDOWS = [
-  { name: "brain", center: 40, width: 80 },
-  { name: "subdural", center: 80, width: 200 },
-  { name: "soft", center: 40, width: 380 },
-  { name: "bone", center: 600, width: 2800 },
-  { name: "stroke", center: 32, width: 8 }
-];
-
 /** A step between slices beyond this many median steps leaves room for a slice. */
 const GAP = 1.5;
 
@@ -41,7 +32,7 @@ export function fullWindow(values) {
     if (value < low) low = value;
     if (value > high) high = value;
   }
-  return { name: "full range", center: (low + high) / 2, width: Math.max(high - low, 1) };
+  return {name: "full range", center: (low + high) / 2, width: Math.max(high - low, 1)};
 }
 
 /**
@@ -56,10 +47,10 @@ export function letters(direction) {
     ["H", "F"]
   ];
   return direction
-    .map((part, axis) => ({ size: Math.abs(part), letter: names[axis][part > 0 ? 0 : 1] }))
-    .filter(({ size }) => size > 0.25)
+    .map((part, axis) => ({size: Math.abs(part), letter: names[axis][part > 0 ? 0 : 1]}))
+    .filter(({size}) => size > 0.25)
     .sort((a, b) => b.size - a.size)
-    .map(({ letter }) => letter)
+    .map(({letter}) => letter)
     .join("");
 }
 
@@ -70,7 +61,7 @@ export function letters(direction) {
  */
 export function edgeLetters(rowDirection, columnDirection) {
   if (!rowDirection || !columnDirection) return null;
-  const against = (/** @type {number[]} */ direction) => letters(direction.map((part) => -part));
+  const against = (/** @type {number[]} */ direction) => letters(direction.map(part => -part));
   return {
     left: against(rowDirection),
     right: letters(rowDirection),
@@ -99,8 +90,8 @@ export function layout(placeMm, nSlices) {
   const known = /** @type {number[]} */ (placeMm ?? []);
   const steps = known.slice(1).map((place, i) => place - known[i]);
   const inMm =
-    nSlices > 1 && known.length === nSlices && !known.includes(/** @type {any} */ (null)) && steps.every((s) => s > 0);
-  const places = inMm ? known : Array.from({ length: nSlices }, (_, i) => i);
+    nSlices > 1 && known.length === nSlices && !known.includes(/** @type {any} */ (null)) && steps.every(s => s > 0);
+  const places = inMm ? known : Array.from({length: nSlices}, (_, i) => i);
   const median = inMm ? steps.toSorted((a, b) => a - b)[steps.length >> 1] : 1;
   const half = places.map((place, i) => {
     const step = i + 1 < nSlices ? places[i + 1] - place : median;
@@ -114,5 +105,5 @@ export function layout(placeMm, nSlices) {
   /** @type {[number, number][]} */
   const gaps = [];
   for (let i = 1; i < nSlices; i++) if (edges[i][0] - edges[i - 1][1] > 1e-6) gaps.push([edges[i - 1][1], edges[i][0]]);
-  return { edges, gaps, inMm };
+  return {edges, gaps, inMm};
 }

@@ -49,7 +49,7 @@ export class Memory {
 }
 
 /** @param {ArrayBufferView | {values: ArrayBufferView}} entry */
-const sizeOf = (entry) => (ArrayBuffer.isView(entry) ? entry : entry.values).byteLength;
+const sizeOf = entry => (ArrayBuffer.isView(entry) ? entry : entry.values).byteLength;
 
 /**
  * Places of slices in the order in which to fetch them: the current one, key slices and then all others, each outward
@@ -59,7 +59,7 @@ const sizeOf = (entry) => (ArrayBuffer.isView(entry) ? entry : entry.values).byt
 export function fetchOrder(current, nSlices, keySlices) {
   const outward = (/** @type {number[]} */ places) =>
     places.sort((a, b) => Math.abs(a - current) - Math.abs(b - current) || b - a);
-  const all = Array.from({ length: nSlices }, (_, place) => place);
+  const all = Array.from({length: nSlices}, (_, place) => place);
   return [...new Set([current, ...outward([...keySlices]), ...outward(all)])];
 }
 
@@ -72,7 +72,7 @@ export class Fetcher {
    * @param {Memory<Entry>} memory @param {(key: string, signal: AbortSignal) => Promise<Entry>} fetchOne
    * @param {{atOnce: number, signal: AbortSignal, arrived: (key: string) => void}} options
    */
-  constructor(memory, fetchOne, { atOnce, signal, arrived }) {
+  constructor(memory, fetchOne, {atOnce, signal, arrived}) {
     this.memory = memory;
     this.fetchOne = fetchOne;
     this.atOnce = atOnce;

@@ -1,13 +1,16 @@
 // The strip below the picture: the probability of every label along the series, which is also how to go to a slice.
 
-import { button, el, heading, share, svg, words } from "./dom.js";
-import { layout } from "./pixels.js";
+import {button, el, heading, share, svg, words} from "./dom.js";
+import {layout} from "./pixels.js";
+
+/** @import {Box} from "../web_types" */
 
 const ROW = 24; // px of a label's row, as in app.css
 const TOP = 3; // px of it that stay free
 
 /**
- * @typedef {{name: string, threshold: number, probability: number[], keySlices: number[]}} Row
+ * @typedef {{name: string, threshold: number, probability: number[], keySlices: number[], boxes: Box[],
+ *   hasPictures: boolean}} Row of a label; boxes: those that reach the threshold; hasPictures: of its key slices
  * @typedef {{go: (place: number) => void, choose: (label: number) => void}} Actions
  */
 
@@ -18,7 +21,7 @@ export class Strip {
     this.nSlices = rows[0].probability.length;
     this.layout = layout(placeMm, this.nSlices);
     this.actions = actions;
-    this.cursor = el("div", { class: "cursor" });
+    this.cursor = el("div", {class: "cursor"});
     this.slider = el(
       "div",
       {
@@ -29,9 +32,9 @@ export class Strip {
         "aria-valuemin": 1,
         "aria-valuemax": this.nSlices
       },
-      ...rows.map((row) => this.#plot(row)),
+      ...rows.map(row => this.#plot(row)),
       ...this.layout.gaps.map(([from, to]) =>
-        el("div", { class: "gap", "--from": from, "--to": to, title: "No slices here" })
+        el("div", {class: "gap", "--from": from, "--to": to, title: "No slices here"})
       ),
       this.cursor
     );
@@ -39,10 +42,10 @@ export class Strip {
     this.values = rows.map(() => el("output", {}));
     this.element = el(
       "section",
-      { class: "strip", "aria-label": "Probability along the series" },
-      el("div", { class: "names" }, ...this.names),
+      {class: "strip", "aria-label": "Probability along the series"},
+      el("div", {class: "names"}, ...this.names),
       this.slider,
-      el("div", { class: "values" }, ...this.values),
+      el("div", {class: "values"}, ...this.values),
       this.#scale(placeMm)
     );
     this.#listen();
@@ -50,7 +53,7 @@ export class Strip {
 
   /** @param {Row} row @returns {SVGElement} steps of one label, its threshold, and ticks of its key slices */
   #plot(row) {
-    const { edges, gaps } = this.layout;
+    const {edges, gaps} = this.layout;
     const y = (/** @type {number} */ p) => (TOP + (1 - p) * (ROW - TOP)).toFixed(2);
     const x = (/** @type {number} */ at) => (1000 * at).toFixed(2);
     const starts = new Set([0, ...gaps.map(([, to]) => edges.findIndex(([from]) => from === to))]);
@@ -59,14 +62,14 @@ export class Strip {
         `${starts.has(i) ? "M" : "L"}${x(from)} ${y(row.probability[i])}L${x(to)} ${y(row.probability[i])}`
     );
     const area = edges.map(([from, to], i) => `M${x(from)} ${ROW}V${y(row.probability[i])}H${x(to)}V${ROW}Z`);
-    const middles = row.keySlices.map((place) => x((edges[place][0] + edges[place][1]) / 2));
+    const middles = row.keySlices.map(place => x((edges[place][0] + edges[place][1]) / 2));
     return svg(
       "svg",
-      { viewBox: `0 0 1000 ${ROW}`, preserveAspectRatio: "none", "aria-hidden": "true" },
-      svg("path", { class: "area", d: area.join("") }),
-      svg("path", { class: "line", d: line.join("") }),
-      svg("path", { class: "threshold", d: `M0 ${y(row.threshold)}H1000` }),
-      svg("path", { class: "ticks", d: middles.map((at) => `M${at} 0V5`).join("") })
+      {viewBox: `0 0 1000 ${ROW}`, preserveAspectRatio: "none", "aria-hidden": "true"},
+      svg("path", {class: "area", d: area.join("")}),
+      svg("path", {class: "line", d: line.join("")}),
+      svg("path", {class: "threshold", d: `M0 ${y(row.threshold)}H1000`}),
+      svg("path", {class: "ticks", d: middles.map(at => `M${at} 0V5`).join("")})
     );
   }
 
@@ -77,7 +80,7 @@ export class Strip {
       this.layout.inMm && placeMm
         ? `slice ${place + 1}, ${Number(placeMm[place]).toFixed(0)} mm`
         : `slice ${place + 1}`;
-    return el("p", { class: "scale", "aria-hidden": "true" }, el("span", {}, said(0)), el("span", {}, said(end)));
+    return el("p", {class: "scale", "aria-hidden": "true"}, el("span", {}, said(0)), el("span", {}, said(end)));
   }
 
   #listen() {
@@ -85,15 +88,15 @@ export class Strip {
       const frame = this.slider.getBoundingClientRect();
       this.actions.go(this.#nearest((event.clientX - frame.x) / frame.width));
     };
-    this.slider.addEventListener("pointerdown", (event) => {
+    this.slider.addEventListener("pointerdown", event => {
       this.slider.setPointerCapture(event.pointerId);
       const row = Math.floor((event.clientY - this.slider.getBoundingClientRect().y) / ROW);
       if (getComputedStyle(this.names[0]).display !== "none" && this.rows[row]) this.actions.choose(row);
       go(event);
     });
-    this.slider.addEventListener("pointermove", (event) => event.buttons && go(event));
-    this.slider.addEventListener("keydown", (event) => {
-      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    this.slider.addEventListener("pointermove", event => event.buttons && go(event));
+    this.slider.addEventListener("keydown", event => {
+      const by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
       if (!by) return;
       event.preventDefault();
       this.actions.go(this.place + by);
@@ -115,7 +118,7 @@ export class Strip {
     this.cursor.style.setProperty("--from", String(from));
     this.cursor.style.setProperty("--to", String(to));
     this.slider.setAttribute("aria-valuenow", String(place + 1));
-    const { name, probability } = this.rows[label];
+    const {name, probability} = this.rows[label];
     this.slider.setAttribute(
       "aria-valuetext",
       `slice ${place + 1} of ${this.nSlices}, ${words(name)} ${share(probability[place])}`
@@ -135,38 +138,38 @@ export class Strip {
  * @param {Row[]} rows @param {(number | null)[] | null} placeMm @returns {HTMLDetailsElement}
  */
 export function probabilityTable(rows, placeMm) {
-  const details = el("details", { class: "numbers" }, el("summary", {}, "Probabilities as a table"));
-  const hasPlaces = placeMm?.every((place) => place != null);
+  const details = el("details", {class: "numbers"}, el("summary", {}, "Probabilities as a table"));
+  const hasPlaces = placeMm?.every(place => place != null);
   details.addEventListener(
     "toggle",
     () => {
       const head = el(
         "tr",
         {},
-        ...["Slice", hasPlaces && "mm", ...rows.map((row) => heading(row.name))].map(
-          (text) => text && el("th", { scope: "col" }, text)
+        ...["Slice", hasPlaces && "mm", ...rows.map(row => heading(row.name))].map(
+          text => text && el("th", {scope: "col"}, text)
         )
       );
       const lines = rows[0].probability.map((_, place) =>
         el(
           "tr",
           {},
-          el("th", { scope: "row" }, place + 1),
+          el("th", {scope: "row"}, place + 1),
           hasPlaces && el("td", {}, Number(placeMm?.[place]).toFixed(1)),
-          ...rows.map((row) =>
-            el("td", { class: row.probability[place] >= row.threshold && "above" }, share(row.probability[place]))
+          ...rows.map(row =>
+            el("td", {class: row.probability[place] >= row.threshold && "above"}, share(row.probability[place]))
           )
         )
       );
       details.append(
         el(
           "div",
-          { class: "scroll", tabindex: 0, role: "region", "aria-label": "Probabilities" },
+          {class: "scroll", tabindex: 0, role: "region", "aria-label": "Probabilities"},
           el("table", {}, el("thead", {}, head), el("tbody", {}, ...lines))
         )
       );
     },
-    { once: true }
+    {once: true}
   );
   return details;
 }

@@ -1,7 +1,7 @@
 // Sending files: what is dropped or chosen goes up a few at a time, with its progress; what fails for a while is repeated.
 
-import { ApiError, pause, problemOf, retryAfter, ROOT, toLogin } from "./api.js";
-import { announce, button, count, el, megabytes, reasonList } from "./dom.js";
+import {ApiError, pause, refusal, ROOT, toLogin} from "./api.js";
+import {announce, button, count, el, megabytes, reasonList} from "./dom.js";
 
 /** @import {Accepted} from "../web_types" */
 
@@ -18,8 +18,8 @@ const N_SHOWN = 100; // files listed
 /** What a drop holds, folders with all that is in them. @param {DataTransfer} transfer @returns {Promise<Named[]>} */
 export async function dropped(transfer) {
   // entries have to be asked for before anything is awaited
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null);
-  return (await Promise.all(entries.map((entry) => filesOf(entry, "")))).flat();
+  const entries = [...transfer.items].map(item => item.webkitGetAsEntry()).filter(entry => entry !== null);
+  return (await Promise.all(entries.map(entry => filesOf(entry, "")))).flat();
 }
 
 /** @param {FileSystemEntry} entry @param {string} above @returns {Promise<Named[]>} */
@@ -27,7 +27,7 @@ async function filesOf(entry, above) {
   const name = above + entry.name;
   if (entry.isFile) {
     const own = /** @type {FileSystemFileEntry} */ (entry);
-    return [{ name, file: await new Promise((resolve, reject) => own.file(resolve, reject)) }];
+    return [{name, file: await new Promise((resolve, reject) => own.file(resolve, reject))}];
   }
   const reader = /** @type {FileSystemDirectoryEntry} */ (entry).createReader();
   const found = [];
@@ -50,23 +50,23 @@ export class Uploader {
     this.said = "";
     this.running = 0;
     this.stop = new AbortController();
-    addEventListener("beforeunload", (event) => this.running && event.preventDefault());
+    addEventListener("beforeunload", event => this.running && event.preventDefault());
   }
 
   /** Send files; zips each as a whole, all others as one upload. @param {Named[]} files hidden ones are left out */
   async add(files) {
     const entries = files
-      .filter(({ name }) => !/(^|\/)\./.test(name))
-      .map((named) => /** @type {Entry} */ ({ ...named, state: "waiting", sent: 0, why: "" }));
+      .filter(({name}) => !/(^|\/)\./.test(name))
+      .map(named => /** @type {Entry} */ ({...named, state: "waiting", sent: 0, why: ""}));
     if (!entries.length) return;
-    if (!this.running) Object.assign(this, { entries: [], studies: [], said: "", stop: new AbortController() });
+    if (!this.running) Object.assign(this, {entries: [], studies: [], said: "", stop: new AbortController()});
     this.entries.push(...entries);
     this.running++;
     this.#show();
-    const isZip = (/** @type {Entry} */ { name }) => /\.zip$/i.test(name);
+    const isZip = (/** @type {Entry} */ {name}) => /\.zip$/i.test(name);
     try {
       for (const zip of entries.filter(isZip)) await this.#sendZip(zip);
-      await this.#sendTogether(entries.filter((entry) => !isZip(entry)));
+      await this.#sendTogether(entries.filter(entry => !isZip(entry)));
     } catch (error) {
       if (!this.stop.signal.aborted) this.said = /** @type {Error} */ (error).message;
     }
@@ -84,19 +84,17 @@ export class Uploader {
   /** @param {Entry[]} entries */
   async #sendTogether(entries) {
     if (!entries.length) return;
-    const { signal } = this.stop;
-    const { upload } = JSON.parse(await insistently(signal, () => send("POST", "/uploads", { signal })));
-    const waiting = entries.map((entry, n) => ({ entry, n }));
-    const lane = async () => {
+    const {signal} = this.stop;
+    const {upload} = JSON.parse(await insistently(signal, () => send("POST", "/uploads", {signal})));
+    const waiting = entries.map((entry, n) => ({entry, n}));
+    const sendOn = async () => {
       for (let next = waiting.shift(); next && !signal.aborted; next = waiting.shift()) {
         await this.#sendEntry(next.entry, "PUT", `/uploads/${upload}/files/${next.n}`, "application/octet-stream");
       }
     };
-    await Promise.all(Array.from({ length: AT_ONCE }, lane));
-    if (signal.aborted || !entries.some(({ state }) => state === "sent")) return;
-    this.#accepted(
-      JSON.parse(await insistently(signal, () => send("POST", `/uploads/${upload}/complete`, { signal })))
-    );
+    await Promise.all(Array.from({length: AT_ONCE}, sendOn));
+    if (signal.aborted || !entries.some(({state}) => state === "sent")) return;
+    this.#accepted(JSON.parse(await insistently(signal, () => send("POST", `/uploads/${upload}/complete`, {signal}))));
   }
 
   /**
@@ -105,23 +103,20 @@ export class Uploader {
    * @returns {Promise<string | null>} the answer, null where it was not taken
    */
   async #sendEntry(entry, method, path, type) {
-    const { signal } = this.stop;
+    const {signal} = this.stop;
     const progress = (/** @type {number} */ sent) => {
       entry.sent = sent;
       this.#show();
     };
     entry.state = "sending";
     try {
-      const text = await insistently(signal, () => send(method, path, { body: entry.file, type, signal, progress }));
-      Object.assign(entry, { state: "sent", sent: entry.file.size });
+      const text = await insistently(signal, () => send(method, path, {body: entry.file, type, signal, progress}));
+      Object.assign(entry, {state: "sent", sent: entry.file.size});
       return text;
     } catch (error) {
-      const { status, detail, message } = /** @type {ApiError} */ (error);
+      const {status, detail, message} = /** @type {ApiError} */ (error);
       const isRefused = status === 422 || status === 415 || status === 413;
-      Object.assign(
-        entry,
-        isRefused ? { state: "refused", why: detail || message } : { state: "failed", why: message }
-      );
+      Object.assign(entry, isRefused ? {state: "refused", why: detail || message} : {state: "failed", why: message});
       return null;
     } finally {
       this.#show();
@@ -129,20 +124,20 @@ export class Uploader {
   }
 
   /** @param {Accepted} accepted */
-  #accepted({ studies, refused }) {
-    this.studies.push(...studies.map(({ study }) => study));
+  #accepted({studies, refused}) {
+    this.studies.push(...studies.map(({study}) => study));
     const reasons = reasonList(refused ?? {});
     if (reasons) this.said = `Refused: ${reasons}.`;
   }
 
   /** @param {Entry["state"]} state */
   #in(state) {
-    return this.entries.filter((entry) => entry.state === state);
+    return this.entries.filter(entry => entry.state === state);
   }
 
   #summary() {
     const [sent, refused, failed] = [this.#in("sent"), this.#in("refused"), this.#in("failed")].map(
-      ({ length }) => length
+      ({length}) => length
     );
     const parts = [
       `${sent} of ${count(this.entries.length, "file")} sent`,
@@ -163,7 +158,7 @@ export class Uploader {
   frame = undefined;
 
   #draw() {
-    const total = this.entries.reduce((sum, { file }) => sum + file.size, 0);
+    const total = this.entries.reduce((sum, {file}) => sum + file.size, 0);
     const sent = this.entries.reduce(
       (sum, entry) => sum + (entry.state === "refused" ? entry.file.size : entry.sent),
       0
@@ -173,13 +168,13 @@ export class Uploader {
     this.dock.hidden = false;
     this.dock.replaceChildren(
       el("p", {}, el("strong", {}, this.running ? "Sending" : "Sent"), ` ${this.#summary()}`),
-      el("progress", { max: total || 1, value: sent, "aria-label": "All files" }),
-      el("p", { class: "note" }, `${megabytes(sent)} of ${megabytes(total)}. ${this.said}`),
+      el("progress", {max: total || 1, value: sent, "aria-label": "All files"}),
+      el("p", {class: "note"}, `${megabytes(sent)} of ${megabytes(total)}. ${this.said}`),
       el("ul", {}, ...shown.map(line)),
       el(
         "p",
-        { class: "actions" },
-        ...this.studies.slice(0, 5).map((study) => el("a", { href: `#/study/${study}` }, `Study ${study.slice(0, 8)}`)),
+        {class: "actions"},
+        ...this.studies.slice(0, 5).map(study => el("a", {href: `#/study/${study}`}, `Study ${study.slice(0, 8)}`)),
         this.running
           ? button("Stop", () => this.stop.abort(new Error("stopped")))
           : button("Close", () => (this.dock.hidden = true)),
@@ -190,9 +185,9 @@ export class Uploader {
 }
 
 /** @param {Entry} entry */
-function line({ name, file, state, sent, why }) {
-  const bar = state === "sending" && el("progress", { max: file.size || 1, value: sent, "aria-label": name });
-  return el("li", { class: state }, el("bdi", {}, name), bar, why && el("small", {}, why));
+function line({name, file, state, sent, why}) {
+  const bar = state === "sending" && el("progress", {max: file.size || 1, value: sent, "aria-label": name});
+  return el("li", {class: state}, el("bdi", {}, name), bar, why && el("small", {}, why));
 }
 
 /**
@@ -201,22 +196,22 @@ function line({ name, file, state, sent, why }) {
  * @param {{body?: Blob, type?: string, signal: AbortSignal, progress?: (sent: number) => void}} options
  * @returns {Promise<string>} the text of a good answer
  */
-function send(method, path, { body, type, signal, progress }) {
+function send(method, path, {body, type, signal, progress}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open(method, ROOT + path);
     request.setRequestHeader("X-Requested-With", "rsna_e2e");
     if (type) request.setRequestHeader("Content-Type", type);
-    request.upload.onprogress = (event) => progress?.(event.loaded);
+    request.upload.onprogress = event => progress?.(event.loaded);
     request.onerror = () => reject(new ApiError(0, {}));
     request.onabort = () => reject(signal.reason);
     request.onload = () => {
       if (request.status >= 200 && request.status < 300) return resolve(request.responseText);
       if (request.status === 401) toLogin();
-      const wait = retryAfter(request.getResponseHeader("Retry-After"));
-      reject(new ApiError(request.status, problemOf(request.responseText), wait));
+      const headers = {"Retry-After": request.getResponseHeader("Retry-After") ?? ""};
+      void refusal(new Response(request.responseText, {status: request.status, headers})).then(reject);
     };
-    signal.addEventListener("abort", () => request.abort(), { once: true });
+    signal.addEventListener("abort", () => request.abort(), {once: true});
     request.send(body);
   });
 }

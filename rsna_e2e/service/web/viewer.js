@@ -1,13 +1,13 @@
 // The viewer of one series: what is shown, the controls and keys that change it, and the slices that this needs.
 
-import { getHeatMap, getSlice } from "./api.js";
-import { Film } from "./canvas.js";
-import { Controls, onKey, round } from "./controls.js";
-import { announce, button, count, el, heading, share, words } from "./dom.js";
-import { listen } from "./gestures.js";
-import { CT_WINDOWS, fullWindow, windowTable } from "./pixels.js";
-import { Fetcher, fetchOrder, Memory } from "./slices.js";
-import { Strip } from "./strip.js";
+import {getHeatMap, getJson, getSlice} from "./api.js";
+import {Film} from "./canvas.js";
+import {Controls, onKey, round} from "./controls.js";
+import {announce, button, count, el, heading, share, words} from "./dom.js";
+import {listen} from "./gestures.js";
+import {fullWindow, windowTable} from "./pixels.js";
+import {Fetcher, fetchOrder, Memory} from "./slices.js";
+import {Strip} from "./strip.js";
 /** @import {HeatMap, Series} from "../web_types" */
 /** @import {Pixel} from "./canvas.js" */
 /** @import {Meanings} from "./gestures.js" */
@@ -32,7 +32,7 @@ export class Viewer {
    * @param {{signal: AbortSignal, start: Where, version: string, moved: (where: Where) => void}} options
    * version: query of the result that is shown
    */
-  constructor(path, series, rows, { signal, start, version, moved }) {
+  constructor(path, series, rows, {signal, start, version, moved}) {
     this.path = path;
     this.version = version;
     this.moved = moved;
@@ -42,7 +42,7 @@ export class Viewer {
     this.place = start.place;
     this.label = start.label;
     this.overlay = false; // a reader's first look is without it
-    this.windows = series.windows.length || series.values === "grey" ? series.windows : CT_WINDOWS;
+    this.windows = series.windows;
     /** @type {Window | null} null until the first slice gives one */
     this.window = this.windows[0] ?? null;
     /** @type {Uint32Array | null} of the window; null until it is wanted */
@@ -53,29 +53,22 @@ export class Viewer {
     this.controls = new Controls(this);
     this.strip =
       series.n_slices > 1
-        ? new Strip(rows, series.place_mm, { go: (place) => this.go(place), choose: (label) => this.choose(label) })
+        ? new Strip(rows, series.place_mm, {go: place => this.go(place), choose: label => this.choose(label)})
         : null;
     const arrived = () => this.update();
-    const place = (/** @type {string} */ key) => Number(key.split(" ")[1]);
-    this.sliceFetcher = new Fetcher(slices, (key, signal) => getSlice(this.path, place(key), version, signal), {
-      atOnce: AT_ONCE,
-      signal,
-      arrived
-    });
-    this.mapFetcher = new Fetcher(
-      maps,
-      (key, signal) => getHeatMap(this.path, key.split(" ")[2], place(key), version, signal),
-      { atOnce: 2, signal, arrived }
-    );
+    const nPixels = series.rows * series.columns;
+    const ofSlices = {atOnce: AT_ONCE, signal, arrived};
+    this.sliceFetcher = new Fetcher(slices, (path, signal) => getSlice(path, nPixels, signal), ofSlices);
+    this.mapFetcher = new Fetcher(maps, getHeatMap, {...ofSlices, atOnce: 2});
     this.element = el(
       "section",
-      { class: "viewer on-dark", "aria-label": "Images" },
+      {class: "viewer on-dark", "aria-label": "Images"},
       this.controls.element,
       this.film.stage,
       this.strip?.element
     );
     listen(this.film.stage, this.#meanings(), signal);
-    addEventListener("keydown", (event) => onKey(event, this), { signal });
+    addEventListener("keydown", event => onKey(event, this), {signal});
     this.go(this.place);
   }
 
@@ -98,10 +91,10 @@ export class Viewer {
 
   /** To the next key slice of the label that way; after the last comes the first. @param {1 | -1} by */
   goToKeySlice(by) {
-    const { keySlices, name } = this.rows[this.label];
+    const {keySlices, name} = this.rows[this.label];
     const ordered = [...keySlices].sort((a, b) => by * (a - b));
     if (!ordered.length) return announce(`${heading(name)} has no key slice in this series.`);
-    this.go(ordered.find((place) => by * (place - this.place) > 0) ?? ordered[0]);
+    this.go(ordered.find(place => by * (place - this.place) > 0) ?? ordered[0]);
     announce(
       `Slice ${this.place + 1}, key slice of ${words(name)}, ${share(this.rows[this.label].probability[this.place])}.`
     );
@@ -114,14 +107,14 @@ export class Viewer {
   }
 
   /** @param {Window} window */
-  setWindow({ name, center, width }) {
-    this.window = { name, center, width: Math.max(width, 1) };
+  setWindow({name, center, width}) {
+    this.window = {name, center, width: Math.max(width, 1)};
     this.table = null;
     this.update();
   }
 
   nextWindow() {
-    const at = this.windows.findIndex(({ name }) => name === this.window?.name);
+    const at = this.windows.findIndex(({name}) => name === this.window?.name);
     if (this.windows.length) this.setWindow(this.windows[(at + 1) % this.windows.length]);
   }
 
@@ -129,6 +122,12 @@ export class Viewer {
   reset() {
     this.film.fit();
     if (this.windows.length) this.setWindow(this.windows[0]);
+  }
+
+  /** Ask for the series again: maps are made after the result. */
+  async refresh() {
+    this.series.heatmaps = (await getJson(this.path + this.version, this.signal)).heatmaps;
+    this.#fetch();
   }
 
   // What is shown
@@ -144,13 +143,16 @@ export class Viewer {
   /** @type {number | undefined} */
   frame = undefined;
 
-  /** @param {number} place */
-  #sliceKey = (place) => `${this.path}${this.version} ${place}`;
+  // Requests' paths are also the keys of what they bring
 
-  #mapKey = () => `${this.path}${this.version} ${this.place} ${this.rows[this.label].name}`;
+  /** @param {number} place */
+  #sliceKey = place => `${this.path}/slices/${place}${this.version}`;
+
+  #mapKey = () =>
+    `${this.path}/heatmaps/${encodeURIComponent(this.rows[this.label].name)}/${this.place}${this.version}`;
 
   #fetch() {
-    const { n_slices, rows, columns, heatmaps } = this.series;
+    const {n_slices, rows, columns, heatmaps} = this.series;
     const room = Math.max(Math.floor(slices.capacity / (2 * rows * columns)), 1);
     const order = fetchOrder(this.place, n_slices, this.rows[this.label].keySlices);
     this.sliceFetcher.want(order.slice(0, room).map(this.#sliceKey));
@@ -164,11 +166,9 @@ export class Viewer {
     if (values) this.film.drawSlice(values, this.#windowTable(values));
     else this.film.clearSlice();
     this.#showMessage(values, key);
-    const { name } = this.rows[this.label];
+    const {name} = this.rows[this.label];
     this.film.drawMap(this.overlay && values ? maps.get(this.#mapKey()) : undefined, this.series.heatmaps[name]);
-    this.film.drawBoxes(
-      this.overlay ? this.series.boxes.filter(({ slice, label }) => slice === this.place && label === name) : []
-    );
+    this.film.drawBoxes(this.overlay ? this.#boxes() : []);
     this.strip?.update(this.place, this.label);
     this.#showTexts(values);
     this.controls.show();
@@ -187,7 +187,7 @@ export class Viewer {
 
   /** @param {Int16Array | undefined} values @param {string} key */
   #showMessage(values, key) {
-    const { message } = this.film;
+    const {message} = this.film;
     const error = this.sliceFetcher.failed.get(key);
     if (values) return message.replaceChildren();
     if (!error) return message.replaceChildren(`Loading slice ${this.place + 1}…`);
@@ -202,9 +202,9 @@ export class Viewer {
 
   /** @param {Int16Array | undefined} values */
   #showTexts(values) {
-    const { n_slices, place_mm, columns } = this.series;
-    const { name, probability } = this.rows[this.label];
-    const { corners } = this.film;
+    const {n_slices, place_mm, columns} = this.series;
+    const {name, probability} = this.rows[this.label];
+    const {corners} = this.film;
     const millimetres = place_mm?.[this.place];
     corners["top-left"].textContent =
       `${this.place + 1} / ${n_slices}${millimetres == null ? "" : `\n${millimetres.toFixed(1)} mm`}`;
@@ -223,27 +223,30 @@ export class Viewer {
     );
   }
 
+  /** Boxes of the label in the slice. */
+  #boxes = () => this.rows[this.label].boxes.filter(({slice}) => slice === this.place);
+
   #overlayNote() {
-    const { name } = this.rows[this.label];
-    const nBoxes = this.series.boxes.filter((box) => box.label === name && box.slice === this.place).length;
+    const {name} = this.rows[this.label];
     const failed = this.mapFetcher.failed.get(this.#mapKey());
     if (failed) return failed.message;
-    if (this.series.boxes.length) return count(nBoxes, "box", "boxes");
+    const nBoxes = this.#boxes().length;
+    if (this.rows.some(({boxes}) => boxes.length)) return count(nBoxes, "box", "boxes");
     return this.series.heatmaps[name] ? "heatmap" : `no map of ${words(name)}`;
   }
 
   /** @returns {Meanings} */
   #meanings() {
     return {
-      step: (n) => this.go(this.place + n),
+      step: n => this.go(this.place + n),
       windowBy: (dx, dy) => {
         if (!this.window) return;
-        const { center, width } = this.window;
-        this.setWindow({ name: "own", center: center - (dy * width) / DRAG_PX, width: width * Math.exp(dx / DRAG_PX) });
+        const {center, width} = this.window;
+        this.setWindow({name: "own", center: center - (dy * width) / DRAG_PX, width: width * Math.exp(dx / DRAG_PX)});
       },
       panBy: (dx, dy) => this.film.panBy(dx, dy),
       zoomBy: (factor, at) => this.film.zoomBy(factor, at),
-      hover: (at) => {
+      hover: at => {
         this.pointed = at && this.film.pixelAt(at);
         this.#showTexts(slices.get(this.#sliceKey(this.place)));
       }

@@ -1,0 +1,62 @@
+"""What `bench serve` measures: a service that is started, asked, and gone afterwards."""
+
+import json
+import zipfile
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from services import make_bundle
+
+from rsna_e2e.core.errors import BadInputError, CommandFailedError
+from rsna_e2e.dicom.arrival import Arrival, read_arrival
+from rsna_e2e.tools.bench import serve as bench
+from rsna_e2e.tools.bench import served
+from rsna_e2e.tools.bench.serve import LIST, SLICE, UPLOAD
+
+pytestmark = [pytest.mark.needs_serve, pytest.mark.usefixtures("one_thread")]
+
+
+def test_a_service_is_asked_one_by_one_and_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "_N_HEADS", 2)
+    out = tmp_path / "figures.json"
+    bundle = make_bundle(tmp_path)
+    result = bench.bench_serve(bundle, n_slices=4, n_studies=2, n_clients=2, seconds=2, device="cpu", out=out)
+    assert (result.result.n, result.pictures.n, result.prepare_s.n) == (2, 2, 2)
+    assert 0 < result.prepare_s.median + result.predict_s.median < result.result.longest_s
+    assert result.result.p50_s <= result.result.p95_s <= result.result.longest_s
+    assert result.load.latencies.keys() == {LIST, SLICE, UPLOAD}
+    assert result.load.n_failed == 0
+    assert result.load.studies_per_s > 0
+    assert result.memory_mib.keys() == {"api", "worker"}
+    assert all(50 < mib < 5000 for mib in result.memory_mib.values())
+    assert result.cold_start_s > 1
+    assert json.loads(out.read_text())["result"]["n"] == 2
+    for word in ("study of 4 slices to result", LIST, "start to ready", "2 clients", "worker"):
+        assert word in str(result)
+
+
+def test_studies_differ_in_their_uid_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "_N_HEADS", 1)
+    uids = []
+    for content in islice(served.make_archives(tmp_path, n_slices=3, seed=1), 3):
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            files = [archive.read(name) for name in archive.namelist()]
+        found = [read_arrival(BytesIO(file)) for file in files]
+        assert len(found) == 3
+        assert all(isinstance(one, Arrival) for one in found)
+        uids.append({one.study_uid for one in found if isinstance(one, Arrival)})
+    assert all(len(of_study) == 1 for of_study in uids)
+    assert len(set.union(*uids)) == 3
+    with pytest.raises(BadInputError, match="fewer than 500 slices"):
+        next(served.make_archives(tmp_path, n_slices=500, seed=1))
+
+
+def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "model.rsna").write_bytes(b"no bundle")
+    with (
+        pytest.raises(CommandFailedError, match=r"did not start: .*model\.rsna"),
+        served.serving(tmp_path / "model.rsna", tmp_path, device="cpu", n_workers=1),
+    ):
+        pass
