@@ -292,10 +292,8 @@ def test_slices_are_fetched_outward(page: Page, service: tuple[str, Studies]) ->
     page.goto("/")
     order = page.evaluate("import('/static/slices.js').then(({fetchOrder}) => fetchOrder(4, 8, [6, 1]))")
     assert order == [4, 6, 1, 5, 3, 2, 7, 0]
-    sent: list[str] = []
-    page.on(
-        "request", lambda request: sent.append(request.url)
-    )  # in the order of the page, not of the server's threads
+    sent: list[str] = []  # in the order of the page, which the server's threads may change
+    page.on("request", lambda request: sent.append(request.url))
     open_series(page, f"/#/study/{HEAD}?slice=19&label=subdural")
     until(lambda: len(page.evaluate(MEMORY)[1]) == 37)
     assert page.evaluate(MEMORY)[0] == 37 * 256 * 256 * 2
