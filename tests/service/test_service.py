@@ -133,8 +133,8 @@ def test_slices_maps_and_pictures_are_those_of_the_store(service: Service, tmp_p
     assert _problem(service.client.get(f"{url}/heatmaps/nothing/0")) == (404, "not_found")
     shown = next(label for label in result["labels"] if label["name"] in series["heatmaps"])
     place = shown["key_slices"][0]["place"]
-    for has_map in (False, True):
-        parameters = {"label": shown["name"], "has_map": has_map}
+    for marks in ("", "map"):
+        parameters = {"label": shown["name"], "marks": marks}
         answer = service.client.get(f"{url}/pictures/{place}.png", params=parameters)
         assert answer.content.startswith(b"\x89PNG")
     assert _problem(service.client.get(f"{url}/pictures/{place}.png", params={"label": "../x"}))[0] == 422
