@@ -57,7 +57,8 @@ def visit(
     broken = page.evaluate("window.violations")
     context.close()
     assert broken == []
-    assert [line for line in seen if may_say not in line] == []
+    unexpected = [line for line in seen if may_say not in line]
+    assert unexpected == [], unexpected
 
 
 def until(true: Callable[[], Any], *, seconds: float = 5) -> Any:

@@ -174,8 +174,10 @@ export function actions({study, state, generations}, shown, {role}, again) {
   };
   const remove = async () => {
     if (!(await confirmed("Delete this study with its files and results? This cannot be undone.", "Delete"))) return;
+    const left = new Promise(resolve => addEventListener("hashchange", resolve, {once: true}));
+    location.hash = "#/"; // or this page would ask for what is gone
+    await left;
     await request(path, {method: "DELETE"});
-    location.hash = "#/";
     announce("The study is deleted.");
   };
   /** @param {() => Promise<void>} act */
@@ -185,6 +187,6 @@ export function actions({study, state, generations}, shown, {role}, again) {
     {class: "actions"},
     isDrawn && outside("Report", `${ROOT}${path}/report.html${shown}`, "button"),
     role !== "read" && RETRIED.includes(state) && button("Try again", saying(retry)),
-    role !== "read" && button("Delete…", saying(remove), {class: "danger"})
+    role === "admin" && button("Delete…", saying(remove), {class: "danger"})
   );
 }
