@@ -1,7 +1,11 @@
 """What `bench serve` measures: a service that is started, asked, and gone afterwards."""
 
 import json
+import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -35,6 +39,43 @@ def test_a_service_is_asked_one_by_one_and_at_once(tmp_path: Path, monkeypatch: 
     assert json.loads(out.read_text())["result"]["n"] == 2
     for word in ("study of 4 slices to result", LIST, "start to ready", "2 clients", "worker"):
         assert word in str(result)
+
+
+@dataclass
+class Refusing:
+    """A service, and its client, that answers everything with one status."""
+
+    status: int
+    cold_start_s: float = 0.0
+
+    @contextmanager
+    def client(self) -> Iterator["Refusing"]:
+        yield self
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        time.sleep(0.01)
+        return self.status, b"{}"
+
+
+@pytest.mark.parametrize(("status", "is_failure"), [(503, True), (599, True), (429, False)])
+def test_what_fails_is_counted(status: int, is_failure: bool) -> None:
+    asked = bench._Asked(next_archive=lambda: b"")
+    asked(Refusing(status), time.monotonic() + 0.1)  # type: ignore[arg-type]
+    assert len(asked.seconds[UPLOAD]) > 1
+    assert (asked.n_failed == len(asked.seconds[UPLOAD])) == is_failure
+
+
+def test_a_result_that_takes_long_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = iter(["queued", "running", "done", "done"])
+    asked: list[str] = []
+
+    class Slow:
+        def json(self, path: str) -> dict[str, object]:
+            asked.append(path)
+            return {"state": next(states), "pictures": "done"}
+
+    bench._until_done(Slow(), "x")  # type: ignore[arg-type]
+    assert len(asked) == 3
 
 
 def test_studies_differ_in_their_uid_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

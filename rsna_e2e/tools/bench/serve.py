@@ -1,5 +1,6 @@
 """`rsna-e2e bench serve`: a service asked as its users ask it: one study at a time, and by several clients at once."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from rsna_e2e.config import load_config
 from rsna_e2e.core.console import number, table
 from rsna_e2e.core.records import Progress, no_progress
 from rsna_e2e.inference.export import export
+from rsna_e2e.service.database import UNDONE
 from rsna_e2e.tools.bench.embed import make_run
 from rsna_e2e.tools.bench.machine import Machine
 from rsna_e2e.tools.bench.served import PATIENCE_S, Client, Served, make_archives, serving
@@ -24,6 +26,8 @@ from rsna_e2e.tools.bench.write import check_out, spread, write_result
 SEED = 3
 WARM_UP = 2  # studies that are sent before any is timed
 _PERCENT = (50, 95)
+WAIT_S = 60.0  # the longest that the service waits
+_BETWEEN_S = 0.2  # between two looks at whether a study is done, of several clients
 _PAUSE_S = 0.02  # between two looks at whether pictures are there
 LIST, SLICE, UPLOAD = "list of studies", "slice", "upload of a study"
 
@@ -147,7 +151,8 @@ class _Alone:
         with served.client() as client:
             for place, archive in enumerate(archives):
                 sent_s = time.perf_counter()
-                (study,) = client.send(archive, wait_s=60)
+                (study,) = client.send(archive, wait_s=WAIT_S)
+                _until_done(client, study)
                 done_s = time.perf_counter()
                 said = _with_pictures(client, study)
                 if place >= WARM_UP:
@@ -157,6 +162,12 @@ class _Alone:
                     found.pictures_s.append(time.perf_counter() - done_s)
                     progress(len(found.result_s), n_studies, "one after the other")
         return found
+
+
+def _until_done(client: Client, study: str) -> None:
+    """Wait for the result of a study, which most often is there at once."""
+    while client.json(f"/api/v1/studies/{study}?wait={WAIT_S:g}")["state"] in UNDONE:
+        pass
 
 
 def _with_pictures(client: Client, study: str) -> dict[str, Any]:
@@ -215,26 +226,29 @@ class _Asked:
         """Ask in turns until then. A study is sent when the one before is done, so that the queue stays short."""
         with served.client() as client:
             while time.monotonic() < until_s:
-                archive = self.next_archive()
-                begun_s = time.perf_counter()
-                studies = client.send(archive)
-                self._took(UPLOAD, begun_s, 202)
-                while time.monotonic() < until_s:
-                    self._timed(client, LIST, "/api/v1/studies")
-                    if client.json(f"/api/v1/studies/{studies[0]}")["state"] == "done":
-                        result = client.json(f"/api/v1/studies/{studies[0]}/result")
-                        series = result["series"][0]["key"]
-                        self._timed(client, SLICE, f"/api/v1/studies/{studies[0]}/series/{series}/slices/0")
-                        break
-                    time.sleep(0.2)
+                body = self._timed(client, UPLOAD, "POST", "/api/v1/studies", self.next_archive())
+                if body is not None:
+                    self._look_at(client, json.loads(body)["studies"][0]["study"], until_s)
 
-    def _timed(self, client: Client, name: str, path: str) -> None:
+    def _look_at(self, client: Client, study: str, until_s: float) -> None:
+        """Ask for the list until a study is done, then for a slice of it."""
+        while time.monotonic() < until_s:
+            self._timed(client, LIST, "GET", "/api/v1/studies")
+            status, body = client.ask("GET", f"/api/v1/studies/{study}/result")
+            if status == 200:
+                series = json.loads(body)["series"][0]["key"]
+                self._timed(client, SLICE, "GET", f"/api/v1/studies/{study}/series/{series}/slices/0")
+                return
+            self.n_failed += status >= 500
+            time.sleep(_BETWEEN_S)
+
+    def _timed(self, client: Client, name: str, method: str, path: str, body: bytes | None = None) -> bytes | None:
+        """Ask, and note how long that took; None where the answer is an error."""
         begun_s = time.perf_counter()
-        self._took(name, begun_s, client.ask("GET", path)[0])
-
-    def _took(self, name: str, begun_s: float, status: int) -> None:
+        status, answer = client.ask(method, path, body)
         self.seconds[name].append(time.perf_counter() - begun_s)
         self.n_failed += status >= 500
+        return answer if status < 400 else None
 
 
 def _count_done(client: Client) -> int:
