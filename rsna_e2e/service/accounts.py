@@ -7,18 +7,16 @@ may have the file open: what the command line changes holds for the next request
 import hashlib
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.service import passwords, tries
 from rsna_e2e.service.addresses import counted_as
 from rsna_e2e.service.callers import Caller, Entry, Role, Token, User, check_name, is_name
-from rsna_e2e.service.sqlite import connect, transaction
+from rsna_e2e.service.sqlite import SharedFile, transaction
 
 ACCESS_FILE = "access.sqlite"  # in DATA; the audit is in it too
 IDLE_S, SESSION_S = 30 * 60.0, 12 * 3600.0
@@ -40,26 +38,12 @@ CREATE TABLE IF NOT EXISTS sessions (
 """
 
 
-class Accounts:
+class Accounts(SharedFile):
     """The users, tokens and sessions of a service. Safe to use from several threads."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        """Open the file, or make it. Raises sqlite3.Error."""
-        self._connection = connect(path, _SCHEMA)
-        self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-        self._clock = clock
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._connection.close()
+        """Open the file, or make it. clock: seconds since 1970. Raises sqlite3.Error."""
+        super().__init__(path, _SCHEMA, busy_ms=BUSY_MS, clock=clock)
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

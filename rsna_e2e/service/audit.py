@@ -8,19 +8,18 @@ file can make another chain. To find that too, keep `Verification.known` elsewhe
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.service.accounts import BUSY_MS
 from rsna_e2e.service.addresses import plain
 from rsna_e2e.service.callers import is_name
-from rsna_e2e.service.sqlite import connect, transaction
+from rsna_e2e.service.sqlite import SharedFile, transaction
 
 Action = Literal[
     "login", "logout", "upload", "view", "download", "delete", "retry", "send", "admin", "denied", "retention"
@@ -56,26 +55,12 @@ class Verification:
     why: str = ""
 
 
-class Audit:
+class Audit(SharedFile):
     """The audit of a service, in DATA/access.sqlite. Safe to use from several threads and processes."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         """Open the file, or make it. clock: seconds since 1970. Raises sqlite3.Error."""
-        self._connection = connect(path, _SCHEMA)
-        self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-        self._clock = clock
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._connection.close()
+        super().__init__(path, _SCHEMA, busy_ms=BUSY_MS, clock=clock)
 
     def append(self, *, actor: str, action: Action, study: str = "", outcome: str = "ok", address: str = "") -> None:
         """Write a row, which is on the disk when this returns.

@@ -1,16 +1,18 @@
 """Routes of what is looked at: slices as numbers, maps over them, pictures and the report of a study."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import FileResponse, Response
 
 from rsna_e2e.core.files import read_json
 from rsna_e2e.loader.present import shown_slice
+from rsna_e2e.service.audit import Action
 from rsna_e2e.service.catalogue import find_result
 from rsna_e2e.service.context import (
     Context,
@@ -36,17 +38,34 @@ _FAST = 1  # gzip's; slower levels gain little on CT
 _REPORT_CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'"
 
 
-def _folder(context: Context, study: str, model: str, content: str) -> Path:
+@dataclass(frozen=True, slots=True)
+class ShownResult:
+    """The result that a request asks about: where it lies, and headers by which answers are kept, if the address says
+    of which content and by which model they are, as those never change."""
+
+    folder: Path
+    caching: dict[str, str]
+    context: Context
+    note: Callable[[Action], None]
+
+
+def shown_result(
+    request: Request, caller: Reader, study: StudyKey, model: Content = "", content: Content = ""
+) -> ShownResult:
+    """Find the newest result of a study that counts, or that of a model or content. Raises ProblemError."""
+    context = context_of(request)
     found = find_result(context.database, study, content=content, model=model)
     if found is None:
         raise not_found("result")
-    return result_folder(context.settings, study, *found)
+    return ShownResult(
+        folder=result_folder(context.settings, study, *found),
+        caching={"Cache-Control": _FOR_EVER} if content and model else {},
+        context=context,
+        note=lambda action: audited(context, request, caller, action, study),
+    )
 
 
-def _caching(content: str, model: str) -> dict[str, str]:
-    """Return headers by which an answer is kept, if its address says of which content and by which model it is: that
-    never changes."""
-    return {"Cache-Control": _FOR_EVER} if content and model else {}
+Shown = Annotated[ShownResult, Depends(shown_result)]
 
 
 def _takes_gzip(accepted: str | None) -> bool:
@@ -62,14 +81,11 @@ def _takes_gzip(accepted: str | None) -> bool:
 
 
 @router.get("/series/{series}")
-def get_series(
-    request: Request, caller: Reader, study: StudyKey, series: SeriesKey, model: Content = "", content: Content = ""
-) -> dict[str, Any]:
+def get_series(shown: Shown, series: SeriesKey) -> dict[str, Any]:
     """The geometry of a series, its windows, and of which labels there are maps."""
-    folder = _folder(context_of(request), study, model, content)
-    for found in _json(folder / SERIES):
+    for found in _json(shown.folder / SERIES):
         if found["key"] == series:
-            path = folder / PICTURES / HEATMAPS
+            path = shown.folder / PICTURES / HEATMAPS
             maps = _json(path).get(series, {}) if path.exists() else {}  # they come after the result
             sizes = {label: {"height": one["height"], "width": one["width"]} for label, one in maps.items()}
             return dict(found) | {"heatmaps": sizes}
@@ -77,25 +93,16 @@ def get_series(
 
 
 @router.get("/series/{series}/slices/{place}")
-def get_slice(
-    request: Request,
-    caller: Reader,
-    study: StudyKey,
-    series: SeriesKey,
-    place: Place,
-    model: Content = "",
-    content: Content = "",
-) -> Response:
+def get_slice(request: Request, shown: Shown, series: SeriesKey, place: Place) -> Response:
     """A slice as int16, little endian, rows x columns as the headers say: HU, or grey as it is to be presented."""
-    context = context_of(request)
-    with _series(context, _folder(context, study, model, content), series) as (store, span):
+    with _series(shown, series) as (store, span):
         if place >= span.n_slices:
             raise not_found("slice")
         values = shown_slice(store, span.first_row + place)
-    rows, columns = values.shape
     if place == 0:
-        audited(context, request, caller, "view", study)
-    headers = {"X-Rows": str(rows), "X-Columns": str(columns), "Vary": "Accept-Encoding"} | _caching(content, model)
+        shown.note("view")
+    rows, columns = values.shape
+    headers = {"X-Rows": str(rows), "X-Columns": str(columns), "Vary": "Accept-Encoding"} | shown.caching
     body = values.astype("<i2").tobytes()
     if _takes_gzip(request.headers.get("accept-encoding")):
         headers["Content-Encoding"] = "gzip"
@@ -104,23 +111,13 @@ def get_slice(
 
 
 @router.get("/series/{series}/heatmaps/{label}/{place}")
-def get_heatmap(
-    request: Request,
-    caller: Reader,
-    study: StudyKey,
-    series: SeriesKey,
-    label: LabelName,
-    place: Place,
-    model: Content = "",
-    content: Content = "",
-) -> Response:
+def get_heatmap(shown: Shown, series: SeriesKey, label: LabelName, place: Place) -> Response:
     """The map of a slice for a label, height x width of uint8, of which 255 is the brightest of the series.
 
     X-Affine: six numbers a to f, from a cell of the map at column x, row y, counted at centres from 0, to the slice's
     column a x + b y + c and row d x + e y + f.
     """
-    context = context_of(request)
-    folder = _folder(context, study, model, content) / PICTURES
+    folder = shown.folder / PICTURES
     found = _json(folder / HEATMAPS).get(series, {}).get(label)
     if found is None or place >= len(found["affine"]):
         raise not_found("map")
@@ -128,47 +125,39 @@ def get_heatmap(
     with _open(folder / heatmap_name(series, label)) as file:
         file.seek(place * n_bytes)
         values = file.read(n_bytes)
-    headers = {"X-Affine": ",".join(f"{number:.6g}" for number in found["affine"][place])} | _caching(content, model)
+    headers = {"X-Affine": ",".join(f"{number:.6g}" for number in found["affine"][place])} | shown.caching
     return Response(values, media_type=_BYTES, headers=headers)
 
 
 @router.get("/series/{series}/pictures/{place}.png")
 def get_picture(
-    request: Request,
-    caller: Reader,
-    study: StudyKey,
+    shown: Shown,
     series: SeriesKey,
     place: Place,
     label: Annotated[str, Query(pattern="^[a-z0-9_]{1,64}$")],
-    has_map: bool = False,
-    model: Content = "",
-    content: Content = "",
+    marks: Literal["", "map", "boxes"] = "",
 ) -> Response:
-    """The picture of a key slice of a label, plain or with the map over it."""
-    folder = _folder(context_of(request), study, model, content) / PICTURES
-    name = f"{label}-{series}-{place:04d}{'-map' if has_map else ''}.png"
-    if not (folder / name).is_file():
+    """The picture of a key slice of a label, plain, or marked with the map or the boxes."""
+    path = shown.folder / PICTURES / f"{label}-{series}-{place:04d}{f'-{marks}' if marks else ''}.png"
+    if not path.is_file():
         raise not_found("picture")
-    return FileResponse(folder / name, media_type="image/png", headers=_caching(content, model))
+    return FileResponse(path, media_type="image/png", headers=shown.caching)
 
 
 @router.get("/report.html")
-def get_report(
-    request: Request, caller: Reader, study: StudyKey, model: Content = "", content: Content = ""
-) -> Response:
+def get_report(shown: Shown) -> Response:
     """The report of a study as a page that holds all it shows."""
-    context = context_of(request)
-    path = _folder(context, study, model, content) / PICTURES / REPORT
+    path = shown.folder / PICTURES / REPORT
     if not path.is_file():
         raise not_found("report")
-    audited(context, request, caller, "download", study)
+    shown.note("download")
     return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_CSP})
 
 
 @contextmanager
-def _series(context: Context, folder: Path, series: str) -> Iterator[tuple[Store, SeriesSpan]]:
+def _series(shown: ShownResult, series: str) -> Iterator[tuple[Store, SeriesSpan]]:
     try:
-        with context.stores.read(folder / STORE) as store:
+        with shown.context.stores.read(shown.folder / STORE) as store:
             span = next((span for span in store.series if span.series_key == series), None)
             if span is None:
                 raise not_found("series")

@@ -1,9 +1,12 @@
 """SQLite files that several processes write: durable once a transaction ends, and patient with each other."""
 
 import sqlite3
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 BUSY_S = 30.0  # so long a writer waits for another
 
@@ -27,6 +30,28 @@ def connect(path: Path, schema: str = "") -> sqlite3.Connection:
     if schema:
         connection.executescript(schema)
     return connection
+
+
+class SharedFile:
+    """A context with a database that threads use through one connection, one after the other. clock: seconds since
+    1970. Raises sqlite3.Error where the file cannot be used, or another process writes for longer than `busy_ms`."""
+
+    def __init__(self, path: Path, schema: str, *, busy_ms: int, clock: Callable[[], float] = time.time) -> None:
+        self._connection = connect(path, schema)
+        self._connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
+        self._clock = clock
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
 
 
 @contextmanager

@@ -121,9 +121,10 @@ def test_slices_maps_and_pictures_are_those_of_the_store(service: Service, tmp_p
     folder = service.data / "studies" / study["study"] / f"{found['content']}-{result['model']['identity']}"
     store = Store.open(folder / "store")
     url = f"{study['url']}/series/{key}"
+    of_result = {"content": found["content"], "model": result["model"]["identity"]}
     series = service.client.get(url).json()
     for place in range(3):
-        answer = service.client.get(f"{url}/slices/{place}", params={"content": found["content"]})
+        answer = service.client.get(f"{url}/slices/{place}", params=of_result)
         values = np.frombuffer(answer.content, dtype="<i2").reshape(series["rows"], series["columns"])
         np.testing.assert_array_equal(values, store.read_slice(place))
         assert "immutable" in answer.headers["cache-control"]
@@ -138,11 +139,11 @@ def test_slices_maps_and_pictures_are_those_of_the_store(service: Service, tmp_p
     assert _problem(service.client.get(f"{url}/heatmaps/nothing/0")) == (404, "not_found")
     shown = next(label for label in result["labels"] if label["name"] in series["heatmaps"])
     place = shown["key_slices"][0]["place"]
-    for has_map in (False, True):
-        parameters = {"label": shown["name"], "has_map": has_map}
+    for marks in ("", "map"):
+        parameters = {"label": shown["name"], "marks": marks}
         answer = service.client.get(f"{url}/pictures/{place}.png", params=parameters)
         assert answer.content.startswith(b"\x89PNG")
-    assert _problem(service.client.get(f"{url}/pictures/{place}.png", params={"label": "../x"}))[0] == 404
+    assert _problem(service.client.get(f"{url}/pictures/{place}.png", params={"label": "../x"}))[0] == 422
     report = service.client.get(f"{study['url']}/report.html")
     assert result["study"] in report.text
     assert "sandbox" in report.headers["content-security-policy"]

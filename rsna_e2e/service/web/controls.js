@@ -103,7 +103,8 @@ export class Controls {
     this.opacity.disabled = !overlay;
     film.map.style.opacity = this.opacity.value;
     this.picture.hidden = !rows[label].hasPictures || !rows[label].keySlices.includes(place);
-    const shown = extended(version, {label: rows[label].name, has_map: String(overlay)});
+    const marks = !overlay ? "" : rows[label].boxes.length ? "boxes" : "map";
+    const shown = extended(version, {label: rows[label].name, marks});
     this.picture.href = `${ROOT}${path}/pictures/${place}.png${shown}`;
   }
 }
