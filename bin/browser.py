@@ -86,12 +86,17 @@ class Browser:
 
     def wait(self, condition: str) -> None:
         """Wait until an expression in JavaScript is true in the page. Raises BrowserError."""
-        until_s = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until_s:
-            if self.value(condition) is True:
-                return
+        if not self.comes_to(condition, within_s=PATIENCE_S):
+            raise BrowserError(f"the page never came to {condition}; it shows: {self.value('document.body.innerText')}")
+
+    def comes_to(self, condition: str, *, within_s: float) -> bool:
+        """Whether an expression becomes true in the page within this time."""
+        until_s = time.monotonic() + within_s
+        while self.value(condition) is not True:
+            if time.monotonic() > until_s:
+                return False
             time.sleep(LOOK_S)
-        raise BrowserError(f"the page never came to {condition}; it shows: {self.value('document.body.innerText')}")
+        return True
 
     def value(self, expression: str) -> Any:
         """Return what an expression is in the page, None while it changes to another page or where it fails."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from browser import Browser, BrowserError, find_browser
-from demo_service import LOOK_S, PATIENCE_S, Client, Service, StepError, run_verb, wait_until_gone
+from demo_service import LOOK_S, PATIENCE_S, Client, Service, StepError, end_session, run_verb
 
 from rsna_e2e.core.errors import RsnaError
 from rsna_e2e.core.files import lock_folder
@@ -25,14 +25,16 @@ from rsna_e2e.store import Store
 
 N_STUDIES = 5
 WIDTHS = {1440: 900, 390: 844}  # px of a page, and its height: a laptop and a telephone
+MAP_S = 5.0  # for a map, of which a study where nothing is found has none
 BAD_INPUT = 3  # as the program itself ends where input is missing
 
-# In the pages: all studies are done; the slice is there; the map over it too
+# In the pages: all studies are done; the slice is there; the overlay is on, and the map, if the label has one, drawn
 LISTED = "document.querySelectorAll('.worklist [data-study] .badge.done').length === {n}"
 SHOWN = (
     "document.querySelector('.viewer .message')?.textContent === ''"
     " && document.querySelector('.viewer .top-left').textContent !== ''"
 )
+OVERLAID = "document.querySelector('.viewer [aria-pressed=true]') !== null"
 MAP = "document.querySelector('.viewer canvas.map')"
 MAPPED = f"{MAP}.getContext('2d').getImageData(0, 0, {MAP}.width, {MAP}.height).data.some((value) => value)"
 PRESS_H = "void document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'h', bubbles: true}))"
@@ -100,8 +102,8 @@ def send(client: Client, files: list[Path]) -> str:
             archive.write(path, path.name)
     started_s = time.monotonic()
     (taken,) = client.ask_json("/api/v1/studies?wait=60", content.getvalue())["studies"]
+    found = client.ask_json(f"{taken['url']}?wait=60")
     elapsed_s = time.monotonic() - started_s
-    found = client.ask_json(taken["url"])
     if found["state"] != "done":
         raise StepError(
             f"study {taken['study']}: {found['state']} after {elapsed_s:.1f} s, {found['reason'] or 'no result'}"
@@ -129,8 +131,9 @@ def take_pictures(service: Service, study: str, n_studies: int, folder: Path) ->
     if program is None:
         print("demo_serve: no chromium is installed, so there are no pictures of the pages")
         return
+    browser = Browser(program, Path(tempfile.mkdtemp(prefix="rsna_e2e-browser-")))
     try:
-        with Browser(program, Path(tempfile.mkdtemp(prefix="rsna_e2e-browser-"))) as browser:
+        with browser:
             browser.visit(service.link)
             browser.wait(LISTED.format(n=n_studies))
             for width, height in WIDTHS.items():
@@ -142,12 +145,15 @@ def take_pictures(service: Service, study: str, n_studies: int, folder: Path) ->
                 browser.wait(SHOWN)
                 browser.save(folder / f"series-{width}.png")
                 browser.value(PRESS_H)
-                browser.wait(MAPPED)
+                browser.wait(OVERLAID)
+                browser.comes_to(MAPPED, within_s=MAP_S)
                 browser.save(folder / f"map-{width}.png")
     except BrowserError as error:
         raise StepError(f"no picture of a page: {error}") from None
-    if left := wait_until_gone(browser.process.pid):
-        raise StepError(f"{len(left)} processes of the browser are left")
+    finally:
+        n_left = end_session(browser.process.pid)
+    if n_left:
+        raise StepError(f"{n_left} processes of the browser had to be killed")
 
 
 def stop(number: int, *_: object) -> NoReturn:

@@ -93,18 +93,14 @@ class Service:
         self._process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(PATIENCE_S)
-        left = wait_until_gone(self._process.pid)
-        for process in left:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        n_left = end_session(self._process.pid)
         assert self._process.stdout is not None
         self._process.stdout.close()
         if kind is not None:
             print(f"The end of {self.log}:", *self._end_of_log(), sep="\n", file=sys.stderr)
-        elif left or self._process.returncode:
-            raise StepError(
-                f"the service ended with {self._process.returncode}, and {len(left)} processes had to be killed"
-            )
+        elif n_left or self._process.returncode:
+            code = self._process.returncode
+            raise StepError(f"the service ended with {code}, and {n_left} processes of it had to be killed")
 
     def _read_address(self) -> None:
         assert self._process.stdout is not None
@@ -134,12 +130,15 @@ class Service:
                 return
 
 
-def wait_until_gone(session: int) -> list[int]:
-    """Return which processes of a session are left, waited for a moment."""
+def end_session(session: int) -> int:
+    """Wait a moment for the processes of a session to end, kill those that do not, and return how many these were."""
     until_s = time.monotonic() + GONE_S
     while (left := list(processes_of(session))) and time.monotonic() < until_s:
         time.sleep(LOOK_S)
-    return left
+    for process in left:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    return len(left)
 
 
 def processes_of(session: int) -> Iterator[int]:

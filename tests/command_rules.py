@@ -104,6 +104,8 @@ def _python(words: list[str], environment: Mapping[str, str], context: Context) 
             check_gpu.parse(options)
         case ["tests/gpu/cuda_source.py"]:
             pass
+        case [script, _, port] if script.endswith("bin/demo_serve.py"):
+            assert port.isdigit(), f"{port}: no port"
         case ["docs/figures/make_context.py", picture]:
             assert (ROOT / picture).is_file(), f"{picture}: no such picture"
         case [program] if program.endswith(".py"):

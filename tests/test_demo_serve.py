@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -108,6 +109,20 @@ def test_a_port_that_is_taken_is_named(
     assert error.value.code == 2
     assert f"127.0.0.1:{port}: cannot be listened at" in capfd.readouterr().err
     assert running(tmp_path) == []
+
+
+def test_a_process_that_stays_is_killed_and_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bin"))
+    import demo_service
+
+    monkeypatch.setattr(demo_service, "GONE_S", 0.2)
+    command = f"trap '' TERM; sleep 60 & echo started; wait # {tmp_path}"
+    with subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert demo_service.end_session(process.pid) == 2
+    assert process.returncode == -signal.SIGKILL
+    assert demo_service.end_session(process.pid) == 0
 
 
 def test_data_that_are_in_use_are_left_alone(demo_serve: ModuleType, tmp_path: Path) -> None:

@@ -1,7 +1,12 @@
 """The whole service, as `rsna-e2e serve` runs it: what is sent is predicted, shown, and comes to no harm."""
 
 import io
+import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +16,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from documents import ROOT, Document
 from services import Service, make_bundle, wait_for, write_study
 
 from rsna_e2e.store import Store
@@ -175,6 +181,32 @@ def test_it_tells_of_its_models_its_numbers_and_its_interface(service: Service) 
     document = service.client.get("/api/v1/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     assert "/api/v1/studies/{study}/result" in document["paths"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_example_of_the_page_is_answered(service: Service, tmp_path: Path) -> None:
+    """The block 'ask' of serving.md, by the shell."""
+    (block,) = (block for block in Document.read("docs/serving.md").blocks if block.marker == "ask")
+    one, two = write_study(tmp_path, 9, 2)
+    (tmp_path / "study.zip").write_bytes(_zipped([one, two]))
+    one.rename(tmp_path / "one.dcm")
+    two.rename(tmp_path / "two.dcm")
+    program = tmp_path / "rsna-e2e"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rsna_e2e.cli "$@"\n')
+    program.chmod(0o755)
+    text = block.text.replace("http://127.0.0.1:8600", str(service.client.base_url).rstrip("/"))
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text.replace("--data service", f"--data {service.data}")],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "no_proxy": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    zipped, form, listed = (json.loads(answer) for answer in done.stdout.replace("}{", "}\n{").splitlines())
+    assert [study["state"] for study in zipped["studies"]] == ["done"]
+    assert form["studies"] == zipped["studies"]  # sent before: nothing changes
+    assert zipped["studies"][0]["study"] in [item["study"] for item in listed["items"]]
 
 
 def test_pages_are_for_who_logged_in(service: Service) -> None:
