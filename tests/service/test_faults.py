@@ -1,5 +1,5 @@
 """What happens to a service: disks that are full or read-only, a database that is held, deletions and sweeps beside
-arrivals, processes that end, clocks that are set. Nothing that was acknowledged is lost, and then it works as before."""
+arrivals, processes that end, clocks that are set. What was acknowledged is not lost, and then it works as before."""
 
 import errno
 import itertools
