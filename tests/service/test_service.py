@@ -115,7 +115,8 @@ def test_slices_maps_and_pictures_are_those_of_the_store(service: Service, tmp_p
     url = f"{study['url']}/series/{key}"
     series = service.client.get(url).json()
     for place in range(3):
-        answer = service.client.get(f"{url}/slices/{place}", params={"content": found["content"]})
+        of_result = {"content": found["content"], "model": result["model"]["identity"]}
+        answer = service.client.get(f"{url}/slices/{place}", params=of_result)
         values = np.frombuffer(answer.content, dtype="<i2").reshape(series["rows"], series["columns"])
         np.testing.assert_array_equal(values, store.read_slice(place))
         assert "immutable" in answer.headers["cache-control"]
