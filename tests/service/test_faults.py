@@ -663,19 +663,22 @@ def test_an_api_that_is_killed_leaves_nothing_half_received_and_may_open_many_fi
 ) -> None:
     service = Service(tmp_path / "data", bundle, settings=QUICK)
     service.start()
-    wait_for(lambda: service.client.get("/healthz").status_code == 200)
-    host, port = str(service.client.base_url.host), service.client.base_url.port
-    with socket.create_connection((host, port)) as half:
-        head = f"POST /api/v1/studies HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {service.token}\r\n"
-        half.sendall(f"{head}Content-Length: 1000\r\n\r\nhalf".encode())
-        wait_for(lambda: any((service.data / "tmp").iterdir()))
-        os.kill(service.processes()["api"], signal.SIGKILL)
+    try:
         wait_for(lambda: service.client.get("/healthz").status_code == 200)
-    assert not any((service.data / "tmp").iterdir())
-    limits = Path(f"/proc/{service.processes()['api']}/limits").read_text()
-    soft, hard = next(line for line in limits.splitlines() if "open files" in line).split()[3:5]
-    assert int(soft) == min(int(hard), 8192)
-    assert service.stop() == 0
+        host, port = str(service.client.base_url.host), service.client.base_url.port
+        with socket.create_connection((host, port)) as half:
+            head = f"POST /api/v1/studies HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {service.token}\r\n"
+            half.sendall(f"{head}Content-Length: 1000\r\n\r\nhalf".encode())
+            wait_for(lambda: any((service.data / "tmp").iterdir()))
+            os.kill(service.processes()["api"], signal.SIGKILL)
+            wait_for(lambda: service.client.get("/healthz").status_code == 200)
+        assert not any((service.data / "tmp").iterdir())
+        limits = Path(f"/proc/{service.processes()['api']}/limits").read_text()
+        soft, hard = next(line for line in limits.splitlines() if "open files" in line).split()[3:5]
+        assert int(soft) == min(int(hard), 8192)
+    finally:
+        code = service.stop()
+    assert code == 0
 
 
 @pytest.mark.slow

@@ -49,10 +49,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     made = Service(tmp_path_factory.mktemp("service") / "data", bundle, settings=QUICK)
     made.start()
-    made.wait_until_ready()
-    made.send(write_study(tmp_path_factory.mktemp("first"), 1, 1), wait=60)  # what is imported late
-    yield made
-    assert made.stop() == 0
+    try:
+        made.wait_until_ready()
+        made.send(write_study(tmp_path_factory.mktemp("first"), 1, 1), wait=60)  # what is imported late
+        yield made
+    finally:
+        code = made.stop()
+    assert code == 0
 
 
 def _memory(process: int, kind: str) -> float:
@@ -315,7 +318,8 @@ def _ask_all(client: httpx.Client, document: dict[str, Any], *, until_s: float) 
         except (httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError):
             return  # what no client can send
         n_requests += 1
-        assert answer.status_code < 500, (case.method, case.path, answer.status_code)
+        may_be_503 = case.path == "/readyz"  # there are no workers
+        assert answer.status_code < (504 if may_be_503 else 500), (case.method, case.path, answer.status_code)
         if answer.status_code >= 400:
             assert answer.headers["content-type"] == "application/problem+json"
 
