@@ -6,7 +6,7 @@ from typing import BinaryIO
 from rsna_e2e.core.records import Refusal
 from rsna_e2e.dicom.element_scanner import ByteReader, read_allowed, read_file_meta
 from rsna_e2e.dicom.elements import Elements
-from rsna_e2e.dicom.inflate import inflate
+from rsna_e2e.dicom.inflate import InflatedHead
 from rsna_e2e.dicom.refuse import refuse_on_error
 from rsna_e2e.dicom.syntaxes import readable_syntax
 from rsna_e2e.dicom.tags import ARRIVAL
@@ -37,7 +37,7 @@ def _read(stream: BinaryIO) -> Arrival:
     meta = read_file_meta(reader)
     syntax = readable_syntax(meta.transfer_syntax_uid)
     if syntax.is_deflated:
-        reader = ByteReader(inflate(stream, begin=reader.tell()))
+        reader = ByteReader(InflatedHead(stream, begin=reader.tell()))
     data_set, _ = read_allowed(reader, syntax, ARRIVAL)
     elements = Elements(data_set, byte_order="big" if syntax.is_big_endian else "little")
     return Arrival(

@@ -8,7 +8,7 @@ a header instead of 0.60 ms.
 
 import struct
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Protocol
 
 from rsna_e2e.core.limits import MAX_LUT_ENTRIES
 from rsna_e2e.core.reasons import Reason
@@ -40,10 +40,20 @@ _TABLES = {XRAY_TAGS[name] for name in BINARY_TABLES}
 _NO_DATA_SET = (0x0000, 0x0002, 0xFFFE)  # groups of commands, of file meta information, of items (PS3.5 7.1, 7.5)
 
 
+class ReadableOnwards(Protocol):
+    """A stream as far as scanning needs it: a file, or what inflates as it is read."""
+
+    def tell(self) -> int: ...
+
+    def seek(self, position: int, /) -> int: ...
+
+    def read(self, n_bytes: int, /) -> bytes: ...
+
+
 class ByteReader:
     """Reads a stream from its current position on, in blocks, so that many small reads cost little."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: ReadableOnwards) -> None:
         self._stream = stream
         self._begin = stream.tell()  # of the block
         self._block = stream.read(BLOCK_BYTES)

@@ -4,10 +4,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
+from rsna_e2e.core.errors import BadInputError
+
+FORM = 1  # of the tables; it grows when what is written now cannot be read by earlier versions, or the other way round
 BUSY_S = 30.0  # so long a writer waits for another
 
 
@@ -30,6 +33,29 @@ def connect(path: Path, schema: str = "") -> sqlite3.Connection:
     if schema:
         connection.executescript(schema)
     return connection
+
+
+def check(path: Path) -> None:
+    """Look through a database, if it is there, before a service begins with it, and note of which form it is.
+
+    Raises BadInputError for one that is damaged, or of another form than this program writes; sqlite3.Error.
+    """
+    if not path.exists():
+        return
+    with closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as connection:
+        try:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            (form,) = connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            found, form = str(error), FORM
+        if found != "ok":
+            raise BadInputError(f"{path}: damaged, or no database. Put a copy of it in its place, or move it away")
+        if form not in (0, FORM):
+            raise BadInputError(f"{path}: of another version of the program. Use that, or take another folder")
+        if form == 0:
+            connection.execute(f"PRAGMA user_version={FORM}")
 
 
 class SharedFile:

@@ -24,6 +24,7 @@ from rsna_e2e.service.inbox import Inbox
 from rsna_e2e.service.jobs import void_leases
 from rsna_e2e.service.retention import sweep
 from rsna_e2e.service.settings import Settings, save_settings
+from rsna_e2e.service.sqlite import check
 from rsna_e2e.store.pseudonyms import load_or_make_key
 
 LOG = logging.getLogger(__name__)
@@ -80,7 +81,15 @@ class Supervisor:
 
     def __enter__(self) -> "Supervisor":
         """Take data and address, and bring in order what an earlier end left. Raises UsageError, and BadInputError
-        for a damaged bundle."""
+        for a damaged bundle or database."""
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _begin(self) -> None:
         make_folder(self.settings.data)
         self.settings.data.chmod(0o700)
         try:
@@ -90,18 +99,20 @@ class Supervisor:
         self._socket = _listening(self.settings)
         pinned = tuple(open_bundle(path).identity if path.is_file() else "" for path in self.settings.models)
         save_settings(self.settings.model_copy(update={"identities": pinned}))
+        for path in (self.settings.database, self.settings.data / ACCESS_FILE):
+            check(path)
         self._database = Database(self.settings)
         self._inbox = Inbox(self._database, load_or_make_key(self.settings.key))
         void_leases(self._database)
         n_noted = self._inbox.recover()
         if n_noted:
             LOG.warning("%d files lay in the inbox and were noted", n_noted)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._socket is not None:
             self._socket.close()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
 
     @property
     def address(self) -> tuple[str, int]:

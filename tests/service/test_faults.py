@@ -1,5 +1,5 @@
 """What happens to a service: disks that are full or read-only, a database that is held, deletions and sweeps beside
-arrivals, processes that end, clocks that are set. Nothing acknowledged is lost, and then it works as before."""
+arrivals, processes that end, clocks that are set. What was acknowledged is not lost, and then it works as before."""
 
 import errno
 import itertools
@@ -23,11 +23,12 @@ import pytest
 from guarded import running
 from services import Desk, Service, make_bundle, make_desk, wait_for, write_study
 
-from rsna_e2e.core.errors import DiskFullError, OutOfResourcesError
+from rsna_e2e.core.errors import BadInputError, DiskFullError, OutOfResourcesError
 from rsna_e2e.service import database as database_module
 from rsna_e2e.service import inbox as inbox_module
 from rsna_e2e.service import intake, retention
 from rsna_e2e.service import worker as worker_module
+from rsna_e2e.service.accounts import Accounts
 from rsna_e2e.service.app import make_app, wire_limits
 from rsna_e2e.service.arrivals import complete, retry
 from rsna_e2e.service.catalogue import study as find_study
@@ -91,26 +92,21 @@ def _done(desk: Desk, paths: list[Path]) -> str:
     return study
 
 
-@pytest.mark.parametrize("what", ["delete", "sweep"])
-def test_a_file_that_arrives_while_its_study_goes_is_not_lost(desk: Desk, tmp_path: Path, what: str) -> None:
+def test_a_file_that_arrives_while_its_study_is_swept_is_not_lost(desk: Desk, tmp_path: Path) -> None:
     """Both at once, over and over: what is acknowledged after it all lies in the inbox, and is noted."""
     first, *later = write_study(tmp_path, 1, 12)
-    study = _done(desk, [first])
+    _done(desk, [first])
     is_over = threading.Event()
 
     def remove() -> None:
         while not is_over.is_set():
-            if what == "delete":
-                remove_study(desk.inbox, study)
-            else:
-                sweep(desk.inbox, now_s=time.time() + 400 * DAY_S)
+            sweep(desk.inbox, now_s=time.time() + 400 * DAY_S)
 
     thread = threading.Thread(target=remove)
     thread.start()
     for path in later:
         desk.send(path)
-        if what == "sweep":
-            assert _noted(desk), "what is on its way is never swept"
+        assert _noted(desk), "what is on its way is never swept"
     is_over.set()
     thread.join()
     assert _noted(desk) == _on_disk(desk)
@@ -236,6 +232,7 @@ def test_uploads_of_before_the_machine_started_are_forgotten_as_others(desk: Des
 
 def test_the_wall_clock_does_not_matter_for_leases(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = time.time
+    desk.database.clock = database_module.boot_clock
     for number, hours in enumerate((1, -1)):
         study = _sent(desk, write_study(tmp_path, number, 1))
         job = claim(desk.database, "a")
@@ -607,6 +604,36 @@ def test_an_upload_that_ends_while_a_file_comes_takes_no_more_of_it(
 # The processes
 
 
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _noise(path: Path) -> None:
+    path.write_bytes(b"no database" * 100)
+
+
+def _newer(path: Path) -> None:
+    connection = connect(path)
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+
+
+@pytest.mark.parametrize("name", ["queue.sqlite", "access.sqlite"])
+@pytest.mark.parametrize(("harm", "words"), [(_cut, "damaged"), (_noise, "damaged"), (_newer, "another version")])
+def test_no_service_begins_with_a_database_that_it_cannot_use(
+    tmp_path: Path, bundle: Path, name: str, harm: Callable[[Path], None], words: str
+) -> None:
+    desk = make_desk(tmp_path / "data", bundle, port=0)
+    Accounts(desk.settings.data / "access.sqlite").close()
+    desk.database.connection.close()
+    for _ in range(2):
+        with Supervisor(settings=desk.settings):
+            pass
+    harm(desk.settings.data / name)
+    with pytest.raises(BadInputError, match=f"{name}: .*{words}"), Supervisor(settings=desk.settings):
+        pass
+
+
 def test_a_process_that_cannot_be_started_now_is_started_later(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -636,29 +663,36 @@ def test_an_api_that_is_killed_leaves_nothing_half_received_and_may_open_many_fi
 ) -> None:
     service = Service(tmp_path / "data", bundle, settings=QUICK)
     service.start()
-    wait_for(lambda: service.client.get("/healthz").status_code == 200)
-    host, port = str(service.client.base_url.host), service.client.base_url.port
-    with socket.create_connection((host, port)) as half:
-        head = f"POST /api/v1/studies HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {service.token}\r\n"
-        half.sendall(f"{head}Content-Length: 1000\r\n\r\nhalf".encode())
-        wait_for(lambda: any((service.data / "tmp").iterdir()))
-        os.kill(service.processes()["api"], signal.SIGKILL)
-        wait_for(lambda: service.client.get("/healthz").status_code == 200)
-    assert not any((service.data / "tmp").iterdir())
-    limits = Path(f"/proc/{service.processes()['api']}/limits").read_text()
-    soft, hard = next(line for line in limits.splitlines() if "open files" in line).split()[3:5]
-    assert int(soft) == min(int(hard), 8192)
-    swapped = tmp_path / "swapped.rsna"  # a worker that starts anew is not to ask another model than the others
-    shutil.copy(bundle, swapped)
-    kept = bundle.read_bytes()
     try:
-        bundle.write_bytes(kept[:-1] + b"0")
-        os.kill(service.processes()["worker"], signal.SIGKILL)
-        (study,) = service.send(write_study(tmp_path, 1, 1)).json()["studies"]
-        time.sleep(1)
-        assert service.client.get(study["url"]).json()["state"] in ("queued", "arriving")
-        assert service.client.get("/healthz").status_code == 200
+        wait_for(lambda: service.client.get("/healthz").status_code == 200)
+        host, port = str(service.client.base_url.host), service.client.base_url.port
+        with socket.create_connection((host, port)) as half:
+            head = f"POST /api/v1/studies HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {service.token}\r\n"
+            half.sendall(f"{head}Content-Length: 1000\r\n\r\nhalf".encode())
+            wait_for(lambda: any((service.data / "tmp").iterdir()))
+            os.kill(service.processes()["api"], signal.SIGKILL)
+            wait_for(lambda: service.client.get("/healthz").status_code == 200)
+        assert not any((service.data / "tmp").iterdir())
+        limits = Path(f"/proc/{service.processes()['api']}/limits").read_text()
+        soft, hard = next(line for line in limits.splitlines() if "open files" in line).split()[3:5]
+        assert int(soft) == min(int(hard), 8192)
     finally:
-        bundle.write_bytes(kept)
+        code = service.stop()
+    assert code == 0
+
+
+@pytest.mark.slow
+def test_a_bundle_that_was_swapped_is_not_asked_and_its_studies_wait(tmp_path: Path, bundle: Path) -> None:
+    served = Path(shutil.copy(bundle, tmp_path / "served.rsna"))
+    service = Service(tmp_path / "data", served, settings=QUICK)
+    service.start()
+    service.wait_until_ready()
+    served.unlink()
+    shutil.copy(make_bundle(tmp_path, seed=1), served)
+    os.kill(service.processes()["worker"], signal.SIGKILL)
+    (study,) = service.send(write_study(tmp_path, 1, 1)).json()["studies"]
+    wait_for(lambda: "another model than the service began with" in service.said.read_text())
+    assert service.client.get(study["url"]).json()["state"] in ("queued", "arriving")
+    shutil.copy(bundle, served)
     assert service.client.get(study["url"], params={"wait": 60}).json()["state"] == "done"
     assert service.stop() == 0
