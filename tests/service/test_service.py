@@ -135,7 +135,7 @@ def test_slices_maps_and_pictures_are_those_of_the_store(service: Service, tmp_p
         parameters = {"label": shown["name"], "has_map": has_map}
         answer = service.client.get(f"{url}/pictures/{place}.png", params=parameters)
         assert answer.content.startswith(b"\x89PNG")
-    assert _problem(service.client.get(f"{url}/pictures/{place}.png", params={"label": "../x"}))[0] == 404
+    assert _problem(service.client.get(f"{url}/pictures/{place}.png", params={"label": "../x"}))[0] == 422
     report = service.client.get(f"{study['url']}/report.html")
     assert result["study"] in report.text
     assert "sandbox" in report.headers["content-security-policy"]
