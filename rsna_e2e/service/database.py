@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS results (
   finished TEXT NOT NULL, summary TEXT NOT NULL, is_superseded INTEGER NOT NULL DEFAULT 0,
   pictures TEXT NOT NULL DEFAULT 'wanted', pictures_owner TEXT, pictures_lease_s REAL,
   pictures_attempts INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (study, content, model));
+CREATE INDEX IF NOT EXISTS of_pictures ON results(pictures);
 CREATE TABLE IF NOT EXISTS identities (
   study TEXT PRIMARY KEY REFERENCES studies ON DELETE CASCADE, patient_id TEXT NOT NULL, accession TEXT NOT NULL,
   study_date TEXT NOT NULL);

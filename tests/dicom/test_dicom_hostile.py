@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from pydicom.uid import (
 from rsna_e2e import dicom
 from rsna_e2e.core.reasons import Reason
 from rsna_e2e.core.records import Refusal
+from rsna_e2e.dicom.arrival import Arrival, read_arrival
 from rsna_e2e.dicom.elements import RefusedError
 from rsna_e2e.dicom.inflate import inflate
 
@@ -116,6 +118,43 @@ def test_what_inflates_to_whole_pieces_is_read_to_its_end(pieces: int, beyond: i
 def enhanced(path: Path) -> tuple[bytes, int]:
     raw = phantoms.write_dicom(path, enhanced_dataset(np.stack([STORED, STORED]))).read_bytes()
     return raw, len(raw)
+
+
+def test_of_a_deflated_file_that_arrives_no_more_is_held_than_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.dcm"
+    make = next(make for make, _ in BOMBS if make.__name__ == "_deflate_bomb_behind_a_slice")
+    make(path)
+    tracemalloc.start()
+    with path.open("rb") as stream:
+        found = read_arrival(stream)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+    path.write_bytes(deflated(path)[0])
+    with path.open("rb") as stream:
+        assert found == read_arrival(stream)
+    assert isinstance(found, Arrival)
+
+
+@pytest.mark.parametrize("private_bytes", [0, 3 << 20, 70 << 20])
+def test_what_lies_behind_a_long_element_is_found_up_to_a_limit(tmp_path: Path, private_bytes: int) -> None:
+    raw = phantoms.write_dicom(tmp_path / "a.dcm", phantoms.slice_dataset(STORED)).read_bytes()
+    with (tmp_path / "a.dcm").open("rb") as stream:
+        plain = read_arrival(stream)
+    meta = deflated(tmp_path / "b.dcm")[0]
+    begin, begin_deflated = (144 + int.from_bytes(one[140:144], "little") for one in (raw, meta))
+    place = raw.index(b"\x10\x00\x20\x00LO", begin)  # PatientID, after which come the UIDs of study and series
+    long = struct.pack("<HH2sHL", 0x0009, 0x1001, b"OB", 0, private_bytes) + bytes(private_bytes)
+    squeezer = zlib.compressobj(6, wbits=-15)
+    squeezed = squeezer.compress(raw[begin:place] + long + raw[place:]) + squeezer.flush()
+    (tmp_path / "b.dcm").write_bytes(meta[:begin_deflated] + squeezed)
+    with (tmp_path / "b.dcm").open("rb") as stream:
+        found = read_arrival(stream)
+    if private_bytes > 64 << 20:
+        assert isinstance(found, Refusal)
+        assert found.reason == Reason.TOO_LARGE
+    else:
+        assert found == plain
 
 
 @pytest.mark.parametrize("make", [ct_small, compressed, deflated, enhanced])

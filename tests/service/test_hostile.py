@@ -8,6 +8,7 @@ import struct
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     made.start()
     try:
         made.wait_until_ready()
-        made.send(write_study(tmp_path_factory.mktemp("first"), 1, 1), wait=60)  # what is imported late
+        first = tmp_path_factory.mktemp("first")
+        made.send(write_study(first, 1, 1), wait=60)  # what is imported late
+        made.send([archives.zip_files(first / "a.zip", {"x": b"x"})])  # and the process that archives are unpacked by
         yield made
     finally:
         code = made.stop()
@@ -318,16 +321,18 @@ def _ask_all(client: httpx.Client, document: dict[str, Any], *, until_s: float) 
         except (httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError):
             return  # what no client can send
         n_requests += 1
-        may_be_503 = case.path == "/readyz"  # there are no workers
-        assert answer.status_code < (504 if may_be_503 else 500), (case.method, case.path, answer.status_code)
+        if case.path == "/readyz" and answer.status_code == 503:  # there are no workers
+            return
+        assert answer.status_code < 500, (case.method, case.path, answer.status_code)
         if answer.status_code >= 400:
-            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["content-type"] == "application/problem+json", (case.method, case.path)
 
     modes, number = list(schemathesis.GenerationMode), 0
     while time.monotonic() < until_s:
         operation = operations[number % len(operations)]
         strategy = operation.as_strategy(generation_mode=modes[number // len(operations) % len(modes)])
-        hypothesis.seed(SEED + number)(settings(hypothesis.given(strategy)(ask)))()
+        with suppress(hypothesis.errors.Unsatisfiable):  # a route without anything that could be wrong
+            hypothesis.seed(SEED + number)(settings(hypothesis.given(strategy)(ask)))()
         number += 1
     return n_requests
 
