@@ -31,7 +31,7 @@ def add_serve(verbs: Verbs) -> None:
     verb.add_argument("--host", help="address to listen at (default 127.0.0.1: this machine alone)")
     verb.add_argument("--port", type=int, help="port to listen at (default 8600)")
     verb.add_argument("--workers", type=int, dest="n_workers", metavar="N", help="processes that predict (default 1)")
-    verb.add_argument("--device", help="cpu, cuda, cuda:1 or auto (default auto)")
+    verb.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
     verb.add_argument("--config", type=Path, metavar="YAML", help="further settings, see docs/serving.md")
     verb.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate, to be reached from other machines")
     verb.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
@@ -64,8 +64,8 @@ def _serve(options: argparse.Namespace) -> None:
         scheme = "http" if settings.tls_cert is None else "https"
         address = f"{scheme}://{host if ':' not in host else f'[{host}]'}:{port}"
         _tell_how_to_log_in(settings.data, address)
-        tell(f"{address}: serves; stop with Ctrl-C. Research use only, not for diagnosis.")
-        supervisor.run(is_stopping)
+        tell(f"{address}: serves, and loads its models; stop with Ctrl-C. Research use only, not for diagnosis.")
+        supervisor.run(is_stopping, say=tell)
     tell("stopped")
 
 

@@ -91,6 +91,11 @@ def add_process(verbs: Verbs) -> None:
 def _process(options: argparse.Namespace) -> None:
     from rsna_e2e.core.console import progress_bar
     from rsna_e2e.core.errors import BadInputError
+    from rsna_e2e.dicom.sources.files import check_is_source
+    from rsna_e2e.inference.bundle import check_is_model
+
+    check_is_source(options.raw)  # before torch is loaded, which takes seconds
+    check_is_model(options.model)
     from rsna_e2e.serving.model import ServedModel
     from rsna_e2e.serving.process import process
 

@@ -124,6 +124,15 @@ def _bundle_of(run: Path) -> Bundle | None:
     return next((bundle for bundle in _open.values() if run in bundle.runs), None)
 
 
+def check_is_model(path: Path) -> None:
+    """Raise BadInputError unless there is a file, which may be a bundle, or the folder of a run, before anything is
+    done."""
+    if not path.exists():
+        raise BadInputError(f"{path}: no such file or folder. Give a bundle made by export, or the folder of a run")
+    if path.is_dir() and not (path / "config.yaml").is_file():
+        raise BadInputError(f"{path}: not a run folder (no config.yaml). Give one made by train, or a bundle by export")
+
+
 def runs_of(path: Path) -> tuple[Path, ...]:
     """Return the run folders that a path means: those in a bundle, or the folder itself."""
     return open_bundle(path).runs if path.is_file() else (path,)

@@ -26,6 +26,7 @@ def end_with(parent: int) -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; it is the supervisor's
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # connections, files that come, databases of each thread
     resource.setrlimit(resource.RLIMIT_NOFILE, (most if most == resource.RLIM_INFINITY else min(most, _FILES), most))
@@ -37,7 +38,6 @@ def stops_at_sigterm() -> Callable[[], bool]:
     """Return a function that says whether SIGTERM came since now."""
     came: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor's to handle
     return lambda: bool(came)
 
 
@@ -63,7 +63,7 @@ def _run(role: str, settings: Settings, number: int) -> None:
     else:
         from rsna_e2e.service.worker import work
 
-        work(settings, number, stops_at_sigterm())
+        work(settings, number, stops_at_sigterm)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """What the service is told: where its data lie, which models it asks, and its limits."""
 
+import ssl
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
@@ -53,7 +56,7 @@ class Settings(Frozen):
     identities: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = Field(8600, ge=0, le=65535)
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     n_workers: PositiveInt = 1
     prepare_jobs: PositiveInt | None = None
     quiet_s: PositiveFloat = 10.0
@@ -115,15 +118,43 @@ def load_settings(path: Path | None, **given: object) -> Settings:
     try:
         settings = Settings.model_validate({**content, **given})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{name}: {first['msg']}. See docs/serving.md") from None
-    if settings.is_open and not settings.proxies and (settings.tls_cert is None or settings.tls_key is None):
+        raise UsageError(_what_is_wrong(error, path)) from None
+    _check_encryption(settings)
+    return settings
+
+
+def _what_is_wrong(error: ValidationError, path: Path | None) -> str:
+    """Return the first thing that is wrong with settings, in words."""
+    first = error.errors()[0]
+    *sections, name = map(str, first["loc"])
+    where = "" if path is None else f"{path}: "
+    if first["type"] != "extra_forbidden":
+        return f"{where}{'.'.join((*sections, name))}: {first['msg']}. See docs/serving.md"
+    of_section: dict[str, type[Frozen]] = {"limits": Limits, "retention": Retention}
+    near = get_close_matches(name, of_section.get("".join(sections), Settings).model_fields, n=1)
+    meant = f"; did you mean {near[0]}?" if near else "."
+    return f"{where}{'.'.join((*sections, name))}: no such setting{meant} docs/serving.md lists all"
+
+
+def _check_encryption(settings: Settings) -> None:
+    """Raise UsageError where passwords would go unencrypted, BadInputError for certificates that cannot be used."""
+    has_tls = settings.tls_cert is not None and settings.tls_key is not None
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise UsageError("--tls-cert and --tls-key: a certificate needs its key, and a key its certificate. Give both")
+    if settings.is_open and not settings.proxies and not has_tls:
         raise UsageError(
             f"{settings.host} can be reached from other machines, to which passwords and images would go unencrypted. "
             "Give --tls-cert and --tls-key, or --behind-proxy with the address of a proxy that encrypts"
         )
-    return settings
+    if has_tls:
+        assert settings.tls_cert is not None
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+        except (OSError, ssl.SSLError) as error:  # of a missing file, and of one that is none or does not fit
+            raise BadInputError(
+                f"{settings.tls_cert}, {settings.tls_key}: no certificate with its key: {error.strerror or error}. "
+                "Give PEM files that belong together"
+            ) from None
 
 
 def save_settings(settings: Settings) -> None:

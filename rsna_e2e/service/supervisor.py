@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -14,9 +15,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
-from rsna_e2e.core.errors import UsageError
-from rsna_e2e.core.files import lock_folder, make_folder
-from rsna_e2e.inference.bundle import open_bundle
+from rsna_e2e.core.errors import BadInputError, CommandFailedError, MissingCapabilityError, UsageError
+from rsna_e2e.core.files import entries, lock_folder, make_folder
+from rsna_e2e.inference.bundle import check_is_model, open_bundle
 from rsna_e2e.service.accounts import ACCESS_FILE
 from rsna_e2e.service.audit import Audit
 from rsna_e2e.service.database import Database
@@ -25,6 +26,7 @@ from rsna_e2e.service.jobs import void_leases
 from rsna_e2e.service.retention import sweep
 from rsna_e2e.service.settings import Settings, save_settings
 from rsna_e2e.service.sqlite import check
+from rsna_e2e.service.workers import living
 from rsna_e2e.store.pseudonyms import load_or_make_key
 
 LOG = logging.getLogger(__name__)
@@ -32,6 +34,9 @@ STEADY_S = 60.0  # who lived so long did not end for the reason of the time befo
 DRAIN_S = 30.0  # for what is being done, at the end
 SWEEP_S = 60.0
 LOOK_S = 0.1
+_OWN = re.compile(r"key|inbox|studies|tmp|settings\.json|(queue|access)\.sqlite(-wal|-shm)?|lost\+found")  # in the data
+# Exit codes of errors that another start meets again: of what was asked for, of files, and of what is not there
+_HOPELESS = tuple(kind.exit_code for kind in (UsageError, BadInputError, MissingCapabilityError))
 _BACKLOG = 256
 
 
@@ -46,14 +51,19 @@ class _Child:
     started_s: float = 0.0
     start_at_s: float = 0.0
     n_ends: int = 0
+    was_steady: bool = False
 
     def look(self, now_s: float) -> None:
-        """Start it, if it does not run and its time has come."""
+        """Start it, if it does not run and its time has come. Raises CommandFailedError where that would help as little
+        as the first time."""
         if self.process is not None:
             code = self.process.poll()
+            self.was_steady |= now_s - self.started_s > STEADY_S
             if code is None:
                 return
             self.process = None
+            if code in _HOPELESS and not self.was_steady:
+                raise CommandFailedError(f"{self.name} cannot work, for the reason above", code)
             self._put_off(now_s, is_well=code == 0 or now_s - self.started_s > STEADY_S)
             LOG.warning("%s ended with %d, is started again in %.0f s", self.name, code, self.start_at_s - now_s)
         if now_s >= self.start_at_s:
@@ -90,13 +100,20 @@ class Supervisor:
         return self
 
     def _begin(self) -> None:
-        make_folder(self.settings.data)
-        self.settings.data.chmod(0o700)
-        try:
-            self._lock = lock_folder(self.settings.data)
-        except BlockingIOError:
-            raise UsageError(f"{self.settings.data}: a service runs with these data. Stop it, or take others") from None
+        data = self.settings.data
+        for path in self.settings.models:
+            check_is_model(path)
         self._socket = _listening(self.settings)
+        make_folder(data)
+        if any(not _OWN.fullmatch(path.name) for path in entries(data)):
+            raise UsageError(f"{data}: holds other files than those of a service. Name a new folder, or an empty one")
+        try:
+            self._lock = lock_folder(data)
+        except BlockingIOError:
+            raise UsageError(f"{data}: a service runs with these data. Stop it, or take others") from None
+        if self.settings.database.exists() and not self.settings.key.exists():
+            raise BadInputError(f"{self.settings.key}: is gone, without which no study is known again. Put it back")
+        data.chmod(0o700)
         pinned = tuple(open_bundle(path).identity if path.is_file() else "" for path in self.settings.models)
         save_settings(self.settings.model_copy(update={"identities": pinned}))
         for path in (self.settings.database, self.settings.data / ACCESS_FILE):
@@ -121,22 +138,27 @@ class Supervisor:
         host, port = self._socket.getsockname()[:2]
         return host, port
 
-    def run(self, is_stopping: threading.Event) -> None:
-        """Keep all processes alive until told to stop, then let them end what they do."""
+    def run(self, is_stopping: threading.Event, *, say: Callable[[str], None] = LOG.info) -> None:
+        """Keep all processes alive until told to stop, then let them end what they do. say: takes what people want to
+        know. Raises CommandFailedError where a process cannot work from its first start on."""
         roles = [("api", self._fileno()), *(("worker", number) for number in range(self.settings.n_workers))]
         children = [
             _Child(f"{role} {number}", partial(self._start, role, number), self.settings.restart_s)
             for role, number in roles
         ]
-        swept_s = 0.0
+        swept_s, is_ready = 0.0, False
         try:
             while not is_stopping.wait(LOOK_S):
                 now_s = time.monotonic()
                 for child in children:
                     child.look(now_s)
+                if not is_ready and len(living(self._database, within_s=STEADY_S)) == self.settings.n_workers:
+                    is_ready = True
+                    say("ready: the models are loaded")
                 if now_s - swept_s > SWEEP_S:
                     swept_s = now_s
                     self._sweep()
+            say(f"stopping; what is being done has up to {DRAIN_S:.0f} s")
         finally:
             _end([child.process for child in children if child.process is not None])
 

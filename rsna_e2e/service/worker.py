@@ -239,7 +239,7 @@ class _PutOffError(Exception):
     """A study waits: its result goes before pictures of others."""
 
 
-def work(settings: Settings, number: int, is_stopping: Callable[[], bool]) -> None:
+def work(settings: Settings, number: int, stopping: Callable[[], Callable[[], bool]]) -> None:
     """Open the models and work. Raises what `ServedModel.open` raises, BadInputError where a bundle was exchanged since
     the service began."""
     models: list[ServedModel] = []
@@ -259,8 +259,8 @@ def work(settings: Settings, number: int, is_stopping: Callable[[], bool]) -> No
         cards=cards,
     )
     warm_up()
-    LOG.info("ready with %d models", len(models))
-    worker.run(is_stopping)
+    LOG.info("ready: %d model%s", len(models), "" if len(models) == 1 else "s")
+    worker.run(stopping())
 
 
 def summary_of(result: Result, model: ServedModel) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def test_a_bundle_that_was_exchanged_is_not_asked(desk: Desk, bundle: Path, tmp_
     settings = desk.settings.model_copy(update={"models": (path,), "identities": ("0" * 16,)})
     load_key(desk.settings.key)
     with pytest.raises(BadInputError, match="another model"):
-        work(settings, 0, lambda: True)
+        work(settings, 0, lambda: lambda: True)
 
 
 def test_it_makes_room_for_a_fresh_one_and_says_that_it_lives(desk: Desk, worker: Worker, tmp_path: Path) -> None:

@@ -83,6 +83,13 @@ def open_source(path: Path) -> Source:
     return RawArchive(archive) if (archive := _only_archive(path)) else RawFolder(path)
 
 
+def check_is_source(path: Path) -> None:
+    """Raise BadInputError where there is no source at `path`, and for a file that is no archive, soon."""
+    source = open_source(path)
+    if isinstance(source, RawArchive):
+        next(read_directory(source.path), None)
+
+
 @dataclass(frozen=True, slots=True)
 class RawFolder:
     """A folder with any number of subfolders.
