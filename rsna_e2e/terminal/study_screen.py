@@ -9,9 +9,10 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Static
-from textual.worker import get_current_worker
+from textual.worker import Worker, get_current_worker
 
 from rsna_e2e.core.errors import RsnaError
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.serving.maps import ServedMaps
 from rsna_e2e.store import SeriesSpan
 from rsna_e2e.tasks.windows import named_windows
@@ -22,6 +23,8 @@ from rsna_e2e.terminal.session import Answer, Session
 from rsna_e2e.terminal.texts import LABELS_HEADER, N_KEYS, label_lines
 from rsna_e2e.terminal.view import Frame, View, best_place, frame
 from rsna_e2e.terminal.widgets import Banner, SliceView, labels_text
+
+# N slices of the series, L labels of slices
 
 _LEAP = 10  # slices, by page keys
 _KEYS = " ↑↓ slice 1-9 label H map W window M model O overlay L loss Esc back ? help Q"
@@ -90,20 +93,41 @@ class StudyScreen(Screen[None]):
             self.run_worker(lambda: self._work(self.view, is_leaping=is_leaping), thread=True, exclusive=True)
 
     def _work(self, view: View, *, is_leaping: bool) -> None:
-        session, worker, label = self._session, get_current_worker(), view.label_of(self._session)
+        """In a thread: ask, and report. A thread that was cancelled stops before the next model, and says nothing."""
+        worker, label = get_current_worker(), view.label_of(self._session)
         try:
-            answer = session.ask(view.model, self._study)
-            maps = tuple(session.maps(n, self._span, label) for n in view.mapped_by(len(session.models)))
-            probability = answer.slices[self._span.series_key]
-            if view.is_overlay and is_leaping:
-                probability = session.mean_of_slices(self._span, self._study)
+            with self._session.asking:
+                said = self._said(view, worker, is_leaping=is_leaping)
         except RsnaError as error:
             if not worker.is_cancelled:
                 self.app.call_from_thread(self._failed, view, str(error))
             return
-        place = best_place(probability, label, session.task.headline_index) if is_leaping else None
-        if not worker.is_cancelled:
+        if said is not None and not worker.is_cancelled:
+            answer, maps, probability_NL = said
+            place = best_place(probability_NL, label, self._session.task.headline_index) if is_leaping else None
             self.app.call_from_thread(self._answered, view, answer, maps, place)
+
+    def _said(
+        self, view: View, worker: Worker[None], *, is_leaping: bool
+    ) -> tuple[Answer, tuple[ServedMaps, ...], Float64Array] | None:
+        """Return answer, maps and the probabilities [N, L] to leap by; None where the worker was cancelled meanwhile.
+
+        A model that is asked once more for the mean answers from what is kept.
+        """
+        session, mapping = self._session, view.mapped_by(len(self._session.models))
+        is_of_all = view.is_overlay and is_leaping
+        for number in range(len(session.models)) if is_of_all else (view.model,):
+            if worker.is_cancelled:
+                return None
+            session.ask(number, self._study)
+        maps = []
+        for number in mapping:
+            if worker.is_cancelled:
+                return None
+            maps.append(session.maps(number, self._span, view.label_of(session)))
+        answer = session.ask(view.model, self._study)
+        of_answer = answer.slices[self._span.series_key]
+        return answer, tuple(maps), session.mean_of_slices(self._span, self._study) if is_of_all else of_answer
 
     def _is_late(self, view: View) -> bool:
         """Whether something else was asked meanwhile, or nobody looks any longer."""
