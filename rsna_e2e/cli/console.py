@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsna_e2e.cli.arguments import add_device
-from rsna_e2e.cli.serving import ends_at_sigterm
+from rsna_e2e.cli.serving import ends_at_signals
 from rsna_e2e.cli.verbs import Verbs, add_verb, task_of_store, tell
 from rsna_e2e.core.errors import MissingCapabilityError, UsageError
 
@@ -66,7 +66,7 @@ def _console(options: argparse.Namespace) -> None:
 
     is_plain = options.plain or not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
     _check(options, is_plain=is_plain)
-    with ends_at_sigterm():
+    with ends_at_signals():
         models = [
             LoadedModel(path=path, served=ServedModel.open(path, device=options.device)) for path in options.model
         ]
