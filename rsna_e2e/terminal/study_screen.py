@@ -51,12 +51,12 @@ class StudyScreen(Screen[None]):
         Binding("home", "go(0)", show=False),
         Binding("end", "go(-1)", show=False),
         *(Binding(str(number), f"label({number - 1})", show=False) for number in range(1, N_KEYS + 1)),
-        Binding("k", "best", show=False),
-        Binding("h", "map", show=False),
-        Binding("w", "window", show=False),
-        Binding("m", "model", show=False),
-        Binding("o", "overlay", show=False),
-        Binding("l", "curves", show=False),
+        Binding("k,K", "best", show=False),
+        Binding("h,H", "map", show=False),
+        Binding("w,W", "window", show=False),
+        Binding("m,M", "model", show=False),
+        Binding("o,O", "overlay", show=False),
+        Binding("l,L", "curves", show=False),
         Binding("escape", "app.pop_screen", show=False),
     ]
 
@@ -67,6 +67,7 @@ class StudyScreen(Screen[None]):
         self.view = View.first(session, span)
         self.answer: Answer | None = None
         self._maps: tuple[ServedMaps, ...] = ()
+        self._is_predicting = False
 
     def compose(self) -> ComposeResult:
         """Lay out the screen for 80 by 24 cells and more."""
@@ -89,7 +90,8 @@ class StudyScreen(Screen[None]):
         """Have the model asked, and the maps made that the view shows, by a thread; is_leaping: and then go to the
         slice that speaks most for the label."""
         if self._session.models:
-            self.query_one("#status", Static).update(" predicting ...")
+            self._is_predicting = True
+            self.query_one("#status", Static).update(self._status())
             self.run_worker(lambda: self._work(self.view, is_leaping=is_leaping), thread=True, exclusive=True)
 
     def _work(self, view: View, *, is_leaping: bool) -> None:
@@ -137,13 +139,16 @@ class StudyScreen(Screen[None]):
         """Say what went wrong, and show no map."""
         if not self._is_late(view):
             self.view, self._maps = replace(self.view, has_map=False, is_overlay=False), ()
+            self._is_predicting = False
             self.notify(message, severity="error", markup=False)
             self._show()
 
     def _answered(self, view: View, answer: Answer, maps: tuple[ServedMaps, ...], place: int | None) -> None:
+        """Show what was said, and go to the place, unless the user has gone elsewhere meanwhile."""
         if not self._is_late(view):
-            self.answer, self._maps = answer, maps
-            self.view = self.view if place is None else self.view.at(place)
+            self.answer, self._maps, self._is_predicting = answer, maps, False
+            if place is not None and self.view.place == view.place:
+                self.view = self.view.at(place)
             self._show()
 
     def _frame(self, side: int) -> Frame | None:
@@ -188,7 +193,8 @@ class StudyScreen(Screen[None]):
     def _status(self) -> str:
         session, view = self._session, self.view
         center, width = named_windows(session.task)[view.window]
-        parts = [f" slice {view.place + 1} of {view.n_slices}"]
+        parts = [" predicting ..."] if self._is_predicting else []
+        parts += [f" slice {view.place + 1} of {view.n_slices}"]
         if session.store.geometry == "patient":
             parts.append(f"{session.store.index['position_mm'][self._span.first_row + view.place]:.1f} mm")
         parts.append(f"{view.window} {center:g} ± {width / 2:g}")

@@ -38,8 +38,9 @@ from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.pe import PE
 from rsna_e2e.tasks.pneumonia import PNEUMONIA
 from rsna_e2e.tasks.windows import named_windows
+from rsna_e2e.terminal.patients import Study, find
 from rsna_e2e.terminal.picture import half_blocks
-from rsna_e2e.terminal.session import LoadedModel, Session
+from rsna_e2e.terminal.session import Answer, LoadedModel, Session
 from rsna_e2e.terminal.view import View, frame
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.needs_console]
@@ -412,6 +413,52 @@ def test_keys_may_be_faster_than_models(session: Session, monkeypatch: pytest.Mo
         span = driver.study._span
         assert driver.study._maps == (session.maps(0, span, ("slice", 2)),)
         assert (most, asked[-1], len(asked) <= 2) == (1, 2, True)
+
+    drive(session, script)
+
+
+def test_keys_are_capitals_too(session: Session) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.search(consoles.PATIENT)
+        await driver.press("enter", "H", "W", "M")
+        view = driver.study.view
+        assert (view.has_map, view.window, view.model) == (True, list(named_windows(ICH))[1], 1)
+        await driver.press("L")
+        assert "x train series loss" in driver.text()
+        await driver.press("L", "home", "K", "O")
+        assert driver.study.view.is_overlay
+        assert driver.study.view.place == int(
+            session.mean_of_slices(driver.study._span, driver.study._study)[:, ICH.headline_index].argmax()
+        )
+        await driver.press("Q")
+        assert not driver.app.is_running
+
+    drive(session, script)
+
+
+def test_who_has_moved_stays_where_the_answer_comes_late(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And until it comes the screen says that it is awaited."""
+    may_answer, ask = threading.Event(), session.ask
+
+    def slow(number: int, study: Study) -> Answer:
+        assert may_answer.wait(PATIENCE_S)
+        return ask(number, study)
+
+    monkeypatch.setattr(session, "ask", slow)
+
+    async def script(driver: Driver) -> None:
+        await driver.search(consoles.PATIENT)
+        (study,) = find(session.studies, consoles.PATIENT)
+        best = int(ask(0, study).slices[study.spans[0].series_key][:, ICH.headline_index].argmax())
+        await driver.hurry("enter")
+        elsewhere = 0 if best else 5
+        await driver.hurry("home" if best else "end")
+        assert f" predicting ...   slice {elsewhere + 1} of 6" in driver.text()
+        may_answer.set()
+        await driver.press("w")
+        assert driver.study.answer is not None
+        assert driver.study.view.place == elsewhere
+        assert "predicting" not in driver.text()
 
     drive(session, script)
 
