@@ -28,6 +28,16 @@ def at_least_one(text: str) -> int:
     return _integer(text, at_least=1)
 
 
+def n_days(text: str) -> int:
+    """A whole number of days from 1, a hundred years at most: dates end with the year 9999."""
+    return _integer(text, at_least=1, at_most=36_500)
+
+
+def n_rows(text: str) -> int:
+    """A whole number of rows of a table from 1, a million at most."""
+    return _integer(text, at_least=1, at_most=1_000_000)
+
+
 def checkpoint(text: str) -> str:
     """Which checkpoint of a run: auto, best, last or epoch-N."""
     if not re.fullmatch(r"auto|best|last|epoch-[1-9]\d{0,12}", text, re.ASCII):
@@ -215,7 +225,9 @@ def _number(text: str, *, below: float, what: str) -> float:
     return value
 
 
-def _integer(text: str, *, at_least: int) -> int:
+def _integer(text: str, *, at_least: int, at_most: int | None = None) -> int:
     if not text.isdecimal() or int(text) < at_least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {at_least}")
+    if at_most is not None and int(text) > at_most:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {at_most}, the most there may be")
     return int(text)

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rsna_e2e.cli.arguments import add_device
-from rsna_e2e.cli.serving import ends_at_sigterm
+from rsna_e2e.cli.serving import ends_at_signals
 from rsna_e2e.cli.verbs import Verbs, add_verb, task_of_store, tell
 from rsna_e2e.core.errors import MissingCapabilityError, UsageError
 
@@ -64,9 +64,10 @@ def _console(options: argparse.Namespace) -> None:
     from rsna_e2e.serving.model import ServedModel
     from rsna_e2e.terminal.session import LoadedModel, Session
 
-    is_plain = options.plain or not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+    streams: tuple[TextIO | None, ...] = (sys.stdin, sys.stdout, sys.stderr)  # None: closed by who started this
+    is_plain = options.plain or not all(stream is not None and stream.isatty() for stream in streams)
     _check(options, is_plain=is_plain)
-    with ends_at_sigterm():
+    with ends_at_signals():
         models = [
             LoadedModel(path=path, served=ServedModel.open(path, device=options.device)) for path in options.model
         ]
@@ -132,7 +133,8 @@ def _opened(data: Path, models: "Sequence[LoadedModel]") -> "Iterator[Store]":
 
 
 def _lines() -> Iterator[str]:
-    """Return what is typed, with bytes that are no UTF-8 escaped."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="backslashreplace")
-    return iter(sys.stdin)
+    """Return what is typed, with bytes that are no UTF-8 escaped; nothing where stdin is closed."""
+    typed: TextIO | None = sys.stdin
+    if isinstance(typed, io.TextIOWrapper):
+        typed.reconfigure(errors="backslashreplace")
+    return iter(() if typed is None else typed)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsna_e2e.cli.arguments import at_least_one
+from rsna_e2e.cli.arguments import n_days, n_rows
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.service.callers import ROLES
@@ -59,7 +59,7 @@ def _add_user(own: Verbs) -> None:
 def _add_token(own: Verbs) -> None:
     verb = _named(own, "token add", _add_a_token, "Make a token and show it, once: nothing can show it again.")
     _add_role(verb)
-    verb.add_argument("--days", type=at_least_one, metavar="N", help="for so many days (default: until it is revoked)")
+    verb.add_argument("--days", type=n_days, metavar="N", help="for so many days (default: until it is revoked)")
     verb.add_argument("--once", action="store_true", help="for one login within an hour, in place of a password")
     _named(own, "token revoke", _revoke_token, "Remove a token, and end the sessions that began with it.")
     _unnamed(own, "token list", _list_tokens, "List all tokens, without their secrets.")
@@ -67,7 +67,7 @@ def _add_token(own: Verbs) -> None:
 
 def _add_audit(own: Verbs) -> None:
     verb = _unnamed(own, "audit show", _show_audit, "Show the last rows, oldest first.")
-    verb.add_argument("--last", type=at_least_one, default=50, metavar="N", help="so many rows (default 50)")
+    verb.add_argument("--last", type=n_rows, default=50, metavar="N", help="so many rows (default 50)")
     verb = _unnamed(
         own, "audit verify", _verify_audit, "Check that no row was changed or removed; the exit code is 3 if one was."
     )

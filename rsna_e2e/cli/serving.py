@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 from rsna_e2e.cli.arguments import add_checkpoint, add_device
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
-_TERMINATED = 128 + signal.SIGTERM  # the exit code of a program that a signal ended, by shells' convention
+_ENDING = (signal.SIGTERM, signal.SIGHUP)  # of schedulers and containers; of a terminal or ssh session that is closed
+_OF_SIGNAL = 128  # plus its number: the exit code of a program that a signal ended, by shells' convention
 
 
 def add_export(verbs: Verbs) -> None:
@@ -99,7 +99,7 @@ def _process(options: argparse.Namespace) -> None:
     from rsna_e2e.serving.model import ServedModel
     from rsna_e2e.serving.process import process
 
-    with ends_at_sigterm() as is_stopping, progress_bar("process", unit="files or slices") as progress:
+    with ends_at_signals() as is_stopping, progress_bar("process", unit="files or slices") as progress:
         model = ServedModel.open(options.model, device=options.device)
         done = process(
             *(options.raw, options.out, model),
@@ -126,22 +126,25 @@ def _process(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def ends_at_sigterm() -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM ends the program as if it had come to its end, so that what is temporary goes. Yields what says
-    whether it came."""
-    is_stopped = False
+def ends_at_signals() -> Iterator[Callable[[], bool]]:
+    """Within, SIGTERM and SIGHUP end the program as if it had come to its end, so that what is temporary goes. Yields
+    what says whether one came. A signal that is ignored, as SIGHUP under nohup, stays so."""
+    came: list[int] = []
 
-    def stop(*_: object) -> NoReturn:
-        nonlocal is_stopped
-        is_stopped = True
-        sys.exit(_TERMINATED)
+    def stop(number: int, _: object) -> None:
+        if came and number == signal.SIGHUP:  # a shell passes on what the terminal has sent: once is enough
+            return
+        came.append(number)
+        sys.exit(_OF_SIGNAL + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield lambda: is_stopped
+        yield lambda: bool(came)
     except Exception:
-        if is_stopped:  # libraries that were called just then may make another exception of it
-            sys.exit(_TERMINATED)
+        if came:  # libraries that were called just then may make another exception of it
+            sys.exit(_OF_SIGNAL + came[0])
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -115,11 +115,23 @@ def _write(result: Result, store: Store, model: ServedModel, folder: Path, *, ha
             write_json(unfinished / RESULT, result.model_dump())
             if has_pictures:
                 write_study(result, store, model, unfinished)
-            if folder.exists():
-                folder.rename(old)
-            unfinished.rename(folder)
+            _take_the_place(unfinished, folder, old)
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be written: {error.strerror}. Choose another OUT") from error
     finally:
         for each in (unfinished, old):
             shutil.rmtree(each, ignore_errors=True)
+
+
+def _take_the_place(unfinished: Path, folder: Path, old: Path) -> None:
+    """Rename a finished folder; one that is there becomes `old`, and is back where that fails."""
+    if not folder.exists():
+        unfinished.rename(folder)
+        return
+    try:
+        folder.rename(old)
+        unfinished.rename(folder)
+    except BaseException:  # of a signal too
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise

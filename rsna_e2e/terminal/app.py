@@ -109,7 +109,7 @@ class ConsoleApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     TITLE = "rsna-e2e console"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q", "quit", show=False),
+        Binding("q,Q", "quit", show=False),
         Binding("question_mark", "help", show=False),
     ]
 

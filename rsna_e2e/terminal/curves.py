@@ -13,6 +13,7 @@ from rsna_e2e.core.records import printable
 from rsna_e2e.training.run_layout import METRICS
 
 _TRAINING = "train_"  # kinds of lines of single steps begin so
+_LAST_EPOCH = 10**9  # more are no epochs; of a number beyond floats no chart can be drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +42,13 @@ def read_curves(path: Path) -> Curves:
     """Read the curves of a run folder.
 
     Raises UsageError for a bundle, which holds none, BadInputError where there are no metrics. A line that is no JSON,
-    as the last of a run that was killed, is passed over.
+    as the last of a run that was killed, or of no possible epoch, is passed over, and so is a value that is no float.
     """
-    if path.is_file():
-        raise UsageError(f"{path}: is a bundle, which holds no metrics. Give the folder of the run that it was made of")
     try:
+        if path.is_file():
+            raise UsageError(
+                f"{path}: is a bundle, which holds no metrics. Give the folder of the run that it was made of"
+            )
         lines = (path / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         why = getattr(error, "strerror", None) or str(error)
@@ -58,7 +61,7 @@ def read_curves(path: Path) -> Curves:
                 values[printable(f"{kind} {name}".replace("_", " "))][entry["epoch"]].append(value)
     curves = Curves(
         of_name={
-            name: {epoch: sum(found) / len(found) for epoch, found in sorted(by_epoch.items())}
+            name: {epoch: sum(value / len(found) for value in found) for epoch, found in sorted(by_epoch.items())}
             for name, by_epoch in values.items()
         }
     )
@@ -72,7 +75,9 @@ def _entry(line: str) -> dict[str, Any] | None:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return entry if isinstance(entry, dict) and type(entry.get("epoch")) is int else None
+    if not isinstance(entry, dict) or type(entry.get("epoch")) is not int:
+        return None
+    return entry if 0 <= entry["epoch"] <= _LAST_EPOCH else None
 
 
 def _is_curve(kind: str, name: str) -> bool:
@@ -82,4 +87,7 @@ def _is_curve(kind: str, name: str) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that is no float
+        return False

@@ -56,7 +56,7 @@ class CurvesScreen(Screen[None]):
     #legend { height: auto; padding-left: 1; }
     #chart { height: 1fr; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,l", "app.pop_screen", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,l,L", "app.pop_screen", show=False)]
 
     def __init__(self, run: Path, *, has_colours: bool) -> None:
         super().__init__()

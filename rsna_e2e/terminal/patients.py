@@ -43,17 +43,21 @@ def short_key(span: SeriesSpan) -> str:
 
 
 def find(studies: Sequence[Study], who: str) -> list[Study]:
-    """Return the studies of the patient with this id, as it is shown, or the one with the series whose key begins so.
+    """Return the studies of the patient with this id, as it is shown, or the one with the series whose key begins so,
+    in small letters or capitals.
 
-    Raises UnknownPatientError, which names the nearest ids, where there is none, and UsageError where series of several
-    studies begin so.
+    Raises UnknownPatientError, which names the nearest ids, where there is none, and UsageError for an empty text or
+    where series of several studies begin so.
     """
     who = printable(who.strip())
+    if not who:
+        raise UsageError("nobody was named. Type a patient id, or the beginning of a series key")
     if of_patient := [study for study in studies if study.patient == who]:
         return of_patient
-    if not re.fullmatch("[0-9a-f]+", who):
+    key = who.lower()
+    if not re.fullmatch("[0-9a-f]+", key):
         raise _unknown(studies, who)
-    of_key = [study for study in studies if any(span.series_key.startswith(who) for span in study.spans)]
+    of_key = [study for study in studies if any(span.series_key.startswith(key) for span in study.spans)]
     if not of_key:
         raise _unknown(studies, who)
     if len(of_key) > 1:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 
@@ -54,6 +55,9 @@ class Answer:
 class Session:
     """A store, and models of one task, which see the same patients. Answers are kept, so that asking again is free.
 
+    asking: held while a model is asked or makes maps, as one network can serve one thread at a time only: the hooks
+    that maps need would fire in the pass of another. A thread that asks several times may hold it all the while.
+
     Raises UsageError where models are for different labels or the store holds other images, BadInputError where its
     labels are not those of the task.
     """
@@ -62,6 +66,7 @@ class Session:
     task: Task
     models: Sequence[LoadedModel]
     studies: list[Study] = field(init=False)
+    asking: RLock = field(init=False, repr=False, default_factory=RLock)
 
     def __post_init__(self) -> None:
         task_of([self.task, *(model.served.task for model in self.models)])
@@ -75,13 +80,15 @@ class Session:
         """Return what model `number`, from 0, says of a study, as `predict --calibrated` would."""
         model = self.models[number].served
         positions = [self.store.series.index(span) for span in study.spans]
-        prediction = model(self.store, positions)
+        with self.asking:
+            prediction = model(self.store, positions)
         (result,) = results(model, self.store, prediction)
         return Answer(result=result, slices={one.key: np.array(one.probability) for one in result.series})
 
     def _maps(self, number: int, span: SeriesSpan, label: Label) -> ServedMaps:
         """Return the maps of a series by model `number` for a label. Raises UsageError where it has no such."""
-        (found,) = served_maps(self.models[number].served, self.store, span, [label])
+        with self.asking:
+            (found,) = served_maps(self.models[number].served, self.store, span, [label])
         return found
 
     @property

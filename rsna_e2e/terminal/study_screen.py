@@ -9,9 +9,10 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Static
-from textual.worker import get_current_worker
+from textual.worker import Worker, get_current_worker
 
 from rsna_e2e.core.errors import RsnaError
+from rsna_e2e.core.records import Float64Array
 from rsna_e2e.serving.maps import ServedMaps
 from rsna_e2e.store import SeriesSpan
 from rsna_e2e.tasks.windows import named_windows
@@ -22,6 +23,8 @@ from rsna_e2e.terminal.session import Answer, Session
 from rsna_e2e.terminal.texts import LABELS_HEADER, N_KEYS, label_lines
 from rsna_e2e.terminal.view import Frame, View, best_place, frame
 from rsna_e2e.terminal.widgets import Banner, SliceView, labels_text
+
+# N slices of the series, L labels of slices
 
 _LEAP = 10  # slices, by page keys
 _KEYS = " ↑↓ slice 1-9 label H map W window M model O overlay L loss Esc back ? help Q"
@@ -48,12 +51,12 @@ class StudyScreen(Screen[None]):
         Binding("home", "go(0)", show=False),
         Binding("end", "go(-1)", show=False),
         *(Binding(str(number), f"label({number - 1})", show=False) for number in range(1, N_KEYS + 1)),
-        Binding("k", "best", show=False),
-        Binding("h", "map", show=False),
-        Binding("w", "window", show=False),
-        Binding("m", "model", show=False),
-        Binding("o", "overlay", show=False),
-        Binding("l", "curves", show=False),
+        Binding("k,K", "best", show=False),
+        Binding("h,H", "map", show=False),
+        Binding("w,W", "window", show=False),
+        Binding("m,M", "model", show=False),
+        Binding("o,O", "overlay", show=False),
+        Binding("l,L", "curves", show=False),
         Binding("escape", "app.pop_screen", show=False),
     ]
 
@@ -64,6 +67,7 @@ class StudyScreen(Screen[None]):
         self.view = View.first(session, span)
         self.answer: Answer | None = None
         self._maps: tuple[ServedMaps, ...] = ()
+        self._is_predicting = False
 
     def compose(self) -> ComposeResult:
         """Lay out the screen for 80 by 24 cells and more."""
@@ -86,24 +90,46 @@ class StudyScreen(Screen[None]):
         """Have the model asked, and the maps made that the view shows, by a thread; is_leaping: and then go to the
         slice that speaks most for the label."""
         if self._session.models:
-            self.query_one("#status", Static).update(" predicting ...")
+            self._is_predicting = True
+            self.query_one("#status", Static).update(self._status())
             self.run_worker(lambda: self._work(self.view, is_leaping=is_leaping), thread=True, exclusive=True)
 
     def _work(self, view: View, *, is_leaping: bool) -> None:
-        session, worker, label = self._session, get_current_worker(), view.label_of(self._session)
+        """In a thread: ask, and report. A thread that was cancelled stops before the next model, and says nothing."""
+        worker, label = get_current_worker(), view.label_of(self._session)
         try:
-            answer = session.ask(view.model, self._study)
-            maps = tuple(session.maps(n, self._span, label) for n in view.mapped_by(len(session.models)))
-            probability = answer.slices[self._span.series_key]
-            if view.is_overlay and is_leaping:
-                probability = session.mean_of_slices(self._span, self._study)
+            with self._session.asking:
+                said = self._said(view, worker, is_leaping=is_leaping)
         except RsnaError as error:
             if not worker.is_cancelled:
                 self.app.call_from_thread(self._failed, view, str(error))
             return
-        place = best_place(probability, label, session.task.headline_index) if is_leaping else None
-        if not worker.is_cancelled:
+        if said is not None and not worker.is_cancelled:
+            answer, maps, probability_NL = said
+            place = best_place(probability_NL, label, self._session.task.headline_index) if is_leaping else None
             self.app.call_from_thread(self._answered, view, answer, maps, place)
+
+    def _said(
+        self, view: View, worker: Worker[None], *, is_leaping: bool
+    ) -> tuple[Answer, tuple[ServedMaps, ...], Float64Array] | None:
+        """Return answer, maps and the probabilities [N, L] to leap by; None where the worker was cancelled meanwhile.
+
+        A model that is asked once more for the mean answers from what is kept.
+        """
+        session, mapping = self._session, view.mapped_by(len(self._session.models))
+        is_of_all = view.is_overlay and is_leaping
+        for number in range(len(session.models)) if is_of_all else (view.model,):
+            if worker.is_cancelled:
+                return None
+            session.ask(number, self._study)
+        maps = []
+        for number in mapping:
+            if worker.is_cancelled:
+                return None
+            maps.append(session.maps(number, self._span, view.label_of(session)))
+        answer = session.ask(view.model, self._study)
+        of_answer = answer.slices[self._span.series_key]
+        return answer, tuple(maps), session.mean_of_slices(self._span, self._study) if is_of_all else of_answer
 
     def _is_late(self, view: View) -> bool:
         """Whether something else was asked meanwhile, or nobody looks any longer."""
@@ -113,13 +139,16 @@ class StudyScreen(Screen[None]):
         """Say what went wrong, and show no map."""
         if not self._is_late(view):
             self.view, self._maps = replace(self.view, has_map=False, is_overlay=False), ()
+            self._is_predicting = False
             self.notify(message, severity="error", markup=False)
             self._show()
 
     def _answered(self, view: View, answer: Answer, maps: tuple[ServedMaps, ...], place: int | None) -> None:
+        """Show what was said, and go to the place, unless the user has gone elsewhere meanwhile."""
         if not self._is_late(view):
-            self.answer, self._maps = answer, maps
-            self.view = self.view if place is None else self.view.at(place)
+            self.answer, self._maps, self._is_predicting = answer, maps, False
+            if place is not None and self.view.place == view.place:
+                self.view = self.view.at(place)
             self._show()
 
     def _frame(self, side: int) -> Frame | None:
@@ -164,7 +193,8 @@ class StudyScreen(Screen[None]):
     def _status(self) -> str:
         session, view = self._session, self.view
         center, width = named_windows(session.task)[view.window]
-        parts = [f" slice {view.place + 1} of {view.n_slices}"]
+        parts = [" predicting ..."] if self._is_predicting else []
+        parts += [f" slice {view.place + 1} of {view.n_slices}"]
         if session.store.geometry == "patient":
             parts.append(f"{session.store.index['position_mm'][self._span.first_row + view.place]:.1f} mm")
         parts.append(f"{view.window} {center:g} ± {width / 2:g}")

@@ -137,6 +137,22 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.needs_serve
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [("token add pacs --role read --days {}", 36_500), ("audit show --last {}", 1_000_000)],
+)
+def test_numbers_have_an_end(words: str, most: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beyond which dates cannot be shown, and a database has no such number."""
+    admin(tmp_path, "token add first --role read")
+    admin(tmp_path, words.format(most))
+    admin(tmp_path, "token list")
+    for number in (most + 1, 10**23):
+        with pytest.raises(SystemExit) as end:
+            admin(tmp_path, words.format(number))
+        assert end.value.code == 2
+        assert f"'{number}' is more than {most}, the most there may be" in capsys.readouterr().err
+
+
 def test_what_changes_holds_for_a_running_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from guarded import OWN_PAGE, served  # the libraries of the extra
 

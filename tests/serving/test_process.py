@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ import small
 from served import untrained as _untrained
 
 from rsna_e2e.cli import main
+from rsna_e2e.cli.serving import ends_at_signals
 from rsna_e2e.core.errors import BadInputError, DiskFullError
 from rsna_e2e.core.files import read_json
 from rsna_e2e.inference.bundle import open_bundle
@@ -274,8 +276,9 @@ def test_results_name_images_alone(made: Made, tmp_path: Path, capfd: pytest.Cap
     assert not [path for path in out.rglob("*") if "canary" in str(path.relative_to(out)).lower()]
 
 
-def test_a_process_that_is_stopped_leaves_nothing(made: Made, tmp_path: Path) -> None:
-    """SIGTERM, as schedulers and containers send it."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_process_that_is_stopped_leaves_nothing(number: int, code: int, made: Made, tmp_path: Path) -> None:
+    """SIGTERM, as schedulers and containers send it, and SIGHUP, of a terminal that is closed."""
     out, temporary = tmp_path / "out", Path(tempfile.mkdtemp())  # of a short name: sockets are made there
     words = ["process", str(made.raw), str(out), "--model", str(made.bundle), "--device", "cpu"]
     stopped = subprocess.Popen(
@@ -287,13 +290,30 @@ def test_a_process_that_is_stopped_leaves_nothing(made: Made, tmp_path: Path) ->
     deadline_s = time.monotonic() + PATIENCE_S
     while not [*out.glob(".*")] and stopped.poll() is None and time.monotonic() < deadline_s:
         time.sleep(0.001)
-    stopped.terminate()
+    for _ in range(2 if number == signal.SIGHUP else 1):  # by the terminal and by the shell
+        stopped.send_signal(number)
     said = stopped.communicate(timeout=PATIENCE_S)[1]
-    assert stopped.returncode == 143, said
+    assert stopped.returncode == code, said
     assert [*temporary.glob("rsna_e2e*")] == []
     assert [*out.glob(".*")] == []
     assert not (out / SUMMARY).exists()
     shutil.rmtree(temporary)
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    """As SIGHUP is under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ends_at_signals() as is_stopping:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not is_stopping()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        with pytest.raises(SystemExit) as end, ends_at_signals() as is_stopping:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (end.value.code, is_stopping()) == (143, True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_nothing_half_written_stays(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +324,27 @@ def test_nothing_half_written_stays(made: Made, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         process(made.raw, tmp_path / "out", ServedModel.open(made.bundle, device="cpu"), n_jobs=1)
     assert [*(tmp_path / "out").iterdir()] == []
+
+
+def test_a_result_stays_where_the_new_cannot_take_its_place(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out, rename = ServedModel.open(made.bundle, device="cpu"), tmp_path / "out", Path.rename
+    process(made.raw / "0", out, model, n_jobs=1, has_pictures=False)
+    before = {path: path.read_bytes() for path in out.rglob(RESULT)}
+
+    def fail_at_the_last(path: Path, target: Path) -> Path:
+        if ".unfinished-" in path.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_at_the_last)
+    done = process(made.raw / "0", out, model, n_jobs=1, has_pictures=False)
+    assert list(done.failed.values()) == [
+        f"{next(iter(before)).parent}: cannot be written: Input/output error. Choose another OUT"
+    ]
+    assert {path: path.read_bytes() for path in out.rglob(RESULT)} == before
+    assert [*out.glob(".*")] == []
 
 
 def _failing(error: Exception, study: str) -> Callable[..., None]:

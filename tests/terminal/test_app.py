@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -26,16 +27,20 @@ from served import untrained
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import UsageError
 from rsna_e2e.inference import activation_maps
+from rsna_e2e.inference.activation_maps import Label
+from rsna_e2e.serving.maps import ServedMaps, served_maps
+from rsna_e2e.serving.model import ServedModel
 from rsna_e2e.serving.result import RESEARCH_ONLY
-from rsna_e2e.store import Store
+from rsna_e2e.store import SeriesSpan, Store
 from rsna_e2e.store.prepare import prepare
 from rsna_e2e.tasks.ich import ICH
 from rsna_e2e.tasks.labels import read_labels
 from rsna_e2e.tasks.pe import PE
 from rsna_e2e.tasks.pneumonia import PNEUMONIA
 from rsna_e2e.tasks.windows import named_windows
+from rsna_e2e.terminal.patients import Study, find
 from rsna_e2e.terminal.picture import half_blocks
-from rsna_e2e.terminal.session import LoadedModel, Session
+from rsna_e2e.terminal.session import Answer, LoadedModel, Session
 from rsna_e2e.terminal.view import View, frame
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.needs_console]
@@ -69,6 +74,10 @@ class Driver:
             await self._pilot.pause()
             await self.app.workers.wait_for_complete()
             await self._pilot.pause()
+
+    async def hurry(self, *keys: str) -> None:
+        """Press keys, and wait for nothing."""
+        await self._pilot.press(*keys)
 
     async def search(self, text: str) -> None:
         await self.press("slash", *text)
@@ -374,6 +383,82 @@ def test_an_answer_that_comes_late_is_not_shown(session: Session) -> None:
         assert (study.answer, driver.text(), driver.notices()) == (before, shown, "")
         study.action_model()  # until the next model has answered, nothing is said in its name
         assert study.answer is None
+
+    drive(session, script)
+
+
+def test_keys_may_be_faster_than_models(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread at a time asks, and what nobody waits for any longer is not asked for."""
+    inside, most, asked, all_typed = 0, 0, list[int](), threading.Event()
+
+    def slow_maps(model: ServedModel, store: Store, span: SeriesSpan, labels: list[Label]) -> list[ServedMaps]:
+        nonlocal inside, most
+        inside, most = inside + 1, max(most, inside + 1)
+        asked.append(labels[0][1])
+        try:
+            assert all_typed.wait(PATIENCE_S)
+            return served_maps(model, store, span, labels)
+        finally:
+            inside -= 1
+
+    monkeypatch.setattr("rsna_e2e.terminal.session.served_maps", slow_maps)
+    session.maps.cache_clear()
+
+    async def script(driver: Driver) -> None:
+        await driver.search(consoles.PATIENT)
+        await driver.press("enter")
+        await driver.hurry("h", "2", "3", "4", "5", "1", "3")
+        all_typed.set()
+        await driver.press("home")
+        span = driver.study._span
+        assert driver.study._maps == (session.maps(0, span, ("slice", 2)),)
+        assert (most, asked[-1], len(asked) <= 2) == (1, 2, True)
+
+    drive(session, script)
+
+
+def test_keys_are_capitals_too(session: Session) -> None:
+    async def script(driver: Driver) -> None:
+        await driver.search(consoles.PATIENT)
+        await driver.press("enter", "H", "W", "M")
+        view = driver.study.view
+        assert (view.has_map, view.window, view.model) == (True, list(named_windows(ICH))[1], 1)
+        await driver.press("L")
+        assert "x train series loss" in driver.text()
+        await driver.press("L", "home", "K", "O")
+        assert driver.study.view.is_overlay
+        assert driver.study.view.place == int(
+            session.mean_of_slices(driver.study._span, driver.study._study)[:, ICH.headline_index].argmax()
+        )
+        await driver.press("Q")
+        assert not driver.app.is_running
+
+    drive(session, script)
+
+
+def test_who_has_moved_stays_where_the_answer_comes_late(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And until it comes the screen says that it is awaited."""
+    may_answer, ask = threading.Event(), session.ask
+
+    def slow(number: int, study: Study) -> Answer:
+        assert may_answer.wait(PATIENCE_S)
+        return ask(number, study)
+
+    monkeypatch.setattr(session, "ask", slow)
+
+    async def script(driver: Driver) -> None:
+        await driver.search(consoles.PATIENT)
+        (study,) = find(session.studies, consoles.PATIENT)
+        best = int(ask(0, study).slices[study.spans[0].series_key][:, ICH.headline_index].argmax())
+        await driver.hurry("enter")
+        elsewhere = 0 if best else 5
+        await driver.hurry("home" if best else "end")
+        assert f" predicting ...   slice {elsewhere + 1} of 6" in driver.text()
+        may_answer.set()
+        await driver.press("w")
+        assert driver.study.answer is not None
+        assert driver.study.view.place == elsewhere
+        assert "predicting" not in driver.text()
 
     drive(session, script)
 

@@ -46,6 +46,16 @@ def test_they_are_read_by_epoch(tmp_path: Path) -> None:
     ]
 
 
+def test_numbers_that_are_none_are_passed_over(tmp_path: Path) -> None:
+    huge = "1" + 400 * "0"
+    more = [
+        f'{{"kind": "train_slices", "epoch": {epoch}, "loss": {loss}}}\n'
+        for epoch, loss in ((1, huge), (huge, 1.0), (-1, 1.0), (10**9 + 1, 1.0), (3, 1e308), (3, 1e308))
+    ]
+    found = read_curves(_write(tmp_path / "run", *more))
+    assert found.of_name["train slices loss"] == {1: pytest.approx(0.6), 3: 1e308}
+
+
 def test_names_are_printable(tmp_path: Path) -> None:
     line = json.dumps({"kind": "\x1b[2Jbad", "epoch": 1, "a_loss": 0.5})
     assert r"\x1b[2Jbad a loss" in read_curves(_write(tmp_path / "run", line)).losses
@@ -59,6 +69,8 @@ def test_what_has_none_is_refused(tmp_path: Path) -> None:
         read_curves(tmp_path / "none")
     with pytest.raises(BadInputError, match="cannot be read: embedded null byte"):
         read_curves(Path("a\0b"))
+    with pytest.raises(BadInputError, match="cannot be read: File name too long"):
+        read_curves(tmp_path / ("x" * 300))
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / METRICS).write_text('{"kind": "validation", "epoch": 1, "an_auc": 0.5}\n')
     with pytest.raises(BadInputError, match="no loss of an epoch yet"):

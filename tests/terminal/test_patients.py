@@ -43,6 +43,7 @@ def test_series_of_a_study_belong_together_and_those_of_two_patients_do_not() ->
         ("ID_p0", [[0, 3], [2]]),
         (" ID_p1\n", [[1], [6]]),
         ("00ac", [[1]]),
+        ("00AC", [[1]]),
         ("111200", [[0, 3]]),  # the whole study
         (SHOWN, [[4]]),  # typed as it is shown
         (HOSTILE, [[4]]),
@@ -73,8 +74,8 @@ def test_a_key_of_several_studies_needs_more_digits(who: str) -> None:
 
 
 def test_nobody_is_called_nothing() -> None:
-    with pytest.raises(UnknownPatientError):
-        find(STUDIES, "")
+    with pytest.raises(UsageError, match="nobody was named"):
+        find(STUDIES, " \n")
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,14 @@ def test_without_a_terminal_it_is_plain(made: consoles.Made, tmp_path: Path) -> 
     assert "overlay" not in ended.stdout
 
 
+def test_a_closed_stdin_is_an_empty_one(
+    made: consoles.Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["console", str(made.store)]) == 0
+    assert capsys.readouterr().out.endswith("choose: \nend of input\n")
+
+
 def test_plain_needs_no_library_of_the_screen(made: consoles.Made, tmp_path: Path) -> None:
     """And the screen says what to install."""
     (tmp_path / "textual.py").write_text("raise ImportError")
