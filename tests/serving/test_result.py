@@ -108,8 +108,7 @@ def _label(
         (
             [_label("opacity", 0.8, at=0, n_boxes=1), _label("lung_mass", 0.3, at=0, n_boxes=0)],
             ALONE,
-            "Above threshold: 1 box of opacity (score 0.80). No other label is above its "
-            "threshold.",
+            "Above threshold: 1 box of opacity (score 0.80). No other label is above its threshold.",
         ),
         (
             [_label("opacity", 0.2, at=0, n_boxes=0), _label("lung_mass", 0.3, at=0, n_boxes=0)],
