@@ -20,6 +20,9 @@ pytestmark = pytest.mark.needs_browser
 
 DEAD = "9c1f0a0000000005"
 PAGES = ("/login", "/#/", f"/#/study/{HEAD}", f"/#/study/{XRAY}", f"/#/study/{DEAD}")
+SEND_FILES, SEND_FOLDER = (
+    f"[aria-label='{name}']" for name in ("Send DICOM files, PNG, JPEG or zips", "Send a folder of DICOM files")
+)
 DICOM = bytes(128) + b"DICM" + bytes(300)
 
 
@@ -205,7 +208,7 @@ def test_uploads_are_repeated_and_refusals_listed(chromium: Browser, service: tu
             {"name": "more.zip", "mimeType": "", "buffer": b"PK"},
             {"name": ".hidden", "mimeType": "", "buffer": b""},
         ]
-        page.set_input_files("[aria-label='Send DICOM files, PNG, JPEG or zips']", files)
+        page.set_input_files(SEND_FILES, files)
         expect(page.locator("#uploads")).to_contain_text("Sent 6 of 8 files sent, 1 refused, 1 failed.", timeout=9000)
         expect(page.locator("#uploads .refused")).to_have_text("<b>notes</b>.txtnot_dicom")
         expect(page.locator("#uploads .failed")).to_contain_text("Your account may not do this (role)")
@@ -219,6 +222,36 @@ def test_uploads_are_repeated_and_refusals_listed(chromium: Browser, service: tu
         expect(page.locator("#uploads")).to_contain_text("1 of 1 file sent.")
         page.click("#uploads >> text=Close")
         expect(page.locator("#uploads")).to_be_hidden()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_nothing_stays_under_the_card_of_uploads(
+    chromium: Browser, service: tuple[str, Studies], size: tuple[int, int]
+) -> None:
+    """What stands last can be scrolled from under it, until it is closed."""
+    for number in range(16, 16 + 30):
+        service[1].add(f"9c1f0a00000001{number:02x}", f"MANY-{number}", "queued")
+    with visit(chromium, service[0], size=size, may_say="422") as page:
+        settled(page, "/#/")
+        files: list[Any] = [{"name": f"{n}.txt", "mimeType": "", "buffer": b"no image"} for n in range(9)]
+        page.set_input_files(SEND_FILES, files)
+        card = page.locator("#uploads")
+        expect(card).to_contain_text("9 refused")
+        for last in (".worklist li:last-child", ".panel .actions"):
+            page.locator(last).scroll_into_view_if_needed()
+            end = (
+                "for (const one of [document.scrollingElement, document.querySelector('.panel')]) one?.scrollTo(0, 1e6)"
+            )
+            page.evaluate(end)
+            bottom, top = page.locator(last).bounding_box(), card.bounding_box()
+            assert bottom is not None
+            assert top is not None
+            assert bottom["y"] + bottom["height"] <= top["y"]
+            page.evaluate(f"location.hash = '#/study/{HEAD}'")
+            page.wait_for_selector(".panel .actions")
+        page.click("#uploads >> text=Close")
+        expect(card).to_be_hidden()
+        until(lambda: page.evaluate("getComputedStyle(document.querySelector('.panel'), '::after').height") == "0px")
 
 
 def test_a_dropped_folder_is_read_whole(page: Page) -> None:

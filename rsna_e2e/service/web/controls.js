@@ -31,15 +31,8 @@ export class Controls {
       ...viewer.rows.map(({name}) => el("option", {}, heading(name)))
     );
     this.overlay = button("Overlay", () => viewer.toggleOverlay(), named("Overlay (H)"));
-    this.opacity = el("input", {
-      type: "range",
-      min: 0.1,
-      max: 1,
-      step: 0.05,
-      value: 0.6,
-      oninput: () => viewer.update()
-    });
-    this.opacity.setAttribute("aria-label", "Opacity of the overlay");
+    const range = {type: "range", min: 0.1, max: 1, step: 0.05, value: 0.6, "aria-label": "Opacity of the overlay"};
+    this.opacity = el("input", {...range, oninput: () => viewer.update()});
     this.picture = outside("Picture of this slice", "", "button");
     this.element = this.#toolbar();
   }

@@ -17,6 +17,9 @@ export const el = (tag, attributes, ...children) => fill(document.createElement(
 /** A part of a line, of a class. @param {string} name @param {...Child} children */
 export const span = (name, ...children) => el("span", {class: name}, ...children);
 
+/** @param {...Child} children */
+export const note = (...children) => el("p", {class: "note"}, ...children);
+
 /** @param {string} text @param {() => unknown} act @param {Attributes} [attributes] */
 export const button = (text, act, attributes) => el("button", {type: "button", onclick: act, ...attributes}, text);
 
@@ -81,20 +84,14 @@ export const megabytes = bytes => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)}
  * @param {string} iso @returns {HTMLTimeElement}
  */
 export function moment(iso) {
-  const date = new Date(iso);
-  const text = Number.isNaN(date.getTime())
-    ? iso
-    : date.toLocaleString("sv-SE", {dateStyle: "short", timeStyle: "short"});
+  const text = new Date(iso).toLocaleString("sv-SE", {dateStyle: "short", timeStyle: "short"});
   return el("time", {datetime: iso}, text);
 }
 
 /** A study date of DICOM, YYYYMMDD, with hyphens; other texts as they are. @param {string | null | undefined} date */
 export const studyDate = date => (date ?? "").replace(/^(\d{4})(\d\d)(\d\d)$/, "$1-$2-$3");
 
-/**
- * Say something to screen readers, and in the bar below the header for a while.
- * @param {string} text
- */
+/** Say something to screen readers. @param {string} text */
 export function announce(text) {
   byId("live").textContent = text;
 }

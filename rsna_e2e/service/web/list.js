@@ -87,10 +87,9 @@ function showPage({items, next}, filters, {rows, status, pages}) {
     : isFiltered
       ? "No study matches. Change the filters."
       : "No studies yet. Drop a folder, a zip or files anywhere on this page.";
-  pages.replaceChildren(
-    ...(filters.cursor ? [el("a", {class: "button", href: address({...filters, cursor: ""})}, "First page")] : []),
-    ...(next ? [el("a", {class: "button", href: address({...filters, cursor: String(next)})}, "Next page")] : [])
-  );
+  const link = (/** @type {string} */ text, /** @type {string} */ cursor) =>
+    el("a", {class: "button", href: address({...filters, cursor})}, text);
+  pages.replaceChildren(filters.cursor && link("First page", ""), next ? link("Next page", String(next)) : "");
 }
 
 /** @param {Filters} filters */
@@ -169,6 +168,7 @@ function filterForm(filters, models, change) {
       {name},
       ...options.map(([value, text]) => el("option", {value, selected: value === filters[name]}, text))
     );
+  const orders = Object.entries({score: "Worst first", time: "Newest first"});
   const codes = (/** @type {string[]} */ values) => [["", "All"], ...values.map(value => [value, heading(value)])];
   const min = el("input", {name: "min", type: "number", min: 0, max: 1, step: 0.05, value: filters.min});
   const patient = el("input", {
@@ -181,21 +181,13 @@ function filterForm(filters, models, change) {
   const form = el(
     "form",
     {class: "filters", role: "search", "aria-label": "Filter the list"},
-    field(
-      "Order",
-      select("sort", [
-        ["score", "Worst first"],
-        ["time", "Newest first"]
-      ])
-    ),
+    field("Order", select("sort", orders)),
     field("State", select("state", codes(Object.keys(STATES)))),
     field("Label", select("label", codes(labels))),
     field("At least", min),
     field("Patient", patient)
   );
-  const changed = () => {
-    change({...Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value)]))});
-  };
+  const changed = () => change(Object.fromEntries(/** @type {any} */ (new FormData(form))));
   /** @type {number | undefined} */
   let timer;
   form.addEventListener("submit", event => event.preventDefault());

@@ -9,6 +9,7 @@ import {
   el,
   heading,
   moment,
+  note,
   notify,
   outside,
   reasonList,
@@ -71,19 +72,13 @@ export function findings(result, version) {
   const lines = result.labels.map(label => {
     const {name, probability, threshold, above, key_slices: keySlices} = label;
     const what = `${share(probability)}, threshold ${share(threshold)}${label.is_learned ? "" : " (not learned)"}`;
+    const bar = {class: "bar", role: "img", "aria-label": what, title: what, "--p": probability, "--threshold": threshold};
     return el(
       "li",
       {class: above && "above"},
       span("name", heading(name), label.level === "series" && el("small", {}, " of the series")),
       span("value", share(probability)),
-      el("span", {
-        class: "bar",
-        role: "img",
-        "aria-label": what,
-        "--p": probability,
-        "--threshold": threshold,
-        title: what
-      }),
+      el("span", bar),
       span("keys", ...keySlices.map(key => keyLink(result, key, name, version)))
     );
   });
@@ -124,7 +119,7 @@ export function aboutSeries({flags, rows, columns, spacing_mm: spacing}) {
     "section",
     {"aria-label": "About the images"},
     el("ul", {class: "flags"}, ...texts),
-    el("p", {class: "note"}, `${rows} × ${columns} pixels${pixels}`)
+    note(`${rows} × ${columns} pixels${pixels}`)
   );
 }
 
@@ -150,14 +145,8 @@ export function history(study, shown) {
     {"aria-label": "History"},
     results.length > 0 && el("h2", {}, "Results"),
     el("ul", {class: "plain"}, ...results),
-    reasons && el("p", {class: "note"}, `Refused files: ${reasons}.`),
-    el(
-      "p",
-      {class: "note"},
-      "Received ",
-      moment(study.received),
-      `, ${count(study.n_files, "file")}. Study ${study.study}.`
-    )
+    reasons && note(`Refused files: ${reasons}.`),
+    note("Received ", moment(study.received), `, ${count(study.n_files, "file")}. Study ${study.study}.`)
   );
 }
 

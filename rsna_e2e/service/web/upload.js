@@ -1,7 +1,7 @@
 // Sending files: what is dropped or chosen goes up a few at a time, with its progress; what fails for a while is repeated.
 
 import {ApiError, pause, refusal, ROOT, toLogin} from "./api.js";
-import {announce, button, count, el, megabytes, reasonList} from "./dom.js";
+import {announce, button, count, el, megabytes, note, reasonList} from "./dom.js";
 
 /** @import {Accepted} from "../web_types" */
 
@@ -50,6 +50,8 @@ export class Uploader {
     this.said = "";
     this.running = 0;
     this.stop = new AbortController();
+    const room = () => document.documentElement.style.setProperty("--dock", `${dock.offsetHeight}px`);
+    new ResizeObserver(room).observe(dock);
     addEventListener("beforeunload", event => this.running && event.preventDefault());
   }
 
@@ -169,7 +171,7 @@ export class Uploader {
     this.dock.replaceChildren(
       el("p", {}, el("strong", {}, this.running ? "Sending" : "Sent"), ` ${this.#summary()}`),
       el("progress", {max: total || 1, value: sent, "aria-label": "All files"}),
-      el("p", {class: "note"}, `${megabytes(sent)} of ${megabytes(total)}. ${this.said}`),
+      note(`${megabytes(sent)} of ${megabytes(total)}. ${this.said}`),
       el("ul", {}, ...shown.map(line)),
       el(
         "p",
