@@ -193,6 +193,22 @@ def test_who_may_delete(chromium: Browser, service: tuple[str, Studies]) -> None
         expect(page.locator(f"[data-study='{DEAD}']")).to_have_count(0)
 
 
+def test_readers_are_offered_no_sending(chromium: Browser, service: tuple[str, Studies]) -> None:
+    """Neither buttons nor a place to drop files."""
+    drag = """() => {
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File(["x"], "x.dcm"));
+      dispatchEvent(new DragEvent("dragover", {dataTransfer}));
+    }"""
+    for name, may_send in (("reader", False), ("admin", True)):
+        with visit(chromium, service[0], name=name) as page:
+            settled(page, "/#/")
+            assert page.locator("input[type=file]").count() == 2 * may_send
+            assert page.get_by_text("Drop anything anywhere").count() == may_send
+            page.evaluate(drag)
+            assert page.locator("#veil").is_visible() == may_send
+
+
 def test_uploads_are_repeated_and_refusals_listed(chromium: Browser, service: tuple[str, Studies]) -> None:
     """One file meets a full service, one a broken connection, one is no DICOM, one is in a zip."""
     studies = service[1]

@@ -21,7 +21,7 @@ const FILTERS = ["sort", "state", "label", "min", "patient", "cursor"];
 
 /**
  * @param {HTMLElement} main @param {URLSearchParams} params
- * @param {{signal: AbortSignal, uploader: Uploader}} surroundings
+ * @param {{signal: AbortSignal, uploader: Uploader | null}} surroundings uploader: null for those who may not send
  */
 export async function showList(main, params, {signal, uploader}) {
   /** @type {Model[]} */
@@ -50,7 +50,7 @@ export async function showList(main, params, {signal, uploader}) {
     el(
       "div",
       {class: "list"},
-      el("div", {class: "list-head"}, el("h1", {tabindex: -1}, "Studies"), parts.status, fileInputs(uploader)),
+      el("div", {class: "list-head"}, el("h1", {tabindex: -1}, "Studies"), parts.status, uploader && fileInputs(uploader)),
       form,
       el("div", {class: "columns", "aria-hidden": "true"}, ...columns),
       parts.rows,
@@ -86,7 +86,7 @@ function showPage({items, next}, filters, {rows, status, pages}) {
     ? `${count(items.length, "study", "studies")}${next || filters.cursor ? " on this page" : ""}`
     : isFiltered
       ? "No study matches. Change the filters."
-      : "No studies yet. Drop a folder, a zip or files anywhere on this page.";
+      : "No studies yet.";
   const link = (/** @type {string} */ text, /** @type {string} */ cursor) =>
     el("a", {class: "button", href: address({...filters, cursor})}, text);
   pages.replaceChildren(filters.cursor && link("First page", ""), next ? link("Next page", String(next)) : "");
