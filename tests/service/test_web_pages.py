@@ -159,6 +159,26 @@ def test_the_list_and_a_study_follow_what_happens(page: Page, service: tuple[str
     expect(page.locator(".state")).to_contain_text("Waiting for its turn")
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("not_ct", "this service's models read CT; these files are not CT"),
+        ("not_xr", "this service's models read X-rays; these files are not X-rays"),
+        ("untold_volumes", "untold volumes"),
+    ],
+)
+def test_a_study_that_is_refused_says_why(page: Page, service: tuple[str, Studies], code: str, said: str) -> None:
+    """In words; and it would be refused again."""
+    refused = "9c1f0a0000000004"
+    service[1].change(refused, reason=code)
+    settled(page, "/#/")
+    expect(page.locator(f"[data-study='{refused}']")).to_contain_text(said)
+    settled(page, f"/#/study/{refused}")
+    expect(page.locator(".state")).to_contain_text(f"Reason: {said}.")
+    assert page.locator(".actions >> text=Delete…").count() == 1
+    assert page.locator("text=Try again").count() == 0
+
+
 def test_older_results_stay_within_reach(page: Page, service: tuple[str, Studies]) -> None:
     settled(page, f"/#/study/{HEAD}")
     assert page.locator(".state").count() == 0
@@ -225,17 +245,17 @@ def test_uploads_are_repeated_and_refusals_listed(chromium: Browser, service: tu
             {"name": ".hidden", "mimeType": "", "buffer": b""},
         ]
         page.set_input_files(SEND_FILES, files)
-        expect(page.locator("#uploads")).to_contain_text("Sent 6 of 8 files sent, 1 refused, 1 failed.", timeout=9000)
-        expect(page.locator("#uploads .refused")).to_have_text("<b>notes</b>.txtnot_dicom")
+        expect(page.locator("#uploads")).to_contain_text("Sent 6 of 8 files, 1 refused, 1 failed.", timeout=9000)
+        expect(page.locator("#uploads .refused")).to_have_text("<b>notes</b>.txtnot DICOM, PNG or JPEG")
         expect(page.locator("#uploads .failed")).to_contain_text("Your account may not do this (role)")
-        expect(page.locator("#live")).to_have_text("6 of 8 files sent, 1 refused, 1 failed.")
+        expect(page.locator("#live")).to_have_text("Sent 6 of 8 files, 1 refused, 1 failed.")
         (kept,) = studies.uploads.values()
         assert kept == {n: DICOM + bytes([n]) for n in range(5)}
         assert broken == [1]
         assert sum("/complete" in line for line in studies.requests) == 1
         page.unroute("**/files/5")
         page.click("text=Send failed ones again")
-        expect(page.locator("#uploads")).to_contain_text("1 of 1 file sent.")
+        expect(page.locator("#uploads")).to_contain_text("Sent 1 of 1 file.")
         page.click("#uploads >> text=Close")
         expect(page.locator("#uploads")).to_be_hidden()
 

@@ -1,7 +1,7 @@
 // The worklist: studies as they come and are read, worst first or newest first, kept up to date by long polls.
 
 import {getJson, pause, query, repeat} from "./api.js";
-import {count, el, heading, moment, share, span, words} from "./dom.js";
+import {count, el, heading, moment, share, span, spelled, words} from "./dom.js";
 import {STATES, titleOf} from "./panel.js";
 /** @import {Item, Model, Page} from "../web_types" */
 /** @import {Uploader} from "./upload.js" */
@@ -114,12 +114,12 @@ function row(item) {
       meter,
       el("small", {}, meter && headline && words(headline))
     ),
-    span("who", el("a", {href: `#/study/${study}`}, ...titleOf(item)), el("small", {class: "sentence"}, sentence)),
+    span("who", el("a", {href: `#/study/${study}`}, ...titleOf(item)), el("small", {class: "sentence"}, sentence ?? (reason && spelled(reason)))),
     span("chips", ...chips, others.length > N_CHIPS && span("more", `+${others.length - N_CHIPS}`)),
     span(
       "what",
       el("span", {class: `badge ${state}`, title: STATES[state]}, heading(state)),
-      el("small", {}, item.superseded && "older result shown", reason && words(reason))
+      el("small", {}, item.superseded && "older result shown")
     ),
     span(
       "when",

@@ -15,6 +15,7 @@ import {
   reasonList,
   share,
   span,
+  spelled,
   studyDate,
   words
 } from "./dom.js";
@@ -33,7 +34,7 @@ export const STATES = {
   cancelled: "Cancelled before it was read."
 };
 
-const RETRIED = ["failed", "dead", "refused", "cancelled"]; // states
+const RETRIED = ["failed", "dead", "cancelled"]; // states
 
 /** @param {Item} study */
 export function titleOf({study, identity}) {
@@ -54,7 +55,7 @@ export function stateOf({state, reason, attempts, superseded, generations}, show
     {class: `state ${state}`, role: "status"},
     el("strong", {}, heading(state)),
     `. ${STATES[state]}`,
-    reason && ` Reason: ${words(reason)}.`,
+    reason && ` Reason: ${spelled(reason)}.`,
     attempts > 1 && ` ${count(attempts, "attempt")} so far.`,
     superseded && " Files or a model came since the result that is shown.",
     isOld && " This is an older result."
