@@ -94,7 +94,8 @@ def renew(database: Database, owner: str) -> None:
 
 
 def finish(database: Database, job: Job, owner: str, found: Found) -> bool:
-    """Note what became of a study. False where another holds it by now, or it was deleted."""
+    """Note what became of a study; of one that is refused, the commonest reason of its files too. False where another
+    holds it by now, or it was deleted."""
     with database.change() as version:
         if not _holds(database, job, owner):
             return False
@@ -110,11 +111,13 @@ def finish(database: Database, job: Job, owner: str, found: Found) -> bool:
             )
         has_more = content_of(database.names(job.study)) != job.content
         state: State = "arriving" if has_more else "done" if found.summaries else "refused"
+        reason = max(found.refused, key=found.refused.__getitem__, default=None) if state == "refused" else None
         database.connection.execute(
-            "UPDATE studies SET state=?, attempts=0, owner=NULL, reason=NULL, refused=?, timing=?, finished=?,"
+            "UPDATE studies SET state=?, attempts=0, owner=NULL, reason=?, refused=?, timing=?, finished=?,"
             " score=coalesce(?, score), version=? WHERE study=?",
             (
                 state,
+                reason,
                 json.dumps(found.refused),
                 json.dumps(found.timing_s),
                 time.time(),

@@ -94,7 +94,8 @@ def _put(context: Context, upload: str, place: int, paths: Sequence[Path], folde
     if not note_file(context.database, upload, place, taken):
         raise not_found("upload")
     if not taken.studies:
-        raise ProblemError(422, "refused_file", detail=", ".join(taken.refused) or "no_file")
+        why = ", ".join(taken.refused) or ("no_file" if paths else "empty_file")  # no file: of an empty archive
+        raise ProblemError(422, "refused_file", detail=why)
     return {"study": taken.studies[0], "studies": taken.studies, "refused": taken.refused}
 
 

@@ -237,8 +237,10 @@ def _said(label: LabelResult, n_slices: Mapping[str, int]) -> str:
     where = ""
     if label.key_slices:
         best = label.key_slices[0]
-        of_which = f" of series {best.series[:8]}" if len(n_slices) > 1 else ""
-        where = f", highest in slice {best.place + 1} of {n_slices[best.series]}{of_which}"
+        n = n_slices[best.series]
+        places = [f"slice {best.place + 1} of {n}"] if n > 1 else []  # a radiograph is all of its series
+        places += [f"series {best.series[:8]}"] if len(n_slices) > 1 else []
+        where = f", highest in {' of '.join(places)}" if places else ""
     count = f"{label.n_boxes} box{'es' if label.n_boxes > 1 else ''} of " if label.n_boxes else ""
     what = "probability" if label.n_boxes is None else "score"
     return f"{count}{_spelled(label)} ({what} {label.probability:.2f}{where})"

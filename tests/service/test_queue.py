@@ -1,5 +1,6 @@
 """The queue: every study is taken by one worker at a time, comes to an end, and none is forgotten."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,21 @@ def test_nothing_to_predict_is_an_end_too(desk: Desk) -> None:
     found = find_study(desk.database, STUDY)
     assert found is not None
     assert found["refused"] == {"not_ct": 2}
+    assert found["reason"] == "not_ct"
+
+
+def test_why_a_study_is_refused_is_what_most_of_its_files_were_refused_for(desk: Desk) -> None:
+    _arrive(desk, "1")
+    complete(desk.database, [STUDY])
+    refused = {"truncated": 1, "not_ct": 3, "localizer": 2}
+    finish(desk.database, _claimed(desk), "a", Found(summaries={}, refused=refused, timing_s={}, score=None))
+    (item,) = list_studies(desk.database, Wanted())["items"]
+    assert (item["state"], item["reason"]) == ("refused", "not_ct")
+    _arrive(desk, "2")  # a slice of CT
+    complete(desk.database, [STUDY])
+    finish(desk.database, _claimed(desk), "a", replace(FOUND, refused=refused))
+    (item,) = list_studies(desk.database, Wanted())["items"]
+    assert (item["state"], item["reason"]) == ("done", None)
 
 
 def test_pictures_come_after_results_and_are_tried_so_many_times(desk: Desk) -> None:

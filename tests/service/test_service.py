@@ -98,6 +98,8 @@ def test_an_upload_goes_file_by_file_and_again(service: Service, tmp_path: Path)
     refused = service.client.put(f"/api/v1/uploads/{upload}/files/9", content=b"no image")
     assert _problem(refused) == (422, "refused_file")
     assert refused.json()["detail"] == "not_dicom"
+    empty = service.client.put(f"/api/v1/uploads/{upload}/files/10", content=b"")
+    assert (_problem(empty), empty.json()["detail"]) == ((422, "refused_file"), "empty_file")
     answer = service.client.post(f"/api/v1/uploads/{upload}/complete", params={"wait": 60})
     assert answer.json()["refused"] == {"not_dicom": 1}
     assert [study["state"] for study in answer.json()["studies"]] == ["done"]

@@ -20,6 +20,9 @@ pytestmark = pytest.mark.needs_browser
 
 DEAD = "9c1f0a0000000005"
 PAGES = ("/login", "/#/", f"/#/study/{HEAD}", f"/#/study/{XRAY}", f"/#/study/{DEAD}")
+SEND_FILES, SEND_FOLDER = (
+    f"[aria-label='{name}']" for name in ("Send DICOM files, PNG, JPEG or zips", "Send a folder of DICOM files")
+)
 DICOM = bytes(128) + b"DICM" + bytes(300)
 
 
@@ -156,6 +159,26 @@ def test_the_list_and_a_study_follow_what_happens(page: Page, service: tuple[str
     expect(page.locator(".state")).to_contain_text("Waiting for its turn")
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("not_ct", "this service's models read CT; these files are not CT"),
+        ("not_xr", "this service's models read X-rays; these files are not X-rays"),
+        ("untold_volumes", "untold volumes"),
+    ],
+)
+def test_a_study_that_is_refused_says_why(page: Page, service: tuple[str, Studies], code: str, said: str) -> None:
+    """In words; and it would be refused again."""
+    refused = "9c1f0a0000000004"
+    service[1].change(refused, reason=code)
+    settled(page, "/#/")
+    expect(page.locator(f"[data-study='{refused}']")).to_contain_text(said)
+    settled(page, f"/#/study/{refused}")
+    expect(page.locator(".state")).to_contain_text(f"Reason: {said}.")
+    assert page.locator(".actions >> text=Delete…").count() == 1
+    assert page.locator("text=Try again").count() == 0
+
+
 def test_older_results_stay_within_reach(page: Page, service: tuple[str, Studies]) -> None:
     settled(page, f"/#/study/{HEAD}")
     assert page.locator(".state").count() == 0
@@ -190,6 +213,22 @@ def test_who_may_delete(chromium: Browser, service: tuple[str, Studies]) -> None
         expect(page.locator(f"[data-study='{DEAD}']")).to_have_count(0)
 
 
+def test_readers_are_offered_no_sending(chromium: Browser, service: tuple[str, Studies]) -> None:
+    """Neither buttons nor a place to drop files."""
+    drag = """() => {
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File(["x"], "x.dcm"));
+      dispatchEvent(new DragEvent("dragover", {dataTransfer}));
+    }"""
+    for name, may_send in (("reader", False), ("admin", True)):
+        with visit(chromium, service[0], name=name) as page:
+            settled(page, "/#/")
+            assert page.locator("input[type=file]").count() == 2 * may_send
+            assert page.get_by_text("Drop anything anywhere").count() == may_send
+            page.evaluate(drag)
+            assert page.locator("#veil").is_visible() == may_send
+
+
 def test_uploads_are_repeated_and_refusals_listed(chromium: Browser, service: tuple[str, Studies]) -> None:
     """One file meets a full service, one a broken connection, one is no DICOM, one is in a zip."""
     studies = service[1]
@@ -205,20 +244,50 @@ def test_uploads_are_repeated_and_refusals_listed(chromium: Browser, service: tu
             {"name": "more.zip", "mimeType": "", "buffer": b"PK"},
             {"name": ".hidden", "mimeType": "", "buffer": b""},
         ]
-        page.set_input_files("[aria-label='Send DICOM files, PNG, JPEG or zips']", files)
-        expect(page.locator("#uploads")).to_contain_text("Sent 6 of 8 files sent, 1 refused, 1 failed.", timeout=9000)
-        expect(page.locator("#uploads .refused")).to_have_text("<b>notes</b>.txtnot_dicom")
+        page.set_input_files(SEND_FILES, files)
+        expect(page.locator("#uploads")).to_contain_text("Sent 6 of 8 files, 1 refused, 1 failed.", timeout=9000)
+        expect(page.locator("#uploads .refused")).to_have_text("<b>notes</b>.txtnot DICOM, PNG or JPEG")
         expect(page.locator("#uploads .failed")).to_contain_text("Your account may not do this (role)")
-        expect(page.locator("#live")).to_have_text("6 of 8 files sent, 1 refused, 1 failed.")
+        expect(page.locator("#live")).to_have_text("Sent 6 of 8 files, 1 refused, 1 failed.")
         (kept,) = studies.uploads.values()
         assert kept == {n: DICOM + bytes([n]) for n in range(5)}
         assert broken == [1]
         assert sum("/complete" in line for line in studies.requests) == 1
         page.unroute("**/files/5")
         page.click("text=Send failed ones again")
-        expect(page.locator("#uploads")).to_contain_text("1 of 1 file sent.")
+        expect(page.locator("#uploads")).to_contain_text("Sent 1 of 1 file.")
         page.click("#uploads >> text=Close")
         expect(page.locator("#uploads")).to_be_hidden()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_nothing_stays_under_the_card_of_uploads(
+    chromium: Browser, service: tuple[str, Studies], size: tuple[int, int]
+) -> None:
+    """What stands last can be scrolled from under it, until it is closed."""
+    for number in range(16, 16 + 30):
+        service[1].add(f"9c1f0a00000001{number:02x}", f"MANY-{number}", "queued")
+    with visit(chromium, service[0], size=size, may_say="422") as page:
+        settled(page, "/#/")
+        files: list[Any] = [{"name": f"{n}.txt", "mimeType": "", "buffer": b"no image"} for n in range(9)]
+        page.set_input_files(SEND_FILES, files)
+        card = page.locator("#uploads")
+        expect(card).to_contain_text("9 refused")
+        for last in (".worklist li:last-child", ".panel .actions"):
+            page.locator(last).scroll_into_view_if_needed()
+            end = (
+                "for (const one of [document.scrollingElement, document.querySelector('.panel')]) one?.scrollTo(0, 1e6)"
+            )
+            page.evaluate(end)
+            bottom, top = page.locator(last).bounding_box(), card.bounding_box()
+            assert bottom is not None
+            assert top is not None
+            assert bottom["y"] + bottom["height"] <= top["y"]
+            page.evaluate(f"location.hash = '#/study/{HEAD}'")
+            page.wait_for_selector(".panel .actions")
+        page.click("#uploads >> text=Close")
+        expect(card).to_be_hidden()
+        until(lambda: page.evaluate("getComputedStyle(document.querySelector('.panel'), '::after').height") == "0px")
 
 
 def test_a_dropped_folder_is_read_whole(page: Page) -> None:

@@ -73,6 +73,11 @@ def _label(
             "90ab12cd).",
         ),
         (
+            [_label("any", 0.9, at=0, series=1)],
+            {**TWO, [*TWO][1]: 1},
+            "Above threshold: any (probability 0.90, highest in series 90ab12cd).",
+        ),
+        (
             [_label("pe_present", 0.8), _label("negative_exam", 0.2, at=None)],
             ONE,
             "Above threshold: pe present (probability 0.80, highest in slice 21 of 37). No other label is above its "
@@ -98,18 +103,17 @@ def _label(
         (
             [_label("opacity", 0.8, at=0, n_boxes=2)],
             ALONE,
-            "Above threshold: 2 boxes of opacity (score 0.80, highest in slice 1 of 1).",
+            "Above threshold: 2 boxes of opacity (score 0.80).",
         ),
         (
             [_label("opacity", 0.8, at=0, n_boxes=1), _label("lung_mass", 0.3, at=0, n_boxes=0)],
             ALONE,
-            "Above threshold: 1 box of opacity (score 0.80, highest in slice 1 of 1). No other label is above its "
-            "threshold.",
+            "Above threshold: 1 box of opacity (score 0.80). No other label is above its threshold.",
         ),
         (
             [_label("opacity", 0.2, at=0, n_boxes=0), _label("lung_mass", 0.3, at=0, n_boxes=0)],
             ALONE,
-            "No box is above its threshold; the highest is of lung mass (score 0.30, highest in slice 1 of 1).",
+            "No box is above its threshold; the highest is of lung mass (score 0.30).",
         ),
         (
             [_label("opacity", 0.0, at=0, n_boxes=0), _label("lung_mass", 0.0, at=0, n_boxes=0)],

@@ -7,9 +7,11 @@ export const ROOT = "/api/v1";
 
 const LONGEST_PAUSE_MS = 30_000; // between two tries
 
+/** @typedef {{title?: string, detail?: string}} Problem */
+
 /** The service's answer to a request that it did not fulfil; status 0 where there was none. */
 export class ApiError extends Error {
-  /** @param {number} status @param {{title?: string, detail?: string}} problem @param {number} [retryAfterS] */
+  /** @param {number} status @param {Problem} problem @param {number} [retryAfterS] */
   constructor(status, problem, retryAfterS = 0) {
     super(advice(status, problem, retryAfterS));
     this.status = status;
@@ -25,7 +27,7 @@ export class ApiError extends Error {
 
 /**
  * What happened, and what to do, in one line.
- * @param {number} status @param {{title?: string, detail?: string}} problem @param {number} retryAfterS
+ * @param {number} status @param {Problem} problem @param {number} retryAfterS
  */
 function advice(status, problem, retryAfterS) {
   const detail = problem.detail || problem.title;

@@ -31,7 +31,7 @@ async function show(moved = true) {
   try {
     const again = () => void show(false);
     if (study) await showStudy(main, {study, series, params: new URLSearchParams(ofStudy)}, {signal, session, again});
-    else await showList(main, new URLSearchParams(ofList), {signal, uploader});
+    else await showList(main, new URLSearchParams(ofList), {signal, uploader: session.role === "read" ? null : uploader});
   } catch (error) {
     if (signal.aborted) return;
     main.replaceChildren();
@@ -83,13 +83,13 @@ function listenToShell() {
 
 async function start() {
   listenToShell();
-  listenToDrops();
   try {
     session = await getJson("/me");
   } catch (error) {
     return notify(error);
   }
   byId("who").textContent = `${session.name} (${session.role})`;
+  if (session.role !== "read") listenToDrops();
   await show(false);
 }
 

@@ -7,9 +7,7 @@ import {canvasMatrix, edgeLetters} from "./pixels.js";
 const MAX_ZOOM = 32; // of the size that fits
 const SHARP_PX = 6; // a pixel of a slice at least this large on the screen is drawn as a square
 
-/**
- * @typedef {{column: number, row: number}} Pixel
- */
+/** @typedef {{column: number, row: number}} Pixel */
 
 export class Film {
   /** @param {Series} series @param {AbortSignal} signal ends its listeners */
@@ -26,12 +24,8 @@ export class Film {
     this.sheet.style.height = `${series.rows * this.aspect}px`;
     this.boxes = el("div", {class: "boxes"});
     this.message = el("p", {class: "message", role: "status"});
-    this.corners = Object.fromEntries(
-      ["top-left", "top-right", "bottom-left", "bottom-right"].map(where => [
-        where,
-        el("p", {class: `corner ${where}`})
-      ])
-    );
+    const places = ["top-left", "top-right", "bottom-left", "bottom-right"];
+    this.corners = Object.fromEntries(places.map(place => [place, el("p", {class: `corner ${place}`})]));
     this.stage = el(
       "div",
       {class: "stage"},

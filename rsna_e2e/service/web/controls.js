@@ -31,15 +31,8 @@ export class Controls {
       ...viewer.rows.map(({name}) => el("option", {}, heading(name)))
     );
     this.overlay = button("Overlay", () => viewer.toggleOverlay(), named("Overlay (H)"));
-    this.opacity = el("input", {
-      type: "range",
-      min: 0.1,
-      max: 1,
-      step: 0.05,
-      value: 0.6,
-      oninput: () => viewer.update()
-    });
-    this.opacity.setAttribute("aria-label", "Opacity of the overlay");
+    const range = {type: "range", min: 0.1, max: 1, step: 0.05, value: 0.6, "aria-label": "Opacity of the overlay"};
+    this.opacity = el("input", {...range, oninput: () => viewer.update()});
     this.picture = outside("Picture of this slice", "", "button");
     this.element = this.#toolbar();
   }
@@ -92,11 +85,8 @@ export class Controls {
     const {windows, window, rows, label, overlay, path, version, place, film} = this.viewer;
     const at = windows.findIndex(({name}) => name === window?.name);
     this.presets.selectedIndex = at < 0 ? windows.length : at;
-    for (const [input, value] of /** @type {const} */ ([
-      [this.center, window?.center],
-      [this.width, window?.width]
-    ])) {
-      if (value !== undefined && document.activeElement !== input) input.value = String(round(value));
+    for (const side of /** @type {const} */ (["center", "width"])) {
+      if (window && document.activeElement !== this[side]) this[side].value = String(round(window[side]));
     }
     this.labels.selectedIndex = label;
     this.overlay.setAttribute("aria-pressed", String(overlay));
@@ -116,11 +106,8 @@ export class Controls {
 export function onKey(event, viewer) {
   const target = /** @type {HTMLElement} */ (event.target);
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (
-    document.querySelector("dialog[open]") ||
-    target.matches("select, textarea, input:not([type=range], [type=checkbox])")
-  )
-    return;
+  const typed = "select, input:not([type=range], [type=checkbox])";
+  if (document.querySelector("dialog[open]") || target.matches(typed)) return;
   const isLetter = event.key.length === 1;
   if (isLetter ? localStorage.getItem(LETTERS_OFF) : target.matches("[type=range], [role=region]")) return;
   const act = action(event.key.toLowerCase(), viewer);
@@ -129,10 +116,7 @@ export function onKey(event, viewer) {
   act();
 }
 
-/**
- * What a key does.
- * @param {string} key in lower case @param {Viewer} viewer @returns {(() => void) | undefined}
- */
+/** What a key does. @param {string} key in lower case @param {Viewer} viewer @returns {(() => void) | undefined} */
 function action(key, viewer) {
   if (/^[1-9]$/.test(key)) return () => viewer.choose(Number(key) - 1);
   const step = (/** @type {number} */ n) => () => viewer.go(viewer.place + n);

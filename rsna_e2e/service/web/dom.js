@@ -17,16 +17,16 @@ export const el = (tag, attributes, ...children) => fill(document.createElement(
 /** A part of a line, of a class. @param {string} name @param {...Child} children */
 export const span = (name, ...children) => el("span", {class: name}, ...children);
 
+/** @param {...Child} children */
+export const note = (...children) => el("p", {class: "note"}, ...children);
+
 /** @param {string} text @param {() => unknown} act @param {Attributes} [attributes] */
 export const button = (text, act, attributes) => el("button", {type: "button", onclick: act, ...attributes}, text);
 
 /** What opens in a window of its own. @param {string} text @param {string} href @param {string} [kind] class */
 export const outside = (text, href, kind) => el("a", {class: kind, href, target: "_blank", rel: "noopener"}, text);
 
-/**
- * Make an element of SVG.
- * @param {string} tag @param {Attributes} [attributes] @param {...Child} children
- */
+/** Make an element of SVG. @param {string} tag @param {Attributes} [attributes] @param {...Child} children */
 export const svg = (tag, attributes, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
@@ -45,10 +45,7 @@ function fill(element, attributes = {}, children) {
   return element;
 }
 
-/**
- * The element of that id, which the page has.
- * @param {string} id @returns {any}
- */
+/** The element of that id, which the page has. @param {string} id @returns {any} */
 export function byId(id) {
   const element = document.getElementById(id);
   if (!element) throw new Error(`the page has no element #${id}`);
@@ -64,6 +61,16 @@ export const words = code => code.replaceAll("_", " ");
 /** The same at the start of a line. @param {string} code */
 export const heading = code => words(code).replace(/^./u, first => first.toUpperCase());
 
+/** Codes that need more than their words. @type {Record<string, string>} */
+const REASONS = {
+  not_ct: "this service's models read CT; these files are not CT",
+  not_xr: "this service's models read X-rays; these files are not X-rays",
+  not_dicom: "not DICOM, PNG or JPEG"
+};
+
+/** A text with its codes in words: "not_dicom", "2 missing_tag". @param {string} text */
+export const spelled = text => text.replace(/[a-z]+(_[a-z]+)+/g, code => REASONS[code] ?? words(code));
+
 /** @param {number} n @param {string} one @param {string} [many] */
 export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
@@ -76,25 +83,16 @@ export const reasonList = reasons =>
 /** Bytes in MB of 10^6. @param {number} bytes */
 export const megabytes = bytes => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 
-/**
- * A moment of ISO 8601, in the reader's zone.
- * @param {string} iso @returns {HTMLTimeElement}
- */
+/** A moment of ISO 8601, in the reader's zone. @param {string} iso */
 export function moment(iso) {
-  const date = new Date(iso);
-  const text = Number.isNaN(date.getTime())
-    ? iso
-    : date.toLocaleString("sv-SE", {dateStyle: "short", timeStyle: "short"});
+  const text = new Date(iso).toLocaleString("sv-SE", {dateStyle: "short", timeStyle: "short"});
   return el("time", {datetime: iso}, text);
 }
 
 /** A study date of DICOM, YYYYMMDD, with hyphens; other texts as they are. @param {string | null | undefined} date */
 export const studyDate = date => (date ?? "").replace(/^(\d{4})(\d\d)(\d\d)$/, "$1-$2-$3");
 
-/**
- * Say something to screen readers, and in the bar below the header for a while.
- * @param {string} text
- */
+/** Say something to screen readers. @param {string} text */
 export function announce(text) {
   byId("live").textContent = text;
 }

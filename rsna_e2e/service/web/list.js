@@ -1,7 +1,7 @@
 // The worklist: studies as they come and are read, worst first or newest first, kept up to date by long polls.
 
 import {getJson, pause, query, repeat} from "./api.js";
-import {count, el, heading, moment, share, span, words} from "./dom.js";
+import {count, el, heading, moment, share, span, spelled, words} from "./dom.js";
 import {STATES, titleOf} from "./panel.js";
 /** @import {Item, Model, Page} from "../web_types" */
 /** @import {Uploader} from "./upload.js" */
@@ -21,7 +21,7 @@ const FILTERS = ["sort", "state", "label", "min", "patient", "cursor"];
 
 /**
  * @param {HTMLElement} main @param {URLSearchParams} params
- * @param {{signal: AbortSignal, uploader: Uploader}} surroundings
+ * @param {{signal: AbortSignal, uploader: Uploader | null}} surroundings uploader: null for those who may not send
  */
 export async function showList(main, params, {signal, uploader}) {
   /** @type {Model[]} */
@@ -50,7 +50,7 @@ export async function showList(main, params, {signal, uploader}) {
     el(
       "div",
       {class: "list"},
-      el("div", {class: "list-head"}, el("h1", {tabindex: -1}, "Studies"), parts.status, fileInputs(uploader)),
+      el("div", {class: "list-head"}, el("h1", {tabindex: -1}, "Studies"), parts.status, uploader && fileInputs(uploader)),
       form,
       el("div", {class: "columns", "aria-hidden": "true"}, ...columns),
       parts.rows,
@@ -86,11 +86,10 @@ function showPage({items, next}, filters, {rows, status, pages}) {
     ? `${count(items.length, "study", "studies")}${next || filters.cursor ? " on this page" : ""}`
     : isFiltered
       ? "No study matches. Change the filters."
-      : "No studies yet. Drop a folder, a zip or files anywhere on this page.";
-  pages.replaceChildren(
-    ...(filters.cursor ? [el("a", {class: "button", href: address({...filters, cursor: ""})}, "First page")] : []),
-    ...(next ? [el("a", {class: "button", href: address({...filters, cursor: String(next)})}, "Next page")] : [])
-  );
+      : "No studies yet.";
+  const link = (/** @type {string} */ text, /** @type {string} */ cursor) =>
+    el("a", {class: "button", href: address({...filters, cursor})}, text);
+  pages.replaceChildren(filters.cursor && link("First page", ""), next ? link("Next page", String(next)) : "");
 }
 
 /** @param {Filters} filters */
@@ -115,12 +114,12 @@ function row(item) {
       meter,
       el("small", {}, meter && headline && words(headline))
     ),
-    span("who", el("a", {href: `#/study/${study}`}, ...titleOf(item)), el("small", {class: "sentence"}, sentence)),
+    span("who", el("a", {href: `#/study/${study}`}, ...titleOf(item)), el("small", {class: "sentence"}, sentence ?? (reason && spelled(reason)))),
     span("chips", ...chips, others.length > N_CHIPS && span("more", `+${others.length - N_CHIPS}`)),
     span(
       "what",
       el("span", {class: `badge ${state}`, title: STATES[state]}, heading(state)),
-      el("small", {}, item.superseded && "older result shown", reason && words(reason))
+      el("small", {}, item.superseded && "older result shown")
     ),
     span(
       "when",
@@ -169,6 +168,7 @@ function filterForm(filters, models, change) {
       {name},
       ...options.map(([value, text]) => el("option", {value, selected: value === filters[name]}, text))
     );
+  const orders = Object.entries({score: "Worst first", time: "Newest first"});
   const codes = (/** @type {string[]} */ values) => [["", "All"], ...values.map(value => [value, heading(value)])];
   const min = el("input", {name: "min", type: "number", min: 0, max: 1, step: 0.05, value: filters.min});
   const patient = el("input", {
@@ -181,21 +181,13 @@ function filterForm(filters, models, change) {
   const form = el(
     "form",
     {class: "filters", role: "search", "aria-label": "Filter the list"},
-    field(
-      "Order",
-      select("sort", [
-        ["score", "Worst first"],
-        ["time", "Newest first"]
-      ])
-    ),
+    field("Order", select("sort", orders)),
     field("State", select("state", codes(Object.keys(STATES)))),
     field("Label", select("label", codes(labels))),
     field("At least", min),
     field("Patient", patient)
   );
-  const changed = () => {
-    change({...Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value)]))});
-  };
+  const changed = () => change(Object.fromEntries(/** @type {any} */ (new FormData(form))));
   /** @type {number | undefined} */
   let timer;
   form.addEventListener("submit", event => event.preventDefault());

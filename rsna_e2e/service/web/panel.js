@@ -9,11 +9,13 @@ import {
   el,
   heading,
   moment,
+  note,
   notify,
   outside,
   reasonList,
   share,
   span,
+  spelled,
   studyDate,
   words
 } from "./dom.js";
@@ -32,7 +34,7 @@ export const STATES = {
   cancelled: "Cancelled before it was read."
 };
 
-const RETRIED = ["failed", "dead", "refused", "cancelled"]; // states
+const RETRIED = ["failed", "dead", "cancelled"]; // states
 
 /** @param {Item} study */
 export function titleOf({study, identity}) {
@@ -53,7 +55,7 @@ export function stateOf({state, reason, attempts, superseded, generations}, show
     {class: `state ${state}`, role: "status"},
     el("strong", {}, heading(state)),
     `. ${STATES[state]}`,
-    reason && ` Reason: ${words(reason)}.`,
+    reason && ` Reason: ${spelled(reason)}.`,
     attempts > 1 && ` ${count(attempts, "attempt")} so far.`,
     superseded && " Files or a model came since the result that is shown.",
     isOld && " This is an older result."
@@ -71,19 +73,13 @@ export function findings(result, version) {
   const lines = result.labels.map(label => {
     const {name, probability, threshold, above, key_slices: keySlices} = label;
     const what = `${share(probability)}, threshold ${share(threshold)}${label.is_learned ? "" : " (not learned)"}`;
+    const bar = {class: "bar", role: "img", "aria-label": what, title: what, "--p": probability, "--threshold": threshold};
     return el(
       "li",
       {class: above && "above"},
       span("name", heading(name), label.level === "series" && el("small", {}, " of the series")),
       span("value", share(probability)),
-      el("span", {
-        class: "bar",
-        role: "img",
-        "aria-label": what,
-        "--p": probability,
-        "--threshold": threshold,
-        title: what
-      }),
+      el("span", bar),
       span("keys", ...keySlices.map(key => keyLink(result, key, name, version)))
     );
   });
@@ -124,7 +120,7 @@ export function aboutSeries({flags, rows, columns, spacing_mm: spacing}) {
     "section",
     {"aria-label": "About the images"},
     el("ul", {class: "flags"}, ...texts),
-    el("p", {class: "note"}, `${rows} × ${columns} pixels${pixels}`)
+    note(`${rows} × ${columns} pixels${pixels}`)
   );
 }
 
@@ -150,14 +146,8 @@ export function history(study, shown) {
     {"aria-label": "History"},
     results.length > 0 && el("h2", {}, "Results"),
     el("ul", {class: "plain"}, ...results),
-    reasons && el("p", {class: "note"}, `Refused files: ${reasons}.`),
-    el(
-      "p",
-      {class: "note"},
-      "Received ",
-      moment(study.received),
-      `, ${count(study.n_files, "file")}. Study ${study.study}.`
-    )
+    reasons && note(`Refused files: ${reasons}.`),
+    note("Received ", moment(study.received), `, ${count(study.n_files, "file")}. Study ${study.study}.`)
   );
 }
 

@@ -22,10 +22,7 @@ export function windowTable(center, width) {
   return table;
 }
 
-/**
- * The window from the lowest to the highest value of a slice.
- * @param {Int16Array} values @returns {Window}
- */
+/** The window from the lowest to the highest value of a slice. @param {Int16Array} values @returns {Window} */
 export function fullWindow(values) {
   let [low, high] = [32767, -32768];
   for (const value of values) {
@@ -41,13 +38,8 @@ export function fullWindow(values) {
  * @param {number[]} direction unit vector @returns {string} such as "L" or "AR"
  */
 export function letters(direction) {
-  const names = [
-    ["L", "R"],
-    ["P", "A"],
-    ["H", "F"]
-  ];
   return direction
-    .map((part, axis) => ({size: Math.abs(part), letter: names[axis][part > 0 ? 0 : 1]}))
+    .map((part, axis) => ({size: Math.abs(part), letter: (part > 0 ? "LPH" : "RAF")[axis]}))
     .filter(({size}) => size > 0.25)
     .sort((a, b) => b.size - a.size)
     .map(({letter}) => letter)

@@ -22,16 +22,10 @@ export class Strip {
     this.layout = layout(placeMm, this.nSlices);
     this.actions = actions;
     this.cursor = el("div", {class: "cursor"});
+    const range = {role: "slider", "aria-label": "Slice", "aria-valuemin": 1, "aria-valuemax": this.nSlices};
     this.slider = el(
       "div",
-      {
-        class: "plot",
-        role: "slider",
-        tabindex: 0,
-        "aria-label": "Slice",
-        "aria-valuemin": 1,
-        "aria-valuemax": this.nSlices
-      },
+      {class: "plot", tabindex: 0, ...range},
       ...rows.map(row => this.#plot(row)),
       ...this.layout.gaps.map(([from, to]) =>
         el("div", {class: "gap", "--from": from, "--to": to, title: "No slices here"})

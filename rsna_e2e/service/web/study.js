@@ -55,10 +55,7 @@ export async function showStudy(main, route, {signal, session, again}) {
   });
 }
 
-/**
- * Make the viewer of a series, and what the panel says of it.
- * @param {HTMLElement} panel @param {Shown} shown
- */
+/** Make the viewer of a series, and what the panel says of it. @param {HTMLElement} panel @param {Shown} shown */
 async function mountSeries(panel, {route, result, headline, version, shown, signal}) {
   const byImportance = [...result.labels.filter(({above}) => above), ...result.labels];
   const key = route.series ?? byImportance.flatMap(label => label.key_slices)[0]?.series ?? result.series[0].key;

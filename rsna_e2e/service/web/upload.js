@@ -1,7 +1,7 @@
 // Sending files: what is dropped or chosen goes up a few at a time, with its progress; what fails for a while is repeated.
 
 import {ApiError, pause, refusal, ROOT, toLogin} from "./api.js";
-import {announce, button, count, el, megabytes, reasonList} from "./dom.js";
+import {announce, button, count, el, megabytes, note, reasonList, spelled} from "./dom.js";
 
 /** @import {Accepted} from "../web_types" */
 
@@ -50,6 +50,8 @@ export class Uploader {
     this.said = "";
     this.running = 0;
     this.stop = new AbortController();
+    const room = () => document.documentElement.style.setProperty("--dock", `${dock.offsetHeight}px`);
+    new ResizeObserver(room).observe(dock);
     addEventListener("beforeunload", event => this.running && event.preventDefault());
   }
 
@@ -116,7 +118,7 @@ export class Uploader {
     } catch (error) {
       const {status, detail, message} = /** @type {ApiError} */ (error);
       const isRefused = status === 422 || status === 415 || status === 413;
-      Object.assign(entry, isRefused ? {state: "refused", why: detail || message} : {state: "failed", why: message});
+      Object.assign(entry, isRefused ? {state: "refused", why: spelled(detail || message)} : {state: "failed", why: message});
       return null;
     } finally {
       this.#show();
@@ -136,15 +138,10 @@ export class Uploader {
   }
 
   #summary() {
-    const [sent, refused, failed] = [this.#in("sent"), this.#in("refused"), this.#in("failed")].map(
-      ({length}) => length
-    );
-    const parts = [
-      `${sent} of ${count(this.entries.length, "file")} sent`,
-      refused && `${refused} refused`,
-      failed && `${failed} failed`
-    ];
-    return `${parts.filter(Boolean).join(", ")}.`;
+    const [sent, refused, failed] = [this.#in("sent"), this.#in("refused"), this.#in("failed")];
+    const others = (refused.length ? `, ${refused.length} refused` : "") + (failed.length ? `, ${failed.length} failed` : "");
+    const verb = this.running ? "Sending…" : "Sent";
+    return `${verb} ${sent.length} of ${count(this.entries.length, "file")}${others}.`;
   }
 
   #show() {
@@ -159,17 +156,14 @@ export class Uploader {
 
   #draw() {
     const total = this.entries.reduce((sum, {file}) => sum + file.size, 0);
-    const sent = this.entries.reduce(
-      (sum, entry) => sum + (entry.state === "refused" ? entry.file.size : entry.sent),
-      0
-    );
+    const sent = this.entries.reduce((sum, entry) => sum + (entry.state === "refused" ? entry.file.size : entry.sent), 0);
     const shown = [...this.#in("refused"), ...this.#in("failed"), ...this.#in("sending")].slice(0, N_SHOWN);
     const failed = this.#in("failed");
     this.dock.hidden = false;
     this.dock.replaceChildren(
-      el("p", {}, el("strong", {}, this.running ? "Sending" : "Sent"), ` ${this.#summary()}`),
+      el("p", {}, el("strong", {}, this.#summary())),
       el("progress", {max: total || 1, value: sent, "aria-label": "All files"}),
-      el("p", {class: "note"}, `${megabytes(sent)} of ${megabytes(total)}. ${this.said}`),
+      note(`${megabytes(sent)} of ${megabytes(total)}. ${this.said}`),
       el("ul", {}, ...shown.map(line)),
       el(
         "p",

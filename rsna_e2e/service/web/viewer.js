@@ -8,10 +8,9 @@ import {listen} from "./gestures.js";
 import {fullWindow, windowTable} from "./pixels.js";
 import {Fetcher, fetchOrder, Memory} from "./slices.js";
 import {Strip} from "./strip.js";
-/** @import {HeatMap, Series} from "../web_types" */
+/** @import {HeatMap, Series, Window} from "../web_types" */
 /** @import {Pixel} from "./canvas.js" */
 /** @import {Meanings} from "./gestures.js" */
-/** @import {Window} from "../web_types" */
 /** @import {Row} from "./strip.js" */
 
 const AT_ONCE = 6; // requests
@@ -22,9 +21,7 @@ export const slices = new Memory(256 * 2 ** 20);
 /** @type {Memory<HeatMap>} */
 export const maps = new Memory(16 * 2 ** 20);
 
-/**
- * @typedef {{place: number, label: number}} Where
- */
+/** @typedef {{place: number, label: number}} Where */
 
 export class Viewer {
   /**
