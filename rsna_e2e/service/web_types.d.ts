@@ -25,6 +25,8 @@ export interface Item {
   n_slices: number | null;
   /** highest probability by label */
   scores: Record<string, number>;
+  /** labels that reach their thresholds */
+  above: string[];
   /** the label that orders the list */
   headline: string | null;
   sentence: string | null;

@@ -85,6 +85,7 @@ class Studies:
             "n_files": 38,
             "n_slices": sum(len(one.pixels) for one in series) or None,
             "scores": scores,
+            "above": [label["name"] for label in self.results[study]["labels"] if label["above"]] if series else [],
             "headline": given.pop("headline", "any"),
             "sentence": given.pop("sentence", None) or (self.results[study]["sentence"] if series else None),
             "superseded": False,

@@ -94,6 +94,7 @@ def test_the_overlay_is_where_its_affine_says(page: Page, service: tuple[str, St
     assert not drawn(page, ".map").any()  # off at the start
     page.keyboard.press("h")
     until(lambda: drawn(page, ".map").any())
+    assert page.evaluate("Number(document.querySelector('.map').style.opacity)") >= 0.85  # plain over bone too
     alpha = drawn(page, ".map")[..., 3].astype(np.float64)
     row, column = np.mgrid[: alpha.shape[0], : alpha.shape[1]]
     middle = [np.average(axis, weights=alpha) for axis in (column, row)]

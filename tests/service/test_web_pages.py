@@ -213,6 +213,36 @@ def test_who_may_delete(chromium: Browser, service: tuple[str, Studies]) -> None
         expect(page.locator(f"[data-study='{DEAD}']")).to_have_count(0)
 
 
+def test_from_what_is_gone_a_link_leads_to_the_list(chromium: Browser, service: tuple[str, Studies]) -> None:
+    del service[1].items[DEAD]
+    with visit(chromium, service[0], may_say="404") as page:
+        page.goto(f"/#/study/{DEAD}")
+        expect(page.locator("#notice")).to_contain_text("not any more")
+        page.click("main a")
+        page.wait_for_selector(".worklist li")
+
+
+def test_labels_above_their_thresholds_are_first_and_marked(page: Page, service: tuple[str, Studies]) -> None:
+    """Also where their probability is low, and where there are more of them than are shown of others."""
+    settled(page, "/#/")
+    chips = page.locator(f"[data-study='{HEAD}'] .chip")
+    scores = {"any": 0.9, "a": 0.8, "b_c": 0.1, "d": 0.7, "e": 0.6, "f": 0.5, "g": 0.4}
+    service[1].change(HEAD, scores=scores, above=["b_c"])
+    expect(chips).to_have_text(["▲ b c 0.10", "a 0.80", "d 0.70", "e 0.60"])
+    expect(page.locator(f"[data-study='{HEAD}'] .more")).to_have_text("+2")
+    expect(page.locator(f"[data-study='{HEAD}'] .score")).to_contain_text("any")
+    service[1].change(HEAD, above=["any", "a", "b_c", "d", "e", "f"])
+    expect(chips).to_have_text(["▲ a 0.80", "▲ d 0.70", "▲ e 0.60", "▲ f 0.50", "▲ b c 0.10", "g 0.40"])
+    expect(page.locator(f"[data-study='{HEAD}'] .score")).to_contain_text("▲ any")
+
+
+def test_a_folder_without_a_file_says_so(page: Page, tmp_path: Path) -> None:
+    settled(page, "/#/")
+    page.set_input_files(SEND_FOLDER, tmp_path)
+    expect(page.locator("#notice")).to_contain_text("The folder holds no file.")
+    expect(page.locator("#uploads")).to_be_hidden()
+
+
 def test_readers_are_offered_no_sending(chromium: Browser, service: tuple[str, Studies]) -> None:
     """Neither buttons nor a place to drop files."""
     drag = """() => {

@@ -1,10 +1,11 @@
 // Requests to the service, and what it answers. Errors come as `ApiError`, whose message says what to do.
 
 import {notify} from "./dom.js";
-/** @import {HeatMap} from "../web_types" */
+/** @import {HeatMap, Page} from "../web_types" */
 
 export const ROOT = "/api/v1";
 
+const WAIT_S = 25; // of a request for changes
 const LONGEST_PAUSE_MS = 30_000; // between two tries
 
 /** @typedef {{title?: string, detail?: string}} Problem */
@@ -149,4 +150,21 @@ export async function repeat(signal, once) {
       await pause(wait, signal).catch(() => undefined);
     }
   }
+}
+
+/**
+ * Follow the list by long polls: its version rises with every change of a study.
+ * @param {AbortSignal} signal @param {Parameters<typeof query>[0]} wanted
+ * @param {(page: Page) => unknown} changed told each new page, the first at once; false ends it
+ */
+export function followList(signal, wanted, changed) {
+  let known = -1;
+  return repeat(signal, async recovers => {
+    const since = known < 0 || recovers ? {} : {after: known, wait: WAIT_S};
+    const page = await getJson(`/studies${query({...wanted, ...since})}`, signal);
+    if (page.version === known) await pause(500, signal); // the service may answer before there is anything new
+    else if ((await changed(page)) === false) return false;
+    known = page.version;
+    return true;
+  });
 }

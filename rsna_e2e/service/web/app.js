@@ -2,7 +2,7 @@
 
 import {getJson, post} from "./api.js";
 import {LETTERS_OFF} from "./controls.js";
-import {byId, notify} from "./dom.js";
+import {byId, el, notify} from "./dom.js";
 import {showList} from "./list.js";
 import {showStudy} from "./study.js";
 import {dropped, Uploader} from "./upload.js";
@@ -34,7 +34,7 @@ async function show(moved = true) {
     else await showList(main, new URLSearchParams(ofList), {signal, uploader: session.role === "read" ? null : uploader});
   } catch (error) {
     if (signal.aborted) return;
-    main.replaceChildren();
+    main.replaceChildren(study ? el("p", {class: "list"}, el("a", {href: "#/"}, "Go back to the list")) : "");
     notify(error);
   }
   if (moved && !signal.aborted) main.querySelector("h1")?.focus();

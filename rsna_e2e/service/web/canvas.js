@@ -83,13 +83,11 @@ export class Film {
   /** @param {Box[]} boxes of the slice shown */
   drawBoxes(boxes) {
     this.boxes.replaceChildren(
-      ...boxes.map(box => {
-        const outline = el("div", {class: "box"}, el("span", {}, `${words(box.label)} ${share(box.score)}`));
-        Object.assign(outline.dataset, {x: box.x, y: box.y, width: box.width, height: box.height});
-        return outline;
+      ...boxes.map(({x, y, width, height, label, score}) => {
+        const frame = {class: "box", "--x": x, "--y": y, "--width": width, "--height": height};
+        return el("div", frame, el("span", {}, `${words(label)} ${share(score)}`));
       })
     );
-    this.place();
   }
 
   /** Screen px per pixel column of the slice. */
@@ -115,12 +113,9 @@ export class Film {
     const scale = this.scale;
     this.sheet.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
     this.sheet.classList.toggle("sharp", scale >= SHARP_PX);
-    for (const box of /** @type {Iterable<HTMLElement>} */ (this.boxes.children)) {
-      box.style.left = `${x + Number(box.dataset.x) * scale}px`;
-      box.style.top = `${y + Number(box.dataset.y) * scale * this.aspect}px`;
-      box.style.width = `${Number(box.dataset.width) * scale}px`;
-      box.style.height = `${Number(box.dataset.height) * scale * this.aspect}px`;
-    }
+    this.boxes.style.translate = `${x}px ${y}px`;
+    this.boxes.style.setProperty("--column", `${scale}px`);
+    this.boxes.style.setProperty("--row", `${scale * this.aspect}px`);
   }
 
   /**

@@ -31,7 +31,7 @@ export class Controls {
       ...viewer.rows.map(({name}) => el("option", {}, heading(name)))
     );
     this.overlay = button("Overlay", () => viewer.toggleOverlay(), named("Overlay (H)"));
-    const range = {type: "range", min: 0.1, max: 1, step: 0.05, value: 0.6, "aria-label": "Opacity of the overlay"};
+    const range = {type: "range", min: 0.1, max: 1, step: 0.05, value: 0.9, "aria-label": "Opacity of the overlay"};
     this.opacity = el("input", {...range, oninput: () => viewer.update()});
     this.picture = outside("Picture of this slice", "", "button");
     this.element = this.#toolbar();

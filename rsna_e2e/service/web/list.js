@@ -1,12 +1,11 @@
 // The worklist: studies as they come and are read, worst first or newest first, kept up to date by long polls.
 
-import {getJson, pause, query, repeat} from "./api.js";
+import {followList, getJson, query} from "./api.js";
 import {count, el, heading, moment, share, span, spelled, words} from "./dom.js";
 import {STATES, titleOf} from "./panel.js";
 /** @import {Item, Model, Page} from "../web_types" */
 /** @import {Uploader} from "./upload.js" */
 
-const WAIT_S = 25; // of a request for changes
 const PAGE = 50; // studies
 const N_CHIPS = 4; // labels shown beside the headline
 const TYPING_MS = 300; // after the last key
@@ -38,7 +37,8 @@ export async function showList(main, params, {signal, uploader}) {
   const follow = () => {
     polling.abort();
     polling = new AbortController();
-    void keepUp(filters, parts, AbortSignal.any([signal, polling.signal]));
+    const ends = AbortSignal.any([signal, polling.signal]);
+    void followList(ends, {...filters, limit: PAGE}, page => showPage(page, filters, parts));
   };
   const form = filterForm(filters, models, changed => {
     Object.assign(filters, {cursor: ""}, changed);
@@ -58,21 +58,6 @@ export async function showList(main, params, {signal, uploader}) {
     )
   );
   follow();
-}
-
-/** Show the page of the list that the filters ask for, and each change of it. */
-function keepUp(/** @type {Filters} */ filters, /** @type {Parts} */ parts, /** @type {AbortSignal} */ signal) {
-  /** @type {number | null} */
-  let version = null;
-  return repeat(signal, async recovers => {
-    const since = version === null || recovers ? {} : {after: version, wait: WAIT_S};
-    /** @type {Page} */
-    const page = await getJson(`/studies${query({...filters, limit: PAGE, ...since})}`, signal);
-    if (page.version !== version) showPage(page, filters, parts);
-    else await pause(500, signal); // the service may answer before there is anything new
-    version = page.version;
-    return true;
-  });
 }
 
 /** @param {Page} page @param {Filters} filters @param {Parts} parts */
@@ -97,13 +82,19 @@ const address = ({sort, ...others}) => `#/${query({...others, sort: sort === "sc
 
 /** @param {Item} item */
 function row(item) {
-  const {study, state, reason, sentence, scores, headline, received, n_slices: nSlices} = item;
+  const {study, state, above, reason, sentence, scores, headline, received, n_slices: nSlices} = item;
   const score = scores[headline ?? ""];
-  const others = Object.entries(scores).filter(([name]) => name !== headline);
-  const chips = others
-    .sort(([, a], [, b]) => b - a)
-    .slice(0, N_CHIPS)
-    .map(([name, p]) => el("span", {class: "chip", "--p": p}, words(name), " ", el("b", {}, share(p))));
+  const isAbove = (/** @type {string} */ name) => above.includes(name);
+  const named = (/** @type {string} */ name) => (isAbove(name) ? "▲ " : "") + words(name);
+  const rank = (/** @type {[string, number]} */ [name, p]) => p + Number(isAbove(name)); // those above first
+  const others = Object.entries(scores)
+    .filter(([name]) => name !== headline)
+    .sort((a, b) => rank(b) - rank(a));
+  const nChips = Math.max(N_CHIPS, above.length);
+  const chips = others.slice(0, nChips).map(([name, p]) => {
+    const kind = isAbove(name) && {class: "chip above", title: "Above its threshold"};
+    return el("span", {class: "chip", "--p": p, ...kind}, named(name), " ", el("b", {}, share(p)));
+  });
   const meter = score !== undefined && el("span", {class: "meter", "--p": score});
   return el(
     "li",
@@ -112,10 +103,10 @@ function row(item) {
       "score",
       el("b", {}, meter ? share(score) : "–"),
       meter,
-      el("small", {}, meter && headline && words(headline))
+      el("small", {}, meter && headline && named(headline))
     ),
     span("who", el("a", {href: `#/study/${study}`}, ...titleOf(item)), el("small", {class: "sentence"}, sentence ?? (reason && spelled(reason)))),
-    span("chips", ...chips, others.length > N_CHIPS && span("more", `+${others.length - N_CHIPS}`)),
+    span("chips", ...chips, others.length > nChips && span("more", `+${others.length - nChips}`)),
     span(
       "what",
       el("span", {class: `badge ${state}`, title: STATES[state]}, heading(state)),
@@ -171,13 +162,8 @@ function filterForm(filters, models, change) {
   const orders = Object.entries({score: "Worst first", time: "Newest first"});
   const codes = (/** @type {string[]} */ values) => [["", "All"], ...values.map(value => [value, heading(value)])];
   const min = el("input", {name: "min", type: "number", min: 0, max: 1, step: 0.05, value: filters.min});
-  const patient = el("input", {
-    name: "patient",
-    type: "search",
-    autocomplete: "off",
-    spellcheck: "false",
-    value: filters.patient
-  });
+  const asTyped = {type: "search", autocomplete: "off", spellcheck: "false"};
+  const patient = el("input", {name: "patient", value: filters.patient, ...asTyped});
   const form = el(
     "form",
     {class: "filters", role: "search", "aria-label": "Filter the list"},

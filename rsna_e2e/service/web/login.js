@@ -11,12 +11,8 @@ async function logIn(body) {
   form.inert = true;
   error.textContent = "";
   try {
-    await request("/login", {
-      method: "POST",
-      stays: true,
-      body: JSON.stringify(body),
-      headers: {"Content-Type": "application/json"}
-    });
+    const headers = {"Content-Type": "application/json"};
+    await request("/login", {method: "POST", stays: true, body: JSON.stringify(body), headers});
     location.replace(`/${/^#\//.test(location.hash) ? location.hash : ""}`);
   } catch (problem) {
     const {status, message} = /** @type {import("./api.js").ApiError} */ (problem);

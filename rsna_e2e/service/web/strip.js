@@ -71,9 +71,7 @@ export class Strip {
   #scale(placeMm) {
     const end = this.nSlices - 1;
     const said = (/** @type {number} */ place) =>
-      this.layout.inMm && placeMm
-        ? `slice ${place + 1}, ${Number(placeMm[place]).toFixed(0)} mm`
-        : `slice ${place + 1}`;
+      `slice ${place + 1}${this.layout.inMm && placeMm ? `, ${Number(placeMm[place]).toFixed(0)} mm` : ""}`;
     return el("p", {class: "scale", "aria-hidden": "true"}, el("span", {}, said(0)), el("span", {}, said(end)));
   }
 
@@ -137,13 +135,8 @@ export function probabilityTable(rows, placeMm) {
   details.addEventListener(
     "toggle",
     () => {
-      const head = el(
-        "tr",
-        {},
-        ...["Slice", hasPlaces && "mm", ...rows.map(row => heading(row.name))].map(
-          text => text && el("th", {scope: "col"}, text)
-        )
-      );
+      const titles = ["Slice", hasPlaces && "mm", ...rows.map(row => heading(row.name))];
+      const head = el("tr", {}, ...titles.map(text => text && el("th", {scope: "col"}, text)));
       const lines = rows[0].probability.map((_, place) =>
         el(
           "tr",
@@ -155,13 +148,8 @@ export function probabilityTable(rows, placeMm) {
           )
         )
       );
-      details.append(
-        el(
-          "div",
-          {class: "scroll", tabindex: 0, role: "region", "aria-label": "Probabilities"},
-          el("table", {}, el("thead", {}, head), el("tbody", {}, ...lines))
-        )
-      );
+      const region = {class: "scroll", tabindex: 0, role: "region", "aria-label": "Probabilities"};
+      details.append(el("div", region, el("table", {}, el("thead", {}, head), el("tbody", {}, ...lines))));
     },
     {once: true}
   );

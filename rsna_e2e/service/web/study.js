@@ -1,6 +1,6 @@
 // The page of one study: the panel with what the model says of it, and one of its series in the viewer.
 
-import {extended, getJson, pause, query, repeat, seriesPath} from "./api.js";
+import {extended, followList, getJson, query, seriesPath} from "./api.js";
 import {el, notify} from "./dom.js";
 import {aboutSeries, actions, findings, history, seriesList, stateOf, titleOf, versionOf} from "./panel.js";
 import {probabilityTable} from "./strip.js";
@@ -8,8 +8,6 @@ import {Viewer} from "./viewer.js";
 
 /** @import {Result, Series, Session, Study} from "../web_types" */
 /** @import {Row} from "./strip.js" */
-
-const WAIT_S = 25; // of one request for a change
 
 /**
  * @typedef {{study: string, series?: string, params: URLSearchParams}} Route
@@ -128,13 +126,8 @@ function remember(study, key, version, rows, signal) {
  * @param {Study} study @param {AbortSignal} signal @param {(now: Study) => Promise<boolean>} changed whether to go on
  */
 function watch(study, signal, changed) {
-  let known = -1;
   let seen = JSON.stringify(study);
-  return repeat(signal, async recovers => {
-    const since = known < 0 || recovers ? {} : {after: known, wait: WAIT_S};
-    const {version} = await getJson(`/studies${query({limit: 1, ...since})}`, signal);
-    if (version === known) await pause(500, signal); // the service may answer before there is anything new
-    known = version;
+  return followList(signal, {limit: 1}, async () => {
     const now = await getJson(`/studies/${study.study}`, signal);
     if (JSON.stringify(now) === seen) return true;
     seen = JSON.stringify(now);

@@ -1,7 +1,7 @@
 // Sending files: what is dropped or chosen goes up a few at a time, with its progress; what fails for a while is repeated.
 
 import {ApiError, pause, refusal, ROOT, toLogin} from "./api.js";
-import {announce, button, count, el, megabytes, note, reasonList, spelled} from "./dom.js";
+import {announce, button, count, el, megabytes, note, notify, reasonList, spelled} from "./dom.js";
 
 /** @import {Accepted} from "../web_types" */
 
@@ -60,7 +60,7 @@ export class Uploader {
     const entries = files
       .filter(({name}) => !/(^|\/)\./.test(name))
       .map(named => /** @type {Entry} */ ({...named, state: "waiting", sent: 0, why: ""}));
-    if (!entries.length) return;
+    if (!entries.length) return notify("The folder holds no file.");
     if (!this.running) Object.assign(this, {entries: [], studies: [], said: "", stop: new AbortController()});
     this.entries.push(...entries);
     this.running++;
@@ -117,7 +117,7 @@ export class Uploader {
       return text;
     } catch (error) {
       const {status, detail, message} = /** @type {ApiError} */ (error);
-      const isRefused = status === 422 || status === 415 || status === 413;
+      const isRefused = [413, 415, 422].includes(status);
       Object.assign(entry, isRefused ? {state: "refused", why: spelled(detail || message)} : {state: "failed", why: message});
       return null;
     } finally {
