@@ -1,6 +1,7 @@
 """bin/demo_serve.sh with a small model, run for real: what it says and leaves, and that nothing is left running."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +11,6 @@ from types import ModuleType
 
 import pytest
 import small
-from conftest import CHROMIUM
 from PIL import Image
 from scripts import ROOT, run_script, start_script
 
@@ -67,7 +67,7 @@ def test_every_step_of_the_service_works(folder: Path) -> None:
     for path in served.glob("*.png"):
         with Image.open(path) as picture:
             sizes[path.name] = picture.size
-    if CHROMIUM is None:
+    if shutil.which("chromium") is None:
         assert sizes == {}
     else:
         of_widths = {1440: (1440, 900), 390: (390, 844)}

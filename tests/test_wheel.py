@@ -114,6 +114,7 @@ def test_the_wheel_holds_the_package_and_its_libraries(built: Built) -> None:
         "rsna_e2e/py.typed",
         *(f"{templates}/{name}.html.j2" for name in TEMPLATES),
         *(f"{templates}/{name}.css" for name in ("inspection", "report")),
+        *(str(path.relative_to(ROOT)) for path in (ROOT / "rsna_e2e/service/web").iterdir()),
     }
     assert built.wheel.name.startswith(f"rsna_e2e-{rsna_e2e.__version__}-cp311-abi3-")
 

@@ -20,6 +20,7 @@ from rsna_e2e.core.errors import BadInputError, UsageError
 from rsna_e2e.core.files import read_json, real_path
 from rsna_e2e.core.sealed_archive import read_sealed
 from rsna_e2e.tasks.task import Task
+from rsna_e2e.training.run_layout import CONFIG
 
 SUFFIX = ".rsna"
 DESCRIPTION, CARD, LICENCE = "bundle.json", "MODEL_CARD.md", "LICENSE"
@@ -129,8 +130,8 @@ def check_is_model(path: Path) -> None:
     done."""
     if not path.exists():
         raise BadInputError(f"{path}: no such file or folder. Give a bundle made by export, or the folder of a run")
-    if path.is_dir() and not (path / "config.yaml").is_file():
-        raise BadInputError(f"{path}: not a run folder (no config.yaml). Give one made by train, or a bundle by export")
+    if path.is_dir() and not (path / CONFIG).is_file():
+        raise BadInputError(f"{path}: not a run folder (no {CONFIG}). Give one made by train, or a bundle by export")
 
 
 def runs_of(path: Path) -> tuple[Path, ...]:

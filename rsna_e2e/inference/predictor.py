@@ -153,7 +153,7 @@ class Predictor:
         """Return a prediction in the order of the store. Raises BadInputError where it is not of finite numbers."""
         if not prediction.is_finite:
             raise BadInputError(
-                f"{self.trained.named}: {self.trained.checkpoint.name} predicts numbers that are not finite. Use "
+                f"{self.trained.named}, {self.trained.checkpoint.name}: predicts numbers that are not finite. Use "
                 "another checkpoint"
             )
         return prediction.in_store_order()

@@ -6,7 +6,6 @@ file can make another chain. To find that too, keep `Verification.known` elsewhe
 """
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.files import as_json
 from rsna_e2e.service.accounts import BUSY_MS
 from rsna_e2e.service.addresses import plain
 from rsna_e2e.service.callers import is_name
@@ -153,5 +153,5 @@ def _parse(known: str) -> tuple[int, str]:
 
 
 def _hash(before: str, number: int, fields: tuple[str, ...]) -> str:
-    row = json.dumps([number, *fields], separators=(",", ":"))
+    row = as_json([number, *fields])
     return hashlib.sha256(f"{before}\n{row}".encode()).hexdigest()

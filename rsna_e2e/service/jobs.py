@@ -1,11 +1,11 @@
 """Who works on which study: workers take studies by leases that they renew, so that one that dies gives them back."""
 
-import json
 import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rsna_e2e.core.files import as_json
 from rsna_e2e.service.database import Database, State, content_of, utc_now
 from rsna_e2e.service.sqlite import transaction
 
@@ -103,7 +103,7 @@ def finish(database: Database, job: Job, owner: str, found: Found) -> bool:
             database.connection.execute(
                 "INSERT INTO results(study, content, model, finished, summary) VALUES (?,?,?,?,?)"
                 " ON CONFLICT DO UPDATE SET is_superseded=0",
-                (job.study, job.content, model, utc_now(), json.dumps(summary)),
+                (job.study, job.content, model, utc_now(), as_json(summary)),
             )
         if found.summaries:
             database.connection.execute(
@@ -118,8 +118,8 @@ def finish(database: Database, job: Job, owner: str, found: Found) -> bool:
             (
                 state,
                 reason,
-                json.dumps(found.refused),
-                json.dumps(found.timing_s),
+                as_json(found.refused),
+                as_json(found.timing_s),
                 time.time(),
                 found.score,
                 version,

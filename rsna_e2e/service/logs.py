@@ -3,12 +3,12 @@
 What libraries say goes the same way, without their tracebacks, which may quote what they worked on.
 """
 
-import json
 import logging
 import sys
 import traceback
 from pathlib import Path
 
+from rsna_e2e.core.files import as_json
 from rsna_e2e.service.database import utc_now
 
 _OWN = "rsna_e2e"
@@ -29,7 +29,7 @@ class JsonLines(logging.Formatter):
             frames = traceback.extract_tb(record.exc_info[2])
             place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
             line["error"] = f"{record.exc_info[0].__name__}{place}"
-        return json.dumps(line)
+        return as_json(line)
 
 
 def log_as_json(process: str) -> None:

@@ -4,7 +4,6 @@ Nothing of what was sent, no path of this machine and no place in the program is
 """
 
 import errno
-import json
 import logging
 import re
 import sqlite3
@@ -18,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rsna_e2e.core.errors import DiskFullError, OutOfResourcesError
-from rsna_e2e.core.files import is_full
+from rsna_e2e.core.files import as_json, is_full
 
 MEDIA_TYPE = "application/problem+json"
 BUSY_RETRY_S = 5
@@ -106,7 +105,7 @@ def response_of(problem: ProblemError, scope: Scope) -> Response:
     instance = _instance(scope)
     if instance is not None:
         body["instance"] = instance
-    return Response(json.dumps(body), problem.status_code, problem.headers, MEDIA_TYPE)
+    return Response(as_json(body), problem.status_code, problem.headers, MEDIA_TYPE)
 
 
 def _instance(scope: Scope) -> str | None:

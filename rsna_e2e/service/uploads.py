@@ -5,6 +5,7 @@ import secrets
 from collections import Counter
 from dataclasses import dataclass
 
+from rsna_e2e.core.files import as_json
 from rsna_e2e.service.arrivals import complete
 from rsna_e2e.service.database import Database
 from rsna_e2e.service.sqlite import transaction
@@ -52,7 +53,7 @@ def count_files(database: Database, upload: str) -> int:
 def note_file(database: Database, upload: str, place: int, taken: Taken) -> bool:
     """Note what file number `place` of an upload is, in place of what was noted of that number. False where the upload
     ended while the file came."""
-    text = json.dumps({"studies": taken.studies, "refused": taken.refused})
+    text = as_json({"studies": taken.studies, "refused": taken.refused})
     with transaction(database.connection):
         touched = database.connection.execute("UPDATE uploads SET last_s=? WHERE upload=?", (database.clock(), upload))
         if touched.rowcount:

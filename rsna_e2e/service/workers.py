@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from rsna_e2e.core.files import as_json
 from rsna_e2e.service.database import Database
 from rsna_e2e.service.sqlite import transaction
 
@@ -15,7 +16,7 @@ def beat(database: Database, number: int, models: Sequence[dict[str, Any]] | Non
         if models is not None:
             database.connection.execute(
                 "INSERT OR REPLACE INTO workers VALUES (?,?,?,?)",
-                (number, os.getpid(), database.clock(), json.dumps(list(models))),
+                (number, os.getpid(), database.clock(), as_json(list(models))),
             )
         else:
             database.connection.execute("UPDATE workers SET beat_s=? WHERE number=?", (database.clock(), number))

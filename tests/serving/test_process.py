@@ -286,6 +286,7 @@ def test_a_process_that_is_stopped_leaves_nothing(number: int, code: int, made: 
         env=os.environ | {"TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # as tests may run under nohup
     )
     deadline_s = time.monotonic() + PATIENCE_S
     while not [*out.glob(".*")] and stopped.poll() is None and time.monotonic() < deadline_s:
