@@ -1,7 +1,6 @@
 """The verb that shows patients and what models say of them in a terminal: console."""
 
 import argparse
-import importlib.util
 import io
 import os
 import sys
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from rsna_e2e.cli.arguments import add_device
 from rsna_e2e.cli.serving import ends_at_signals
-from rsna_e2e.cli.verbs import Verbs, add_verb, task_of_store, tell
-from rsna_e2e.core.errors import MissingCapabilityError, UsageError
+from rsna_e2e.cli.verbs import Verbs, add_verb, need, task_of_store, tell
+from rsna_e2e.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rsna_e2e.store import Store
@@ -101,10 +100,7 @@ def _check(options: argparse.Namespace, *, is_plain: bool) -> None:
     if not is_plain:
         if options.out is not None:
             raise UsageError("--out: is of --plain, which writes pictures. Leave it out")
-        if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
-            raise MissingCapabilityError(
-                f"{' and '.join(missing)}: not installed; install with: pip install 'rsna_e2e[console]', or use --plain"
-            )
+        need(_LIBRARIES, extra="console", instead=", or use --plain")
     elif options.out is not None:
         check_new(options.out)
 

@@ -1,15 +1,12 @@
 """The verb that runs the service: studies over HTTP, results in a browser."""
 
 import argparse
-import importlib.util
 import signal
 import threading
 from pathlib import Path
 
-from rsna_e2e.cli.verbs import Verbs, add_verb, tell
-from rsna_e2e.core.errors import MissingCapabilityError
+from rsna_e2e.cli.verbs import Verbs, add_verb, need, tell
 
-_INSTALL = "pip install 'rsna_e2e[serve]'"
 _LIBRARIES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 _FIRST = "first-login"  # name of the token for it
 _ONCE_S = 3600.0  # a link to log in is good for so long
@@ -45,9 +42,7 @@ def add_serve(verbs: Verbs) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingCapabilityError(f"{missing[0]} is not installed, which the service needs: {_INSTALL}")
+    need(_LIBRARIES, extra="serve")
     from rsna_e2e.service.logs import log_as_json
     from rsna_e2e.service.settings import load_settings
     from rsna_e2e.service.supervisor import Supervisor

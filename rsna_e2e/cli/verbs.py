@@ -1,14 +1,15 @@
 """What all verbs share: their parser, and printing that escapes control characters."""
 
 import argparse
+import importlib.util
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
-from rsna_e2e.core.errors import UsageError
+from rsna_e2e.core.errors import MissingCapabilityError, UsageError
 from rsna_e2e.core.records import printable
 from rsna_e2e.tasks.catalogue import DEFAULT_TASK, TASKS, get_task
 from rsna_e2e.tasks.task import Task
@@ -61,6 +62,15 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         tell(f"{self.prog}: error: {message}", to=sys.stderr)
         self.exit(2)
+
+
+def need(libraries: Sequence[str], *, extra: str, instead: str = "") -> None:
+    """Raise MissingCapabilityError where a library of an extra is not installed. instead: what else helps."""
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingCapabilityError(
+            f"{' and '.join(missing)}: not installed; install with: pip install 'rsna_e2e[{extra}]'{instead}"
+        )
 
 
 def add_verb(

@@ -17,7 +17,7 @@ from rsna_e2e.core.records import Float32Array, Progress, no_progress
 from rsna_e2e.evaluation.inspection.who import rows_of_key
 from rsna_e2e.evaluation.report.examples import series_name
 from rsna_e2e.evaluation.report.thumbnails import fitted, windowed
-from rsna_e2e.inference.activation_maps import ActivationMaps, Target, activation_maps
+from rsna_e2e.inference.activation_maps import ActivationMaps, Target, activation_maps, shares_of
 from rsna_e2e.inference.trained_model import TrainedModel
 from rsna_e2e.loader.present import shown_slice
 from rsna_e2e.store import SeriesSpan, Store
@@ -181,7 +181,7 @@ def coloured(grey_HW: Float32Array, map_HW: Float32Array, *, brightest: float) -
 
     brightest: the value of the brightest colour, and of all above it. What is 0 or below stays grey.
     """
-    share_HW = np.clip(map_HW / brightest, 0, 1) if brightest > 0 else np.zeros_like(map_HW)
+    share_HW = shares_of(map_HW, brightest)
     opacity_HW1 = _OPACITY * share_HW[..., None]
     colour_HW3 = mpl.colormaps[_COLOURS](share_HW)[..., :3]
     picture: Float32Array = (grey_HW[..., None] * (1 - opacity_HW1) + colour_HW3 * opacity_HW1).astype(np.float32)

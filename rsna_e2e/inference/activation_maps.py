@@ -82,6 +82,12 @@ class ActivationMaps:
         return torch.from_numpy((image_xy + 0.5) * (2 / self.size) - 1).float()
 
 
+def shares_of(values: Float32Array, brightest: float) -> Float32Array:
+    """Return values of maps as shares, 0 to 1, of the brightest; none of maps that are 0 or below everywhere."""
+    shares: Float32Array = np.clip(values / brightest, 0, 1) if brightest > 0 else np.zeros_like(values)
+    return shares
+
+
 def activation_maps(
     trained: TrainedModel,
     store: Store,

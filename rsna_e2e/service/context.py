@@ -70,9 +70,9 @@ def not_found(what: str) -> ProblemError:
     return ProblemError(404, "not_found", detail=f"There is no such {what}")
 
 
-async def changed(request: Request, is_there: Callable[[], _T | None], wait_s: float) -> _T | None:
-    """Return what `is_there` returns as soon as that is not None, asked again whenever a study changed; None after
-    `wait_s`, and when the service stops, or nobody waits for the answer any more."""
+async def becomes(request: Request, is_so: Callable[[], bool], wait_s: float) -> bool:
+    """Whether something is so within `wait_s`, asked at once and again whenever a study changed. It ends early when the
+    service stops, or nobody waits for the answer any more."""
     context = context_of(request)
     until_s = time.monotonic() + min(wait_s, LONGEST_WAIT_S)
     seen = -1
@@ -80,12 +80,11 @@ async def changed(request: Request, is_there: Callable[[], _T | None], wait_s: f
         version = await asyncio.to_thread(context.database.version)
         if version != seen:
             seen = version
-            found = await asyncio.to_thread(is_there)
-            if found is not None:
-                return found
+            if await asyncio.to_thread(is_so):
+                return True
         left_s = until_s - time.monotonic()
         if left_s <= 0 or context.is_stopping.is_set() or await request.is_disconnected():
-            return None
+            return False
         await asyncio.sleep(min(_LOOK_S, left_s))
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rsna_e2e.core.files import write_json
-from rsna_e2e.core.records import Float32Array
-from rsna_e2e.inference.activation_maps import ActivationMaps
+from rsna_e2e.inference.activation_maps import ActivationMaps, shares_of
 from rsna_e2e.service.folders import HEATMAPS, heatmap_name
 from rsna_e2e.serving.study_page import StudyMaps
 
@@ -22,9 +21,13 @@ def write_maps(maps: StudyMaps, folder: Path) -> None:
     """
     said: dict[str, dict[str, object]] = {}
     for (series, label), made in maps.items():
-        first, *others = made.of_runs
-        alike = [first, *(one for one in others if _is_alike(one, first))]
-        values = (np.mean([_shares(one) for one in alike], axis=0) * 255).round().astype(np.uint8)
+        first = made.of_runs[0]
+        shares = [
+            shares_of(one.maps, brightest)
+            for one, brightest in zip(made.of_runs, made.brightest, strict=True)
+            if _is_alike(one, first)
+        ]
+        values = (np.mean(shares, axis=0) * 255).round().astype(np.uint8)
         (folder / heatmap_name(series, label)).write_bytes(values.tobytes())
         said.setdefault(series, {})[label] = {
             "height": values.shape[1],
@@ -36,12 +39,6 @@ def write_maps(maps: StudyMaps, folder: Path) -> None:
 
 def _is_alike(one: ActivationMaps, other: ActivationMaps) -> bool:
     return one.maps.shape == other.maps.shape and one.size == other.size and np.array_equal(one.affine, other.affine)
-
-
-def _shares(one: ActivationMaps) -> Float32Array:
-    brightest = one.brightest
-    shares: Float32Array = np.clip(one.maps / brightest, 0, 1) if brightest > 0 else np.zeros_like(one.maps)
-    return shares
 
 
 def _to_slice(one: ActivationMaps, place: int) -> list[float]:

@@ -1,71 +1,32 @@
 """Routes of what is looked at: slices as numbers, maps over them, pictures and the report of a study."""
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import FileResponse, Response
 
 from rsna_e2e.core.files import read_json
 from rsna_e2e.loader.present import shown_slice
-from rsna_e2e.service.audit import Action
-from rsna_e2e.service.catalogue import find_result
 from rsna_e2e.service.context import (
-    Context,
     LabelName,
     Place,
-    Reader,
     SeriesKey,
-    StudyKey,
-    audited,
-    context_of,
     not_found,
 )
-from rsna_e2e.service.folders import HEATMAPS, PICTURES, REPORT, SERIES, STORE, heatmap_name, result_folder
-from rsna_e2e.service.routes_studies import Content
+from rsna_e2e.service.folders import HEATMAPS, PICTURES, REPORT, SERIES, STORE, heatmap_name
+from rsna_e2e.service.shown import Shown, ShownResult
 from rsna_e2e.store import SeriesSpan, Store
 
 router = APIRouter(prefix="/api/v1/studies/{study}")
 
-_FOR_EVER = "private, max-age=31536000, immutable"  # a year, RFC 9111's customary longest
 _BYTES = "application/octet-stream"
 _FAST = 1  # gzip's; slower levels gain little on CT
 # The report holds its pictures and styles in itself; it may load nothing, and run nothing
 _REPORT_CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'"
-
-
-@dataclass(frozen=True, slots=True)
-class ShownResult:
-    """The result that a request asks about: where it lies, and headers by which answers are kept, if the address says
-    of which content and by which model they are, as those never change."""
-
-    folder: Path
-    caching: dict[str, str]
-    context: Context
-    note: Callable[[Action], None]
-
-
-def shown_result(
-    request: Request, caller: Reader, study: StudyKey, model: Content = "", content: Content = ""
-) -> ShownResult:
-    """Find the newest result of a study that counts, or that of a model or content. Raises ProblemError."""
-    context = context_of(request)
-    found = find_result(context.database, study, content=content, model=model)
-    if found is None:
-        raise not_found("result")
-    return ShownResult(
-        folder=result_folder(context.settings, study, *found),
-        caching={"Cache-Control": _FOR_EVER} if content and model else {},
-        context=context,
-        note=lambda action: audited(context, request, caller, action, study),
-    )
-
-
-Shown = Annotated[ShownResult, Depends(shown_result)]
 
 
 def _takes_gzip(accepted: str | None) -> bool:

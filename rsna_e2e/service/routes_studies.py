@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import FileResponse, Response
 
 from rsna_e2e.service.arrivals import retry
-from rsna_e2e.service.catalogue import Wanted, find_result, list_studies
+from rsna_e2e.service.catalogue import Wanted, list_studies
 from rsna_e2e.service.catalogue import study as find_study
 from rsna_e2e.service.context import (
     LONGEST_WAIT_S,
@@ -17,19 +17,19 @@ from rsna_e2e.service.context import (
     Uploader,
     are_done,
     audited,
-    changed,
+    becomes,
     context_of,
     not_found,
 )
 from rsna_e2e.service.database import State
-from rsna_e2e.service.folders import RESULT, result_folder
+from rsna_e2e.service.folders import RESULT
 from rsna_e2e.service.problems import ProblemError
 from rsna_e2e.service.retention import remove_study
+from rsna_e2e.service.shown import Shown
 
 router = APIRouter(prefix="/api/v1")
 
 Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT_S)]
-Content = Annotated[str, Query(pattern="^([0-9a-f]{16})?$")]
 Text = Annotated[str, Query(max_length=64)]
 
 
@@ -55,7 +55,7 @@ async def get_studies(
         state=state, label=label, least=least, since=since, patient=patient, sort=sort, cursor=cursor, limit=limit
     )
     if wait:
-        await changed(request, lambda: True if context.database.version() > after else None, wait)
+        await becomes(request, lambda: context.database.version() > after, wait)
     return await asyncio.to_thread(list_studies, context.database, wanted)
 
 
@@ -64,7 +64,7 @@ async def get_study(request: Request, caller: Reader, study: StudyKey, wait: Wai
     """All about a study. With `wait`, it waits until the study is done."""
     context = context_of(request)
     if wait:
-        await changed(request, lambda: True if are_done(context, [study]) else None, wait)
+        await becomes(request, lambda: are_done(context, [study]), wait)
     found = await asyncio.to_thread(find_study, context.database, study)
     if found is None:
         raise not_found("study")
@@ -72,19 +72,14 @@ async def get_study(request: Request, caller: Reader, study: StudyKey, wait: Wai
 
 
 @router.get("/studies/{study}/result")
-def get_result(
-    request: Request, caller: Reader, study: StudyKey, model: Content = "", content: Content = ""
-) -> Response:
+def get_result(shown: Shown) -> Response:
     """The newest result that counts, or that of a model or content."""
-    context = context_of(request)
-    found = find_result(context.database, study, content=content, model=model)
-    if found is None:
-        raise not_found("result")
-    path = result_folder(context.settings, study, *found) / RESULT
+    path = shown.folder / RESULT
     if not path.exists():
         raise not_found("result")
-    audited(context, request, caller, "view", study)
-    return FileResponse(path, media_type="application/json", headers={"X-Content": found[0], "X-Model": found[1]})
+    shown.note("view")
+    headers = {"X-Content": shown.content, "X-Model": shown.model}
+    return FileResponse(path, media_type="application/json", headers=headers)
 
 
 @router.post("/studies/{study}/retry", status_code=202)

@@ -18,7 +18,7 @@ from rsna_e2e.service.context import (
     UploadId,
     are_done,
     audited,
-    changed,
+    becomes,
     context_of,
     not_found,
     take_in,
@@ -82,7 +82,7 @@ async def put_file(
 ) -> dict[str, Any]:
     """Take a file of an upload, which may be sent again under the same number. It is safe once this answers."""
     context = context_of(request)
-    await asyncio.to_thread(_check_open, context, upload, caller)
+    await asyncio.to_thread(_check_more, context, upload, caller)
     await asyncio.to_thread(check_room, context.inbox)
     async with room_for(context.inbox) as folder:
         paths = await save_body(request.stream(), "application/octet-stream", folder, most_files=1)
@@ -110,9 +110,14 @@ async def post_complete(request: Request, caller: Uploader, upload: UploadId, wa
 
 
 def _check_open(context: Context, upload: str, caller: Caller) -> None:
-    """Raise ProblemError unless an upload is open, is this caller's, and may have more files."""
+    """Raise ProblemError unless an upload is open, and is this caller's."""
     if not is_open(context.database, upload, caller.name):
         raise not_found("upload")
+
+
+def _check_more(context: Context, upload: str, caller: Caller) -> None:
+    """Raise ProblemError unless an upload is open, is this caller's, and may have more files."""
+    _check_open(context, upload, caller)
     if count_files(context.database, upload) > context.settings.limits.study_files:
         raise ProblemError(413, "too_many_files", detail="The upload has too many files. Begin another")
 
@@ -124,9 +129,8 @@ def _note(context: Context, request: Request, caller: Caller, studies: Sequence[
 
 async def _answer(request: Request, taken: Taken, wait_s: float) -> JSONResponse:
     """Return where each study stands, at once or when all are done."""
-    context, is_done = context_of(request), None
-    if wait_s:
-        is_done = await changed(request, lambda: True if are_done(context, taken.studies) else None, wait_s)
+    context = context_of(request)
+    is_done = wait_s > 0 and await becomes(request, lambda: are_done(context, taken.studies), wait_s)
     content = {"studies": await asyncio.to_thread(_states, context, taken.studies), "refused": taken.refused}
     return JSONResponse(content, 200 if is_done else 202)
 

@@ -159,7 +159,7 @@ class Worker:
             os.link(settings.inbox / job.study / name, raw / name)
         summaries: dict[str, dict[str, Any]] = {}
         refused: Counter[str] = Counter()
-        timing_s: Counter[str] = Counter({"wait": round(job.waited_s, 3)})
+        timing_s = {"wait": job.waited_s, "prepare": 0.0, "predict": 0.0}
         for model in self.models:
             target = result_folder(settings, job.study, job.content, model.identity)
             if not (target / RESULT).exists():
@@ -172,11 +172,14 @@ class Worker:
             summaries[model.identity] = summary_of(Result.model_validate(read_json(target / RESULT)), model)
         scores = [float(summary["score"]) for summary in summaries.values()]
         return Found(
-            summaries=summaries, refused=dict(refused), timing_s=dict(timing_s), score=max(scores, default=None)
+            summaries=summaries,
+            refused=dict(refused),
+            timing_s={what: round(seconds, 3) for what, seconds in timing_s.items()},
+            score=max(scores, default=None),
         )
 
     def _result(
-        self, raw: Path, folder: Path, model: ServedModel, timing_s: Counter[str], refused: Counter[str]
+        self, raw: Path, folder: Path, model: ServedModel, timing_s: dict[str, float], refused: Counter[str]
     ) -> Result | None:
         """Write the folder of a study's result by one model, None where none of its files is of the model's kind."""
         make_folder(folder)
@@ -199,8 +202,8 @@ class Worker:
             refused.update(str(refusal.reason) for refusal in store.read_refusals())
             write_json(folder / SERIES, [series_view(store, span, model.task) for span in store.series])
             write_json(folder / RESULT, result.model_dump())
-        timing_s["prepare"] += round(prepared_s - started_s, 3)  # type: ignore[assignment]
-        timing_s["predict"] += round(time.monotonic() - prepared_s, 3)  # type: ignore[assignment]
+        timing_s["prepare"] += prepared_s - started_s
+        timing_s["predict"] += time.monotonic() - prepared_s
         return result
 
     def _draw(self, job: PictureJob) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from services import make_bundle, make_desk
+from services import make_desk
 
 from rsna_e2e.core.errors import BadInputError, CommandFailedError, MissingCapabilityError, RsnaError, UsageError
 from rsna_e2e.service.settings import load_settings
@@ -98,8 +98,8 @@ def test_a_process_that_cannot_work_ends_the_service_at_its_first_start_alone() 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
-def test_the_verb_says_why_its_worker_cannot_work(tmp_path: Path) -> None:
-    words = [str(make_bundle(tmp_path)), "--data", str(tmp_path / "data"), "--port", "0", "--device", "cuda"]
+def test_the_verb_says_why_its_worker_cannot_work(bundle: Path, tmp_path: Path) -> None:
+    words = [str(bundle), "--data", str(tmp_path / "data"), "--port", "0", "--device", "cuda"]
     ended = subprocess.run(
         [sys.executable, "-m", "rsna_e2e.cli", "serve", *words], capture_output=True, text=True, timeout=120
     )

@@ -51,11 +51,6 @@ SUMMARY = {"model": {"name": "m", "version": "1", "identity": MODEL}, "scores": 
 FOUND = Found(summaries={MODEL: SUMMARY}, refused={}, timing_s={}, score=0.5)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return make_desk(tmp_path / "data", limits={"free_bytes": 0}, retry_s=(5, 5, 50))

@@ -19,7 +19,7 @@ import mutants
 import numpy as np
 import pytest
 from guarded import running
-from services import Service, make_bundle, make_desk, results_in, wait_for, write_study
+from services import Service, make_desk, results_in, wait_for, write_study
 
 from rsna_e2e.cli import main
 from rsna_e2e.service.app import make_app, wire_limits
@@ -39,11 +39,6 @@ QUICK = (
     "quiet_s: 0.2\nattempts: 2\nretry_s: [0.1]\njobs_of_worker: 100000\nlimits: {free_bytes: 0, undone_studies: 9999}\n"
 )
 SEED = 11
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

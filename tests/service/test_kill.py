@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from services import Probabilities, Service, make_bundle, results_in, wait_for, write_study
+from services import Probabilities, Service, results_in, wait_for, write_study
 
 from rsna_e2e.service.catalogue import count_states
 from rsna_e2e.service.database import Database
@@ -57,8 +57,7 @@ class Sender:
 
 
 @pytest.mark.parametrize("n_kills", [4, pytest.param(40, marks=pytest.mark.slow)])
-def test_nothing_is_lost_twice_or_different(n_kills: int, tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path)
+def test_nothing_is_lost_twice_or_different(n_kills: int, bundle: Path, tmp_path: Path) -> None:
     service = Service(tmp_path / "data", bundle, settings=SETTINGS)
     service.start()
     service.wait_until_ready()

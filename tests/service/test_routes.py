@@ -139,6 +139,17 @@ def test_what_is_too_large(asked: Asked, client: httpx.Client, tmp_path: Path) -
     assert not any(asked.desk.settings.incoming.iterdir())
 
 
+def test_an_upload_that_is_full_can_be_completed(client: httpx.Client, tmp_path: Path) -> None:
+    upload = client.post("/api/v1/uploads").json()["upload"]
+    answers = [
+        client.put(f"/api/v1/uploads/{upload}/files/{number}", content=path.read_bytes())
+        for number, path in enumerate(write_study(tmp_path, 1, 7))
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 6 + [413]
+    completed = client.post(f"/api/v1/uploads/{upload}/complete")
+    assert (completed.status_code, len(completed.json()["studies"])) == (202, 1)
+
+
 def test_an_upload_is_its_callers_alone(asked: Asked, client: httpx.Client) -> None:
     upload = client.post("/api/v1/uploads").json()["upload"]
     with asked.client("upload") as other:

@@ -17,18 +17,13 @@ import httpx
 import numpy as np
 import pytest
 from documents import ROOT, Document
-from services import Service, make_bundle, wait_for, write_study
+from services import Service, wait_for, write_study
 
 from rsna_e2e.store import Store
 
 pytestmark = pytest.mark.needs_serve
 
 QUICK = "quiet_s: 0.3\nlease_s: 2.0\nretry_s: [0.1]\nattempts: 1000\nlimits: {free_bytes: 0}\n"
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

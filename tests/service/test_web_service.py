@@ -10,7 +10,7 @@ pytest.importorskip("playwright")
 
 from browsing import browser, visit
 from playwright.sync_api import Page, expect
-from services import Service, make_bundle, write_study
+from services import Service, write_study
 
 from rsna_e2e.store import Store
 
@@ -18,9 +18,8 @@ pytestmark = [pytest.mark.needs_browser, pytest.mark.needs_serve]
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("service")
-    made = Service(folder / "data", make_bundle(folder), settings="quiet_s: 0.3\nlimits: {free_bytes: 0}\n")
+def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    made = Service(tmp_path_factory.mktemp("service") / "data", bundle, settings="quiet_s: 0.3\nlimits: {free_bytes: 0}\n")
     made.start()
     made.wait_until_ready()
     yield made

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import radiographs
-from services import Desk, make_bundle, make_desk, results_in, write_study
+from services import Desk, make_desk, results_in, write_study
 
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError
@@ -27,11 +27,6 @@ from rsna_e2e.tasks.labels import read_labels
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SAME = 1e-6
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
