@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.needs_browser, pytest.mark.needs_serve]
 
 @pytest.fixture(scope="module")
 def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    made = Service(tmp_path_factory.mktemp("service") / "data", bundle, settings="quiet_s: 0.3\nlimits: {free_bytes: 0}\n")
+    data = tmp_path_factory.mktemp("service") / "data"
+    made = Service(data, bundle, settings="quiet_s: 0.3\nlimits: {free_bytes: 0}\n")
     made.start()
     made.wait_until_ready()
     yield made
