@@ -1,4 +1,4 @@
-# What docker/build.sh, check.sh and run.sh share.
+# What docker/build.sh, check.sh, run.sh and serve.sh share.
 . "$(dirname "${BASH_SOURCE[0]}")/../bin/help.sh"
 
 engine() { # the program that builds and runs images
@@ -11,6 +11,10 @@ engine() { # the program that builds and runs images
 
 image() { # the name of the image of STACK
   if [[ ${STACK:-cu13} == cu13 ]]; then echo "${TAG:-rsna_e2e}"; else echo "${TAG:-rsna_e2e:$STACK}"; fi
+}
+
+gpus() { # the GPUs that a container gets: GPUS, else all if there are any
+  echo "${GPUS:-$(if nvidia-smi -L 2>/dev/null | grep -q ^GPU; then echo all; else echo none; fi)}"
 }
 
 run_or_print() {

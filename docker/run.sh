@@ -32,7 +32,7 @@ for name in RECIPE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT; do
 done
 if [[ -n ${NNODES:-} ]]; then arguments+=(--network=host); fi # nodes meet at each other's addresses
 
-gpus=${GPUS:-$(if nvidia-smi -L 2>/dev/null | grep -q ^GPU; then echo all; else echo none; fi)}
+gpus=$(gpus)
 case ${engine##*/} in
   podman) # label: SELinux would keep the container from the folders of its own user
     arguments+=(--userns=keep-id --security-opt label=disable)

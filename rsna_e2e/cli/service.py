@@ -9,6 +9,7 @@ from rsna_e2e.cli.verbs import Verbs, add_verb, need, tell
 
 _LIBRARIES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 _FIRST = "first-login"  # name of the token for it
+_ANY = ("0.0.0.0", "::")  # every address of the machine, and no name to call it by
 _ONCE_S = 3600.0  # a link to log in is good for so long
 
 
@@ -57,6 +58,8 @@ def _serve(options: argparse.Namespace) -> None:
     with Supervisor(settings=settings) as supervisor:
         host, port = supervisor.address
         scheme = "http" if settings.tls_cert is None else "https"
+        if host in _ANY:
+            host = next(iter(settings.hosts), "localhost")
         address = f"{scheme}://{host if ':' not in host else f'[{host}]'}:{port}"
         _tell_how_to_log_in(settings.data, address)
         tell(f"{address}: serves, and loads its models; stop with Ctrl-C. Research use only, not for diagnosis.")
