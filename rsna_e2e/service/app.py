@@ -19,6 +19,7 @@ from rsna_e2e.service.limits import Limits, server_options
 from rsna_e2e.service.open_stores import OpenStores
 from rsna_e2e.service.protection import protect
 from rsna_e2e.service.settings import Settings
+from rsna_e2e.store.prepare.pool import warm_up
 from rsna_e2e.store.pseudonyms import load_or_make_key
 
 REQUESTS = 256  # in flight: each page that waits for changes holds one
@@ -68,6 +69,7 @@ def serve(settings: Settings, listening: socket.socket) -> None:
     """Answer requests that come in at a socket until SIGTERM. What one before was receiving when it died is removed."""
     app = make_app(settings)
     app.state.context.inbox.empty_incoming()
+    app.state.context.intake.submit(warm_up)  # or the first archive would wait for it
     config = uvicorn.Config(
         app,
         timeout_graceful_shutdown=DRAIN_S,

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,19 +103,28 @@ def test_memory_used_again_too_early_is_seen(context: Context, monkeypatch: pyte
     assert len(figures(context)) == 6
     assert all(line["n_batches"] > TINY.passes for line in figures(context))
 
-    def too_early(self: BufferPool, n_values: int, take: Callable[..., torch.Tensor] = BufferPool.take) -> torch.Tensor:
-        """All that were given out before are spoiled with the next, whether they have been given back or not."""
-        buffer = take(self, n_values)
-        kept = vars(self).setdefault("kept", {})
-        for other in kept.values():
-            if other is not buffer:
-                other.fill_(part_loading.POISON)
-        kept[id(buffer)] = buffer
-        return buffer
+    given_out: list[torch.Tensor] = []
+    is_over = threading.Event()
 
-    monkeypatch.setattr(part_loading.PoisonedPool, "take", too_early)
+    def keep(self: BufferPool, n_values: int, take: Callable[..., torch.Tensor] = BufferPool.take) -> torch.Tensor:
+        given_out.append(take(self, n_values))
+        return given_out[-1]
+
+    def spoil() -> None:
+        """Spoil what was given out, over and over, whether it has been given back or not."""
+        while not is_over.wait(0.0005):
+            for buffer in given_out[-4:]:
+                buffer.fill_(part_loading.POISON)
+
+    monkeypatch.setattr(part_loading.PoisonedPool, "take", keep)
     broken = Context("broken", Journal(context.journal.path.with_name("broken")), "cpu", "tiny", context.scratch, None)
-    part_loading.lifetimes(broken)
+    spoiler = threading.Thread(target=spoil)
+    spoiler.start()
+    try:
+        part_loading.lifetimes(broken)
+    finally:
+        is_over.set()
+        spoiler.join()
     assert not broken.is_good
     failed = [line["name"] for line in figures(broken) if "failed" in line]
     assert failed == [f"buffers poisoned once given back, {backend}" for backend in ("dali", "torch")]
