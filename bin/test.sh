@@ -17,5 +17,6 @@ ruff check .
 mypy
 find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cc' | LC_ALL=C sort | xargs clang-format --dry-run --Werror
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-20000} # as rsna-e2e does: see launch.py
-# Two files of tests at a time, as most keep one core busy
+# Two files of tests at a time, each on one core: with more threads they would wait for one another
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 exec python -m pytest --numprocesses 2 --dist loadfile "$@"

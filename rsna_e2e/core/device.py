@@ -1,6 +1,7 @@
 """Chooses the device and precision that a run computes with, and checks that they work."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ _AUTOCAST_DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.b
 _FIRST_WITH_COMPILER = (7, 5)  # compute capability of Turing: the oldest that Triton makes code for
 _FIRST_WITH_BF16 = 8  # compute capability of Ampere, NVIDIA's first with bf16 arithmetic
 
-# oneDNN's name for the best instruction set below AMX; read by oneDNN at its first primitive
-_ISA_WITHOUT_AMX = "AVX512_CORE_FP16"
+# The best instruction set that oneDNN takes, which it reads at its first primitive; its name for the best below AMX,
+# and names with AMX (https://oneapi-src.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html)
+_LIMIT, _ISA_WITHOUT_AMX = "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16"
+_MAY_BE_AMX = re.compile("ALL|DEFAULT|AMX|AVX10_2", re.IGNORECASE)
 _BF16_PRODUCT = "import torch; a = torch.ones(64, 64, dtype=torch.bfloat16); assert (a @ a).sum() == 64**3"
 
 
@@ -142,12 +145,12 @@ def _cudnn(compute: Compute) -> str:
 
 
 def _usable_amx() -> bool:
-    """Whether the CPU has AMX units that work; keeps oneDNN away from those that do not."""
-    if not _cpu_claims_amx():
+    """Whether the CPU has AMX units that work, and oneDNN may use them; keeps it away from those that do not."""
+    if not _cpu_claims_amx() or not _MAY_BE_AMX.search(os.environ.get(_LIMIT, "ALL")):
         return False
     if _amx_works():
         return True
-    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _ISA_WITHOUT_AMX)
+    os.environ.setdefault(_LIMIT, _ISA_WITHOUT_AMX)
     return False
 
 

@@ -36,6 +36,19 @@ def test_announced_but_broken_amx_is_kept_away_from(cpu: pytest.MonkeyPatch) -> 
     assert choose_compute("bf16").autocast_dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("limit", "dtype"), [("AVX2", None), ("AVX512_CORE_FP16", None), ("AVX512_CORE_AMX", torch.bfloat16)]
+)
+def test_units_that_may_not_be_used_are_not_tried(cpu: pytest.MonkeyPatch, limit: str, dtype: object) -> None:
+    """As where a process that found them broken has started this one."""
+    tried = []
+    cpu.setattr(device, "_amx_works", lambda: not tried.append(limit))
+    cpu.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert choose_compute("auto").autocast_dtype == dtype
+    assert len(tried) == (dtype is not None)
+    assert os.environ["ONEDNN_MAX_CPU_ISA"] == limit
+
+
 def test_a_gpu_that_is_not_there_is_an_error(cpu: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingCapabilityError, match="--device cuda: torch sees no usable NVIDIA GPU"):
         choose_compute("auto", "cuda")

@@ -1,6 +1,7 @@
 """What `bench serve` measures: a service that is started, asked, and gone afterwards."""
 
 import json
+import os
 import time
 import zipfile
 from collections.abc import Iterator
@@ -33,11 +34,13 @@ def test_a_service_is_asked_one_by_one_and_at_once(tmp_path: Path, monkeypatch: 
     assert result.load.latencies.keys() == {LIST, SLICE, UPLOAD}
     assert result.load.n_failed == 0
     assert result.load.studies_per_s > 0
+    assert result.load.cores.keys() == {"api", "worker", "clients"}
+    assert all(0 < cores < 2 * (os.cpu_count() or 1) for cores in result.load.cores.values())
     assert result.memory_mib.keys() == {"api", "worker"}
     assert all(50 < mib < 5000 for mib in result.memory_mib.values())
     assert result.cold_start_s > 1
     assert json.loads(out.read_text())["result"]["n"] == 2
-    for word in ("study of 4 slices to result", LIST, "start to ready", "2 clients", "worker"):
+    for word in ("study of 4 slices to result", LIST, "start to ready", "2 clients", "cores taken: api", "worker"):
         assert word in str(result)
 
 

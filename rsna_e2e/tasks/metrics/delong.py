@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import rankdata
 
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tasks.metrics.resample import CONFIDENCE, Estimate
@@ -62,11 +61,18 @@ def _components(truth_N: Float64Array, score_N: Float64Array) -> tuple[Float64Ar
     is_positive_N = truth_N == 1
     positives_P, negatives_Q = score_N[is_positive_N], score_N[~is_positive_N]
     n_positive, n_negative = len(positives_P), len(negatives_Q)
-    rank_N = rankdata(np.concatenate([positives_P, negatives_Q]))  # ties have the mean of their ranks
+    rank_N = mean_ranks(np.concatenate([positives_P, negatives_Q]))
     with np.errstate(invalid="ignore", divide="ignore"):
-        below_P = (rank_N[:n_positive] - rankdata(positives_P)) / n_negative
-        above_Q = 1 - (rank_N[n_positive:] - rankdata(negatives_Q)) / n_positive
+        below_P = (rank_N[:n_positive] - mean_ranks(positives_P)) / n_negative
+        above_Q = 1 - (rank_N[n_positive:] - mean_ranks(negatives_Q)) / n_positive
     return np.asarray(below_P), np.asarray(above_Q)
+
+
+def mean_ranks(values_N: Float64Array) -> Float64Array:
+    """Return the ranks of values, from 1 on; equal ones have the mean of theirs."""
+    from scipy.stats import rankdata  # takes a second to import, also for those who only draw pictures
+
+    return np.asarray(rankdata(values_N), dtype=np.float64)
 
 
 def _of_components(of_positives_P: Float64Array, of_negatives_Q: Float64Array) -> DeLong:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from rsna_e2e.core.records import Float64Array
 from rsna_e2e.tasks.metrics.curves import Int64Array
+from rsna_e2e.tasks.metrics.delong import mean_ranks
 from rsna_e2e.tasks.metrics.ranked import ranks, resampled_ranks
 from rsna_e2e.tasks.metrics.resample import Draws, Estimate, resampled_mean, with_interval
 
@@ -90,7 +90,7 @@ def compare_ranks(
     both = first_N, second_N
     found = [ranks(truth_N, score_N) for score_N in both]
     resampled = [resampled_ranks(truth_N, score_N, cluster_N, draws_BS) for score_N in both]
-    permuted = _permuted(truth_N, rankdata(first_N), rankdata(second_N), cluster_N, swaps_PS)
+    permuted = _permuted(truth_N, mean_ranks(first_N), mean_ranks(second_N), cluster_N, swaps_PS)
     differences = {}
     for name, first in found[0].items():
         observed = first - found[1][name]

@@ -45,7 +45,8 @@ class Latency:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """Clients that each send a study, ask for the list and for a slice, over and over. studies_per_s: predicted;
-    of_alone: that over one study after the other, without pictures. n_failed: answers of 500 and more, or none."""
+    of_alone: that over one study after the other, without pictures. n_failed: answers of 500 and more, or none. cores:
+    CPU cores that the service took by role, and the clients, on average."""
 
     n_clients: int
     seconds: float
@@ -53,6 +54,7 @@ class Load:
     studies_per_s: float
     of_alone: float
     n_failed: int
+    cores: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +78,14 @@ class ServeResult:
         alone = {f"study of {self.n_slices} slices to result": self.result, "result to pictures": self.pictures}
         rows = [(name, *_cells(one)) for name, one in (alone | self.load.latencies).items()]
         memory = ", ".join(f"{role} {number(mib)} MiB" for role, mib in self.memory_mib.items())
+        cores = ", ".join(f"{who} {of_who:.2f}" for who, of_who in self.load.cores.items())
         return (
             f"{self.machine}\nmodel {self.model}, {self.n_workers} workers\n\n"
             f"{table(('what', 'n', 'p50 s', 'p95 s', 'longest s'), rows)}\n\n"
             f"start to ready {number(self.cold_start_s)} s; of a study prepare {spread(self.prepare_s)} s, predict "
             f"{spread(self.predict_s)} s\n{self.load.n_clients} clients for {number(self.load.seconds)} s: "
             f"{number(self.load.studies_per_s)} studies/s, {self.load.of_alone:.2f} of one after the other; "
-            f"{self.load.n_failed} failed\nmemory: {memory}"
+            f"{self.load.n_failed} failed; cores taken: {cores}\nmemory: {memory}"
         )
 
 
@@ -185,6 +188,7 @@ def _load(served: Served, archives: Iterator[bytes], alone: _Alone, *, n_clients
     asked = _Asked(next_archive=_shared(archives))
     with served.client() as client:
         n_before = _count_done(client)
+        before_s = _cpu_s(served)
         begun_s = time.monotonic()
         threads = [threading.Thread(target=asked, args=(served, begun_s + seconds)) for _ in range(n_clients)]
         for thread in threads:
@@ -192,6 +196,7 @@ def _load(served: Served, archives: Iterator[bytes], alone: _Alone, *, n_clients
         for thread in threads:
             thread.join()
         took_s = time.monotonic() - begun_s
+        cores = {who: (now_s - before_s[who]) / took_s for who, now_s in _cpu_s(served).items()}
         studies_per_s = (_count_done(client) - n_before) / took_s
     alone_s = float(np.median(np.add(alone.prepare_s, alone.predict_s)))
     return Load(
@@ -201,7 +206,12 @@ def _load(served: Served, archives: Iterator[bytes], alone: _Alone, *, n_clients
         studies_per_s=studies_per_s,
         of_alone=studies_per_s * alone_s,
         n_failed=asked.n_failed,
+        cores=cores,
     )
+
+
+def _cpu_s(served: Served) -> dict[str, float]:
+    return {**served.cpu_s(), "clients": time.process_time()}
 
 
 def _shared(archives: Iterator[bytes]) -> Callable[[], bytes]:

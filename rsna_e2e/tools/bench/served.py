@@ -3,13 +3,14 @@
 import io
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -83,17 +84,43 @@ class Served:
 
     def memory_mib(self) -> dict[str, float]:
         """Return the resident memory of each of its processes, MiB, by role."""
-        found: dict[str, float] = {}
+        kib_of = self._sums(lambda folder: _status(folder, "VmRSS"), with_children=False)
+        return {role: kib / _KIB for role, kib in kib_of.items()}
+
+    def cpu_s(self) -> dict[str, float]:
+        """Return the seconds of CPU that its processes took so far, with those that they started, by role."""
+        ticks_of = self._sums(_ticks, with_children=True)
+        return {role: ticks / os.sysconf("SC_CLK_TCK") for role, ticks in ticks_of.items()}
+
+    def _sums(self, measure: Callable[[Path], int], *, with_children: bool) -> dict[str, int]:
+        """Return sums over the processes that the supervisor started, by role, and those below them."""
+        found: dict[str, int] = {}
+        parents: dict[int, int] = {}
+        words_of: dict[int, list[str]] = {}
         for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (folder / "cmdline").read_bytes().decode().split("\0")
-                status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-            except (OSError, ValueError):
-                continue  # it ended meanwhile
-            if "rsna_e2e.service" in words and status["PPid"].strip() == str(self._process.pid):
-                role = words[words.index("rsna_e2e.service") + 1]
-                found[role] = found.get(role, 0.0) + int(status["VmRSS"].split()[0]) / _KIB
+            with suppress(OSError, ValueError):  # it ended meanwhile
+                parents[int(folder.name)] = _status(folder, "PPid")
+                words_of[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        for process in parents:
+            top = process
+            while with_children and top in parents and parents[top] != self._process.pid:
+                top = parents[top]
+            if top in parents and parents[top] == self._process.pid and "rsna_e2e.service" in words_of[top]:
+                role = words_of[top][words_of[top].index("rsna_e2e.service") + 1]
+                with suppress(OSError, LookupError, ValueError):  # or is a zombie
+                    found[role] = found.get(role, 0) + measure(Path("/proc") / str(process))
         return found
+
+
+def _status(folder: Path, name: str) -> int:
+    """Return a number of /proc/PID/status (proc(5))."""
+    lines = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+    return int(lines[name].split()[0])
+
+
+def _ticks(folder: Path) -> int:
+    """Return the CPU time of a process, and of children that ended and were waited for (utime to cstime, proc(5))."""
+    return sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:15]))
 
 
 @contextmanager
