@@ -15,7 +15,7 @@ from rsna_e2e.service.problems import ProblemError
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-_PIECE_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 20
 FORMS = (b"multipart/form-data", b"multipart/related")
 
 

@@ -81,13 +81,15 @@ class Pool:
             _stop(self._workers.pop())
 
     def run(self, jobs: Sequence[Job[_Result]]) -> Iterator[tuple[int, _Result]]:
-        """Yield (number of the job, its result) as jobs end.
+        """Yield (number of the job, its result) as jobs end. Workers that had a job each stay for the next run.
 
         Raises what a job raises, and OutOfResourcesError when workers die outside of any item.
         """
-        self._workers = [self._start() for _ in range(min(self._n_workers, len(jobs)))]
+        n_wanted = min(self._n_workers, len(jobs))
+        self._workers += [self._start() for _ in range(n_wanted - len(self._workers))]
         yield from self._run(deque(_Task(number, job) for number, job in enumerate(jobs)))
-        self.__exit__()  # what they hold is needed elsewhere
+        if len(jobs) > self._n_workers:
+            self.__exit__()  # what they hold is needed elsewhere
 
     def _run(self, tasks: deque[_Task[_Result]]) -> Iterator[tuple[int, _Result]]:
         while True:

@@ -158,7 +158,7 @@ def _read_and_plan(inputs: Inputs, pool: AnyPool, writer: StoreWriter, progress:
 def _plan(
     inputs: Inputs, headers: Sequence[Path], pool: AnyPool, writer: StoreWriter, progress: Progress
 ) -> ShardPlans:
-    """Group slices into series and assign these to shards, in a process of its own, which gives its memory back."""
+    """Group slices into series and assign these to shards."""
     job = MakePlan(
         headers=headers,
         labels=inputs.label_ids,
@@ -175,6 +175,9 @@ def _plan(
 
 
 def _alone(job: MakePlan) -> Copies | ShardPlans:
+    """Plan in a process of its own, which gives its memory back; what is little is planned here at once."""
+    if len(job.headers) <= 1:
+        return job(lambda _: None, {})
     with Pool(1, memory_bytes=None) as planner:
         ((_, planned),) = planner.run([job])
     return planned
