@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,6 +71,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n_threads)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that was trained for a moment, for tests of the service, which only read it."""
+    from services import make_bundle  # which needs the libraries of the extra `serve`
+
+    return make_bundle(tmp_path_factory.mktemp("model"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

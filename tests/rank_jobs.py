@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import rank_forks
 import safetensors.torch
 import torch
 
@@ -122,23 +123,16 @@ def run_ranks(n_ranks: int, *words: object) -> tuple[list[int], str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1])}
+    command = [sys.executable, rank_forks.__file__, *map(str, words)]
     shared = os.environ | address | {"WORLD_SIZE": str(n_ranks), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *map(str, words)],
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(n_ranks)
-    ]
-    try:
-        messages = [process.communicate(timeout=PATIENCE_S)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], "".join(messages)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=shared, text=True, start_new_session=True, **pipes) as process:
+        try:
+            codes, messages = process.communicate(timeout=PATIENCE_S)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return json.loads(codes.splitlines()[-1]), messages
 
 
 def log_lines(run: Path, kind: str) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """What one rank does in test_rank_sharing.py: trains on long series, and says what its steps took.
 
-Usage: torchrun's variables in the environment, python rank_sharing.py FOLDER
+Usage: torchrun's variables in the environment, python rank_sharing.py FOLDER SIDE (px of an image)
 """
 
 import json
@@ -26,16 +26,15 @@ from rsna_e2e.training.step import Stepper
 CPU = torch.device("cpu")
 LENGTHS = (3, 120, 17, 64, 31, 8, 90, 45)
 N_STEPS = 20
-SIDE = 64
 LONGEST, LONG_SIDE = 120, 128
 
 
-def config(*overrides: str) -> RunConfig:
+def config(side: int, *overrides: str) -> RunConfig:
     """The demo's backbone, in chunks that fit no length of a series, every graph kept."""
     return load_config(
         "demo",
         [
-            *(f"image.size={SIDE}", "slice_phase=null", "chunk=7", "graph_slices=999", "model.batchnorm=frozen"),
+            *(f"image.size={side}", "slice_phase=null", "chunk=7", "graph_slices=999", "model.batchnorm=frozen"),
             *("model.backbone_dropout=0.2", "model.study_loss_weight=0.5", "model.slice_loss_weight=0.5"),
             *("model.backbone_arguments={channels: [16, 32, 48, 64], stem_width: 8, drop_path_rate: 0.1}",),
             *("optimizer.name=sgd", "optimizer.learning_rate=0.02", "optimizer.head_learning_rate=0.02"),
@@ -83,27 +82,27 @@ def stepper_of(settings: RunConfig, ranks: Ranks, task: Task = ICH) -> tuple[Joi
     return model, Stepper(*arguments, n_steps=1000, is_joint=True, ranks=ranks)
 
 
-def losses_and_weights(ranks: Ranks) -> tuple[list[float], dict[str, torch.Tensor]]:
+def losses_and_weights(ranks: Ranks, side: int) -> tuple[list[float], dict[str, torch.Tensor]]:
     """After steps on batches of one series or several, long and short."""
-    settings = config()
+    settings = config(side)
     model, step = stepper_of(settings, ranks)
     losses = []
     for number in range(N_STEPS):
         lengths = (LENGTHS[number % len(LENGTHS)],) if number % 2 else LENGTHS[number % 5 : number % 5 + 2]
-        batch = batch_of(lengths, SIDE, ranks, settings.chunk, seed=number)
+        batch = batch_of(lengths, side, ranks, settings.chunk, seed=number)
         result = step(number, [batch])
         losses.append(result.loss + result.series_loss)
     return losses, model.state_dict()
 
 
-def study_losses_and_weights(ranks: Ranks) -> tuple[list[float], dict[str, torch.Tensor]]:
+def study_losses_and_weights(ranks: Ranks, side: int) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The same of a task whose score is of slices and series at once, after steps on two batches each."""
-    settings = config()
+    settings = config(side)
     model, step = stepper_of(settings, ranks, PE)
     losses = []
     for number, lengths in enumerate((((31, 8), (17,)), ((45,), (3, 17)), ((64,), (31,)))):
         batches = [
-            batch_of(some, SIDE, ranks, settings.chunk, seed=10 * number + place, task=PE)
+            batch_of(some, side, ranks, settings.chunk, seed=10 * number + place, task=PE)
             for place, some in enumerate(lengths)
         ]
         result = step(number, batches)
@@ -114,7 +113,7 @@ def study_losses_and_weights(ranks: Ranks) -> tuple[list[float], dict[str, torch
 def peak_mib(ranks: Ranks) -> float:
     """What a step on one long series takes beside its inputs and the heads: those alone are a step that rests."""
     return_freed_memory()
-    settings = config(f"image.size={LONG_SIDE}")
+    settings = config(LONG_SIDE)
     _, step = stepper_of(settings, ranks)
     batch = batch_of((LONGEST,), LONG_SIDE, ranks, settings.chunk, seed=1)
     peaks = []
@@ -130,8 +129,11 @@ def peak_mib(ranks: Ranks) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined(os.environ, "cpu", timeout_s=120.0) as me:
-        folder = Path(sys.argv[1])
-        for name, trained in (("", losses_and_weights(me)), ("study-", study_losses_and_weights(me))):
+        folder, own_side = Path(sys.argv[1]), int(sys.argv[2])
+        for name, trained in (
+            ("", losses_and_weights(me, own_side)),
+            ("study-", study_losses_and_weights(me, own_side)),
+        ):
             if me.is_main:
                 torch.save(trained[1], folder / f"{name}{me.n_ranks}.pt")
                 (folder / f"{name}{me.n_ranks}.json").write_text(json.dumps(trained[0]))

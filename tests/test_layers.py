@@ -5,6 +5,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -93,13 +94,18 @@ def label_names() -> list[str]:
     return [name for task in TASKS.values() for labels in (task.slices, task.series) for name in labels.names]
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def _dotted(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def _imports(path: Path) -> Iterator[str]:
     """Modules that a file imports, and names that it imports from packages of ours, which may be modules."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -123,18 +129,18 @@ def test_the_list_is_of_all_packages() -> None:
     assert sorted(path.name for path in PACKAGE.glob("*.py")) == ["__init__.py"]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_dotted)
-def test_a_module_imports_only_from_packages_above(path: Path) -> None:
-    own = path.relative_to(PACKAGE).parts[0]
-    for name in _own_imports(path):
-        other = name.split(".")[0]
-        assert other == own or PACKAGES.index(other) < PACKAGES.index(own), f"{_dotted(path)} imports {name}"
+def test_a_module_imports_only_from_packages_above() -> None:
+    for path in MODULES:
+        own = path.relative_to(PACKAGE).parts[0]
+        for name in _own_imports(path):
+            other = name.split(".")[0]
+            assert other == own or PACKAGES.index(other) < PACKAGES.index(own), f"{_dotted(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_dotted)
-def test_the_public_interface_is_for_others(path: Path) -> None:
-    below = {name.removeprefix("rsna_e2e.").split(".")[0] for name in _imports(path) if name.startswith("rsna_e2e.")}
-    assert below <= {*PACKAGES, "__version__"}
+def test_the_public_interface_is_for_others() -> None:
+    for path in MODULES:
+        ours = [name.removeprefix("rsna_e2e.") for name in _imports(path) if name.startswith("rsna_e2e.")]
+        assert {name.split(".")[0] for name in ours} <= {*PACKAGES, "__version__"}, _dotted(path)
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=_dotted)
@@ -154,11 +160,11 @@ def _is_unit(path: Path) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-@pytest.mark.parametrize("path", FILES, ids=_dotted)
-def test_a_library_is_imported_only_where_it_belongs(path: Path) -> None:
-    own = f"{_dotted(path)}."
-    for library in {name.split(".")[0] for name in _imports(path)} - sys.stdlib_module_names - {"rsna_e2e", "numpy"}:
-        assert any(own.startswith(f"{place}.") for place in LIBRARIES.get(library, ())), f"{own} imports {library}"
+def test_a_library_is_imported_only_where_it_belongs() -> None:
+    for path in FILES:
+        own, imported = f"{_dotted(path)}.", {name.split(".")[0] for name in _imports(path)}
+        for library in imported - sys.stdlib_module_names - {"rsna_e2e", "numpy"}:
+            assert any(own.startswith(f"{place}.") for place in LIBRARIES.get(library, ())), f"{own} imports {library}"
 
 
 def test_the_numpy_twin_is_imported_by_tests_alone() -> None:
@@ -174,22 +180,21 @@ WORDS = ("any", "normal", "died")  # labels that are words of English, of geomet
 LABEL = re.compile("|".join(rf"^{name}$" if name in WORDS else rf"\b{name}\b" for name in label_names()))
 
 
-@pytest.mark.parametrize("path", FILES, ids=_dotted)
-def test_label_names_stand_with_their_tasks(path: Path) -> None:
+def test_label_names_stand_with_their_tasks() -> None:
     """In no string of another module; those of `WORDS` are the name alone."""
-    if not _dotted(path).startswith(("tasks.", "tools.synth.")):  # synth makes the data of tasks
-        strings = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
-        assert [text for text in strings if isinstance(text, str) and LABEL.search(text)] == []
+    for path in FILES:
+        if not _dotted(path).startswith(("tasks.", "tools.synth.")):  # synth makes the data of tasks
+            strings = [node.value for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant)]
+            assert [text for text in strings if isinstance(text, str) and LABEL.search(text)] == [], _dotted(path)
 
 
-@pytest.mark.parametrize("path", FILES, ids=_dotted)
-def test_files_stay_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 300
+def test_files_stay_short() -> None:
+    assert [(_dotted(path), n) for path in FILES if (n := len(path.read_text().splitlines())) > 300] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=_dotted)
-def test_functions_stay_short(path: Path) -> None:
+def test_functions_stay_short() -> None:
     """At most 40 lines each, decorators left out, docstring and signature counted."""
-    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, FUNCTIONS)]
-    lengths = [(node.name, (node.end_lineno or node.lineno) - node.lineno + 1) for node in functions]
-    assert [(name, n) for name, n in lengths if n > 40] == []
+    for path in FILES:
+        functions = [node for node in ast.walk(_tree(path)) if isinstance(node, FUNCTIONS)]
+        lengths = [(node.name, (node.end_lineno or node.lineno) - node.lineno + 1) for node in functions]
+        assert [(name, n) for name, n in lengths if n > 40] == [], _dotted(path)

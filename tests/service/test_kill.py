@@ -56,7 +56,7 @@ class Sender:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("n_kills", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_nothing_is_lost_twice_or_different(n_kills: int, bundle: Path, tmp_path: Path) -> None:
     service = Service(tmp_path / "data", bundle, settings=SETTINGS)
     service.start()

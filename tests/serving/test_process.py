@@ -276,7 +276,9 @@ def test_results_name_images_alone(made: Made, tmp_path: Path, capfd: pytest.Cap
     assert not [path for path in out.rglob("*") if "canary" in str(path.relative_to(out)).lower()]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)]
+)
 def test_a_process_that_is_stopped_leaves_nothing(number: int, code: int, made: Made, tmp_path: Path) -> None:
     """SIGTERM, as schedulers and containers send it, and SIGHUP, of a terminal that is closed."""
     out, temporary = tmp_path / "out", Path(tempfile.mkdtemp())  # of a short name: sockets are made there

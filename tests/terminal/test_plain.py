@@ -244,7 +244,7 @@ def _typed_to_the_verb(
     return ended
 
 
-@pytest.mark.parametrize("is_zip", [False, True])
+@pytest.mark.parametrize("is_zip", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_verb_reads_dicom_files(is_zip: bool, made: consoles.Made, tmp_path: Path) -> None:
     raw, temporary = made.raw, Path(tempfile.mkdtemp())  # of a short name: sockets are made there
     if is_zip:

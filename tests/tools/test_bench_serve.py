@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from services import make_bundle
 
 from rsna_e2e.core.errors import BadInputError, CommandFailedError
 from rsna_e2e.dicom.arrival import Arrival, read_arrival
@@ -23,10 +22,11 @@ from rsna_e2e.tools.bench.serve import LIST, SLICE, UPLOAD
 pytestmark = [pytest.mark.needs_serve, pytest.mark.usefixtures("one_thread")]
 
 
-def test_a_service_is_asked_one_by_one_and_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_is_asked_one_by_one_and_at_once(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(served, "_N_HEADS", 2)
     out = tmp_path / "figures.json"
-    bundle = make_bundle(tmp_path)
     result = bench.bench_serve(bundle, n_slices=4, n_studies=2, n_clients=2, seconds=2, device="cpu", out=out)
     assert (result.result.n, result.pictures.n, result.prepare_s.n) == (2, 2, 2)
     assert 0 < result.prepare_s.median + result.predict_s.median < result.result.longest_s

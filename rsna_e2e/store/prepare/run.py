@@ -31,7 +31,7 @@ from rsna_e2e.store.prepare.reading import Reading, check_is_about
 from rsna_e2e.store.prepare.report import NothingTakenError, Part, PartReport, Prepared, PrepareReport, make_report
 from rsna_e2e.store.prepare.sets import divided, join, make_set
 from rsna_e2e.store.prepare.space import enough_space
-from rsna_e2e.store.prepare.store_plan import Copies, MakePlan, ShardPlans
+from rsna_e2e.store.prepare.store_plan import Copies, MakePlan, ShardPlans, make_plan
 from rsna_e2e.store.prepare.tables import read_columns, read_note, read_notes, refusals_of, to_numpy
 from rsna_e2e.store.pseudonyms import Pseudonyms
 from rsna_e2e.store.tables import release_unused
@@ -167,20 +167,11 @@ def _plan(
         notes=writer.notes_folder,
         shards=writer.shards_folder,
     )
-    planned = _alone(job)
+    planned = make_plan(job)
     if isinstance(planned, Copies):
-        planned = _alone(replace(job, digests=_digest_copies(inputs, planned, pool, progress)))
+        planned = make_plan(replace(job, digests=_digest_copies(inputs, planned, pool, progress)))
         assert isinstance(planned, ShardPlans), "with the digests of all copies there is a plan"
     return replace(planned, refused=[*inputs.not_found, *planned.refused])
-
-
-def _alone(job: MakePlan) -> Copies | ShardPlans:
-    """Plan in a process of its own, which gives its memory back; what is little is planned here at once."""
-    if len(job.headers) <= 1:
-        return job(lambda _: None, {})
-    with Pool(1, memory_bytes=None) as planner:
-        ((_, planned),) = planner.run([job])
-    return planned
 
 
 def read_headers(inputs: Inputs, pool: AnyPool, notes: Path, progress: Progress) -> list[Path]:

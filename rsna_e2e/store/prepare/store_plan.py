@@ -11,7 +11,7 @@ from rsna_e2e.store import Compression, bytes_on_disk
 from rsna_e2e.store.prepare.jobs import ShardPlan
 from rsna_e2e.store.prepare.match_labels import LabelIds, Match, further_labels, match_labels
 from rsna_e2e.store.prepare.patients import with_patients
-from rsna_e2e.store.prepare.pool import Begin, Lost
+from rsna_e2e.store.prepare.pool import Begin, Lost, Pool
 from rsna_e2e.store.prepare.series_plan import Digest, Plan, find_copies, plan_series, plan_shards
 from rsna_e2e.store.prepare.tables import (
     XRAY_PREFIX,
@@ -116,6 +116,15 @@ class MakePlan:
         if not shard.note.exists():
             write_note(shard.plan, taken.append_column("position_mm", [plan.position_mm[first:end]]), [])
         return shard
+
+
+def make_plan(job: MakePlan) -> Copies | ShardPlans:
+    """Do the job in a process of its own, which gives its memory back; what is little here, at once."""
+    if len(job.headers) <= 1:
+        return job(lambda _: None, {})
+    with Pool(1, memory_bytes=None) as pool:
+        ((_, planned),) = pool.run([job])
+    return planned
 
 
 def _lut_bytes(headers: Table) -> int:
