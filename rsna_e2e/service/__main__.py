@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rsna_e2e.core.errors import RsnaError
+from rsna_e2e.core.gpus import VISIBLE, visible_gpus
 from rsna_e2e.service.logs import log_as_json
 from rsna_e2e.service.settings import Settings, read_settings
 
@@ -41,6 +42,13 @@ def stops_at_sigterm() -> Callable[[], bool]:
     return lambda: bool(came)
 
 
+def take_one_gpu(number: int) -> None:
+    """Let CUDA show this process one GPU of several, each worker the next; before torch is imported."""
+    gpus = visible_gpus(os.environ)
+    if len(gpus) > 1:
+        os.environ[VISIBLE] = gpus[number % len(gpus)]
+
+
 def main(role: str, data: str, parent: str, number: str) -> None:
     """Run as api, which listens at the socket of file descriptor `number`, or as worker number `number`."""
     end_with(int(parent))
@@ -61,6 +69,7 @@ def _run(role: str, settings: Settings, number: int) -> None:
 
         serve(settings, socket.socket(fileno=number))
     else:
+        take_one_gpu(number)
         from rsna_e2e.service.worker import work
 
         work(settings, number, stops_at_sigterm)

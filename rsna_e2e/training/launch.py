@@ -4,7 +4,6 @@ Needs nothing but the standard library, so that a signal is never lost in an imp
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +12,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 from threading import Event
 from types import FrameType
 from typing import BinaryIO
 
 from rsna_e2e.core.errors import PreemptedError, RsnaError, UsageError
+from rsna_e2e.core.gpus import visible_gpus
 from rsna_e2e.training.meeting import ALONE, LOOPBACK, Nodes, check_meeting, number, read_nodes
 from rsna_e2e.training.run_layout import PREEMPTION_MARKER
 
@@ -64,13 +64,7 @@ def count_processes(arguments: Sequence[str], environment: Mapping[str, str]) ->
         return number(environment, "NPROC", least=1)
     if "--device=cpu" in arguments or ("--device", "cpu") in pairwise(arguments):
         return 1
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return max(1, sum(1 for _ in takewhile(lambda name: name not in ("", "-1"), visible.split(","))))
-    if not shutil.which("nvidia-smi", path=environment.get("PATH")):
-        return 1
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, env=dict(environment))
-    return max(1, sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))
+    return max(1, len(visible_gpus(environment)))
 
 
 def make_command(

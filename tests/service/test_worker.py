@@ -1,6 +1,9 @@
 """A worker: what it says of a study is what predict says, whole or not at all, and a failure costs that study alone."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from services import Desk, make_desk, results_in, write_study
 from rsna_e2e.cli import main
 from rsna_e2e.core.errors import BadInputError, OutOfResourcesError
 from rsna_e2e.core.files import read_json
+from rsna_e2e.core.gpus import VISIBLE
+from rsna_e2e.service import __main__ as process
 from rsna_e2e.service import worker as worker_module
 from rsna_e2e.service.arrivals import complete, retry
 from rsna_e2e.service.catalogue import study as find_study
@@ -228,3 +233,22 @@ def test_it_makes_room_for_a_fresh_one_and_says_that_it_lives(desk: Desk, worker
 def worker_module_living(desk: Desk) -> list[list[dict[str, Any]]]:
 
     return living(desk.database, within_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"), [("1,GPU-7,5", ["1", "GPU-7", "5", "1"]), ("3", ["3"] * 4), ("", [""] * 4), ("-1", ["-1"] * 4)]
+)
+def test_of_several_gpus_each_worker_has_one(
+    given: str, shown: list[str], desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(worker_module, "work", lambda *_: seen.append(os.environ[VISIBLE]))
+    for number in range(4):
+        monkeypatch.setenv(VISIBLE, given)
+        process._run("worker", desk.settings, number)
+    assert seen == shown
+
+
+def test_it_has_it_before_torch_looks_for_gpus() -> None:
+    said = "import rsna_e2e.service.__main__, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", said], check=False).returncode == 0
