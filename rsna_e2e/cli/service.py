@@ -3,6 +3,7 @@
 import argparse
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from rsna_e2e.cli.verbs import Verbs, add_verb, need, tell
@@ -56,15 +57,19 @@ def _serve(options: argparse.Namespace) -> None:
         signal.signal(number, lambda *_: is_stopping.set())
     log_as_json("supervisor")
     with Supervisor(settings=settings) as supervisor:
-        host, port = supervisor.address
         scheme = "http" if settings.tls_cert is None else "https"
-        if host in _ANY:
-            host = next(iter(settings.hosts), "localhost")
-        address = f"{scheme}://{host if ':' not in host else f'[{host}]'}:{port}"
+        address = f"{scheme}://{_called(*supervisor.address, settings.hosts)}"
         _tell_how_to_log_in(settings.data, address)
         tell(f"{address}: serves, and loads its models; stop with Ctrl-C. Research use only, not for diagnosis.")
         supervisor.run(is_stopping, say=tell)
     tell("stopped")
+
+
+def _called(host: str, port: int, names: Sequence[str]) -> str:
+    """Return host and port as they stand in a link; of every address the first name that others use, or this machine."""
+    if host in _ANY:
+        host = next(iter(names), "localhost")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _tell_how_to_log_in(data: Path, address: str) -> None:

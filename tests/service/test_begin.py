@@ -8,6 +8,7 @@ import pytest
 import torch
 from services import make_desk
 
+from rsna_e2e.cli.service import _called
 from rsna_e2e.core.errors import BadInputError, CommandFailedError, MissingCapabilityError, RsnaError, UsageError
 from rsna_e2e.service.settings import load_settings
 from rsna_e2e.service.supervisor import Supervisor, _Child
@@ -53,6 +54,19 @@ def test_other_machines_are_answered_encrypted(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no certificate with its key"):
         load_settings(None, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem", **GIVEN)
     assert load_settings(None, host="0.0.0.0", proxies=["10.0.0.1"], **GIVEN).is_open
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "called"),
+    [
+        ("127.0.0.1", (), "127.0.0.1:8600"),
+        ("::1", (), "[::1]:8600"),
+        ("0.0.0.0", (), "localhost:8600"),
+        ("::", ("ct.example.org", "ct"), "ct.example.org:8600"),
+    ],
+)
+def test_the_link_to_log_in_can_be_opened(host: str, names: tuple[str, ...], called: str) -> None:
+    assert _called(host, 8600, names) == called
 
 
 def test_what_is_no_model_is_named_before_anything_is_made(tmp_path: Path) -> None:

@@ -53,9 +53,9 @@ def _run(files: dict[str, str], *words: str, **variables: str) -> "subprocess.Co
     )
 
 
-def _composed(files: dict[str, str]) -> Any:
+def _composed(files: dict[str, str], port: str = "8600") -> Any:
     """Return the description of the container, with all variables that docker/serve.sh sets, and no other."""
-    done = _run(files, "config")
+    done = _run(files, "config", PORT=port)
     assert done.returncode == 0, done.stderr
     program, *words = shlex.split(done.stdout)
     given = dict(word.split("=", 1) for word in words[: words.index("docker")])
@@ -107,11 +107,11 @@ def test_the_commands_of_the_page_are_understood(files: dict[str, str], tmp_path
 def _serving(files: dict[str, str], port: str) -> Iterator[tuple[str, list[str]]]:
     """Run the container's command here, with what is mounted in its own place; yield the link to log in by and the
     health check."""
-    composed = _composed(files)
+    composed = _composed(files, port)
     (service,) = composed["services"].values()
     places = {volume["target"]: volume["source"] for volume in service["volumes"]}
     places |= {f"/run/secrets/{name}": secret["file"] for name, secret in composed["secrets"].items()}
-    places |= {"0.0.0.0": HOST, "127.0.0.1": HOST, "8600": port}
+    places |= {"0.0.0.0": HOST, "127.0.0.1": HOST}
 
     def here(word: str) -> str:
         for place, own in places.items():
