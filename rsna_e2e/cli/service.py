@@ -66,7 +66,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _called(host: str, port: int, names: Sequence[str]) -> str:
-    """Return host and port as they stand in a link; of every address the first name that others use, or this machine."""
+    """Return host and port as they stand in a link; for every address the first name that others use, or localhost."""
     if host in _ANY:
         host = next(iter(names), "localhost")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
