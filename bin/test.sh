@@ -14,9 +14,13 @@ python -m pip install --disable-pip-version-check --quiet --no-deps -r requireme
 for script in bin/*.sh docker/*.sh; do bash -n "$script"; done
 ruff format --check .
 ruff check .
-mypy
+mypy & # beside the tests, which leave cores idle now and then
+types=$!
 find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cc' | LC_ALL=C sort | xargs clang-format --dry-run --Werror
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-20000} # as rsna-e2e does: see launch.py
 # Two files of tests at a time, each on one core: with more threads they would wait for one another
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec python -m pytest --numprocesses 2 --dist loadfile "$@"
+code=0
+python -m pytest --numprocesses 2 --dist loadfile "$@" || code=$?
+wait "$types" || exit
+exit "$code"

@@ -76,6 +76,7 @@ def test_every_step_of_the_service_works(folder: Path) -> None:
     assert len(list((folder / "demo/service/studies").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_service_too(folder: Path) -> None:
     with start_script(folder, "demo_serve.sh", str(folder / "demo")) as process:
         assert process.stderr is not None

@@ -46,6 +46,7 @@ def test_every_step_of_the_demo_of_radiographs_works(tmp_path: Path) -> None:
     assert "validation" in {path.name for path in out.iterdir()}
 
 
+@pytest.mark.slow
 def test_boxes_are_found_by_one_command(tmp_path: Path) -> None:
     rectangles.make_store(tmp_path / "data", 12, n_unknown=3)  # for its images and their table
     # scored on a fold of three images, which are few for a network that has learned nothing

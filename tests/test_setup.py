@@ -163,6 +163,7 @@ def test_a_compiler_beside_the_systems_torch_is_found(tmp_path: Path) -> None:
     assert search(system).endswith(f"{wanted} nvidia-cuda-cccl==13.*")
 
 
+@pytest.mark.slow
 @pytest.mark.needs_dali
 def test_dali_plugin_is_built_for_the_installed_version(tmp_path: Path) -> None:
     result = build(tmp_path, RSNA_WITH_CUDA="0", RSNA_WITH_DALI="1")

@@ -14,7 +14,7 @@ import pytest
 from cuda_source import Cost
 from on_host import Fault
 
-ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
+ARCHITECTURES = ("sm_70", pytest.param("sm_80", marks=pytest.mark.slow), "sm_90")
 # 65,536 registers for 8 blocks of 128 threads (__launch_bounds__ of transform_tiles). The 8-bit mode, in float64, is
 # for the published reference alone and takes more.
 MOST_REGISTERS = 64

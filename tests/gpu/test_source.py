@@ -10,6 +10,7 @@ NVRTC_12 = cuda_source.nvrtc_library(12)
 NVRTC_13 = cuda_source.nvrtc_library(13)
 NVCC = cuda_source.nvcc_path()
 CLANG = cuda_source.clang_path()
+OLDEST, *BETWEEN, NEWEST = cuda_source.NVCC_ARCHITECTURES
 CUOBJDUMP = cuda_source.cuobjdump_path(NVCC)
 
 
@@ -27,7 +28,9 @@ def test_device_code_needs_no_host_headers(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
-@pytest.mark.parametrize("architecture", cuda_source.NVCC_ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", [OLDEST, NEWEST, *(pytest.param(name, marks=pytest.mark.slow) for name in BETWEEN)]
+)
 def test_source_compiles_with_nvcc(architecture: str, tmp_path: Path) -> None:
     assert NVCC is not None
     assert cuda_source.compile_with_nvcc(NVCC, architecture, tmp_path / "cuda") is None

@@ -399,8 +399,15 @@ def test_errors_say_what_to_do(chromium: Browser, service: tuple[str, Studies]) 
         expect(page.locator(f"[data-study='{WAITING}']")).to_contain_text("Queued")
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "size"),
+    [
+        pytest.param("light", DESKTOP, id="light-desktop"),
+        pytest.param("dark", PHONE, id="dark-phone"),
+        pytest.param("light", PHONE, id="light-phone", marks=pytest.mark.slow),
+        pytest.param("dark", DESKTOP, id="dark-desktop", marks=pytest.mark.slow),
+    ],
+)
 def test_everybody_can_read_it(
     chromium: Browser, service: tuple[str, Studies], size: tuple[int, int], scheme: str
 ) -> None:

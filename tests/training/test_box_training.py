@@ -46,14 +46,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return rectangles.make_store(tmp_path_factory.mktemp("boxes"), 24, n_unknown=3)
 
 
-@pytest.mark.parametrize(
-    "detector",
-    [
-        "retinanet",
-        pytest.param("faster_rcnn", marks=pytest.mark.slow),
-        pytest.param("mask_rcnn", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn", "mask_rcnn"])
 def test_a_detector_learns_eight_images_by_heart(detector: str, tmp_path: Path) -> None:
     store = rectangles.make_store(tmp_path, 8)
     settings = ("validation_fold=null", "slice_phase.epochs=280", f"slice_phase.optimizer={RATE}")

@@ -73,15 +73,6 @@ def joint_settings() -> list[str]:
     return [*images, "slice_phase=null", "epochs=3", "loader.slices_per_batch=8"]
 
 
-def test_a_mode_that_is_killed_ends_with_the_same_submission(store: Path, tmp_path: Path) -> None:
-    """The one of the fewest processes, in its training; every mode, killed anywhere, in the slow test below."""
-    assert run(command("joint", store, tmp_path / "a", joint_settings())) == 0
-    words = command("joint", store, tmp_path / "b", joint_settings())
-    assert run(words, kill_at=(" train ", 4.5)) == -signal.SIGKILL
-    assert run(words) == 0
-    assert_same_submission(*(tmp_path / name / "joint" / "submission.csv.gz" for name in "ab"))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["full", "single", "fast", "joint"])
 def test_a_mode_that_is_killed_anywhere_ends_with_the_same_submission(
