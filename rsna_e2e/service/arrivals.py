@@ -99,5 +99,5 @@ def count_undone(database: Database) -> int:
 
 def inbox_bytes(database: Database) -> int:
     """Return how many bytes the files in the inbox have."""
-    (n_bytes,) = database.connection.execute("SELECT coalesce(sum(n_bytes), 0) FROM files").fetchone()
+    (n_bytes,) = database.connection.execute("SELECT n_bytes FROM inbox").fetchone()
     return int(n_bytes)

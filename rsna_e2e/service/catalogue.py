@@ -29,9 +29,8 @@ _ITEM = (
     "SELECT studies.*, patient_id, accession, study_date, summary, is_superseded, content, pictures,"
     " (SELECT count(*) FROM files WHERE files.study=studies.study) AS n_files"
     " FROM studies LEFT JOIN identities USING (study)"
-    " LEFT JOIN (SELECT study, summary, is_superseded, content, pictures, row_number() OVER"
-    " (PARTITION BY study ORDER BY is_superseded, finished DESC, model) AS place FROM results) AS best"
-    " ON best.study=studies.study AND best.place=1"
+    " LEFT JOIN results AS best ON best.rowid=(SELECT rowid FROM results WHERE results.study=studies.study"
+    " ORDER BY is_superseded, finished DESC, model LIMIT 1)"
 )
 
 
@@ -40,7 +39,7 @@ def list_studies(database: Database, wanted: Wanted) -> dict[str, Any]:
     conditions: list[str] = ["1"]
     values: list[object] = []
     if wanted.state:
-        conditions.append("state=?")
+        conditions.append("+state=?")  # the plus lets SQLite walk in the order of the list, rather than sort all
         values.append(wanted.state)
     if wanted.since:
         conditions.append("received>=?")
@@ -54,7 +53,7 @@ def list_studies(database: Database, wanted: Wanted) -> dict[str, Any]:
     if wanted.patient:
         conditions.append("(substr(patient_id, 1, ?)=? OR substr(accession, 1, ?)=?)")
         values += (len(wanted.patient), wanted.patient) * 2
-    order = "score DESC NULLS LAST, first_s DESC" if wanted.sort == "score" else "received DESC, first_s DESC"
+    order = "score DESC, first_s DESC" if wanted.sort == "score" else "received DESC, first_s DESC"  # null is lowest
     version = database.version()
     rows = database.connection.execute(
         f"{_ITEM} WHERE {' AND '.join(conditions)} ORDER BY {order}, studies.study LIMIT ? OFFSET ?",

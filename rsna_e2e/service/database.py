@@ -29,9 +29,15 @@ CREATE TABLE IF NOT EXISTS studies (
   score REAL, finished REAL, version INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS of_state ON studies(state, first_s);
 CREATE INDEX IF NOT EXISTS of_version ON studies(version);
+CREATE INDEX IF NOT EXISTS by_time ON studies(received DESC, first_s DESC, study);
+CREATE INDEX IF NOT EXISTS by_score ON studies(score DESC, first_s DESC, study);
 CREATE TABLE IF NOT EXISTS files (
   study TEXT NOT NULL REFERENCES studies ON DELETE CASCADE, name TEXT NOT NULL, n_bytes INTEGER NOT NULL,
   PRIMARY KEY (study, name));
+CREATE TABLE IF NOT EXISTS inbox (one INTEGER PRIMARY KEY CHECK (one = 1), n_bytes INTEGER NOT NULL);
+INSERT OR IGNORE INTO inbox SELECT 1, coalesce(sum(n_bytes), 0) FROM files;
+CREATE TRIGGER IF NOT EXISTS came AFTER INSERT ON files BEGIN UPDATE inbox SET n_bytes=n_bytes+NEW.n_bytes; END;
+CREATE TRIGGER IF NOT EXISTS went AFTER DELETE ON files BEGIN UPDATE inbox SET n_bytes=n_bytes-OLD.n_bytes; END;
 CREATE TABLE IF NOT EXISTS results (
   study TEXT NOT NULL REFERENCES studies ON DELETE CASCADE, content TEXT NOT NULL, model TEXT NOT NULL,
   finished TEXT NOT NULL, summary TEXT NOT NULL, is_superseded INTEGER NOT NULL DEFAULT 0,

@@ -12,12 +12,13 @@ from rsna_e2e.service.inbox import Inbox
 
 LOG = logging.getLogger(__name__)
 _DAY_S = 86400.0
+_AHEAD = 2  # of the room that is to stay free: files go before others have to be refused for want of it
 
 
 def sweep(inbox: Inbox, *, now_s: float | None = None) -> None:
-    """Remove the files of studies that ended longer ago than `raw_days`, and studies after `result_days`; with less
-    room on the disk than is to stay free, files of ended studies go at once, the oldest first. Files of dead studies
-    stay as long as these, to be tried again. now_s: Unix time."""
+    """Remove the files of studies that ended longer ago than `raw_days`, and studies after `result_days`; where the
+    disk has less room than twice what is to stay free, files of ended studies go at once, the oldest first. Files of
+    dead studies stay as long as these, to be tried again. now_s: Unix time."""
     database, settings = inbox.database, inbox.database.settings
     now_s = time.time() if now_s is None else now_s
     ended = database.connection.execute(
@@ -55,7 +56,7 @@ def _is_as_seen(row: sqlite3.Row | None, seen: sqlite3.Row) -> bool:
 
 def _is_swept(inbox: Inbox, age_days: float) -> bool:
     settings = inbox.database.settings
-    return age_days > settings.retention.raw_days or free_bytes(inbox) < settings.limits.free_bytes
+    return age_days > settings.retention.raw_days or free_bytes(inbox) < _AHEAD * settings.limits.free_bytes
 
 
 def remove_study(inbox: Inbox, study: str, *, as_seen: sqlite3.Row | None = None) -> bool:

@@ -1,15 +1,18 @@
 """The queue: every study is taken by one worker at a time, comes to an end, and none is forgotten."""
 
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from services import Desk, make_desk
 
-from rsna_e2e.service.arrivals import Arrived, arrive, complete, count_undone, forget, inbox_bytes, retry
+from rsna_e2e.service.arrivals import Arrived, arrive, complete, count_undone, drop_files, forget, inbox_bytes, retry
 from rsna_e2e.service.catalogue import Wanted, find_result, list_studies
 from rsna_e2e.service.catalogue import study as find_study
-from rsna_e2e.service.database import content_of
+from rsna_e2e.service.database import Database, content_of
 from rsna_e2e.service.jobs import (
     LOST,
     Found,
@@ -22,6 +25,7 @@ from rsna_e2e.service.jobs import (
     renew,
     void_leases,
 )
+from rsna_e2e.service.sqlite import transaction
 
 STUDY, OTHER = "0123456789abcdef", "fedcba9876543210"
 MODEL = "00112233445566aa"
@@ -274,3 +278,65 @@ def test_lists_are_sorted_filtered_and_cut(desk: Desk) -> None:
     assert page["next"] == 2
     assert listed(sort="score", limit=2, cursor=page["next"]) == [3, 0]
     assert list_studies(desk.database, Wanted(limit=5))["next"] is None
+
+
+def _steps(desk: Desk, call: Callable[[], object]) -> int:
+    """Return how many steps of SQLite's machine a call takes, in tens."""
+    steps = []
+    desk.database.connection.set_progress_handler(lambda: steps.append(1) or 0, 10)
+    call()
+    desk.database.connection.set_progress_handler(None, 0)
+    return len(steps)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda database: list_studies(database, Wanted()),
+        lambda database: list_studies(database, Wanted(sort="score")),
+        lambda database: list_studies(database, Wanted(state="done")),
+        lambda database: list_studies(database, Wanted(least=0.5, sort="score")),
+        lambda database: find_study(database, STUDY),
+        inbox_bytes,
+        count_undone,
+        lambda database: claim(database, "a"),
+        lambda database: claim_pictures(database, "a"),
+    ],
+    ids=["list", "by score", "done", "likely", "study", "bytes", "undone", "claim", "claim of pictures"],
+)
+def test_what_is_asked_often_costs_the_same_however_much_is_kept(desk: Desk, ask: Callable[[Database], object]) -> None:
+    _arrive(desk, "1")
+    counts = []
+    for begin, end in ((0, 300), (300, 3000)):
+        connection = desk.database.connection
+        with transaction(connection):
+            for number in range(begin, end):
+                study = f"{number:016x}"
+                connection.execute(
+                    "INSERT INTO studies(study, state, received, first_s, last_s, version, score)"
+                    " VALUES (?,'done',?,?,?,?,?)",
+                    (study, f"2026-01-01T00:{number // 60:02d}:{number % 60:02d}", number, number, number, number % 7),
+                )
+                connection.execute(
+                    "INSERT INTO results(study, content, model, finished, summary, pictures)"
+                    " VALUES (?,'c',?,'','{}','done')",
+                    (study, MODEL),
+                )
+                connection.executemany("INSERT INTO files VALUES (?,?,7)", [(study, str(place)) for place in range(3)])
+        counts.append(_steps(desk, lambda: ask(desk.database)))
+    assert counts[1] <= 1.2 * counts[0] + 10
+
+
+def test_the_bytes_of_the_inbox_are_those_of_its_files(desk: Desk, tmp_path: Path) -> None:
+    _arrive(desk, "1", "2", "3")
+    _arrive(desk, "1", study=OTHER)
+    assert inbox_bytes(desk.database) == 4 * 7
+    with desk.database.change():
+        drop_files(desk.database, STUDY, ["2", "none"])
+    assert inbox_bytes(desk.database) == 3 * 7
+    with desk.database.change():
+        forget(desk.database, STUDY)
+    assert inbox_bytes(desk.database) == inbox_bytes(Database(desk.settings)) == 7
+    with closing(sqlite3.connect(desk.settings.database)) as earlier:  # of a version that did not count
+        earlier.executescript("DROP TRIGGER came; DROP TRIGGER went; DROP TABLE inbox")
+    assert inbox_bytes(Database(desk.settings)) == 7

@@ -34,7 +34,7 @@ def test_a_service_is_asked_one_by_one_and_at_once(
     assert result.load.latencies.keys() == {LIST, SLICE, UPLOAD}
     assert result.load.n_failed == 0
     assert result.load.studies_per_s > 0
-    assert result.load.cores.keys() == {"api", "worker", "clients"}
+    assert result.load.cores.keys() == {"api", "other processes", "clients"}
     assert all(0 < cores < 2 * (os.cpu_count() or 1) for cores in result.load.cores.values())
     assert result.memory_mib.keys() == {"api", "worker"}
     assert all(50 < mib < 5000 for mib in result.memory_mib.values())

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -25,8 +25,12 @@ PATIENCE_S = 300.0
 NO_ANSWER = 599  # beyond the status codes of servers
 _KIB = 1024
 _N_HEADS = 8  # some have more slices than are asked for, and some fewer
-# More studies than anybody measures: nothing is to be refused for their number
-_SETTINGS = "limits: {undone_studies: 100000, open_uploads: 100000, free_bytes: 0}\n"
+# More studies than anybody measures: nothing is to be refused for their number. They are kept for minutes, so that the
+# disk is large enough however long one measures
+_SETTINGS = """
+limits: {undone_studies: 100000, open_uploads: 100000, free_bytes: 1}
+retention: {raw_days: 0.0007, result_days: 0.0035}
+"""
 
 
 class Client:
@@ -84,43 +88,48 @@ class Served:
 
     def memory_mib(self) -> dict[str, float]:
         """Return the resident memory of each of its processes, MiB, by role."""
-        kib_of = self._sums(lambda folder: _status(folder, "VmRSS"), with_children=False)
-        return {role: kib / _KIB for role, kib in kib_of.items()}
+        found: dict[str, float] = {}
+        for folder, role in self._roles().items():
+            with suppress(OSError, LookupError, ValueError):  # it ended meanwhile
+                found[role] = found.get(role, 0.0) + _status(folder, "VmRSS") / _KIB
+        return found
 
     def cpu_s(self) -> dict[str, float]:
-        """Return the seconds of CPU that its processes took so far, with those that they started, by role."""
-        ticks_of = self._sums(_ticks, with_children=True)
-        return {role: ticks / os.sysconf("SC_CLK_TCK") for role, ticks in ticks_of.items()}
+        """Return the seconds of CPU that the api took so far, with the processes that it started, and all else of the
+        service, also what ended."""
+        of_all = _cpu_s(Path(f"/proc/{self._process.pid}"))
+        of_api = sum(_cpu_s(folder) for folder, role in self._roles().items() if role == "api")
+        return {"api": of_api, "other processes": of_all - of_api}
 
-    def _sums(self, measure: Callable[[Path], int], *, with_children: bool) -> dict[str, int]:
-        """Return sums over the processes that the supervisor started, by role, and those below them."""
-        found: dict[str, int] = {}
-        parents: dict[int, int] = {}
-        words_of: dict[int, list[str]] = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError, ValueError):  # it ended meanwhile
-                parents[int(folder.name)] = _status(folder, "PPid")
-                words_of[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        for process in parents:
-            top = process
-            while with_children and top in parents and parents[top] != self._process.pid:
-                top = parents[top]
-            if top in parents and parents[top] == self._process.pid and "rsna_e2e.service" in words_of[top]:
-                role = words_of[top][words_of[top].index("rsna_e2e.service") + 1]
-                with suppress(OSError, LookupError, ValueError):  # or is a zombie
-                    found[role] = found.get(role, 0) + measure(Path("/proc") / str(process))
+    def _roles(self) -> dict[Path, str]:
+        """Return the processes that the supervisor started, by their folders of proc(5), and what each is."""
+        found = {}
+        for folder in _children(self._process.pid):
+            with suppress(OSError):
+                words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if "rsna_e2e.service" in words:
+                    found[folder] = words[words.index("rsna_e2e.service") + 1]
         return found
+
+
+def _children(process: int) -> Iterator[Path]:
+    """Yield the folders of proc(5) of the processes that a process started and that run."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, LookupError, ValueError):
+            if _status(folder, "PPid") == process:
+                yield folder
+
+
+def _cpu_s(folder: Path) -> float:
+    """Return the seconds of CPU of a process and of what it started (utime to cstime, proc(5))."""
+    ticks = sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK") + sum(_cpu_s(child) for child in _children(int(folder.name)))
 
 
 def _status(folder: Path, name: str) -> int:
     """Return a number of /proc/PID/status (proc(5))."""
     lines = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
     return int(lines[name].split()[0])
-
-
-def _ticks(folder: Path) -> int:
-    """Return the CPU time of a process, and of children that ended and were waited for (utime to cstime, proc(5))."""
-    return sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:15]))
 
 
 @contextmanager
