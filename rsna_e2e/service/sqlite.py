@@ -11,6 +11,7 @@ from typing import Self
 from rsna_e2e.core.errors import BadInputError
 
 FORM = 1  # of the tables; it grows when what is written now cannot be read by earlier versions, or the other way round
+_CACHE_KIB = 256  # of a connection, of which each thread has one; the system keeps the file in memory anyway
 BUSY_S = 30.0  # so long a writer waits for another
 
 
@@ -30,6 +31,7 @@ def connect(path: Path, schema: str = "") -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA secure_delete=ON")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     if schema:
         connection.executescript(schema)
     return connection
