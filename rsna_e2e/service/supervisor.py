@@ -51,18 +51,18 @@ class _Child:
     started_s: float = 0.0
     start_at_s: float = 0.0
     n_ends: int = 0
-    was_steady: bool = False
+    has_worked: bool = False
 
     def look(self, now_s: float) -> None:
         """Start it, if it does not run and its time has come. Raises CommandFailedError where that would help as little
         as the first time."""
         if self.process is not None:
             code = self.process.poll()
-            self.was_steady |= now_s - self.started_s > STEADY_S
+            self.has_worked |= now_s - self.started_s > STEADY_S
             if code is None:
                 return
             self.process = None
-            if code in _HOPELESS and not self.was_steady:
+            if code in _HOPELESS and not self.has_worked:
                 raise CommandFailedError(f"{self.name} cannot work, for the reason above", code)
             self._put_off(now_s, is_well=code == 0 or now_s - self.started_s > STEADY_S)
             LOG.warning("%s ended with %d, is started again in %.0f s", self.name, code, self.start_at_s - now_s)
@@ -155,6 +155,8 @@ class Supervisor:
                 if not is_ready and len(living(self._database, within_s=STEADY_S)) == self.settings.n_workers:
                     is_ready = True
                     say("ready: the models are loaded")
+                    for child in children:  # what keeps one from work later may pass, as with an exchanged bundle
+                        child.has_worked = True
                 if now_s - swept_s > SWEEP_S:
                     swept_s = now_s
                     self._sweep()

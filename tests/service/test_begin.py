@@ -109,6 +109,12 @@ def test_a_process_that_cannot_work_ends_the_service_at_its_first_start_alone() 
     steady.look(103.0)
     assert steady.process is not None
     steady.process.wait()
+    ready = _Child("worker 0", start, (1.0,), has_worked=True)
+    for now_s in (0.0, 1.0, 3.0):
+        ready.look(now_s)
+        if ready.process is not None:
+            ready.process.wait()
+    assert ready.process is not None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
