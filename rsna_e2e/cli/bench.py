@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from rsna_e2e.cli.arguments import add_device, add_settings, at_least_one
+from rsna_e2e.cli.serving import ends_at_signals
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 AddOption: TypeAlias = Callable[[argparse.ArgumentParser], object]
@@ -49,7 +50,7 @@ def _bench(options: argparse.Namespace) -> None:
 
     arguments = {name: value for name, value in vars(options).items() if name not in ("verb", "run", "mode")}
     measure = getattr(import_module(f"rsna_e2e.tools.bench.{options.mode}"), f"bench_{options.mode}")
-    with progress_bar(f"bench {options.mode}", unit="rounds") as progress:
+    with ends_at_signals(), progress_bar(f"bench {options.mode}", unit="rounds") as progress:
         result = measure(**arguments, progress=progress)
     tell(*str(result).splitlines())
     if options.out is not None:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from services import wait_for
 
 from rsna_e2e.core.errors import BadInputError, CommandFailedError
 from rsna_e2e.dicom.arrival import Arrival, read_arrival
@@ -104,3 +108,16 @@ def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:
         served.serving(tmp_path / "model.rsna", tmp_path, device="cpu", n_workers=1),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_told_to_end_it_leaves_no_service(bundle: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "rsna_e2e.cli", "bench", "serve", str(bundle), "--slices", "4", "--seconds", "600"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([*words, "--studies", "1"], env=environment, stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: len([*tmp_path.glob("*/data/studies/*/*/pictures")]) > bench.WARM_UP)
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert [*tmp_path.iterdir()] == []
+    said = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in said

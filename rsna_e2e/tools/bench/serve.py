@@ -187,7 +187,8 @@ def _with_pictures(client: Client, study: str) -> dict[str, Any]:
 def _load(served: Served, archives: Iterator[bytes], alone: _Alone, *, n_clients: int, seconds: int) -> Load:
     asked = _Asked(next_archive=_shared(archives))
     before_s, begun_s = _cpu_s(served), time.monotonic()
-    threads = [threading.Thread(target=asked, args=(served, begun_s + seconds)) for _ in range(n_clients)]
+    arguments = (served, begun_s + seconds)
+    threads = [threading.Thread(target=asked, args=arguments, daemon=True) for _ in range(n_clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
