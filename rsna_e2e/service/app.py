@@ -1,6 +1,8 @@
 """The web application: routes over the database and the folders of a service, behind its guard."""
 
+import signal
 import socket
+import sys
 import threading
 from types import FrameType
 
@@ -69,6 +71,8 @@ def serve(settings: Settings, listening: socket.socket) -> None:
     """Answer requests that come in at a socket until SIGTERM. What one before was receiving when it died is removed."""
     app = make_app(settings)
     app.state.context.inbox.empty_incoming()
+    # uvicorn ends by sending itself the signal that it was told to end by: what is temporary is to go nevertheless
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app.state.context.intake.submit(warm_up)  # or the first archive would wait for it
     config = uvicorn.Config(
         app,
