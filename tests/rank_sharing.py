@@ -129,11 +129,9 @@ def peak_mib(ranks: Ranks) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined(os.environ, "cpu", timeout_s=120.0) as me:
-        folder, own_side = Path(sys.argv[1]), int(sys.argv[2])
-        for name, trained in (
-            ("", losses_and_weights(me, own_side)),
-            ("study-", study_losses_and_weights(me, own_side)),
-        ):
+        folder = Path(sys.argv[1])
+        for name, steps in (("", losses_and_weights), ("study-", study_losses_and_weights)):
+            trained = steps(me, int(sys.argv[2]))
             if me.is_main:
                 torch.save(trained[1], folder / f"{name}{me.n_ranks}.pt")
                 (folder / f"{name}{me.n_ranks}.json").write_text(json.dumps(trained[0]))

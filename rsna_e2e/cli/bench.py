@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from rsna_e2e.cli.arguments import add_device, add_settings, at_least_one
-from rsna_e2e.cli.serving import ends_at_signals
+from rsna_e2e.cli.signals import ends_at_signals
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
 
 AddOption: TypeAlias = Callable[[argparse.ArgumentParser], object]

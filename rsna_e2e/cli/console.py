@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rsna_e2e.cli.arguments import add_device
-from rsna_e2e.cli.serving import ends_at_signals
+from rsna_e2e.cli.signals import ends_at_signals
 from rsna_e2e.cli.verbs import Verbs, add_verb, need, task_of_store, tell
 from rsna_e2e.core.errors import UsageError
 

@@ -1,17 +1,12 @@
 """The verbs that put models to use: export makes one file of trained runs, process applies it to a folder of images."""
 
 import argparse
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rsna_e2e.cli.arguments import add_checkpoint, add_device
+from rsna_e2e.cli.signals import ends_at_signals
 from rsna_e2e.cli.verbs import Verbs, add_verb, tell
-
-_ENDING = (signal.SIGTERM, signal.SIGHUP)  # of schedulers and containers; of a terminal or ssh session that is closed
-_OF_SIGNAL = 128  # plus its number: the exit code of a program that a signal ended, by shells' convention
 
 
 def add_export(verbs: Verbs) -> None:
@@ -123,28 +118,3 @@ def _process(options: argparse.Namespace) -> None:
             f"{options.out}: {n} of {n + len(done.results)} studies failed, for the reasons above; the others are "
             "written"
         )
-
-
-@contextmanager
-def ends_at_signals() -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM and SIGHUP end the program as if it had come to its end, so that what is temporary goes. Yields
-    what says whether one came. A signal that is ignored, as SIGHUP under nohup, stays so."""
-    came: list[int] = []
-
-    def stop(number: int, _: object) -> None:
-        if came and number == signal.SIGHUP:  # a shell passes on what the terminal has sent: once is enough
-            return
-        came.append(number)
-        sys.exit(_OF_SIGNAL + number)
-
-    numbers = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield lambda: bool(came)
-    except Exception:
-        if came:  # libraries that were called just then may make another exception of it
-            sys.exit(_OF_SIGNAL + came[0])
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

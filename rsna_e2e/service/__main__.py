@@ -69,7 +69,8 @@ def _run(role: str, settings: Settings, number: int) -> None:
 
         serve(settings, socket.socket(fileno=number))
     else:
-        take_one_gpu(number)
+        if settings.n_workers > 1 and settings.device != "cpu":
+            take_one_gpu(number)
         from rsna_e2e.service.worker import work
 
         work(settings, number, stops_at_sigterm)

@@ -20,12 +20,6 @@ pytestmark = pytest.mark.needs_serve
 STUDY = "/api/v1/studies/0123456789abcdef"
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("service")) as made:
-        yield made
-
-
 @pytest.fixture
 def client(service: Served) -> Iterator[httpx.Client]:
     service.accounts._connection.execute("DELETE FROM tries")

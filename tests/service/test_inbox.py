@@ -147,6 +147,19 @@ def test_on_a_full_disk_files_of_what_is_done_go_first(tmp_path: Path) -> None:
     assert set(_files(desk)) == {waits.study}
 
 
+@pytest.mark.parametrize(("room", "goes"), [(2.5, False), (1.5, True), (0.5, True)])
+def test_files_go_before_others_are_refused(
+    room: float, goes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 1 << 30
+    desk = make_desk(tmp_path / "data", limits={"free_bytes": limit})
+    (done,) = desk.send(*write_study(tmp_path, 1, 1))
+    _done(desk, done.study)
+    monkeypatch.setattr("rsna_e2e.service.retention.free_bytes", lambda inbox: room * limit)
+    sweep(desk.inbox)
+    assert (set(_files(desk)) == set()) == goes
+
+
 def test_what_dead_workers_left_is_swept(desk: Desk, tmp_path: Path) -> None:
     (file,) = desk.send(*write_study(tmp_path, 1, 1))
     complete(desk.database, [file.study])

@@ -2,27 +2,14 @@
 
 import logging
 import sqlite3
-from collections.abc import Iterator
 
 import httpx
 import pytest
-from guarded import PLANTED, Served, served
+from guarded import PLANTED
 
 from rsna_e2e.service.problems import ProblemError, problem_of
 
 pytestmark = pytest.mark.needs_serve
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("service")) as made:
-        yield made
-
-
-@pytest.fixture
-def client(service: Served) -> Iterator[httpx.Client]:
-    with service.client() as made:
-        yield made
 
 
 def problem(answer: httpx.Response) -> dict[str, object]:

@@ -22,18 +22,6 @@ SLACK_S = 2.0  # of a loaded machine, beyond a deadline
 SOON_S = 0.2  # before it, nothing is closed
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("service")) as made:
-        yield made
-
-
-@pytest.fixture
-def client(service: Served) -> Iterator[httpx.Client]:
-    with service.client() as made:
-        yield made
-
-
 def closes_after_s(connection: socket.socket, sent: bytes = b"", *, every_s: float = 0.1) -> tuple[float, bytes]:
     """Send one byte of `sent` after the other, until the server closes; how long that took, and what it said."""
     began_s, said = time.monotonic(), b""

@@ -239,14 +239,26 @@ def worker_module_living(desk: Desk) -> list[list[dict[str, Any]]]:
     ("given", "shown"), [("1,GPU-7,5", ["1", "GPU-7", "5", "1"]), ("3", ["3"] * 4), ("", [""] * 4), ("-1", ["-1"] * 4)]
 )
 def test_of_several_gpus_each_worker_has_one(
-    given: str, shown: list[str], desk: Desk, monkeypatch: pytest.MonkeyPatch
+    given: str, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = make_desk(tmp_path / "data", n_workers=4, device="auto").settings
     seen = []
     monkeypatch.setattr(worker_module, "work", lambda *_: seen.append(os.environ[VISIBLE]))
     for number in range(4):
         monkeypatch.setenv(VISIBLE, given)
-        process._run("worker", desk.settings, number)
+        process._run("worker", settings, number)
     assert seen == shown
+
+
+@pytest.mark.parametrize("alone", [{"n_workers": 1, "device": "cuda"}, {"n_workers": 4, "device": "cpu"}])
+def test_who_shares_no_gpu_looks_for_none(
+    alone: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr(worker_module, "work", lambda *_: None)
+    monkeypatch.setattr(process, "visible_gpus", lambda environment: looked.append(environment) or [])
+    process._run("worker", make_desk(tmp_path / "data", **alone).settings, 0)
+    assert looked == []
 
 
 def test_it_has_it_before_torch_looks_for_gpus() -> None:

@@ -27,7 +27,7 @@ import small
 from served import untrained as _untrained
 
 from rsna_e2e.cli import main
-from rsna_e2e.cli.serving import ends_at_signals
+from rsna_e2e.cli.signals import ends_at_signals
 from rsna_e2e.core.errors import BadInputError, DiskFullError
 from rsna_e2e.core.files import read_json
 from rsna_e2e.inference.bundle import open_bundle

@@ -110,6 +110,17 @@ def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:
         pass
 
 
+def test_cpu_time_is_that_of_a_process_and_its_children() -> None:
+    own = Path(f"/proc/{os.getpid()}")
+    before_s = served._cpu_s(own)
+    with subprocess.Popen(["bash", "-c", "while :; do :; done"]) as busy:
+        wait_for(lambda: served._cpu_s(own) > before_s + 0.3)
+        assert 0.1 < served._cpu_s(Path(f"/proc/{busy.pid}")) < served._cpu_s(own)
+        busy.kill()
+    assert served._cpu_s(Path(f"/proc/{busy.pid}")) == 0.0  # it ended while others were read
+    assert served._cpu_s(own) > before_s + 0.3
+
+
 @pytest.mark.slow
 def test_told_to_end_it_leaves_no_service(bundle: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "rsna_e2e.cli", "bench", "serve", str(bundle), "--slices", "4", "--seconds", "600"]

@@ -28,7 +28,7 @@ _N_HEADS = 8  # some have more slices than are asked for, and some fewer
 # More studies than anybody measures: nothing is to be refused for their number. They are kept for minutes, so that the
 # disk is large enough however long one measures
 _SETTINGS = """
-limits: {undone_studies: 100000, open_uploads: 100000, free_bytes: 1}
+limits: {undone_studies: 100000, open_uploads: 100000, free_bytes: 0}
 retention: {raw_days: 0.0007, result_days: 0.0035}
 """
 
@@ -121,8 +121,12 @@ def _children(process: int) -> Iterator[Path]:
 
 
 def _cpu_s(folder: Path) -> float:
-    """Return the seconds of CPU of a process and of what it started (utime to cstime, proc(5))."""
-    ticks = sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:15]))
+    """Return the seconds of CPU of a process and of what it started (utime to cstime, proc(5)); 0 of one that ended,
+    whose seconds are those of who waited for it."""
+    try:
+        ticks = sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:15]))
+    except OSError:
+        return 0.0
     return ticks / os.sysconf("SC_CLK_TCK") + sum(_cpu_s(child) for child in _children(int(folder.name)))
 
 
