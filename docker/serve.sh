@@ -17,7 +17,7 @@ set -euo pipefail
 help_if_asked "${1:---help}"
 
 docker=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-command -v docker >/dev/null || fail 4 "no docker. Install it with its compose plugin"
+docker compose version >/dev/null 2>&1 || fail 4 "no docker compose. Install docker and its compose plugin"
 for name in MODEL TLS_CERT TLS_KEY; do
   [[ -n ${!name:-} ]] || fail 2 "$name is not set. See $0 --help"
 done

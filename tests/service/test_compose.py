@@ -41,11 +41,11 @@ def files(tmp_path: Path, bundle: Path) -> dict[str, str]:
     return {"MODEL": str(bundle), "DATA": str(tmp_path / "data"), "TLS_CERT": str(cert), "TLS_KEY": str(key)}
 
 
-def _run(files: dict[str, str], *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run docker/serve.sh where a docker is, which is not asked for anything."""
+def _run(files: dict[str, str], *words: str, docker: int = 0, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run docker/serve.sh where a docker is that ends with this code, and is asked for nothing but its version."""
     folder = Path(files["TLS_CERT"]).parent
-    for name in ("docker", "nvidia-smi"):
-        (folder / name).write_text("#!/bin/sh\nexit 1\n")
+    for name, code in (("docker", docker), ("nvidia-smi", 1)):
+        (folder / name).write_text(f"#!/bin/sh\nexit {code}\n")
         (folder / name).chmod(0o755)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "DRY_RUN": "1", **files, **variables}
     return subprocess.run(
@@ -87,6 +87,11 @@ def test_what_is_missing_is_said(files: dict[str, str]) -> None:
         assert f"serve: {name} is not set" in unset.stderr
         assert "serve: nowhere: no such file" in nowhere.stderr
     assert _run(files, "up", GPUS="device=0").returncode == 2
+    without = _run(files, "up", docker=1)
+    assert (without.returncode, without.stderr) == (
+        4,
+        "serve: no docker compose. Install docker and its compose plugin\n",
+    )
     assert "docker/compose.gpu.yaml up" in _run(files, "up", GPUS="all").stdout
 
 
@@ -96,7 +101,7 @@ def test_the_commands_of_the_page_are_understood(files: dict[str, str], tmp_path
     for name in ("model.rsna", "cert.pem", "key.pem"):
         (workshop.folder / name).touch()
     calls = [call.words for call in workshop.run(block.text, {})]
-    asked = [words[words.index("--file") + 2 :] for words in calls if words[1] == "compose"]
+    asked = [words[words.index("--file") + 2 :] for words in calls if words[1:3] == ("compose", "--file")]
     assert [words[0] for words in asked] == ["up", "logs", "exec", "down"]
     for _, service, program, *inside in (words for words in asked if words[0] == "exec"):
         assert (service, program) == ("serve", "rsna-e2e")
